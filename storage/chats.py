@@ -1,0 +1,206 @@
+"""Chats and their messages: a tree, in which a regenerated reply is a sibling of the first.
+
+Message text never changes once a reply is finished: votes and snapshots rely on it.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from storage.ids import is_id
+from storage.tables import Chat, Message, now
+
+TITLE_LENGTH = 60
+
+
+def create_chat(
+    session: Session, owner_id: str, *, system_prompt: str = "", title: str = "", source: str = "web"
+) -> Chat:
+    chat = Chat(
+        owner_id=owner_id,
+        system_prompt=check_text(system_prompt, "system_prompt"),
+        title=check_text(title, "title"),
+        source=source,
+    )
+    session.add(chat)
+    session.flush()
+    return chat
+
+
+def get_chat(session: Session, chat_id: str, owner_id: str | None = None) -> Chat:
+    """The chat; with `owner_id`, raises NotAllowed if it is somebody else's."""
+    chat = session.get(Chat, chat_id) if is_id(chat_id) else None
+    if chat is None or chat.deleted_at is not None:
+        raise NotFound(f"There is no chat {chat_id}.")
+    if owner_id is not None and chat.owner_id != owner_id:
+        raise NotAllowed(f"The chat {chat_id} belongs to somebody else.", code="not_yours")
+    return chat
+
+
+def list_chats(session: Session, owner_id: str, *, limit: int = 50, before: str | None = None) -> list[Chat]:
+    """A person's chats, newest first; `before` is the id of the last chat of the previous page."""
+    query = select(Chat).where(Chat.owner_id == owner_id, col(Chat.deleted_at).is_(None))
+    if before is not None:
+        query = query.where(col(Chat.id) < before)
+    return list(session.exec(query.order_by(col(Chat.id).desc()).limit(limit)))
+
+
+def rename_chat(session: Session, chat_id: str, title: str) -> Chat:
+    chat = get_chat(session, chat_id)
+    chat.title = check_text(title, "title")
+    session.add(chat)
+    return chat
+
+
+def delete_chat(session: Session, chat_id: str) -> None:
+    """Hide the chat from its owner and its votes from training."""
+    chat = get_chat(session, chat_id)
+    chat.deleted_at = now()
+    session.add(chat)
+
+
+def get_message(session: Session, message_id: str) -> Message:
+    message = session.get(Message, message_id) if is_id(message_id) else None
+    if message is None:
+        raise NotFound(f"There is no message {message_id}.")
+    return message
+
+
+def add_user_message(
+    session: Session, chat_id: str, content: str, *, parent_id: str | None = None
+) -> Message:
+    """Append to the chat's current leaf, or branch off below `parent_id`."""
+    chat = get_chat(session, chat_id)
+    if parent_id is None:
+        path = current_path(session, chat_id)
+        parent = path[-1] if path else None
+    else:
+        parent = get_message(session, parent_id)
+        if parent.chat_id != chat_id:
+            raise InvalidInput(f"The message {parent_id} is not of chat {chat_id}.", field="parent_id")
+    if parent is not None and parent.role != "assistant":
+        raise Conflict("The last message has no reply yet; regenerate it or wait.", code="reply_missing")
+    message = Message(
+        chat_id=chat_id,
+        parent_id=parent.id if parent is not None else None,
+        role="user",
+        content=check_text(content, "content"),
+    )
+    session.add(message)
+    if not chat.title:
+        chat.title = _title(content)
+    chat.updated_at = now()
+    session.add(chat)
+    session.flush()
+    return message
+
+
+def begin_reply(
+    session: Session, chat_id: str, parent_id: str, *, model_version_id: str, sampling: dict[str, Any]
+) -> Message:
+    """A reply that is about to be streamed, below a user's message."""
+    reply = Message(
+        chat_id=chat_id,
+        parent_id=parent_id,
+        role="assistant",
+        state="streaming",
+        model_version_id=model_version_id,
+        sampling=sampling,
+    )
+    session.add(reply)
+    session.flush()
+    return reply
+
+
+def finish_reply(
+    session: Session,
+    message_id: str,
+    *,
+    content: str,
+    state: str,
+    finish_reason: str,
+    token_ids: list[int] | None,
+    timings: dict[str, Any] | None,
+    sampling: dict[str, Any] | None = None,
+) -> Message:
+    """Store the end of a reply; a reply that is not streaming any more keeps what it has."""
+    reply = get_message(session, message_id)
+    if reply.state != "streaming":
+        return reply
+    reply.content = content.replace("\x00", "")  # PostgreSQL has no NUL in text
+    reply.state = state
+    reply.finish_reason = finish_reason
+    reply.token_ids = token_ids
+    reply.timings = timings
+    if sampling is not None:
+        reply.sampling = sampling
+    session.add(reply)
+    session.flush()
+    return reply
+
+
+def current_path(session: Session, chat_id: str) -> list[Message]:
+    """From the root to the leaf, by the newest child at each step."""
+    newest: dict[str | None, Message] = {}
+    for message in session.exec(select(Message).where(Message.chat_id == chat_id).order_by(col(Message.id))):
+        newest[message.parent_id] = message
+    path: list[Message] = []
+    step = newest.get(None)
+    while step is not None:
+        path.append(step)
+        step = newest.get(step.id)
+    return path
+
+
+def path_to(session: Session, message_id: str) -> list[Message]:
+    """From the root to that message, which is the last."""
+    message = get_message(session, message_id)
+    by_id = {m.id: m for m in session.exec(select(Message).where(Message.chat_id == message.chat_id))}
+    path = [message]
+    while path[-1].parent_id is not None:
+        path.append(by_id[path[-1].parent_id])
+    return path[::-1]
+
+
+def siblings(session: Session, message_id: str) -> list[Message]:
+    """All children of the same parent, that message included, oldest first."""
+    message = get_message(session, message_id)
+    query = select(Message).where(Message.chat_id == message.chat_id, Message.parent_id == message.parent_id)
+    return list(session.exec(query.order_by(col(Message.id))))
+
+
+def prompt_messages(chat: Chat, path: Iterable[Message]) -> list[dict[str, str]]:
+    """What the model is given: the system prompt, if there is one, and the messages of a path."""
+    system = [{"role": "system", "content": chat.system_prompt}] if chat.system_prompt else []
+    return system + [{"role": message.role, "content": message.content} for message in path]
+
+
+def recover_interrupted(session: Session) -> int:
+    """Close the replies that a killed server left streaming; returns how many there were."""
+    replies = list(session.exec(select(Message).where(Message.state == "streaming")))
+    for reply in replies:
+        reply.state = "failed"
+        reply.finish_reason = "interrupted"
+        session.add(reply)
+    return len(replies)
+
+
+def check_text(text: str, field: str) -> str:
+    """Text that both engines can store; raises InvalidInput otherwise."""
+    if "\x00" in text:
+        raise InvalidInput(f"The {field} holds a NUL character; remove it.", field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"The {field} holds half of a surrogate pair at character {error.start}; send valid Unicode.",
+            field=field,
+        ) from error
+    return text
+
+
+def _title(content: str) -> str:
+    line = " ".join(content.split())
+    return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1] + "…"

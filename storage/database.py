@@ -1,0 +1,151 @@
+"""The database: one engine, short read and write transactions, migrations.
+
+SQLite runs in WAL mode with `synchronous=FULL`, so a committed vote is on disk; writers queue on a
+lock of this process and then on SQLite's own. PostgreSQL uses a psycopg 3 pool. Knows no table.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlmodel import Session, create_engine
+
+from storage.errors import BadSetting, NotReady
+from storage.settings import Settings
+
+# Any constant will do; it keeps two servers from migrating one PostgreSQL database at once.
+MIGRATION_LOCK = 7_463_551
+
+
+class Database:
+    """One database address; safe to share between threads, not between processes."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            url = sa.make_url(address)
+        except sa.exc.ArgumentError as error:
+            raise BadSetting(
+                f"THUMBLOOP_DATABASE_URL={address!r} is not a database address; use "
+                f"postgresql+psycopg://user:password@host/name or sqlite:///file.",
+                field="database_url",
+            ) from error
+        self.dialect = url.get_backend_name()
+        if self.dialect not in ("sqlite", "postgresql"):
+            raise BadSetting(
+                f"THUMBLOOP_DATABASE_URL names {self.dialect!r}; only sqlite and postgresql are supported.",
+                field="database_url",
+            )
+        self.path = Path(url.database) if self.dialect == "sqlite" and url.database else None
+        self.shown_address = url.render_as_string(hide_password=True)
+        if self.dialect == "sqlite":
+            self.engine = create_engine(
+                url, connect_args={"check_same_thread": False}, pool_size=16, max_overflow=64
+            )
+            sa.event.listen(self.engine, "connect", _sqlite_pragmas)
+            sa.event.listen(self.engine, "begin", _sqlite_begin)
+        else:
+            self.engine = create_engine(url, pool_size=8, max_overflow=24, pool_pre_ping=True)
+        self._writer = self.engine.execution_options(writes=True)
+        self._write_lock: contextlib.AbstractContextManager[object] = (
+            threading.Lock() if self.dialect == "sqlite" else contextlib.nullcontext()
+        )
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one consistent state and changes nothing."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session that commits at the end, or leaves no trace if anything raises."""
+        with self._write_lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version; safe when several processes start at once."""
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self._migration_lock(), self.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _migration_lock(self) -> Iterator[None]:
+        if self.path is not None:
+            with self.path.with_suffix(".migration-lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        elif self.dialect == "postgresql":
+            with self.engine.connect() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_lock(MIGRATION_LOCK)))
+                try:
+                    yield
+                finally:
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(MIGRATION_LOCK)))
+        else:
+            yield
+
+
+def open_database(settings: Settings) -> Database:
+    """Make the data directory if need be, connect and migrate; raises BadSetting or NotReady."""
+    make_data_dir(settings.data_dir)
+    database = Database(settings.database_address)
+    try:
+        database.migrate()
+    except sa.exc.OperationalError as error:
+        database.close()
+        raise NotReady(
+            f"The database {database.shown_address} cannot be opened: {error.orig}. "
+            f"Start it, or set THUMBLOOP_DATABASE_URL."
+        ) from error
+    return database
+
+
+def make_data_dir(folder: Path) -> None:
+    """Create the data directory, private to this user; raises BadSetting if it cannot be written."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadSetting(
+            f"The data directory {folder} cannot be written ({error.strerror}); "
+            f"set THUMBLOOP_DATA_DIR to a folder that can.",
+            field="data_dir",
+        ) from error
+
+
+def database_now(session: Session) -> datetime:
+    """The database's own clock: leases of several machines are only comparable by one clock."""
+    if session.get_bind().dialect.name == "sqlite":
+        text = session.execute(sa.text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    moment: datetime = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return moment.astimezone(UTC)
+
+
+def _sqlite_pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]
+    connection.isolation_level = None  # we say BEGIN ourselves, see _sqlite_begin
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # IMMEDIATE takes the write lock at once: upgrading a read transaction later can fail as busy.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,95 @@
+"""Every error Thumbloop raises on purpose.
+
+    ThumbloopError                     has a code, a status and a message that names value and remedy
+    ├── InvalidInput         422       the person who sent it
+    │   └── TooLarge         413       the person who sent it
+    ├── NotAuthenticated     401       the caller without a valid token or session
+    ├── NotAllowed           403       the caller, known, but not permitted
+    ├── NotFound             404       the caller
+    ├── Conflict             409       the caller; the state of things forbids it now
+    ├── Busy                 503       the caller; try again after `retry_after` seconds
+    └── NotReady             500       the operator, at start-up or in a run; the CLI exits with 2
+        ├── BadSetting                 the setting is wrong or unsafe
+        ├── ModelUnavailable           the base model cannot be had
+        ├── ArtifactRefused            an adapter folder is damaged, foreign or unsafe
+        └── LeaseLost                  a trainer that no longer owns its run
+
+The API turns these into one JSON shape, the CLI into one line on stderr. Nothing else does.
+"""
+
+
+class ThumbloopError(Exception):
+    """Base of all; `code` is stable for programs, `field` names the offending input."""
+
+    status = 500
+    code = "internal"
+
+    def __init__(self, message: str, *, code: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        if code is not None:
+            self.code = code
+
+
+class InvalidInput(ThumbloopError):
+    status = 422
+    code = "invalid_input"
+
+
+class TooLarge(InvalidInput):
+    status = 413
+    code = "too_large"
+
+
+class NotAuthenticated(ThumbloopError):
+    status = 401
+    code = "not_authenticated"
+
+
+class NotAllowed(ThumbloopError):
+    status = 403
+    code = "not_allowed"
+
+
+class NotFound(ThumbloopError):
+    status = 404
+    code = "not_found"
+
+
+class Conflict(ThumbloopError):
+    status = 409
+    code = "conflict"
+
+
+class Busy(ThumbloopError):
+    """The work is refused for now; `retry_after` is in seconds."""
+
+    status = 503
+    code = "busy"
+
+    def __init__(self, message: str, *, retry_after: int = 5, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class NotReady(ThumbloopError):
+    status = 500
+    code = "not_ready"
+
+
+class BadSetting(NotReady):
+    code = "bad_setting"
+
+
+class ModelUnavailable(NotReady):
+    code = "model_unavailable"
+
+
+class ArtifactRefused(NotReady):
+    status = 409
+    code = "artifact_refused"
+
+
+class LeaseLost(NotReady):
+    code = "lease_lost"

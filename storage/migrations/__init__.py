@@ -1,0 +1,1 @@
+"""Alembic migrations; an old database of every released version upgrades on both engines."""

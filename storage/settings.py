@@ -1,0 +1,165 @@
+"""Every setting: its name, its default and what it does.
+
+Read once, from THUMBLOOP_* environment variables, then from `thumbloop.toml` in the working
+directory. `thumbloop settings` and docs/settings.md list exactly the fields of this class.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from storage.errors import BadSetting
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+class Settings(BaseSettings):
+    """All settings; unknown names in thumbloop.toml are refused."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="THUMBLOOP_", toml_file="thumbloop.toml", extra="forbid", frozen=True
+    )
+
+    # Where things are
+    data_dir: Path = Field(Path("data"), description="Folder for the database, models, adapters and logs.")
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy address of the database. Empty: SQLite in the data directory. "
+        "PostgreSQL: postgresql+psycopg://user:password@host/name",
+    )
+    model: str = Field(
+        DEFAULT_MODEL,
+        description=f"Base model: `{DEFAULT_MODEL}` (comes with the installation), a hub id, or a folder.",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Number format of the base model. auto: bf16 where the processor has it, else fp32.",
+    )
+
+    # Who may come in
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(7860, ge=0, le=65535, description="Port to listen on. 0 takes a free one.")
+    auth: Literal["anonymous", "accounts"] = Field(
+        "anonymous",
+        description="anonymous: whoever opens the page may chat (loopback addresses only). "
+        "accounts: people sign in with a name and a password.",
+    )
+    session_days: int = Field(30, ge=1, description="Days until a browser session ends.")
+
+    # Chatting
+    system_prompt: str = Field(
+        "You are a helpful assistant.", description="System prompt of new chats. Empty: none."
+    )
+    max_message_chars: int = Field(
+        32_000, ge=1, description="Longest message that is accepted, in characters."
+    )
+    max_new_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
+    temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature. 0 is greedy.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus sampling: share of probability kept.")
+    max_concurrent_replies: int = Field(8, ge=1, description="Replies generated at once; more wait.")
+    max_waiting_replies: int = Field(
+        32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
+    )
+
+    # When to train
+    schedule: str = Field(
+        "0 3 * * *", description="When to train, as five cron fields. Empty: only when asked."
+    )
+    timezone: str = Field("UTC", description="Time zone of the schedule, for example Europe/Berlin.")
+    min_new_votes: int = Field(
+        20, ge=1, description="A scheduled run needs this many vote changes since the last trained snapshot."
+    )
+    min_votes_per_class: int = Field(
+        2, ge=1, description="A run needs at least this many thumbs up and this many thumbs down."
+    )
+    min_voters: int = Field(1, ge=1, description="A run needs votes from at least this many people.")
+
+    # How to train
+    beta: float = Field(0.1, gt=0, description="KTO's β: how far the policy may move from the reference.")
+    loss_type: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="Objective, as TRL names it.")
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of the LoRA weights.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the training examples.")
+    batch_size: int = Field(
+        4, ge=2, description="Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."
+    )
+    gradient_accumulation: int = Field(1, ge=1, description="Micro-batches in one optimizer step.")
+    max_length: int = Field(1024, ge=8, description="Longest training example, in tokens; its end is cut.")
+    lora_rank: int = Field(16, ge=1, description="Rank of the LoRA adapters.")
+    seed: int = Field(0, description="Seed of the hold-out, the order of examples and the training.")
+    max_weight: float = Field(
+        15.0, ge=1, description="Largest ratio between the weights of thumbs up and thumbs down."
+    )
+    checkpoint_steps: int = Field(10, ge=1, description="Optimizer steps between two checkpoints.")
+    lease_seconds: float = Field(
+        30.0, gt=0, description="A trainer that is silent for so long has lost its run to another."
+    )
+    max_attempts: int = Field(3, ge=1, description="Times a run is resumed after its trainer died.")
+
+    # May it be deployed?
+    hold_out_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of chats kept out of training to judge the result."
+    )
+    gate_min_votes: int = Field(
+        4,
+        ge=2,
+        description="Held-out votes the gate needs (with both kinds among them), else an admin decides.",
+    )
+    gate_loss_tolerance: float = Field(
+        0.005, ge=0, description="How much the held-out KTO loss may exceed the deployed version's."
+    )
+    gate_auc_tolerance: float = Field(
+        0.02, ge=0, description="How much the held-out AUC may fall, at least; one standard error if larger."
+    )
+    auto_deploy: bool = Field(True, description="Deploy a version that passes the gate without asking.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except Exception as error:
+            raise ValueError(f"no time zone is named {value!r}; use a name such as Europe/Berlin") from error
+        return value
+
+    @property
+    def database_address(self) -> str:
+        """The SQLAlchemy address that is really used."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'thumbloop.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; raises BadSetting that names the setting, the value and what would do."""
+    known = {f"THUMBLOOP_{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith("THUMBLOOP_") and name not in known and not name.startswith("THUMBLOOP_TEST_"):
+            raise BadSetting(f"{name} is not a setting; `thumbloop settings` lists them all.", field=name)
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadSetting(
+            f"THUMBLOOP_{name.upper()}={first.get('input')!r}: {first['msg']}. "
+            f"`thumbloop settings` explains it.",
+            field=name,
+        ) from error

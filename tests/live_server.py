@@ -1,0 +1,151 @@
+"""A real `thumbloop serve` process for tests: start, stop, kill, and HTTP over a socket."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from storage.database import open_database
+from storage.settings import Settings
+from storage.tokens import create_token
+from storage.users import ensure_user
+
+# A tiny model learns nothing at the default rate; without a schedule nothing runs unasked.
+TEST_SETTINGS: dict[str, object] = {
+    "schedule": "",
+    "precision": "fp32",
+    "max_new_tokens": 24,
+    "learning_rate": 1e-3,
+    "lora_rank": 4,
+    "max_length": 256,
+    "lease_seconds": 5,
+}
+
+
+class LiveServer:
+    """One server on a free port with a data directory of its own."""
+
+    def __init__(self, settings: Mapping[str, object]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.settings = Settings(**{**TEST_SETTINGS, "port": port, **settings})  # type: ignore[arg-type]
+        self.url = f"http://127.0.0.1:{self.settings.port}"
+        self.log = Path(self.settings.data_dir).with_suffix(".server.log")
+        self.process: subprocess.Popen[bytes] | None = None
+        self._tokens: dict[str, str] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command line needs to work on the same installation."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
+        given = self.settings.model_dump(mode="json", exclude_unset=True)
+        return clean | {f"THUMBLOOP_{name.upper()}": str(value) for name, value in given.items()}
+
+    def start(self, *, wait: bool = True) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve"],
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        def ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, f"the server ended early:\n{self.log.read_text()}"
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"{self.url}/readyz").status_code == 200
+            return False
+
+        wait_until(ready, seconds, lambda: self.log.read_text())
+
+    def stop(self) -> int:
+        """Ask it to end, as Ctrl-C does; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=60)
+
+    def kill(self) -> None:
+        """kill -9 of the server alone; a trainer lives on in a session of its own."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def trainers(self) -> list[psutil.Process]:
+        """Trainer processes that work on this data directory, whoever started them."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            with contextlib.suppress(psutil.Error):
+                works_here = process.environ().get("THUMBLOOP_DATA_DIR") == str(self.settings.data_dir)
+                if works_here and "trainer" in (process.info["cmdline"] or []):
+                    found.append(process)
+        return found
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for trainer in self.trainers():
+            with contextlib.suppress(psutil.Error):
+                trainer.kill()
+
+    def token(self, role: str = "admin", name: str | None = None) -> str:
+        """An API token of a person with that role, made through the storage layer."""
+        name = name or role
+        if name not in self._tokens:
+            database = open_database(self.settings)
+            with database.write() as session:
+                user = ensure_user(session, name, role)
+                self._tokens[name] = create_token(session, user.id, name="test")[1]
+            database.close()
+        return self._tokens[name]
+
+    def admin_link(self) -> str:
+        database = open_database(self.settings)
+        with database.write() as session:
+            user = ensure_user(session, "admin", "admin")
+            plain = create_token(session, user.id, name="link", kind="login", ttl=timedelta(hours=1))[1]
+        database.close()
+        return f"{self.url}/admin?token={plain}"
+
+    def client(self, role: str = "admin", name: str | None = None) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {self.token(role, name)}"}, timeout=120
+        )
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 60, explain: Callable[[], str] = lambda: "") -> Any:
+    """Poll until the result is true and return it; the deadline only bounds a failure."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = true()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"not within {seconds} s. {explain()}"
+        time.sleep(0.1)
+
+
+def read_events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The (event, data) pairs of a server-sent event stream."""
+    event = "message"
+    for line in response.iter_lines():
+        if line.startswith("event:"):
+            event = line.removeprefix("event:").strip()
+        elif line.startswith("data:"):
+            yield event, json.loads(line.removeprefix("data:"))
