@@ -97,6 +97,25 @@ def add_user_message(
     return message
 
 
+def add_history(session: Session, chat_id: str, turns: Iterable[tuple[str, str]]) -> Message | None:
+    """What a client says went before, as (role, text), below each other; the last message, if any.
+
+    Its replies are "given": nobody here wrote them, so they cannot be voted on.
+    """
+    last: Message | None = None
+    for role, content in turns:
+        last = Message(
+            chat_id=chat_id,
+            parent_id=last.id if last is not None else None,
+            role=role,
+            content=check_text(content, "content"),
+            state="given" if role == "assistant" else "complete",
+        )
+        session.add(last)
+        session.flush()
+    return last
+
+
 def begin_reply(
     session: Session, chat_id: str, parent_id: str, *, model_version_id: str, sampling: dict[str, Any]
 ) -> Message:

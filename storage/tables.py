@@ -96,7 +96,7 @@ class Message(Table, table=True):
     parent_id: str | None = Field(default=None, foreign_key="message.id", index=True)
     role: str  # user, assistant
     content: str = Field(default="", sa_type=Text)
-    state: str = "complete"  # streaming, complete, stopped (by the person), failed
+    state: str = "complete"  # streaming, complete, stopped (by the person), failed, given (by a client)
     model_version_id: str | None = Field(default=None, foreign_key="model_version.id")
     sampling: dict[str, Any] | None = Field(default=None, sa_column=Column(OPTIONAL_JSON))
     finish_reason: str | None = None  # stop, length, cancelled, error

@@ -102,6 +102,17 @@ def count_votes(session: Session) -> VoteCounts:
     return VoteCounts(up=counts.get(True, 0), down=counts.get(False, 0))
 
 
+def count_voters(session: Session) -> int:
+    """How many people cast the votes that `count_votes` counts."""
+    query = (
+        select(func.count(sa.distinct(col(Vote.user_id))))
+        .join(Message, col(Message.id) == Vote.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .where(col(Vote.label).is_not(None), col(Chat.deleted_at).is_(None), col(Chat.consent).is_(True))
+    )
+    return session.exec(query).one()
+
+
 def latest_event_id(session: Session) -> int:
     """The newest event's id, which names the snapshot of all votes so far; 0 before the first vote."""
     return session.exec(select(func.max(VoteEvent.id))).one() or 0
@@ -122,6 +133,12 @@ def _check_votable(session: Session, user_id: str, message_id: str) -> None:
         )
     if message.state == "streaming":
         raise Conflict("This reply is still being written; vote when it has ended.", code="still_streaming")
+    if message.state == "given":
+        raise InvalidInput(
+            f"The message {message_id} came from a client as history; only replies of this server can be voted on.",
+            code="not_our_reply",
+            field="message_id",
+        )
     if message.state == "failed":
         raise Conflict("This reply failed before its end; regenerate it and vote then.", code="reply_failed")
 
