@@ -1,0 +1,1 @@
+"""What people and programs touch: the pages, the API, the command line, and the serving of replies."""
