@@ -22,6 +22,9 @@ def main() -> int:
     run.add_argument("--owner", default=f"{os.uname().nodename}-{os.getpid()}", help="name to claim it under")
     arguments = parser.parse_args()
     _be_considerate()
+    # The log is for people: two libraries warn in it of each other's new names, which nothing of ours uses.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
     from storage.database import open_database
     from storage.errors import ThumbloopError
@@ -31,8 +34,6 @@ def main() -> int:
     logging.getLogger("trainer").setLevel(logging.INFO)
     if sys.stderr.isatty():
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # Two libraries warn of each other's new names; nothing of ours calls the old ones.
-    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         settings = load_settings()
         database = open_database(settings)

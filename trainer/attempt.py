@@ -35,6 +35,8 @@ def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: s
             lease_seconds=settings.lease_seconds,
             max_attempts=settings.max_attempts,
         )
+        if run is not None:
+            run.log_path = f"runs/{run.id}/train.log"
     if run is None:
         log.info("Run %s is over, or another trainer has it.", run_id)
         return NOT_OURS
@@ -78,8 +80,11 @@ def _finish(database: Database, lease: Lease, folder: Path, outcome: Outcome) ->
         logging.ERROR if outcome.state == "failed" else logging.INFO,
         *("%s: %s", outcome.state.capitalize(), outcome.reason),
     )
+    steps = outcome.metrics.get("training", {}).get("steps")
+    progress = {"phase": outcome.state} | ({"step": steps, "steps": steps} if steps else {})
     try:
         with database.write() as session:
+            training_runs.update_run(session, lease.run_id, lease.fence, progress=progress)
             training_runs.finish_run(
                 session,
                 lease.run_id,

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -93,7 +94,7 @@ def load_model(source: BaseModelSource, dtype: torch.dtype | None = None) -> tup
         model: Any = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=dtype or source.dtype, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unusable(source.name, f"its weights cannot be loaded: {_first_line(error)}") from error
     return model.to(source.device).eval(), tokenizer
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError
 
 from storage.artifacts import Artifacts
 from storage.errors import ArtifactRefused
@@ -91,7 +92,7 @@ def compare(
 def _refusing(version: ModelVersion) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactRefused(
             f"The adapter of {version.name} does not load into {version.base_model}: {error}."
         ) from error

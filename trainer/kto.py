@@ -76,8 +76,8 @@ def train(
         tokenizer,
         rows,
         max_length=settings.max_length,
-        args=_arguments(model, weights, settings, output_dir, checkpointing),
-        peft_config=_lora(settings),
+        args=training_arguments(model, weights, settings, output_dir, checkpointing),
+        peft_config=lora_config(settings),
         callbacks=[_Watch(progress, settings.batch_size * settings.gradient_accumulation)],
     )
     hook = trainer.model.get_input_embeddings().register_forward_pre_hook(lambda *_: check())
@@ -158,7 +158,7 @@ class _Watch(TrainerCallback):
         )
 
 
-def _arguments(
+def training_arguments(
     model: Any, weights: Weights, settings: Settings, output_dir: Path, checkpointing: bool
 ) -> KTOConfig:
     return KTOConfig(
@@ -186,7 +186,7 @@ def _arguments(
     )
 
 
-def _lora(settings: Settings) -> LoraConfig:
+def lora_config(settings: Settings) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.lora_rank,

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # A cancellation arrives with a heartbeat, so these come more often than the lease asks for.
 LONGEST_INTERVAL_SECONDS = 2.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 Why = Literal["cancelled", "terminated", "lost"]
 
@@ -49,8 +50,7 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        signal.signal(signal.SIGTERM, self._terminate)
-        signal.signal(signal.SIGINT, self._terminate)
+        self._handlers = {number: signal.signal(number, self._terminate) for number in SIGNALS}
         self._thread.start()
         return self
 
@@ -58,6 +58,8 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def close(self) -> None:
         self._closed.set()

@@ -5,6 +5,7 @@ settings and snapshot), in the run's folder (checkpoints) or in the version's ro
 start a run and resume it. Knows no process and no schedule.
 """
 
+import gc
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,15 +125,12 @@ class _Steps:
         with self.database.write() as session:
             model_versions.ensure_base(session, source.name)
             self.run = training_runs.update_run(
-                session, self.run.id, self.lease.fence, settings=self._frozen(), log_path=self._log_path()
+                session, self.run.id, self.lease.fence, settings=self._frozen()
             )
         return source
 
     def _frozen(self) -> dict[str, Any]:
         return self.settings.model_dump(mode="json", include=FROZEN)
-
-    def _log_path(self) -> str:
-        return f"runs/{self.run.id}/train.log"
 
     def _freeze_snapshot(self, snapshot: Snapshot, held_chats: set[str]) -> bool:
         """Keep the snapshot with the run; whether an earlier attempt's checkpoints are of the same rows."""
@@ -183,7 +181,7 @@ class _Steps:
     ) -> ModelVersion:
         checkpoints = self.artifacts.run_folder(self.run.id) / "checkpoints"
         newest = newest_checkpoint(checkpoints) if resume else None
-        log.info("Resuming from %s.", newest.name if newest else "the start; there is no checkpoint")
+        log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
         model, tokenizer = base_model.load_model(source)
         model, result = kto.train(
             model,
@@ -248,6 +246,7 @@ class _Steps:
                 "succeeded", f"{version.name} is {version.state}. {version.reason}", version.metrics
             )
         self._phase("evaluating")
+        gc.collect()  # the trained model refers to itself; two of a large kind may not fit
         with self.database.read() as session:
             deployed = model_versions.deployed_version(session)
         verdict = self._verdict(version, deployed, source, held_out, weights)
@@ -258,7 +257,7 @@ class _Steps:
             "outcome": verdict.outcome,
             "compared_with": deployed.name,
         }
-        self._phase("deploying")
+        self._phase("deciding")
         with self.database.write() as session:
             training_runs.owned_run(session, self.run.id, self.lease.fence)
             reason = promote(

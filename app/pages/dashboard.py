@@ -3,6 +3,7 @@
 Pure: knows neither database nor Gradio. Everything that comes from outside is escaped here.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
@@ -38,7 +39,7 @@ def overview(stats: Stats) -> str:
         f'<p class="tl-note">{RULE if weights.desirable is not None else NO_WEIGHTS}</p>'
         f'<p class="tl-ready">{_badge("ready" if ready.ready else "not ready", good=ready.ready)}'
         f" {escape(ready.reason)}</p>"
-        f'<p class="tl-ready">{_badge("schedule")} {escape(stats.schedule.description)}'
+        f'<p class="tl-ready">{_badge("schedule")} {_with_code(stats.schedule.description)}'
         f" Next run: {next_run}.</p>"
     )
 
@@ -169,6 +170,10 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _time(moment: datetime) -> str:
     return f'<time datetime="{moment.isoformat()}">{moment:%Y-%m-%d %H:%M} UTC</time>'
+
+
+def _with_code(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _why(reason: str | None) -> str:
