@@ -39,6 +39,8 @@ from storage.settings import Settings
 log = logging.getLogger(__name__)
 
 API = "/api/v1"
+API_ROUTERS = (chats, votes, training_runs, model_versions, feedback, users)
+ROOT_ROUTERS = (openai, health, docs, sign_in)
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
 
 
@@ -77,9 +79,9 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     app.state.services = parts
     app.state.reply_threads = ReplyThreads(settings)
     errors.install(app)
-    for module in (chats, votes, training_runs, model_versions, feedback, users):
+    for module in API_ROUTERS:
         app.include_router(module.router, prefix=API)
-    for module in (openai, health, docs, sign_in):
+    for module in ROOT_ROUTERS:
         app.include_router(module.router)
     # Not mounted: a mount at "/" would also take what a router knows under another method (405).
     guard = PageGuard(pages, parts.database, settings, head=[options.get("head", "")])

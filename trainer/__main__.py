@@ -48,7 +48,7 @@ def main() -> int:
 
 def _be_considerate() -> None:
     """Chats come first on a shared machine: they get the processor, and memory when it runs short."""
-    os.nice(10)
+    os.nice(5)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
     # One GPU: TRL refuses the several that transformers would take.

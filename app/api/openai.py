@@ -27,7 +27,7 @@ from storage.tables import Message, ModelVersion
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 
-ALIAS = "thumbloop"  # the model name that always means the deployed version
+ALIAS = "deployed"  # the model name that always means the deployed version
 
 
 def _joined(content: Any) -> Any:
@@ -82,7 +82,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @router.get("/models")
 def list_models(_: CurrentUser, services: ServicesHere) -> dict[str, Any]:
-    """The names to call: `thumbloop` for whichever version is deployed, and that version's own."""
+    """The names to call: `deployed` for whichever version is deployed, and that version's own."""
     version = _deployed(services)
     return {"object": "list", "data": [_model(name, version) for name in (ALIAS, version.name)]}
 
@@ -199,7 +199,7 @@ def _chosen(services: Services, name: str) -> ModelVersion:
 
 def _model(name: str, version: ModelVersion) -> dict[str, Any]:
     created = int(version.created_at.timestamp())
-    return {"id": name, "object": "model", "created": created, "owned_by": ALIAS}
+    return {"id": name, "object": "model", "created": created, "owned_by": "thumbloop"}
 
 
 def _object(kind: str, live: LiveReply, choices: list[dict[str, Any]]) -> dict[str, Any]:

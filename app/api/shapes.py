@@ -68,6 +68,9 @@ class MessageOut(BaseModel):
     state: str = Field(description="streaming, complete, stopped or failed.")
     model_version: str | None = Field(description="The version that wrote it, such as v2.")
     finish_reason: str | None = Field(description="stop, length, cancelled, interrupted or error.")
+    timings: dict[str, Any] | None = Field(
+        None, description="Of a reply: tokens, and in seconds queued_s, first_token_s and total_s."
+    )
     created_at: datetime
     vote: VoteOut | None = Field(None, description="The caller's own vote.")
     siblings: list[str] = Field([], description="Ids of all alternatives in this place, oldest first.")
@@ -149,6 +152,7 @@ def message_out(
         **message.model_dump(include={"id", "chat_id", "parent_id", "role", "content", "state"}),
         model_version=names.get(message.model_version_id or ""),
         finish_reason=message.finish_reason,
+        timings=message.timings,
         created_at=message.created_at,
         vote=vote_out(vote) if vote is not None else None,
         siblings=list(siblings),

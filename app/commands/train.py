@@ -3,15 +3,19 @@
 Knows a run only through its row, as the admin page does.
 """
 
+import json
 import sys
 import time
+import urllib.request
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.prompt import Prompt
 
-from app.commands.terminal import console, opened_database, say
+from app.commands.accounts import page_address
+from app.commands.run_progress import RunProgress
+from app.commands.terminal import ACTOR, console, opened_database, say
 from storage.errors import Conflict
 
 if TYPE_CHECKING:
@@ -23,112 +27,130 @@ if TYPE_CHECKING:
 EXIT_CODES = {"succeeded": 0, "failed": 1, "skipped": 3, "cancelled": 4}
 LEFT_RUNNING = 5
 POLL_SECONDS = 0.5
+# A server's trainer loads its libraries before it claims the run. If it takes longer than this, a second
+# trainer is started for nothing: it finds the run claimed and ends.
+SERVER_CLAIMS_WITHIN = 20.0
 
 
 def train(
     force: bool = typer.Option(False, "--force", help="Train even where the readiness check says no."),
     follow: bool = typer.Option(True, "--follow/--no-follow", help="Show the progress until it is over."),
 ) -> None:
-    """Request a training run and follow it; follows the one that is under way, if there is one.
+    """Request a training run and follow it; if one is under way, follow that one.
 
     Exit codes: 0 succeeded, 1 failed, 3 skipped (not enough votes), 4 cancelled, 5 left running.
     """
-    from trainer.dispatcher import Dispatcher
+    with opened_database() as (settings, database):
+        run_id = _request(database, force)
+        if not follow:
+            _start_if_alone(settings, database, run_id)
+            say(f"Training run {run_id} is under way; `thumbloop train` follows it.")
+            return
+        run = _follow(settings, database, run_id)
+        if run is None:
+            say(f"Training run {run_id} goes on by itself; `thumbloop train` follows it again.")
+            raise typer.Exit(LEFT_RUNNING)
+        say(f"{run.state.capitalize()}: {run.reason}")
+        if run.state == "failed" and run.log_path:
+            say(f"Its log: {settings.data_dir.absolute() / run.log_path}")
+        raise typer.Exit(EXIT_CODES[run.state])
+
+
+def _request(database: "Database", force: bool) -> str:
+    from storage import audit
+    from storage.training_runs import active_run, request_run
+
+    try:
+        with database.write() as session:
+            run = request_run(session, trigger="cli", force=force)
+            audit.record(session, ACTOR, "request training run", run.id, force=force)
+        say(f"Requested training run {run.id}.")
+    except Conflict:
+        with database.read() as session:
+            active = active_run(session)
+        if active is None:  # it ended between the two looks
+            raise
+        say(f"Training run {active.id} is under way already; following that one.")
+        return active.id
+    return run.id
+
+
+def _start_if_alone(settings: "Settings", database: "Database", run_id: str) -> None:
+    from storage.training_runs import claimable_run
     from trainer.runners.local import LocalRunner
 
-    with opened_database() as (settings, database):
-        run_id = _request(database, settings, force)
-        if not follow:
-            say(f"Training run {run_id} is requested; a running server trains it.")
-            return
-        # A server may have a dispatcher too: whichever trainer claims the run first does it.
-        dispatcher = Dispatcher(database, settings, LocalRunner(settings))
-        dispatcher.start()
-        run = _follow(database, run_id)
-        over = run.state in EXIT_CODES
-        dispatcher.stop(terminate=False)
-    if not over:
-        say(f"Training run {run_id} goes on. `thumbloop train` follows it again.")
-        raise typer.Exit(LEFT_RUNNING)
-    say(f"{run.state.capitalize()}: {run.reason}")
-    raise typer.Exit(EXIT_CODES[run.state])
+    with database.read() as session:
+        waits = claimable_run(session) is not None
+    if waits and not _server_answers(settings):
+        LocalRunner(settings).start(run_id)
 
 
-def _request(database: "Database", settings: "Settings", force: bool) -> str:
-    from storage import model_versions
-    from storage.training_runs import active_run, request_run
-    from trainer.base_model import resolve
-
-    source = resolve(settings, say)
-    with database.write() as session:
-        model_versions.ensure_base(session, source.name)
-        try:
-            return request_run(session, trigger="cli", force=force).id
-        except Conflict:
-            active = active_run(session)
-            assert active is not None
-            say(f"Training run {active.id} is under way already; following it.")
-            return active.id
+def _server_answers(settings: "Settings") -> bool:
+    address = f"{page_address(settings.host, settings.port)}/healthz"
+    with suppress(OSError, ValueError), urllib.request.urlopen(address, timeout=2) as answer:
+        return bool(json.load(answer) == {"status": "alive"})
+    return False
 
 
-def _follow(database: "Database", run_id: str) -> "TrainingRun":
-    """Show the run until it is over or the person at the terminal has seen enough."""
-    bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"), console=console,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("waiting for a trainer", total=None, figures="")
+def _follow(settings: "Settings", database: "Database", run_id: str) -> "TrainingRun | None":
+    """Show the run until it is over; None if the person leaves it running."""
+    from storage.training_runs import OVER, cancel_run, claimable_run, get_run
+
+    with ExitStack() as at_end:
+        standby = _Standby(settings, database, at_end)
+        progress = at_end.enter_context(RunProgress())
         while True:
             try:
-                run = _read(database, run_id)
-                if run.state in EXIT_CODES:
+                with database.read() as session:
+                    run = get_run(session, run_id)
+                    waits = claimable_run(session) is not None
+                if run.state in OVER:
                     return run
-                progress = run.progress
-                phase = (
-                    progress.get("phase", "starting") if run.state == "running" else "waiting for a trainer"
-                )
-                bar.update(
-                    task,
-                    description=phase,
-                    total=progress.get("steps"),
-                    completed=progress.get("step", 0),
-                    figures=_figures(progress),
-                )
+                standby.look(waits)
+                progress.show(run)
                 time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
-                bar.stop()
-                if not _go_on(database, run_id):
-                    return _read(database, run_id)
-                bar.start()
+                progress.stop()
+                answer = _ask()
+                progress.start()
+                if answer == "leave":
+                    return None
+                if answer == "cancel":
+                    with suppress(Conflict), database.write() as session:  # it may be over by now
+                        cancel_run(session, run_id)
 
 
-def _go_on(database: "Database", run_id: str) -> bool:
-    """Ask what Ctrl-C was meant for; False to leave the run alone and go."""
-    from storage.training_runs import cancel_run
-
+def _ask() -> str:
     if not sys.stdin.isatty():
-        return False
-    answer = Prompt.ask(
-        "Leave it running, cancel it, or go on following?", choices=["leave", "cancel", "follow"]
-    )
-    if answer == "cancel":
-        with database.write() as session:
-            cancel_run(session, run_id)
-    return answer != "leave"
+        return "leave"
+    try:
+        question = "\nLeave the run to itself, cancel it, or follow on?"
+        return Prompt.ask(question, choices=["leave", "cancel", "follow"], default="leave", console=console)
+    except (KeyboardInterrupt, EOFError):
+        return "leave"
 
 
-def _read(database: "Database", run_id: str) -> "TrainingRun":
-    from storage.training_runs import get_run
+class _Standby:
+    """Starts trainers here once the run has waited longer than a running server would let it."""
 
-    with database.read() as session:
-        return get_run(session, run_id)
+    def __init__(self, settings: "Settings", database: "Database", at_end: ExitStack) -> None:
+        self._settings = settings
+        self._database = database
+        self._at_end = at_end
+        self._patience = SERVER_CLAIMS_WITHIN if _server_answers(settings) else 0.0
+        self._waiting_since: float | None = None
+        self._active = False
 
+    def look(self, waits: bool) -> None:
+        now = time.monotonic()
+        self._waiting_since = (self._waiting_since or now) if waits else None
+        if self._active or self._waiting_since is None or now - self._waiting_since < self._patience:
+            return
+        from trainer.dispatcher import Dispatcher
+        from trainer.runners.local import LocalRunner
 
-def _figures(progress: dict[str, float]) -> str:
-    parts = []
-    if progress.get("loss") is not None:
-        parts.append(f"loss {progress['loss']:.4f}")
-    if progress.get("seconds_left") is not None:
-        parts.append(f"{progress['seconds_left']:.0f} s left")
-    return ", ".join(parts)
+        dispatcher = Dispatcher(self._database, self._settings, LocalRunner(self._settings))
+        dispatcher.start()
+        # A trainer that was started here goes on without this command: it is a process of its own.
+        self._at_end.callback(dispatcher.stop, terminate=False)
+        self._active = True

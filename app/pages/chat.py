@@ -122,25 +122,22 @@ class ChatPage:
 
     def on_load(self, view: View, request: gr.Request) -> Iterator[Update]:
         """Open the chat that the address names, or the newest, or none for `?chat=new`."""
-        identity = identity_of(request, self.services)
-        wanted = request.query_params.get("chat", "")
         said = ""
-        with self.services.database.read() as session:
-            if wanted and wanted != "new":
-                try:
-                    view.chat_id = get_chat(session, wanted, owner_id=identity.user_id).id
-                except (NotFound, NotAllowed):
-                    said = "You have no such chat. Here is a new one."
-            elif not wanted:
-                view.chat_id = next(
-                    (chat.id for chat in list_chats(session, identity.user_id, limit=1)), None
-                )
+        try:
+            identity = self._identify(view, request)
+        except (NotFound, NotAllowed):
+            identity = identity_of(request, self.services)
+            said = "You have no such chat. Here is a new one."
+        if not request.query_params.get("chat"):
+            with self.services.database.read() as session:
+                newest = list_chats(session, identity.user_id, limit=1)
+            view.chat_id = newest[0].id if newest else None
         yield self._screen(view, identity, said)
         yield from self._draw_on(view, identity)
 
     def on_open(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         try:
-            identity = identity_of(request, self.services)
+            identity = self._identify(view, request)
             with self.services.database.read() as session:
                 view.chat_id = get_chat(session, str(event.chat), owner_id=identity.user_id).id
         except ThumbloopError as error:
@@ -151,15 +148,15 @@ class ChatPage:
 
     def on_new(self, view: View, request: gr.Request) -> Update:
         view.chat_id = None
-        return self._screen(view, identity_of(request, self.services))
+        return self._screen(view, self._identify(view, request))
 
     def on_older(self, view: View, request: gr.Request) -> Update:
         view.chats_shown += CHATS_SHOWN
-        return self._screen(view, identity_of(request, self.services))
+        return self._screen(view, self._identify(view, request))
 
     def on_send(self, text: str, view: View, request: gr.Request) -> Iterator[Update]:
         try:
-            identity = identity_of(request, self.services)
+            identity = self._identify(view, request)
             live = self._send(view, identity, text)
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}  # and the text stays in the box
@@ -168,7 +165,7 @@ class ChatPage:
 
     def on_regenerate(self, view: View, request: gr.Request) -> Iterator[Update]:
         try:
-            identity = identity_of(request, self.services)
+            identity = self._identify(view, request)
             last = self._last_message(view, identity)
             if last is None:
                 raise Conflict("There is no reply to regenerate yet.")
@@ -180,13 +177,24 @@ class ChatPage:
 
     def on_stop(self, view: View, request: gr.Request) -> str:
         try:
-            identity = identity_of(request, self.services)
+            identity = self._identify(view, request)
             last = self._last_message(view, identity)
             if last is not None:
                 self.services.chat_service.cancel(last.id, identity.user_id)
         except ThumbloopError as error:
             return notice(error.message)
         return ""
+
+    def _identify(self, view: View, request: gr.Request) -> Identity:
+        """The person, with the chat open that their address names if this tab is not known yet."""
+        identity = identity_of(request, self.services)
+        named = request.query_params.get("chat", "")
+        if not view.loaded:
+            view.loaded = True
+            if named and named != "new":
+                with self.services.database.read() as session:
+                    view.chat_id = get_chat(session, named, owner_id=identity.user_id).id
+        return identity
 
     def _send(self, view: View, identity: Identity, text: str) -> LiveReply:
         service: ChatService = self.services.chat_service

@@ -5,18 +5,13 @@ Nothing here is fetched from outside: no web fonts, no scripts but our own.
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
 ASSETS = Path(__file__).parent / "assets"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-# A thumb, in the address itself: one file less, and nothing of Gradio's.
-ICON = (
-    '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%27http://www.w3.org/2000/svg%27 viewBox=%270 0 24 24%27'
-    " fill=%27%230f766e%27%3E%3Cpath d=%27M7 10v11H3V10h4Zm3 11V10l4-7.5c1.6 0 2.5 1.1 2.5 2.6 0 1.4-.9 3-1.2"
-    ' 3.9h4.2c1.2 0 2 1 1.7 2.2l-1.6 8c-.2 1-1 1.8-2 1.8H10Z%27/%3E%3C/svg%3E">'
-)
 LARGEST_UPLOAD = "200mb"
 
 
@@ -54,10 +49,11 @@ def build_theme() -> gr.themes.Base:
 def mount_options() -> dict[str, Any]:
     """Arguments for gr.mount_gradio_app, where Gradio's defaults are too open for us."""
     script = (ASSETS / "thumbloop.js").read_text(encoding="utf-8")
+    icon = quote((ASSETS / "icon.svg").read_text(encoding="utf-8"))
     return {
         "theme": build_theme(),
         "css_paths": [ASSETS / "thumbloop.css"],
-        "head": f"{ICON}<script>\n{script}</script>",
+        "head": f'<link rel="icon" href="data:image/svg+xml,{icon}"><script>\n{script}</script>',
         "footer_links": [],
         "run_history": False,
         "show_error": False,

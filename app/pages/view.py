@@ -22,6 +22,7 @@ CHATS_SHOWN = 40
 class View:
     """One tab. All its handlers share this object, so that a stream notices when it is left."""
 
+    loaded: bool = False  # not so after a restart of the server: the page is older than this object
     chat_id: str | None = None
     chats_shown: int = CHATS_SHOWN
     drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing

@@ -188,6 +188,19 @@ def test_reply_goes_on_while_another_chat_is_open(talkative_server: LiveServer, 
     assert stored_messages(page, talkative_server.url)[-1]["state"] == "complete"
 
 
+def test_open_page_goes_on_in_its_chat_after_a_restart_of_the_server(
+    live_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(live_server.url)
+    send_and_wait(page, "Before")
+    open_chat = chat_id(page)
+    live_server.kill()
+    live_server.start()
+    send_and_wait(page, "After")
+    expect(page.locator(".user-row")).to_have_text(["Before", "After"])
+    assert chat_id(page) == open_chat
+
+
 @pytest.mark.parametrize("started", [False, True], ids=["new chat", "open chat"])
 def test_refused_message_stays_in_the_box(
     chat_server: LiveServer, open_page: OpenPage, started: bool

@@ -26,11 +26,11 @@ def client(shared_server: LiveServer) -> Iterator[openai.OpenAI]:
 
 def ask(client: openai.OpenAI, *messages: tuple[str, Any], **options: Any) -> Any:
     turns = [{"role": role, "content": content} for role, content in messages or [("user", "Hello")]]
-    return client.chat.completions.create(model="thumbloop", messages=turns, **options)  # type: ignore[call-overload]
+    return client.chat.completions.create(model="deployed", messages=turns, **options)  # type: ignore[call-overload]
 
 
 def test_models(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["thumbloop", "v1"]
+    assert [model.id for model in client.models.list()] == ["deployed", "v1"]
     assert client.models.retrieve("v1").object == "model"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("v2")
@@ -113,7 +113,7 @@ def test_an_unknown_model_is_named_in_openais_shape(client: openai.OpenAI) -> No
     assert caught.value.type == "invalid_request_error"
     assert caught.value.param == "model"
     assert "'gpt-9'" in caught.value.message
-    assert "thumbloop" in caught.value.message
+    assert "deployed" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import typer.main
+from fastapi import FastAPI
 
 from app.cli import cli
 from app.commands.settings import markdown_page
+from app.server import API, API_ROUTERS, ROOT_ROUTERS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -35,6 +37,19 @@ def commands(command: Any, words: str = "thumbloop") -> dict[str, Any]:
 COMMANDS = commands(typer.main.get_command(cli))
 
 
+def routes() -> list[str]:
+    """Every public route, such as `GET /api/v1/chats`."""
+    app = FastAPI()
+    for module in API_ROUTERS:
+        app.include_router(module.router, prefix=API)
+    for module in ROOT_ROUTERS:
+        app.include_router(module.router)
+    return [f"{verb.upper()} {path}" for path, verbs in app.openapi()["paths"].items() for verb in verbs]
+
+
+ROUTES = routes()
+
+
 def test_settings_page_is_what_the_command_prints() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == markdown_page() + "\n", (
         "docs/settings.md is behind: thumbloop settings --markdown > docs/settings.md"
@@ -50,6 +65,11 @@ def test_command_is_documented(name: str) -> None:
         for option in (*parameter.opts, *parameter.secondary_opts):
             if option.startswith("--") and option != "--help":
                 assert option in section, f"docs/cli.md, {name}: {option} is missing"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_route_is_documented(route: str) -> None:
+    assert f"`{route}`" in (ROOT / "docs" / "api.md").read_text(), f"docs/api.md does not list `{route}`"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
