@@ -97,7 +97,7 @@ class _Steps:
         ups = sum(row.label for row in training)
         weights = class_weights(ups, len(training) - ups, self.settings.max_weight)
         log.info(
-            "Training on %d votes (%d up, %d down), %d held out; weights %.3f up, %.3f down.",
+            "%d votes to train on (%d up, %d down), %d held out; weights %.3f up, %.3f down.",
             *(len(training), ups, len(training) - ups, len(held_out), weights.desirable, weights.undesirable),
         )
 

@@ -9,7 +9,7 @@ import typer
 from rich.prompt import Prompt
 
 from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
-from storage.errors import InvalidInput, NotFound
+from storage.errors import BadSetting, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -156,8 +156,11 @@ def revoke_token(
 
 def admin_link() -> None:
     """Print a new link to the admin page. It signs in once, within a day."""
-    with opened_database() as (settings, database), database.write() as session:
-        link = new_admin_link(session, page_address(settings.host, settings.port))
+    with opened_database() as (settings, database):
+        if settings.port == 0:
+            raise BadSetting("With THUMBLOOP_PORT=0 only the server knows its port; set one.", field="port")
+        with database.write() as session:
+            link = new_admin_link(session, page_address(settings.host, settings.port))
     say(link)
 
 

@@ -51,10 +51,7 @@ class RunProgress(Progress):
             figures.append(f"loss {progress['loss']:.4f}")
         if progress.get("seconds_left") is not None:
             figures.append(f"{progress['seconds_left']:.0f} s left")
+        self.tasks[0].total = progress.get("steps")  # `update` takes None for "as it is"
         self.update(
-            self._task,
-            description=phase,
-            completed=progress.get("step", 0),
-            total=progress.get("steps"),
-            figures=", ".join(figures),
+            self._task, description=phase, completed=progress.get("step", 0), figures=", ".join(figures)
         )

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 EXIT_CODES = {"succeeded": 0, "failed": 1, "skipped": 3, "cancelled": 4}
 LEFT_RUNNING = 5
 POLL_SECONDS = 0.5
-# A server's trainer loads its libraries before it claims the run. If it takes longer than this, a second
-# trainer is started for nothing: it finds the run claimed and ends.
-SERVER_CLAIMS_WITHIN = 20.0
+# A trainer loads its libraries before it claims its run. If it takes longer than this, another one is
+# started for nothing: it finds the run claimed and ends.
+TRAINER_CLAIMS_WITHIN = 20.0
 
 
 def train(
@@ -41,12 +41,13 @@ def train(
     Exit codes: 0 succeeded, 1 failed, 3 skipped (not enough votes), 4 cancelled, 5 left running.
     """
     with opened_database() as (settings, database):
-        run_id = _request(database, force)
+        run_id, ours = _request(database, force)
         if not follow:
             _start_if_alone(settings, database, run_id)
             say(f"Training run {run_id} is under way; `thumbloop train` follows it.")
             return
-        run = _follow(settings, database, run_id)
+        alone = ours and not _server_answers(settings)
+        run = _follow(settings, database, run_id, patience=0.0 if alone else TRAINER_CLAIMS_WITHIN)
         if run is None:
             say(f"Training run {run_id} goes on by itself; `thumbloop train` follows it again.")
             raise typer.Exit(LEFT_RUNNING)
@@ -56,7 +57,8 @@ def train(
         raise typer.Exit(EXIT_CODES[run.state])
 
 
-def _request(database: "Database", force: bool) -> str:
+def _request(database: "Database", force: bool) -> tuple[str, bool]:
+    """The run to follow, and whether it was requested here."""
     from storage import audit
     from storage.training_runs import active_run, request_run
 
@@ -71,8 +73,8 @@ def _request(database: "Database", force: bool) -> str:
         if active is None:  # it ended between the two looks
             raise
         say(f"Training run {active.id} is under way already; following that one.")
-        return active.id
-    return run.id
+        return active.id, False
+    return run.id, True
 
 
 def _start_if_alone(settings: "Settings", database: "Database", run_id: str) -> None:
@@ -92,12 +94,14 @@ def _server_answers(settings: "Settings") -> bool:
     return False
 
 
-def _follow(settings: "Settings", database: "Database", run_id: str) -> "TrainingRun | None":
+def _follow(
+    settings: "Settings", database: "Database", run_id: str, *, patience: float
+) -> "TrainingRun | None":
     """Show the run until it is over; None if the person leaves it running."""
     from storage.training_runs import OVER, cancel_run, claimable_run, get_run
 
     with ExitStack() as at_end:
-        standby = _Standby(settings, database, at_end)
+        standby = _Standby(settings, database, at_end, patience)
         progress = at_end.enter_context(RunProgress())
         while True:
             try:
@@ -131,13 +135,15 @@ def _ask() -> str:
 
 
 class _Standby:
-    """Starts trainers here once the run has waited longer than a running server would let it."""
+    """Starts trainers here, once the run has waited for one elsewhere for `patience` seconds."""
 
-    def __init__(self, settings: "Settings", database: "Database", at_end: ExitStack) -> None:
+    def __init__(
+        self, settings: "Settings", database: "Database", at_end: ExitStack, patience: float
+    ) -> None:
         self._settings = settings
         self._database = database
         self._at_end = at_end
-        self._patience = SERVER_CLAIMS_WITHIN if _server_answers(settings) else 0.0
+        self._patience = patience
         self._waiting_since: float | None = None
         self._active = False
 
