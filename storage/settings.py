@@ -112,13 +112,13 @@ class Settings(BaseSettings):
     gate_min_votes: int = Field(
         4,
         ge=2,
-        description="Held-out votes the gate needs (with both kinds among them), else an admin decides.",
+        description="Held-out votes the gate needs (two of each kind among them), else an admin decides.",
     )
     gate_loss_tolerance: float = Field(
         0.005, ge=0, description="How much the held-out KTO loss may exceed the deployed version's."
     )
     gate_auc_tolerance: float = Field(
-        0.02, ge=0, description="How much the held-out AUC may fall, at least; one standard error if larger."
+        0.02, ge=0, description="How much the held-out AUC may fall; one standard error, if that is larger."
     )
     auto_deploy: bool = Field(True, description="Deploy a version that passes the gate without asking.")
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:  # it brings torch, which a verdict does not need
 Outcome = Literal["pass", "fail", "not_enough_evidence"]
 
 
+# One vote of a kind makes an AUC of 0 or 1 and nothing between: that judges the vote, not the model.
+MIN_OF_EACH_KIND = 2
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The outcome, the sentence for people, and the figures that it rests on."""
@@ -30,7 +34,7 @@ def judge(
     nothing was held out or it could not be made. Then, and where the held-out votes are too few or of
     one kind, an admin has to decide. The candidate fails if its loss is higher than the deployed
     version's by more than the tolerance, or its AUC lower by more than the tolerance and by more than
-    the larger of the two standard errors.
+    the largest of the standard errors.
     """
     measures: dict[str, Any] = {
         "finite": finite,
@@ -49,7 +53,10 @@ def judge(
 
     assert candidate and deployed and candidate.auc is not None and deployed.auc is not None  # noqa: PT018
     auc_tolerance = max(
-        settings.gate_auc_tolerance, candidate.auc_standard_error or 0, deployed.auc_standard_error or 0
+        settings.gate_auc_tolerance,
+        candidate.auc_standard_error or 0,
+        deployed.auc_standard_error or 0,
+        chance_standard_error(candidate.n_desirable, candidate.n_undesirable),
     )
     measures["auc_tolerance"] = auc_tolerance
     loss = f"KTO loss {candidate.loss:.4f} against {deployed.loss:.4f}"
@@ -63,6 +70,16 @@ def judge(
     if faults:
         return Verdict("fail", f"Worse than the deployed version {on}: {'; '.join(faults)}.", measures)
     return Verdict("pass", f"Not worse than the deployed version {on}: {loss}, {auc}.", measures)
+
+
+def chance_standard_error(n_desirable: int, n_undesirable: int) -> float:
+    """Standard error of the AUC of rewards that say nothing (Mann and Whitney 1947).
+
+    The bootstrap's own error is 0 where few votes happen to be ranked all right or all wrong; this one
+    knows how few they are.
+    """
+    votes = n_desirable + n_undesirable
+    return math.sqrt((votes + 1) / (12 * n_desirable * n_undesirable))
 
 
 def _is_finite(evaluation: "Evaluation") -> bool:
@@ -81,9 +98,11 @@ def _lack_of_evidence(
             f"there are {candidate.votes} held-out votes and the gate needs {settings.gate_min_votes}; "
             f"collect more votes, or lower THUMBLOOP_GATE_MIN_VOTES"
         )
-    if candidate.auc is None:
-        kind = "down" if candidate.n_desirable else "up"
-        return f"none of the {candidate.votes} held-out votes is a thumbs {kind}; collect some"
+    if min(candidate.n_desirable, candidate.n_undesirable) < MIN_OF_EACH_KIND:
+        return (
+            f"of the {candidate.votes} held-out votes {candidate.n_desirable} are up and "
+            f"{candidate.n_undesirable} down, and the gate needs {MIN_OF_EACH_KIND} of each; collect more"
+        )
     if deployed.votes != candidate.votes:
         return (
             f"the deployed version was measured on {deployed.votes} held-out votes "

@@ -1,5 +1,6 @@
 """`thumbloop doctor`: is this machine ready? Looks, changes nothing, and says what to do."""
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -131,27 +132,31 @@ def check_database(settings: "Settings") -> Finding:
 
 
 def check_model(settings: "Settings") -> Finding:
-    import importlib.util
-
-    from huggingface_hub import try_to_load_from_cache
-
     from storage.settings import DEFAULT_MODEL
     from trainer.base_model import PACKAGE, resolve
 
-    here = Path(settings.model).is_dir()
     if settings.model == DEFAULT_MODEL:
-        here = (settings.data_dir / "models" / DEFAULT_MODEL).is_dir()
-        if not here and importlib.util.find_spec(PACKAGE) is not None:
+        converted = (settings.data_dir / "models" / DEFAULT_MODEL).is_dir()
+        if not converted and importlib.util.find_spec(PACKAGE) is not None:
             return Finding("ok", f"{DEFAULT_MODEL}, converted at the first start")
-    elif not here and "/" in settings.model:
-        here = isinstance(try_to_load_from_cache(settings.model, "config.json"), str)
-        if not here:
-            return Finding("warn", f"{settings.model} is not here yet", "The first start downloads it.")
+    elif not Path(settings.model).is_dir() and _would_download(settings.model):
+        return Finding("warn", f"{settings.model} is not here yet", "The first start downloads it.")
     try:
         source = resolve(settings)
     except NotReady as error:
         return Finding("fail", settings.model, error.message)
     return Finding("ok", f"{source.name} in {source.folder}, context of {source.max_context} tokens")
+
+
+def _would_download(name: str) -> bool:
+    """Whether this can be a hub id and is not in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return not isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        return False
 
 
 def check_port(settings: "Settings") -> Finding:

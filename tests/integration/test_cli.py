@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -69,8 +70,9 @@ class CommandLine:
 
 
 @pytest.fixture
-def thumbloop(tmp_path: Path, tiny_model: Path) -> CommandLine:
-    return CommandLine(tmp_path / "data", tiny_model)
+def thumbloop(tmp_path: Path, tiny_model: Path) -> Iterator[CommandLine]:
+    yield CommandLine(tmp_path / "data", tiny_model)
+    LiveServer({"data_dir": tmp_path / "data"}).close()  # ends a trainer that a failed test left running
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from storage.settings import Settings, load_settings
 from tests.integration.house import LONG, House, houses
 from tests.live_server import wait_until
 from trainer.dispatcher import Dispatcher
-from trainer.runners.local import LocalRunner
+from trainer.runners.local import LocalRunner, child_environment
 
 
 @pytest.fixture
@@ -62,3 +63,16 @@ def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., House], 
         dispatcher.stop(terminate=True)
     assert "before it began" in (house.run(run_id).reason or "")
     assert "absent" in house.log(run_id)
+
+
+def test_a_trainer_sees_exactly_the_settings_of_its_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path, schedule="", learning_rate=3.3e-5, auto_deploy=False, port=0)
+    monkeypatch.setenv("THUMBLOOP_BETA", "0.9")  # set after the server read its own
+    environment = child_environment(settings)
+    (tmp_path / "thumbloop.toml").write_text("beta = 0.7")
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings

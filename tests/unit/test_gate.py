@@ -8,8 +8,10 @@ import pytest
 
 from storage.settings import Settings
 from trainer.evaluate import Evaluation
-from trainer.gate import Verdict, judge
+from trainer.gate import Verdict, chance_standard_error, judge
 
+# So many that chance alone moves the AUC by less than any tolerance.
+MANY = {"n_desirable": 5000, "n_undesirable": 5000}
 SETTINGS = Settings(gate_min_votes=6, gate_loss_tolerance=0.005, gate_auc_tolerance=0.02)
 
 
@@ -55,14 +57,15 @@ def test_the_loss_may_rise_by_its_tolerance(loss: float, outcome: str) -> None:
 
 @pytest.mark.parametrize(("auc", "outcome"), [(0.681, "pass"), (0.679, "fail")])
 def test_the_auc_may_fall_by_its_tolerance(auc: float, outcome: str) -> None:
-    assert verdict(evaluation(auc=auc), evaluation()).outcome == outcome
+    assert verdict(evaluation(auc=auc, **MANY), evaluation(**MANY)).outcome == outcome
 
 
 @pytest.mark.parametrize(("auc", "outcome"), [(0.56, "pass"), (0.54, "fail")])
 @pytest.mark.parametrize("errors", [(0.15, 0.0), (0.0, 0.15), (0.15, 0.1)])
 def test_the_auc_may_fall_by_a_standard_error(auc: float, outcome: str, errors: tuple[float, float]) -> None:
     found = verdict(
-        evaluation(auc=auc, auc_standard_error=errors[0]), evaluation(auc_standard_error=errors[1])
+        evaluation(auc=auc, auc_standard_error=errors[0], **MANY),
+        evaluation(auc_standard_error=errors[1], **MANY),
     )
     assert found.outcome == outcome
     assert found.measures["auc_tolerance"] == 0.15
@@ -111,12 +114,12 @@ def test_figures_that_are_not_finite_fail(values: dict[str, Any]) -> None:
         (
             evaluation(n_desirable=10, n_undesirable=0, auc=None),
             evaluation(n_desirable=10, n_undesirable=0, auc=None),
-            "none of the 10 held-out votes is a thumbs down",
+            "10 are up and 0 down, and the gate needs 2 of each",
         ),
         (
             evaluation(n_desirable=0, n_undesirable=10, auc=None),
             evaluation(n_desirable=0, n_undesirable=10, auc=None),
-            "none of the 10 held-out votes is a thumbs up",
+            "0 are up and 10 down, and the gate needs 2 of each",
         ),
         (evaluation(), evaluation(n_desirable=6), "was measured on 11 held-out votes and the new one on 10"),
     ],
@@ -131,8 +134,17 @@ def test_an_admin_decides_without_evidence(
 
 
 def test_enough_votes_is_enough() -> None:
-    six = evaluation(n_desirable=1, n_undesirable=5)
+    six = evaluation(n_desirable=2, n_undesirable=4)
     assert verdict(six, six).outcome == "pass"
+
+
+def test_a_few_votes_ranked_all_wrong_by_chance_are_no_proof() -> None:
+    # Of rewards that say nothing, 5 up and 5 down give an AUC within 0.5 ± 0.19 two times in three.
+    assert chance_standard_error(5, 5) == pytest.approx(math.sqrt(11 / 300))
+    few = evaluation(auc=0.35, auc_standard_error=0.0)
+    assert verdict(few, evaluation(auc=0.5)).outcome == "pass"
+    many = evaluation(auc=0.35, auc_standard_error=0.0, **MANY)
+    assert verdict(many, evaluation(auc=0.5, **MANY)).outcome == "fail"
 
 
 def test_measures_are_json() -> None:
