@@ -13,6 +13,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED_DATA / "kto_mix_sample.jsonl")
     parser.add_argument("--rows", type=int, default=24)
     arguments = parser.parse_args()
+    if not arguments.data.exists():
+        raise SystemExit(f"{arguments.data} is not at hand; name KTO rows as JSON lines with --data FILE")
     with server_with(max_length=512) as server:
         server.start()
         client = server.client()
