@@ -131,7 +131,8 @@ class ChatPage:
         if not request.query_params.get("chat"):
             with self.services.database.read() as session:
                 newest = list_chats(session, identity.user_id, limit=1)
-            view.chat_id = newest[0].id if newest else None
+            # Whoever is quick has sent a message meanwhile, and its chat is open.
+            view.chat_id = view.chat_id or (newest[0].id if newest else None)
         yield self._screen(view, identity, said)
         yield from self._draw_on(view, identity)
 
@@ -189,11 +190,12 @@ class ChatPage:
         """The person, with the chat open that their address names if this tab is not known yet."""
         identity = identity_of(request, self.services)
         named = request.query_params.get("chat", "")
-        if not view.loaded:
-            view.loaded = True
-            if named and named != "new":
+        try:
+            if not view.loaded and named and named != "new":
                 with self.services.database.read() as session:
                     view.chat_id = get_chat(session, named, owner_id=identity.user_id).id
+        finally:
+            view.loaded = True  # not before: another handler may look meanwhile
         return identity
 
     def _send(self, view: View, identity: Identity, text: str) -> LiveReply:
