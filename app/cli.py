@@ -1,0 +1,60 @@
+"""`thumbloop`: the commands, and every expected error as one line on stderr.
+
+Exit codes: 0 done, 1 refused, 2 misused or not ready (a setting, the model, the machine); `train` adds
+its own.
+Knows no command's inside.
+"""
+
+import sys
+from importlib.metadata import version
+
+import typer
+
+from app.commands import accounts, doctor, feedback, serve, settings, train, versions
+from storage.errors import NotReady, ThumbloopError
+
+cli = typer.Typer(
+    help="A chat app that learns from its thumbs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+VERSION = typer.Option(False, "--version", help="Show the version and stop.")
+
+
+@cli.callback(invoke_without_command=True)
+def _options(show_version: bool = VERSION) -> None:
+    if show_version:
+        typer.echo(f"thumbloop {version('thumbloop')}")
+        raise typer.Exit
+
+
+cli.command("serve")(serve.serve)
+cli.command("train")(train.train)
+cli.command("import")(feedback.import_feedback)
+cli.command("export")(feedback.export_feedback)
+cli.command("versions")(versions.versions)
+cli.command("deploy")(versions.deploy)
+cli.command("rollback")(versions.rollback)
+cli.add_typer(accounts.user_commands, name="user")
+cli.add_typer(accounts.token_commands, name="token")
+cli.command("admin-link")(accounts.admin_link)
+cli.command("settings")(settings.settings)
+cli.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    try:
+        cli()
+    except ThumbloopError as error:
+        typer.echo(f"thumbloop: {error.message}", err=True)
+        sys.exit(2 if isinstance(error, NotReady) else 1)
+    except BrokenPipeError:  # as in `thumbloop export - | head`
+        sys.stdout = None  # nothing is left to flush
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""`thumbloop doctor`: is this machine ready? Looks, changes nothing, and says what to do."""
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+from rich.text import Text
+
+from app.commands.terminal import console
+from storage.errors import NotReady
+
+if TYPE_CHECKING:
+    from storage.settings import Settings
+
+GIB = 1024**3
+MEMORY_NEEDED = 2 * GIB  # to train the default model
+DISK_NEEDED = 1 * GIB
+NEWEST_TESTED = (3, 13)
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; `remedy` is what to do, unless all is well."""
+
+    status: Literal["ok", "warn", "fail"]
+    text: str
+    remedy: str = ""
+
+
+def doctor() -> None:
+    """Check whether this machine is ready. The exit code is 1 if something is missing."""
+    from storage.settings import load_settings
+
+    settings = load_settings()
+    failed = False
+    for name, check in CHECKS.items():
+        finding = _run(check, settings)
+        failed |= finding.status == "fail"
+        status = (f"{finding.status:<5}", COLOURS[finding.status])
+        console.print(Text.assemble(status, f"{name:<11}{finding.text}"), soft_wrap=True)
+        if finding.remedy:
+            console.print(Text(f"{'':<16}{finding.remedy}", style="bold"), soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run(check: Callable[["Settings"], Finding], settings: "Settings") -> Finding:
+    try:
+        return check(settings)
+    except (ImportError, OSError) as error:  # OSError: torch misses a library of CUDA or of the system
+        return Finding("fail", f"a package cannot be loaded: {error}", "Run `make clean install`.")
+
+
+def check_python(_: "Settings") -> Finding:
+    text = f"{platform.python_version()} in {sys.prefix}"
+    if sys.version_info[:2] > NEWEST_TESTED:
+        return Finding("warn", text, "Newer than what was tested; if packages fail, use Python 3.11 to 3.13.")
+    return Finding("ok", text)
+
+
+def check_torch(_: "Settings") -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        return Finding("ok", f"{torch.__version__} on {gpu.name}, {gpu.total_memory / GIB:.0f} GiB")
+    return Finding("ok", f"{torch.__version__} on the processor, {os.cpu_count()} cores; no GPU was found")
+
+
+def check_precision(settings: "Settings") -> Finding:
+    import torch
+
+    from trainer.base_model import number_format
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = str(number_format("auto", device)).removeprefix("torch.")
+    return Finding("ok", f"{settings.precision}: this machine is fastest with {chosen}")
+
+
+def check_memory(_: "Settings") -> Finding:
+    import psutil
+
+    available = psutil.virtual_memory().available
+    text = f"{available / GIB:.1f} GiB available"
+    if available < MEMORY_NEEDED:
+        return Finding("warn", text, "Training may need more; close other programs.")
+    return Finding("ok", text)
+
+
+def check_data(settings: "Settings") -> Finding:
+    folder = settings.data_dir.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding("fail", f"{folder} cannot be written", "Set THUMBLOOP_DATA_DIR to a folder that can.")
+    free = shutil.disk_usage(existing).free
+    text = f"{folder}, {free / GIB:.1f} GiB free"
+    if free < DISK_NEEDED:
+        return Finding("fail", text, "Free some space, or set THUMBLOOP_DATA_DIR to a larger disk.")
+    return Finding("ok", text if folder.exists() else f"{text}; made at the first start")
+
+
+def check_database(settings: "Settings") -> Finding:
+    import sqlalchemy as sa
+
+    from storage.database import Database
+
+    try:
+        database = Database(settings.database_address)
+    except NotReady as error:
+        return Finding("fail", error.message)
+    try:
+        if database.path is not None and not database.path.exists():
+            return Finding("ok", f"{database.shown_address}, made at the first start")
+        with database.read() as session:
+            session.execute(sa.text("SELECT 1"))
+        return Finding("ok", database.shown_address)
+    except sa.exc.DBAPIError as error:
+        return Finding(
+            "fail", f"{database.shown_address}: {error.orig}", "Start it, or set THUMBLOOP_DATABASE_URL."
+        )
+    finally:
+        database.close()
+
+
+def check_model(settings: "Settings") -> Finding:
+    import importlib.util
+
+    from huggingface_hub import try_to_load_from_cache
+
+    from storage.settings import DEFAULT_MODEL
+    from trainer.base_model import PACKAGE, resolve
+
+    here = Path(settings.model).is_dir()
+    if settings.model == DEFAULT_MODEL:
+        here = (settings.data_dir / "models" / DEFAULT_MODEL).is_dir()
+        if not here and importlib.util.find_spec(PACKAGE) is not None:
+            return Finding("ok", f"{DEFAULT_MODEL}, converted at the first start")
+    elif not here and "/" in settings.model:
+        here = isinstance(try_to_load_from_cache(settings.model, "config.json"), str)
+        if not here:
+            return Finding("warn", f"{settings.model} is not here yet", "The first start downloads it.")
+    try:
+        source = resolve(settings)
+    except NotReady as error:
+        return Finding("fail", settings.model, error.message)
+    return Finding("ok", f"{source.name} in {source.folder}, context of {source.max_context} tokens")
+
+
+def check_port(settings: "Settings") -> Finding:
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        probe.settimeout(2)
+        taken = settings.port and probe.connect_ex((settings.host, settings.port)) == 0
+    address = f"{settings.host}:{settings.port}"
+    if taken:
+        return Finding("warn", f"{address} is in use", "If not by Thumbloop, set THUMBLOOP_PORT.")
+    return Finding("ok", f"{address} is free")
+
+
+def check_browser(_: "Settings") -> Finding:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found:
+        return Finding("ok", found)
+    return Finding("warn", "no Chromium", "Only the browser tests need it: apt-get install chromium.")
+
+
+CHECKS: dict[str, Callable[["Settings"], Finding]] = {
+    "python": check_python,
+    "torch": check_torch,
+    "precision": check_precision,
+    "memory": check_memory,
+    "data": check_data,
+    "database": check_database,
+    "model": check_model,
+    "port": check_port,
+    "chromium": check_browser,
+}

@@ -1,0 +1,159 @@
+"""`thumbloop serve`: take the port, load what is served, say what that is, and answer until stopped."""
+
+import contextlib
+import errno
+import logging
+import logging.config
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from app.commands.accounts import new_admin_link, page_address
+from app.commands.terminal import console, say, shown_time
+from storage.errors import BadSetting, ThumbloopError
+
+if TYPE_CHECKING:
+    from app.services import Services
+
+# An open page holds a connection for as long as it is open, so waiting longer gains nothing.
+SECONDS_TO_FINISH = 5
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"tidy": {"()": "app.commands.serve.TidyAccess"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"level": "WARNING", "handlers": ["stderr"]},
+    "loggers": {
+        **{name: {"level": "INFO"} for name in ("thumbloop", "app", "trainer", "storage")},
+        "uvicorn": {"level": "WARNING"},
+        "uvicorn.access": {"level": "INFO", "filters": ["tidy"]},
+    },
+}
+
+
+class TidyAccess(logging.Filter):
+    """Access lines without query strings, which may hold tokens, and without the pages' own traffic."""
+
+    QUIET = ("/gradio_api/", "/assets/", "/static/", "/svelte/", "/healthz", "/readyz", "/theme.css")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        assert isinstance(record.args, tuple)  # uvicorn's: client, method, address, HTTP version, status
+        client, method, address, protocol, status = record.args
+        path = str(address).partition("?")[0]
+        record.args = (client, method, path, protocol, status)
+        return int(str(status)) >= 400 or not path.removeprefix("/admin").startswith(self.QUIET)
+
+
+class OneLineFailure:
+    """The application, keeping an expected error that ends its start: uvicorn would log a traceback of it."""
+
+    def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
+        self.application = application
+        self.error: ThumbloopError | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def watching(message: Any) -> None:
+            error = sys.exception()  # Starlette reports from where it caught it
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, ThumbloopError):
+                self.error = error
+                message = {"type": message["type"]}
+            await send(message)
+
+        await self.application(scope, receive, watching if scope["type"] == "lifespan" else send)
+
+
+def serve() -> None:
+    """Start the pages, the API and the schedule; prints the addresses and an admin link."""
+    from app.auth import check_safe
+    from storage.settings import load_settings
+
+    started = time.monotonic()
+    settings = load_settings()
+    check_safe(settings)
+    # Before anything slow: whoever starts Thumbloop twice should know at once.
+    with _listen(settings.host, settings.port) as listener:
+        say(f"Starting with {settings.model} …")
+        import uvicorn
+
+        from app.server import create_app
+        from app.services import build_services
+
+        services = build_services(settings, say)
+        application = OneLineFailure(create_app(settings, services))
+        logging.config.dictConfig(LOGGING)
+        address = page_address(settings.host, listener.getsockname()[1])
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                if self.started:
+                    _print_summary(services, address, time.monotonic() - started)
+
+        config = uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=SECONDS_TO_FINISH)
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to end
+            Server(config).run(sockets=[listener])
+    if application.error is not None:
+        raise application.error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises BadSetting if it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise BadSetting(
+            f"THUMBLOOP_HOST={host} cannot be found ({error.strerror}); use an address of this machine, "
+            f"such as 127.0.0.1.",
+            field="host",
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last server's connections may linger
+    try:
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            message = f"THUMBLOOP_PORT={port} is in use on {host}: stop what uses it, or set another port."
+            raise BadSetting(message, field="port") from error
+        raise BadSetting(
+            f"Thumbloop cannot listen on {host}:{port} ({error.strerror}); "
+            f"set THUMBLOOP_HOST and THUMBLOOP_PORT.",
+            field="host",
+        ) from error
+    return listener
+
+
+def _print_summary(services: "Services", address: str, seconds: float) -> None:
+    from storage.model_versions import deployed_version
+
+    settings, source = services.settings, services.source
+    with services.database.read() as session:
+        deployed = deployed_version(session)
+    precision = str(source.dtype).removeprefix("torch.")
+    due = shown_time(services.schedule.next_run_time())
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in {
+        "Model": f"{source.name}, {precision} on {source.device.type}; {deployed.name} answers",
+        "Database": services.database.shown_address,
+        "Data": str(settings.data_dir.absolute()),
+        "Schedule": f"{services.schedule.describe()} {f'Next: {due}.' if due else ''}",
+        "Sign-in": "none: whoever opens the page may chat" if settings.auth == "anonymous" else "accounts",
+        "Started in": f"{seconds:.1f} s",
+    }.items():
+        table.add_row(name, Text(value))
+    console.print(table)
+    with services.database.write() as session:
+        link = new_admin_link(session, address)
+    # Outside the table, whole on a line each: a terminal makes links of them.
+    say(f"Chat    {address}/\nAPI     {address}/docs\nAdmin   {link}   (signs in once)\n")
+    say("Ctrl-C stops it.")

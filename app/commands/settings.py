@@ -1,0 +1,102 @@
+"""`thumbloop settings`: every setting, its value, where that comes from, and what it does."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from app.commands.terminal import print_table
+
+TITLE = """# Settings
+
+Thumbloop reads its settings once, at start: from environment variables, then from a file `thumbloop.toml`
+in the working directory, where the names are in lower case and without `THUMBLOOP_`:
+
+```toml
+port = 8000
+schedule = "0 3 * * *"
+```
+
+A name or a value that does not exist is refused at start with one line that says what would do.
+`thumbloop settings` shows the values in force and where they come from.
+
+This page is what `thumbloop settings --markdown` prints; a test keeps it so.
+
+| Setting | Default | Values | What it does |
+|---|---|---|---|
+"""
+
+KINDS = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "string": "text"}
+LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def settings(
+    markdown: bool = typer.Option(False, "--markdown", help="Print docs/settings.md instead."),
+) -> None:
+    """List all settings with their values and what they do."""
+    from storage.settings import Settings, load_settings
+
+    if markdown:
+        typer.echo(markdown_page())
+        return
+    current = load_settings()
+    print_table(
+        ("setting", "value", "from", "what it does"),
+        [
+            (
+                variable(name),
+                shown_value(name, getattr(current, name)),
+                _source(name),
+                field.description or "",
+            )
+            for name, field in Settings.model_fields.items()
+        ],
+        empty="There are no settings.",
+    )
+
+
+def markdown_page() -> str:
+    """docs/settings.md, without the newline at its end."""
+    from storage.settings import Settings
+
+    return TITLE + "\n".join(
+        f"| `{variable(name)}` | `{shown_value(name, schema['default'])}` | {_values(schema)} "
+        f"| {schema['description']} |"
+        for name, schema in Settings.model_json_schema()["properties"].items()
+    )
+
+
+def variable(name: str) -> str:
+    return f"THUMBLOOP_{name.upper()}"
+
+
+def shown_value(name: str, value: object) -> str:
+    if name == "database_url" and value:
+        import sqlalchemy
+
+        try:
+            return sqlalchemy.make_url(str(value)).render_as_string(hide_password=True)
+        except sqlalchemy.exc.ArgumentError:
+            return "not an address"  # it may hold a password all the same
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if value != "" else '""'
+
+
+def _source(name: str) -> str:
+    file = Path("thumbloop.toml")
+    if variable(name) in os.environ:
+        return "environment"
+    if file.exists() and name in tomllib.loads(file.read_text()):
+        return "thumbloop.toml"
+    return "default"
+
+
+def _values(schema: dict[str, Any]) -> str:
+    """The values that a setting takes, from its JSON schema."""
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    limits = [f"{sign} {schema[key]:g}" for key, sign in LIMITS.items() if key in schema]
+    return " ".join([KINDS[schema["type"]], ", ".join(limits)]).strip()

@@ -1,0 +1,58 @@
+"""What all commands share: the console, plain tables, and the database of the settings in force."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.settings import Settings
+
+ACTOR = "command line"  # as the audit log and the deployments name it
+
+# A pipe has no width: cutting its lines at 80 would spoil them for grep and for people alike.
+_probe = Console()
+console = _probe if _probe.is_terminal else Console(width=240)
+
+
+@contextmanager
+def opened_database() -> Iterator[tuple["Settings", "Database"]]:
+    """The settings and their database, migrated; raises BadSetting or NotReady."""
+    from storage.database import open_database
+    from storage.settings import load_settings
+
+    settings = load_settings()
+    database = open_database(settings)
+    try:
+        yield settings, database
+    finally:
+        database.close()
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty: str) -> None:
+    """A borderless table; the last column takes what width is left. Without rows, `empty` is said."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    *narrow, last = columns
+    for name in narrow:
+        table.add_column(name, no_wrap=True)
+    table.add_column(last, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in it are no markup
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(empty, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line, as it is: no markup, no colours guessed, no line breaks added."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def shown_time(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC") if moment is not None else ""

@@ -1,0 +1,68 @@
+"""`thumbloop versions`, `deploy` and `rollback`: a running server follows within a second."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
+
+if TYPE_CHECKING:
+    from storage.settings import Settings
+    from storage.tables import ModelVersion
+
+
+def versions() -> None:
+    """List the model versions, newest first."""
+    from storage.model_versions import deployments, list_versions
+
+    with opened_database() as (_, database), database.read() as session:
+        deployed = {row.version_id for row in deployments(session) if row.ended_at is None}
+        rows = [
+            (
+                "*" if version.id in deployed else "",
+                version.name,
+                version.state,
+                shown_time(version.created_at),
+                version.reason or "",
+            )
+            for version in list_versions(session)
+        ]
+    print_table(
+        ("deployed", "version", "state", "made", "reason"),
+        rows,
+        empty="There is no model version yet; `thumbloop serve` adds the base model as v1.",
+    )
+
+
+def deploy(
+    version: str = typer.Argument(help="A version, such as v2."),
+    why: str = typer.Option("Asked for.", help="The reason, for the record."),
+) -> None:
+    """Let another version answer from now on."""
+    from storage.model_versions import deploy_version, get_version
+
+    with opened_database() as (settings, database):
+        with database.read() as session:
+            _verify(settings, get_version(session, version))
+        with database.write() as session:
+            deployed = deploy_version(session, version, by=ACTOR, why=why)
+    say(f"{deployed.name} is deployed.")
+
+
+def rollback(why: str = typer.Option("Asked for.", help="The reason, for the record.")) -> None:
+    """Go back to the version that was deployed before."""
+    from storage.model_versions import roll_back, roll_back_target
+
+    with opened_database() as (settings, database):
+        with database.read() as session:
+            _verify(settings, roll_back_target(session))
+        with database.write() as session:
+            deployed = roll_back(session, by=ACTOR, why=why)
+    say(f"{deployed.name} is deployed again.")
+
+
+def _verify(settings: "Settings", version: "ModelVersion") -> None:
+    from storage.artifacts import Artifacts
+
+    if version.path is not None:
+        Artifacts(settings.data_dir).verify(version.path, version.files)

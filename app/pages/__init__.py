@@ -1,0 +1,4 @@
+"""The pages people see: the chat at `/` and the administration at `/admin`, both Gradio Blocks.
+
+They know the services and storage; they know no SQL and no model.
+"""

@@ -1,0 +1,277 @@
+"""The chat page: one's chats, a streaming reply, stop, regenerate, and thumbs on every reply.
+
+Knows Gradio, the chat service and storage. A vote does not pass through Gradio: its thumbs carry the
+stored message's id to `PUT /api/v1/messages/{id}/vote` (assets/thumbloop.js), where ownership is checked.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from app.auth import Identity, identity_of
+from app.chat_service import ChatService
+from app.live_reply import LiveReply
+from app.pages.transcript import Turn, chat_list, chatbot_messages, header, notice
+from app.pages.view import CHATS_SHOWN, View, paced, read_turns
+from app.services import Services
+from storage.chats import create_chat, delete_chat, get_chat, list_chats
+from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
+from storage.model_versions import deployed_version
+from storage.tables import Message
+
+MAX_THREADS = 256  # with Gradio's own 40, the 41st stream would wait for the first to end
+
+Update = dict[Any, Any]
+
+WELCOME = """<div class="tl-welcome"><h2>What would you like to talk about?</h2>
+<p>Vote on the replies: every thumb teaches the next version of the model.</p></div>"""
+
+HINT = "Enter sends, Shift+Enter starts a new line."
+
+# The address names the open chat, so that a reload opens it again.
+SIDEBAR_SCRIPT = """
+watch('value', () => {
+  const chat = element.querySelector('[data-current]')?.dataset.current;
+  if (chat !== undefined) history.replaceState(null, '', `?chat=${chat || 'new'}`);
+});
+element.addEventListener('click', (event) => {
+  const link = event.target.closest('[data-chat]');
+  if (link && !(event.ctrlKey || event.metaKey || event.shiftKey)) {
+    event.preventDefault();
+    trigger('open_chat', { chat: link.dataset.chat });
+  }
+  if (event.target.closest('[data-older]')) trigger('older_chats');
+});
+"""
+
+
+def build_chat_page(services: Services) -> gr.Blocks:
+    page: gr.Blocks = ChatPage(services).blocks
+    return page
+
+
+class ChatPage:
+    """The components and what happens on each event; one instance serves every tab."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        with gr.Blocks(
+            title="Thumbloop", analytics_enabled=False, fill_height=True, fill_width=True
+        ) as self.blocks:
+            self.view = gr.State(lambda: View())  # Gradio takes a dataclass itself for a value
+            self._lay_out()
+            self._wire()
+        self.blocks.max_threads = MAX_THREADS
+        self.blocks.queue(default_concurrency_limit=None, api_open=False)
+
+    def _lay_out(self) -> None:
+        with gr.Row(elem_id="tl-page", equal_height=True):
+            with gr.Column(elem_id="tl-side", scale=0, min_width=260):
+                self.new = gr.Button("New chat", elem_id="tl-new", size="md")
+                self.side = gr.HTML(js_on_load=SIDEBAR_SCRIPT, elem_id="tl-chats", apply_default_css=False)
+            with gr.Column(elem_id="tl-main", scale=1, min_width=320):
+                self.header = gr.HTML(elem_id="tl-header", apply_default_css=False)
+                self.chatbot = gr.Chatbot(
+                    elem_id="tl-transcript",
+                    show_label=False,
+                    container=False,
+                    height="100%",
+                    scale=1,
+                    group_consecutive_messages=False,
+                    feedback_options=None,
+                    buttons=[],
+                    sanitize_html=True,
+                    allow_tags=False,
+                    allow_file_downloads=False,
+                    placeholder=WELCOME,
+                )
+                with gr.Column(elem_id="tl-composer", scale=0):
+                    self.notice = gr.HTML(elem_id="tl-notice", apply_default_css=False)
+                    with gr.Row(elem_id="tl-entry", equal_height=False):
+                        self.box = gr.Textbox(
+                            label="Message",
+                            show_label=False,
+                            container=False,
+                            placeholder="Write a message",
+                            lines=1,
+                            max_lines=8,
+                            autofocus=True,
+                            scale=1,
+                            html_attributes=gr.InputHTMLAttributes(enterkeyhint="send"),
+                            elem_id="tl-box",
+                        )
+                        self.send = gr.Button("Send", variant="primary", scale=0, min_width=84)
+                        self.stop = gr.Button("Stop", variant="stop", scale=0, min_width=84, visible=False)
+                    with gr.Row(elem_id="tl-under"):
+                        self.again = gr.Button("Regenerate", size="sm", scale=0, min_width=110, visible=False)
+                        gr.HTML(HINT, elem_id="tl-hint", apply_default_css=False)
+
+    def _wire(self) -> None:
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        screen = [self.chatbot, self.side, self.header, self.notice, self.send, self.stop, self.again]
+        sending = {"inputs": [self.box, self.view], "outputs": [*screen, self.box], **quiet}
+        # "multiple": a reply that still streams in one chat must not block sending in another.
+        gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
+        self.again.click(self.on_regenerate, self.view, screen, trigger_mode="multiple", **quiet)
+        self.stop.click(self.on_stop, self.view, self.notice, **quiet)
+        self.new.click(self.on_new, self.view, screen, **quiet)
+        self.side.open_chat(self.on_open, self.view, screen, trigger_mode="multiple", **quiet)
+        self.side.older_chats(self.on_older, self.view, screen, **quiet)
+        self.blocks.load(self.on_load, self.view, screen, **quiet)
+
+    def on_load(self, view: View, request: gr.Request) -> Iterator[Update]:
+        """Open the chat that the address names, or the newest, or none for `?chat=new`."""
+        said = ""
+        try:
+            identity = self._identify(view, request)
+        except (NotFound, NotAllowed):
+            identity = identity_of(request, self.services)
+            said = "You have no such chat. Here is a new one."
+        if not request.query_params.get("chat"):
+            with self.services.database.read() as session:
+                newest = list_chats(session, identity.user_id, limit=1)
+            view.chat_id = newest[0].id if newest else None
+        yield self._screen(view, identity, said)
+        yield from self._draw_on(view, identity)
+
+    def on_open(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        try:
+            identity = self._identify(view, request)
+            with self.services.database.read() as session:
+                view.chat_id = get_chat(session, str(event.chat), owner_id=identity.user_id).id
+        except ThumbloopError as error:
+            yield {self.notice: notice(error.message)}
+            return
+        yield self._screen(view, identity)
+        yield from self._draw_on(view, identity)
+
+    def on_new(self, view: View, request: gr.Request) -> Update:
+        view.chat_id = None
+        return self._screen(view, self._identify(view, request))
+
+    def on_older(self, view: View, request: gr.Request) -> Update:
+        view.chats_shown += CHATS_SHOWN
+        return self._screen(view, self._identify(view, request))
+
+    def on_send(self, text: str, view: View, request: gr.Request) -> Iterator[Update]:
+        try:
+            identity = self._identify(view, request)
+            live = self._send(view, identity, text)
+        except ThumbloopError as error:
+            yield {self.notice: notice(error.message)}  # and the text stays in the box
+            return
+        yield from self._draw(view, identity, live, {self.box: ""})
+
+    def on_regenerate(self, view: View, request: gr.Request) -> Iterator[Update]:
+        try:
+            identity = self._identify(view, request)
+            last = self._last_message(view, identity)
+            if last is None:
+                raise Conflict("There is no reply to regenerate yet.")
+            live = self.services.chat_service.regenerate(identity.user_id, last.id)
+        except ThumbloopError as error:
+            yield {self.notice: notice(error.message)}
+            return
+        yield from self._draw(view, identity, live)
+
+    def on_stop(self, view: View, request: gr.Request) -> str:
+        try:
+            identity = self._identify(view, request)
+            last = self._last_message(view, identity)
+            if last is not None:
+                self.services.chat_service.cancel(last.id, identity.user_id)
+        except ThumbloopError as error:
+            return notice(error.message)
+        return ""
+
+    def _identify(self, view: View, request: gr.Request) -> Identity:
+        """The person, with the chat open that their address names if this tab is not known yet."""
+        identity = identity_of(request, self.services)
+        named = request.query_params.get("chat", "")
+        if not view.loaded:
+            view.loaded = True
+            if named and named != "new":
+                with self.services.database.read() as session:
+                    view.chat_id = get_chat(session, named, owner_id=identity.user_id).id
+        return identity
+
+    def _send(self, view: View, identity: Identity, text: str) -> LiveReply:
+        service: ChatService = self.services.chat_service
+        if view.chat_id is not None:
+            return service.send(identity.user_id, view.chat_id, text)
+        if not text.strip():
+            raise InvalidInput("Write a message first.", field="content")
+        with self.services.database.write() as session:
+            prompt = self.services.settings.system_prompt
+            chat_id = create_chat(session, identity.user_id, system_prompt=prompt).id
+        try:
+            live = service.send(identity.user_id, chat_id, text)
+        except ThumbloopError:
+            with self.services.database.write() as session:
+                delete_chat(session, chat_id)  # a refused message leaves no trace, nor its chat
+            raise
+        view.chat_id = chat_id
+        return live
+
+    def _draw_on(self, view: View, identity: Identity) -> Iterator[Update]:
+        """Go on with a reply that began in another tab, or before this one was reloaded."""
+        last = self._last_message(view, identity)
+        live = self.services.chat_service.live(last.id) if last is not None else None
+        if live is not None and view.chat_id not in view.drawn:
+            yield from self._draw(view, identity, live)
+
+    def _draw(
+        self, view: View, identity: Identity, live: LiveReply, first: Update | None = None
+    ) -> Iterator[Update]:
+        """Draw a reply while it streams; `first` goes with the first drawing.
+
+        A reply goes on, undrawn, while the tab shows another chat, and is drawn again on return.
+        """
+        view.drawn.add(live.chat_id)
+        failure = ""
+        try:
+            yield {**self._screen(view, identity), **(first or {})}
+            turns = self._turns(live.chat_id, identity)
+            shown = True
+            for text in paced(live):
+                if view.chat_id == live.chat_id:
+                    turns[-1].message.content = text
+                    yield {self.chatbot: chatbot_messages(turns)}
+                elif shown:
+                    # The last drawing may have overtaken that of the chat which was opened meanwhile.
+                    yield self._screen(view, identity)
+                shown = view.chat_id == live.chat_id
+        except ThumbloopError as error:
+            failure = error.message
+        finally:
+            view.drawn.discard(live.chat_id)
+        yield self._screen(view, identity, failure)
+
+    def _last_message(self, view: View, identity: Identity) -> Message | None:
+        turns = self._turns(view.chat_id, identity)
+        return turns[-1].message if turns else None
+
+    def _turns(self, chat_id: str | None, identity: Identity) -> list[Turn]:
+        if chat_id is None:
+            return []
+        with self.services.database.read() as session:
+            return read_turns(session, chat_id, identity.user_id)
+
+    def _screen(self, view: View, identity: Identity, said: str = "") -> Update:
+        """Everything that depends on which chat is open, as the database has it now."""
+        turns = self._turns(view.chat_id, identity)
+        with self.services.database.read() as session:
+            chats = list_chats(session, identity.user_id, limit=view.chats_shown + 1)
+            answering = deployed_version(session).name
+        last = turns[-1].message if turns else None
+        streaming = last is not None and last.state == "streaming"
+        return {
+            self.chatbot: chatbot_messages(turns),
+            self.side: chat_list(chats[: view.chats_shown], view.chat_id, len(chats) > view.chats_shown),
+            self.header: header(identity, answering, accounts=self.services.settings.auth == "accounts"),
+            self.notice: notice(said),
+            self.send: gr.Button(visible=not streaming),
+            self.stop: gr.Button(visible=streaming),
+            self.again: gr.Button(visible=last is not None and last.role == "assistant" and not streaming),
+        }

@@ -1,0 +1,156 @@
+"""A chat as the page shows it: stored messages in, Gradio Chatbot messages, sidebar and header out.
+
+Pure: knows no database, no request and no component. Whatever a person or a model wrote is
+escaped here or handed to Gradio's sanitizer as Markdown.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from app.auth import Identity
+from storage.tables import Chat, Message
+
+ChatbotMessage = dict[str, Any]
+
+# Fenced blocks (an unclosed one runs to the end, as it does while streaming), then inline code.
+CODE = re.compile(
+    r"(^[ \t>]*(`{3,}|~{3,}).*?(?:^[ \t>]*\2|\Z)|(?<!`)(`+)(?!`)(?:[^\n]|\n(?!\s*\n))+?(?<!`)\3(?!`))",
+    re.DOTALL | re.MULTILINE,
+)
+TAG = re.compile(r"<(?=[A-Za-z/!?])")
+
+ICON = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="{}"/></svg>'
+THUMB = ICON.format(
+    "M7 10v11H3V10h4Zm3 11V10l4-7.5c1.6 0 2.5 1.1 2.5 2.6 0 1.4-.9 3-1.2 3.9h4.2c1.2 0 2 1 1.7 2.2l-1.6 8"
+    "c-.2 1-1 1.8-2 1.8H10Z"
+)
+COPY = ICON.format("M9 9h11v12H9zM5 15H4V3h11v1")
+TYPING = (
+    '<span class="tl-typing" role="status" aria-label="The reply is on its way"><i></i><i></i><i></i></span>'
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message with what the page says about it; `version` is a name such as v2."""
+
+    message: Message
+    version: str | None = None
+    vote: bool | None = None
+
+
+def chatbot_messages(turns: Iterable[Turn]) -> list[ChatbotMessage]:
+    """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version."""
+    shown: list[ChatbotMessage] = []
+    for turn in turns:
+        message = turn.message
+        if message.role == "user":
+            shown.append(
+                {"role": "user", "content": [_html(f'<p class="tl-said">{escape(message.content)}</p>')]}
+            )
+            continue
+        content = [_markdown(message.content)] if message.content.strip() else []
+        if message.state != "streaming":
+            content.append(_html(reply_bar(turn)))
+        elif not content:
+            content.append(_html(TYPING))
+        shown.append({"role": "assistant", "content": content})
+    return shown
+
+
+def reply_bar(turn: Turn) -> str:
+    """The line below a reply: copy, thumbs (not on a failed one), the version that wrote it, how it ended."""
+    message = turn.message
+    buttons = ""
+    if message.content.strip():
+        buttons += _button("Copy", COPY, f'data-copy="{escape(message.content)}"')
+    if message.state != "failed":
+        for label, direction, pressed in (
+            ("Like", "up", turn.vote is True),
+            ("Dislike", "down", turn.vote is False),
+        ):
+            buttons += _button(label, THUMB, f'data-vote="{direction}" aria-pressed="{str(pressed).lower()}"')
+    name = escape(turn.version or "")
+    version = (
+        f'<span class="tl-version" title="Written by model version {name}">{name}</span>' if name else ""
+    )
+    note = _note(message)
+    ending = f'<span class="tl-note">{escape(note)}</span>' if note else ""
+    return (
+        f'<div class="tl-bar" data-message="{escape(message.id)}">{buttons}{version}{ending}'
+        '<span class="tl-refused" role="status"></span></div>'
+    )
+
+
+def chat_list(chats: Sequence[Chat], current: str | None, more: bool) -> str:
+    """The sidebar: links, so that a chat can also be opened in a new tab."""
+    here = ' aria-current="page"'
+    items = "".join(
+        f'<li><a href="?chat={escape(chat.id)}" data-chat="{escape(chat.id)}"'
+        f"{here if chat.id == current else ''}>{escape(chat.title or 'New chat')}</a></li>"
+        for chat in chats
+    )
+    older = '<button type="button" data-older>Older chats</button>' if more else ""
+    empty = "" if chats else '<p class="tl-note">Your chats appear here.</p>'
+    return (
+        f'<nav aria-label="Your chats" data-current="{escape(current or "")}">'
+        f"<ul>{items}</ul>{empty}{older}</nav>"
+    )
+
+
+def header(identity: Identity, answering: str, *, accounts: bool) -> str:
+    links = '<a href="admin/">Admin</a>' if identity.is_admin else ""
+    if accounts:
+        leave = '<form method="post" action="logout"><button type="submit">Sign out</button></form>'
+        links = f"<span>{escape(identity.name)}</span>{links}{leave}"
+    return (
+        '<div class="tl-header"><button type="button" class="tl-menu" data-drawer aria-expanded="false"'
+        ' aria-controls="tl-side">Chats</button><h1>Thumbloop</h1>'
+        f'<span class="tl-version">answers by {escape(answering)}</span>'
+        f'<nav aria-label="Pages">{links}</nav></div>'
+    )
+
+
+def notice(text: str) -> str:
+    return f'<p class="tl-alert" role="alert">{escape(text)}</p>' if text else ""
+
+
+def plain_markdown(text: str) -> str:
+    """Markdown in which tags are text and images are links, outside of code.
+
+    A reader judges what the model wrote, so nothing of it may vanish in the sanitizer; and a picture
+    from a foreign address would tell its owner who reads.
+    """
+    pieces = CODE.split(text)
+    # CODE has three groups: every fourth piece is prose, the one after it is code.
+    return "".join(
+        TAG.sub("&lt;", piece).replace("![", "[") if index % 4 == 0 else piece
+        for index, piece in enumerate(pieces)
+        if index % 4 in (0, 1)
+    )
+
+
+def _button(label: str, icon: str, attributes: str) -> str:
+    name = f'aria-label="{label}" title="{label}"'
+    return f'<button type="button" class="tl-icon" {name} {attributes}>{icon}</button>'
+
+
+def _note(message: Message) -> str:
+    if message.state == "failed":
+        return "This reply failed before its end. Regenerate it to try again."
+    if message.state == "stopped":
+        return "stopped"
+    if message.finish_reason == "length":
+        return "cut at the length limit"
+    return "" if message.content.strip() else "The model answered with nothing."
+
+
+def _markdown(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": plain_markdown(text)}
+
+
+def _html(markup: str) -> dict[str, Any]:
+    return {"type": "component", "component": "html", "value": markup, "constructor_args": {}, "props": {}}

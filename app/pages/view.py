@@ -1,0 +1,55 @@
+"""What one browser tab shows of a chat: which chat, its turns, and how often a stream is drawn.
+
+Knows storage; knows no component.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sqlmodel import Session
+
+from app.pages.transcript import Turn
+from storage.chats import current_path, get_chat
+from storage.model_versions import list_versions
+from storage.votes import votes_of
+
+UPDATE_SECONDS = 0.1  # a stream is coalesced to ten updates a second
+CHATS_SHOWN = 40
+
+
+@dataclass
+class View:
+    """One tab. All its handlers share this object, so that a stream notices when it is left."""
+
+    loaded: bool = False  # not so after a restart of the server: the page is older than this object
+    chat_id: str | None = None
+    chats_shown: int = CHATS_SHOWN
+    drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
+
+
+def read_turns(session: Session, chat_id: str, user_id: str) -> list[Turn]:
+    """The chat's current path with versions and the person's votes; raises NotFound or NotAllowed."""
+    get_chat(session, chat_id, owner_id=user_id)
+    path = current_path(session, chat_id)
+    votes = votes_of(session, user_id, [message.id for message in path])
+    names = {version.id: version.name for version in list_versions(session)}
+    return [
+        Turn(
+            message,
+            version=names.get(message.model_version_id or ""),
+            vote=votes[message.id].label if message.id in votes else None,
+        )
+        for message in path
+    ]
+
+
+def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[str]:
+    """The text so far, at most once in `every` seconds; what came last may be left to the end."""
+    text = ""
+    due = 0.0
+    for delta in deltas:
+        text += delta
+        if time.monotonic() >= due:
+            yield text
+            due = time.monotonic() + every

@@ -1,0 +1,110 @@
+"""`create_app(settings)`: the routers, the pages and the start and stop of the services, put together."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import gradio as gr
+from anyio import to_thread
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import sign_in
+from app.api import (
+    chats,
+    docs,
+    errors,
+    feedback,
+    health,
+    model_versions,
+    openai,
+    training_runs,
+    users,
+    votes,
+)
+from app.api.replies import ReplyThreads
+from app.auth import check_safe
+from app.middleware import BodyLimit, OriginGuard, SecurityHeaders, keep_secrets_out_of_logs
+from app.page_guard import PageGuard
+from app.pages.admin import build_admin_page
+from app.pages.chat import build_chat_page
+from app.pages.theme import mount_options
+from app.services import Services, build_services
+from storage.settings import Settings
+
+log = logging.getLogger(__name__)
+
+API = "/api/v1"
+API_ROUTERS = (chats, votes, training_runs, model_versions, feedback, users)
+ROOT_ROUTERS = (openai, health, docs, sign_in)
+PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
+
+
+def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
+    """The whole web application. Raises BadSetting if these settings are not safe to serve."""
+    check_safe(settings)
+    keep_secrets_out_of_logs()
+    parts = services if services is not None else build_services(settings)
+    options = mount_options()
+    pages = mount_pages([("/admin", build_admin_page(parts)), ("/", build_chat_page(parts))], options)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await to_thread.run_sync(parts.start)
+        try:
+            async with pages.router.lifespan_context(pages):
+                yield
+        finally:
+            await to_thread.run_sync(parts.stop)
+
+    app = FastAPI(
+        title="Thumbloop",
+        summary="A chat app that learns from its thumbs.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=errors.REFUSALS,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(OriginGuard, settings=settings),
+            Middleware(BodyLimit, settings=settings),
+        ],
+    )
+    app.state.services = parts
+    app.state.reply_threads = ReplyThreads(settings)
+    errors.install(app)
+    for module in API_ROUTERS:
+        app.include_router(module.router, prefix=API)
+    for module in ROOT_ROUTERS:
+        app.include_router(module.router)
+    # Not mounted: a mount at "/" would also take what a router knows under another method (405).
+    guard = PageGuard(pages, parts.database, settings, head=[options.get("head", "")])
+    app.router.default = _PagesOnly(guard)
+    return app
+
+
+class _PagesOnly:
+    """An unknown address for programs is an error in JSON, never a page."""
+
+    def __init__(self, pages: ASGIApp) -> None:
+        self.pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PROGRAMS):
+            raise HTTPException(404)
+        await self.pages(scope, receive, send)
+
+
+def mount_pages(blocks: Sequence[tuple[str, gr.Blocks]], options: dict[str, Any]) -> FastAPI:
+    """Gradio's pages by their paths, in that order; reachable only through a PageGuard."""
+    # Gradio answers any origin with credentials unless the app around it has this middleware.
+    pages = FastAPI(openapi_url=None, middleware=[Middleware(CORSMiddleware, allow_origins=[])])
+    for path, page in blocks:
+        gr.mount_gradio_app(pages, page, path=path, **options)
+    return pages

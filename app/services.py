@@ -1,0 +1,97 @@
+"""What a running server consists of, built and started in the right order.
+
+Knows every part and what it needs; knows no route and no page.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.chat_service import ChatService
+from app.serving.backend import Backend
+from app.serving.deployments import Deployments
+from app.serving.local import LocalBackend
+from storage import chats, model_versions, training_runs
+from storage.artifacts import Artifacts
+from storage.database import Database, open_database
+from storage.settings import Settings
+from trainer.base_model import BaseModelSource, resolve
+from trainer.dispatcher import Dispatcher
+from trainer.runners.local import LocalRunner
+from trainer.schedule import Schedule
+
+log = logging.getLogger("thumbloop.serving")
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of one server; `start` once, then `stop` once."""
+
+    settings: Settings
+    database: Database
+    artifacts: Artifacts
+    source: BaseModelSource
+    backend: Backend
+    deployments: Deployments
+    chat_service: ChatService
+    schedule: Schedule
+    dispatcher: Dispatcher
+
+    def start(self) -> None:
+        """Tidy up after a server that was killed, serve the deployed version, then see to training.
+
+        Raises NotReady if no version can be served.
+        """
+        with self.database.write() as session:
+            interrupted = chats.recover_interrupted(session)
+        if interrupted:
+            log.warning("%d replies were under way when the server ended; they are failed.", interrupted)
+        self._sweep()
+        self.deployments.start()
+        self.dispatcher.start()
+        self.schedule.start()
+
+    def stop(self) -> None:
+        """End replies and training so that nothing is lost: replies are saved, a run is given back."""
+        self.schedule.stop()
+        self.chat_service.close()
+        self.dispatcher.stop(terminate=True)
+        self.deployments.stop()
+        self.backend.close()
+        self.database.close()
+
+    def _sweep(self) -> None:
+        with self.database.read() as session:
+            paths = [version.path for version in model_versions.list_versions(session) if version.path]
+            active = training_runs.active_run(session)
+        for name in self.artifacts.sweep(paths, [active.id] if active is not None else []):
+            log.warning("Removed the adapter folder %s, which no model version owns.", name)
+
+
+def build_services(settings: Settings, progress: Callable[[str], None] = log.info) -> Services:
+    """Open the database and load the base model; `progress` is told what takes long.
+
+    Raises BadSetting, ModelUnavailable, NotReady, and Conflict for a database of another base model.
+    """
+    database = open_database(settings)
+    try:
+        source = resolve(settings, progress)
+        with database.write() as session:
+            model_versions.ensure_base(session, source.name)
+        artifacts = Artifacts(settings.data_dir)
+        backend = LocalBackend(settings, source)
+    except BaseException:
+        database.close()
+        raise
+    deployments = Deployments(database, artifacts, backend)
+    return Services(
+        settings=settings,
+        database=database,
+        artifacts=artifacts,
+        source=source,
+        backend=backend,
+        deployments=deployments,
+        chat_service=ChatService(database, deployments, settings),
+        schedule=Schedule(database, settings),
+        dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
+    )

@@ -1,0 +1,182 @@
+"""What a serving backend is: it holds model versions and turns messages into reply streams.
+
+Knows neither how a reply is generated nor where it is stored.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal, Protocol
+
+from storage.errors import InvalidInput, ThumbloopError
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 256
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    """A model version that a backend can hold; the base model has no adapter."""
+
+    id: str
+    name: str
+    adapter: Path | None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: the whole of it, nothing is taken from the model's own defaults.
+
+    Temperature 0 is greedy. Raises InvalidInput naming the field.
+    """
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, "from 0 to 2", _is_number(self.temperature, 0, 2))
+        _check("top_p", self.top_p, "above 0 and at most 1", self.top_p != 0 and _is_number(self.top_p, 0, 1))
+        _check("max_new_tokens", self.max_new_tokens, "at least 1", _is_whole(self.max_new_tokens, 1, 2**31))
+        if self.seed is not None:
+            _check("seed", self.seed, "a whole number of 64 bits", _is_whole(self.seed, -(2**63), 2**63 - 1))
+        rule = f"at most {MAX_STOP_STRINGS} texts of 1 to {MAX_STOP_CHARS} characters"
+        fits = len(self.stop) <= MAX_STOP_STRINGS
+        fits = fits and all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARS for text in self.stop)
+        _check("stop", list(self.stop), rule, fits)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "stop": list(self.stop)}
+
+
+@dataclass(frozen=True)
+class ReplyEnd:
+    """The finished reply.
+
+    `content` is all deltas joined. `token_ids` are as generated: an end token and the tokens of a stop
+    string included. `timings` in seconds from the request: queued_s, first_token_s (None if there was
+    none), total_s; and tokens, how many.
+    """
+
+    content: str
+    finish_reason: FinishReason
+    token_ids: list[int]
+    prompt_tokens: int
+    timings: dict[str, Any]
+
+
+class ReplyStream:
+    """One reply under way: text deltas for one reader, then its end.
+
+    Generation begins with `start` or with the first reading, so that a caller can store what it must
+    before. The backend promises one `finish` or `fail` for every stream that began: a reader never hangs.
+    """
+
+    def __init__(self, begin: Callable[["ReplyStream"], Callable[[], object]]) -> None:
+        """`begin` hands the stream to the backend and returns what withdraws it while it still waits.
+
+        It does not raise: what goes wrong there is told to the reader by `fail`.
+        """
+        self._begin = begin
+        self._withdraw: Callable[[], object] | None = None
+        self._starting = threading.Lock()
+        self._cancelled = threading.Event()
+        self._items: SimpleQueue[str | ReplyEnd | ThumbloopError] = SimpleQueue()
+        self._outcome: ReplyEnd | ThumbloopError | None = None
+
+    def start(self) -> None:
+        """Begin to generate; a second call changes nothing."""
+        with self._starting:
+            if self._withdraw is None:
+                self._withdraw = self._begin(self)
+
+    def __iter__(self) -> Iterator[str]:
+        """The deltas, each valid text, waiting for the next; raises the error that ended the reply."""
+        self.start()
+        while self._outcome is None:
+            item = self._items.get()
+            if isinstance(item, str):
+                yield item
+            else:
+                self._outcome = item
+        if isinstance(self._outcome, ThumbloopError):
+            raise self._outcome
+
+    @property
+    def end(self) -> ReplyEnd:
+        """The end; reads what is left of the stream first."""
+        for _ in self:
+            pass
+        assert isinstance(self._outcome, ReplyEnd)
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Ask for the end; what was generated so far stays. May be called from any thread, at any time."""
+        self._cancelled.set()
+        self.start()  # so that a stream which nobody began gives its place back too
+        assert self._withdraw is not None
+        self._withdraw()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def write(self, delta: str) -> None:
+        """For the backend: more text."""
+        if delta:
+            self._items.put(delta)
+
+    def finish(self, end: ReplyEnd) -> None:
+        """For the backend: the reply is over."""
+        self._items.put(end)
+
+    def fail(self, error: ThumbloopError) -> None:
+        """For the backend: the reply cannot go on."""
+        self._items.put(error)
+
+
+class Backend(Protocol):
+    """Holds model versions and generates by any of them at the same time."""
+
+    def load(self, version: ServedVersion) -> None:
+        """Make the version ready and try it once; a loaded one is left alone.
+
+        The adapter's folder was verified by the caller. Raises ArtifactRefused.
+        """
+
+    def loaded(self) -> list[str]:
+        """Ids of the versions that can reply now."""
+
+    def unload(self, version_id: str) -> bool:
+        """Free the version; False, and nothing changes, while one of its replies is under way."""
+
+    def stream(
+        self, version_id: str, messages: Sequence[Mapping[str, str]], sampling: Sampling
+    ) -> ReplyStream:
+        """Take a place for one reply, which holds the version until the stream is over.
+
+        Start the stream or cancel it: until then its place stays taken. Raises Busy,
+        InvalidInput (code `prompt_too_long`), NotReady (code `not_loaded`).
+        """
+
+    def close(self) -> None:
+        """Cancel every reply and free the models."""
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _check(field: str, value: object, rule: str, fits: bool) -> None:
+    if not fits:
+        raise InvalidInput(f"{field} is {value!r}; it must be {rule}.", field=field)

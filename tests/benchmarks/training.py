@@ -1,0 +1,26 @@
+"""Seconds per training row and peak memory of a whole run on the default model."""
+
+import argparse
+from pathlib import Path
+
+from tests.benchmarks.report import print_report, server_with
+from tests.conftest import SHARED_DATA
+from tests.integration import loop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=SHARED_DATA / "kto_mix_sample.jsonl")
+    parser.add_argument("--rows", type=int, default=24)
+    arguments = parser.parse_args()
+    with server_with(max_length=512) as server:
+        server.start()
+        client = server.client()
+        lines = arguments.data.read_bytes().splitlines(keepends=True)[: arguments.rows]
+        loop.checked(client.post("/api/v1/import", content=b"".join(lines)))
+        run = loop.wait_for_run(server, client, loop.request_run(client, force=True), seconds=3600)
+        print_report("training", {"state": run["state"], "reason": run["reason"], "metrics": run["metrics"]})
+
+
+if __name__ == "__main__":
+    main()

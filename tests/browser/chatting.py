@@ -1,0 +1,59 @@
+"""What a person does on the chat page, in one place for the tests and the screenshots."""
+
+from playwright.sync_api import Locator, Page, expect
+
+# Notes every length that the newest reply's text had.
+WATCH = """() => {
+  window.lengths = [];
+  new MutationObserver(() => {
+    const replies = document.querySelectorAll('.bot-row .message-content');
+    const length = replies.length ? replies[replies.length - 1].innerText.length : 0;
+    if (length && length !== window.lengths.at(-1)) window.lengths.push(length);
+  }).observe(document.body, { childList: true, subtree: true, characterData: true });
+}"""
+
+
+def box(page: Page) -> Locator:
+    return page.get_by_role("textbox", name="Message")
+
+
+def send(page: Page, text: str) -> None:
+    box(page).fill(text)
+    page.get_by_role("button", name="Send").click()
+
+
+def send_and_wait(page: Page, text: str) -> None:
+    """Send and wait until the reply can be voted on."""
+    before = page.locator("[data-message]").count()
+    send(page, text)
+    expect(page.locator("[data-message]")).to_have_count(before + 1)
+
+
+def stop_button(page: Page) -> Locator:
+    return page.get_by_role("button", name="Stop")
+
+
+def thumb(page: Page, name: str, reply: int = -1) -> Locator:
+    return page.get_by_role("button", name=name, exact=True).nth(reply)
+
+
+def expect_vote(page: Page, label: bool | None, reply: int = -1) -> None:
+    for name, pressed in (("Like", label is True), ("Dislike", label is False)):
+        expect(thumb(page, name, reply)).to_have_attribute("aria-pressed", str(pressed).lower())
+
+
+def reply_text(page: Page) -> str:
+    return page.locator(".bot-row .message-content").last.inner_text()
+
+
+def chat_id(page: Page) -> str:
+    """The chat that the address names; the page changes it without a navigation."""
+    return str(page.evaluate("new URLSearchParams(location.search).get('chat')"))
+
+
+def stored_messages(page: Page, origin: str) -> list[dict[str, object]]:
+    """The open chat as the API gives it to the same person."""
+    response = page.request.get(f"{origin}/api/v1/chats/{chat_id(page)}")
+    assert response.ok, response.text()
+    messages: list[dict[str, object]] = response.json()["messages"]
+    return messages

@@ -1,0 +1,114 @@
+"""`make screenshots`: docs/images from a real run. Chats, votes, trains a version, and takes the pictures.
+
+python -m tests.browser.screenshots [MODEL]     without MODEL: the default model, a few minutes
+"""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from storage.settings import DEFAULT_MODEL
+from tests.browser.chatting import send_and_wait, thumb
+from tests.browser.conftest import FLAGS, chromium_path
+from tests.integration.loop import chat_once, vote
+from tests.live_server import LiveServer
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+PATIENCE_MS = 900_000
+SETTINGS = {
+    "schedule": "0 3 * * *",
+    "precision": "auto",
+    "max_new_tokens": 64,
+    "learning_rate": 5e-5,
+    "lora_rank": 16,
+    "seed": 1,
+}
+QUESTIONS = [
+    "Why is the sky blue?",
+    "Name three rivers in Europe.",
+    "How do I boil an egg?",
+    "Write a haiku about rain.",
+    "What is a prime number?",
+    "Give me a tip for learning to cook.",
+    "What does a compiler do?",
+    "Explain tides to a child.",
+    "Which planet has the most moons?",
+    "How do bees make honey?",
+    "What is the capital of Norway?",
+    "Suggest a name for a sailing boat.",
+    "How long does light take from the sun to us?",
+    "What is a good breakfast for a hiker?",
+    "Translate good morning into French.",
+    "What is the difference between weather and climate?",
+    "Give me three words that rhyme with tree.",
+    "Who wrote Don Quixote?",
+    "How do I keep basil alive?",
+    "What does an orchestra's conductor do?",
+]
+
+
+def main(model: str) -> None:
+    path = chromium_path()
+    if path is None:
+        sys.exit("Chromium is not installed: apt-get install chromium, or set CHROMIUM to its path.")
+    expect.set_options(timeout=PATIENCE_MS)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        server = LiveServer({**SETTINGS, "data_dir": Path(folder) / "data", "model": model})
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            server.start()
+            page = new_page(browser, server.admin_link())
+            take_chat(page, server)
+            take_admin(page, server)
+        finally:
+            browser.close()
+            server.close()
+
+
+def new_page(browser: Browser, url: str) -> Page:
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(url)
+    return page
+
+
+def take_chat(page: Page, server: LiveServer) -> None:
+    """Two chats in the list, one of them open with a vote of each kind."""
+    page.goto(f"{server.url}/?chat=new")
+    send_and_wait(page, "Suggest a name for a small book shop by the sea.")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("[data-message]")).to_have_count(0)
+    send_and_wait(page, "What should I look at in the night sky this week?")
+    thumb(page, "Dislike").click()
+    send_and_wait(page, "Please say it in one sentence.")
+    thumb(page, "Like").click()
+    expect(thumb(page, "Like")).to_have_attribute("aria-pressed", "true")
+    take(page, "chat.png")
+
+
+def take_admin(page: Page, server: LiveServer) -> None:
+    """After one run, and while a second one trains."""
+    with server.client() as client:
+        for number, question in enumerate(QUESTIONS):
+            vote(client, chat_once(client, question)["message_id"], number % 3 != 0)
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    page.goto(f"{server.url}/admin/")
+    page.get_by_role("button", name="Train now").click()
+    expect(page.locator("#tl-progress")).to_contain_text("Last run:")
+    page.get_by_role("button", name="Train now").click()
+    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("[4-9]."))
+    take(page, "admin.png")
+
+
+def take(page: Page, name: str) -> None:
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(1000)  # until what moves and fades has come to rest
+    page.screenshot(path=IMAGES / name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_MODEL)

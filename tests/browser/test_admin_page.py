@@ -1,0 +1,154 @@
+"""The admin page in a real browser: counts, a run with its progress, deploy, roll back, data in and out."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.chatting import send_and_wait
+from tests.browser.conftest import OpenPage
+from tests.live_server import LiveServer
+
+StartServer = Callable[..., LiveServer]
+
+# Notes every value that the progress bar had.
+WATCH = """() => {
+  window.progress = [];
+  setInterval(() => {
+    const value = document.querySelector('[role=progressbar]')?.getAttribute('aria-valuenow');
+    if (value != null && value !== window.progress.at(-1)) window.progress.push(value);
+  }, 50);
+}"""
+
+# The gate is tested elsewhere; here it lets everything pass, and an admin deploys.
+LENIENT = {"gate_loss_tolerance": 100, "gate_auc_tolerance": 1, "auto_deploy": False}
+
+
+@pytest.fixture
+def votes(tmp_path: Path) -> Path:
+    """A file with 40 votes, every fourth of them down."""
+    file = tmp_path / "votes.jsonl"
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"What is {number} plus {number}?"}],
+            "completion": [{"role": "assistant", "content": f"It is {2 * number}."}],
+            "label": number % 4 != 0,
+        }
+        for number in range(40)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def card(page: Page, title: str) -> Locator:
+    return page.locator(".tl-card").filter(has_text=title).locator("strong")
+
+
+def import_votes(page: Page, file: Path) -> None:
+    page.locator("[data-import]").set_input_files(file)
+    expect(page.locator("[data-imported]")).to_contain_text("Imported")
+
+
+def version_row(page: Page, name: str) -> Locator:
+    return page.locator("#tl-versions tbody tr").filter(has=page.get_by_text(name, exact=True))
+
+
+def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPage, votes: Path) -> None:
+    server = start_server(epochs=60, **LENIENT)  # long enough to see it move
+    page = open_page(server.admin_link())
+    expect(card(page, "Thumbs up")).to_have_text("0")
+    expect(page.get_by_text("not ready", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Roll back")).to_be_disabled()
+    import_votes(page, votes)
+    expect(card(page, "Thumbs up")).to_have_text("30")
+    expect(card(page, "Thumbs down")).to_have_text("10")
+    expect(card(page, "Weight down")).to_have_text("1.724")
+    expect(page.get_by_text("ready", exact=True).first).to_be_visible()
+
+    page.evaluate(WATCH)
+    page.get_by_role("button", name="Train now").click()
+    expect(page.get_by_role("button", name="Cancel run")).to_be_visible()
+    expect(page.get_by_role("button", name="Train now")).to_be_disabled()
+    expect(version_row(page, "v2")).to_have_count(1, timeout=240_000)
+    expect(page.locator("#tl-progress")).to_contain_text("succeeded")
+    moved = [int(value) for value in page.evaluate("window.progress")]
+    assert len(set(moved)) >= 2, f"the progress bar did not move: {moved}"
+    expect(page.locator("#tl-runs tbody tr")).to_have_count(1)
+    expect(version_row(page, "v2")).to_contain_text(re.compile(r"0\.\d{4}"))  # the held-out loss
+    page.get_by_role("button", name="Log of the latest run").click()
+    expect(page.locator(".tl-log")).not_to_have_text("The log is empty.")
+
+    page.get_by_role("button", name="Deploy v2").click()
+    expect(version_row(page, "v2")).to_contain_text("deployed")
+    expect(card(page, "Answering now")).to_have_text("v2")
+    chat = page.context.new_page()
+    chat.goto(server.url)
+    send_and_wait(chat, "Hello")
+    expect(chat.locator("[data-message]")).to_contain_text("v2")
+
+    page.get_by_role("button", name="Roll back to v1").click()
+    expect(version_row(page, "v1")).to_contain_text("deployed")
+    expect(card(page, "Answering now")).to_have_text("v1")
+    send_and_wait(chat, "Hello again")
+    expect(chat.locator("[data-message]").last).to_contain_text("v1")
+    expect(chat.locator("[data-message]").first).to_contain_text("v2")
+    expect(page.get_by_role("button", name="Deploy v2")).to_be_visible()
+
+
+def test_run_without_votes_says_why_it_did_not_train(start_server: StartServer, open_page: OpenPage) -> None:
+    page = open_page(start_server().admin_link())
+    page.get_by_role("button", name="Train now").click()
+    expect(page.locator("#tl-progress")).to_contain_text("skipped")
+    expect(page.locator("#tl-progress")).to_contain_text("Not enough feedback")
+
+
+def test_cancel_a_run(start_server: StartServer, open_page: OpenPage, votes: Path) -> None:
+    page = open_page(start_server(epochs=500).admin_link())
+    import_votes(page, votes)
+    page.get_by_role("button", name="Train now").click()
+    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile(r"\d"))
+    page.get_by_role("button", name="Cancel run").click()
+    expect(page.locator("#tl-progress")).to_contain_text("cancelled")
+    expect(page.get_by_role("button", name="Train now")).to_be_enabled()
+    expect(version_row(page, "v2")).to_have_count(0)
+
+
+def test_data_out_and_in(start_server: StartServer, open_page: OpenPage, votes: Path, tmp_path: Path) -> None:
+    server = start_server(schedule="30 4 * * *")
+    page = open_page(server.admin_link())
+    assert "token" not in page.url
+    expect(page.get_by_text("Next run:")).to_contain_text("04:30")
+    import_votes(page, votes)
+    import_votes(page, votes)
+    expect(page.locator("[data-imported]")).to_contain_text("40 were there already")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export votes").click()
+    rows = [json.loads(line) for line in download.value.path().read_text().splitlines()]
+    assert len(rows) == 40
+
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(votes.read_text() + "{not json\n")
+    page.locator("[data-import]").set_input_files(broken)
+    expect(page.locator("[data-imported]")).to_contain_text("line 41")
+
+
+def test_only_admins_come_in(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    expect(page.get_by_role("link", name="Admin")).to_have_count(0)
+    answer = page.goto(f"{chat_server.url}/admin/")
+    assert answer is not None
+    assert answer.status == 403
+    expect(page.get_by_role("button", name="Train now")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone(chat_server: LiveServer, open_page: OpenPage, scheme: str) -> None:
+    page = open_page(
+        chat_server.admin_link(), color_scheme=scheme, viewport={"width": 390, "height": 844}, is_mobile=True
+    )
+    expect(page.get_by_role("button", name="Train now")).to_be_visible()
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0, f"the page is {overflow} px too wide"

@@ -1,0 +1,245 @@
+"""The chat page in a real browser: streaming, thumbs, stop, regenerate, chats, errors, phones."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.chatting import (
+    WATCH,
+    box,
+    chat_id,
+    expect_vote,
+    reply_text,
+    send,
+    send_and_wait,
+    stop_button,
+    stored_messages,
+    thumb,
+)
+from tests.browser.conftest import OpenPage
+from tests.live_server import LiveServer, wait_until
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+
+def stored_vote(page: Page, server: LiveServer) -> object:
+    vote = stored_messages(page, server.url)[-1]["vote"]
+    return vote["label"] if isinstance(vote, dict) else None
+
+
+def test_reply_streams_and_its_vote_survives_a_reload(
+    talkative_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(talkative_server.url)
+    page.evaluate(WATCH)
+    send_and_wait(page, "Tell me a long story.")
+    lengths = page.evaluate("window.lengths")
+    assert len(lengths) >= 3, f"the text did not grow while it streamed: {lengths}"
+    assert lengths == sorted(lengths)
+    expect(page.locator("[data-message]").last).to_contain_text("v1")
+    expect_vote(page, None)
+
+    thumb(page, "Like").click()
+    expect_vote(page, True)
+    assert stored_vote(page, talkative_server) is True
+    page.reload()
+    expect_vote(page, True)
+
+    thumb(page, "Dislike").click()
+    expect_vote(page, False)
+    assert stored_vote(page, talkative_server) is False
+    thumb(page, "Dislike").click()
+    expect_vote(page, None)
+    assert stored_vote(page, talkative_server) is None
+    page.reload()
+    expect_vote(page, None)
+
+
+def test_vote_is_stored_even_if_the_page_is_reloaded_at_once(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    thumb(page, "Like").click()
+    page.reload()
+    wait_until(lambda: stored_vote(page, chat_server) is True)
+
+
+def test_thumbs_by_keyboard(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    page.get_by_role("button", name="Copy", exact=True).focus()
+    page.keyboard.press("Tab")
+    expect(thumb(page, "Like")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(thumb(page, "Dislike")).to_be_focused()
+    page.keyboard.press("Space")
+    expect_vote(page, False)
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect_vote(page, True)
+
+
+def test_every_reply_has_its_own_thumbs(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    for text in ("One", "Two", "Three"):
+        send_and_wait(page, text)
+    thumb(page, "Like", 0).click()
+    thumb(page, "Dislike", 2).click()
+    expect_vote(page, False, 2)
+    page.reload()
+    for reply, label in enumerate((True, None, False)):
+        expect_vote(page, label, reply)
+
+
+def test_refused_vote_is_said_and_not_shown_as_cast(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    page.context.clear_cookies()
+    thumb(page, "Like").click()
+    expect(page.locator(".tl-refused")).not_to_be_empty()
+    expect_vote(page, None)
+
+
+def test_stop_keeps_the_partial_text(talkative_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(talkative_server.url)
+    send(page, "Tell me a long story.")
+    expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
+    stop_button(page).click()
+    expect(page.locator("[data-message]")).to_contain_text("stopped")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    shown = reply_text(page)
+    assert stored_messages(page, talkative_server.url)[-1]["state"] == "stopped"
+    page.reload()
+    expect(page.locator("[data-message]")).to_contain_text("stopped")
+    assert reply_text(page) == shown
+
+
+def test_regenerate_replaces_the_reply(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    first = page.locator("[data-message]").get_attribute("data-message")
+    assert first is not None
+    thumb(page, "Like").click()
+    expect_vote(page, True)
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.locator("[data-message]")).not_to_have_attribute("data-message", first)
+    expect(page.locator("[data-message]")).to_have_count(1)
+    expect_vote(page, None)
+    assert first in stored_messages(page, chat_server.url)[-1]["siblings"]  # type: ignore[operator]
+
+
+def test_reload_while_streaming_shows_what_there_is(
+    talkative_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(talkative_server.url)
+    send(page, "Tell me a long story.")
+    expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
+    page.reload()
+    expect(page.locator("[data-message]")).to_have_count(1)
+    assert reply_text(page)
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
+def test_chats_are_listed_opened_and_kept(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "About <b>rivers</b> ${1+1} {{this}}")
+    rivers = chat_id(page)
+    page.get_by_role("button", name="New chat").click()
+    expect(page.get_by_role("heading", name="What would you like to talk about?")).to_be_visible()
+    send_and_wait(page, "About mountains")
+    assert chat_id(page) != rivers
+
+    chats = page.get_by_role("navigation", name="Your chats").get_by_role("link")
+    expect(chats).to_have_text(["About mountains", "About <b>rivers</b> ${1+1} {{this}}"])
+    chats.nth(1).click()
+    expect(page.locator(".user-row")).to_have_text("About <b>rivers</b> ${1+1} {{this}}")
+    expect(chats.nth(1)).to_have_attribute("aria-current", "page")
+    assert chat_id(page) == rivers
+    page.reload()
+    expect(page.locator(".user-row")).to_have_text("About <b>rivers</b> ${1+1} {{this}}")
+    expect(page.locator("#tl-transcript b")).to_have_count(0)
+
+
+def test_somebody_elses_chat_stays_closed(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "My secret")
+    other = open_page(f"{chat_server.url}/?chat={chat_id(page)}")
+    expect(other.get_by_role("alert")).to_contain_text("no such chat")
+    expect(other.get_by_text("My secret")).to_have_count(0)
+
+
+def test_reply_goes_on_while_another_chat_is_open(talkative_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(talkative_server.url)
+    send(page, "A long story")
+    expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
+    story = chat_id(page)
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".message-row")).to_have_count(0)
+    send(page, "Another")
+    expect(page.locator(".user-row")).to_have_text("Another")
+    expect(page.locator("[data-message]")).to_have_count(1)
+    expect(page.locator(".user-row")).to_have_text("Another")
+    page.get_by_role("link", name="A long story").click()
+    expect(page.locator(".user-row")).to_have_text("A long story")
+    expect(page.locator("[data-message]")).to_have_count(1)
+    assert chat_id(page) == story
+    assert stored_messages(page, talkative_server.url)[-1]["state"] == "complete"
+
+
+def test_open_page_goes_on_in_its_chat_after_a_restart_of_the_server(
+    live_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(live_server.url)
+    send_and_wait(page, "Before")
+    open_chat = chat_id(page)
+    live_server.kill()
+    live_server.start()
+    send_and_wait(page, "After")
+    expect(page.locator(".user-row")).to_have_text(["Before", "After"])
+    assert chat_id(page) == open_chat
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["new chat", "open chat"])
+def test_refused_message_stays_in_the_box(
+    chat_server: LiveServer, open_page: OpenPage, started: bool
+) -> None:
+    page = open_page(chat_server.url)
+    if started:
+        send_and_wait(page, "Hello")
+    chats = page.get_by_role("navigation", name="Your chats").get_by_role("link")
+    for text, said in (("   ", "message"), ("x" * 2001, "2000"), ("wörd " * 390, "1024")):
+        send(page, text)
+        expect(page.get_by_role("alert")).to_contain_text(said)
+        expect(box(page)).to_have_value(text)
+    expect(chats).to_have_count(1 if started else 0)
+
+
+def test_code_and_tags_of_a_person_are_shown_as_written(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    text = "if a < b:\n    print('<i>**x**</i>')\n![](http://example.com/x.png)"
+    send_and_wait(page, text)
+    assert page.locator(".user-row .tl-said").inner_text() == text
+    page.reload()
+    expect(page.locator(".user-row .tl-said")).to_have_text(text, use_inner_text=True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone(chat_server: LiveServer, open_page: OpenPage, scheme: str) -> None:
+    page = open_page(chat_server.url, color_scheme=scheme, **PHONE)
+    send_and_wait(page, "A question with a_very_long_word_" + "that_goes_on_" * 20)
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0, f"the page is {overflow} px too wide"
+    expect(box(page)).to_be_in_viewport()
+    expect(page.get_by_role("button", name="Send")).to_be_in_viewport()
+    thumb(page, "Like").tap()
+    expect_vote(page, True)
+
+    link = page.get_by_role("link", name="A question")
+    expect(link).not_to_be_visible()
+    page.get_by_role("button", name="Chats").tap()
+    expect(page.get_by_role("button", name="Chats")).to_have_attribute("aria-expanded", "true")
+    link.tap()
+    expect(link).not_to_be_visible()
+    expect(box(page)).to_be_in_viewport()

@@ -1,0 +1,209 @@
+"""Chats, replies and votes over the REST API: shapes, events, and clients that hang up."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration import loop
+from tests.integration.rest import new_chat, refused, send
+from tests.live_server import LiveServer, read_events, wait_until
+from tests.tiny_model import build_tiny_model
+
+
+def test_a_reply_comes_as_events_and_is_stored(client: httpx.Client) -> None:
+    chat_id = new_chat(client, title="Events")
+    path = f"/api/v1/chats/{chat_id}/messages"
+    with client.stream("POST", path, json={"content": "Tell me", "max_new_tokens": 8}) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["x-thumbloop-model-version"] == "v1"
+        events = list(read_events(response))
+    assert [name for name, _ in events if name != "delta"] == ["message", "done"]
+    begin, end = events[0][1], events[-1][1]
+    assert set(begin) == {"user_message_id", "message_id", "model_version"}
+    assert "".join(data["text"] for name, data in events if name == "delta") == end["content"]
+    assert end["message_id"] == begin["message_id"]
+    assert end["model_version"] == "v1"
+    chat = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))
+    assert [m["id"] for m in chat["messages"]] == [begin["user_message_id"], begin["message_id"]]
+    reply = chat["messages"][1]
+    assert (reply["content"], reply["state"], reply["model_version"]) == (end["content"], "complete", "v1")
+    assert reply["vote"] is None
+    assert reply["siblings"] == [reply["id"]]
+
+
+def test_a_reply_without_events_has_the_same_fields(client: httpx.Client) -> None:
+    reply = send(client, new_chat(client), max_new_tokens=4)
+    assert reply["role"] == "assistant"
+    assert {"id", "content", "model_version", "finish_reason"} <= set(reply)
+
+
+def test_sampling_is_the_callers_choice(client: httpx.Client) -> None:
+    first, second, other = (
+        send(client, new_chat(client), seed=seed, temperature=1.5, max_new_tokens=20)["content"]
+        for seed in (7, 7, 8)
+    )
+    assert first == second != other
+    path = f"/api/v1/chats/{new_chat(client)}/messages"
+    for name, value in {"temperature": 3, "top_p": 0, "max_new_tokens": 0, "stop": [""]}.items():
+        assert name in refused(client.post(path, json={"content": "Hi", name: value}), 422, field=name)
+
+
+def test_a_regenerated_reply_is_a_sibling_and_the_other_branch_can_be_continued(client: httpx.Client) -> None:
+    chat_id = new_chat(client)
+    first = send(client, chat_id)
+    answer = client.post(f"/api/v1/messages/{first['id']}/regenerate", params={"stream": False})
+    second = loop.checked(answer)
+    shown = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
+    assert shown[-1]["id"] == second["id"]
+    assert shown[-1]["siblings"] == [first["id"], second["id"]]
+    send(client, chat_id, "Go on", parent_id=first["id"])
+    assert second["id"] in loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][1]["siblings"]
+    elsewhere = send(client, new_chat(client))
+    path = f"/api/v1/chats/{chat_id}/messages"
+    refused(client.post(path, json={"content": "Hi", "parent_id": elsewhere["id"]}), 422, field="parent_id")
+
+
+@pytest.fixture
+def endless_server(start_server: Callable[..., LiveServer], tmp_path: Path) -> LiveServer:
+    """Its replies end at the limit of tokens alone, which is far."""
+    model = build_tiny_model(tmp_path / "endless", stops=False)
+    return start_server(model=str(model), max_new_tokens=900)
+
+
+def last_message(client: httpx.Client, chat_id: str) -> dict[str, Any]:
+    message = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]
+    assert isinstance(message, dict)
+    return message
+
+
+def test_a_reply_can_be_cancelled_and_keeps_its_text(endless_server: LiveServer) -> None:
+    with endless_server.client() as client, endless_server.client() as other:
+        chat_id = new_chat(client)
+        path = f"/api/v1/chats/{chat_id}/messages"
+        text, cancel = "", ""
+        with client.stream("POST", path, json={"content": "Go"}) as response:
+            for name, data in read_events(response):
+                if name == "message":
+                    cancel = f"/api/v1/messages/{data['message_id']}/cancel"
+                elif name == "delta" and not text:
+                    assert loop.checked(other.post(cancel))["cancelled"] is True
+                text += data.get("text", "")
+        assert name == "done"
+        assert (data["content"], data["finish_reason"]) == (text, "cancelled")
+        reply = last_message(client, chat_id)
+        assert (reply["content"], reply["state"]) == (text, "stopped")
+        assert loop.checked(client.post(cancel))["cancelled"] is False
+
+
+def test_hanging_up_stops_the_reply(endless_server: LiveServer) -> None:
+    def over() -> dict[str, Any] | None:
+        messages = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
+        return messages[-1] if messages and messages[-1]["state"] != "streaming" else None
+
+    with endless_server.client() as client:
+        chat_id = new_chat(client)
+        path = f"/api/v1/chats/{chat_id}/messages"
+        with client.stream("POST", path, json={"content": "Go"}) as response:
+            events = read_events(response)
+            while next(events)[0] != "delta":
+                pass
+        assert wait_until(over, 30)["finish_reason"] == "cancelled"
+
+        chat_id = new_chat(client)
+        with contextlib.suppress(httpx.ReadTimeout):
+            endless_server.client().post(
+                f"/api/v1/chats/{chat_id}/messages",
+                params={"stream": False},
+                json={"content": "Go"},
+                timeout=0.3,
+            )
+        assert wait_until(over, 30)["finish_reason"] == "cancelled"
+
+
+def test_chats_are_paged_renamed_and_deleted(shared_server: LiveServer, client: httpx.Client) -> None:
+    with shared_server.client("user", "ada") as ada:
+        made = [new_chat(ada, title=str(number)) for number in range(5)]
+        first = loop.checked(ada.get("/api/v1/chats", params={"limit": 3}))["items"]
+        rest = loop.checked(ada.get("/api/v1/chats", params={"before": first[-1]["id"]}))["items"]
+        assert [chat["id"] for chat in first + rest] == made[::-1]
+        path = f"/api/v1/chats/{made[0]}"
+        assert loop.checked(ada.patch(path, json={"title": "Better"}))["title"] == "Better"
+        refused(ada.patch(path, json={"title": "x" * 201}), 422, field="title")
+        for method in ("get", "delete"):
+            refused(getattr(client, method)(path), 403, "not_yours")
+        assert ada.delete(path).status_code == 204
+        refused(ada.get(path), 404, "not_found")
+        refused(ada.get("/api/v1/chats", params={"before": "yesterday"}), 422, field="before")
+        refused(ada.get("/api/v1/chats", params={"limit": 0}), 422, field="limit")
+        assert loop.checked(ada.get("/api/v1/me"))["name"] == "ada"
+
+
+def test_votes_are_cast_changed_and_cleared(client: httpx.Client, stranger: httpx.Client) -> None:
+    chat_id = new_chat(client)
+    reply = send(client, chat_id)
+    path = f"/api/v1/messages/{reply['id']}/vote"
+    unvoted = loop.checked(client.delete(path))
+    assert (unvoted["label"], unvoted["revision"]) == (None, 0)
+    for body, revision in (
+        ({"label": True}, 1),
+        ({"label": True}, 1),  # the same again changes nothing
+        ({"label": False, "tags": ["wrong"], "comment": "No.", "correction": "Yes."}, 2),
+    ):
+        vote = loop.checked(client.put(path, json=body))
+        assert vote["message_id"] == reply["id"]
+        assert (vote["label"], vote["revision"]) == (body["label"], revision)
+    shown = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]["vote"]
+    assert (shown["label"], shown["tags"], shown["correction"]) == (False, ["wrong"], "Yes.")
+    refused(stranger.delete(path), 403, "not_yours")
+    cleared = loop.checked(client.delete(path))
+    assert (cleared["label"], cleared["revision"]) == (None, 3)
+    assert loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]["vote"] is None
+    for label in ("yes", 1, None):
+        said = refused(client.put(path, json={"label": label}), 422, "invalid_input", field="label")
+        assert "must be true or false" in said
+    refused(client.put(path, json={"label": True, "tags": ["x" * 51]}), 422)
+    refused(
+        client.put(path, json={"label": True, "comment": "x" * 40_000}), 413, "too_large", field="comment"
+    )
+
+
+def test_many_streams_keep_nobody_else_waiting(start_server: Callable[..., LiveServer]) -> None:
+    """More replies wait than FastAPI has threads for everything else (40)."""
+    server = start_server(max_concurrent_replies=1, max_waiting_replies=60, max_new_tokens=900)
+    with server.client() as client:
+        chats = [new_chat(client) for _ in range(45)]
+        begun = threading.Semaphore(0)
+        enough = threading.Event()
+
+        def hold(chat_id: str) -> None:
+            with server.client() as mine:
+                path = f"/api/v1/chats/{chat_id}/messages"
+                with mine.stream("POST", path, json={"content": "Go", "temperature": 1.0}) as response:
+                    next(read_events(response))
+                    begun.release()
+                    enough.wait(120)  # and then hang up
+
+        threads = [threading.Thread(target=hold, args=(chat_id,)) for chat_id in chats]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert begun.acquire(timeout=120)
+        listed = loop.checked(client.get("/api/v1/chats", params={"limit": 200}))["items"]
+        assert len(listed) == 45
+        enough.set()
+        for thread in threads:
+            thread.join()
+        # Whoever hung up leaves no reply behind that still takes a place.
+        wait_until(
+            lambda: all(
+                client.get(f"/api/v1/chats/{chat_id}").json()["messages"][-1]["state"] != "streaming"
+                for chat_id in chats
+            ),
+            60,
+        )

@@ -1,0 +1,83 @@
+"""What admins do over the REST API: train, deploy, export, import, and look at the figures."""
+
+import json
+from collections.abc import Callable
+
+import httpx
+
+from tests.integration import loop
+from tests.integration.rest import refused
+from tests.live_server import LiveServer, read_events
+
+
+def test_a_training_run_is_requested_followed_and_over(client: httpx.Client) -> None:
+    answer = client.post("/api/v1/training-runs")
+    assert answer.status_code == 202
+    run = answer.json()
+    assert run["state"] == "requested"
+    refused(client.post("/api/v1/training-runs", json={"force": True}), 409, "run_active")
+    refused(client.post("/api/v1/training-runs", json={"force": "yes"}), 422, field="force")
+    assert loop.checked(client.get("/api/v1/stats"))["active_run"] in (run["id"], None)
+    path = f"/api/v1/training-runs/{run['id']}"
+    with client.stream("GET", f"{path}/events") as response:
+        events = list(read_events(response))
+    assert {name for name, _ in events[:-1]} <= {"progress"}
+    name, end = events[-1]
+    assert name == "done"
+    assert end["state"] == "skipped"
+    assert end["reason"]
+    assert {"id", "state", "progress", "metrics", "model_version", "reason"} <= set(end)
+    assert loop.checked(client.get(path)) == end
+    assert loop.checked(client.get("/api/v1/training-runs", params={"limit": 1}))["items"] == [end]
+    log = client.get(f"{path}/log")
+    assert log.headers["content-type"].startswith("text/plain")
+    refused(client.post(f"{path}/cancel"), 409)
+
+
+def test_versions_by_name_and_id(client: httpx.Client, stranger: httpx.Client) -> None:
+    (v1,) = loop.checked(stranger.get("/api/v1/model-versions"))["items"]
+    assert (v1["name"], v1["state"], v1["deployed"], v1["share"]) == ("v1", "ready", True, 1.0)
+    for name in ("v1", v1["id"]):
+        assert loop.checked(client.get(f"/api/v1/model-versions/{name}")) == v1
+    assert loop.checked(client.post("/api/v1/model-versions/v1/deploy"))["deployed"] is True
+    refused(client.post("/api/v1/model-versions/v2/deploy", json={"why": "Why not?"}), 404, "not_found")
+    refused(client.post("/api/v1/rollback"), 409)
+
+
+def test_feedback_goes_in_and_comes_out(start_server: Callable[..., LiveServer]) -> None:
+    with start_server().client() as client:
+        rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "label": n < 3} for n in range(5)]
+        lines = "\n".join(json.dumps(row) for row in rows).encode()
+        report = loop.checked(client.post("/api/v1/import", content=lines))
+        assert report == {"accepted": 5, "duplicates": 0, "rejected": []}
+        again = loop.checked(client.post("/api/v1/import", files={"file": ("votes.jsonl", lines)}))
+        assert (again["accepted"], again["duplicates"]) == (0, 5)
+        refused(client.post("/api/v1/import", files={"other": ("votes.jsonl", lines)}), 422, field="file")
+        bad = client.post("/api/v1/import", params={"skip_bad": True}, content=b'{"label": 1}\n')
+        assert loop.checked(bad)["rejected"][0]["line"] == 1
+
+        stats = loop.checked(client.get("/api/v1/stats"))
+        assert stats["votes"] == {"up": 3, "down": 2}
+        ratio = 3 * stats["weights"]["desirable"] / (2 * stats["weights"]["undesirable"])
+        assert 1 <= ratio <= 4 / 3
+        assert stats["versions"][0]["name"] == "v1"
+        assert stats["schedule"]["next_run"] is None
+        assert stats["readiness"]["ready"] is True
+
+        export = client.get("/api/v1/export", params={"format": "jsonl"})
+        assert export.status_code == 200
+        assert int(export.headers["x-thumbloop-snapshot"]) >= 5
+        assert "attachment" in export.headers["content-disposition"]
+        exported = [json.loads(line) for line in export.text.splitlines()]
+        assert [row["label"] for row in exported] == [row["label"] for row in rows]
+        assert exported[0]["completion"] == [{"role": "assistant", "content": "Answer 0."}]
+        examples = loop.checked(client.get("/api/v1/examples", params={"limit": 2, "offset": 1}))
+        assert examples["items"] == exported[1:3]
+        assert "jsonl" in refused(client.get("/api/v1/export", params={"format": "xml"}), 422, field="format")
+
+
+def test_weights_are_null_until_there_are_votes_of_both_kinds(client: httpx.Client) -> None:
+    stats = loop.checked(client.get("/api/v1/stats"))
+    assert 0 in stats["votes"].values()
+    assert stats["weights"] == {"desirable": None, "undesirable": None}
+    assert stats["readiness"]["ready"] is False

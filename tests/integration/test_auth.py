@@ -1,0 +1,290 @@
+"""Who gets in and what is kept out: sessions, sign-in, other web sites, and every route of Gradio."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from starlette.responses import Response
+
+from app.auth import check_safe, identity_of, resolve, set_cookie, start_session
+from app.page_guard import Owners
+from storage.database import Database, open_database
+from storage.errors import BadSetting, NotAuthenticated
+from storage.settings import Settings
+from storage.users import create_user
+from tests.live_server import LiveServer
+
+COOKIE = "thumbloop_session"
+
+
+def visit(server: LiveServer, **options: Any) -> httpx.Client:
+    return httpx.Client(base_url=server.url, timeout=60, **options)
+
+
+@pytest.fixture
+def visitor(shared_server: LiveServer) -> Iterator[httpx.Client]:
+    """A browser that has opened the chat page."""
+    with visit(shared_server) as client:
+        assert client.get("/").status_code == 200
+        yield client
+
+
+@pytest.fixture(scope="module")
+def admin(shared_server: LiveServer) -> Iterator[httpx.Client]:
+    with visit(shared_server, follow_redirects=True) as client:
+        assert client.get(shared_server.admin_link()).status_code == 200
+        yield client
+
+
+def error(response: httpx.Response, status: int) -> str:
+    assert response.status_code == status, response.text[:300]
+    return str(response.json()["error"]["code"])
+
+
+def test_a_first_visit_makes_a_session_that_the_api_takes_too(shared_server: LiveServer) -> None:
+    with visit(shared_server) as client:
+        page = client.get("/")
+        cookie = page.headers["set-cookie"]
+        assert cookie.startswith(f"{COOKIE}=tl_")
+        for part in ("HttpOnly", "SameSite=lax", "Path=/"):
+            assert part in cookie
+        assert "Secure" not in cookie
+        mine = client.get("/api/v1/me").json()
+        assert (mine["name"], mine["role"]) == ("anonymous", "user")
+        assert "set-cookie" not in client.get("/").headers
+        assert client.get("/api/v1/me").json() == mine
+    assert "set-cookie" not in httpx.get(f"{shared_server.url}/api/v1/me").headers
+
+
+def test_pages_carry_headers_that_bind_the_browser(visitor: httpx.Client) -> None:
+    page = visitor.get("/", headers={"Origin": "https://elsewhere.example"})
+    policy = page.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
+    nonce = policy.split("'nonce-")[1].split("'")[0]
+    assert page.text.count("<script") == page.text.count(f'<script nonce="{nonce}"') > 0
+    assert nonce not in visitor.get("/").text
+    assert page.headers["cache-control"] == "no-store"
+    for answer in (page, visitor.get("/theme.css"), visitor.get("/healthz"), visitor.get("/nothing")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "same-origin"
+        assert "content-security-policy" in answer.headers
+        assert "access-control-allow-origin" not in answer.headers
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_other_web_sites_cannot_act_for_a_visitor(shared_server: LiveServer, visitor: httpx.Client) -> None:
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"{shared_server.url}.evil.example"},
+        {"Origin": shared_server.url, "Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ):
+        assert error(visitor.post("/api/v1/chats", headers=headers), 403) == "cross_site"
+        assert error(visitor.post("/gradio_api/queue/join", headers=headers), 403) == "cross_site"
+        assert error(visitor.post("/login", headers=headers), 403) == "cross_site"
+    own = {"Origin": shared_server.url, "Sec-Fetch-Site": "same-origin"}
+    assert visitor.post("/api/v1/chats", headers=own).status_code == 201
+    with shared_server.client("user") as program:  # no browser adds a bearer token by itself
+        assert program.post("/api/v1/chats", headers={"Origin": "https://app.example"}).status_code == 201
+    # A foreign name that points to this machine (DNS rebinding).
+    rebound = {"Host": "evil.example", "Origin": "http://evil.example"}
+    assert error(visitor.get("/api/v1/me", headers=rebound), 403) == "wrong_host"
+
+
+def test_nothing_of_gradio_is_reached_without_a_session(
+    shared_server: LiveServer, visitor: httpx.Client, admin: httpx.Client
+) -> None:
+    used = [
+        ("GET", "/config"),
+        ("GET", "/theme.css"),
+        ("GET", "/assets/x.js"),
+        ("GET", "/static/js/iframeResizer.contentWindow.min.js"),
+        ("GET", "/gradio_api/info"),
+        ("GET", "/gradio_api/heartbeat/abc"),
+        ("GET", "/gradio_api/queue/data?session_hash=abc"),
+        ("POST", "/gradio_api/queue/join"),
+        ("POST", "/gradio_api/run/predict"),
+        ("POST", "/gradio_api/cancel"),
+        ("POST", "/gradio_api/reset"),
+        ("POST", "/gradio_api/component_server"),
+    ]
+    unused = [
+        ("GET", "/gradio_api/token"),
+        ("GET", "/gradio_api/user"),
+        ("GET", "/gradio_api/startup-events"),
+        ("GET", "/gradio_api/file=/etc/passwd"),
+        ("GET", "/gradio_api/file/etc/passwd"),
+        ("GET", "/gradio_api/proxy=https://example.com"),
+        ("GET", "/gradio_api/runs"),
+        ("GET", "/gradio_api/openapi.json"),
+        ("GET", "/gradio_api/deep_link"),
+        ("GET", "/gradio_api/queue/status"),
+        ("GET", "/gradio_api/dev/reload"),
+        ("GET", "/monitoring"),
+        ("POST", "/gradio_api/upload"),
+        ("POST", "/gradio_api/call/predict"),
+        ("POST", "/gradio_api/stream/abc"),
+        ("POST", "/gradio_api/vibe-edit"),
+        ("POST", "/gradio_api/process_recording"),
+        ("OPTIONS", "/config"),
+    ]
+    for prefix in ("", "/admin"):
+        for method, path in used:
+            address = f"{shared_server.url}{prefix}{path}"
+            assert error(httpx.request(method, address), 401) == "not_authenticated", path
+            token = {"Authorization": f"Bearer {shared_server.token()}"}
+            assert error(httpx.request(method, address, headers=token), 401) == "not_authenticated"
+            wrong = {"Cookie": f"{COOKIE}=tl_{'x' * 43}"}
+            assert error(httpx.request(method, address, headers=wrong), 401) == "not_authenticated"
+            if prefix:
+                assert error(visitor.request(method, f"{prefix}{path}"), 403) == "admin_only"
+        for method, path in unused:
+            assert error(admin.request(method, f"{prefix}{path}"), 404) == "not_found", path
+    assert visitor.get("/config").status_code == 200
+    assert admin.get("/admin/config").status_code == 200
+
+
+def test_a_gradio_session_belongs_to_who_first_used_it(
+    shared_server: LiveServer, visitor: httpx.Client
+) -> None:
+    dependencies = visitor.get("/config").json()["dependencies"]
+    (load,) = [d for d in dependencies if any(target[1] == "load" for target in d["targets"])][:1]
+    body = {"data": [None] * len(load["inputs"]), "fn_index": load["id"], "session_hash": "mine"}
+    joined = visitor.post("/gradio_api/queue/join", json=body)
+    assert joined.status_code == 200, joined.text
+    event_id = joined.json()["event_id"]
+    cancel = {"session_hash": "mine", "fn_index": load["id"], "event_id": event_id}
+    with visit(shared_server) as stranger:
+        stranger.get("/")
+        for response in (
+            stranger.get("/gradio_api/queue/data", params={"session_hash": "mine"}),
+            stranger.get("/gradio_api/queue/data?session_hash=other&session_hash=mine"),
+            stranger.get("/gradio_api/heartbeat/mine"),
+            stranger.get("/gradio_api/heartbeat/%6dine"),
+            stranger.post("/gradio_api/queue/join", json=body),
+            stranger.post("/gradio_api/run/predict", json=body),
+            stranger.post("/gradio_api/component_server", json=body),
+            stranger.post("/gradio_api/cancel", json=cancel),
+            stranger.post("/gradio_api/cancel", json=cancel | {"session_hash": "own"}),
+            stranger.post("/gradio_api/reset", json={"event_id": event_id}),
+        ):
+            assert error(response, 403) == "not_your_session", response.url
+        for nameless in ({"data": []}, {"data": [], "session_hash": 1}, []):
+            assert error(stranger.post("/gradio_api/run/predict", json=nameless), 422) == "invalid_input"
+    with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": "mine"}) as events:
+        assert any("process_completed" in line for line in events.iter_lines())
+    assert visitor.post("/gradio_api/reset", json={"event_id": event_id}).status_code == 200
+
+
+def test_owners_are_remembered_while_they_are_used() -> None:
+    owners = Owners(most=2)
+    assert owners.claim("a", "ada")
+    assert not owners.claim("a", "bob")
+    assert owners.claim("b", "bob")
+    assert owners.claim("a", "ada")
+    assert owners.claim("c", "bob")  # forgets b, the least recently used
+    assert not owners.claim("a", "bob")
+    assert not owners.owns("b", "bob")
+
+
+def test_the_admin_link_works_once_and_is_in_no_log(shared_server: LiveServer, visitor: httpx.Client) -> None:
+    refused = visitor.get("/admin/")
+    assert refused.status_code == 403
+    assert "thumbloop admin-link" in refused.text
+    assert visitor.get("/admin").headers["location"] == "/admin/"
+    link = shared_server.admin_link()
+    with visit(shared_server) as client:
+        answer = client.get(link)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/admin/")
+        assert client.get("/admin/").status_code == 200
+        assert client.get("/api/v1/me").json()["role"] == "admin"
+        assert client.get("/api/v1/stats").status_code == 200
+    again = httpx.get(link)
+    assert again.status_code == 403
+    assert "used already" in again.text
+    assert "set-cookie" not in again.headers
+    log = shared_server.log.read_text()
+    assert link.partition("token=")[2] not in log
+
+
+def test_people_with_accounts_sign_in_and_out(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(auth="accounts")
+    database = open_database(server.settings)
+    with database.write() as session:
+        create_user(session, "ada", password="correct horse")
+    database.close()
+    with visit(server) as client:
+        assert client.get("/").headers["location"] == "/login"
+        assert client.get("/admin/").headers["location"] == "/login?next=/admin/"
+        assert error(client.get("/config"), 401) == "not_authenticated"
+        assert "set-cookie" not in client.get("/login").headers
+        form = {"name": "ada", "password": "wrong horse", "next": "/"}
+        for wrong in (form, form | {"name": "<b>\x00"}, {}):
+            answer = client.post("/login", data=wrong)
+            assert answer.status_code == 401
+            assert "name or the password is wrong" in answer.text
+            assert "<b>" not in answer.text
+            assert "set-cookie" not in answer.headers
+        right = form | {"password": "correct horse"}
+        for target in ("https://evil.example", "//evil.example", "/\\evil.example", "evil"):
+            assert client.post("/login", data=right | {"next": target}).headers["location"] == "/"
+        answer = client.post("/login", data=right | {"next": "/admin/"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/admin/")
+        assert client.get("/login").headers["location"] == "/"
+        assert client.get("/").status_code == 200
+        assert client.get("/admin/").status_code == 403
+        assert client.get("/api/v1/me").json()["name"] == "ada"
+        kept = client.cookies[COOKIE]
+        assert client.post("/logout").headers["location"] == "/login"
+        assert COOKIE not in client.cookies
+        assert httpx.get(f"{server.url}/api/v1/me", cookies={COOKIE: kept}).status_code == 401
+        # With accounts, any name may lead here: a proxy keeps its own.
+        assert client.get("/healthz", headers={"Host": "chat.example"}).status_code == 200
+
+
+def test_a_session_over_https_is_bound_to_its_host(database: Database) -> None:
+    with database.write() as session:
+        ada = create_user(session, "ada")
+    settings = Settings()
+    plain = start_session(database, ada.id, settings)
+    response = Response()
+    set_cookie(response, plain, settings, secure=True)
+    cookie = response.headers["set-cookie"]
+    assert cookie.startswith(f"__Host-{COOKIE}={plain};")
+    assert "Secure" in cookie
+    assert "Domain" not in cookie
+    for name, secure, known in (
+        (f"__Host-{COOKIE}", True, True),
+        (COOKIE, True, False),  # another host or an http page could have set this one
+        (COOKIE, False, True),
+        (f"__Host-{COOKIE}", False, False),
+    ):
+        assert bool(resolve(database, {}, {name: plain}, secure=secure)) is known
+
+
+def test_a_gradio_request_without_its_scope_is_known_by_its_cookie(database: Database) -> None:
+    with database.write() as session:
+        ada = create_user(session, "ada")
+    plain = start_session(database, ada.id, Settings())
+    services: Any = SimpleNamespace(database=database)
+
+    def rebuilt(**cookies: str) -> gr.Request:
+        return gr.Request(headers={}, cookies=cookies, url="http://127.0.0.1:7860/")
+
+    assert identity_of(rebuilt(**{COOKIE: plain}), services).user_id == ada.id
+    with pytest.raises(NotAuthenticated, match="reload"):
+        identity_of(rebuilt(), services)
+
+
+def test_settings_that_let_everyone_in_from_everywhere_are_refused() -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.5", "chat.example", ""):
+        with pytest.raises(BadSetting, match="THUMBLOOP_AUTH"):
+            check_safe(Settings(host=host))
+        check_safe(Settings(host=host, auth="accounts"))
+    for host in ("127.0.0.1", "::1", "localhost", "127.0.0.2"):
+        check_safe(Settings(host=host))

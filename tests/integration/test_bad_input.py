@@ -1,0 +1,202 @@
+"""Bad input over HTTP and on the command line: each is refused with a message, and nothing is lost."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from storage.ids import new_id
+from tests.endless_model import build_endless_model
+from tests.integration import loop
+from tests.live_server import LiveServer, read_events, wait_until
+
+
+def refused(response: httpx.Response, status: int, code: str | None = None) -> str:
+    """The message of a refusal in the one error shape."""
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    error = response.json()["error"]
+    assert set(error) - {"field"} == {"code", "message"}
+    assert code is None or error["code"] == code, error
+    return str(error["message"])
+
+
+def test_messages_that_must_be_refused(live_server: LiveServer) -> None:
+    client, stranger = live_server.client(), live_server.client("user", "eve")
+    reply = loop.chat_once(client, "Hello")
+    messages = f"/api/v1/chats/{reply['chat_id']}/messages"
+
+    for empty in ("", "   \n"):
+        assert "empty" in refused(client.post(messages, json={"content": empty}), 422)
+    assert "32000" in refused(client.post(messages, json={"content": "x" * 100_000}), 413)
+    assert "1024" in refused(client.post(messages, json={"content": "word " * 3000}), 422, "prompt_too_long")
+    refused(client.post(messages, json={"text": "wrong name"}), 422)
+    refused(client.post(messages, content=b"{broken", headers={"Content-Type": "application/json"}), 422)
+    refused(stranger.post(messages, json={"content": "Hi"}), 403, "not_yours")
+    refused(client.post(f"/api/v1/chats/{new_id()}/messages", json={"content": "Hi"}), 404)
+    refused(client.post("/api/v1/chats/..%2f..%2fetc/messages", json={"content": "Hi"}), 404)
+    refused(httpx.get(f"{live_server.url}/api/v1/chats"), 401)
+    refused(httpx.get(f"{live_server.url}/api/v1/chats", headers={"Authorization": "Bearer tl_x"}), 401)
+    refused(stranger.post("/api/v1/training-runs", json={}), 403)
+
+    chat = loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))
+    assert [message["content"] for message in chat["messages"]] == ["Hello", reply["content"]]
+    assert loop.chat_once(client, "Still fine?", reply["chat_id"])["finish_reason"] in ("stop", "length")
+
+
+def test_votes_that_must_be_refused(live_server: LiveServer) -> None:
+    client, stranger = live_server.client(), live_server.client("user", "eve")
+    reply = loop.chat_once(client, "Hello")
+    question = loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))["messages"][0]
+
+    def put(message_id: str, label: Any, who: httpx.Client = client) -> httpx.Response:
+        return who.put(f"/api/v1/messages/{message_id}/vote", json={"label": label})
+
+    for label in ("true", 1, None, [True], "up"):
+        assert "true" in refused(put(reply["message_id"], label), 422)
+    refused(put(question["id"], True), 422, "not_a_reply")
+    refused(put(reply["message_id"], True, stranger), 403, "not_yours")
+    refused(put(new_id(), True), 404)
+    assert loop.checked(client.get("/api/v1/stats"))["votes"] == {"up": 0, "down": 0}
+
+
+def test_a_reply_that_is_still_streaming_cannot_be_voted_on(
+    start_server: Callable[..., LiveServer], tmp_path: Path
+) -> None:
+    server = start_server(model=build_endless_model(tmp_path / "endless"), max_new_tokens=100_000)
+    client, other = server.client(), server.client()
+    chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+    with client.stream("POST", f"/api/v1/chats/{chat}/messages", json={"content": "Go"}) as response:
+        events = read_events(response)
+        name, data = next(events)
+        assert name == "message"
+        vote = other.put(f"/api/v1/messages/{data['message_id']}/vote", json={"label": True})
+        refused(vote, 409, "still_streaming")
+        refused(other.post(f"/api/v1/chats/{chat}/messages", json={"content": "Too soon"}), 409)
+        assert next(events)[0] == "delta"
+    # Hanging up stops the reply; what it had is kept, and can be voted on.
+    reply = wait_until(lambda: stopped_reply(other, chat), 30)
+    loop.vote(other, reply["id"], False)
+
+
+def stopped_reply(client: httpx.Client, chat_id: str) -> dict[str, Any] | None:
+    message: dict[str, Any] = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]
+    return message if message["state"] == "stopped" else None
+
+
+def test_a_broken_line_is_named_and_nothing_is_imported_unless_told_to_skip(live_server: LiveServer) -> None:
+    client = live_server.client()
+    good = json.dumps({"prompt": "Hi", "completion": "Hello", "label": True})
+    body = f"{good}\n{{broken\n".encode()
+    assert "line 2" in refused(client.post("/api/v1/import", content=body), 422, "bad_line")
+    assert loop.checked(client.get("/api/v1/stats"))["votes"]["up"] == 0
+    report = loop.checked(client.post("/api/v1/import", content=body, params={"skip_bad": True}))
+    assert (report["accepted"], len(report["rejected"])) == (1, 1)
+
+
+def test_a_run_without_enough_votes_is_skipped_with_the_reason(live_server: LiveServer) -> None:
+    client = live_server.client()
+    loop.vote(client, loop.chat_once(client, "Hello")["message_id"], True)
+    run = loop.wait_for_run(live_server, client, loop.request_run(client))
+    assert run["state"] == "skipped"
+    assert "thumbs down" in run["reason"]
+
+
+def test_a_damaged_adapter_is_refused_and_the_deployed_version_keeps_serving(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(
+        auto_deploy=False, gate_loss_tolerance=1.0, gate_auc_tolerance=1.0, gate_min_votes=2
+    )
+    client = server.client()
+    loop.chat_and_vote(client, 18)
+    run_id = loop.request_run(client)
+    run = loop.wait_for_run(server, client, run_id)
+    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    weights = server.settings.data_dir / "adapters" / run_id / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+
+    weights.write_bytes(whole[: len(whole) // 2])
+    answer = client.post(f"/api/v1/model-versions/{run['model_version']}/deploy")
+    assert "adapter_model.safetensors has changed" in refused(answer, 409, "artifact_refused")
+    assert loop.chat_once(client, "Still v1?")["model_version"] == "v1"
+
+    weights.write_bytes(whole)
+    assert (
+        loop.checked(client.post(f"/api/v1/model-versions/{run['model_version']}/deploy"))["deployed"] is True
+    )
+    assert loop.chat_once(client, "Now v2?")["model_version"] == "v2"
+
+    # Damaged while the server was down: it starts with the last good version, and says so.
+    server.stop()
+    weights.write_bytes(whole[: len(whole) // 2])
+    server.start()
+    assert loop.chat_once(server.client(), "Who answers?")["model_version"] == "v1"
+    assert "has changed since it was published" in server.log.read_text()
+
+
+def serve(tmp_path: Path, model: Path, settings: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    """Run `thumbloop serve` with settings it cannot start with."""
+    server = LiveServer({"data_dir": tmp_path / "data", "model": model} | settings)
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", "serve"],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_start_that_cannot_work_ends_with_one_clear_line(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cases: list[tuple[dict[str, object], str]] = [
+            ({"model": tmp_path / "no-such-model"}, "THUMBLOOP_MODEL"),
+            ({"data_dir": tmp_path / "file" / "data"}, "THUMBLOOP_DATA_DIR"),
+            ({"port": port}, str(port)),
+            ({"host": "0.0.0.0"}, "THUMBLOOP_AUTH"),
+            ({"schedule": "every day"}, "every day"),
+        ]
+        for settings, word in cases:
+            ended = serve(tmp_path, tiny_model, settings)
+            assert ended.returncode == 2, ended.stderr
+            assert word in ended.stderr, ended.stderr
+            assert "Traceback" not in ended.stderr
+            assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+
+
+def test_more_chats_at_once_than_there_is_room_for_are_told_to_wait(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(max_concurrent_replies=1, max_waiting_replies=1, max_new_tokens=900)
+    answers: list[httpx.Response] = []
+    barrier = threading.Barrier(6)
+
+    def send(number: int) -> None:
+        client = server.client("user", f"person-{number}")
+        chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+        barrier.wait()
+        path = f"/api/v1/chats/{chat}/messages"
+        answers.append(client.post(path, params={"stream": False}, json={"content": "Hi"}))
+
+    for number in range(6):
+        server.token("user", f"person-{number}")
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    statuses = sorted(answer.status_code for answer in answers)
+    assert set(statuses) == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            refused(answer, 503, "busy")
+            assert int(answer.headers["Retry-After"]) > 0

@@ -1,0 +1,313 @@
+"""From a message to a saved reply, through real storage and a tiny real model."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from app.chat_service import ChatService
+from app.serving.backend import Sampling
+from app.serving.deployments import Deployments
+from app.serving.local import LocalBackend
+from storage import chats, model_versions, users
+from storage.artifacts import Artifacts
+from storage.database import Database
+from storage.errors import Busy, Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError, TooLarge
+from storage.settings import Settings
+from storage.tables import Message
+from tests.adapters import publish_adapter
+from tests.endless_model import CONTEXT, FATAL, build_endless_model
+from tests.live_server import wait_until
+from trainer.base_model import resolve
+from trainer.tokenise import prompt_ids
+
+SHORT = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=12)
+LONG = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_endless_model(tmp_path_factory.mktemp("model") / "endless")
+
+
+@dataclass
+class Place:
+    """A chat service with one person and their chat."""
+
+    service: ChatService
+    database: Database
+    deployments: Deployments
+    artifacts: Artifacts
+    user_id: str
+    chat_id: str
+
+    def path(self) -> list[Message]:
+        with self.database.read() as session:
+            return chats.current_path(session, self.chat_id)
+
+    def stored(self, message_id: str) -> Message:
+        with self.database.read() as session:
+            return chats.get_message(session, message_id)
+
+    def new_chat(self, user_id: str | None = None) -> str:
+        with self.database.write() as session:
+            return chats.create_chat(session, user_id or self.user_id).id
+
+    def new_person(self) -> str:
+        with self.database.write() as session:
+            return users.create_anonymous(session).id
+
+
+@pytest.fixture
+def make_place(settings: Settings, database: Database, model_folder: Path) -> Iterator[Callable[..., Place]]:
+    stops: list[Callable[[], None]] = []
+
+    def make(**changes: object) -> Place:
+        changed = settings.model_copy(
+            update={"model": str(model_folder), "precision": "fp32", "max_new_tokens": CONTEXT, **changes}
+        )
+        artifacts = Artifacts(changed.data_dir)
+        with database.write() as session:
+            model_versions.ensure_base(session, str(model_folder))
+            user = users.create_anonymous(session)
+            chat = chats.create_chat(session, user.id, system_prompt="Be brief.")
+        backend = LocalBackend(changed, resolve(changed))
+        deployments = Deployments(database, artifacts, backend)
+        deployments.start()
+        service = ChatService(database, deployments, changed)
+        stops.extend((service.close, deployments.stop, backend.close))
+        return Place(service, database, deployments, artifacts, user.id, chat.id)
+
+    yield make
+    for stop in stops:
+        stop()
+
+
+@pytest.fixture
+def place(make_place: Callable[..., Place]) -> Place:
+    return make_place()
+
+
+def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
+    place: Place, model_folder: Path
+) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "What is a river?", sampling=SHORT)
+    text = "".join(live)
+    question, reply = place.path()
+    assert (question.id, question.role, question.content) == (
+        live.user_message_id,
+        "user",
+        "What is a river?",
+    )
+    assert reply.parent_id == question.id
+    assert reply.content == text != ""
+    assert (reply.state, reply.finish_reason, live.model_version) == ("complete", "length", "v1")
+    assert reply.sampling is not None
+    assert reply.sampling["max_new_tokens"] == 12
+    assert isinstance(reply.sampling["seed"], int)
+    assert reply.token_ids is not None
+    assert reply.timings is not None
+    assert len(reply.token_ids) == reply.timings["tokens"] == 12
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a river?"}]
+    assert reply.timings["prompt_tokens"] == len(
+        prompt_ids(AutoTokenizer.from_pretrained(model_folder), prompt)
+    )
+    assert live.message() == reply
+    assert "".join(live) == text  # a later reader gets it all
+    with place.database.read() as session:
+        assert model_versions.get_version(session, str(reply.model_version_id)).name == "v1"
+
+
+def test_the_whole_branch_is_the_prompt(place: Place, model_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    first = place.service.send(place.user_id, place.chat_id, "One", sampling=SHORT).message()
+    place.service.send(place.user_id, place.chat_id, "Two", sampling=SHORT).message()
+    branch = place.service.send(
+        place.user_id, place.chat_id, "Two, differently", parent_id=first.id, sampling=SHORT
+    ).message()
+    path = place.path()
+    assert [m.content for m in path] == ["One", first.content, "Two, differently", branch.content]
+    prompt = [{"role": "system", "content": "Be brief."}]
+    prompt += [{"role": m.role, "content": m.content} for m in path[:-1]]
+    assert branch.timings is not None
+    assert branch.timings["prompt_tokens"] == len(prompt_ids(tokenizer, prompt))
+
+
+def test_regenerating_makes_a_sibling_and_the_stored_seed_repeats_it(place: Place) -> None:
+    first = place.service.send(place.user_id, place.chat_id, "One", sampling=SHORT).message()
+    other = place.service.regenerate(place.user_id, first.id, sampling=SHORT).message()
+    assert first.sampling is not None
+    again = Sampling(**{**first.sampling, "stop": tuple(first.sampling["stop"])})
+    same = place.service.regenerate(place.user_id, first.id, sampling=again).message()
+    with place.database.read() as session:
+        assert [m.id for m in chats.siblings(session, first.id)] == [first.id, other.id, same.id]
+    assert same.content == first.content != other.content
+    assert same.token_ids == first.token_ids
+    assert place.path()[-1].id == same.id
+
+
+def test_a_reply_is_saved_though_nobody_reads(place: Place) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT)
+    wait_until(lambda: place.stored(live.message_id).state == "complete", 30)
+    assert place.stored(live.message_id).content
+    assert place.service.live(live.message_id) is None
+
+
+def test_the_last_reader_to_leave_stops_the_reply_and_the_text_is_kept(place: Place) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+    one, two = iter(live), iter(live)
+    text = next(one)
+    assert next(two) == text
+    one.close()  # type: ignore[attr-defined]
+    assert next(two)
+    two.close()  # type: ignore[attr-defined]
+    reply = live.message()
+    assert (reply.state, reply.finish_reason) == ("stopped", "cancelled")
+    assert reply.content.startswith(text)
+    assert len(reply.token_ids or []) < CONTEXT - 100
+
+
+def test_cancel_from_another_request(place: Place) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+    assert [(m.id, m.state) for m in place.path()] == [
+        (live.user_message_id, "complete"),
+        (live.message_id, "streaming"),
+    ]
+    stranger = place.new_person()
+    with pytest.raises(NotAllowed):
+        place.service.cancel(live.message_id, stranger)
+    text = ""
+    for delta in live:
+        if not text:
+            assert place.service.cancel(live.message_id, place.user_id)
+        text += delta
+    reply = place.stored(live.message_id)
+    assert (reply.state, reply.finish_reason, reply.content) == ("stopped", "cancelled", text)
+    assert not place.service.cancel(live.message_id, place.user_id)
+    with pytest.raises(NotFound):
+        place.service.cancel("nothing", place.user_id)
+
+
+def test_one_reply_at_a_time_in_a_chat_and_several_in_several(place: Place) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+    with pytest.raises(Conflict) as refused:
+        place.service.send(place.user_id, place.chat_id, "And?")
+    assert refused.value.code == "reply_streaming"
+    with pytest.raises(Conflict):
+        place.service.regenerate(place.user_id, live.message_id)
+    other = place.service.send(place.user_id, place.new_chat(), "Hello", sampling=SHORT)
+    assert other.message().state == "complete"
+    live.cancel()
+    assert live.message().state == "stopped"
+    assert place.service.send(place.user_id, place.chat_id, "And?", sampling=SHORT).message().content
+
+
+def test_of_many_sends_at_the_same_moment_one_is_taken(place: Place) -> None:
+    barrier = threading.Barrier(6)
+    taken, refused = [], []
+
+    def send() -> None:
+        barrier.wait()
+        try:
+            taken.append(place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG))
+        except Conflict as error:
+            refused.append(error.code)
+
+    threads = [threading.Thread(target=send) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(taken), len(refused)) == (1, 5)
+    assert len(place.path()) == 2
+    taken[0].cancel()
+
+
+def test_a_refused_message_leaves_no_trace(make_place: Callable[..., Place]) -> None:
+    place = make_place(max_concurrent_replies=1, max_waiting_replies=0, max_message_chars=CONTEXT + 10)
+
+    def send(content: str) -> None:
+        place.service.send(place.user_id, place.chat_id, content, sampling=SHORT)
+
+    for content, error, match in (
+        ("", InvalidInput, "is empty"),
+        (" \n\t", InvalidInput, "is empty"),
+        ("a\x00b", InvalidInput, "NUL"),
+        ("a\ud800b", InvalidInput, "surrogate"),
+        ("x" * (CONTEXT + 11), TooLarge, f"{CONTEXT + 11} characters; at most {CONTEXT + 10}"),
+        ("\x01" * CONTEXT, InvalidInput, "tokens long"),
+    ):
+        with pytest.raises(error, match=match) as refused:
+            send(content)
+        assert refused.value.field == "content"
+    elsewhere = place.service.send(place.user_id, place.new_chat(), "Hello", sampling=LONG)
+    with pytest.raises(Busy):
+        send("Hello")
+    assert place.path() == []
+    with place.database.read() as session:
+        assert chats.get_chat(session, place.chat_id).title == ""
+    elsewhere.cancel()
+    assert elsewhere.message().state == "stopped"
+    send("Hello")
+    assert len(place.path()) == 2
+
+
+def test_wrong_places_are_refused(place: Place) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT)
+    live.message()
+    stranger = place.new_person()
+    with pytest.raises(NotAllowed):
+        place.service.send(stranger, place.chat_id, "Hello")
+    with pytest.raises(NotAllowed):
+        place.service.regenerate(stranger, live.message_id)
+    with pytest.raises(InvalidInput, match="is not of chat"):
+        place.service.send(stranger, place.new_chat(stranger), "Hello", parent_id=live.message_id)
+    with pytest.raises(Conflict):
+        place.service.send(place.user_id, place.chat_id, "Hello", parent_id=live.user_message_id)
+    with pytest.raises(NotFound):
+        place.service.send(place.user_id, "no-such-chat", "Hello")
+    with pytest.raises(NotFound):
+        place.service.regenerate(place.user_id, "no-such-message")
+    assert len(place.path()) == 2
+
+
+def test_a_model_that_fails_leaves_a_failed_reply_and_a_usable_chat(place: Place) -> None:
+    live = place.service.send(place.user_id, place.chat_id, FATAL, sampling=SHORT)
+    for read in (lambda: list(live), live.message):
+        with pytest.raises(ThumbloopError, match="IndexError") as failure:
+            read()
+        assert failure.value.code == "generation_failed"
+    reply = place.stored(live.message_id)
+    assert (reply.state, reply.finish_reason, reply.content) == ("failed", "error", "")
+    with pytest.raises(ThumbloopError):
+        place.service.regenerate(place.user_id, live.message_id, sampling=SHORT).message()
+
+
+def test_a_new_version_takes_over_between_two_replies(place: Place, model_folder: Path) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT)
+    publish_adapter(place.database, place.artifacts, model_folder)
+    place.deployments.deploy("v2", by="ada", why="better")
+    first = live.message()
+    second = place.service.send(place.user_id, place.chat_id, "And now?", sampling=SHORT)
+    assert (live.model_version, second.model_version) == ("v1", "v2")
+    assert first.model_version_id != second.message().model_version_id
+    assert first.state == "complete"
+
+
+def test_closing_saves_what_is_under_way(place: Place) -> None:
+    replies = [place.service.send(place.user_id, place.new_chat(), "Hello", sampling=LONG) for _ in range(3)]
+    place.service.close()
+    assert {place.stored(live.message_id).state for live in replies} == {"stopped"}
+    with pytest.raises(Busy, match="stopping"):
+        place.service.send(place.user_id, place.chat_id, "Hello")
+
+
+def test_the_settings_bound_what_is_asked_for(make_place: Callable[..., Place]) -> None:
+    place = make_place(max_new_tokens=5, temperature=0.0)
+    assert dataclasses.asdict(place.service.default_sampling())["temperature"] == 0
+    reply = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG).message()
+    assert len(reply.token_ids or []) == 5

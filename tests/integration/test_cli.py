@@ -1,0 +1,294 @@
+"""The commands as people run them: processes with arguments, pipes and exit codes."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from storage.database import open_database
+from storage.settings import Settings
+from storage.users import check_password
+from tests.integration import loop
+from tests.live_server import TEST_SETTINGS, LiveServer
+
+PROGRAM = [sys.executable, "-m", "app.cli"]
+
+
+class CommandLine:
+    """`thumbloop` on an installation of its own; `settings` may change between two commands."""
+
+    def __init__(self, data_dir: Path, model: Path) -> None:
+        self.data_dir = data_dir
+        self.settings: dict[str, object] = {**TEST_SETTINGS, "data_dir": data_dir, "model": model, "port": 1}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
+        return clean | {f"THUMBLOOP_{name.upper()}": str(value) for name, value in self.settings.items()}
+
+    def run(self, *words: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run to the end; the exit code must be `code`, and no error may be a traceback."""
+        ended = subprocess.run(
+            [*PROGRAM, *words],
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert ended.returncode == code, f"{words}: {ended.stdout}{ended.stderr}"
+        assert "Traceback" not in ended.stderr
+        return ended
+
+    def said(self, *words: str, stdin: str = "") -> str:
+        return self.run(*words, stdin=stdin).stdout
+
+    def refused(self, *words: str, stdin: str = "", code: int = 1) -> str:
+        """The one line on stderr of a refused command."""
+        (line,) = self.run(*words, stdin=stdin, code=code).stderr.splitlines()
+        assert line.startswith("thumbloop: ")
+        return line
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*PROGRAM, *words],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def thumbloop(tmp_path: Path, tiny_model: Path) -> CommandLine:
+    return CommandLine(tmp_path / "data", tiny_model)
+
+
+@pytest.fixture
+def rated(tmp_path: Path) -> Path:
+    """24 rated chats as a file."""
+    file = tmp_path / "rated.jsonl"
+    rows = [
+        {"prompt": f"Question {n}", "completion": f"Answer {n}. " * 3, "label": n % 3 != 0} for n in range(24)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_what_needs_no_model_loads_no_model_library(thumbloop: CommandLine) -> None:
+    script = (
+        "import sys\n"
+        "from app.cli import cli\n"
+        "cli(['versions'], standalone_mode=False)\n"
+        "print(*{'torch', 'transformers', 'gradio', 'datasets'} & sys.modules.keys())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=thumbloop.environment, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[1:] == [""]
+
+
+def test_version_and_help_need_no_installation(thumbloop: CommandLine) -> None:
+    assert re.fullmatch(r"thumbloop \d+\.\d+\.\d+\n", thumbloop.said("--version"))
+    assert "admin-link" in thumbloop.said("--help")
+    assert "No such command" in thumbloop.run("nonsense", code=2).stderr
+    assert not thumbloop.data_dir.exists()
+
+
+def test_settings_say_where_their_values_come_from(thumbloop: CommandLine, tmp_path: Path) -> None:
+    thumbloop.settings["database_url"] = "postgresql+psycopg://ada:secret@db/thumbloop"
+    (tmp_path / "thumbloop.toml").write_text("beta = 0.25\nport = 8000\n")
+    listed = subprocess.run(
+        [*PROGRAM, "settings"],
+        cwd=tmp_path,
+        env=thumbloop.environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    rows = {line.split()[0]: line.split()[1:3] for line in listed.splitlines()}
+    assert rows["THUMBLOOP_BETA"] == ["0.25", "thumbloop.toml"]
+    assert rows["THUMBLOOP_PORT"] == ["1", "environment"]
+    assert rows["THUMBLOOP_EPOCHS"] == ["1.0", "default"]
+    assert rows["THUMBLOOP_DATABASE_URL"][0] == "postgresql+psycopg://ada:***@db/thumbloop"
+
+
+def test_settings_that_do_not_exist_are_refused(thumbloop: CommandLine) -> None:
+    thumbloop.settings["colour"] = "red"
+    assert "THUMBLOOP_COLOUR" in thumbloop.refused("versions", code=2)
+    del thumbloop.settings["colour"]
+    thumbloop.settings["epochs"] = "many"
+    assert "'many'" in thumbloop.refused("versions", code=2)
+
+
+def test_accounts(thumbloop: CommandLine) -> None:
+    def states() -> dict[str, list[str]]:
+        lines = thumbloop.said("user", "list").splitlines()[1:]
+        return {line.split()[0]: line.split()[1:3] for line in lines}
+
+    secret = "correct horse battery"
+    thumbloop.said("user", "create", "ada", "--role", "admin", "--password-stdin", stdin=f"{secret}\n")
+    assert states() == {"ada": ["admin", "active"]}
+    assert "already" in thumbloop.refused("user", "create", "ada", "--password-stdin", stdin=secret)
+    assert "10 characters" in thumbloop.refused("user", "create", "bob", "--password-stdin", stdin="short")
+    assert "--password-stdin" in thumbloop.refused("user", "create", "bob")  # no terminal to ask at
+    assert "'bob'" in thumbloop.refused("user", "role", "bob", "admin")
+
+    thumbloop.said("user", "role", "ada", "user")
+    thumbloop.said("user", "disable", "ada")
+    assert states() == {"ada": ["user", "disabled"]}
+    thumbloop.said("user", "disable", "ada", "--undo")
+    thumbloop.said("user", "password", "ada", "--password-stdin", stdin=f"{secret}!\n")
+    assert states() == {"ada": ["user", "active"]}
+    database = open_database(Settings(data_dir=thumbloop.data_dir))
+    with database.read() as session:
+        assert check_password(session, "ada", f"{secret}!").name == "ada"
+    database.close()
+
+
+def test_tokens(thumbloop: CommandLine) -> None:
+    plain = thumbloop.said("token", "create", "robot", "--role", "admin", "--plain")
+    assert re.fullmatch(r"tl_[\w-]{43}\n", plain)
+    assert "robot" in thumbloop.said("token", "create", "robot", "--role", "admin")
+    assert "thumbloop user role" in thumbloop.refused("token", "create", "robot", "--role", "user")
+    rows = [line.split() for line in thumbloop.said("token", "list").splitlines()[1:]]
+    assert [row[1:3] for row in rows] == [["robot", "admin"]] * 2
+    assert rows[0][3] == f"{plain[:8]}…"
+
+    thumbloop.said("token", "revoke", rows[0][0])
+    states = [line.split()[4] for line in thumbloop.said("token", "list").splitlines()[1:]]
+    assert states == ["revoked", "active"]
+    assert "no token" in thumbloop.refused("token", "revoke", "nonsense")
+
+
+def test_import_and_export(thumbloop: CommandLine, rated: Path, tmp_path: Path) -> None:
+    assert thumbloop.said("import", str(rated)).startswith("24 imported, 0 there already")
+    assert thumbloop.said("import", "-", stdin=rated.read_text()).startswith("0 imported, 24 there already")
+    exported = tmp_path / "exported.jsonl"
+    assert thumbloop.said("export", str(exported)).startswith("24 rows")
+    rows = [json.loads(line) for line in exported.read_text().splitlines()]
+    assert rows[1]["prompt"][-1] == {"role": "user", "content": "Question 1"}
+    assert [row["label"] for row in rows] == [n % 3 != 0 for n in range(24)]
+    assert thumbloop.said("export", "-") == exported.read_text()
+
+    broken = "{broken\n" + json.dumps({"prompt": "New", "completion": "Row", "label": True})
+    assert "standard input, line 1" in thumbloop.refused("import", "-", stdin=broken)
+    assert thumbloop.said("import", "-", "--skip-bad", stdin=broken).endswith("1 left out.\n")
+    assert "nowhere.jsonl" in thumbloop.refused("import", str(tmp_path / "nowhere.jsonl"))
+    assert "cannot be written" in thumbloop.refused("export", str(tmp_path / "nowhere" / "out.jsonl"))
+
+
+def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine, rated: Path) -> None:
+    assert "votes" in thumbloop.run("train", code=3).stdout  # skipped
+    thumbloop.said("import", str(rated))
+    # Whether two passes over random words make a tiny model better is not the question here.
+    thumbloop.settings |= {"gate_loss_tolerance": 100, "gate_auc_tolerance": 1}
+    assert "v2 is deployed" in thumbloop.said("train")
+
+    def deployed() -> str:
+        return next(line.split()[1] for line in thumbloop.said("versions").splitlines() if line[0] == "*")
+
+    assert deployed() == "v2"
+    assert "v1" in thumbloop.said("rollback", "--why", "I liked the old one")
+    assert deployed() == "v1"
+    assert "nothing to roll back to" in thumbloop.refused("rollback")
+    thumbloop.said("deploy", "v2")
+    assert deployed() == "v2"
+    assert "'v3'" in thumbloop.refused("deploy", "v3")
+
+    thumbloop.said("rollback")
+    (weights,) = thumbloop.data_dir.glob("adapters/*/adapter_model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert "adapter_model.safetensors has changed" in thumbloop.refused("deploy", "v2", code=2)
+    assert deployed() == "v1"
+
+
+def test_train_left_running_then_cancelled(thumbloop: CommandLine, rated: Path) -> None:
+    thumbloop.said("import", str(rated))
+    thumbloop.settings["epochs"] = 500
+    with thumbloop.start("train") as followed:
+        assert followed.stdout is not None
+        lines = iter(followed.stdout.readline, "")
+        assert any(line == "training\n" for line in lines)
+        followed.send_signal(signal.SIGINT)  # nobody can be asked, so the run is left alone
+        assert "goes on by itself" in "".join(lines)
+    assert followed.returncode == 5
+
+    # Now at a terminal: the same run is followed, and Ctrl-C asks.
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(PROGRAM[0], [*PROGRAM, "train"], thumbloop.environment)
+    screen = Terminal(terminal)
+    screen.wait_for("training")
+    screen.type("\x03")
+    screen.wait_for("cancel it")
+    screen.type("cancel\n")
+    screen.wait_for("Cancelled:")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+
+
+class Terminal:
+    """The screen of a program under a pseudo-terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.shown = ""
+
+    def type(self, keys: str) -> None:
+        os.write(self.descriptor, keys.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Read on until the text is shown; a program that ends or is silent too long fails the test."""
+        while text not in self.shown:
+            ready, _, _ = select.select([self.descriptor], [], [], 120)
+            assert ready, f"{text!r} was not shown: {self.shown}"
+            self.shown += os.read(self.descriptor, 65536).decode(errors="replace")
+        self.shown = self.shown.partition(text)[2]
+
+
+def test_train_beside_a_server_is_the_servers_work(live_server: LiveServer, rated: Path) -> None:
+    loop.checked(live_server.client().post("/api/v1/import", content=rated.read_bytes()))
+    ended = subprocess.run(
+        [*PROGRAM, "train"], env=live_server.environment, capture_output=True, text=True, check=True
+    )
+    assert "Succeeded: v2" in ended.stdout
+    assert "Starting a trainer" in live_server.log.read_text()
+
+
+def test_serve_prints_links_that_work_once_and_end_in_no_log(live_server: LiveServer) -> None:
+    printed = re.search(r"Admin +(\S+)", live_server.log.read_text())
+    assert printed is not None
+    asked = subprocess.run(
+        [*PROGRAM, "admin-link"], env=live_server.environment, capture_output=True, text=True, check=True
+    )
+    for link in (printed[1], asked.stdout.strip()):
+        with httpx.Client(follow_redirects=True) as browser:
+            page = browser.get(link)
+            assert (page.status_code, page.url.path) == (200, "/admin/")
+        assert httpx.get(link).status_code == 403
+    served = live_server.log.read_text().replace(printed[1], "")
+    assert "/admin HTTP" in served  # the access log has the request and not its token
+    assert "tl_" not in served
+    assert live_server.stop() == 0
+
+
+def test_doctor_says_what_is_missing(thumbloop: CommandLine, tmp_path: Path) -> None:
+    lines = thumbloop.said("doctor").splitlines()
+    assert {line.split()[1] for line in lines if line[0] != " "} >= {"torch", "memory", "database", "model"}
+    assert not any(line.startswith("fail") for line in lines)
+    assert not thumbloop.data_dir.exists()  # it only looks
+
+    (tmp_path / "file").write_text("in the way")
+    thumbloop.settings |= {"model": tmp_path / "nothing", "data_dir": tmp_path / "file" / "data"}
+    told = thumbloop.run("doctor", code=1).stdout
+    assert "THUMBLOOP_MODEL" in told
+    assert "THUMBLOOP_DATA_DIR" in told

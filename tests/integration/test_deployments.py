@@ -1,0 +1,250 @@
+"""The alias in the database and the slots in the backend, with real adapters on a tiny model."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from app.serving.backend import Sampling
+from app.serving.deployments import MAX_SLOTS, Deployments
+from app.serving.local import LocalBackend
+from storage import model_versions
+from storage.artifacts import Artifacts
+from storage.database import Database
+from storage.errors import ArtifactRefused, Conflict, NotFound
+from storage.settings import Settings
+from storage.tables import ModelVersion
+from tests.adapters import publish_adapter
+from tests.live_server import wait_until
+from tests.tiny_model import build_tiny_model
+from trainer.base_model import resolve
+
+HELLO = [{"role": "user", "content": "Hello, who are you?"}]
+SAMPLING = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=16, seed=3)
+LONG = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=900, seed=3)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", stops=False)
+
+
+@pytest.fixture
+def artifacts(settings: Settings) -> Artifacts:
+    return Artifacts(settings.data_dir)
+
+
+@pytest.fixture
+def publish(database: Database, artifacts: Artifacts, model_folder: Path) -> Callable[..., ModelVersion]:
+    """Make v2, v3 and so on; v1 is there already."""
+    with database.write() as session:
+        model_versions.ensure_base(session, str(model_folder))
+
+    def make(state: str = "ready") -> ModelVersion:
+        with database.read() as session:
+            count = len(model_versions.list_versions(session))
+        return publish_adapter(database, artifacts, model_folder, seed=count, state=state)
+
+    return make
+
+
+@pytest.fixture
+def backend(settings: Settings, model_folder: Path) -> Iterator[LocalBackend]:
+    with_model = settings.model_copy(update={"model": str(model_folder), "precision": "fp32"})
+    backend = LocalBackend(with_model, resolve(with_model))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def deployments(
+    database: Database, artifacts: Artifacts, backend: LocalBackend, publish: Callable[..., ModelVersion]
+) -> Iterator[Deployments]:
+    """Not started, so that a test can prepare the database; stopped at the end."""
+    deployments = Deployments(database, artifacts, backend)
+    yield deployments
+    deployments.stop()
+
+
+def alias(database: Database) -> str:
+    with database.read() as session:
+        return model_versions.deployed_version(session).name
+
+
+def move_alias(database: Database, name: str) -> None:
+    """As the gate and the command line do: in the database alone."""
+    with database.write() as session:
+        model_versions.deploy_version(session, name, by="gate", why="passed")
+
+
+def reply(deployments: Deployments) -> tuple[str, str]:
+    version, stream = deployments.stream(HELLO, SAMPLING)
+    return version.name, stream.end.content
+
+
+def damage(artifacts: Artifacts, version: ModelVersion) -> Path:
+    """Append one byte; returns the file."""
+    assert version.path is not None
+    file = artifacts.folder(version.path) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes() + b"x")
+    return file
+
+
+def test_a_deployed_version_answers_next_and_running_streams_end_on_theirs(
+    deployments: Deployments, database: Database, publish: Callable[..., ModelVersion]
+) -> None:
+    deployments.start()
+    name, by_base = reply(deployments)
+    assert name == "v1"
+    _, alone = deployments.stream(HELLO, LONG)
+    whole = alone.end.content
+    _, running = deployments.stream(HELLO, LONG)
+    deltas = iter(running)
+    text = next(deltas)
+    publish()
+    assert deployments.deploy("v2", by="ada", why="better").name == "v2"
+    name, by_tuned = reply(deployments)
+    assert name == "v2"
+    assert by_tuned != by_base
+    assert text + "".join(deltas) == whole
+    assert deployments.roll_back(by="ada", why="worse").name == "v1"
+    assert reply(deployments) == ("v1", by_base)
+    with database.read() as session:
+        history = [(row.by, row.why) for row in model_versions.deployments(session)]
+    assert history[:2] == [("ada", "worse"), ("ada", "better")]
+
+
+def test_the_first_reply_after_the_alias_moved_is_by_the_new_version(
+    deployments: Deployments, database: Database, publish: Callable[..., ModelVersion]
+) -> None:
+    deployments.start()
+    publish()
+    move_alias(database, "v2")
+    with ThreadPoolExecutor(8) as pool:
+        assert {version.name for version in pool.map(lambda _: deployments.current(), range(8))} == {"v2"}
+    assert reply(deployments)[0] == "v2"
+
+
+def test_the_watcher_builds_the_slot_before_anyone_asks(
+    deployments: Deployments, database: Database, backend: LocalBackend, publish: Callable[..., ModelVersion]
+) -> None:
+    deployments.start()
+    version = publish()
+    move_alias(database, "v2")
+    wait_until(lambda: version.id in backend.loaded(), 30)
+
+
+def test_a_damaged_adapter_is_refused_and_the_alias_stays(
+    deployments: Deployments,
+    database: Database,
+    artifacts: Artifacts,
+    backend: LocalBackend,
+    publish: Callable[..., ModelVersion],
+) -> None:
+    deployments.start()
+    version = publish("candidate")
+    file = damage(artifacts, version)
+    with pytest.raises(ArtifactRefused, match=r"adapter_model\.safetensors has changed"):
+        deployments.deploy("v2", by="ada", why="hope")
+    assert alias(database) == "v1"
+    assert reply(deployments)[0] == "v1"
+    assert version.id not in backend.loaded()
+    with database.read() as session:
+        assert model_versions.get_version(session, "v2").state == "candidate"
+    file.write_bytes(file.read_bytes()[:-1])
+    deployments.deploy("v2", by="ada", why="restored")
+    assert reply(deployments)[0] == "v2"
+
+
+def test_an_alias_on_a_damaged_adapter_is_told_once_and_the_old_version_keeps_replying(
+    deployments: Deployments,
+    database: Database,
+    artifacts: Artifacts,
+    publish: Callable[..., ModelVersion],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    deployments.start()
+    publish()
+    deployments.deploy("v2", by="ada", why="good")
+    file = damage(artifacts, publish())
+    with caplog.at_level(logging.ERROR, "thumbloop.serving"):
+        move_alias(database, "v3")
+        assert [reply(deployments)[0] for _ in range(3)] == ["v2"] * 3
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "v3 is deployed but cannot be served, so v2 keeps replying" in told[0]
+    file.write_bytes(file.read_bytes()[:-1])
+    move_alias(database, "v2")
+    assert reply(deployments)[0] == "v2"
+    move_alias(database, "v3")  # tried again, and good this time
+    assert reply(deployments)[0] == "v3"
+
+
+@pytest.mark.parametrize(("damaged", "replies"), [(["v3"], "v2"), (["v2", "v3"], "v1")])
+def test_a_start_with_a_damaged_deployed_version_falls_back_loudly(
+    deployments: Deployments,
+    database: Database,
+    artifacts: Artifacts,
+    publish: Callable[..., ModelVersion],
+    caplog: pytest.LogCaptureFixture,
+    damaged: list[str],
+    replies: str,
+) -> None:
+    for version in (publish(), publish()):
+        move_alias(database, version.name)
+        if version.name in damaged:
+            damage(artifacts, version)
+    with caplog.at_level(logging.ERROR, "thumbloop.serving"):
+        deployments.start()
+    assert reply(deployments)[0] == replies
+    assert alias(database) == "v3"
+    assert "v3 is deployed but cannot be served" in caplog.text
+    assert f"{replies} replies in place of the deployed version" in caplog.text
+
+
+def test_slots_are_few_and_one_with_a_stream_stays(
+    deployments: Deployments, backend: LocalBackend, publish: Callable[..., ModelVersion]
+) -> None:
+    deployments.start()
+    base = deployments.current().id
+    _, stream = deployments.stream(HELLO, SAMPLING)  # holds its slot from here on, begun or not
+    versions = [publish() for _ in range(MAX_SLOTS)]
+    for version in versions:
+        deployments.deploy(version.name, by="ada", why="next")
+        assert len(backend.loaded()) <= MAX_SLOTS
+    assert set(backend.loaded()) == {base, *(version.id for version in versions[1:])}
+    assert stream.end.finish_reason == "length"
+    deployments.deploy(versions[0].name, by="ada", why="again")
+    assert set(backend.loaded()) == {version.id for version in versions}
+
+
+def test_rolling_back_needs_only_the_slot(
+    deployments: Deployments, artifacts: Artifacts, publish: Callable[..., ModelVersion]
+) -> None:
+    deployments.start()
+    first, second = publish(), publish()
+    deployments.deploy(first.name, by="ada", why="good")
+    _, text = reply(deployments)
+    deployments.deploy(second.name, by="ada", why="better?")
+    assert first.path is not None
+    shutil.rmtree(artifacts.folder(first.path))
+    deployments.roll_back(by="ada", why="no")
+    assert reply(deployments) == (first.name, text)
+
+
+def test_rejected_and_unknown_versions_are_refused(
+    deployments: Deployments, database: Database, backend: LocalBackend, publish: Callable[..., ModelVersion]
+) -> None:
+    deployments.start()
+    version = publish("rejected")
+    with pytest.raises(Conflict, match="v2 is rejected"):
+        deployments.deploy("v2", by="ada", why="hope")
+    with pytest.raises(NotFound, match="v9"):
+        deployments.deploy("v9", by="ada", why="hope")
+    with pytest.raises(Conflict, match="nothing to roll back"):
+        deployments.roll_back(by="ada", why="hope")
+    assert version.id not in backend.loaded()
+    assert alias(database) == "v1"

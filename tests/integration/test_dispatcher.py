@@ -1,0 +1,64 @@
+"""The dispatcher and the local runner: trainers are started, replaced when they die, and stopped."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.house import LONG, House, houses
+from tests.live_server import wait_until
+from trainer.dispatcher import Dispatcher
+from trainer.runners.local import LocalRunner
+
+
+@pytest.fixture
+def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., House]]:
+    with houses(tmp_path, tiny_model) as build:
+        yield build
+
+
+def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Callable[..., House]) -> None:
+    house = build(**{**LONG, "lease_seconds": 600})
+    house.vote(12)
+    runner = LocalRunner(house.settings)
+    dispatcher = Dispatcher(house.database, house.settings, runner)
+    dispatcher.start()
+    run_id = house.request()
+    try:
+        wait_until(lambda: len(house.checkpoints(run_id)) > 1, 120, lambda: house.log(run_id))
+        runner.kill(run_id)
+        # Its lease has ten minutes to go, but the dispatcher saw its own child die.
+        wait_until(lambda: house.run(run_id).attempts == 2, 60, lambda: house.log(run_id))
+        wait_until(lambda: house.run(run_id).state == "succeeded", 120, lambda: house.log(run_id))
+    finally:
+        dispatcher.stop(terminate=True)
+    assert not runner.alive(run_id)
+
+
+def test_a_stopped_dispatcher_leaves_a_run_that_resumes(build: Callable[..., House]) -> None:
+    house = build(**{**LONG, "epochs": 400})
+    house.vote(12)
+    runner = LocalRunner(house.settings)
+    dispatcher = Dispatcher(house.database, house.settings, runner)
+    dispatcher.start()
+    run_id = house.request()
+    wait_until(lambda: house.checkpoints(run_id), 120, lambda: house.log(run_id))
+    dispatcher.stop(terminate=True)
+    assert not runner.alive(run_id)
+    assert house.run(run_id).state == "requested", house.log(run_id)
+    assert house.checkpoints(run_id)
+
+
+def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., House], tmp_path: Path) -> None:
+    house = build(max_attempts=2)
+    house.vote(12)
+    broken = house.settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/absent/file.db"})
+    dispatcher = Dispatcher(house.database, house.settings, LocalRunner(broken))
+    dispatcher.start()
+    run_id = house.request()
+    try:
+        wait_until(lambda: house.run(run_id).state == "failed", 120, lambda: house.log(run_id))
+    finally:
+        dispatcher.stop(terminate=True)
+    assert "before it began" in (house.run(run_id).reason or "")
+    assert "absent" in house.log(run_id)

@@ -1,0 +1,290 @@
+"""The schedule on both engines, with real timers and real processes: one tick, one run."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlmodel import select
+
+from storage import chats, training_runs, users, votes
+from storage.database import Database
+from storage.errors import BadSetting
+from storage.settings import Settings
+from storage.tables import ScheduleTick, TrainingRun
+from trainer.schedule import ALREADY, Schedule, tick
+
+DUE = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
+NIGHTLY = "0 3 * * *"
+STARTERS = 3
+
+
+def cast_votes(database: Database, number: int) -> None:
+    with database.write() as session:
+        user = users.create_anonymous(session)
+        chat = chats.create_chat(session, user.id)
+        for _ in range(number):
+            asked = chats.add_user_message(session, chat.id, "Are you there?")
+            reply = chats.begin_reply(session, chat.id, asked.id, model_version_id=None, sampling={})
+            chats.finish_reply(
+                session,
+                reply.id,
+                content="Yes.",
+                state="complete",
+                finish_reason="stop",
+                token_ids=[1],
+                timings={},
+            )
+            votes.cast_vote(session, user_id=user.id, message_id=reply.id, label=True)
+
+
+def ticks(database: Database) -> list[ScheduleTick]:
+    with database.read() as session:
+        return list(session.exec(select(ScheduleTick).order_by("due_at")))
+
+
+def runs(database: Database) -> list[TrainingRun]:
+    with database.read() as session:
+        return list(session.exec(select(TrainingRun)))
+
+
+def finish(database: Database, run_id: str, state: str = "succeeded") -> None:
+    """Take a run through its life: it saw all votes so far."""
+    with database.write() as session:
+        run = training_runs.claim_run(session, run_id, owner="test", lease_seconds=30, max_attempts=3)
+        assert run is not None
+        newest = votes.latest_event_id(session)
+        training_runs.update_run(session, run_id, run.fence, snapshot_event_id=newest)
+        training_runs.finish_run(session, run_id, run.fence, state=state, reason="test")
+
+
+def note_tick(database: Database, due_at: datetime) -> None:
+    with database.write() as session:
+        assert training_runs.record_tick(session, due_at, outcome="test")
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"schedule": NIGHTLY, "min_new_votes": 2})
+
+
+@pytest.fixture
+def open_schedule(database: Database) -> Iterator[Callable[[Settings], Schedule]]:
+    schedules: list[Schedule] = []
+
+    def open_one(settings: Settings) -> Schedule:
+        schedules.append(Schedule(database, settings))
+        return schedules[-1]
+
+    yield open_one
+    for schedule in schedules:
+        schedule.stop()
+
+
+# One tick
+
+
+def test_a_tick_with_enough_votes_requests_a_run(database: Database, settings: Settings) -> None:
+    cast_votes(database, 2)
+    outcome = tick(database, settings, DUE)
+    (run,) = runs(database)
+    assert (run.trigger, run.state) == ("schedule", "requested")
+    assert outcome == f"Requested run {run.id} for 2 new votes."
+    (recorded,) = ticks(database)
+    assert (recorded.due_at, recorded.outcome, recorded.run_id) == (DUE, outcome, run.id)
+
+
+def test_a_tick_with_too_few_votes_only_says_so(database: Database, settings: Settings) -> None:
+    cast_votes(database, 1)
+    assert tick(database, settings, DUE) == "No run: 1 new votes, and 2 are needed."
+    assert runs(database) == []
+    assert ticks(database)[0].outcome == "No run: 1 new votes, and 2 are needed."
+
+
+def test_a_tick_counts_once(database: Database, settings: Settings) -> None:
+    cast_votes(database, 2)
+    tick(database, settings, DUE)
+    assert tick(database, settings, DUE) == ALREADY
+    finish(database, runs(database)[0].id, state="failed")
+    assert tick(database, settings, DUE) == ALREADY, "a late scheduler repeats the tick after its run"
+    assert len(runs(database)) == len(ticks(database)) == 1
+
+
+def test_a_tick_while_a_run_is_active_starts_none(database: Database, settings: Settings) -> None:
+    cast_votes(database, 2)
+    with database.write() as session:
+        active = training_runs.request_run(session, trigger="admin")
+    outcome = tick(database, settings, DUE)
+    assert outcome.startswith("No run: ")
+    assert active.id in outcome
+    assert [run.id for run in runs(database)] == [active.id]
+    assert [(t.outcome, t.run_id) for t in ticks(database)] == [(outcome, None)]
+    assert tick(database, settings, DUE) == ALREADY
+
+
+def test_only_votes_after_the_last_trained_snapshot_are_new(database: Database, settings: Settings) -> None:
+    cast_votes(database, 2)
+    tick(database, settings, DUE)
+    finish(database, runs(database)[0].id)
+    cast_votes(database, 1)
+    assert tick(database, settings, DUE + timedelta(hours=1)) == "No run: 1 new votes, and 2 are needed."
+    cast_votes(database, 1)
+    assert tick(database, settings, DUE + timedelta(hours=2)).startswith("Requested run")
+
+
+def test_votes_of_a_run_that_failed_are_still_new(database: Database, settings: Settings) -> None:
+    cast_votes(database, 2)
+    tick(database, settings, DUE)
+    finish(database, runs(database)[0].id, state="failed")
+    assert tick(database, settings, DUE + timedelta(hours=1)).startswith("Requested run")
+
+
+def test_many_threads_at_one_tick_request_one_run(database: Database, settings: Settings) -> None:
+    cast_votes(database, 2)
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda _: tick(database, settings, DUE), range(16)))
+    assert sorted(outcomes, key=ALREADY.__eq__)[1:] == [ALREADY] * 15
+    assert len(runs(database)) == len(ticks(database)) == 1
+
+
+# Start-up
+
+
+def test_a_new_database_has_missed_nothing(
+    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+) -> None:
+    cast_votes(database, 2)
+    for _ in range(2):
+        open_schedule(settings).start()
+    assert runs(database) == []
+    (begun,) = ticks(database)
+    assert (begun.due_at.hour, begun.due_at.minute) == (3, 0)
+    assert begun.due_at <= datetime.now(UTC)
+
+
+def test_missed_ticks_run_once_at_start_up(
+    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+) -> None:
+    cast_votes(database, 2)
+    note_tick(database, DUE)
+    schedule = open_schedule(settings)
+    schedule.start()
+    schedule.stop()
+    schedule.start()
+    (run,) = runs(database)
+    missed = ticks(database)[1:]
+    assert [t.run_id for t in missed] == [run.id]
+    age = datetime.now(UTC) - missed[0].due_at
+    assert age < timedelta(days=1, minutes=5), "the newest missed tick stands for all"
+
+
+def test_nothing_was_missed_since_the_last_tick(
+    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+) -> None:
+    cast_votes(database, 2)
+    schedule = open_schedule(settings)
+    schedule.start()
+    following = schedule.next_run_time()
+    assert following is not None
+    note_tick(database, following)
+    schedule.stop()
+    schedule.start()
+    assert runs(database) == []
+
+
+def start_schedule(settings: Settings, barrier: object, fire: bool) -> None:
+    """A scheduler process of its own, with its own engine and timer; with `fire`, until that has gone off."""
+    database = Database(settings.database_address)
+    schedule = Schedule(database, settings)
+    barrier.wait(timeout=60)  # type: ignore[attr-defined]
+    schedule.start()
+    following = schedule.next_run_time()
+    if fire and following is not None:
+        time.sleep((following - datetime.now(UTC)).total_seconds() + 3)
+    schedule.stop()
+    database.close()
+
+
+def run_processes(settings: Settings, *, fire: bool) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(STARTERS)
+    processes = [
+        context.Process(target=start_schedule, args=(settings, barrier, fire)) for _ in range(STARTERS)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=150)
+        assert process.exitcode == 0
+
+
+def test_processes_that_start_together_make_up_for_a_missed_tick_once(
+    database: Database, settings: Settings
+) -> None:
+    cast_votes(database, 2)
+    note_tick(database, DUE)
+    run_processes(settings, fire=False)
+    assert len(runs(database)) == 1
+    assert [t.run_id for t in ticks(database) if t.run_id] == [runs(database)[0].id]
+
+
+def test_timers_of_several_processes_start_one_run(database: Database, settings: Settings) -> None:
+    """Waits for the next full minute, the shortest that cron can say."""
+    settings = settings.model_copy(update={"schedule": "* * * * *"})
+    cast_votes(database, 2)
+    started = datetime.now(UTC)
+    run_processes(settings, fire=True)
+    fired = [t for t in ticks(database) if t.due_at > started]
+    assert fired, "the timers never fired"
+    assert all(t.due_at.second == t.due_at.microsecond == 0 for t in fired)
+    assert len({t.due_at for t in fired}) == len(fired)
+    assert [t.run_id for t in fired if t.run_id] == [runs(database)[0].id]
+    assert len(runs(database)) == 1
+
+
+# What is said about it
+
+
+def test_the_next_run_time_is_in_utc(database: Database, settings: Settings) -> None:
+    night = settings.model_copy(update={"schedule": "30 3 * * *", "timezone": "Asia/Kolkata"})
+    following = Schedule(database, night).next_run_time()
+    assert following is not None
+    assert following.tzinfo is UTC
+    assert (following.hour, following.minute) == (22, 0)
+    assert datetime.now(UTC) < following <= datetime.now(UTC) + timedelta(days=1)
+
+
+@pytest.mark.parametrize("sunday", ["0", "7", "sun"])
+def test_weekdays_are_numbered_as_in_cron(database: Database, settings: Settings, sunday: str) -> None:
+    weekly = settings.model_copy(update={"schedule": f"0 3 * * {sunday}"})
+    following = Schedule(database, weekly).next_run_time()
+    assert following is not None
+    assert following.isoweekday() == 7
+
+
+def test_without_a_schedule_nothing_happens(
+    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+) -> None:
+    schedule = open_schedule(settings.model_copy(update={"schedule": ""}))
+    schedule.start()
+    assert schedule.next_run_time() is None
+    assert schedule.describe() == "No schedule: training starts only when somebody asks for it."
+    assert ticks(database) == []
+
+
+def test_the_description_names_the_schedule_and_what_it_needs(database: Database, settings: Settings) -> None:
+    assert Schedule(database, settings).describe() == (
+        "Trains on `0 3 * * *` (UTC) if at least 2 votes are new."
+    )
+
+
+@pytest.mark.parametrize(
+    "cron", ["0 25 * * *", "* * * *", "* * * * * *", "nightly", "0 3 * * 8", "0 3 * * 5-1", "0 3 30 2 *"]
+)
+def test_a_bad_schedule_is_refused_with_the_remedy(database: Database, settings: Settings, cron: str) -> None:
+    with pytest.raises(BadSetting, match="five cron fields") as refused:
+        Schedule(database, settings.model_copy(update={"schedule": cron}))
+    assert repr(cron) in refused.value.message
+    assert refused.value.field == "schedule"

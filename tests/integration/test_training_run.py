@@ -1,0 +1,199 @@
+"""Training runs as they really are: a process of their own, SQLite, a tiny model, and sudden deaths."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from storage import chats, model_versions, training_runs
+from storage.errors import LeaseLost
+from tests.integration.house import LONG, House, houses
+from tests.live_server import wait_until
+from trainer import attempt
+
+
+@pytest.fixture
+def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., House]]:
+    with houses(tmp_path, tiny_model) as build:
+        yield build
+
+
+def test_a_run_trains_publishes_and_deploys(build: Callable[..., House]) -> None:
+    house = build(epochs=2)
+    voted = house.vote(20)
+    run_id = house.request(beta=0.2)
+    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+
+    run = house.run(run_id)
+    assert (run.state, run.attempts) == ("succeeded", 1), house.log(run_id)
+    assert run.reason is not None
+    assert run.reason.startswith("v2 is deployed.")
+    assert house.deployed() == "v2"
+    assert run.settings["beta"] == 0.2
+    assert run.settings["precision"] == "fp32"
+    assert run.snapshot is not None
+    assert [message_id for message_id, _ in run.snapshot["votes"]] == voted
+    assert run.snapshot["counts"] == {"up": 13, "down": 7, "people": 1}
+    assert run.snapshot["held_out_chats"]
+
+    version = house.version("v2")
+    folder = house.artifacts.verify(version.path or "", version.files)
+    assert sorted(version.files) == [
+        *("README.md", "adapter_config.json", "adapter_model.safetensors", "lineage.json")
+    ]
+    lineage = json.loads((folder / "lineage.json").read_text())
+    assert lineage["snapshot"]["sha256"] == run.snapshot["sha256"]
+    assert set(lineage["message_ids"]) < set(voted), "held-out votes are not trained on"
+    assert str(house.settings.data_dir) not in (folder / "adapter_config.json").read_text()
+    assert version.metrics["candidate"]["n_desirable"] > 0
+    assert version.metrics["deployed"]["margin"] == 0, "the base is its own reference"
+    assert version.metrics["training"]["steps"] == 8
+    assert not house.checkpoints(run_id)
+    assert house.train(run_id) == attempt.NOT_OURS
+
+
+def test_too_few_votes_are_skipped_with_the_reason(build: Callable[..., House]) -> None:
+    house = build(min_votes_per_class=5)
+    house.vote(6)
+    run_id = house.request()
+    assert house.train(run_id) == attempt.DONE
+    run = house.run(run_id)
+    assert run.state == "skipped"
+    assert "at least 5 of each" in (run.reason or "")
+    assert house.deployed() == "v1"
+
+
+def test_force_trains_on_few_votes_but_not_on_one_kind(build: Callable[..., House]) -> None:
+    house = build(min_votes_per_class=50)
+    house.vote(1)
+    run_id = house.request(force=True)
+    assert house.train(run_id) == attempt.DONE
+    assert house.run(run_id).state == "skipped"
+    assert "KTO needs both kinds" in (house.run(run_id).reason or "")
+
+    house.vote(3)
+    run_id = house.request(force=True)
+    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+    run = house.run(run_id)
+    assert run.state == "succeeded"
+    assert "waits for an admin" in (run.reason or "")
+    assert house.version("v2").state == "candidate"
+    assert house.deployed() == "v1"
+
+
+def test_a_killed_trainer_is_resumed_with_the_same_votes(build: Callable[..., House]) -> None:
+    house = build(**LONG)
+    house.vote(12)
+    run_id = house.request()
+    house.start_and_reach_checkpoint(run_id).kill()
+    before = house.run(run_id)
+    house.vote(3)  # after the snapshot: not for this run
+    wait_until(house.claimable, 30)
+    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+
+    run = house.run(run_id)
+    assert (run.state, run.attempts) == ("succeeded", 2), house.log(run_id)
+    assert run.snapshot == before.snapshot
+    assert "Resuming from checkpoint-" in house.log(run_id)
+    assert run.metrics["training"]["resumed_from_step"] > 0
+
+
+def test_votes_withdrawn_between_two_attempts_are_not_trained_on(build: Callable[..., House]) -> None:
+    house = build(**LONG)
+    (first, *_) = house.vote(12)
+    run_id = house.request()
+    house.start_and_reach_checkpoint(run_id).kill()
+    with house.database.write() as session:
+        chats.delete_chat(session, chats.get_message(session, first).chat_id)
+    wait_until(house.claimable, 30)
+    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+    run = house.run(run_id)
+    assert run.state == "succeeded"
+    assert run.metrics["training"]["resumed_from_step"] == 0
+    assert run.snapshot is not None
+    assert first not in [message_id for message_id, _ in run.snapshot["votes"]]
+
+
+def test_a_run_whose_trainers_always_die_fails(build: Callable[..., House]) -> None:
+    house = build(**LONG, max_attempts=1)
+    house.vote(12)
+    run_id = house.request()
+    house.start_and_reach_checkpoint(run_id).kill()
+    wait_until(house.claimable, 30)
+    assert house.train(run_id) == attempt.NOT_OURS
+    run = house.run(run_id)
+    assert run.state == "failed"
+    assert "died" in (run.reason or "")
+    assert house.deployed() == "v1"
+
+
+def test_cancel_stops_a_running_trainer(build: Callable[..., House]) -> None:
+    house = build(**LONG)
+    house.vote(12)
+    run_id = house.request()
+    process = house.start_and_reach_checkpoint(run_id)
+    with house.database.write() as session:
+        training_runs.cancel_run(session, run_id)
+    assert process.wait(timeout=60) == attempt.DONE
+    assert house.run(run_id).state == "cancelled"
+    assert not house.checkpoints(run_id)
+    assert house.deployed() == "v1"
+
+
+def test_sigterm_releases_the_run_with_its_last_step(build: Callable[..., House]) -> None:
+    house = build(**{**LONG, "checkpoint_steps": 1000, "epochs": 200})
+    house.vote(12)
+    run_id = house.request()
+    process = house.start(run_id)
+    wait_until(lambda: house.run(run_id).progress.get("step", 0) > 2, 120, lambda: house.log(run_id))
+    process.terminate()
+    assert process.wait(timeout=60) == attempt.RELEASED
+    run = house.run(run_id)
+    assert (run.state, run.attempts) == ("requested", 0), house.log(run_id)
+    (checkpoint,) = house.checkpoints(run_id)
+    with house.database.write() as session:
+        training_runs.cancel_run(session, run_id)
+    assert int(checkpoint.name.removeprefix("checkpoint-")) > 2
+
+
+def test_a_trainer_that_was_given_up_for_dead_publishes_nothing(build: Callable[..., House]) -> None:
+    house = build(**LONG)
+    house.vote(12)
+    run_id = house.request()
+    process = house.start_and_reach_checkpoint(run_id)
+    process.send_signal(signal.SIGSTOP)
+    wait_until(house.claimable, 30)
+    with house.database.write() as session:
+        successor = training_runs.claim_run(
+            session, run_id, owner="successor", lease_seconds=600, max_attempts=3
+        )
+    assert successor is not None
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(timeout=120) == attempt.NOT_OURS, house.log(run_id)
+    assert house.run(run_id).owner == "successor"
+    with house.database.read() as session:
+        assert model_versions.version_of_run(session, run_id) is None
+    with pytest.raises(LeaseLost), house.database.write() as session:
+        model_versions.publish_version(
+            session,
+            run_id=run_id,
+            fence=successor.fence - 1,
+            base_model=house.settings.model,
+            path="adapters/x",
+            sha256="0",
+            files={},
+            metrics={},
+        )
+
+
+def test_a_training_that_diverges_fails_with_a_reason(build: Callable[..., House]) -> None:
+    house = build(learning_rate=1e30, epochs=5)
+    house.vote(12)
+    run_id = house.request()
+    assert house.train(run_id) == attempt.FAILED
+    run = house.run(run_id)
+    assert run.state == "failed"
+    assert "THUMBLOOP_LEARNING_RATE" in (run.reason or ""), run.reason
+    assert house.deployed() == "v1"

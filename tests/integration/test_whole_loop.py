@@ -1,0 +1,73 @@
+"""The main job: chats, votes, a run, a gate, and the next reply comes from the new version."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+
+from storage.settings import DEFAULT_MODEL
+from tests.integration import loop
+from tests.live_server import LiveServer
+
+
+def test_votes_become_a_version_that_answers_the_next_message(
+    start_server: Callable[..., LiveServer], tmp_path: Path
+) -> None:
+    # A random model cannot learn what its votes mean: the gate's tolerance lets any sound result pass.
+    server = start_server(gate_loss_tolerance=1.0, gate_auc_tolerance=1.0, gate_min_votes=2)
+    admin, person = server.client(), server.client("user", "ada")
+    replies = loop.chat_and_vote(person, 18)
+    assert {reply["model_version"] for reply in replies} == {"v1"}
+
+    run_id = loop.request_run(admin)
+    run = loop.wait_for_run(server, admin, run_id)
+    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    assert run["model_version"] == "v2"
+    assert run["metrics"]["outcome"] == "pass"
+    assert loop.deployed(admin) == "v2"
+
+    assert loop.chat_once(person, "And now?")["model_version"] == "v2"
+    assert loop.chat_once(person, "Go on.", replies[0]["chat_id"])["model_version"] == "v2"
+
+    export = admin.get("/api/v1/export", params={"format": "jsonl"})
+    assert int(export.headers["X-Thumbloop-Snapshot"]) == len(replies)
+    file = tmp_path / "export.jsonl"
+    file.write_bytes(export.content)
+    rows = datasets.load_dataset(
+        "json", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert {(row["message_id"], row["label"]) for row in rows} == {
+        (r["message_id"], r["label"]) for r in replies
+    }
+    assert {row["completion"][0]["content"] for row in rows} == {r["content"] for r in replies}
+
+    adapter = server.settings.data_dir / "adapters" / run_id
+    lineage = json.loads((adapter / "lineage.json").read_text())
+    assert set(lineage["message_ids"]) <= {reply["message_id"] for reply in replies}
+    assert loop.checked(admin.post("/api/v1/rollback"))["name"] == "v1"
+    assert loop.chat_once(person, "And back?")["model_version"] == "v1"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_default_model_learns_from_real_feedback(
+    start_server: Callable[..., LiveServer], kto_sample: Path
+) -> None:
+    server = start_server(model=DEFAULT_MODEL, precision="auto", learning_rate=5e-5, max_length=512)
+    admin = server.client()
+    lines = kto_sample.read_bytes().splitlines(keepends=True)[:24]
+    report = loop.checked(admin.post("/api/v1/import", content=b"".join(lines)))
+    assert report["accepted"] == 24
+
+    run_id = loop.request_run(admin)
+    run = loop.wait_for_run(server, admin, run_id, seconds=1200)
+    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    assert run["metrics"]["outcome"] in ("pass", "fail"), run
+    versions = loop.checked(admin.get("/api/v1/model-versions"))["items"]
+    assert [version["name"] for version in versions] == ["v2", "v1"]
+    expected = "v2" if run["metrics"]["outcome"] == "pass" else "v1"
+    reply = loop.chat_once(admin, "What is the capital of France?")
+    assert reply["model_version"] == expected
+    assert "Paris" in reply["content"]

@@ -1,0 +1,93 @@
+"""Ids are those that serving saw and generated."""
+
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+from trl.data_utils import common_prefix_length
+
+from storage.errors import InvalidInput
+from storage.examples import Example
+from trainer.tokenise import completion_ids, encode, prompt_ids, tokenise
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def example(
+    question: str = "Why?", answer: str = "Because.", token_ids: list[int] | None = None, **more: Any
+) -> Example:
+    given: dict[str, Any] = {
+        "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}],
+        "completion": [{"role": "assistant", "content": answer}],
+        "label": True,
+        "message_id": "m",
+        "chat_id": "c",
+        "user_id": "u",
+        "model_version": "v1",
+        "voted_at": datetime.now(UTC),
+        "tags": [],
+        "comment": None,
+        "source": "web",
+        "token_ids": token_ids,
+    }
+    return Example(**(given | more))
+
+
+def test_a_prompt_ends_where_the_reply_begins(tokenizer: Any) -> None:
+    text = tokenizer.decode(prompt_ids(tokenizer, example().prompt))
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_stored_ids_are_used_as_they_are(tokenizer: Any) -> None:
+    # A reply cut by the token limit: no end token, and pieces that the tokenizer would have merged.
+    cut = [tokenizer.convert_tokens_to_ids(letter) for letter in "The"]
+    prompt, completion = encode(tokenizer, example(answer="The", token_ids=cut))
+    assert completion == cut
+    assert prompt == prompt_ids(tokenizer, example().prompt)
+    assert tokenizer.eos_token_id not in completion
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(question=st.text(max_size=40), answer=st.text(min_size=1, max_size=40))
+def test_replies_without_ids_are_split_as_trl_splits_them(tokenizer: Any, question: str, answer: str) -> None:
+    row = example(question, answer)
+    prompt, completion = encode(tokenizer, row)
+    alone = tokenizer.apply_chat_template(row.prompt, add_generation_prompt=True, return_dict=False)
+    both = tokenizer.apply_chat_template(row.prompt + row.completion, return_dict=False)
+    shared = common_prefix_length(alone, both)
+    assert (prompt, completion) == (alone[:shared], both[shared:])
+    assert completion.count(tokenizer.eos_token_id) >= 1
+    assert completion_ids(tokenizer, row) == completion
+
+
+def test_rows_that_cannot_be_trained_on_are_counted_with_the_reason(tokenizer: Any) -> None:
+    long, empty, nothing = example("why " * 200), example(answer="  "), example(token_ids=[])
+    rows, dropped = tokenise(tokenizer, [example(), long, empty, nothing], max_length=64)
+    assert [row.example for row in rows] == [example(voted_at=rows[0].example.voted_at)]
+    assert dropped == {"the prompt alone fills the 64 tokens of a row": 1, "the reply is empty": 2}
+
+
+def test_a_conversation_that_the_template_refuses(tokenizer: Any) -> None:
+    strict = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    strict.chat_template = "{{ raise_exception('no system prompt, please') }}"
+    with pytest.raises(InvalidInput, match="no system prompt, please"):
+        prompt_ids(strict, example().prompt)
+    rows, dropped = tokenise(strict, [example()], max_length=64)
+    assert not rows
+    assert dropped == {"the chat template refuses the conversation": 1}
+
+
+def test_a_row_has_the_label_and_the_chat_of_its_example(tokenizer: Any) -> None:
+    disliked = dataclasses.replace(example(), label=False, chat_id="other")
+    ((row,), _) = tokenise(tokenizer, [disliked], max_length=64)
+    assert (row.label, row.chat_id) == (False, "other")

@@ -1,0 +1,123 @@
+"""What the pages make of stored text: nothing vanishes, nothing becomes markup or a request."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.api.shapes import RunOut
+from app.pages.dashboard import run_panel, run_table
+from app.pages.transcript import Turn, chat_list, chatbot_messages, notice, plain_markdown, reply_bar
+from storage.tables import Chat, Message
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+
+
+def reply(**columns: Any) -> Message:
+    return Message(**{"chat_id": "c", "role": "assistant", "content": "Hello", **columns})
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("plain *text*", "plain *text*"),
+        ("a < b and 3 <4", "a < b and 3 <4"),
+        ("<think>so</think>", "&lt;think>so&lt;/think>"),
+        ("<!-- aside -->", "&lt;!-- aside -->"),
+        ("![a](http://elsewhere/x.png)", "[a](http://elsewhere/x.png)"),
+        ("in `<b>` code, <b>out", "in `<b>` code, &lt;b>out"),
+        ("``a ` <i>`` <i>", "``a ` <i>`` &lt;i>"),
+        ("```html\n<p>\n```\n<p>", "```html\n<p>\n```\n&lt;p>"),
+        ("~~~\n![a](b)\n~~~", "~~~\n![a](b)\n~~~"),
+        ("Streaming:\n```html\n<p>\n\n<b", "Streaming:\n```html\n<p>\n\n<b"),
+        ("- item\n  ```\n  <p>\n\n  <p>\n  ```\n<p>", "- item\n  ```\n  <p>\n\n  <p>\n  ```\n&lt;p>"),
+        ("one ` alone\n\n<p> and ` again", "one ` alone\n\n&lt;p> and ` again"),
+        ("", ""),
+    ],
+)
+def test_tags_and_pictures_of_a_model_are_text(written: str, shown: str) -> None:
+    assert plain_markdown(written) == shown
+
+
+def test_what_a_person_wrote_is_escaped() -> None:
+    (shown,) = chatbot_messages([Turn(Message(chat_id="c", role="user", content=HOSTILE))])
+    assert "<script" not in shown["content"][0]["value"]
+    assert "<img" not in shown["content"][0]["value"]
+
+
+def test_titles_copies_and_errors_are_escaped() -> None:
+    chat = Chat(owner_id="u", title=HOSTILE)
+    for html in (
+        chat_list([chat], chat.id, more=False),
+        reply_bar(Turn(reply(content=HOSTILE))),
+        notice(HOSTILE),
+    ):
+        assert "<script" not in html
+        assert "<img" not in html
+
+
+@pytest.mark.parametrize(
+    ("vote", "up", "down"), [(True, "true", "false"), (False, "false", "true"), (None, "false", "false")]
+)
+def test_thumbs_say_their_state(vote: bool | None, up: str, down: str) -> None:
+    bar = reply_bar(Turn(reply(), version="v3", vote=vote))
+    assert f'data-vote="up" aria-pressed="{up}"' in bar
+    assert f'data-vote="down" aria-pressed="{down}"' in bar
+    assert "v3" in bar
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"state": "stopped"}, "stopped"),
+        ({"finish_reason": "length"}, "cut at the length limit"),
+        ({"content": " "}, "answered with nothing"),
+        ({"state": "failed"}, "Regenerate"),
+    ],
+)
+def test_bar_says_how_a_reply_ended(columns: dict[str, Any], said: str) -> None:
+    assert said in reply_bar(Turn(reply(**columns)))
+
+
+def test_failed_and_streaming_replies_have_no_thumbs() -> None:
+    assert "data-vote" not in reply_bar(Turn(reply(state="failed")))
+    (shown,) = chatbot_messages([Turn(reply(state="streaming"))])
+    assert [part["type"] for part in shown["content"]] == ["text"]
+
+
+def run(**fields: Any) -> RunOut:
+    given = {
+        "id": "r",
+        "state": "running",
+        "reason": None,
+        "trigger": "admin",
+        "force": False,
+        "cancel_requested": False,
+        "progress": {},
+        "metrics": {},
+        "model_version": None,
+        "attempts": 1,
+        "created_at": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        "started_at": None,
+        "finished_at": None,
+    }
+    return RunOut(**(given | fields))
+
+
+def test_progress_bar_has_the_share_that_is_done() -> None:
+    progress = {"phase": "training", "step": 3, "steps": 12, "loss": 0.5, "seconds_left": 75.2}
+    panel = run_panel(run(progress=progress))
+    assert 'aria-valuenow="25"' in panel
+    assert "step 3 of 12 · loss 0.5000 · 1 min 15 s left" in panel
+
+
+@pytest.mark.parametrize("progress", [{}, {"phase": "evaluating"}, {"step": 0, "steps": 0}])
+def test_progress_bar_without_a_share_waits(progress: dict[str, Any]) -> None:
+    panel = run_panel(run(progress=progress))
+    assert "aria-valuenow" not in panel
+    assert 'role="progressbar"' in panel
+
+
+def test_reasons_of_runs_are_escaped() -> None:
+    over = run(state="failed", reason=HOSTILE)
+    assert "<script" not in run_panel(over) + run_table([over])

@@ -1,0 +1,59 @@
+"""`python -m trainer run ID`: the process of one training run.
+
+Exit codes: 0 the run is over, 1 it failed, 2 it could not begin, 3 it is another trainer's, 75 it was
+stopped and waits to be resumed.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m trainer")
+    run = parser.add_subparsers(required=True).add_parser(
+        "run", help="claim a training run and see it through"
+    )
+    run.add_argument("id", help="id of the run")
+    run.add_argument("--owner", default=f"{os.uname().nodename}-{os.getpid()}", help="name to claim it under")
+    arguments = parser.parse_args()
+    _be_considerate()
+    # The log is for people: two libraries warn in it of each other's new names, which nothing of ours uses.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+    from storage.database import open_database
+    from storage.errors import ThumbloopError
+    from storage.settings import load_settings
+    from trainer.attempt import attempt_run
+
+    logging.getLogger("trainer").setLevel(logging.INFO)
+    if sys.stderr.isatty():
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        settings = load_settings()
+        database = open_database(settings)
+        try:
+            return attempt_run(database, settings, arguments.id, owner=arguments.owner)
+        finally:
+            database.close()
+    except ThumbloopError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 2
+
+
+def _be_considerate() -> None:
+    """Chats come first on a shared machine: they get the processor, and memory when it runs short."""
+    os.nice(5)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    # One GPU: TRL refuses the several that transformers would take.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Which chats are held out, and in which order the others are trained on. Pure; no torch.
+
+KTO estimates its KL term by pairing each prompt with its neighbour's reply inside a micro-batch, so
+the order of the rows is part of the objective and not a detail of loading.
+"""
+
+import hashlib
+import heapq
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+# Below so many held-out votes of a kind, chats are added until that kind has its share.
+FEW = 4
+
+# While some chat cannot be kept apart, rows are dealt anew until so many were dealt in all: a small
+# set can have few orders that do, and a large one many.
+DEALT = 2000
+
+
+class Labelled(Protocol):
+    """What the order depends on; storage.examples.Example is one."""
+
+    @property
+    def label(self) -> bool: ...
+    @property
+    def chat_id(self) -> str: ...
+
+
+def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: int) -> set[str]:
+    """The chats kept out of training; `groups` maps a chat's id to its (ups, downs).
+
+    A chat is held out if a hash of the seed and its id falls below `fraction`, whatever other chats
+    there are. So it stays on its side as chats are added, and no version is judged by chats that an
+    earlier one was trained on. That alone could leave a small hold-out empty or of one kind. While a
+    kind has fewer than four held-out votes and less than its share of them (rounded, at least one),
+    the next chats in the order of the hash that have such votes are taken too; only these few can
+    change sides.
+
+    At most half of the votes of either kind are held out, so that a rare kind is still trained on.
+    """
+    by_hash = sorted(groups, key=lambda chat: (_position(seed, chat), chat))
+    totals = [sum(counts[kind] for counts in groups.values()) for kind in (0, 1)]
+    votes = [0, 0]
+    held: set[str] = set()
+
+    def take(chat: str) -> None:
+        after = [votes[kind] + groups[chat][kind] for kind in (0, 1)]
+        if all(2 * after[kind] <= totals[kind] for kind in (0, 1)):
+            held.add(chat)
+            votes[:] = after
+
+    for chat in by_hash:
+        if _position(seed, chat) < fraction:
+            take(chat)
+    for kind in (0, 1):
+        share = min(FEW, max(1, round(fraction * totals[kind])))
+        for chat in by_hash:
+            if votes[kind] < share and chat not in held and groups[chat][kind]:
+                take(chat)
+    return held
+
+
+def order(examples: Sequence[Labelled], *, batch_size: int, seed: int, epoch: int = 0) -> list[int]:
+    """Indices of `examples` in the order of one epoch, to be cut into blocks of `batch_size`.
+
+    - The rarer label is spread evenly: every block has it if there are as many as blocks.
+    - Two rows of one chat are not neighbours in a block, its last and first row included, where
+      that can be avoided: neighbours are each other's mismatched pair.
+    - No block is of one row, which would be its own pair. Nothing is left out for that: where one
+      row would remain, another comes a second time and makes the last block two. Only a single
+      example has no order at all; the list is then empty.
+
+    The same arguments give the same order on every machine. Several epochs are separate lists; the
+    last block of each may be short.
+    """
+    assert batch_size >= 2
+    if len(examples) == 1:
+        return []
+    draw = random.Random(f"{seed}:{epoch}")
+    best: list[list[int]] = []
+    fewest = None
+    for _ in range(max(1, DEALT // max(1, len(examples)))):
+        blocks = _deal(examples, batch_size, draw)
+        crowded = _separate(examples, blocks)
+        if fewest is None or crowded < fewest:
+            best, fewest = blocks, crowded
+        if not crowded:
+            break
+    return [row for block in best for row in _seat(examples, block, draw)]
+
+
+def _position(seed: int, chat: str) -> float:
+    """The chat's place between 0 and 1, the same whatever other chats there are."""
+    digest = hashlib.sha256(f"{seed}:{chat}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _deal(examples: Sequence[Labelled], batch_size: int, draw: random.Random) -> list[list[int]]:
+    """Shuffle the rows into blocks, with the rarer label spread evenly."""
+    rows = list(range(len(examples)))
+    draw.shuffle(rows)
+    sizes = [min(batch_size, len(rows) - start) for start in range(0, len(rows), batch_size)]
+    rare = _rarer_label(examples)
+    rarer = [row for row in rows if examples[row].label == rare]
+    others = [row for row in rows if examples[row].label != rare]
+    blocks: list[list[int]] = [[] for _ in sizes]
+    emptiest = [(0.0, draw.random(), number) for number in range(len(sizes))]
+    heapq.heapify(emptiest)
+    for row in rarer:
+        _, tie, number = emptiest[0]
+        blocks[number].append(row)
+        heapq.heapreplace(emptiest, (len(blocks[number]) / sizes[number], tie, number))
+    for block, size in zip(blocks, sizes, strict=True):
+        while len(block) < size:
+            block.append(others.pop())
+    if sizes and sizes[-1] == 1:
+        alone = examples[blocks[-1][0]]
+        of_chat = Counter(example.chat_id for example in examples)
+
+        def unlikeness(row: int) -> tuple[bool, bool, int]:
+            company = examples[row]
+            # A large chat is hard enough to keep apart.
+            return company.chat_id != alone.chat_id, company.label != alone.label, -of_chat[company.chat_id]
+
+        blocks[-1].append(max((row for block in blocks[:-1] for row in block), key=unlikeness))
+    return blocks
+
+
+def _separate(examples: Sequence[Labelled], blocks: list[list[int]]) -> int:
+    """Swap rows between blocks until no chat has more than half a block; returns the rows left over.
+
+    A ring of k rows has no equal neighbours only if no chat has more than k // 2 of them. No swap
+    lets fewer blocks have the rarer label.
+    """
+    rare = _rarer_label(examples)
+    chats = [Counter(examples[row].chat_id for row in block) for block in blocks]
+    rares = [sum(examples[row].label == rare for row in block) for block in blocks]
+    places = [(number, seat) for number, block in enumerate(blocks) for seat in range(len(block))]
+    hopeless: set[tuple[str, bool]] = set()
+    left = 0
+
+    def has_room(number: int, chat: str) -> bool:
+        return chats[number][chat] < len(blocks[number]) // 2
+
+    for here, seat in places:
+        row = blocks[here][seat]
+        chat, label = examples[row].chat_id, examples[row].label
+        if chats[here][chat] <= len(blocks[here]) // 2:
+            continue
+        for there, other_seat in places if (chat, label) not in hopeless else ():
+            other = examples[blocks[there][other_seat]]
+            giver, taker = (here, there) if label == rare else (there, here)
+            if (
+                other.chat_id != chat
+                and has_room(there, chat)
+                and has_room(here, other.chat_id)
+                and (other.label == label or rares[giver] > 1 or not rares[taker])
+            ):
+                blocks[here][seat], blocks[there][other_seat] = blocks[there][other_seat], row
+                for number, comes, goes in ((here, other, examples[row]), (there, examples[row], other)):
+                    chats[number][comes.chat_id] += 1
+                    chats[number][goes.chat_id] -= 1
+                    rares[number] += (comes.label == rare) - (goes.label == rare)
+                break
+        else:
+            hopeless.add((chat, label))
+            left += 1
+    return left
+
+
+def _seat(examples: Sequence[Labelled], block: list[int], draw: random.Random) -> list[int]:
+    """The block as a ring in which rows of one chat are apart: every second seat, largest chat first."""
+    draw.shuffle(block)
+    of_chat = Counter(examples[row].chat_id for row in block)
+    rank = {chat: place for place, (chat, _) in enumerate(of_chat.most_common())}
+    block.sort(key=lambda row: rank[examples[row].chat_id])
+    ring = [0] * len(block)
+    for seat, row in zip([*range(0, len(ring), 2), *range(1, len(ring), 2)], block, strict=True):
+        ring[seat] = row
+    start = draw.randrange(len(ring))
+    return ring[start:] + ring[:start]
+
+
+def _rarer_label(examples: Sequence[Labelled]) -> bool:
+    return 2 * sum(example.label for example in examples) <= len(examples)

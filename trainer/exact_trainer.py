@@ -1,0 +1,124 @@
+"""TRL's KTOTrainer on given ids, in a given order, with checkpoints that a kill cannot confuse."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from torch.utils.data import DataLoader, Sampler
+from transformers import PrinterCallback
+from trl.trainer.kto_config import KTOConfig
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
+
+from trainer import batches
+from trainer.tokenise import Row
+
+
+class ExactTrainer(KTOTrainer):
+    """KTOTrainer on given ids and in a given order.
+
+    TRL renders conversations with the chat template and never shuffles. Here the collator replaces its
+    ids by ours, and the data loader takes its blocks from `batches.order`, anew in every epoch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[Row],
+        *,
+        max_length: int,
+        args: KTOConfig,
+        **kwargs: Any,
+    ) -> None:
+        disable_progress_bar()
+        self.blocks = _Blocks(rows, args.per_device_train_batch_size, args.seed)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(
+                [
+                    {
+                        "row": number,
+                        "prompt": row.example.prompt,
+                        "completion": row.example.completion,
+                        "label": row.label,
+                    }
+                    for number, row in enumerate(rows)
+                ]
+            ),
+            processing_class=tokenizer,
+            data_collator=_ExactIds(rows, tokenizer.pad_token_id, max_length),
+            **kwargs,
+        )
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> Any:
+        dataset: Any = self.train_dataset
+        return self.accelerator.prepare(
+            DataLoader(dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
+        )
+
+    def keep_last_step(self) -> None:
+        """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
+        newest = newest_checkpoint(Path(str(self.args.output_dir)))
+        if self.state.global_step > (step_of(newest) if newest else 0):
+            self._save_checkpoint(self.model, trial=None)  # type: ignore[no-untyped-call]
+
+
+class _Blocks(Sampler[list[int]]):
+    """The micro-batches of one epoch."""
+
+    def __init__(self, rows: Sequence[Row], batch_size: int, seed: int) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.drop_last = False
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order = batches.order(self.rows, batch_size=self.batch_size, seed=self.seed, epoch=epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.order), self.batch_size):
+            yield self.order[start : start + self.batch_size]
+
+
+class _ExactIds:
+    """Collates the rows' own ids; each prompt also with the reply before it in the block, for the KL term."""
+
+    def __init__(self, rows: Sequence[Row], pad_token_id: int, max_length: int) -> None:
+        self.rows = rows
+        self.collate = DataCollatorForUnpairedPreference(pad_token_id=pad_token_id, max_length=max_length)
+
+    def __call__(self, block: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [self.rows[item["row"]] for item in block]
+        return self.collate(  # type: ignore[no-any-return]
+            [
+                {
+                    "prompt_ids": row.prompt_ids,
+                    "completion_ids": row.completion_ids,
+                    "KL_completion_ids": rows[position - 1].completion_ids,
+                    "label": row.label,
+                }
+                for position, row in enumerate(rows)
+            ]
+        )
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint; its state file is written last, so that one tells."""
+    for folder in sorted(output_dir.glob("checkpoint-*"), key=step_of, reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return folder
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))

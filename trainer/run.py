@@ -1,0 +1,299 @@
+"""One training run, top to bottom: freeze, train, publish, compare, judge, deploy.
+
+Every step may be the last one of this process. What a successor needs is in the run's row (frozen
+settings and snapshot), in the run's folder (checkpoints) or in the version's row; so the same steps
+start a run and resume it. Knows no process and no schedule.
+"""
+
+import gc
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from storage import model_versions, training_runs
+from storage.artifacts import Artifacts
+from storage.database import Database
+from storage.errors import ArtifactRefused
+from storage.settings import Settings, load_settings
+from storage.tables import ModelVersion, TrainingRun
+from trainer import base_model, kto
+from trainer.base_model import BaseModelSource
+from trainer.batches import hold_out
+from trainer.comparison import compare
+from trainer.exact_trainer import newest_checkpoint
+from trainer.gate import Verdict, judge
+from trainer.lease import Lease
+from trainer.lineage import write_lineage
+from trainer.promotion import promote
+from trainer.readiness import check_readiness
+from trainer.snapshot import Snapshot, by_chat, take_snapshot
+from trainer.tokenise import Row, tokenise
+from trainer.weights import Weights, class_weights
+
+log = logging.getLogger(__name__)
+
+# What makes a run what it is: kept with it, so that a later attempt uses the same.
+FROZEN = {
+    *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
+    *("gradient_accumulation", "lora_rank", "seed", "max_weight", "checkpoint_steps", "hold_out_fraction"),
+    *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
+    "auto_deploy",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its state, a sentence for people, and the figures."""
+
+    state: str
+    reason: str
+    metrics: dict[str, Any]
+
+
+def carry_out(
+    database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
+) -> Outcome:
+    """Do what is left of a claimed run. Raises Interrupted, LeaseLost, Diverged, and what goes wrong."""
+    return _Steps(database, settings, artifacts, run, lease).to_outcome()
+
+
+class _Steps:
+    """The steps of a claimed run, in their order."""
+
+    def __init__(
+        self, database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
+    ) -> None:
+        self.database = database
+        self.artifacts = artifacts
+        self.run = run
+        self.lease = lease
+        chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
+        self.settings = load_settings(**(settings.model_dump() | chosen))
+
+    def to_outcome(self) -> Outcome:
+        self._phase("loading the model")
+        source = self._freeze_settings()
+        tokenizer = base_model.load_tokenizer(source)
+
+        self._phase("reading votes")
+        with self.database.read() as session:
+            snapshot = take_snapshot(session, self.run)
+        rows, dropped = tokenise(tokenizer, snapshot.examples, max_length=self.settings.max_length)
+        for reason, count in dropped.items():
+            log.info("Left out %d of %d votes: %s.", count, len(snapshot.examples), reason)
+        held_chats = hold_out(
+            by_chat(rows), fraction=self.settings.hold_out_fraction, seed=self.settings.seed
+        )
+        held_out = [row for row in rows if row.chat_id in held_chats]
+        training = [row for row in rows if row.chat_id not in held_chats]
+        resumable = self._freeze_snapshot(snapshot, held_chats)
+
+        refusal = self._refusal(snapshot, training)
+        if refusal is not None:
+            return Outcome("skipped", refusal, {"dropped": dict(dropped)})
+        ups = sum(row.label for row in training)
+        weights = class_weights(ups, len(training) - ups, self.settings.max_weight)
+        log.info(
+            "%d votes to train on (%d up, %d down), %d held out; weights %.3f up, %.3f down.",
+            *(len(training), ups, len(training) - ups, len(held_out), weights.desirable, weights.undesirable),
+        )
+
+        with self.database.read() as session:
+            version = model_versions.version_of_run(session, self.run.id)
+        if version is None:
+            version = self._train_and_publish(source, snapshot, training, weights, dropped, resume=resumable)
+        else:
+            log.info("An earlier attempt published %s already.", version.name)
+        return self._judge(version, source, held_out, weights)
+
+    def _phase(self, phase: str) -> None:
+        log.info("%s", phase.capitalize())
+        self.lease.report({"phase": phase})
+
+    def _freeze_settings(self) -> BaseModelSource:
+        """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
+        source = base_model.resolve(self.settings, progress=log.info)
+        self.settings = self.settings.model_copy(
+            update={
+                "precision": "bf16" if source.dtype == torch.bfloat16 else "fp32",
+                "max_length": min(self.settings.max_length, source.max_context),
+            }
+        )
+        with self.database.write() as session:
+            model_versions.ensure_base(session, source.name)
+            self.run = training_runs.update_run(
+                session, self.run.id, self.lease.fence, settings=self._frozen()
+            )
+        return source
+
+    def _frozen(self) -> dict[str, Any]:
+        return self.settings.model_dump(mode="json", include=FROZEN)
+
+    def _freeze_snapshot(self, snapshot: Snapshot, held_chats: set[str]) -> bool:
+        """Keep the snapshot with the run; whether an earlier attempt's checkpoints are of the same rows."""
+        earlier = self.run.snapshot["sha256"] if self.run.snapshot else None
+        if earlier not in (None, snapshot.sha256):
+            log.warning("Votes were withdrawn since the last attempt; training starts again without them.")
+        with self.database.write() as session:
+            self.run = training_runs.update_run(
+                session,
+                self.run.id,
+                self.lease.fence,
+                snapshot=snapshot.to_dict(held_chats),
+                snapshot_event_id=snapshot.event_id,
+            )
+        return earlier == snapshot.sha256
+
+    def _refusal(self, snapshot: Snapshot, training: list[Row]) -> str | None:
+        """Why this run must not or cannot train, if so."""
+        readiness = check_readiness(
+            ups=snapshot.ups,
+            downs=snapshot.downs,
+            voters=snapshot.voters,
+            trainable_rows=len(training),
+            settings=self.settings,
+        )
+        log.info("%s", readiness.reason)
+        if not readiness.ready and not self.run.force:
+            return readiness.reason
+        ups = sum(row.label for row in training)
+        downs = len(training) - ups
+        if ups and downs:
+            return None
+        forced = ", even if forced" if self.run.force else ""
+        return (
+            f"There is nothing to learn from{forced}: of the {len(snapshot.examples)} votes {ups} thumbs up "
+            f"and {downs} thumbs down can be trained on, and KTO needs both kinds."
+        )
+
+    def _train_and_publish(
+        self,
+        source: BaseModelSource,
+        snapshot: Snapshot,
+        rows: list[Row],
+        weights: Weights,
+        dropped: Mapping[str, int],
+        *,
+        resume: bool,
+    ) -> ModelVersion:
+        checkpoints = self.artifacts.run_folder(self.run.id) / "checkpoints"
+        newest = newest_checkpoint(checkpoints) if resume else None
+        log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
+        model, tokenizer = base_model.load_model(source)
+        model, result = kto.train(
+            model,
+            tokenizer,
+            rows,
+            weights=weights,
+            settings=self.settings,
+            output_dir=checkpoints,
+            resume=resume,
+            progress=self._report_step,
+            check=self.lease.check,
+        )
+        log.info(
+            "Trained %d steps in %.0f s, %.2f s a row, at most %.1f GiB of memory.",
+            *(result.steps, result.seconds, result.seconds_per_row, result.peak_memory / 2**30),
+        )
+        self._phase("publishing")
+        staging = self.artifacts.staging(self.run.id)
+        kto.save_adapter(model, staging, base_model=source.name)
+        training = result.to_dict()
+        write_lineage(
+            staging,
+            run=self.run,
+            settings=self._frozen(),
+            snapshot=snapshot,
+            rows=rows,
+            weights=weights,
+            training=training,
+        )
+        # One transaction around the rename: no other trainer can claim the run between check and rename.
+        with self.database.write() as session:
+            training_runs.owned_run(session, self.run.id, self.lease.fence)
+            published = self.artifacts.publish(self.run.id)
+            version = model_versions.publish_version(
+                session,
+                run_id=self.run.id,
+                fence=self.lease.fence,
+                base_model=source.name,
+                path=published.path,
+                sha256=published.sha256,
+                files=published.files,
+                metrics={"training": training, "weights": weights.to_dict(), "dropped": dict(dropped)},
+            )
+        log.info("Published %s.", version.name)
+        return version
+
+    def _report_step(self, state: dict[str, Any]) -> None:
+        if "loss" in state:
+            log.info(
+                "Step %d of %d: loss %.4f, reward margin %s, %.2f rows/s, %.0f s left",
+                *(state["step"], state["steps"], state["loss"]),
+                "unknown" if state["margin"] is None else f"{state['margin']:.4f}",
+                *(state["rows_per_second"], state["seconds_left"]),
+            )
+        self.lease.report(state)
+
+    def _judge(
+        self, version: ModelVersion, source: BaseModelSource, held_out: list[Row], weights: Weights
+    ) -> Outcome:
+        if version.state != "candidate":  # an earlier attempt got as far as this
+            return Outcome(
+                "succeeded", f"{version.name} is {version.state}. {version.reason}", version.metrics
+            )
+        self._phase("evaluating")
+        gc.collect()  # the trained model refers to itself; two of a large kind may not fit
+        with self.database.read() as session:
+            deployed = model_versions.deployed_version(session)
+        verdict = self._verdict(version, deployed, source, held_out, weights)
+        log.info("Gate: %s. %s", verdict.outcome.replace("_", " "), verdict.reason)
+        metrics = {
+            **version.metrics,
+            **verdict.measures,
+            "outcome": verdict.outcome,
+            "compared_with": deployed.name,
+        }
+        self._phase("deciding")
+        with self.database.write() as session:
+            training_runs.owned_run(session, self.run.id, self.lease.fence)
+            reason = promote(
+                session,
+                version.id,
+                verdict,
+                compared_with=deployed,
+                metrics=metrics,
+                auto_deploy=self.settings.auto_deploy,
+            )
+        return Outcome("succeeded", reason, metrics)
+
+    def _verdict(
+        self,
+        version: ModelVersion,
+        deployed: ModelVersion,
+        source: BaseModelSource,
+        held_out: list[Row],
+        weights: Weights,
+    ) -> Verdict:
+        def report(name: str, row: int, rows: int) -> None:
+            self.lease.report({"phase": f"evaluating {name}", "step": row, "steps": rows})
+
+        try:
+            comparison = compare(
+                version,
+                deployed,
+                [row.example for row in held_out],
+                source=source,
+                artifacts=self.artifacts,
+                weights=weights,
+                settings=self.settings,
+                progress=report,
+            )
+        except ArtifactRefused as error:
+            return Verdict("fail", error.message, {})
+        return judge(
+            comparison.candidate, comparison.deployed, finite=comparison.finite, settings=self.settings
+        )

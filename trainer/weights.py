@@ -1,0 +1,49 @@
+"""Desirable and undesirable weights from the class counts. Pure: knows no torch and no database.
+
+The rule is equation 8 of the KTO paper (arXiv 2402.01306): λ_D·n_D / (λ_U·n_U) inside [1, 4/3].
+"""
+
+from dataclasses import asdict, dataclass
+
+from storage.errors import InvalidInput
+
+# What is corrected lands a hundredth inside the interval, so that neither a float nor a rounded
+# display nor TRL's own 1.33 puts it outside.
+LOWEST, HIGHEST = 1.01, 1.32
+
+
+@dataclass(frozen=True)
+class Weights:
+    """λ_D, the weight of each desirable example, and λ_U, that of each undesirable one."""
+
+    desirable: float
+    undesirable: float
+
+    def of(self, label: bool) -> float:
+        return self.desirable if label else self.undesirable
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def class_weights(n_desirable: int, n_undesirable: int, cap: float) -> Weights:
+    """Weight the minority up, by as little as brings λ_D·n_D / (λ_U·n_U) inside [1, 4/3].
+
+    Counts whose own ratio is inside already get equal weights. No weight exceeds `cap` times the
+    other, even where that leaves the ratio outside. The mean over the rows is 1:
+    (λ_D·n_D + λ_U·n_U) / (n_D + n_U) = 1, so that the learning rate means the same for any counts.
+    Raises InvalidInput for a class without examples or a cap below 1.
+    """
+    for name, count in (("thumbs up", n_desirable), ("thumbs down", n_undesirable)):
+        if count < 1:
+            raise InvalidInput(f"There are {count} {name}; weights need at least one of each kind.")
+    if not cap >= 1:
+        raise InvalidInput(f"The largest weight ratio is {cap}; it must be at least 1.", field="max_weight")
+    if n_desirable < n_undesirable:
+        ratio = min(LOWEST * n_undesirable / n_desirable, cap)
+    elif 3 * n_desirable > 4 * n_undesirable:
+        ratio = max(HIGHEST * n_undesirable / n_desirable, 1 / cap)
+    else:
+        ratio = 1.0
+    undesirable = (n_desirable + n_undesirable) / (ratio * n_desirable + n_undesirable)
+    return Weights(desirable=ratio * undesirable, undesirable=undesirable)
