@@ -47,13 +47,14 @@ def back_up(settings: Settings, target: Path) -> BackupReport:
     """
     if target.exists():
         raise Conflict(f"{target} exists already; choose another name, nothing is overwritten.")
+    _check_there(settings.data_dir)
     aside = target.with_name(f".{target.name}.partial")
     try:
         with tempfile.TemporaryDirectory(dir=settings.data_dir) as folder:
             dump = _dump(settings, Path(folder))
             files = {dump.name: dump} | dict(_data_files(settings.data_dir))
             hashes = {name: _hash(path) for name, path in files.items()}
-            with aside.open("wb") as stream:
+            with open(aside, "wb", opener=_private) as stream:
                 with tarfile.open(fileobj=stream, mode="w") as archive:
                     for name, path in files.items():
                         archive.add(path, arcname=name, recursive=False)
@@ -122,6 +123,15 @@ def restore(settings: Settings, archive: Path) -> BackupReport:
     return report
 
 
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise NotReady(f"{path} is not there; set THUMBLOOP_DATA_DIR to what is to be kept.")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # the archive holds the secret and what people said
+
+
 def _dump(settings: Settings, folder: Path) -> Path:
     database = Database(settings.database_address)
     try:
@@ -129,6 +139,7 @@ def _dump(settings: Settings, folder: Path) -> Path:
             dump = folder / POSTGRES_DUMP
             _postgres(database, "pg_dump", "--format=custom", f"--file={dump}")
         else:
+            _check_there(database.path)
             dump = folder / SQLITE_COPY
             with closing(sqlite3.connect(database.path)) as source, closing(sqlite3.connect(dump)) as copy:
                 source.backup(copy)

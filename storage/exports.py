@@ -193,12 +193,14 @@ def export_to(
     return manifest
 
 
-def export_jsonl(session: Session, snapshot_event_id: int, salt: bytes) -> Iterator[str]:
+def export_jsonl(
+    session: Session, snapshot_event_id: int, salt: bytes, filter: ExampleFilter = EVERYTHING
+) -> Iterator[str]:
     """One line per example, ending in a newline; the same snapshot gives the same lines.
 
     `salt` keys the pseudonyms of the voters (see storage.secret).
     """
-    export = Export(session, ExportPlan(), salt=salt, snapshot_event_id=snapshot_event_id)
+    export = Export(session, ExportPlan(filter=filter), salt=salt, snapshot_event_id=snapshot_event_id)
     for chunk in export.chunks():
         yield from (f"{line}\n" for line in chunk.decode().removesuffix("\n").split("\n"))
 

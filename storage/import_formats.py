@@ -4,6 +4,7 @@ A record is what a file holds; a row is one rated reply. Formats of whole applic
 storage.import_apps. Knows no file and no database.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -183,7 +184,10 @@ def known_formats() -> str:
 def check_options(chosen: Format, options: ImportOptions) -> None:
     """Raises InvalidInput for an option that means nothing for the format, or one that is missing."""
     for option in fields(options):
-        given = getattr(options, option.name) is not None
+        value = getattr(options, option.name)
+        given = value is not None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInput(f"{option.name} cannot be {value}; give a number.", field=option.name)
         if given and option.name not in ("max_messages", *chosen.options):
             raise InvalidInput(
                 f"{option.name} has no meaning for the format {chosen.name}; leave it out.", field=option.name

@@ -114,7 +114,6 @@ class _Reading:
         self._stage = stage
         self._progress = progress
         self._dropped: Counter[str] = Counter()
-        self._unknown: Record | None = None
         if format is not None:
             check_options(format, options)
 
@@ -127,8 +126,6 @@ class _Reading:
                 self._reject(record, record.fault or "")
             elif (chosen := self._format_of(record)) is not None:
                 yield from self._rows_of(record, chosen)
-        if self.format is None and self._unknown is not None:
-            self._refuse_format(self._unknown)
         self.report.format = self.format.name if self.format is not None else None
         self.report.dropped = dict(self._dropped)
         self._tell(self._source.size)
@@ -160,7 +157,6 @@ class _Reading:
             if self.format is not None:
                 check_options(self.format, self._options)
                 return self.format
-            self._unknown = self._unknown or record
             if not self._skip_bad or self.report.records >= SNIFFED:
                 self._refuse_format(record)
             self._reject(record, f"No known format has these columns: {_columns(record)}.")
