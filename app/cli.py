@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import typer
 
-from app.commands import accounts, doctor, feedback, serve, settings, train, versions
+from app.commands import accounts, data, doctor, feedback, serve, settings, train, versions
 from storage.errors import NotReady, ThumbloopError
 
 cli = typer.Typer(
@@ -35,6 +35,9 @@ cli.command("serve")(serve.serve)
 cli.command("train")(train.train)
 cli.command("import")(feedback.import_feedback)
 cli.command("export")(feedback.export_feedback)
+cli.command("backup")(data.backup)
+cli.command("restore")(data.restore)
+cli.command("erase-user")(data.erase_user)
 cli.command("versions")(versions.versions)
 cli.command("deploy")(versions.deploy)
 cli.command("rollback")(versions.rollback)

@@ -8,10 +8,11 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -19,7 +20,10 @@ from alembic.config import Config
 from sqlmodel import Session, create_engine
 
 from storage.errors import BadSetting, NotReady
+from storage.group_commit import GroupCommit
 from storage.settings import Settings
+
+T = TypeVar("T")
 
 # Any constant will do; it keeps two servers from migrating one PostgreSQL database at once.
 MIGRATION_LOCK = 7_463_551
@@ -54,9 +58,9 @@ class Database:
         else:
             self.engine = create_engine(url, pool_size=8, max_overflow=24, pool_pre_ping=True)
         self._writer = self.engine.execution_options(writes=True)
-        self._write_lock: contextlib.AbstractContextManager[object] = (
-            threading.Lock() if self.dialect == "sqlite" else contextlib.nullcontext()
-        )
+        self._write_lock = threading.Lock()  # SQLite's one writer; PostgreSQL has many
+        self._groups: GroupCommit | None = None
+        self._starting = threading.Lock()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -67,8 +71,22 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A session that commits at the end, or leaves no trace if anything raises."""
-        with self._write_lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
+        lock = self._write_lock if self.dialect == "sqlite" else contextlib.nullcontext()
+        with lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def group_write(self, write: Callable[[Session], T]) -> T:
+        """Run a small write and return its result once it is on disk; on SQLite it shares its commit.
+
+        Raises what `write` raises, and Busy when more writes wait than can be served soon.
+        """
+        if self.dialect != "sqlite":
+            with self.write() as session:
+                return write(session)
+        with self._starting:
+            if self._groups is None:
+                self._groups = GroupCommit(self._writer, self._write_lock)
+        return self._groups.write(write)
 
     def migrate(self) -> None:
         """Bring the schema to the newest version; safe when several processes start at once."""
@@ -79,6 +97,9 @@ class Database:
             command.upgrade(config, "head")
 
     def close(self) -> None:
+        """Finish what was accepted and let go of every connection."""
+        if self._groups is not None:
+            self._groups.close()
         self.engine.dispose()
 
     @contextmanager

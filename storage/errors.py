@@ -8,6 +8,7 @@
     ├── NotFound             404       the caller
     ├── Conflict             409       the caller; the state of things forbids it now
     ├── Busy                 503       the caller; try again after `retry_after` seconds
+    ├── NotStored            507       the caller: the disk or the database refused, nothing was kept
     └── NotReady             500       the operator, at start-up or in a run; the CLI exits with 2
         ├── BadSetting                 the setting is wrong or unsafe
         ├── ModelUnavailable           the base model cannot be had
@@ -71,6 +72,11 @@ class Busy(ThumbloopError):
     def __init__(self, message: str, *, retry_after: int = 5, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
+
+
+class NotStored(ThumbloopError):
+    status = 507
+    code = "not_stored"
 
 
 class NotReady(ThumbloopError):

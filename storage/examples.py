@@ -2,22 +2,30 @@
 
 A snapshot is a vote event's id: each (reply, person) counts with its latest event up to that id. The
 prompt is every message before the reply on its branch, the system prompt included; the completion is
-the reply alone. Deleted chats and chats without consent give no examples.
+the reply alone. Deleted chats and chats without consent give no examples, so these two, like erasure,
+can take rows out of an old snapshot; `Examples.left_out` says how many.
+
+Read in pages of event ids, each answered through primary keys: a row costs the same in a small and in
+a large store, and only a page is in memory.
 """
 
-import hashlib
-import hmac
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session
 
-from storage.chats import prompt_messages
-from storage.tables import Chat, Message, ModelVersion, VoteEvent
+from storage.erasure import ERASED
+from storage.filters import EVERYTHING, ExampleFilter
+from storage.ids import is_id
+from storage.secret import pseudonym
+from storage.snapshots import messages_up_to, next_event, standing_votes
 
-PAGE = 500
+# Event ids in a page. What is in memory is this many rows and the messages before their replies.
+PAGE = 250
+CORRECTION = "correction"
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class Example:
     comment: str | None
     source: str
     token_ids: list[int] | None  # the reply as generated, any EOS included; None for imported replies
+    correction: str | None = None  # what the voter wrote the reply should have been
+    event_id: int = 0  # of the vote; examples come in this order
 
     def to_row(self, *, salt: bytes) -> dict[str, Any]:
         """TRL's conversational unpaired preference, with provenance columns beside it."""
@@ -45,86 +55,148 @@ class Example:
             "label": self.label,
             "message_id": self.message_id,
             "chat_id": self.chat_id,
-            "user_hash": hmac.new(salt, self.user_id.encode(), hashlib.sha256).hexdigest()[:16],
+            "user_hash": pseudonym(salt, self.user_id),
             "model_version": self.model_version,
             "voted_at": self.voted_at.isoformat(),
             "tags": self.tags,
             "comment": self.comment,
+            "correction": self.correction,
             "source": self.source,
         }
 
 
-def iter_examples(session: Session, snapshot_event_id: int) -> Iterator[Example]:
-    """The examples of a snapshot in the order of their events, read in pages."""
-    after = 0
-    while True:
-        events = _page(session, snapshot_event_id, after)
-        if not events:
+class Examples:
+    """The examples of a snapshot that a filter lets through, in the order of their vote events.
+
+    The filter is one that storage.filters.resolve returned, where it names a person or on_policy.
+    `corrections` adds, after a vote that says what the reply should have been, a desirable example
+    with source "correction". Without `token_ids` they are not read (an export has no use for them).
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        snapshot_event_id: int,
+        filter: ExampleFilter = EVERYTHING,
+        *,
+        corrections: bool = False,
+        token_ids: bool = True,
+    ) -> None:
+        assert not filter.on_policy
+        assert filter.user is None or is_id(filter.user)
+        self.session = session
+        self.snapshot_event_id = snapshot_event_id
+        self.filter = filter
+        self.corrections = corrections
+        self.left_out: Counter[str] = Counter()  # matching votes without an example, by reason
+        self._query = standing_votes(filter, token_ids=token_ids)
+
+    def iterate(self, after: int = 0) -> Iterator[Example]:
+        """The examples whose event ids are larger than `after`; counts `left_out` anew."""
+        self.left_out.clear()
+        while (first := next_event(self.session, after, self.snapshot_event_id)) is not None:
+            after = min(first + PAGE - 1, self.snapshot_event_id)
+            yield from self.at(range(first, after + 1))
+
+    def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
+        """The examples of these events, at most a page of them, in the order of their ids."""
+        rows = self.session.execute(
+            self._query, {"ids": list(event_ids), "snapshot": self.snapshot_event_id}
+        ).all()
+        wanted = [
+            (row, example) for row in rows for example in self._of_vote(row) if self._allowed(row, example)
+        ]
+        before = messages_up_to(
+            self.session, {row.parent_id for row, _ in wanted if row.parent_id is not None}
+        )
+        for row, example in wanted:
+            found = replace(example, prompt=_prompt(row, before))
+            if _within(len(found.prompt) + 1, self.filter.min_messages, self.filter.max_messages):
+                yield found
+
+    def _of_vote(self, row: Any) -> Iterator[Example]:
+        """What one vote gives, still without its prompt, as far as the vote alone can tell."""
+        if row.action == ERASED:
+            self.left_out["erased vote"] += 1
             return
-        yield from _examples(session, events)
-        after = events[-1].id or 0
-
-
-def _page(session: Session, snapshot_event_id: int, after: int) -> list[VoteEvent]:
-    later = (
-        select(func.max(VoteEvent.id))
-        .where(col(VoteEvent.id) <= snapshot_event_id)
-        .group_by(col(VoteEvent.message_id), col(VoteEvent.user_id))
-    )
-    query = (
-        select(VoteEvent)
-        .where(
-            col(VoteEvent.id) > after,
-            col(VoteEvent.id) <= snapshot_event_id,
-            col(VoteEvent.label).is_not(None),
-            col(VoteEvent.id).in_(later),
+        vote = Example(
+            prompt=[],
+            completion=[{"role": "assistant", "content": row.content}],
+            label=row.label,
+            message_id=row.message_id,
+            chat_id=row.chat_id,
+            user_id=row.user_id,
+            model_version=f"v{row.version}" if row.version is not None else None,
+            voted_at=row.created_at,
+            tags=row.tags,
+            comment=row.comment,
+            source=row.source,
+            token_ids=row.token_ids,
+            correction=row.correction,
+            event_id=row.id,
         )
-        .order_by(col(VoteEvent.id))
-        .limit(PAGE)
-    )
-    return list(session.exec(query))
+        if self._matches(vote, row.token_count):
+            yield vote
+        if self.corrections and row.correction:
+            corrected = replace(
+                vote,
+                completion=[{"role": "assistant", "content": row.correction}],
+                label=True,
+                model_version=None,
+                source=CORRECTION,
+                token_ids=None,
+                correction=None,
+            )
+            if self._matches(corrected, None):
+                yield corrected
 
-
-def _examples(session: Session, events: list[VoteEvent]) -> Iterator[Example]:
-    replies = _by_id(session, Message, (event.message_id for event in events))
-    chats = _by_id(session, Chat, (reply.chat_id for reply in replies.values()))
-    versions = _by_id(
-        session, ModelVersion, (r.model_version_id for r in replies.values() if r.model_version_id)
-    )
-    trees: dict[str, dict[str, Message]] = {}
-    in_chats = col(Message.chat_id).in_(list(chats))
-    for message in session.exec(select(Message).where(in_chats)):
-        trees.setdefault(message.chat_id, {})[message.id] = message
-    for event in events:
-        reply = replies[event.message_id]
-        chat = chats[reply.chat_id]
-        if chat.deleted_at is not None or not chat.consent:
-            continue
-        version = versions.get(reply.model_version_id or "")
-        yield Example(
-            prompt=prompt_messages(chat, _before(reply, trees[chat.id])),
-            completion=[{"role": "assistant", "content": reply.content}],
-            label=bool(event.label),
-            message_id=reply.id,
-            chat_id=chat.id,
-            user_id=event.user_id,
-            model_version=version.name if version is not None else None,
-            voted_at=event.created_at,
-            tags=event.tags,
-            comment=event.comment,
-            source=chat.source,
-            token_ids=reply.token_ids,
+    def _matches(self, example: Example, token_count: int | None) -> bool:
+        wanted = self.filter
+        if token_count is None:
+            token_count = -(-len(example.completion[0]["content"]) // 4)
+        return (
+            wanted.label in (None, example.label)
+            and wanted.model_version in (None, example.model_version)
+            and wanted.source in (None, example.source)
+            and (wanted.tag is None or wanted.tag in example.tags)
+            and _within(token_count, wanted.min_tokens, wanted.max_tokens)
         )
 
+    def _allowed(self, row: Any, example: Example) -> bool:
+        if row.deleted_at is not None:
+            self.left_out["deleted chat"] += 1
+        elif self.filter.consent == "given" and not row.consent:
+            self.left_out["no consent"] += 1
+        elif not example.completion[0]["content"]:
+            self.left_out["empty reply"] += 1
+        else:
+            return self.filter.consent != "withheld" or not row.consent
+        return False
 
-def _before(reply: Message, tree: dict[str, Message]) -> list[Message]:
-    path: list[Message] = []
-    step = reply
-    while step.parent_id is not None:
-        step = tree[step.parent_id]
-        path.append(step)
-    return path[::-1]
+
+def iter_examples(
+    session: Session,
+    snapshot_event_id: int,
+    filter: ExampleFilter = EVERYTHING,
+    *,
+    after: int = 0,
+    corrections: bool = False,
+) -> Iterator[Example]:
+    """The examples of a snapshot in the order of their events; see `Examples`."""
+    return Examples(session, snapshot_event_id, filter, corrections=corrections).iterate(after)
 
 
-def _by_id(session: Session, table: Any, ids: Iterable[str]) -> dict[str, Any]:
-    return {row.id: row for row in session.exec(select(table).where(table.id.in_(set(ids))))}
+def _prompt(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
+    prompt: list[dict[str, str]] = []
+    step = row.parent_id
+    while step is not None:
+        message = before[step]
+        prompt.append({"role": message.role, "content": message.content})
+        step = message.parent_id
+    if row.system_prompt:
+        prompt.append({"role": "system", "content": row.system_prompt})
+    return prompt[::-1]
+
+
+def _within(count: int, least: int | None, most: int | None) -> bool:
+    return (least is None or count >= least) and (most is None or count <= most)

@@ -1,17 +1,231 @@
-"""Ours out: the examples of a snapshot as JSONL that TRL and `datasets` read."""
+"""Ours out: the examples of a snapshot in the formats and shapes that other tools read.
+
+One pass from the database to bytes, a page at a time. The same snapshot and the same choices give the
+same bytes, and a manifest beside them says what they are. Knows no tokenizer: a chat template is
+handed in.
+"""
 
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
-from storage.examples import iter_examples
+from storage.dataset_card import dataset_card
+from storage.duplicates import Contradictions, Duplicates, Selection
+from storage.errors import InvalidInput
+from storage.examples import Example, Examples
+from storage.export_files import Written, new_folder, write_file
+from storage.export_formats import ENCODERS
+from storage.export_shapes import COLUMNS, ChatTemplate, Row, Shaper
+from storage.filters import EVERYTHING, ExampleFilter, resolve
+from storage.pairs import iter_pairs
+from storage.votes import latest_event_id
+
+Format = Literal["jsonl", "parquet", "csv", "datasets"]
+Shape = Literal["kto", "kto-text", "pairs", "sharegpt"]
+PROGRESS_ROWS = 1_000
 
 
-def export_jsonl(session: Session, snapshot_event_id: int, salt: bytes) -> Iterator[str]:
+class ExportPlan(BaseModel):
+    """What is exported and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Format = Field("jsonl", description="File format; datasets is a folder with a dataset card.")
+    shape: Shape = Field(
+        "kto",
+        description="kto: TRL's conversational rows. kto-text: the chat template applied. pairs: an up and a "
+        "down reply to the same prompt, for DPO. sharegpt: as LLaMA-Factory reads KTO data.",
+    )
+    filter: ExampleFilter = Field(EVERYTHING, description="Which examples.")
+    duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
+    contradictions: Contradictions = Field(
+        "keep",
+        description="Votes of both kinds on the same text. drop: none of them. majority: those of the larger "
+        "kind, none where both are equal.",
+    )
+    corrections: bool = Field(
+        False, description="Add what people wrote a reply should have been, as a desirable example."
+    )
+    licence: str = Field(
+        "unknown", description="Licence of the data, as the hub names it, for example cc0-1.0."
+    )
+
+
+class Export:
+    """One export: iterate `chunks` once, then `manifest` is complete.
+
+    `snapshot_event_id` defaults to all votes so far. Raises InvalidInput or NotFound at once for what
+    cannot be exported, so a web server can still answer with an error.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        plan: ExportPlan,
+        *,
+        salt: bytes,
+        snapshot_event_id: int | None = None,
+        template: ChatTemplate | None = None,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        self.plan = plan
+        self.snapshot_event_id = _known_snapshot(session, snapshot_event_id)
+        self.rows = 0
+        if plan.shape == "kto-text" and template is None:
+            raise InvalidInput("The shape kto-text needs a model's chat template.", field="shape")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}", plan.licence):
+            raise InvalidInput(
+                f"The licence {plan.licence!r} is not a name such as cc0-1.0 or apache-2.0.", field="licence"
+            )
+        wanted = resolve(session, plan.filter, salt=salt)
+        self._filters = wanted.describe(salt)
+        self._examples = Examples(
+            session, self.snapshot_event_id, wanted, corrections=plan.corrections, token_ids=False
+        )
+        self._selection = Selection(
+            self._examples.iterate, duplicates=plan.duplicates, contradictions=plan.contradictions
+        )
+        self._shaper = Shaper(salt, template)
+        self._progress = progress
+        self._left_out: Counter[str] = Counter()
+        self._votes: dict[str, Counter[bool]] = {}
+        self._largest_event_id = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes of the file, or of the Parquet file inside for the format datasets."""
+        return ENCODERS[self.plan.format](self._rows(), COLUMNS[self.plan.shape])
+
+    def manifest(self, written: Written | None = None) -> dict[str, Any]:
+        """What the chunks hold; complete once they have been iterated."""
+        repeats = self._selection
+        versions = sorted(self._votes.items(), key=lambda item: (len(item[0]), item[0]))
+        return {
+            "format": self.plan.format,
+            "shape": self.plan.shape,
+            "rows": self.rows,
+            "votes": _up_and_down(sum((votes for _, votes in versions), Counter())),
+            "versions": {name: _up_and_down(votes) for name, votes in versions},
+            "snapshot_event_id": self.snapshot_event_id,
+            "largest_event_id": self._largest_event_id,
+            "filters": self._filters,
+            "corrections": self.plan.corrections,
+            "duplicates": self.plan.duplicates,
+            "duplicate_votes": repeats.duplicate_votes,
+            "contradictions": self.plan.contradictions,
+            "contradictory_texts": repeats.contradictory_texts,
+            "contradictory_votes": repeats.contradictory_votes,
+            "contradictory_votes_dropped": repeats.contradictions_dropped,
+            "left_out": dict(sorted(self._left_out.items())),
+            "licence": self.plan.licence,
+            **({"sha256": written.sha256, "bytes": written.size} if written is not None else {}),
+            "software": {"name": "thumbloop", "version": _software_version()},
+        }
+
+    def _rows(self) -> Iterator[Row]:
+        for row, examples in self._shaped():
+            for example in examples:
+                self._votes.setdefault(example.model_version or "", Counter())[example.label] += 1
+                self._largest_event_id = max(self._largest_event_id, example.event_id)
+            self.rows += 1
+            if self.rows % PROGRESS_ROWS == 0:
+                self._progress(self.rows)
+            yield row
+
+    def _shaped(self) -> Iterator[tuple[Row, tuple[Example, ...]]]:
+        if self.plan.shape == "pairs":
+            for up, down in iter_pairs(self._selected(), self._examples.at):
+                yield self._shaper.pair(up, down), (up, down)
+            return
+        shape = {"kto": self._shaper.kto, "kto-text": self._shaper.kto_text}.get(
+            self.plan.shape, self._shaper.sharegpt
+        )
+        for example in self._selected():
+            try:
+                yield shape(example), (example,)
+            except InvalidInput:
+                self._left_out["refused by the chat template"] += 1
+
+    def _selected(self) -> Iterator[Example]:
+        yield from self._selection
+        self._left_out += self._examples.left_out
+
+
+def export_to(
+    target: Path,
+    session: Session,
+    plan: ExportPlan,
+    *,
+    salt: bytes,
+    snapshot_event_id: int | None = None,
+    template: ChatTemplate | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> dict[str, Any]:
+    """Write the file with `<name>.manifest.json` beside it, or the `datasets` folder; returns the manifest.
+
+    Nothing appears under the final name unless all of it is on disk. Raises what Export, write_file
+    and new_folder raise.
+    """
+    export = Export(
+        session,
+        plan,
+        salt=salt,
+        snapshot_event_id=snapshot_event_id,
+        template=template,
+        progress=progress,
+    )
+    if plan.format != "datasets":
+        manifest = export.manifest(write_file(target, export.chunks()))
+        write_file(target.with_name(f"{target.name}.manifest.json"), _manifest_bytes(manifest))
+        return manifest
+    with new_folder(target) as folder:
+        (folder / "data").mkdir()
+        manifest = export.manifest(write_file(folder / "data" / "train.parquet", export.chunks()))
+        card = dataset_card(manifest, licence=plan.licence)
+        write_file(folder / "README.md", [card.encode()])
+        write_file(folder / "manifest.json", _manifest_bytes(manifest))
+    return manifest
+
+
+def export_jsonl(
+    session: Session, snapshot_event_id: int, salt: bytes, filter: ExampleFilter = EVERYTHING
+) -> Iterator[str]:
     """One line per example, ending in a newline; the same snapshot gives the same lines.
 
     `salt` keys the pseudonyms of the voters (see storage.secret).
     """
-    for example in iter_examples(session, snapshot_event_id):
-        yield json.dumps(example.to_row(salt=salt), ensure_ascii=False) + "\n"
+    export = Export(session, ExportPlan(filter=filter), salt=salt, snapshot_event_id=snapshot_event_id)
+    for chunk in export.chunks():
+        yield from (f"{line}\n" for line in chunk.decode().removesuffix("\n").split("\n"))
+
+
+def _known_snapshot(session: Session, event_id: int | None) -> int:
+    latest = latest_event_id(session)
+    if event_id is None:
+        return latest
+    if not 0 <= event_id <= latest:
+        raise InvalidInput(
+            f"There is no snapshot {event_id}; the latest vote event is {latest}.", field="snapshot"
+        )
+    return event_id
+
+
+def _up_and_down(votes: Counter[bool]) -> dict[str, int]:
+    return {"up": votes[True], "down": votes[False]}
+
+
+def _manifest_bytes(manifest: dict[str, Any]) -> Iterable[bytes]:
+    return [json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n"]
+
+
+def _software_version() -> str:
+    try:
+        return version("thumbloop")
+    except PackageNotFoundError:  # a checkout that was not installed
+        return "unknown"

@@ -1,170 +1,216 @@
-"""Other people's feedback in: TRL's KTO rows, conversational or plain text, as JSON lines.
+"""Other people's feedback in: a file or a folder, read as records, turned into rows, stored as rated chats.
 
-Each row becomes a chat of the user `import` with a vote on its last reply, so that imported and own
-feedback are one thing from here on. A row that is there already (same prompt, completion and label)
-is counted as a duplicate, so importing a file twice adds nothing.
+All or nothing: the whole file is checked before the database is locked, and then written in one transaction.
+With `skip_bad`, bad records are left out and rows are committed in batches, so that others can write between
+them. Either way a row that is there already is counted as a duplicate: importing a file again adds what is
+missing, and nothing twice.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    StrictBool,
-    StrictStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
-from storage.chats import TITLE_LENGTH, check_text
 from storage.database import Database
-from storage.errors import InvalidInput, TooLarge
-from storage.tables import Chat, Message, User
-from storage.users import find_user
-from storage.votes import cast_vote
+from storage.errors import InvalidInput
+from storage.import_files import Source, open_source
+from storage.import_formats import (
+    Format,
+    ImportOptions,
+    check_options,
+    known_formats,
+    named_format,
+    rows_of,
+    sniff,
+)
+from storage.import_records import Record
+from storage.import_rows import ImportedRow
+from storage.import_writer import add_rows
 
-IMPORT_USER = "import"
-LONGEST_LINE = 16 * 1024 * 1024
+NO_OPTIONS = ImportOptions()
+BATCH = 500  # rows
+# Of a record that may have 16 MiB each, no more than this many are held before they are written.
+BATCH_CHARS = 32 * 1024 * 1024
+SNIFFED = 20  # records without a known format, after which no more are tried
+KEPT_REJECTIONS = 100
+PROGRESS_EVERY = 1000  # records
+
+
+@dataclass(frozen=True)
+class Rejection:
+    position: str  # "line 3", "element 3", "row 3"; in a folder with the file's name before it
+    reason: str
 
 
 @dataclass
 class ImportReport:
-    """What became of the rows; `rejected` holds (line number from 1, reason)."""
+    """What became of a file. A record may give several rows: a pair gives two."""
 
-    accepted: int = 0
-    duplicates: int = 0
-    rejected: list[tuple[int, str]] = field(default_factory=list)
-
-
-class ChatMessage(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    role: StrictStr
-    content: StrictStr
+    format: str | None = None  # None where there was no record to tell it from
+    records: int = 0
+    accepted: int = 0  # rows
+    duplicates: int = 0  # rows
+    dropped: dict[str, int] = field(default_factory=dict)  # rows by reason: an option, or no vote in them
+    rejected: int = 0  # records
+    rejections: list[Rejection] = field(default_factory=list)  # the first KEPT_REJECTIONS of them
 
 
-class KtoRow(BaseModel):
-    """A row of TRL's unpaired preference format; other columns are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-    prompt: list[ChatMessage]
-    completion: list[ChatMessage]
-    label: StrictBool
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _plain_prompt(cls, value: Any) -> Any:
-        return [{"role": "user", "content": value}] if isinstance(value, str) else value
-
-    @field_validator("completion", mode="before")
-    @classmethod
-    def _plain_completion(cls, value: Any) -> Any:
-        return [{"role": "assistant", "content": value}] if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _roles_in_order(self) -> "KtoRow":
-        turns = self.prompt[1:] if self.prompt and self.prompt[0].role == "system" else self.prompt
-        expected = ["user", "assistant"] * (len(turns) // 2) + ["user"]
-        if [turn.role for turn in turns] != expected:
-            raise ValueError("the prompt must alternate user and assistant messages and end with the user's")
-        if [turn.role for turn in self.completion] != ["assistant"]:
-            raise ValueError("the completion must be one assistant message")
-        if not self.completion[0].content:
-            raise ValueError("the completion is empty")
-        return self
+@dataclass(frozen=True)
+class Progress:
+    stage: str  # checking, storing
+    done_bytes: int
+    total_bytes: int
+    records: int
 
 
-def import_jsonl(
-    database: Database, lines: Iterable[bytes], *, source_name: str, skip_bad: bool = False
+def import_file(
+    database: Database,
+    source: Path | IO[bytes],
+    *,
+    name: str | None = None,
+    format: str | None = None,
+    options: ImportOptions = NO_OPTIONS,
+    skip_bad: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
 ) -> ImportReport:
-    """Import JSON lines in one transaction.
+    """Import a file, a folder or a stream; messages call it `name`, whose ending is a hint of its kind.
 
-    Raises InvalidInput that names the first bad line, and imports nothing, unless `skip_bad`.
+    Raises InvalidInput: the kind or the format is unknown, an option does not fit, or, unless `skip_bad`, a
+    record is bad; its position is the error's `field`. Then nothing was imported. An exception of `progress`
+    ends the import likewise; what `skip_bad` committed before stays, and the same file again adds the rest.
     """
-    report = ImportReport()
-    with database.write() as session:
-        owner = find_user(session, IMPORT_USER) or _import_user(session)
-        for number, line in _numbered(lines):
-            try:
-                row = _parse(line)
-            except InvalidInput as error:
-                if not skip_bad:
-                    raise InvalidInput(
-                        f"{source_name}, line {number}: {error.message} Nothing was imported; mend the line "
-                        f"or skip bad lines.",
-                        code="bad_line",
-                        field=f"line {number}",
-                    ) from error
-                report.rejected.append((number, error.message))
-                continue
-            if _store(session, owner, row):
-                report.accepted += 1
-            else:
-                report.duplicates += 1
-    return report
+    with open_source(source, name) as opened:
+        chosen = named_format(format) if format is not None else None
+        reading = _Reading(opened, chosen, options, skip_bad, "storing", progress)
+        if not skip_bad:
+            check = _Reading(opened, chosen, options, skip_bad, "checking", progress)
+            for _ in check.rows():
+                pass
+            reading.format = check.format
+        _store(database, reading, one_transaction=not skip_bad)
+        return reading.report
 
 
-def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield number, line
+class _Reading:
+    """One way through the source: yields its rows and keeps the report."""
+
+    def __init__(
+        self,
+        source: Source,
+        format: Format | None,
+        options: ImportOptions,
+        skip_bad: bool,
+        stage: str,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.format = format
+        self.report = ImportReport()
+        self._source = source
+        self._options = options
+        self._skip_bad = skip_bad
+        self._stage = stage
+        self._progress = progress
+        self._dropped: Counter[str] = Counter()
+        if format is not None:
+            check_options(format, options)
+
+    def rows(self) -> Iterator[ImportedRow]:
+        for record in self._source.records():
+            self.report.records += 1
+            if self.report.records % PROGRESS_EVERY == 0:
+                self._tell(record.done)
+            if record.value is None:
+                self._reject(record, record.fault or "")
+            elif (chosen := self._format_of(record)) is not None:
+                yield from self._rows_of(record, chosen)
+        self.report.format = self.format.name if self.format is not None else None
+        self.report.dropped = dict(self._dropped)
+        self._tell(self._source.size)
+
+    def add(self, session: Session, batch: list[ImportedRow]) -> None:
+        """Store rows that `rows` gave, and count them."""
+        assert self.format is not None
+        added = add_rows(session, batch, f"import:{self.format.name}")
+        self.report.accepted += added
+        self.report.duplicates += len(batch) - added
+
+    def _rows_of(self, record: Record, chosen: Format) -> Iterator[ImportedRow]:
+        value = record.value or {}
+        try:
+            for row in rows_of(chosen, value, self._options):
+                if isinstance(row, ImportedRow):
+                    yield row
+                else:
+                    self._dropped[row.reason] += row.rows
+        except InvalidInput as error:
+            other = sniff(value, self._options) or chosen
+            hint = f" It looks like the format {other.name}." if other is not chosen else ""
+            self._reject(record, f"{error.message}{hint}")
+
+    def _format_of(self, record: Record) -> Format | None:
+        """The format, if need be told from this record."""
+        if self.format is None:
+            self.format = sniff(record.value or {}, self._options)
+            if self.format is not None:
+                check_options(self.format, self._options)
+                return self.format
+            if not self._skip_bad or self.report.records >= SNIFFED:
+                self._refuse_format(record)
+            self._reject(record, f"No known format has these columns: {_columns(record)}.")
+        return self.format
+
+    def _refuse_format(self, record: Record) -> None:
+        raise InvalidInput(
+            f"{self._source.name}, {record.position}: no known format has these columns: {_columns(record)}. "
+            f"{known_formats()} Nothing was imported.",
+            code="unknown_format",
+            field="format",
+        )
+
+    def _reject(self, record: Record, reason: str) -> None:
+        if not self._skip_bad:
+            raise InvalidInput(
+                f"{self._source.name}, {record.position}: {reason} "
+                f"Nothing was imported; mend it or skip bad rows.",
+                code="bad_line",
+                field=record.position,
+            )
+        self.report.rejected += 1
+        if len(self.report.rejections) < KEPT_REJECTIONS:
+            self.report.rejections.append(Rejection(record.position, reason))
+
+    def _tell(self, done: int) -> None:
+        self._progress(Progress(self._stage, done, self._source.size, self.report.records))
 
 
-def _parse(line: bytes) -> KtoRow:
-    if len(line) > LONGEST_LINE:
-        raise TooLarge(f"The line has {len(line)} bytes; the most is {LONGEST_LINE}.")
-    try:
-        # A byte order mark at the start of a file is how some editors save UTF-8.
-        row = KtoRow.model_validate(json.loads(line.decode("utf-8-sig")))
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"This is not JSON: {error.msg} at column {error.colno}.") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"This is not UTF-8 (byte {error.start}).") from error
-    except RecursionError as error:
-        raise InvalidInput("The JSON is nested too deeply.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "row"
-        raise InvalidInput(f"{place}: {first['msg']}.", field=place) from error
-    for message in (*row.prompt, *row.completion):
-        check_text(message.content, message.role)
-    return row
+def _store(database: Database, reading: _Reading, *, one_transaction: bool) -> None:
+    batches = _batches(reading.rows())
+    if one_transaction:
+        with database.write() as session:
+            for batch in batches:
+                reading.add(session, batch)
+        return
+    for batch in batches:
+        with database.write() as session:
+            reading.add(session, batch)
 
 
-def _import_user(session: Session) -> User:
-    user = User(name=IMPORT_USER, disabled=True)  # nobody can sign in as the import
-    session.add(user)
-    session.flush()
-    return user
+def _batches(rows: Iterator[ImportedRow]) -> Iterator[list[ImportedRow]]:
+    batch: list[ImportedRow] = []
+    chars = 0
+    for row in rows:
+        batch.append(row)
+        chars += sum(len(turn.content) for turn in row.turns)
+        if len(batch) == BATCH or chars > BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
-def _store(session: Session, owner: User, row: KtoRow) -> bool:
-    prompt = [(m.role, m.content) for m in row.prompt]
-    key = hashlib.sha256(json.dumps([prompt, row.completion[0].content, row.label]).encode()).hexdigest()
-    if session.exec(select(Chat.id).where(col(Chat.import_key) == key)).first() is not None:
-        return False
-    system = row.prompt[0].content if row.prompt[0].role == "system" else ""
-    turns = [m for m in (*row.prompt, *row.completion) if m.role != "system"]
-    chat = Chat(
-        owner_id=owner.id,
-        system_prompt=system,
-        title=" ".join(turns[0].content.split())[:TITLE_LENGTH],
-        source="import",
-        import_key=key,
-    )
-    session.add(chat)
-    session.flush()
-    parent: str | None = None
-    for turn in turns:
-        message = Message(chat_id=chat.id, parent_id=parent, role=turn.role, content=turn.content)
-        session.add(message)
-        session.flush()
-        parent = message.id
-    assert parent is not None
-    cast_vote(session, user_id=owner.id, message_id=parent, label=row.label)
-    return True
+def _columns(record: Record) -> str:
+    names = [repr(name[:80]) if isinstance(name, str) else str(name) for name in record.value or ()]
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"

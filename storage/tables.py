@@ -54,6 +54,9 @@ class User(Table, table=True):
     role: str = "user"  # admin, user
     password_hash: str | None = None
     disabled: bool = False
+    erased_at: datetime | None = Field(
+        default=None, sa_type=UtcDateTime
+    )  # a tombstone: all they wrote is gone
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
@@ -220,6 +223,9 @@ class ModelVersion(Table, table=True):
     metrics: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     state: str = "candidate"  # candidate (an admin decides), ready, rejected, retired
     reason: str | None = Field(default=None, sa_type=Text)
+    erased_votes: int = Field(
+        default=0, sa_column_kwargs={"server_default": "0"}
+    )  # votes it was trained on that were erased since; only a retrain forgets them
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
     @property

@@ -14,7 +14,7 @@ from storage.chats import check_text, get_chat, get_message
 from storage.errors import Conflict, InvalidInput, NotAllowed
 from storage.tables import Chat, Message, Vote, VoteEvent, now
 
-# Any constant will do; see _take_turn.
+# Any constant will do; see take_turn.
 EVENT_LOCK = 7_463_552
 
 
@@ -44,7 +44,7 @@ def cast_vote(
         raise InvalidInput(f"The label must be true (up) or false (down), not {label!r}.", field="label")
     for text in (*(tags or ()), comment or "", correction or ""):
         check_text(text, "vote")
-    _take_turn(session)
+    take_turn(session)
     _check_votable(session, user_id, message_id)
     state: dict[str, Any] = {
         "label": label,
@@ -69,7 +69,7 @@ def cast_vote(
 
 def clear_vote(session: Session, *, user_id: str, message_id: str) -> Vote | None:
     """Take a vote back; None, or the vote as it is, where there is nothing to take back."""
-    _take_turn(session)
+    take_turn(session)
     _check_owner(session, user_id, get_message(session, message_id))
     vote = _find(session, user_id, message_id)
     if vote is None or vote.label is None:
@@ -152,7 +152,8 @@ def _find(session: Session, user_id: str, message_id: str) -> Vote | None:
     return session.exec(select(Vote).where(Vote.message_id == message_id, Vote.user_id == user_id)).first()
 
 
-def _take_turn(session: Session) -> None:
+def take_turn(session: Session) -> None:
+    """Wait until no other transaction is adding vote events; call before adding some."""
     # A snapshot is "every event up to an id". PostgreSQL gives ids before commit, so two transactions
     # could commit out of order and change a snapshot afterwards; this lock makes them take turns.
     # SQLite has one writer anyway.

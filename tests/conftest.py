@@ -40,7 +40,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'test.db'}"
     else:
-        yield from _new_postgres_database(request.getfixturevalue("postgres_url"))
+        yield from new_postgres_database(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
@@ -90,13 +90,23 @@ def live_server(start_server: Callable[..., LiveServer]) -> LiveServer:
 @pytest.fixture(scope="session")
 def kto_sample() -> Path:
     """Real KTO rows that stand beside the repository, where they are at hand."""
-    path = SHARED_DATA / "kto_mix_sample.jsonl"
+    return _sample("kto_mix_sample.jsonl")
+
+
+@pytest.fixture(scope="session")
+def pairs_sample() -> Path:
+    """Real preference pairs, likewise."""
+    return _sample("preference_pairs_sample.jsonl")
+
+
+def _sample(name: str) -> Path:
+    path = SHARED_DATA / name
     if not path.exists():
-        pytest.skip("kto_mix_sample.jsonl is not at hand")
+        pytest.skip(f"{name} is not at hand")
     return path
 
 
-def _new_postgres_database(server_url: str) -> Iterator[str]:
+def new_postgres_database(server_url: str) -> Iterator[str]:
     import sqlalchemy as sa
 
     name = f"thumbloop_{os.urandom(6).hex()}"

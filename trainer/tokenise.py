@@ -6,7 +6,7 @@ is not trained to stop, and no text is tokenised in another way than it was writ
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,16 +80,35 @@ def tokenise(
     return rows, dropped
 
 
+def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:
+    """What writes a conversation as text, as an export needs it; it raises InvalidInput like prompt_ids."""
+
+    def render(messages: list[Message], add_generation_prompt: bool) -> str:
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except TemplateError as error:
+            raise _refused(error) from error
+        return text
+
+    return render
+
+
 def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
     try:
         ids: list[int] = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
         )
     except TemplateError as error:
-        raise InvalidInput(
-            f"The model's chat template refuses this conversation: {error}.", code="template_refused"
-        ) from error
+        raise _refused(error) from error
     return ids
+
+
+def _refused(error: TemplateError) -> InvalidInput:
+    return InvalidInput(
+        f"The model's chat template refuses this conversation: {error}.", code="template_refused"
+    )
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:

@@ -1,9 +1,11 @@
-"""Who the caller is."""
+"""Who the caller is, and the erasure of what a person said."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from app.auth import CurrentUser
+from app.api.shapes import Id
+from app.auth import Admin, CurrentUser, ServicesHere
+from storage.erasure import erase_user, remove_exports
 
 router = APIRouter(tags=["users"])
 
@@ -14,7 +16,30 @@ class Me(BaseModel):
     role: str
 
 
+class Erased(BaseModel):
+    chats: int
+    messages: int
+    votes: int
+    affected_versions: list[str] = Field(
+        description="Trained on some of it; only a run from the base model forgets it."
+    )
+
+
 @router.get("/me")
 def me(identity: CurrentUser) -> Me:
     """Whose token or session this is."""
     return Me(id=identity.user_id, name=identity.name, role=identity.role)
+
+
+@router.delete("/users/{user_id}/data")
+def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
+    """Erase a person: name, secrets, chats and votes. Exports in the data directory go too. For admins."""
+    with services.database.write() as session:
+        report = erase_user(session, user_id, by=identity.name)
+    remove_exports(services.settings.data_dir)
+    return Erased(
+        chats=report.chats,
+        messages=report.messages,
+        votes=report.votes,
+        affected_versions=report.affected_versions,
+    )

@@ -29,8 +29,8 @@ def cast_vote(message_id: Id, body: NewVote, identity: CurrentUser, services: Se
     for field, text in (("comment", body.comment), ("correction", body.correction)):
         if text is not None and len(text) > most:
             raise TooLarge(f"The {field} has {len(text)} characters; the most is {most}.", field=field)
-    with services.database.write() as session:
-        vote = votes.cast_vote(
+    vote = services.database.group_write(
+        lambda session: votes.cast_vote(
             session,
             user_id=identity.user_id,
             message_id=message_id,
@@ -39,12 +39,14 @@ def cast_vote(message_id: Id, body: NewVote, identity: CurrentUser, services: Se
             comment=body.comment,
             correction=body.correction,
         )
+    )
     return vote_out(vote)
 
 
 @router.delete("/messages/{message_id}/vote")
 def clear_vote(message_id: Id, identity: CurrentUser, services: ServicesHere) -> VoteOut:
     """Take your vote back."""
-    with services.database.write() as session:
-        vote = votes.clear_vote(session, user_id=identity.user_id, message_id=message_id)
+    vote = services.database.group_write(
+        lambda session: votes.clear_vote(session, user_id=identity.user_id, message_id=message_id)
+    )
     return vote_out(vote) if vote is not None else VoteOut(message_id=message_id, label=None, revision=0)

@@ -1,81 +1,157 @@
-"""`thumbloop import` and `thumbloop export`: KTO rows in and out, as files or through pipes."""
+"""`thumbloop import` and `thumbloop export`: rated data in and out, as files or through pipes."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, Literal
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
-from app.commands.terminal import opened_database, say
+from app.commands.terminal import console, opened_database, say
 from storage.errors import InvalidInput
+from storage.import_formats import FORMATS
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-class Format(StrEnum):
-    jsonl = "jsonl"
+    from storage.export_shapes import ChatTemplate
+    from storage.imports import Progress
+    from storage.settings import Settings
+
+PIPE = "-"
 
 
 def import_feedback(
-    file: str = typer.Argument(help="JSON lines in TRL's KTO format, or - for standard input."),
-    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out bad lines, do not refuse the file."),
+    file: str = typer.Argument(help="A file or a folder, or - for standard input."),
+    format: str | None = typer.Option(
+        None, help=f"One of {', '.join(FORMATS)}; told from the data if not given."
+    ),
+    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out bad records, do not refuse the file."),
+    max_messages: int | None = typer.Option(None, help="Drop longer conversations, the reply included."),
+    min_rating: float | None = typer.Option(None, help="Drop pairs whose chosen reply is rated below."),
+    max_rating_rejected: float | None = typer.Option(
+        None, help="Drop pairs whose rejected reply is rated above."
+    ),
+    score_column: str | None = typer.Option(None, help="The column of the scores."),
+    up_from: float | None = typer.Option(None, help="Scores from here on are thumbs up."),
+    down_to: float | None = typer.Option(None, help="Scores up to here are thumbs down."),
 ) -> None:
     """Import rated chats. A row that is there already is not added again."""
-    from storage.imports import import_jsonl
+    from storage.import_formats import ImportOptions
+    from storage.imports import import_file
 
-    with opened_database() as (_, database):
-        name = "standard input" if file == "-" else file
-        with _input(file) as lines:
-            report = import_jsonl(database, lines, source_name=name, skip_bad=skip_bad)
-    for line, reason in report.rejected:
-        say(f"line {line} left out: {reason}")
-    say(f"{report.accepted} imported, {report.duplicates} there already, {len(report.rejected)} left out.")
+    options = ImportOptions(max_messages, min_rating, max_rating_rejected, score_column, up_from, down_to)
+    with opened_database() as (_, database), _shown_progress() as progress:
+        report = import_file(
+            database,
+            sys.stdin.buffer if file == PIPE else Path(file),
+            name="standard input" if file == PIPE else file,
+            format=format,
+            options=options,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    for rejection in report.rejections:
+        say(f"{rejection.position} left out: {rejection.reason}")
+    if report.rejected > len(report.rejections):
+        say(f"and {report.rejected - len(report.rejections)} more")
+    for reason, rows in report.dropped.items():
+        say(f"{rows} dropped: {reason}")
+    say(f"{report.accepted} imported, {report.duplicates} there already, {report.rejected} left out.")
 
 
 def export_feedback(
     file: str = typer.Argument(help="Where to write, or - for standard output."),
-    format: Format = typer.Option(Format.jsonl, help="jsonl: TRL's KTO rows with their provenance."),
+    format: Literal["jsonl", "parquet", "csv", "datasets"] = typer.Option(
+        "jsonl", help="datasets is a folder with a dataset card."
+    ),
+    shape: Literal["kto", "kto-text", "pairs", "sharegpt"] = typer.Option(
+        "kto", help="What a row is; pairs are for DPO."
+    ),
+    filters: list[str] = typer.Option(
+        [], "--filter", metavar="NAME=VALUE", help="Which examples; may be given several times."
+    ),
+    duplicates: Literal["keep", "drop"] = typer.Option(
+        "keep", help="drop: the same text and label only once."
+    ),
+    contradictions: Literal["keep", "drop", "majority"] = typer.Option(
+        "keep", help="Votes of both kinds on the same text."
+    ),
+    corrections: bool = typer.Option(
+        False, "--corrections", help="Add what replies should have been, as good examples."
+    ),
+    licence: str = typer.Option("unknown", help="Licence of the data, such as cc0-1.0."),
 ) -> None:
-    """Export all votes that training may use, with the chats they judge."""
-    from storage.exports import export_jsonl
+    """Export the votes that training may use, with the chats they judge and a manifest."""
+    from storage.exports import Export, ExportPlan, export_to
+    from storage.filters import read_filter
     from storage.secret import load_secret
-    from storage.votes import latest_event_id
 
-    rows = 0
-    with opened_database() as (settings, database), _output(file) as out, database.read() as session:
-        for line in export_jsonl(session, latest_event_id(session), load_secret(settings.data_dir)):
-            out.write(line)
-            rows += 1
-    if file != "-":
-        say(f"{rows} rows to {file}.")
+    if file == PIPE and format != "jsonl":
+        raise InvalidInput(f"Standard output takes jsonl only; name a file for {format}.", field="format")
+    plan = ExportPlan(
+        format=format,
+        shape=shape,
+        filter=read_filter(_pairs(filters)),
+        duplicates=duplicates,
+        contradictions=contradictions,
+        corrections=corrections,
+        licence=licence,
+    )
+    with opened_database() as (settings, database), database.read() as session:
+        salt = load_secret(settings.data_dir)
+        template = _template(settings) if shape == "kto-text" else None
+        if file == PIPE:
+            for chunk in Export(session, plan, salt=salt, template=template).chunks():
+                sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+        else:
+            manifest = export_to(Path(file), session, plan, salt=salt, template=template)
+            say(f"{manifest['rows']} rows to {file}.")
+
+
+def _pairs(filters: list[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for text in filters:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidInput(f"--filter {text!r} is not NAME=VALUE, such as label=up.", field="filter")
+        if name in found:
+            raise InvalidInput(f"--filter {name} is given twice; all filters must hold.", field=name)
+        found[name] = value
+    return found
+
+
+def _template(settings: "Settings") -> "ChatTemplate":
+    from trainer.base_model import load_tokenizer, resolve
+    from trainer.tokenise import chat_template
+
+    return chat_template(load_tokenizer(resolve(settings, say)))
 
 
 @contextmanager
-def _input(file: str) -> Iterator[BinaryIO]:
-    if file == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        with Path(file).open("rb") as lines:
-            yield lines
-    except OSError as error:
-        raise InvalidInput(f"{file} cannot be read: {error.strerror}.", field="file") from error
+def _shown_progress() -> "Iterator[Callable[[Progress], None]]":
+    """A bar over the bytes of the file, on a terminal only."""
+    with ProgressBar(
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("reading", total=None)
 
+        def show(progress: "Progress") -> None:
+            bar.update(
+                task,
+                description=progress.stage,
+                completed=progress.done_bytes,
+                total=progress.total_bytes or None,
+            )
 
-@contextmanager
-def _output(file: str) -> Iterator[TextIO]:
-    if file == "-":
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    target = Path(file)
-    aside = target.with_name(f"{target.name}.part")
-    try:
-        with aside.open("w", encoding="utf-8") as out:
-            yield out
-        aside.replace(target)  # a failed export leaves the last good one as it was
-    except OSError as error:
-        raise InvalidInput(f"{file} cannot be written: {error.strerror}.", field="file") from error
-    finally:
-        aside.unlink(missing_ok=True)
+        yield show

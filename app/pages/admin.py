@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from app.api.feedback import stats
 from app.api.shapes import run_out
+from app.api.stats import current_figures
 from app.api.training_runs import read_log
 from app.auth import Identity, identity_of
 from app.pages import dashboard
@@ -151,7 +151,7 @@ class AdminPage:
 
     def _panels(self, identity: Identity) -> Update:
         """Every panel, as the database has it now."""
-        state = stats(identity, self.services)
+        state = current_figures(self.services)
         with self.services.database.read() as session:
             rows = list_runs(session, limit=RUNS_SHOWN)
             runs = [run_out(row, version_of_run(session, row.id)) for row in rows]

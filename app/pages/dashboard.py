@@ -9,8 +9,8 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from app.api.feedback import Stats
 from app.api.shapes import RunOut, VersionOut
+from app.api.stats import Figures
 
 ACTIVE = ("requested", "running")
 UP, DOWN = "λ<sub>D</sub>", "λ<sub>U</sub>"
@@ -21,7 +21,7 @@ RULE = (
 NO_WEIGHTS = "Weights follow from the counts once there are votes of both kinds."
 
 
-def overview(stats: Stats) -> str:
+def overview(stats: Figures) -> str:
     """Counts, weights, readiness and schedule."""
     answering = ", ".join(version.name for version in stats.versions if version.deployed)
     weights = stats.weights

@@ -1,13 +1,10 @@
-"""Examples as of a snapshot, exports and imports, on both engines."""
+"""Examples as of a snapshot and their export, on both engines."""
 
+import io
 import json
-from pathlib import Path
-
-import pytest
 
 from storage import chats, examples, exports, imports, votes
 from storage.database import Database
-from storage.errors import InvalidInput
 from tests.unit.people import add_person_with_reply, add_reply
 
 SALT = b"s" * 32
@@ -83,61 +80,11 @@ def test_a_regenerated_reply_shares_the_prompt_of_its_sibling(database: Database
 
 
 def test_more_examples_than_a_page_come_in_order_and_once(database: Database) -> None:
-    lines = [json.dumps(ROW | {"prompt": f"Question {n}"}).encode() for n in range(examples.PAGE + 3)]
-    report = imports.import_jsonl(database, lines, source_name="rows")
+    lines = [json.dumps(ROW | {"prompt": f"Question {n}"}) for n in range(examples.PAGE + 3)]
+    report = imports.import_file(database, io.BytesIO("\n".join(lines).encode()))
     assert report.accepted == examples.PAGE + 3
     with database.read() as session:
         found = [
             e.prompt[0]["content"] for e in examples.iter_examples(session, votes.latest_event_id(session))
         ]
     assert found == [f"Question {n}" for n in range(examples.PAGE + 3)]
-
-
-def test_an_import_round_trips_and_a_second_one_adds_nothing(database: Database) -> None:
-    line = json.dumps(ROW).encode()
-    first = imports.import_jsonl(database, [line, b"\n", line], source_name="rows")
-    again = imports.import_jsonl(database, [line], source_name="rows")
-    assert (first.accepted, first.duplicates, again.accepted, again.duplicates) == (1, 1, 0, 1)
-    with database.read() as session:
-        (exported,) = export(database, votes.latest_event_id(session))
-    row = json.loads(exported)
-    assert {name: row[name] for name in ROW} == ROW
-    assert row["source"] == "import"
-
-
-BAD_LINES = {
-    b"{not json": "not JSON",
-    b'{"prompt": "a", "completion": "b", "label": "true"}': "label",
-    b'{"prompt": "a", "completion": "b", "label": 1}': "label",
-    b'{"prompt": "a", "completion": ""  , "label": true}': "empty",
-    b'{"prompt": [], "completion": "b", "label": true}': "end with the user",
-    b'{"prompt": [{"role": "assistant", "content": "x"}], "completion": "b", "label": true}': "alternate",
-    b'{"completion": "b", "label": true}': "prompt",
-    b'{"prompt": "a\\u0000", "completion": "b", "label": true}': "NUL",
-    b'{"prompt": "\\ud800", "completion": "b", "label": true}': "surrogate",
-    b"[1]": "row",
-    b"\xff\xfe": "UTF-8",
-    b"[" * 100_000: "nested",
-}
-
-
-@pytest.mark.parametrize(("line", "reason"), BAD_LINES.items(), ids=BAD_LINES.values())
-def test_a_bad_line_is_named_and_nothing_is_imported_unless_told_to_skip(
-    database: Database, line: bytes, reason: str
-) -> None:
-    good = json.dumps(ROW).encode()
-    with pytest.raises(InvalidInput, match="rows.jsonl, line 2: ") as caught:
-        imports.import_jsonl(database, [good, line], source_name="rows.jsonl")
-    assert reason in caught.value.message
-    with database.read() as session:
-        assert votes.latest_event_id(session) == 0
-    report = imports.import_jsonl(database, [good, line], source_name="rows.jsonl", skip_bad=True)
-    assert report.accepted == 1
-    assert [number for number, _ in report.rejected] == [2]
-
-
-def test_the_real_sample_imports(database: Database, kto_sample: Path) -> None:
-    with kto_sample.open("rb") as lines:
-        report = imports.import_jsonl(database, lines, source_name=kto_sample.name)
-    assert report.accepted + report.duplicates == 150
-    assert report.rejected == []

@@ -1,0 +1,130 @@
+"""The figures: votes, weights, approval per version, readiness and schedule. For admins."""
+
+from datetime import date, datetime
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.api.model_versions import all_versions
+from app.api.shapes import VersionOut
+from app.auth import Admin, ServicesHere
+from app.services import Services
+from storage import stats, votes
+from storage.training_runs import active_run
+from trainer.readiness import check_readiness
+from trainer.weights import class_weights
+
+router = APIRouter(tags=["feedback"])
+
+
+class Votes(BaseModel):
+    up: int
+    down: int
+
+
+class WeightsOut(BaseModel):
+    desirable: float | None = Field(description="null until there are votes of both kinds.")
+    undesirable: float | None
+
+
+class ReadinessOut(BaseModel):
+    ready: bool
+    reason: str
+
+
+class ScheduleOut(BaseModel):
+    description: str
+    next_run: datetime | None
+
+
+class ApprovalOut(BaseModel):
+    version: str
+    replies: int = Field(description="Finished replies of this version; imported ones are left out.")
+    up: int
+    down: int
+    approval: float | None = Field(description="up / (up + down); null without votes.")
+    low: float = Field(description="The 95 % Wilson interval of the approval, from here")
+    high: float = Field(description="to here.")
+    enough_votes: bool = Field(description="false: the interval is too wide to say anything.")
+    vote_rate: float | None = Field(description="Votes per reply; null without replies.")
+
+
+class DayOut(BaseModel):
+    day: date
+    up: int
+    down: int
+
+
+class Figures(BaseModel):
+    votes: Votes
+    weights: WeightsOut
+    versions: list[VersionOut]
+    readiness: ReadinessOut
+    schedule: ScheduleOut
+    active_run: str | None = Field(description="The id of the run that is requested or running.")
+
+
+class Stats(Figures):
+    approval: list[ApprovalOut] = Field(description="Per version that has replied, newest first.")
+    tags: dict[str, Votes] = Field(description="Current votes per reason tag, most used first.")
+    days: list[DayOut] = Field(description="Votes cast or changed on each of the last 30 UTC days.")
+
+
+@router.get("/stats")
+def show_stats(_: Admin, services: ServicesHere) -> Stats:
+    """Votes, the weights that follow from them, approval per version, tags, days, readiness, schedule."""
+    with services.database.read() as session:
+        approval = stats.version_stats(session)
+        tags = stats.tag_counts(session)
+        days = stats.daily_votes(session)
+    return Stats(
+        **dict(current_figures(services)),
+        approval=[_approval_out(version) for version in approval],
+        tags={tag: Votes(up=up, down=down) for tag, (up, down) in tags.items()},
+        days=[DayOut(day=day.day, up=day.up, down=day.down) for day in days],
+    )
+
+
+def current_figures(services: Services) -> Figures:
+    """What is cheap enough to be asked for every second."""
+    settings = services.settings
+    with services.database.read() as session:
+        counts = votes.count_votes(session)
+        voters = votes.count_voters(session)
+        versions = all_versions(session)
+        active = active_run(session)
+    weights = WeightsOut(desirable=None, undesirable=None)
+    if counts.up and counts.down:
+        found = class_weights(counts.up, counts.down, settings.max_weight)
+        weights = WeightsOut(desirable=found.desirable, undesirable=found.undesirable)
+    readiness = check_readiness(
+        ups=counts.up,
+        downs=counts.down,
+        voters=voters,
+        trainable_rows=counts.up + counts.down,
+        settings=settings,
+    )
+    return Figures(
+        votes=Votes(up=counts.up, down=counts.down),
+        weights=weights,
+        versions=versions,
+        readiness=ReadinessOut(ready=readiness.ready, reason=readiness.reason),
+        schedule=ScheduleOut(
+            description=services.schedule.describe(), next_run=services.schedule.next_run_time()
+        ),
+        active_run=active.id if active is not None else None,
+    )
+
+
+def _approval_out(version: stats.VersionStats) -> ApprovalOut:
+    return ApprovalOut(
+        version=version.version,
+        replies=version.replies,
+        up=version.up,
+        down=version.down,
+        approval=version.approval,
+        low=version.interval.low,
+        high=version.interval.high,
+        enough_votes=version.enough_votes,
+        vote_rate=version.vote_rate,
+    )

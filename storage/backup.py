@@ -1,0 +1,230 @@
+"""Backup and restore of one installation: the database, the adapters and the secret, in one tar file.
+
+Online and consistent: the database is copied first (SQLite's backup API, pg_dump), so every adapter that
+it names was on disk already. Every file is hashed; the manifest comes last in the archive, so an archive
+with a manifest was written to its end. Base models are not included: they can be had again.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import sqlalchemy as sa
+
+from storage.database import Database, make_data_dir
+from storage.errors import Conflict, InvalidInput, NotReady
+from storage.secret import FILE_NAME as SECRET
+from storage.settings import Settings
+
+MANIFEST = "manifest.json"
+SQLITE_COPY, POSTGRES_DUMP = "database.sqlite", "database.pgdump"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class BackupReport:
+    """What an archive holds."""
+
+    files: int
+    bytes: int
+
+
+def back_up(settings: Settings, target: Path) -> BackupReport:
+    """Write the archive aside, sync and verify it, then give it its name.
+
+    Raises Conflict if `target` exists, NotReady where the database cannot be copied or the disk is full.
+    """
+    if target.exists():
+        raise Conflict(f"{target} exists already; choose another name, nothing is overwritten.")
+    _check_there(settings.data_dir)
+    aside = target.with_name(f".{target.name}.partial")
+    try:
+        with tempfile.TemporaryDirectory(dir=settings.data_dir) as folder:
+            dump = _dump(settings, Path(folder))
+            files = {dump.name: dump} | dict(_data_files(settings.data_dir))
+            hashes = {name: _hash(path) for name, path in files.items()}
+            with open(aside, "wb", opener=_private) as stream:
+                with tarfile.open(fileobj=stream, mode="w") as archive:
+                    for name, path in files.items():
+                        archive.add(path, arcname=name, recursive=False)
+                    manifest = json.dumps({"format": FORMAT, "files": hashes}, indent=1).encode()
+                    member = tarfile.TarInfo(MANIFEST)
+                    member.size = len(manifest)
+                    archive.addfile(member, io.BytesIO(manifest))
+                stream.flush()
+                os.fsync(stream.fileno())
+        report = verify(aside)
+        aside.rename(target)
+    except OSError as error:
+        raise NotReady(f"The backup {target} could not be written ({error.strerror}).") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return report
+
+
+def verify(archive: Path) -> BackupReport:
+    """Read the whole archive and compare every hash; raises InvalidInput naming the damaged file."""
+    hashes, found, size = _manifest(archive), set[str](), 0
+    with _opened(archive) as members:
+        for member in members:
+            if member.name == MANIFEST:
+                continue
+            expected = hashes.get(member.name)
+            stream = members.extractfile(member) if member.isfile() else None
+            if expected is None or stream is None or not _safe(member.name):
+                raise InvalidInput(f"{archive}: {member.name} does not belong in a backup.")
+            if _digest(stream) != expected:
+                raise InvalidInput(f"{archive}: {member.name} is damaged; use another backup.")
+            found.add(member.name)
+            size += member.size
+    if found != hashes.keys():
+        raise InvalidInput(f"{archive} lacks {sorted(hashes.keys() - found)[0]}; use another backup.")
+    return BackupReport(len(found), size)
+
+
+def restore(settings: Settings, archive: Path) -> BackupReport:
+    """Verify the archive, then put it in place.
+
+    Raises Conflict unless the target is empty, InvalidInput for a damaged archive or one of the other
+    database engine.
+    """
+    report = verify(archive)
+    database = Database(settings.database_address)
+    copy = SQLITE_COPY if database.dialect == "sqlite" else POSTGRES_DUMP
+    try:
+        if copy not in _manifest(archive):
+            raise InvalidInput(
+                f"{archive} was made from another database engine than {database.dialect}; "
+                f"set THUMBLOOP_DATABASE_URL to an address of that engine."
+            )
+        _refuse_used_target(settings, database)
+        make_data_dir(settings.data_dir)
+        with tempfile.TemporaryDirectory(dir=settings.data_dir) as folder, _opened(archive) as members:
+            for member in members:
+                if member.name != MANIFEST:
+                    members.extract(member, folder, filter="data")
+            _load(database, Path(folder) / copy)
+            for item in Path(folder).iterdir():
+                if item.name != copy:
+                    item.rename(settings.data_dir / item.name)
+    finally:
+        database.close()
+    return report
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise NotReady(f"{path} is not there; set THUMBLOOP_DATA_DIR to what is to be kept.")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # the archive holds the secret and what people said
+
+
+def _dump(settings: Settings, folder: Path) -> Path:
+    database = Database(settings.database_address)
+    try:
+        if database.path is None:
+            dump = folder / POSTGRES_DUMP
+            _postgres(database, "pg_dump", "--format=custom", f"--file={dump}")
+        else:
+            _check_there(database.path)
+            dump = folder / SQLITE_COPY
+            with closing(sqlite3.connect(database.path)) as source, closing(sqlite3.connect(dump)) as copy:
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")
+        return dump
+    finally:
+        database.close()
+
+
+def _load(database: Database, copy: Path) -> None:
+    if database.path is None:
+        _postgres(database, "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", str(copy))
+    else:
+        shutil.copyfile(copy, aside := database.path.with_name(f".{database.path.name}.partial"))
+        aside.rename(database.path)
+
+
+def _postgres(database: Database, program: str, *arguments: str) -> None:
+    if shutil.which(program) is None:
+        raise NotReady(f"{program} is not on this machine; install PostgreSQL's client programs.")
+    address = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    command = [program, f"--dbname={address}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NotReady(f"{program} failed: {done.stderr.strip()}")
+
+
+def _refuse_used_target(settings: Settings, database: Database) -> None:
+    used = [settings.data_dir / name for name in ("adapters", SECRET)]
+    if database.path is not None:
+        used.append(database.path)
+    elif sa.inspect(database.engine).get_table_names():
+        raise Conflict(f"The database {database.shown_address} has tables; restore into an empty one.")
+    for path in used:
+        if path.exists():
+            raise Conflict(f"{path} exists; restore into an empty THUMBLOOP_DATA_DIR.")
+
+
+def _data_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
+    secret = data_dir / SECRET
+    if secret.exists():
+        yield SECRET, secret
+    for folder in sorted((data_dir / "adapters").glob("*")):
+        if folder.suffix != ".tmp":
+            for file in sorted(folder.iterdir()):
+                yield str(file.relative_to(data_dir)), file
+
+
+def _manifest(archive: Path) -> dict[str, str]:
+    with _opened(archive) as members:
+        try:
+            stream = members.extractfile(MANIFEST)
+        except KeyError:
+            stream = None
+        if stream is None:
+            raise InvalidInput(f"{archive} has no manifest: it is no backup, or one that was cut short.")
+        manifest = json.load(stream)
+    if manifest.get("format") != FORMAT:
+        raise InvalidInput(
+            f"{archive} has the format {manifest.get('format')!r}; this version reads {FORMAT}."
+        )
+    files: dict[str, str] = manifest["files"]
+    return files
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(archive, mode="r:") as members:
+            yield members
+    except (OSError, tarfile.TarError) as error:
+        raise InvalidInput(f"{archive} cannot be read as a backup ({error}).") from error
+
+
+def _safe(name: str) -> bool:
+    return not name.startswith("/") and ".." not in Path(name).parts
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return _digest(stream)
+
+
+def _digest(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

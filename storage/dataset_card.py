@@ -1,0 +1,141 @@
+"""README.md of an exported `datasets` folder: what is in it and how to train on it.
+
+Pure: everything it says is in the manifest, so the same export has the same card.
+"""
+
+import json
+from typing import Any
+
+# The interval that the KTO paper (arXiv 2402.01306, equation 8) gives for the weighted class ratio.
+LOWEST, HIGHEST = 1, 4 / 3
+
+USAGE = {
+    "kto": """from datasets import load_dataset
+from trl import KTOConfig, KTOTrainer
+
+rows = load_dataset("path/to/this/folder", split="train")
+trainer = KTOTrainer(
+    model="your-model",
+    args=KTOConfig(output_dir="out", desirable_weight={desirable}, undesirable_weight={undesirable}),
+    train_dataset=rows,
+)
+trainer.train()""",
+    "pairs": """from datasets import load_dataset
+from trl import DPOConfig, DPOTrainer
+
+rows = load_dataset("path/to/this/folder", split="train")
+trainer = DPOTrainer(model="your-model", args=DPOConfig(output_dir="out"), train_dataset=rows)
+trainer.train()""",
+    "sharegpt": """{{
+  "thumbloop": {{
+    "file_name": "path/to/this/folder/data/train.parquet",
+    "formatting": "sharegpt",
+    "columns": {{"messages": "conversations", "kto_tag": "kto_tag"}}
+  }}
+}}""",
+}
+MEANING = {
+    "kto": "conversational unpaired preferences: `prompt` (messages), `completion` (one message), `label`",
+    "kto-text": "plain-text unpaired preferences, the chat template applied: `prompt`, `completion`, `label`",
+    "pairs": "preferences: `prompt` (messages), `chosen` and `rejected` (one message each)",
+    "sharegpt": "ShareGPT conversations with LLaMA-Factory's `kto_tag`; the last turn is the rated one",
+}
+
+
+def dataset_card(manifest: dict[str, Any], *, licence: str) -> str:
+    """The card, with the metadata block that the hub and `datasets` read at its top."""
+    return "\n".join([*_metadata(manifest, licence), *_body(manifest, licence)]) + "\n"
+
+
+def weights(up: int, down: int) -> tuple[float, float]:
+    """(desirable, undesirable) weights that bring the weighted ratio of the classes into the interval."""
+    if not up or not down or LOWEST <= up / down <= HIGHEST:
+        return 1.0, 1.0
+    if up < down:
+        return round(1.01 * down / up, 4), 1.0
+    return 1.0, round(up / (1.32 * down), 4)
+
+
+def _metadata(manifest: dict[str, Any], licence: str) -> list[str]:
+    return [
+        "---",
+        f"license: {json.dumps(licence)}",
+        "pretty_name: Thumbloop feedback",
+        "task_categories:",
+        "- text-generation",
+        "tags:",
+        *(f"- {tag}" for tag in ("kto", "trl", "preference", "human-feedback", "thumbloop")),
+        "size_categories:",
+        f"- {_size_category(manifest['rows'])}",
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        "  - split: train",
+        "    path: data/train.parquet",
+        "---",
+        "",
+    ]
+
+
+def _body(manifest: dict[str, Any], licence: str) -> list[str]:
+    up, down = manifest["votes"]["up"], manifest["votes"]["down"]
+    shape = manifest["shape"]
+    desirable, undesirable = weights(up, down)
+    usage = USAGE["kto" if shape == "kto-text" else shape]
+    return [
+        "# Thumbloop feedback",
+        "",
+        f"Votes on a chat model's replies, as {MEANING[shape]}. Provenance columns stand beside them; people "
+        "appear as pseudonyms only.",
+        "",
+        f"- Rows: {manifest['rows']}",
+        f"- Thumbs up: {up}, thumbs down: {down} ({_imbalance(up, down)})",
+        f"- Snapshot: vote event {manifest['snapshot_event_id']}; "
+        f"the last one in here is {manifest['largest_event_id']}",
+        f"- Filters: `{json.dumps(manifest['filters'], ensure_ascii=False)}`",
+        f"- Duplicates: {manifest['duplicates']}; contradictory votes: {manifest['contradictions']}",
+        f"- Licence: {licence}",
+        f"- Written by Thumbloop {manifest['software']['version']}",
+        "",
+        "| model version | up | down |",
+        "|---|---|---|",
+        *(
+            f"| {name or 'not generated here'} | {votes['up']} | {votes['down']} |"
+            for name, votes in manifest["versions"].items()
+        ),
+        "",
+        "## Use",
+        "",
+        *(
+            ["An entry for LLaMA-Factory's `dataset_info.json`:", "", "```json"]
+            if shape == "sharegpt"
+            else ["```python"]
+        ),
+        usage.format(desirable=desirable, undesirable=undesirable),
+        "```",
+        "",
+        *(
+            [
+                "KTO wants desirable_weight × up / (undesirable_weight × down) between 1 and 4/3 "
+                "(arXiv 2402.01306); the weights above do that for these counts.",
+                "",
+            ]
+            if shape != "pairs" and up and down
+            else []
+        ),
+        "`manifest.json` has the sha256 of the data, all counts, and what was left out.",
+    ]
+
+
+def _imbalance(up: int, down: int) -> str:
+    if not up or not down:
+        return "one kind only"
+    return f"{up / down:.2f} up for each down"
+
+
+def _size_category(rows: int) -> str:
+    limits = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+    for limit, name in limits.items():
+        if rows < limit:
+            return name
+    return "1M<n<10M" if rows < 10_000_000 else "10M<n<100M"

@@ -1,0 +1,51 @@
+"""An exported `datasets` folder onto the Hugging Face hub, or a server that speaks like it.
+
+The only module of storage that reaches for the network, and only when asked to. Knows no rows.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from storage.errors import InvalidInput, NotReady
+
+
+def push_to_hub(
+    folder: Path, repo: str, *, token: str | None = None, endpoint: str | None = None, private: bool = True
+) -> str:
+    """Upload the folder as the data set `repo` (owner/name) in one commit; returns the commit's address.
+
+    The repository is made if it is not there, private unless told otherwise: an export holds what people
+    said. Without a token, the one that `hf auth login` stored is used. Raises InvalidInput for what is
+    no export or no name, NotReady where the hub refuses.
+    """
+    for name in ("README.md", "manifest.json", "data/train.parquet"):
+        if not (folder / name).is_file():
+            raise InvalidInput(
+                f"{folder} is not an exported datasets folder ({name} is missing); export with the format "
+                f"datasets first.",
+                field="folder",
+            )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", repo):
+        raise InvalidInput(f"{repo!r} is not a name on the hub, such as you/feedback.", field="repo")
+    manifest = json.loads((folder / "manifest.json").read_text())
+
+    # Imported here: it is slow to load, and hardly anybody pushes.
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    hub = HfApi(endpoint=endpoint, token=token)
+    try:
+        hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        commit = hub.upload_folder(
+            folder_path=folder,
+            repo_id=repo,
+            repo_type="dataset",
+            commit_message=f"Thumbloop export: {manifest['rows']} rows, sha256 {manifest['sha256'][:12]}",
+        )
+    except (HTTPError, OSError, ValueError) as error:
+        raise NotReady(
+            f"The hub did not take {repo}: {error}. Check the token and its right to write there.",
+            code="push_failed",
+        ) from error
+    return str(commit.commit_url)

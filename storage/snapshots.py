@@ -1,0 +1,105 @@
+"""The SQL of snapshots: which votes stand as of an event, and the messages that led to their replies.
+
+Every statement is answered through primary keys and the index of vote_event by (message, user), so
+its cost depends on the page and not on the store.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, func, select
+
+from storage.erasure import ERASED
+from storage.filters import ExampleFilter
+from storage.tables import Chat, Message, ModelVersion, VoteEvent
+
+
+def next_event(session: Session, after: int, snapshot_event_id: int) -> int | None:
+    """The first event of the snapshot beyond `after`."""
+    event_id = col(VoteEvent.id)
+    query = select(func.min(event_id)).where(event_id > after, event_id <= snapshot_event_id)
+    return session.exec(query).one()
+
+
+def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tuple[Any, ...]]:
+    """Votes that stand as of :snapshot or were erased, among the events :ids, with replies and chats.
+
+    A list of ids instead of a range tells PostgreSQL how few rows it gets even where it has no
+    statistics yet, so it never reads whole tables for a page.
+    """
+    later = aliased(VoteEvent)
+    # A scalar subquery and not NOT EXISTS: PostgreSQL would hash all events for each page of a small
+    # store, where this is a look-up in the index for each event.
+    latest = (
+        sa.select(func.max(col(later.id)))
+        .where(
+            col(later.message_id) == VoteEvent.message_id,
+            col(later.user_id) == VoteEvent.user_id,
+            col(later.id) <= sa.bindparam("snapshot"),
+        )
+        .scalar_subquery()
+    )
+    counted = func.json_array_length(Message.token_ids) if filter.counts_tokens else sa.null()
+    query = (
+        sa.select(
+            col(VoteEvent.id),
+            col(VoteEvent.message_id),
+            col(VoteEvent.user_id),
+            col(VoteEvent.action),
+            col(VoteEvent.label),
+            col(VoteEvent.tags),
+            col(VoteEvent.comment),
+            col(VoteEvent.correction),
+            col(VoteEvent.created_at),
+            col(Message.parent_id),
+            col(Message.chat_id),
+            col(Message.content),
+            col(Message.token_ids) if token_ids else sa.null().label("token_ids"),
+            counted.label("token_count"),
+            col(ModelVersion.number).label("version"),
+            col(Chat.source),
+            col(Chat.system_prompt),
+            col(Chat.consent),
+            col(Chat.deleted_at),
+        )
+        .join(Message, col(Message.id) == VoteEvent.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .outerjoin(ModelVersion, col(ModelVersion.id) == Message.model_version_id)
+        .where(
+            col(VoteEvent.id).in_(sa.bindparam("ids", expanding=True)),
+            col(VoteEvent.label).is_not(None) | (col(VoteEvent.action) == ERASED),
+            col(VoteEvent.id) == latest,
+        )
+        .order_by(col(VoteEvent.id))
+    )
+    return query.where(*_conditions(filter))
+
+
+def messages_up_to(session: Session, ids: set[str]) -> dict[str, Any]:
+    """These messages and all before them, by id: a generation at a time, each through the primary key."""
+    found: dict[str, Any] = {}
+    query = sa.select(col(Message.id), col(Message.parent_id), col(Message.role), col(Message.content)).where(
+        col(Message.id).in_(sa.bindparam("ids", expanding=True))
+    )
+    while ids:
+        rows = session.execute(query, {"ids": sorted(ids)}).all()
+        found |= {row.id: row for row in rows}
+        ids = {row.parent_id for row in rows if row.parent_id is not None} - found.keys()
+    return found
+
+
+def _conditions(filter: ExampleFilter) -> Iterator[sa.ColumnElement[bool]]:
+    """What the tables can tell; the rest is checked on each example."""
+    if filter.from_date is not None:
+        yield col(VoteEvent.created_at) >= filter.from_date
+    if filter.to_date is not None:
+        yield col(VoteEvent.created_at) <= filter.to_date
+    if filter.user is not None:
+        yield col(VoteEvent.user_id) == filter.user
+    if filter.version_number is not None:
+        yield col(ModelVersion.number) == filter.version_number
+    if filter.has_comment is not None:
+        without = func.trim(func.coalesce(VoteEvent.comment, "")) == ""
+        yield ~without if filter.has_comment else without

@@ -1,0 +1,197 @@
+"""Exports of large stores: rows per second, growth of memory, the same bytes twice, a flat cost per row.
+
+Each export runs in its own process, twice; memory is what the process grew by beyond its imports.
+"""
+
+import argparse
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from storage import model_versions
+from storage.database import Database
+from storage.exports import ExportPlan, export_to
+from storage.tables import Chat, Message, Table, User, VoteEvent
+from tests.benchmarks.report import print_report
+
+KINDS = [
+    "jsonl/kto",
+    "jsonl/kto-text",
+    "jsonl/sharegpt",
+    "jsonl/pairs",
+    "csv/kto",
+    "parquet/kto",
+    "datasets/kto",
+]
+REPLIES = 4  # of a chat: two turns, each regenerated once; the first reply is continued
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+WORDS = ("the", "river", "ran", "past", "seven", "quiet", "houses", "and", "nobody", "asked", "where")
+SALT = b"s" * 32
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--votes", type=int, nargs="+", default=[10_000, 100_000])
+    arguments.add_argument("--kinds", nargs="+", default=KINDS, help="format/shape")
+    arguments.add_argument("--database-url", help="an empty PostgreSQL database; default SQLite")
+    given = arguments.parse_args()
+    figures: dict[str, Any] = {}
+    for votes in given.votes:
+        with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
+            address = given.database_url or f"sqlite:///{folder}/bench.db"
+            began = time.monotonic()
+            build(address, votes)
+            built = round(time.monotonic() - began, 1)
+            figures[f"{votes} votes"] = {"build_s": built} | {
+                kind: _in_a_process(kind, address, Path(folder)) for kind in given.kinds
+            }
+    print_report("export", figures)
+
+
+def build(address: str, votes: int) -> None:
+    """A store with `votes` votes that stand, and a vote in twenty changed once before."""
+    database = Database(address)
+    if database.dialect == "postgresql":
+        Table.metadata.drop_all(database.engine)
+        with database.engine.begin() as connection:
+            connection.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
+    database.migrate()
+    with database.write() as session:
+        version = model_versions.ensure_base(session, "bench").id
+    with database.engine.begin() as connection:
+        connection.execute(sa.insert(User), [{"id": _id(0, n)} for n in range(1000)])
+    chats = _chats(version, votes)
+    while batch := list(islice(chats, 2_000)):
+        with database.engine.begin() as connection:
+            for table, column in ((Chat, 0), (Message, 1), (VoteEvent, 2)):
+                connection.execute(sa.insert(table), [row for rows in batch for row in rows[column]])
+    database.close()
+
+
+def _chats(version: str, votes: int) -> Iterator[tuple[list[dict[str, Any]], ...]]:
+    draw = random.Random(0)
+    number = 0
+    for chat in range(-(-votes // REPLIES)):
+        chat_id, user_id = _id(1, chat), _id(0, chat % 1000)
+        messages: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
+        parent = None
+        for _turn in range(REPLIES // 2):
+            question = _message(chat_id, number := number + 1, parent, "user", _text(draw))
+            replies = [
+                _message(chat_id, number := number + 1, question["id"], "assistant", _text(draw), version)
+                for _ in range(2)
+            ]
+            messages += [question, *replies]
+            parent = replies[0]["id"]
+            for up, reply in zip((draw.random() < 0.7, False), replies, strict=True):
+                if draw.random() < 0.05:
+                    events.append(_event(reply["id"], user_id, not up, 1))
+                events.append(_event(reply["id"], user_id, up, 2))
+        yield [{"id": chat_id, "owner_id": user_id, "system_prompt": "Be kind."}], messages, events
+
+
+def _message(
+    chat_id: str, number: int, parent: str | None, role: str, content: str, version: str | None = None
+) -> dict[str, Any]:
+    return {
+        "id": _id(2, number),
+        "chat_id": chat_id,
+        "parent_id": parent,
+        "role": role,
+        "content": content,
+        "model_version_id": version,
+        "token_ids": list(range(len(content) // 4)) if version else None,
+    }
+
+
+def _event(message_id: str, user_id: str, label: bool, revision: int) -> dict[str, Any]:
+    return {
+        "message_id": message_id,
+        "user_id": user_id,
+        "action": "cast",
+        "label": label,
+        "tags": ["helpful"] if label else [],
+        "revision": revision,
+        "created_at": BEGINNING + timedelta(seconds=int(message_id[:8], 16)),
+    }
+
+
+def _text(draw: random.Random) -> str:
+    return " ".join(draw.choices(WORDS, k=draw.randint(10, 80)))
+
+
+def _id(kind: int, number: int) -> str:
+    return f"{number:08x}-{kind:04x}-7000-8000-000000000000"
+
+
+def _in_a_process(kind: str, address: str, folder: Path) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        "-c",
+        f"from {__spec__.name} import export; export(*{[kind, address, str(folder)]!r})",
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def export(kind: str, address: str, folder: str) -> None:
+    """Export twice and print the figures; runs in a process of its own."""
+    import pyarrow.parquet  # noqa: F401  counted as an import, not as growth
+
+    format, shape = kind.split("/")
+    plan = ExportPlan.model_validate({"format": format, "shape": shape})
+    database = Database(address)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    before = _memory_mib("VmRSS")
+    manifests, seconds, processor = [], [], []
+    for turn in range(2):
+        began, worked = time.monotonic(), time.process_time()
+        with database.read() as session:
+            target = Path(folder) / f"{format}-{shape}-{turn}"
+            manifests.append(export_to(target, session, plan, salt=SALT, template=_template))
+        seconds.append(time.monotonic() - began)
+        processor.append(time.process_time() - worked)
+    rows = manifests[0]["rows"]
+    print(
+        json.dumps(
+            {
+                "rows": rows,
+                "mib": round(manifests[0]["bytes"] / 2**20, 1),
+                "rows_per_s": round(rows / min(seconds)),
+                "us_per_row": round(min(seconds) / rows * 1e6, 1),
+                "processor_us_per_row": round(min(processor) / rows * 1e6, 1),
+                "memory_mib": round(before, 1),
+                "memory_growth_mib": round(_memory_mib("VmHWM") - before, 1),
+                "same_bytes_twice": manifests[0] == manifests[1],
+                "sha256": manifests[0]["sha256"],
+            }
+        )
+    )
+
+
+def _template(messages: list[dict[str, str]], generate: bool) -> str:
+    text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
+    return text + "<|im_start|>assistant\n" if generate else text
+
+
+def _memory_mib(field: str) -> float:
+    # Not getrusage: its peak is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A server on this machine that takes a data set as the Hugging Face hub does: small files inside the
+commit, large ones through LFS. It checks what it is sent and keeps it in memory.
+"""
+
+import base64
+import hashlib
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+
+class FakeHub:
+    """`files` are those of the last commit, by path; `requests` are (method, path, body)."""
+
+    def __init__(self, *, token: str) -> None:
+        self.token = token
+        self.files: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str, Any]] = []
+        self._blobs: dict[str, bytes] = {}
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self._answer()
+
+            def do_PUT(self) -> None:
+                self._answer()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                authorised = self.headers.get("Authorization") == f"Bearer {hub.token}"
+                # The address of an upload is signed by itself, as S3's are.
+                status, answer = 401, {"error": "Invalid credentials"}
+                if authorised or self.path.startswith("/blob/"):
+                    status, answer = hub.answer(self.command, self.path, body)
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        path = path.split("?")[0]
+        if path.startswith("/blob/"):
+            digest = path.removeprefix("/blob/")
+            assert hashlib.sha256(body).hexdigest() == digest
+            self._blobs[digest] = body
+            return 200, {}
+        if path.endswith("/commit/main"):
+            return self._commit(path, body)
+        sent = json.loads(body)
+        self.requests.append((method, path, sent))
+        if path == "/api/repos/create":
+            return 200, {"url": f"{self.endpoint}/datasets/{sent['organization']}/{sent['name']}"}
+        if path == "/api/validate-yaml":
+            return 200, {"errors": [], "warnings": []}
+        if path.endswith("/preupload/main"):
+            return 200, {
+                "files": [
+                    {
+                        "path": file["path"],
+                        "uploadMode": "lfs" if file["path"].endswith(".parquet") else "regular",
+                        "shouldIgnore": False,
+                    }
+                    for file in sent["files"]
+                ]
+            }
+        if path.endswith("/info/lfs/objects/batch"):
+            return 200, {
+                "transfer": "basic",
+                "objects": [
+                    file | {"actions": {"upload": {"href": f"{self.endpoint}/blob/{file['oid']}"}}}
+                    for file in sent["objects"]
+                ],
+            }
+        return 404, {"error": f"{method} {path} is not known here"}
+
+    def _commit(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        lines = [json.loads(line) for line in body.splitlines()]
+        self.requests.append(("POST", path, lines[0]))
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "lfsFile":
+                self.files[value["path"]] = self._blobs[value["oid"]]
+            else:
+                self.files[value["path"]] = base64.b64decode(value["content"])
+        oid = "0" * 40
+        return 200, {"commitOid": oid, "commitUrl": f"{self.endpoint}/datasets/me/feedback/commit/{oid}"}

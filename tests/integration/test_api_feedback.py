@@ -1,0 +1,65 @@
+"""Feedback over HTTP: formats, filters, figures and erasure."""
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.integration import loop
+from tests.integration.rest import refused
+from tests.live_server import LiveServer
+
+
+def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> None:
+    with live_server.client() as client:
+        import_path, export_path = "/api/v1/import", "/api/v1/export"
+        options = {"format": "pairs", "max_messages": 2}
+        report = loop.checked(client.post(import_path, params=options, content=pairs_sample.read_bytes()))
+        assert report["accepted"] > 0
+        assert report["rejected"] == []
+        assert report["dropped"]["more than 2 messages"] > 0
+
+        ups = client.get(export_path, params={"format": "parquet", "label": "up"})
+        table = pq.read_table(io.BytesIO(ups.content))
+        assert set(table["label"].to_pylist()) == {True}
+        downs = client.get(export_path, params={"label": "down", "shape": "kto-text"})
+        assert table.num_rows + len(downs.text.splitlines()) == report["accepted"]
+        assert ups.headers["x-thumbloop-snapshot"] == downs.headers["x-thumbloop-snapshot"]
+        again = client.post(import_path, files={"file": ("ups.parquet", ups.content)})
+        assert loop.checked(again)["accepted"] == 0
+        pairs = client.get(export_path, params={"format": "csv", "shape": "pairs"})
+        assert pairs.headers["content-type"] == "text/csv; charset=utf-8"
+
+        examples = loop.checked(client.get("/api/v1/examples", params={"label": "down", "limit": 3}))
+        assert [row["label"] for row in examples["items"]] == [False] * 3
+        for path in (export_path, "/api/v1/examples"):
+            assert "colour" in refused(client.get(path, params={"colour": "red"}), 422, field="colour")
+            refused(client.get(path, params={"label": "sideways"}), 422, field="label")
+            refused(client.get(path, params={"model_version": "v9"}), 404)
+        refused(client.post(import_path, params={"colour": "red"}, content=b""), 422, field="colour")
+        refused(client.post(import_path, params={"format": "xml"}, content=b"{}"), 422, field="format")
+
+
+def test_figures_and_erasure(live_server: LiveServer) -> None:
+    with live_server.client() as admin, live_server.client("user", "ada") as ada:
+        reply = loop.chat_once(ada, "Hello")
+        vote = {"label": False, "tags": ["wrong"]}
+        loop.checked(ada.put(f"/api/v1/messages/{reply['message_id']}/vote", json=vote))
+        stats = loop.checked(admin.get("/api/v1/stats"))
+        (version,) = stats["approval"]
+        assert (version["version"], version["replies"], version["up"], version["down"]) == ("v1", 1, 0, 1)
+        assert (version["approval"], version["vote_rate"], version["enough_votes"]) == (0, 1, False)
+        assert 0 <= version["low"] <= version["high"] < 1
+        assert stats["tags"] == {"wrong": {"up": 0, "down": 1}}
+        assert len(stats["days"]) == 30
+        assert stats["days"][-1]["down"] == 1
+
+        person = loop.checked(ada.get("/api/v1/me"))["id"]
+        refused(ada.delete(f"/api/v1/users/{person}/data"), 403)
+        report = loop.checked(admin.delete(f"/api/v1/users/{person}/data"))
+        assert report == {"chats": 1, "messages": 2, "votes": 1, "affected_versions": []}
+        refused(ada.get("/api/v1/me"), 401)
+        refused(admin.delete(f"/api/v1/users/{person}/data"), 409)
+        rows = admin.get("/api/v1/export").text.splitlines()
+        assert [json.loads(row) for row in rows] == []

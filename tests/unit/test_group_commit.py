@@ -1,0 +1,107 @@
+"""Writes that share a commit: isolated from each other, durable when answered, refused when too many."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlmodel import Session, select
+
+from storage import group_commit, users
+from storage.database import Database, open_database
+from storage.errors import Busy, Conflict, NotReady, NotStored
+from storage.settings import Settings
+from storage.tables import User
+
+
+def names(database: Database) -> set[str | None]:
+    with database.read() as session:
+        return set(session.exec(select(User.name)))
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Database:
+    return open_database(Settings(data_dir=tmp_path))
+
+
+def test_one_failing_write_takes_no_other_with_it(sqlite: Database) -> None:
+    start = threading.Barrier(9)
+    outcomes: list[str] = []
+
+    def write(number: int) -> None:
+        start.wait()
+        try:
+            sqlite.group_write(lambda session: users.create_user(session, f"user-{number % 6}"))
+            outcomes.append("stored")
+        except Conflict:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["refused"] * 3 + ["stored"] * 6
+    assert names(sqlite) == {f"user-{number}" for number in range(6)}
+    sqlite.close()
+
+
+def test_an_answered_write_is_visible_to_another_connection(database: Database) -> None:
+    for number in range(20):
+        user = database.group_write(lambda session, n=number: users.create_user(session, f"user-{n}"))
+        with database.read() as session:
+            assert users.get_user(session, user.id).name == f"user-{number}"
+
+
+def test_a_commit_that_fails_is_told_to_every_caller(sqlite: Database) -> None:
+    # The size limit stands in for a full disk: SQLite cannot grow the file, as ENOSPC would have it.
+    with sqlite.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    sa.event.listen(
+        sqlite.engine,
+        "begin",
+        lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count={pages}"),
+    )
+
+    def write_until_full() -> None:
+        for number in range(10_000):
+            sqlite.group_write(lambda session, n=number: users.create_user(session, f"user-{n}-" + "x" * 80))
+
+    with pytest.raises(NotStored, match="full"):
+        write_until_full()
+    stored = names(sqlite)
+    sqlite.close()
+    assert stored == {f"user-{n}-" + "x" * 80 for n in range(len(stored))}
+
+
+def test_a_full_queue_is_refused_at_once(sqlite: Database) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def block(session: Session) -> None:
+        entered.set()
+        assert leave.wait(60)
+
+    threads = [threading.Thread(target=sqlite.group_write, args=(block,))]
+    threads[0].start()
+    assert entered.wait(60)
+    waiting = threading.Semaphore(0)
+
+    def wait_in_line() -> None:
+        waiting.release()
+        try:
+            sqlite.group_write(lambda session: None)
+        except Busy:
+            refused.set()
+
+    refused = threading.Event()
+    for _ in range(group_commit.LONGEST_QUEUE + 1):
+        threads.append(threading.Thread(target=wait_in_line))
+        threads[-1].start()
+        assert waiting.acquire(timeout=60)
+    assert refused.wait(60)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    sqlite.close()
+    with pytest.raises(NotReady, match="stopping"):
+        sqlite.group_write(lambda session: None)
