@@ -54,6 +54,9 @@ class User(Table, table=True):
     role: str = "user"  # admin, user
     password_hash: str | None = None
     disabled: bool = False
+    quarantined: bool = Field(
+        default=False, sa_column_kwargs={"server_default": sa.false()}
+    )  # their votes are kept, and train nothing
     erased_at: datetime | None = Field(
         default=None, sa_type=UtcDateTime
     )  # a tombstone: all they wrote is gone
@@ -125,6 +128,7 @@ class Vote(Table, table=True):
     tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     comment: str | None = Field(default=None, sa_type=Text)
     correction: str | None = Field(default=None, sa_type=Text)
+    quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     revision: int = 1
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
@@ -142,12 +146,68 @@ class VoteEvent(Table, table=True):
     id: int | None = Field(default=None, primary_key=True)
     message_id: str = Field(foreign_key="message.id")
     user_id: str = Field(foreign_key="user_account.id")
-    action: str  # cast, change, clear
+    action: str  # cast, change, clear, quarantine, release; erase once its content is gone
     label: bool | None = None
     tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     comment: str | None = Field(default=None, sa_type=Text)
     correction: str | None = Field(default=None, sa_type=Text)
+    quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     revision: int
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class Signal(Table, table=True):
+    """Append-only: what a person did with a reply without voting on it."""
+
+    __tablename__ = "signal"
+    __table_args__ = (UniqueConstraint("message_id", "user_id", "kind"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    message_id: str = Field(foreign_key="message.id")
+    user_id: str = Field(foreign_key="user_account.id", index=True)
+    kind: str  # regenerated, edited, copied
+    after_event_id: int = Field(index=True)  # the newest vote event then; it is in every later snapshot
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+WAITING_DELIVERY = "delivered_at IS NULL AND failed_at IS NULL"
+
+
+class WebhookDelivery(Table, table=True):
+    """The outbox of the webhook: written with the vote, sent afterwards until it is answered."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        Index(
+            "ix_webhook_delivery_waiting",
+            "next_attempt_at",
+            sqlite_where=sa.text(WAITING_DELIVERY),
+            postgresql_where=sa.text(WAITING_DELIVERY),
+        ),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    event: str  # vote.cast, vote.changed, vote.cleared
+    payload: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    attempts: int = 0
+    next_attempt_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    delivered_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    failed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # given up
+    last_error: str | None = Field(default=None, sa_type=Text)
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class ImportRequest(Table, table=True):
+    """What an import with an idempotency key answered, so that the same request answers it again."""
+
+    __tablename__ = "import_request"
+    __table_args__ = (UniqueConstraint("user_id", "key"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    user_id: str = Field(foreign_key="user_account.id")
+    key: str
+    sha256: str  # of the options and the file
+    report: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 

@@ -1,0 +1,95 @@
+"""the feedback store: erasure with tombstones, quarantine, signals, webhook outbox, import keys
+
+Revision 0002, after 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+import storage.tables
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+QUARANTINABLE = ("user_account", "vote", "vote_event")
+WAITING = sa.text("delivered_at IS NULL AND failed_at IS NULL")
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("model_version") as batch_op:
+        batch_op.add_column(sa.Column("erased_votes", sa.Integer(), nullable=False, server_default="0"))
+    with op.batch_alter_table("user_account") as batch_op:
+        batch_op.add_column(sa.Column("erased_at", storage.tables.UtcDateTime(), nullable=True))
+    for table in QUARANTINABLE:
+        with op.batch_alter_table(table) as batch_op:
+            batch_op.add_column(
+                sa.Column("quarantined", sa.Boolean(), nullable=False, server_default=sa.false())
+            )
+
+    op.create_table(
+        "signal",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("message_id", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("after_event_id", sa.Integer(), nullable=False),
+        sa.Column("created_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["message_id"], ["message.id"], name=op.f("fk_signal_message_id_message")),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["user_account.id"], name=op.f("fk_signal_user_id_user_account")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_signal")),
+        sa.UniqueConstraint("message_id", "user_id", "kind", name=op.f("uq_signal_message_id_user_id_kind")),
+    )
+    op.create_index(op.f("ix_signal_after_event_id"), "signal", ["after_event_id"])
+    op.create_index(op.f("ix_signal_user_id"), "signal", ["user_id"])
+
+    op.create_table(
+        "webhook_delivery",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("event", sa.String(), nullable=False),
+        sa.Column("payload", sa.JSON(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_attempt_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.Column("delivered_at", storage.tables.UtcDateTime(), nullable=True),
+        sa.Column("failed_at", storage.tables.UtcDateTime(), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("created_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_delivery")),
+    )
+    op.create_index(
+        "ix_webhook_delivery_waiting",
+        "webhook_delivery",
+        ["next_attempt_at"],
+        sqlite_where=WAITING,
+        postgresql_where=WAITING,
+    )
+
+    op.create_table(
+        "import_request",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("report", sa.JSON(), nullable=False),
+        sa.Column("created_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["user_account.id"], name=op.f("fk_import_request_user_id_user_account")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_import_request")),
+        sa.UniqueConstraint("user_id", "key", name=op.f("uq_import_request_user_id_key")),
+    )
+
+
+def downgrade() -> None:
+    for table in ("import_request", "webhook_delivery", "signal"):
+        op.drop_table(table)
+    for table in QUARANTINABLE:
+        with op.batch_alter_table(table) as batch_op:
+            batch_op.drop_column("quarantined")
+    with op.batch_alter_table("user_account") as batch_op:
+        batch_op.drop_column("erased_at")
+    with op.batch_alter_table("model_version") as batch_op:
+        batch_op.drop_column("erased_votes")
