@@ -145,7 +145,8 @@ class ChatService:
         sampling = self._settle(sampling)
         self._claim(chat.id, path)
         try:
-            version, stream = self._deployments.stream(chats.prompt_messages(chat, path), sampling)
+            prompt = chats.prompt_messages(chat, path)
+            version, stream = self._deployments.stream(prompt, sampling, person=chat.owner_id)
             try:
                 with self._database.write() as session:
                     question = store(session)

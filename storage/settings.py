@@ -65,9 +65,20 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
     temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature. 0 is greedy.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus sampling: share of probability kept.")
-    max_concurrent_replies: int = Field(8, ge=1, description="Replies generated at once; more wait.")
+    max_concurrent_replies: int = Field(16, ge=1, description="Replies generated at once; more wait.")
     max_waiting_replies: int = Field(
         32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
+    )
+    batching: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: replies of one version are computed as one batch, where the model allows it. "
+        "off: each in a thread of its own.",
+    )
+    serving_cache_tokens: int = Field(
+        16_384,
+        ge=1024,
+        description="Tokens of prompts and replies that each loaded version can hold at once (23 kB each for "
+        "the default model in bf16). It also bounds the length of a chat.",
     )
     max_import_mb: int = Field(256, ge=1, description="Largest feedback file that the API imports, in MiB.")
 

@@ -157,9 +157,16 @@ class Backend(Protocol):
         """Free the version; False, and nothing changes, while one of its replies is under way."""
 
     def stream(
-        self, version_id: str, messages: Sequence[Mapping[str, str]], sampling: Sampling
+        self,
+        version_id: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        *,
+        person: str = "",
     ) -> ReplyStream:
         """Take a place for one reply, which holds the version until the stream is over.
+
+        Who waits for a place is served in a fair order between persons, of whom only the name counts.
 
         Start the stream or cancel it: until then its place stays taken. Raises Busy,
         InvalidInput (code `prompt_too_long`), NotReady (code `not_loaded`).

@@ -60,15 +60,15 @@ class Deployments:
         return self._serving
 
     def stream(
-        self, messages: Sequence[Mapping[str, str]], sampling: Sampling
+        self, messages: Sequence[Mapping[str, str]], sampling: Sampling, *, person: str = ""
     ) -> tuple[ServedVersion, ReplyStream]:
         """A reply by the current version, not yet begun; raises as `Backend.stream` does."""
         try:
-            return self._stream(messages, sampling)
+            return self._stream(messages, sampling, person)
         except NotReady as error:
             if error.code != "not_loaded":
                 raise
-        return self._stream(messages, sampling)  # the slot was freed between choosing and using it
+        return self._stream(messages, sampling, person)  # the slot was freed between choosing and using it
 
     def deploy(self, id_or_name: str, *, by: str, why: str) -> ModelVersion:
         """Build and try the version, then move the alias: a refused adapter changes nothing.
@@ -93,11 +93,11 @@ class Deployments:
             return self.deploy(target.id, by=by, why=why)
 
     def _stream(
-        self, messages: Sequence[Mapping[str, str]], sampling: Sampling
+        self, messages: Sequence[Mapping[str, str]], sampling: Sampling, person: str
     ) -> tuple[ServedVersion, ReplyStream]:
         version = self.current()
         self._used[version.id] = time.monotonic()
-        return version, self._backend.stream(version.id, messages, sampling)
+        return version, self._backend.stream(version.id, messages, sampling, person=person)
 
     def _follow(self) -> None:
         """Serve what the database says, unless that is so already or was found impossible."""

@@ -1,54 +1,77 @@
-"""The decode loop: prompt ids in, one token id after the other out.
+"""The plain engine: one thread and one decode loop a request, for models that cannot be batched.
 
-Written out rather than left to transformers' `generate`, because a loop that yields needs no streamer
-thread that can hang its reader, stops where we ask within one token, and draws from a random generator
-of its own: the same seed gives the same text whatever other threads draw. Knows no text and no chats.
+Its loop is written out rather than left to transformers' `generate`, because a loop that yields needs no
+streamer thread that can hang its reader, and it stops where we ask within one token. Knows no text.
 """
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache
 
-from app.serving.backend import Sampling
+from app.serving.engine import Sink, Update
+from app.serving.sampling import Sampler, choose_tokens
+
+log = logging.getLogger("thumbloop.serving")
 
 PREFILL_TOKENS = 512  # a long prompt goes in pieces: bounds memory, and a cancelled one stops early
-CANDIDATES = 1024  # the nucleus is nearly always among so few; sorting a whole vocabulary costs milliseconds
-COLDEST = 1e-4  # below this, sampling is greedy to the last bit of float32
 
 
-class Sampler:
-    """Chooses tokens by temperature and nucleus (Holtzman et al. 2020, arXiv 1904.09751)."""
+class PlainEngine:
+    """Replies share the weights and nothing else."""
 
-    def __init__(self, sampling: Sampling) -> None:
-        self._temperature = sampling.temperature
-        self._top_p = sampling.top_p
-        self._random = torch.Generator()
-        if sampling.seed is None:
-            self._random.seed()
-        else:
-            self._random.manual_seed(sampling.seed)
+    failure = None  # a request that fails takes none other with it
 
-    def pick(self, logits: torch.Tensor) -> int:
-        """A token id; `logits` is (vocabulary,)."""
-        if self._temperature < COLDEST:
-            return int(logits.argmax())
-        logits = logits.float().cpu()
-        probabilities = torch.softmax((logits - logits.max()) / self._temperature, dim=-1)
-        if self._top_p == 1:
-            return int(torch.multinomial(probabilities, 1, generator=self._random))
-        best, ids = probabilities.topk(min(CANDIDATES, len(probabilities)))
-        if float(best.sum()) < self._top_p:
-            best, ids = probabilities.sort(descending=True)
-        best[best.cumsum(0) - best >= self._top_p] = 0
-        return int(ids[torch.multinomial(best, 1, generator=self._random)])
+    def __init__(self, model: Any, end_ids: frozenset[int], at_once: int, sink: Sink) -> None:
+        self._model = model
+        self._end_ids = end_ids
+        self._sink = sink
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="generate")
+        self._dropped: dict[str, threading.Event] = {}
+
+    def submit(self, request_id: str, prompt: Sequence[int], limit: int, sampler: Sampler) -> bool:
+        dropped = self._dropped[request_id] = threading.Event()
+        self._pool.submit(self._run, request_id, prompt, limit, sampler, dropped)
+        return True
+
+    def drop(self, request_id: str, *, over: bool) -> None:
+        self._dropped.pop(request_id).set()
+
+    def stop(self) -> None:
+        for dropped in list(self._dropped.values()):
+            dropped.set()
+        self._pool.shutdown(wait=True)
+
+    def _run(
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        limit: int,
+        sampler: Sampler,
+        dropped: threading.Event,
+    ) -> None:
+        tokens: list[int] = []  # shared with the reader, who only looks at what is new
+        try:
+            with torch.inference_mode():
+                for token in generate_tokens(self._model, prompt, sampler, limit, dropped.is_set):
+                    tokens.append(token)
+                    last = token in self._end_ids or len(tokens) >= limit
+                    self._sink([Update(request_id, tokens, last)])
+                    if last:
+                        break
+        except Exception as error:
+            log.exception("A reply failed in the model.")
+            self._sink([Update(request_id, tokens, last=True, error=f"{type(error).__name__}: {error}")])
 
 
 def generate_tokens(
     model: Any,
     prompt: Sequence[int],
-    sampling: Sampling,
+    sampler: Sampler,
     max_new_tokens: int,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[int]:
@@ -56,7 +79,6 @@ def generate_tokens(
 
     Ends early once `cancelled()` is true. Enter `torch.inference_mode()` around the whole iteration.
     """
-    sampler = Sampler(sampling)
     cache = DynamicCache(config=model.config)
     pending = list(prompt)
     for _ in range(max_new_tokens):
@@ -64,7 +86,7 @@ def generate_tokens(
             if cancelled():
                 return
             logits = next_logits(model, pending[start : start + PREFILL_TOKENS], cache)
-        pending = [sampler.pick(logits)]
+        pending = choose_tokens(logits[None], [sampler])
         yield pending[0]
 
 

@@ -9,6 +9,7 @@ import copy
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,17 @@ from app.serving.backend import ServedVersion
 from app.serving.generation import next_logits
 from storage.errors import ArtifactRefused
 
+TRIAL_TOKENS = 8
 PEFT_PREFIX = "base_model.model."  # of names in a saved adapter: the path through PEFT's own wrappers
 
 
 def build_model(base: Any, version: ServedVersion) -> Any:
     """The version's model; raises ArtifactRefused naming the version, what is wrong and the remedy."""
     if version.adapter is None:
-        return base
+        return _clone(base)
     tensors = _read_tensors(version)
     config = _read_config(version)
-    clone = copy.deepcopy(base, {id(t): t for t in itertools.chain(base.parameters(), base.buffers())})
+    clone = _clone(base)
     try:
         # low_cpu_mem_usage makes the LoRA tensors empty, so that none keeps a random value unnoticed.
         adapted = inject_adapter_in_model(config, clone, low_cpu_mem_usage=True)
@@ -45,15 +47,36 @@ def build_model(base: Any, version: ServedVersion) -> Any:
     return adapted.to(base.device).eval()
 
 
-def check_model(model: Any, version: ServedVersion, prompt: Sequence[int]) -> None:
-    """One forward pass over a prompt; raises ArtifactRefused unless every logit is finite."""
+@dataclass(frozen=True)
+class Trial:
+    """A short greedy reply by a model alone: `logits` is (tokens, vocabulary), one row for each token."""
+
+    prompt: list[int]
+    tokens: list[int]
+    logits: torch.Tensor
+
+
+def try_model(model: Any, version: ServedVersion, prompt: Sequence[int]) -> Trial:
+    """Let the model continue the prompt; raises ArtifactRefused unless every logit is finite."""
+    cache = DynamicCache(config=model.config)
+    pending, tokens, rows = list(prompt), [], []
     try:
         with torch.inference_mode():
-            logits = next_logits(model, prompt, DynamicCache(config=model.config))
+            for _ in range(TRIAL_TOKENS):
+                rows.append(next_logits(model, pending, cache).float().cpu())
+                pending = [int(rows[-1].argmax())]
+                tokens += pending
     except (ValueError, RuntimeError, TypeError) as error:
         raise _refused(version, f"a first try of it failed ({error})") from error
+    logits = torch.stack(rows)
     if not bool(torch.isfinite(logits).all()):
         raise _refused(version, "its first try gave logits that are not finite")
+    return Trial(list(prompt), tokens, logits)
+
+
+def _clone(base: Any) -> Any:
+    """Other modules and settings around the same tensors."""
+    return copy.deepcopy(base, {id(t): t for t in itertools.chain(base.parameters(), base.buffers())})
 
 
 def _read_tensors(version: ServedVersion) -> dict[str, torch.Tensor]:

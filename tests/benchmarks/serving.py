@@ -1,65 +1,141 @@
-"""First-token time and tokens per second over HTTP, with 1 and with 8 chats at once."""
+"""Tokens per second, first token and gaps: one stream, 16 streams, 16 with a shared prefix, one by one.
 
+All in one run on one machine, because that is the only way the figures compare. Replies have equal
+lengths (the end token is turned off), and are read as the chat service reads them: a thread each.
+"""
+
+import argparse
+import itertools
 import statistics
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.report import print_report, server_with
-from tests.integration import loop
-from tests.live_server import LiveServer, read_events
+import torch
 
+from app.serving.backend import Sampling, ServedVersion
+from app.serving.local import LocalBackend
+from storage.settings import DEFAULT_MODEL, Settings
+from tests.adapters import build_adapter
+from tests.benchmarks.report import print_report
+from trainer.base_model import load_model, resolve
+from trainer.tokenise import prompt_ids
+
+SYSTEM = "You are a helpful assistant."
+LONG_SYSTEM = "You answer questions of visitors of a museum of natural history. " * 24  # 290 tokens
 QUESTION = "Explain in a few sentences why the sky is blue, number {}."
+BASE = ServedVersion("base", "v1", None)
 
 
-def measure(server: LiveServer, chats: int) -> dict[str, Any]:
-    """All chats send one message at the same moment; tokens are counted by the server."""
-    first_token: list[float] = []
-    reply_ids: list[str] = []
-    barrier = threading.Barrier(chats + 1)
+def conversation(number: int, system: str = SYSTEM) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": system},
+        {"role": "user", "content": QUESTION.format(number)},
+    ]
 
-    def run(number: int) -> None:
-        with server.client() as client:
-            chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
-            barrier.wait()
-            began = time.monotonic()
-            body = {"content": QUESTION.format(number)}
-            with client.stream("POST", f"/api/v1/chats/{chat}/messages", json=body) as response:
-                for name, data in read_events(response):
-                    if name == "delta" and data["text"] and len(data["text"]) > 0:
-                        first_token.append(time.monotonic() - began)
-                        reply_ids.append(chat)
-                        break
-                for _ in read_events(response):
-                    pass
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(chats)]
+def one_by_one(model: Any, tokenizer: Any, tokens: int, count: int) -> dict[str, Any]:
+    """What transformers' own `generate` does with requests in a row."""
+    began, used = time.perf_counter(), time.process_time()
+    for number in range(count):
+        ids = torch.tensor([prompt_ids(tokenizer, conversation(number))])
+        model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+        )
+    return _speed(count * tokens, began, used)
+
+
+def _speed(tokens: int, began: float, used: float) -> dict[str, Any]:
+    """By the clock, and by processor time, which other processes on the machine disturb less."""
+    elapsed, used = time.perf_counter() - began, time.process_time() - used
+    return {"tokens_per_s": round(tokens / elapsed, 1), "tokens_per_cpu_s": round(tokens / used, 1)}
+
+
+def at_once(
+    backend: LocalBackend, count: int, tokens: int, system: str = SYSTEM, temperature: float = 0.7
+) -> dict[str, Any]:
+    sampling = Sampling(temperature=temperature, top_p=0.9, max_new_tokens=tokens, seed=1)
+    streams = [backend.stream(BASE.id, conversation(n, system), sampling) for n in range(count)]
+    arrivals: list[list[float]] = [[] for _ in streams]
+    began, used = time.perf_counter(), time.process_time()
+
+    def read(number: int) -> None:
+        for _ in streams[number]:
+            arrivals[number].append(time.perf_counter())
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
-    barrier.wait()
-    began = time.monotonic()
     for thread in threads:
         thread.join()
-    elapsed = time.monotonic() - began
+    speed = _speed(sum(len(stream.end.token_ids) for stream in streams), began, used)
+    gaps = sorted(b - a for times in arrivals for a, b in itertools.pairwise(times))
+    firsts = [float(stream.end.timings["first_token_s"]) for stream in streams]
     return {
-        "chats": chats,
-        "first_token_s_median": round(statistics.median(first_token), 3),
-        "first_token_s_worst": round(max(first_token), 3),
-        "tokens_per_s": round(count_tokens(server, reply_ids) / elapsed, 1),
+        "streams": count,
+        **speed,
+        "first_token_s_median": round(statistics.median(firsts), 3),
+        "first_token_s_worst": round(max(firsts), 3),
+        "gap_ms_p50": round(1000 * gaps[len(gaps) // 2], 1),
+        "gap_ms_p99": round(1000 * gaps[len(gaps) * 99 // 100], 1),
     }
 
 
-def count_tokens(server: LiveServer, chat_ids: list[str]) -> int:
-    with server.client() as client:
-        replies = [loop.checked(client.get(f"/api/v1/chats/{chat}"))["messages"][-1] for chat in chat_ids]
-    return sum(reply["timings"]["tokens"] for reply in replies)
+def slot_seconds(backend: LocalBackend, folder: Path) -> float:
+    began = time.perf_counter()
+    backend.load(ServedVersion("new", "v2", folder))
+    elapsed = time.perf_counter() - began
+    backend.unload("new")
+    return round(elapsed, 2)
 
 
 def main() -> None:
-    with server_with(max_new_tokens=128) as server:
-        server.start()
-        measure(server, 1)  # warm up
-        print_report("serving", {"rounds": [measure(server, chats) for chats in (1, 8)]})
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--data-dir", type=Path, help="where the default model is converted already")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = given.data_dir or Path(folder)
+        settings = Settings(data_dir=data_dir, model=given.model, precision=given.precision)
+        source = resolve(settings)
+        model, tokenizer = load_model(source)
+        one_by_one(model, tokenizer, 8, 1)
+        alone = one_by_one(model, tokenizer, given.tokens, 4)
+        plain = LocalBackend(settings.model_copy(update={"batching": "off"}), source)
+        plain.load(BASE)
+        plain._end_ids = frozenset()
+        backend = LocalBackend(settings, source)
+        backend._end_ids = frozenset()
+        backend.load(BASE)
+        for one in (plain, backend):
+            at_once(one, 2, 8)
+        rounds = {
+            "generate_one_by_one": alone,
+            "plain_1": at_once(plain, 1, given.tokens),
+            "batched_1": at_once(backend, 1, given.tokens),
+            "plain_16": at_once(plain, 16, given.tokens),
+            "batched_16": at_once(backend, 16, given.tokens),
+            "batched_16_greedy": at_once(backend, 16, given.tokens, temperature=0),
+            "batched_16_shared_prefix": at_once(backend, 16, given.tokens, LONG_SYSTEM),
+            "batched_16_shared_prefix_again": at_once(backend, 16, given.tokens, LONG_SYSTEM),
+        }
+        for one in rounds.values():
+            for unit in ("tokens_per_s", "tokens_per_cpu_s"):
+                one[f"times_{unit}"] = round(one[unit] / alone[unit], 2)
+        adapter = build_adapter(source.folder, Path(folder) / "adapter", size=0.01)
+        ready = slot_seconds(backend, adapter)
+        plain.close()
+        backend.close()
+    report = {"model": given.model, "dtype": str(source.dtype), "threads": torch.get_num_threads()}
+    print_report("serving", report | {"rounds": rounds, "slot_ready_s": ready})
 
 
 if __name__ == "__main__":

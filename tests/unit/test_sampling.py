@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, TopPLogitsWarper
 
 from app.serving.backend import Sampling
 from app.serving.detokeniser import Detokeniser, StopStrings
-from app.serving.generation import Sampler
+from app.serving.sampling import Sampler, choose_tokens
 from storage.errors import InvalidInput
 
 
@@ -28,13 +28,39 @@ def test_sampling_stays_in_the_nucleus_that_transformers_keeps(
     # The two round sums of probabilities differently, so the oracle's border is drawn a hair wider.
     kept = TopPLogitsWarper(min(1.0, top_p + 1e-4))(torch.zeros(1, 1), scores[None] / 0.8)[0]
     sampler = Sampler(Sampling(temperature=0.8, top_p=top_p, max_new_tokens=1, seed=seed))
-    assert all(kept[sampler.pick(scores)] > -torch.inf for _ in range(5))
+    assert all(kept[choose_tokens(scores[None], [sampler])[0]] > -torch.inf for _ in range(5))
 
 
 def test_temperature_zero_and_a_nucleus_of_one_are_greedy() -> None:
     scores = torch.tensor([0.1, 5.0, 0.3])
     for sampling in (Sampling(0, 1, 1), Sampling(1e-300, 1, 1), Sampling(2, 1e-9, 1)):
-        assert Sampler(sampling).pick(scores) == 1
+        assert choose_tokens(scores[None], [Sampler(sampling)]) == [1]
+
+
+def test_draws_follow_the_probabilities_and_a_seed_repeats_them_in_any_company() -> None:
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 9.0, 0.0, 0.0]])
+    for top_p in (1.0, 0.95):
+        alone, first, second = (Sampler(Sampling(1, top_p, 1, seed=-5)) for _ in range(3))
+        other = Sampler(Sampling(2, 0.5, 1, seed=5))
+        drawn = [choose_tokens(scores[:1], [alone])[0] for _ in range(4000)]
+        together = [choose_tokens(scores, [first, other])[0] for _ in range(200)]
+        assert together == drawn[:200]
+        assert [choose_tokens(scores.flip(0), [other, second])[1] for _ in range(200)] == together
+        kept = scores[0].softmax(0)[: 4 if top_p == 1 else 3]
+        shares = torch.bincount(torch.tensor(drawn), minlength=len(kept)) / len(drawn)
+        assert torch.allclose(shares, kept / kept.sum(), atol=0.03)
+
+
+def test_a_nucleus_wider_than_the_candidates_is_still_whole() -> None:
+    scores = torch.zeros(1, 5000)  # all as likely
+    sampler = Sampler(Sampling(1, 0.9, 1, seed=1))
+    drawn = {choose_tokens(scores, [sampler])[0] for _ in range(300)}
+    assert len(drawn) > 250
+
+
+def test_logits_that_are_no_numbers_are_an_error() -> None:
+    with pytest.raises(FloatingPointError, match="not finite"):
+        choose_tokens(torch.tensor([[0.0, float("nan")]]), [Sampler(Sampling(0, 1, 1))])
 
 
 @given(text=st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"])))
