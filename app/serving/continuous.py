@@ -76,10 +76,10 @@ class ContinuousEngine:
                 GenerationConfig(do_sample=False, eos_token_id=self._end_ids),  # type: ignore[no-untyped-call]
                 config,
             )
+            if paged_attention.suits(model):
+                model.set_attn_implementation(paged_attention.NAME)
         except (ValueError, AttributeError) as error:
             raise Unsuitable(str(error)) from error
-        if paged_attention.suits(model):
-            model.set_attn_implementation(paged_attention.NAME)
         self._router = self.manager.output_router = _Router(sink)
         self.manager.logit_processor = _seeded_choice()
         # A daemon's threads are daemons: a server that fails to start must not wait for an idle worker.

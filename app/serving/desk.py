@@ -128,14 +128,11 @@ class Desk:
             if slot.engine is not None and slot.engine.submit(
                 request.id, request.prompt, request.limit, reply.sampler
             ):
-                self._leave_line(reply)
+                self._line.take_turn(turn)
                 slot.running[request.id] = reply
                 reply.begin()
             else:
                 full.append(slot)
-
-    def _leave_line(self, reply: Reply) -> bool:
-        return bool(self._line.leave(lambda turn: turn[1] is reply))
 
     def _next(self, full: list[Slot]) -> tuple[Slot, Reply] | None:
         running = [reply.request.person for slot in self._slots for reply in slot.running.values()]
@@ -166,7 +163,7 @@ class Desk:
         if reply.request.id in slot.running:
             self._end(slot, reply, "cancelled", over=False)
             self._admit()
-        elif self._leave_line(reply):
+        elif self._line.leave(lambda turn: turn[1] is reply):
             reply.finish("cancelled")
             self._over(slot, None)
 
