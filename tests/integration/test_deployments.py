@@ -1,7 +1,12 @@
 """The alias in the database and the slots in the backend, with real adapters on a tiny model."""
 
+import gc
+import itertools
 import logging
 import shutil
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -219,6 +224,47 @@ def test_slots_are_few_and_one_with_a_stream_stays(
     assert stream.end.finish_reason == "length"
     deployments.deploy(versions[0].name, by="ada", why="again")
     assert set(backend.loaded()) == {version.id for version in versions}
+
+
+def test_twenty_swaps_under_load_drop_no_stream(
+    deployments: Deployments, publish: Callable[..., ModelVersion]
+) -> None:
+    greedy = Sampling(temperature=0, top_p=1, max_new_tokens=64)
+    deployments.start()
+    names = ["v1", *(publish().name for _ in range(MAX_SLOTS))]  # one too many: each swap builds a slot
+    alone = {}
+    for name in names:
+        deployments.deploy(name, by="ada", why="alone")
+        alone[name] = deployments.stream(HELLO, greedy)[1].end.content
+    assert len(set(alone.values())) == len(names)
+    done = threading.Event()
+    gc.freeze()  # as a server does
+
+    def chat(_person: int) -> tuple[list[tuple[str, str]], float]:
+        replies, longest = [], 0.0
+        while not done.is_set():
+            version, stream = deployments.stream(HELLO, greedy)
+            arrivals = [time.monotonic() for _ in stream]
+            longest = max(longest, *(b - a for a, b in itertools.pairwise(arrivals)))
+            replies.append((version.name, stream.end.content))
+        return replies, longest
+
+    with ThreadPoolExecutor(6) as pool:
+        people = [pool.submit(chat, number) for number in range(6)]
+        try:
+            for number in range(20):
+                deployments.deploy(names[number % len(names)], by="ada", why="next")
+                before = deployments.current().id
+                assert deployments.stream(HELLO, greedy)[1].end.content == alone[names[number % len(names)]]
+                assert deployments.current().id == before
+        finally:
+            done.set()
+            gc.unfreeze()
+    replies = [reply for person in people for reply in person.result()[0]]
+    assert {name for name, _ in replies} == set(names)
+    assert all(text == alone[name] for name, text in replies)
+    longest = max(person.result()[1] for person in people)
+    sys.stdout.write(f"{len(replies)} replies, longest gap {1000 * longest:.0f} ms\n")
 
 
 def test_rolling_back_needs_only_the_slot(

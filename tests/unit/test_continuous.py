@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from random import Random
@@ -21,7 +22,7 @@ from app.serving.generation import PlainEngine
 from app.serving.local import LocalBackend
 from app.serving.sampling import Sampler
 from app.serving.slots import Trial, build_model, try_model
-from storage.errors import ThumbloopError
+from storage.errors import Busy, ThumbloopError
 from storage.settings import Settings
 from tests.adapters import build_adapter
 from tests.endless_model import CONTEXT, FATAL, build_endless_model
@@ -278,3 +279,35 @@ def test_people_take_turns(make_backend: Callable[..., LocalBackend]) -> None:
     queued = sorted((stream.end.timings["queued_s"], name) for name, stream in streams)
     order = [name for _, name in queued]
     assert order.index("ben") <= 1
+
+
+def test_a_thousand_clients_hang_up_at_random_moments(make_backend: Callable[..., LocalBackend]) -> None:
+    backend = make_backend(max_concurrent_replies=8, max_waiting_replies=32)
+    right, engine = tokens(backend), engine_of(backend)
+    threads = threading.active_count()
+
+    def come_and_go(number: int) -> str:
+        random = Random(number)
+        while True:
+            try:
+                stream = backend.stream(BASE.id, hello(number), ENDLESS, person=str(number % 7))
+                break
+            except Busy:
+                time.sleep(0.01)
+        moment = random.randrange(12)  # 0: before it began; 1: at once; else after so many deltas
+        if moment == 1:
+            stream.start()
+        for count, _ in enumerate(stream if moment > 1 else (), 2):
+            if count >= moment:
+                break
+        stream.cancel()
+        return stream.end.finish_reason
+
+    with ThreadPoolExecutor(48) as pool:
+        reasons = list(pool.map(come_and_go, range(1000)))
+    assert set(reasons) == {"cancelled"}
+    assert tokens(backend) == right
+    assert engine_of(backend) is engine
+    wait_until(lambda: is_empty(engine), 10, lambda: str(held(engine)))
+    assert (backend._taken, backend._slots[BASE.id].places, len(backend._desk._line)) == (0, 0, 0)
+    assert threading.active_count() == threads
