@@ -49,7 +49,8 @@ def choose_tokens(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int
     rows = [row for row, sampler in enumerate(samplers) if not sampler.greedy]
     if rows:
         temperatures = torch.tensor([[samplers[row].temperature] for row in rows], device=logits.device)
-        probabilities = torch.softmax((logits[rows].float() - peaks[rows]) / temperatures, dim=-1).cpu()
+        scaled = logits[rows].float()  # a copy; new memory for each step of this costs more than the sums
+        probabilities = torch.softmax(scaled.sub_(peaks[rows]).div_(temperatures), dim=-1).cpu()
         sums, ids = _most_likely(probabilities, CANDIDATES[0])
         for at, row in enumerate(rows):
             tokens[row] = _pick(probabilities[at], sums[at], ids[at], samplers[row])
