@@ -49,7 +49,7 @@ def choose_tokens(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int
     rows = [row for row, sampler in enumerate(samplers) if not sampler.greedy]
     if rows:
         temperatures = torch.tensor([[samplers[row].temperature] for row in rows], device=logits.device)
-        scaled = logits[rows].float()  # a copy; new memory for each step of this costs more than the sums
+        scaled = logits[rows].float()  # a copy, so it may be changed in place
         probabilities = torch.softmax(scaled.sub_(peaks[rows]).div_(temperatures), dim=-1).cpu()
         sums, ids = _most_likely(probabilities, CANDIDATES[0])
         for at, row in enumerate(rows):
