@@ -87,6 +87,14 @@ class Settings(BaseSettings):
     # How to train
     beta: float = Field(0.1, gt=0, description="KTO's β: how far the policy may move from the reference.")
     loss_type: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="Objective, as TRL names it.")
+    engine: Literal["shared-prefix", "trl"] = Field(
+        "shared-prefix",
+        description="shared-prefix: KTO with every shared beginning computed once. trl: stock trl.KTOTrainer, "
+        "the same numbers in several times the time.",
+    )
+    reference_cache_mb: int = Field(
+        64, ge=0, description="Largest file of reference log-probabilities kept across runs, in MiB. 0: none."
+    )
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of the LoRA weights.")
     epochs: float = Field(1.0, gt=0, description="Passes over the training examples.")
     batch_size: int = Field(

@@ -1,4 +1,7 @@
-"""TRL's KTOTrainer on given ids, in a given order, with checkpoints that a kill cannot confuse."""
+"""TRL's KTOTrainer on given ids, in a given order, with checkpoints that a kill cannot confuse.
+
+`InOurOrder` is what both engines share: the micro-batches, and the checkpoint of the last whole step.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,7 +19,24 @@ from trainer import batches
 from trainer.tokenise import Row
 
 
-class ExactTrainer(KTOTrainer):
+class InOurOrder:
+    """Mixed into a transformers Trainer: its data loader takes the micro-batches of `blocks`, in their order."""
+
+    blocks: "Blocks"
+
+    def get_train_dataloader(self: Any) -> Any:
+        return self.accelerator.prepare(
+            DataLoader(self.train_dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
+        )
+
+    def keep_last_step(self: Any) -> None:
+        """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
+        newest = newest_checkpoint(Path(str(self.args.output_dir)))
+        if self.state.global_step > (step_of(newest) if newest else 0):
+            self._save_checkpoint(self.model, trial=None)
+
+
+class ExactTrainer(InOurOrder, KTOTrainer):
     """KTOTrainer on given ids and in a given order.
 
     TRL renders conversations with the chat template and never shuffles. Here the collator replaces its
@@ -34,7 +54,7 @@ class ExactTrainer(KTOTrainer):
         **kwargs: Any,
     ) -> None:
         disable_progress_bar()
-        self.blocks = _Blocks(rows, args.per_device_train_batch_size, args.seed)
+        self.blocks = Blocks(rows, args.per_device_train_batch_size, args.seed)
         super().__init__(
             model=model,
             args=args,
@@ -55,21 +75,9 @@ class ExactTrainer(KTOTrainer):
         )
         self.remove_callback(PrinterCallback)
 
-    def get_train_dataloader(self) -> Any:
-        dataset: Any = self.train_dataset
-        return self.accelerator.prepare(
-            DataLoader(dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
-        )
 
-    def keep_last_step(self) -> None:
-        """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
-        newest = newest_checkpoint(Path(str(self.args.output_dir)))
-        if self.state.global_step > (step_of(newest) if newest else 0):
-            self._save_checkpoint(self.model, trial=None)  # type: ignore[no-untyped-call]
-
-
-class _Blocks(Sampler[list[int]]):
-    """The micro-batches of one epoch."""
+class Blocks(Sampler[list[int]]):
+    """The micro-batches of one epoch, as lists of row numbers."""
 
     def __init__(self, rows: Sequence[Row], batch_size: int, seed: int) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed

@@ -29,6 +29,7 @@ from trainer.lease import Lease
 from trainer.lineage import write_lineage
 from trainer.promotion import promote
 from trainer.readiness import check_readiness
+from trainer.reference_cache import ReferenceCache
 from trainer.snapshot import Snapshot, by_chat, take_snapshot
 from trainer.tokenise import Row, tokenise
 from trainer.weights import Weights, class_weights
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 # What makes a run what it is: kept with it, so that a later attempt uses the same.
 FROZEN = {
     *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
-    *("gradient_accumulation", "lora_rank", "seed", "max_weight", "checkpoint_steps", "hold_out_fraction"),
+    *("engine", "gradient_accumulation", "lora_rank", "seed", "max_weight", "checkpoint_steps", "hold_out_fraction"),
     *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
     "auto_deploy",
 }
@@ -191,6 +192,7 @@ class _Steps:
             settings=self.settings,
             output_dir=checkpoints,
             resume=resume,
+            references=self._references(source),
             progress=self._report_step,
             check=self.lease.check,
         )
@@ -227,6 +229,15 @@ class _Steps:
             )
         log.info("Published %s.", version.name)
         return version
+
+    def _references(self, source: BaseModelSource) -> ReferenceCache | None:
+        if not self.settings.reference_cache_mb:
+            return None
+        return ReferenceCache(
+            self.settings.data_dir / "references.db",
+            model=f"{base_model.fingerprint(source)} {source.dtype} {source.device.type}",
+            max_mb=self.settings.reference_cache_mb,
+        )
 
     def _report_step(self, state: dict[str, Any]) -> None:
         if "loss" in state:

@@ -25,6 +25,7 @@ class Row:
     example: Example
     prompt_ids: list[int]
     completion_ids: list[int]
+    weight: float = 1.0  # of this row's loss, beside the weight of its class
 
     @property
     def label(self) -> bool:

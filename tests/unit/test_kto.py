@@ -108,7 +108,7 @@ def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
     assert [state["loss"] for state in seen if "loss" in state] == pytest.approx(losses, abs=1e-6)
     theirs = adapter(stock.model)
     for name, tensor in adapter(ours).items():
-        torch.testing.assert_close(tensor, theirs[name])
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
 
 
 def test_a_terminated_training_continues_exactly(train: Trainer, settings: Settings, tmp_path: Path) -> None:
