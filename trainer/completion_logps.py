@@ -82,8 +82,7 @@ class _ChosenLogProbability(torch.autograd.Function):
         for start in range(0, len(targets), positions):
             here = slice(start, start + positions)
             part, wanted = hidden[here], targets[here]
-            highest = torch.full((len(wanted),), -torch.inf, device=hidden.device)
-            total = torch.zeros_like(highest)
+            whole = torch.full((len(wanted),), -torch.inf, device=hidden.device)
             for first in range(0, vocabulary, entries):
                 last = min(first + entries, vocabulary)
                 scores = output.finish(output.scores(part, first, last))
@@ -91,10 +90,8 @@ class _ChosenLogProbability(torch.autograd.Function):
                 column = (wanted - first).clamp(0, last - first - 1)
                 found = scores.gather(1, column[:, None])[:, 0]
                 chosen[here] = torch.where(inside, found, chosen[here])
-                higher = torch.maximum(highest, scores.amax(1))
-                total.mul_((highest - higher).exp_()).add_(scores.sub_(higher[:, None]).exp_().sum(1))
-                highest = higher
-            normaliser[here] = highest + total.log()
+                whole = torch.logaddexp(whole, _softmax(scores)[1])
+            normaliser[here] = whole
         ctx.save_for_backward(hidden, targets, normaliser)
         ctx.output = output
         return chosen - normaliser
@@ -120,13 +117,24 @@ class _ChosenLogProbability(torch.autograd.Function):
                         scores += output.bias[first:last].float()
                     scores = output.finish(scores)
                     slope = output.slope(scores)
-                    scores.sub_(normaliser[here, None]).exp_().neg_()
+                    change, of_tile = _softmax(scores)
+                    change.mul_((of_tile - normaliser[here]).exp_().neg_()[:, None])
                     inside = (wanted >= first) & (wanted < last)
-                    scores[rows[inside], wanted[inside] - first] += 1
+                    change[rows[inside], wanted[inside] - first] += 1
                     if isinstance(slope, torch.Tensor) or slope != 1.0:
-                        scores.mul_(slope)
-                    wanted_gradient[here] += scores.mul_(by).to(weight.dtype) @ weight
+                        change.mul_(slope)
+                    wanted_gradient[here] += change.mul_(by).to(weight.dtype) @ weight
         return wanted_gradient.to(ctx.format), None, None
+
+
+def _softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax over a tile's entries, and the logarithm of the sum of the exponentials of its scores.
+
+    The largest share is exp(largest score − that logarithm). PyTorch's fused softmax takes half the time of
+    its exp, and a quarter of its logsumexp.
+    """
+    shares = scores.softmax(1)
+    return shares, scores.amax(1) - shares.amax(1).log_()
 
 
 def _piece(hidden: torch.Tensor) -> tuple[int, int]:
