@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     loss_type: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="Objective, as TRL names it.")
     engine: Literal["shared-prefix", "trl"] = Field(
         "shared-prefix",
-        description="shared-prefix: KTO with every shared beginning computed once. trl: stock trl.KTOTrainer, "
-        "the same numbers in several times the time.",
+        description="shared-prefix: KTO with every shared beginning computed once. trl: stock "
+        "trl.KTOTrainer, the same numbers in several times the time.",
     )
     reference_cache_mb: int = Field(
         64, ge=0, description="Largest file of reference log-probabilities kept across runs, in MiB. 0: none."

@@ -67,7 +67,7 @@ def _gap(model: Any) -> float:
 def _plain_logp(model: Any, prompt: list[int], completion: list[int]) -> float:
     inputs = torch.tensor([prompt + completion], device=model.device)
     level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         logits = model(input_ids=inputs, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     finally:

@@ -20,7 +20,7 @@ from trainer.tokenise import Row
 
 
 class InOurOrder:
-    """Mixed into a transformers Trainer: its data loader takes the micro-batches of `blocks`, in their order."""
+    """Mixed into a transformers Trainer: it trains on the micro-batches of `blocks`, in their order."""
 
     blocks: "Blocks"
 

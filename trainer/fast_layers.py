@@ -28,7 +28,7 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
     """Replace the layers of a PEFT model's base that have a faster equal, and put them back at the end."""
     layers = [module for module in model.modules() if _is_vanilla(module)]
     for layer in layers:
-        layer.forward = partial(_lora_forward, layer)  # type: ignore[method-assign]
+        layer.forward = partial(_lora_forward, layer)
     base: Any = model.get_base_model()  # type: ignore[operator]
     usual = base.config._attn_implementation
     if usual == "sdpa" and base.device.type == "cpu":
@@ -219,7 +219,9 @@ class _CausalAttention(torch.autograd.Function):
                 mean = (here.float() * result[:, :, begin:end].float()).sum(-1, keepdim=True)
                 shares.mul_(change.sub_(mean)).mul_(ctx.scaling)
                 of_scores = _flat(shares).to(key.dtype)
-                of_query[:, :, begin:end] = torch.bmm(of_scores, key[:, :seen]).view(here.shape[:3] + key.shape[-1:])
+                of_query[:, :, begin:end] = torch.bmm(of_scores, key[:, :seen]).view(
+                    here.shape[:3] + key.shape[-1:]
+                )
                 of_key[:, :seen] += torch.bmm(of_scores.transpose(1, 2), _flat(query[:, :, begin:end]))
         return (
             of_query.view(batch, -1, *query.shape[2:]),

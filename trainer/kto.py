@@ -78,8 +78,9 @@ def train(
     """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
 
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
-    must be of the same rows and settings. `references` are reused and added to. `check` is called before each pass through the model and may
-    raise Interrupted; for a terminated run a checkpoint of the last whole step is kept. Raises Diverged.
+    must be of the same rows and settings. `references` are reused and added to. `check` is called before
+    each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
+    whole step is kept. Raises Diverged.
     """
     checkpoint = newest_checkpoint(output_dir) if resume else None
     if checkpoint is None:

@@ -39,7 +39,15 @@ log = logging.getLogger(__name__)
 # What makes a run what it is: kept with it, so that a later attempt uses the same.
 FROZEN = {
     *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
-    *("engine", "gradient_accumulation", "lora_rank", "seed", "max_weight", "checkpoint_steps", "hold_out_fraction"),
+    *(
+        "engine",
+        "gradient_accumulation",
+        "lora_rank",
+        "seed",
+        "max_weight",
+        "checkpoint_steps",
+        "hold_out_fraction",
+    ),
     *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
     "auto_deploy",
 }

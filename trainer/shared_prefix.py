@@ -53,7 +53,7 @@ class PrefixScorer:
     def __init__(self, model: Any, *, recompute: bool = False) -> None:
         self.model = model
         base = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.backbone = base.base_model
+        self.backbone: Any = base.base_model
         self.output = output_layer(base)
         self.recompute = recompute
 
@@ -184,17 +184,15 @@ def _states(plan: Plan, hidden: list[torch.Tensor], number: int, reply: Reply) -
 
 def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
     """A cache that keeps every position, in sliding layers too: their masks look at the window alone."""
-    layers = []
+    cache = Cache(layer_class_to_replicate=DynamicLayer)
     for keys, values in before:
-        layer = DynamicLayer()
+        layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
-        layers.append(layer)
-    if not layers:
-        return Cache(layer_class_to_replicate=DynamicLayer)
-    return Cache(layers=layers)
+        cache.layers.append(layer)
+    return cache
 
 
-def _kept(cache: Cache, positions: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _kept(cache: Any, positions: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Keys and values of the first positions."""
     return [(layer.keys[:, :, :positions], layer.values[:, :, :positions]) for layer in cache.layers]

@@ -14,7 +14,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from trainer.exact_trainer import Blocks, InOurOrder
 from trainer.fast_layers import fast_layers
-from trainer.objective import losses, reference_point
+from trainer.objective import LossType, losses, reference_point
 from trainer.reference_cache import ReferenceCache
 from trainer.shared_prefix import PrefixScorer, Reply, Scores
 from trainer.tokenise import Row
@@ -43,7 +43,8 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         disable_dropout_in_model(model)
         if model.dtype == torch.bfloat16:
             _keep_states_exact(model)
-        self.rows, self.max_length = rows, max_length
+        self.loss_type: LossType = args.loss_type  # type: ignore[assignment]
+        self.settings, self.rows, self.max_length = args, rows, max_length
         self.blocks = Blocks(rows, args.per_device_train_batch_size, args.seed)
         self.scorer = PrefixScorer(model, recompute=recompute)
         self.references = references
@@ -53,7 +54,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=range(len(rows)),  # type: ignore[arg-type]
+            train_dataset=range(len(rows)),
             data_collator=lambda block: {"rows": torch.tensor(block)},
             callbacks=callbacks,
         )
@@ -64,7 +65,9 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         with fast_layers(self.scorer.model):
             return super().train(*args, **kwargs)
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> torch.Tensor:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         assert not return_outputs
         rows = [self.rows[number] for number in inputs["rows"].tolist()]
         replies = self._replies(rows)
@@ -72,22 +75,23 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         policy = self.scorer.policy(replies)
         device = policy.completions.device
         log_ratios = policy.completions - reference.completions
-        kl = policy.mismatched - reference.mismatched if self.args.loss_type == "kto" else log_ratios[:0]
+        kl = policy.mismatched - reference.mismatched if self.loss_type == "kto" else log_ratios[:0]
         z0 = reference_point(kl)
         desirable = torch.tensor([row.label for row in rows], device=device)
         weights = torch.tensor(
             [
-                row.weight * (self.args.desirable_weight if row.label else self.args.undesirable_weight)
+                row.weight
+                * (self.settings.desirable_weight if row.label else self.settings.undesirable_weight)
                 for row in rows
             ],
             device=device,
         )
         found = losses(
-            log_ratios, desirable, weights, z0=z0, beta=self.args.beta, loss_type=self.args.loss_type
+            log_ratios, desirable, weights, z0=z0, beta=self.settings.beta, loss_type=self.loss_type
         )
         if self.state.global_step == 0:
             self.noise_floor = max(self.noise_floor or 0.0, float(log_ratios.detach().abs().max()))
-        self._note(self.args.beta * log_ratios.detach(), desirable, z0)
+        self._note(self.settings.beta * log_ratios.detach(), desirable, z0)
         return found.mean()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -104,7 +108,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
                 Reply(
                     row.prompt_ids,
                     row.completion_ids[:room],
-                    mismatched if self.args.loss_type == "kto" else None,
+                    mismatched if self.loss_type == "kto" else None,
                 )
             )
         return replies

@@ -13,9 +13,7 @@ def test_every_sequence_is_read_back_from_its_passes(given: list[list[int]], wor
     found = plan(given, worth_sharing=worth_sharing)
     for ids, number in zip(given, found.of_sequence, strict=True):
         read = [
-            one
-            for owner, place in found.spans(number, 0, len(ids))
-            for one in found.passes[owner].ids[place]
+            one for owner, place in found.spans(number, 0, len(ids)) for one in found.passes[owner].ids[place]
         ]
         assert read == ids
     for number, one in enumerate(found.passes):

@@ -45,7 +45,13 @@ def test_the_oldest_go_when_it_is_full(tmp_path: Path, monkeypatch: pytest.Monke
     kept = cache(tmp_path / "r.db")
     for number in range(5):
         kept.keep([reply(number)], scores(number))
-    assert [kept.look_up([reply(number)]) is not None for number in range(5)] == [False, False, True, True, True]
+    assert [kept.look_up([reply(number)]) is not None for number in range(5)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_broken_file_or_one_that_vanishes_costs_nothing_but_time(tmp_path: Path) -> None:
