@@ -26,6 +26,7 @@ from app.api import (
     training_runs,
     users,
     votes,
+    webhooks,
 )
 from app.api.replies import ReplyThreads
 from app.auth import check_safe
@@ -40,7 +41,7 @@ from storage.settings import Settings
 log = logging.getLogger(__name__)
 
 API = "/api/v1"
-API_ROUTERS = (chats, votes, training_runs, model_versions, stats, feedback, users)
+API_ROUTERS = (chats, votes, training_runs, model_versions, stats, feedback, users, webhooks)
 ROOT_ROUTERS = (openai, health, docs, sign_in)
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
 
