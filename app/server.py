@@ -20,6 +20,8 @@ from app.api import (
     errors,
     feedback,
     health,
+    imports,
+    messages,
     model_versions,
     openai,
     stats,
@@ -41,7 +43,18 @@ from storage.settings import Settings
 log = logging.getLogger(__name__)
 
 API = "/api/v1"
-API_ROUTERS = (chats, votes, training_runs, model_versions, stats, feedback, users, webhooks)
+API_ROUTERS = (
+    chats,
+    messages,
+    votes,
+    training_runs,
+    model_versions,
+    stats,
+    feedback,
+    imports,
+    users,
+    webhooks,
+)
 ROOT_ROUTERS = (openai, health, docs, sign_in)
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
 
