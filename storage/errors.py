@@ -59,8 +59,21 @@ class NotFound(ThumbloopError):
 
 
 class Conflict(ThumbloopError):
+    """`retry_after`, in seconds, where waiting is all it takes."""
+
     status = 409
     code = "conflict"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        field: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, field=field)
+        self.retry_after = retry_after
 
 
 class Busy(ThumbloopError):

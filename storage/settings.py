@@ -7,9 +7,10 @@ directory. `thumbloop settings` and docs/settings.md list exactly the fields of 
 import os
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,8 +19,10 @@ from pydantic_settings import (
 )
 
 from storage.errors import BadSetting
+from storage.secret import webhook_key
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+SECRETS = frozenset({"webhook_secret"})  # settings whose values are shown nowhere
 
 
 class Settings(BaseSettings):
@@ -122,6 +125,44 @@ class Settings(BaseSettings):
     )
     auto_deploy: bool = Field(True, description="Deploy a version that passes the gate without asking.")
 
+    # What is told to others
+    webhook_url: str = Field(
+        "", description="Address that is told of every vote (docs/webhook.md). Empty: none."
+    )
+    webhook_secret: str = Field(
+        "",
+        validate_default=True,  # the address is never without it
+        description="What signs the webhook: `whsec_` and 24 to 64 random bytes in base64.",
+    )
+    webhook_timeout_seconds: float = Field(
+        15.0, gt=0, le=600, description="Longest wait for the webhook's whole answer."
+    )
+    webhook_give_up_hours: float = Field(
+        72.0, gt=0, description="Hours after a vote until its delivery is not tried again."
+    )
+
+    # What is forgotten
+    retention_days: int = Field(
+        0, ge=0, description="Days without a message after which a chat is erased. 0: never."
+    )
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _http_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("not an address that begins with https:// or http://")
+        if "@" in parts.netloc:
+            raise ValueError("leave user and password out: the signature proves who sends")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _standard_secret(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.data.get("webhook_url"):
+            webhook_key(value)
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_timezone(cls, value: str) -> str:
@@ -159,8 +200,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        given = "…" if name in SECRETS else repr(first.get("input"))
         raise BadSetting(
-            f"THUMBLOOP_{name.upper()}={first.get('input')!r}: {first['msg']}. "
-            f"`thumbloop settings` explains it.",
+            f"THUMBLOOP_{name.upper()}={given}: {first['msg']}. `thumbloop settings` explains it.",
             field=name,
         ) from error

@@ -1,24 +1,22 @@
 """Chats and messages: a reply comes as server-sent events, or whole with `?stream=false`."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
-from sqlmodel import Session
 from starlette.responses import JSONResponse, Response
 
 from app.api.errors import error_body
+from app.api.messages import messages_out
+from app.api.paging import Cursor, Limit, Page, cut
 from app.api.replies import PING, ReplyResponse, ReplyThreads, deltas, finished, sse
 from app.api.shapes import (
-    Before,
-    ChatList,
     ChatOut,
     ChatWithMessages,
     Id,
-    Limit,
     MessageOut,
     Text,
     chat_out,
@@ -28,7 +26,7 @@ from app.auth import CurrentUser, ServicesHere
 from app.chat_service import ChatService
 from app.live_reply import LiveReply
 from app.serving.backend import Sampling
-from storage import chats, model_versions, votes
+from storage import chats
 from storage.errors import ThumbloopError, TooLarge
 
 router = APIRouter(tags=["chats"])
@@ -108,12 +106,13 @@ def create_chat(identity: CurrentUser, services: ServicesHere, body: NewChat | N
 
 @router.get("/chats")
 def list_chats(
-    identity: CurrentUser, services: ServicesHere, limit: Limit = 50, before: Before = None
-) -> ChatList:
+    identity: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+) -> Page[ChatOut]:
     """Your own chats, newest first."""
     with services.database.read() as session:
-        found = chats.list_chats(session, identity.user_id, limit=limit, before=before)
-    return ChatList(items=[chat_out(chat) for chat in found])
+        found = chats.list_chats(session, identity.user_id, limit=limit + 1, before=cursor)
+    page, following = cut(found, limit, lambda chat: chat.id)
+    return Page(items=[chat_out(chat) for chat in page], next=following)
 
 
 @router.get("/chats/{chat_id}")
@@ -121,18 +120,7 @@ def get_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> Chat
     """A chat with the messages of its current path, your vote on each, and the alternatives to each."""
     with services.database.read() as session:
         chat = chats.get_chat(session, chat_id, identity.user_id)
-        path = chats.current_path(session, chat_id)
-        names = version_names(session)
-        mine = votes.votes_of(session, identity.user_id, [message.id for message in path])
-        messages = [
-            message_out(
-                message,
-                names,
-                mine.get(message.id),
-                [sibling.id for sibling in chats.siblings(session, message.id)],
-            )
-            for message in path
-        ]
+        messages = messages_out(session, chats.current_path(session, chat_id), identity.user_id)
     return ChatWithMessages(**chat_out(chat).model_dump(), messages=messages)
 
 
@@ -201,10 +189,6 @@ def cancel_reply(message_id: Id, identity: CurrentUser, services: ServicesHere) 
 def reply_threads(request: Request) -> ReplyThreads:
     threads: ReplyThreads = request.app.state.reply_threads
     return threads
-
-
-def version_names(session: Session) -> Mapping[str, str]:
-    return {version.id: version.name for version in model_versions.list_versions(session)}
 
 
 async def _answer(live: LiveReply, request: Request, stream: bool) -> Response:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query
+from fastapi import Path
 from pydantic import AfterValidator, BaseModel, Field
 
 from storage.chats import check_text
@@ -34,20 +34,9 @@ def _id_or_name(text: str) -> str:
     return text
 
 
-def _cursor(text: str) -> str:
-    if not is_id(text):
-        raise ValueError("must be the id of the last item of the page before")
-    return text
-
-
 Text = Annotated[str, AfterValidator(_storable)]
 Id = Annotated[str, Path(description="An id, as the API gave it."), AfterValidator(_existing_id)]
 VersionId = Annotated[str, Path(description="An id, or a name such as v2."), AfterValidator(_id_or_name)]
-Limit = Annotated[int, Query(ge=1, le=200, description="The most items to give.")]
-Before = Annotated[
-    Annotated[str, AfterValidator(_cursor)] | None,
-    Query(description="The id of the last item of the page before."),
-]
 
 
 class VoteOut(BaseModel):
@@ -89,10 +78,6 @@ class ChatWithMessages(ChatOut):
     messages: list[MessageOut] = Field(description="From the first message to the current leaf.")
 
 
-class ChatList(BaseModel):
-    items: list[ChatOut]
-
-
 class RunOut(BaseModel):
     id: str
     state: str = Field(description="requested, running, succeeded, skipped, failed or cancelled.")
@@ -109,10 +94,6 @@ class RunOut(BaseModel):
     finished_at: datetime | None
 
 
-class RunList(BaseModel):
-    items: list[RunOut]
-
-
 class VersionOut(BaseModel):
     id: str
     name: str
@@ -127,10 +108,6 @@ class VersionOut(BaseModel):
     sha256: str | None
     metrics: dict[str, Any]
     created_at: datetime
-
-
-class VersionList(BaseModel):
-    items: list[VersionOut]
 
 
 def vote_out(vote: Vote) -> VoteOut:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, StrictBool
 from sqlmodel import Session
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from app.api.paging import Cursor, Limit, Page, cut
 from app.api.replies import PING, PING_SECONDS, sse
-from app.api.shapes import Before, Id, Limit, RunList, RunOut, run_out
+from app.api.shapes import Id, RunOut, run_out
 from app.auth import Admin, ServicesHere
 from app.services import Services
 from storage import audit, training_runs
@@ -47,11 +48,13 @@ def request_run(identity: Admin, services: ServicesHere, body: NewRun | None = N
 
 
 @router.get("")
-def list_runs(_: Admin, services: ServicesHere, limit: Limit = 20, before: Before = None) -> RunList:
+def list_runs(_: Admin, services: ServicesHere, limit: Limit = 20, cursor: Cursor = None) -> Page[RunOut]:
     """The runs, newest first."""
     with services.database.read() as session:
-        runs = training_runs.list_runs(session, limit=limit, before=before)
-        return RunList(items=[run_out(run, version_of_run(session, run.id)) for run in runs])
+        found = training_runs.list_runs(session, limit=limit + 1, before=cursor)
+        page, following = cut(found, limit, lambda run: run.id)
+        items = [run_out(run, version_of_run(session, run.id)) for run in page]
+    return Page(items=items, next=following)
 
 
 @router.get("/{run_id}")

@@ -73,6 +73,10 @@ def variable(name: str) -> str:
 
 
 def shown_value(name: str, value: object) -> str:
+    from storage.settings import SECRETS
+
+    if name in SECRETS and value:
+        return "…"
     if name == "database_url" and value:
         import sqlalchemy
 

@@ -49,15 +49,20 @@ def upgrade() -> None:
     op.create_table(
         "webhook_delivery",
         sa.Column("id", sa.String(), nullable=False),
+        sa.Column("event_id", sa.Integer(), nullable=False),
         sa.Column("event", sa.String(), nullable=False),
-        sa.Column("payload", sa.JSON(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("next_attempt_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.Column("lease_until", storage.tables.UtcDateTime(), nullable=True),
         sa.Column("delivered_at", storage.tables.UtcDateTime(), nullable=True),
         sa.Column("failed_at", storage.tables.UtcDateTime(), nullable=True),
         sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("created_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["vote_event.id"], name=op.f("fk_webhook_delivery_event_id_vote_event")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_delivery")),
+        sa.UniqueConstraint("event_id", name=op.f("uq_webhook_delivery_event_id")),
     )
     op.create_index(
         "ix_webhook_delivery_waiting",
@@ -65,6 +70,13 @@ def upgrade() -> None:
         ["next_attempt_at"],
         sqlite_where=WAITING,
         postgresql_where=WAITING,
+    )
+
+    op.create_table(
+        "webhook_cursor",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("event_id", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_cursor")),
     )
 
     op.create_table(
@@ -84,7 +96,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("import_request", "webhook_delivery", "signal"):
+    for table in ("import_request", "webhook_cursor", "webhook_delivery", "signal"):
         op.drop_table(table)
     for table in QUARANTINABLE:
         with op.batch_alter_table(table) as batch_op:
