@@ -98,7 +98,9 @@ def _erase_votes(
     _mark_versions(session, keys, report)
     blank: dict[str, object] = {"label": None, "tags": [], "comment": None, "correction": None}
     session.execute(sa.delete(Vote).where(votes))
-    session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))
+    # A vote that was taken back left an empty event: there is nothing in it to erase, and no row to count.
+    holds_something = col(VoteEvent.label).is_not(None)
+    session.execute(sa.update(VoteEvent).where(events, holds_something).values(blank | {"action": ERASED}))
     return len(keys)
 
 

@@ -19,8 +19,9 @@ from storage.export_formats import restore_cell
 from storage.import_records import LONGEST_RECORD, Record, bounded_lines, too_long
 
 LABELS = ("label", "kto_tag")
-# A Thumbloop export has these; in its cells a formula is defused, which is undone here.
-OUR_COLUMNS = {"message_id", "user_hash"}
+# A Thumbloop export has these, or these with each side of a pair before them; in its cells a formula is
+# defused, which is undone here.
+OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
 ROWS_AT_ONCE = 32
 HELD_AT_ONCE = 256 * 1024 * 1024
 # Parquet of real text is some ten times smaller than what it unpacks to.
@@ -36,7 +37,7 @@ def read_csv(file: IO[bytes]) -> Iterator[Record]:
     """One record per row below the header; empty cells are null, and no cell is ever a formula."""
     lines = _CsvLines(file)
     header, separator = _csv_header(lines)
-    restore = restore_cell if set(header) >= OUR_COLUMNS else str
+    restore = restore_cell if any(set(header) >= ours for ours in OUR_COLUMNS) else str
     rows = csv.reader(lines, delimiter=separator, strict=True)
     while True:
         lines.record_bytes = 0

@@ -73,6 +73,14 @@ class Settings(BaseSettings):
         32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
     )
     max_import_mb: int = Field(256, ge=1, description="Largest feedback file that the API imports, in MiB.")
+    redaction_language: str = Field(
+        "en", description="Language of the texts that an export redacts, as spaCy names it, for example de."
+    )
+    redaction_model: str = Field(
+        "",
+        description="spaCy model that recognises names and places in redacted exports: the name of an "
+        "installed one, such as en_core_web_lg, or a folder. Empty: patterns alone.",
+    )
 
     # When to train
     schedule: str = Field(

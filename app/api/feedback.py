@@ -16,9 +16,10 @@ from storage import audit, votes
 from storage.duplicates import Contradictions, Duplicates
 from storage.errors import InvalidInput
 from storage.examples import Example, Examples
-from storage.export_shapes import ChatTemplate, Shaper
+from storage.export_shapes import Shaper
 from storage.exports import Export, ExportPlan, Shape
 from storage.filters import ExampleFilter, resolve
+from storage.redaction import load_redactor
 from storage.secret import load_secret
 from trainer.base_model import load_tokenizer
 from trainer.tokenise import chat_template
@@ -54,6 +55,10 @@ class ExportQuery(ExampleFilter):
     duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
     contradictions: Contradictions = Field("keep", description="Votes of both kinds on the same text.")
     corrections: bool = Field(False, description="Add corrections as desirable examples.")
+    redact: bool = Field(False, description="Replace personal data in all texts by placeholders.")
+    snapshot: int | None = Field(
+        None, ge=0, description="As of this vote event; otherwise all votes so far.", examples=[0]
+    )
 
 
 class ExamplePage(Page[dict[str, Any]]):
@@ -102,13 +107,16 @@ def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery
         filter=_filter(query), **query.model_dump(include=ExportPlan.model_fields.keys() - {"filter"})
     )
     template = chat_template(load_tokenizer(services.source)) if plan.shape == "kto-text" else None
-    salt = load_secret(services.settings.data_dir)
+    settings = services.settings
+    redactor = load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
+    salt = load_secret(settings.data_dir)
+    given: dict[str, Any] = {"salt": salt, "template": template, "redactor": redactor}
     with services.database.write() as session:
         # Made here too, because an answer that has begun can no longer turn into an error.
-        snapshot = Export(session, plan, salt=salt, template=template).snapshot_event_id
+        snapshot = Export(session, plan, snapshot_event_id=query.snapshot, **given).snapshot_event_id
         audit.record(session, identity.name, "export", f"snapshot {snapshot}", format=plan.format)
     return StreamingResponse(
-        _chunks(services, plan, snapshot, salt, template),
+        _chunks(services, plan, given | {"snapshot_event_id": snapshot}),
         media_type=MEDIA_TYPES[plan.format],
         headers={
             "X-Thumbloop-Snapshot": str(snapshot),
@@ -131,10 +139,8 @@ def _beyond(examples: Iterator[Example], place: Place) -> Iterator[Example]:
     )
 
 
-async def _chunks(
-    services: Services, plan: ExportPlan, snapshot: int, salt: bytes, template: ChatTemplate | None
-) -> AsyncIterator[bytes]:
-    pieces = _pieces(services, plan, snapshot, salt, template)
+async def _chunks(services: Services, plan: ExportPlan, given: dict[str, Any]) -> AsyncIterator[bytes]:
+    pieces = _pieces(services, plan, given)
     try:
         while (piece := await to_thread.run_sync(next, pieces, None)) is not None:
             yield piece
@@ -142,9 +148,6 @@ async def _chunks(
         pieces.close()  # a client that hung up must not keep the transaction open
 
 
-def _pieces(
-    services: Services, plan: ExportPlan, snapshot: int, salt: bytes, template: ChatTemplate | None
-) -> Generator[bytes, None, None]:
+def _pieces(services: Services, plan: ExportPlan, given: dict[str, Any]) -> Generator[bytes, None, None]:
     with services.database.read() as session:
-        export = Export(session, plan, salt=salt, snapshot_event_id=snapshot, template=template)
-        yield from export.chunks()
+        yield from Export(session, plan, **given).chunks()
