@@ -22,6 +22,7 @@ from app.api import (
     health,
     model_versions,
     openai,
+    signals,
     stats,
     training_runs,
     users,
@@ -40,7 +41,7 @@ from storage.settings import Settings
 log = logging.getLogger(__name__)
 
 API = "/api/v1"
-API_ROUTERS = (chats, votes, training_runs, model_versions, stats, feedback, users)
+API_ROUTERS = (chats, votes, signals, training_runs, model_versions, stats, feedback, users)
 ROOT_ROUTERS = (openai, health, docs, sign_in)
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
 
