@@ -57,7 +57,11 @@ class ExampleFilter(BaseModel):
     max_tokens: int | None = Field(
         None, ge=0, description="The reply has at most so many tokens, counted as for min_tokens."
     )
-    source: str | None = Field(None, description="Where it came from: web, api, openai, import, correction.")
+    source: str | None = Field(
+        None,
+        description="Where it came from: web, api, openai, correction, or import, which is every import "
+        "(import:pairs is those of one format).",
+    )
     consent: Literal["given", "withheld", "any"] = Field(
         "given", description="Chats whose owner consents to training, does not, or both."
     )
@@ -122,6 +126,11 @@ class ExampleFilter(BaseModel):
 
 
 EVERYTHING = ExampleFilter()
+
+
+def is_of_source(source: str, wanted: str) -> bool:
+    """Whether `source` is the wanted one or of its kind, as `import:pairs` is of the kind `import`."""
+    return source == wanted or source.startswith(f"{wanted}:")
 
 
 def read_filter(values: Mapping[str, object]) -> ExampleFilter:

@@ -4,15 +4,25 @@ Read once, from THUMBLOOP_* environment variables, then from `thumbloop.toml` in
 directory. `thumbloop settings` and docs/settings.md list exactly the fields of this class.
 """
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -23,6 +33,23 @@ from storage.secret import webhook_key
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 SECRETS = frozenset({"webhook_secret"})  # settings whose values are shown nowhere
+
+
+def _listed(value: object) -> object:
+    """The items of a list that an environment variable holds as JSON or with commas between them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError("this is not JSON; write items with commas between them") from error
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+AsList = BeforeValidator(_listed)
+Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
+SignalKind = Literal["regenerated", "edited", "copied"]
 
 
 class Settings(BaseSettings):
@@ -72,6 +99,14 @@ class Settings(BaseSettings):
     max_waiting_replies: int = Field(
         32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
     )
+    vote_tags: Annotated[list[Item], NoDecode, AsList] = Field(
+        ["wrong", "unclear", "too long", "too short", "tone", "unsafe"],
+        max_length=20,
+        description="Reasons that the chat page offers after a thumb. Over the API any others may be given.",
+    )
+    consent_default: bool = Field(
+        True, description="New chats may be used for training unless their owner says otherwise."
+    )
     max_import_mb: int = Field(256, ge=1, description="Largest feedback file that the API imports, in MiB.")
     redaction_language: str = Field(
         "en", description="Language of the texts that an export redacts, as spaCy names it, for example de."
@@ -94,6 +129,26 @@ class Settings(BaseSettings):
         2, ge=1, description="A run needs at least this many thumbs up and this many thumbs down."
     )
     min_voters: int = Field(1, ge=1, description="A run needs votes from at least this many people.")
+
+    # What to train on
+    train_on_corrections: bool = Field(
+        False,
+        description="What people wrote that a reply should have been is a desirable example too. Off, "
+        "because whoever may write it may put any words into the model's mouth.",
+    )
+    train_on_signals: Annotated[list[SignalKind], NoDecode, AsList] = Field(
+        [],
+        description="What people did with replies that they did not vote on: regenerated and edited count as "
+        "undesirable examples, copied as desirable ones. Empty: none.",
+    )
+    exclude_sources: Annotated[list[Item], NoDecode, AsList] = Field(
+        [],
+        description="Sources that are not trained on, such as `openai`, `import` (all imports) or "
+        "`import:pairs`.",
+    )
+    import_weight: float = Field(
+        1.0, gt=0, description="How much an imported example weighs in the loss, compared to one from here."
+    )
 
     # How to train
     beta: float = Field(0.1, gt=0, description="KTO's β: how far the policy may move from the reference.")
@@ -195,6 +250,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def in_environment(values: Mapping[str, Any]) -> dict[str, str]:
+    """Settings, as `model_dump(mode="json")` gives them, as the variables that read back the same."""
+    return {
+        f"THUMBLOOP_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
-from storage.erasure import ERASED
+from storage.affected import ERASED
 from storage.filters import ExampleFilter
 from storage.tables import Chat, Message, ModelVersion, VoteEvent
 

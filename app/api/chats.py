@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 from starlette.responses import JSONResponse, Response
 
 from app.api.errors import error_body
@@ -27,6 +27,7 @@ from app.chat_service import ChatService
 from app.live_reply import LiveReply
 from app.serving.backend import Sampling
 from storage import chats
+from storage.consent import set_consent
 from storage.errors import ThumbloopError, TooLarge
 
 router = APIRouter(tags=["chats"])
@@ -34,6 +35,7 @@ router = APIRouter(tags=["chats"])
 LONGEST_TITLE = 200
 STREAM_HELP = "false: answer once, with the whole reply, instead of server-sent events."
 Stream = Annotated[bool, Query(description=STREAM_HELP)]
+CONSENT_HELP = "May it be used for training?"
 REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events: `message`, then `delta` with each piece of text, then `done` or "
@@ -55,10 +57,14 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
 class NewChat(BaseModel):
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)] = ""
     system_prompt: Text | None = Field(None, description="Left out: the one of the settings. Empty: none.")
+    consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: as the settings say.")
 
 
 class ChatChanges(BaseModel):
-    title: Annotated[Text, Field(max_length=LONGEST_TITLE)]
+    """What is left out stays."""
+
+    title: Annotated[Text, Field(max_length=LONGEST_TITLE)] | None = None
+    consent: StrictBool | None = Field(None, description=CONSENT_HELP)
 
 
 class SamplingChoice(BaseModel):
@@ -80,6 +86,7 @@ class SamplingChoice(BaseModel):
 class NewMessage(SamplingChoice):
     content: Text
     parent_id: str | None = Field(None, description="The reply to answer; left out: the chat's last one.")
+    edits: str | None = Field(None, description="Your earlier message in whose place this one stands.")
 
 
 class Cancelled(BaseModel):
@@ -99,7 +106,12 @@ def create_chat(identity: CurrentUser, services: ServicesHere, body: NewChat | N
         )
     with services.database.write() as session:
         chat = chats.create_chat(
-            session, identity.user_id, system_prompt=prompt, title=body.title, source="api"
+            session,
+            identity.user_id,
+            system_prompt=prompt,
+            title=body.title,
+            source="api",
+            consent=services.settings.consent_default if body.consent is None else body.consent,
         )
     return chat_out(chat)
 
@@ -126,10 +138,15 @@ def get_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> Chat
 
 @router.patch("/chats/{chat_id}")
 def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services: ServicesHere) -> ChatOut:
-    """Change the title."""
+    """Change the title, or give or withdraw consent to training: without it the chat's votes are in no
+    training and no export from then on.
+    """
     with services.database.write() as session:
-        chats.get_chat(session, chat_id, identity.user_id)
-        chat = chats.rename_chat(session, chat_id, body.title)
+        chat = chats.get_chat(session, chat_id, identity.user_id)
+        if body.consent is not None:
+            set_consent(session, chat, body.consent, by=identity.name)
+        if body.title is not None:
+            chat = chats.rename_chat(session, chat_id, body.title)
     return chat_out(chat)
 
 
@@ -157,6 +174,7 @@ async def send_message(
         chat_id,
         body.content,
         parent_id=body.parent_id,
+        edits=body.edits,
         sampling=body.sampling(services.chat_service),
     )
     live = await reply_threads(request).run(send)

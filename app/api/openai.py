@@ -121,7 +121,13 @@ def _begin(services: Services, identity: Identity, body: CompletionRequest, samp
     _chosen(services, body.model)
     system, history, question = _split(body.messages)
     with services.database.write() as session:
-        chat = chats.create_chat(session, identity.user_id, system_prompt=system, source="openai")
+        chat = chats.create_chat(
+            session,
+            identity.user_id,
+            system_prompt=system,
+            source="openai",
+            consent=services.settings.consent_default,
+        )
         leaf = chats.add_history(session, chat.id, history)
     try:
         return services.chat_service.send(

@@ -54,7 +54,7 @@ class MessageOut(BaseModel):
     parent_id: str | None
     role: Literal["user", "assistant"]
     content: str
-    state: str = Field(description="streaming, complete, stopped or failed.")
+    state: str = Field(description="streaming, complete, stopped, failed, given (by a client) or erased.")
     model_version: str | None = Field(description="The version that wrote it, such as v2.")
     finish_reason: str | None = Field(description="stop, length, cancelled, interrupted or error.")
     timings: dict[str, Any] | None = Field(
@@ -70,6 +70,7 @@ class ChatOut(BaseModel):
     title: str
     system_prompt: str
     source: str
+    consent: bool = Field(description="May it be used for training?")
     created_at: datetime
     updated_at: datetime
 
@@ -107,6 +108,9 @@ class VersionOut(BaseModel):
     parent_id: str | None
     sha256: str | None
     metrics: dict[str, Any]
+    erased_votes: int = Field(
+        description="Votes it was trained on that were erased, or whose chat is without consent now."
+    )
     created_at: datetime
 
 

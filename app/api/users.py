@@ -1,11 +1,13 @@
 """Who the caller is, and the erasure of what a person said."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.api.shapes import Id
 from app.auth import Admin, CurrentUser, ServicesHere
-from storage.erasure import erase_user, remove_exports
+from storage.erasure import erase_user, preview_user, remove_exports
 
 router = APIRouter(tags=["users"])
 
@@ -20,6 +22,7 @@ class Erased(BaseModel):
     chats: int
     messages: int
     votes: int
+    signals: int
     affected_versions: list[str] = Field(
         description="Trained on some of it; only a run from the base model forgets it."
     )
@@ -37,9 +40,11 @@ def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
     with services.database.write() as session:
         report = erase_user(session, user_id, by=identity.name)
     remove_exports(services.settings.data_dir)
-    return Erased(
-        chats=report.chats,
-        messages=report.messages,
-        votes=report.votes,
-        affected_versions=report.affected_versions,
-    )
+    return Erased(**asdict(report))
+
+
+@router.get("/users/{user_id}/data")
+def preview_erasure(user_id: Id, _: Admin, services: ServicesHere) -> Erased:
+    """What an erasure of this person would remove, and the versions that it would affect. For admins."""
+    with services.database.read() as session:
+        return Erased(**asdict(preview_user(session, user_id)))

@@ -22,6 +22,16 @@ class NewVote(BaseModel):
     correction: Text | None = Field(None, description="What the reply should have been.")
 
 
+class VoteTags(BaseModel):
+    tags: list[str]
+
+
+@router.get("/vote-tags")
+def list_vote_tags(_: CurrentUser, services: ServicesHere) -> VoteTags:
+    """The reason tags to offer with a vote; a vote may have others."""
+    return VoteTags(tags=services.settings.vote_tags)
+
+
 @router.put("/messages/{message_id}/vote")
 def cast_vote(message_id: Id, body: NewVote, identity: CurrentUser, services: ServicesHere) -> VoteOut:
     """Vote on a reply that was given to you, or change your vote. Once answered, it is on disk."""

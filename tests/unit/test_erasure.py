@@ -1,16 +1,18 @@
 """Erasing a person: nothing of theirs is left anywhere, and models that learned from it are marked."""
 
+import threading
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from storage import audit, erasure, exports, model_versions, training_runs, users, votes
+from storage import audit, chats, erasure, exports, model_versions, training_runs, users, votes
 from storage.database import Database
 from storage.errors import Conflict
 from storage.secret import load_secret
 from storage.tables import Table, now
+from tests.live_server import wait_until
 from tests.unit.people import add_person_with_reply, add_reply
 
 SECRET_WORD = "xylophone"
@@ -100,3 +102,42 @@ def test_exports_in_the_data_directory_are_copies_and_go_too(tmp_path: Path) -> 
     assert erasure.remove_exports(tmp_path) is True
     assert not (tmp_path / "exports").exists()
     assert erasure.remove_exports(tmp_path) is False
+
+
+def test_a_reply_that_ends_while_its_person_is_being_erased_is_not_written_back(database: Database) -> None:
+    with database.write() as session:
+        person, chat, _ = add_person_with_reply(session)
+        reply = add_reply(session, chat, state="streaming")
+
+    def finish() -> None:
+        with database.write() as session:
+            chats.finish_reply(
+                session,
+                reply.id,
+                content=SECRET_WORD,
+                state="complete",
+                finish_reason="stop",
+                token_ids=[5],
+                timings={},
+            )
+
+    writer = threading.Thread(target=finish)
+    with database.write() as session:
+        erasure.erase_user(session, person.id, by="admin")
+        writer.start()
+        if database.dialect == "postgresql":  # SQLite lets nobody in meanwhile
+            wait_until(lambda: waiting(database))
+    writer.join()
+    assert SECRET_WORD not in everything(database)
+    with database.read() as session:
+        assert chats.get_message(session, reply.id).state == "erased"
+
+
+def waiting(database: Database) -> int:
+    """How many connections to this PostgreSQL database wait for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with database.read() as session:
+        return int(session.execute(sa.text(query)).scalar_one())
