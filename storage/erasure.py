@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from storage import audit
 from storage.errors import Conflict
@@ -21,7 +21,8 @@ from storage.users import get_user
 from storage.votes import take_turn
 
 EXPORTS = "exports"
-ERASED = "erase"
+ERASED = "erase"  # the action of an erased vote event
+ERASED_MESSAGE = "erased"  # the state of an erased message
 
 
 @dataclass
@@ -32,6 +33,14 @@ class ErasureReport:
     messages: int = 0
     votes: int = 0
     affected_versions: list[str] = field(default_factory=list)
+
+    def add(self, other: "ErasureReport") -> None:
+        """Count what another erasure removed, too."""
+        self.chats += other.chats
+        self.messages += other.messages
+        self.votes += other.votes
+        new = [name for name in other.affected_versions if name not in self.affected_versions]
+        self.affected_versions.extend(new)
 
 
 def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
@@ -56,12 +65,30 @@ def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
     return report
 
 
-def erase_before(session: Session, moment: datetime, *, by: str) -> ErasureReport:
-    """Retention: erase the chats that nobody has written in since `moment`."""
-    chats = session.exec(select(Chat.id).where(col(Chat.updated_at) < moment, col(Chat.deleted_at).is_(None)))
-    report = _erase_chats(session, list(chats))
+def erase_before(session: Session, moment: datetime, *, by: str, limit: int | None = None) -> ErasureReport:
+    """Retention: erase the chats that nobody has written in since `moment`, at most `limit` of them.
+
+    Chats that their owners deleted are among them: until then their text is only hidden. Where there is
+    nothing to erase nothing is audited.
+    """
+    old = select(Chat.id).where(_forgettable(moment)).order_by(col(Chat.id)).limit(limit)
+    # Two servers may do this at once: the second one leaves out what the first has locked.
+    chats = list(session.exec(old.with_for_update(skip_locked=True)))
+    if not chats:
+        return ErasureReport()
+    report = _erase_chats(session, chats)
     _record(session, by, "erase_before", moment.isoformat(), report)
     return report
+
+
+def count_before(session: Session, moment: datetime) -> ErasureReport:
+    """What `erase_before` would remove; which versions that affects is not counted."""
+    in_chats = select(Message.id).where(col(Message.chat_id).in_(select(Chat.id).where(_forgettable(moment))))
+    return ErasureReport(
+        chats=session.exec(select(func.count()).select_from(Chat).where(_forgettable(moment))).one(),
+        messages=session.exec(select(func.count()).where(col(Message.id).in_(in_chats))).one(),
+        votes=session.exec(select(func.count()).where(col(Vote.message_id).in_(in_chats))).one(),
+    )
 
 
 def remove_exports(data_dir: Path) -> bool:
@@ -72,13 +99,20 @@ def remove_exports(data_dir: Path) -> bool:
     return existed
 
 
+def _forgettable(moment: datetime) -> sa.ColumnElement[bool]:
+    """Old chats with anything left in them: text, a title, a system prompt."""
+    written = sa.exists().where(col(Message.chat_id) == Chat.id, col(Message.state) != ERASED_MESSAGE)
+    said = (col(Chat.title) != "") | (col(Chat.system_prompt) != "")
+    return (col(Chat.updated_at) < moment) & (col(Chat.deleted_at).is_(None) | said | written)
+
+
 def _erase_chats(session: Session, chats: Sequence[str]) -> ErasureReport:
     report = ErasureReport(chats=len(chats))
     in_chats = select(Message.id).where(col(Message.chat_id).in_(chats))
     report.votes = _erase_votes(
         session, col(Vote.message_id).in_(in_chats), col(VoteEvent.message_id).in_(in_chats), report
     )
-    blank = {"content": "", "token_ids": None, "sampling": None, "state": "erased"}
+    blank = {"content": "", "token_ids": None, "sampling": None, "state": ERASED_MESSAGE}
     erased = session.execute(sa.update(Message).where(col(Message.chat_id).in_(chats)).values(blank))
     report.messages = erased.rowcount  # type: ignore[attr-defined]
     hide = {"title": "", "system_prompt": "", "import_key": None, "deleted_at": now()}
