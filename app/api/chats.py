@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from app.api.errors import error_body
 from app.api.messages import messages_out
 from app.api.paging import Cursor, Limit, Page, cut
-from app.api.replies import PING, ReplyResponse, ReplyThreads, deltas, finished, sse
+from app.api.replies import EVENT_SCHEMA, PING, ReplyResponse, ReplyThreads, deltas, finished, sse
 from app.api.shapes import (
     ChatOut,
     ChatWithMessages,
@@ -40,7 +40,7 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
         "`error`; with `?stream=false` the reply as JSON.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "schema": EVENT_SCHEMA,
                 "example": 'event: message\ndata: {"user_message_id": "…", "message_id": "…", '
                 '"model_version": "v1"}\n\nevent: delta\ndata: {"text": "Hello"}\n\nevent: done\n'
                 'data: {"message_id": "…", "model_version": "v1", "finish_reason": "stop", '
