@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from app.api.errors import error_body
@@ -53,16 +53,24 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class NewChat(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}
+    )
+
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)] = ""
     system_prompt: Text | None = Field(None, description="Left out: the one of the settings. Empty: none.")
 
 
 class ChatChanges(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Capitals of Europe"}]})
+
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)]
 
 
 class SamplingChoice(BaseModel):
     """What is left out is as the settings say."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]})
 
     temperature: float | None = Field(None, description="0 to 2; 0 is greedy.")
     top_p: float | None = Field(None, description="Above 0, at most 1.")
@@ -78,6 +86,8 @@ class SamplingChoice(BaseModel):
 
 
 class NewMessage(SamplingChoice):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"content": "What is the capital of France?"}]})
+
     content: Text
     parent_id: str | None = Field(None, description="The reply to answer; left out: the chat's last one.")
 

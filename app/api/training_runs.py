@@ -8,7 +8,7 @@ from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlmodel import Session
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
@@ -38,6 +38,8 @@ LOG_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class NewRun(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
+
     force: StrictBool = Field(False, description="Train even where the readiness check says no.")
 
 
