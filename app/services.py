@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.chat_service import ChatService
+from app.housekeeping import Housekeeping
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
 from app.serving.local import LocalBackend
@@ -38,6 +39,7 @@ class Services:
     schedule: Schedule
     dispatcher: Dispatcher
     webhook: WebhookSender
+    housekeeping: Housekeeping
 
     def start(self) -> None:
         """Tidy up after a server that was killed, serve the deployed version, then see to training.
@@ -51,6 +53,7 @@ class Services:
         self._sweep()
         self.deployments.start()
         self.webhook.start()
+        self.housekeeping.start()
         self.dispatcher.start()
         self.schedule.start()
 
@@ -62,6 +65,7 @@ class Services:
         self.deployments.stop()
         self.backend.close()
         self.webhook.stop()
+        self.housekeeping.stop()
         self.database.close()
 
     def _sweep(self) -> None:
@@ -99,4 +103,5 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         schedule=Schedule(database, settings),
         dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
         webhook=WebhookSender(database, settings),
+        housekeeping=Housekeeping(database, settings),
     )

@@ -51,12 +51,18 @@ class Database:
         self.shown_address = url.render_as_string(hide_password=True)
         if self.dialect == "sqlite":
             self.engine = create_engine(
-                url, connect_args={"check_same_thread": False}, pool_size=16, max_overflow=64
+                url,
+                connect_args={"check_same_thread": False},
+                pool_size=16,
+                max_overflow=64,
+                hide_parameters=True,  # an error in a log holds no message text
             )
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
         else:
-            self.engine = create_engine(url, pool_size=8, max_overflow=24, pool_pre_ping=True)
+            self.engine = create_engine(
+                url, pool_size=8, max_overflow=24, pool_pre_ping=True, hide_parameters=True
+            )
         self._writer = self.engine.execution_options(writes=True)
         self._write_lock = threading.Lock()  # SQLite's one writer; PostgreSQL has many
         self._groups: GroupCommit | None = None

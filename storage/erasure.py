@@ -6,6 +6,7 @@ marked, and only a retrain from the base model, without those votes, forgets.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from storage.users import get_user
 from storage.votes import take_turn
 
 EXPORTS = "exports"
+ERASED_MESSAGE = "erased"  # the state of an erased message
 
 
 @dataclass
@@ -34,6 +36,16 @@ class ErasureReport:
     votes: int = 0
     signals: int = 0
     affected_versions: list[str] = field(default_factory=list)
+
+    def add(self, other: "ErasureReport") -> None:
+        """Count what another erasure removed, too."""
+        self.chats += other.chats
+        self.messages += other.messages
+        self.votes += other.votes
+        self.signals += other.signals
+        self.signals += other.signals
+        new = [name for name in other.affected_versions if name not in self.affected_versions]
+        self.affected_versions.extend(new)
 
 
 def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
@@ -68,12 +80,30 @@ def preview_user(session: Session, user_id: str) -> ErasureReport:
     )
 
 
-def erase_before(session: Session, moment: datetime, *, by: str) -> ErasureReport:
-    """Retention: erase the chats that nobody has written in since `moment`."""
-    old = select(Chat.id).where(col(Chat.updated_at) < moment, col(Chat.deleted_at).is_(None))
-    report = _erase(session, _Scope(old))
+def erase_before(session: Session, moment: datetime, *, by: str, limit: int | None = None) -> ErasureReport:
+    """Retention: erase the chats that nobody has written in since `moment`, at most `limit` of them.
+
+    Chats that their owners deleted are among them: until then their text is only hidden. Where there is
+    nothing to erase nothing is audited.
+    """
+    old = select(Chat.id).where(_forgettable(moment)).order_by(col(Chat.id)).limit(limit)
+    # Two servers may do this at once: the second one leaves out what the first has locked.
+    chats = list(session.exec(old.with_for_update(skip_locked=True)))
+    if not chats:
+        return ErasureReport()
+    report = _erase(session, _Scope(chats))
     _record(session, by, "erase_before", moment.isoformat(), report)
     return report
+
+
+def count_before(session: Session, moment: datetime) -> ErasureReport:
+    """What `erase_before` would remove; which versions that affects is not counted."""
+    in_chats = select(Message.id).where(col(Message.chat_id).in_(select(Chat.id).where(_forgettable(moment))))
+    return ErasureReport(
+        chats=session.exec(select(func.count()).select_from(Chat).where(_forgettable(moment))).one(),
+        messages=session.exec(select(func.count()).where(col(Message.id).in_(in_chats))).one(),
+        votes=session.exec(select(func.count()).where(col(Vote.message_id).in_(in_chats))).one(),
+    )
 
 
 def remove_exports(data_dir: Path) -> bool:
@@ -88,7 +118,7 @@ def remove_exports(data_dir: Path) -> bool:
 class _Scope:
     """Whole chats, and all that one person said about any."""
 
-    chats: SelectOfScalar[str]
+    chats: SelectOfScalar[str] | Sequence[str]
     user_id: str | None = None
 
     def covers(self, table: type[Vote] | type[VoteEvent] | type[Signal]) -> sa.ColumnElement[bool]:
@@ -109,6 +139,13 @@ def _erasable(session: Session, user_id: str) -> User:
     return user
 
 
+def _forgettable(moment: datetime) -> sa.ColumnElement[bool]:
+    """Old chats with anything left in them: text, a title, a system prompt."""
+    written = sa.exists().where(col(Message.chat_id) == Chat.id, col(Message.state) != ERASED_MESSAGE)
+    said = (col(Chat.title) != "") | (col(Chat.system_prompt) != "")
+    return (col(Chat.updated_at) < moment) & (col(Chat.deleted_at).is_(None) | said | written)
+
+
 def _erase(session: Session, scope: _Scope) -> ErasureReport:
     take_turn(session)
     votes, signals = _keys(session, scope)
@@ -119,7 +156,7 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
     events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED) & col(VoteEvent.label).is_not(None)
     session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))
     report.signals = _rows(session.execute(sa.delete(Signal).where(scope.covers(Signal))))
-    blank = {"content": "", "token_ids": None, "sampling": None, "state": "erased"}
+    blank = {"content": "", "token_ids": None, "sampling": None, "state": ERASED_MESSAGE}
     report.messages = _rows(
         session.execute(sa.update(Message).where(col(Message.chat_id).in_(scope.chats)).values(blank))
     )

@@ -77,9 +77,11 @@ class Receiver:
 @contextmanager
 def receiving(*answers: Answer) -> Iterator[Receiver]:
     receiver = Receiver(*answers)
-    thread = threading.Thread(target=receiver.server.serve_forever, args=(0.05,))
+    thread = threading.Thread(target=receiver.server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
-    yield receiver
-    receiver.server.shutdown()
-    thread.join()
-    receiver.server.server_close()
+    try:
+        yield receiver
+    finally:
+        receiver.server.shutdown()
+        thread.join()
+        receiver.server.server_close()

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.responses import JSONResponse, Response
 
 from app.api.errors import error_body
 from app.api.messages import messages_out
 from app.api.paging import Cursor, Limit, Page, cut
-from app.api.replies import PING, ReplyResponse, ReplyThreads, deltas, finished, sse
+from app.api.replies import EVENT_SCHEMA, PING, ReplyResponse, ReplyThreads, deltas, finished, sse
 from app.api.shapes import (
     ChatOut,
     ChatWithMessages,
@@ -42,7 +42,7 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
         "`error`; with `?stream=false` the reply as JSON.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "schema": EVENT_SCHEMA,
                 "example": 'event: message\ndata: {"user_message_id": "…", "message_id": "…", '
                 '"model_version": "v1"}\n\nevent: delta\ndata: {"text": "Hello"}\n\nevent: done\n'
                 'data: {"message_id": "…", "model_version": "v1", "finish_reason": "stop", '
@@ -55,6 +55,10 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class NewChat(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}
+    )
+
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)] = ""
     system_prompt: Text | None = Field(None, description="Left out: the one of the settings. Empty: none.")
     consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: as the settings say.")
@@ -63,12 +67,16 @@ class NewChat(BaseModel):
 class ChatChanges(BaseModel):
     """What is left out stays."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Capitals of Europe"}]})
+
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)] | None = None
     consent: StrictBool | None = Field(None, description=CONSENT_HELP)
 
 
 class SamplingChoice(BaseModel):
     """What is left out is as the settings say."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]})
 
     temperature: float | None = Field(None, description="0 to 2; 0 is greedy.")
     top_p: float | None = Field(None, description="Above 0, at most 1.")
@@ -84,6 +92,8 @@ class SamplingChoice(BaseModel):
 
 
 class NewMessage(SamplingChoice):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"content": "What is the capital of France?"}]})
+
     content: Text
     parent_id: str | None = Field(None, description="The reply to answer; left out: the chat's last one.")
     edits: str | None = Field(None, description="Your earlier message in whose place this one stands.")

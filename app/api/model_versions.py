@@ -1,7 +1,7 @@
 """Model versions: what there is, what is deployed, deploy and roll back."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
 from app.api.paging import Cursor, Limit, Page, cut
@@ -13,6 +13,8 @@ router = APIRouter(tags=["model versions"])
 
 
 class Reason(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"why": "People liked it better."}]})
+
     why: Text = ""
 
 

@@ -53,7 +53,18 @@ class StreamOptions(BaseModel):
 class CompletionRequest(BaseModel):
     """Of OpenAI's other fields, those that would change the reply are refused and the rest ignored."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "deployed",
+                    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                }
+            ]
+        },
+    )
+
     model: str
     messages: list[Turn] = Field(min_length=1)
     stream: bool = False

@@ -1,6 +1,7 @@
 """Feedback, backups and erasure on the command line, as people run it."""
 
 import json
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,17 @@ def test_backup_restore_and_erasure(thumbloop: CommandLine, tmp_path: Path, kto_
     assert "no user 'bob'" in thumbloop.refused("erase-user", "bob", "--yes")
     assert "votes of ada are erased" in thumbloop.said("erase-user", "ada", "--yes")
     assert "ada" not in thumbloop.said("user", "list")
+
+    tomorrow = f"{date.today() + timedelta(days=2)}"
+    assert "yet to come" in thumbloop.refused("erase-before", tomorrow, "--yes")
+    assert "not a date" in thumbloop.refused("erase-before", "yesterday", "--yes")
+    assert thumbloop.said("erase-before", "2020-01-31").startswith("0 chats")
+    soon = datetime.now(UTC).isoformat()
+    assert "nothing was erased" in thumbloop.said("erase-before", soon, "--dry-run")
+    assert "--yes" in thumbloop.refused("erase-before", soon)
+    assert thumbloop.said("export", "-") == rows
+    assert "are erased" in thumbloop.said("erase-before", soon, "--yes")
+    assert thumbloop.said("export", "-") == ""
 
     thumbloop.settings["data_dir"] = tmp_path / "restored"
     thumbloop.said("restore", str(archive))

@@ -35,8 +35,10 @@ def sending(database: Database, settings: Settings, url: str, **more: Any) -> It
     )
     sender = WebhookSender(database, chosen)
     sender.start()
-    yield sender
-    sender.stop()
+    try:
+        yield sender
+    finally:
+        sender.stop()
 
 
 def cast(database: Database, number: int = 1) -> None:

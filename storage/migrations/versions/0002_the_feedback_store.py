@@ -3,6 +3,8 @@
 Revision 0002, after 0001
 """
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -14,16 +16,19 @@ branch_labels = None
 depends_on = None
 
 QUARANTINABLE = ("user_account", "vote", "vote_event")
+# Making a table anew would have to drop the old one, which foreign keys forbid on SQLite once there are rows,
+# and vote_event would lose its AUTOINCREMENT. Adding a column needs neither.
+NEVER: Literal["never"] = "never"
 WAITING = sa.text("delivered_at IS NULL AND failed_at IS NULL")
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("model_version") as batch_op:
+    with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_votes", sa.Integer(), nullable=False, server_default="0"))
-    with op.batch_alter_table("user_account") as batch_op:
+    with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_at", storage.tables.UtcDateTime(), nullable=True))
     for table in QUARANTINABLE:
-        with op.batch_alter_table(table) as batch_op:
+        with op.batch_alter_table(table, recreate=NEVER) as batch_op:
             batch_op.add_column(
                 sa.Column("quarantined", sa.Boolean(), nullable=False, server_default=sa.false())
             )
@@ -99,9 +104,9 @@ def downgrade() -> None:
     for table in ("import_request", "webhook_cursor", "webhook_delivery", "signal"):
         op.drop_table(table)
     for table in QUARANTINABLE:
-        with op.batch_alter_table(table) as batch_op:
+        with op.batch_alter_table(table, recreate=NEVER) as batch_op:
             batch_op.drop_column("quarantined")
-    with op.batch_alter_table("user_account") as batch_op:
+    with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
         batch_op.drop_column("erased_at")
-    with op.batch_alter_table("model_version") as batch_op:
+    with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
         batch_op.drop_column("erased_votes")
