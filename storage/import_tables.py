@@ -130,7 +130,9 @@ def _csv_header(lines: _CsvLines) -> tuple[list[str], str]:
         first = next(lines, "")
         separator = max(",;\t", key=first.count)
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
-    except (_TooLong, csv.Error) as error:
+    except _TooLong as error:
+        raise InvalidInput(too_long("first line")) from error
+    except csv.Error as error:
         raise InvalidInput("The first line of the CSV is not a row of column names.") from error
     _refuse_twice(header)
     return header, separator

@@ -21,19 +21,13 @@ import sqlalchemy as sa
 
 from storage import model_versions
 from storage.database import Database
+from storage.export_shapes import COLUMNS
 from storage.exports import ExportPlan, export_to
 from storage.tables import Chat, Message, Table, User, VoteEvent
 from tests.benchmarks.report import print_report
 
-KINDS = [
-    "jsonl/kto",
-    "jsonl/kto-text",
-    "jsonl/sharegpt",
-    "jsonl/pairs",
-    "csv/kto",
-    "parquet/kto",
-    "datasets/kto",
-]
+FORMATS = ("jsonl", "csv", "parquet", "datasets")
+KINDS = [f"{format}/{shape}" for shape in COLUMNS for format in FORMATS]
 REPLIES = 4  # of a chat: two turns, each regenerated once; the first reply is continued
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 WORDS = ("the", "river", "ran", "past", "seven", "quiet", "houses", "and", "nobody", "asked", "where")
