@@ -189,14 +189,14 @@ def as_it_is(messages: list[dict[str, str]], generate: bool) -> str:
 
 
 def what_was_said(database: Database, shape: str, chat_template: ChatTemplate) -> bytes:
-    """The exported bytes, without the provenance: other ids and times are as they should be."""
+    """The exported bytes, but for what must be another in another store: ids, voter, version and source."""
     with database.read() as session:
         plan = ExportPlan.model_validate({"shape": shape})
         data = b"".join(Export(session, plan, salt=SALT, template=chat_template).chunks()).decode()
-    columns = ("prompt", "completion", "chosen", "rejected", "label", "conversations", "kto_tag")
+    another = ("message_id", "chat_id", "user_hash", "model_version", "source")
     rows = [json.loads(line) for line in data.split("\n")[:-1]]
     assert rows
-    kept = [{name: value for name, value in row.items() if name in columns} for row in rows]
+    kept = [{name: value for name, value in row.items() if not name.endswith(another)} for row in rows]
     return json.dumps(kept, ensure_ascii=False).encode()
 
 
