@@ -196,9 +196,13 @@ def export_to(
         progress=progress,
     )
     if plan.format != "datasets":
-        manifest = export.manifest(write_file(target, export.chunks()))
-        write_file(target.with_name(f"{target.name}.manifest.json"), _manifest_bytes(manifest))
-        return manifest
+        beside = target.with_name(f"{target.name}.manifest.json")
+        written = write_file(
+            target,
+            export.chunks(),
+            lambda written: write_file(beside, _manifest_bytes(export.manifest(written))),
+        )
+        return export.manifest(written)
     with new_folder(target) as folder:
         (folder / "data").mkdir()
         manifest = export.manifest(write_file(folder / "data" / "train.parquet", export.chunks()))

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import spacy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage.database import Database
 from storage.errors import BadSetting
@@ -59,7 +61,7 @@ def exported(database: Database, redactor: Redactor, **plan: Any) -> tuple[bytes
 
 @pytest.mark.parametrize(("secret", "entity"), FOUND.items(), ids=FOUND.values())
 def test_what_patterns_find(redactor: Redactor, secret: str, entity: str) -> None:
-    text = f"☀ It is\n{secret} and no more."
+    text = f"☀ 🎉 It is\n{secret} and no more."
     ((start, end, found),) = redactor.spans(text)
     assert (text[start:end], found) == (secret, entity)
 
@@ -74,6 +76,17 @@ def test_nothing_is_cut_in_two_where_long_texts_are(redactor: Redactor, at: int)
     secret = "ada.lovelace@mail.example.co.uk"
     text = "x " * (at // 2) + secret + " y" * PIECE
     assert [text[start:end] for start, end, _ in redactor.spans(text)] == [secret]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.text(max_size=8) | st.sampled_from([*FOUND, "@", ".", " ", "://", ":"]), max_size=8))
+def test_spans_of_any_text_are_in_order_and_apart(parts: list[str]) -> None:
+    text = "".join(parts)
+    end = 0
+    for span in load_redactor("en", "").spans(text):
+        assert end <= span.start < span.end <= len(text)
+        assert span.entity in FOUND.values()
+        end = span.end
 
 
 @pytest.mark.parametrize("shape", SHAPES)
