@@ -20,25 +20,17 @@ from storage.tables import ImportRequest, now
 KEPT = timedelta(days=30)
 RETRY_AFTER = 5  # seconds
 
-# Of this process: SQLite serves one. On PostgreSQL the database itself keeps the others out.
-_under_way: set[tuple[str, str, str]] = set()
+# SQLite serves one process, so its memory is enough. On PostgreSQL the database keeps the others out.
+_under_way: set[tuple[str, str]] = set()
 _lock = threading.Lock()
 
 
 @contextmanager
 def one_at_a_time(database: Database, user_id: str, key: str) -> Iterator[None]:
     """Holds the key while its import is under way; raises Conflict where another request holds it."""
-    mine = (database.shown_address, user_id, key)
-    with _lock:
-        if mine in _under_way:
-            raise _busy(key)
-        _under_way.add(mine)
-    try:
-        with _held_by_the_database(database, key, "/".join(mine[1:])):
-            yield
-    finally:
-        with _lock:
-            _under_way.discard(mine)
+    held = _held_by_the_database if database.dialect == "postgresql" else _held_by_this_process
+    with held(database, key, f"{user_id}/{key}"):
+        yield
 
 
 def stored_report(session: Session, user_id: str, key: str, sha256: str) -> dict[str, Any] | None:
@@ -76,10 +68,21 @@ def _find(session: Session, user_id: str, key: str) -> ImportRequest | None:
 
 
 @contextmanager
-def _held_by_the_database(database: Database, key: str, name: str) -> Iterator[None]:
-    if database.dialect != "postgresql":
+def _held_by_this_process(database: Database, key: str, name: str) -> Iterator[None]:
+    mine = (database.shown_address, name)
+    with _lock:
+        if mine in _under_way:
+            raise _busy(key)
+        _under_way.add(mine)
+    try:
         yield
-        return
+    finally:
+        with _lock:
+            _under_way.discard(mine)
+
+
+@contextmanager
+def _held_by_the_database(database: Database, key: str, name: str) -> Iterator[None]:
     number = sa.func.hashtextextended(name, 0)
     # No transaction stays open meanwhile, and the lock of a server that dies goes with its connection.
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
