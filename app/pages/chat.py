@@ -136,9 +136,12 @@ class ChatPage:
         self.new.click(self.on_new, self.view, screen, **quiet)
         self.side.open_chat(self.on_open, self.view, screen, trigger_mode="multiple", **quiet)
         self.side.older_chats(self.on_older, self.view, screen, **quiet)
-        self.blocks.load(self.on_load, self.view, screen, **quiet)
+        # Drawing on is an event of its own: the end of a generator's event draws once more what it drew
+        # last, over whatever was opened since.
+        loaded = self.blocks.load(self.on_load, self.view, screen, **quiet)
+        loaded.then(self.on_loaded, self.view, screen, **quiet)
 
-    def on_load(self, view: View, request: gr.Request) -> Iterator[Update]:
+    def on_load(self, view: View, request: gr.Request) -> Update:
         """Open the chat that the address names, or the newest, or none for `?chat=new`."""
         said = ""
         try:
@@ -151,8 +154,11 @@ class ChatPage:
                 newest = list_chats(session, identity.user_id, limit=1)
             # Whoever is quick has sent a message meanwhile, and its chat is open.
             view.chat_id = view.chat_id or (newest[0].id if newest else None)
-        yield self._screen(view, identity, said)
-        yield from self._draw_on(view, identity)
+        return self._screen(view, identity, said)
+
+    def on_loaded(self, view: View, request: gr.Request) -> Iterator[Update]:
+        yield {self.notice: gr.skip()}  # an event without any drawing would empty all it could draw
+        yield from self._draw_on(view, self._identify(view, request))
 
     def on_open(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         try:

@@ -35,5 +35,5 @@ def _chip(tag: str, pressed: bool) -> str:
 
 
 def _said(name: str, title: str, text: str) -> str:
-    hidden = "" if text else " hidden"
-    return f'<div class="tl-own"{hidden}><b>{title}</b><span data-text="{name}">{escape(text)}</span></div>'
+    shown = f'<small>{title}</small><span data-text="{name}">{escape(text)}</span>'
+    return f'<div class="tl-own"{"" if text else " hidden"}>{shown}</div>'

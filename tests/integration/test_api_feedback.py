@@ -58,7 +58,7 @@ def test_figures_and_erasure(live_server: LiveServer) -> None:
         person = loop.checked(ada.get("/api/v1/me"))["id"]
         refused(ada.delete(f"/api/v1/users/{person}/data"), 403)
         report = loop.checked(admin.delete(f"/api/v1/users/{person}/data"))
-        assert report == {"chats": 1, "messages": 2, "votes": 1, "affected_versions": []}
+        assert report == {"chats": 1, "messages": 2, "votes": 1, "signals": 0, "affected_versions": []}
         refused(ada.get("/api/v1/me"), 401)
         refused(admin.delete(f"/api/v1/users/{person}/data"), 409)
         rows = admin.get("/api/v1/export").text.splitlines()

@@ -89,7 +89,7 @@ def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
     assert 'data-tag="wrong" aria-pressed="true"' in bar
     assert 'data-tag="tone" aria-pressed="false"' in bar
     assert bar.count("data-tag") == 3  # the vote's own too, or a change would lose it
-    assert '<div class="tl-own"><b>Comment</b><span data-text="comment">\n&lt;/span&gt;' in bar
+    assert '<div class="tl-own"><small>Comment</small><span data-text="comment">\n&lt;/span&gt;' in bar
     assert "Better.</span>" in bar
     assert "<script" not in bar
 
