@@ -11,13 +11,12 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from storage import model_versions, users
 from storage.errors import InvalidInput, NotFound
 from storage.ids import is_id
 from storage.secret import pseudonym
-from storage.tables import User
 
 
 class ExampleFilter(BaseModel):
@@ -173,10 +172,10 @@ def resolve(session: Session, filter: ExampleFilter, *, salt: bytes) -> ExampleF
 def _user_id(session: Session, user: str, salt: bytes) -> str:
     if is_id(user):
         return users.get_user(session, user).id
-    for user_id in session.exec(select(User.id).execution_options(yield_per=1000)):
-        if pseudonym(salt, user_id) == user:
-            return user_id
-    raise NotFound(f"There is no user with the hash {user}.")
+    user_id = users.find_by_hash(session, user, salt=salt)
+    if user_id is None:
+        raise NotFound(f"There is no user with the hash {user}.")
+    return user_id
 
 
 def _moment(value: object, of_day: time) -> datetime | None:

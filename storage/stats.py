@@ -51,7 +51,7 @@ class VersionStats:
 
 @dataclass(frozen=True)
 class DayStats:
-    """Vote events of one UTC day; cleared votes are left out."""
+    """The votes that were cast or changed on one UTC day, each once, as they stood at its end."""
 
     day: date
     up: int
@@ -99,13 +99,19 @@ def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
 
 
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
-    """Votes cast or changed on each of the last `days` UTC days, oldest first, empty days included."""
+    """What was voted on each of the last `days` UTC days, oldest first, empty days included."""
     today = now().date()
     first = today - timedelta(days=days - 1)
     day = func.date(col(VoteEvent.created_at))
+    # A tag or a comment that follows a thumb is a change of the same vote, not another one.
+    last = (
+        select(func.max(VoteEvent.id))
+        .where(day >= _comparable(session, first), col(VoteEvent.action).in_(("cast", "change", "clear")))
+        .group_by(day, col(VoteEvent.message_id), col(VoteEvent.user_id))
+    )
     rows = session.exec(
         select(day, VoteEvent.label, func.count())
-        .where(col(VoteEvent.label).is_not(None), day >= _comparable(session, first))
+        .where(col(VoteEvent.id).in_(last), col(VoteEvent.label).is_not(None))
         .group_by(day, col(VoteEvent.label))
     )
     found = {(date.fromisoformat(str(when)), label): count for when, label, count in rows}

@@ -2,19 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from app.commands.terminal import ACTOR, opened_database, say
-from storage.errors import InvalidInput, NotFound
+from storage.errors import InvalidInput
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from sqlmodel import Session
-
-    from storage.tables import User
 
 
 def backup(file: str = typer.Argument(help="The archive to write; it must not exist.")) -> None:
@@ -37,15 +32,19 @@ def restore(file: str = typer.Argument(help="An archive of `thumbloop backup`.")
 
 
 def erase_user(
-    name: str = typer.Argument(metavar="NAME_OR_ID", help="An account's name, or anybody's id."),
+    name: str = typer.Argument(
+        metavar="PERSON", help="An account's name, an id, or a user_hash of an export."
+    ),
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
 ) -> None:
     """Erase a person: name, secrets, chats and votes. There is no way back."""
     from storage import erasure
+    from storage.secret import load_secret
+    from storage.users import find_person
 
     with opened_database() as (settings, database):
         with database.read() as session:
-            user = _find(session, name)
+            user = find_person(session, name, salt=load_secret(settings.data_dir))
         if not yes:
             _ask(f"{user.name or user.id} and everything they wrote")
         with database.write() as session:
@@ -100,18 +99,6 @@ def _say_affected(versions: list[str]) -> None:
             f"Trained on some of it: {', '.join(versions)}. `thumbloop train` retrains from "
             f"the base model without those votes; until another version is deployed, this one remembers."
         )
-
-
-def _find(session: "Session", name: str) -> "User":
-    from storage.ids import is_id
-    from storage.users import find_user, get_user
-
-    user = find_user(session, name)
-    if user is not None:
-        return user
-    if is_id(name):
-        return get_user(session, name)
-    raise NotFound(f"There is no user {name!r}; `thumbloop user list` shows the accounts.", field="name")
 
 
 def _ask(what: str) -> None:
