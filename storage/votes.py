@@ -187,7 +187,9 @@ def latest_event_id(session: Session) -> int:
 
 
 def count_events_after(session: Session, event_id: int) -> int:
-    return session.exec(select(func.count()).where(col(VoteEvent.id) > event_id)).one()
+    """How much is new since a snapshot; what is quarantined is nothing new."""
+    query = select(func.count()).where(col(VoteEvent.id) > event_id, col(VoteEvent.quarantined).is_(False))
+    return session.exec(query).one()
 
 
 def _find(session: Session, user_id: str, message_id: str) -> Any:

@@ -59,6 +59,20 @@ def erase_user(
         )
 
 
+def quarantine(
+    name: str = typer.Argument(metavar="NAME_OR_ID", help="An account's name, or anybody's id."),
+    release: bool = typer.Option(False, "--release", help="Let their votes train and count again."),
+    reason: str = typer.Option("", help="Why; kept in the audit log."),
+) -> None:
+    """Set a person's votes aside: they are kept, but train, count and export nothing."""
+    from storage.quarantine import set_quarantine
+
+    with opened_database() as (_, database), database.write() as session:
+        user = _find(session, name)
+        report = set_quarantine(session, user.id, not release, by=ACTOR, reason=reason)
+    say(f"{name} is {'released' if release else 'quarantined'}; {report.votes} votes changed with it.")
+
+
 def _find(session: "Session", name: str) -> "User":
     from storage.ids import is_id
     from storage.users import find_user, get_user
