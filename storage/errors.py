@@ -7,6 +7,7 @@
     ├── NotAllowed           403       the caller, known, but not permitted
     ├── NotFound             404       the caller
     ├── Conflict             409       the caller; the state of things forbids it now
+    │   └── RevisionConflict 412       the caller, who expected another revision
     ├── Busy                 503       the caller; try again after `retry_after` seconds
     ├── NotStored            507       the caller: the disk or the database refused, nothing was kept
     └── NotReady             500       the operator, at start-up or in a run; the CLI exits with 2
@@ -74,6 +75,11 @@ class Conflict(ThumbloopError):
     ) -> None:
         super().__init__(message, code=code, field=field)
         self.retry_after = retry_after
+
+
+class RevisionConflict(Conflict):
+    status = 412
+    code = "revision_conflict"
 
 
 class Busy(ThumbloopError):

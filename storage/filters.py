@@ -64,6 +64,9 @@ class ExampleFilter(BaseModel):
     consent: Literal["given", "withheld", "any"] = Field(
         "given", description="Chats whose owner consents to training, does not, or both."
     )
+    quarantined: Literal["no", "only", "any"] = Field(
+        "no", description="Votes of people who are not quarantined (no), who are (only), or both (any)."
+    )
 
     @field_validator("label", mode="before")
     @classmethod

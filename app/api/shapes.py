@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, Field
 from storage.chats import check_text
 from storage.errors import InvalidInput, NotFound
 from storage.ids import is_id
-from storage.tables import Chat, Message, ModelVersion, TrainingRun, Vote
+from storage.tables import Chat, Message, ModelVersion, TrainingRun
+from storage.votes import CurrentVote
 
 
 def _storable(text: str) -> str:
@@ -114,19 +115,19 @@ class VersionOut(BaseModel):
     created_at: datetime
 
 
-def vote_out(vote: Vote) -> VoteOut:
+def vote_out(vote: CurrentVote) -> VoteOut:
     return VoteOut(
         message_id=vote.message_id,
         label=vote.label,
         revision=vote.revision,
-        tags=vote.tags,
+        tags=list(vote.tags),
         comment=vote.comment,
         correction=vote.correction,
     )
 
 
 def message_out(
-    message: Message, names: Mapping[str, str], vote: Vote | None = None, siblings: Sequence[str] = ()
+    message: Message, names: Mapping[str, str], vote: CurrentVote | None = None, siblings: Sequence[str] = ()
 ) -> MessageOut:
     """`names` are the names of the model versions by id."""
     return MessageOut(

@@ -1,13 +1,14 @@
-"""Who the caller is, and the erasure of what a person said."""
+"""Who the caller is, and what admins do about a person: quarantine, and erasure of what they said."""
 
 from dataclasses import asdict
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
-from app.api.shapes import Id
+from app.api.shapes import Id, Text
 from app.auth import Admin, CurrentUser, ServicesHere
 from storage.erasure import erase_user, preview_user, remove_exports
+from storage.quarantine import set_quarantine
 
 router = APIRouter(tags=["users"])
 
@@ -32,6 +33,24 @@ class Erased(BaseModel):
 def me(identity: CurrentUser) -> Me:
     """Whose token or session this is."""
     return Me(id=identity.user_id, name=identity.name, role=identity.role)
+
+
+class Quarantine(BaseModel):
+    quarantined: StrictBool = Field(description="true: set aside. false: release.")
+    reason: Text = Field("", max_length=1000, description="For the audit log.")
+
+
+class Quarantined(BaseModel):
+    quarantined: bool
+    votes: int = Field(description="How many of their votes changed with it.")
+
+
+@router.put("/users/{user_id}/quarantine")
+def quarantine(user_id: Id, body: Quarantine, identity: Admin, services: ServicesHere) -> Quarantined:
+    """Set a person aside, or release them: their votes are kept, but train, count and export nothing."""
+    with services.database.write() as session:
+        report = set_quarantine(session, user_id, body.quarantined, by=identity.name, reason=body.reason)
+    return Quarantined(quarantined=report.quarantined, votes=report.votes)
 
 
 @router.delete("/users/{user_id}/data")

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,6 +11,8 @@ from storage.errors import InvalidInput
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+PERSON = typer.Argument(metavar="PERSON", help="An account's name, an id, or a user_hash of an export.")
 
 
 def backup(file: str = typer.Argument(help="The archive to write; it must not exist.")) -> None:
@@ -32,9 +35,7 @@ def restore(file: str = typer.Argument(help="An archive of `thumbloop backup`.")
 
 
 def erase_user(
-    name: str = typer.Argument(
-        metavar="PERSON", help="An account's name, an id, or a user_hash of an export."
-    ),
+    name: str = PERSON,
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
 ) -> None:
     """Erase a person: name, secrets, chats and votes. There is no way back."""
@@ -99,6 +100,22 @@ def _say_affected(versions: list[str]) -> None:
             f"Trained on some of it: {', '.join(versions)}. `thumbloop train` retrains from "
             f"the base model without those votes; until another version is deployed, this one remembers."
         )
+
+
+def quarantine(
+    name: str = PERSON,
+    release: bool = typer.Option(False, "--release", help="Let their votes train and count again."),
+    reason: str = typer.Option("", help="Why; kept in the audit log."),
+) -> None:
+    """Set a person's votes aside: they are kept, but train, count and export nothing."""
+    from storage.quarantine import set_quarantine
+    from storage.secret import load_secret
+    from storage.users import find_person
+
+    with opened_database() as (settings, database), database.write() as session:
+        user = find_person(session, name, salt=load_secret(settings.data_dir))
+        report = set_quarantine(session, user.id, not release, by=ACTOR, reason=reason)
+    say(f"{name} is {'released' if release else 'quarantined'}; {report.votes} votes changed with it.")
 
 
 def _ask(what: str) -> None:

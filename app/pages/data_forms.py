@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.api.feedback import ExportQuery, ImportQuery
+from app.api.feedback import ExportQuery
+from app.api.imports import ImportQuery
 from storage.filters import ExampleFilter
 from storage.import_formats import FORMATS
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from app.auth import Identity
 from app.pages.vote_details import vote_details
-from storage.tables import Chat, Message, Vote
+from storage.tables import Chat, Message
+from storage.votes import CurrentVote
 
 ChatbotMessage = dict[str, Any]
 
@@ -40,7 +41,7 @@ class Turn:
 
     message: Message
     version: str | None = None
-    vote: Vote | None = None
+    vote: CurrentVote | None = None
 
 
 def chatbot_messages(turns: Iterable[Turn], tags: Sequence[str] = ()) -> list[ChatbotMessage]:

@@ -7,12 +7,12 @@ texts in a dialog of its own, because Gradio may draw a reply anew while somebod
 from collections.abc import Sequence
 from html import escape
 
-from storage.tables import Vote
+from storage.votes import CurrentVote
 
 TITLES = {"comment": "Comment", "correction": "What should it have said?"}
 
 
-def vote_details(vote: Vote | None, tags: Sequence[str]) -> str:
+def vote_details(vote: CurrentVote | None, tags: Sequence[str]) -> str:
     """The row below the thumbs, hidden until there is a vote; the vote's own tags are offered too."""
     label = vote.label if vote is not None else None
     chosen = vote.tags if vote is not None else []
