@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.chat_service import ChatService
+from app.housekeeping import Housekeeping
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
 from app.serving.local import LocalBackend
+from app.webhook import WebhookSender
 from storage import chats, model_versions, training_runs
 from storage.artifacts import Artifacts
 from storage.database import Database, open_database
@@ -36,6 +38,8 @@ class Services:
     chat_service: ChatService
     schedule: Schedule
     dispatcher: Dispatcher
+    webhook: WebhookSender
+    housekeeping: Housekeeping
 
     def start(self) -> None:
         """Tidy up after a server that was killed, serve the deployed version, then see to training.
@@ -48,6 +52,8 @@ class Services:
             log.warning("%d replies were under way when the server ended; they are failed.", interrupted)
         self._sweep()
         self.deployments.start()
+        self.webhook.start()
+        self.housekeeping.start()
         self.dispatcher.start()
         self.schedule.start()
 
@@ -58,6 +64,8 @@ class Services:
         self.dispatcher.stop(terminate=True)
         self.deployments.stop()
         self.backend.close()
+        self.webhook.stop()
+        self.housekeeping.stop()
         self.database.close()
 
     def _sweep(self) -> None:
@@ -94,4 +102,6 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         chat_service=ChatService(database, deployments, settings),
         schedule=Schedule(database, settings),
         dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
+        webhook=WebhookSender(database, settings),
+        housekeeping=Housekeeping(database, settings),
     )

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -17,9 +15,10 @@ import httpx
 import psutil
 
 from storage.database import open_database
-from storage.settings import Settings
+from storage.settings import Settings, in_environment
 from storage.tokens import create_token
 from storage.users import ensure_user
+from tests.forge import start_thumbloop
 
 # A tiny model learns nothing at the default rate; without a schedule nothing runs unasked.
 TEST_SETTINGS: dict[str, object] = {
@@ -45,7 +44,7 @@ class LiveServer:
         self.settings = Settings(**texts)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.log = Path(self.settings.data_dir).with_suffix(".server.log")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Any = None  # a subprocess.Popen, or what stands for one
         self._tokens: dict[str, str] = {}
 
     @property
@@ -53,18 +52,11 @@ class LiveServer:
         """What a command line needs to work on the same installation."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
         given = self.settings.model_dump(mode="json", exclude_unset=True)
-        return clean | {f"THUMBLOOP_{name.upper()}": str(value) for name, value in given.items()}
+        return clean | in_environment(given)
 
     def start(self, *, wait: bool = True) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
-                stdout=log,
-                stderr=log,
-                env=self.environment,
-                start_new_session=True,
-            )
+        self.process = start_thumbloop(["serve"], self.environment, self.log)
         if wait:
             self.wait_ready()
 

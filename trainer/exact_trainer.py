@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from torch.utils.data import DataLoader, Sampler
@@ -39,6 +40,7 @@ class InOurOrder:
 class ExactTrainer(InOurOrder, KTOTrainer):
     """KTOTrainer on given ids and in a given order.
 
+    Each row's loss is multiplied by the row's own weight, then averaged over the micro-batch as ever.
     TRL renders conversations with the chat template and never shuffles. Here the collator replaces its
     ids by ours, and the data loader takes its blocks from `batches.order`, anew in every epoch.
     """
@@ -75,6 +77,19 @@ class ExactTrainer(InOurOrder, KTOTrainer):
         )
         self.remove_callback(PrinterCallback)
 
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        # TRL multiplies the losses of the rows of a class, in their order, by the weight of that class.
+        # A tensor with a weight for each row in its place gives each row its own.
+        weights, labels = inputs.pop("weight"), torch.as_tensor(inputs["label"], dtype=torch.bool)
+        of_classes = self.desirable_weight, self.undesirable_weight
+        device = self.accelerator.device
+        self.desirable_weight = of_classes[0] * weights[labels].to(device)
+        self.undesirable_weight = of_classes[1] * weights[~labels].to(device)
+        try:
+            return super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
+        finally:
+            self.desirable_weight, self.undesirable_weight = of_classes
+
 
 class Blocks(Sampler[list[int]]):
     """The micro-batches of one epoch, as lists of row numbers."""
@@ -104,7 +119,7 @@ class _ExactIds:
 
     def __call__(self, block: list[dict[str, Any]]) -> dict[str, Any]:
         rows = [self.rows[item["row"]] for item in block]
-        return self.collate(  # type: ignore[no-any-return]
+        collated: dict[str, Any] = self.collate(
             [
                 {
                     "prompt_ids": row.prompt_ids,
@@ -115,6 +130,7 @@ class _ExactIds:
                 for position, row in enumerate(rows)
             ]
         )
+        return collated | {"weight": torch.tensor([row.weight for row in rows])}
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:

@@ -38,10 +38,13 @@ def test_votes_become_a_version_that_answers_the_next_message(
     rows = datasets.load_dataset(
         "json", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache")
     )
+    # A random model at times ends a reply before its first word, and an empty one cannot be trained on.
+    answered = [reply for reply in replies if reply["content"]]
+    assert len(answered) > len(replies) // 2
     assert {(row["message_id"], row["label"]) for row in rows} == {
-        (r["message_id"], r["label"]) for r in replies
+        (reply["message_id"], reply["label"]) for reply in answered
     }
-    assert {row["completion"][0]["content"] for row in rows} == {r["content"] for r in replies}
+    assert {row["completion"][0]["content"] for row in rows} == {reply["content"] for reply in answered}
 
     adapter = server.settings.data_dir / "adapters" / run_id
     lineage = json.loads((adapter / "lineage.json").read_text())

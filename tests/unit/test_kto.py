@@ -16,7 +16,7 @@ from storage.settings import Settings
 from tests.unit.test_tokenise import example
 from trainer import batches, kto
 from trainer.base_model import BaseModelSource, load_model, resolve
-from trainer.exact_trainer import newest_checkpoint
+from trainer.exact_trainer import ExactTrainer, newest_checkpoint
 from trainer.lease import Interrupted
 from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
@@ -110,6 +110,34 @@ def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
     theirs = adapter(stock.model)
     for name, tensor in adapter(ours).items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
+
+
+def test_a_row_weight_multiplies_the_loss_of_that_row_alone(
+    source: BaseModelSource, settings: Settings, rows: list[Row], tmp_path: Path
+) -> None:
+    given = [dataclasses.replace(row, weight=number + 0.5) for number, row in enumerate(rows[:4])]
+    assert {row.label for row in given} == {True, False}
+
+    def loss(rows: list[Row]) -> float:
+        model, tokenizer = load_model(source)
+        trainer: Any = ExactTrainer(
+            model,
+            tokenizer,
+            rows,
+            max_length=settings.max_length,
+            args=kto.training_arguments(model, WEIGHTS, settings, tmp_path / "weighted", checkpointing=False),
+            peft_config=kto.lora_config(settings),
+        )
+        block = trainer.data_collator([{"row": number} for number in range(len(rows))])
+        return float(trainer.compute_loss(trainer.model, block).detach())
+
+    # Untrained, policy and reference are one: every row costs half of its class's weight, times its own.
+    expected = [WEIGHTS.of(row.label) * row.weight / 2 for row in given]
+    assert loss(given) == pytest.approx(sum(expected) / len(expected))
+    plain = [dataclasses.replace(row, weight=1.0) for row in given]
+    assert loss(plain) == pytest.approx(sum(WEIGHTS.of(row.label) for row in plain) / 8)
+    ups = [row for row in given if row.label][:2]  # a block of one kind has no rows of the other
+    assert loss(ups) == pytest.approx(sum(WEIGHTS.desirable * row.weight / 4 for row in ups))
 
 
 def test_a_terminated_training_continues_exactly(train: Trainer, settings: Settings, tmp_path: Path) -> None:
