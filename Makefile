@@ -60,6 +60,10 @@ run: install  ## start Thumbloop at http://127.0.0.1:7860
 test: install  ## all tests, those of the default model and of the browser included
 	$(TEST)
 
+.PHONY: kill-rounds
+kill-rounds: install  ## kill the server 200 times while votes come in, on each engine
+	THUMBLOOP_TEST_KILL_ROUNDS=200 $(TEST) tests/integration/test_vote_kills.py
+
 .PHONY: check
 check: install  ## lint, format, types, import direction, docs
 	$(BIN)/ruff check .

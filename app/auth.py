@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
+from sqlmodel import Session
 from starlette.responses import Response
 
 from storage import tokens
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from app.services import Services
 
 COOKIE = "thumbloop_session"
+NO_TOKEN = (
+    "Send a valid API token as the header `Authorization: Bearer tl_…`; "
+    "`thumbloop token create NAME` makes one."
+)
 
 
 @dataclass(frozen=True)
@@ -38,24 +43,46 @@ class Identity:
         return self.role == "admin"
 
 
-def identity_from(user: User) -> Identity:
-    return Identity(user_id=user.id, name=user.name or "anonymous", role=user.role)
+@dataclass(frozen=True)
+class Secret:
+    """What a request brings to say who asks, and what kind of token that has to be."""
+
+    plain: str
+    kind: str
+
+
+def identity_from(person: User | tokens.Person) -> Identity:
+    return Identity(user_id=person.id, name=person.name or "anonymous", role=person.role)
+
+
+def secret_of(headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool) -> Secret | None:
+    """A bearer token, or else a session; a bearer token that is not valid is not made up for by a cookie."""
+    bearer = bearer_token(headers)
+    if bearer is not None:
+        secret = Secret(bearer, "api")
+    else:
+        secret = Secret(cookies.get(cookie_name(secure), ""), "session")
+    return secret if secret.plain else None
+
+
+def identify(session: Session, secret: Secret) -> Identity:
+    """The person behind a secret; raises NotAuthenticated."""
+    person = tokens.authenticate(session, secret.plain, kinds=(secret.kind,))
+    if person is None:
+        raise NotAuthenticated(NO_TOKEN)
+    return identity_from(person)
 
 
 def resolve(
     database: Database, headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool
 ) -> Identity | None:
-    """The person behind a request. A bearer token that is not valid is not made up for by a cookie."""
-    bearer = bearer_token(headers)
-    if bearer is not None:
-        plain, kind = bearer, "api"
-    else:
-        plain, kind = cookies.get(cookie_name(secure), ""), "session"
-    if not plain:
+    """The person behind a request, if there is one."""
+    secret = secret_of(headers, cookies, secure=secure)
+    if secret is None:
         return None
     with database.read() as session:
-        user = tokens.authenticate(session, plain, kinds=(kind,))
-    return identity_from(user) if user is not None else None
+        person = tokens.authenticate(session, secret.plain, kinds=(secret.kind,))
+    return identity_from(person) if person is not None else None
 
 
 def bearer_token(headers: Mapping[str, str]) -> str | None:
@@ -114,28 +141,30 @@ def identity_of(request: Any, services: "Services") -> Identity:
     return identity
 
 
-def services_of(request: Request) -> "Services":
+async def services_of(request: Request) -> "Services":
     services: Services = request.app.state.services
     return services
 
 
 ServicesHere = Annotated["Services", Depends(services_of)]
-# Only for the API docs: the header itself is read in resolve().
+# Only for the API docs: the header itself is read in secret_of().
 _bearer = HTTPBearer(auto_error=False, description="An API token; `thumbloop token create NAME` makes one.")
 
 
-def current_user(request: Request, _: Annotated[Any, Security(_bearer)]) -> Identity:
-    identity = resolve(
-        services_of(request).database,
-        request.headers,
-        request.cookies,
-        secure=request.url.scheme == "https",
-    )
-    if identity is None:
-        raise NotAuthenticated(
-            "Send a valid API token as the header `Authorization: Bearer tl_…`; "
-            "`thumbloop token create NAME` makes one."
-        )
+async def current_secret(request: Request, _: Annotated[Any, Security(_bearer)]) -> Secret:
+    secret = secret_of(request.headers, request.cookies, secure=request.url.scheme == "https")
+    if secret is None:
+        raise NotAuthenticated(NO_TOKEN)
+    return secret
+
+
+# For a route that identifies its caller in the transaction of what it does.
+CurrentSecret = Annotated[Secret, Depends(current_secret)]
+
+
+def current_user(request: Request, secret: CurrentSecret, services: ServicesHere) -> Identity:
+    with services.database.read() as session:
+        identity = identify(session, secret)
     request.state.identity = identity
     return identity
 

@@ -18,10 +18,10 @@ from sqlmodel import Session
 from app.live_reply import LiveReply
 from app.serving.backend import ReplyStream, Sampling
 from app.serving.deployments import Deployments
-from storage import chats
+from storage import chats, signals
 from storage.database import Database
-from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
-from storage.settings import Settings
+from storage.errors import Busy, Conflict, InvalidInput, NotFound, ThumbloopError, TooLarge
+from storage.settings import Settings, SignalKind
 from storage.tables import Chat, Message
 
 __all__ = ["ChatService", "LiveReply"]
@@ -31,6 +31,7 @@ log = logging.getLogger("thumbloop.serving")
 SAVE_ATTEMPTS = 5
 SEED_BITS = 48  # a whole number in JSON for every reader, JavaScript included
 CLOSE_SECONDS = 20.0
+LOOK_SECONDS = 1.0  # between two looks whether a reply under way is still wanted
 STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
 
@@ -64,9 +65,12 @@ class ChatService:
         content: str,
         *,
         parent_id: str | None = None,
+        edits: str | None = None,
         sampling: Sampling | None = None,
     ) -> LiveReply:
-        """Add the person's message at the end of the chat, or below the reply `parent_id`, and reply to it.
+        """Add the person's message at the end of the chat, below the reply `parent_id`, or in the place of
+        their message `edits`, and reply to it. What it stands in place of stays as another branch, and the
+        reply to that is noted as edited away.
 
         A seed is drawn where `sampling` has none, and stored, so that any reply can be made again.
         Raises InvalidInput, TooLarge, NotFound, NotAllowed, Busy, Conflict (code `reply_streaming` while
@@ -75,20 +79,17 @@ class ChatService:
         self._check_content(content)
         with self._database.read() as session:
             chat = chats.get_chat(session, chat_id, user_id)
-            if parent_id is None:
-                path = chats.current_path(session, chat_id)
-            elif chats.get_message(session, parent_id).chat_id == chat_id:
-                path = chats.path_to(session, parent_id)
-            else:
-                raise InvalidInput(f"The message {parent_id} is not of chat {chat_id}.", field="parent_id")
+            path, edited = _place(session, chat_id, parent_id, edits)
         leaf_id = path[-1].id if path else None
 
         def store(session: Session) -> Message:
-            if parent_id is None and _leaf_id(session, chat_id) != leaf_id:
+            if parent_id is None and edits is None and _leaf_id(session, chat_id) != leaf_id:
                 raise Conflict(
                     "The chat has changed meanwhile; look at it and send again.", code="chat_changed"
                 )
-            return chats.add_user_message(session, chat_id, content, parent_id=leaf_id)
+            if edited is not None:
+                _note(session, user_id, chats.newest_child(session, edited.id), "edited")
+            return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
 
         question = Message(chat_id=chat_id, role="user", content=content)
         return self._reply(chat, [*path, question], store, sampling)
@@ -106,7 +107,13 @@ class ChatService:
             path = path[:-1]
         if not path:
             raise InvalidInput(f"The message {message_id} answers nothing.", field="message_id")
-        return self._reply(chat, path, lambda session: chats.get_message(session, path[-1].id), sampling)
+
+        def store(session: Session) -> Message:
+            replaced = message if message.role == "assistant" else chats.newest_child(session, message.id)
+            _note(session, user_id, replaced, "regenerated")
+            return chats.get_message(session, path[-1].id)
+
+        return self._reply(chat, path, store, sampling)
 
     def cancel(self, message_id: str, user_id: str) -> bool:
         """Stop a reply that is under way; False if it is over. Raises NotFound, NotAllowed."""
@@ -178,9 +185,14 @@ class ChatService:
         error: ThumbloopError | None = None
         try:
             try:
+                look_at = time.monotonic() + LOOK_SECONDS
                 for delta in stream:
                     deltas.append(delta)
                     reply.add(delta)
+                    if time.monotonic() >= look_at:
+                        if not self._is_wanted(reply):
+                            stream.cancel()
+                        look_at = time.monotonic() + LOOK_SECONDS
             except ThumbloopError as failure:
                 error = failure
                 self._save(reply, content="".join(deltas), state="failed", finish_reason="error")
@@ -200,6 +212,17 @@ class ChatService:
         finally:
             self._release(reply.chat_id, reply.message_id)
             reply.close(saved, error)
+
+    def _is_wanted(self, reply: LiveReply) -> bool:
+        """Whether it still has a place: its chat may have been deleted or erased, by any process."""
+        try:
+            with self._database.read() as session:
+                chats.get_chat(session, reply.chat_id)
+        except NotFound:
+            return False
+        except OperationalError:  # as in _save
+            return True
+        return True
 
     def _save(
         self,
@@ -264,6 +287,32 @@ class ChatService:
             self._chats.discard(chat_id)
             self._live.pop(message_id or "", None)
             self._changed.notify_all()
+
+
+def _place(
+    session: Session, chat_id: str, parent_id: str | None, edits: str | None
+) -> tuple[list[Message], Message | None]:
+    """The messages before a new one, and the one that it stands in place of."""
+    if parent_id is not None and edits is not None:
+        raise InvalidInput("Give parent_id or edits, not both.", field="edits")
+    named, field = (edits, "edits") if edits is not None else (parent_id, "parent_id")
+    if named is None:
+        return chats.current_path(session, chat_id), None
+    message = chats.get_message(session, named)
+    if message.chat_id != chat_id:
+        raise InvalidInput(f"The message {named} is not of chat {chat_id}.", field=field)
+    path = chats.path_to(session, named)
+    if edits is None:
+        return path, chats.newest_child(session, named)
+    if message.role != "user":
+        raise InvalidInput(f"The message {named} is a reply; only your own can be edited.", field=field)
+    return path[:-1], message
+
+
+def _note(session: Session, user_id: str, reply: Message | None, kind: SignalKind) -> None:
+    # Before anything else is written: those who change votes wait for each other first, then write.
+    if reply is not None and signals.is_over(reply):
+        signals.record_signal(session, user_id=user_id, message_id=reply.id, kind=kind)
 
 
 def _leaf_id(session: Session, chat_id: str) -> str | None:

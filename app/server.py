@@ -20,12 +20,16 @@ from app.api import (
     errors,
     feedback,
     health,
+    imports,
+    messages,
     model_versions,
     openai,
+    signals,
     stats,
     training_runs,
     users,
     votes,
+    webhooks,
 )
 from app.api.replies import ReplyThreads
 from app.auth import check_safe
@@ -40,7 +44,19 @@ from storage.settings import Settings
 log = logging.getLogger(__name__)
 
 API = "/api/v1"
-API_ROUTERS = (chats, votes, training_runs, model_versions, stats, feedback, users)
+API_ROUTERS = (
+    chats,
+    messages,
+    votes,
+    signals,
+    training_runs,
+    model_versions,
+    stats,
+    feedback,
+    imports,
+    users,
+    webhooks,
+)
 ROOT_ROUTERS = (openai, health, docs, sign_in)
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
 

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.chat_service import ChatService
+from app.housekeeping import Housekeeping
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
 from app.serving.local import LocalBackend
+from app.webhook import WebhookSender
 from storage import chats, model_versions, training_runs
 from storage.artifacts import Artifacts
 from storage.database import Database, open_database
@@ -37,6 +39,8 @@ class Services:
     chat_service: ChatService
     schedule: Schedule
     dispatcher: Dispatcher
+    webhook: WebhookSender
+    housekeeping: Housekeeping
 
     def start(self) -> None:
         """Tidy up after a server that was killed, serve the deployed version, then see to training.
@@ -52,6 +56,8 @@ class Services:
         # collects, and did so for 0.7 s, in which no reply got a token; now it takes 0.05 s.
         gc.freeze()
         self.deployments.start()
+        self.webhook.start()
+        self.housekeeping.start()
         self.dispatcher.start()
         self.schedule.start()
 
@@ -62,6 +68,8 @@ class Services:
         self.dispatcher.stop(terminate=True)
         self.deployments.stop()
         self.backend.close()
+        self.webhook.stop()
+        self.housekeeping.stop()
         self.database.close()
 
     def _sweep(self) -> None:
@@ -98,4 +106,6 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         chat_service=ChatService(database, deployments, settings),
         schedule=Schedule(database, settings),
         dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
+        webhook=WebhookSender(database, settings),
+        housekeeping=Housekeeping(database, settings),
     )

@@ -16,13 +16,20 @@ TITLE_LENGTH = 60
 
 
 def create_chat(
-    session: Session, owner_id: str, *, system_prompt: str = "", title: str = "", source: str = "web"
+    session: Session,
+    owner_id: str,
+    *,
+    system_prompt: str = "",
+    title: str = "",
+    source: str = "web",
+    consent: bool = True,
 ) -> Chat:
     chat = Chat(
         owner_id=owner_id,
         system_prompt=check_text(system_prompt, "system_prompt"),
         title=check_text(title, "title"),
         source=source,
+        consent=consent,
     )
     session.add(chat)
     session.flush()
@@ -69,11 +76,18 @@ def get_message(session: Session, message_id: str) -> Message:
 
 
 def add_user_message(
-    session: Session, chat_id: str, content: str, *, parent_id: str | None = None
+    session: Session,
+    chat_id: str,
+    content: str,
+    *,
+    parent_id: str | None = None,
+    edits: Message | None = None,
 ) -> Message:
-    """Append to the chat's current leaf, or branch off below `parent_id`."""
+    """Append to the chat's current leaf, branch off below `parent_id`, or stand beside the one it edits."""
     chat = get_chat(session, chat_id)
-    if parent_id is None:
+    if edits is not None:
+        parent = get_message(session, edits.parent_id) if edits.parent_id is not None else None
+    elif parent_id is None:
         path = current_path(session, chat_id)
         parent = path[-1] if path else None
     else:
@@ -119,7 +133,11 @@ def add_history(session: Session, chat_id: str, turns: Iterable[tuple[str, str]]
 def begin_reply(
     session: Session, chat_id: str, parent_id: str, *, model_version_id: str, sampling: dict[str, Any]
 ) -> Message:
-    """A reply that is about to be streamed, below a user's message."""
+    """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat."""
+    # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
+    chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
+    if chat is None or chat.deleted_at is not None:
+        raise NotFound(f"There is no chat {chat_id}.")
     reply = Message(
         chat_id=chat_id,
         parent_id=parent_id,
@@ -145,7 +163,8 @@ def finish_reply(
     sampling: dict[str, Any] | None = None,
 ) -> Message:
     """Store the end of a reply; a reply that is not streaming any more keeps what it has."""
-    reply = get_message(session, message_id)
+    # Locked: what is being erased meanwhile must not be written over (PostgreSQL; SQLite has one writer).
+    reply = session.get_one(Message, message_id, with_for_update=True, populate_existing=True)
     if reply.state != "streaming":
         return reply
     reply.content = content.replace("\x00", "")  # PostgreSQL has no NUL in text
@@ -181,6 +200,12 @@ def path_to(session: Session, message_id: str) -> list[Message]:
     while path[-1].parent_id is not None:
         path.append(by_id[path[-1].parent_id])
     return path[::-1]
+
+
+def newest_child(session: Session, message_id: str) -> Message | None:
+    """The newest reply to a person's message, or what a person last answered to a reply."""
+    query = select(Message).where(Message.parent_id == message_id)
+    return session.exec(query.order_by(col(Message.id).desc()).limit(1)).first()
 
 
 def siblings(session: Session, message_id: str) -> list[Message]:

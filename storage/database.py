@@ -9,10 +9,11 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -51,14 +52,23 @@ class Database:
         self.shown_address = url.render_as_string(hide_password=True)
         if self.dialect == "sqlite":
             self.engine = create_engine(
-                url, connect_args={"check_same_thread": False}, pool_size=16, max_overflow=64
+                url,
+                connect_args={"check_same_thread": False},
+                pool_size=16,
+                max_overflow=64,
+                hide_parameters=True,  # an error in a log holds no message text
             )
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
         else:
-            self.engine = create_engine(url, pool_size=8, max_overflow=24, pool_pre_ping=True)
+            self.engine = create_engine(
+                url, pool_size=8, max_overflow=24, pool_pre_ping=True, hide_parameters=True
+            )
         self._writer = self.engine.execution_options(writes=True)
-        self._write_lock = threading.Lock()  # SQLite's one writer; PostgreSQL has many
+        # SQLite has one writer; PostgreSQL has many.
+        self._lock: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if self.dialect == "sqlite" else contextlib.nullcontext()
+        )
         self._groups: GroupCommit | None = None
         self._starting = threading.Lock()
 
@@ -71,22 +81,25 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A session that commits at the end, or leaves no trace if anything raises."""
-        lock = self._write_lock if self.dialect == "sqlite" else contextlib.nullcontext()
-        with lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with self._lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def group_write(self, write: Callable[[Session], T]) -> T:
-        """Run a small write and return its result once it is on disk; on SQLite it shares its commit.
+        """Run a small write that shares its commit with others; returns its result once it is on disk.
 
-        Raises what `write` raises, and Busy when more writes wait than can be served soon.
+        Raises what `write` raises, and what `submit` does.
         """
-        if self.dialect != "sqlite":
-            with self.write() as session:
-                return write(session)
+        return self.submit(write).result()
+
+    def submit(self, write: Callable[[Session], T]) -> Future[T]:
+        """The same for whoever has better to do than to wait: the future is done once it is on disk.
+
+        Raises Busy when more writes wait than can be served soon. See GroupCommit.submit.
+        """
         with self._starting:
             if self._groups is None:
-                self._groups = GroupCommit(self._writer, self._write_lock)
-        return self._groups.write(write)
+                self._groups = GroupCommit(self._writer, self._lock)
+        return self._groups.submit(write)
 
     def migrate(self) -> None:
         """Bring the schema to the newest version; safe when several processes start at once."""

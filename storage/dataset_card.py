@@ -94,6 +94,7 @@ def _body(manifest: dict[str, Any], licence: str) -> list[str]:
         f"the last one in here is {manifest['largest_event_id']}",
         f"- Filters: `{json.dumps(manifest['filters'], ensure_ascii=False)}`",
         f"- Duplicates: {manifest['duplicates']}; contradictory votes: {manifest['contradictions']}",
+        *(_redacted(manifest["redaction"]) if manifest["redaction"] is not None else ()),
         f"- Licence: {licence}",
         f"- Written by Thumbloop {manifest['software']['version']}",
         "",
@@ -125,6 +126,11 @@ def _body(manifest: dict[str, Any], licence: str) -> list[str]:
         ),
         "`manifest.json` has the sha256 of the data, all counts, and what was left out.",
     ]
+
+
+def _redacted(redaction: dict[str, Any]) -> list[str]:
+    engine = redaction["engines"]["presidio-analyzer"]
+    return [f"- Personal data replaced by Presidio {engine}: {', '.join(redaction['entities'])}"]
 
 
 def _imbalance(up: int, down: int) -> str:

@@ -10,18 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from storage import audit
+from storage.affected import ERASED, Key, mark_affected, versions_trained_on
 from storage.errors import Conflict
-from storage.tables import ApiToken, Chat, Message, ModelVersion, TrainingRun, Vote, VoteEvent, now
+from storage.tables import ApiToken, Chat, Message, Signal, User, Vote, VoteEvent, now
 from storage.users import get_user
 from storage.votes import take_turn
 
 EXPORTS = "exports"
-ERASED = "erase"
+ERASED_MESSAGE = "erased"  # the state of an erased message
 
 
 @dataclass
@@ -31,7 +34,18 @@ class ErasureReport:
     chats: int = 0
     messages: int = 0
     votes: int = 0
+    signals: int = 0
     affected_versions: list[str] = field(default_factory=list)
+
+    def add(self, other: "ErasureReport") -> None:
+        """Count what another erasure removed, too."""
+        self.chats += other.chats
+        self.messages += other.messages
+        self.votes += other.votes
+        self.signals += other.signals
+        self.signals += other.signals
+        new = [name for name in other.affected_versions if name not in self.affected_versions]
+        self.affected_versions.extend(new)
 
 
 def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
@@ -39,16 +53,8 @@ def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
 
     Raises NotFound, or Conflict where a person is the last admin or was erased already.
     """
-    user = get_user(session, user_id)
-    if user.erased_at is not None:
-        raise Conflict(f"The user {user_id} was erased on {user.erased_at:%Y-%m-%d} already.")
-    if user.role == "admin":
-        raise Conflict(f"{user.name!r} is an admin; make them a user first (`thumbloop user role`).")
-    chats = list(session.exec(select(Chat.id).where(Chat.owner_id == user_id)))
-    report = _erase_chats(session, chats)
-    report.votes += _erase_votes(
-        session, col(Vote.user_id) == user_id, col(VoteEvent.user_id) == user_id, report
-    )
+    user = _erasable(session, user_id)
+    report = _erase(session, _of_user(user_id))
     session.execute(sa.delete(ApiToken).where(col(ApiToken.user_id) == user_id))
     user.name, user.password_hash, user.disabled, user.erased_at = None, None, True, now()
     session.add(user)
@@ -56,12 +62,48 @@ def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
     return report
 
 
-def erase_before(session: Session, moment: datetime, *, by: str) -> ErasureReport:
-    """Retention: erase the chats that nobody has written in since `moment`."""
-    chats = session.exec(select(Chat.id).where(col(Chat.updated_at) < moment, col(Chat.deleted_at).is_(None)))
-    report = _erase_chats(session, list(chats))
+def preview_user(session: Session, user_id: str) -> ErasureReport:
+    """What `erase_user` would remove and mark; raises as it does."""
+    _erasable(session, user_id)
+    scope = _of_user(user_id)
+    votes, signals = _keys(session, scope)
+
+    def count(table: type[Chat] | type[Message], condition: sa.ColumnElement[bool]) -> int:
+        return session.exec(select(func.count()).select_from(table).where(condition)).one()
+
+    return ErasureReport(
+        chats=count(Chat, col(Chat.id).in_(scope.chats)),
+        messages=count(Message, col(Message.chat_id).in_(scope.chats)),
+        votes=len(votes),
+        signals=session.exec(select(func.count()).where(scope.covers(Signal))).one(),
+        affected_versions=list(versions_trained_on(session, votes | signals)),
+    )
+
+
+def erase_before(session: Session, moment: datetime, *, by: str, limit: int | None = None) -> ErasureReport:
+    """Retention: erase the chats that nobody has written in since `moment`, at most `limit` of them.
+
+    Chats that their owners deleted are among them: until then their text is only hidden. Where there is
+    nothing to erase nothing is audited.
+    """
+    old = select(Chat.id).where(_forgettable(moment)).order_by(col(Chat.id)).limit(limit)
+    # Two servers may do this at once: the second one leaves out what the first has locked.
+    chats = list(session.exec(old.with_for_update(skip_locked=True)))
+    if not chats:
+        return ErasureReport()
+    report = _erase(session, _Scope(chats))
     _record(session, by, "erase_before", moment.isoformat(), report)
     return report
+
+
+def count_before(session: Session, moment: datetime) -> ErasureReport:
+    """What `erase_before` would remove; which versions that affects is not counted."""
+    in_chats = select(Message.id).where(col(Message.chat_id).in_(select(Chat.id).where(_forgettable(moment))))
+    return ErasureReport(
+        chats=session.exec(select(func.count()).select_from(Chat).where(_forgettable(moment))).one(),
+        messages=session.exec(select(func.count()).where(col(Message.id).in_(in_chats))).one(),
+        votes=session.exec(select(func.count()).where(col(Vote.message_id).in_(in_chats))).one(),
+    )
 
 
 def remove_exports(data_dir: Path) -> bool:
@@ -72,50 +114,68 @@ def remove_exports(data_dir: Path) -> bool:
     return existed
 
 
-def _erase_chats(session: Session, chats: Sequence[str]) -> ErasureReport:
-    report = ErasureReport(chats=len(chats))
-    in_chats = select(Message.id).where(col(Message.chat_id).in_(chats))
-    report.votes = _erase_votes(
-        session, col(Vote.message_id).in_(in_chats), col(VoteEvent.message_id).in_(in_chats), report
+@dataclass(frozen=True)
+class _Scope:
+    """Whole chats, and all that one person said about any."""
+
+    chats: SelectOfScalar[str] | Sequence[str]
+    user_id: str | None = None
+
+    def covers(self, table: type[Vote] | type[VoteEvent] | type[Signal]) -> sa.ColumnElement[bool]:
+        in_chats = select(Message.id).where(col(Message.chat_id).in_(self.chats))
+        return col(table.message_id).in_(in_chats) | (col(table.user_id) == self.user_id)
+
+
+def _of_user(user_id: str) -> _Scope:
+    return _Scope(select(Chat.id).where(Chat.owner_id == user_id), user_id)
+
+
+def _erasable(session: Session, user_id: str) -> User:
+    user = get_user(session, user_id)
+    if user.erased_at is not None:
+        raise Conflict(f"The user {user_id} was erased on {user.erased_at:%Y-%m-%d} already.")
+    if user.role == "admin":
+        raise Conflict(f"{user.name!r} is an admin; make them a user first (`thumbloop user role`).")
+    return user
+
+
+def _forgettable(moment: datetime) -> sa.ColumnElement[bool]:
+    """Old chats with anything left in them: text, a title, a system prompt."""
+    written = sa.exists().where(col(Message.chat_id) == Chat.id, col(Message.state) != ERASED_MESSAGE)
+    said = (col(Chat.title) != "") | (col(Chat.system_prompt) != "")
+    return (col(Chat.updated_at) < moment) & (col(Chat.deleted_at).is_(None) | said | written)
+
+
+def _erase(session: Session, scope: _Scope) -> ErasureReport:
+    take_turn(session)
+    votes, signals = _keys(session, scope)
+    report = ErasureReport(votes=len(votes))
+    blank: dict[str, object] = {"label": None, "tags": [], "comment": None, "correction": None}
+    session.execute(sa.delete(Vote).where(scope.covers(Vote)))
+    # A vote that was taken back left an empty event: there is nothing in it to erase, and no row to count.
+    events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED) & col(VoteEvent.label).is_not(None)
+    session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))
+    report.signals = _rows(session.execute(sa.delete(Signal).where(scope.covers(Signal))))
+    blank = {"content": "", "token_ids": None, "sampling": None, "state": ERASED_MESSAGE}
+    report.messages = _rows(
+        session.execute(sa.update(Message).where(col(Message.chat_id).in_(scope.chats)).values(blank))
     )
-    blank = {"content": "", "token_ids": None, "sampling": None, "state": "erased"}
-    erased = session.execute(sa.update(Message).where(col(Message.chat_id).in_(chats)).values(blank))
-    report.messages = erased.rowcount  # type: ignore[attr-defined]
     hide = {"title": "", "system_prompt": "", "import_key": None, "deleted_at": now()}
-    session.execute(sa.update(Chat).where(col(Chat.id).in_(chats)).values(hide))
+    report.chats = _rows(session.execute(sa.update(Chat).where(col(Chat.id).in_(scope.chats)).values(hide)))
+    report.affected_versions = mark_affected(session, votes | signals)
     return report
 
 
-def _erase_votes(
-    session: Session, votes: sa.ColumnElement[bool], events: sa.ColumnElement[bool], report: ErasureReport
-) -> int:
-    take_turn(session)
-    events &= col(VoteEvent.action) != ERASED
-    keys = {
-        (message, user)
-        for message, user in session.exec(select(VoteEvent.message_id, VoteEvent.user_id).where(events))
-    }
-    _mark_versions(session, keys, report)
-    blank: dict[str, object] = {"label": None, "tags": [], "comment": None, "correction": None}
-    session.execute(sa.delete(Vote).where(votes))
-    session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))
-    return len(keys)
+def _keys(session: Session, scope: _Scope) -> tuple[set[Key], set[Key]]:
+    """The (reply, person) of the votes and of the signals that are still there."""
+    events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED)
+    votes = session.exec(select(VoteEvent.message_id, VoteEvent.user_id).where(events))
+    signals = session.exec(select(Signal.message_id, Signal.user_id).where(scope.covers(Signal)))
+    return {(m, u) for m, u in votes}, {(m, u) for m, u in signals}
 
 
-def _mark_versions(session: Session, keys: set[tuple[str, str]], report: ErasureReport) -> None:
-    if not keys:
-        return
-    lineage = session.exec(
-        select(ModelVersion, TrainingRun).join(TrainingRun, col(TrainingRun.id) == ModelVersion.run_id)
-    )
-    for version, run in lineage:
-        used = sum((message, user) in keys for message, user in (run.snapshot or {}).get("votes", []))
-        if used:
-            version.erased_votes += used
-            session.add(version)
-            if version.name not in report.affected_versions:
-                report.affected_versions.append(version.name)
-    session.flush()
+def _rows(result: sa.Result[Any]) -> int:
+    return int(result.rowcount)  # type: ignore[attr-defined]
 
 
 def _record(session: Session, by: str, action: str, target: str, report: ErasureReport) -> None:
@@ -127,6 +187,7 @@ def _record(session: Session, by: str, action: str, target: str, report: Erasure
         chats=report.chats,
         messages=report.messages,
         votes=report.votes,
+        signals=report.signals,
         affected_versions=report.affected_versions,
     )
     session.flush()

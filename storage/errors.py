@@ -7,6 +7,7 @@
     ├── NotAllowed           403       the caller, known, but not permitted
     ├── NotFound             404       the caller
     ├── Conflict             409       the caller; the state of things forbids it now
+    │   └── RevisionConflict 412       the caller, who expected another revision
     ├── Busy                 503       the caller; try again after `retry_after` seconds
     ├── NotStored            507       the caller: the disk or the database refused, nothing was kept
     └── NotReady             500       the operator, at start-up or in a run; the CLI exits with 2
@@ -59,8 +60,26 @@ class NotFound(ThumbloopError):
 
 
 class Conflict(ThumbloopError):
+    """`retry_after`, in seconds, where waiting is all it takes."""
+
     status = 409
     code = "conflict"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        field: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, field=field)
+        self.retry_after = retry_after
+
+
+class RevisionConflict(Conflict):
+    status = 412
+    code = "revision_conflict"
 
 
 class Busy(ThumbloopError):

@@ -17,8 +17,8 @@ from typing import Any
 
 from sqlmodel import Session
 
-from storage.erasure import ERASED
-from storage.filters import EVERYTHING, ExampleFilter
+from storage.affected import ERASED
+from storage.filters import EVERYTHING, ExampleFilter, is_of_source
 from storage.ids import is_id
 from storage.secret import pseudonym
 from storage.snapshots import messages_up_to, next_event, standing_votes
@@ -46,6 +46,7 @@ class Example:
     token_ids: list[int] | None  # the reply as generated, any EOS included; None for imported replies
     correction: str | None = None  # what the voter wrote the reply should have been
     event_id: int = 0  # of the vote; examples come in this order
+    origin: str = ""  # the source of the chat, also where `source` says correction or signal
 
     def to_row(self, *, salt: bytes) -> dict[str, Any]:
         """TRL's conversational unpaired preference, with provenance columns beside it."""
@@ -110,7 +111,7 @@ class Examples:
             self.session, {row.parent_id for row, _ in wanted if row.parent_id is not None}
         )
         for row, example in wanted:
-            found = replace(example, prompt=_prompt(row, before))
+            found = replace(example, prompt=prompt_of(row, before))
             if _within(len(found.prompt) + 1, self.filter.min_messages, self.filter.max_messages):
                 yield found
 
@@ -134,6 +135,7 @@ class Examples:
             token_ids=row.token_ids,
             correction=row.correction,
             event_id=row.id,
+            origin=row.source,
         )
         if self._matches(vote, row.token_count):
             yield vote
@@ -157,7 +159,7 @@ class Examples:
         return (
             wanted.label in (None, example.label)
             and wanted.model_version in (None, example.model_version)
-            and wanted.source in (None, example.source)
+            and (wanted.source is None or is_of_source(example.source, wanted.source))
             and (wanted.tag is None or wanted.tag in example.tags)
             and _within(token_count, wanted.min_tokens, wanted.max_tokens)
         )
@@ -186,7 +188,8 @@ def iter_examples(
     return Examples(session, snapshot_event_id, filter, corrections=corrections).iterate(after)
 
 
-def _prompt(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
+def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
+    """Every message before a reply, from its `parent_id` and `system_prompt` and the messages by id."""
     prompt: list[dict[str, str]] = []
     step = row.parent_id
     while step is not None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,10 @@ class Written:
     size: int
 
 
-def write_file(target: Path, chunks: Iterable[bytes]) -> Written:
-    """Replace `target` by these bytes, or leave it as it was if anything fails.
+def write_file(
+    target: Path, chunks: Iterable[bytes], before_naming: Callable[[Written], object] = lambda _: None
+) -> Written:
+    """Replace `target` by these bytes, or leave it as it was if anything fails, `before_naming` included.
 
     Raises InvalidInput where nothing can be written there, NotReady where there is no room.
     """
@@ -38,6 +40,7 @@ def write_file(target: Path, chunks: Iterable[bytes]) -> Written:
         aside = Path(name)
         try:
             written = _write(descriptor, chunks)
+            before_naming(written)
             aside.replace(target)
             _sync_folder(target.parent)
         finally:

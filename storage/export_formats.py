@@ -21,7 +21,7 @@ Encoder = Callable[[Iterable[Row], Columns], Iterator[bytes]]
 # the row.
 PIECE = 64 * 1024
 # A Parquet row group ends after so many rows, or earlier when their text would fill memory.
-GROUP_ROWS = 5_000
+GROUP_ROWS = 2_000
 GROUP_CHARACTERS = 8 * 1024 * 1024
 
 # A spreadsheet takes a cell that begins so for a formula, or drops the character and looks at the

@@ -25,6 +25,7 @@ from storage.export_formats import ENCODERS
 from storage.export_shapes import COLUMNS, ChatTemplate, Row, Shaper
 from storage.filters import EVERYTHING, ExampleFilter, resolve
 from storage.pairs import iter_pairs
+from storage.redaction import Redaction, Redactor
 from storage.votes import latest_event_id
 
 Format = Literal["jsonl", "parquet", "csv", "datasets"]
@@ -53,6 +54,9 @@ class ExportPlan(BaseModel):
     corrections: bool = Field(
         False, description="Add what people wrote a reply should have been, as a desirable example."
     )
+    redact: bool = Field(
+        False, description="Replace personal data in all texts by placeholders such as <EMAIL_ADDRESS_1>."
+    )
     licence: str = Field(
         "unknown", description="Licence of the data, as the hub names it, for example cc0-1.0."
     )
@@ -73,8 +77,10 @@ class Export:
         salt: bytes,
         snapshot_event_id: int | None = None,
         template: ChatTemplate | None = None,
+        redactor: Redactor | None = None,
         progress: Callable[[int], None] = lambda rows: None,
     ) -> None:
+        assert (redactor is not None) == plan.redact
         self.plan = plan
         self.snapshot_event_id = _known_snapshot(session, snapshot_event_id)
         self.rows = 0
@@ -93,6 +99,7 @@ class Export:
             self._examples.iterate, duplicates=plan.duplicates, contradictions=plan.contradictions
         )
         self._shaper = Shaper(salt, template)
+        self._redaction = Redaction(redactor) if redactor is not None else None
         self._progress = progress
         self._left_out: Counter[str] = Counter()
         self._votes: dict[str, Counter[bool]] = {}
@@ -123,6 +130,7 @@ class Export:
             "contradictory_votes": repeats.contradictory_votes,
             "contradictory_votes_dropped": repeats.contradictions_dropped,
             "left_out": dict(sorted(self._left_out.items())),
+            "redaction": self._redaction.about() if self._redaction is not None else None,
             "licence": self.plan.licence,
             **({"sha256": written.sha256, "bytes": written.size} if written is not None else {}),
             "software": {"name": "thumbloop", "version": _software_version()},
@@ -141,16 +149,21 @@ class Export:
     def _shaped(self) -> Iterator[tuple[Row, tuple[Example, ...]]]:
         if self.plan.shape == "pairs":
             for up, down in iter_pairs(self._selected(), self._examples.at):
+                up, down = self._redacted(up, down)
                 yield self._shaper.pair(up, down), (up, down)
             return
         shape = {"kto": self._shaper.kto, "kto-text": self._shaper.kto_text}.get(
             self.plan.shape, self._shaper.sharegpt
         )
         for example in self._selected():
+            (example,) = self._redacted(example)
             try:
                 yield shape(example), (example,)
             except InvalidInput:
                 self._left_out["refused by the chat template"] += 1
+
+    def _redacted(self, *examples: Example) -> tuple[Example, ...]:
+        return self._redaction.of(*examples) if self._redaction is not None else examples
 
     def _selected(self) -> Iterator[Example]:
         yield from self._selection
@@ -165,6 +178,7 @@ def export_to(
     salt: bytes,
     snapshot_event_id: int | None = None,
     template: ChatTemplate | None = None,
+    redactor: Redactor | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """Write the file with `<name>.manifest.json` beside it, or the `datasets` folder; returns the manifest.
@@ -178,12 +192,17 @@ def export_to(
         salt=salt,
         snapshot_event_id=snapshot_event_id,
         template=template,
+        redactor=redactor,
         progress=progress,
     )
     if plan.format != "datasets":
-        manifest = export.manifest(write_file(target, export.chunks()))
-        write_file(target.with_name(f"{target.name}.manifest.json"), _manifest_bytes(manifest))
-        return manifest
+        beside = target.with_name(f"{target.name}.manifest.json")
+        written = write_file(
+            target,
+            export.chunks(),
+            lambda written: write_file(beside, _manifest_bytes(export.manifest(written))),
+        )
+        return export.manifest(written)
     with new_folder(target) as folder:
         (folder / "data").mkdir()
         manifest = export.manifest(write_file(folder / "data" / "train.parquet", export.chunks()))

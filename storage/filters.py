@@ -11,13 +11,12 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from storage import model_versions, users
 from storage.errors import InvalidInput, NotFound
 from storage.ids import is_id
 from storage.secret import pseudonym
-from storage.tables import User
 
 
 class ExampleFilter(BaseModel):
@@ -57,9 +56,16 @@ class ExampleFilter(BaseModel):
     max_tokens: int | None = Field(
         None, ge=0, description="The reply has at most so many tokens, counted as for min_tokens."
     )
-    source: str | None = Field(None, description="Where it came from: web, api, openai, import, correction.")
+    source: str | None = Field(
+        None,
+        description="Where it came from: web, api, openai, correction, or import, which is every import "
+        "(import:pairs is those of one format).",
+    )
     consent: Literal["given", "withheld", "any"] = Field(
         "given", description="Chats whose owner consents to training, does not, or both."
+    )
+    quarantined: Literal["no", "only", "any"] = Field(
+        "no", description="Votes of people who are not quarantined (no), who are (only), or both (any)."
     )
 
     @field_validator("label", mode="before")
@@ -124,6 +130,11 @@ class ExampleFilter(BaseModel):
 EVERYTHING = ExampleFilter()
 
 
+def is_of_source(source: str, wanted: str) -> bool:
+    """Whether `source` is the wanted one or of its kind, as `import:pairs` is of the kind `import`."""
+    return source == wanted or source.startswith(f"{wanted}:")
+
+
 def read_filter(values: Mapping[str, object]) -> ExampleFilter:
     """The filter of a query string or of command line options.
 
@@ -164,10 +175,10 @@ def resolve(session: Session, filter: ExampleFilter, *, salt: bytes) -> ExampleF
 def _user_id(session: Session, user: str, salt: bytes) -> str:
     if is_id(user):
         return users.get_user(session, user).id
-    for user_id in session.exec(select(User.id).execution_options(yield_per=1000)):
-        if pseudonym(salt, user_id) == user:
-            return user_id
-    raise NotFound(f"There is no user with the hash {user}.")
+    user_id = users.find_by_hash(session, user, salt=salt)
+    if user_id is None:
+        raise NotFound(f"There is no user with the hash {user}.")
+    return user_id
 
 
 def _moment(value: object, of_day: time) -> datetime | None:

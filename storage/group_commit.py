@@ -1,14 +1,15 @@
-"""Many small writes, one commit: what makes votes on SQLite both durable and fast.
+"""Many small writes, one commit: what makes votes both durable and fast.
 
-With `synchronous=FULL` a commit waits for the disk, and SQLite has one writer. So the writes that
-arrive while one commit is under way wait in a queue, and the next commit takes them all. Each runs in
-a savepoint of its own: one that fails takes nobody else's with it. Callers get their answer after the
-commit, never before. Knows no tables.
+A commit waits for the disk, and votes take turns anyway: SQLite has one writer, and on PostgreSQL their
+ids must become visible in order. So the writes that arrive while one commit is under way wait in a
+queue, and the next commit takes them all. A group first runs without savepoints; where one of its
+writes fails, it is rolled back and runs again with a savepoint each, so that nobody's failure takes
+anybody else's write with it. Callers get their answer after the commit, never before. Knows no tables.
 """
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ from storage.errors import Busy, NotReady, NotStored
 
 T = TypeVar("T")
 Write = Callable[[Session], Any]
+Waiting = tuple[Write, Future[Any]]
+Outcome = tuple[Any, Exception | None]
 
 LARGEST_GROUP = 256
 LONGEST_QUEUE = 2048
@@ -28,20 +31,21 @@ LONGEST_QUEUE = 2048
 class GroupCommit:
     """A writer thread over an engine whose transactions begin as writers."""
 
-    def __init__(self, engine: sa.Engine, lock: threading.Lock) -> None:
+    def __init__(self, engine: sa.Engine, lock: contextlib.AbstractContextManager[Any]) -> None:
         """`lock` is what other writers of this process hold, so that nobody polls SQLite's own lock."""
         self._engine = engine
         self._lock = lock
-        self._queue: Queue[tuple[Write, Future[Any]] | None] = Queue(LONGEST_QUEUE)
+        self._queue: Queue[Waiting | None] = Queue(LONGEST_QUEUE)
         self._thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
         self._closed = False
         self._thread.start()
 
-    def write(self, write: Callable[[Session], T]) -> T:
-        """Run `write` in a session of its own and return its result once it is on disk.
+    def submit(self, write: Callable[[Session], T]) -> Future[T]:
+        """Queue a write; the future has its result once that is on disk, or what it raised.
 
-        Raises what `write` raises, NotStored where the commit fails, and Busy instead of waiting behind
-        a queue that is full.
+        `write` may run twice, the first time being rolled back: it changes nothing but the session. The
+        future fails with NotStored where the commit fails. Raises Busy instead of waiting behind a
+        queue that is full.
         """
         if self._closed:
             raise NotReady("The server is stopping; send this again once it is back.")
@@ -52,7 +56,7 @@ class GroupCommit:
             raise Busy(
                 f"{LONGEST_QUEUE} writes are waiting already; try again in a second.", retry_after=1
             ) from None
-        return future.result()
+        return future
 
     def close(self) -> None:
         """Commit what was accepted, then end the thread."""
@@ -62,55 +66,74 @@ class GroupCommit:
 
     def _work(self) -> None:
         while (first := self._queue.get()) is not None:
-            group = [first]
-            last = False
-            while len(group) < LARGEST_GROUP and not last:
-                try:
-                    item = self._queue.get_nowait()
-                except Empty:
-                    break
-                if item is None:
-                    last = True
-                else:
-                    group.append(item)
-            self._commit(group)
-            if last:
+            group: list[Waiting | None] = [first]
+            with contextlib.suppress(Empty):
+                while len(group) < LARGEST_GROUP and group[-1] is not None:
+                    group.append(self._queue.get_nowait())
+            # A future that was cancelled while it waited has nobody left to answer.
+            self._commit(
+                [each for each in group if each is not None and each[1].set_running_or_notify_cancel()]
+            )
+            if group[-1] is None:
                 return
 
-    def _commit(self, group: list[tuple[Write, Future[Any]]]) -> None:
-        answers: list[Callable[[], None]] = []
+    def _commit(self, group: Sequence[Waiting]) -> None:
         try:
-            with self._lock, self._engine.begin() as connection:
-                for write, future in group:
-                    answers.append(_run(connection, write, future))
+            try:
+                answers = self._run(group, _plainly)
+            except sa.exc.OperationalError:
+                raise  # the database itself fails: running again would not help
+            except Exception:
+                answers = self._run(group, _in_a_savepoint)
         except BaseException as error:
-            # The commit failed, a full disk say: nothing of this group is stored, and each caller is told.
-            root = error
-            while root.__context__ is not None:
-                root = root.__context__
             for _, future in group:
-                failure = NotStored(f"The database could not store this ({root}); nothing of it was kept.")
-                failure.__cause__ = error
-                future.set_exception(failure)
+                future.set_exception(self._not_stored(error))
             return
-        for answer in answers:
-            answer()
+        for (_, future), (result, failure) in zip(group, answers, strict=True):
+            if failure is None:
+                future.set_result(result)
+            else:
+                future.set_exception(failure)
+
+    def _run(self, group: Sequence[Waiting], run: Callable[[Session, Write], Outcome]) -> list[Outcome]:
+        with (
+            self._lock,
+            self._engine.begin() as connection,
+            Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session,
+        ):
+            answers = [run(session, write) for write, _ in group]
+            session.commit()  # leaves the transaction open: the connection commits, once the session is gone
+        return answers
+
+    def _not_stored(self, error: BaseException) -> BaseException:
+        """What each caller of a group is told whose transaction failed."""
+        if self._engine.dialect.name != "sqlite":
+            return error  # a connection that was lost in the commit leaves open whether it was kept
+        root = error
+        while root.__context__ is not None:
+            root = root.__context__
+        failure = NotStored(f"The database could not store this ({root}); nothing of it was kept.")
+        failure.__cause__ = error
+        return failure
 
 
-def _run(connection: sa.Connection, write: Write, future: "Future[Any]") -> Callable[[], None]:
-    # A session each, so that two writes of one row do not share (and later change) one object.
-    session = Session(connection, expire_on_commit=False, join_transaction_mode="create_savepoint")
+def _plainly(session: Session, write: Write) -> Outcome:
+    result = write(session)
+    session.flush()
+    session.expunge_all()  # two writes of one row do not share (and later change) one object
+    return result, None
+
+
+def _in_a_savepoint(session: Session, write: Write) -> Outcome:
+    savepoint = session.begin_nested()
     try:
-        result = write(session)
-        session.commit()
+        outcome = _plainly(session, write)
+        savepoint.commit()
     except sa.exc.OperationalError:
         # On a full disk SQLite rolls back the whole transaction, savepoints included: the group is lost.
-        with contextlib.suppress(sa.exc.OperationalError):
-            session.close()
         raise
     except Exception as error:
-        failure = error
-        session.close()
-        return lambda: future.set_exception(failure)
-    session.close()
-    return lambda: future.set_result(result)
+        savepoint.rollback()
+        session.expunge_all()
+        return None, error
+    return outcome

@@ -102,7 +102,8 @@ def _kind(head: bytes, name: str) -> str:
                 code="archive",
                 field="file",
             )
-    if head.startswith(UTF_16):
+    # Without its mark it is told by the zeros beside its first two letters.
+    if head.startswith(UTF_16) or [byte == 0 for byte in head[:4]] in ([False, True] * 2, [True, False] * 2):
         raise InvalidInput(f"{name} is in UTF-16; save it as UTF-8.", field="file")
     if head.startswith(b"PAR1"):
         return "parquet"

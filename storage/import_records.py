@@ -60,10 +60,10 @@ def bounded_lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes | None]]:
         if len(line) <= LONGEST_RECORD:
             yield number, done, line
             continue
+        yield number, done, None  # at once: who refuses the file for it need not wait for its end
         while line and not line.endswith(b"\n"):
             line = file.readline(PIECE)
             done += len(line)
-        yield number, done, None
 
 
 class StrictJson:

@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 from storage.errors import InvalidInput
 from storage.export_formats import restore_cell
 from storage.import_records import LONGEST_RECORD, Record, bounded_lines, too_long
+from storage.parquet_pages import unpacked_sizes
 
 LABELS = ("label", "kto_tag")
-# A Thumbloop export has these; in its cells a formula is defused, which is undone here.
-OUR_COLUMNS = {"message_id", "user_hash"}
+# A Thumbloop export has these, or these with each side of a pair before them; in its cells a formula is
+# defused, which is undone here.
+OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
 ROWS_AT_ONCE = 32
 HELD_AT_ONCE = 256 * 1024 * 1024
 # Parquet of real text is some ten times smaller than what it unpacks to.
@@ -36,7 +38,7 @@ def read_csv(file: IO[bytes]) -> Iterator[Record]:
     """One record per row below the header; empty cells are null, and no cell is ever a formula."""
     lines = _CsvLines(file)
     header, separator = _csv_header(lines)
-    restore = restore_cell if set(header) >= OUR_COLUMNS else str
+    restore = restore_cell if any(set(header) >= ours for ours in OUR_COLUMNS) else str
     rows = csv.reader(lines, delimiter=separator, strict=True)
     while True:
         lines.record_bytes = 0
@@ -59,9 +61,10 @@ def read_parquet(file: IO[bytes], size: int) -> Iterator[Record]:
     """One record per row; `size` is the file's, in bytes."""
     try:
         table = pq.ParquetFile(file)
-        _refuse_bomb(table.metadata, size)
+        groups = unpacked_sizes(file, table.metadata)
+        _refuse_bomb(sum(groups), size)
         names = _column_names(table.schema_arrow)
-        batches = table.iter_batches(batch_size=_rows_at_once(table.metadata))
+        batches = table.iter_batches(batch_size=_rows_at_once(groups))
     except READING as error:
         raise InvalidInput(f"This is not a Parquet file that can be read: {_first_line(error)}.") from error
     total = max(table.metadata.num_rows, 1)
@@ -129,7 +132,9 @@ def _csv_header(lines: _CsvLines) -> tuple[list[str], str]:
         first = next(lines, "")
         separator = max(",;\t", key=first.count)
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
-    except (_TooLong, csv.Error) as error:
+    except _TooLong as error:
+        raise InvalidInput(too_long("first line")) from error
+    except csv.Error as error:
         raise InvalidInput("The first line of the CSV is not a row of column names.") from error
     _refuse_twice(header)
     return header, separator
@@ -160,8 +165,7 @@ def _cell(name: str, text: str) -> Any:
     return text
 
 
-def _refuse_bomb(metadata: Any, size: int) -> None:
-    unpacked = sum(_group_bytes(metadata))
+def _refuse_bomb(unpacked: int, size: int) -> None:
     if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * size:
         raise InvalidInput(
             f"This Parquet file of {size} bytes unpacks to {unpacked} bytes, which no real text does; "
@@ -169,14 +173,10 @@ def _refuse_bomb(metadata: Any, size: int) -> None:
         )
 
 
-def _rows_at_once(metadata: Any) -> int:
+def _rows_at_once(groups: list[int]) -> int:
     # A dictionary may repeat one long text in every row; no text is longer than its row group is packed.
-    longest = max(_group_bytes(metadata), default=0)
+    longest = max(groups, default=0)
     return min(max(HELD_AT_ONCE // max(longest, 1), 1), ROWS_AT_ONCE)
-
-
-def _group_bytes(metadata: Any) -> list[int]:
-    return [metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)]
 
 
 def _column_names(schema: Any) -> list[str]:

@@ -75,12 +75,14 @@ def import_file(
     options: ImportOptions = NO_OPTIONS,
     skip_bad: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
+    finish: Callable[[Session, ImportReport], None] = lambda _, __: None,
 ) -> ImportReport:
     """Import a file, a folder or a stream; messages call it `name`, whose ending is a hint of its kind.
 
     Raises InvalidInput: the kind or the format is unknown, an option does not fit, or, unless `skip_bad`, a
     record is bad; its position is the error's `field`. Then nothing was imported. An exception of `progress`
     ends the import likewise; what `skip_bad` committed before stays, and the same file again adds the rest.
+    `finish` is called at the end, in the transaction of the rows or, with `skip_bad`, in one of its own.
     """
     with open_source(source, name) as opened:
         chosen = named_format(format) if format is not None else None
@@ -90,7 +92,7 @@ def import_file(
             for _ in check.rows():
                 pass
             reading.format = check.format
-        _store(database, reading, one_transaction=not skip_bad)
+        _store(database, reading, finish, one_transaction=not skip_bad)
         return reading.report
 
 
@@ -186,16 +188,22 @@ class _Reading:
         self._progress(Progress(self._stage, done, self._source.size, self.report.records))
 
 
-def _store(database: Database, reading: _Reading, *, one_transaction: bool) -> None:
+def _store(
+    database: Database,
+    reading: _Reading,
+    finish: Callable[[Session, ImportReport], None],
+    *,
+    one_transaction: bool,
+) -> None:
     batches = _batches(reading.rows())
-    if one_transaction:
-        with database.write() as session:
-            for batch in batches:
+    if not one_transaction:
+        for batch in batches:
+            with database.write() as session:
                 reading.add(session, batch)
-        return
-    for batch in batches:
-        with database.write() as session:
+    with database.write() as session:
+        for batch in batches:
             reading.add(session, batch)
+        finish(session, reading.report)
 
 
 def _batches(rows: Iterator[ImportedRow]) -> Iterator[list[ImportedRow]]:

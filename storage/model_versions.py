@@ -103,9 +103,14 @@ def get_version(session: Session, id_or_name: str) -> ModelVersion:
     return version
 
 
-def list_versions(session: Session) -> list[ModelVersion]:
-    """Newest first."""
-    return list(session.exec(select(ModelVersion).order_by(col(ModelVersion.number).desc())))
+def list_versions(
+    session: Session, *, limit: int | None = None, before: str | None = None
+) -> list[ModelVersion]:
+    """Newest first; `before` is the id of the last version of the page before."""
+    query = select(ModelVersion).order_by(col(ModelVersion.number).desc()).limit(limit)
+    if before is not None:
+        query = query.where(col(ModelVersion.number) < get_version(session, before).number)
+    return list(session.exec(query))
 
 
 def deployed_version(session: Session) -> ModelVersion:

@@ -1,5 +1,7 @@
-"""The secret of this installation: it keys the pseudonyms in exports."""
+"""Secrets: that of this installation, which keys the pseudonyms, and the form of the webhook's."""
 
+import base64
+import binascii
 import hmac
 import os
 import secrets
@@ -34,3 +36,14 @@ def load_secret(data_dir: Path) -> bytes:
 def pseudonym(salt: bytes, user_id: str) -> str:
     """What stands for a person in exports: the same in each, and not to be undone without the secret."""
     return hmac.digest(salt, user_id.encode(), "sha256").hex()[:16]
+
+
+def webhook_key(secret: str) -> bytes:
+    """The bytes of a secret as Standard Webhooks writes it; raises ValueError for any other text."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("not whsec_ followed by 24 to 64 bytes in base64; docs/webhook.md makes one")
+    return key

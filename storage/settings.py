@@ -4,22 +4,52 @@ Read once, from THUMBLOOP_* environment variables, then from `thumbloop.toml` in
 directory. `thumbloop settings` and docs/settings.md list exactly the fields of this class.
 """
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 from storage.errors import BadSetting
+from storage.secret import webhook_key
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+SECRETS = frozenset({"webhook_secret"})  # settings whose values are shown nowhere
+
+
+def _listed(value: object) -> object:
+    """The items of a list that an environment variable holds as JSON or with commas between them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError("this is not JSON; write items with commas between them") from error
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+AsList = BeforeValidator(_listed)
+Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
+SignalKind = Literal["regenerated", "edited", "copied"]
 
 
 class Settings(BaseSettings):
@@ -80,7 +110,23 @@ class Settings(BaseSettings):
         description="Tokens of prompts and replies that each loaded version can hold at once (23 kB each for "
         "the default model in bf16). It also bounds the length of a chat.",
     )
+    vote_tags: Annotated[list[Item], NoDecode, AsList] = Field(
+        ["wrong", "unclear", "too long", "too short", "tone", "unsafe"],
+        max_length=20,
+        description="Reasons that the chat page offers after a thumb. Over the API any others may be given.",
+    )
+    consent_default: bool = Field(
+        True, description="New chats may be used for training unless their owner says otherwise."
+    )
     max_import_mb: int = Field(256, ge=1, description="Largest feedback file that the API imports, in MiB.")
+    redaction_language: str = Field(
+        "en", description="Language of the texts that an export redacts, as spaCy names it, for example de."
+    )
+    redaction_model: str = Field(
+        "",
+        description="spaCy model that recognises names and places in redacted exports: the name of an "
+        "installed one, such as en_core_web_lg, or a folder. Empty: patterns alone.",
+    )
 
     # When to train
     schedule: str = Field(
@@ -95,9 +141,37 @@ class Settings(BaseSettings):
     )
     min_voters: int = Field(1, ge=1, description="A run needs votes from at least this many people.")
 
+    # What to train on
+    train_on_corrections: bool = Field(
+        False,
+        description="What people wrote that a reply should have been is a desirable example too. Off, "
+        "because whoever may write it may put any words into the model's mouth.",
+    )
+    train_on_signals: Annotated[list[SignalKind], NoDecode, AsList] = Field(
+        [],
+        description="What people did with replies that they did not vote on: regenerated and edited count as "
+        "undesirable examples, copied as desirable ones. Empty: none.",
+    )
+    exclude_sources: Annotated[list[Item], NoDecode, AsList] = Field(
+        [],
+        description="Sources that are not trained on, such as `openai`, `import` (all imports) or "
+        "`import:pairs`.",
+    )
+    import_weight: float = Field(
+        1.0, gt=0, description="How much an imported example weighs in the loss, compared to one from here."
+    )
+
     # How to train
     beta: float = Field(0.1, gt=0, description="KTO's β: how far the policy may move from the reference.")
     loss_type: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="Objective, as TRL names it.")
+    engine: Literal["shared-prefix", "trl"] = Field(
+        "shared-prefix",
+        description="shared-prefix: KTO with every shared beginning computed once. trl: stock "
+        "trl.KTOTrainer, the same numbers in several times the time.",
+    )
+    reference_cache_mb: int = Field(
+        64, ge=0, description="Largest file of reference log-probabilities kept across runs, in MiB. 0: none."
+    )
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of the LoRA weights.")
     epochs: float = Field(1.0, gt=0, description="Passes over the training examples.")
     batch_size: int = Field(
@@ -133,6 +207,44 @@ class Settings(BaseSettings):
     )
     auto_deploy: bool = Field(True, description="Deploy a version that passes the gate without asking.")
 
+    # What is told to others
+    webhook_url: str = Field(
+        "", description="Address that is told of every vote (docs/webhook.md). Empty: none."
+    )
+    webhook_secret: str = Field(
+        "",
+        validate_default=True,  # the address is never without it
+        description="What signs the webhook: `whsec_` and 24 to 64 random bytes in base64.",
+    )
+    webhook_timeout_seconds: float = Field(
+        15.0, gt=0, le=600, description="Longest wait for the webhook's whole answer."
+    )
+    webhook_give_up_hours: float = Field(
+        72.0, gt=0, description="Hours after a vote until its delivery is not tried again."
+    )
+
+    # What is forgotten
+    retention_days: int = Field(
+        0, ge=0, description="Days without a message after which a chat is erased. 0: never."
+    )
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _http_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("not an address that begins with https:// or http://")
+        if "@" in parts.netloc:
+            raise ValueError("leave user and password out: the signature proves who sends")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _standard_secret(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.data.get("webhook_url"):
+            webhook_key(value)
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_timezone(cls, value: str) -> str:
@@ -159,6 +271,14 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+def in_environment(values: Mapping[str, Any]) -> dict[str, str]:
+    """Settings, as `model_dump(mode="json")` gives them, as the variables that read back the same."""
+    return {
+        f"THUMBLOOP_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; raises BadSetting that names the setting, the value and what would do."""
     known = {f"THUMBLOOP_{name.upper()}" for name in Settings.model_fields}
@@ -170,8 +290,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        given = "…" if name in SECRETS else repr(first.get("input"))
         raise BadSetting(
-            f"THUMBLOOP_{name.upper()}={first.get('input')!r}: {first['msg']}. "
-            f"`thumbloop settings` explains it.",
+            f"THUMBLOOP_{name.upper()}={given}: {first['msg']}. `thumbloop settings` explains it.",
             field=name,
         ) from error

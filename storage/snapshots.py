@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
-from storage.erasure import ERASED
+from storage.affected import ERASED
 from storage.filters import ExampleFilter
 from storage.tables import Chat, Message, ModelVersion, VoteEvent
 
@@ -92,6 +92,8 @@ def messages_up_to(session: Session, ids: set[str]) -> dict[str, Any]:
 
 def _conditions(filter: ExampleFilter) -> Iterator[sa.ColumnElement[bool]]:
     """What the tables can tell; the rest is checked on each example."""
+    if filter.quarantined != "any":
+        yield col(VoteEvent.quarantined).is_(filter.quarantined == "only")
     if filter.from_date is not None:
         yield col(VoteEvent.created_at) >= filter.from_date
     if filter.to_date is not None:

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
-from storage.tables import Chat, Message, ModelVersion, Vote, VoteEvent, now
+from storage.tables import Chat, Message, ModelVersion, User, Vote, VoteEvent, now
 
 WIDEST_INTERVAL = 0.3
 Z95 = 1.959963984540054
@@ -51,7 +51,7 @@ class VersionStats:
 
 @dataclass(frozen=True)
 class DayStats:
-    """Vote events of one UTC day; cleared votes are left out."""
+    """The votes that were cast or changed on one UTC day, each once, as they stood at its end."""
 
     day: date
     up: int
@@ -81,7 +81,7 @@ def version_stats(session: Session) -> list[VersionStats]:
         )
         .join(Message, col(Message.model_version_id) == ModelVersion.id)
         .join(Chat, col(Chat.id) == Message.chat_id)
-        .outerjoin(Vote, col(Vote.message_id) == Message.id)
+        .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
         .where(col(Message.state).in_(("complete", "stopped")), col(Chat.deleted_at).is_(None))
         .group_by(col(ModelVersion.number))
         .order_by(col(ModelVersion.number).desc())
@@ -90,22 +90,38 @@ def version_stats(session: Session) -> list[VersionStats]:
 
 
 def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
-    """Current votes (up, down) per tag, most used first."""
+    """Current votes (up, down) per tag, most used first; quarantined ones are left out."""
     counts: dict[str, list[int]] = {}
-    for label, tags in session.exec(select(Vote.label, Vote.tags).where(col(Vote.label).is_not(None))):
+    standing = select(Vote.label, Vote.tags).where(
+        col(Vote.label).is_not(None), col(Vote.quarantined).is_(False)
+    )
+    for label, tags in session.exec(standing):
         for tag in tags:
             counts.setdefault(tag, [0, 0])[0 if label else 1] += 1
     return {tag: (up, down) for tag, (up, down) in sorted(counts.items(), key=lambda item: -sum(item[1]))}
 
 
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
-    """Votes cast or changed on each of the last `days` UTC days, oldest first, empty days included."""
+    """What was voted on each of the last `days` UTC days, oldest first, empty days included.
+
+    Votes of people who are quarantined now are left out.
+    """
     today = now().date()
     first = today - timedelta(days=days - 1)
     day = func.date(col(VoteEvent.created_at))
+    # A tag or a comment that follows a thumb is a change of the same vote, not another one.
+    last = (
+        select(func.max(VoteEvent.id))
+        .where(day >= _comparable(session, first), col(VoteEvent.action).in_(("cast", "change", "clear")))
+        .group_by(day, col(VoteEvent.message_id), col(VoteEvent.user_id))
+    )
     rows = session.exec(
         select(day, VoteEvent.label, func.count())
-        .where(col(VoteEvent.label).is_not(None), day >= _comparable(session, first))
+        .where(
+            col(VoteEvent.id).in_(last),
+            col(VoteEvent.label).is_not(None),
+            col(VoteEvent.user_id).not_in(select(User.id).where(col(User.quarantined))),
+        )
         .group_by(day, col(VoteEvent.label))
     )
     found = {(date.fromisoformat(str(when)), label): count for when, label, count in rows}

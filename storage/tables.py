@@ -174,7 +174,10 @@ WAITING_DELIVERY = "delivered_at IS NULL AND failed_at IS NULL"
 
 
 class WebhookDelivery(Table, table=True):
-    """The outbox of the webhook: written with the vote, sent afterwards until it is answered."""
+    """The outbox of the webhook: which vote event is to be sent, and how that went so far.
+
+    What is sent is read from the event at each attempt, so no copy of it is here to be erased.
+    """
 
     __tablename__ = "webhook_delivery"
     __table_args__ = (
@@ -186,15 +189,25 @@ class WebhookDelivery(Table, table=True):
         ),
     )
 
-    id: str = Field(default_factory=new_id, primary_key=True)
+    id: str = Field(default_factory=new_id, primary_key=True)  # the header webhook-id
+    event_id: int = Field(foreign_key="vote_event.id", unique=True)
     event: str  # vote.cast, vote.changed, vote.cleared
-    payload: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     attempts: int = 0
     next_attempt_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)  # a server is sending it
     delivered_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     failed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # given up
     last_error: str | None = Field(default=None, sa_type=Text)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class WebhookCursor(Table, table=True):
+    """One row: up to which vote event the outbox is filled."""
+
+    __tablename__ = "webhook_cursor"
+
+    id: int = Field(default=1, primary_key=True)
+    event_id: int
 
 
 class ImportRequest(Table, table=True):

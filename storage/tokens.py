@@ -6,15 +6,42 @@ Only a SHA-256 of each is stored: 32 random bytes need no slow hash. Knows no co
 import hashlib
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.errors import InvalidInput, NotAuthenticated, NotFound
-from storage.tables import ApiToken, User, now
+from storage.tables import ApiToken, Table, now
 
 PREFIX = "tl_"
 KINDS = ("api", "session", "login")
+
+_tokens, _users = Table.metadata.tables["api_token"], Table.metadata.tables["user_account"]
+# A plain statement, made once: every request begins with it.
+_FIND = (
+    sa.select(
+        _users.c.id,
+        _users.c.name,
+        _users.c.role,
+        _users.c.disabled,
+        _tokens.c.kind,
+        _tokens.c.expires_at,
+        _tokens.c.revoked_at,
+    )
+    .join_from(_tokens, _users, _users.c.id == _tokens.c.user_id)
+    .where(_tokens.c.sha256 == sa.bindparam("sha256"))
+)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whom a secret stands for; anonymous people have no name."""
+
+    id: str
+    name: str | None
+    role: str
 
 
 def create_token(
@@ -37,16 +64,18 @@ def create_token(
     return token, plain
 
 
-def authenticate(session: Session, plain: str, *, kinds: Sequence[str] = ("api", "session")) -> User | None:
+def authenticate(session: Session, plain: str, *, kinds: Sequence[str] = ("api", "session")) -> Person | None:
     """The person behind a secret; None if it is unknown, expired, revoked, or the person disabled."""
-    token = _valid(session, plain, kinds)
-    if token is None:
+    session.flush()  # a plain statement does not see what the session has still to write
+    found = session.connection().execute(_FIND, {"sha256": _digest(plain)}).one_or_none()
+    if found is None or found.kind not in kinds or found.revoked_at is not None or found.disabled:
         return None
-    user = session.get(User, token.user_id)
-    return user if user is not None and not user.disabled else None
+    if found.expires_at is not None and found.expires_at <= now():
+        return None
+    return Person(found.id, found.name, found.role)
 
 
-def redeem_login(session: Session, plain: str) -> User:
+def redeem_login(session: Session, plain: str) -> Person:
     """Use up a one-time link; raises NotAuthenticated if it was used, has expired or never was."""
     user = authenticate(session, plain, kinds=("login",))
     if user is None:
@@ -76,13 +105,6 @@ def revoke_plain(session: Session, plain: str) -> None:
 
 def list_tokens(session: Session, kind: str = "api") -> list[ApiToken]:
     return list(session.exec(select(ApiToken).where(ApiToken.kind == kind).order_by(col(ApiToken.id))))
-
-
-def _valid(session: Session, plain: str, kinds: Sequence[str]) -> ApiToken | None:
-    token = session.exec(select(ApiToken).where(ApiToken.sha256 == _digest(plain))).first()
-    if token is None or token.kind not in kinds or token.revoked_at is not None:
-        return None
-    return None if token.expires_at is not None and token.expires_at <= now() else token
 
 
 def _digest(plain: str) -> str:

@@ -5,6 +5,8 @@ from argon2.exceptions import VerifyMismatchError
 from sqlmodel import Session, col, select
 
 from storage.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
+from storage.ids import is_id
+from storage.secret import pseudonym
 from storage.tables import User
 
 ROLES = ("admin", "user")
@@ -58,6 +60,24 @@ def get_user(session: Session, user_id: str) -> User:
 
 def find_user(session: Session, name: str) -> User | None:
     return session.exec(select(User).where(User.name == name)).first()
+
+
+def find_person(session: Session, text: str, *, salt: bytes) -> User:
+    """By an account's name, an id, or the user_hash of an export; raises NotFound."""
+    user = find_user(session, text) or (session.get(User, text) if is_id(text) else None)
+    if user is None and (user_id := find_by_hash(session, text, salt=salt)) is not None:
+        user = session.get(User, user_id)
+    if user is None:
+        raise NotFound(f"There is no user {text!r}; `thumbloop user list` shows the accounts.", field="name")
+    return user
+
+
+def find_by_hash(session: Session, user_hash: str, *, salt: bytes) -> str | None:
+    """The id of the person with that pseudonym."""
+    for user_id in session.exec(select(User.id).execution_options(yield_per=1000)):
+        if pseudonym(salt, user_id) == user_hash:
+            return user_id
+    return None
 
 
 def list_users(session: Session) -> list[User]:

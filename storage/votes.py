@@ -4,18 +4,44 @@ The reply's text, its history and its owner are looked up here; nothing of them 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
-from storage.chats import check_text, get_chat, get_message
-from storage.errors import Conflict, InvalidInput, NotAllowed
-from storage.tables import Chat, Message, Vote, VoteEvent, now
+from storage.chats import check_text
+from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, RevisionConflict
+from storage.ids import is_id, new_id
+from storage.tables import Chat, Message, Table, Vote, VoteEvent, now
 
 # Any constant will do; see take_turn.
 EVENT_LOCK = 7_463_552
+
+
+@dataclass(frozen=True)
+class CurrentVote:
+    """How one person's vote on one reply stands; before the first vote its revision is 0."""
+
+    message_id: str
+    user_id: str
+    label: bool | None = None
+    tags: Sequence[str] = ()
+    comment: str | None = None
+    correction: str | None = None
+    quarantined: bool = False
+    revision: int = 0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What must hold for a vote to be changed: its revision, or that there is no vote."""
+
+    revision: int | None = None
+    unvoted: bool = False
+
+
+ANYTHING = Expected()
 
 
 @dataclass(frozen=True)
@@ -24,6 +50,45 @@ class VoteCounts:
 
     up: int
     down: int
+
+
+# Plain statements, made once: votes are the one thing that comes in hundreds a second.
+_users, _chats, _messages, _votes, _events = (
+    Table.metadata.tables[name] for name in ("user_account", "chat", "message", "vote", "vote_event")
+)
+_FIND = (
+    sa.select(
+        _messages.c.role,
+        _messages.c.state,
+        _chats.c.owner_id,
+        _chats.c.deleted_at,
+        _users.c.quarantined.label("set_aside"),
+        _votes.c.label,
+        _votes.c.tags,
+        _votes.c.comment,
+        _votes.c.correction,
+        _votes.c.quarantined,
+        _votes.c.revision,
+    )
+    .join_from(_messages, _chats, _chats.c.id == _messages.c.chat_id)
+    .outerjoin(_users, _users.c.id == sa.bindparam("user"))
+    .outerjoin(_votes, (_votes.c.message_id == _messages.c.id) & (_votes.c.user_id == sa.bindparam("user")))
+    .where(_messages.c.id == sa.bindparam("message"))
+)
+_INSERT = sa.insert(_votes)
+_UPDATE = sa.update(_votes).where(
+    _votes.c.message_id == sa.bindparam("message"), _votes.c.user_id == sa.bindparam("user")
+)
+_LOG = sa.insert(_events).inline()  # its id is not asked for
+
+
+# What training may use.
+_USABLE = (
+    _votes.c.label.is_not(None),
+    _votes.c.quarantined.is_(False),
+    _chats.c.deleted_at.is_(None),
+    _chats.c.consent.is_(True),
+)
 
 
 def cast_vote(
@@ -35,67 +100,70 @@ def cast_vote(
     tags: Sequence[str] | None = None,
     comment: str | None = None,
     correction: str | None = None,
-) -> Vote:
+    expected: Expected = ANYTHING,
+) -> CurrentVote:
     """Cast or change a vote; the same vote again changes nothing.
 
-    Raises InvalidInput, NotFound, NotAllowed (somebody else's chat) or Conflict (still streaming).
+    Raises InvalidInput, NotFound, NotAllowed (somebody else's chat), Conflict (still streaming) or
+    RevisionConflict (the vote is not as expected).
     """
     if label is not True and label is not False:
         raise InvalidInput(f"The label must be true (up) or false (down), not {label!r}.", field="label")
     for text in (*(tags or ()), comment or "", correction or ""):
         check_text(text, "vote")
     take_turn(session)
-    _check_votable(session, user_id, message_id)
-    state: dict[str, Any] = {
-        "label": label,
-        "tags": list(tags or ()),
-        "comment": comment,
-        "correction": correction,
-    }
-    vote = _find(session, user_id, message_id)
-    if vote is None:
-        vote = Vote(message_id=message_id, user_id=user_id, **state)
-        action = "cast"
-    elif all(getattr(vote, name) == value for name, value in state.items()):
-        return vote
-    else:
-        action = "cast" if vote.label is None else "change"
-        vote.sqlmodel_update(state)
-        vote.revision += 1
-        vote.updated_at = now()
-    _append(session, vote, action)
-    return vote
+    found = _find(session, user_id, message_id)
+    _check_votable(found, message_id)
+    current = _current(found, user_id, message_id)
+    _check_expected(current, expected)
+    wanted = replace(
+        current,
+        label=label,
+        tags=list(tags or ()),
+        comment=comment,
+        correction=correction,
+        quarantined=bool(found.set_aside),
+    )
+    if wanted == current:
+        return current
+    return _store(session, wanted, "cast" if current.label is None else "change")
 
 
-def clear_vote(session: Session, *, user_id: str, message_id: str) -> Vote | None:
-    """Take a vote back; None, or the vote as it is, where there is nothing to take back."""
+def clear_vote(
+    session: Session, *, user_id: str, message_id: str, expected: Expected = ANYTHING
+) -> CurrentVote:
+    """Take a vote back, or leave it as it is where there is nothing to take back; raises as `cast_vote`."""
     take_turn(session)
-    _check_owner(session, user_id, get_message(session, message_id))
-    vote = _find(session, user_id, message_id)
-    if vote is None or vote.label is None:
-        return vote
-    vote.sqlmodel_update({"label": None, "tags": [], "comment": None, "correction": None})
-    vote.revision += 1
-    vote.updated_at = now()
-    _append(session, vote, "clear")
-    return vote
+    current = get_vote(session, user_id=user_id, message_id=message_id)
+    _check_expected(current, expected)
+    if current.label is None:
+        return current
+    cleared = CurrentVote(
+        message_id, user_id, tags=[], quarantined=current.quarantined, revision=current.revision
+    )
+    return _store(session, cleared, "clear")
 
 
-def votes_of(session: Session, user_id: str, message_ids: Iterable[str]) -> dict[str, Vote]:
+def get_vote(session: Session, *, user_id: str, message_id: str) -> CurrentVote:
+    """How a person's vote on a reply that was given to them stands; raises NotFound or NotAllowed."""
+    return _current(_find(session, user_id, message_id), user_id, message_id)
+
+
+def votes_of(session: Session, user_id: str, message_ids: Iterable[str]) -> dict[str, CurrentVote]:
     """A person's current votes by message id; cleared ones are left out."""
     query = select(Vote).where(
         Vote.user_id == user_id, col(Vote.message_id).in_(list(message_ids)), col(Vote.label).is_not(None)
     )
-    return {vote.message_id: vote for vote in session.exec(query)}
+    return {vote.message_id: _current(vote, user_id, vote.message_id) for vote in session.exec(query)}
 
 
 def count_votes(session: Session) -> VoteCounts:
-    """Current votes that training may use: not in deleted chats, and with consent."""
+    """Current votes that training may use: not in deleted chats, with consent, and not quarantined."""
     rows = session.exec(
         select(Vote.label, func.count())
         .join(Message, col(Message.id) == Vote.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
-        .where(col(Vote.label).is_not(None), col(Chat.deleted_at).is_(None), col(Chat.consent).is_(True))
+        .where(*_USABLE)
         .group_by(col(Vote.label))
     )
     counts: dict[bool | None, int] = dict(rows.all())
@@ -108,7 +176,7 @@ def count_voters(session: Session) -> int:
         select(func.count(sa.distinct(col(Vote.user_id))))
         .join(Message, col(Message.id) == Vote.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
-        .where(col(Vote.label).is_not(None), col(Chat.deleted_at).is_(None), col(Chat.consent).is_(True))
+        .where(*_USABLE)
     )
     return session.exec(query).one()
 
@@ -119,37 +187,92 @@ def latest_event_id(session: Session) -> int:
 
 
 def count_events_after(session: Session, event_id: int) -> int:
-    return session.exec(select(func.count()).where(col(VoteEvent.id) > event_id)).one()
+    """How much is new since a snapshot; what is quarantined is nothing new."""
+    query = select(func.count()).where(col(VoteEvent.id) > event_id, col(VoteEvent.quarantined).is_(False))
+    return session.exec(query).one()
 
 
-def _check_votable(session: Session, user_id: str, message_id: str) -> None:
-    message = get_message(session, message_id)
-    _check_owner(session, user_id, message)
-    if message.role != "assistant":
+def _find(session: Session, user_id: str, message_id: str) -> Any:
+    """The message's role and state, its chat and the person's vote, if any, in one row."""
+    found = None
+    session.flush()  # a plain statement does not see what the session has still to write
+    if is_id(message_id):
+        parameters = {"user": user_id, "message": message_id}
+        found = session.connection().execute(_FIND, parameters).one_or_none()
+    if found is None:
+        raise NotFound(f"There is no message {message_id}.")
+    if found.deleted_at is not None:
+        raise NotFound(f"The chat of the message {message_id} was deleted.")
+    if found.owner_id != user_id:
+        raise NotAllowed("Only the person to whom this reply was given can vote on it.", code="not_yours")
+    return found
+
+
+def _check_votable(found: Any, message_id: str) -> None:
+    if found.role != "assistant":
         raise InvalidInput(
-            f"The message {message_id} is from the {message.role}; only replies can be voted on.",
+            f"The message {message_id} is from the {found.role}; only replies can be voted on.",
             code="not_a_reply",
             field="message_id",
         )
-    if message.state == "streaming":
+    if found.state == "streaming":
         raise Conflict("This reply is still being written; vote when it has ended.", code="still_streaming")
-    if message.state == "given":
+    if found.state == "given":
         raise InvalidInput(
             f"The message {message_id} came from a client as history; only our own replies can be voted on.",
             code="not_our_reply",
             field="message_id",
         )
-    if message.state == "failed":
+    if found.state == "failed":
         raise Conflict("This reply failed before its end; regenerate it and vote then.", code="reply_failed")
 
 
-def _check_owner(session: Session, user_id: str, message: Message) -> None:
-    if get_chat(session, message.chat_id).owner_id != user_id:
-        raise NotAllowed("Only the person to whom this reply was given can vote on it.", code="not_yours")
+def _current(row: Any, user_id: str, message_id: str) -> CurrentVote:
+    if row.revision is None:
+        return CurrentVote(message_id, user_id)
+    return CurrentVote(
+        message_id, user_id, row.label, row.tags, row.comment, row.correction, row.quarantined, row.revision
+    )
 
 
-def _find(session: Session, user_id: str, message_id: str) -> Vote | None:
-    return session.exec(select(Vote).where(Vote.message_id == message_id, Vote.user_id == user_id)).first()
+def _check_expected(current: CurrentVote, expected: Expected) -> None:
+    if expected.revision is not None and expected.revision != current.revision:
+        raise RevisionConflict(
+            f"The vote has the revision {current.revision}, not {expected.revision}: it was changed "
+            f"meanwhile. GET it, then send this again without If-Match, or with If-Match: "
+            f'"{current.revision}".'
+        )
+    if expected.unvoted and current.label is not None:
+        raise RevisionConflict(
+            f"There is a vote already, with the revision {current.revision}, where none (revision 0) was "
+            f'expected. GET it, then send this again with If-Match: "{current.revision}" to change it.'
+        )
+
+
+def _store(session: Session, vote: CurrentVote, action: str) -> CurrentVote:
+    """Keep the vote as its next revision, and append that to the log."""
+    vote = replace(vote, revision=vote.revision + 1)
+    moment = now()
+    state = {
+        "label": vote.label,
+        "tags": vote.tags,
+        "comment": vote.comment,
+        "correction": vote.correction,
+        "quarantined": vote.quarantined,
+        "revision": vote.revision,
+    }
+    key = {"message_id": vote.message_id, "user_id": vote.user_id}
+    connection = session.connection()
+    if vote.revision == 1:
+        connection.execute(
+            _INSERT, key | state | {"id": new_id(), "created_at": moment, "updated_at": moment}
+        )
+    else:
+        connection.execute(
+            _UPDATE, state | {"message": vote.message_id, "user": vote.user_id, "updated_at": moment}
+        )
+    connection.execute(_LOG, key | state | {"action": action, "created_at": moment})
+    return vote
 
 
 def take_turn(session: Session) -> None:
@@ -159,20 +282,3 @@ def take_turn(session: Session) -> None:
     # SQLite has one writer anyway.
     if session.get_bind().dialect.name == "postgresql":
         session.execute(sa.select(sa.func.pg_advisory_xact_lock(EVENT_LOCK)))
-
-
-def _append(session: Session, vote: Vote, action: str) -> None:
-    session.add(vote)
-    session.add(
-        VoteEvent(
-            message_id=vote.message_id,
-            user_id=vote.user_id,
-            action=action,
-            label=vote.label,
-            tags=vote.tags,
-            comment=vote.comment,
-            correction=vote.correction,
-            revision=vote.revision,
-        )
-    )
-    session.flush()

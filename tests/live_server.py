@@ -15,7 +15,7 @@ import httpx
 import psutil
 
 from storage.database import open_database
-from storage.settings import Settings
+from storage.settings import Settings, in_environment
 from storage.tokens import create_token
 from storage.users import ensure_user
 from tests.forge import start_thumbloop
@@ -52,7 +52,7 @@ class LiveServer:
         """What a command line needs to work on the same installation."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
         given = self.settings.model_dump(mode="json", exclude_unset=True)
-        return clean | {f"THUMBLOOP_{name.upper()}": str(value) for name, value in given.items()}
+        return clean | in_environment(given)
 
     def start(self, *, wait: bool = True) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ adapter and no training.
 """
 
 import fcntl
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -69,6 +70,15 @@ def resolve(settings: Settings, progress: Progress = lambda _line: None) -> Base
         # Without the field positions have no table, hence no hard end; this then bounds memory.
         max_context=getattr(config, "max_position_embeddings", None) or 8192,
     )
+
+
+def fingerprint(source: BaseModelSource) -> str:
+    """SHA-256 over the configuration and the weights: what the model computes depends on nothing else."""
+    digest = hashlib.sha256()
+    for file in (source.folder / "config.json", *sorted(source.folder.glob(WEIGHTS))):
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_tokenizer(source: BaseModelSource) -> Any:

@@ -1,10 +1,14 @@
-"""TRL's KTOTrainer on given ids, in a given order, with checkpoints that a kill cannot confuse."""
+"""TRL's KTOTrainer on given ids, in a given order, with checkpoints that a kill cannot confuse.
+
+`InOurOrder` is what both engines share: the micro-batches, and the checkpoint of the last whole step.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from torch.utils.data import DataLoader, Sampler
@@ -16,9 +20,27 @@ from trainer import batches
 from trainer.tokenise import Row
 
 
-class ExactTrainer(KTOTrainer):
+class InOurOrder:
+    """Mixed into a transformers Trainer: it trains on the micro-batches of `blocks`, in their order."""
+
+    blocks: "Blocks"
+
+    def get_train_dataloader(self: Any) -> Any:
+        return self.accelerator.prepare(
+            DataLoader(self.train_dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
+        )
+
+    def keep_last_step(self: Any) -> None:
+        """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
+        newest = newest_checkpoint(Path(str(self.args.output_dir)))
+        if self.state.global_step > (step_of(newest) if newest else 0):
+            self._save_checkpoint(self.model, trial=None)
+
+
+class ExactTrainer(InOurOrder, KTOTrainer):
     """KTOTrainer on given ids and in a given order.
 
+    Each row's loss is multiplied by the row's own weight, then averaged over the micro-batch as ever.
     TRL renders conversations with the chat template and never shuffles. Here the collator replaces its
     ids by ours, and the data loader takes its blocks from `batches.order`, anew in every epoch.
     """
@@ -34,7 +56,7 @@ class ExactTrainer(KTOTrainer):
         **kwargs: Any,
     ) -> None:
         disable_progress_bar()
-        self.blocks = _Blocks(rows, args.per_device_train_batch_size, args.seed)
+        self.blocks = Blocks(rows, args.per_device_train_batch_size, args.seed)
         super().__init__(
             model=model,
             args=args,
@@ -55,21 +77,22 @@ class ExactTrainer(KTOTrainer):
         )
         self.remove_callback(PrinterCallback)
 
-    def get_train_dataloader(self) -> Any:
-        dataset: Any = self.train_dataset
-        return self.accelerator.prepare(
-            DataLoader(dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
-        )
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        # TRL multiplies the losses of the rows of a class, in their order, by the weight of that class.
+        # A tensor with a weight for each row in its place gives each row its own.
+        weights, labels = inputs.pop("weight"), torch.as_tensor(inputs["label"], dtype=torch.bool)
+        of_classes = self.desirable_weight, self.undesirable_weight
+        device = self.accelerator.device
+        self.desirable_weight = of_classes[0] * weights[labels].to(device)
+        self.undesirable_weight = of_classes[1] * weights[~labels].to(device)
+        try:
+            return super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
+        finally:
+            self.desirable_weight, self.undesirable_weight = of_classes
 
-    def keep_last_step(self) -> None:
-        """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
-        newest = newest_checkpoint(Path(str(self.args.output_dir)))
-        if self.state.global_step > (step_of(newest) if newest else 0):
-            self._save_checkpoint(self.model, trial=None)  # type: ignore[no-untyped-call]
 
-
-class _Blocks(Sampler[list[int]]):
-    """The micro-batches of one epoch."""
+class Blocks(Sampler[list[int]]):
+    """The micro-batches of one epoch, as lists of row numbers."""
 
     def __init__(self, rows: Sequence[Row], batch_size: int, seed: int) -> None:
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
@@ -96,7 +119,7 @@ class _ExactIds:
 
     def __call__(self, block: list[dict[str, Any]]) -> dict[str, Any]:
         rows = [self.rows[item["row"]] for item in block]
-        return self.collate(  # type: ignore[no-any-return]
+        collated: dict[str, Any] = self.collate(
             [
                 {
                     "prompt_ids": row.prompt_ids,
@@ -107,6 +130,7 @@ class _ExactIds:
                 for position, row in enumerate(rows)
             ]
         )
+        return collated | {"weight": torch.tensor([row.weight for row in rows])}
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:

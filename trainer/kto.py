@@ -1,9 +1,10 @@
-"""KTO with LoRA through `trl.KTOTrainer`, on rows of exact ids in the order of `batches`.
+"""KTO with LoRA on rows of exact ids in the order of `batches`, with either engine.
 
 A fresh adapter on all linear layers, the base model (adapter off) as the reference, checkpoints that
 continue exactly, and a stop as soon as a gradient is not finite. Knows no database.
 """
 
+import logging
 import resource
 import shutil
 import time
@@ -19,10 +20,15 @@ from transformers import TrainerCallback
 from trl.trainer.kto_config import KTOConfig
 
 from storage.settings import Settings
+from trainer.engines import choose_engine
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.lease import Interrupted
+from trainer.reference_cache import ReferenceCache
+from trainer.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.tokenise import Row
 from trainer.weights import Weights
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -33,8 +39,13 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """`mean_loss` is over all steps, `seconds` is of this process, `peak_memory` in bytes."""
+    """`mean_loss` is over all steps, `seconds` is of this process, `peak_memory` in bytes.
 
+    `noise_floor` is the largest |r| in nats while policy and reference were still the same model: rounding
+    alone. `references_reused` counts rows whose reference came from an earlier run; both are None for `trl`.
+    """
+
+    engine: str
     rows: int
     steps: int
     resumed_from_step: int
@@ -44,6 +55,8 @@ class TrainingResult:
     seconds_per_row: float
     peak_memory: int
     gradient_checkpointing: bool
+    noise_floor: float | None
+    references_reused: int | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,28 +71,38 @@ def train(
     settings: Settings,
     output_dir: Path,
     resume: bool,
+    references: ReferenceCache | None = None,
     progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Any, TrainingResult]:
     """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
 
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
-    must be of the same rows and settings. `check` is called before each pass through the model and may
-    raise Interrupted; for a terminated run a checkpoint of the last whole step is kept. Raises Diverged.
+    must be of the same rows and settings. `references` are reused and added to. `check` is called before
+    each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
+    whole step is kept. Raises Diverged.
     """
     checkpoint = newest_checkpoint(output_dir) if resume else None
     if checkpoint is None:
         shutil.rmtree(output_dir, ignore_errors=True)
     checkpointing = not _fits_in_memory(model, rows, settings)
-    trainer: Any = ExactTrainer(
-        model,
-        tokenizer,
-        rows,
-        max_length=settings.max_length,
-        args=training_arguments(model, weights, settings, output_dir, checkpointing),
-        peft_config=lora_config(settings),
-        callbacks=[_Watch(progress, settings.batch_size * settings.gradient_accumulation)],
-    )
+    engine, reason = choose_engine(settings.engine, model)
+    if reason:
+        log.warning("%s", reason)
+    shared: dict[str, Any] = {
+        "max_length": settings.max_length,
+        "peft_config": lora_config(settings),
+        "callbacks": [_Watch(progress, settings.batch_size * settings.gradient_accumulation)],
+    }
+    trainer: Any
+    if engine == "trl":
+        args = training_arguments(model, weights, settings, output_dir, checkpointing)
+        trainer = ExactTrainer(model, tokenizer, rows, args=args, **shared)
+    else:
+        args = training_arguments(model, weights, settings, output_dir, checkpointing=False)
+        trainer = SharedPrefixTrainer(
+            model, rows, args=args, recompute=checkpointing, references=references, **shared
+        )
     hook = trainer.model.get_input_embeddings().register_forward_pre_hook(lambda *_: check())
     began = time.monotonic()
     try:
@@ -98,6 +121,7 @@ def train(
     rows_per_step = settings.batch_size * settings.gradient_accumulation
     rows_trained = (trainer.state.global_step - resumed_from) * rows_per_step
     return trainer.model, TrainingResult(
+        engine=engine,
         rows=len(rows),
         steps=trainer.state.global_step,
         resumed_from_step=resumed_from,
@@ -105,8 +129,10 @@ def train(
         last_loss=losses[-1],
         seconds=seconds,
         seconds_per_row=seconds / max(rows_trained, 1),
-        peak_memory=_peak_memory(),
+        peak_memory=peak_memory(),
         gradient_checkpointing=checkpointing,
+        noise_floor=getattr(trainer, "noise_floor", None),
+        references_reused=getattr(trainer, "references_reused", None),
     )
 
 
@@ -213,7 +239,7 @@ def _fits_in_memory(model: Any, rows: Sequence[Row], settings: Settings) -> bool
     return bool(needed < available / 2)
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

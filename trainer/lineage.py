@@ -4,6 +4,7 @@ Adapters get copied, so neither names a person or quotes a chat: only message id
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,7 @@ def write_lineage(
         "base_model": settings["model"],
         "snapshot": {"event_id": snapshot.event_id, "sha256": snapshot.sha256},
         "trained_on": {"up": ups, "down": len(rows) - ups},
+        "sources": dict(sorted(Counter(row.example.source for row in rows).items())),
         "message_ids": [row.example.message_id for row in rows],
         "weights": weights.to_dict(),
         "settings": dict(settings),
@@ -58,7 +60,7 @@ tags:
 # A Thumbloop adapter
 
 A LoRA adapter of rank {settings["lora_rank"]} for `{lineage["base_model"]}`, trained with KTO on
-{counts["up"]} thumbs up and {counts["down"]} thumbs down that people gave in their chats.
+{counts["up"]} desirable and {counts["down"]} undesirable examples from people's feedback.
 
 | | |
 |---|---|
@@ -66,6 +68,7 @@ A LoRA adapter of rank {settings["lora_rank"]} for `{lineage["base_model"]}`, tr
 | Weights | desirable {weights["desirable"]:.3f}, undesirable {weights["undesirable"]:.3f} |
 | Learning rate | {settings["learning_rate"]}, {settings["epochs"]} epochs, {training["steps"]} steps |
 | Last loss | {training["last_loss"]:.4f} |
+| Sources | {", ".join(f"{name} {count}" for name, count in lineage["sources"].items())} |
 | Training run | {lineage["run_id"]} |
 | Snapshot of the votes | event {lineage["snapshot"]["event_id"]}, SHA-256 {lineage["snapshot"]["sha256"]} |
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from storage import model_versions, training_runs
+from storage.affected import count_lost
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import ArtifactRefused
@@ -29,7 +30,8 @@ from trainer.lease import Lease
 from trainer.lineage import write_lineage
 from trainer.promotion import promote
 from trainer.readiness import check_readiness
-from trainer.snapshot import Snapshot, by_chat, take_snapshot
+from trainer.reference_cache import ReferenceCache
+from trainer.snapshot import Snapshot, by_chat, is_vote, take_snapshot
 from trainer.tokenise import Row, tokenise
 from trainer.weights import Weights, class_weights
 
@@ -38,9 +40,17 @@ log = logging.getLogger(__name__)
 # What makes a run what it is: kept with it, so that a later attempt uses the same.
 FROZEN = {
     *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
-    *("gradient_accumulation", "lora_rank", "seed", "max_weight", "checkpoint_steps", "hold_out_fraction"),
+    *(
+        "engine",
+        "gradient_accumulation",
+        "lora_rank",
+        "seed",
+        "max_weight",
+        "checkpoint_steps",
+        "hold_out_fraction",
+    ),
     *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
-    "auto_deploy",
+    *("auto_deploy", "train_on_corrections", "train_on_signals", "exclude_sources", "import_weight"),
 }
 
 
@@ -80,14 +90,21 @@ class _Steps:
 
         self._phase("reading votes")
         with self.database.read() as session:
-            snapshot = take_snapshot(session, self.run)
-        rows, dropped = tokenise(tokenizer, snapshot.examples, max_length=self.settings.max_length)
+            snapshot = take_snapshot(session, self.run, self.settings)
+        rows, dropped = tokenise(
+            tokenizer,
+            snapshot.examples,
+            max_length=self.settings.max_length,
+            import_weight=self.settings.import_weight,
+        )
         for reason, count in dropped.items():
             log.info("Left out %d of %d votes: %s.", count, len(snapshot.examples), reason)
         held_chats = hold_out(
-            by_chat(rows), fraction=self.settings.hold_out_fraction, seed=self.settings.seed
+            by_chat([row.example for row in rows]),
+            fraction=self.settings.hold_out_fraction,
+            seed=self.settings.seed,
         )
-        held_out = [row for row in rows if row.chat_id in held_chats]
+        held_out = [row for row in rows if row.chat_id in held_chats and is_vote(row.example)]
         training = [row for row in rows if row.chat_id not in held_chats]
         resumable = self._freeze_snapshot(snapshot, held_chats)
 
@@ -95,9 +112,13 @@ class _Steps:
         if refusal is not None:
             return Outcome("skipped", refusal, {"dropped": dict(dropped)})
         ups = sum(row.label for row in training)
-        weights = class_weights(ups, len(training) - ups, self.settings.max_weight)
+        weights = class_weights(
+            sum(row.weight for row in training if row.label),
+            sum(row.weight for row in training if not row.label),
+            self.settings.max_weight,
+        )
         log.info(
-            "%d votes to train on (%d up, %d down), %d held out; weights %.3f up, %.3f down.",
+            "%d examples to train on (%d up, %d down), %d held out; weights %.3f up, %.3f down.",
             *(len(training), ups, len(training) - ups, len(held_out), weights.desirable, weights.undesirable),
         )
 
@@ -191,6 +212,7 @@ class _Steps:
             settings=self.settings,
             output_dir=checkpoints,
             resume=resume,
+            references=self._references(source),
             progress=self._report_step,
             check=self.lease.check,
         )
@@ -225,8 +247,18 @@ class _Steps:
                 files=published.files,
                 metrics={"training": training, "weights": weights.to_dict(), "dropped": dict(dropped)},
             )
+            count_lost(session, version)  # what was taken back while it was trained
         log.info("Published %s.", version.name)
         return version
+
+    def _references(self, source: BaseModelSource) -> ReferenceCache | None:
+        if not self.settings.reference_cache_mb:
+            return None
+        return ReferenceCache(
+            self.settings.data_dir / "references.db",
+            model=f"{base_model.fingerprint(source)} {source.dtype} {source.device.type}",
+            max_mb=self.settings.reference_cache_mb,
+        )
 
     def _report_step(self, state: dict[str, Any]) -> None:
         if "loss" in state:

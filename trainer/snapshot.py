@@ -1,15 +1,19 @@
-"""Which votes a run learns from: frozen when it first starts, and the same when it is resumed."""
+"""What a run learns from: votes, and by setting corrections and signals; frozen when it first starts."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlmodel import Session
 
-from storage.examples import Example, iter_examples
+from storage.examples import CORRECTION, Example, iter_examples
+from storage.filters import is_of_source
+from storage.settings import Settings
+from storage.signals import SIGNAL, signal_examples
 from storage.tables import TrainingRun
 from storage.votes import latest_event_id
 
@@ -23,16 +27,21 @@ class Snapshot:
     examples: list[Example]
 
     @property
+    def votes(self) -> list[Example]:
+        """The examples that are votes themselves: they alone make a run ready and judge its result."""
+        return [example for example in self.examples if is_vote(example)]
+
+    @property
     def ups(self) -> int:
-        return sum(example.label for example in self.examples)
+        return sum(example.label for example in self.votes)
 
     @property
     def downs(self) -> int:
-        return len(self.examples) - self.ups
+        return len(self.votes) - self.ups
 
     @property
     def voters(self) -> int:
-        return len({example.user_id for example in self.examples})
+        return len({example.user_id for example in self.votes})
 
     def to_dict(self, held_out: Iterable[str]) -> dict[str, Any]:
         """For the run's row. The votes name people, so this stays in the database."""
@@ -40,26 +49,39 @@ class Snapshot:
             "event_id": self.event_id,
             "sha256": self.sha256,
             "counts": {"up": self.ups, "down": self.downs, "people": self.voters},
-            "votes": [[example.message_id, example.user_id] for example in self.examples],
+            # Once each, also where a vote gave a correction; a signal stands here like a vote.
+            "votes": [list(key) for key in dict.fromkeys((e.message_id, e.user_id) for e in self.examples)],
             "held_out_chats": sorted(held_out),
         }
 
 
-def take_snapshot(session: Session, run: TrainingRun) -> Snapshot:
-    """The run's frozen votes, or those up to now.
+def take_snapshot(session: Session, run: TrainingRun, settings: Settings) -> Snapshot:
+    """The run's frozen votes, or those up to now, and what else the settings train on.
 
     A chat that was deleted since is missing and changes the hash: nobody is trained on what they took
     back, and an earlier attempt's checkpoints, which saw it, do not fit any more.
     """
     event_id = run.snapshot_event_id if run.snapshot_event_id is not None else latest_event_id(session)
-    examples = list(iter_examples(session, event_id))
+    found = chain(
+        iter_examples(session, event_id, corrections=settings.train_on_corrections),
+        signal_examples(session, event_id, settings.train_on_signals),
+    )
+    examples = [example for example in found if not _is_excluded(example, settings.exclude_sources)]
     return Snapshot(event_id, _digest(examples), examples)
 
 
-def by_chat(examples: Sequence[Any]) -> dict[str, tuple[int, int]]:
-    """(ups, downs) of each chat."""
-    counts = Counter((example.chat_id, example.label) for example in examples)
-    return {chat: (counts[chat, True], counts[chat, False]) for chat, _ in counts}
+def is_vote(example: Example) -> bool:
+    return example.source != CORRECTION and not is_of_source(example.source, SIGNAL)
+
+
+def by_chat(examples: Sequence[Example]) -> dict[str, tuple[int, int]]:
+    """The votes (up, down) of each chat, those chats included that have other examples only."""
+    counts = Counter((example.chat_id, example.label) for example in examples if is_vote(example))
+    return {e.chat_id: (counts[e.chat_id, True], counts[e.chat_id, False]) for e in examples}
+
+
+def _is_excluded(example: Example, sources: Iterable[str]) -> bool:
+    return any(is_of_source(s, wanted) for wanted in sources for s in (example.source, example.origin))
 
 
 def _digest(examples: Iterable[Example]) -> str:

@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from storage.errors import InvalidInput
 from storage.examples import Example
+from storage.filters import is_of_source
 
 Message = dict[str, str]
 
@@ -25,6 +26,7 @@ class Row:
     example: Example
     prompt_ids: list[int]
     completion_ids: list[int]
+    weight: float = 1.0  # of this row's loss, beside the weight of its class
 
     @property
     def label(self) -> bool:
@@ -60,9 +62,12 @@ def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
 
 
 def tokenise(
-    tokenizer: Any, examples: Iterable[Example], *, max_length: int
+    tokenizer: Any, examples: Iterable[Example], *, max_length: int, import_weight: float = 1.0
 ) -> tuple[list[Row], Counter[str]]:
-    """The rows that can be trained on, and how many examples were left out for which reason."""
+    """The rows that can be trained on, and how many examples were left out for which reason.
+
+    Rows of imported chats get the weight `import_weight`.
+    """
     rows: list[Row] = []
     dropped: Counter[str] = Counter()
     for example in examples:
@@ -76,7 +81,8 @@ def tokenise(
         elif len(prompt) >= max_length:
             dropped[f"the prompt alone fills the {max_length} tokens of a row"] += 1
         else:
-            rows.append(Row(example, prompt, completion))
+            weight = import_weight if is_of_source(example.origin, "import") else 1.0
+            rows.append(Row(example, prompt, completion, weight))
     return rows, dropped
 
 

@@ -26,17 +26,18 @@ class Weights:
         return asdict(self)
 
 
-def class_weights(n_desirable: int, n_undesirable: int, cap: float) -> Weights:
+def class_weights(n_desirable: float, n_undesirable: float, cap: float) -> Weights:
     """Weight the minority up, by as little as brings λ_D·n_D / (λ_U·n_U) inside [1, 4/3].
 
     Counts whose own ratio is inside already get equal weights. No weight exceeds `cap` times the
     other, even where that leaves the ratio outside. The mean over the rows is 1:
     (λ_D·n_D + λ_U·n_U) / (n_D + n_U) = 1, so that the learning rate means the same for any counts.
+    Rows with weights of their own count with these instead of one each.
     Raises InvalidInput for a class without examples or a cap below 1.
     """
     for name, count in (("thumbs up", n_desirable), ("thumbs down", n_undesirable)):
-        if count < 1:
-            raise InvalidInput(f"There are {count} {name}; weights need at least one of each kind.")
+        if not count > 0:
+            raise InvalidInput(f"There are {count:g} {name}; weights need at least one of each kind.")
     if not cap >= 1:
         raise InvalidInput(f"The largest weight ratio is {cap}; it must be at least 1.", field="max_weight")
     if n_desirable < n_undesirable:

@@ -1,24 +1,22 @@
 """Chats and messages: a reply comes as server-sent events, or whole with `?stream=false`."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
-from sqlmodel import Session
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.responses import JSONResponse, Response
 
 from app.api.errors import error_body
-from app.api.replies import PING, ReplyResponse, ReplyThreads, deltas, finished, sse
+from app.api.messages import messages_out
+from app.api.paging import Cursor, Limit, Page, cut
+from app.api.replies import EVENT_SCHEMA, PING, ReplyResponse, ReplyThreads, deltas, finished, sse
 from app.api.shapes import (
-    Before,
-    ChatList,
     ChatOut,
     ChatWithMessages,
     Id,
-    Limit,
     MessageOut,
     Text,
     chat_out,
@@ -28,7 +26,8 @@ from app.auth import CurrentUser, ServicesHere
 from app.chat_service import ChatService
 from app.live_reply import LiveReply
 from app.serving.backend import Sampling
-from storage import chats, model_versions, votes
+from storage import chats
+from storage.consent import set_consent
 from storage.errors import ThumbloopError, TooLarge
 
 router = APIRouter(tags=["chats"])
@@ -36,13 +35,14 @@ router = APIRouter(tags=["chats"])
 LONGEST_TITLE = 200
 STREAM_HELP = "false: answer once, with the whole reply, instead of server-sent events."
 Stream = Annotated[bool, Query(description=STREAM_HELP)]
+CONSENT_HELP = "May it be used for training?"
 REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events: `message`, then `delta` with each piece of text, then `done` or "
         "`error`; with `?stream=false` the reply as JSON.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "schema": EVENT_SCHEMA,
                 "example": 'event: message\ndata: {"user_message_id": "…", "message_id": "…", '
                 '"model_version": "v1"}\n\nevent: delta\ndata: {"text": "Hello"}\n\nevent: done\n'
                 'data: {"message_id": "…", "model_version": "v1", "finish_reason": "stop", '
@@ -55,16 +55,28 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class NewChat(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}
+    )
+
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)] = ""
     system_prompt: Text | None = Field(None, description="Left out: the one of the settings. Empty: none.")
+    consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: as the settings say.")
 
 
 class ChatChanges(BaseModel):
-    title: Annotated[Text, Field(max_length=LONGEST_TITLE)]
+    """What is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Capitals of Europe"}]})
+
+    title: Annotated[Text, Field(max_length=LONGEST_TITLE)] | None = None
+    consent: StrictBool | None = Field(None, description=CONSENT_HELP)
 
 
 class SamplingChoice(BaseModel):
     """What is left out is as the settings say."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]})
 
     temperature: float | None = Field(None, description="0 to 2; 0 is greedy.")
     top_p: float | None = Field(None, description="Above 0, at most 1.")
@@ -80,8 +92,11 @@ class SamplingChoice(BaseModel):
 
 
 class NewMessage(SamplingChoice):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"content": "What is the capital of France?"}]})
+
     content: Text
     parent_id: str | None = Field(None, description="The reply to answer; left out: the chat's last one.")
+    edits: str | None = Field(None, description="Your earlier message in whose place this one stands.")
 
 
 class Cancelled(BaseModel):
@@ -101,19 +116,25 @@ def create_chat(identity: CurrentUser, services: ServicesHere, body: NewChat | N
         )
     with services.database.write() as session:
         chat = chats.create_chat(
-            session, identity.user_id, system_prompt=prompt, title=body.title, source="api"
+            session,
+            identity.user_id,
+            system_prompt=prompt,
+            title=body.title,
+            source="api",
+            consent=services.settings.consent_default if body.consent is None else body.consent,
         )
     return chat_out(chat)
 
 
 @router.get("/chats")
 def list_chats(
-    identity: CurrentUser, services: ServicesHere, limit: Limit = 50, before: Before = None
-) -> ChatList:
+    identity: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+) -> Page[ChatOut]:
     """Your own chats, newest first."""
     with services.database.read() as session:
-        found = chats.list_chats(session, identity.user_id, limit=limit, before=before)
-    return ChatList(items=[chat_out(chat) for chat in found])
+        found = chats.list_chats(session, identity.user_id, limit=limit + 1, before=cursor)
+    page, following = cut(found, limit, lambda chat: chat.id)
+    return Page(items=[chat_out(chat) for chat in page], next=following)
 
 
 @router.get("/chats/{chat_id}")
@@ -121,27 +142,21 @@ def get_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> Chat
     """A chat with the messages of its current path, your vote on each, and the alternatives to each."""
     with services.database.read() as session:
         chat = chats.get_chat(session, chat_id, identity.user_id)
-        path = chats.current_path(session, chat_id)
-        names = version_names(session)
-        mine = votes.votes_of(session, identity.user_id, [message.id for message in path])
-        messages = [
-            message_out(
-                message,
-                names,
-                mine.get(message.id),
-                [sibling.id for sibling in chats.siblings(session, message.id)],
-            )
-            for message in path
-        ]
+        messages = messages_out(session, chats.current_path(session, chat_id), identity.user_id)
     return ChatWithMessages(**chat_out(chat).model_dump(), messages=messages)
 
 
 @router.patch("/chats/{chat_id}")
 def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services: ServicesHere) -> ChatOut:
-    """Change the title."""
+    """Change the title, or give or withdraw consent to training: without it the chat's votes are in no
+    training and no export from then on.
+    """
     with services.database.write() as session:
-        chats.get_chat(session, chat_id, identity.user_id)
-        chat = chats.rename_chat(session, chat_id, body.title)
+        chat = chats.get_chat(session, chat_id, identity.user_id)
+        if body.consent is not None:
+            set_consent(session, chat, body.consent, by=identity.name)
+        if body.title is not None:
+            chat = chats.rename_chat(session, chat_id, body.title)
     return chat_out(chat)
 
 
@@ -169,6 +184,7 @@ async def send_message(
         chat_id,
         body.content,
         parent_id=body.parent_id,
+        edits=body.edits,
         sampling=body.sampling(services.chat_service),
     )
     live = await reply_threads(request).run(send)
@@ -201,10 +217,6 @@ def cancel_reply(message_id: Id, identity: CurrentUser, services: ServicesHere) 
 def reply_threads(request: Request) -> ReplyThreads:
     threads: ReplyThreads = request.app.state.reply_threads
     return threads
-
-
-def version_names(session: Session) -> Mapping[str, str]:
-    return {version.id: version.name for version in model_versions.list_versions(session)}
 
 
 async def _answer(live: LiveReply, request: Request, stream: bool) -> Response:

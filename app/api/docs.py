@@ -70,7 +70,10 @@ def _operation(description: dict[str, Any], method: str, path: str, operation: d
         fields += _fields(description, content.get("schema", {}))
     if fields:
         parts.append("<h3>Body</h3>" + _table(("field", "type", "", "meaning"), fields))
-    parts.append(f"<h3>Example</h3><pre>{escape(_curl(method, path, body, fields))}</pre>")
+    examples = [
+        example for content in body.values() for example in _examples(description, content.get("schema", {}))
+    ]
+    parts.append(f"<h3>Example</h3><pre>{escape(_curl(method, path, body, fields, examples))}</pre>")
     for status, answer in operation.get("responses", {}).items():
         if status == "4XX":  # the one error shape, described once at the top
             continue
@@ -125,12 +128,22 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return f"<table><tr>{titles}</tr>{lines}</table>"
 
 
-def _curl(method: str, path: str, body: dict[str, Any], fields: list[tuple[str, ...]]) -> str:
+def _examples(description: dict[str, Any], schema: dict[str, Any]) -> list[Any]:
+    found = [each for option in schema.get("anyOf", []) for each in _examples(description, option)]
+    if "$ref" in schema:
+        schema = description["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    return found + list(schema.get("examples", []))
+
+
+def _curl(
+    method: str, path: str, body: dict[str, Any], fields: list[tuple[str, ...]], examples: list[Any]
+) -> str:
     address = path.replace("{", "$").replace("}", "").upper() if "{" in path else path
     line = f'curl -X {method.upper()} -H "Authorization: Bearer $TOKEN" http://127.0.0.1:7860{address}'
     if "application/json" in body:
-        example = {name: f"<{kind}>" for name, kind, required, _ in fields if required}
-        line += f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(example)}'"
+        required = {name: f"<{kind}>" for name, kind, required, _ in fields if required}
+        example = examples[0] if examples else required
+        line += f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(example, ensure_ascii=False)}'"
     elif body:
         line += " \\\n  -H 'Content-Type: application/x-ndjson' --data-binary @feedback.jsonl"
     return line

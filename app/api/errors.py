@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from storage.errors import Busy, InvalidInput, ThumbloopError
+from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ OPENAI_TYPES = {
 def error_response(error: ThumbloopError, path: str) -> JSONResponse:
     """The answer to a request for `path` that failed with this error."""
     headers = {}
-    if isinstance(error, Busy):
+    if isinstance(error, Busy | Conflict) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,34 +1,31 @@
-"""Feedback as data: examples, export and import. For admins."""
+"""Feedback out: examples and export. For admins."""
 
-import json
-from collections.abc import AsyncIterator, Generator
-from itertools import islice
-from tempfile import SpooledTemporaryFile
-from typing import IO, Annotated, Any, Literal
+from collections.abc import AsyncIterator, Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import UploadFile
+from fastapi import APIRouter, Query
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
+from app.api.paging import Page
 from app.auth import Admin, ServicesHere
 from app.services import Services
 from storage import audit, votes
 from storage.duplicates import Contradictions, Duplicates
 from storage.errors import InvalidInput
-from storage.export_shapes import ChatTemplate
-from storage.exports import Export, ExportPlan, Shape, export_jsonl
-from storage.filters import ExampleFilter
-from storage.import_formats import ImportOptions
-from storage.imports import ImportReport, Rejection, import_file
+from storage.examples import Example, Examples
+from storage.export_shapes import Shaper
+from storage.exports import Export, ExportPlan, Shape
+from storage.filters import ExampleFilter, resolve
+from storage.redaction import load_redactor
 from storage.secret import load_secret
 from trainer.base_model import load_tokenizer
 from trainer.tokenise import chat_template
 
 router = APIRouter(tags=["feedback"])
 
-KEPT_IN_MEMORY = 1024 * 1024
 MEDIA_TYPES = {
     "jsonl": "application/x-ndjson",
     "csv": "text/csv; charset=utf-8",
@@ -44,8 +41,12 @@ EXPORT_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class ExamplesQuery(ExampleFilter):
-    limit: int = Field(100, ge=1, le=1000)
-    offset: int = Field(0, ge=0)
+    limit: int = Field(100, ge=1, le=1000, description="The most examples to give.")
+    cursor: str | None = Field(
+        None,
+        pattern=r"^\d{1,18}\.\d{1,18}\.\d{1,9}$",
+        description="`next` of the page before, of the same filters; left out for the first one.",
+    )
 
 
 class ExportQuery(ExampleFilter):
@@ -54,57 +55,49 @@ class ExportQuery(ExampleFilter):
     duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
     contradictions: Contradictions = Field("keep", description="Votes of both kinds on the same text.")
     corrections: bool = Field(False, description="Add corrections as desirable examples.")
-
-
-class ImportQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    format: str | None = Field(None, description="Told from the data where it is not given.")
-    skip_bad: bool = Field(False, description="true: leave bad records out and report them.")
-    max_messages: int | None = Field(None, description="Drop longer conversations, the reply included.")
-    min_rating: float | None = Field(None, description="Drop pairs whose chosen reply is rated below.")
-    max_rating_rejected: float | None = Field(
-        None, description="Drop pairs whose rejected reply is rated above."
+    redact: bool = Field(False, description="Replace personal data in all texts by placeholders.")
+    snapshot: int | None = Field(
+        None, ge=0, description="As of this vote event; otherwise all votes so far.", examples=[0]
     )
-    score_column: str | None = Field(None, description="Where scores are.")
-    up_from: float | None = Field(None, description="Scores from here on are thumbs up.")
-    down_to: float | None = Field(None, description="Scores up to here are thumbs down.")
-
-    @property
-    def options(self) -> ImportOptions:
-        return ImportOptions(**self.model_dump(exclude={"format", "skip_bad"}))
 
 
-class Examples(BaseModel):
+class ExamplePage(Page[dict[str, Any]]):
+    snapshot: int = Field(description="What all pages are of, whatever is voted meanwhile.")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a page begins: in a snapshot, beyond the first `seen` examples of a vote event."""
+
     snapshot: int
-    items: list[dict[str, Any]]
+    event_id: int = 0
+    seen: int = 0
 
+    def after(self, event_id: int) -> "Place":
+        return replace(self, event_id=event_id, seen=self.seen + 1 if event_id == self.event_id else 1)
 
-class Rejected(BaseModel):
-    position: str = Field(description="As in `line 3`, `element 3` or `row 3`.")
-    line: int | None = Field(description="The same as a number; left out where the file has no lines.")
-    reason: str
-
-
-class Imported(BaseModel):
-    accepted: int
-    duplicates: int = Field(description="Rows that were there already.")
-    rejected: list[Rejected] = Field(description="The first hundred of them.")
-    rejected_records: int | None = Field(description="How many there are; left out where there are none.")
-    dropped: dict[str, int] | None = Field(
-        description="Rows that an option or the format dropped, by reason; left out where there are none."
-    )
+    def __str__(self) -> str:
+        return f"{self.snapshot}.{self.event_id}.{self.seen}"
 
 
 @router.get("/examples")
-def list_examples(_: Admin, services: ServicesHere, query: Annotated[ExamplesQuery, Query()]) -> Examples:
+def list_examples(_: Admin, services: ServicesHere, query: Annotated[ExamplesQuery, Query()]) -> ExamplePage:
     """What training would see now: the rows of an export, in the order of their votes."""
-    salt = load_secret(services.settings.data_dir)
+    shaper = Shaper(load_secret(services.settings.data_dir))
     with services.database.read() as session:
-        snapshot = votes.latest_event_id(session)
-        lines = export_jsonl(session, snapshot, salt, _filter(query))
-        found = islice(lines, query.offset, query.offset + query.limit)
-        return Examples(snapshot=snapshot, items=[json.loads(line) for line in found])
+        latest = votes.latest_event_id(session)
+        place = Place(*map(int, query.cursor.split("."))) if query.cursor is not None else Place(latest)
+        if place.snapshot > latest:
+            raise InvalidInput(f"There is no snapshot {place.snapshot} yet.", field="cursor")
+        wanted = resolve(session, _filter(query), salt=shaper.salt)
+        examples = Examples(session, place.snapshot, wanted, token_ids=False).iterate(place.event_id - 1)
+        items: list[dict[str, Any]] = []
+        for example in _beyond(examples, place):
+            if len(items) == query.limit:
+                return ExamplePage(snapshot=place.snapshot, items=items, next=str(place))
+            items.append(shaper.kto(example))
+            place = place.after(example.event_id)
+    return ExamplePage(snapshot=place.snapshot, items=items, next=None)
 
 
 @router.get("/export", responses=EXPORT_ANSWERS, response_class=StreamingResponse)
@@ -114,13 +107,16 @@ def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery
         filter=_filter(query), **query.model_dump(include=ExportPlan.model_fields.keys() - {"filter"})
     )
     template = chat_template(load_tokenizer(services.source)) if plan.shape == "kto-text" else None
-    salt = load_secret(services.settings.data_dir)
+    settings = services.settings
+    redactor = load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
+    salt = load_secret(settings.data_dir)
+    given: dict[str, Any] = {"salt": salt, "template": template, "redactor": redactor}
     with services.database.write() as session:
         # Made here too, because an answer that has begun can no longer turn into an error.
-        snapshot = Export(session, plan, salt=salt, template=template).snapshot_event_id
+        snapshot = Export(session, plan, snapshot_event_id=query.snapshot, **given).snapshot_event_id
         audit.record(session, identity.name, "export", f"snapshot {snapshot}", format=plan.format)
     return StreamingResponse(
-        _chunks(services, plan, snapshot, salt, template),
+        _chunks(services, plan, given | {"snapshot_event_id": snapshot}),
         media_type=MEDIA_TYPES[plan.format],
         headers={
             "X-Thumbloop-Snapshot": str(snapshot),
@@ -130,67 +126,21 @@ def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery
     )
 
 
-@router.post(
-    "/import",
-    openapi_extra={"requestBody": {"content": {"application/x-ndjson": {}, "multipart/form-data": {}}}},
-    response_model_exclude_none=True,
-)
-async def import_feedback(
-    request: Request, identity: Admin, services: ServicesHere, query: Annotated[ImportQuery, Query()]
-) -> Imported:
-    """Import a file of rated data: as the body, or as a multipart `file`. All rows or none."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=1) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise InvalidInput("The form has no file; send it as the field `file`.", field="file")
-            name = file.filename or "upload"
-            return await to_thread.run_sync(_import, services, identity.name, file.file, name, query)
-    with SpooledTemporaryFile(max_size=KEPT_IN_MEMORY) as body:
-        async for chunk in request.stream():
-            body.write(chunk)
-        return await to_thread.run_sync(_import, services, identity.name, body, "request", query)
-
-
-def _import(services: Services, actor: str, file: IO[bytes], name: str, query: ImportQuery) -> Imported:
-    report = import_file(
-        services.database,
-        file,
-        name=name,
-        format=query.format,
-        options=query.options,
-        skip_bad=query.skip_bad,
-    )
-    with services.database.write() as session:
-        audit.record(session, actor, "import", name, accepted=report.accepted, rejected=report.rejected)
-    return _imported(report)
-
-
-def _imported(report: ImportReport) -> Imported:
-    return Imported(
-        accepted=report.accepted,
-        duplicates=report.duplicates,
-        rejected=[_rejected(rejection) for rejection in report.rejections],
-        rejected_records=report.rejected or None,
-        dropped=report.dropped or None,
-    )
-
-
-def _rejected(rejection: Rejection) -> Rejected:
-    kind, _, number = rejection.position.partition(" ")
-    line = int(number) if kind == "line" and number.isdigit() else None
-    return Rejected(position=rejection.position, line=line, reason=rejection.reason)
-
-
 def _filter(query: ExampleFilter) -> ExampleFilter:
     given = query.model_dump(include=set(ExampleFilter.model_fields), exclude_unset=True)
     return ExampleFilter(**given)
 
 
-async def _chunks(
-    services: Services, plan: ExportPlan, snapshot: int, salt: bytes, template: ChatTemplate | None
-) -> AsyncIterator[bytes]:
-    pieces = _pieces(services, plan, snapshot, salt, template)
+def _beyond(examples: Iterator[Example], place: Place) -> Iterator[Example]:
+    return (
+        example
+        for number, example in enumerate(examples)
+        if number >= place.seen or example.event_id != place.event_id
+    )
+
+
+async def _chunks(services: Services, plan: ExportPlan, given: dict[str, Any]) -> AsyncIterator[bytes]:
+    pieces = _pieces(services, plan, given)
     try:
         while (piece := await to_thread.run_sync(next, pieces, None)) is not None:
             yield piece
@@ -198,9 +148,6 @@ async def _chunks(
         pieces.close()  # a client that hung up must not keep the transaction open
 
 
-def _pieces(
-    services: Services, plan: ExportPlan, snapshot: int, salt: bytes, template: ChatTemplate | None
-) -> Generator[bytes, None, None]:
+def _pieces(services: Services, plan: ExportPlan, given: dict[str, Any]) -> Generator[bytes, None, None]:
     with services.database.read() as session:
-        export = Export(session, plan, salt=salt, snapshot_event_id=snapshot, template=template)
-        yield from export.chunks()
+        yield from Export(session, plan, **given).chunks()

@@ -1,10 +1,11 @@
 """Model versions: what there is, what is deployed, deploy and roll back."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from sqlmodel import Session
 
-from app.api.shapes import Text, VersionId, VersionList, VersionOut, version_out
+from app.api.paging import Cursor, Limit, Page, cut
+from app.api.shapes import Text, VersionId, VersionOut, version_out
 from app.auth import Admin, CurrentUser, ServicesHere
 from storage import model_versions
 
@@ -12,14 +13,21 @@ router = APIRouter(tags=["model versions"])
 
 
 class Reason(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"why": "People liked it better."}]})
+
     why: Text = ""
 
 
 @router.get("/model-versions")
-def list_versions(_: CurrentUser, services: ServicesHere) -> VersionList:
+def list_versions(
+    _: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+) -> Page[VersionOut]:
     """The versions, newest first."""
     with services.database.read() as session:
-        return VersionList(items=all_versions(session))
+        found = model_versions.list_versions(session, limit=limit + 1, before=cursor)
+        shares = _shares(session)
+    page, following = cut(found, limit, lambda version: version.id)
+    return Page(items=[version_out(version, shares) for version in page], next=following)
 
 
 @router.get("/model-versions/{version}")

@@ -53,7 +53,18 @@ class StreamOptions(BaseModel):
 class CompletionRequest(BaseModel):
     """Of OpenAI's other fields, those that would change the reply are refused and the rest ignored."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "deployed",
+                    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                }
+            ]
+        },
+    )
+
     model: str
     messages: list[Turn] = Field(min_length=1)
     stream: bool = False
@@ -121,7 +132,13 @@ def _begin(services: Services, identity: Identity, body: CompletionRequest, samp
     _chosen(services, body.model)
     system, history, question = _split(body.messages)
     with services.database.write() as session:
-        chat = chats.create_chat(session, identity.user_id, system_prompt=system, source="openai")
+        chat = chats.create_chat(
+            session,
+            identity.user_id,
+            system_prompt=system,
+            source="openai",
+            consent=services.settings.consent_default,
+        )
         leaf = chats.add_history(session, chat.id, history)
     try:
         return services.chat_service.send(

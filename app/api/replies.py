@@ -22,6 +22,12 @@ T = TypeVar("T")
 PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute
 SPARE_THREADS = 8  # for those who are told that every place is taken
 PING = ": ping\n\n"
+# Of each event, for the API's description; the data is JSON.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
 
 
 class ReplyThreads:

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query
+from fastapi import Path
 from pydantic import AfterValidator, BaseModel, Field
 
 from storage.chats import check_text
 from storage.errors import InvalidInput, NotFound
 from storage.ids import is_id
-from storage.tables import Chat, Message, ModelVersion, TrainingRun, Vote
+from storage.tables import Chat, Message, ModelVersion, TrainingRun
+from storage.votes import CurrentVote
 
 
 def _storable(text: str) -> str:
@@ -34,20 +35,9 @@ def _id_or_name(text: str) -> str:
     return text
 
 
-def _cursor(text: str) -> str:
-    if not is_id(text):
-        raise ValueError("must be the id of the last item of the page before")
-    return text
-
-
 Text = Annotated[str, AfterValidator(_storable)]
 Id = Annotated[str, Path(description="An id, as the API gave it."), AfterValidator(_existing_id)]
 VersionId = Annotated[str, Path(description="An id, or a name such as v2."), AfterValidator(_id_or_name)]
-Limit = Annotated[int, Query(ge=1, le=200, description="The most items to give.")]
-Before = Annotated[
-    Annotated[str, AfterValidator(_cursor)] | None,
-    Query(description="The id of the last item of the page before."),
-]
 
 
 class VoteOut(BaseModel):
@@ -65,7 +55,7 @@ class MessageOut(BaseModel):
     parent_id: str | None
     role: Literal["user", "assistant"]
     content: str
-    state: str = Field(description="streaming, complete, stopped or failed.")
+    state: str = Field(description="streaming, complete, stopped, failed, given (by a client) or erased.")
     model_version: str | None = Field(description="The version that wrote it, such as v2.")
     finish_reason: str | None = Field(description="stop, length, cancelled, interrupted or error.")
     timings: dict[str, Any] | None = Field(
@@ -81,16 +71,13 @@ class ChatOut(BaseModel):
     title: str
     system_prompt: str
     source: str
+    consent: bool = Field(description="May it be used for training?")
     created_at: datetime
     updated_at: datetime
 
 
 class ChatWithMessages(ChatOut):
     messages: list[MessageOut] = Field(description="From the first message to the current leaf.")
-
-
-class ChatList(BaseModel):
-    items: list[ChatOut]
 
 
 class RunOut(BaseModel):
@@ -109,10 +96,6 @@ class RunOut(BaseModel):
     finished_at: datetime | None
 
 
-class RunList(BaseModel):
-    items: list[RunOut]
-
-
 class VersionOut(BaseModel):
     id: str
     name: str
@@ -126,26 +109,25 @@ class VersionOut(BaseModel):
     parent_id: str | None
     sha256: str | None
     metrics: dict[str, Any]
+    erased_votes: int = Field(
+        description="Votes it was trained on that were erased, or whose chat is without consent now."
+    )
     created_at: datetime
 
 
-class VersionList(BaseModel):
-    items: list[VersionOut]
-
-
-def vote_out(vote: Vote) -> VoteOut:
+def vote_out(vote: CurrentVote) -> VoteOut:
     return VoteOut(
         message_id=vote.message_id,
         label=vote.label,
         revision=vote.revision,
-        tags=vote.tags,
+        tags=list(vote.tags),
         comment=vote.comment,
         correction=vote.correction,
     )
 
 
 def message_out(
-    message: Message, names: Mapping[str, str], vote: Vote | None = None, siblings: Sequence[str] = ()
+    message: Message, names: Mapping[str, str], vote: CurrentVote | None = None, siblings: Sequence[str] = ()
 ) -> MessageOut:
     """`names` are the names of the model versions by id."""
     return MessageOut(

@@ -10,6 +10,8 @@ from app.api.shapes import VersionOut
 from app.auth import Admin, ServicesHere
 from app.services import Services
 from storage import stats, votes
+from storage.settings import SignalKind
+from storage.signals import count_signals
 from storage.training_runs import active_run
 from trainer.readiness import check_readiness
 from trainer.weights import class_weights
@@ -64,23 +66,36 @@ class Figures(BaseModel):
     active_run: str | None = Field(description="The id of the run that is requested or running.")
 
 
-class Stats(Figures):
+class Statistics(BaseModel):
     approval: list[ApprovalOut] = Field(description="Per version that has replied, newest first.")
     tags: dict[str, Votes] = Field(description="Current votes per reason tag, most used first.")
-    days: list[DayOut] = Field(description="Votes cast or changed on each of the last 30 UTC days.")
+    signals: dict[SignalKind, int] = Field(description="What people did with replies; these are no votes.")
+    days: list[DayOut] = Field(
+        description="Votes cast or changed on each of the last 30 UTC days, each once a day."
+    )
+
+
+class Stats(Figures, Statistics):
+    pass
 
 
 @router.get("/stats")
 def show_stats(_: Admin, services: ServicesHere) -> Stats:
     """Votes, the weights that follow from them, approval per version, tags, days, readiness, schedule."""
+    return Stats(**dict(current_figures(services)), **dict(current_statistics(services)))
+
+
+def current_statistics(services: Services) -> Statistics:
+    """What takes a look at every reply and vote."""
     with services.database.read() as session:
         approval = stats.version_stats(session)
         tags = stats.tag_counts(session)
         days = stats.daily_votes(session)
-    return Stats(
-        **dict(current_figures(services)),
+        noted = count_signals(session)
+    return Statistics(
         approval=[_approval_out(version) for version in approval],
         tags={tag: Votes(up=up, down=down) for tag, (up, down) in tags.items()},
+        signals=noted,
         days=[DayOut(day=day.day, up=day.up, down=day.down) for day in days],
     )
 

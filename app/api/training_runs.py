@@ -8,12 +8,13 @@ from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlmodel import Session
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from app.api.replies import PING, PING_SECONDS, sse
-from app.api.shapes import Before, Id, Limit, RunList, RunOut, run_out
+from app.api.paging import Cursor, Limit, Page, cut
+from app.api.replies import EVENT_SCHEMA, PING, PING_SECONDS, sse
+from app.api.shapes import Id, RunOut, run_out
 from app.auth import Admin, ServicesHere
 from app.services import Services
 from storage import audit, training_runs
@@ -27,12 +28,18 @@ LOG_BYTES = 1024 * 1024
 EVENT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events: `progress` with the run at each change, then `done`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
     }
+}
+# Declared here and not by the response's class, which would make plain text of the refusals, too.
+LOG_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The log.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 
 
 class NewRun(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
+
     force: StrictBool = Field(False, description="Train even where the readiness check says no.")
 
 
@@ -47,11 +54,13 @@ def request_run(identity: Admin, services: ServicesHere, body: NewRun | None = N
 
 
 @router.get("")
-def list_runs(_: Admin, services: ServicesHere, limit: Limit = 20, before: Before = None) -> RunList:
+def list_runs(_: Admin, services: ServicesHere, limit: Limit = 20, cursor: Cursor = None) -> Page[RunOut]:
     """The runs, newest first."""
     with services.database.read() as session:
-        runs = training_runs.list_runs(session, limit=limit, before=before)
-        return RunList(items=[run_out(run, version_of_run(session, run.id)) for run in runs])
+        found = training_runs.list_runs(session, limit=limit + 1, before=cursor)
+        page, following = cut(found, limit, lambda run: run.id)
+        items = [run_out(run, version_of_run(session, run.id)) for run in page]
+    return Page(items=items, next=following)
 
 
 @router.get("/{run_id}")
@@ -69,12 +78,12 @@ async def follow_run(run_id: Id, request: Request, _: Admin, services: ServicesH
     return StreamingResponse(_events(services, run_id), media_type="text/event-stream", headers=headers)
 
 
-@router.get("/{run_id}/log", response_class=PlainTextResponse)
-def get_log(run_id: Id, _: Admin, services: ServicesHere) -> str:
+@router.get("/{run_id}/log", responses=LOG_ANSWERS, response_class=Response)
+def get_log(run_id: Id, _: Admin, services: ServicesHere) -> PlainTextResponse:
     """The end of the run's log, up to a megabyte; empty before it begins."""
     with services.database.read() as session:
         run = training_runs.get_run(session, run_id)
-    return read_log(services.settings.data_dir, run.log_path)
+    return PlainTextResponse(read_log(services.settings.data_dir, run.log_path))
 
 
 @router.post("/{run_id}/cancel")

@@ -1,11 +1,14 @@
-"""Who the caller is, and the erasure of what a person said."""
+"""Who the caller is, and what admins do about a person: quarantine, and erasure of what they said."""
+
+from dataclasses import asdict
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
-from app.api.shapes import Id
+from app.api.shapes import Id, Text
 from app.auth import Admin, CurrentUser, ServicesHere
-from storage.erasure import erase_user, remove_exports
+from storage.erasure import erase_user, preview_user, remove_exports
+from storage.quarantine import set_quarantine
 
 router = APIRouter(tags=["users"])
 
@@ -20,6 +23,7 @@ class Erased(BaseModel):
     chats: int
     messages: int
     votes: int
+    signals: int
     affected_versions: list[str] = Field(
         description="Trained on some of it; only a run from the base model forgets it."
     )
@@ -31,15 +35,35 @@ def me(identity: CurrentUser) -> Me:
     return Me(id=identity.user_id, name=identity.name, role=identity.role)
 
 
+class Quarantine(BaseModel):
+    quarantined: StrictBool = Field(description="true: set aside. false: release.")
+    reason: Text = Field("", max_length=1000, description="For the audit log.")
+
+
+class Quarantined(BaseModel):
+    quarantined: bool
+    votes: int = Field(description="How many of their votes changed with it.")
+
+
+@router.put("/users/{user_id}/quarantine")
+def quarantine(user_id: Id, body: Quarantine, identity: Admin, services: ServicesHere) -> Quarantined:
+    """Set a person aside, or release them: their votes are kept, but train, count and export nothing."""
+    with services.database.write() as session:
+        report = set_quarantine(session, user_id, body.quarantined, by=identity.name, reason=body.reason)
+    return Quarantined(quarantined=report.quarantined, votes=report.votes)
+
+
 @router.delete("/users/{user_id}/data")
 def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
     """Erase a person: name, secrets, chats and votes. Exports in the data directory go too. For admins."""
     with services.database.write() as session:
         report = erase_user(session, user_id, by=identity.name)
     remove_exports(services.settings.data_dir)
-    return Erased(
-        chats=report.chats,
-        messages=report.messages,
-        votes=report.votes,
-        affected_versions=report.affected_versions,
-    )
+    return Erased(**asdict(report))
+
+
+@router.get("/users/{user_id}/data")
+def preview_erasure(user_id: Id, _: Admin, services: ServicesHere) -> Erased:
+    """What an erasure of this person would remove, and the versions that it would affect. For admins."""
+    with services.database.read() as session:
+        return Erased(**asdict(preview_user(session, user_id)))

@@ -1,4 +1,4 @@
-"""`thumbloop backup`, `restore` and `erase-user`: the whole installation, and one person's part of it."""
+"""`thumbloop backup`, `restore`, `erase-user`, `erase-before`: the whole installation, and parts that go."""
 
 import sys
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from app.commands.terminal import ACTOR, opened_database, say
-from storage.errors import InvalidInput, NotFound
+from storage.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from sqlmodel import Session
+    from datetime import datetime
 
-    from storage.tables import User
+PERSON = typer.Argument(metavar="PERSON", help="An account's name, an id, or a user_hash of an export.")
 
 
 def backup(file: str = typer.Argument(help="The archive to write; it must not exist.")) -> None:
@@ -35,44 +35,91 @@ def restore(file: str = typer.Argument(help="An archive of `thumbloop backup`.")
 
 
 def erase_user(
-    name: str = typer.Argument(metavar="NAME_OR_ID", help="An account's name, or anybody's id."),
+    name: str = PERSON,
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
 ) -> None:
     """Erase a person: name, secrets, chats and votes. There is no way back."""
     from storage import erasure
+    from storage.secret import load_secret
+    from storage.users import find_person
 
     with opened_database() as (settings, database):
         with database.read() as session:
-            user = _find(session, name)
+            user = find_person(session, name, salt=load_secret(settings.data_dir))
         if not yes:
-            _ask(user.name or user.id)
+            _ask(f"{user.name or user.id} and everything they wrote")
         with database.write() as session:
             report = erasure.erase_user(session, user.id, by=ACTOR)
         exports = erasure.remove_exports(settings.data_dir)
     say(f"{report.chats} chats, {report.messages} messages and {report.votes} votes of {name} are erased.")
     if exports:
         say("The exports in the data directory are removed; erase copies elsewhere yourself.")
-    if report.affected_versions:
+    _say_affected(report.affected_versions)
+
+
+def erase_before(
+    date: str = typer.Argument(help="A day such as 2026-01-31, or a moment such as 2026-01-31T12:00+01:00."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be erased."),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask."),
+) -> None:
+    """Erase the chats that nobody has written in since that day began (UTC). There is no way back."""
+    from storage.erasure import count_before
+    from storage.retention import forget_before
+
+    moment = _moment(date)
+    with opened_database() as (settings, database):
+        with database.read() as session:
+            found = count_before(session, moment)
+        what = f"{found.chats} chats, {found.messages} messages and {found.votes} votes"
+        if dry_run or not found.chats:
+            say(f"{what} are from before {moment:%Y-%m-%d %H:%M} UTC; nothing was erased.")
+            return
+        if not yes:
+            _ask(f"{what} from before {moment:%Y-%m-%d %H:%M} UTC")
+        report = forget_before(database, settings.data_dir, moment, by=ACTOR)
+    say(f"{report.chats} chats, {report.messages} messages and {report.votes} votes are erased.")
+    _say_affected(report.affected_versions)
+
+
+def _moment(text: str) -> "datetime":
+    from datetime import UTC, datetime
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a date such as 2026-01-31.", field="date") from error
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    if moment > datetime.now(UTC):
+        raise InvalidInput(f"{text} is yet to come; chats of today would be erased, too.", field="date")
+    return moment.astimezone(UTC)
+
+
+def _say_affected(versions: list[str]) -> None:
+    if versions:
         say(
-            f"Trained on some of it: {', '.join(report.affected_versions)}. `thumbloop train` retrains from "
+            f"Trained on some of it: {', '.join(versions)}. `thumbloop train` retrains from "
             f"the base model without those votes; until another version is deployed, this one remembers."
         )
 
 
-def _find(session: "Session", name: str) -> "User":
-    from storage.ids import is_id
-    from storage.users import find_user, get_user
+def quarantine(
+    name: str = PERSON,
+    release: bool = typer.Option(False, "--release", help="Let their votes train and count again."),
+    reason: str = typer.Option("", help="Why; kept in the audit log."),
+) -> None:
+    """Set a person's votes aside: they are kept, but train, count and export nothing."""
+    from storage.quarantine import set_quarantine
+    from storage.secret import load_secret
+    from storage.users import find_person
 
-    user = find_user(session, name)
-    if user is not None:
-        return user
-    if is_id(name):
-        return get_user(session, name)
-    raise NotFound(f"There is no user {name!r}; `thumbloop user list` shows the accounts.", field="name")
+    with opened_database() as (settings, database), database.write() as session:
+        user = find_person(session, name, salt=load_secret(settings.data_dir))
+        report = set_quarantine(session, user.id, not release, by=ACTOR, reason=reason)
+    say(f"{name} is {'released' if release else 'quarantined'}; {report.votes} votes changed with it.")
 
 
-def _ask(name: str) -> None:
+def _ask(what: str) -> None:
     if not sys.stdin.isatty():
         raise InvalidInput("No terminal to ask for confirmation; use --yes.", field="yes")
-    if not typer.confirm(f"Erase {name} and everything they wrote?"):
+    if not typer.confirm(f"Erase {what}?"):
         raise InvalidInput("Nothing was erased.")

@@ -83,11 +83,18 @@ def export_feedback(
     corrections: bool = typer.Option(
         False, "--corrections", help="Add what replies should have been, as good examples."
     ),
+    redact: bool = typer.Option(
+        False, "--redact", help="Replace personal data by placeholders; needs thumbloop[redaction]."
+    ),
+    snapshot: int | None = typer.Option(
+        None, help="As of this vote event, which a manifest names; otherwise all votes so far."
+    ),
     licence: str = typer.Option("unknown", help="Licence of the data, such as cc0-1.0."),
 ) -> None:
     """Export the votes that training may use, with the chats they judge and a manifest."""
     from storage.exports import Export, ExportPlan, export_to
     from storage.filters import read_filter
+    from storage.redaction import load_redactor
     from storage.secret import load_secret
 
     if file == PIPE and format != "jsonl":
@@ -99,17 +106,34 @@ def export_feedback(
         duplicates=duplicates,
         contradictions=contradictions,
         corrections=corrections,
+        redact=redact,
         licence=licence,
     )
     with opened_database() as (settings, database), database.read() as session:
         salt = load_secret(settings.data_dir)
         template = _template(settings) if shape == "kto-text" else None
+        redactor = (
+            load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
+        )
         if file == PIPE:
-            for chunk in Export(session, plan, salt=salt, template=template).chunks():
+            export = Export(
+                session, plan, salt=salt, snapshot_event_id=snapshot, template=template, redactor=redactor
+            )
+            for chunk in export.chunks():
                 sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
         else:
-            manifest = export_to(Path(file), session, plan, salt=salt, template=template)
+            manifest = export_to(
+                Path(file),
+                session,
+                plan,
+                salt=salt,
+                snapshot_event_id=snapshot,
+                template=template,
+                redactor=redactor,
+            )
+            for reason, rows in manifest["left_out"].items():
+                say(f"{rows} left out: {reason}")
             say(f"{manifest['rows']} rows to {file}.")
 
 

@@ -73,6 +73,10 @@ def variable(name: str) -> str:
 
 
 def shown_value(name: str, value: object) -> str:
+    from storage.settings import SECRETS
+
+    if name in SECRETS and value:
+        return "…"
     if name == "database_url" and value:
         import sqlalchemy
 
@@ -82,6 +86,8 @@ def shown_value(name: str, value: object) -> str:
             return "not an address"  # it may hold a password all the same
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        value = ", ".join(value)
     return str(value) if value != "" else '""'
 
 
@@ -98,5 +104,8 @@ def _values(schema: dict[str, Any]) -> str:
     """The values that a setting takes, from its JSON schema."""
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema["type"] == "array":
+        names = ", ".join(f"`{value}`" for value in schema["items"].get("enum", ()))
+        return f"list, with commas: {names}" if names else "list, with commas"
     limits = [f"{sign} {schema[key]:g}" for key, sign in LIMITS.items() if key in schema]
     return " ".join([KINDS[schema["type"]], ", ".join(limits)]).strip()

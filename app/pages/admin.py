@@ -1,4 +1,4 @@
-"""The admin page: votes and weights, train and follow, versions, export and import.
+"""The admin page: votes and weights, train and follow, versions, statistics, data in and out, erasure.
 
 Knows Gradio, the services and storage. Every handler checks the role again, whatever let the request in.
 """
@@ -9,15 +9,20 @@ from typing import Any
 import gradio as gr
 
 from app.api.shapes import run_out
-from app.api.stats import current_figures
+from app.api.stats import current_figures, current_statistics
 from app.api.training_runs import read_log
 from app.auth import Identity, identity_of
 from app.pages import dashboard
+from app.pages.data_forms import export_form, import_form
+from app.pages.statistics import statistics_panel
 from app.services import Services
 from storage import audit
+from storage.erasure import erase_user, preview_user, remove_exports
 from storage.errors import Conflict, NotAllowed, ThumbloopError
 from storage.model_versions import roll_back_target, version_of_run
+from storage.secret import load_secret
 from storage.training_runs import cancel_run, list_runs, request_run
+from storage.users import find_person
 
 RUNS_SHOWN = 10
 LOG_CHARS = 20_000
@@ -31,17 +36,15 @@ VERSIONS_SCRIPT = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-deploy]');
   if (button) trigger('deploy_version', { version: button.dataset.deploy });
+  if (event.target.closest('[data-retrain]')) trigger('retrain');
 });
 """
 
 HEADER = """<div class="tl-header"><h1>Thumbloop admin</h1>
 <nav aria-label="Pages"><a href="../">Chat</a> <a href="../docs">API</a></nav></div>"""
 
-DATA = """<h2>Feedback as data</h2><div class="tl-data">
-<a class="tl-button" href="../api/v1/export?format=jsonl" download>Export votes (JSONL)</a>
-<label class="tl-button">Import votes (JSONL)
-<input type="file" accept=".jsonl,.ndjson,.json" data-import></label>
-<span class="tl-note" role="status" data-imported></span></div>"""
+# These figures look at every reply, so they are asked for less often.
+STATISTICS_SCRIPT = "setInterval(() => document.hidden || trigger('refresh'), 30000);"
 
 
 def build_admin_page(services: Services) -> gr.Blocks:
@@ -78,7 +81,20 @@ class AdminPage:
         self.versions = gr.HTML(js_on_load=VERSIONS_SCRIPT, elem_id="tl-versions", **html)
         gr.HTML("<h2>Runs</h2>", **html)
         self.runs = gr.HTML(elem_id="tl-runs", **html)
-        gr.HTML(DATA, **html)
+        gr.HTML("<h2>What people think</h2>", **html)
+        self.statistics = gr.HTML(js_on_load=STATISTICS_SCRIPT, elem_id="tl-statistics", **html)
+        gr.HTML(
+            f'<h2>Feedback as data</h2><div class="tl-columns">{export_form()}{import_form()}</div>', **html
+        )
+        gr.HTML("<h2>Erase a person</h2>", **html)
+        with gr.Row(elem_classes="tl-actions", elem_id="tl-erase"):
+            self.person = gr.Textbox(
+                label="Account name, id, or user_hash of an export", max_lines=1, scale=1, min_width=260
+            )
+            self.look = gr.Button("Show what would go", scale=0, min_width=180)
+        self.preview = gr.HTML(elem_id="tl-preview", **html)
+        self.erase = gr.Button("Erase for ever", variant="stop", visible=False, elem_id="tl-erase-now")
+        self.chosen = gr.State("")  # the id of the person whose preview is shown
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -90,6 +106,13 @@ class AdminPage:
         self.cancel.click(self.on_cancel, None, **acting)
         self.versions.deploy_version(self.on_deploy, None, **acting)
         self.roll_back.click(self.on_roll_back, None, **acting)
+        self.versions.retrain(self.on_retrain, None, **acting)
+        self.blocks.load(self.on_statistics, None, self.statistics, **quiet)
+        self.statistics.refresh(self.on_statistics, None, self.statistics, **quiet)
+        asked = [self.preview, self.erase, self.chosen]
+        gr.on([self.look.click, self.person.submit], self.on_look, self.person, asked, **quiet)
+        erasing = {**acting, "outputs": [*acting["outputs"], *asked, self.person, self.statistics]}
+        self.erase.click(self.on_erase, self.chosen, **erasing)
 
     def on_refresh(self, request: gr.Request) -> Update:
         return self._panels(self._admin(request))
@@ -104,6 +127,44 @@ class AdminPage:
             return "A training run was requested."
 
         return self._act(request, act)
+
+    def on_retrain(self, request: gr.Request) -> Update:
+        # Every run begins at the base model, with the votes that are left.
+        return self.on_train(False, request)
+
+    def on_statistics(self, request: gr.Request) -> str:
+        self._admin(request)
+        return statistics_panel(current_statistics(self.services))
+
+    def on_look(self, person: str, request: gr.Request) -> Update:
+        """What an erasure of that person would remove."""
+        self._admin(request)
+        salt = load_secret(self.services.settings.data_dir)
+        try:
+            with self.services.database.read() as session:
+                user = find_person(session, person.strip(), salt=salt)
+                found = preview_user(session, user.id)
+        except ThumbloopError as error:
+            return {**self._forget(), self.preview: dashboard.said(error.message, bad=True)}
+        return {
+            self.preview: dashboard.erasure_preview(user.name or user.id, found),
+            self.erase: gr.Button(visible=True),
+            self.chosen: user.id,
+        }
+
+    def on_erase(self, chosen: str, request: gr.Request) -> Update:
+        def act(identity: Identity) -> str:
+            with self.services.database.write() as session:
+                found = erase_user(session, chosen, by=identity.name)
+            remove_exports(self.services.settings.data_dir)
+            affected = f" Affected: {', '.join(found.affected_versions)}." if found.affected_versions else ""
+            return f"Erased: {found.chats} chats, {found.messages} messages, {found.votes} votes.{affected}"
+
+        shown = self._act(request, act)
+        return {**shown, **self._forget(), self.person: "", self.statistics: self.on_statistics(request)}
+
+    def _forget(self) -> Update:
+        return {self.preview: "", self.erase: gr.Button(visible=False), self.chosen: ""}
 
     def on_cancel(self, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:

@@ -1,7 +1,7 @@
-"""The chat page: one's chats, a streaming reply, stop, regenerate, and thumbs on every reply.
+"""The chat page: one's chats, a streaming reply, stop, regenerate, consent, and votes on every reply.
 
 Knows Gradio, the chat service and storage. A vote does not pass through Gradio: its thumbs carry the
-stored message's id to `PUT /api/v1/messages/{id}/vote` (assets/thumbloop.js), where ownership is checked.
+stored message's id to `PUT /api/v1/messages/{id}/vote` (assets/votes.js), where ownership is checked.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,10 @@ from app.pages.transcript import Turn, chat_list, chatbot_messages, header, noti
 from app.pages.view import CHATS_SHOWN, View, paced, read_turns
 from app.services import Services
 from storage.chats import create_chat, delete_chat, get_chat, list_chats
+from storage.consent import set_consent
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
 from storage.model_versions import deployed_version
-from storage.tables import Message
+from storage.tables import Chat, Message
 
 MAX_THREADS = 256  # with Gradio's own 40, the 41st stream would wait for the first to end
 
@@ -105,22 +106,42 @@ class ChatPage:
                         self.stop = gr.Button("Stop", variant="stop", scale=0, min_width=84, visible=False)
                     with gr.Row(elem_id="tl-under"):
                         self.again = gr.Button("Regenerate", size="sm", scale=0, min_width=110, visible=False)
+                        self.consent = gr.Checkbox(
+                            label="May be used for training",
+                            container=False,
+                            scale=0,
+                            min_width=200,
+                            elem_id="tl-consent",
+                        )
                         gr.HTML(HINT, elem_id="tl-hint", apply_default_css=False)
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        screen = [self.chatbot, self.side, self.header, self.notice, self.send, self.stop, self.again]
+        screen = [
+            self.chatbot,
+            self.side,
+            self.header,
+            self.notice,
+            self.send,
+            self.stop,
+            self.again,
+            self.consent,
+        ]
         sending = {"inputs": [self.box, self.view], "outputs": [*screen, self.box], **quiet}
         # "multiple": a reply that still streams in one chat must not block sending in another.
         gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
         self.again.click(self.on_regenerate, self.view, screen, trigger_mode="multiple", **quiet)
+        self.consent.input(self.on_consent, [self.consent, self.view], [self.notice, self.consent], **quiet)
         self.stop.click(self.on_stop, self.view, self.notice, **quiet)
         self.new.click(self.on_new, self.view, screen, **quiet)
         self.side.open_chat(self.on_open, self.view, screen, trigger_mode="multiple", **quiet)
         self.side.older_chats(self.on_older, self.view, screen, **quiet)
-        self.blocks.load(self.on_load, self.view, screen, **quiet)
+        # Drawing on is an event of its own: the end of a generator's event draws once more what it drew
+        # last, over whatever was opened since.
+        loaded = self.blocks.load(self.on_load, self.view, screen, **quiet)
+        loaded.then(self.on_loaded, self.view, screen, **quiet)
 
-    def on_load(self, view: View, request: gr.Request) -> Iterator[Update]:
+    def on_load(self, view: View, request: gr.Request) -> Update:
         """Open the chat that the address names, or the newest, or none for `?chat=new`."""
         said = ""
         try:
@@ -133,8 +154,11 @@ class ChatPage:
                 newest = list_chats(session, identity.user_id, limit=1)
             # Whoever is quick has sent a message meanwhile, and its chat is open.
             view.chat_id = view.chat_id or (newest[0].id if newest else None)
-        yield self._screen(view, identity, said)
-        yield from self._draw_on(view, identity)
+        return self._screen(view, identity, said)
+
+    def on_loaded(self, view: View, request: gr.Request) -> Iterator[Update]:
+        yield {self.notice: gr.skip()}  # an event without any drawing would empty all it could draw
+        yield from self._draw_on(view, self._identify(view, request))
 
     def on_open(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         try:
@@ -148,7 +172,7 @@ class ChatPage:
         yield from self._draw_on(view, identity)
 
     def on_new(self, view: View, request: gr.Request) -> Update:
-        view.chat_id = None
+        view.chat_id = view.consent = None
         return self._screen(view, self._identify(view, request))
 
     def on_older(self, view: View, request: gr.Request) -> Update:
@@ -175,6 +199,19 @@ class ChatPage:
             yield {self.notice: notice(error.message)}
             return
         yield from self._draw(view, identity, live)
+
+    def on_consent(self, given: bool, view: View, request: gr.Request) -> Update:
+        try:
+            identity = self._identify(view, request)
+            if view.chat_id is None:
+                view.consent = given is True
+            else:
+                with self.services.database.write() as session:
+                    chat = get_chat(session, view.chat_id, owner_id=identity.user_id)
+                    set_consent(session, chat, given is True, by=identity.name)
+        except ThumbloopError as error:
+            return {self.notice: notice(error.message), self.consent: gr.Checkbox(value=given is not True)}
+        return {self.notice: ""}
 
     def on_stop(self, view: View, request: gr.Request) -> str:
         try:
@@ -206,7 +243,8 @@ class ChatPage:
             raise InvalidInput("Write a message first.", field="content")
         with self.services.database.write() as session:
             prompt = self.services.settings.system_prompt
-            chat_id = create_chat(session, identity.user_id, system_prompt=prompt).id
+            consent = self._consent(view, None)
+            chat_id = create_chat(session, identity.user_id, system_prompt=prompt, consent=consent).id
         try:
             live = service.send(identity.user_id, chat_id, text)
         except ThumbloopError:
@@ -215,6 +253,11 @@ class ChatPage:
             raise
         view.chat_id = chat_id
         return live
+
+    def _consent(self, view: View, chat: Chat | None) -> bool:
+        if chat is not None:
+            return chat.consent
+        return self.services.settings.consent_default if view.consent is None else view.consent
 
     def _draw_on(self, view: View, identity: Identity) -> Iterator[Update]:
         """Go on with a reply that began in another tab, or before this one was reloaded."""
@@ -239,7 +282,7 @@ class ChatPage:
             for text in paced(live):
                 if view.chat_id == live.chat_id:
                     turns[-1].message.content = text
-                    yield {self.chatbot: chatbot_messages(turns)}
+                    yield {self.chatbot: self._shown(turns)}
                 elif shown:
                     # The last drawing may have overtaken that of the chat which was opened meanwhile.
                     yield self._screen(view, identity)
@@ -260,20 +303,25 @@ class ChatPage:
         with self.services.database.read() as session:
             return read_turns(session, chat_id, identity.user_id)
 
+    def _shown(self, turns: list[Turn]) -> list[dict[str, Any]]:
+        return chatbot_messages(turns, self.services.settings.vote_tags)
+
     def _screen(self, view: View, identity: Identity, said: str = "") -> Update:
         """Everything that depends on which chat is open, as the database has it now."""
         turns = self._turns(view.chat_id, identity)
         with self.services.database.read() as session:
             chats = list_chats(session, identity.user_id, limit=view.chats_shown + 1)
             answering = deployed_version(session).name
+            chat = get_chat(session, view.chat_id) if view.chat_id is not None else None
         last = turns[-1].message if turns else None
         streaming = last is not None and last.state == "streaming"
         return {
-            self.chatbot: chatbot_messages(turns),
+            self.chatbot: self._shown(turns),
             self.side: chat_list(chats[: view.chats_shown], view.chat_id, len(chats) > view.chats_shown),
             self.header: header(identity, answering, accounts=self.services.settings.auth == "accounts"),
             self.notice: notice(said),
             self.send: gr.Button(visible=not streaming),
             self.stop: gr.Button(visible=streaming),
+            self.consent: gr.Checkbox(value=self._consent(view, chat)),
             self.again: gr.Button(visible=last is not None and last.role == "assistant" and not streaming),
         }

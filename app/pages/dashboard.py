@@ -11,6 +11,7 @@ from typing import Any
 
 from app.api.shapes import RunOut, VersionOut
 from app.api.stats import Figures
+from storage.erasure import ErasureReport
 
 ACTIVE = ("requested", "running")
 UP, DOWN = "λ<sub>D</sub>", "λ<sub>U</sub>"
@@ -72,7 +73,7 @@ def run_table(runs: Sequence[RunOut]) -> str:
         )
         for run in runs
     ]
-    return _table("Training runs", ("Asked for", "By", "State", "Version", "Took", "Reason"), rows)
+    return table("Training runs", ("Asked for", "By", "State", "Version", "Took", "Reason"), rows)
 
 
 def version_table(versions: Sequence[VersionOut]) -> str:
@@ -90,7 +91,7 @@ def version_table(versions: Sequence[VersionOut]) -> str:
         rows.append(
             (
                 f"<strong>{escape(version.name)}</strong>",
-                state,
+                state + _erased(version),
                 _number(measured.get("loss"), 4),
                 _number(measured.get("auc")),
                 _time(version.created_at),
@@ -99,7 +100,17 @@ def version_table(versions: Sequence[VersionOut]) -> str:
             )
         )
     heads = ("Version", "State", "Held-out loss", "AUC", "Made", "Verdict", "")
-    return _table("Model versions", heads, rows)
+    return table("Model versions", heads, rows)
+
+
+def _erased(version: VersionOut) -> str:
+    if not version.erased_votes:
+        return ""
+    votes = "1 vote" if version.erased_votes == 1 else f"{version.erased_votes} votes"
+    return (
+        f'<p class="tl-why">{_badge("remembers", good=False)} It was trained on {votes} that were erased or '
+        'withdrawn since. <button type="button" class="tl-button" data-retrain>Retrain from base</button></p>'
+    )
 
 
 def held_out(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -168,6 +179,33 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML; the caption is for assistive technology."""
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    none = "" if rows else f'<tr><td colspan="{len(heads)}">None yet.</td></tr>'
+    return (
+        f'<div class="tl-table"><table><caption>{caption}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}{none}</tbody></table></div>"
+    )
+
+
+def erasure_preview(name: str, found: ErasureReport) -> str:
+    """What an erasure would remove; the name is as the admin wrote it."""
+    versions = ", ".join(found.affected_versions)
+    after = (
+        f"Trained on some of it: <strong>{escape(versions)}</strong>; what they learned stays until a "
+        "retrain from the base replaces them."
+        if versions
+        else "No model version was trained on any of it."
+    )
+    return (
+        f'<p class="tl-ready"><strong>{escape(name)}</strong>: {found.chats} chats with {found.messages} '
+        f"messages, {found.votes} votes and {found.signals} signals would be erased, with name and secrets. "
+        f"{after} Exports in the data directory go too. There is no way back.</p>"
+    )
+
+
 def _time(moment: datetime) -> str:
     return f'<time datetime="{moment.isoformat()}">{moment:%Y-%m-%d %H:%M} UTC</time>'
 
@@ -192,13 +230,3 @@ def _badge(text: str, *, good: bool | None = None) -> str:
 
 def _card(title: str, value: str) -> str:
     return f'<div class="tl-card"><span>{title}</span><strong>{value}</strong></div>'
-
-
-def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    none = "" if rows else f'<tr><td colspan="{len(heads)}">None yet.</td></tr>'
-    return (
-        f'<div class="tl-table"><table><caption>{caption}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}{none}</tbody></table></div>"
-    )

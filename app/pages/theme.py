@@ -12,6 +12,7 @@ import gradio as gr
 ASSETS = Path(__file__).parent / "assets"
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+SCRIPTS = ("thumbloop.js", "votes.js", "admin.js")
 LARGEST_UPLOAD = "200mb"
 
 
@@ -48,12 +49,12 @@ def build_theme() -> gr.themes.Base:
 
 def mount_options() -> dict[str, Any]:
     """Arguments for gr.mount_gradio_app, where Gradio's defaults are too open for us."""
-    script = (ASSETS / "thumbloop.js").read_text(encoding="utf-8")
+    scripts = "".join(f"<script>\n{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
     icon = quote((ASSETS / "icon.svg").read_text(encoding="utf-8"))
     return {
         "theme": build_theme(),
         "css_paths": [ASSETS / "thumbloop.css"],
-        "head": f'<link rel="icon" href="data:image/svg+xml,{icon}"><script>\n{script}</script>',
+        "head": f'<link rel="icon" href="data:image/svg+xml,{icon}">{scripts}',
         "footer_links": [],
         "run_history": False,
         "show_error": False,

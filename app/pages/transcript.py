@@ -11,7 +11,9 @@ from html import escape
 from typing import Any
 
 from app.auth import Identity
+from app.pages.vote_details import vote_details
 from storage.tables import Chat, Message
+from storage.votes import CurrentVote
 
 ChatbotMessage = dict[str, Any]
 
@@ -39,11 +41,14 @@ class Turn:
 
     message: Message
     version: str | None = None
-    vote: bool | None = None
+    vote: CurrentVote | None = None
 
 
-def chatbot_messages(turns: Iterable[Turn]) -> list[ChatbotMessage]:
-    """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version."""
+def chatbot_messages(turns: Iterable[Turn], tags: Sequence[str] = ()) -> list[ChatbotMessage]:
+    """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
+
+    `tags` are the reasons that are offered once there is a thumb.
+    """
     shown: list[ChatbotMessage] = []
     for turn in turns:
         message = turn.message
@@ -54,34 +59,36 @@ def chatbot_messages(turns: Iterable[Turn]) -> list[ChatbotMessage]:
             continue
         content = [_markdown(message.content)] if message.content.strip() else []
         if message.state != "streaming":
-            content.append(_html(reply_bar(turn)))
+            content.append(_html(reply_bar(turn, tags)))
         elif not content:
             content.append(_html(TYPING))
         shown.append({"role": "assistant", "content": content})
     return shown
 
 
-def reply_bar(turn: Turn) -> str:
-    """The line below a reply: copy, thumbs (not on a failed one), the version that wrote it, how it ended."""
+def reply_bar(turn: Turn, tags: Sequence[str] = ()) -> str:
+    """The line below a reply: copy, thumbs, the version that wrote it, how it ended; and more of the vote.
+
+    Failed replies and those that a client sent as history have no thumbs.
+    """
     message = turn.message
+    label = turn.vote.label if turn.vote is not None else None
     buttons = ""
     if message.content.strip():
         buttons += _button("Copy", COPY, f'data-copy="{escape(message.content)}"')
-    if message.state != "failed":
-        for label, direction, pressed in (
-            ("Like", "up", turn.vote is True),
-            ("Dislike", "down", turn.vote is False),
-        ):
-            buttons += _button(label, THUMB, f'data-vote="{direction}" aria-pressed="{str(pressed).lower()}"')
-    name = escape(turn.version or "")
-    version = (
-        f'<span class="tl-version" title="Written by model version {name}">{name}</span>' if name else ""
-    )
+    votable = message.state in ("complete", "stopped")
+    if votable:
+        for name, direction, pressed in (("Like", "up", label is True), ("Dislike", "down", label is False)):
+            buttons += _button(name, THUMB, f'data-vote="{direction}" aria-pressed="{str(pressed).lower()}"')
+    made_by = escape(turn.version or "")
+    title = f'title="Written by model version {made_by}"'
+    version = f'<span class="tl-version" {title}>{made_by}</span>' if made_by else ""
     note = _note(message)
     ending = f'<span class="tl-note">{escape(note)}</span>' if note else ""
+    details = vote_details(turn.vote, tags) if votable else ""
     return (
         f'<div class="tl-bar" data-message="{escape(message.id)}">{buttons}{version}{ending}'
-        '<span class="tl-refused" role="status"></span></div>'
+        f'<span class="tl-refused" role="status"></span>{details}</div>'
     )
 
 
@@ -141,6 +148,8 @@ def _button(label: str, icon: str, attributes: str) -> str:
 def _note(message: Message) -> str:
     if message.state == "failed":
         return "This reply failed before its end. Regenerate it to try again."
+    if message.state == "given":
+        return "sent by an application as history"
     if message.state == "stopped":
         return "stopped"
     if message.finish_reason == "length":

@@ -24,6 +24,7 @@ class View:
 
     loaded: bool = False  # not so after a restart of the server: the page is older than this object
     chat_id: str | None = None
+    consent: bool | None = None  # for the chat that is about to begin; None: as the settings say
     chats_shown: int = CHATS_SHOWN
     drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
 
@@ -38,7 +39,7 @@ def read_turns(session: Session, chat_id: str, user_id: str) -> list[Turn]:
         Turn(
             message,
             version=names.get(message.model_version_id or ""),
-            vote=votes[message.id].label if message.id in votes else None,
+            vote=votes.get(message.id),
         )
         for message in path
     ]

@@ -1,5 +1,6 @@
 """The admin page in a real browser: counts, a run with its progress, deploy, roll back, data in and out."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.chatting import send_and_wait
 from tests.browser.conftest import OpenPage
+from tests.integration import loop
 from tests.live_server import LiveServer
 
 StartServer = Callable[..., LiveServer]
@@ -48,8 +50,10 @@ def card(page: Page, title: str) -> Locator:
 
 
 def import_votes(page: Page, file: Path) -> None:
-    page.locator("[data-import]").set_input_files(file)
-    expect(page.locator("[data-imported]")).to_contain_text("Imported")
+    form = page.locator("[data-import]")
+    form.locator("input[type=file]").set_input_files(file)
+    form.get_by_role("button", name="Import").click()
+    expect(form.locator("[data-said]")).to_contain_text("Imported")
 
 
 def version_row(page: Page, name: str) -> Locator:
@@ -116,23 +120,88 @@ def test_cancel_a_run(start_server: StartServer, open_page: OpenPage, votes: Pat
     expect(version_row(page, "v2")).to_have_count(0)
 
 
-def test_data_out_and_in(start_server: StartServer, open_page: OpenPage, votes: Path, tmp_path: Path) -> None:
+def test_data_in_and_out(start_server: StartServer, open_page: OpenPage, votes: Path, tmp_path: Path) -> None:
     server = start_server(schedule="30 4 * * *")
     page = open_page(server.admin_link())
     assert "token" not in page.url
     expect(page.get_by_text("Next run:")).to_contain_text("04:30")
+    expect(page.locator("code")).to_have_text("30 4 * * *")
+    forms = {name: page.locator(f"[data-{name}]") for name in ("import", "export")}
+    said = forms["import"].locator("[data-said]")
     import_votes(page, votes)
     import_votes(page, votes)
-    expect(page.locator("[data-imported]")).to_contain_text("40 were there already")
-    with page.expect_download() as download:
-        page.get_by_role("link", name="Export votes").click()
-    rows = [json.loads(line) for line in download.value.path().read_text().splitlines()]
-    assert len(rows) == 40
+    expect(said).to_contain_text("40 were there already")
 
     broken = tmp_path / "broken.jsonl"
-    broken.write_text(votes.read_text() + "{not json\n")
-    page.locator("[data-import]").set_input_files(broken)
-    expect(page.locator("[data-imported]")).to_contain_text("line 41")
+    broken.write_text(votes.read_text() + '{"prompt": "<b>Hi</b>", "completion": "", "label": true}\n')
+    forms["import"].locator("input[type=file]").set_input_files(broken)
+    forms["import"].get_by_role("button", name="Import").click()
+    expect(said).to_contain_text("line 41")
+    forms["import"].get_by_label("Leave out bad rows").check()
+    forms["import"].get_by_label("Format").select_option("kto")
+    forms["import"].get_by_role("button", name="Import").click()
+    expect(forms["import"].get_by_role("row", name="There already 40")).to_be_visible()
+    expect(forms["import"].get_by_role("row", name="Left out as bad 1")).to_be_visible()
+    expect(forms["import"].get_by_role("row", name="line 41")).to_be_visible()
+
+    forms["export"].get_by_text("Which votes").click()
+    forms["export"].get_by_label("Label").select_option("thumbs down")
+    forms["export"].get_by_label("Model version").fill("v99")
+    forms["export"].get_by_role("button", name="Export").click()
+    expect(forms["export"].locator("[data-said]")).to_contain_text("v99")
+    forms["export"].get_by_label("Model version").fill("")
+    forms["export"].get_by_label("Format").select_option("csv")
+    with page.expect_download() as download:
+        forms["export"].get_by_role("button", name="Export").click()
+    assert download.value.suggested_filename.endswith(".csv")
+    with download.value.path().open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["false"] * 10
+
+
+def test_a_person_is_erased_and_what_remembers_them_is_marked(
+    start_server: StartServer, open_page: OpenPage, votes: Path
+) -> None:
+    server = start_server(**LENIENT)
+    with server.client("user", "eve") as eve:
+        for number in range(8):
+            reply = loop.chat_once(eve, f"Question {number}")
+            loop.checked(
+                eve.put(
+                    f"/api/v1/messages/{reply['message_id']}/vote",
+                    json={"label": number % 2 == 0, "tags": ["<b>odd</b>"]},
+                )
+            )
+    page = open_page(server.admin_link())
+    statistics = page.locator("#tl-statistics")
+    expect(statistics.get_by_role("row", name="v1 not enough votes")).to_contain_text("100 %")
+    expect(statistics.get_by_role("row", name="<b>odd</b> 4 4")).to_be_visible()
+    expect(statistics.get_by_role("img", name="Votes of the last 30 days: 4 up, 4 down")).to_be_visible()
+    import_votes(page, votes)
+    page.get_by_role("button", name="Train now").click()
+    expect(version_row(page, "v2")).to_have_count(1, timeout=240_000)
+    expect(page.locator("#tl-progress")).to_contain_text("succeeded")
+
+    person = page.get_by_label("Account name, id")
+    person.fill("nobody")
+    person.press("Enter")
+    expect(page.locator("#tl-preview")).to_contain_text("no user 'nobody'")
+    expect(page.get_by_role("button", name="Erase for ever")).not_to_be_visible()
+    person.fill("eve")
+    page.get_by_role("button", name="Show what would go").click()
+    preview = page.locator("#tl-preview")
+    expect(preview).to_contain_text("8 chats with 16 messages, 8 votes and 0 signals")
+    expect(preview).to_contain_text("v2")
+    page.get_by_role("button", name="Erase for ever").click()
+    expect(page.locator("#tl-said")).to_contain_text("Erased: 8 chats, 16 messages, 8 votes. Affected: v2.")
+    expect(page.get_by_role("button", name="Erase for ever")).not_to_be_visible()
+    expect(version_row(page, "v2")).to_contain_text("remembers")
+    expect(version_row(page, "v2")).to_contain_text("8 votes")
+    expect(version_row(page, "v1")).not_to_contain_text("remembers")
+
+    page.get_by_role("button", name="Retrain from base").click()
+    expect(version_row(page, "v3")).to_have_count(1, timeout=240_000)
+    expect(version_row(page, "v3")).not_to_contain_text("remembers")
 
 
 def test_only_admins_come_in(chat_server: LiveServer, open_page: OpenPage) -> None:

@@ -1,16 +1,27 @@
-"""A server that all tests of one module share: they leave it as they found it, or do not care."""
+"""A server that all tests of one module share, and chat services without one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.chat_service import ChatService
+from app.serving.deployments import Deployments
+from app.serving.local import LocalBackend
+from storage import chats, model_versions, users
+from storage.artifacts import Artifacts
+from storage.database import Database
+from storage.settings import Settings
+from tests.endless_model import CONTEXT, build_endless_model
+from tests.integration.place import Place
 from tests.live_server import LiveServer
+from trainer.base_model import resolve
 
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LiveServer]:
+    """Its tests leave it as they found it, or do not care."""
     server = LiveServer({"data_dir": tmp_path_factory.mktemp("shared") / "data", "model": str(tiny_model)})
     server.start()
     yield server
@@ -27,3 +38,40 @@ def client(shared_server: LiveServer) -> Iterator[httpx.Client]:
 def stranger(shared_server: LiveServer) -> Iterator[httpx.Client]:
     with shared_server.client("user", "eve") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def endless_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_endless_model(tmp_path_factory.mktemp("model") / "endless")
+
+
+@pytest.fixture
+def make_place(
+    settings: Settings, database: Database, endless_folder: Path
+) -> Iterator[Callable[..., Place]]:
+    stops: list[Callable[[], None]] = []
+
+    def make(**changes: object) -> Place:
+        changed = settings.model_copy(
+            update={"model": str(endless_folder), "precision": "fp32", "max_new_tokens": CONTEXT, **changes}
+        )
+        artifacts = Artifacts(changed.data_dir)
+        with database.write() as session:
+            model_versions.ensure_base(session, str(endless_folder))
+            user = users.create_anonymous(session)
+            chat = chats.create_chat(session, user.id, system_prompt="Be brief.")
+        backend = LocalBackend(changed, resolve(changed))
+        deployments = Deployments(database, artifacts, backend)
+        deployments.start()
+        service = ChatService(database, deployments, changed)
+        stops.extend((service.close, deployments.stop, backend.close))
+        return Place(service, database, deployments, artifacts, user.id, chat.id)
+
+    yield make
+    for stop in stops:
+        stop()
+
+
+@pytest.fixture
+def place(make_place: Callable[..., Place]) -> Place:
+    return make_place()

@@ -129,9 +129,10 @@ def test_hanging_up_stops_the_reply(endless_server: LiveServer) -> None:
 def test_chats_are_paged_renamed_and_deleted(shared_server: LiveServer, client: httpx.Client) -> None:
     with shared_server.client("user", "ada") as ada:
         made = [new_chat(ada, title=str(number)) for number in range(5)]
-        first = loop.checked(ada.get("/api/v1/chats", params={"limit": 3}))["items"]
-        rest = loop.checked(ada.get("/api/v1/chats", params={"before": first[-1]["id"]}))["items"]
-        assert [chat["id"] for chat in first + rest] == made[::-1]
+        first = loop.checked(ada.get("/api/v1/chats", params={"limit": 3}))
+        rest = loop.checked(ada.get("/api/v1/chats", params={"limit": 2, "cursor": first["next"]}))
+        assert [chat["id"] for chat in first["items"] + rest["items"]] == made[::-1]
+        assert rest["next"] is None
         path = f"/api/v1/chats/{made[0]}"
         assert loop.checked(ada.patch(path, json={"title": "Better"}))["title"] == "Better"
         refused(ada.patch(path, json={"title": "x" * 201}), 422, field="title")
@@ -139,9 +140,25 @@ def test_chats_are_paged_renamed_and_deleted(shared_server: LiveServer, client: 
             refused(getattr(client, method)(path), 403, "not_yours")
         assert ada.delete(path).status_code == 204
         refused(ada.get(path), 404, "not_found")
-        refused(ada.get("/api/v1/chats", params={"before": "yesterday"}), 422, field="before")
+        refused(ada.get("/api/v1/chats", params={"cursor": "yesterday"}), 422, field="cursor")
         refused(ada.get("/api/v1/chats", params={"limit": 0}), 422, field="limit")
         assert loop.checked(ada.get("/api/v1/me"))["name"] == "ada"
+
+
+def test_the_messages_of_a_chat_are_paged(client: httpx.Client, stranger: httpx.Client) -> None:
+    chat_id = new_chat(client)
+    for question in ("One?", "Two?"):
+        send(client, chat_id, question)
+    path, cursor, found = f"/api/v1/chats/{chat_id}/messages", None, []
+    while True:
+        page = loop.checked(client.get(path, params={"limit": 3} | ({"cursor": cursor} if cursor else {})))
+        found += page["items"]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert found == loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
+    assert [message["role"] for message in found] == ["user", "assistant"] * 2
+    refused(stranger.get(path), 403, "not_yours")
 
 
 def test_votes_are_cast_changed_and_cleared(client: httpx.Client, stranger: httpx.Client) -> None:

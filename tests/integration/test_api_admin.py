@@ -42,6 +42,7 @@ def test_versions_by_name_and_id(client: httpx.Client, stranger: httpx.Client) -
     assert loop.checked(client.post("/api/v1/model-versions/v1/deploy"))["deployed"] is True
     refused(client.post("/api/v1/model-versions/v2/deploy", json={"why": "Why not?"}), 404, "not_found")
     refused(client.post("/api/v1/rollback"), 409)
+    assert loop.checked(client.get("/api/v1/model-versions", params={"cursor": v1["id"]}))["items"] == []
 
 
 def test_feedback_goes_in_and_comes_out(start_server: Callable[..., LiveServer]) -> None:
@@ -71,8 +72,19 @@ def test_feedback_goes_in_and_comes_out(start_server: Callable[..., LiveServer])
         exported = [json.loads(line) for line in export.text.splitlines()]
         assert [row["label"] for row in exported] == [row["label"] for row in rows]
         assert exported[0]["completion"] == [{"role": "assistant", "content": "Answer 0."}]
-        examples = loop.checked(client.get("/api/v1/examples", params={"limit": 2, "offset": 1}))
-        assert examples["items"] == exported[1:3]
+        first = loop.checked(client.get("/api/v1/examples", params={"limit": 2}))
+        more = b'{"prompt": "New?", "completion": "New.", "label": true}'
+        assert loop.checked(client.post("/api/v1/import", content=more))["accepted"] == 1
+        pages = [first]
+        while pages[-1]["next"] is not None:
+            params = {"limit": 2, "cursor": pages[-1]["next"]}
+            pages.append(loop.checked(client.get("/api/v1/examples", params=params)))
+        assert [len(page["items"]) for page in pages] == [2, 2, 1]
+        assert {page["snapshot"] for page in pages} == {first["snapshot"]}
+        rows = [row for page in pages for row in page["items"]]
+        assert rows == [row | {"tags": json.loads(row["tags"])} for row in exported]
+        refused(client.get("/api/v1/examples", params={"cursor": "99999.1.1"}), 422, field="cursor")
+        refused(client.get("/api/v1/examples", params={"cursor": "1"}), 422, field="cursor")
         assert "jsonl" in refused(client.get("/api/v1/export", params={"format": "xml"}), 422, field="format")
 
 

@@ -43,6 +43,7 @@ ADMIN_ONLY = (
     "/api/v1/import",
     "/api/v1/stats",
     "/api/v1/examples",
+    "/api/v1/webhook-deliveries",
 )
 BODIES = {
     "/api/v1/chats/{chat_id}": {"title": "x"},

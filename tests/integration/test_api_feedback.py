@@ -31,12 +31,26 @@ def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> Non
         pairs = client.get(export_path, params={"format": "csv", "shape": "pairs"})
         assert pairs.headers["content-type"] == "text/csv; charset=utf-8"
 
+        # As of then, whatever comes later; and without personal data.
+        then = client.get(export_path)
+        snapshot = {"snapshot": then.headers["x-thumbloop-snapshot"]}
+        rated = {"prompt": "Who?", "completion": "Write to ada@mail.internal.", "label": True}
+        assert loop.checked(client.post(import_path, content=json.dumps(rated)))["accepted"] == 1
+        assert client.get(export_path, params=snapshot).content == then.content
+        newest = client.get(export_path).content.splitlines()[-1]
+        assert json.loads(newest)["completion"][0]["content"] == rated["completion"]
+        redacted = client.get(export_path, params={"redact": True}).content.splitlines()[-1]
+        assert json.loads(redacted)["completion"][0]["content"] == "Write to <EMAIL_ADDRESS_1>."
+        for unknown in (10**6, "x"):
+            refused(client.get(export_path, params={"snapshot": unknown}), 422, field="snapshot")
+
         examples = loop.checked(client.get("/api/v1/examples", params={"label": "down", "limit": 3}))
         assert [row["label"] for row in examples["items"]] == [False] * 3
         for path in (export_path, "/api/v1/examples"):
             assert "colour" in refused(client.get(path, params={"colour": "red"}), 422, field="colour")
             refused(client.get(path, params={"label": "sideways"}), 422, field="label")
             refused(client.get(path, params={"model_version": "v9"}), 404)
+            assert "date" in refused(client.get(path, params={"to_date": "31.1.2026"}), 422, field="to_date")
         refused(client.post(import_path, params={"colour": "red"}, content=b""), 422, field="colour")
         refused(client.post(import_path, params={"format": "xml"}, content=b"{}"), 422, field="format")
 
@@ -58,7 +72,7 @@ def test_figures_and_erasure(live_server: LiveServer) -> None:
         person = loop.checked(ada.get("/api/v1/me"))["id"]
         refused(ada.delete(f"/api/v1/users/{person}/data"), 403)
         report = loop.checked(admin.delete(f"/api/v1/users/{person}/data"))
-        assert report == {"chats": 1, "messages": 2, "votes": 1, "affected_versions": []}
+        assert report == {"chats": 1, "messages": 2, "votes": 1, "signals": 0, "affected_versions": []}
         refused(ada.get("/api/v1/me"), 401)
         refused(admin.delete(f"/api/v1/users/{person}/data"), 409)
         rows = admin.get("/api/v1/export").text.splitlines()

@@ -2,98 +2,24 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from app.chat_service import ChatService
 from app.serving.backend import Sampling
-from app.serving.deployments import Deployments
-from app.serving.local import LocalBackend
-from storage import chats, model_versions, users
-from storage.artifacts import Artifacts
-from storage.database import Database
+from storage import chats, model_versions
 from storage.errors import Busy, Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError, TooLarge
-from storage.settings import Settings
-from storage.tables import Message
 from tests.adapters import publish_adapter
-from tests.endless_model import CONTEXT, FATAL, build_endless_model
+from tests.endless_model import CONTEXT, FATAL
+from tests.integration.place import LONG, SHORT, Place
 from tests.live_server import wait_until
-from trainer.base_model import resolve
 from trainer.tokenise import prompt_ids
-
-SHORT = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=12)
-LONG = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=CONTEXT)
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_endless_model(tmp_path_factory.mktemp("model") / "endless")
-
-
-@dataclass
-class Place:
-    """A chat service with one person and their chat."""
-
-    service: ChatService
-    database: Database
-    deployments: Deployments
-    artifacts: Artifacts
-    user_id: str
-    chat_id: str
-
-    def path(self) -> list[Message]:
-        with self.database.read() as session:
-            return chats.current_path(session, self.chat_id)
-
-    def stored(self, message_id: str) -> Message:
-        with self.database.read() as session:
-            return chats.get_message(session, message_id)
-
-    def new_chat(self, user_id: str | None = None) -> str:
-        with self.database.write() as session:
-            return chats.create_chat(session, user_id or self.user_id).id
-
-    def new_person(self) -> str:
-        with self.database.write() as session:
-            return users.create_anonymous(session).id
-
-
-@pytest.fixture
-def make_place(settings: Settings, database: Database, model_folder: Path) -> Iterator[Callable[..., Place]]:
-    stops: list[Callable[[], None]] = []
-
-    def make(**changes: object) -> Place:
-        changed = settings.model_copy(
-            update={"model": str(model_folder), "precision": "fp32", "max_new_tokens": CONTEXT, **changes}
-        )
-        artifacts = Artifacts(changed.data_dir)
-        with database.write() as session:
-            model_versions.ensure_base(session, str(model_folder))
-            user = users.create_anonymous(session)
-            chat = chats.create_chat(session, user.id, system_prompt="Be brief.")
-        backend = LocalBackend(changed, resolve(changed))
-        deployments = Deployments(database, artifacts, backend)
-        deployments.start()
-        service = ChatService(database, deployments, changed)
-        stops.extend((service.close, deployments.stop, backend.close))
-        return Place(service, database, deployments, artifacts, user.id, chat.id)
-
-    yield make
-    for stop in stops:
-        stop()
-
-
-@pytest.fixture
-def place(make_place: Callable[..., Place]) -> Place:
-    return make_place()
 
 
 def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
-    place: Place, model_folder: Path
+    place: Place, endless_folder: Path
 ) -> None:
     live = place.service.send(place.user_id, place.chat_id, "What is a river?", sampling=SHORT)
     text = "".join(live)
@@ -114,7 +40,7 @@ def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
     assert len(reply.token_ids) == reply.timings["tokens"] == 12
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a river?"}]
     assert reply.timings["prompt_tokens"] == len(
-        prompt_ids(AutoTokenizer.from_pretrained(model_folder), prompt)
+        prompt_ids(AutoTokenizer.from_pretrained(endless_folder), prompt)
     )
     assert live.message() == reply
     assert "".join(live) == text  # a later reader gets it all
@@ -122,8 +48,8 @@ def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
         assert model_versions.get_version(session, str(reply.model_version_id)).name == "v1"
 
 
-def test_the_whole_branch_is_the_prompt(place: Place, model_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+def test_the_whole_branch_is_the_prompt(place: Place, endless_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(endless_folder)
     first = place.service.send(place.user_id, place.chat_id, "One", sampling=SHORT).message()
     place.service.send(place.user_id, place.chat_id, "Two", sampling=SHORT).message()
     branch = place.service.send(
@@ -287,9 +213,9 @@ def test_a_model_that_fails_leaves_a_failed_reply_and_a_usable_chat(place: Place
         place.service.regenerate(place.user_id, live.message_id, sampling=SHORT).message()
 
 
-def test_a_new_version_takes_over_between_two_replies(place: Place, model_folder: Path) -> None:
+def test_a_new_version_takes_over_between_two_replies(place: Place, endless_folder: Path) -> None:
     live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT)
-    publish_adapter(place.database, place.artifacts, model_folder)
+    publish_adapter(place.database, place.artifacts, endless_folder)
     place.deployments.deploy("v2", by="ada", why="better")
     first = live.message()
     second = place.service.send(place.user_id, place.chat_id, "And now?", sampling=SHORT)

@@ -1,14 +1,23 @@
 """Feedback, backups and erasure on the command line, as people run it."""
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
 
+from storage.chats import delete_chat
 from storage.database import open_database
 from storage.settings import Settings
+from storage.tables import Chat
 from storage.users import ensure_user
-from tests.integration.test_cli import CommandLine
+from tests.integration.test_cli import PROGRAM, CommandLine
 
 
 @pytest.fixture
@@ -40,6 +49,58 @@ def test_formats_options_and_filters(thumbloop: CommandLine, tmp_path: Path, pai
     assert "colour" in thumbloop.refused("export", "-", "--filter", "colour=red")
     assert "NAME=VALUE" in thumbloop.refused("export", "-", "--filter", "label")
     assert "jsonl" in thumbloop.refused("export", "-", "--format", "parquet")
+
+
+def test_older_snapshots_and_exports_without_personal_data(thumbloop: CommandLine, tmp_path: Path) -> None:
+    file, out = tmp_path / "rated.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": "Who?", "completion": f"{name}@mail.internal", "label": True} for name in "abc"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    thumbloop.said("import", str(file))
+    before = thumbloop.said("export", "-")
+    file.write_text(json.dumps(rows[2]))
+    thumbloop.said("import", str(file))
+    assert thumbloop.said("export", "-", "--snapshot", "2") == before
+    assert "3" in thumbloop.refused("export", "-", "--snapshot", "4")
+    said = thumbloop.said("export", str(out), "--redact", "--snapshot", "1")
+    assert said == f"1 rows to {out}.\n"
+    assert "<EMAIL_ADDRESS_1>" in out.read_text()
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert (manifest["snapshot_event_id"], manifest["redaction"]["replaced"]) == (1, {"EMAIL_ADDRESS": 1})
+
+    database = open_database(Settings(data_dir=thumbloop.data_dir))
+    with database.write() as session:
+        chat = session.exec(select(Chat)).first()
+        assert chat is not None
+        delete_chat(session, chat.id)
+    database.close()
+    said = thumbloop.said("export", str(out), "--snapshot", "2")
+    assert said.splitlines() == ["1 left out: deleted chat", f"1 rows to {out}."]
+    thumbloop.settings["redaction_model"] = "no_such_model"
+    assert "spacy download no_such_model" in thumbloop.refused("export", "-", "--redact", code=2)
+
+
+def test_an_import_shows_how_far_it_is_on_a_terminal(thumbloop: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "rated.jsonl"
+    rows = [{"prompt": f"Question {n}", "completion": "Yes", "label": True} for n in range(3000)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outer, inner = pty.openpty()
+    child = subprocess.Popen(
+        [*PROGRAM, "import", str(file)],
+        env=thumbloop.environment | {"TERM": "xterm", "COLUMNS": "100"},
+        stdin=subprocess.DEVNULL,
+        stdout=inner,
+        stderr=inner,
+    )
+    os.close(inner)
+    seen = b""
+    with contextlib.suppress(OSError), os.fdopen(outer, "rb", buffering=0) as terminal:  # EIO at the end
+        while data := terminal.read(65_536):
+            seen += data
+    assert child.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert "storing" in text
+    assert re.search(r"━+.*\d+(\.\d+)?/\d+(\.\d+)? [kMB]+", text)
+    assert "3000 imported" in text
 
 
 def test_scores(thumbloop: CommandLine, tmp_path: Path) -> None:
@@ -74,6 +135,17 @@ def test_backup_restore_and_erasure(thumbloop: CommandLine, tmp_path: Path, kto_
     assert "no user 'bob'" in thumbloop.refused("erase-user", "bob", "--yes")
     assert "votes of ada are erased" in thumbloop.said("erase-user", "ada", "--yes")
     assert "ada" not in thumbloop.said("user", "list")
+
+    tomorrow = f"{date.today() + timedelta(days=2)}"
+    assert "yet to come" in thumbloop.refused("erase-before", tomorrow, "--yes")
+    assert "not a date" in thumbloop.refused("erase-before", "yesterday", "--yes")
+    assert thumbloop.said("erase-before", "2020-01-31").startswith("0 chats")
+    soon = datetime.now(UTC).isoformat()
+    assert "nothing was erased" in thumbloop.said("erase-before", soon, "--dry-run")
+    assert "--yes" in thumbloop.refused("erase-before", soon)
+    assert thumbloop.said("export", "-") == rows
+    assert "are erased" in thumbloop.said("erase-before", soon, "--yes")
+    assert thumbloop.said("export", "-") == ""
 
     thumbloop.settings["data_dir"] = tmp_path / "restored"
     thumbloop.said("restore", str(archive))

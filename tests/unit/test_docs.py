@@ -8,6 +8,7 @@ import pytest
 import typer.main
 from fastapi import FastAPI
 
+from app.api import chats, model_versions, openai, training_runs
 from app.cli import cli
 from app.commands.settings import markdown_page
 from app.server import API, API_ROUTERS, ROOT_ROUTERS
@@ -49,6 +50,19 @@ def routes() -> list[str]:
 
 ROUTES = routes()
 
+BODIES = {
+    body.__name__: body
+    for body in (
+        chats.NewChat,
+        chats.ChatChanges,
+        chats.SamplingChoice,
+        chats.NewMessage,
+        training_runs.NewRun,
+        model_versions.Reason,
+        openai.CompletionRequest,
+    )
+}
+
 
 def test_settings_page_is_what_the_command_prints() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == markdown_page() + "\n", (
@@ -70,6 +84,12 @@ def test_command_is_documented(name: str) -> None:
 @pytest.mark.parametrize("route", ROUTES)
 def test_route_is_documented(route: str) -> None:
     assert f"`{route}`" in (ROOT / "docs" / "api.md").read_text(), f"docs/api.md does not list `{route}`"
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_request_body_has_an_example_that_it_takes(name: str) -> None:
+    (example, *_) = BODIES[name].model_json_schema()["examples"]
+    BODIES[name].model_validate(example)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)

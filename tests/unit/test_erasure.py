@@ -1,16 +1,20 @@
 """Erasing a person: nothing of theirs is left anywhere, and models that learned from it are marked."""
 
+import threading
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from storage import audit, erasure, exports, model_versions, training_runs, users, votes
+from app.housekeeping import Housekeeping
+from storage import audit, chats, erasure, exports, model_versions, retention, training_runs, users, votes
 from storage.database import Database
 from storage.errors import Conflict
 from storage.secret import load_secret
-from storage.tables import Table, now
+from storage.settings import Settings
+from storage.tables import Message, Table, now
+from tests.live_server import wait_until
 from tests.unit.people import add_person_with_reply, add_reply
 
 SECRET_WORD = "xylophone"
@@ -80,18 +84,79 @@ def test_nothing_of_an_erased_person_is_left_and_their_models_are_marked(
             erasure.erase_user(session, admin.id, by="admin")
 
 
+def old_chats(database: Database, number: int) -> list[str]:
+    """Chats of a hundred days ago, each with a vote; every other one deleted by its owner since."""
+    made = []
+    with database.write() as session:
+        for index in range(number):
+            person, chat, reply = add_person_with_reply(session, system_prompt=f"Of the {SECRET_WORD}.")
+            votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, comment=SECRET_WORD)
+            if index % 2:
+                chats.delete_chat(session, chat.id)
+            chat.updated_at = now() - timedelta(days=100)
+            session.add(chat)
+            made.append(chat.id)
+    return made
+
+
 def test_retention_erases_what_nobody_has_written_in_since(database: Database, tmp_path: Path) -> None:
+    old_chats(database, 5)
     with database.write() as session:
-        person, chat, reply = add_person_with_reply(session)
-        votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True)
-        chat.updated_at = now() - timedelta(days=100)
-        session.add(chat)
         _, fresh, _ = add_person_with_reply(session)
+    moment = now() - timedelta(days=90)
+    with database.read() as session:
+        found = erasure.count_before(session, moment)
+    assert (found.chats, found.messages, found.votes) == (5, 10, 5)
     with database.write() as session:
-        report = erasure.erase_before(session, now() - timedelta(days=90), by="retention")
-        assert (report.chats, report.votes) == (1, 1)
+        batch = erasure.erase_before(session, moment, by="retention", limit=2)
+        assert (batch.chats, batch.votes) == (2, 2)
+    (tmp_path / "exports").mkdir()
+    report = retention.forget_before(database, tmp_path, moment, by="retention")
+    assert (report.chats, report.messages, report.votes) == (3, 6, 3)
+    assert not (tmp_path / "exports").exists()
+    assert SECRET_WORD not in everything(database)
+    (tmp_path / "exports").mkdir()
+    with database.read() as session:
+        before = len(audit.list_events(session))
+    assert retention.forget_before(database, tmp_path, moment, by="retention").chats == 0
+    with database.read() as session:
+        assert len(audit.list_events(session)) == before == 2
         assert votes.count_votes(session) == votes.VoteCounts(0, 0)
-        assert fresh.deleted_at is None
+        assert chats.get_chat(session, fresh.id).deleted_at is None
+    assert (tmp_path / "exports").exists()
+
+
+def test_several_servers_may_forget_at_once(database: Database, tmp_path: Path) -> None:
+    old_chats(database, 12)
+    removed: list[int] = []
+
+    def forget() -> None:
+        removed.append(retention.forget_before(database, tmp_path, now(), by="retention").chats)
+
+    threads = [threading.Thread(target=forget) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(removed) == 12
+
+
+def test_a_server_forgets_by_itself_when_it_is_told_to(database: Database, settings: Settings) -> None:
+    old_chats(database, 2)
+    kept = Housekeeping(database, settings)
+    kept.start()
+    kept.stop()
+    assert SECRET_WORD in everything(database)
+    forgetful = Housekeeping(database, settings.model_copy(update={"retention_days": 90}))
+    forgetful.start()
+    wait_until(lambda: SECRET_WORD not in everything(database))
+    forgetful.stop()
+
+
+def test_an_error_of_the_database_says_nothing_of_what_was_written(database: Database) -> None:
+    with pytest.raises(sa.exc.IntegrityError) as error, database.write() as session:
+        session.add(Message(chat_id="none", role="user", content=SECRET_WORD))
+    assert SECRET_WORD not in str(error.value)
 
 
 def test_exports_in_the_data_directory_are_copies_and_go_too(tmp_path: Path) -> None:
@@ -100,3 +165,42 @@ def test_exports_in_the_data_directory_are_copies_and_go_too(tmp_path: Path) -> 
     assert erasure.remove_exports(tmp_path) is True
     assert not (tmp_path / "exports").exists()
     assert erasure.remove_exports(tmp_path) is False
+
+
+def test_a_reply_that_ends_while_its_person_is_being_erased_is_not_written_back(database: Database) -> None:
+    with database.write() as session:
+        person, chat, _ = add_person_with_reply(session)
+        reply = add_reply(session, chat, state="streaming")
+
+    def finish() -> None:
+        with database.write() as session:
+            chats.finish_reply(
+                session,
+                reply.id,
+                content=SECRET_WORD,
+                state="complete",
+                finish_reason="stop",
+                token_ids=[5],
+                timings={},
+            )
+
+    writer = threading.Thread(target=finish)
+    with database.write() as session:
+        erasure.erase_user(session, person.id, by="admin")
+        writer.start()
+        if database.dialect == "postgresql":  # SQLite lets nobody in meanwhile
+            wait_until(lambda: waiting(database))
+    writer.join()
+    assert SECRET_WORD not in everything(database)
+    with database.read() as session:
+        assert chats.get_message(session, reply.id).state == "erased"
+
+
+def waiting(database: Database) -> int:
+    """How many connections to this PostgreSQL database wait for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with database.read() as session:
+        return int(session.execute(sa.text(query)).scalar_one())

@@ -80,7 +80,9 @@ def store(database: Database) -> Database:
         third.model_version_id = model_versions.get_version(session, "v2").id
         third.token_ids = list(range(40))
         _cast(session, third, bob.id, True, "2026-02-01T00:00", comment="Nice.")
-        imported = add_reply(session, chats.create_chat(session, bob.id, source="import"), "4", "x" * 41)
+        imported = add_reply(
+            session, chats.create_chat(session, bob.id, source="import:pairs"), "4", "x" * 41
+        )
         imported.model_version_id = imported.token_ids = None
         _cast(session, imported, bob.id, False, "2026-02-02T00:00")
         model_versions.deploy_version(session, "v2", by="test", why="test")
@@ -106,6 +108,8 @@ def found(database: Database, **values: object) -> list[str]:
     ("values", "expected"),
     [
         ({}, "1234"),
+        ({"source": "import:pairs"}, "4"),
+        ({"source": "imp"}, ""),
         ({"label": "up"}, "13"),
         ({"label": "down"}, "24"),
         ({"from_date": "2026-01-31"}, "234"),

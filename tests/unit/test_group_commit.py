@@ -9,7 +9,7 @@ from sqlmodel import Session, select
 
 from storage import group_commit, users
 from storage.database import Database, open_database
-from storage.errors import Busy, Conflict, NotReady, NotStored
+from storage.errors import Busy, Conflict, InvalidInput, NotReady, NotStored
 from storage.settings import Settings
 from storage.tables import User
 
@@ -74,34 +74,52 @@ def test_a_commit_that_fails_is_told_to_every_caller(sqlite: Database) -> None:
     assert stored == {f"user-{n}-" + "x" * 80 for n in range(len(stored))}
 
 
-def test_a_full_queue_is_refused_at_once(sqlite: Database) -> None:
+def test_a_full_queue_is_refused_at_once(database: Database) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def block(session: Session) -> None:
         entered.set()
         assert leave.wait(60)
 
-    threads = [threading.Thread(target=sqlite.group_write, args=(block,))]
-    threads[0].start()
+    waiting = [database.submit(block)]
     assert entered.wait(60)
-    waiting = threading.Semaphore(0)
-
-    def wait_in_line() -> None:
-        waiting.release()
-        try:
-            sqlite.group_write(lambda session: None)
-        except Busy:
-            refused.set()
-
-    refused = threading.Event()
-    for _ in range(group_commit.LONGEST_QUEUE + 1):
-        threads.append(threading.Thread(target=wait_in_line))
-        threads[-1].start()
-        assert waiting.acquire(timeout=60)
-    assert refused.wait(60)
+    waiting += [database.submit(lambda session: None) for _ in range(group_commit.LONGEST_QUEUE)]
+    with pytest.raises(Busy) as refused:
+        database.submit(lambda session: None)
+    assert refused.value.retry_after > 0
     leave.set()
-    for thread in threads:
-        thread.join()
-    sqlite.close()
+    for future in waiting:
+        future.result(60)
+    database.close()
     with pytest.raises(NotReady, match="stopping"):
-        sqlite.group_write(lambda session: None)
+        database.submit(lambda session: None)
+
+
+def test_a_failure_is_only_its_own_whatever_it_left_in_the_transaction(database: Database) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def block(session: Session) -> None:
+        entered.set()
+        assert leave.wait(60)
+
+    def store_and_fail(session: Session) -> None:
+        users.create_user(session, "half")
+        session.execute(sa.insert(User), [{"id": "one"}, {"id": "one"}])
+
+    blocked = database.submit(block)
+    assert entered.wait(60)
+    # These wait together, so they share a commit.
+    before = database.submit(lambda session: users.create_user(session, "before"))
+    failing = database.submit(store_and_fail)
+    refused = database.submit(lambda session: users.create_user(session, " "))
+    given_up = database.submit(lambda session: users.create_user(session, "given up"))
+    after = database.submit(lambda session: users.create_user(session, "after"))
+    assert given_up.cancel()
+    leave.set()
+    blocked.result(60)
+    assert {before.result(60).name, after.result(60).name} == {"before", "after"}
+    with pytest.raises(sa.exc.IntegrityError):
+        failing.result(60)
+    with pytest.raises(InvalidInput):
+        refused.result(60)
+    assert names(database) == {"before", "after"}

@@ -16,8 +16,9 @@ from storage.settings import Settings
 from tests.unit.test_tokenise import example
 from trainer import batches, kto
 from trainer.base_model import BaseModelSource, load_model, resolve
-from trainer.exact_trainer import newest_checkpoint
+from trainer.exact_trainer import ExactTrainer, newest_checkpoint
 from trainer.lease import Interrupted
+from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
 from trainer.weights import Weights
 
@@ -108,7 +109,35 @@ def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
     assert [state["loss"] for state in seen if "loss" in state] == pytest.approx(losses, abs=1e-6)
     theirs = adapter(stock.model)
     for name, tensor in adapter(ours).items():
-        torch.testing.assert_close(tensor, theirs[name])
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
+
+
+def test_a_row_weight_multiplies_the_loss_of_that_row_alone(
+    source: BaseModelSource, settings: Settings, rows: list[Row], tmp_path: Path
+) -> None:
+    given = [dataclasses.replace(row, weight=number + 0.5) for number, row in enumerate(rows[:4])]
+    assert {row.label for row in given} == {True, False}
+
+    def loss(rows: list[Row]) -> float:
+        model, tokenizer = load_model(source)
+        trainer: Any = ExactTrainer(
+            model,
+            tokenizer,
+            rows,
+            max_length=settings.max_length,
+            args=kto.training_arguments(model, WEIGHTS, settings, tmp_path / "weighted", checkpointing=False),
+            peft_config=kto.lora_config(settings),
+        )
+        block = trainer.data_collator([{"row": number} for number in range(len(rows))])
+        return float(trainer.compute_loss(trainer.model, block).detach())
+
+    # Untrained, policy and reference are one: every row costs half of its class's weight, times its own.
+    expected = [WEIGHTS.of(row.label) * row.weight / 2 for row in given]
+    assert loss(given) == pytest.approx(sum(expected) / len(expected))
+    plain = [dataclasses.replace(row, weight=1.0) for row in given]
+    assert loss(plain) == pytest.approx(sum(WEIGHTS.of(row.label) for row in plain) / 8)
+    ups = [row for row in given if row.label][:2]  # a block of one kind has no rows of the other
+    assert loss(ups) == pytest.approx(sum(WEIGHTS.desirable * row.weight / 4 for row in ups))
 
 
 def test_a_terminated_training_continues_exactly(train: Trainer, settings: Settings, tmp_path: Path) -> None:
@@ -219,3 +248,83 @@ def test_bf16_trains_fp32_adapters_that_learn(train: Trainer, settings: Settings
     )
     assert {p.dtype for p in adapter(trained).values()} == {torch.float32}
     assert all(p.abs().sum() > 0 for name, p in adapter(trained).items() if "lora_B" in name)
+
+
+def test_twenty_steps_are_those_of_trl_with_turns_siblings_and_kept_references(
+    train: Trainer, settings: Settings, source: BaseModelSource, tmp_path: Path
+) -> None:
+    _, tokenizer = load_model(source)
+    examples = []
+    for chat in range(5):
+        turns = [
+            {
+                "role": "user",
+                "content": f"What is {chat} plus {chat}, and why would anybody want to know that?",
+            },
+            {"role": "assistant", "content": f"It is {2 * chat}."},
+            {"role": "user", "content": "Are you sure?"},
+        ]
+        for number, (prompt, reply) in enumerate(
+            [(turns[:1], "It is 7."), (turns[:1], turns[1]["content"]), (turns, "Yes, of course I am.")]
+        ):
+            examples.append(
+                example(
+                    prompt=prompt,
+                    completion=[{"role": "assistant", "content": reply}],
+                    label=number > 0,
+                    chat_id=str(chat),
+                )
+            )
+    rows = tokenise(tokenizer, examples, max_length=256)[0]
+    # Long enough for 20 steps, short enough to cut some replies, which must be cut for partners too.
+    longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+    several = settings.model_copy(update={"epochs": 5.0, "max_length": longest - 3, "learning_rate": 2e-3})
+    references = ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1)
+    seen: dict[str, list[dict[str, Any]]] = {"trl": [], "cold": [], "warm": []}
+    adapters = {}
+    for name, steps in seen.items():
+        model, result = train(
+            rows=rows,
+            settings=several.model_copy(update={"engine": "trl" if name == "trl" else "shared-prefix"}),
+            references=references,
+            output_dir=tmp_path / name,
+            progress=lambda state, steps=steps: steps.append(state) if "loss" in state else None,
+        )
+        if name == "warm":
+            assert result.references_reused == 5 * len(rows), "every row of every epoch"
+        adapters[name] = adapter(model)
+    assert len(seen["trl"]) == 20
+    for name in ("cold", "warm"):
+        for theirs, ours in zip(seen["trl"], seen[name], strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
+            assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-4)
+        for tensor, expected in zip(adapters[name].values(), adapters["trl"].values(), strict=True):
+            torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-4)
+
+
+def test_accumulated_micro_batches_are_those_of_trl(
+    train: Trainer, settings: Settings, tmp_path: Path
+) -> None:
+    found: dict[str, list[float]] = {"trl": [], "shared-prefix": []}
+    for engine, norms in found.items():
+
+        def note(state: dict[str, Any], norms: list[float] = norms) -> None:
+            if "loss" in state:
+                norms.extend([state["loss"], state["gradient_norm"], state["kl"]])
+
+        changes = {"engine": engine, "gradient_accumulation": 2, "batch_size": 3, "epochs": 2.0}
+        train(settings=settings.model_copy(update=changes), output_dir=tmp_path / engine, progress=note)
+    assert found["shared-prefix"] == pytest.approx(found["trl"], rel=1e-4, abs=1e-4)
+
+
+def test_each_rows_own_weight_reaches_the_loss(train: Trainer, rows: list[Row]) -> None:
+    losses: list[list[float]] = [[], []]
+    for weight, found in zip((1.0, 2.0), losses, strict=True):
+
+        def note(state: dict[str, Any], found: list[float] = found) -> None:
+            if "loss" in state:
+                found.append(state["loss"])
+
+        train(rows=[dataclasses.replace(row, weight=weight) for row in rows], progress=note)
+    assert losses[1][0] == pytest.approx(2 * losses[0][0])

@@ -29,6 +29,9 @@ def test_rates_per_version_tags_and_days(database: Database) -> None:
                 label=index > 0,
                 tags=["wrong"] if index == 0 else [],
             )
+        # What is said after the thumb is no other vote, and what is taken back is none.
+        last = {"user_id": person.id, "message_id": reply.id}
+        votes.cast_vote(session, **last, label=True, comment="Good.")
         votes.clear_vote(session, user_id=person.id, message_id=reply.id)
     with database.read() as session:
         (v1,) = stats.version_stats(session)
@@ -38,7 +41,7 @@ def test_rates_per_version_tags_and_days(database: Database) -> None:
         assert stats.tag_counts(session) == {"wrong": (0, 1)}
         days = stats.daily_votes(session, days=7)
     assert len(days) == 7
-    assert days[-1] == stats.DayStats(now().date(), up=3, down=1)
+    assert days[-1] == stats.DayStats(now().date(), up=2, down=1)
     assert sum(day.up + day.down for day in days[:-1]) == 0
 
 

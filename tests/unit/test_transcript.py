@@ -8,7 +8,7 @@ import pytest
 from app.api.shapes import RunOut
 from app.pages.dashboard import run_panel, run_table
 from app.pages.transcript import Turn, chat_list, chatbot_messages, notice, plain_markdown, reply_bar
-from storage.tables import Chat, Message
+from storage.tables import Chat, Message, Vote
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 
@@ -57,10 +57,12 @@ def test_titles_copies_and_errors_are_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vote", "up", "down"), [(True, "true", "false"), (False, "false", "true"), (None, "false", "false")]
+    ("label", "up", "down"), [(True, "true", "false"), (False, "false", "true"), (None, "false", "false")]
 )
-def test_thumbs_say_their_state(vote: bool | None, up: str, down: str) -> None:
+def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
+    vote = Vote(message_id="m", user_id="u", label=label) if label is not None else None
     bar = reply_bar(Turn(reply(), version="v3", vote=vote))
+    assert ('class="tl-details" hidden' in bar) == (label is None)  # there is nothing to say more about yet
     assert f'data-vote="up" aria-pressed="{up}"' in bar
     assert f'data-vote="down" aria-pressed="{down}"' in bar
     assert "v3" in bar
@@ -79,8 +81,25 @@ def test_bar_says_how_a_reply_ended(columns: dict[str, Any], said: str) -> None:
     assert said in reply_bar(Turn(reply(**columns)))
 
 
-def test_failed_and_streaming_replies_have_no_thumbs() -> None:
-    assert "data-vote" not in reply_bar(Turn(reply(state="failed")))
+def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
+    said = {"tags": ["wrong", HOSTILE], "comment": f"\n</span>{HOSTILE}", "correction": "Better."}
+    bar = reply_bar(
+        Turn(reply(), vote=Vote(message_id="m", user_id="u", label=False, **said)), ["wrong", "tone"]
+    )
+    assert 'data-tag="wrong" aria-pressed="true"' in bar
+    assert 'data-tag="tone" aria-pressed="false"' in bar
+    assert bar.count("data-tag") == 3  # the vote's own too, or a change would lose it
+    assert '<div class="tl-own"><small>Comment</small><span data-text="comment">\n&lt;/span&gt;' in bar
+    assert "Better.</span>" in bar
+    assert "<script" not in bar
+
+
+@pytest.mark.parametrize("state", ["failed", "given", "erased"])
+def test_replies_that_cannot_be_voted_on_have_no_thumbs(state: str) -> None:
+    assert "data-vote" not in reply_bar(Turn(reply(state=state)), ["wrong"])
+
+
+def test_streaming_replies_have_no_thumbs() -> None:
     (shown,) = chatbot_messages([Turn(reply(state="streaming"))])
     assert [part["type"] for part in shown["content"]] == ["text"]
 

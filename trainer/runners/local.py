@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from storage.artifacts import Artifacts
 from storage.ids import new_id
-from storage.settings import Settings
+from storage.settings import Settings, in_environment
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -17,7 +17,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
     values = settings.model_dump(mode="json")
     values["data_dir"] = str(settings.data_dir.absolute())
-    return inherited | {f"THUMBLOOP_{name.upper()}": str(value) for name, value in values.items()}
+    return inherited | in_environment(values)
 
 
 @dataclass

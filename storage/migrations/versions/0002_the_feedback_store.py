@@ -3,6 +3,8 @@
 Revision 0002, after 0001
 """
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -14,16 +16,19 @@ branch_labels = None
 depends_on = None
 
 QUARANTINABLE = ("user_account", "vote", "vote_event")
+# Making a table anew would have to drop the old one, which foreign keys forbid on SQLite once there are rows,
+# and vote_event would lose its AUTOINCREMENT. Adding a column needs neither.
+NEVER: Literal["never"] = "never"
 WAITING = sa.text("delivered_at IS NULL AND failed_at IS NULL")
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("model_version") as batch_op:
+    with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_votes", sa.Integer(), nullable=False, server_default="0"))
-    with op.batch_alter_table("user_account") as batch_op:
+    with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_at", storage.tables.UtcDateTime(), nullable=True))
     for table in QUARANTINABLE:
-        with op.batch_alter_table(table) as batch_op:
+        with op.batch_alter_table(table, recreate=NEVER) as batch_op:
             batch_op.add_column(
                 sa.Column("quarantined", sa.Boolean(), nullable=False, server_default=sa.false())
             )
@@ -49,15 +54,20 @@ def upgrade() -> None:
     op.create_table(
         "webhook_delivery",
         sa.Column("id", sa.String(), nullable=False),
+        sa.Column("event_id", sa.Integer(), nullable=False),
         sa.Column("event", sa.String(), nullable=False),
-        sa.Column("payload", sa.JSON(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("next_attempt_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.Column("lease_until", storage.tables.UtcDateTime(), nullable=True),
         sa.Column("delivered_at", storage.tables.UtcDateTime(), nullable=True),
         sa.Column("failed_at", storage.tables.UtcDateTime(), nullable=True),
         sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("created_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["vote_event.id"], name=op.f("fk_webhook_delivery_event_id_vote_event")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_delivery")),
+        sa.UniqueConstraint("event_id", name=op.f("uq_webhook_delivery_event_id")),
     )
     op.create_index(
         "ix_webhook_delivery_waiting",
@@ -65,6 +75,13 @@ def upgrade() -> None:
         ["next_attempt_at"],
         sqlite_where=WAITING,
         postgresql_where=WAITING,
+    )
+
+    op.create_table(
+        "webhook_cursor",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("event_id", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_cursor")),
     )
 
     op.create_table(
@@ -84,12 +101,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("import_request", "webhook_delivery", "signal"):
+    for table in ("import_request", "webhook_cursor", "webhook_delivery", "signal"):
         op.drop_table(table)
     for table in QUARANTINABLE:
-        with op.batch_alter_table(table) as batch_op:
+        with op.batch_alter_table(table, recreate=NEVER) as batch_op:
             batch_op.drop_column("quarantined")
-    with op.batch_alter_table("user_account") as batch_op:
+    with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
         batch_op.drop_column("erased_at")
-    with op.batch_alter_table("model_version") as batch_op:
+    with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
         batch_op.drop_column("erased_votes")

@@ -1,0 +1,148 @@
+// Votes: a thumb counts at once; tags, a comment and a correction are changes of the same vote.
+(() => {
+  "use strict";
+
+  const NAMES = ["comment", "correction"];
+
+  // keepalive lets the request outlive a reload right after the click.
+  const send = (method, address, body) =>
+    fetch(address, {
+      method,
+      headers: { "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+      credentials: "same-origin",
+      keepalive: true,
+    });
+
+  const address = (message, what) => `api/v1/messages/${encodeURIComponent(message)}/${what}`;
+
+  const refusal = async (response) => {
+    const body = await response.json().catch(() => null);
+    return body?.error?.message ?? `The vote was not stored (status ${response.status}).`;
+  };
+
+  const find = (message) => document.querySelector(`[data-message="${CSS.escape(message)}"]`);
+  const thumb = (bar, direction) => bar.querySelector(`[data-vote="${direction}"]`);
+  const text = (bar, name) => bar.querySelector(`[data-text="${name}"]`);
+  const pressed = (button) => button.getAttribute("aria-pressed") === "true";
+
+  const shown = (bar) => ({
+    label: pressed(thumb(bar, "up")) ? true : pressed(thumb(bar, "down")) ? false : null,
+    tags: [...bar.querySelectorAll("[data-tag]")].filter(pressed).map((chip) => chip.dataset.tag),
+    ...Object.fromEntries(NAMES.map((name) => [name, text(bar, name).textContent || null])),
+  });
+
+  const show = (bar, vote) => {
+    thumb(bar, "up").setAttribute("aria-pressed", String(vote.label === true));
+    thumb(bar, "down").setAttribute("aria-pressed", String(vote.label === false));
+    for (const chip of bar.querySelectorAll("[data-tag]")) {
+      chip.setAttribute("aria-pressed", String(vote.tags.includes(chip.dataset.tag)));
+    }
+    for (const name of NAMES) {
+      text(bar, name).textContent = vote[name] ?? "";
+      text(bar, name).parentElement.hidden = !vote[name];
+    }
+    bar.querySelector(".tl-details").hidden = vote.label === null;
+  };
+
+  const NOTHING = { label: null, tags: [], comment: null, correction: null };
+
+  // What this page has stored, until the page as the server draws it says the same: while a reply streams,
+  // the ones before it are drawn as they were when it began.
+  const stored = new Map();
+  const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+  const correct = () => {
+    for (const [message, vote] of stored) {
+      const bar = find(message);
+      if (bar && !same(shown(bar), vote)) show(bar, vote);
+    }
+  };
+  new MutationObserver(correct).observe(document.documentElement, { childList: true, subtree: true });
+
+  // Stored first, shown afterwards: nothing looks cast that is not on disk. Throws what to say.
+  const store = async (message, change) => {
+    const before = stored.get(message) ?? shown(find(message));
+    const vote = { ...before, ...change(before) };
+    find(message).setAttribute("aria-busy", "true");
+    try {
+      const response = await (vote.label === null
+        ? send("DELETE", address(message, "vote"))
+        : send("PUT", address(message, "vote"), vote));
+      if (!response.ok) throw new Error(await refusal(response));
+      stored.set(message, vote.label === null ? NOTHING : vote);
+      correct();
+    } catch (error) {
+      throw error instanceof TypeError ? new Error("No connection: the vote was not stored.") : error;
+    } finally {
+      find(message)?.removeAttribute("aria-busy");
+    }
+  };
+
+  // One change at a time per reply, so that quick clicks arrive in the order they were made.
+  const turns = new Map();
+  const inTurn = (message, change) => {
+    const next = (turns.get(message) ?? Promise.resolve()).catch(() => {}).then(() => store(message, change));
+    turns.set(message, next);
+    return next;
+  };
+
+  const press = async (message, change) => {
+    const say = (words) => { find(message).querySelector(".tl-refused").textContent = words; };
+    say("");
+    await inTurn(message, change).catch((error) => say(error.message));
+  };
+
+  const vote = (direction) => (before) => ({ label: before.label === (direction === "up") ? null : direction === "up" });
+
+  const toggle = (tag) => (before) => ({
+    tags: before.tags.includes(tag) ? before.tags.filter((other) => other !== tag) : [...before.tags, tag],
+  });
+
+  const dialog = document.createElement("dialog");
+  dialog.className = "tl-dialog";
+  dialog.setAttribute("aria-label", "Say more about this reply");
+  dialog.innerHTML = `<form method="dialog">
+    <label>Comment<textarea name="comment" rows="3"></textarea></label>
+    <label>What should it have said?<textarea name="correction" rows="5"></textarea></label>
+    <p class="tl-refused" role="alert"></p>
+    <div><button type="button" class="tl-button" data-cancel>Cancel</button>
+    <button type="submit" class="tl-button">Save</button></div></form>`;
+  const form = dialog.querySelector("form");
+
+  const ask = (message) => {
+    const before = stored.get(message) ?? shown(find(message));
+    for (const name of NAMES) form.elements[name].value = before[name] ?? "";
+    dialog.querySelector(".tl-refused").textContent = "";
+    dialog.dataset.about = message;
+    document.body.append(dialog);
+    dialog.showModal();
+  };
+
+  const save = async () => {
+    const message = dialog.dataset.about;
+    const said = Object.fromEntries(NAMES.map((name) => [name, form.elements[name].value.trim() || null]));
+    try {
+      await inTurn(message, () => said);
+      dialog.close();
+      find(message)?.querySelector("[data-more]").focus();
+    } catch (error) {
+      dialog.querySelector(".tl-refused").textContent = error.message;
+    }
+  };
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault(); // it closes once it is stored
+    save();
+  });
+
+  document.addEventListener("click", (event) => {
+    const button = event.target instanceof Element ? event.target.closest("button") : null;
+    const message = button?.closest("[data-message]")?.dataset.message;
+    if (button?.matches("[data-cancel]")) dialog.close();
+    if (!message) return;
+    if (button.dataset.vote) press(message, vote(button.dataset.vote));
+    else if (button.dataset.tag) press(message, toggle(button.dataset.tag));
+    else if (button.matches("[data-more]")) ask(message);
+    else if (button.matches("[data-copy]")) send("POST", address(message, "signals"), { kind: "copied" }).catch(() => {});
+  });
+})();

@@ -1,0 +1,182 @@
+"""Implicit signals: what a person did with a reply without voting on it. Never a vote, nor counted as one.
+
+A reply that was regenerated, or whose question was edited, was not good enough; one that was copied was.
+They are examples only for a training that asks for their kinds. Each is noted with the newest vote event
+of that moment and belongs to the snapshots of later events alone, so no snapshot that was taken changes.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Any, get_args
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, func, select
+
+from storage.chats import get_chat, get_message
+from storage.errors import Conflict, InvalidInput, NotAllowed
+from storage.examples import PAGE, Example, prompt_of
+from storage.settings import SignalKind
+from storage.snapshots import messages_up_to
+from storage.tables import Chat, Message, ModelVersion, Signal, User, VoteEvent
+from storage.votes import latest_event_id, take_turn
+
+SIGNAL = "signal"
+KINDS: tuple[SignalKind, ...] = get_args(SignalKind)
+DESIRABLE = "copied"
+OVER = ("complete", "stopped")
+
+
+def record_signal(session: Session, *, user_id: str, message_id: str, kind: SignalKind) -> Signal:
+    """Note it; the same once more changes nothing.
+
+    Raises NotFound, NotAllowed (somebody else's chat), InvalidInput (not a reply of ours) or Conflict
+    (not finished, or failed).
+    """
+    if kind not in KINDS:
+        raise InvalidInput(f"The kind {kind!r} is not one of {', '.join(KINDS)}.", field="kind")
+    take_turn(session)  # or a vote event could join a snapshot that this signal has missed
+    message = get_message(session, message_id)
+    if get_chat(session, message.chat_id).owner_id != user_id:
+        raise NotAllowed(
+            "Only the person to whom this reply was given can say what they did with it.", code="not_yours"
+        )
+    if message.role != "assistant" or message.state == "given":
+        raise InvalidInput(
+            f"The message {message_id} is no reply of ours.", code="not_our_reply", field="message_id"
+        )
+    if not is_over(message):
+        raise Conflict("This reply has not ended, or it failed.", code="reply_not_finished")
+    known = session.exec(
+        select(Signal).where(Signal.message_id == message_id, Signal.user_id == user_id, Signal.kind == kind)
+    ).first()
+    if known is not None:
+        return known
+    signal = Signal(
+        message_id=message_id, user_id=user_id, kind=kind, after_event_id=latest_event_id(session)
+    )
+    session.add(signal)
+    session.flush()
+    return signal
+
+
+def is_over(message: Message) -> bool:
+    """Whether it is a reply of ours that came to its end, of which a signal can say something."""
+    return message.role == "assistant" and message.state in OVER
+
+
+def count_signals(session: Session) -> dict[SignalKind, int]:
+    """How often each kind was noted, in chats that are still there."""
+    rows = session.exec(
+        select(Signal.kind, func.count())
+        .join(Message, col(Message.id) == Signal.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .where(col(Chat.deleted_at).is_(None))
+        .group_by(col(Signal.kind))
+    )
+    counts = dict(rows.all())
+    return {kind: counts.get(kind, 0) for kind in KINDS}
+
+
+def signal_examples(
+    session: Session, snapshot_event_id: int, kinds: Collection[SignalKind]
+) -> Iterator[Example]:
+    """The signals of these kinds in a snapshot, as examples with the source `signal:KIND`, oldest first.
+
+    A person's own vote on the reply goes before what they did with it. Of several signals of one person
+    on one reply the first counts, and none where they contradict each other. As with votes, chats
+    that are deleted or without consent give none, nor do people whose votes are quarantined.
+    """
+    if not kinds:
+        return
+    query = _query(kinds)
+    last = (-1, "")
+    while rows := session.execute(
+        query, {"snapshot": snapshot_event_id, "event": last[0], "id": last[1]}
+    ).all():
+        before = messages_up_to(session, {row.parent_id for row in rows if row.parent_id is not None})
+        for row in rows:
+            yield _example(row, before)
+        last = (rows[-1].after_event_id, rows[-1].id)
+
+
+def _example(row: Any, before: dict[str, Any]) -> Example:
+    return Example(
+        prompt=prompt_of(row, before),
+        completion=[{"role": "assistant", "content": row.content}],
+        label=row.kind == DESIRABLE,
+        message_id=row.message_id,
+        chat_id=row.chat_id,
+        user_id=row.user_id,
+        model_version=f"v{row.version}" if row.version is not None else None,
+        voted_at=row.created_at,
+        tags=[],
+        comment=None,
+        source=f"{SIGNAL}:{row.kind}",
+        token_ids=row.token_ids,
+        event_id=row.after_event_id,
+        origin=row.source,
+    )
+
+
+def _query(kinds: Collection[SignalKind]) -> sa.Select[*tuple[Any, ...]]:
+    other = aliased(Signal)
+    snapshot = sa.bindparam("snapshot", type_=sa.Integer())
+    opposite = (col(other.kind) == DESIRABLE) != (col(Signal.kind) == DESIRABLE)
+    overruled = (
+        sa.select(col(other.id))
+        .where(
+            col(other.message_id) == Signal.message_id,
+            col(other.user_id) == Signal.user_id,
+            col(other.kind).in_(kinds),
+            col(other.after_event_id) < snapshot,
+            opposite | (col(other.id) < col(Signal.id)),
+        )
+        .exists()
+    )
+    vote = (
+        sa.select(col(VoteEvent.label))
+        .where(
+            col(VoteEvent.message_id) == Signal.message_id,
+            col(VoteEvent.user_id) == Signal.user_id,
+            col(VoteEvent.id) <= snapshot,
+        )
+        .order_by(col(VoteEvent.id).desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    place = sa.tuple_(col(Signal.after_event_id), col(Signal.id))
+    return (
+        sa.select(
+            col(Signal.id),
+            col(Signal.kind),
+            col(Signal.message_id),
+            col(Signal.user_id),
+            col(Signal.after_event_id),
+            col(Signal.created_at),
+            col(Message.parent_id),
+            col(Message.chat_id),
+            col(Message.content),
+            col(Message.token_ids),
+            col(ModelVersion.number).label("version"),
+            col(Chat.source),
+            col(Chat.system_prompt),
+        )
+        .join(Message, col(Message.id) == Signal.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .join(User, col(User.id) == Signal.user_id)
+        .outerjoin(ModelVersion, col(ModelVersion.id) == Message.model_version_id)
+        .where(
+            col(Signal.kind).in_(kinds),
+            col(Signal.after_event_id) < snapshot,
+            col(Chat.deleted_at).is_(None),
+            col(Chat.consent).is_(True),
+            col(User.quarantined).is_(False),
+            col(Message.content) != "",
+            vote.is_(None),
+            ~overruled,
+            place
+            > sa.tuple_(sa.bindparam("event", type_=sa.Integer()), sa.bindparam("id", type_=sa.String())),
+        )
+        .order_by(col(Signal.after_event_id), col(Signal.id))
+        .limit(PAGE)
+    )

@@ -1,0 +1,158 @@
+"""The KTO engine against stock TRL: same rows, same order, one after the other, each in its own process.
+
+Stock TRL at its defaults, stock TRL at its best settings (no checkpointing, the base in bf16 where the
+processor has it), and shared-prefix without and with reference log-probabilities of an earlier run.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.report import print_report
+from tests.conftest import SHARED_DATA
+
+VARIANTS = ("trl defaults", "trl best", "ours cold", "ours warm")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=SHARED_DATA / "kto_mix_sample.jsonl")
+    parser.add_argument("--rows", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--every-reply", action="store_true", help="rate each reply of chats of 6+ messages")
+    arguments = parser.parse_args()
+    if not arguments.data.exists():
+        raise SystemExit(f"{arguments.data} is not at hand; name KTO rows as JSON lines with --data FILE")
+    # As the product sets it for its own processes (trainer/runners/local.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
+        found = {
+            name: _in_a_process(name, arguments, Path(folder)) for name in VARIANTS if name in arguments.only
+        }
+    ratios = {}
+    if best := found.get("trl best"):
+        for name in ("ours cold", "ours warm"):
+            if name in found:
+                ratios[name] = {
+                    "times faster": best["seconds_per_row"] / found[name]["seconds_per_row"],
+                    "memory": found[name]["peak_memory_mb"] / best["peak_memory_mb"],
+                }
+    print_report("kto_engine", {"variants": found, "ratios to trl best": ratios})
+
+
+def _in_a_process(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    result = folder / f"{name}.json"
+    process = multiprocessing.get_context("spawn").Process(
+        target=_train, args=(name, arguments, folder, result)
+    )
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{name} ended with exit code {process.exitcode}")
+    return dict(json.loads(result.read_text()))
+
+
+def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path) -> None:
+    from storage.settings import Settings
+    from trainer import kto
+    from trainer.base_model import load_model, resolve
+    from trainer.exact_trainer import ExactTrainer
+    from trainer.reference_cache import ReferenceCache
+    from trainer.tokenise import tokenise
+    from trainer.weights import class_weights
+
+    settings = Settings(
+        data_dir=folder / "data",
+        precision="fp32" if name == "trl defaults" else arguments.precision,
+        max_length=arguments.max_length,
+        batch_size=arguments.batch_size,
+        engine="trl" if name.startswith("trl") else "shared-prefix",
+    )
+    model, tokenizer = load_model(resolve(settings))
+    examples = _examples(arguments.data, every_reply=arguments.every_reply)
+    rows = tokenise(tokenizer, examples, max_length=settings.max_length)[0][: arguments.rows]
+    ups = sum(row.label for row in rows)
+    weights = class_weights(ups, len(rows) - ups, settings.max_weight)
+    steps: list[dict[str, Any]] = []
+    if name.startswith("trl"):
+        # Checkpointing on or off as the variant says, whatever memory there is.
+        args = kto.training_arguments(model, weights, settings, folder / name, name == "trl defaults")
+        trainer: Any = ExactTrainer(
+            *(model, tokenizer, rows),
+            max_length=settings.max_length,
+            args=args,
+            peft_config=kto.lora_config(settings),
+        )
+        train_seconds = trainer.train().metrics["train_runtime"]
+        steps = [line for line in trainer.state.log_history if "loss" in line]
+        memory = kto.peak_memory()
+    else:
+        references = ReferenceCache(folder / "references.db", model=str(model.dtype), max_mb=64)
+        _, trained = kto.train(
+            *(model, tokenizer, rows),
+            weights=weights,
+            settings=settings,
+            output_dir=folder / name,
+            resume=False,
+            references=references,
+            progress=lambda state: steps.append(state) if "loss" in state else None,
+        )
+        train_seconds, memory = trained.seconds, trained.peak_memory
+    result.write_text(
+        json.dumps(
+            {
+                "rows": len(rows),
+                "tokens": sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows),
+                "seconds_per_row": train_seconds / len(rows),
+                "peak_memory_mb": memory / 2**20,
+                "precision": str(model.dtype),
+                "loss": [step["loss"] for step in steps],
+                "gradient_norm": [step.get("grad_norm", step.get("gradient_norm")) for step in steps],
+                "z0": [step["kl"] for step in steps],
+            }
+        )
+    )
+
+
+def _examples(file: Path, *, every_reply: bool) -> list[Any]:
+    from storage.examples import Example
+
+    examples = []
+    for number, line in enumerate(file.read_text().splitlines()):
+        row = json.loads(line)
+        messages = [*row["prompt"], *row["completion"]]
+        ends = [len(messages) - 1]
+        if every_reply:
+            if len(messages) < 6:
+                continue
+            ends = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        for end in ends:
+            examples.append(
+                Example(
+                    prompt=messages[:end],
+                    completion=[messages[end]],
+                    label=row["label"] if end == ends[-1] else (number + end) % 3 != 0,
+                    chat_id=str(number),
+                    message_id=f"{number}-{end}",
+                    user_id="someone",
+                    model_version=None,
+                    voted_at=datetime.now(UTC),
+                    tags=[],
+                    comment=None,
+                    source="benchmark",
+                    token_ids=None,
+                )
+            )
+    return examples
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What is said with a vote on the chat page: tags, a comment, a correction; consent and copies beside it."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.chatting import chat_id, expect_vote, send, send_and_wait, stored_messages, thumb
+from tests.browser.conftest import OpenPage
+from tests.live_server import LiveServer, wait_until
+
+NARROW = {"viewport": {"width": 375, "height": 740}, "is_mobile": True, "has_touch": True}
+
+
+def stored_vote(page: Page, server: LiveServer, reply: int = -1) -> dict[str, Any]:
+    vote = stored_messages(page, server.url)[reply]["vote"]
+    assert isinstance(vote, dict)
+    return vote
+
+
+def said(page: Page, server: LiveServer) -> tuple[object, ...]:
+    vote = stored_vote(page, server)
+    return vote["label"], vote["tags"], vote["comment"], vote["correction"]
+
+
+def tag(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True).last
+
+
+def say_more(page: Page, comment: str, correction: str = "") -> None:
+    tag(page, "Say more…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Comment").fill(comment)
+    dialog.get_by_label("What should it have said?").fill(correction)
+    dialog.get_by_role("button", name="Save").click()
+
+
+def own(page: Page, name: str) -> Locator:
+    """The text as the page shows it below the reply."""
+    return page.locator(f"[data-text={name}]").last
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, chat_server: LiveServer, open_page: OpenPage) -> Iterator[Page]:
+    """A chat with one reply."""
+    page = open_page(chat_server.url, **(NARROW if request.param == "phone" else {}))
+    send_and_wait(page, "Hello")
+    yield page
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0, f"the page is {overflow} px too wide"
+
+
+def test_tags_comment_and_correction_are_changes_of_the_same_vote(
+    page: Page, chat_server: LiveServer
+) -> None:
+    expect(page.get_by_role("group", name="Reasons")).not_to_be_visible()
+    thumb(page, "Dislike").click()
+    expect_vote(page, False)
+    assert said(page, chat_server) == (False, [], None, None)  # the bare thumb counts at once
+    first = stored_vote(page, chat_server)["revision"]
+
+    tag(page, "too long").click()
+    expect(tag(page, "too long")).to_have_attribute("aria-pressed", "true")
+    tag(page, "wrong").click()
+    expect(tag(page, "wrong")).to_have_attribute("aria-pressed", "true")
+    tag(page, "too long").click()
+    expect(tag(page, "too long")).to_have_attribute("aria-pressed", "false")
+    say_more(page, "No <b>greeting</b>\n&amp; no name", "\nHello, Ada!")
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+    expected = (False, ["wrong"], "No <b>greeting</b>\n&amp; no name", "Hello, Ada!")
+    assert said(page, chat_server) == expected
+    assert stored_vote(page, chat_server)["revision"] > first
+
+    page.reload()
+    expect_vote(page, False)
+    expect(tag(page, "wrong")).to_have_attribute("aria-pressed", "true")
+    expect(own(page, "comment")).to_have_text("No <b>greeting</b>\n&amp; no name", use_inner_text=True)
+    expect(own(page, "correction")).to_be_visible()
+    tag(page, "Say more…").click()
+    expect(page.get_by_label("What should it have said?")).to_have_value("Hello, Ada!")
+    page.keyboard.press("Escape")
+
+    thumb(page, "Like").click()  # another thumb keeps what was said
+    expect_vote(page, True)
+    assert said(page, chat_server) == (True, *expected[1:])
+    thumb(page, "Like").click()
+    expect_vote(page, None)
+    assert stored_messages(page, chat_server.url)[-1]["vote"] is None
+    expect(page.get_by_role("group", name="Reasons")).not_to_be_visible()
+
+
+def test_all_of_it_by_keyboard(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    thumb(page, "Dislike").focus()
+    page.keyboard.press("Enter")
+    expect_vote(page, False)
+    page.keyboard.press("Tab")
+    expect(tag(page, "wrong")).to_be_focused()
+    page.keyboard.press("Space")
+    expect(tag(page, "wrong")).to_have_attribute("aria-pressed", "true")
+    for _ in range(6):  # the other five tags, then "Say more"
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Comment")).to_be_focused()
+    page.keyboard.type("Rude.")
+    page.keyboard.press("Tab")
+    page.keyboard.type("Good day.")
+    page.keyboard.press("Tab")  # over Cancel
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(tag(page, "Say more…")).to_be_focused()
+    assert said(page, chat_server) == (False, ["wrong"], "Rude.", "Good day.")
+
+
+def test_a_vote_is_shown_as_cast_while_the_next_reply_streams(
+    talkative_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(talkative_server.url)
+    send_and_wait(page, "Hello")
+    send(page, "And another")
+    expect(page.locator(".bot-row .message-content").nth(1)).to_have_text(re.compile(r"\S"))
+    thumb(page, "Like", 0).click()
+    expect_vote(page, True, 0)
+    page.get_by_role("button", name="Say more…").first.click()
+    page.get_by_label("Comment").press_sequentially("typed while the next reply comes", delay=10)
+    expect(page.locator("[data-message]")).to_have_count(2)
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.locator("[data-text=comment]").first).to_have_text("typed while the next reply comes")
+    expect_vote(page, True, 0)
+    page.reload()
+    expect(page.locator("[data-text=comment]").first).to_have_text("typed while the next reply comes")
+
+
+def test_refused_words_are_said_and_stay_to_be_shortened(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    thumb(page, "Like").click()
+    expect_vote(page, True)
+    say_more(page, "x" * 2001)
+    expect(page.get_by_role("alert")).to_contain_text("2001 characters")
+    expect(page.get_by_label("Comment")).to_have_value("x" * 2001)
+    page.get_by_role("button", name="Cancel").click()
+    assert said(page, chat_server) == (True, [], None, None)
+
+
+def test_consent_is_the_chats_own(page: Page, chat_server: LiveServer) -> None:
+    def stored() -> object:
+        response = page.request.get(f"{chat_server.url}/api/v1/chats/{chat_id(page)}")
+        return response.json()["consent"]
+
+    switch = page.get_by_label("May be used for training")
+    expect(switch).to_be_checked()
+    assert stored() is True
+    switch.uncheck()
+    wait_until(lambda: stored() is False)
+    page.reload()
+    expect(page.locator("[data-message]")).to_have_count(1)
+    expect(switch).not_to_be_checked()
+
+    if page.get_by_role("button", name="Chats").is_visible():
+        page.get_by_role("button", name="Chats").click()
+        expect(page.get_by_role("button", name="New chat")).to_be_in_viewport(ratio=1)
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("[data-message]")).to_have_count(0)
+    expect(switch).to_be_checked()  # each chat has its own
+    switch.uncheck()
+    send_and_wait(page, "Not for training")
+    expect(switch).not_to_be_checked()
+    assert stored() is False
+
+
+def test_copying_a_reply_is_a_signal_and_no_vote(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+
+    def copied() -> int:
+        with chat_server.client() as admin:
+            return int(admin.get("/api/v1/stats").json()["signals"]["copied"])
+
+    before = copied()
+    page.get_by_role("button", name="Copy", exact=True).click()
+    wait_until(lambda: copied() == before + 1)
+    assert stored_messages(page, chat_server.url)[-1]["vote"] is None
+
+
+def test_gradio_announces_nothing_of_its_own(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    announcer = page.locator(".sr-only[role=status]")
+    expect(announcer.first).to_be_attached()
+    expect(announcer.first).to_be_hidden()

@@ -1,0 +1,107 @@
+"""A vote changes only if it is as its sender believes: ETag, If-Match and If-None-Match."""
+
+import threading
+
+import httpx
+import pytest
+
+from tests.integration import loop
+from tests.integration.rest import refused
+from tests.live_server import LiveServer
+
+UP, DOWN = {"label": True}, {"label": False}
+
+
+@pytest.fixture
+def address(client: httpx.Client) -> str:
+    return f"/api/v1/messages/{loop.chat_once(client, 'Hello')['message_id']}/vote"
+
+
+def test_every_answer_names_the_revision(client: httpx.Client, address: str) -> None:
+    def etag(answer: httpx.Response) -> str:
+        assert answer.headers["ETag"] == f'"{loop.checked(answer)["revision"]}"'
+        return answer.headers["ETag"]
+
+    assert etag(client.get(address)) == '"0"'
+    assert etag(client.put(address, json=UP)) == '"1"'
+    assert etag(client.put(address, json=UP)) == '"1"'  # the same again changes nothing
+    assert etag(client.put(address, json=DOWN)) == '"2"'
+    assert etag(client.get(address)) == '"2"'
+    assert etag(client.delete(address)) == '"3"'
+    assert loop.checked(client.get(address))["label"] is None
+
+
+def test_a_vote_that_changed_meanwhile_is_not_overwritten(client: httpx.Client, address: str) -> None:
+    loop.checked(client.put(address, json=UP, headers={"If-Match": '"0"'}))
+    loop.checked(client.put(address, json=DOWN, headers={"If-Match": '"1"'}))
+    for method, body in (("PUT", UP), ("DELETE", None)):
+        late = client.request(method, address, json=body, headers={"If-Match": '"1"'})
+        message = refused(late, 412, "revision_conflict")
+        assert "the revision 2, not 1" in message
+        assert 'If-Match: "2"' in message
+    assert loop.checked(client.get(address))["revision"] == 2
+    loop.checked(client.delete(address, headers={"If-Match": '"2"'}))
+
+
+def test_a_first_vote_only(client: httpx.Client, address: str) -> None:
+    first = {"If-None-Match": "*"}
+    loop.checked(client.put(address, json=UP, headers=first))
+    assert "revision 1" in refused(client.put(address, json=DOWN, headers=first), 412, "revision_conflict")
+    loop.checked(client.delete(address))
+    assert loop.checked(client.put(address, json=DOWN, headers=first))["revision"] == 3
+
+
+def test_of_two_who_saw_the_same_revision_one_wins(shared_server: LiveServer, address: str) -> None:
+    start = threading.Barrier(8)
+    answers: list[int] = []
+
+    def change() -> None:
+        with shared_server.client() as client:
+            start.wait()
+            answers.append(client.put(address, json=UP, headers={"If-Match": '"0"'}).status_code)
+
+    threads = [threading.Thread(target=change) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [200] + [412] * 7
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        *(
+            ("If-Match", value)
+            for value in ("1", '"x"', 'W/"1"', '"1", "2"', "*", '"-1"', '"01"', "", '"9999999999"')
+        ),
+        *(("If-None-Match", value) for value in ('"1"', "", "**")),
+    ],
+)
+def test_a_header_that_is_none_is_named(client: httpx.Client, address: str, header: str, value: str) -> None:
+    for method, body in (("PUT", UP), ("DELETE", None)):
+        refused(client.request(method, address, json=body, headers={header: value}), 422, field=header)
+    assert loop.checked(client.get(address))["revision"] == 0
+
+
+def test_only_the_voter_reads_their_vote(client: httpx.Client, stranger: httpx.Client, address: str) -> None:
+    refused(stranger.get(address), 403, "not_yours")
+    refused(httpx.get(f"{client.base_url}{address}"), 401, "not_authenticated")
+
+
+def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, address: str) -> None:
+    from storage import tokens, users
+    from storage.database import open_database
+
+    database = open_database(shared_server.settings)
+    with database.write() as session:
+        admin = users.ensure_user(session, "admin", "admin")
+        token, plain = tokens.create_token(session, admin.id, name="short-lived")
+    with httpx.Client(base_url=shared_server.url, headers={"Authorization": f"Bearer {plain}"}) as client:
+        loop.checked(client.put(address, json=UP))
+        with database.write() as session:
+            tokens.revoke_token(session, token.id)
+        refused(client.put(address, json=DOWN), 401, "not_authenticated")
+        refused(client.delete(address), 401, "not_authenticated")
+        assert refused(client.get(address), 401)
+    database.close()

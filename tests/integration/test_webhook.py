@@ -1,0 +1,222 @@
+"""The webhook against a real receiver that fails, hangs, trickles and redirects, and servers that die."""
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+from sqlmodel import select
+from standardwebhooks import Webhook
+
+from app.webhook import WebhookSender
+from storage import votes
+from storage.database import Database
+from storage.settings import Settings
+from storage.tables import WebhookDelivery, now
+from tests.integration import loop
+from tests.integration.rest import refused
+from tests.live_server import LiveServer, wait_until
+from tests.receiver import Answer, receiving, status
+from tests.unit.people import add_person_with_reply
+
+SECRET = f"whsec_{base64.b64encode(b'k' * 32).decode()}"
+
+
+@contextmanager
+def sending(database: Database, settings: Settings, url: str, **more: Any) -> Iterator[WebhookSender]:
+    chosen = settings.model_copy(
+        update={"webhook_url": url, "webhook_secret": SECRET, "webhook_timeout_seconds": 2.0, **more}
+    )
+    sender = WebhookSender(database, chosen)
+    sender.start()
+    try:
+        yield sender
+    finally:
+        sender.stop()
+
+
+def cast(database: Database, number: int = 1) -> None:
+    for _ in range(number):
+        with database.write() as session:
+            person, _, reply = add_person_with_reply(session)
+            votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, comment="Gut 🙂")
+
+
+def deliveries(database: Database) -> list[WebhookDelivery]:
+    with database.read() as session:
+        return list(session.exec(select(WebhookDelivery)))
+
+
+def wait_for(database: Database, true: Callable[[WebhookDelivery], Any], number: int = 1) -> None:
+    def done() -> bool:
+        found = deliveries(database)
+        return len(found) == number and all(true(delivery) for delivery in found)
+
+    wait_until(done, explain=lambda: str(deliveries(database)))
+
+
+def delivered(delivery: WebhookDelivery) -> bool:
+    return delivery.delivered_at is not None
+
+
+def test_a_vote_is_told_signed_and_once(database: Database, settings: Settings) -> None:
+    cast(database)  # history
+    with receiving() as receiver, sending(database, settings, receiver.url):
+        cast(database)
+        wait_for(database, delivered)
+        (told,) = receiver.received
+        body = Webhook(SECRET).verify(told.body, told.headers)
+        assert body["type"] == "vote.cast"
+        assert body["data"]["event_id"] == 2
+        assert body["data"]["comment"] == "Gut 🙂"
+        assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
+        assert told.headers["content-type"] == "application/json"
+        with pytest.raises(Exception, match="signature"):
+            Webhook(SECRET).verify(told.body.replace(b"vote.cast", b"vote.kept"), told.headers)
+
+
+def hanging(released: threading.Event) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        released.wait(60)
+        status(204)(handler)
+
+    return answer
+
+
+def trickling(released: threading.Event) -> Answer:
+    """A header a moment, for ever: no single wait is long."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not released.wait(0.05):
+            handler.wfile.write(b"X-More: more\r\n")
+
+    return answer
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n")
+    while True:
+        handler.wfile.write(b"x" * 65536)
+
+
+def test_whatever_goes_wrong_the_same_delivery_comes_again_until_it_is_taken(
+    database: Database, settings: Settings
+) -> None:
+    released = threading.Event()
+    answers = [
+        status(500),
+        status(302, Location="/elsewhere"),
+        hanging(released),
+        trickling(released),
+        endless,
+    ]
+    with receiving(*answers) as receiver, sending(database, settings, receiver.url):
+        cast(database, len(answers))
+        wait_for(database, delivered, len(answers))
+        released.set()
+        assert {told.path for told in receiver.received} == {"/votes"}
+        bodies: dict[str, list[bytes]] = {}
+        for told in receiver.received:
+            bodies.setdefault(told.id, []).append(told.body)
+        # An answer that never ends is still an answer; all others were asked again.
+        assert sorted(min(len(each), 2) for each in bodies.values()) == [1, 2, 2, 2, 2]
+        assert all(len(set(each)) == 1 for each in bodies.values())
+
+
+def test_nobody_listens_and_then_somebody_does(database: Database, settings: Settings) -> None:
+    with receiving() as receiver:
+        url = receiver.url
+    with sending(database, settings, url):
+        cast(database)
+        wait_for(database, lambda each: each.last_error and "Connect" in each.last_error)
+
+
+def test_gone_gives_up_at_once(database: Database, settings: Settings) -> None:
+    with receiving(status(410)) as receiver, sending(database, settings, receiver.url):
+        cast(database)
+        wait_for(database, lambda each: each.failed_at)
+        (delivery,) = deliveries(database)
+        assert (delivery.attempts, delivery.last_error) == (1, "The receiver answered 410.")
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_receiver_that_asks_for_a_pause_gets_it(database: Database, settings: Settings, form: str) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
+    busy = status(503, Retry_After="7200" if form == "seconds" else date)
+    with receiving(busy) as receiver, sending(database, settings, receiver.url):
+        cast(database)
+        wait_for(database, lambda each: each.last_error)
+        (delivery,) = deliveries(database)
+        assert delivery.next_attempt_at > now() + timedelta(minutes=110)
+
+
+def test_two_servers_share_the_work_and_send_nothing_twice(database: Database, settings: Settings) -> None:
+    other = Database(settings.database_address)
+    with (
+        receiving() as receiver,
+        sending(database, settings, receiver.url),
+        sending(other, settings, receiver.url),
+    ):
+        cast(database, 40)
+        wait_for(database, delivered, 40)
+        assert len(receiver.received) == len({told.id for told in receiver.received}) == 40
+    other.close()
+
+
+def test_a_sender_that_stops_in_mid_delivery_sends_again_after_its_lease(
+    database: Database, settings: Settings
+) -> None:
+    released = threading.Event()
+    with receiving(hanging(released)) as receiver:
+        with sending(database, settings, receiver.url, webhook_timeout_seconds=600.0):
+            cast(database)
+            wait_until(lambda: receiver.received)
+        (delivery,) = deliveries(database)
+        assert delivery.delivered_at is None
+        assert delivery.lease_until is not None
+        released.set()
+        with database.write() as session:
+            delivery.lease_until = now()
+            session.add(delivery)
+        with sending(database, settings, receiver.url):
+            wait_for(database, delivered)
+    assert len(receiver.received) == 2
+    assert len({told.id for told in receiver.received}) == 1
+
+
+def test_a_server_killed_right_after_a_vote_tells_of_it_when_it_is_back(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    with receiving(*[status(500)] * 3) as receiver:
+        server = start_server(webhook_url=receiver.url, webhook_secret=SECRET, webhook_timeout_seconds=1)
+        with server.client() as client:
+            replies = [loop.chat_once(client, f"Hello {number}") for number in range(5)]
+            for reply in replies:
+                loop.vote(client, reply["message_id"], True)
+            server.kill()
+        server.start()
+        with server.client() as client:
+
+            def all_told() -> bool:
+                items = loop.checked(client.get("/api/v1/webhook-deliveries"))["items"]
+                return len(items) == 5 and all(item["delivered_at"] for item in items)
+
+            wait_until(all_told)
+            told = {json.loads(each.body)["data"]["message_id"] for each in receiver.received}
+            assert told == {reply["message_id"] for reply in replies}
+            assert all(count == 1 for count in receiver.most_at_once.values())
+
+            first = loop.checked(client.get("/api/v1/webhook-deliveries", params={"limit": 3}))
+            rest = loop.checked(client.get("/api/v1/webhook-deliveries", params={"cursor": first["next"]}))
+            assert [len(first["items"]), len(rest["items"]), rest["next"]] == [3, 2, None]
+            path = f"/api/v1/webhook-deliveries/{first['items'][0]['id']}/retry"
+            refused(client.post(path), 409, "already_delivered")
+        with server.client("user", "eve") as eve:
+            refused(eve.get("/api/v1/webhook-deliveries"), 403)

@@ -1,0 +1,46 @@
+"""Log-probabilities in tiles equal those of the whole vocabulary at once, gradients included."""
+
+import pytest
+import torch
+
+from trainer import completion_logps as module
+from trainer.completion_logps import OutputLayer, completion_logps
+
+POSITIONS, VOCABULARY, WIDTH = 37, 1003, 24
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_tiles_give_the_numbers_of_the_whole(
+    cap: float | None, with_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POSITIONS", 16)
+    monkeypatch.setattr(module, "ENTRIES", 100)
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(POSITIONS, WIDTH, generator=draw, requires_grad=True)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=draw)
+    bias = torch.randn(VOCABULARY, generator=draw) if with_bias else None
+    targets = torch.randint(VOCABULARY, (POSITIONS,), generator=draw)
+    wanted = torch.randn(POSITIONS, generator=draw)
+
+    found = completion_logps(hidden, targets, OutputLayer(weight, bias, scale=0.7, cap=cap))
+    (gradient,) = torch.autograd.grad(found, hidden, wanted)
+
+    scores = 0.7 * (hidden @ weight.t() + (0 if bias is None else bias))
+    if cap is not None:
+        scores = cap * (scores / cap).tanh()
+    expected = scores.log_softmax(1).gather(1, targets[:, None])[:, 0]
+    (expected_gradient,) = torch.autograd.grad(expected, hidden, wanted)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_scores_are_not_rounded_to_8_bits() -> None:
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(64, WIDTH, generator=draw).bfloat16()
+    weight = (2 * torch.randn(VOCABULARY, WIDTH, generator=draw)).bfloat16()
+    targets = torch.randint(VOCABULARY, (64,), generator=draw)
+    exact = (hidden.double() @ weight.double().t()).log_softmax(1).gather(1, targets[:, None])[:, 0]
+    rounded = (hidden @ weight.t()).double().log_softmax(1).gather(1, targets[:, None])[:, 0]
+    found = completion_logps(hidden, targets, OutputLayer(weight)).double()
+    assert (found - exact).abs().max() < (rounded - exact).abs().max() / 20

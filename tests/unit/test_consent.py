@@ -1,0 +1,77 @@
+"""Consent: withdrawn, a chat trains and exports nothing more, and what was trained on it says so."""
+
+from pathlib import Path
+
+from storage import audit, consent, erasure, exports, model_versions, training_runs, votes
+from storage.affected import count_lost
+from storage.database import Database
+from storage.tables import ModelVersion
+from tests.unit.people import add_person_with_reply, add_reply
+
+SALT = b"s" * 32
+
+
+def publish(database: Database, used: list[tuple[str, str]]) -> None:
+    """A version trained on these votes."""
+    with database.write() as session:
+        run = training_runs.request_run(session, trigger="api")
+        held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
+        assert held is not None
+        training_runs.update_run(session, run.id, held.fence, snapshot={"votes": [list(key) for key in used]})
+        made = {"base_model": "tiny", "path": run.id, "sha256": "s", "files": {}, "metrics": {}}
+        version = model_versions.publish_version(session, run_id=run.id, fence=held.fence, **made)  # type: ignore[arg-type]
+        count_lost(session, version)
+        training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="", metrics={})
+
+
+def lost(database: Database) -> dict[str, int]:
+    with database.read() as session:
+        return {v.name: v.erased_votes for v in model_versions.list_versions(session) if v.kind != "base"}
+
+
+def test_withdrawn_consent_ends_training_and_exports_and_marks_versions(
+    database: Database, tmp_path: Path
+) -> None:
+    with database.write() as session:
+        person, chat, first = add_person_with_reply(session)
+        second = add_reply(session, chat, "2", "two")
+        other, _, kept = add_person_with_reply(session)
+        for who, reply in ((person, first), (person, second), (other, kept)):
+            votes.cast_vote(session, user_id=who.id, message_id=reply.id, label=True)
+        snapshot = votes.latest_event_id(session)
+    publish(database, [(first.id, person.id), (kept.id, other.id)])
+    publish(database, [(kept.id, other.id)])
+    assert lost(database) == {"v3": 0, "v2": 0}
+
+    with database.write() as session:
+        found = session.get_one(type(chat), chat.id)
+        assert consent.set_consent(session, found, False, by="ada") == ["v2"]
+        assert consent.set_consent(session, found, False, by="ada") == []  # nothing new
+    assert lost(database) == {"v3": 0, "v2": 1}
+    with database.read() as session:
+        assert votes.count_votes(session) == votes.VoteCounts(1, 0)
+        assert len(list(exports.export_jsonl(session, snapshot, SALT))) == 1
+        event = audit.list_events(session)[0]
+        assert (event.actor, event.action, event.target) == ("ada", "withdraw_consent", chat.id)
+        assert event.detail == {"affected_versions": ["v2"]}
+    publish(database, [(second.id, person.id)])  # its training had begun before
+    assert lost(database) == {"v4": 1, "v3": 0, "v2": 1}
+
+    with database.write() as session:
+        assert consent.set_consent(session, session.get_one(type(chat), chat.id), True, by="ada") == []
+    assert lost(database) == {"v4": 0, "v3": 0, "v2": 0}
+    with database.read() as session:
+        assert len(list(exports.export_jsonl(session, snapshot, SALT))) == 3
+
+
+def test_votes_without_consent_that_are_erased_too_count_once(database: Database) -> None:
+    with database.write() as session:
+        person, chat, reply = add_person_with_reply(session)
+        votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True)
+    publish(database, [(reply.id, person.id)])
+    with database.write() as session:
+        consent.set_consent(session, session.get_one(type(chat), chat.id), False, by="ada")
+        assert erasure.preview_user(session, person.id).affected_versions == ["v2"]
+        assert session.get_one(ModelVersion, model_versions.get_version(session, "v2").id).erased_votes == 1
+        assert erasure.erase_user(session, person.id, by="ada").affected_versions == ["v2"]
+    assert lost(database) == {"v2": 1}

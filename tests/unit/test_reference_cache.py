@@ -1,0 +1,77 @@
+"""Reference log-probabilities across runs: found again, bounded, and never in the way."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import reference_cache
+from trainer.reference_cache import ReferenceCache
+from trainer.shared_prefix import Reply, Scores
+
+
+def reply(number: int) -> Reply:
+    return Reply([1, 2, number], [3, number], [4, number])
+
+
+def scores(*numbers: float) -> Scores:
+    return Scores(torch.tensor(numbers), -torch.tensor(numbers))
+
+
+def cache(file: Path, model: str = "base") -> ReferenceCache:
+    return ReferenceCache(file, model=model, max_mb=1)
+
+
+def test_what_was_kept_is_found_by_another_run_of_the_same_model(tmp_path: Path) -> None:
+    file = tmp_path / "data" / "references.db"
+    assert cache(file).look_up([reply(1)]) is None
+    cache(file).keep([reply(1), reply(2)], scores(1.5, 2.25))
+    found = cache(file).look_up([reply(2), reply(1)])
+    assert found is not None
+    assert found.completions.tolist() == [2.25, 1.5]
+    assert found.mismatched.tolist() == [-2.25, -1.5]
+    assert cache(file, "another base").look_up([reply(1)]) is None
+    assert cache(file).look_up([reply(1), reply(3)]) is None, "one is missing"
+
+
+def test_where_the_prompt_ends_is_part_of_the_key(tmp_path: Path) -> None:
+    cache(tmp_path / "r.db").keep([Reply([1, 2], [3])], scores(1.0))
+    assert cache(tmp_path / "r.db").look_up([Reply([1], [2, 3])]) is None
+
+
+def test_the_oldest_go_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_cache, "ENTRY_BYTES", 2**20 // 6)  # room for six entries, two a reply
+    kept = cache(tmp_path / "r.db")
+    for number in range(5):
+        kept.keep([reply(number)], scores(number))
+    assert [kept.look_up([reply(number)]) is not None for number in range(5)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_a_broken_file_or_one_that_vanishes_costs_nothing_but_time(tmp_path: Path) -> None:
+    file = tmp_path / "r.db"
+    file.write_bytes(b"no database at all" * 500)
+    cache(file).keep([reply(1)], scores(1.0))
+    assert cache(file).look_up([reply(1)]) is None
+    other = cache(tmp_path / "other.db")
+    for path in tmp_path.glob("other.db*"):
+        path.unlink()
+    other.keep([reply(1)], scores(1.0))
+    assert other.look_up([reply(1)]) is None
+
+
+def test_runs_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "r.db"
+
+    def keep(number: int) -> None:
+        cache(file).keep([reply(number)], scores(float(number)))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(keep, range(64)))
+    assert all(cache(file).look_up([reply(number)]) for number in range(64))

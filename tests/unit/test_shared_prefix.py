@@ -1,0 +1,118 @@
+"""Shared prefixes give the numbers of separate rows: other architectures, turns, siblings, gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from trainer.engines import choose_engine
+from trainer.fast_layers import fast_layers
+from trainer.shared_prefix import PrefixScorer, Reply
+
+SIZE: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+}
+GROUPED = SIZE | {"num_key_value_heads": 2, "head_dim": 8}
+CONFIGS = {
+    "llama": LlamaConfig(**GROUPED),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED),
+    "gemma3": Gemma3TextConfig(
+        **GROUPED,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        query_pre_attn_scalar=8,
+    ),
+    "gpt_neox": GPTNeoXConfig(**SIZE),
+}
+DRAW = torch.Generator().manual_seed(1)
+IDS = torch.randint(1, 97, (200,), generator=DRAW).tolist()
+PROMPT, FIRST, SIBLING, LATER, OTHER = IDS[:60], IDS[60:75], IDS[75:95], IDS[95:110], IDS[110:150]
+# Two turns on one path, a sibling that branches off, and a chat of its own; each the next one's partner.
+REPLIES = [
+    Reply(PROMPT, FIRST, OTHER[:9]),
+    Reply(PROMPT + FIRST, LATER, FIRST),
+    Reply(PROMPT, SIBLING, LATER[:1]),
+    Reply(OTHER, IDS[150:170], SIBLING),
+]
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> Any:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(CONFIGS[request.param])
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    return model
+
+
+def plain(model: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
+    ids = torch.tensor([prompt + completion])
+    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).sum()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_scores_and_gradients_are_those_of_separate_rows(model: Any, recompute: bool) -> None:
+    expected = torch.stack([plain(model, one.prompt, one.completion) for one in REPLIES])
+    mismatched = torch.stack([plain(model, one.prompt, one.mismatched or []) for one in REPLIES])
+    by = torch.tensor([0.5, -1.0, 2.0, 0.25])
+    (expected * by).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    with model.disable_adapter():
+        reference = torch.stack([plain(model, one.prompt, one.completion) for one in REPLIES])
+
+    with fast_layers(model):
+        scorer = PrefixScorer(model, recompute=recompute)
+        scores = scorer.policy(REPLIES)
+        (scores.completions * by).sum().backward()
+        live = scorer.reference(REPLIES)
+    torch.testing.assert_close(scores.completions, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(scores.mismatched, mismatched, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(live.completions, reference, rtol=1e-5, atol=1e-4)
+    assert not scores.mismatched.requires_grad
+    assert not live.completions.requires_grad
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == gradients.keys(), "the base gets no gradient"
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_every_one_of_them_is_trained_by_the_fast_engine(model: Any) -> None:
+    assert choose_engine("shared-prefix", model.get_base_model()) == ("shared-prefix", "")
+
+
+def test_layers_are_put_back(model: Any) -> None:
+    before = model.get_base_model().config._attn_implementation
+    with fast_layers(model):
+        assert model.get_base_model().config._attn_implementation != before
+    assert model.get_base_model().config._attn_implementation == before
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_model_without_a_cache_is_left_to_trl() -> None:
+    from transformers import MambaConfig
+
+    torch.manual_seed(0)
+    small = MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)
+    engine, reason = choose_engine("shared-prefix", AutoModelForCausalLM.from_config(small))
+    assert engine == "trl"
+    assert "stock TRL" in reason

@@ -1,0 +1,136 @@
+"""Many clients that vote over HTTP from one light process: keep-alive, one request at a time each.
+
+Written on asyncio's own streams: with 64 clients an HTTP library would cost more than the server.
+Knows of a vote only its address, its token and its body.
+"""
+
+import asyncio
+import gc
+import json
+import random
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import uvloop
+
+LABELS = (b'{"label": true}', b'{"label": false}')
+
+
+@dataclass(frozen=True)
+class Voter:
+    """One person: a token, and the replies that they may vote on."""
+
+    token: str
+    replies: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class VoteConnection:
+    """One connection that is kept; raises OSError or EOFError (IncompleteReadError) when it breaks."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    async def __aenter__(self) -> "VoteConnection":
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def vote(self, voter: Voter, message_id: str, label: bool) -> Answer:
+        body = LABELS[0] if label else LABELS[1]
+        self._writer.write(
+            f"PUT /api/v1/messages/{message_id}/vote HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"Authorization: Bearer {voter.token}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        lower = head.lower()
+        start = lower.index(b"content-length:") + len(b"content-length:")
+        length = int(lower[start : lower.index(b"\r\n", start)])
+        return Answer(int(head[9:12]), await self._reader.readexactly(length))
+
+
+def choices(voters: Sequence[Voter], changes: float, seed: int) -> Iterator[tuple[Voter, str, bool]]:
+    """Votes without end: replies that were not voted on yet in turn, and again some that were.
+
+    `changes` is the share of votes on replies that have one already; each of those turns its label.
+    """
+    draw = random.Random(seed)
+    fresh = [(voter, reply) for voter in voters for reply in voter.replies]
+    draw.shuffle(fresh)
+    labels: dict[str, bool] = {}
+    voted: list[tuple[Voter, str]] = []
+    while True:
+        if voted and (not fresh or draw.random() < changes):
+            voter, reply = draw.choice(voted)
+            labels[reply] = not labels[reply]
+        else:
+            voter, reply = fresh.pop()
+            voted.append((voter, reply))
+            labels[reply] = draw.random() < 0.7
+        yield voter, reply, labels[reply]
+
+
+async def load(plan: dict[str, Any], voters: Sequence[Voter]) -> dict[str, Any]:
+    """Vote for a while; how many were acknowledged and how soon, and the processor time of both sides."""
+    todo = choices(voters, plan["changes"], seed=0)
+    server = psutil.Process(plan["server_pid"])
+    latencies: list[float] = []
+    refused: Counter[int] = Counter()
+    begin = time.perf_counter() + plan["warm_up_s"]
+    end = begin + plan["seconds"]
+
+    async def keep_voting() -> None:
+        async with VoteConnection(plan["port"]) as connection:
+            while (sent := time.perf_counter()) < end:
+                answer = await connection.vote(*next(todo))
+                if answer.status != 200:
+                    refused[answer.status] += 1
+                elif sent >= begin:
+                    latencies.append(time.perf_counter() - sent)
+
+    clients = [asyncio.create_task(keep_voting()) for _ in range(plan["clients"])]
+    await asyncio.sleep(plan["warm_up_s"])
+    began, mine, its = time.perf_counter(), time.process_time(), server.cpu_times()
+    await asyncio.gather(*clients)
+    elapsed, mine, now = time.perf_counter() - began, time.process_time() - mine, server.cpu_times()
+    quantiles = statistics.quantiles(latencies, n=100)
+    return {
+        "votes_per_s": round(len(latencies) / elapsed),
+        "p50_ms": round(quantiles[49] * 1000, 1),
+        "p99_ms": round(quantiles[98] * 1000, 1),
+        "largest_ms": round(max(latencies) * 1000, 1),
+        "votes": len(latencies),
+        "refused": dict(refused),
+        "client_cores": round(mine / elapsed, 2),
+        "server_cores": round((now.user + now.system - its.user - its.system) / elapsed, 2),
+    }
+
+
+def main() -> None:
+    """Read a plan from standard input, carry it out and print what was seen."""
+    plan = json.load(sys.stdin)
+    voters = [Voter(**voter) for voter in plan["voters"]]
+    gc.disable()  # nothing here makes cycles worth a pause
+    json.dump(uvloop.run(load(plan, voters)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Which engine trains a model: `shared-prefix`, or stock `trl` where the first cannot be exact.
+
+Knows neither rows nor the database.
+"""
+
+import os
+from typing import Any, Literal
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from trainer.shared_prefix import PrefixScorer, Reply
+
+Engine = Literal["shared-prefix", "trl"]
+
+# How far log-probabilities of the probe may be from the model's own, in nats a token.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+
+
+def choose_engine(wanted: Engine, model: Any) -> tuple[Engine, str]:
+    """The engine to use for a base model, and a sentence why it is not the one that was wanted, or ''."""
+    if wanted == "trl":
+        return wanted, ""
+    reason = _why_not(model)
+    if reason is None:
+        return wanted, ""
+    return "trl", f"Training with stock TRL instead of the engine shared-prefix: {reason}."
+
+
+def _why_not(model: Any) -> str | None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "it runs in one process, and this training has several"
+    config = model.config.get_text_config()
+    if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
+        return "the model's experts have a loss of their own"
+    try:
+        gap = _gap(model)
+    except Exception as error:
+        return f"the model does not continue from a cache ({type(error).__name__}: {error})"
+    if not gap <= TOLERANCE.get(model.dtype, 0.2):
+        return f"continued from a cache, the model's log-probabilities are off by {gap:.3g} nats a token"
+    return None
+
+
+@torch.no_grad()
+def _gap(model: Any) -> float:
+    """Largest mean difference a token between replies scored with shared prefixes and by the model alone."""
+    vocabulary = min(model.config.get_text_config().vocab_size, 1000)
+    ids = torch.randint(vocabulary, (72,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompt, one, other, third = ids[:50], ids[50:56], ids[56:64], ids[64:]
+    # A sibling and a later turn, so that one branches and one rides along.
+    replies = [
+        Reply(prompt, one, mismatched=third),
+        Reply(prompt, other, mismatched=one),
+        Reply(prompt + one, third),
+    ]
+    scores = PrefixScorer(model).policy(replies)
+    gaps = []
+    for reply, own, mismatched in zip(replies, scores.completions, scores.mismatched, strict=True):
+        for completion, found in ((reply.completion, own), (reply.mismatched, mismatched)):
+            if completion:
+                expected = _plain_logp(model, reply.prompt, completion)
+                gaps.append(abs(float(found) - expected) / len(completion))
+    return max(gaps)
+
+
+def _plain_logp(model: Any, prompt: list[int], completion: list[int]) -> float:
+    inputs = torch.tensor([prompt + completion], device=model.device)
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        logits = model(input_ids=inputs, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+    finally:
+        transformers_logging.set_verbosity(level)
+    return float(logits.log_softmax(-1).gather(1, inputs[0, len(prompt) :, None]).sum())

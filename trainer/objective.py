@@ -1,0 +1,40 @@
+"""KTO's loss from log-ratios, as pure functions of tensors: knows no model, no rows and no trainer.
+
+A log-ratio is log π − log π_ref, summed over the tokens of a reply, in nats. Sources: the KTO paper
+(arXiv 2402.01306, equations 7 and 8) and the unpaired form of APO-zero (arXiv 2408.06266).
+"""
+
+from typing import Literal
+
+import torch
+
+LossType = Literal["kto", "apo_zero_unpaired"]
+
+
+def reference_point(mismatched: torch.Tensor) -> torch.Tensor:
+    """z0: the mean log-ratio of mismatched pairs, no less than 0; a scalar without gradient.
+
+    `mismatched` has shape (pairs,). Without pairs z0 is 0. A NaN stays one.
+    """
+    if not len(mismatched):
+        return mismatched.new_zeros(())
+    return mismatched.detach().mean().clamp(min=0)
+
+
+def losses(
+    log_ratios: torch.Tensor,
+    desirable: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    z0: torch.Tensor,
+    beta: float,
+    loss_type: LossType,
+) -> torch.Tensor:
+    """The loss of each row; all tensors but the scalar `z0` have shape (rows,).
+
+    A desirable row costs w·(1 − σ(β(r − z0))), an undesirable one w·(1 − σ(β(z0 − r))). For
+    `apo_zero_unpaired` z0 does not count. Finite for any finite r.
+    """
+    point = z0 if loss_type == "kto" else torch.zeros_like(z0)
+    distance = torch.where(desirable, log_ratios - point, point - log_ratios)
+    return weights * torch.sigmoid(-beta * distance)

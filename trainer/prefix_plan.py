@@ -1,0 +1,84 @@
+"""Which token sequences ride on which: passes through a model that share their beginnings. Pure.
+
+Rated turns of one chat are beginnings of one another, and regenerated replies share their prompt. A
+plan says which sequences run, and from where they branch; every sequence is found by its token ids,
+so a chat template that renders a turn differently later simply shares less.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """`ids` from position `start` on; the positions before are those of the pass `parent`."""
+
+    start: int
+    ids: list[int]
+    parent: int | None = None
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.ids)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The passes, parents first, and for each sequence the pass that ends on it."""
+
+    passes: list[Pass]
+    of_sequence: list[int]
+
+    def spans(self, number: int, first: int, last: int) -> list[tuple[int, slice]]:
+        """Where the positions from `first` to `last` of what ends on pass `number` are.
+
+        Pairs of a pass and a slice of its positions, in their order.
+        """
+        spans: list[tuple[int, slice]] = []
+        here: int | None = number
+        while here is not None and last > first:
+            one = self.passes[here]
+            if last > one.start:
+                begin = max(first, one.start)
+                spans.append((here, slice(begin - one.start, last - one.start)))
+                last = begin
+            here = one.parent
+        return spans[::-1]
+
+
+def plan(sequences: Sequence[Sequence[int]], *, worth_sharing: int) -> Plan:
+    """Longest sequences first; each rides on the pass with which it shares most.
+
+    One that is the beginning of another needs no pass of its own. One that shares at least
+    `worth_sharing` tokens branches off. Others run on their own.
+    """
+    passes: list[Pass] = []
+    whole: list[list[int]] = []  # all ids up to the end of each pass
+    of_sequence = [0] * len(sequences)
+    for number in sorted(range(len(sequences)), key=lambda one: (-len(sequences[one]), one)):
+        ids = list(sequences[number])
+        shared, parent = max(
+            ((_shared(ids, other), -index) for index, other in enumerate(whole)), default=(0, 0)
+        )
+        if shared == len(ids):
+            of_sequence[number] = -parent
+            continue
+        of_sequence[number] = len(passes)
+        if shared < worth_sharing:
+            passes.append(Pass(0, ids))
+        else:
+            owner = -parent
+            while passes[owner].start >= shared:  # the branch is before this pass even begins
+                above = passes[owner].parent
+                assert above is not None
+                owner = above
+            passes.append(Pass(shared, ids[shared:], owner))
+        whole.append(ids)
+    return Plan(passes, of_sequence)
+
+
+def _shared(left: list[int], right: list[int]) -> int:
+    for position, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return position
+    return min(len(left), len(right))

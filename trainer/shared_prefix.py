@@ -1,0 +1,198 @@
+"""Log-probabilities of replies and of their mismatched partners, with every shared beginning computed once.
+
+A row's [prompt, reply] runs once, with gradient, and leaves its keys and values. The mismatched reply
+continues from the prompt's part of them, without gradient. Rated turns on one path of a chat ride on
+its longest; sibling replies branch off, with gradient. Knows no objective and no trainer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from trainer.completion_logps import OutputLayer, completion_logps
+from trainer.prefix_plan import Pass, Plan, plan
+
+# A pass of its own is one square block of attention; a branch has a longer memory and smaller products.
+# So few shared tokens, a system prompt for example, are computed again.
+WORTH_SHARING = 48
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A prompt and its reply as token ids, to be scored; `mismatched` is another row's reply, or none.
+
+    Without `wanted` only the mismatched reply is scored.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+    mismatched: list[int] | None = None
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Scores:
+    """log π in fp32, each of shape (replies,); 0 where it was not asked for. `mismatched` has no gradient."""
+
+    completions: torch.Tensor
+    mismatched: torch.Tensor
+
+
+class PrefixScorer:
+    """Scores replies with a model: a PEFT model's policy, and its base as the reference.
+
+    With `recompute` no activations are kept: the backward pass computes each chat again.
+    """
+
+    def __init__(self, model: Any, *, recompute: bool = False) -> None:
+        self.model = model
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.backbone: Any = base.base_model
+        self.output = output_layer(base)
+        self.recompute = recompute
+
+    def policy(self, replies: Sequence[Reply]) -> Scores:
+        """With gradient for the adapter, where gradients are on."""
+        return self._score(replies)
+
+    @torch.no_grad()
+    def reference(self, replies: Sequence[Reply]) -> Scores:
+        """The base model's, in the same passes, hence of the same shapes."""
+        with self.model.disable_adapter():
+            return self._score(replies)
+
+    def _score(self, replies: Sequence[Reply]) -> Scores:
+        with torch.autocast(
+            self.model.device.type, torch.bfloat16, enabled=self.output.weight.dtype == torch.bfloat16
+        ):
+            device = self.model.device
+            completions = [torch.zeros((), device=device) for _ in replies]
+            mismatched = [torch.zeros((), device=device) for _ in replies]
+            for tree in _trees(replies):
+                run = _Tree(self, [replies[number] for number in tree])
+                if self.recompute and torch.is_grad_enabled():
+                    logps = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    logps = run()
+                for place, number in enumerate(tree):
+                    completions[number], mismatched[number] = logps[place], run.mismatched[place]
+            return Scores(torch.stack(completions), torch.stack(mismatched))
+
+
+class _Tree:
+    """One micro-batch's replies that share beginnings; run once, and once more where it is recomputed."""
+
+    def __init__(self, scorer: PrefixScorer, replies: list[Reply]) -> None:
+        self.scorer, self.replies = scorer, replies
+        self.plan = plan([_inputs(reply) for reply in replies], worth_sharing=WORTH_SHARING)
+        self.mismatched: list[torch.Tensor] = []
+
+    def __call__(self) -> tuple[torch.Tensor, ...]:
+        caches: list[Cache] = []
+        hidden: list[torch.Tensor] = []
+        for one in self.plan.passes:
+            before = [] if one.parent is None else _kept(caches[one.parent], one.start)
+            states, cache = self._run(one, before)
+            hidden.append(states)
+            caches.append(cache)
+        if not self.mismatched:
+            self.mismatched = [
+                self._mismatched(reply, number, hidden, caches)
+                for reply, number in zip(self.replies, self.plan.of_sequence, strict=True)
+            ]
+        return tuple(
+            self._logp(_states(self.plan, hidden, number, reply), reply.completion)
+            if reply.wanted
+            else hidden[0].new_zeros((), dtype=torch.float32)
+            for reply, number in zip(self.replies, self.plan.of_sequence, strict=True)
+        )
+
+    def _run(self, one: Pass, before: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, Cache]:
+        device = self.scorer.model.device
+        cache = _cache(before)
+        states = self.scorer.backbone(
+            input_ids=torch.tensor([one.ids], device=device),
+            position_ids=torch.arange(one.start, one.end, device=device)[None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[0]
+        return states, cache
+
+    @torch.no_grad()
+    def _mismatched(
+        self, reply: Reply, number: int, hidden: list[torch.Tensor], caches: list[Cache]
+    ) -> torch.Tensor:
+        if reply.mismatched is None:
+            return hidden[0].new_zeros((), dtype=torch.float32)
+        length = len(reply.prompt)
+        ((owner, place),) = self.plan.spans(number, length - 1, length)
+        states = hidden[owner][place]
+        if len(reply.mismatched) > 1:
+            before = [(keys.detach(), values.detach()) for keys, values in _kept(caches[number], length)]
+            after, _ = self._run(Pass(length, reply.mismatched[:-1]), before)
+            states = torch.cat([states, after])
+        return self._logp(states, reply.mismatched)
+
+    def _logp(self, states: torch.Tensor, ids: list[int]) -> torch.Tensor:
+        targets = torch.tensor(ids, device=states.device)
+        return completion_logps(states, targets, self.scorer.output).sum()
+
+
+def output_layer(base: Any) -> OutputLayer:
+    """A causal LM's output layer, with what its model multiplies and caps the scores by."""
+    head, config = base.get_output_embeddings(), base.config.get_text_config()
+    scale = getattr(config, "logit_scale", None)
+    if scale is None and getattr(config, "logits_scaling", None) is not None:
+        scale = 1 / config.logits_scaling
+    return OutputLayer(
+        head.weight.detach(),
+        None if head.bias is None else head.bias.detach(),
+        scale=1.0 if scale is None else scale,
+        cap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _trees(replies: Sequence[Reply]) -> list[list[int]]:
+    """The replies by the first pass that they hang on."""
+    whole = plan([_inputs(reply) for reply in replies], worth_sharing=WORTH_SHARING)
+    trees: dict[int, list[int]] = {}
+    for number, last in enumerate(whole.of_sequence):
+        root = last
+        while (parent := whole.passes[root].parent) is not None:
+            root = parent
+        trees.setdefault(root, []).append(number)
+    return list(trees.values())
+
+
+def _inputs(reply: Reply) -> list[int]:
+    """What the model reads to score the reply: the last token is only predicted."""
+    return [*reply.prompt, *reply.completion[:-1]] if reply.wanted else reply.prompt
+
+
+def _states(plan: Plan, hidden: list[torch.Tensor], number: int, reply: Reply) -> torch.Tensor:
+    first = len(reply.prompt) - 1
+    spans = plan.spans(number, first, first + len(reply.completion))
+    parts = [hidden[owner][place] for owner, place in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
+    """A cache that keeps every position, in sliding layers too: their masks look at the window alone."""
+    cache = Cache(layer_class_to_replicate=DynamicLayer)
+    for keys, values in before:
+        layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
+
+
+def _kept(cache: Any, positions: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of the first positions."""
+    return [(layer.keys[:, :, :positions], layer.values[:, :, :positions]) for layer in cache.layers]
