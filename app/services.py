@@ -52,10 +52,11 @@ class Services:
         if interrupted:
             log.warning("%d replies were under way when the server ended; they are failed.", interrupted)
         self._sweep()
-        # What lives as long as the server need not be looked through for garbage again: freeing a slot
-        # collects, and did so for 0.7 s, in which no reply got a token; now it takes 0.05 s.
-        gc.freeze()
         self.deployments.start()
+        # What is loaded by now lives as long as the server. A full collection would go through all of it,
+        # torch and Gradio included, and for 0.7 s nobody would be answered; now it takes 0.05 s.
+        gc.collect()
+        gc.freeze()
         self.webhook.start()
         self.housekeeping.start()
         self.dispatcher.start()

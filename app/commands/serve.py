@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import gc
 import logging
 import logging.config
 import socket
@@ -95,10 +94,6 @@ def serve() -> None:
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
                 if self.started:
-                    # What is loaded stays. Each full collection would go through all of it, torch and
-                    # Gradio included, and nobody would be answered for most of a second.
-                    gc.collect()
-                    gc.freeze()
                     _print_summary(services, address, time.monotonic() - started)
 
         config = uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=SECONDS_TO_FINISH)
