@@ -43,7 +43,6 @@ class ErasureReport:
         self.messages += other.messages
         self.votes += other.votes
         self.signals += other.signals
-        self.signals += other.signals
         new = [name for name in other.affected_versions if name not in self.affected_versions]
         self.affected_versions.extend(new)
 

@@ -35,7 +35,6 @@ class ReferenceCache:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._open()) as connection, connection:
-                connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS reference"
                     " (number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, logp REAL NOT NULL)"

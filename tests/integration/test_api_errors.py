@@ -49,6 +49,8 @@ BODIES = {
     "/api/v1/chats/{chat_id}": {"title": "x"},
     "/api/v1/chats/{chat_id}/messages": {"content": "x"},
     "/api/v1/messages/{message_id}/vote": {"label": True},
+    "/api/v1/messages/{message_id}/signals": {"kind": "copied"},
+    "/api/v1/users/{user_id}/quarantine": {"quarantined": True},
     "/v1/chat/completions": {"model": "thumbloop", "messages": [{"role": "user", "content": "x"}]},
 }
 

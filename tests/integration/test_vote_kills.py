@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx
@@ -96,7 +97,9 @@ def test_no_acknowledged_vote_is_lost_and_none_is_doubled(
     rounds = ROUNDS["sqlite" if database_url.startswith("sqlite") else "postgresql"]
     draw = random.Random(rounds)
     for _ in range(rounds):
-        asyncio.run(kill_in_mid_load(server, clients, draw.randint(CLIENTS, 400)))
+        # In a thread of its own: Playwright may have left an event loop running in this one.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, kill_in_mid_load(server, clients, draw.randint(CLIENTS, 400))).result()
         server.start()
         with httpx.Client(base_url=server.url, timeout=60) as http:
             for client in clients:

@@ -41,12 +41,14 @@ class ModelEvent:
     revision: int
     id: int = 0  # as the database numbered it
     erased: bool = False
+    quarantined: bool = False
 
 
 @dataclass
 class StoreModel:
     people: list[str] = field(default_factory=list)
     erased_people: set[str] = field(default_factory=set)
+    quarantined: set[str] = field(default_factory=set)
     chats: list[ModelChat] = field(default_factory=list)
     messages: list[ModelMessage] = field(default_factory=list)
     events: list[ModelEvent] = field(default_factory=list)
@@ -73,7 +75,22 @@ class StoreModel:
         last = self.latest(message)
         if said != (last.said if last else NOTHING):
             revision = last.revision + 1 if last else 1
-            self.events.append(ModelEvent(message, message.chat.owner, said, revision))
+            self._append(ModelEvent(message, message.chat.owner, said, revision))
+
+    def set_quarantine(self, person: str, quarantined: bool) -> None:
+        """Each standing vote of the person gets one more event, in the order in which they first voted."""
+        if quarantined == (person in self.quarantined):
+            return
+        (self.quarantined.add if quarantined else self.quarantined.discard)(person)
+        voted = {event.message.id: event.message for event in self.events if event.user == person}
+        for message in voted.values():
+            last = self.latest(message)
+            if last is not None and last.said[0] is not None:
+                self._append(ModelEvent(message, person, last.said, last.revision + 1))
+
+    def _append(self, event: ModelEvent) -> None:
+        event.quarantined = event.user in self.quarantined
+        self.events.append(event)
 
     def erase(self, chats: list[ModelChat]) -> None:
         for chat in chats:
@@ -91,7 +108,8 @@ class StoreModel:
         labels = [
             event.said[0]
             for event in self._standing(len(self.events))
-            if not event.erased and not event.message.chat.deleted and event.message.chat.consent
+            if not (event.erased or event.quarantined or event.message.chat.deleted)
+            and event.message.chat.consent
         ]
         return labels.count(True), labels.count(False)
 
@@ -100,6 +118,8 @@ class StoreModel:
         rows: list[dict[str, Any]] = []
         left_out: Counter[str] = Counter()
         for event in self._standing(length):
+            if event.quarantined:
+                continue
             message, chat = event.message, event.message.chat
             label, tags, comment, correction = event.said
             texts: list[tuple[str, bool | None, str | None]] = [(message.content, label, correction)]

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 from sqlmodel import col, select
 
-from storage import chats, erasure, model_versions, users, votes
+from storage import chats, erasure, model_versions, quarantine, users, votes
 from storage.database import Database
 from storage.errors import InvalidInput, NotAllowed
 from storage.exports import Export, ExportPlan
@@ -182,7 +182,16 @@ class StoreLife(RuleBasedStateMachine):
         moment = self.model.open_chats()[pick % len(self.model.open_chats())].updated_at
         with self.database.write() as session:
             erasure.erase_before(session, moment, by="test")
-        self.model.erase([chat for chat in self.model.open_chats() if chat.updated_at < moment])
+        self.model.erase([chat for chat in self.model.chats if chat.updated_at < moment])  # deleted ones, too
+
+    @precondition(lambda self: len(self.model.people) > len(self.model.erased_people))
+    @rule(pick=PICKS, quarantined=st.booleans())
+    def set_quarantine(self, pick: int, quarantined: bool) -> None:
+        living = [person for person in self.model.people if person not in self.model.erased_people]
+        person = living[pick % len(living)]
+        with self.database.write() as session:
+            quarantine.set_quarantine(session, person, quarantined, by="test")
+        self.model.set_quarantine(person, quarantined)
 
     # Snapshots
 
@@ -228,6 +237,7 @@ class StoreLife(RuleBasedStateMachine):
             assert expected.id in (0, event.id)  # an event keeps its id
             expected.id = event.id or 0
             assert (event.action == erasure.ERASED) == expected.erased
+            assert event.quarantined == expected.quarantined
         living = [
             event for event in self._last_events() if event.said != NOTHING or event.message.id in current
         ]
