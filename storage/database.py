@@ -33,7 +33,7 @@ MIGRATION_LOCK = 7_463_551
 class Database:
     """One database address; safe to share between threads, not between processes."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, longest_write_queue: int = 2048) -> None:
         try:
             url = sa.make_url(address)
         except sa.exc.ArgumentError as error:
@@ -70,6 +70,7 @@ class Database:
             threading.Lock() if self.dialect == "sqlite" else contextlib.nullcontext()
         )
         self._groups: GroupCommit | None = None
+        self._longest_write_queue = longest_write_queue
         self._starting = threading.Lock()
 
     @contextmanager
@@ -98,7 +99,7 @@ class Database:
         """
         with self._starting:
             if self._groups is None:
-                self._groups = GroupCommit(self._writer, self._lock)
+                self._groups = GroupCommit(self._writer, self._lock, longest_queue=self._longest_write_queue)
         return self._groups.submit(write)
 
     def migrate(self) -> None:
@@ -135,7 +136,7 @@ class Database:
 def open_database(settings: Settings) -> Database:
     """Make the data directory if need be, connect and migrate; raises BadSetting or NotReady."""
     make_data_dir(settings.data_dir)
-    database = Database(settings.database_address)
+    database = Database(settings.database_address, longest_write_queue=settings.max_waiting_writes)
     try:
         database.migrate()
     except sa.exc.OperationalError as error:

@@ -112,7 +112,7 @@ class Examples:
         )
         for row, example in wanted:
             found = replace(example, prompt=prompt_of(row, before))
-            if _within(len(found.prompt) + 1, self.filter.min_messages, self.filter.max_messages):
+            if has_length(found, self.filter):
                 yield found
 
     def _of_vote(self, row: Any) -> Iterator[Example]:
@@ -137,7 +137,7 @@ class Examples:
             event_id=row.id,
             origin=row.source,
         )
-        if self._matches(vote, row.token_count):
+        if matches(vote, self.filter, row.token_count):
             yield vote
         if self.corrections and row.correction:
             corrected = replace(
@@ -149,20 +149,8 @@ class Examples:
                 token_ids=None,
                 correction=None,
             )
-            if self._matches(corrected, None):
+            if matches(corrected, self.filter, None):
                 yield corrected
-
-    def _matches(self, example: Example, token_count: int | None) -> bool:
-        wanted = self.filter
-        if token_count is None:
-            token_count = -(-len(example.completion[0]["content"]) // 4)
-        return (
-            wanted.label in (None, example.label)
-            and wanted.model_version in (None, example.model_version)
-            and (wanted.source is None or is_of_source(example.source, wanted.source))
-            and (wanted.tag is None or wanted.tag in example.tags)
-            and _within(token_count, wanted.min_tokens, wanted.max_tokens)
-        )
 
     def _allowed(self, row: Any, example: Example) -> bool:
         if row.deleted_at is not None:
@@ -199,6 +187,24 @@ def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
     if row.system_prompt:
         prompt.append({"role": "system", "content": row.system_prompt})
     return prompt[::-1]
+
+
+def matches(example: Example, wanted: ExampleFilter, token_count: int | None) -> bool:
+    """Whether a filter lets an example through, as far as label, version, source, tag and tokens go."""
+    if token_count is None:
+        token_count = -(-len(example.completion[0]["content"]) // 4)
+    return (
+        wanted.label in (None, example.label)
+        and wanted.model_version in (None, example.model_version)
+        and (wanted.source is None or is_of_source(example.source, wanted.source))
+        and (wanted.tag is None or wanted.tag in example.tags)
+        and _within(token_count, wanted.min_tokens, wanted.max_tokens)
+    )
+
+
+def has_length(example: Example, wanted: ExampleFilter) -> bool:
+    """Whether a filter lets through an example of so many messages, the reply included."""
+    return _within(len(example.prompt) + 1, wanted.min_messages, wanted.max_messages)
 
 
 def _within(count: int, least: int | None, most: int | None) -> bool:

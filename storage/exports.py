@@ -10,56 +10,27 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session
 
 from storage.dataset_card import dataset_card
-from storage.duplicates import Contradictions, Duplicates, Selection
+from storage.duplicates import Selection
 from storage.errors import InvalidInput
 from storage.examples import Example, Examples
 from storage.export_files import Written, new_folder, write_file
 from storage.export_formats import ENCODERS
+from storage.export_plan import ExportPlan
 from storage.export_shapes import COLUMNS, ChatTemplate, Row, Shaper
 from storage.filters import EVERYTHING, ExampleFilter, resolve
 from storage.pairs import iter_pairs
 from storage.redaction import Redaction, Redactor
+from storage.signals import signal_examples
 from storage.votes import latest_event_id
 
-Format = Literal["jsonl", "parquet", "csv", "datasets"]
-Shape = Literal["kto", "kto-text", "pairs", "sharegpt"]
 PROGRESS_ROWS = 1_000
-
-
-class ExportPlan(BaseModel):
-    """What is exported and how."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Format = Field("jsonl", description="File format; datasets is a folder with a dataset card.")
-    shape: Shape = Field(
-        "kto",
-        description="kto: TRL's conversational rows. kto-text: the chat template applied. pairs: an up and a "
-        "down reply to the same prompt, for DPO. sharegpt: as LLaMA-Factory reads KTO data.",
-    )
-    filter: ExampleFilter = Field(EVERYTHING, description="Which examples.")
-    duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
-    contradictions: Contradictions = Field(
-        "keep",
-        description="Votes of both kinds on the same text. drop: none of them. majority: those of the larger "
-        "kind, none where both are equal.",
-    )
-    corrections: bool = Field(
-        False, description="Add what people wrote a reply should have been, as a desirable example."
-    )
-    redact: bool = Field(
-        False, description="Replace personal data in all texts by placeholders such as <EMAIL_ADDRESS_1>."
-    )
-    licence: str = Field(
-        "unknown", description="Licence of the data, as the hub names it, for example cc0-1.0."
-    )
 
 
 class Export:
@@ -90,13 +61,20 @@ class Export:
             raise InvalidInput(
                 f"The licence {plan.licence!r} is not a name such as cc0-1.0 or apache-2.0.", field="licence"
             )
+        if plan.shape == "pairs" and plan.signals:
+            raise InvalidInput("Pairs are made of votes; leave out signals.", field="signals")
         wanted = resolve(session, plan.filter, salt=salt)
         self._filters = wanted.describe(salt)
         self._examples = Examples(
             session, self.snapshot_event_id, wanted, corrections=plan.corrections, token_ids=False
         )
         self._selection = Selection(
-            self._examples.iterate, duplicates=plan.duplicates, contradictions=plan.contradictions
+            lambda: chain(
+                self._examples.iterate(),
+                signal_examples(session, self.snapshot_event_id, plan.signals, wanted),
+            ),
+            duplicates=plan.duplicates,
+            contradictions=plan.contradictions,
         )
         self._shaper = Shaper(salt, template)
         self._redaction = Redaction(redactor) if redactor is not None else None
@@ -123,6 +101,7 @@ class Export:
             "largest_event_id": self._largest_event_id,
             "filters": self._filters,
             "corrections": self.plan.corrections,
+            "signals": self.plan.signals,
             "duplicates": self.plan.duplicates,
             "duplicate_votes": repeats.duplicate_votes,
             "contradictions": self.plan.contradictions,

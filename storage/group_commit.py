@@ -25,17 +25,18 @@ Waiting = tuple[Write, Future[Any]]
 Outcome = tuple[Any, Exception | None]
 
 LARGEST_GROUP = 256
-LONGEST_QUEUE = 2048
 
 
 class GroupCommit:
     """A writer thread over an engine whose transactions begin as writers."""
 
-    def __init__(self, engine: sa.Engine, lock: contextlib.AbstractContextManager[Any]) -> None:
+    def __init__(
+        self, engine: sa.Engine, lock: contextlib.AbstractContextManager[Any], *, longest_queue: int
+    ) -> None:
         """`lock` is what other writers of this process hold, so that nobody polls SQLite's own lock."""
         self._engine = engine
         self._lock = lock
-        self._queue: Queue[Waiting | None] = Queue(LONGEST_QUEUE)
+        self._queue: Queue[Waiting | None] = Queue(longest_queue)
         self._thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
         self._closed = False
         self._thread.start()
@@ -54,7 +55,7 @@ class GroupCommit:
             self._queue.put_nowait((write, future))
         except Full:
             raise Busy(
-                f"{LONGEST_QUEUE} writes are waiting already; try again in a second.", retry_after=1
+                f"{self._queue.maxsize} writes are waiting already; try again in a second.", retry_after=1
             ) from None
         return future
 

@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     max_waiting_replies: int = Field(
         32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
     )
+    max_waiting_writes: int = Field(
+        2048, ge=1, description="Votes that may wait for their commit; beyond that the answer is 503."
+    )
     batching: Literal["auto", "off"] = Field(
         "auto",
         description="auto: replies of one version are computed as one batch, where the model allows it. "

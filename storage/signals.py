@@ -14,7 +14,8 @@ from sqlmodel import Session, col, func, select
 
 from storage.chats import get_chat, get_message
 from storage.errors import Conflict, InvalidInput, NotAllowed
-from storage.examples import PAGE, Example, prompt_of
+from storage.examples import PAGE, Example, has_length, matches, prompt_of
+from storage.filters import EVERYTHING, ExampleFilter
 from storage.settings import SignalKind
 from storage.snapshots import messages_up_to
 from storage.tables import Chat, Message, ModelVersion, Signal, User, VoteEvent
@@ -78,15 +79,19 @@ def count_signals(session: Session) -> dict[SignalKind, int]:
 
 
 def signal_examples(
-    session: Session, snapshot_event_id: int, kinds: Collection[SignalKind]
+    session: Session,
+    snapshot_event_id: int,
+    kinds: Collection[SignalKind],
+    filter: ExampleFilter = EVERYTHING,
 ) -> Iterator[Example]:
     """The signals of these kinds in a snapshot, as examples with the source `signal:KIND`, oldest first.
 
     A person's own vote on the reply goes before what they did with it. Of several signals of one person
     on one reply the first counts, and none where they contradict each other. As with votes, chats
-    that are deleted or without consent give none, nor do people whose votes are quarantined.
+    that are deleted or without consent give none, nor do people whose votes are quarantined; so a filter
+    for these finds none. The filter is one that storage.filters.resolve returned.
     """
-    if not kinds:
+    if not kinds or filter.consent == "withheld" or filter.quarantined == "only":
         return
     query = _query(kinds)
     last = (-1, "")
@@ -95,8 +100,22 @@ def signal_examples(
     ).all():
         before = messages_up_to(session, {row.parent_id for row in rows if row.parent_id is not None})
         for row in rows:
-            yield _example(row, before)
+            example = _example(row, before)
+            if _is_wanted(example, filter):
+                yield example
         last = (rows[-1].after_event_id, rows[-1].id)
+
+
+def _is_wanted(example: Example, wanted: ExampleFilter) -> bool:
+    tokens = len(example.token_ids) if example.token_ids is not None else None
+    return (
+        not wanted.has_comment
+        and wanted.user in (None, example.user_id)
+        and (wanted.from_date is None or example.voted_at >= wanted.from_date)
+        and (wanted.to_date is None or example.voted_at <= wanted.to_date)
+        and matches(example, wanted, tokens)
+        and has_length(example, wanted)
+    )
 
 
 def _example(row: Any, before: dict[str, Any]) -> Example:

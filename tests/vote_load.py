@@ -33,6 +33,7 @@ class Voter:
 @dataclass(frozen=True)
 class Answer:
     status: int
+    head: bytes
     body: bytes
 
     def json(self) -> Any:
@@ -64,7 +65,7 @@ class VoteConnection:
         lower = head.lower()
         start = lower.index(b"content-length:") + len(b"content-length:")
         length = int(lower[start : lower.index(b"\r\n", start)])
-        return Answer(int(head[9:12]), await self._reader.readexactly(length))
+        return Answer(int(head[9:12]), lower, await self._reader.readexactly(length))
 
 
 def choices(voters: Sequence[Voter], changes: float, seed: int) -> Iterator[tuple[Voter, str, bool]]:

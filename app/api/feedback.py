@@ -1,5 +1,6 @@
 """Feedback out: examples and export. For admins."""
 
+import hashlib
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -16,11 +17,14 @@ from storage import audit, votes
 from storage.duplicates import Contradictions, Duplicates
 from storage.errors import InvalidInput
 from storage.examples import Example, Examples
+from storage.export_files import Written
+from storage.export_plan import ExportPlan, Shape
 from storage.export_shapes import Shaper
-from storage.exports import Export, ExportPlan, Shape
+from storage.exports import Export
 from storage.filters import ExampleFilter, resolve
 from storage.redaction import load_redactor
 from storage.secret import load_secret
+from storage.settings import SignalKind
 from trainer.base_model import load_tokenizer
 from trainer.tokenise import chat_template
 
@@ -55,6 +59,7 @@ class ExportQuery(ExampleFilter):
     duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
     contradictions: Contradictions = Field("keep", description="Votes of both kinds on the same text.")
     corrections: bool = Field(False, description="Add corrections as desirable examples.")
+    signals: list[SignalKind] = Field([], description="Add what people did with replies without voting.")
     redact: bool = Field(False, description="Replace personal data in all texts by placeholders.")
     snapshot: int | None = Field(
         None, ge=0, description="As of this vote event; otherwise all votes so far.", examples=[0]
@@ -103,14 +108,7 @@ def list_examples(_: Admin, services: ServicesHere, query: Annotated[ExamplesQue
 @router.get("/export", responses=EXPORT_ANSWERS, response_class=StreamingResponse)
 def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery, Query()]) -> Response:
     """The examples that the filters let through, as one file."""
-    plan = ExportPlan(
-        filter=_filter(query), **query.model_dump(include=ExportPlan.model_fields.keys() - {"filter"})
-    )
-    template = chat_template(load_tokenizer(services.source)) if plan.shape == "kto-text" else None
-    settings = services.settings
-    redactor = load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
-    salt = load_secret(settings.data_dir)
-    given: dict[str, Any] = {"salt": salt, "template": template, "redactor": redactor}
+    plan, given = _planned(services, query)
     with services.database.write() as session:
         # Made here too, because an answer that has begun can no longer turn into an error.
         snapshot = Export(session, plan, snapshot_event_id=query.snapshot, **given).snapshot_event_id
@@ -124,6 +122,39 @@ def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery
             "Cache-Control": "no-store",
         },
     )
+
+
+@router.get("/export/manifest")
+def export_manifest(
+    _: Admin, services: ServicesHere, query: Annotated[ExportQuery, Query()]
+) -> dict[str, Any]:
+    """What an export of the same parameters holds: its counts, filters, snapshot, size and sha256.
+
+    All rows are read for it, so it takes as long as the export. Name the export's snapshot.
+    """
+    plan, given = _planned(services, query)
+    digest, size = hashlib.sha256(), 0
+    with services.database.read() as session:
+        export = Export(session, plan, snapshot_event_id=query.snapshot, **given)
+        for chunk in export.chunks():
+            digest.update(chunk)
+            size += len(chunk)
+        return export.manifest(Written(sha256=digest.hexdigest(), size=size))
+
+
+def _planned(services: Services, query: ExportQuery) -> tuple[ExportPlan, dict[str, Any]]:
+    """What is to be exported, and what an Export is given for it."""
+    plan = ExportPlan(
+        filter=_filter(query), **query.model_dump(include=ExportPlan.model_fields.keys() - {"filter"})
+    )
+    settings = services.settings
+    return plan, {
+        "salt": load_secret(settings.data_dir),
+        "template": chat_template(load_tokenizer(services.source)) if plan.shape == "kto-text" else None,
+        "redactor": (
+            load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
+        ),
+    }
 
 
 def _filter(query: ExampleFilter) -> ExampleFilter:

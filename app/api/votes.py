@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlmodel import Session
 
 from app.api.errors import ErrorOut
@@ -33,6 +33,19 @@ CHANGES: dict[int | str, dict[str, Any]] = WITH_ETAG | {
 
 
 class NewVote(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "label": False,
+                    "tags": ["wrong"],
+                    "comment": "The capital is Paris.",
+                    "correction": "The capital of France is Paris.",
+                }
+            ]
+        }
+    )
+
     label: StrictBool = Field(description="true: thumbs up. false: thumbs down.")
     tags: list[Tag] | None = Field(None, max_length=20, description="Reasons, such as `wrong` or `too long`.")
     comment: Text | None = None

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
@@ -13,6 +13,7 @@ from rich.progress import Progress as ProgressBar
 from app.commands.terminal import console, opened_database, say
 from storage.errors import InvalidInput
 from storage.import_formats import FORMATS
+from storage.settings import SignalKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from storage.settings import Settings
 
 PIPE = "-"
+SIGNALS = get_args(SignalKind)
 
 
 def import_feedback(
@@ -83,6 +85,11 @@ def export_feedback(
     corrections: bool = typer.Option(
         False, "--corrections", help="Add what replies should have been, as good examples."
     ),
+    signals: list[str] = typer.Option(
+        [],
+        "--signal",
+        help=f"Add what people did without voting: {', '.join(SIGNALS)}. May be given several times.",
+    ),
     redact: bool = typer.Option(
         False, "--redact", help="Replace personal data by placeholders; needs thumbloop[redaction]."
     ),
@@ -92,13 +99,17 @@ def export_feedback(
     licence: str = typer.Option("unknown", help="Licence of the data, such as cc0-1.0."),
 ) -> None:
     """Export the votes that training may use, with the chats they judge and a manifest."""
-    from storage.exports import Export, ExportPlan, export_to
+    from storage.export_plan import ExportPlan
+    from storage.exports import Export, export_to
     from storage.filters import read_filter
     from storage.redaction import load_redactor
     from storage.secret import load_secret
 
     if file == PIPE and format != "jsonl":
         raise InvalidInput(f"Standard output takes jsonl only; name a file for {format}.", field="format")
+    for kind in signals:
+        if kind not in SIGNALS:
+            raise InvalidInput(f"--signal {kind!r} is not one of {', '.join(SIGNALS)}.", field="signal")
     plan = ExportPlan(
         format=format,
         shape=shape,
@@ -106,6 +117,7 @@ def export_feedback(
         duplicates=duplicates,
         contradictions=contradictions,
         corrections=corrections,
+        signals=signals,
         redact=redact,
         licence=licence,
     )

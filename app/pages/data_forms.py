@@ -71,6 +71,13 @@ def _input(name: str, schema: dict[str, Any]) -> str:
     if schema["type"] == "boolean" and not schema["optional"]:
         box = f'<input type="checkbox" value="true" {attributes}>'
         return f'<label class="tl-field tl-check">{box}{title}</label>'
+    if schema["type"] == "array":
+        boxes = (
+            f'<label class="tl-field tl-check"><input type="checkbox" value="{escape(value)}" {attributes}>'
+            f"{title}: {escape(value)}</label>"
+            for value in schema["items"]["enum"]
+        )
+        return "".join(boxes)
     if name == "label":
         choices = {"": "both", "up": "thumbs up", "down": "thumbs down"}
     elif schema["type"] == "boolean":

@@ -21,8 +21,9 @@ import sqlalchemy as sa
 
 from storage import model_versions
 from storage.database import Database
+from storage.export_plan import ExportPlan
 from storage.export_shapes import COLUMNS
-from storage.exports import ExportPlan, export_to
+from storage.exports import export_to
 from storage.redaction import load_redactor
 from storage.tables import Chat, Message, Table, User, VoteEvent
 from tests.benchmarks.report import print_report

@@ -1,5 +1,6 @@
 """Feedback over HTTP: formats, filters, figures and erasure."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -37,12 +38,18 @@ def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> Non
         rated = {"prompt": "Who?", "completion": "Write to ada@mail.internal.", "label": True}
         assert loop.checked(client.post(import_path, content=json.dumps(rated)))["accepted"] == 1
         assert client.get(export_path, params=snapshot).content == then.content
+        manifest = loop.checked(client.get(f"{export_path}/manifest", params=snapshot))
+        assert manifest["sha256"] == hashlib.sha256(then.content).hexdigest()
+        assert (manifest["bytes"], manifest["rows"]) == (len(then.content), len(then.text.splitlines()))
+        assert manifest["snapshot_event_id"] == int(snapshot["snapshot"])
         newest = client.get(export_path).content.splitlines()[-1]
         assert json.loads(newest)["completion"][0]["content"] == rated["completion"]
         redacted = client.get(export_path, params={"redact": True}).content.splitlines()[-1]
         assert json.loads(redacted)["completion"][0]["content"] == "Write to <EMAIL_ADDRESS_1>."
         for unknown in (10**6, "x"):
             refused(client.get(export_path, params={"snapshot": unknown}), 422, field="snapshot")
+        refused(client.get(export_path, params={"signals": "smelled"}), 422)
+        refused(client.get(export_path, params={"signals": "copied", "shape": "pairs"}), 422, field="signals")
 
         examples = loop.checked(client.get("/api/v1/examples", params={"label": "down", "limit": 3}))
         assert [row["label"] for row in examples["items"]] == [False] * 3

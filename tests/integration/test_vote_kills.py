@@ -1,5 +1,7 @@
 """kill -9 while many clients vote: what was acknowledged is there, once, and the log has no gap.
 
+The same where more votes come than can be stored: those are refused.
+
 THUMBLOOP_TEST_KILL_ROUNDS says how often on each engine; `make kill-rounds` asks for 200.
 """
 
@@ -18,9 +20,10 @@ from storage import chats, model_versions, users
 from storage.database import open_database
 from storage.tables import Vote, VoteEvent
 from storage.tokens import create_token
+from storage.votes import take_turn
 from tests.integration import loop
 from tests.live_server import LiveServer
-from tests.vote_load import VoteConnection, Voter
+from tests.vote_load import Answer, VoteConnection, Voter
 
 CLIENTS, REPLIES_EACH = 32, 3
 NO_VOTE = (None, 0)
@@ -151,3 +154,39 @@ def assert_store_is_what_was_acknowledged(server: LiveServer, clients: list[Clie
     for reply, events in logged.items():
         # Each vote turned the label, so none was lost or doubled in between either.
         assert events == [(number % 2 == 1, number) for number in range(1, told[reply][1] + 1)]
+
+
+def test_votes_that_would_wait_too_long_are_refused_and_not_stored(
+    start_server: Callable[..., LiveServer], database_url: str
+) -> None:
+    server = start_server(database_url=database_url, max_waiting_writes=2)
+    clients = add_clients(server)
+    database = open_database(server.settings)
+
+    async def vote_at_once() -> list[Answer]:
+        refused = asyncio.Event()
+
+        async def vote(client: Client) -> Answer:
+            async with VoteConnection(server.settings.port) as connection:
+                answer = await connection.vote(client.voter, client.voter.replies[0], True)
+            if answer.status == 503:
+                refused.set()
+            return answer
+
+        with database.write() as session:
+            take_turn(session)  # now no vote can be stored
+            voting = [asyncio.create_task(vote(client)) for client in clients]
+            await asyncio.wait_for(refused.wait(), 60)
+        return await asyncio.gather(*voting)
+
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(asyncio.run, vote_at_once()).result()
+    database.close()
+    assert {answer.status for answer in answers} == {200, 503}
+    for client, answer in zip(clients, answers, strict=True):
+        if answer.status == 200:
+            client.acknowledged[client.voter.replies[0]] = (True, 1)
+        else:
+            assert answer.json()["error"]["code"] == "busy"
+            assert b"\r\nretry-after: 1\r\n" in answer.head
+    assert_store_is_what_was_acknowledged(server, clients)

@@ -8,7 +8,7 @@ import pytest
 import typer.main
 from fastapi import FastAPI
 
-from app.api import chats, model_versions, openai, training_runs
+from app.api import chats, model_versions, openai, training_runs, votes
 from app.cli import cli
 from app.commands.settings import markdown_page
 from app.server import API, API_ROUTERS, ROOT_ROUTERS
@@ -60,6 +60,7 @@ BODIES = {
         training_runs.NewRun,
         model_versions.Reason,
         openai.CompletionRequest,
+        votes.NewVote,
     )
 }
 

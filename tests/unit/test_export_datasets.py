@@ -10,8 +10,9 @@ import pytest
 
 from storage import imports
 from storage.database import Database, open_database
+from storage.export_plan import ExportPlan
 from storage.export_shapes import ChatTemplate
-from storage.exports import Export, ExportPlan, export_to
+from storage.exports import Export, export_to
 from storage.settings import Settings
 from tests.unit.feedback import SALT, fill, rate
 from tests.unit.test_export_formats import template

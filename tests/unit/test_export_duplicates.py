@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from storage.database import Database
 from storage.duplicates import Contradictions, TextCounts, digest
-from storage.exports import Export, ExportPlan
+from storage.export_plan import ExportPlan
+from storage.exports import Export
 from tests.unit.feedback import SALT, rate
 from tests.unit.test_export_formats import rows_of
 

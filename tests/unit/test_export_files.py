@@ -17,7 +17,8 @@ from storage import votes
 from storage.database import Database, open_database
 from storage.errors import Conflict, InvalidInput, NotReady
 from storage.export_files import new_folder, write_file
-from storage.exports import ExportPlan, export_to
+from storage.export_plan import ExportPlan
+from storage.exports import export_to
 from storage.filters import ExampleFilter
 from storage.settings import Settings
 from tests.unit.feedback import SALT, fill, rate
@@ -30,7 +31,8 @@ import json, resource, sys
 from pathlib import Path
 from storage.database import Database
 from storage.errors import NotReady
-from storage.exports import ExportPlan, export_to
+from storage.export_plan import ExportPlan
+from storage.exports import export_to
 
 address, folder = sys.argv[1:]
 database = Database(address)
@@ -92,7 +94,8 @@ import os, sys
 from pathlib import Path
 from storage.database import Database
 from storage.errors import NotReady
-from storage.exports import ExportPlan, export_to
+from storage.export_plan import ExportPlan
+from storage.exports import export_to
 
 address, disk = sys.argv[1], Path(sys.argv[2])
 with Database(address).read() as session:

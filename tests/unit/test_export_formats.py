@@ -18,8 +18,9 @@ from storage.database import Database
 from storage.errors import InvalidInput
 from storage.examples import iter_examples
 from storage.export_formats import defuse_cell, restore_cell
+from storage.export_plan import ExportPlan
 from storage.export_shapes import COLUMNS, Kind
-from storage.exports import Export, ExportPlan, export_jsonl, export_to
+from storage.exports import Export, export_jsonl, export_to
 from storage.filters import ExampleFilter
 from tests.unit.feedback import NASTY, SALT, fill, rate
 

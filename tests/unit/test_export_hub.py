@@ -10,7 +10,8 @@ import pytest
 
 from storage.database import Database
 from storage.errors import InvalidInput
-from storage.exports import ExportPlan, export_to
+from storage.export_plan import ExportPlan
+from storage.exports import export_to
 from storage.hub import push_to_hub
 from tests.fake_hub import FakeHub
 from tests.unit.feedback import SALT, fill

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import Session, select
 
-from storage import group_commit, users
+from storage import users
 from storage.database import Database, open_database
 from storage.errors import Busy, Conflict, InvalidInput, NotReady, NotStored
 from storage.settings import Settings
@@ -83,7 +83,7 @@ def test_a_full_queue_is_refused_at_once(database: Database) -> None:
 
     waiting = [database.submit(block)]
     assert entered.wait(60)
-    waiting += [database.submit(lambda session: None) for _ in range(group_commit.LONGEST_QUEUE)]
+    waiting += [database.submit(lambda session: None) for _ in range(2048)]
     with pytest.raises(Busy) as refused:
         database.submit(lambda session: None)
     assert refused.value.retry_after > 0

@@ -16,7 +16,8 @@ from sqlmodel import select
 from storage import examples, users, votes
 from storage.database import Database
 from storage.errors import InvalidInput
-from storage.exports import ExportPlan, export_to
+from storage.export_plan import ExportPlan
+from storage.exports import export_to
 from storage.import_formats import ImportOptions
 from storage.imports import BATCH, KEPT_REJECTIONS, ImportReport, Progress, import_file
 from storage.tables import Chat, Message, Vote, VoteEvent

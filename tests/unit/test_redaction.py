@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from storage.database import Database
 from storage.errors import BadSetting
-from storage.exports import Export, ExportPlan, export_to
+from storage.export_plan import ExportPlan
+from storage.exports import Export, export_to
 from storage.redaction import OVERLAP, PIECE, Redactor, load_redactor
 from tests.unit.feedback import SALT, fill, rate
 from tests.unit.test_export_formats import SHAPES, template

@@ -1,6 +1,8 @@
 """Implicit signals: noted, counted and trained on apart from votes; no snapshot that was taken changes."""
 
+import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,11 +14,16 @@ from sqlmodel import Session
 from storage import chats, erasure, signals, votes
 from storage.database import Database
 from storage.errors import Conflict, InvalidInput, NotAllowed
+from storage.export_plan import ExportPlan
+from storage.exports import Export
+from storage.filters import ExampleFilter
 from storage.settings import Settings, SignalKind
 from storage.tables import TrainingRun, User
+from tests.unit.feedback import SALT
 from tests.unit.people import add_person_with_reply, add_reply
 from trainer.snapshot import Snapshot, take_snapshot
 
+NO_SIGNALS = {"tag": "wrong", "has_comment": True, "consent": "withheld", "quarantined": "only"}
 ALL: list[SignalKind] = ["regenerated", "edited", "copied"]
 
 
@@ -69,6 +76,42 @@ def test_signals_train_only_where_the_setting_names_their_kind(database: Databas
     with database.read() as session:
         assert signals.count_signals(session) == dict.fromkeys(ALL, 2)
         assert votes.count_votes(session) == votes.VoteCounts(1, 0)
+
+
+def test_an_export_says_what_a_training_on_signals_saw(database: Database) -> None:
+    with database.write() as session:
+        person, chat, voted = add_person_with_reply(session, system_prompt="Be kind.")
+        for kind in ALL:
+            note(session, person, add_reply(session, chat, f"{kind}?", kind).id, kind)
+        votes.cast_vote(session, user_id=person.id, message_id=voted.id, label=True)
+    event = latest(database)
+    trained = snapshot(database, event).examples
+
+    def exported(**wanted: Any) -> list[dict[str, Any]]:
+        plan = ExportPlan(signals=ALL, filter=ExampleFilter(**wanted))
+        with database.read() as session:
+            export = Export(session, plan, salt=SALT, snapshot_event_id=event)
+            rows = [json.loads(line) for line in b"".join(export.chunks()).splitlines()]
+            assert (export.manifest()["signals"], export.manifest()["rows"]) == (ALL, len(rows))
+            return rows
+
+    names = ("prompt", "completion", "label", "source")
+    assert [{name: row[name] for name in names} for row in exported()] == [
+        {name: getattr(example, name) for name in names} for example in trained
+    ]
+    signal = trained[1]
+    for wanted, kept in (
+        ({"source": "signal:edited"}, ["edited"]),
+        ({"source": "signal", "label": True}, ["copied"]),
+        ({"source": "signal", "model_version": "v1", "max_tokens": 2, "user": person.id}, ALL),
+        ({"source": "signal", "min_tokens": 3}, []),
+        ({"source": "signal", "min_messages": len(signal.prompt) + 2}, ["edited", "copied"]),
+        ({"source": "signal", "from_date": signal.voted_at, "has_comment": False}, ALL),
+        ({"source": "signal", "to_date": signal.voted_at - timedelta(days=1)}, []),
+        ({"source": "signal", "from_date": signal.voted_at + timedelta(days=1)}, []),
+        *(({"source": "signal", name: value}, []) for name, value in NO_SIGNALS.items()),
+    ):
+        assert [row["source"].removeprefix("signal:") for row in exported(**wanted)] == kept, wanted
 
 
 def test_a_signal_that_another_contradicts_trains_nothing_and_of_two_alike_one_does(

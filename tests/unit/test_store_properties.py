@@ -22,7 +22,8 @@ from sqlmodel import col, select
 from storage import chats, erasure, model_versions, quarantine, users, votes
 from storage.database import Database
 from storage.errors import InvalidInput, NotAllowed
-from storage.exports import Export, ExportPlan
+from storage.export_plan import ExportPlan
+from storage.exports import Export
 from storage.tables import Chat, Message, Table, Vote, VoteEvent
 from tests.unit.feedback import NASTY, SALT
 from tests.unit.store_model import NOTHING, ModelChat, ModelEvent, ModelMessage, Said, StoreModel
