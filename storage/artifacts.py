@@ -6,13 +6,13 @@ Knows no tensors: whether an adapter fits a model is for whoever loads it.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import ArtifactRefused, NotReady
+from storage.sync import sync
 
 REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
 ALLOWED = (*REQUIRED, "README.md", "lineage.json")
@@ -62,11 +62,11 @@ class Artifacts:
         files = _hash_folder(staging)
         try:
             for name in files:
-                _sync(staging / name)
-            _sync(staging)
+                sync(staging / name)
+            sync(staging)
             shutil.rmtree(final, ignore_errors=True)
             staging.rename(final)
-            _sync(self.adapters)
+            sync(self.adapters)
         except OSError as error:
             raise NotReady(
                 f"The adapter {final} could not be written ({error.strerror}); free some space."
@@ -134,11 +134,3 @@ def _refused(folder: Path, why: str) -> ArtifactRefused:
     return ArtifactRefused(
         f"The adapter {folder} is refused: {why}. Restore it from a backup or train again."
     )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

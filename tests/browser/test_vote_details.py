@@ -60,6 +60,8 @@ def test_tags_comment_and_correction_are_changes_of_the_same_vote(
     expect_vote(page, False)
     assert said(page, chat_server) == (False, [], None, None)  # the bare thumb counts at once
     first = stored_vote(page, chat_server)["revision"]
+    expect(tag(page, "unclear")).to_be_visible()
+    expect(page.locator("[data-tag=clear]").last).not_to_be_visible()  # a reason for a thumb up
 
     tag(page, "too long").click()
     expect(tag(page, "too long")).to_have_attribute("aria-pressed", "true")
@@ -85,6 +87,9 @@ def test_tags_comment_and_correction_are_changes_of_the_same_vote(
     thumb(page, "Like").click()  # another thumb keeps what was said
     expect_vote(page, True)
     assert said(page, chat_server) == (True, *expected[1:])
+    expect(tag(page, "clear")).to_be_visible()
+    expect(tag(page, "wrong")).to_be_visible()  # it was chosen
+    expect(page.locator("[data-tag=unclear]").last).not_to_be_visible()
     thumb(page, "Like").click()
     expect_vote(page, None)
     assert stored_messages(page, chat_server.url)[-1]["vote"] is None

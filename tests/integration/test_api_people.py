@@ -8,7 +8,9 @@ from tests.integration.rest import new_chat, refused, send
 
 
 def test_tags_are_offered_and_others_are_taken(client: httpx.Client) -> None:
-    assert loop.checked(client.get("/api/v1/vote-tags"))["tags"][:2] == ["wrong", "unclear"]
+    tags = loop.checked(client.get("/api/v1/vote-tags"))
+    assert (tags["down"][:2], tags["up"][:2]) == (["wrong", "unclear"], ["correct", "clear"])
+    assert tags["tags"] == tags["down"] + tags["up"]
     reply = send(client, new_chat(client))
     body = {"label": False, "tags": ["wrong", "my own"]}
     vote = loop.checked(client.put(f"/api/v1/messages/{reply['id']}/vote", json=body))

@@ -8,6 +8,7 @@ import pytest
 from app.api.shapes import RunOut
 from app.pages.dashboard import run_panel, run_table
 from app.pages.transcript import Turn, chat_list, chatbot_messages, notice, plain_markdown, reply_bar
+from app.pages.vote_details import OfferedTags
 from storage.tables import Chat, Message, Vote
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -84,11 +85,14 @@ def test_bar_says_how_a_reply_ended(columns: dict[str, Any], said: str) -> None:
 def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
     said = {"tags": ["wrong", HOSTILE], "comment": f"\n</span>{HOSTILE}", "correction": "Better."}
     bar = reply_bar(
-        Turn(reply(), vote=Vote(message_id="m", user_id="u", label=False, **said)), ["wrong", "tone"]
+        Turn(reply(), vote=Vote(message_id="m", user_id="u", label=False, **said)),
+        OfferedTags(up=["clear"], down=["wrong", "tone"]),
     )
-    assert 'data-tag="wrong" aria-pressed="true"' in bar
-    assert 'data-tag="tone" aria-pressed="false"' in bar
-    assert bar.count("data-tag") == 3  # the vote's own too, or a change would lose it
+    assert 'data-tag="wrong" data-after="down" aria-pressed="true"' in bar
+    assert 'data-tag="tone" data-after="down" aria-pressed="false"' in bar
+    assert 'data-tag="clear" data-after="up" aria-pressed="false"' in bar
+    assert 'data-after="up down" aria-pressed="true"' in bar
+    assert bar.count("data-tag") == 4  # the vote's own too, or a change would lose it
     assert '<div class="tl-own"><small>Comment</small><span data-text="comment">\n&lt;/span&gt;' in bar
     assert "Better.</span>" in bar
     assert "<script" not in bar
@@ -96,7 +100,7 @@ def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
 
 @pytest.mark.parametrize("state", ["failed", "given", "erased"])
 def test_replies_that_cannot_be_voted_on_have_no_thumbs(state: str) -> None:
-    assert "data-vote" not in reply_bar(Turn(reply(state=state)), ["wrong"])
+    assert "data-vote" not in reply_bar(Turn(reply(state=state)), OfferedTags(down=["wrong"]))
 
 
 def test_streaming_replies_have_no_thumbs() -> None:

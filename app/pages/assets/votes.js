@@ -42,7 +42,9 @@
       text(bar, name).textContent = vote[name] ?? "";
       text(bar, name).parentElement.hidden = !vote[name];
     }
-    bar.querySelector(".tl-details").hidden = vote.label === null;
+    const details = bar.querySelector(".tl-details");
+    details.hidden = vote.label === null;
+    details.dataset.thumb = vote.label === null ? "" : vote.label ? "up" : "down";
   };
 
   const NOTHING = { label: null, tags: [], comment: null, correction: null };
