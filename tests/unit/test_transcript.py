@@ -63,7 +63,9 @@ def test_titles_copies_and_errors_are_escaped() -> None:
 def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
     vote = Vote(message_id="m", user_id="u", label=label) if label is not None else None
     bar = reply_bar(Turn(reply(), version="v3", vote=vote))
-    assert ('class="tl-details" hidden' in bar) == (label is None)  # there is nothing to say more about yet
+    assert ('class="tl-details" data-thumb="" hidden' in bar) == (
+        label is None
+    )  # there is nothing to say more about yet
     assert f'data-vote="up" aria-pressed="{up}"' in bar
     assert f'data-vote="down" aria-pressed="{down}"' in bar
     assert "v3" in bar
