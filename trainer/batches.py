@@ -19,13 +19,15 @@ FEW = 4
 DEALT = 2000
 
 
-class Labelled(Protocol):
-    """What the order depends on; storage.examples.Example is one."""
+class Ordered(Protocol):
+    """What the order depends on; trainer.tokenise.Row is one."""
 
     @property
     def label(self) -> bool: ...
     @property
     def chat_id(self) -> str: ...
+    @property
+    def length(self) -> int: ...
 
 
 def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: int) -> set[str]:
@@ -62,12 +64,14 @@ def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: in
     return held
 
 
-def order(examples: Sequence[Labelled], *, batch_size: int, seed: int, epoch: int = 0) -> list[int]:
+def order(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int = 0) -> list[int]:
     """Indices of `examples` in the order of one epoch, to be cut into blocks of `batch_size`.
 
     - The rarer label is spread evenly: every block has it if there are as many as blocks.
     - Two rows of one chat are not neighbours in a block, its last and first row included, where
       that can be avoided: neighbours are each other's mismatched pair.
+    - Beyond that, rows of one chat are in one block, the longest together and at most half a block: what
+      they share is then computed once. Which labels a block has does not depend on it.
     - No block is of one row, which would be its own pair. Nothing is left out for that: where one
       row would remain, another comes a second time and makes the last block two. Only a single
       example has no order at all; the list is then empty.
@@ -88,6 +92,7 @@ def order(examples: Sequence[Labelled], *, batch_size: int, seed: int, epoch: in
             best, fewest = blocks, crowded
         if not crowded:
             break
+    _gather(examples, best)
     return [row for block in best for row in _seat(examples, block, draw)]
 
 
@@ -97,7 +102,7 @@ def _position(seed: int, chat: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _deal(examples: Sequence[Labelled], batch_size: int, draw: random.Random) -> list[list[int]]:
+def _deal(examples: Sequence[Ordered], batch_size: int, draw: random.Random) -> list[list[int]]:
     """Shuffle the rows into blocks, with the rarer label spread evenly."""
     rows = list(range(len(examples)))
     draw.shuffle(rows)
@@ -128,7 +133,7 @@ def _deal(examples: Sequence[Labelled], batch_size: int, draw: random.Random) ->
     return blocks
 
 
-def _separate(examples: Sequence[Labelled], blocks: list[list[int]]) -> int:
+def _separate(examples: Sequence[Ordered], blocks: list[list[int]]) -> int:
     """Swap rows between blocks until no chat has more than half a block; returns the rows left over.
 
     A ring of k rows has no equal neighbours only if no chat has more than k // 2 of them. No swap
@@ -170,7 +175,63 @@ def _separate(examples: Sequence[Labelled], blocks: list[list[int]]) -> int:
     return left
 
 
-def _seat(examples: Sequence[Labelled], block: list[int], draw: random.Random) -> list[int]:
+def _gather(examples: Sequence[Ordered], blocks: list[list[int]]) -> None:
+    """Swap rows of the same label between blocks, so that rows of one chat meet; large chats first."""
+    where = {row: number for number, block in enumerate(blocks) for row in block}
+    times = Counter(row for block in blocks for row in block)
+    chats = [Counter(examples[row].chat_id for row in block) for block in blocks]
+    of_chat: dict[str, list[int]] = {}
+    for row in where:
+        of_chat.setdefault(examples[row].chat_id, []).append(row)
+    # One that comes twice could meet itself.
+    settled = {row for row in where if times[row] > 1}
+
+    def has_room(number: int, chat: str) -> bool:
+        return chats[number][chat] < len(blocks[number]) // 2
+
+    def fetch(row: int, home: int) -> bool:
+        """Swap the row with one in the block `home` that nothing keeps there."""
+        chat, label = examples[row].chat_id, examples[row].label
+        for seat, other in enumerate(blocks[home]):
+            goes = examples[other]
+            if (
+                other not in settled
+                and goes.label == label
+                and goes.chat_id != chat
+                and has_room(where[row], goes.chat_id)
+            ):
+                source = where[row]
+                blocks[source][blocks[source].index(row)], blocks[home][seat] = other, row
+                where[row], where[other] = home, source
+                chats[home].update({chat: 1, goes.chat_id: -1})
+                chats[source].update({chat: -1, goes.chat_id: 1})
+                return True
+        return False
+
+    for chat, rows in sorted(of_chat.items(), key=lambda one: -len(one[1])):
+        rows.sort(key=lambda row: -examples[row].length)
+        for place, first in enumerate(rows):
+            if first in settled:
+                continue
+            home = where[first]
+            settled.add(first)
+            hopeless: set[bool] = set()
+            for row in rows[place + 1 : place + 1 + 4 * len(blocks[home])]:
+                label = examples[row].label
+                if row in settled or label in hopeless:
+                    continue
+                if where[row] == home or (has_room(home, chat) and fetch(row, home)):
+                    settled.add(row)
+                elif chats[home][chat] == 1 and has_room(where[row], chat) and fetch(first, where[row]):
+                    home = where[first]
+                    settled.add(row)
+                else:
+                    hopeless.add(label)
+                if len(hopeless) == 2:
+                    break
+
+
+def _seat(examples: Sequence[Ordered], block: list[int], draw: random.Random) -> list[int]:
     """The block as a ring in which rows of one chat are apart: every second seat, largest chat first."""
     draw.shuffle(block)
     of_chat = Counter(examples[row].chat_id for row in block)
@@ -183,5 +244,5 @@ def _seat(examples: Sequence[Labelled], block: list[int], draw: random.Random) -
     return ring[start:] + ring[:start]
 
 
-def _rarer_label(examples: Sequence[Labelled]) -> bool:
+def _rarer_label(examples: Sequence[Ordered]) -> bool:
     return 2 * sum(example.label for example in examples) <= len(examples)

@@ -36,6 +36,10 @@ class Row:
     def chat_id(self) -> str:
         return self.example.chat_id
 
+    @property
+    def length(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The ids after which the model writes its reply; raises InvalidInput if the template refuses."""

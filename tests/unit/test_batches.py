@@ -17,6 +17,7 @@ from trainer.batches import hold_out, order
 class Row:
     label: bool
     chat_id: str
+    length: int = 1
 
 
 def rows_of(chats: str, *, max_size: int) -> st.SearchStrategy[list[Row]]:
@@ -143,6 +144,30 @@ def test_one_dominant_chat_is_spread_as_far_as_it_goes() -> None:
     blocks = blocks_of(examples, order(examples, batch_size=4, seed=0), 4)
     # A ring of four with two or more rows of "big" has at least 2·big − 4 such pairs.
     assert neighbours_of_one_chat(blocks) == 2 * 700 - 1000
+
+
+@given(rows_of("abcdefghijklmnopqrst", max_size=60), batch_sizes, seeds)
+def test_a_short_last_block_and_its_row_that_comes_twice_are_still_whole(
+    examples: list[Row], size: int, seed: int
+) -> None:
+    blocks = blocks_of(examples, order(examples, batch_size=size, seed=seed), size)
+    assert all(len(block) == size for block in blocks[:-1])
+
+
+def test_rows_of_one_chat_meet_in_a_block_the_longest_together() -> None:
+    """Chats of four rated turns, in blocks of four: each chat's rows are in two blocks and not in four."""
+    examples = [Row(chat % 5 != turn, str(chat), length=turn) for chat in range(40) for turn in range(4)]
+    indices = order(examples, batch_size=4, seed=0)
+    blocks = blocks_of(examples, indices, 4)
+    assert neighbours_of_one_chat(blocks) == 0
+    assert has_class_mix(examples, blocks)
+    together = [
+        sorted(row.length for row in block if row.chat_id == chat)
+        for block in blocks
+        for chat in {row.chat_id for row in block}
+    ]
+    assert sum(len(lengths) == 2 for lengths in together) >= 0.9 * len(examples) / 2
+    assert together.count([2, 3]) >= 0.7 * 40
 
 
 # The hold-out
