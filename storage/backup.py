@@ -30,6 +30,7 @@ from storage.settings import Settings
 MANIFEST = "manifest.json"
 SQLITE_COPY, POSTGRES_DUMP = "database.sqlite", "database.pgdump"
 FORMAT = 1
+OF_A_NEW_DISK = {"lost+found"}
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,17 @@ def _postgres(database: Database, program: str, *arguments: str) -> None:
 
 
 def _refuse_used_target(settings: Settings, database: Database) -> None:
-    used = [settings.data_dir / name for name in ("adapters", SECRET)]
+    used = [path for path in settings.data_dir.glob("*") if path.name not in OF_A_NEW_DISK]
     if database.path is not None:
-        used.append(database.path)
+        # Beside a log of another database SQLite would write that one's pages over the restored one.
+        beside = [
+            database.path.with_name(database.path.name + end) for end in ("", "-wal", "-shm", "-journal")
+        ]
+        used += [path for path in beside if path.exists()]
     elif sa.inspect(database.engine).get_table_names():
         raise Conflict(f"The database {database.shown_address} has tables; restore into an empty one.")
-    for path in used:
-        if path.exists():
-            raise Conflict(f"{path} exists; restore into an empty THUMBLOOP_DATA_DIR.")
+    if used:
+        raise Conflict(f"{used[0]} exists; restore into an empty THUMBLOOP_DATA_DIR, or empty this one.")
 
 
 def _data_files(data_dir: Path) -> Iterator[tuple[str, Path]]:

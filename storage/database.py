@@ -26,6 +26,8 @@ from storage.settings import Settings
 
 T = TypeVar("T")
 
+# With secure_delete, what is erased or overwritten is zeroed in the file, not only unlinked.
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
 # Any constant will do; it keeps two servers from migrating one PostgreSQL database at once.
 MIGRATION_LOCK = 7_463_551
 
@@ -65,6 +67,12 @@ class Database:
                 url, pool_size=8, max_overflow=24, pool_pre_ping=True, hide_parameters=True
             )
         self._writer = self.engine.execution_options(writes=True)
+        # An export reads for minutes: it must not see half of what is written meanwhile.
+        self._reader = (
+            self.engine
+            if self.dialect == "sqlite"
+            else self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        )
         # SQLite has one writer; PostgreSQL has many.
         self._lock: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.dialect == "sqlite" else contextlib.nullcontext()
@@ -76,7 +84,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one consistent state and changes nothing."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -101,6 +109,16 @@ class Database:
             if self._groups is None:
                 self._groups = GroupCommit(self._writer, self._lock, longest_queue=self._longest_write_queue)
         return self._groups.submit(write)
+
+    def forget_old_pages(self) -> None:
+        """Let no file of the database hold what was erased: SQLite's log is written back and emptied.
+
+        It waits for those who read meanwhile, a few seconds at most; what it cannot empty then goes with the
+        next call. PostgreSQL's own files are its administrator's.
+        """
+        if self.dialect == "sqlite":
+            with self._lock, self.engine.connect() as connection:
+                connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def migrate(self) -> None:
         """Bring the schema to the newest version; safe when several processes start at once."""
@@ -175,7 +193,7 @@ def database_now(session: Session) -> datetime:
 def _sqlite_pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]
     connection.isolation_level = None  # we say BEGIN ourselves, see _sqlite_begin
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
+    for pragma in PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

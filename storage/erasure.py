@@ -5,6 +5,7 @@ no snapshot, whatever its id. A model that was trained on it still remembers: ea
 marked, and only a retrain from the base model, without those votes, forgets.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from storage import audit
 from storage.affected import ERASED, Key, mark_affected, versions_trained_on
+from storage.database import Database
 from storage.errors import Conflict
+from storage.export_files import MANIFEST_END
 from storage.tables import ApiToken, Chat, Message, Signal, User, Vote, VoteEvent, now
 from storage.users import get_user
 from storage.votes import take_turn
 
-EXPORTS = "exports"
 ERASED_MESSAGE = "erased"  # the state of an erased message
 
 
@@ -105,12 +107,37 @@ def count_before(session: Session, moment: datetime) -> ErasureReport:
     )
 
 
-def remove_exports(data_dir: Path) -> bool:
-    """Remove the exports that lie in the data directory: they are copies of what was erased."""
-    folder = data_dir / EXPORTS
-    existed = folder.exists()
-    shutil.rmtree(folder, ignore_errors=True)
-    return existed
+def remove_copies(database: Database, data_dir: Path) -> list[Path]:
+    """After an erasure: remove the exports that lie in the data directory, and what the database's log holds.
+
+    An export is known by its manifest. Returns what was removed.
+    """
+    database.forget_old_pages()
+    removed = []
+    for manifest in [*data_dir.rglob(f"*{MANIFEST_END}"), *data_dir.rglob("manifest.json")]:
+        export = manifest.parent if manifest.name == "manifest.json" else _described_by(manifest)
+        if export == data_dir or not _is_manifest(manifest):
+            continue
+        if export.is_dir():
+            shutil.rmtree(export)
+        else:
+            export.unlink(missing_ok=True)
+            manifest.unlink(missing_ok=True)
+        removed.append(export)
+    return removed
+
+
+def _described_by(manifest: Path) -> Path:
+    return manifest.with_name(manifest.name.removesuffix(MANIFEST_END))
+
+
+def _is_manifest(file: Path) -> bool:
+    """Whether it is what an export wrote beside its rows."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"snapshot_event_id", "sha256", "software"} <= found.keys()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from storage.sync import sync
 # A full disk, a full quota, a file over the limit of this process, a broken disk.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
+# Beside an exported file stands its manifest, under its name with this end.
+MANIFEST_END = ".manifest.json"
+
 
 @dataclass(frozen=True)
 class Written:

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from storage.dataset_card import dataset_card
 from storage.duplicates import Selection
 from storage.errors import InvalidInput
 from storage.examples import Example, Examples
-from storage.export_files import Written, new_folder, write_file
+from storage.export_files import MANIFEST_END, Written, new_folder, write_file
 from storage.export_formats import ENCODERS
 from storage.export_plan import ExportPlan
 from storage.export_shapes import COLUMNS, ChatTemplate, Row, Shaper
@@ -68,13 +67,17 @@ class Export:
         self._examples = Examples(
             session, self.snapshot_event_id, wanted, corrections=plan.corrections, token_ids=False
         )
+        self._signals_left_out: Counter[str] = Counter()
+
+        def all_examples() -> Iterator[Example]:
+            self._signals_left_out.clear()
+            yield from self._examples.iterate()
+            yield from signal_examples(
+                session, self.snapshot_event_id, plan.signals, wanted, self._signals_left_out
+            )
+
         self._selection = Selection(
-            lambda: chain(
-                self._examples.iterate(),
-                signal_examples(session, self.snapshot_event_id, plan.signals, wanted),
-            ),
-            duplicates=plan.duplicates,
-            contradictions=plan.contradictions,
+            all_examples, duplicates=plan.duplicates, contradictions=plan.contradictions
         )
         self._shaper = Shaper(salt, template)
         self._redaction = Redaction(redactor) if redactor is not None else None
@@ -146,7 +149,7 @@ class Export:
 
     def _selected(self) -> Iterator[Example]:
         yield from self._selection
-        self._left_out += self._examples.left_out
+        self._left_out += self._examples.left_out + self._signals_left_out
 
 
 def export_to(
@@ -175,7 +178,7 @@ def export_to(
         progress=progress,
     )
     if plan.format != "datasets":
-        beside = target.with_name(f"{target.name}.manifest.json")
+        beside = target.with_name(target.name + MANIFEST_END)
         written = write_file(
             target,
             export.chunks(),

@@ -61,6 +61,12 @@ class Format:
 
 
 def _kto_rows(record: Columns, options: ImportOptions) -> Rows:
+    if isinstance(record.get("prompt"), str) and _is_ours(record):
+        raise InvalidInput(
+            "This is an export of the shape kto-text: its prompt has a chat template in it, which a model "
+            "would get twice. Export the shape kto and import that.",
+            field="prompt",
+        )
     turns = conversation(record.get("prompt"), record.get("completion"), "completion")
     yield _rated_row(record, turns, "completion", read_label(record, "label"))
 
@@ -101,8 +107,7 @@ def _sharegpt_rows(record: Columns, options: ImportOptions) -> Rows:
 
 def _rated_row(record: Columns, turns: list[Turn], name: str, label: bool, side: str = "") -> ImportedRow:
     """The row, with what a Thumbloop export has beside it; a pair has those columns for each side."""
-    message_id, user_hash = record.get(f"{side}message_id"), record.get(f"{side}user_hash")
-    ours = isinstance(message_id, str) and isinstance(user_hash, str) and is_id(message_id)
+    ours = _is_ours(record, side)
     return ImportedRow(
         checked(with_system(turns, record.get("system")), name),
         label,
@@ -111,8 +116,14 @@ def _rated_row(record: Columns, turns: list[Turn], name: str, label: bool, side:
         correction=read_note(record.get(f"{side}correction"), "correction"),
         model=read_note(_first(record, [column.format(side[:-1]) for column in MODELS]), "model"),
         voted_at=read_time(record.get(f"{side}voted_at"), f"{side}voted_at"),
-        origin=(str(message_id), str(user_hash)) if ours else None,
+        origin=(str(record[f"{side}message_id"]), str(record[f"{side}user_hash"])) if ours else None,
     )
+
+
+def _is_ours(record: Columns, side: str = "") -> bool:
+    """Whether it has the columns by which an export of ours names a vote."""
+    message_id, user_hash = record.get(f"{side}message_id"), record.get(f"{side}user_hash")
+    return isinstance(message_id, str) and isinstance(user_hash, str) and is_id(message_id)
 
 
 def _is_rated(record: Columns, options: ImportOptions) -> bool:

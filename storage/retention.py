@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from storage.database import Database
-from storage.erasure import ErasureReport, erase_before, remove_exports
+from storage.erasure import ErasureReport, erase_before, remove_copies
 
 BATCH = 200  # chats; votes wait no longer than one batch takes
 
@@ -30,6 +30,7 @@ def forget_before(
             report = erase_before(session, moment, by=by, limit=BATCH)
         if not report.chats:
             break
-        remove_exports(data_dir)
         total.add(report)
+    if total.chats:
+        remove_copies(database, data_dir)
     return total

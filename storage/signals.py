@@ -5,6 +5,7 @@ They are examples only for a training that asks for their kinds. Each is noted w
 of that moment and belongs to the snapshots of later events alone, so no snapshot that was taken changes.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, get_args
 
@@ -83,6 +84,7 @@ def signal_examples(
     snapshot_event_id: int,
     kinds: Collection[SignalKind],
     filter: ExampleFilter = EVERYTHING,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[Example]:
     """The signals of these kinds in a snapshot, as examples with the source `signal:KIND`, oldest first.
 
@@ -101,9 +103,23 @@ def signal_examples(
         before = messages_up_to(session, {row.parent_id for row in rows if row.parent_id is not None})
         for row in rows:
             example = _example(row, before)
-            if _is_wanted(example, filter):
-                yield example
+            if not _is_wanted(example, filter):
+                continue
+            if reason := _taken_back(row):
+                if left_out is not None:
+                    left_out[reason] += 1
+                continue
+            yield example
         last = (rows[-1].after_event_id, rows[-1].id)
+
+
+def _taken_back(row: Any) -> str:
+    """Why a signal gives no example any more, in the words of storage.examples; '' if it does."""
+    if row.deleted_at is not None:
+        return "deleted chat"
+    if not row.consent:
+        return "no consent"
+    return "quarantined person" if row.set_aside else ""
 
 
 def _is_wanted(example: Example, wanted: ExampleFilter) -> bool:
@@ -179,6 +195,9 @@ def _query(kinds: Collection[SignalKind]) -> sa.Select[*tuple[Any, ...]]:
             col(ModelVersion.number).label("version"),
             col(Chat.source),
             col(Chat.system_prompt),
+            col(Chat.deleted_at),
+            col(Chat.consent),
+            col(User.quarantined).label("set_aside"),
         )
         .join(Message, col(Message.id) == Signal.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
@@ -187,9 +206,6 @@ def _query(kinds: Collection[SignalKind]) -> sa.Select[*tuple[Any, ...]]:
         .where(
             col(Signal.kind).in_(kinds),
             col(Signal.after_event_id) < snapshot,
-            col(Chat.deleted_at).is_(None),
-            col(Chat.consent).is_(True),
-            col(User.quarantined).is_(False),
             col(Message.content) != "",
             vote.is_(None),
             ~overruled,

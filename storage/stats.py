@@ -6,7 +6,7 @@ do not tell 60 % from 90 %. The vote rate stands beside it, because few who vote
 
 import math
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
@@ -69,7 +69,7 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> Interval:
 
 
 def version_stats(session: Session) -> list[VersionStats]:
-    """One entry per version that has replied, newest version first; imported chats are left out."""
+    """One entry per version that has replied, newest version first; of which chats, says `_counts`."""
     voted = sa.case((col(Vote.label).is_(True), 1), else_=0)
     refused = sa.case((col(Vote.label).is_(False), 1), else_=0)
     rows = session.exec(
@@ -82,7 +82,7 @@ def version_stats(session: Session) -> list[VersionStats]:
         .join(Message, col(Message.model_version_id) == ModelVersion.id)
         .join(Chat, col(Chat.id) == Message.chat_id)
         .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
-        .where(col(Message.state).in_(("complete", "stopped")), col(Chat.deleted_at).is_(None))
+        .where(col(Message.state).in_(("complete", "stopped")), *_counts())
         .group_by(col(ModelVersion.number))
         .order_by(col(ModelVersion.number).desc())
     )
@@ -90,21 +90,28 @@ def version_stats(session: Session) -> list[VersionStats]:
 
 
 def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
-    """Current votes (up, down) per tag, most used first; quarantined ones are left out."""
-    counts: dict[str, list[int]] = {}
-    standing = select(Vote.label, Vote.tags).where(
-        col(Vote.label).is_not(None), col(Vote.quarantined).is_(False)
+    """Current votes (up, down) per tag, most used first; of which votes, says `_counts`."""
+    each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_array_elements_text
+    tag = each(col(Vote.tags)).table_valued("value").c.value
+    up = func.sum(sa.case((col(Vote.label).is_(True), 1), else_=0))
+    down = func.sum(sa.case((col(Vote.label).is_(False), 1), else_=0))
+    rows = session.execute(
+        sa.select(tag, up, down)
+        .select_from(Vote)
+        .join(Message, col(Message.id) == Vote.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .join(tag.table, sa.true())
+        .where(col(Vote.label).is_not(None), col(Vote.quarantined).is_(False), *_counts())
+        .group_by(tag)
+        .order_by((up + down).desc(), tag)
     )
-    for label, tags in session.exec(standing):
-        for tag in tags:
-            counts.setdefault(tag, [0, 0])[0 if label else 1] += 1
-    return {tag: (up, down) for tag, (up, down) in sorted(counts.items(), key=lambda item: -sum(item[1]))}
+    return {name: (ups, downs) for name, ups, downs in rows}
 
 
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
     """What was voted on each of the last `days` UTC days, oldest first, empty days included.
 
-    Votes of people who are quarantined now are left out.
+    Votes of people who are quarantined now are left out; of the others, `_counts` says which there are.
     """
     today = now().date()
     first = today - timedelta(days=days - 1)
@@ -112,15 +119,21 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
     # A tag or a comment that follows a thumb is a change of the same vote, not another one.
     last = (
         select(func.max(VoteEvent.id))
-        .where(day >= _comparable(session, first), col(VoteEvent.action).in_(("cast", "change", "clear")))
+        .where(
+            col(VoteEvent.created_at) >= datetime.combine(first, time.min, UTC),
+            col(VoteEvent.action).in_(("cast", "change", "clear")),
+        )
         .group_by(day, col(VoteEvent.message_id), col(VoteEvent.user_id))
     )
     rows = session.exec(
         select(day, VoteEvent.label, func.count())
+        .join(Message, col(Message.id) == VoteEvent.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
         .where(
             col(VoteEvent.id).in_(last),
             col(VoteEvent.label).is_not(None),
             col(VoteEvent.user_id).not_in(select(User.id).where(col(User.quarantined))),
+            *_counts(),
         )
         .group_by(day, col(VoteEvent.label))
     )
@@ -129,5 +142,6 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
     return [DayStats(when, found.get((when, True), 0), found.get((when, False), 0)) for when in span]
 
 
-def _comparable(session: Session, day: date) -> date | str:
-    return day.isoformat() if session.get_bind().dialect.name == "sqlite" else day
+def _counts() -> tuple[sa.ColumnElement[bool], ...]:
+    """Chats that are there, and took place here: what was imported says nothing of the versions."""
+    return col(Chat.deleted_at).is_(None), ~col(Chat.source).startswith("import")

@@ -9,6 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+# For a process that pushes to it: without Xet, the hub's newer way for large files, whose server cannot be
+# had here.
+HUB_SETTINGS = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
 
 class FakeHub:
     """`files` are those of the last commit, by path; `requests` are (method, path, body)."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, StrictBool
 
 from app.api.shapes import Id, Text
 from app.auth import Admin, CurrentUser, ServicesHere
-from storage.erasure import erase_user, preview_user, remove_exports
+from storage.erasure import erase_user, preview_user, remove_copies
 from storage.quarantine import set_quarantine
 
 router = APIRouter(tags=["users"])
@@ -58,7 +58,7 @@ def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
     """Erase a person: name, secrets, chats and votes. Exports in the data directory go too. For admins."""
     with services.database.write() as session:
         report = erase_user(session, user_id, by=identity.name)
-    remove_exports(services.settings.data_dir)
+    remove_copies(services.database, services.settings.data_dir)
     return Erased(**asdict(report))
 
 

@@ -50,10 +50,12 @@ def erase_user(
             _ask(f"{user.name or user.id} and everything they wrote")
         with database.write() as session:
             report = erasure.erase_user(session, user.id, by=ACTOR)
-        exports = erasure.remove_exports(settings.data_dir)
+        exports = erasure.remove_copies(database, settings.data_dir)
     say(f"{report.chats} chats, {report.messages} messages and {report.votes} votes of {name} are erased.")
     if exports:
-        say("The exports in the data directory are removed; erase copies elsewhere yourself.")
+        say(
+            f"Exports that are removed, too: {', '.join(map(str, exports))}. Erase copies elsewhere yourself."
+        )
     _say_affected(report.affected_versions)
 
 

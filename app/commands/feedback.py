@@ -97,6 +97,10 @@ def export_feedback(
         None, help="As of this vote event, which a manifest names; otherwise all votes so far."
     ),
     licence: str = typer.Option("unknown", help="Licence of the data, such as cc0-1.0."),
+    push_to_hub: str | None = typer.Option(
+        None, metavar="OWNER/NAME", help="Upload the folder of the format datasets to the Hugging Face hub."
+    ),
+    public: bool = typer.Option(False, "--public", help="With --push-to-hub: let everybody read it."),
 ) -> None:
     """Export the votes that training may use, with the chats they judge and a manifest."""
     from storage.export_plan import ExportPlan
@@ -107,6 +111,10 @@ def export_feedback(
 
     if file == PIPE and format != "jsonl":
         raise InvalidInput(f"Standard output takes jsonl only; name a file for {format}.", field="format")
+    if push_to_hub is not None and format != "datasets":
+        raise InvalidInput(
+            f"--push-to-hub takes a folder; add --format datasets, not {format}.", field="format"
+        )
     for kind in signals:
         if kind not in SIGNALS:
             raise InvalidInput(f"--signal {kind!r} is not one of {', '.join(SIGNALS)}.", field="signal")
@@ -147,6 +155,10 @@ def export_feedback(
             for reason, rows in manifest["left_out"].items():
                 say(f"{rows} left out: {reason}")
             say(f"{manifest['rows']} rows to {file}.")
+    if push_to_hub is not None:
+        from storage.hub import push_to_hub as push
+
+        say(f"Pushed: {push(Path(file), push_to_hub, private=not public)}")
 
 
 def _pairs(filters: list[str]) -> dict[str, object]:

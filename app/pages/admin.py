@@ -17,7 +17,7 @@ from app.pages.data_forms import export_form, import_form
 from app.pages.statistics import statistics_panel
 from app.services import Services
 from storage import audit
-from storage.erasure import erase_user, preview_user, remove_exports
+from storage.erasure import erase_user, preview_user, remove_copies
 from storage.errors import Conflict, NotAllowed, ThumbloopError
 from storage.model_versions import roll_back_target, version_of_run
 from storage.secret import load_secret
@@ -156,7 +156,7 @@ class AdminPage:
         def act(identity: Identity) -> str:
             with self.services.database.write() as session:
                 found = erase_user(session, chosen, by=identity.name)
-            remove_exports(self.services.settings.data_dir)
+            remove_copies(self.services.database, self.services.settings.data_dir)
             affected = f" Affected: {', '.join(found.affected_versions)}." if found.affected_versions else ""
             return f"Erased: {found.chats} chats, {found.messages} messages, {found.votes} votes.{affected}"
 

@@ -17,6 +17,7 @@ from storage.database import open_database
 from storage.settings import Settings
 from storage.tables import Chat
 from storage.users import ensure_user
+from tests.fake_hub import HUB_SETTINGS, FakeHub
 from tests.integration.test_cli import PROGRAM, CommandLine
 
 
@@ -151,3 +152,20 @@ def test_backup_restore_and_erasure(thumbloop: CommandLine, tmp_path: Path, kto_
     thumbloop.said("restore", str(archive))
     assert thumbloop.said("export", "-") == rows
     assert "ada" in thumbloop.said("user", "list")
+
+
+def test_an_export_is_pushed_to_the_hub(
+    thumbloop: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thumbloop.said("import", "-", stdin='{"prompt": "Hi", "completion": "Hello", "label": true}\n')
+    refused = thumbloop.refused("export", str(tmp_path / "x"), "--push-to-hub", "me/feedback")
+    assert "add --format datasets" in refused
+    assert not (tmp_path / "x").exists()
+    hub = FakeHub(token="hf_secret")
+    for name, value in (HUB_SETTINGS | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_secret"}).items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "out"
+    said = thumbloop.said("export", str(folder), "--format", "datasets", "--push-to-hub", "me/feedback")
+    hub.close()
+    assert f"Pushed: {hub.endpoint}/datasets/me/feedback/commit/" in said
+    assert hub.files["data/train.parquet"] == (folder / "data" / "train.parquet").read_bytes()

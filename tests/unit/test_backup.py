@@ -73,6 +73,20 @@ def test_a_restored_backup_is_the_installation_it_was_made_of(
         backup.back_up(filled, archive)
 
 
+@pytest.mark.parametrize("left", ["thumbloop.db-wal", "notes.txt", "models/base"])
+def test_a_target_with_anything_in_it_is_refused(
+    filled: Settings, empty: Settings, tmp_path: Path, left: str
+) -> None:
+    """Beside an old write-ahead log SQLite would put another database's pages over the restored ones."""
+    archive = tmp_path / "backup.tar"
+    backup.back_up(filled, archive)
+    (empty.data_dir / left).parent.mkdir(parents=True)
+    (empty.data_dir / left).write_bytes(b"old")
+    with pytest.raises(Conflict, match=f"{left.partition('/')[0]} exists; restore into an empty"):
+        backup.restore(empty, archive)
+    assert (empty.data_dir / left).read_bytes() == b"old"
+
+
 def test_a_damaged_or_foreign_archive_is_refused_and_leaves_nothing(
     filled: Settings, empty: Settings, tmp_path: Path
 ) -> None:

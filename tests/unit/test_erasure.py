@@ -11,10 +11,13 @@ from app.housekeeping import Housekeeping
 from storage import audit, chats, erasure, exports, model_versions, retention, training_runs, users, votes
 from storage.database import Database
 from storage.errors import Conflict
+from storage.export_plan import ExportPlan
+from storage.exports import export_to
 from storage.secret import load_secret
 from storage.settings import Settings
 from storage.tables import Message, Table, now
 from tests.live_server import wait_until
+from tests.unit.feedback import SALT
 from tests.unit.people import add_person_with_reply, add_reply
 
 SECRET_WORD = "xylophone"
@@ -110,20 +113,21 @@ def test_retention_erases_what_nobody_has_written_in_since(database: Database, t
     with database.write() as session:
         batch = erasure.erase_before(session, moment, by="retention", limit=2)
         assert (batch.chats, batch.votes) == (2, 2)
-    (tmp_path / "exports").mkdir()
+    with database.read() as session:
+        export_to(tmp_path / "rows.jsonl", session, ExportPlan(), salt=SALT)
     report = retention.forget_before(database, tmp_path, moment, by="retention")
     assert (report.chats, report.messages, report.votes) == (3, 6, 3)
-    assert not (tmp_path / "exports").exists()
+    assert not (tmp_path / "rows.jsonl").exists()
     assert SECRET_WORD not in everything(database)
-    (tmp_path / "exports").mkdir()
     with database.read() as session:
+        export_to(tmp_path / "rows.jsonl", session, ExportPlan(), salt=SALT)
         before = len(audit.list_events(session))
     assert retention.forget_before(database, tmp_path, moment, by="retention").chats == 0
     with database.read() as session:
         assert len(audit.list_events(session)) == before == 2
         assert votes.count_votes(session) == votes.VoteCounts(0, 0)
         assert chats.get_chat(session, fresh.id).deleted_at is None
-    assert (tmp_path / "exports").exists()
+    assert (tmp_path / "rows.jsonl").exists()  # nothing of it was erased
 
 
 def test_several_servers_may_forget_at_once(database: Database, tmp_path: Path) -> None:
@@ -159,12 +163,33 @@ def test_an_error_of_the_database_says_nothing_of_what_was_written(database: Dat
     assert SECRET_WORD not in str(error.value)
 
 
-def test_exports_in_the_data_directory_are_copies_and_go_too(tmp_path: Path) -> None:
-    (tmp_path / "exports").mkdir()
-    (tmp_path / "exports" / "rows.jsonl").write_text("{}")
-    assert erasure.remove_exports(tmp_path) is True
-    assert not (tmp_path / "exports").exists()
-    assert erasure.remove_exports(tmp_path) is False
+def test_exports_in_the_data_directory_are_copies_and_go_too(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text('{"files": {}}')  # of something else
+    with database.read() as session:
+        for name, format in (("rows.csv", "csv"), ("mine/rows.jsonl", "jsonl"), ("folder", "datasets")):
+            export_to(tmp_path / name, session, ExportPlan.model_validate({"format": format}), salt=SALT)
+    removed = erasure.remove_copies(database, tmp_path)
+    assert set(removed) == {tmp_path / name for name in ("rows.csv", "mine/rows.jsonl", "folder")}
+    assert [file.name for file in tmp_path.rglob("*") if "test." not in file.name] == [
+        "mine",
+        "manifest.json",
+    ]
+    assert erasure.remove_copies(database, tmp_path) == []
+
+
+def test_no_file_of_the_database_holds_what_was_erased(database: Database, tmp_path: Path) -> None:
+    if database.path is None:
+        pytest.skip("PostgreSQL's files are its administrator's")
+    with database.write() as session:
+        person, _, reply = add_person_with_reply(session, system_prompt=SECRET_WORD)
+        votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, comment=SECRET_WORD)
+    files = [database.path, database.path.with_name(f"{database.path.name}-wal")]
+    assert any(SECRET_WORD.encode() in file.read_bytes() for file in files)
+    with database.write() as session:
+        erasure.erase_user(session, person.id, by="admin")
+    erasure.remove_copies(database, tmp_path)
+    assert not any(SECRET_WORD.encode() in file.read_bytes() for file in files)
 
 
 def test_a_reply_that_ends_while_its_person_is_being_erased_is_not_written_back(database: Database) -> None:

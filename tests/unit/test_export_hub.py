@@ -13,7 +13,7 @@ from storage.errors import InvalidInput
 from storage.export_plan import ExportPlan
 from storage.exports import export_to
 from storage.hub import push_to_hub
-from tests.fake_hub import FakeHub
+from tests.fake_hub import HUB_SETTINGS, FakeHub
 from tests.unit.feedback import SALT, fill
 
 PUSH = """
@@ -28,9 +28,6 @@ try:
 except NotReady as error:
     sys.exit(f"{error.code}: {error.message}")
 """
-
-
-HUB_SETTINGS = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 @pytest.fixture
@@ -49,8 +46,7 @@ def folder(database: Database, tmp_path: Path) -> Path:
 
 
 def push(folder: Path, token: str, endpoint: str) -> subprocess.CompletedProcess[str]:
-    # In a process of its own: the tests' is kept from any hub. Without Xet, the hub's newer way for large
-    # files, whose server cannot be had here.
+    # In a process of its own: the tests' is kept from any hub.
     return subprocess.run(
         [sys.executable, "-c", PUSH, str(folder), token, endpoint],
         env=os.environ | HUB_SETTINGS,

@@ -42,7 +42,7 @@ def test_a_whole_conversation_as_the_completion_needs_no_prompt() -> None:
 
 def test_kto_rows_keep_what_a_thumbloop_export_says_beside_the_vote() -> None:
     record = {
-        "prompt": "Hi",
+        "prompt": [{"role": "user", "content": "Hi"}],
         "completion": "Hello",
         "label": True,
         "message_id": "0198a000-0000-7000-8000-000000000000",
@@ -121,6 +121,13 @@ BAD_KTO: list[tuple[dict[str, Any], str]] = [
     ({"voted_at": True}, "voted_at"),
     ({"voted_at": [1]}, "voted_at"),
 ]
+
+
+def test_an_export_with_a_template_in_it_is_refused() -> None:
+    ours = {"message_id": "0198a000-0000-7000-8000-000000000000", "user_hash": "abc"}
+    asked = {"prompt": "<|im_start|>user\nHi<|im_end|>", "completion": "Hello<|im_end|>", "label": True}
+    assert "the shape kto-text" in reason(asked | ours)
+    assert row(asked).label is True  # without our columns it may be anybody's plain text
 
 
 @pytest.mark.parametrize(("change", "expected"), BAD_KTO, ids=[f"{change}"[:40] for change, _ in BAD_KTO])

@@ -141,6 +141,10 @@ def test_what_is_withdrawn_or_quarantined_gives_no_signal(database: Database) ->
             session.add_all([person, chat])
         add_vote(session)
     assert found(database) == [("Because.", True, "web")]
+    with database.read() as session:
+        export = Export(session, ExportPlan(signals=ALL, contradictions="drop"), salt=SALT)
+        assert len(b"".join(export.chunks()).splitlines()) == 1
+        assert export.manifest()["left_out"] == {"deleted chat": 1, "no consent": 1, "quarantined person": 1}
 
 
 def test_erasing_a_person_deletes_their_signals(database: Database) -> None:

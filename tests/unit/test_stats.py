@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage import stats, votes
+from storage import chats, stats, votes
 from storage.database import Database
 from storage.tables import now
 from tests.unit.people import add_person_with_reply, add_reply
@@ -33,6 +33,15 @@ def test_rates_per_version_tags_and_days(database: Database) -> None:
         last = {"user_id": person.id, "message_id": reply.id}
         votes.cast_vote(session, **last, label=True, comment="Good.")
         votes.clear_vote(session, user_id=person.id, message_id=reply.id)
+        # Neither what is deleted nor what was imported is among them.
+        for change in ("deleted", "imported"):
+            person, chat, reply = add_person_with_reply(session)
+            votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, tags=["wrong"])
+            if change == "deleted":
+                chats.delete_chat(session, chat.id)
+            else:
+                chat.source = "import:kto"
+                session.add(chat)
     with database.read() as session:
         (v1,) = stats.version_stats(session)
         assert (v1.version, v1.replies, v1.up, v1.down) == ("v1", 8, 2, 1)
