@@ -1,7 +1,8 @@
 """Which model versions learned from votes that were taken back since: erased, or without consent now.
 
 A model cannot unlearn; each such version says how many votes, until a retrain from the base replaces it.
-Knows the lineage that runs keep ({"votes": [[message, user], …]}); knows nobody's reasons.
+A version that was continued from another learned from all that this one did. Knows the lineage that runs
+keep ({"votes": [[message, user], …], "continued_from": id or null}); knows nobody's reasons.
 """
 
 from collections.abc import Collection, Iterable
@@ -23,7 +24,13 @@ def versions_trained_on(session: Session, keys: Collection[Key]) -> dict[str, Mo
     wanted = set(keys)
     if not wanted:
         return {}
-    return {version.name: version for version, run in _lineage(session) if not wanted.isdisjoint(_used(run))}
+    found: dict[str, ModelVersion] = {}
+    ids = set()
+    for version, run in _lineage(session):  # in the order of their numbers: each after what it continued from
+        if _continued_from(run) in ids or not wanted.isdisjoint(_used(run)):
+            found[version.name] = version
+            ids.add(version.id)
+    return found
 
 
 def mark_affected(session: Session, keys: Collection[Key]) -> list[str]:
@@ -36,9 +43,14 @@ def mark_affected(session: Session, keys: Collection[Key]) -> list[str]:
 
 def count_lost(session: Session, version: ModelVersion) -> None:
     """Set the version's `erased_votes` to what is so now, as also at its publication."""
-    run = session.get(TrainingRun, version.run_id)
+    used: set[Key] = set()
+    ancestor: ModelVersion | None = version
+    while ancestor is not None and (run := session.get(TrainingRun, ancestor.run_id)) is not None:
+        used |= _used(run)
+        before = _continued_from(run)
+        ancestor = session.get(ModelVersion, before) if before is not None else None
     session.flush()
-    version.erased_votes = _count_lost(session, _used(run)) if run is not None else 0
+    version.erased_votes = _count_lost(session, used)
     session.add(version)
     session.flush()
 
@@ -53,6 +65,12 @@ def _lineage(session: Session) -> Iterable[tuple[ModelVersion, TrainingRun]]:
 
 def _used(run: TrainingRun) -> set[Key]:
     return {(message, user) for message, user in (run.snapshot or {}).get("votes", [])}
+
+
+def _continued_from(run: TrainingRun) -> str | None:
+    """The id of the version whose adapter this run began with, if it did."""
+    found: str | None = (run.snapshot or {}).get("continued_from")
+    return found
 
 
 def _count_lost(session: Session, used: set[Key]) -> int:

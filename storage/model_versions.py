@@ -47,10 +47,12 @@ def publish_version(
     sha256: str,
     files: dict[str, str],
     metrics: dict[str, Any],
+    parent_id: str | None = None,
 ) -> ModelVersion:
     """Add the candidate that a run made; raises LeaseLost if the run is not this trainer's any more.
 
-    A run has one version: publishing again returns the first.
+    Its parent is the deployed version, unless another is named. A run has one version: publishing again
+    returns the first.
     """
     owned_run(session, run_id, fence)
     existing = version_of_run(session, run_id)
@@ -58,7 +60,7 @@ def publish_version(
         return existing
     version = ModelVersion(
         number=(session.exec(select(func.max(ModelVersion.number))).one() or 0) + 1,
-        parent_id=deployed_version(session).id,
+        parent_id=parent_id or deployed_version(session).id,
         run_id=run_id,
         kind="adapter",
         base_model=base_model,

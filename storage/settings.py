@@ -13,12 +13,11 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    BeforeValidator,
     Field,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -30,25 +29,10 @@ from pydantic_settings import (
 
 from storage.errors import BadSetting
 from storage.secret import webhook_key
+from storage.setting_rules import AsList, Item, check_data_policy
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 SECRETS = frozenset({"webhook_secret"})  # settings whose values are shown nowhere
-
-
-def _listed(value: object) -> object:
-    """The items of a list that an environment variable holds as JSON or with commas between them."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            raise ValueError("this is not JSON; write items with commas between them") from error
-    return [item.strip() for item in value.split(",") if item.strip()]
-
-
-AsList = BeforeValidator(_listed)
-Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 SignalKind = Literal["regenerated", "edited", "copied"]
 
 
@@ -168,8 +152,41 @@ class Settings(BaseSettings):
     import_weight: float = Field(
         1.0, gt=0, description="How much an imported example weighs in the loss, compared to one from here."
     )
+    data_policy: Literal["all", "window", "balanced"] = Field(
+        "all",
+        description="Which votes a run reads. all: every one. window: the newest, by THUMBLOOP_WINDOW_DAYS, "
+        "THUMBLOOP_WINDOW_ROWS or both. balanced: the newest of each kind within THUMBLOOP_ROW_BUDGET.",
+    )
+    window_days: float = Field(0, ge=0, description="A window's votes are from so many days before the run.")
+    window_rows: int = Field(0, ge=0, description="A window has at most so many examples, the newest.")
+    row_budget: int = Field(
+        0,
+        ge=0,
+        description="Most examples of a balanced run, those held out included: half of them thumbs up and "
+        "half thumbs down, the newest; where one kind has fewer, all of it, and more of the other.",
+    )
+    replay_share: float = Field(
+        0, ge=0, lt=1, description="Share of a window's run that is drawn from the votes before the window."
+    )
+    max_rows_per_person: int = Field(
+        0,
+        ge=0,
+        description="Most examples of each kind that one person gives to a run, the newest. 0: no limit. "
+        "Imported rows name nobody and are not limited.",
+    )
+    half_life_days: float = Field(
+        0,
+        ge=0,
+        description="Days in which an example loses half of its weight, unless the deployed version wrote "
+        "the reply. 0: none loses any.",
+    )
 
     # How to train
+    training_mode: Literal["fresh", "continue"] = Field(
+        "fresh",
+        description="fresh: a new adapter, with the base model as the reference. continue: the deployed "
+        "version's adapter, with that adapter, frozen, as the reference.",
+    )
     beta: float = Field(0.1, gt=0, description="KTO's β: how far the policy may move from the reference.")
     loss_type: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="Objective, as TRL names it.")
     engine: Literal["shared-prefix", "trl"] = Field(
@@ -262,6 +279,11 @@ class Settings(BaseSettings):
             raise ValueError(f"no time zone is named {value!r}; use a name such as Europe/Berlin") from error
         return value
 
+    @model_validator(mode="after")
+    def _policy_and_numbers_agree(self) -> "Settings":
+        check_data_policy(self.model_dump())
+        return self
+
     @property
     def database_address(self) -> str:
         """The SQLAlchemy address that is really used."""
@@ -297,6 +319,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # settings that do not go together
+            raise BadSetting(f"{first['msg'].removeprefix('Value error, ')}.") from error
         name = ".".join(str(part) for part in first["loc"])
         given = "…" if name in SECRETS else repr(first.get("input"))
         raise BadSetting(

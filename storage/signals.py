@@ -85,6 +85,8 @@ def signal_examples(
     kinds: Collection[SignalKind],
     filter: ExampleFilter = EVERYTHING,
     left_out: Counter[str] | None = None,
+    *,
+    newest_first: bool = False,
 ) -> Iterator[Example]:
     """The signals of these kinds in a snapshot, as examples with the source `signal:KIND`, oldest first.
 
@@ -95,8 +97,10 @@ def signal_examples(
     """
     if not kinds or filter.consent == "withheld" or filter.quarantined == "only":
         return
-    query = _query(kinds)
-    last = (-1, "")
+    query = _query(kinds, newest_first)
+    if filter.label is not None:
+        query = query.where((col(Signal.kind) == DESIRABLE) == filter.label)
+    last = (snapshot_event_id, "") if newest_first else (-1, "")
     while rows := session.execute(
         query, {"snapshot": snapshot_event_id, "event": last[0], "id": last[1]}
     ).all():
@@ -153,7 +157,7 @@ def _example(row: Any, before: dict[str, Any]) -> Example:
     )
 
 
-def _query(kinds: Collection[SignalKind]) -> sa.Select[*tuple[Any, ...]]:
+def _query(kinds: Collection[SignalKind], newest_first: bool) -> sa.Select[*tuple[Any, ...]]:
     other = aliased(Signal)
     snapshot = sa.bindparam("snapshot", type_=sa.Integer())
     opposite = (col(other.kind) == DESIRABLE) != (col(Signal.kind) == DESIRABLE)
@@ -180,6 +184,8 @@ def _query(kinds: Collection[SignalKind]) -> sa.Select[*tuple[Any, ...]]:
         .scalar_subquery()
     )
     place = sa.tuple_(col(Signal.after_event_id), col(Signal.id))
+    last = sa.tuple_(sa.bindparam("event", type_=sa.Integer()), sa.bindparam("id", type_=sa.String()))
+    order = (col(Signal.after_event_id), col(Signal.id))
     return (
         sa.select(
             col(Signal.id),
@@ -209,9 +215,8 @@ def _query(kinds: Collection[SignalKind]) -> sa.Select[*tuple[Any, ...]]:
             col(Message.content) != "",
             vote.is_(None),
             ~overruled,
-            place
-            > sa.tuple_(sa.bindparam("event", type_=sa.Integer()), sa.bindparam("id", type_=sa.String())),
+            place < last if newest_first else place > last,
         )
-        .order_by(col(Signal.after_event_id), col(Signal.id))
+        .order_by(*(column.desc() if newest_first else column for column in order))
         .limit(PAGE)
     )

@@ -5,6 +5,7 @@ its cost depends on the page and not on the store.
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,37 @@ def next_event(session: Session, after: int, snapshot_event_id: int) -> int | No
     """The first event of the snapshot beyond `after`."""
     event_id = col(VoteEvent.id)
     query = select(func.min(event_id)).where(event_id > after, event_id <= snapshot_event_id)
+    return session.exec(query).one()
+
+
+def newest_events(
+    session: Session,
+    label: bool,
+    before: int,
+    *,
+    limit: int,
+    since: datetime | None = None,
+    corrections: bool = False,
+) -> list[int]:
+    """The ids of the newest events with this label below `before`, newest first.
+
+    With `corrections`, those that have a correction too. A single label is answered from an index alone.
+    """
+    wanted: sa.ColumnElement[bool] = col(VoteEvent.label).is_(label)
+    if corrections:
+        wanted = wanted | col(VoteEvent.correction).is_not(None)
+    query = select(VoteEvent.id).where(wanted, col(VoteEvent.id) < before)
+    if since is not None:
+        query = query.where(col(VoteEvent.created_at) >= since)
+    found = session.exec(query.order_by(col(VoteEvent.id).desc()).limit(limit))
+    return [event_id for event_id in found if event_id is not None]
+
+
+def count_events(session: Session, label: bool, up_to: int, *, before: datetime | None = None) -> int:
+    """How many events have this label, those that were changed later included."""
+    query = select(func.count()).where(col(VoteEvent.label).is_(label), col(VoteEvent.id) <= up_to)
+    if before is not None:
+        query = query.where(col(VoteEvent.created_at) < before)
     return session.exec(query).one()
 
 

@@ -140,6 +140,7 @@ class VoteEvent(Table, table=True):
     __tablename__ = "vote_event"
     __table_args__ = (
         Index("ix_vote_event_message_user", "message_id", "user_id", "id"),
+        Index("ix_vote_event_label", "label", "id"),  # the newest of a kind, however rare it is
         {"sqlite_autoincrement": True},  # an id that a snapshot names is never given twice
     )
 

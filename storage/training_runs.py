@@ -26,10 +26,15 @@ def request_run(
     trigger: str,
     requested_by: str | None = None,
     force: bool = False,
+    fresh: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> TrainingRun:
-    """Queue a run; raises Conflict (code `run_active`) while another is requested or running."""
-    run = TrainingRun(trigger=trigger, requested_by=requested_by, force=force, settings=settings or {})
+    """Queue a run; raises Conflict (code `run_active`) while another is requested or running.
+
+    `fresh` begins it at the base model, whatever the settings say: only that forgets what was erased.
+    """
+    chosen = (settings or {}) | ({"training_mode": "fresh"} if fresh else {})
+    run = TrainingRun(trigger=trigger, requested_by=requested_by, force=force, settings=chosen)
     try:
         with session.begin_nested():
             session.add(run)

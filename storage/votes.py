@@ -3,7 +3,7 @@
 The reply's text, its history and its owner are looked up here; nothing of them is taken from a client.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,25 +159,36 @@ def votes_of(session: Session, user_id: str, message_ids: Iterable[str]) -> dict
 
 def count_votes(session: Session) -> VoteCounts:
     """Current votes that training may use: not in deleted chats, with consent, and not quarantined."""
+    counts = count_by_source(session).values()
+    return VoteCounts(up=sum(one.up for one in counts), down=sum(one.down for one in counts))
+
+
+def count_by_source(session: Session) -> dict[str, VoteCounts]:
+    """The votes that `count_votes` counts, by the source of their chats."""
     rows = session.exec(
-        select(Vote.label, func.count())
+        select(Chat.source, Vote.label, func.count())
         .join(Message, col(Message.id) == Vote.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
         .where(*_USABLE)
-        .group_by(col(Vote.label))
+        .group_by(col(Chat.source), col(Vote.label))
     )
-    counts: dict[bool | None, int] = dict(rows.all())
-    return VoteCounts(up=counts.get(True, 0), down=counts.get(False, 0))
+    counts = {(source, label): count for source, label, count in rows}
+    return {
+        source: VoteCounts(up=counts.get((source, True), 0), down=counts.get((source, False), 0))
+        for source in {source for source, _ in counts}
+    }
 
 
-def count_voters(session: Session) -> int:
-    """How many people cast the votes that `count_votes` counts."""
+def count_voters(session: Session, *, sources: Collection[str] | None = None) -> int:
+    """How many people cast the votes that `count_votes` counts, or those of them from these sources."""
     query = (
         select(func.count(sa.distinct(col(Vote.user_id))))
         .join(Message, col(Message.id) == Vote.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
         .where(*_USABLE)
     )
+    if sources is not None:
+        query = query.where(col(Chat.source).in_(sources))
     return session.exec(query).one()
 
 

@@ -42,14 +42,14 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
 
 
 def _is_vanilla(module: nn.Module) -> bool:
-    """Whether it is a plain linear layer with one plain LoRA adapter."""
+    """Whether it is a plain linear layer with plain LoRA adapters."""
     if type(module) is not lora.Linear or type(module.base_layer) is not nn.Linear:
         return False
     return (
-        list(module.lora_A) == ["default"]
+        bool(module.lora_A)
         and not module.lora_variant
-        and not module.lora_bias["default"]
-        and not getattr(module.lora_dropout["default"], "p", 0)
+        and not any(module.lora_bias.values())
+        and not any(getattr(dropout, "p", 0) for dropout in module.lora_dropout.values())
     )
 
 
@@ -58,13 +58,14 @@ def _lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     with torch.autocast(x.device.type, enabled=False):
         if layer.disable_adapters:
             return nn.functional.linear(x.to(base.weight.dtype), base.weight, base.bias)
+        (adapter,) = layer.active_adapters
         result: torch.Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]
             x,
             base.weight,
             base.bias,
-            layer.lora_A["default"].weight,
-            layer.lora_B["default"].weight,
-            layer.scaling["default"],
+            layer.lora_A[adapter].weight,
+            layer.lora_B[adapter].weight,
+            layer.scaling[adapter],
         )
     return result
 

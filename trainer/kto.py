@@ -1,7 +1,8 @@
 """KTO with LoRA on rows of exact ids in the order of `batches`, with either engine.
 
-A fresh adapter on all linear layers, the base model (adapter off) as the reference, checkpoints that
-continue exactly, and a stop as soon as a gradient is not finite. Knows no database.
+A fresh adapter on all linear layers with the base model (adapter off) as the reference, or an adapter to
+continue with its frozen copy; checkpoints that continue exactly, and a stop as soon as a gradient is not
+finite. Knows no database.
 """
 
 import logging
@@ -15,7 +16,7 @@ from typing import Any
 
 import psutil
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import TrainerCallback
 from trl.trainer.kto_config import KTOConfig
 
@@ -77,6 +78,7 @@ def train(
 ) -> tuple[Any, TrainingResult]:
     """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
 
+    A PEFT model is trained on from its own adapter, and a frozen copy of that is the reference, as in TRL.
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
     must be of the same rows and settings. `references` are reused and added to. `check` is called before
     each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
@@ -91,7 +93,7 @@ def train(
         log.warning("%s", reason)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
-        "peft_config": lora_config(settings),
+        "peft_config": None if isinstance(model, PeftModel) else lora_config(settings),
         "callbacks": [_Watch(progress, settings.batch_size * settings.gradient_accumulation)],
     }
     trainer: Any
@@ -141,7 +143,7 @@ def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path = base_model
     config.target_modules = sorted(config.target_modules)  # a set, whose order would change the hash
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
 
 
 class _Watch(TrainerCallback):

@@ -12,6 +12,7 @@ from typing import Any
 
 from storage.tables import TrainingRun
 from trainer.snapshot import Snapshot
+from trainer.start import Start
 from trainer.tokenise import Row
 from trainer.weights import Weights
 
@@ -27,12 +28,15 @@ def write_lineage(
     rows: Sequence[Row],
     weights: Weights,
     training: Mapping[str, Any],
+    start: Start | None,
 ) -> None:
     ups = sum(row.label for row in rows)
     lineage = {
         "run_id": run.id,
         "base_model": settings["model"],
         "snapshot": {"event_id": snapshot.event_id, "sha256": snapshot.sha256},
+        "left_out": dict(snapshot.left_out),
+        "continued_from": start.to_dict() if start else None,
         "trained_on": {"up": ups, "down": len(rows) - ups},
         "sources": dict(sorted(Counter(row.example.source for row in rows).items())),
         "message_ids": [row.example.message_id for row in rows],
@@ -48,6 +52,8 @@ def write_lineage(
 def _card(lineage: dict[str, Any]) -> str:
     settings, training = lineage["settings"], lineage["training"]
     counts, weights = lineage["trained_on"], lineage["weights"]
+    start = lineage["continued_from"]
+    reference = f"the adapter of {start['version']}, where training began" if start else "the base model"
     return f"""---
 library_name: peft
 pipeline_tag: text-generation
@@ -64,7 +70,7 @@ A LoRA adapter of rank {settings["lora_rank"]} for `{lineage["base_model"]}`, tr
 
 | | |
 |---|---|
-| Objective | {settings["loss_type"]}, β {settings["beta"]}, reference: the base model |
+| Objective | {settings["loss_type"]}, β {settings["beta"]}, reference: {reference} |
 | Weights | desirable {weights["desirable"]:.3f}, undesirable {weights["undesirable"]:.3f} |
 | Learning rate | {settings["learning_rate"]}, {settings["epochs"]} epochs, {training["steps"]} steps |
 | Last loss | {training["last_loss"]:.4f} |

@@ -8,7 +8,7 @@ start a run and resume it. Knows no process and no schedule.
 import gc
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,22 +17,23 @@ from storage import model_versions, training_runs
 from storage.affected import count_lost
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused
 from storage.settings import Settings, load_settings
 from storage.tables import ModelVersion, TrainingRun
 from trainer import base_model, kto
 from trainer.base_model import BaseModelSource
 from trainer.batches import hold_out
-from trainer.comparison import compare
+from trainer.clock import Clock
+from trainer.data_policy import aged
 from trainer.exact_trainer import newest_checkpoint
-from trainer.gate import Verdict, judge
 from trainer.lease import Lease
 from trainer.lineage import write_lineage
 from trainer.promotion import promote
 from trainer.readiness import check_readiness
 from trainer.reference_cache import ReferenceCache
 from trainer.snapshot import Snapshot, by_chat, is_vote, take_snapshot
+from trainer.start import Start, find_start
 from trainer.tokenise import Row, tokenise
+from trainer.verdict import reach_verdict
 from trainer.weights import Weights, class_weights
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ FROZEN = {
     ),
     *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
     *("auto_deploy", "train_on_corrections", "train_on_signals", "exclude_sources", "import_weight"),
+    *("data_policy", "window_days", "window_rows", "row_budget", "replay_share", "max_rows_per_person"),
+    *("half_life_days", "training_mode"),
 }
 
 
@@ -80,6 +83,7 @@ class _Steps:
         self.artifacts = artifacts
         self.run = run
         self.lease = lease
+        self.clock = Clock()
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
         self.settings = load_settings(**(settings.model_dump() | chosen))
 
@@ -91,6 +95,12 @@ class _Steps:
         self._phase("reading votes")
         with self.database.read() as session:
             snapshot = take_snapshot(session, self.run, self.settings)
+            deployed = model_versions.get_version(session, snapshot.deployed)
+        for reason, count in snapshot.left_out.items():
+            log.info("The data policy left out up to %d votes: %s.", count, reason)
+        start = find_start(deployed, source, self.artifacts, self.settings)
+
+        self._phase("tokenising")
         rows, dropped = tokenise(
             tokenizer,
             snapshot.examples,
@@ -99,6 +109,7 @@ class _Steps:
         )
         for reason, count in dropped.items():
             log.info("Left out %d of %d votes: %s.", count, len(snapshot.examples), reason)
+        rows = aged(rows, self.settings, moment=self.run.created_at, on_policy=snapshot.deployed)
         held_chats = hold_out(
             by_chat([row.example for row in rows]),
             fraction=self.settings.hold_out_fraction,
@@ -106,11 +117,13 @@ class _Steps:
         )
         held_out = [row for row in rows if row.chat_id in held_chats and is_vote(row.example)]
         training = [row for row in rows if row.chat_id not in held_chats]
-        resumable = self._freeze_snapshot(snapshot, held_chats)
+        resumable = self._freeze_snapshot(snapshot, held_chats, start)
 
         refusal = self._refusal(snapshot, training)
         if refusal is not None:
-            return Outcome("skipped", refusal, {"dropped": dict(dropped)})
+            return Outcome(
+                "skipped", refusal, {"dropped": dict(dropped), "left_out": dict(snapshot.left_out)}
+            )
         ups = sum(row.label for row in training)
         weights = class_weights(
             sum(row.weight for row in training if row.label),
@@ -125,13 +138,17 @@ class _Steps:
         with self.database.read() as session:
             version = model_versions.version_of_run(session, self.run.id)
         if version is None:
-            version = self._train_and_publish(source, snapshot, training, weights, dropped, resume=resumable)
+            version = self._train_and_publish(
+                source, start, snapshot, training, weights, dropped, resume=resumable
+            )
         else:
             log.info("An earlier attempt published %s already.", version.name)
-        return self._judge(version, source, held_out, weights)
+        outcome = self._judge(version, source, held_out, weights)
+        return replace(outcome, metrics=outcome.metrics | {"seconds": self.clock.read()})
 
     def _phase(self, phase: str) -> None:
         log.info("%s", phase.capitalize())
+        self.clock.enter(phase)
         self.lease.report({"phase": phase})
 
     def _freeze_settings(self) -> BaseModelSource:
@@ -153,7 +170,7 @@ class _Steps:
     def _frozen(self) -> dict[str, Any]:
         return self.settings.model_dump(mode="json", include=FROZEN)
 
-    def _freeze_snapshot(self, snapshot: Snapshot, held_chats: set[str]) -> bool:
+    def _freeze_snapshot(self, snapshot: Snapshot, held_chats: set[str], start: Start | None) -> bool:
         """Keep the snapshot with the run; whether an earlier attempt's checkpoints are of the same rows."""
         earlier = self.run.snapshot["sha256"] if self.run.snapshot else None
         if earlier not in (None, snapshot.sha256):
@@ -163,7 +180,7 @@ class _Steps:
                 session,
                 self.run.id,
                 self.lease.fence,
-                snapshot=snapshot.to_dict(held_chats),
+                snapshot=snapshot.to_dict(held_chats, continued_from=start.version_id if start else None),
                 snapshot_event_id=snapshot.event_id,
             )
         return earlier == snapshot.sha256
@@ -193,6 +210,7 @@ class _Steps:
     def _train_and_publish(
         self,
         source: BaseModelSource,
+        start: Start | None,
         snapshot: Snapshot,
         rows: list[Row],
         weights: Weights,
@@ -204,6 +222,9 @@ class _Steps:
         newest = newest_checkpoint(checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
         model, tokenizer = base_model.load_model(source)
+        if start is not None:
+            model = start.load_into(model)
+        self.clock.enter("training")
         model, result = kto.train(
             model,
             tokenizer,
@@ -212,7 +233,7 @@ class _Steps:
             settings=self.settings,
             output_dir=checkpoints,
             resume=resume,
-            references=self._references(source),
+            references=self._references(source, start),
             progress=self._report_step,
             check=self.lease.check,
         )
@@ -232,6 +253,7 @@ class _Steps:
             rows=rows,
             weights=weights,
             training=training,
+            start=start,
         )
         # One transaction around the rename: no other trainer can claim the run between check and rename.
         with self.database.write() as session:
@@ -245,18 +267,25 @@ class _Steps:
                 path=published.path,
                 sha256=published.sha256,
                 files=published.files,
-                metrics={"training": training, "weights": weights.to_dict(), "dropped": dict(dropped)},
+                metrics={
+                    "training": training,
+                    "weights": weights.to_dict(),
+                    "dropped": dict(dropped),
+                    "left_out": dict(snapshot.left_out),
+                },
+                parent_id=start.version_id if start else None,
             )
             count_lost(session, version)  # what was taken back while it was trained
         log.info("Published %s.", version.name)
         return version
 
-    def _references(self, source: BaseModelSource) -> ReferenceCache | None:
+    def _references(self, source: BaseModelSource, start: Start | None) -> ReferenceCache | None:
         if not self.settings.reference_cache_mb:
             return None
         return ReferenceCache(
             self.settings.data_dir / "references.db",
-            model=f"{base_model.fingerprint(source)} {source.dtype} {source.device.type}",
+            model=f"{base_model.fingerprint(source)} {source.dtype} {source.device.type}"
+            + (f" {start.sha256}" if start else ""),
             max_mb=self.settings.reference_cache_mb,
         )
 
@@ -281,7 +310,16 @@ class _Steps:
         gc.collect()  # the trained model refers to itself; two of a large kind may not fit
         with self.database.read() as session:
             deployed = model_versions.deployed_version(session)
-        verdict = self._verdict(version, deployed, source, held_out, weights)
+        verdict = reach_verdict(
+            version,
+            deployed,
+            held_out,
+            source=source,
+            artifacts=self.artifacts,
+            weights=weights,
+            settings=self.settings,
+            report=self.lease.report,
+        )
         log.info("Gate: %s. %s", verdict.outcome.replace("_", " "), verdict.reason)
         metrics = {
             **version.metrics,
@@ -301,31 +339,3 @@ class _Steps:
                 auto_deploy=self.settings.auto_deploy,
             )
         return Outcome("succeeded", reason, metrics)
-
-    def _verdict(
-        self,
-        version: ModelVersion,
-        deployed: ModelVersion,
-        source: BaseModelSource,
-        held_out: list[Row],
-        weights: Weights,
-    ) -> Verdict:
-        def report(name: str, row: int, rows: int) -> None:
-            self.lease.report({"phase": f"evaluating {name}", "step": row, "steps": rows})
-
-        try:
-            comparison = compare(
-                version,
-                deployed,
-                [row.example for row in held_out],
-                source=source,
-                artifacts=self.artifacts,
-                weights=weights,
-                settings=self.settings,
-                progress=report,
-            )
-        except ArtifactRefused as error:
-            return Verdict("fail", error.message, {})
-        return judge(
-            comparison.candidate, comparison.deployed, finite=comparison.finite, settings=self.settings
-        )

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
+from trl.trainer.utils import use_adapter
 
 from trainer.completion_logps import OutputLayer, completion_logps
 from trainer.prefix_plan import Pass, Plan, plan
@@ -21,6 +22,8 @@ from trainer.prefix_plan import Pass, Plan, plan
 # A pass of its own is one square block of attention; a branch has a longer memory and smaller products.
 # So few shared tokens, a system prompt for example, are computed again.
 WORTH_SHARING = 48
+# The adapter that stays as it was where training began, where it did not begin with the base model.
+REFERENCE = "ref"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Scores:
 
 
 class PrefixScorer:
-    """Scores replies with a model: a PEFT model's policy, and its base as the reference.
+    """Scores replies with a model: a PEFT model's policy, and its base or adapter `ref` as the reference.
 
     With `recompute` no activations are kept: the backward pass computes each chat again.
     """
@@ -63,8 +66,8 @@ class PrefixScorer:
 
     @torch.no_grad()
     def reference(self, replies: Sequence[Reply]) -> Scores:
-        """The base model's, in the same passes, hence of the same shapes."""
-        with self.model.disable_adapter():
+        """The reference adapter's or else the base model's, in the same passes, hence of the same shapes."""
+        with use_adapter(self.model, REFERENCE if REFERENCE in self.model.peft_config else None):
             return self._score(replies)
 
     def _score(self, replies: Sequence[Reply]) -> Scores:

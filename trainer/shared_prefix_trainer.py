@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.utils import disable_dropout_in_model
@@ -16,7 +22,7 @@ from trainer.exact_trainer import Blocks, InOurOrder
 from trainer.fast_layers import fast_layers
 from trainer.objective import LossType, losses, reference_point
 from trainer.reference_cache import ReferenceCache
-from trainer.shared_prefix import PrefixScorer, Reply, Scores
+from trainer.shared_prefix import REFERENCE, PrefixScorer, Reply, Scores
 from trainer.tokenise import Row
 
 
@@ -33,13 +39,16 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         *,
         max_length: int,
         args: KTOConfig,
-        peft_config: LoraConfig,
+        peft_config: LoraConfig | None,
         recompute: bool,
         references: ReferenceCache | None,
         callbacks: list[Any],
     ) -> None:
         set_seed(args.seed)  # before the adapter is made, as TRL does
-        model = get_peft_model(model, peft_config)
+        if peft_config is None:
+            _keep_start(model)
+        else:
+            model = get_peft_model(model, peft_config)
         disable_dropout_in_model(model)
         if model.dtype == torch.bfloat16:
             _keep_states_exact(model)
@@ -136,6 +145,13 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             measures["rewards/margins"] = up.mean() - down.mean()
         for name, value in measures.items():
             self._measures.setdefault(name, []).append(value.item())
+
+
+def _keep_start(model: PeftModel) -> None:
+    """Keep the adapter that training starts from as a frozen second one, the reference; TRL does the same."""
+    model.add_adapter(REFERENCE, model.peft_config["default"])
+    start = get_peft_model_state_dict(model, save_embedding_layers=False)
+    set_peft_model_state_dict(model, start, adapter_name=REFERENCE)
 
 
 def _keep_states_exact(model: Any) -> None:

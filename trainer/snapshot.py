@@ -3,28 +3,35 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from sqlmodel import Session
 
-from storage.examples import CORRECTION, Example, iter_examples
+from storage.examples import CORRECTION, Example
 from storage.filters import is_of_source
+from storage.model_versions import deployed_version
+from storage.newest import NewestExamples
 from storage.settings import Settings
-from storage.signals import SIGNAL, signal_examples
+from storage.signals import SIGNAL
 from storage.tables import TrainingRun
 from storage.votes import latest_event_id
+from trainer.data_policy import choose
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The examples up to a vote event, and a hash of what they say."""
+    """The examples that the data policy chose up to a vote event, and a hash of what they say.
+
+    `deployed` is the version that was deployed then. `left_out` counts votes by the policy's reason.
+    """
 
     event_id: int
     sha256: str
     examples: list[Example]
+    deployed: str
+    left_out: Mapping[str, int]
 
     @property
     def votes(self) -> list[Example]:
@@ -43,8 +50,11 @@ class Snapshot:
     def voters(self) -> int:
         return len({example.user_id for example in self.votes})
 
-    def to_dict(self, held_out: Iterable[str]) -> dict[str, Any]:
-        """For the run's row. The votes name people, so this stays in the database."""
+    def to_dict(self, held_out: Iterable[str], *, continued_from: str | None = None) -> dict[str, Any]:
+        """For the run's row. The votes name people, so this stays in the database.
+
+        `continued_from` is the id of the version whose adapter training begins with.
+        """
         return {
             "event_id": self.event_id,
             "sha256": self.sha256,
@@ -52,22 +62,29 @@ class Snapshot:
             # Once each, also where a vote gave a correction; a signal stands here like a vote.
             "votes": [list(key) for key in dict.fromkeys((e.message_id, e.user_id) for e in self.examples)],
             "held_out_chats": sorted(held_out),
+            "deployed": self.deployed,
+            "continued_from": continued_from,
+            "left_out": dict(self.left_out),
         }
 
 
 def take_snapshot(session: Session, run: TrainingRun, settings: Settings) -> Snapshot:
-    """The run's frozen votes, or those up to now, and what else the settings train on.
+    """The run's frozen votes, or those up to now, and what else the settings train on, by its data policy.
 
     A chat that was deleted since is missing and changes the hash: nobody is trained on what they took
     back, and an earlier attempt's checkpoints, which saw it, do not fit any more.
     """
     event_id = run.snapshot_event_id if run.snapshot_event_id is not None else latest_event_id(session)
-    found = chain(
-        iter_examples(session, event_id, corrections=settings.train_on_corrections),
-        signal_examples(session, event_id, settings.train_on_signals),
+    deployed = (run.snapshot or {}).get("deployed") or deployed_version(session).name
+    feedback = NewestExamples(
+        session,
+        event_id,
+        corrections=settings.train_on_corrections,
+        signals=settings.train_on_signals,
+        exclude=settings.exclude_sources,
     )
-    examples = [example for example in found if not _is_excluded(example, settings.exclude_sources)]
-    return Snapshot(event_id, _digest(examples), examples)
+    chosen = choose(feedback, settings, moment=run.created_at)
+    return Snapshot(event_id, _digest(chosen.examples), chosen.examples, deployed, chosen.left_out)
 
 
 def is_vote(example: Example) -> bool:
@@ -78,10 +95,6 @@ def by_chat(examples: Sequence[Example]) -> dict[str, tuple[int, int]]:
     """The votes (up, down) of each chat, those chats included that have other examples only."""
     counts = Counter((example.chat_id, example.label) for example in examples if is_vote(example))
     return {e.chat_id: (counts[e.chat_id, True], counts[e.chat_id, False]) for e in examples}
-
-
-def _is_excluded(example: Example, sources: Iterable[str]) -> bool:
-    return any(is_of_source(s, wanted) for wanted in sources for s in (example.source, example.origin))
 
 
 def _digest(examples: Iterable[Example]) -> str:

@@ -85,9 +85,14 @@ def tokenise(
         elif len(prompt) >= max_length:
             dropped[f"the prompt alone fills the {max_length} tokens of a row"] += 1
         else:
-            weight = import_weight if is_of_source(example.origin, "import") else 1.0
+            weight = source_weight(example.origin, import_weight)
             rows.append(Row(example, prompt, completion, weight))
     return rows, dropped
+
+
+def source_weight(source: str, import_weight: float) -> float:
+    """What an example from a chat of this source weighs."""
+    return import_weight if is_of_source(source, "import") else 1.0
 
 
 def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:

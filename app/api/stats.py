@@ -10,10 +10,12 @@ from app.api.shapes import VersionOut
 from app.auth import Admin, ServicesHere
 from app.services import Services
 from storage import stats, votes
+from storage.filters import is_of_source
 from storage.settings import SignalKind
 from storage.signals import count_signals
 from storage.training_runs import active_run
 from trainer.readiness import check_readiness
+from trainer.tokenise import source_weight
 from trainer.weights import class_weights
 
 router = APIRouter(tags=["feedback"])
@@ -59,9 +61,16 @@ class DayOut(BaseModel):
 
 class Figures(BaseModel):
     votes: Votes
-    weights: WeightsOut
+    weights: WeightsOut = Field(
+        description="What these votes weigh by their counts, those of THUMBLOOP_EXCLUDE_SOURCES left out and "
+        "imported ones counted by THUMBLOOP_IMPORT_WEIGHT. A run computes its own, which are in its metrics, "
+        "after its data policy, corrections, signals and hold-out."
+    )
     versions: list[VersionOut]
-    readiness: ReadinessOut
+    readiness: ReadinessOut = Field(
+        description="Whether there are enough of these votes, those of THUMBLOOP_EXCLUDE_SOURCES left out. "
+        "A run judges what its data policy chooses."
+    )
     schedule: ScheduleOut
     active_run: str | None = Field(description="The id of the run that is requested or running.")
 
@@ -104,23 +113,38 @@ def current_figures(services: Services) -> Figures:
     """What is cheap enough to be asked for every second."""
     settings = services.settings
     with services.database.read() as session:
-        counts = votes.count_votes(session)
-        voters = votes.count_voters(session)
+        of_source = votes.count_by_source(session)
+        trainable = {
+            source: counts
+            for source, counts in of_source.items()
+            if not any(is_of_source(source, excluded) for excluded in settings.exclude_sources)
+        }
+        voters = votes.count_voters(session, sources=list(trainable))
         versions = all_versions(session)
         active = active_run(session)
+    every = of_source.values()
+    ups = sum(counts.up for counts in trainable.values())
+    downs = sum(counts.down for counts in trainable.values())
     weights = WeightsOut(desirable=None, undesirable=None)
-    if counts.up and counts.down:
-        found = class_weights(counts.up, counts.down, settings.max_weight)
+    if ups and downs:
+        weighed = [
+            (source_weight(source, settings.import_weight), counts) for source, counts in trainable.items()
+        ]
+        found = class_weights(
+            sum(weight * counts.up for weight, counts in weighed),
+            sum(weight * counts.down for weight, counts in weighed),
+            settings.max_weight,
+        )
         weights = WeightsOut(desirable=found.desirable, undesirable=found.undesirable)
     readiness = check_readiness(
-        ups=counts.up,
-        downs=counts.down,
+        ups=ups,
+        downs=downs,
         voters=voters,
-        trainable_rows=counts.up + counts.down,
+        trainable_rows=ups + downs,
         settings=settings,
     )
     return Figures(
-        votes=Votes(up=counts.up, down=counts.down),
+        votes=Votes(up=sum(counts.up for counts in every), down=sum(counts.down for counts in every)),
         weights=weights,
         versions=versions,
         readiness=ReadinessOut(ready=readiness.ready, reason=readiness.reason),

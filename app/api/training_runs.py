@@ -41,15 +41,20 @@ class NewRun(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
 
     force: StrictBool = Field(False, description="Train even where the readiness check says no.")
+    fresh: StrictBool = Field(
+        False, description="Begin at the base model, also where THUMBLOOP_TRAINING_MODE=continue."
+    )
 
 
 @router.post("", status_code=202)
 def request_run(identity: Admin, services: ServicesHere, body: NewRun | None = None) -> RunOut:
     """Ask for a training run; 409 while another one is requested or running."""
-    force = body.force if body is not None else False
+    body = body or NewRun()
     with services.database.write() as session:
-        run = training_runs.request_run(session, trigger="api", requested_by=identity.user_id, force=force)
-        audit.record(session, identity.name, "request run", run.id, force=force)
+        run = training_runs.request_run(
+            session, trigger="api", requested_by=identity.user_id, force=body.force, fresh=body.fresh
+        )
+        audit.record(session, identity.name, "request run", run.id, force=body.force, fresh=body.fresh)
     return run_out(run, None)
 
 

@@ -99,7 +99,7 @@ def _moment(text: str) -> "datetime":
 def _say_affected(versions: list[str]) -> None:
     if versions:
         say(
-            f"Trained on some of it: {', '.join(versions)}. `thumbloop train` retrains from "
+            f"Trained on some of it: {', '.join(versions)}. `thumbloop train --fresh` retrains from "
             f"the base model without those votes; until another version is deployed, this one remembers."
         )
 

@@ -34,6 +34,9 @@ TRAINER_CLAIMS_WITHIN = 20.0
 
 def train(
     force: bool = typer.Option(False, "--force", help="Train even where the readiness check says no."),
+    fresh: bool = typer.Option(
+        False, "--fresh", help="Begin at the base model, also where THUMBLOOP_TRAINING_MODE=continue."
+    ),
     follow: bool = typer.Option(True, "--follow/--no-follow", help="Show the progress until it is over."),
 ) -> None:
     """Request a training run and follow it; if one is under way, follow that one.
@@ -41,7 +44,7 @@ def train(
     Exit codes: 0 succeeded, 1 failed, 3 skipped (not enough votes), 4 cancelled, 5 left running.
     """
     with opened_database() as (settings, database):
-        run_id, ours = _request(database, force)
+        run_id, ours = _request(database, force, fresh)
         if not follow:
             _start_if_alone(settings, database, run_id)
             say(f"Training run {run_id} is under way; `thumbloop train` follows it.")
@@ -57,15 +60,15 @@ def train(
         raise typer.Exit(EXIT_CODES[run.state])
 
 
-def _request(database: "Database", force: bool) -> tuple[str, bool]:
+def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]:
     """The run to follow, and whether it was requested here."""
     from storage import audit
     from storage.training_runs import active_run, request_run
 
     try:
         with database.write() as session:
-            run = request_run(session, trigger="cli", force=force)
-            audit.record(session, ACTOR, "request training run", run.id, force=force)
+            run = request_run(session, trigger="cli", force=force, fresh=fresh)
+            audit.record(session, ACTOR, "request training run", run.id, force=force, fresh=fresh)
         say(f"Requested training run {run.id}.")
     except Conflict:
         with database.read() as session:

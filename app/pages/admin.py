@@ -118,19 +118,21 @@ class AdminPage:
         return self._panels(self._admin(request))
 
     def on_train(self, force: bool, request: gr.Request) -> Update:
+        return self._request_run(request, force=force is True)
+
+    def on_retrain(self, request: gr.Request) -> Update:
+        return self._request_run(request, fresh=True)
+
+    def _request_run(self, request: gr.Request, *, force: bool = False, fresh: bool = False) -> Update:
         def act(identity: Identity) -> str:
             with self.services.database.write() as session:
                 run = request_run(
-                    session, trigger="admin", requested_by=identity.user_id, force=force is True
+                    session, trigger="admin", requested_by=identity.user_id, force=force, fresh=fresh
                 )
-                audit.record(session, identity.name, "request run", run.id, force=run.force)
+                audit.record(session, identity.name, "request run", run.id, force=force, fresh=fresh)
             return "A training run was requested."
 
         return self._act(request, act)
-
-    def on_retrain(self, request: gr.Request) -> Update:
-        # Every run begins at the base model, with the votes that are left.
-        return self.on_train(False, request)
 
     def on_statistics(self, request: gr.Request) -> str:
         self._admin(request)

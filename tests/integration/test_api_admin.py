@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 
 import httpx
+import pytest
 
 from tests.integration import loop
 from tests.integration.rest import refused
@@ -86,6 +87,22 @@ def test_feedback_goes_in_and_comes_out(start_server: Callable[..., LiveServer])
         refused(client.get("/api/v1/examples", params={"cursor": "99999.1.1"}), 422, field="cursor")
         refused(client.get("/api/v1/examples", params={"cursor": "1"}), 422, field="cursor")
         assert "jsonl" in refused(client.get("/api/v1/export", params={"format": "xml"}), 422, field="format")
+
+
+def test_weights_and_readiness_are_of_the_sources_that_train(start_server: Callable[..., LiveServer]) -> None:
+    settings = {"exclude_sources": ["import:pairs"], "import_weight": 0.5, "min_votes_per_class": 4}
+    with start_server(**settings).client() as client:
+        rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "label": n < 9} for n in range(12)]
+        pair = {"prompt": "Which?", "chosen": "This.", "rejected": "That."}
+        for lines in (rows, [pair]):
+            content = "\n".join(json.dumps(line) for line in lines).encode()
+            loop.checked(client.post("/api/v1/import", content=content))
+        stats = loop.checked(client.get("/api/v1/stats"))
+        assert stats["votes"] == {"up": 10, "down": 4}
+        assert stats["readiness"]["ready"] is False
+        assert "9 thumbs up and 3 thumbs down" in stats["readiness"]["reason"]
+        weights = stats["weights"]
+        assert 9 * weights["desirable"] / (3 * weights["undesirable"]) == pytest.approx(1.32)
 
 
 def test_weights_are_null_until_there_are_votes_of_both_kinds(client: httpx.Client) -> None:

@@ -5,23 +5,25 @@ from pathlib import Path
 from storage import audit, consent, erasure, exports, model_versions, training_runs, votes
 from storage.affected import count_lost
 from storage.database import Database
-from storage.tables import ModelVersion
+from storage.tables import Chat, ModelVersion
 from tests.unit.people import add_person_with_reply, add_reply
 
 SALT = b"s" * 32
 
 
-def publish(database: Database, used: list[tuple[str, str]]) -> None:
-    """A version trained on these votes."""
+def publish(database: Database, used: list[tuple[str, str]], continued_from: str | None = None) -> str:
+    """A version trained on these votes, perhaps from another one on; its id."""
     with database.write() as session:
         run = training_runs.request_run(session, trigger="api")
         held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
         assert held is not None
-        training_runs.update_run(session, run.id, held.fence, snapshot={"votes": [list(key) for key in used]})
+        snapshot = {"votes": [list(key) for key in used], "continued_from": continued_from}
+        training_runs.update_run(session, run.id, held.fence, snapshot=snapshot)
         made = {"base_model": "tiny", "path": run.id, "sha256": "s", "files": {}, "metrics": {}}
         version = model_versions.publish_version(session, run_id=run.id, fence=held.fence, **made)  # type: ignore[arg-type]
         count_lost(session, version)
         training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="", metrics={})
+        return version.id
 
 
 def lost(database: Database) -> dict[str, int]:
@@ -75,3 +77,31 @@ def test_votes_without_consent_that_are_erased_too_count_once(database: Database
         assert session.get_one(ModelVersion, model_versions.get_version(session, "v2").id).erased_votes == 1
         assert erasure.erase_user(session, person.id, by="ada").affected_versions == ["v2"]
     assert lost(database) == {"v2": 1}
+
+
+def test_a_version_that_was_continued_from_another_remembers_what_that_one_learned(
+    database: Database,
+) -> None:
+    with database.write() as session:
+        people = [add_person_with_reply(session) for _ in range(3)]
+        for person, _, reply in people:
+            votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True)
+    keys = [(reply.id, person.id) for person, _, reply in people]
+    first = publish(database, keys[:1])
+    second = publish(database, keys[1:2], continued_from=first)
+    publish(database, keys[2:], continued_from=second)
+    publish(database, keys[2:])  # fresh: it learned from that vote alone
+    with database.write() as session:
+        preview = erasure.preview_user(session, people[0][0].id)
+        assert preview.affected_versions == ["v2", "v3", "v4"]
+        assert consent.set_consent(session, session.get_one(Chat, people[1][1].id), False, by="ada") == [
+            "v3",
+            "v4",
+        ]
+    assert lost(database) == {"v5": 0, "v4": 1, "v3": 1, "v2": 0}
+    with database.write() as session:
+        report = erasure.erase_user(session, people[0][0].id, by="ada")
+        assert report.affected_versions == ["v2", "v3", "v4"]
+    assert lost(database) == {"v5": 0, "v4": 2, "v3": 2, "v2": 1}
+    publish(database, keys[2:], continued_from=second)
+    assert lost(database)["v6"] == 2, "what was lost before it was made counts too"

@@ -1,9 +1,13 @@
 """Settings that are lists: as JSON or with commas, and the same again in a child process."""
 
+from typing import Any
+
 import pytest
 
 from storage.errors import BadSetting
 from storage.settings import Settings, in_environment, load_settings
+
+SECRET = "whsec_" + "c2VjcmV0" * 4
 
 
 @pytest.mark.parametrize("text", ["wrong, too long ,,", '["wrong", " too long"]'])
@@ -27,6 +31,23 @@ def test_what_does_not_fit_is_named(
     monkeypatch.setenv(f"THUMBLOOP_{name}", value)
     with pytest.raises(BadSetting, match=f"THUMBLOOP_{name}.*{said}"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data_policy": "window"}, "needs a number: set THUMBLOOP_WINDOW_DAYS or THUMBLOOP_WINDOW_ROWS"),
+        ({"data_policy": "balanced"}, "needs a number: set THUMBLOOP_ROW_BUDGET"),
+        ({"row_budget": 64}, "THUMBLOOP_ROW_BUDGET=64 is for THUMBLOOP_DATA_POLICY=balanced"),
+        ({"data_policy": "balanced", "row_budget": 64, "window_days": 2}, "THUMBLOOP_WINDOW_DAYS=2 is for"),
+        ({"data_policy": "balanced", "row_budget": 64, "replay_share": 0.2}, "THUMBLOOP_REPLAY_SHARE=0.2 is"),
+        ({"data_policy": "balanced", "row_budget": 3}, "THUMBLOOP_ROW_BUDGET=3 is too small .* at least 4"),
+    ],
+)
+def test_a_data_policy_and_its_numbers_go_together(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadSetting, match=said) as refused:
+        load_settings(webhook_url="https://a.example", webhook_secret=SECRET, **given)
+    assert SECRET not in refused.value.message
 
 
 def test_a_child_process_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,3 +100,7 @@ def test_counts_leave_out_deleted_chats_and_chats_without_consent(database: Data
         chats.delete_chat(session, chat.id)
     with database.read() as session:
         assert votes.count_votes(session) == votes.VoteCounts(up=2, down=0)
+        assert votes.count_by_source(session) == {"web": votes.VoteCounts(up=2, down=0)}
+        assert votes.count_voters(session, sources=["web"]) == votes.count_voters(session) > 0
+        assert votes.count_voters(session, sources=["import:kto"]) == 0
+        assert votes.count_voters(session, sources=[]) == 0

@@ -32,6 +32,7 @@ def upgrade() -> None:
             batch_op.add_column(
                 sa.Column("quarantined", sa.Boolean(), nullable=False, server_default=sa.false())
             )
+    op.create_index("ix_vote_event_label", "vote_event", ["label", "id"])
 
     op.create_table(
         "signal",
@@ -101,6 +102,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_vote_event_label", "vote_event")
     for table in ("import_request", "webhook_cursor", "webhook_delivery", "signal"):
         op.drop_table(table)
     for table in QUARANTINABLE:

@@ -1,0 +1,55 @@
+"""What a setting's type alone does not say: lists in environment variables, settings that need each other."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, StringConstraints
+
+# The settings that say how much a data policy takes; one of them must be given.
+POLICY_NUMBERS = {"window": ("window_days", "window_rows"), "balanced": ("row_budget",)}
+ONLY_WITH = {name: policy for policy, names in POLICY_NUMBERS.items() for name in names} | {
+    "replay_share": "window"
+}
+
+
+def _listed(value: object) -> object:
+    """The items of a list that an environment variable holds as JSON or with commas between them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError("this is not JSON; write items with commas between them") from error
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+AsList = BeforeValidator(_listed)
+Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
+
+
+def check_data_policy(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a data policy without its number, and for the number of another policy."""
+    chosen = values["data_policy"]
+    needed = POLICY_NUMBERS.get(chosen, ())
+    if needed and not any(values[name] for name in needed):
+        names = " or ".join(_variable(name) for name in needed)
+        raise ValueError(f"THUMBLOOP_DATA_POLICY={chosen} needs a number: set {names}")
+    least = 2 * values["min_votes_per_class"]
+    for name in ("window_rows", "row_budget"):
+        if 0 < values[name] < least:
+            raise ValueError(
+                f"{_variable(name)}={values[name]} is too small for THUMBLOOP_MIN_VOTES_PER_CLASS="
+                f"{values['min_votes_per_class']}: set at least {least}, or lower that"
+            )
+    for name, policy in ONLY_WITH.items():
+        if values[name] and policy != chosen:
+            raise ValueError(
+                f"{_variable(name)}={values[name]:g} is for THUMBLOOP_DATA_POLICY={policy}: set that, "
+                f"or leave {_variable(name)} out"
+            )
+
+
+def _variable(name: str) -> str:
+    return f"THUMBLOOP_{name.upper()}"
