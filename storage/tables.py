@@ -252,7 +252,7 @@ class TrainingRun(Table, table=True):
     settings: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     snapshot: dict[str, Any] | None = Field(
         default=None, sa_column=Column(OPTIONAL_JSON)
-    )  # event_id, sha256, counts, votes
+    )  # event_id, sha256, counts, held-out chats; the votes are rows of RunVote
     snapshot_event_id: int | None = None
     owner: str | None = None
     fence: int = 0  # grows with every claim; an older one may not publish
@@ -280,6 +280,16 @@ class ScheduleTick(Table, table=True):
     outcome: str  # what came of it, for people
     run_id: str | None = Field(default=None, foreign_key="training_run.id")
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class RunVote(Table, table=True):
+    """Lineage: a vote (or a signal) that a run learned from."""
+
+    __tablename__ = "run_vote"
+
+    message_id: str = Field(foreign_key="message.id", primary_key=True)
+    user_id: str = Field(foreign_key="user_account.id", primary_key=True)
+    run_id: str = Field(foreign_key="training_run.id", primary_key=True, index=True)
 
 
 class ModelVersion(Table, table=True):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from storage import model_versions, training_runs
-from storage.affected import count_lost
+from storage.affected import count_lost, keep_lineage
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.settings import Settings, load_settings
@@ -183,6 +183,7 @@ class _Steps:
                 snapshot=snapshot.to_dict(held_chats, continued_from=start.version_id if start else None),
                 snapshot_event_id=snapshot.event_id,
             )
+            keep_lineage(session, self.run.id, snapshot.keys)
         return earlier == snapshot.sha256
 
     def _refusal(self, snapshot: Snapshot, training: list[Row]) -> str | None:

@@ -50,17 +50,17 @@ class Snapshot:
     def voters(self) -> int:
         return len({example.user_id for example in self.votes})
 
-    def to_dict(self, held_out: Iterable[str], *, continued_from: str | None = None) -> dict[str, Any]:
-        """For the run's row. The votes name people, so this stays in the database.
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """(reply, person) of each vote, once, also where it gave a correction; of a signal, too."""
+        return list(dict.fromkeys((example.message_id, example.user_id) for example in self.examples))
 
-        `continued_from` is the id of the version whose adapter training begins with.
-        """
+    def to_dict(self, held_out: Iterable[str], *, continued_from: str | None = None) -> dict[str, Any]:
+        """For the run's row. `continued_from` is the id of the version whose adapter training begins with."""
         return {
             "event_id": self.event_id,
             "sha256": self.sha256,
             "counts": {"up": self.ups, "down": self.downs, "people": self.voters},
-            # Once each, also where a vote gave a correction; a signal stands here like a vote.
-            "votes": [list(key) for key in dict.fromkeys((e.message_id, e.user_id) for e in self.examples)],
             "held_out_chats": sorted(held_out),
             "deployed": self.deployed,
             "continued_from": continued_from,

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlmodel import select
+
 from storage import chats, model_versions, training_runs, users, votes
 from storage.artifacts import Artifacts
 from storage.database import Database, open_database
 from storage.settings import Settings
-from storage.tables import ModelVersion, TrainingRun
+from storage.tables import ModelVersion, RunVote, TrainingRun
 from tests.live_server import TEST_SETTINGS, wait_until
 from trainer.runners.local import child_environment
 
@@ -53,6 +55,11 @@ class House:
                 votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=number % 3 != 0)
                 replies.append(reply.id)
         return replies
+
+    def learned_from(self, run_id: str) -> set[str]:
+        """The message ids of the votes in a run's lineage."""
+        with self.database.read() as session:
+            return set(session.exec(select(RunVote.message_id).where(RunVote.run_id == run_id)))
 
     def request(self, **settings: Any) -> str:
         with self.database.write() as session:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from storage import audit, consent, erasure, exports, model_versions, training_runs, votes
-from storage.affected import count_lost
+from storage.affected import count_lost, keep_lineage
 from storage.database import Database
 from storage.tables import Chat, ModelVersion
 from tests.unit.people import add_person_with_reply, add_reply
@@ -17,8 +17,9 @@ def publish(database: Database, used: list[tuple[str, str]], continued_from: str
         run = training_runs.request_run(session, trigger="api")
         held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
         assert held is not None
-        snapshot = {"votes": [list(key) for key in used], "continued_from": continued_from}
+        snapshot = {"continued_from": continued_from}
         training_runs.update_run(session, run.id, held.fence, snapshot=snapshot)
+        keep_lineage(session, run.id, used)
         made = {"base_model": "tiny", "path": run.id, "sha256": "s", "files": {}, "metrics": {}}
         version = model_versions.publish_version(session, run_id=run.id, fence=held.fence, **made)  # type: ignore[arg-type]
         count_lost(session, version)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.housekeeping import Housekeeping
 from storage import audit, chats, erasure, exports, model_versions, retention, training_runs, users, votes
+from storage.affected import keep_lineage
 from storage.database import Database
 from storage.errors import Conflict
 from storage.export_plan import ExportPlan
@@ -57,8 +58,8 @@ def test_nothing_of_an_erased_person_is_left_and_their_models_are_marked(
         run = training_runs.request_run(session, trigger="api")
         held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
         assert held is not None
-        used = [[reply.id, gone.id], [kept_reply.id, kept.id]]
-        training_runs.update_run(session, run.id, held.fence, snapshot={"votes": used})
+        used = [(reply.id, gone.id), (kept_reply.id, kept.id)]
+        keep_lineage(session, run.id, used)
         model_versions.publish_version(
             session,
             run_id=run.id,

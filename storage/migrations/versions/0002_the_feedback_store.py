@@ -100,10 +100,44 @@ def upgrade() -> None:
         sa.UniqueConstraint("user_id", "key", name=op.f("uq_import_request_user_id_key")),
     )
 
+    op.create_table(
+        "run_vote",
+        sa.Column("message_id", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("run_id", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(["message_id"], ["message.id"], name=op.f("fk_run_vote_message_id_message")),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["user_account.id"], name=op.f("fk_run_vote_user_id_user_account")
+        ),
+        sa.ForeignKeyConstraint(
+            ["run_id"], ["training_run.id"], name=op.f("fk_run_vote_run_id_training_run")
+        ),
+        sa.PrimaryKeyConstraint("message_id", "user_id", "run_id", name=op.f("pk_run_vote")),
+    )
+    op.create_index(op.f("ix_run_vote_run_id"), "run_vote", ["run_id"])
+    _move_votes()
+
+
+def _move_votes() -> None:
+    """The votes that a run learned from were a list in its snapshot."""
+    connection = op.get_bind()
+    runs = sa.table("training_run", sa.column("id", sa.String()), sa.column("snapshot", sa.JSON()))
+    kept = sa.table("run_vote", *(sa.column(name) for name in ("message_id", "user_id", "run_id")))
+    for run_id, snapshot in connection.execute(sa.select(runs.c.id, runs.c.snapshot)).all():
+        if not snapshot or "votes" not in snapshot:
+            continue
+        rows = [
+            {"message_id": message, "user_id": user, "run_id": run_id}
+            for message, user in snapshot.pop("votes")
+        ]
+        if rows:
+            connection.execute(sa.insert(kept), rows)
+        connection.execute(sa.update(runs).where(runs.c.id == run_id).values(snapshot=snapshot))
+
 
 def downgrade() -> None:
     op.drop_index("ix_vote_event_label", "vote_event")
-    for table in ("import_request", "webhook_cursor", "webhook_delivery", "signal"):
+    for table in ("run_vote", "import_request", "webhook_cursor", "webhook_delivery", "signal"):
         op.drop_table(table)
     for table in QUARANTINABLE:
         with op.batch_alter_table(table, recreate=NEVER) as batch_op:
