@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -31,6 +31,7 @@ from app.api import (
     votes,
     webhooks,
 )
+from app.api.described import refuse_repeated
 from app.api.replies import ReplyThreads
 from app.auth import check_safe
 from app.middleware import BodyLimit, OriginGuard, SecurityHeaders, keep_secrets_out_of_logs
@@ -97,7 +98,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     app.state.reply_threads = ReplyThreads(settings)
     errors.install(app)
     for module in API_ROUTERS:
-        app.include_router(module.router, prefix=API)
+        app.include_router(module.router, prefix=API, dependencies=[Depends(refuse_repeated)])
     for module in ROOT_ROUTERS:
         app.include_router(module.router)
     # Not mounted: a mount at "/" would also take what a router knows under another method (405).

@@ -30,6 +30,7 @@ ARCHIVES = {
     b"7z\xbc\xaf\x27\x1c": "7-Zip",
     b"Rar!": "rar",
 }
+SEPARATORS = (b",", b";", b"\t")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # In a folder without a `datasets` state, the first of these that is there is read.
 TABLES = (".parquet", ".jsonl", ".csv")
@@ -112,13 +113,26 @@ def _kind(head: bytes, name: str) -> str:
     if text.startswith(b"["):
         return "json array"
     if text.startswith(b"{"):
-        # A brace alone on its line is how indented JSON begins; JSON lines hold a whole object in each.
-        return "json objects" if text.split(b"\n", 1)[0].strip() == b"{" else "json lines"
+        return "json objects" if _is_indented(text) else "json lines"
     if suffix in (".jsonl", ".ndjson", ".json") or (not text and suffix != ".parquet"):
         return "json lines"
-    if b"," in text.split(b"\n", 1)[0] and b"\x00" not in text and suffix in ("", ".txt"):
+    first = text.split(b"\n", 1)[0]
+    if any(separator in first for separator in SEPARATORS) and b"\x00" not in text and suffix in ("", ".txt"):
         return "csv"
     raise InvalidInput(f"{name} is not a kind of file that can be imported; send {KINDS}.", field="file")
+
+
+def _is_indented(text: bytes) -> bool:
+    """Whether an object goes on below its first line; JSON lines hold a whole one in each."""
+    first, _, rest = text.partition(b"\n")
+    try:
+        json.loads(first)
+    except json.JSONDecodeError as error:
+        # JSON lines whose first is cut short begin like this, too, but the next one with a brace.
+        return error.pos >= len(error.doc.rstrip()) and rest.strip() != b"" and not rest.startswith(b"{")
+    except (ValueError, RecursionError):
+        return False
+    return False
 
 
 def _folder(folder: Path, name: str) -> Source:

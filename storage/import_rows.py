@@ -9,12 +9,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from storage.chats import check_text
 from storage.errors import InvalidInput
 from storage.import_records import kind_of
+from storage.tables import now
 
 ROLES = {
     "system": "system",
@@ -28,6 +29,8 @@ ROLES = {
 }
 # Unix times from here on are in milliseconds, microseconds, nanoseconds.
 FINER_THAN_SECONDS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # nobody rated a chat before: it is a time in another unit
+SLACK = timedelta(days=1)  # of clocks, and of times without their zone
 
 
 class Turn(NamedTuple):
@@ -130,6 +133,8 @@ def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
 
 def read_label(row: Mapping[str, Any], name: str) -> bool:
     label = row.get(name)
+    if name == "kto_tag" and label in ("true", "false"):  # LLaMA-Factory takes text for it
+        return label == "true"
     if label is True or label is False:
         return label
     raise InvalidInput(f"{name} must be true (up) or false (down), not {shown(label)}.", field=name)
@@ -147,7 +152,7 @@ def read_number(value: Any, name: str) -> float:
 
 
 def read_time(value: Any, name: str) -> datetime | None:
-    """A time in ISO 8601 or Unix time of any unit; without a zone it is UTC."""
+    """A time in ISO 8601 or Unix time of any unit; without a zone it is UTC. Neither long ago nor to come."""
     if value is None or value == "":
         return None
     try:
@@ -158,10 +163,17 @@ def read_time(value: Any, name: str) -> datetime | None:
         else:
             seconds = read_number(value, name)
             scale = next((unit for least, unit in FINER_THAN_SECONDS if seconds >= least), 1.0)
-            return datetime.fromtimestamp(seconds / scale, UTC)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            moment = datetime.fromtimestamp(seconds / scale, UTC)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise InvalidInput(f"{name} is not a time: {shown(value)}.", field=name) from error
+    if not EARLIEST <= moment <= now() + SLACK:
+        why = "is before 2000" if moment < EARLIEST else "is yet to come"
+        raise InvalidInput(
+            f"{name} {shown(value)} {why} ({moment:%Y-%m-%d %H:%M} UTC); correct it or leave it out.",
+            field=name,
+        )
+    return moment
 
 
 def read_note(value: Any, name: str) -> str | None:

@@ -20,6 +20,8 @@ from storage.import_records import LONGEST_RECORD, Record, bounded_lines, too_lo
 from storage.parquet_pages import unpacked_sizes
 
 LABELS = ("label", "kto_tag")
+# Columns of plain text, alone or with a pair's side before them: what looks like messages there is none.
+TEXTS = ("comment", "correction", "system")
 # A Thumbloop export has these, or these with each side of a pair before them; in its cells a formula is
 # defused, which is undone here.
 OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
@@ -154,7 +156,7 @@ def _cell(name: str, text: str) -> Any:
         return None
     if name in LABELS and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if text[0] in "[{":
+    if text[0] in "[{" and not name.endswith(TEXTS):
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):

@@ -161,16 +161,26 @@ class _Reading:
                 return self.format
             if not self._skip_bad or self.report.records >= SNIFFED:
                 self._refuse_format(record)
-            self._reject(record, f"No known format has these columns: {_columns(record)}.")
+            self._reject(
+                record, f"No known format has these columns: {_columns(record)}.{self._hint(record)}"
+            )
         return self.format
 
     def _refuse_format(self, record: Record) -> None:
         raise InvalidInput(
-            f"{self._source.name}, {record.position}: no known format has these columns: {_columns(record)}. "
-            f"{known_formats()} Nothing was imported.",
+            f"{self._source.name}, {record.position}: no known format has these columns: {_columns(record)}."
+            f"{self._hint(record)} {known_formats()} Nothing was imported.",
             code="unknown_format",
             field="format",
         )
+
+    def _hint(self, record: Record) -> str:
+        lowered = sniff(
+            {str(name).lower(): value for name, value in (record.value or {}).items()}, self._options
+        )
+        if lowered is None:
+            return ""
+        return f" In small letters they would be the format {lowered.name}: rename the columns."
 
     def _reject(self, record: Record, reason: str) -> None:
         if not self._skip_bad:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.responses import JSONResponse, Response
 
+from app.api.described import Body
 from app.api.errors import error_body
 from app.api.messages import messages_out
 from app.api.paging import Cursor, Limit, Page, cut
@@ -54,7 +55,7 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class NewChat(BaseModel):
+class NewChat(Body):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}
     )
@@ -64,7 +65,7 @@ class NewChat(BaseModel):
     consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: as the settings say.")
 
 
-class ChatChanges(BaseModel):
+class ChatChanges(Body):
     """What is left out stays."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Capitals of Europe"}]})
@@ -73,7 +74,7 @@ class ChatChanges(BaseModel):
     consent: StrictBool | None = Field(None, description=CONSENT_HELP)
 
 
-class SamplingChoice(BaseModel):
+class SamplingChoice(Body):
     """What is left out is as the settings say."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]})

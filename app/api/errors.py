@@ -5,7 +5,6 @@ Under /v1 the same object also carries OpenAI's `type` and `param`, so that Open
 
 import json
 import logging
-import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from app.api.described import methods, refuse_unknown
 from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(_first_problem(error), request.url.path)
+        return error_response(_first_problem(request, error), request.url.path)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -103,7 +103,7 @@ def install(app: FastAPI) -> None:
             message = f"There is nothing at {path}; /docs lists what there is."
         elif error.status_code == 405:
             # Starlette names the methods of one route only; an address may have several.
-            headers["Allow"] = ", ".join(_methods(request.app, path)) or headers.get("Allow", "GET")
+            headers["Allow"] = ", ".join(methods(request.app, path)) or headers.get("Allow", "GET")
             message = f"{path} does not take {request.method}; it takes {headers['Allow']}."
         code = HTTP_CODES.get(error.status_code, "http_error")
         return _answer(error.status_code, {"code": code, "message": message}, path, headers)
@@ -119,29 +119,44 @@ def install(app: FastAPI) -> None:
         return unexpected(request.url.path)  # Starlette raises it again, so that the log has its traceback
 
 
-def _methods(app: FastAPI, path: str) -> list[str]:
-    for template, operations in app.openapi()["paths"].items():
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
-            return [method.upper() for method in operations]
-    return []
-
-
-def _first_problem(error: RequestValidationError) -> ThumbloopError:
+def _first_problem(request: Request, error: RequestValidationError) -> ThumbloopError:
     problem = error.errors()[0]
-    place = [str(part) for part in problem["loc"] if part not in ("body", "query", "path", "header")]
-    if problem["type"] == "json_invalid":
+    kind, (place, *names) = problem["type"], problem["loc"]
+    if kind == "json_invalid":
         return InvalidInput(f"The body is not JSON: {problem['ctx']['error']}.", code="invalid_json")
-    field = ".".join(place) or None
-    if problem["type"] == "missing":
-        return InvalidInput(f"{field or 'The body'} is missing.", field=field)
-    return InvalidInput(f"{field or 'The body'}: {_message(problem)}, not {_shown(problem)}.", field=field)
+    if kind == "extra_forbidden" and place in ("query", "body"):
+        return refuse_unknown(request, place, str(names[-1]))
+    field = ".".join(map(str, names)) or None
+    if field is None and place == "body" and isinstance(problem.get("input"), bytes):
+        return InvalidInput(
+            "The body was not read as JSON: send it with the header Content-Type: application/json.",
+            code="invalid_json",
+        )
+    return InvalidInput(_sentence(problem, field or f"The {place}"), field=field)
 
 
-def _message(problem: dict[str, Any]) -> str:
-    if problem["type"] in ("bool_type", "bool_parsing"):
-        return "must be true or false"
+def _sentence(problem: dict[str, Any], what: str) -> str:
+    kind, told, given = problem["type"], problem.get("ctx", {}), problem.get("input")
+    if kind == "missing":
+        return f"{what} is missing."
+    if kind in ("bool_type", "bool_parsing"):
+        return f"{what} must be true or false, not {_shown(problem)}."
+    if kind in ("model_attributes_type", "model_type", "dict_type"):
+        return f"{what} must be a JSON object, not {_shown(problem)}."
+    if kind.endswith(("too_long", "too_short")) and isinstance(given, str | list):
+        end, least = ("most", "max_length") if kind.endswith("too_long") else ("least", "min_length")
+        unit = "characters" if isinstance(given, str) else "items"
+        return f"{what} has {len(given)} {unit}; the {end} is {told[least]}."
     message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
-    return message[:1].lower() + message[1:]
+    message = message[:1].lower() + message[1:]
+    if kind != "value_error":
+        return f"{what}: {message}, not {_shown(problem)}."
+    # Our own checks say all there is to say, but for the value where it is one.
+    return (
+        f"{what}: {message}."
+        if isinstance(given, dict)
+        else f"{what} cannot be {_shown(problem)}: {message}."
+    )
 
 
 def _shown(problem: dict[str, Any]) -> str:

@@ -1,16 +1,17 @@
 """Feedback out: examples and export. For admins."""
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Query
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from starlette.responses import Response, StreamingResponse
 
-from app.api.paging import Page
+from app.api.paging import NO_CURSOR, Page
 from app.auth import Admin, ServicesHere
 from app.services import Services
 from storage import audit, votes
@@ -44,11 +45,16 @@ EXPORT_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
+def _place(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,9}", text):
+        raise ValueError(NO_CURSOR)
+    return text
+
+
 class ExamplesQuery(ExampleFilter):
     limit: int = Field(100, ge=1, le=1000, description="The most examples to give.")
-    cursor: str | None = Field(
+    cursor: Annotated[str, AfterValidator(_place)] | None = Field(
         None,
-        pattern=r"^\d{1,18}\.\d{1,18}\.\d{1,9}$",
         description="`next` of the page before, of the same filters; left out for the first one.",
     )
 

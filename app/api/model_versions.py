@@ -1,9 +1,10 @@
 """Model versions: what there is, what is deployed, deploy and roll back."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from sqlmodel import Session
 
+from app.api.described import Body
 from app.api.paging import Cursor, Limit, Page, cut
 from app.api.shapes import Text, VersionId, VersionOut, version_out
 from app.auth import Admin, CurrentUser, ServicesHere
@@ -12,7 +13,7 @@ from storage import model_versions
 router = APIRouter(tags=["model versions"])
 
 
-class Reason(BaseModel):
+class Reason(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"why": "People liked it better."}]})
 
     why: Text = ""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from storage.ids import is_id
 
 Item = TypeVar("Item")
+NO_CURSOR = "give `next` of the page before as it was, or leave it out for the first page"
 
 
 class Page(BaseModel, Generic[Item]):
@@ -23,7 +24,7 @@ class Page(BaseModel, Generic[Item]):
 
 def _id_cursor(text: str) -> str:
     if not is_id(text):
-        raise ValueError("must be what `next` of the page before was")
+        raise ValueError(NO_CURSOR)
     return text
 
 

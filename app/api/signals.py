@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from app.api.described import Body
 from app.api.shapes import Id
 from app.auth import CurrentUser, ServicesHere
 from storage.settings import SignalKind
@@ -11,12 +12,13 @@ from storage.signals import record_signal
 router = APIRouter(tags=["votes"])
 
 
-class NewSignal(BaseModel):
+class NewSignal(Body):
     kind: SignalKind = Field(description="What was done with the reply: regenerated, edited or copied.")
 
 
-class SignalOut(NewSignal):
+class SignalOut(BaseModel):
     message_id: str
+    kind: SignalKind
 
 
 @router.post("/messages/{message_id}/signals", status_code=201)

@@ -8,10 +8,11 @@ from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import ConfigDict, Field, StrictBool
 from sqlmodel import Session
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from app.api.described import Body
 from app.api.paging import Cursor, Limit, Page, cut
 from app.api.replies import EVENT_SCHEMA, PING, PING_SECONDS, sse
 from app.api.shapes import Id, RunOut, run_out
@@ -37,7 +38,7 @@ LOG_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class NewRun(BaseModel):
+class NewRun(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
 
     force: StrictBool = Field(False, description="Train even where the readiness check says no.")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StrictBool
 
+from app.api.described import Body
 from app.api.shapes import Id, Text
 from app.auth import Admin, CurrentUser, ServicesHere
 from storage.erasure import erase_user, preview_user, remove_copies
@@ -35,7 +36,7 @@ def me(identity: CurrentUser) -> Me:
     return Me(id=identity.user_id, name=identity.name, role=identity.role)
 
 
-class Quarantine(BaseModel):
+class Quarantine(Body):
     quarantined: StrictBool = Field(description="true: set aside. false: release.")
     reason: Text = Field("", max_length=1000, description="For the audit log.")
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlmodel import Session
 
+from app.api.described import Body
 from app.api.errors import ErrorOut
 from app.api.shapes import Id, Text, VoteOut, vote_out
 from app.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
@@ -32,7 +33,7 @@ CHANGES: dict[int | str, dict[str, Any]] = WITH_ETAG | {
 }
 
 
-class NewVote(BaseModel):
+class NewVote(Body):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [

@@ -91,7 +91,7 @@ def export_feedback(
         help=f"Add what people did without voting: {', '.join(SIGNALS)}. May be given several times.",
     ),
     redact: bool = typer.Option(
-        False, "--redact", help="Replace personal data by placeholders; needs thumbloop[redaction]."
+        False, "--redact", help="Replace personal data by placeholders; needs thumbloop\\[redaction]."
     ),
     snapshot: int | None = typer.Option(
         None, help="As of this vote event, which a manifest names; otherwise all votes so far."

@@ -30,6 +30,72 @@ def test_text_that_cannot_be_stored_is_refused(client: httpx.Client) -> None:
         assert client.post(path, content=broken, headers=headers).status_code in (400, 422)
 
 
+def test_a_name_that_is_not_known_is_refused_with_those_that_are(client: httpx.Client) -> None:
+    chat_id = new_chat(client)
+    reply = send(client, chat_id)["id"]
+    vote = f"/api/v1/messages/{reply}/vote"
+    loop.checked(client.put(vote, json={"label": True, "tags": ["clear"]}))
+    told = refused(client.put(vote, json={"label": True, "taggs": []}), 422, "unknown_field", "taggs")
+    assert "'taggs'" in told
+    assert "known are label, tags, comment, correction." in told
+    assert loop.checked(client.get(vote))["tags"] == ["clear"]
+
+    chat = f"/api/v1/chats/{chat_id}"
+    assert "title, consent" in refused(client.patch(chat, json={"consnt": True}), 422, "unknown_field")
+    begun = {"sytem_prompt": "x", "consent": False}
+    refused(client.post("/api/v1/chats", json=begun), 422, "unknown_field", "sytem_prompt")
+    for method, path, body in (
+        ("POST", f"{chat}/messages", {"content": "x", "parent": None}),
+        ("POST", f"/api/v1/messages/{reply}/regenerate", {"temprature": 0}),
+        ("POST", f"/api/v1/messages/{reply}/signals", {"kind": "copied", "x": 1}),
+        ("POST", "/api/v1/training-runs", {"forced": True}),
+        ("POST", "/api/v1/model-versions/v1/deploy", {"reason": "x"}),
+        ("POST", "/api/v1/rollback", {"reason": "x"}),
+        ("PUT", f"/api/v1/users/{new_id()}/quarantine", {"quarantined": True, "why": "x"}),
+    ):
+        refused(client.request(method, path, json=body), 422, "unknown_field", list(body)[-1])
+    headers = {"Content-Type": "application/json"}
+    refused(client.patch(chat, content=b'{"a\\ud800": 1}', headers=headers), 422)
+
+    told = refused(client.get("/api/v1/export?labell=up"), 422, "unknown_parameter", "labell")
+    assert "label, from_date" in told
+    told = refused(client.post("/api/v1/import?min_ratng=4", content=b"{}"), 422, "unknown_parameter")
+    assert "skip_bad, max_messages, min_rating" in told
+    # Clients of OpenAI's API send many fields that mean nothing here.
+    lenient = {"model": "deployed", "messages": [{"role": "user", "content": "Hi"}], "metadata": {}}
+    loop.checked(client.post("/v1/chat/completions", json=lenient))
+
+
+def test_a_query_parameter_counts_once(client: httpx.Client) -> None:
+    twice = "/api/v1/export?label=up&label=down"
+    assert "2 times" in refused(client.get(twice), 422, "given_twice", "label")
+    refused(client.get("/api/v1/chats?limit=1&limit=2"), 422, "given_twice", "limit")
+    both = client.get("/api/v1/export?signals=copied&signals=edited")
+    assert both.status_code == 200, both.text
+
+
+def test_what_is_wrong_is_said_once_and_of_the_right_thing(client: httpx.Client) -> None:
+    chat_id = new_chat(client)
+    vote = f"/api/v1/messages/{send(client, chat_id)['id']}/vote"
+    told = refused(client.get("/api/v1/examples?min_messages=3&max_messages=2"), 422)
+    assert told == "The query: min_messages is beyond max_messages, so nothing can match."
+    told = refused(client.get("/api/v1/examples?cursor=zz"), 422, field="cursor")
+    assert told.startswith('cursor cannot be "zz": give `next`')
+    assert told == refused(client.get("/api/v1/chats?cursor=zz"), 422, field="cursor")
+    told = refused(client.put(vote, json={"label": True, "tags": ["x" * 51]}), 422, field="tags.0")
+    assert told == "tags.0 has 51 characters; the most is 50."
+    told = refused(client.put(vote, json={"label": True, "tags": ["x"] * 21}), 422, field="tags")
+    assert told == "tags has 21 items; the most is 20."
+    told = refused(client.put(vote, json={"label": True, "comment": "a\0"}), 422, field="comment")
+    assert told == 'comment cannot be "a\\u0000": the text holds a NUL character; remove it.'
+    told = refused(client.put(vote, content=b"{broken"), 422, "invalid_json")
+    assert "Content-Type: application/json" in told
+    headers = {"Content-Type": "application/json"}
+    told = refused(client.put(vote, content=b"{broken", headers=headers), 422, "invalid_json")
+    assert told.startswith("The body is not JSON: ")
+    assert refused(client.put(vote, json=[1]), 422) == "The body must be a JSON object, not [1]."
+
+
 def routes(client: httpx.Client) -> list[tuple[str, str]]:
     paths = loop.checked(client.get("/openapi.json"))["paths"]
     return [(method.upper(), path) for path, methods in paths.items() for method in methods]

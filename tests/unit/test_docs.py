@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import typer.main
 from fastapi import FastAPI
+from rich.text import Text
 
 from app.api import chats, model_versions, openai, training_runs, votes
 from app.cli import cli
@@ -91,6 +92,13 @@ def test_route_is_documented(route: str) -> None:
 def test_request_body_has_an_example_that_it_takes(name: str) -> None:
     (example, *_) = BODIES[name].model_json_schema()["examples"]
     BODIES[name].model_validate(example)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_loses_no_brackets(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        text = parameter.help or ""
+        assert Text.from_markup(text).plain == text.replace("\\[", "["), "write \\\\[ for a bracket"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)

@@ -96,6 +96,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         ),
         "line 2: .*It looks like the format pairs",
     ),
+    "columns in capitals": (
+        b'{"Prompt": "a", "Completion": "b", "Label": true}',
+        "'Label'. In small letters they would be the format kto: rename the columns. Known formats: ",
+    ),
     "a date that is none": (json.dumps(GOOD | {"voted_at": "2026-02-30"}).encode(), "voted_at is not a time"),
     "a time that is none": (
         json.dumps(GOOD | {"voted_at": 1e300}).encode(),

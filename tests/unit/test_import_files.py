@@ -21,6 +21,9 @@ JSON_LAYOUTS = {
     "indented array": "\n\n " + json.dumps(ROWS, indent=4, ensure_ascii=False) + "\n",
     "array with a byte order mark": "\ufeff" + json.dumps(ROWS),
     "indented objects": "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "objects that go on below their first line": "\n".join(
+        json.dumps(row, indent=2).replace("{\n ", "{", 1) for row in ROWS
+    ),
 }
 
 
@@ -47,6 +50,12 @@ def test_every_place_where_an_array_may_be_cut_off_is_a_fault_of_its_element() -
         *whole, last = read(text[:end])
         assert last.fault is not None
         assert [record.value for record in whole] == ROWS[: len(whole)]
+
+
+def test_json_lines_whose_first_is_cut_short_are_json_lines() -> None:
+    for cut in (b'{"prompt": "a",', b'{"prompt": "a', b'{"prompt":', b'{"prompt": "a"', b"{"):
+        first, second = read(cut + b'\n{"a": 1}\n')
+        assert (first.position, second.value) == ("line 1", {"a": 1})
 
 
 FAULTY_LINES = {

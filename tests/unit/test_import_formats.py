@@ -1,7 +1,7 @@
 """What a record of each format becomes: the rows, what is dropped, and why a record is refused."""
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -118,6 +118,9 @@ BAD_KTO: list[tuple[dict[str, Any], str]] = [
     ({"voted_at": "yesterday"}, "voted_at is not a time: 'yesterday'"),
     ({"voted_at": "2024-02-30"}, "voted_at is not a time"),
     ({"voted_at": 10**40}, "voted_at is not a time"),
+    ({"voted_at": "2999-01-01"}, "voted_at '2999-01-01' is yet to come (2999-01-01 00:00 UTC)"),
+    ({"voted_at": -62135596800}, "voted_at -62135596800 is before 2000 (1-01-01 00:00 UTC)"),
+    ({"voted_at": "1999-12-31"}, "is before 2000"),
     ({"voted_at": True}, "voted_at"),
     ({"voted_at": [1]}, "voted_at"),
 ]
@@ -128,6 +131,20 @@ def test_an_export_with_a_template_in_it_is_refused() -> None:
     asked = {"prompt": "<|im_start|>user\nHi<|im_end|>", "completion": "Hello<|im_end|>", "label": True}
     assert "the shape kto-text" in reason(asked | ours)
     assert row(asked).label is True  # without our columns it may be anybody's plain text
+
+
+def test_a_time_may_be_ahead_by_what_clocks_and_zones_differ() -> None:
+    soon = datetime.now(UTC) + timedelta(hours=20)
+    assert row(KTO | {"voted_at": soon.isoformat()}).voted_at == soon
+    assert "is yet to come" in reason(KTO | {"voted_at": (soon + timedelta(days=1)).isoformat()})
+
+
+def test_a_tag_of_llama_factory_may_be_text() -> None:
+    chat = {"conversations": [*ASKED, *said("Hello")]}
+    assert [row(chat | {"kto_tag": text}).label for text in ("true", "false")] == [True, False]
+    for other in ("True", "yes", "", 1):
+        assert "kto_tag must be true (up) or false (down)" in reason(chat | {"kto_tag": other})
+    assert "label must be true" in reason(chat | {"label": "true"})
 
 
 @pytest.mark.parametrize(("change", "expected"), BAD_KTO, ids=[f"{change}"[:40] for change, _ in BAD_KTO])

@@ -43,6 +43,24 @@ def test_csv_from_a_spreadsheet() -> None:
     assert second == {"prompt": "[1, 2]", "completion": '{"a": 1}', "label": None}
 
 
+def test_a_note_that_looks_like_messages_is_a_note() -> None:
+    note = '[{"role": "user"}]'
+    row = {"prompt": note, "comment": note, "chosen_comment": note, "correction": note, "system": note}
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(row))
+    writer.writeheader()
+    writer.writerow(row)
+    assert values(read(out.getvalue().encode(), "rows.csv")) == [row | {"prompt": json.loads(note)}]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_csv_is_told_without_a_name(separator: str) -> None:
+    text = f"prompt{separator}label\na{separator}true\n".encode()
+    assert values(read(text, "request")) == [{"prompt": "a", "label": True}]
+    with pytest.raises(InvalidInput, match="not a kind of file"):
+        read(text, "rows.pdf")
+
+
 def test_formulas_that_our_own_export_defused_are_restored() -> None:
     text = "prompt,completion,label,message_id,user_hash\n'=1,''tis,true,m,u\n"
     assert values(read(text.encode(), "rows.csv"))[0]["prompt"] == "=1"  # type: ignore[index]

@@ -1,0 +1,73 @@
+"""What a request may say: the names that the API's own description has for its route.
+
+Knows no value: those are checked by the models of the routes.
+"""
+
+import re
+from collections import Counter
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict
+
+from storage.errors import InvalidInput
+
+
+class Body(BaseModel):
+    """A request's body. A field that is not known is refused: misspelt, it would change nothing, or worse."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def methods(app: FastAPI, path: str) -> list[str]:
+    """The methods that an address takes, in capitals; none where there is no such address."""
+    return [method.upper() for method in _operations(app, path)]
+
+
+def refuse_unknown(request: Request, place: str, name: str) -> InvalidInput:
+    """The refusal of a name that is not known in the `place`, query or body, with those that are."""
+    operation = _operations(request.app, request.url.path).get(request.method.lower(), {})
+    known = _parameters(operation) if place == "query" else _fields(request.app, operation)
+    what, code = ("parameter", "unknown_parameter") if place == "query" else ("field", "unknown_field")
+    return InvalidInput(
+        f"There is no {what} {name[:80]!r} in the {place} here; known are {', '.join(known) or 'none'}.",
+        code=code,
+        field=name,
+    )
+
+
+async def refuse_repeated(request: Request) -> None:
+    """A dependency: raises InvalidInput for a query parameter that comes twice, of which one would count."""
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    twice = [name for name, times in given.items() if times > 1]
+    if not twice:
+        return
+    operation = _operations(request.app, request.url.path).get(request.method.lower(), {})
+    lists = [name for name, schema in _parameters(operation).items() if schema.get("type") == "array"]
+    for name in twice:
+        if name not in lists:
+            raise InvalidInput(
+                f"{name[:80]} is given {given[name]} times; it takes one value.",
+                code="given_twice",
+                field=name,
+            )
+
+
+def _operations(app: FastAPI, path: str) -> dict[str, Any]:
+    for template, operations in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
+            found: dict[str, Any] = operations
+            return found
+    return {}
+
+
+def _parameters(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schemas of the query's parameters by name."""
+    return {each["name"]: each["schema"] for each in operation.get("parameters", ()) if each["in"] == "query"}
+
+
+def _fields(app: FastAPI, operation: dict[str, Any]) -> list[str]:
+    schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    shapes = [each["$ref"] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
+    schemas = app.openapi()["components"]["schemas"]
+    return [name for shape in shapes for name in schemas[shape.rsplit("/", 1)[-1]]["properties"]]
