@@ -36,6 +36,8 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 WORDS = ("the", "river", "ran", "past", "seven", "quiet", "houses", "and", "nobody", "asked", "where")
 SALT = b"s" * 32
 
+RatedChat = tuple[list[dict[str, Any]], ...]
+
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -66,17 +68,31 @@ def build(address: str, votes: int) -> None:
     database.migrate()
     with database.write() as session:
         version = model_versions.ensure_base(session, "bench").id
-    with database.engine.begin() as connection:
-        connection.execute(sa.insert(User), [{"id": _id(0, n)} for n in range(1000)])
-    chats = _chats(version, votes)
-    while batch := list(islice(chats, 2_000)):
-        with database.engine.begin() as connection:
-            for table, column in ((Chat, 0), (Message, 1), (VoteEvent, 2)):
-                connection.execute(sa.insert(table), [row for rows in batch for row in rows[column]])
+    add_people(database)
+    chats = rated_chats(version, votes)
+    while add_chats(database, chats, 2_000):
+        pass
     database.close()
 
 
-def _chats(version: str, votes: int) -> Iterator[tuple[list[dict[str, Any]], ...]]:
+def add_people(database: Database) -> None:
+    """Those who vote in `rated_chats`."""
+    with database.engine.begin() as connection:
+        connection.execute(sa.insert(User), [{"id": _id(0, n)} for n in range(1000)])
+
+
+def add_chats(database: Database, chats: Iterator[RatedChat], number: int) -> int:
+    """Insert the next chats, with their messages and votes; how many there were."""
+    batch = list(islice(chats, number))
+    if batch:
+        with database.engine.begin() as connection:
+            for table, column in ((Chat, 0), (Message, 1), (VoteEvent, 2)):
+                connection.execute(sa.insert(table), [row for rows in batch for row in rows[column]])
+    return len(batch)
+
+
+def rated_chats(version: str, votes: int) -> Iterator[RatedChat]:
+    """Chats of two turns with two replies each, all voted on; rows of the three tables."""
     draw = random.Random(0)
     number = 0
     for chat in range(-(-votes // REPLIES)):

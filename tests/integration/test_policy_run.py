@@ -42,7 +42,6 @@ def test_runs_choose_their_votes_and_continue_from_the_deployed_version(build: C
     assert lineage["continued_from"] == {"version": "v2", "sha256": start.sha256}
     assert lineage["left_out"] == run.metrics["left_out"]
     assert "reference: the adapter of v2, where training began" in (folder / "README.md").read_text()
-    assert version.metrics["training"]["references_reused"] == 0, "the base's references are not those of v2"
 
     # v1 wrote all replies: while it was deployed they kept their weight, and now they are old.
     assert start.metrics["training"]["mean_loss"] > 0.1
@@ -58,4 +57,8 @@ def test_runs_choose_their_votes_and_continue_from_the_deployed_version(build: C
     assert house.deployed() == deployed
     fresh = house.request(training_mode="fresh")
     assert house.train(fresh) == attempt.DONE, house.log(fresh)
-    assert house.run(fresh).snapshot["continued_from"] is None  # type: ignore[index]
+    run = house.run(fresh)
+    assert run.snapshot is not None
+    assert run.snapshot["continued_from"] is None
+    assert house.learned_from(fresh) == house.learned_from(second)
+    assert run.metrics["training"]["references_reused"] == 0, "what v2 gave these rows is not the base's"

@@ -195,6 +195,29 @@ def test_a_killed_training_continues_to_the_same_weights(
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7)
 
 
+def test_in_bf16_the_adapters_stay_exact_and_begin_as_one(
+    start: Start, settings: Settings, rows: list[Row], tmp_path: Path
+) -> None:
+    source = resolve(settings.model_copy(update={"precision": "bf16"}))
+    model, tokenizer = load_model(source)
+    adapted, result = kto.train(
+        start.load_into(model),
+        tokenizer,
+        rows,
+        weights=WEIGHTS,
+        settings=settings,
+        output_dir=tmp_path / "bf16",
+        resume=False,
+    )
+    assert result.engine == "shared-prefix"
+    assert result.noise_floor == 0
+    adapters = {name: p for name, p in adapted.named_parameters() if "lora_" in name}
+    assert {p.dtype for p in adapters.values()} == {torch.float32}
+    assert all(
+        not torch.equal(p, adapters[n.replace(".default.", ".ref.")]) for n, p in trained(adapted).items()
+    )
+
+
 def test_what_is_saved_is_the_new_adapter_alone(carry_on: Continue, tmp_path: Path) -> None:
     model, _ = carry_on()
     kto.save_adapter(model, tmp_path / "saved", base_model="the-base")

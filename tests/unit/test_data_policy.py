@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from storage.examples import Example
 from storage.settings import Settings
+from trainer.batches import hold_out
 from trainer.data_policy import LEAST_WEIGHT, Choice, age_weight, choose
+from trainer.snapshot import by_chat
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -181,6 +183,21 @@ def test_all_takes_all(examples: list[Example]) -> None:
     found = chosen(examples)
     assert found.examples == examples
     assert not found.left_out
+
+
+def test_a_chat_stays_held_out_as_the_budget_moves_on() -> None:
+    examples = [vote(n, n % 3 == 0) for n in range(1, 401)]
+
+    def held(upto: int) -> tuple[set[str], set[str]]:
+        found = chosen(examples[:upto], data_policy="balanced", row_budget=100).examples
+        held_out = hold_out(by_chat(found), fraction=0.2, seed=0)
+        return held_out, {example.chat_id for example in found} - held_out
+
+    (before, trained), (after, trained_after) = held(300), held(350)
+    assert before & after, "some chats are in both"
+    assert not before & trained_after
+    assert not after & trained
+    assert len(after) <= 40
 
 
 def test_what_is_left_out_is_counted_by_reason() -> None:

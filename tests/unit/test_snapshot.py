@@ -71,6 +71,16 @@ def test_excluded_sources_take_their_corrections_with_them(
     assert [example.source for example in found.examples] == left
 
 
+def test_the_deployed_version_is_the_one_of_the_first_attempt(store: Database) -> None:
+    assert taken(store).deployed == "v1"
+    with store.read() as session:
+        run = TrainingRun(trigger="cli", snapshot={"deployed": "v7"})
+        resumed = take_snapshot(session, run, Settings())
+    assert resumed.deployed == "v7"
+    kept = resumed.to_dict([], continued_from="an id")
+    assert (kept["deployed"], kept["continued_from"]) == ("v7", "an id")
+
+
 def test_rows_of_imported_chats_get_the_weight_of_imports(store: Database, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     examples = taken(store, train_on_corrections=True).examples
