@@ -18,7 +18,8 @@ from storage.database import Database
 from storage.errors import InvalidInput
 from storage.exports import ExportPlan, export_to
 from storage.import_formats import ImportOptions
-from storage.imports import BATCH, KEPT_REJECTIONS, ImportReport, Progress, import_file
+from storage.import_reading import KEPT_REJECTIONS, ImportReport, Progress
+from storage.imports import BATCH, import_file
 from storage.tables import Chat, Message, Vote, VoteEvent
 from tests.unit.imported import ROWS
 from tests.unit.people import add_person_with_reply, add_reply
