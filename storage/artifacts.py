@@ -62,11 +62,11 @@ class Artifacts:
         files = _hash_folder(staging)
         try:
             for name in files:
-                _sync(staging / name)
-            _sync(staging)
+                sync(staging / name)
+            sync(staging)
             shutil.rmtree(final, ignore_errors=True)
             staging.rename(final)
-            _sync(self.adapters)
+            sync(self.adapters)
         except OSError as error:
             raise NotReady(
                 f"The adapter {final} could not be written ({error.strerror}); free some space."
@@ -136,7 +136,8 @@ def _refused(folder: Path, why: str) -> ArtifactRefused:
     )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -14,12 +14,11 @@ from sqlmodel import Session
 
 from storage.database import Database
 from storage.import_files import open_source
-from storage.import_formats import ImportOptions, named_format
+from storage.import_formats import NO_OPTIONS, ImportOptions, named_format
 from storage.import_reading import ImportReport, Progress, Reading
 from storage.import_rows import ImportedRow
 from storage.import_writer import add_rows
 
-NO_OPTIONS = ImportOptions()
 BATCH = 500  # rows
 # Of a record that may have 16 MiB each, no more than this many are held before they are written.
 BATCH_CHARS = 32 * 1024 * 1024

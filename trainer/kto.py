@@ -24,11 +24,18 @@ from trainer.engines import choose_engine
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.lease import Interrupted
 from trainer.reference_cache import ReferenceCache
+from trainer.reporting import reporters
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.tokenise import Row
 from trainer.weights import Weights
 
 log = logging.getLogger(__name__)
+
+# The settings that a trained adapter depends on, the rows being equal.
+SETTINGS = (
+    *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
+    *("engine", "gradient_accumulation", "lora_rank", "seed", "max_weight"),
+)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -77,10 +84,10 @@ def train(
 ) -> tuple[Any, TrainingResult]:
     """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
 
-    Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
-    must be of the same rows and settings. `references` are reused and added to. `check` is called before
-    each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
-    whole step is kept. Raises Diverged.
+    Checkpoints go to `output_dir`, TensorBoard's events beside it. With `resume`, training continues from
+    the newest whole checkpoint, which must be of the same rows and settings. `references` are reused and
+    added to. `check` is called before each pass through the model and may raise Interrupted; for a
+    terminated run a checkpoint of the last whole step is kept. Raises Diverged.
     """
     checkpoint = newest_checkpoint(output_dir) if resume else None
     if checkpoint is None:
@@ -92,7 +99,10 @@ def train(
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
         "peft_config": lora_config(settings),
-        "callbacks": [_Watch(progress, settings.batch_size * settings.gradient_accumulation)],
+        "callbacks": [
+            _Watch(progress, settings.batch_size * settings.gradient_accumulation),
+            *reporters(settings.report_to, output_dir.parent),
+        ],
     }
     trainer: Any
     if engine == "trl":

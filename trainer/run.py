@@ -7,7 +7,6 @@ start a run and resume it. Knows no process and no schedule.
 
 import gc
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,9 @@ from trainer import base_model, kto
 from trainer.base_model import BaseModelSource
 from trainer.batches import hold_out
 from trainer.comparison import compare
+from trainer.contradictions import without_contradictions
 from trainer.exact_trainer import newest_checkpoint
+from trainer.expected_time import expected_seconds
 from trainer.gate import Verdict, judge
 from trainer.lease import Lease
 from trainer.lineage import write_lineage
@@ -33,22 +34,15 @@ from trainer.readiness import check_readiness
 from trainer.reference_cache import ReferenceCache
 from trainer.snapshot import Snapshot, by_chat, is_vote, take_snapshot
 from trainer.tokenise import Row, tokenise
-from trainer.weights import Weights, class_weights
+from trainer.training_plan import TrainingPlan, plan_training, spoken
+from trainer.weights import Weights
 
 log = logging.getLogger(__name__)
 
 # What makes a run what it is: kept with it, so that a later attempt uses the same.
 FROZEN = {
-    *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
-    *(
-        "engine",
-        "gradient_accumulation",
-        "lora_rank",
-        "seed",
-        "max_weight",
-        "checkpoint_steps",
-        "hold_out_fraction",
-    ),
+    *kto.SETTINGS,
+    *("checkpoint_steps", "hold_out_fraction"),
     *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
     *("auto_deploy", "train_on_corrections", "train_on_signals", "exclude_sources", "import_weight"),
 }
@@ -80,6 +74,7 @@ class _Steps:
         self.artifacts = artifacts
         self.run = run
         self.lease = lease
+        self.figures: dict[str, Any] = {}  # of the training that is about to begin
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
         self.settings = load_settings(**(settings.model_dump() | chosen))
 
@@ -97,8 +92,7 @@ class _Steps:
             max_length=self.settings.max_length,
             import_weight=self.settings.import_weight,
         )
-        for reason, count in dropped.items():
-            log.info("Left out %d of %d votes: %s.", count, len(snapshot.examples), reason)
+        rows = without_contradictions(rows, dropped)
         held_chats = hold_out(
             by_chat([row.example for row in rows]),
             fraction=self.settings.hold_out_fraction,
@@ -110,25 +104,18 @@ class _Steps:
 
         refusal = self._refusal(snapshot, training)
         if refusal is not None:
-            return Outcome("skipped", refusal, {"dropped": dict(dropped)})
-        ups = sum(row.label for row in training)
-        weights = class_weights(
-            sum(row.weight for row in training if row.label),
-            sum(row.weight for row in training if not row.label),
-            self.settings.max_weight,
-        )
-        log.info(
-            "%d examples to train on (%d up, %d down), %d held out; weights %.3f up, %.3f down.",
-            *(len(training), ups, len(training) - ups, len(held_out), weights.desirable, weights.undesirable),
-        )
+            return Outcome("skipped", refusal, {"dropped": dict(dropped), "left_out": dropped.names})
+        plan = plan_training(training, dropped, self.settings, held_out=len(held_out))
+        for line in plan.lines():
+            log.info("%s", line)
 
         with self.database.read() as session:
             version = model_versions.version_of_run(session, self.run.id)
         if version is None:
-            version = self._train_and_publish(source, snapshot, training, weights, dropped, resume=resumable)
+            version = self._train_and_publish(source, snapshot, training, plan, resume=resumable)
         else:
             log.info("An earlier attempt published %s already.", version.name)
-        return self._judge(version, source, held_out, weights)
+        return self._judge(version, source, held_out, plan.weights)
 
     def _phase(self, phase: str) -> None:
         log.info("%s", phase.capitalize())
@@ -195,8 +182,7 @@ class _Steps:
         source: BaseModelSource,
         snapshot: Snapshot,
         rows: list[Row],
-        weights: Weights,
-        dropped: Mapping[str, int],
+        plan: TrainingPlan,
         *,
         resume: bool,
     ) -> ModelVersion:
@@ -204,11 +190,15 @@ class _Steps:
         newest = newest_checkpoint(checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
         model, tokenizer = base_model.load_model(source)
+        expected = expected_seconds(model, rows, self.settings)
+        log.info("That will take about %s from the start.", spoken(expected))
+        self.figures = plan.to_metrics()
+        self.figures["plan"]["expected_seconds"] = expected
         model, result = kto.train(
             model,
             tokenizer,
             rows,
-            weights=weights,
+            weights=plan.weights,
             settings=self.settings,
             output_dir=checkpoints,
             resume=resume,
@@ -226,11 +216,14 @@ class _Steps:
         training = result.to_dict()
         write_lineage(
             staging,
-            run=self.run,
+            origin={
+                "run_id": self.run.id,
+                "snapshot": {"event_id": snapshot.event_id, "sha256": snapshot.sha256},
+                "message_ids": [row.example.message_id for row in rows],
+            },
             settings=self._frozen(),
-            snapshot=snapshot,
             rows=rows,
-            weights=weights,
+            weights=plan.weights,
             training=training,
         )
         # One transaction around the rename: no other trainer can claim the run between check and rename.
@@ -245,7 +238,7 @@ class _Steps:
                 path=published.path,
                 sha256=published.sha256,
                 files=published.files,
-                metrics={"training": training, "weights": weights.to_dict(), "dropped": dict(dropped)},
+                metrics={"training": training, **self.figures},
             )
             count_lost(session, version)  # what was taken back while it was trained
         log.info("Published %s.", version.name)
@@ -268,7 +261,7 @@ class _Steps:
                 "unknown" if state["margin"] is None else f"{state['margin']:.4f}",
                 *(state["rows_per_second"], state["seconds_left"]),
             )
-        self.lease.report(state)
+        self.lease.report({"plan": self.figures["plan"]} | state)
 
     def _judge(
         self, version: ModelVersion, source: BaseModelSource, held_out: list[Row], weights: Weights
