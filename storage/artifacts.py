@@ -6,13 +6,13 @@ Knows no tensors: whether an adapter fits a model is for whoever loads it.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import ArtifactRefused, NotReady
+from storage.sync import sync
 
 REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
 ALLOWED = (*REQUIRED, "README.md", "lineage.json")
@@ -134,12 +134,3 @@ def _refused(folder: Path, why: str) -> ArtifactRefused:
     return ArtifactRefused(
         f"The adapter {folder} is refused: {why}. Restore it from a backup or train again."
     )
-
-
-def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

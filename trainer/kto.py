@@ -84,10 +84,10 @@ def train(
 ) -> tuple[Any, TrainingResult]:
     """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
 
-    Checkpoints go to `output_dir`, TensorBoard's events beside it. With `resume`, training continues from
-    the newest whole checkpoint, which must be of the same rows and settings. `references` are reused and
-    added to. `check` is called before each pass through the model and may raise Interrupted; for a
-    terminated run a checkpoint of the last whole step is kept. Raises Diverged.
+    Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
+    must be of the same rows and settings. `references` are reused and added to. `check` is called before
+    each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
+    whole step is kept. Raises Diverged.
     """
     checkpoint = newest_checkpoint(output_dir) if resume else None
     if checkpoint is None:
@@ -99,10 +99,7 @@ def train(
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
         "peft_config": lora_config(settings),
-        "callbacks": [
-            _Watch(progress, settings.batch_size * settings.gradient_accumulation),
-            *reporters(settings.report_to, output_dir.parent),
-        ],
+        "callbacks": [_Watch(progress, settings.batch_size * settings.gradient_accumulation)],
     }
     trainer: Any
     if engine == "trl":
@@ -113,6 +110,8 @@ def train(
         trainer = SharedPrefixTrainer(
             model, rows, args=args, recompute=checkpointing, references=references, **shared
         )
+    for reporter in reporters(settings.report_to, output_dir.parent):
+        trainer.add_callback(reporter)
     hook = trainer.model.get_input_embeddings().register_forward_pre_hook(lambda *_: check())
     began = time.monotonic()
     try:

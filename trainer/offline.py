@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from storage.errors import InvalidInput, NotReady
 from storage.import_formats import NO_OPTIONS, ImportOptions
@@ -74,10 +75,13 @@ def train_on_file(
     try:
         with out.claimed(training.identity()) as resume:
             return training.carry_out(resume, progress, check)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # What torch writes with has no error of its own for a full disk.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
         raise NotReady(
-            f"{wanted.out} could not be written ({error.strerror or error}); free some space, and the same "
-            f"command goes on at the last checkpoint.",
+            f"{wanted.out} could not be written ({error}); free some space, and the same command goes on at "
+            f"the last checkpoint.",
             field="out",
         ) from error
 
@@ -157,7 +161,7 @@ class _Training:
             "rows": self.plan.rows,
             "tokens": self.plan.tokens,
             "seconds": {"set_up": set_up, "training": result.seconds, "expected": expected},
-            "seconds_per_row": result.seconds_per_row,
+            "seconds_per_row": result.seconds / max(self._rows_trained(result), 1),
             "peak_memory_mb": result.peak_memory / 2**20,
             "steps": steps,
             "resumed_from_step": result.resumed_from_step,
@@ -166,6 +170,11 @@ class _Training:
             "settings": self.chosen,
             **self.plan.to_metrics(),
         }
+
+    def _rows_trained(self, result: kto.TrainingResult) -> float:
+        """The rows that this process trained on, each as often as it did."""
+        share = 1 - result.resumed_from_step / result.steps
+        return self.plan.rows * self.settings.epochs * share
 
     def _references(self) -> ReferenceCache | None:
         if self.wanted.references is None or not self.settings.reference_cache_mb:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from storage.artifacts import sync
 from storage.errors import Conflict, NotReady
+from storage.sync import sync
 
 UNFINISHED = "unfinished"
 

@@ -104,7 +104,7 @@ class _Steps:
 
         refusal = self._refusal(snapshot, training)
         if refusal is not None:
-            return Outcome("skipped", refusal, {"dropped": dict(dropped), "left_out": dropped.names})
+            return Outcome("skipped", refusal, {"dropped": dict(dropped), "dropped_rows": dropped.names})
         plan = plan_training(training, dropped, self.settings, held_out=len(held_out))
         for line in plan.lines():
             log.info("%s", line)

@@ -54,7 +54,7 @@ class TrainingPlan:
                 "held_out": self.held_out,
                 "steps": self.steps,
                 "tokens": self.tokens,
-                "left_out": self.dropped.names,
+                "dropped_rows": self.dropped.names,
             },
         }
 

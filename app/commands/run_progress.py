@@ -24,7 +24,7 @@ FIGURES = {
     "loss": "loss {:.4f}",
     "margin": "margin {:.3f}",
     "kl": "z0 {:.3f}",
-    "rows_per_second": "{:.2f} rows/s",
+    "rows_per_second": "{:.1f} rows/s",
     "seconds_left": "{:.0f} s left",
 }
 

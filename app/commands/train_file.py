@@ -58,24 +58,22 @@ def train_file(
         wanted = OfflineTraining(
             data, out, chosen, references, max_rows=max_rows, skip_bad=skip_bad, options=options
         )
+
+        def show(state: dict[str, Any]) -> None:
+            progress.show_progress(state, str(state["phase"]))
+            check()
+
         try:
-            found = train_on_file(
-                wanted,
-                progress=lambda state: progress.show_progress(state, str(state["phase"])),
-                check=check,
-            )
+            found = train_on_file(wanted, progress=show, check=check)
         except (Interrupted, KeyboardInterrupt):
             progress.stop()
-            say("Stopped. The same command goes on after the last whole step.")
+            say("Stopped. The same command goes on from here.")
             raise typer.Exit(STOPPED) from None
         except Diverged as error:
             raise Conflict(str(error), code="diverged") from error
         except (MemoryError, torch.OutOfMemoryError) as error:
-            raise Conflict(
-                f"The training ran out of memory; lower --max-length ({chosen.max_length}) or --batch-size "
-                f"({chosen.batch_size}).",
-                code="out_of_memory",
-            ) from error
+            told = str(error) or f"The training ran out of memory; lower --max-length ({chosen.max_length})."
+            raise Conflict(told, code="out_of_memory") from error
     if report is not None:
         report.write_text(json.dumps(found, indent=2) + "\n")
     say(

@@ -58,7 +58,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
         assert first.stdout is not None
         assert any(line == "training\n" for line in iter(first.stdout.readline, ""))
         first.send_signal(signal.SIGINT)
-        assert "The same command goes on" in first.stdout.read()
+        assert "The same command goes on from here" in first.stdout.read()
     assert first.returncode == 130
     stopped = thumbloop.said(*command, "--report", str(tmp_path / "report.json"))
     assert "The adapter is in" in stopped

@@ -77,7 +77,7 @@ def test_votes_that_contradict_each_other_are_left_out(build: Callable[..., Hous
     assert metrics["plan"]["rows"] + metrics["plan"]["held_out"] == 11
     ((reason, count),) = metrics["dropped"].items()
     assert count == 2
-    (one, other) = (name.split(" (unlike ") for name in metrics["plan"]["left_out"][reason])
+    (one, other) = (name.split(" (unlike ") for name in metrics["plan"]["dropped_rows"][reason])
     assert [*one, *other] == [one[0], f"{other[0]})", other[0], f"{one[0]})"]
     assert f"Left out 2, because {reason}" in house.log(run_id)
 

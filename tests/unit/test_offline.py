@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from storage.errors import Conflict
+from storage.errors import Conflict, NotReady
 from storage.settings import Settings
 from tests.unit.rated_files import rated, write_rows
 from trainer.lease import Interrupted
@@ -155,6 +156,20 @@ def test_an_unfinished_training_is_not_continued_with_anything_else(train: Train
     with pytest.raises(Conflict, match="unfinished training with another data"):
         train(data=others)
     assert train()["resumed_from_step"] == 0
+
+
+@pytest.mark.parametrize("bytes_", [10_000, 80_000])
+def test_a_full_disk_is_said_and_loses_nothing(train: Train, tmp_path: Path, bytes_: int) -> None:
+    """No file may grow beyond so many bytes: too few for the adapter, or for the optimizer's state only."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, limits[1]))
+    try:
+        with pytest.raises(NotReady, match=f"{tmp_path}/out could not be written .*; free some space"):
+            train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert train()["resumed_from_step"] == 0
+    assert files(tmp_path / "out") == ADAPTER
 
 
 def test_two_processes_do_not_train_into_one_folder(train: Train, tmp_path: Path) -> None:

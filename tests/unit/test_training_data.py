@@ -95,7 +95,7 @@ def test_left_out_by_name_and_the_rest_trained_on(
     told = "\n".join(caplog.messages)
     assert report["rows"] == 8
     assert report["rows"] + sum(report["dropped"].values()) == len(rows)
-    (names,) = report["plan"]["left_out"].values()
+    (names,) = report["plan"]["dropped_rows"].values()
     assert names
     assert re.search(reason, told), told
 

@@ -30,7 +30,7 @@ def test_everything_is_said_before_the_start() -> None:
     ]
     kept = plan.to_metrics()
     assert kept["dropped"] == {"the reply is empty": 7}
-    assert kept["plan"]["left_out"] == {"the reply is empty": [f"line {number}" for number in range(5)]}
+    assert kept["plan"]["dropped_rows"] == {"the reply is empty": [f"line {number}" for number in range(5)]}
     assert (kept["plan"]["rows"], kept["plan"]["held_out"], kept["plan"]["steps"]) == (9, 5, 6)
 
 
