@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from storage.settings import DEFAULT_MODEL
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -33,7 +35,7 @@ and {counts["down"]} undesirable examples from people's feedback.
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained({base!r})
+base = AutoModelForCausalLM.from_pretrained({_loaded_from(base)})
 model = PeftModel.from_pretrained(base, "this folder")
 ```
 
@@ -64,6 +66,12 @@ model = PeftModel.from_pretrained(base, "this folder")
 
 `lineage.json` has all of this for programs, and which examples these were.
 """
+
+
+def _loaded_from(base: str) -> str:
+    if base == DEFAULT_MODEL:
+        return f'"data/models/{base}"'  # it is in no hub: a Thumbloop converts it into its data directory
+    return f'"{base}"'
 
 
 def _origin(lineage: Mapping[str, Any]) -> str:

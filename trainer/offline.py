@@ -132,9 +132,12 @@ class _Training:
         expected = expected_seconds(model, self.rows, self.settings)
         log.info("That will take about %s from the start.", spoken(expected))
         steps = _earlier_steps(self.out.checkpoints) if resume else []
+        before = len(steps)
 
         def note(state: dict[str, Any]) -> None:
             if "loss" in state:
+                if len(steps) == before and state["step"] < state["steps"]:
+                    log.info("By the first step, about %s are left.", spoken(state["seconds_left"]))
                 steps.append(_step(state, "gradient_norm"))
             progress(state)
 

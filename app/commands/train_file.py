@@ -4,7 +4,7 @@ import json
 import logging
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ def train_file(
     chosen = _settings(settings)
     if reference_cache is None:
         references: Path | None = chosen.data_dir
+        with suppress(OSError):  # what needs the folder says so
+            chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # a server may live in it later
     else:
         references = None if reference_cache == NO_REFERENCES else Path(reference_cache)
 

@@ -35,6 +35,7 @@ def test_a_file_is_trained_on_without_a_database(
     assert "8 examples to train on (5 up, 3 down); weights 0.910 up, 1.149 down." in told
     assert "2 steps of 4 examples" in "\n".join(told)
     assert told.index("training") > told.index("loading the model")
+    assert any(line.startswith("By the first step, about ") for line in told[told.index("training") :])
     assert told[-1] == f"The adapter is in {tmp_path / 'out'}."
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
     assert (tmp_path / "kept" / "references.db").exists()
@@ -45,7 +46,8 @@ def test_a_file_is_trained_on_without_a_database(
         "the rest is as the settings say"
     )
 
-    line = thumbloop.refused(*on_rows)
+    line = thumbloop.refused(*on_rows)  # this time with the reference cache where it is by default
+    assert thumbloop.data_dir.stat().st_mode & 0o777 == 0o700
     assert f"{tmp_path / 'out'} holds a finished adapter" in line
 
 
@@ -60,8 +62,8 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
         first.send_signal(signal.SIGINT)
         assert "The same command goes on from here" in first.stdout.read()
     assert first.returncode == 130
-    stopped = thumbloop.said(*command, "--report", str(tmp_path / "report.json"))
-    assert "The adapter is in" in stopped
+    told = thumbloop.said(*command, "--report", str(tmp_path / "report.json"))
+    assert "The adapter is in" in told
     report = json.loads((tmp_path / "report.json").read_text())
     assert [step["step"] for step in report["steps"]] == list(range(1, 40 * ROWS // 4 + 1))
     assert not (tmp_path / "out" / "unfinished").exists()

@@ -17,6 +17,7 @@ from storage.errors import Conflict, NotReady
 from storage.settings import Settings
 from tests.unit.rated_files import rated, write_rows
 from trainer.lease import Interrupted
+from trainer.model_card import model_card
 from trainer.offline import OfflineTraining, train_on_file
 from trainer.out_folder import OutFolder
 
@@ -193,3 +194,19 @@ def test_a_kill_while_the_adapter_is_brought_out_loses_nothing(train: Train, tmp
     assert train()["resumed_from_step"] == 2
     assert files(tmp_path / "out") == ADAPTER
     assert "# A Thumbloop adapter" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("owner/model", "base_model: owner/model\n"),
+        ("/home/ada/model", 'from_pretrained("/home/ada/model")'),
+        ("smollm2-135m-instruct", 'from_pretrained("data/models/smollm2-135m-instruct")'),
+    ],
+)
+def test_a_card_says_where_the_base_model_is(train: Train, tmp_path: Path, base: str, told: str) -> None:
+    train()
+    lineage = json.loads((tmp_path / "out" / "lineage.json").read_text())
+    card = model_card(lineage | {"base_model": base})
+    assert told in card
+    assert card.count("base_model: ") == base.startswith("owner"), "only a hub's id is one for the hub"
