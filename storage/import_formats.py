@@ -51,6 +51,9 @@ class ImportOptions:
     down_to: float | None = None  # scores up to here are thumbs down; what is between is dropped
 
 
+NO_OPTIONS = ImportOptions()
+
+
 @dataclass(frozen=True)
 class Format:
     name: str

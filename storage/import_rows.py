@@ -131,7 +131,7 @@ def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def read_label(row: Mapping[str, Any], name: str) -> bool:
+        return bool(label == "true")
     label = row.get(name)
     if name == "kto_tag" and label in ("true", "false"):  # LLaMA-Factory takes text for it
         return label == "true"

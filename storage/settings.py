@@ -210,6 +210,12 @@ class Settings(BaseSettings):
         15.0, ge=1, description="Largest ratio between the weights of thumbs up and thumbs down."
     )
     checkpoint_steps: int = Field(10, ge=1, description="Optimizer steps between two checkpoints.")
+    report_to: Annotated[list[Item], NoDecode, AsList] = Field(
+        [],
+        description="Where a training reports its steps beside its log, as transformers names it: "
+        "`tensorboard` (needs thumbloop[tensorboard]; events in the run's folder), `wandb`, `mlflow` and "
+        "others, which send figures elsewhere. Empty: nowhere.",
+    )
     lease_seconds: float = Field(
         30.0, gt=0, description="A trainer that is silent for so long has lost its run to another."
     )

@@ -9,8 +9,9 @@ import contextlib
 import logging
 import os
 import sys
-import warnings
 from pathlib import Path
+
+from trainer.process import prepare_process
 
 
 def main() -> int:
@@ -22,9 +23,7 @@ def main() -> int:
     run.add_argument("--owner", default=f"{os.uname().nodename}-{os.getpid()}", help="name to claim it under")
     arguments = parser.parse_args()
     _be_considerate()
-    # The log is for people: two libraries warn in it of each other's new names, which nothing of ours uses.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    prepare_process()
 
     from storage.database import open_database
     from storage.errors import ThumbloopError
@@ -51,8 +50,6 @@ def _be_considerate() -> None:
     os.nice(5)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
-    # One GPU: TRL refuses the several that transformers would take.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 
 if __name__ == "__main__":

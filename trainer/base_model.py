@@ -127,7 +127,8 @@ def _converted_default(data_dir: Path, progress: Progress) -> Path:
         return folder  # it was renamed when it was complete, so its existence is enough
     gguf = _packaged_gguf()
     try:
-        models.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        models.mkdir(exist_ok=True)
         with (models / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.is_dir():

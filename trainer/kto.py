@@ -25,11 +25,18 @@ from trainer.engines import choose_engine
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.lease import Interrupted
 from trainer.reference_cache import ReferenceCache
+from trainer.reporting import reporters
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.tokenise import Row
 from trainer.weights import Weights
 
 log = logging.getLogger(__name__)
+
+# The settings that a trained adapter depends on, the rows being equal.
+SETTINGS = (
+    *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
+    *("engine", "gradient_accumulation", "lora_rank", "seed", "max_weight"),
+)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -105,6 +112,8 @@ def train(
         trainer = SharedPrefixTrainer(
             model, rows, args=args, recompute=checkpointing, references=references, **shared
         )
+    for reporter in reporters(settings.report_to, output_dir.parent):
+        trainer.add_callback(reporter)
     hook = trainer.model.get_input_embeddings().register_forward_pre_hook(lambda *_: check())
     began = time.monotonic()
     try:

@@ -7,7 +7,6 @@ start a run and resume it. Knows no process and no schedule.
 
 import gc
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +22,10 @@ from trainer import base_model, kto
 from trainer.base_model import BaseModelSource
 from trainer.batches import hold_out
 from trainer.clock import Clock
+from trainer.contradictions import without_contradictions
 from trainer.data_policy import aged
 from trainer.exact_trainer import newest_checkpoint
+from trainer.expected_time import expected_seconds
 from trainer.lease import Lease
 from trainer.lineage import write_lineage
 from trainer.promotion import promote
@@ -33,23 +34,16 @@ from trainer.reference_cache import ReferenceCache
 from trainer.snapshot import Snapshot, by_chat, is_vote, take_snapshot
 from trainer.start import Start, find_start
 from trainer.tokenise import Row, tokenise
+from trainer.training_plan import TrainingPlan, plan_training, spoken
 from trainer.verdict import reach_verdict
-from trainer.weights import Weights, class_weights
+from trainer.weights import Weights
 
 log = logging.getLogger(__name__)
 
 # What makes a run what it is: kept with it, so that a later attempt uses the same.
 FROZEN = {
-    *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
-    *(
-        "engine",
-        "gradient_accumulation",
-        "lora_rank",
-        "seed",
-        "max_weight",
-        "checkpoint_steps",
-        "hold_out_fraction",
-    ),
+    *kto.SETTINGS,
+    *("checkpoint_steps", "hold_out_fraction"),
     *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
     *("auto_deploy", "train_on_corrections", "train_on_signals", "exclude_sources", "import_weight"),
     *("data_policy", "window_days", "window_rows", "row_budget", "replay_share", "max_rows_per_person"),
@@ -84,6 +78,7 @@ class _Steps:
         self.run = run
         self.lease = lease
         self.clock = Clock()
+        self.figures: dict[str, Any] = {}  # of the training that is about to begin
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
         self.settings = load_settings(**(settings.model_dump() | chosen))
 
@@ -107,8 +102,7 @@ class _Steps:
             max_length=self.settings.max_length,
             import_weight=self.settings.import_weight,
         )
-        for reason, count in dropped.items():
-            log.info("Left out %d of %d votes: %s.", count, len(snapshot.examples), reason)
+        rows = without_contradictions(rows, dropped)
         rows = aged(rows, self.settings, moment=self.run.created_at, on_policy=snapshot.deployed)
         held_chats = hold_out(
             by_chat([row.example for row in rows]),
@@ -121,29 +115,19 @@ class _Steps:
 
         refusal = self._refusal(snapshot, training)
         if refusal is not None:
-            return Outcome(
-                "skipped", refusal, {"dropped": dict(dropped), "left_out": dict(snapshot.left_out)}
-            )
-        ups = sum(row.label for row in training)
-        weights = class_weights(
-            sum(row.weight for row in training if row.label),
-            sum(row.weight for row in training if not row.label),
-            self.settings.max_weight,
-        )
-        log.info(
-            "%d examples to train on (%d up, %d down), %d held out; weights %.3f up, %.3f down.",
-            *(len(training), ups, len(training) - ups, len(held_out), weights.desirable, weights.undesirable),
-        )
+            figures = {"dropped": dict(dropped), "dropped_rows": dropped.names}
+            return Outcome("skipped", refusal, figures | {"left_out": dict(snapshot.left_out)})
+        plan = plan_training(training, dropped, self.settings, held_out=len(held_out))
+        for line in plan.lines():
+            log.info("%s", line)
 
         with self.database.read() as session:
             version = model_versions.version_of_run(session, self.run.id)
         if version is None:
-            version = self._train_and_publish(
-                source, start, snapshot, training, weights, dropped, resume=resumable
-            )
+            version = self._train_and_publish(source, start, snapshot, training, plan, resume=resumable)
         else:
             log.info("An earlier attempt published %s already.", version.name)
-        outcome = self._judge(version, source, held_out, weights)
+        outcome = self._judge(version, source, held_out, plan.weights)
         return replace(outcome, metrics=outcome.metrics | {"seconds": self.clock.read()})
 
     def _phase(self, phase: str) -> None:
@@ -214,8 +198,7 @@ class _Steps:
         start: Start | None,
         snapshot: Snapshot,
         rows: list[Row],
-        weights: Weights,
-        dropped: Mapping[str, int],
+        plan: TrainingPlan,
         *,
         resume: bool,
     ) -> ModelVersion:
@@ -226,11 +209,15 @@ class _Steps:
         if start is not None:
             model = start.load_into(model)
         self.clock.enter("training")
+        expected = expected_seconds(model, rows, self.settings)
+        log.info("That will take about %s from the start.", spoken(expected))
+        self.figures = plan.to_metrics()
+        self.figures["plan"]["expected_seconds"] = expected
         model, result = kto.train(
             model,
             tokenizer,
             rows,
-            weights=weights,
+            weights=plan.weights,
             settings=self.settings,
             output_dir=checkpoints,
             resume=resume,
@@ -248,11 +235,15 @@ class _Steps:
         training = result.to_dict()
         write_lineage(
             staging,
-            run=self.run,
+            origin={
+                "run_id": self.run.id,
+                "snapshot": {"event_id": snapshot.event_id, "sha256": snapshot.sha256},
+                "left_out": dict(snapshot.left_out),
+                "message_ids": [row.example.message_id for row in rows],
+            },
             settings=self._frozen(),
-            snapshot=snapshot,
             rows=rows,
-            weights=weights,
+            weights=plan.weights,
             training=training,
             start=start,
         )
@@ -268,12 +259,7 @@ class _Steps:
                 path=published.path,
                 sha256=published.sha256,
                 files=published.files,
-                metrics={
-                    "training": training,
-                    "weights": weights.to_dict(),
-                    "dropped": dict(dropped),
-                    "left_out": dict(snapshot.left_out),
-                },
+                metrics={"training": training, **self.figures, "left_out": dict(snapshot.left_out)},
                 parent_id=start.version_id if start else None,
             )
             count_lost(session, version)  # what was taken back while it was trained
@@ -298,7 +284,7 @@ class _Steps:
                 "unknown" if state["margin"] is None else f"{state['margin']:.4f}",
                 *(state["rows_per_second"], state["seconds_left"]),
             )
-        self.lease.report(state)
+        self.lease.report({"plan": self.figures["plan"]} | state)
 
     def _judge(
         self, version: ModelVersion, source: BaseModelSource, held_out: list[Row], weights: Weights

@@ -19,6 +19,37 @@ from storage.filters import is_of_source
 Message = dict[str, str]
 
 
+# What a template written in Jinja can raise: its own refusals, and any slip of whoever wrote it.
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+NAMED = 5
+
+
+class LeftOut(Counter[str]):
+    """How many examples were left out for which reason, and the first few of each by name.
+
+    An example's name is its message id; for rows of a file that is their place in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str, detail: str = "") -> None:
+        self[reason] += 1
+        named = self.names.setdefault(reason, [])
+        if len(named) < NAMED:
+            named.append(f"{name} ({detail})" if detail else name)
+
+    def lines(self) -> list[str]:
+        """A sentence for each reason."""
+        told = []
+        for reason, count in self.items():
+            names = self.names[reason]
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            told.append(f"Left out {count}, because {reason}: {', '.join(names)}{more}.")
+        return told
+
+
 @dataclass(frozen=True)
 class Row:
     """One example, tokenised; neither side is empty."""
@@ -67,23 +98,26 @@ def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
 
 def tokenise(
     tokenizer: Any, examples: Iterable[Example], *, max_length: int, import_weight: float = 1.0
-) -> tuple[list[Row], Counter[str]]:
-    """The rows that can be trained on, and how many examples were left out for which reason.
+) -> tuple[list[Row], LeftOut]:
+    """The rows that can be trained on, and which examples were left out for which reason.
 
     Rows of imported chats get the weight `import_weight`.
     """
     rows: list[Row] = []
-    dropped: Counter[str] = Counter()
+    dropped = LeftOut()
     for example in examples:
         try:
             prompt, completion = encode(tokenizer, example)
-        except InvalidInput:
-            dropped["the chat template refuses the conversation"] += 1
+        except InvalidInput as error:
+            dropped.add(
+                "the chat template refuses the conversation", example.message_id, str(error.__cause__)
+            )
             continue
         if not example.completion[0]["content"].strip() or not completion:
-            dropped["the reply is empty"] += 1
+            dropped.add("the reply is empty", example.message_id)
         elif len(prompt) >= max_length:
-            dropped[f"the prompt alone fills the {max_length} tokens of a row"] += 1
+            reason = f"the prompt alone fills the {max_length} tokens of a row"
+            dropped.add(reason, example.message_id, f"{len(prompt)} tokens")
         else:
             weight = source_weight(example.origin, import_weight)
             rows.append(Row(example, prompt, completion, weight))
@@ -103,7 +137,7 @@ def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:
             text: str = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=add_generation_prompt, tokenize=False
             )
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise _refused(error) from error
         return text
 
@@ -115,12 +149,12 @@ def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_promp
         ids: list[int] = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
         )
-    except TemplateError as error:
+    except TEMPLATE_ERRORS as error:
         raise _refused(error) from error
     return ids
 
 
-def _refused(error: TemplateError) -> InvalidInput:
+def _refused(error: Exception) -> InvalidInput:
     return InvalidInput(
         f"The model's chat template refuses this conversation: {error}.", code="template_refused"
     )

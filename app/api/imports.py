@@ -18,7 +18,8 @@ from app.services import Services
 from storage import audit, import_requests
 from storage.errors import InvalidInput
 from storage.import_formats import ImportOptions
-from storage.imports import ImportReport, Rejection, import_file
+from storage.import_reading import ImportReport, Rejection
+from storage.imports import import_file
 
 router = APIRouter(tags=["feedback"])
 

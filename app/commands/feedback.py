@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from storage.export_shapes import ChatTemplate
-    from storage.imports import Progress
+    from storage.import_reading import Progress
     from storage.settings import Settings
 
 PIPE = "-"

@@ -1,9 +1,10 @@
 """How a training run looks on a terminal: a bar, the step, the loss, the time left.
 
-Where there is no terminal, a line whenever the phase changes. Knows the row's `progress` and nothing else.
+Where there is no terminal, a line whenever the phase changes. Knows a run's `progress` and nothing else.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
@@ -19,15 +20,23 @@ from app.commands.terminal import console, say
 if TYPE_CHECKING:
     from storage.tables import TrainingRun
 
+FIGURES = {
+    "loss": "loss {:.4f}",
+    "margin": "margin {:.3f}",
+    "kl": "z0 {:.3f}",
+    "rows_per_second": "{:.1f} rows/s",
+    "seconds_left": "{:.0f} s left",
+}
+
 
 class RunProgress(Progress):
-    """Use it as a context; `show` the row as often as it is read."""
+    """Use it as a context; `show` a run's row as often as it is read, or its progress as it comes."""
 
     def __init__(self) -> None:
         super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description:<20}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
@@ -39,18 +48,20 @@ class RunProgress(Progress):
         self._phase = ""
 
     def show(self, run: "TrainingRun") -> None:
-        progress = run.progress
-        phase = str(progress.get("phase", "starting")) if run.state == "running" else "waiting for a trainer"
+        phase = str(run.progress.get("phase", "starting"))
         if run.cancel_requested:
             phase = "cancelling"
+        elif run.state != "running":
+            phase = "waiting for a trainer"
+        self.show_progress(run.progress, phase)
+
+    def show_progress(self, progress: Mapping[str, Any], phase: str) -> None:
         if phase != self._phase and self.disable:
             say(phase)
         self._phase = phase
-        figures = []
-        if progress.get("loss") is not None:
-            figures.append(f"loss {progress['loss']:.4f}")
-        if progress.get("seconds_left") is not None:
-            figures.append(f"{progress['seconds_left']:.0f} s left")
+        figures = [
+            shown.format(progress[name]) for name, shown in FIGURES.items() if progress.get(name) is not None
+        ]
         self.tasks[0].total = progress.get("steps")  # `update` takes None for "as it is"
         self.update(
             self._task, description=phase, completed=progress.get("step", 0), figures=", ".join(figures)

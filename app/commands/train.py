@@ -1,35 +1,16 @@
-"""`thumbloop train`: request a run and follow it; starts the trainer itself where no server does.
+"""`thumbloop train`: a run on the votes of this installation, or the engine alone on a file."""
 
-Knows a run only through its row, as the admin page does.
-"""
-
-import json
-import sys
-import time
-import urllib.request
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import typer
-from rich.prompt import Prompt
 
-from app.commands.accounts import page_address
-from app.commands.run_progress import RunProgress
-from app.commands.terminal import ACTOR, console, opened_database, say
-from storage.errors import Conflict
+from app.commands.train_file import train_file
+from app.commands.train_votes import train_on_votes
+from storage.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from storage.database import Database
-    from storage.settings import Settings
-    from storage.tables import TrainingRun
-
-# Skipped is no failure, but a script must be able to tell it from a new version.
-EXIT_CODES = {"succeeded": 0, "failed": 1, "skipped": 3, "cancelled": 4}
-LEFT_RUNNING = 5
-POLL_SECONDS = 0.5
-# A trainer loads its libraries before it claims its run. If it takes longer than this, another one is
-# started for nothing: it finds the run claimed and ends.
-TRAINER_CLAIMS_WITHIN = 20.0
+ON_A_FILE = "On a file"
 
 
 def train(
@@ -37,129 +18,114 @@ def train(
     fresh: bool = typer.Option(
         False, "--fresh", help="Begin at the base model, also where THUMBLOOP_TRAINING_MODE=continue."
     ),
-    follow: bool = typer.Option(True, "--follow/--no-follow", help="Show the progress until it is over."),
+    follow: bool | None = typer.Option(
+        None, "--follow/--no-follow", help="Show the progress until it is over; the default."
+    ),
+    data: Path | None = typer.Option(
+        None, help="Train on this file or folder alone: no database, no server.", rich_help_panel=ON_A_FILE
+    ),
+    out: Path | None = typer.Option(None, help="Folder for the adapter.", rich_help_panel=ON_A_FILE),
+    engine: Literal["shared-prefix", "trl"] | None = typer.Option(
+        None, help="THUMBLOOP_ENGINE of this training.", rich_help_panel=ON_A_FILE
+    ),
+    model: str | None = typer.Option(
+        None, help="THUMBLOOP_MODEL: a hub id or a folder.", rich_help_panel=ON_A_FILE
+    ),
+    beta: float | None = typer.Option(None, help="THUMBLOOP_BETA.", rich_help_panel=ON_A_FILE),
+    learning_rate: float | None = typer.Option(
+        None, help="THUMBLOOP_LEARNING_RATE.", rich_help_panel=ON_A_FILE
+    ),
+    batch_size: int | None = typer.Option(None, help="THUMBLOOP_BATCH_SIZE.", rich_help_panel=ON_A_FILE),
+    max_length: int | None = typer.Option(None, help="THUMBLOOP_MAX_LENGTH.", rich_help_panel=ON_A_FILE),
+    lora_rank: int | None = typer.Option(None, help="THUMBLOOP_LORA_RANK.", rich_help_panel=ON_A_FILE),
+    epochs: float | None = typer.Option(None, help="THUMBLOOP_EPOCHS.", rich_help_panel=ON_A_FILE),
+    seed: int | None = typer.Option(None, help="THUMBLOOP_SEED.", rich_help_panel=ON_A_FILE),
+    precision: Literal["auto", "fp32", "bf16"] | None = typer.Option(
+        None, help="THUMBLOOP_PRECISION.", rich_help_panel=ON_A_FILE
+    ),
+    max_rows: int | None = typer.Option(
+        None, min=1, help="Only the first rows of the file.", rich_help_panel=ON_A_FILE
+    ),
+    reference_cache: str | None = typer.Option(
+        None,
+        metavar="DIR|none",
+        help="Where reference log-probabilities are kept across trainings; the data directory if not given.",
+        rich_help_panel=ON_A_FILE,
+    ),
+    report: Path | None = typer.Option(None, help="Write figures as JSON.", rich_help_panel=ON_A_FILE),
+    skip_bad: bool = typer.Option(
+        False, "--skip-bad", help="Leave out bad records, do not refuse the file.", rich_help_panel=ON_A_FILE
+    ),
+    score_column: str | None = typer.Option(
+        None, help="The column of the scores.", rich_help_panel=ON_A_FILE
+    ),
+    up_from: float | None = typer.Option(
+        None, help="Scores from here on are thumbs up.", rich_help_panel=ON_A_FILE
+    ),
+    down_to: float | None = typer.Option(
+        None, help="Scores up to here are thumbs down.", rich_help_panel=ON_A_FILE
+    ),
 ) -> None:
     """Request a training run and follow it; if one is under way, follow that one.
 
-    Exit codes: 0 succeeded, 1 failed, 3 skipped (not enough votes), 4 cancelled, 5 left running.
+    With --data and --out the engine trains on a file instead; what is not given is as the settings say.
+
+    Exit codes: 0 succeeded, 1 failed, 3 skipped (not enough votes), 4 cancelled, 5 left running; on a file
+    130 stopped.
     """
-    with opened_database() as (settings, database):
-        run_id, ours = _request(database, force, fresh)
-        if not follow:
-            _start_if_alone(settings, database, run_id)
-            say(f"Training run {run_id} is under way; `thumbloop train` follows it.")
-            return
-        alone = ours and not _server_answers(settings)
-        run = _follow(settings, database, run_id, patience=0.0 if alone else TRAINER_CLAIMS_WITHIN)
-        if run is None:
-            say(f"Training run {run_id} goes on by itself; `thumbloop train` follows it again.")
-            raise typer.Exit(LEFT_RUNNING)
-        say(f"{run.state.capitalize()}: {run.reason}")
-        if run.state == "failed" and run.log_path:
-            say(f"Its log: {settings.data_dir.absolute() / run.log_path}")
-        raise typer.Exit(EXIT_CODES[run.state])
+    how = {
+        "engine": engine,
+        "model": model,
+        "beta": beta,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "lora_rank": lora_rank,
+        "epochs": epochs,
+        "seed": seed,
+        "precision": precision,
+    }
+    reading = {"score_column": score_column, "up_from": up_from, "down_to": down_to}
+    of_files = {"out": out, **how, "max_rows": max_rows, "reference_cache": reference_cache}
+    of_files |= {"report": report, "skip_bad": skip_bad or None, **reading}
+    if data is None:
+        _refuse_without_a_file(of_files, settings=how)
+        train_on_votes(force=force, fresh=fresh, follow=follow is not False)
+        return
+    _refuse_with_a_file({"force": force or None, "fresh": fresh or None, "follow": follow})
+    if out is None:
+        raise InvalidInput("--data needs --out, the folder for the adapter.", field="out")
+    from storage.import_formats import ImportOptions
+
+    train_file(
+        data,
+        out,
+        settings={name: value for name, value in how.items() if value is not None},
+        reference_cache=reference_cache,
+        report=report,
+        max_rows=max_rows,
+        skip_bad=skip_bad,
+        options=ImportOptions(score_column=score_column, up_from=up_from, down_to=down_to),
+    )
 
 
-def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]:
-    """The run to follow, and whether it was requested here."""
-    from storage import audit
-    from storage.training_runs import active_run, request_run
-
-    try:
-        with database.write() as session:
-            run = request_run(session, trigger="cli", force=force, fresh=fresh)
-            audit.record(session, ACTOR, "request training run", run.id, force=force, fresh=fresh)
-        say(f"Requested training run {run.id}.")
-    except Conflict:
-        with database.read() as session:
-            active = active_run(session)
-        if active is None:  # it ended between the two looks
-            raise
-        say(f"Training run {active.id} is under way already; following that one.")
-        return active.id, False
-    return run.id, True
+def _refuse_without_a_file(given: Mapping[str, Any], *, settings: Iterable[str]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            instead = f"; a run on votes takes THUMBLOOP_{name.upper()}" if name in settings else ""
+            raise InvalidInput(
+                f"{_option(name)} is for training on a file: name one with --data{instead}.", field=name
+            )
 
 
-def _start_if_alone(settings: "Settings", database: "Database", run_id: str) -> None:
-    from storage.training_runs import claimable_run
-    from trainer.runners.local import LocalRunner
-
-    with database.read() as session:
-        waits = claimable_run(session) is not None
-    if waits and not _server_answers(settings):
-        LocalRunner(settings).start(run_id)
-
-
-def _server_answers(settings: "Settings") -> bool:
-    address = f"{page_address(settings.host, settings.port)}/healthz"
-    with suppress(OSError, ValueError), urllib.request.urlopen(address, timeout=2) as answer:
-        return bool(json.load(answer) == {"status": "alive"})
-    return False
+def _refuse_with_a_file(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidInput(
+                f"{_option(name)} is for runs on votes and has no meaning with --data; leave it out.",
+                field=name,
+            )
 
 
-def _follow(
-    settings: "Settings", database: "Database", run_id: str, *, patience: float
-) -> "TrainingRun | None":
-    """Show the run until it is over; None if the person leaves it running."""
-    from storage.training_runs import OVER, cancel_run, claimable_run, get_run
-
-    with ExitStack() as at_end:
-        standby = _Standby(settings, database, at_end, patience)
-        progress = at_end.enter_context(RunProgress())
-        while True:
-            try:
-                with database.read() as session:
-                    run = get_run(session, run_id)
-                    waits = claimable_run(session) is not None
-                if run.state in OVER:
-                    return run
-                standby.look(waits)
-                progress.show(run)
-                time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                progress.stop()
-                answer = _ask()
-                progress.start()
-                if answer == "leave":
-                    return None
-                if answer == "cancel":
-                    with suppress(Conflict), database.write() as session:  # it may be over by now
-                        cancel_run(session, run_id)
-
-
-def _ask() -> str:
-    if not sys.stdin.isatty():
-        return "leave"
-    try:
-        question = "\nLeave the run to itself, cancel it, or follow on?"
-        return Prompt.ask(question, choices=["leave", "cancel", "follow"], default="leave", console=console)
-    except (KeyboardInterrupt, EOFError):
-        return "leave"
-
-
-class _Standby:
-    """Starts trainers here, once the run has waited for one elsewhere for `patience` seconds."""
-
-    def __init__(
-        self, settings: "Settings", database: "Database", at_end: ExitStack, patience: float
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._at_end = at_end
-        self._patience = patience
-        self._waiting_since: float | None = None
-        self._active = False
-
-    def look(self, waits: bool) -> None:
-        now = time.monotonic()
-        self._waiting_since = (self._waiting_since or now) if waits else None
-        if self._active or self._waiting_since is None or now - self._waiting_since < self._patience:
-            return
-        from trainer.dispatcher import Dispatcher
-        from trainer.runners.local import LocalRunner
-
-        dispatcher = Dispatcher(self._database, self._settings, LocalRunner(self._settings))
-        dispatcher.start()
-        # A trainer that was started here goes on without this command: it is a process of its own.
-        self._at_end.callback(dispatcher.stop, terminate=False)
-        self._active = True
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

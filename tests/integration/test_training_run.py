@@ -9,8 +9,10 @@ import pytest
 
 from storage import chats, model_versions, training_runs
 from storage.errors import LeaseLost
+from storage.imports import import_file
 from tests.integration.house import LONG, House, houses
 from tests.live_server import wait_until
+from tests.unit.rated_files import rated, write_rows
 from trainer import attempt
 
 
@@ -49,9 +51,35 @@ def test_a_run_trains_publishes_and_deploys(build: Callable[..., House]) -> None
     assert str(house.settings.data_dir) not in (folder / "adapter_config.json").read_text()
     assert version.metrics["candidate"]["n_desirable"] > 0
     assert version.metrics["deployed"]["margin"] == 0, "the base is its own reference"
-    assert version.metrics["training"]["steps"] == 8
+    assert version.metrics["training"]["steps"] == version.metrics["plan"]["steps"] == 8
+    plan = run.metrics["plan"]
+    assert plan["rows"] + plan["held_out"] == 20
+    assert plan["expected_seconds"] > 0
+    said = house.log(run_id)
+    assert f"{plan['rows']} examples to train on ({plan['up']} up, {plan['down']} down)" in said
+    assert said.index("That will take about") < said.index("Step 1 of 8")
+    card = (folder / "README.md").read_text()
+    assert f"{plan['up']} desirable" in card
+    assert run.snapshot["sha256"] in card
     assert not house.checkpoints(run_id)
     assert house.train(run_id) == attempt.NOT_OURS
+
+
+def test_votes_that_contradict_each_other_are_left_out(build: Callable[..., House], tmp_path: Path) -> None:
+    house = build()
+    house.vote(11)
+    import_file(
+        house.database, write_rows(tmp_path / "a.jsonl", [rated(0, label=up) for up in (True, False)])
+    )
+    run_id = house.request()
+    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+    metrics = house.run(run_id).metrics
+    assert metrics["plan"]["rows"] + metrics["plan"]["held_out"] == 11
+    ((reason, count),) = metrics["dropped"].items()
+    assert count == 2
+    (one, other) = (name.split(" (unlike ") for name in metrics["plan"]["dropped_rows"][reason])
+    assert [*one, *other] == [one[0], f"{other[0]})", other[0], f"{one[0]})"]
+    assert f"Left out 2, because {reason}" in house.log(run_id)
 
 
 def test_too_few_votes_are_skipped_with_the_reason(build: Callable[..., House]) -> None:

@@ -19,7 +19,8 @@ from storage.errors import InvalidInput
 from storage.export_plan import ExportPlan
 from storage.exports import export_to
 from storage.import_formats import ImportOptions
-from storage.imports import BATCH, KEPT_REJECTIONS, ImportReport, Progress, import_file
+from storage.import_reading import KEPT_REJECTIONS, ImportReport, Progress
+from storage.imports import BATCH, import_file
 from storage.tables import Chat, Message, Vote, VoteEvent
 from tests.unit.imported import ROWS
 from tests.unit.people import add_person_with_reply, add_reply

@@ -71,10 +71,16 @@ def test_replies_without_ids_are_split_as_trl_splits_them(tokenizer: Any, questi
 
 
 def test_rows_that_cannot_be_trained_on_are_counted_with_the_reason(tokenizer: Any) -> None:
-    long, empty, nothing = example("why " * 200), example(answer="  "), example(token_ids=[])
+    long, empty = example("why " * 200, message_id="long"), example(answer="  ", message_id="empty")
+    nothing = example(token_ids=[], message_id="nothing")
     rows, dropped = tokenise(tokenizer, [example(), long, empty, nothing], max_length=64)
     assert [row.example for row in rows] == [example(voted_at=rows[0].example.voted_at)]
     assert dropped == {"the prompt alone fills the 64 tokens of a row": 1, "the reply is empty": 2}
+    tokens = len(prompt_ids(tokenizer, long.prompt))
+    assert dropped.names == {
+        "the prompt alone fills the 64 tokens of a row": [f"long ({tokens} tokens)"],
+        "the reply is empty": ["empty", "nothing"],
+    }
 
 
 def test_a_conversation_that_the_template_refuses(tokenizer: Any) -> None:
@@ -85,6 +91,7 @@ def test_a_conversation_that_the_template_refuses(tokenizer: Any) -> None:
     rows, dropped = tokenise(strict, [example()], max_length=64)
     assert not rows
     assert dropped == {"the chat template refuses the conversation": 1}
+    assert dropped.names == {"the chat template refuses the conversation": ["m (no system prompt, please)"]}
 
 
 def test_a_row_has_the_label_and_the_chat_of_its_example(tokenizer: Any) -> None:

@@ -1,0 +1,156 @@
+"""`thumbloop train` on votes: request a run and follow it; starts the trainer itself where no server does.
+
+Knows a run only through its row, as the admin page does.
+"""
+
+import json
+import sys
+import time
+import urllib.request
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import typer
+from rich.prompt import Prompt
+
+from app.commands.accounts import page_address
+from app.commands.run_progress import RunProgress
+from app.commands.terminal import ACTOR, console, opened_database, say
+from storage.errors import Conflict
+
+if TYPE_CHECKING:
+    from storage.database import Database
+    from storage.settings import Settings
+    from storage.tables import TrainingRun
+
+# Skipped is no failure, but a script must be able to tell it from a new version.
+EXIT_CODES = {"succeeded": 0, "failed": 1, "skipped": 3, "cancelled": 4}
+LEFT_RUNNING = 5
+POLL_SECONDS = 0.5
+# A trainer loads its libraries before it claims its run. If it takes longer than this, another one is
+# started for nothing: it finds the run claimed and ends.
+TRAINER_CLAIMS_WITHIN = 20.0
+
+
+def train_on_votes(*, force: bool, fresh: bool, follow: bool) -> None:
+    """Request a run and follow it, or follow the one under way; ends with an exit code of its own."""
+    with opened_database() as (settings, database):
+        run_id, ours = _request(database, force, fresh)
+        if not follow:
+            _start_if_alone(settings, database, run_id)
+            say(f"Training run {run_id} is under way; `thumbloop train` follows it.")
+            return
+        alone = ours and not _server_answers(settings)
+        run = _follow(settings, database, run_id, patience=0.0 if alone else TRAINER_CLAIMS_WITHIN)
+        if run is None:
+            say(f"Training run {run_id} goes on by itself; `thumbloop train` follows it again.")
+            raise typer.Exit(LEFT_RUNNING)
+        say(f"{run.state.capitalize()}: {run.reason}")
+        if run.state == "failed" and run.log_path:
+            say(f"Its log: {settings.data_dir.absolute() / run.log_path}")
+        raise typer.Exit(EXIT_CODES[run.state])
+
+
+def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]:
+    """The run to follow, and whether it was requested here."""
+    from storage import audit
+    from storage.training_runs import active_run, request_run
+
+    try:
+        with database.write() as session:
+            run = request_run(session, trigger="cli", force=force, fresh=fresh)
+            audit.record(session, ACTOR, "request training run", run.id, force=force, fresh=fresh)
+        say(f"Requested training run {run.id}.")
+    except Conflict:
+        with database.read() as session:
+            active = active_run(session)
+        if active is None:  # it ended between the two looks
+            raise
+        say(f"Training run {active.id} is under way already; following that one.")
+        return active.id, False
+    return run.id, True
+
+
+def _start_if_alone(settings: "Settings", database: "Database", run_id: str) -> None:
+    from storage.training_runs import claimable_run
+    from trainer.runners.local import LocalRunner
+
+    with database.read() as session:
+        waits = claimable_run(session) is not None
+    if waits and not _server_answers(settings):
+        LocalRunner(settings).start(run_id)
+
+
+def _server_answers(settings: "Settings") -> bool:
+    address = f"{page_address(settings.host, settings.port)}/healthz"
+    with suppress(OSError, ValueError), urllib.request.urlopen(address, timeout=2) as answer:
+        return bool(json.load(answer) == {"status": "alive"})
+    return False
+
+
+def _follow(
+    settings: "Settings", database: "Database", run_id: str, *, patience: float
+) -> "TrainingRun | None":
+    """Show the run until it is over; None if the person leaves it running."""
+    from storage.training_runs import OVER, cancel_run, claimable_run, get_run
+
+    with ExitStack() as at_end:
+        standby = _Standby(settings, database, at_end, patience)
+        progress = at_end.enter_context(RunProgress())
+        while True:
+            try:
+                with database.read() as session:
+                    run = get_run(session, run_id)
+                    waits = claimable_run(session) is not None
+                if run.state in OVER:
+                    return run
+                standby.look(waits)
+                progress.show(run)
+                time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                progress.stop()
+                answer = _ask()
+                progress.start()
+                if answer == "leave":
+                    return None
+                if answer == "cancel":
+                    with suppress(Conflict), database.write() as session:  # it may be over by now
+                        cancel_run(session, run_id)
+
+
+def _ask() -> str:
+    if not sys.stdin.isatty():
+        return "leave"
+    try:
+        question = "\nLeave the run to itself, cancel it, or follow on?"
+        return Prompt.ask(question, choices=["leave", "cancel", "follow"], default="leave", console=console)
+    except (KeyboardInterrupt, EOFError):
+        return "leave"
+
+
+class _Standby:
+    """Starts trainers here, once the run has waited for one elsewhere for `patience` seconds."""
+
+    def __init__(
+        self, settings: "Settings", database: "Database", at_end: ExitStack, patience: float
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._at_end = at_end
+        self._patience = patience
+        self._waiting_since: float | None = None
+        self._active = False
+
+    def look(self, waits: bool) -> None:
+        now = time.monotonic()
+        self._waiting_since = (self._waiting_since or now) if waits else None
+        if self._active or self._waiting_since is None or now - self._waiting_since < self._patience:
+            return
+        from trainer.dispatcher import Dispatcher
+        from trainer.runners.local import LocalRunner
+
+        dispatcher = Dispatcher(self._database, self._settings, LocalRunner(self._settings))
+        dispatcher.start()
+        # A trainer that was started here goes on without this command: it is a process of its own.
+        self._at_end.callback(dispatcher.stop, terminate=False)
+        self._active = True

@@ -1,0 +1,99 @@
+"""`thumbloop train --data`: the engine alone, as people run it."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from app.cli import cli
+from storage.errors import InvalidInput
+from tests.integration.test_cli import CommandLine
+from tests.unit.rated_files import rated, write_rows
+
+ROWS = 12
+
+
+@pytest.fixture
+def thumbloop(tmp_path: Path, tiny_model: Path) -> CommandLine:
+    return CommandLine(tmp_path / "data", tiny_model)
+
+
+@pytest.fixture
+def on_rows(tmp_path: Path) -> list[str]:
+    """The command on a file of twelve rows."""
+    file = write_rows(tmp_path / "rows.jsonl", map(rated, range(ROWS)))
+    return ["train", "--data", str(file), "--out", str(tmp_path / "out")]
+
+
+def test_a_file_is_trained_on_without_a_database(
+    thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
+) -> None:
+    options = ["--beta", "0.2", "--max-rows", "8", "--reference-cache", str(tmp_path / "kept")]
+    told = thumbloop.said(*on_rows, *options, "--report", str(tmp_path / "report.json")).splitlines()
+    assert "8 examples to train on (5 up, 3 down); weights 0.910 up, 1.149 down." in told
+    assert "2 steps of 4 examples" in "\n".join(told)
+    assert told.index("training") > told.index("loading the model")
+    assert any(line.startswith("By the first step, about ") for line in told[told.index("training") :])
+    assert told[-1] == f"The adapter is in {tmp_path / 'out'}."
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert (tmp_path / "kept" / "references.db").exists()
+    assert not thumbloop.data_dir.exists()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["rows"], report["settings"]["beta"]) == (8, 0.2)
+    assert report["settings"]["lora_rank"] == thumbloop.settings["lora_rank"], (
+        "the rest is as the settings say"
+    )
+
+    line = thumbloop.refused(*on_rows)  # this time with the reference cache where it is by default
+    assert thumbloop.data_dir.stat().st_mode & 0o777 == 0o700
+    assert f"{tmp_path / 'out'} holds a finished adapter" in line
+
+
+def test_ctrl_c_stops_and_the_same_command_goes_on(
+    thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
+) -> None:
+    command = [*on_rows, "--epochs", "40", "--reference-cache", "none"]
+    thumbloop.settings["checkpoint_steps"] = 2
+    with thumbloop.start(*command) as first:
+        assert first.stdout is not None
+        assert any(line == "training\n" for line in iter(first.stdout.readline, ""))
+        first.send_signal(signal.SIGINT)
+        assert "The same command goes on from here" in first.stdout.read()
+    assert first.returncode == 130
+    told = thumbloop.said(*command, "--report", str(tmp_path / "report.json"))
+    assert "The adapter is in" in told
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [step["step"] for step in report["steps"]] == list(range(1, 40 * ROWS // 4 + 1))
+    assert not (tmp_path / "out" / "unfinished").exists()
+
+
+def test_a_bad_row_is_one_line_that_names_it(
+    thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", [*map(rated, range(8)), rated(8, label="up")])
+    line = thumbloop.refused(*on_rows)
+    assert "rows.jsonl, line 9: label must be true (up) or false (down), not 'up'." in line
+    assert not (tmp_path / "out").exists()
+
+
+MISUSED = {
+    "an option of files without one": (["--beta", "0.2"], "--beta is for .*--data.*takes THUMBLOOP_BETA"),
+    "a report without a file": (["--report", "r.json"], "--report is for training on a file"),
+    "a folder without a file": (["--out", "o"], "--out is for training on a file"),
+    "a file without a folder": (["--data", "f"], "--data needs --out"),
+    "force": (["--data", "f", "--out", "o", "--force"], "--force is for runs on votes"),
+    "no-follow": (["--data", "f", "--out", "o", "--no-follow"], "--follow is for runs on votes"),
+    "a value out of range": (["--data", "f", "--out", "o", "--lora-rank", "0"], "--lora-rank 0: "),
+    "a report into nowhere": (
+        ["--data", "f", "--out", "o", "--report", "/nowhere/r.json"],
+        "--report /nowhere/r.json: there is no folder /nowhere",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "reason"), MISUSED.values(), ids=MISUSED)
+def test_options_that_make_no_sense_are_refused(words: list[str], reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        typer.main.get_command(cli)(["train", *words], standalone_mode=False)

@@ -1,0 +1,238 @@
+"""The engine alone on a file of rated data: rows in, an adapter folder out. Knows no database."""
+
+import hashlib
+import json
+import logging
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from storage.errors import InvalidInput, NotReady
+from storage.import_formats import NO_OPTIONS, ImportOptions
+from storage.settings import Settings
+from trainer import base_model, kto
+from trainer.base_model import BaseModelSource
+from trainer.contradictions import without_contradictions
+from trainer.exact_trainer import newest_checkpoint
+from trainer.expected_time import expected_seconds
+from trainer.file_rows import read_rows
+from trainer.lineage import write_lineage
+from trainer.out_folder import OutFolder
+from trainer.reference_cache import ReferenceCache
+from trainer.tokenise import Row, tokenise
+from trainer.training_plan import TrainingPlan, plan_training, spoken
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OfflineTraining:
+    """What to train on and where to; `settings` says how.
+
+    `references` is the folder of the reference log-probabilities kept across trainings, if any.
+    """
+
+    data: Path
+    out: Path
+    settings: Settings
+    references: Path | None
+    max_rows: int | None = None
+    skip_bad: bool = False
+    options: ImportOptions = NO_OPTIONS
+
+
+def train_on_file(
+    wanted: OfflineTraining,
+    *,
+    progress: kto.Progress = lambda _state: None,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train on a file and leave the adapter in `out`; the report, as JSON.
+
+    Called again with the same arguments after an interruption, it goes on at the newest checkpoint.
+    `progress` gets what a run's row would; `check` may raise Interrupted. Raises InvalidInput, Conflict,
+    NotReady with the reason, and Diverged.
+    """
+    began = time.monotonic()
+    out = OutFolder(wanted.out)
+    progress({"phase": "reading rows"})
+    source = base_model.resolve(wanted.settings, progress=log.info)
+    settings = wanted.settings.model_copy(
+        update={
+            "precision": "bf16" if source.dtype == torch.bfloat16 else "fp32",
+            "max_length": min(wanted.settings.max_length, source.max_context),
+        }
+    )
+    rows, plan = _prepare(wanted, settings, base_model.load_tokenizer(source))
+    check()
+    training = _Training(wanted, settings, source, rows, plan, out, began)
+    try:
+        with out.claimed(training.identity()) as resume:
+            return training.carry_out(resume, progress, check)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # What torch writes with has no error of its own for a full disk.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        raise NotReady(
+            f"{wanted.out} could not be written ({error}); free some space, and the same command goes on at "
+            f"the last checkpoint.",
+            field="out",
+        ) from error
+
+
+def _prepare(wanted: OfflineTraining, settings: Settings, tokenizer: Any) -> tuple[list[Row], TrainingPlan]:
+    """The rows of the file, and what of them is trained on; said before anything is loaded or written."""
+    found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
+    for line in found.lines():
+        log.info("%s", line)
+    rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length)
+    rows = without_contradictions(rows, dropped)
+    plan = plan_training(rows, dropped, settings)
+    if len(rows) < settings.batch_size:
+        few = (
+            f"There are {len(rows)} rows to train on, fewer than a micro-batch of {settings.batch_size}, on "
+            f"which KTO estimates its KL term; add rows, or lower the batch size."
+        )
+        raise InvalidInput(" ".join([few, *dropped.lines()]), field="batch_size")
+    for line in plan.lines():
+        log.info("%s", line)
+    return rows, plan
+
+
+@dataclass
+class _Training:
+    """A training whose rows are known: from the model to the report."""
+
+    wanted: OfflineTraining
+    settings: Settings
+    source: BaseModelSource
+    rows: list[Row]
+    plan: TrainingPlan
+    out: OutFolder
+    began: float
+
+    def __post_init__(self) -> None:
+        self.chosen = self.settings.model_dump(mode="json", include=set(kto.SETTINGS))
+        self.fingerprint = base_model.fingerprint(self.source)
+        self.sha256 = _digest(self.rows)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it the same training when it is asked for again."""
+        return self.chosen | {"data": self.sha256, "weights of the model": self.fingerprint}
+
+    def carry_out(self, resume: bool, progress: kto.Progress, check: Callable[[], None]) -> dict[str, Any]:
+        progress({"phase": "loading the model"})
+        model, tokenizer = base_model.load_model(self.source)
+        expected = expected_seconds(model, self.rows, self.settings)
+        log.info("That will take about %s from the start.", spoken(expected))
+        steps = _earlier_steps(self.out.checkpoints) if resume else []
+        before = len(steps)
+
+        def note(state: dict[str, Any]) -> None:
+            if "loss" in state:
+                if len(steps) == before and state["step"] < state["steps"]:
+                    log.info("By the first step, about %s are left.", spoken(state["seconds_left"]))
+                steps.append(_step(state, "gradient_norm"))
+            progress(state)
+
+        set_up = time.monotonic() - self.began
+        model, result = kto.train(
+            model,
+            tokenizer,
+            self.rows,
+            weights=self.plan.weights,
+            settings=self.settings,
+            output_dir=self.out.checkpoints,
+            resume=resume,
+            references=self._references(),
+            progress=note,
+            check=check,
+        )
+        progress({"phase": "writing the adapter"})
+        self._publish(model, result)
+        return {
+            "engine": result.engine,
+            "model": self.source.name,
+            "device": _device(self.source),
+            "precision": self.settings.precision,
+            "rows": self.plan.rows,
+            "tokens": self.plan.tokens,
+            "seconds": {"set_up": set_up, "training": result.seconds, "expected": expected},
+            "seconds_per_row": result.seconds / max(self._rows_trained(result), 1),
+            "peak_memory_mb": result.peak_memory / 2**20,
+            "steps": steps,
+            "resumed_from_step": result.resumed_from_step,
+            "noise_floor": result.noise_floor,
+            "references_reused": result.references_reused,
+            "settings": self.chosen,
+            **self.plan.to_metrics(),
+        }
+
+    def _rows_trained(self, result: kto.TrainingResult) -> float:
+        """The rows that this process trained on, each as often as it did."""
+        share = 1 - result.resumed_from_step / result.steps
+        return self.plan.rows * self.settings.epochs * share
+
+    def _references(self) -> ReferenceCache | None:
+        if self.wanted.references is None or not self.settings.reference_cache_mb:
+            return None
+        return ReferenceCache(
+            self.wanted.references / "references.db",
+            model=f"{self.fingerprint} {self.source.dtype} {self.source.device.type}",
+            max_mb=self.settings.reference_cache_mb,
+        )
+
+    def _publish(self, model: Any, result: kto.TrainingResult) -> None:
+        staging = self.out.new_staging()
+        kto.save_adapter(model, staging, base_model=self.source.name)
+        write_lineage(
+            staging,
+            origin={
+                "data": {"file": self.wanted.data.name, "sha256": self.sha256},
+                "records": [row.example.message_id for row in self.rows],
+            },
+            settings=self.chosen,
+            rows=self.rows,
+            weights=self.plan.weights,
+            training=result.to_dict(),
+            start=None,
+        )
+        self.out.publish()
+
+
+def _earlier_steps(checkpoints: Path) -> list[dict[str, Any]]:
+    """The steps that an interrupted training had made up to its newest checkpoint."""
+    newest = newest_checkpoint(checkpoints)
+    if newest is None:
+        return []
+    history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
+    return [_step(entry, "grad_norm") for entry in history if "loss" in entry]
+
+
+def _step(logged: dict[str, Any], norm: str) -> dict[str, Any]:
+    return {
+        "step": logged["step"],
+        "loss": logged["loss"],
+        "grad_norm": logged.get(norm),
+        "z0": logged.get("kl"),
+    }
+
+
+def _device(source: BaseModelSource) -> str:
+    return torch.cuda.get_device_name(source.device) if source.device.type == "cuda" else source.device.type
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    """SHA-256 over what the engine sees of the rows: their ids, labels, chats and weights, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        head = json.dumps([len(row.prompt_ids), len(row.completion_ids), row.label, row.chat_id, row.weight])
+        digest.update(head.encode())
+        digest.update(array("q", [*row.prompt_ids, *row.completion_ids]).tobytes())
+    return digest.hexdigest()

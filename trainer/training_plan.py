@@ -1,0 +1,109 @@
+"""What a training will be on, said before it begins: rows, classes, weights, steps, time. Pure; no torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage.errors import InvalidInput
+from storage.settings import Settings
+from trainer.tokenise import LeftOut, Row
+from trainer.weights import Weights, class_weights
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The figures of a training that is about to begin; `tokens` are those of one epoch."""
+
+    rows: int
+    up: int
+    down: int
+    held_out: int
+    dropped: LeftOut
+    weights: Weights
+    steps: int
+    batch_size: int
+    rows_per_step: int
+    tokens: int
+
+    def lines(self) -> list[str]:
+        """The plan for people, a sentence or two a line."""
+        short = (
+            [f"That is less than a micro-batch of {self.batch_size}: KTO's KL term is estimated on fewer."]
+            if self.rows < self.batch_size
+            else []
+        )
+        held_out = f", {self.held_out} held out" if self.held_out else ""
+        return [
+            *self.dropped.lines(),
+            f"{self.rows} examples to train on ({self.up} up, {self.down} down){held_out}; "
+            f"weights {self.weights.desirable:.3f} up, {self.weights.undesirable:.3f} down.",
+            *short,
+            f"{self.steps} steps of {self.rows_per_step} examples, {self.tokens} tokens an epoch.",
+        ]
+
+    def to_metrics(self) -> dict[str, Any]:
+        """For the run's row and for a report; JSON."""
+        return {
+            "weights": self.weights.to_dict(),
+            "dropped": dict(self.dropped),
+            "plan": {
+                "rows": self.rows,
+                "up": self.up,
+                "down": self.down,
+                "held_out": self.held_out,
+                "steps": self.steps,
+                "tokens": self.tokens,
+                "dropped_rows": self.dropped.names,
+            },
+        }
+
+
+def plan_training(
+    rows: Sequence[Row], dropped: LeftOut, settings: Settings, *, held_out: int = 0
+) -> TrainingPlan:
+    """The plan of training on these rows; raises InvalidInput if there is not one of each kind."""
+    ups = sum(row.label for row in rows)
+    if not ups or ups == len(rows):
+        alike = _all_alike(len(rows), bool(ups))
+        raise InvalidInput(" ".join([f"{alike}, and KTO needs both kinds.", *dropped.lines()]))
+    weights = class_weights(
+        sum(row.weight for row in rows if row.label),
+        sum(row.weight for row in rows if not row.label),
+        settings.max_weight,
+    )
+    # As transformers' Trainer counts: the last step of an epoch may be short, the last epoch too.
+    micro_batches = math.ceil(len(rows) / settings.batch_size)
+    steps_an_epoch = math.ceil(micro_batches / settings.gradient_accumulation)
+    return TrainingPlan(
+        rows=len(rows),
+        up=ups,
+        down=len(rows) - ups,
+        held_out=held_out,
+        dropped=dropped,
+        weights=weights,
+        steps=math.ceil(settings.epochs * steps_an_epoch),
+        batch_size=settings.batch_size,
+        rows_per_step=settings.batch_size * settings.gradient_accumulation,
+        tokens=sum(trained_tokens(row, settings.max_length) for row in rows),
+    )
+
+
+def trained_tokens(row: Row, max_length: int) -> int:
+    """The tokens of a row that reach the model."""
+    return min(len(row.prompt_ids) + len(row.completion_ids), max_length)
+
+
+def spoken(seconds: float) -> str:
+    """A duration in the unit that fits."""
+    if seconds < 1.5:
+        return "a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _all_alike(rows: int, up: bool) -> str:
+    if not rows:
+        return "There are no examples that can be trained on"
+    return f"There are {rows} examples that can be trained on, all thumbs {'up' if up else 'down'}"
