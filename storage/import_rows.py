@@ -134,7 +134,7 @@ def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
 def read_label(row: Mapping[str, Any], name: str) -> bool:
     label = row.get(name)
     if name == "kto_tag" and label in ("true", "false"):  # LLaMA-Factory takes text for it
-        return label == "true"
+        return bool(label == "true")
     if label is True or label is False:
         return label
     raise InvalidInput(f"{name} must be true (up) or false (down), not {shown(label)}.", field=name)
