@@ -67,8 +67,12 @@ def back_up(settings: Settings, target: Path) -> BackupReport:
                 os.fsync(stream.fileno())
         report = verify(aside)
         aside.rename(target)
-    except OSError as error:
-        raise NotReady(f"The backup {target} could not be written ({error.strerror}).") from error
+    except (OSError, sqlite3.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise NotReady(
+            f"The backup {target} could not be written ({why}). Free some space there and in "
+            f"{settings.data_dir}, where the database is copied first."
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
     return report
@@ -200,12 +204,19 @@ def _manifest(archive: Path) -> dict[str, str]:
             stream = None
         if stream is None:
             raise InvalidInput(f"{archive} has no manifest: it is no backup, or one that was cut short.")
-        manifest = json.load(stream)
+        try:
+            manifest = json.load(stream)
+        except (ValueError, RecursionError):
+            manifest = None
+    if not isinstance(manifest, dict):
+        raise InvalidInput(f"{archive}: its manifest is damaged; use another backup.")
     if manifest.get("format") != FORMAT:
         raise InvalidInput(
             f"{archive} has the format {manifest.get('format')!r}; this version reads {FORMAT}."
         )
-    files: dict[str, str] = manifest["files"]
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise InvalidInput(f"{archive}: its manifest names no files; use another backup.")
     return files
 
 

@@ -3,7 +3,6 @@
 Readable by their owner alone, because exports hold what people said. Knows no rows.
 """
 
-import errno
 import hashlib
 import os
 import shutil
@@ -14,11 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.errors import Conflict, InvalidInput, NotReady
+from storage.errors import Conflict, InvalidInput
+from storage.room import is_full, no_room
 from storage.sync import sync
-
-# A full disk, a full quota, a file over the limit of this process, a broken disk.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # Beside an exported file stands its manifest, under its name with this end.
 MANIFEST_END = ".manifest.json"
@@ -30,25 +27,33 @@ class Written:
     size: int
 
 
-def write_file(
-    target: Path, chunks: Iterable[bytes], before_naming: Callable[[Written], object] = lambda _: None
-) -> Written:
-    """Replace `target` by these bytes, or leave it as it was if anything fails, `before_naming` included.
+def write_file(target: Path, chunks: Iterable[bytes], *, about: Path | None = None) -> Written:
+    """Replace `target` by these bytes, or leave it as it was if anything fails; errors name `about` instead.
 
     Raises InvalidInput where nothing can be written there, NotReady where there is no room.
     """
-    if target.is_dir():
-        raise InvalidInput(f"{target} is a folder; name a file in it.", field="file")
-    with _errors_about(target):
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        aside = Path(name)
-        try:
-            written = _write(descriptor, chunks)
-            before_naming(written)
-            aside.replace(target)
+    with _aside(target, about or target) as (descriptor, part):
+        written = _write(descriptor, chunks)
+        part.replace(target)
+        sync(target.parent)
+    return written
+
+
+def write_with_manifest(
+    target: Path, chunks: Iterable[bytes], beside: Path, manifest: Callable[[Written], Iterable[bytes]]
+) -> Written:
+    """Replace `target` by these bytes, and `beside` by what the manifest then is; raises as write_file."""
+    with _aside(target, target) as (descriptor, part):
+        written = _write(descriptor, chunks)
+        with _aside(beside, beside) as (manifest_descriptor, manifest_part):
+            _write(manifest_descriptor, manifest(written))
+            # Two names cannot change at once. A crash between them leaves a whole file without a manifest:
+            # never one beside the manifest of another, so the old one goes first and the new one comes last.
+            beside.unlink(missing_ok=True)
+            sync(beside.parent)
+            part.replace(target)
+            manifest_part.replace(beside)
             sync(target.parent)
-        finally:
-            aside.unlink(missing_ok=True)
     return written
 
 
@@ -72,6 +77,20 @@ def new_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def _aside(target: Path, about: Path) -> Iterator[tuple[int, Path]]:
+    """A new file beside `target`, open for writing, which is gone at the end unless it took the name."""
+    if target.is_dir():
+        raise InvalidInput(f"{target} is a folder; name a file in it.", field="file")
+    with _errors_about(about):
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        part = Path(name)
+        try:
+            yield descriptor, part
+        finally:
+            part.unlink(missing_ok=True)
+
+
 def _write(descriptor: int, chunks: Iterable[bytes]) -> Written:
     digest, size = hashlib.sha256(), 0
     with os.fdopen(descriptor, "wb") as file:
@@ -89,17 +108,8 @@ def _errors_about(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in NO_ROOM:
-            raise _no_room(target, error.strerror) from error
+        if is_full(error):
+            raise no_room(target, error.strerror) from error
         raise InvalidInput(f"{target} cannot be written: {error.strerror}.", field="file") from error
     except sqlite3.OperationalError as error:  # the temporary files of storage.duplicates and storage.pairs
-        raise _no_room(target, error) from error
-
-
-def _no_room(target: Path, why: object) -> NotReady:
-    return NotReady(
-        f"{target} could not be written ({why}); nothing new is under that name. "
-        f"Free some space, for temporary files too, or write elsewhere.",
-        code="no_room",
-        field="file",
-    )
+        raise no_room(target, error) from error

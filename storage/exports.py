@@ -19,7 +19,7 @@ from storage.dataset_card import dataset_card
 from storage.duplicates import Selection
 from storage.errors import InvalidInput
 from storage.examples import Example, Examples
-from storage.export_files import MANIFEST_END, Written, new_folder, write_file
+from storage.export_files import MANIFEST_END, Written, new_folder, write_file, write_with_manifest
 from storage.export_formats import ENCODERS
 from storage.export_plan import ExportPlan
 from storage.export_shapes import COLUMNS, ChatTemplate, Row, Shaper
@@ -179,18 +179,18 @@ def export_to(
     )
     if plan.format != "datasets":
         beside = target.with_name(target.name + MANIFEST_END)
-        written = write_file(
-            target,
-            export.chunks(),
-            lambda written: write_file(beside, _manifest_bytes(export.manifest(written))),
+        written = write_with_manifest(
+            target, export.chunks(), beside, lambda written: _manifest_bytes(export.manifest(written))
         )
         return export.manifest(written)
     with new_folder(target) as folder:
         (folder / "data").mkdir()
-        manifest = export.manifest(write_file(folder / "data" / "train.parquet", export.chunks()))
+        manifest = export.manifest(
+            write_file(folder / "data" / "train.parquet", export.chunks(), about=target)
+        )
         card = dataset_card(manifest, licence=plan.licence)
-        write_file(folder / "README.md", [card.encode()])
-        write_file(folder / "manifest.json", _manifest_bytes(manifest))
+        write_file(folder / "README.md", [card.encode()], about=target)
+        write_file(folder / "manifest.json", _manifest_bytes(manifest), about=target)
     return manifest
 
 

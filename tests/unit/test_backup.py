@@ -1,5 +1,6 @@
 """Backups come back whole, on both engines; damaged ones and used targets are refused."""
 
+import io
 import os
 import tarfile
 from pathlib import Path
@@ -105,6 +106,29 @@ def test_a_damaged_or_foreign_archive_is_refused_and_leaves_nothing(
         with pytest.raises(InvalidInput, match=words):
             backup.restore(empty, archive)
         assert not (empty.data_dir / "adapters").exists()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (b"{broken", "manifest is damaged"),
+        (b"\xff\xfe", "manifest is damaged"),
+        (b"[]", "manifest is damaged"),
+        (b"{}", "has the format None"),
+        (b'{"format": 1}', "names no files"),
+        (b'{"format": 1, "files": ["a"]}', "names no files"),
+        (b'{"format": 1, "files": {"database.sqlite": 1}}', "lacks database.sqlite"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, manifest: bytes, words: str) -> None:
+    archive = tmp_path / "made.tar"
+    with tarfile.open(archive, "w") as members:
+        member = tarfile.TarInfo("manifest.json")
+        member.size = len(manifest)
+        members.addfile(member, io.BytesIO(manifest))
+    with pytest.raises(InvalidInput, match=words):
+        backup.restore(Settings(data_dir=tmp_path / "restored"), archive)
+    assert not (tmp_path / "restored").exists()
 
 
 def test_an_archive_that_reaches_outside_is_refused(

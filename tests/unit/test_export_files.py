@@ -16,7 +16,7 @@ import pytest
 from storage import votes
 from storage.database import Database, open_database
 from storage.errors import Conflict, InvalidInput, NotReady
-from storage.export_files import new_folder, write_file
+from storage.export_files import Written, new_folder, write_file, write_with_manifest
 from storage.export_plan import ExportPlan
 from storage.exports import export_to
 from storage.filters import ExampleFilter
@@ -84,6 +84,7 @@ def test_a_full_disk_leaves_no_half_file_and_no_damaged_old_one(
         assert f"new-{format}" in message
         assert "File too large" in message
         assert "Free some space" in message
+        assert ".part" not in message
     assert set(folder.iterdir()) == old
     assert {file.read_text() for file in old} == {"the last good export"}
 
@@ -149,6 +150,28 @@ def test_a_file_whose_manifest_cannot_be_written_is_not_there_either(
     with pytest.raises(InvalidInput, match=r"new.manifest.json is a folder"):
         export(database, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir() if "new" in path.name] == ["new.manifest.json"]
+
+
+@pytest.mark.parametrize("blocked", ["out", "out.manifest.json"])
+def test_a_manifest_never_stands_beside_data_of_another_export(tmp_path: Path, blocked: str) -> None:
+    target, beside = tmp_path / "out", tmp_path / "out.manifest.json"
+    target.write_text("old")
+    beside.write_text("of the old")
+
+    def manifest(_: Written) -> list[bytes]:
+        (tmp_path / blocked).unlink()
+        (tmp_path / blocked).mkdir()  # the new names cannot be given from here on
+        return [b"of the new"]
+
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        write_with_manifest(target, [b"new"], beside, manifest)
+    if blocked == "out":
+        assert os.listdir(tmp_path) == ["out"]  # noqa: PTH208  hidden files count too
+    else:
+        assert target.read_text() == "old"
+    (tmp_path / blocked).rmdir()
+    write_with_manifest(target, [b"new"], beside, lambda _: [b"of the new"])
+    assert (target.read_text(), beside.read_text()) == ("new", "of the new")
 
 
 @pytest.mark.parametrize("format", FORMATS)
