@@ -5,7 +5,6 @@ continue exactly, and a stop as soon as a gradient is not finite. Knows no datab
 """
 
 import logging
-import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from accelerate import PartialState
 from peft import LoraConfig
 from transformers import TrainerCallback
 from trl.trainer.kto_config import KTOConfig
@@ -23,6 +22,7 @@ from storage.settings import Settings
 from trainer.engines import choose_engine
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.lease import Interrupted
+from trainer.memory import fits_in_memory, peak_memory
 from trainer.reference_cache import ReferenceCache
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.tokenise import Row
@@ -80,19 +80,23 @@ def train(
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
     must be of the same rows and settings. `references` are reused and added to. `check` is called before
     each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
-    whole step is kept. Raises Diverged.
+    whole step is kept. Of several processes (`trainer.team`) each is called with the same arguments and
+    trains on every so many-th micro-batch; the first one reports and writes. Raises Diverged and OutOfMemory.
     """
-    checkpoint = newest_checkpoint(output_dir) if resume else None
-    if checkpoint is None:
-        shutil.rmtree(output_dir, ignore_errors=True)
-    checkpointing = not _fits_in_memory(model, rows, settings)
+    with PartialState(cpu=model.device.type == "cpu").main_process_first():
+        checkpoint = newest_checkpoint(output_dir) if resume else None
+        if checkpoint is None:
+            shutil.rmtree(output_dir, ignore_errors=True)
+    processes = PartialState().num_processes
+    rows_per_step = settings.batch_size * settings.gradient_accumulation * processes
+    checkpointing = not fits_in_memory(model, rows, settings)
     engine, reason = choose_engine(settings.engine, model)
     if reason:
         log.warning("%s", reason)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
         "peft_config": lora_config(settings),
-        "callbacks": [_Watch(progress, settings.batch_size * settings.gradient_accumulation)],
+        "callbacks": [_Watch(progress, rows_per_step)],
     }
     trainer: Any
     if engine == "trl":
@@ -118,7 +122,6 @@ def train(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     seconds = time.monotonic() - began
     resumed_from = step_of(checkpoint) if checkpoint else 0
-    rows_per_step = settings.batch_size * settings.gradient_accumulation
     rows_trained = (trainer.state.global_step - resumed_from) * rows_per_step
     return trainer.model, TrainingResult(
         engine=engine,
@@ -153,6 +156,8 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.first_step, self.began = state.global_step, time.monotonic()
+        if not state.is_world_process_zero:
+            self.progress = lambda _state: None
         self.progress({"phase": "training", "step": state.global_step, "steps": state.max_steps})
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -220,26 +225,3 @@ def lora_config(settings: Settings) -> LoraConfig:
         lora_dropout=0.0,
         target_modules="all-linear",
     )
-
-
-def _fits_in_memory(model: Any, rows: Sequence[Row], settings: Settings) -> bool:
-    """Whether half of the free memory holds the activations of the largest possible block.
-
-    A block keeps about 50 numbers per token, layer and hidden unit (42 to 50 measured on SmolLM2).
-    Without them gradient checkpointing computes each layer twice, some 15 % more time on a CPU.
-    """
-    config = model.config.get_text_config()
-    longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
-    tokens = settings.batch_size * min(longest, settings.max_length)
-    needed = 50 * tokens * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-    if model.device.type == "cuda":
-        available = torch.cuda.mem_get_info(model.device)[0]
-    else:
-        available = psutil.virtual_memory().available
-    return bool(needed < available / 2)
-
-
-def peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -47,15 +47,28 @@ class Scores:
 class PrefixScorer:
     """Scores replies with a model: a PEFT model's policy, and its base as the reference.
 
-    With `recompute` no activations are kept: the backward pass computes each chat again.
+    With `recompute` no activations are kept: the backward pass computes each chat again. `at_once` is the
+    most replies that share one pass.
     """
 
-    def __init__(self, model: Any, *, recompute: bool = False) -> None:
+    def __init__(self, model: Any, *, recompute: bool = False, at_once: int | None = None) -> None:
         self.model = model
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         self.backbone: Any = base.base_model
         self.output = output_layer(base)
-        self.recompute = recompute
+        self.recompute, self.at_once = recompute, at_once
+        self._largest = 1
+
+    def halve(self) -> str | None:
+        """Need less memory from now on for the same numbers; what changed, or None if nothing is left."""
+        if not self.recompute:
+            self.recompute = True
+            return "the backward pass computes each chat again from now on"
+        most = min(self._largest, self.at_once or self._largest)
+        if most <= 1:
+            return None
+        self.at_once = most // 2
+        return f"at most {self.at_once} replies share a pass from now on"
 
     def policy(self, replies: Sequence[Reply]) -> Scores:
         """With gradient for the adapter, where gradients are on."""
@@ -74,7 +87,7 @@ class PrefixScorer:
             device = self.model.device
             completions = [torch.zeros((), device=device) for _ in replies]
             mismatched = [torch.zeros((), device=device) for _ in replies]
-            for tree in _trees(replies):
+            for tree in self._trees(replies):
                 run = _Tree(self, [replies[number] for number in tree])
                 if self.recompute and torch.is_grad_enabled():
                     logps = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
@@ -83,6 +96,12 @@ class PrefixScorer:
                 for place, number in enumerate(tree):
                     completions[number], mismatched[number] = logps[place], run.mismatched[place]
             return Scores(torch.stack(completions), torch.stack(mismatched))
+
+    def _trees(self, replies: Sequence[Reply]) -> list[list[int]]:
+        trees = _trees(replies)
+        self._largest = max(len(tree) for tree in trees)
+        size = self.at_once or self._largest
+        return [tree[start : start + size] for tree in trees for start in range(0, len(tree), size)]
 
 
 class _Tree:

@@ -3,21 +3,27 @@
 Checkpoints, schedulers, callbacks and accumulation are the Trainer's own. Knows no database.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from peft import LoraConfig, get_peft_model
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.utils import disable_dropout_in_model
 
 from trainer.exact_trainer import Blocks, InOurOrder
 from trainer.fast_layers import fast_layers
+from trainer.memory import OutOfMemory, is_out_of_memory
 from trainer.objective import LossType, losses, reference_point
 from trainer.reference_cache import ReferenceCache
 from trainer.shared_prefix import PrefixScorer, Reply, Scores
 from trainer.tokenise import Row
+
+log = logging.getLogger(__name__)
 
 
 class SharedPrefixTrainer(InOurOrder, Trainer):
@@ -45,12 +51,14 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             _keep_states_exact(model)
         self.loss_type: LossType = args.loss_type  # type: ignore[assignment]
         self.settings, self.rows, self.max_length = args, rows, max_length
-        self.blocks = Blocks(rows, args.per_device_train_batch_size, args.seed)
+        self.blocks = Blocks(rows, args)
         self.scorer = PrefixScorer(model, recompute=recompute)
         self.references = references
         self.references_reused = 0
         self.noise_floor: float | None = None
         self._measures: dict[str, list[float]] = {}
+        self._z0: torch.Tensor | None = None
+        self._rewards = self._labels = torch.empty(0)
         super().__init__(
             model=model,
             args=args,
@@ -75,8 +83,8 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         policy = self.scorer.policy(replies)
         device = policy.completions.device
         log_ratios = policy.completions - reference.completions
-        kl = policy.mismatched - reference.mismatched if self.loss_type == "kto" else log_ratios[:0]
-        z0 = reference_point(kl)
+        if self._z0 is None:  # a micro-batch that is tried again must not ask the other processes again
+            self._z0 = self._reference_point(policy.mismatched - reference.mismatched)
         desirable = torch.tensor([row.label for row in rows], device=device)
         weights = torch.tensor(
             [
@@ -87,12 +95,37 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             device=device,
         )
         found = losses(
-            log_ratios, desirable, weights, z0=z0, beta=self.settings.beta, loss_type=self.loss_type
+            log_ratios, desirable, weights, z0=self._z0, beta=self.settings.beta, loss_type=self.loss_type
         )
-        if self.state.global_step == 0:
-            self.noise_floor = max(self.noise_floor or 0.0, float(log_ratios.detach().abs().max()))
-        self._note(self.settings.beta * log_ratios.detach(), desirable, z0)
+        self._rewards, self._labels = self.settings.beta * log_ratios.detach(), desirable
         return found.mean()
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch; where memory does not suffice, once more in smaller passes. Raises OutOfMemory."""
+        self._z0 = None
+        drain = torch.zeros((), requires_grad=True) * 1
+        kept = [(p, None if p.grad is None else p.grad.clone()) for p in self._trained()]
+        while True:
+            try:
+                loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = self.scorer.halve()
+                if smaller is None:
+                    raise OutOfMemory(self.settings.per_device_train_batch_size, self.max_length) from error
+            # Out here nothing holds the failed pass any more, but for autograd's queue, which leaves what it
+            # had not come to until a backward pass finds it: one of an older, hence later, operation.
+            drain.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            log.warning("Out of memory in step %d; %s.", self.state.global_step + 1, smaller)
+            for parameter, gradient in kept:
+                parameter.grad = None if gradient is None else gradient.clone()
+            clear_device_cache(garbage_collection=True)
+        if self.accelerator.sync_gradients:
+            self._average_gradients()
+        self._note()
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update({name: sum(values) / len(values) for name, values in self._measures.items()})
@@ -125,17 +158,47 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         self.references.keep(replies, found)
         return found
 
-    def _note(self, rewards: torch.Tensor, desirable: torch.Tensor, z0: torch.Tensor) -> None:
-        up, down = rewards[desirable], rewards[~desirable]
-        measures = {"kl": z0}
-        if len(up):
-            measures["rewards/chosen"] = up.mean()
-        if len(down):
-            measures["rewards/rejected"] = down.mean()
-        if len(up) and len(down):
-            measures["rewards/margins"] = up.mean() - down.mean()
+    def _reference_point(self, mismatched: torch.Tensor) -> torch.Tensor:
+        """z0 of what all processes compute at this moment: as TRL, the mean of their means."""
+        if self.loss_type != "kto":
+            return mismatched.new_zeros(())
+        return reference_point(self.accelerator.gather(mismatched.detach().mean()[None]))
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.scorer.model.parameters() if p.requires_grad]
+
+    def _average_gradients(self) -> None:
+        """Over the processes. The model's passes do not go through what would do it by itself."""
+        if self.args.world_size == 1:
+            return
+        for parameter in self._trained():
+            if parameter.grad is None:  # an expert that no token here went to, and some token elsewhere
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self._trained() if p.grad is not None]
+        together = self.accelerator.reduce(parameters_to_vector(gradients), reduction="mean")
+        vector_to_parameters(together, gradients)
+
+    def _note(self) -> None:
+        if self.state.global_step == 0:
+            found = float((self._rewards / self.settings.beta).abs().max())
+            self.noise_floor = max(self.noise_floor or 0.0, found)
+        sums = torch.stack(
+            [
+                *(self._rewards[self._labels].sum(), self._labels.sum()),
+                *(self._rewards[~self._labels].sum(), (~self._labels).sum()),
+            ]
+        )
+        up, ups, down, downs = self.accelerator.reduce(sums, reduction="sum").tolist()
+        assert self._z0 is not None
+        measures = {"kl": self._z0.item()}
+        if ups:
+            measures["rewards/chosen"] = up / ups
+        if downs:
+            measures["rewards/rejected"] = down / downs
+        if ups and downs:
+            measures["rewards/margins"] = up / ups - down / downs
         for name, value in measures.items():
-            self._measures.setdefault(name, []).append(value.item())
+            self._measures.setdefault(name, []).append(value)
 
 
 def _keep_states_exact(model: Any) -> None:
