@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from trl.trainer.kto_config import KTOConfig
 
 from storage.settings import Settings
+from trainer.base_model import number_format
 from trainer.engines import choose_engine
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.lease import Interrupted
@@ -77,6 +78,7 @@ def train(
 ) -> tuple[Any, TrainingResult]:
     """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
 
+    With `tuning` full the model itself is trained, on references that are computed before the first step.
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
     must be of the same rows and settings. `references` are reused and added to. `check` is called before
     each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
@@ -95,7 +97,7 @@ def train(
         log.warning("%s", reason)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
-        "peft_config": lora_config(settings),
+        "peft_config": None if settings.tuning == "full" else lora_config(settings),
         "callbacks": [_Watch(progress, rows_per_step)],
     }
     trainer: Any
@@ -161,6 +163,8 @@ class _Watch(TrainerCallback):
         self.progress({"phase": "training", "step": state.global_step, "steps": state.max_steps})
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.fp16:
+            return  # its scaler leaves such a step out, and tries a smaller scale
         gradients = (p.grad for p in kwargs["model"].parameters() if p.grad is not None)
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             raise Diverged(
@@ -192,6 +196,8 @@ class _Watch(TrainerCallback):
 def training_arguments(
     model: Any, weights: Weights, settings: Settings, output_dir: Path, checkpointing: bool
 ) -> KTOConfig:
+    full = settings.tuning == "full"  # whose weights are in fp32 whatever they are multiplied in
+    compute = number_format(settings.precision, model.device) if full else model.dtype
     return KTOConfig(
         output_dir=str(output_dir),
         beta=settings.beta,
@@ -204,7 +210,8 @@ def training_arguments(
         gradient_accumulation_steps=settings.gradient_accumulation,
         max_length=None,  # or TRL would drop rows by its own ids; the collator cuts ours
         seed=settings.seed,
-        bf16=model.dtype == torch.bfloat16,
+        bf16=compute == torch.bfloat16,
+        fp16=compute == torch.float16,
         use_cpu=model.device.type == "cpu",
         gradient_checkpointing=checkpointing,
         save_steps=settings.checkpoint_steps,

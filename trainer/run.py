@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from storage import model_versions, training_runs
 from storage.affected import count_lost
 from storage.artifacts import Artifacts
@@ -33,6 +31,7 @@ from trainer.readiness import check_readiness
 from trainer.reference_cache import ReferenceCache
 from trainer.snapshot import Snapshot, by_chat, is_vote, take_snapshot
 from trainer.tokenise import Row, tokenise
+from trainer.tuning import load_for_training, refuse_full
 from trainer.weights import Weights, class_weights
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ FROZEN = {
     *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
     *(
         "engine",
+        "tuning",
         "gradient_accumulation",
         "lora_rank",
         "seed",
@@ -136,10 +136,11 @@ class _Steps:
 
     def _freeze_settings(self) -> BaseModelSource:
         """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
+        refuse_full(self.settings)
         source = base_model.resolve(self.settings, progress=log.info)
         self.settings = self.settings.model_copy(
             update={
-                "precision": "bf16" if source.dtype == torch.bfloat16 else "fp32",
+                "precision": base_model.name_of(source.dtype),
                 "max_length": min(self.settings.max_length, source.max_context),
             }
         )
@@ -203,7 +204,7 @@ class _Steps:
         checkpoints = self.artifacts.run_folder(self.run.id) / "checkpoints"
         newest = newest_checkpoint(checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
-        model, tokenizer = base_model.load_model(source)
+        model, tokenizer = load_for_training(source, self.settings)
         model, result = kto.train(
             model,
             tokenizer,
@@ -256,7 +257,8 @@ class _Steps:
             return None
         return ReferenceCache(
             self.settings.data_dir / "references.db",
-            model=f"{base_model.fingerprint(source)} {source.dtype} {source.device.type}",
+            model=f"{base_model.fingerprint(source)} {source.dtype} {source.device.type}"
+            + (" 4 bits" if self.settings.tuning == "qlora" else ""),
             max_mb=self.settings.reference_cache_mb,
         )
 

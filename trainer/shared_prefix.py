@@ -47,16 +47,24 @@ class Scores:
 class PrefixScorer:
     """Scores replies with a model: a PEFT model's policy, and its base as the reference.
 
-    With `recompute` no activations are kept: the backward pass computes each chat again. `at_once` is the
-    most replies that share one pass.
+    Products are in the format `compute`, by default that of the model. With `recompute` no activations are
+    kept: the backward pass computes each chat again. `at_once` is the most replies that share one pass.
     """
 
-    def __init__(self, model: Any, *, recompute: bool = False, at_once: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        recompute: bool = False,
+        at_once: int | None = None,
+        compute: torch.dtype | None = None,
+    ) -> None:
         self.model = model
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         self.backbone: Any = base.base_model
         self.output = output_layer(base)
         self.recompute, self.at_once = recompute, at_once
+        self.compute = compute or self.output.weight.dtype
         self._largest = 1
 
     def halve(self) -> str | None:
@@ -81,9 +89,8 @@ class PrefixScorer:
             return self._score(replies)
 
     def _score(self, replies: Sequence[Reply]) -> Scores:
-        with torch.autocast(
-            self.model.device.type, torch.bfloat16, enabled=self.output.weight.dtype == torch.bfloat16
-        ):
+        reduced = self.compute != torch.float32
+        with torch.autocast(self.model.device.type, self.compute if reduced else None, enabled=reduced):
             device = self.model.device
             completions = [torch.zeros((), device=device) for _ in replies]
             mismatched = [torch.zeros((), device=device) for _ in replies]
@@ -170,8 +177,8 @@ def output_layer(base: Any) -> OutputLayer:
     if scale is None and getattr(config, "logits_scaling", None) is not None:
         scale = 1 / config.logits_scaling
     return OutputLayer(
-        head.weight.detach(),
-        None if head.bias is None else head.bias.detach(),
+        head.weight,
+        head.bias,
         scale=1.0 if scale is None else scale,
         cap=getattr(config, "final_logit_softcapping", None),
     )

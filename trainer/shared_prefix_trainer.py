@@ -4,12 +4,13 @@ Checkpoints, schedulers, callbacks and accumulation are the Trainer's own. Knows
 """
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
@@ -39,20 +40,23 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         *,
         max_length: int,
         args: KTOConfig,
-        peft_config: LoraConfig,
+        peft_config: LoraConfig | None,
         recompute: bool,
         references: ReferenceCache | None,
         callbacks: list[Any],
     ) -> None:
         set_seed(args.seed)  # before the adapter is made, as TRL does
-        model = get_peft_model(model, peft_config)
+        if peft_config is not None:
+            model = get_peft_model(model, peft_config)
         disable_dropout_in_model(model)
-        if model.dtype == torch.bfloat16:
+        if model.dtype != torch.float32:
             _keep_states_exact(model)
         self.loss_type: LossType = args.loss_type  # type: ignore[assignment]
         self.settings, self.rows, self.max_length = args, rows, max_length
         self.blocks = Blocks(rows, args)
-        self.scorer = PrefixScorer(model, recompute=recompute)
+        compute = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        self.scorer = PrefixScorer(model, recompute=recompute, compute=compute)
+        self._of_base: dict[tuple[int, ...], Scores] | None = None if isinstance(model, PeftModel) else {}
         self.references = references
         self.references_reused = 0
         self.noise_floor: float | None = None
@@ -71,6 +75,8 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         with fast_layers(self.scorer.model):
+            if self._of_base is not None:
+                self._precompute(self._of_base)
             return super().train(*args, **kwargs)
 
     def compute_loss(
@@ -79,7 +85,8 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         assert not return_outputs
         rows = [self.rows[number] for number in inputs["rows"].tolist()]
         replies = self._replies(rows)
-        reference = self._reference(replies)
+        known = self._of_base[tuple(inputs["rows"].tolist())] if self._of_base is not None else None
+        reference = known or self._reference(replies, self.scorer.reference)
         policy = self.scorer.policy(replies)
         device = policy.completions.device
         log_ratios = policy.completions - reference.completions
@@ -146,15 +153,25 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             )
         return replies
 
-    def _reference(self, replies: list[Reply]) -> Scores:
+    def _precompute(self, kept: dict[tuple[int, ...], Scores]) -> None:
+        """The reference of every micro-batch of the training, while the model still is its own reference."""
+        for epoch in range(math.ceil(self.settings.num_train_epochs)):
+            self.blocks.set_epoch(epoch)
+            for block in self.blocks:
+                with torch.no_grad():
+                    replies = self._replies([self.rows[number] for number in block])
+                    kept[tuple(block)] = self._reference(replies, self.scorer.policy)
+        self.blocks.set_epoch(0)
+
+    def _reference(self, replies: list[Reply], score: Callable[[list[Reply]], Scores]) -> Scores:
         if self.references is None:
-            return self.scorer.reference(replies)
+            return score(replies)
         known = self.references.look_up(replies)
         if known is not None:
             self.references_reused += len(replies)
             device = self.scorer.model.device
             return Scores(known.completions.to(device), known.mismatched.to(device))
-        found = self.scorer.reference(replies)
+        found = score(replies)
         self.references.keep(replies, found)
         return found
 

@@ -67,6 +67,14 @@ def test_too_few_votes_are_skipped_with_the_reason(build: Callable[..., House]) 
     assert house.deployed() == "v1"
 
 
+def test_all_weights_cannot_be_served_and_so_are_not_trained(build: Callable[..., House]) -> None:
+    house = build(tuning="full")
+    house.vote(6)
+    run_id = house.request()
+    assert house.train(run_id) == attempt.FAILED
+    assert "set lora or qlora" in (house.run(run_id).reason or "")
+
+
 def test_force_trains_on_few_votes_but_not_on_one_kind(build: Callable[..., House]) -> None:
     house = build(min_votes_per_class=50)
     house.vote(1)
