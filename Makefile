@@ -65,6 +65,10 @@ test: install  ## all tests, those of the default model and of the browser inclu
 kill-rounds: install  ## kill the server 200 times while votes come in, on each engine
 	THUMBLOOP_TEST_KILL_ROUNDS=200 $(TEST) tests/integration/test_vote_kills.py
 
+.PHONY: parity
+parity: install  ## six steps of the default model against stock TRL, rows of the default length
+	THUMBLOOP_TEST_PARITY=full $(BIN)/python -m pytest tests/integration/test_default_model_parity.py
+
 .PHONY: check
 check: install  ## lint, format, types, import direction, docs
 	$(BIN)/ruff check .

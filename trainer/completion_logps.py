@@ -17,9 +17,10 @@ CUDA_POSITIONS, CUDA_ENTRIES = 2048, 32768
 
 @dataclass(frozen=True)
 class OutputLayer:
-    """The frozen output layer: `weight` (vocabulary, hidden), `bias` (vocabulary,) or None.
+    """The output layer: `weight` (vocabulary, hidden), `bias` (vocabulary,) or None.
 
-    Scores are multiplied by `scale` and then capped softly to ±`cap`, as some models do.
+    Those that require a gradient get one. Scores are multiplied by `scale` and then capped softly to
+    ±`cap`, as some models do.
     """
 
     weight: torch.Tensor
@@ -63,16 +64,25 @@ def completion_logps(hidden: torch.Tensor, targets: torch.Tensor, output: Output
     """log π of each target in fp32, shape (positions,), with a gradient for `hidden`.
 
     `hidden` has shape (positions, hidden), any number format; it is brought to the weight's. `targets` has
-    shape (positions,). The output layer gets no gradient.
+    shape (positions,).
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        logps: torch.Tensor = _ChosenLogProbability.apply(hidden, targets, output)  # type: ignore[no-untyped-call]
+        logps: torch.Tensor = _ChosenLogProbability.apply(  # type: ignore[no-untyped-call]
+            hidden, targets, output, output.weight, output.bias
+        )
     return logps
 
 
 class _ChosenLogProbability(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        output: OutputLayer,
+        _weight: torch.Tensor,
+        _bias: torch.Tensor | None,
+    ) -> torch.Tensor:
         ctx.format = hidden.dtype
         hidden = hidden.to(output.weight.dtype)
         chosen = torch.empty(len(targets), device=hidden.device)
@@ -97,11 +107,15 @@ class _ChosenLogProbability(torch.autograd.Function):
         return chosen - normaliser
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = gradients
         hidden, targets, normaliser = ctx.saved_tensors
         output: OutputLayer = ctx.output
         wanted_gradient = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        of_weight = torch.zeros_like(output.weight) if ctx.needs_input_grad[3] else None
+        of_bias = (
+            torch.zeros_like(output.bias) if output.bias is not None and ctx.needs_input_grad[4] else None
+        )
         positions, entries = _piece(hidden)
         vocabulary = len(output.weight)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -123,8 +137,13 @@ class _ChosenLogProbability(torch.autograd.Function):
                     change[rows[inside], wanted[inside] - first] += 1
                     if isinstance(slope, torch.Tensor) or slope != 1.0:
                         change.mul_(slope)
-                    wanted_gradient[here] += change.mul_(by).to(weight.dtype) @ weight
-        return wanted_gradient.to(ctx.format), None, None
+                    change = change.mul_(by).to(weight.dtype)
+                    wanted_gradient[here] += change @ weight
+                    if of_weight is not None:
+                        of_weight[first:last].addmm_(change.t(), part)
+                    if of_bias is not None:
+                        of_bias[first:last] += change.sum(0)
+        return wanted_gradient.to(ctx.format), None, None, of_weight, of_bias
 
 
 def _softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,8 +28,9 @@ def choose_engine(wanted: Engine, model: Any) -> tuple[Engine, str]:
 
 
 def _why_not(model: Any) -> str | None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return "it runs in one process, and this training has several"
+    for name, way in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
+            return f"{way} takes the layers apart that it runs by itself; plain data parallelism it can do"
     config = model.config.get_text_config()
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
         return "the model's experts have a loss of their own"

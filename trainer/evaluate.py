@@ -7,7 +7,7 @@ row. Knows no database, and does not judge: that is the gate's.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from peft import PeftModel
 from storage.errors import InvalidInput
 from storage.examples import Example
 from trainer import batches
+from trainer.objective import LossType, losses, reference_point
 from trainer.tokenise import Row, tokenise
 from trainer.weights import Weights
-
-LossType = Literal["kto", "apo_zero_unpaired"]
 
 RESAMPLES = 1000
 # Positions whose scores over the vocabulary are held in fp32 at once; small chunks stay in cache.
@@ -76,21 +75,22 @@ def objective(
     beta: float,
     loss_type: LossType,
 ) -> Objective:
-    """KTO's loss (arXiv 2402.01306, equations 7 and 8) from log-ratios in nats.
+    """KTO's loss of held-out rows from log-ratios in nats; `kl` are those of mismatched pairs.
 
-    z0 = max(0, mean of `kl`), the log-ratios of mismatched pairs. A desirable row costs
-    λ_D·(1 − σ(β(r − z0))), an undesirable one λ_U·(1 − σ(β(z0 − r))). `apo_zero_unpaired` has no z0.
-    Without mismatched pairs z0 is 0. A NaN anywhere shows in the losses; none is hidden.
+    Without them z0 is 0. A NaN anywhere shows in the losses; none is hidden.
     """
-    z0 = 0.0
-    if loss_type == "kto" and kl:
-        mean = math.fsum(kl) / len(kl)
-        z0 = 0.0 if mean < 0 else mean
-    losses = [
-        weights.of(label) * _sigmoid(beta * (z0 - reward if label else reward - z0))
-        for reward, label in zip(rewards, labels, strict=True)
-    ]
-    return Objective(losses, z0)
+    up = torch.tensor(labels, dtype=torch.bool)
+    mismatched = torch.tensor(kl if loss_type == "kto" else [], dtype=torch.float64)
+    z0 = reference_point(mismatched)
+    found = losses(
+        torch.tensor(rewards, dtype=torch.float64),
+        up,
+        torch.tensor([weights.of(label) for label in labels], dtype=torch.float64),
+        z0=z0,
+        beta=beta,
+        loss_type=loss_type,
+    )
+    return Objective(found.tolist(), z0.item())
 
 
 def evaluate(
@@ -223,12 +223,6 @@ def _log_probability(model: Any, ids: list[int], prompt_length: int) -> float:
         chosen = scores.gather(1, targets[start : start + CHUNK, None])[:, 0]
         total += (chosen - scores.logsumexp(1)).sum()
     return float(total)
-
-
-def _sigmoid(x: float) -> float:
-    if x >= 0:
-        return 1 / (1 + math.exp(-x))
-    return math.exp(x) / (1 + math.exp(x))
 
 
 def _mean(values: Sequence[float]) -> float:

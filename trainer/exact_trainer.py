@@ -5,10 +5,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from torch.utils.data import DataLoader, Sampler
@@ -26,9 +28,14 @@ class InOurOrder:
     blocks: "Blocks"
 
     def get_train_dataloader(self: Any) -> Any:
-        return self.accelerator.prepare(
-            DataLoader(self.train_dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
+        loader = DataLoader(self.train_dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
+        # The blocks are this process's own already: accelerate would fill up a short one with other rows.
+        return prepare_data_loader(
+            loader, device=self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
+
+    def store_flos(self) -> None:
+        """Nobody wants them, and to add them up an interrupted process would wait for the others for ever."""
 
     def keep_last_step(self: Any) -> None:
         """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
@@ -56,7 +63,7 @@ class ExactTrainer(InOurOrder, KTOTrainer):
         **kwargs: Any,
     ) -> None:
         disable_progress_bar()
-        self.blocks = Blocks(rows, args.per_device_train_batch_size, args.seed)
+        self.blocks = Blocks(rows, args)
         super().__init__(
             model=model,
             args=args,
@@ -92,22 +99,32 @@ class ExactTrainer(InOurOrder, KTOTrainer):
 
 
 class Blocks(Sampler[list[int]]):
-    """The micro-batches of one epoch, as lists of row numbers."""
+    """The micro-batches of one epoch that are this process's, as lists of row numbers.
 
-    def __init__(self, rows: Sequence[Row], batch_size: int, seed: int) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+    Of several processes each takes the next block in turn. Where the last turn has too few, blocks from
+    the beginning of the epoch come a second time.
+    """
+
+    # Without a `batch_size` of its own, accelerate leaves out nothing of what it gathers in the last step.
+
+    def __init__(self, rows: Sequence[Row], args: KTOConfig) -> None:
+        self.rows, self.size, self.seed = rows, args.per_device_train_batch_size, args.seed
+        self.rank, self.processes = args.process_index, args.world_size
         self.drop_last = False
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        self.order = batches.order(self.rows, batch_size=self.batch_size, seed=self.seed, epoch=epoch)
+        order = batches.order(self.rows, batch_size=self.size, seed=self.seed, epoch=epoch)
+        blocks = [order[start : start + self.size] for start in range(0, len(order), self.size)]
+        turns = -(-len(blocks) // self.processes)
+        of_all = islice(cycle(blocks), turns * self.processes)
+        self.own = list(islice(of_all, self.rank, None, self.processes))
 
     def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
+        return len(self.own)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.order), self.batch_size):
-            yield self.order[start : start + self.batch_size]
+        yield from self.own
 
 
 class _ExactIds:

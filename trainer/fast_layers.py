@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners import lora
 from torch import nn
 from transformers import AttentionInterface
@@ -25,11 +26,11 @@ QUERIES = 128
 
 @contextmanager
 def fast_layers(model: nn.Module) -> Iterator[None]:
-    """Replace the layers of a PEFT model's base that have a faster equal, and put them back at the end."""
+    """Replace the layers of a model, or of a PEFT model's base, that have a faster equal, until the end."""
     layers = [module for module in model.modules() if _is_vanilla(module)]
     for layer in layers:
         layer.forward = partial(_lora_forward, layer)
-    base: Any = model.get_base_model()  # type: ignore[operator]
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     usual = base.config._attn_implementation
     if usual == "sdpa" and base.device.type == "cpu":
         base.set_attn_implementation(ATTENTION)

@@ -6,7 +6,6 @@ finite. Knows no database.
 """
 
 import logging
-import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -14,16 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from accelerate import PartialState
 from peft import LoraConfig, PeftModel
 from transformers import TrainerCallback
 from trl.trainer.kto_config import KTOConfig
 
 from storage.settings import Settings
+from trainer.base_model import number_format
 from trainer.engines import choose_engine
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.lease import Interrupted
+from trainer.memory import fits_in_memory, peak_memory
 from trainer.reference_cache import ReferenceCache
 from trainer.reporting import reporters
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 # The settings that a trained adapter depends on, the rows being equal.
 SETTINGS = (
     *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
-    *("engine", "gradient_accumulation", "lora_rank", "seed", "max_weight"),
+    *("engine", "tuning", "gradient_accumulation", "lora_rank", "seed", "max_weight"),
 )
 
 Progress = Callable[[dict[str, Any]], None]
@@ -86,22 +87,29 @@ def train(
     """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
 
     A PEFT model is trained on from its own adapter, and a frozen copy of that is the reference, as in TRL.
+    With `tuning` full the model itself is trained, on references that are computed before the first step.
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
     must be of the same rows and settings. `references` are reused and added to. `check` is called before
     each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
-    whole step is kept. Raises Diverged.
+    whole step is kept. Of several processes (`trainer.team`) each is called with the same arguments and
+    trains on every so many-th micro-batch; the first one reports and writes. Raises Diverged and OutOfMemory.
     """
-    checkpoint = newest_checkpoint(output_dir) if resume else None
-    if checkpoint is None:
-        shutil.rmtree(output_dir, ignore_errors=True)
-    checkpointing = not _fits_in_memory(model, rows, settings)
+    with PartialState(cpu=model.device.type == "cpu").main_process_first():
+        checkpoint = newest_checkpoint(output_dir) if resume else None
+        if checkpoint is None:
+            shutil.rmtree(output_dir, ignore_errors=True)
+    processes = PartialState().num_processes
+    rows_per_step = settings.batch_size * settings.gradient_accumulation * processes
+    checkpointing = not fits_in_memory(model, rows, settings)
     engine, reason = choose_engine(settings.engine, model)
     if reason:
         log.warning("%s", reason)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
-        "peft_config": None if isinstance(model, PeftModel) else lora_config(settings),
-        "callbacks": [_Watch(progress, settings.batch_size * settings.gradient_accumulation)],
+        "peft_config": (
+            None if isinstance(model, PeftModel) or settings.tuning == "full" else lora_config(settings)
+        ),
+        "callbacks": [_Watch(progress, rows_per_step)],
     }
     trainer: Any
     if engine == "trl":
@@ -129,7 +137,6 @@ def train(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     seconds = time.monotonic() - began
     resumed_from = step_of(checkpoint) if checkpoint else 0
-    rows_per_step = settings.batch_size * settings.gradient_accumulation
     rows_trained = (trainer.state.global_step - resumed_from) * rows_per_step
     return trainer.model, TrainingResult(
         engine=engine,
@@ -148,11 +155,17 @@ def train(
 
 
 def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, naming the base and not its folder here."""
-    config = model.peft_config["default"]
+    """Write adapter_config.json and adapter_model.safetensors, naming the base and not its folder here.
+
+    A model of which every weight was trained is written whole.
+    """
+    if not isinstance(model, PeftModel):
+        model.save_pretrained(folder)
+        return
+    config: Any = model.peft_config["default"]
     config.base_model_name_or_path = base_model
     config.target_modules = sorted(config.target_modules)  # a set, whose order would change the hash
-    model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+    model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
 
 
 class _Watch(TrainerCallback):
@@ -164,9 +177,13 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.first_step, self.began = state.global_step, time.monotonic()
+        if not state.is_world_process_zero:
+            self.progress = lambda _state: None
         self.progress({"phase": "training", "step": state.global_step, "steps": state.max_steps})
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.fp16:
+            return  # its scaler leaves such a step out, and tries a smaller scale
         gradients = (p.grad for p in kwargs["model"].parameters() if p.grad is not None)
         if not all(bool(gradient.isfinite().all()) for gradient in gradients):
             raise Diverged(
@@ -198,6 +215,8 @@ class _Watch(TrainerCallback):
 def training_arguments(
     model: Any, weights: Weights, settings: Settings, output_dir: Path, checkpointing: bool
 ) -> KTOConfig:
+    full = settings.tuning == "full"  # whose weights are in fp32 whatever they are multiplied in
+    compute = number_format(settings.precision, model.device) if full else model.dtype
     return KTOConfig(
         output_dir=str(output_dir),
         beta=settings.beta,
@@ -210,7 +229,8 @@ def training_arguments(
         gradient_accumulation_steps=settings.gradient_accumulation,
         max_length=None,  # or TRL would drop rows by its own ids; the collator cuts ours
         seed=settings.seed,
-        bf16=model.dtype == torch.bfloat16,
+        bf16=compute == torch.bfloat16,
+        fp16=compute == torch.float16,
         use_cpu=model.device.type == "cpu",
         gradient_checkpointing=checkpointing,
         save_steps=settings.checkpoint_steps,
@@ -231,26 +251,3 @@ def lora_config(settings: Settings) -> LoraConfig:
         lora_dropout=0.0,
         target_modules="all-linear",
     )
-
-
-def _fits_in_memory(model: Any, rows: Sequence[Row], settings: Settings) -> bool:
-    """Whether half of the free memory holds the activations of the largest possible block.
-
-    A block keeps about 50 numbers per token, layer and hidden unit (42 to 50 measured on SmolLM2).
-    Without them gradient checkpointing computes each layer twice, some 15 % more time on a CPU.
-    """
-    config = model.config.get_text_config()
-    longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
-    tokens = settings.batch_size * min(longest, settings.max_length)
-    needed = 50 * tokens * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-    if model.device.type == "cuda":
-        available = torch.cuda.mem_get_info(model.device)[0]
-    else:
-        available = psutil.virtual_memory().available
-    return bool(needed < available / 2)
-
-
-def peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -13,30 +13,28 @@ def model_card(lineage: Mapping[str, Any]) -> str:
     """The card of an adapter with this lineage, as Hugging Face's hub reads it."""
     settings, training = lineage["settings"], lineage["training"]
     counts, weights, base = lineage["trained_on"], lineage["weights"], lineage["base_model"]
+    full = settings["tuning"] == "full"
     # The hub takes an id here; a folder of this machine is none of its business.
     base_line = f"base_model: {base}\n" if HUB_ID.fullmatch(base) else ""
     return f"""---
-library_name: peft
+library_name: {"transformers" if full else "peft"}
 pipeline_tag: text-generation
 {base_line}tags:
 - kto
-- lora
+- {settings["tuning"]}
 - thumbloop
 ---
 
-# A Thumbloop adapter
+# A Thumbloop {"model" if full else "adapter"}
 
-A LoRA adapter for `{base}`, trained with [KTO](https://arxiv.org/abs/2402.01306) on {counts["up"]} desirable
-and {counts["down"]} undesirable examples from people's feedback.
+{"Every weight of" if full else "A LoRA adapter for"} `{base}`, trained with
+[KTO](https://arxiv.org/abs/2402.01306) on {counts["up"]} desirable and {counts["down"]} undesirable examples
+from people's feedback.
 
 ## Load it
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained({_loaded_from(base)})
-model = PeftModel.from_pretrained(base, "this folder")
+{_code(base, full)}
 ```
 
 ## Training
@@ -47,7 +45,7 @@ model = PeftModel.from_pretrained(base, "this folder")
 | Weights | desirable {weights["desirable"]:.3f}, undesirable {weights["undesirable"]:.3f} |
 | Data | {_origin(lineage)} |
 | Sources | {", ".join(f"{name} {count}" for name, count in lineage["sources"].items())} |
-| Adapter | LoRA of rank {settings["lora_rank"]} on all linear layers |
+| Trained | {"every weight" if full else f"LoRA of rank {settings['lora_rank']} on all linear layers"} |
 | Learning rate | {settings["learning_rate"]:g} |
 | Batch | {settings["batch_size"]} × {settings["gradient_accumulation"]} examples of at most \
 {settings["max_length"]} tokens |
@@ -66,6 +64,18 @@ model = PeftModel.from_pretrained(base, "this folder")
 
 `lineage.json` has all of this for programs, and which examples these were.
 """
+
+
+def _code(base: str, full: bool) -> str:
+    if full:
+        return """from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("this folder")"""
+    return f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained({_loaded_from(base)})
+model = PeftModel.from_pretrained(base, "this folder")"""
 
 
 def _reference(lineage: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from trainer.out_folder import OutFolder
 from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
 from trainer.training_plan import TrainingPlan, plan_training, spoken
+from trainer.tuning import load_for_training, reference_name
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def train_on_file(
     source = base_model.resolve(wanted.settings, progress=log.info)
     settings = wanted.settings.model_copy(
         update={
-            "precision": "bf16" if source.dtype == torch.bfloat16 else "fp32",
+            "precision": base_model.name_of(source.dtype),
             "max_length": min(wanted.settings.max_length, source.max_context),
         }
     )
@@ -128,7 +129,7 @@ class _Training:
 
     def carry_out(self, resume: bool, progress: kto.Progress, check: Callable[[], None]) -> dict[str, Any]:
         progress({"phase": "loading the model"})
-        model, tokenizer = base_model.load_model(self.source)
+        model, tokenizer = load_for_training(self.source, self.settings)
         expected = expected_seconds(model, self.rows, self.settings)
         log.info("That will take about %s from the start.", spoken(expected))
         steps = _earlier_steps(self.out.checkpoints) if resume else []
@@ -155,7 +156,7 @@ class _Training:
             check=check,
         )
         progress({"phase": "writing the adapter"})
-        self._publish(model, result)
+        self._publish(model, tokenizer, result)
         return {
             "engine": result.engine,
             "model": self.source.name,
@@ -184,13 +185,15 @@ class _Training:
             return None
         return ReferenceCache(
             self.wanted.references / "references.db",
-            model=f"{self.fingerprint} {self.source.dtype} {self.source.device.type}",
+            model=reference_name(self.source, self.fingerprint, self.settings),
             max_mb=self.settings.reference_cache_mb,
         )
 
-    def _publish(self, model: Any, result: kto.TrainingResult) -> None:
+    def _publish(self, model: Any, tokenizer: Any, result: kto.TrainingResult) -> None:
         staging = self.out.new_staging()
         kto.save_adapter(model, staging, base_model=self.source.name)
+        if self.settings.tuning == "full":
+            tokenizer.save_pretrained(staging)
         write_lineage(
             staging,
             origin={

@@ -10,8 +10,6 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from storage import model_versions, training_runs
 from storage.affected import count_lost, keep_lineage
 from storage.artifacts import Artifacts
@@ -35,6 +33,7 @@ from trainer.snapshot import Snapshot, by_chat, is_vote, take_snapshot
 from trainer.start import Start, find_start
 from trainer.tokenise import Row, tokenise
 from trainer.training_plan import TrainingPlan, plan_training, spoken
+from trainer.tuning import load_for_training, reference_name, refuse_full
 from trainer.verdict import reach_verdict
 from trainer.weights import Weights
 
@@ -137,10 +136,11 @@ class _Steps:
 
     def _freeze_settings(self) -> BaseModelSource:
         """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
+        refuse_full(self.settings)
         source = base_model.resolve(self.settings, progress=log.info)
         self.settings = self.settings.model_copy(
             update={
-                "precision": "bf16" if source.dtype == torch.bfloat16 else "fp32",
+                "precision": base_model.name_of(source.dtype),
                 "max_length": min(self.settings.max_length, source.max_context),
             }
         )
@@ -205,7 +205,7 @@ class _Steps:
         checkpoints = self.artifacts.run_folder(self.run.id) / "checkpoints"
         newest = newest_checkpoint(checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
-        model, tokenizer = base_model.load_model(source)
+        model, tokenizer = load_for_training(source, self.settings)
         if start is not None:
             model = start.load_into(model)
         self.clock.enter("training")
@@ -271,7 +271,7 @@ class _Steps:
             return None
         return ReferenceCache(
             self.settings.data_dir / "references.db",
-            model=f"{base_model.fingerprint(source)} {source.dtype} {source.device.type}"
+            model=reference_name(source, base_model.fingerprint(source), self.settings)
             + (f" {start.sha256}" if start else ""),
             max_mb=self.settings.reference_cache_mb,
         )

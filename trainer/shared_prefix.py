@@ -50,15 +50,36 @@ class Scores:
 class PrefixScorer:
     """Scores replies with a model: a PEFT model's policy, and its base or adapter `ref` as the reference.
 
-    With `recompute` no activations are kept: the backward pass computes each chat again.
+    Products are in the format `compute`, by default that of the model. With `recompute` no activations are
+    kept: the backward pass computes each chat again. `at_once` is the most replies that share one pass.
     """
 
-    def __init__(self, model: Any, *, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        recompute: bool = False,
+        at_once: int | None = None,
+        compute: torch.dtype | None = None,
+    ) -> None:
         self.model = model
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         self.backbone: Any = base.base_model
         self.output = output_layer(base)
-        self.recompute = recompute
+        self.recompute, self.at_once = recompute, at_once
+        self.compute = compute or self.output.weight.dtype
+        self._largest = 1
+
+    def halve(self) -> str | None:
+        """Need less memory from now on for the same numbers; what changed, or None if nothing is left."""
+        if not self.recompute:
+            self.recompute = True
+            return "the backward pass computes each chat again from now on"
+        most = min(self._largest, self.at_once or self._largest)
+        if most <= 1:
+            return None
+        self.at_once = most // 2
+        return f"at most {self.at_once} replies share a pass from now on"
 
     def policy(self, replies: Sequence[Reply]) -> Scores:
         """With gradient for the adapter, where gradients are on."""
@@ -71,13 +92,12 @@ class PrefixScorer:
             return self._score(replies)
 
     def _score(self, replies: Sequence[Reply]) -> Scores:
-        with torch.autocast(
-            self.model.device.type, torch.bfloat16, enabled=self.output.weight.dtype == torch.bfloat16
-        ):
+        reduced = self.compute != torch.float32
+        with torch.autocast(self.model.device.type, self.compute if reduced else None, enabled=reduced):
             device = self.model.device
             completions = [torch.zeros((), device=device) for _ in replies]
             mismatched = [torch.zeros((), device=device) for _ in replies]
-            for tree in _trees(replies):
+            for tree in self._trees(replies):
                 run = _Tree(self, [replies[number] for number in tree])
                 if self.recompute and torch.is_grad_enabled():
                     logps = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
@@ -86,6 +106,12 @@ class PrefixScorer:
                 for place, number in enumerate(tree):
                     completions[number], mismatched[number] = logps[place], run.mismatched[place]
             return Scores(torch.stack(completions), torch.stack(mismatched))
+
+    def _trees(self, replies: Sequence[Reply]) -> list[list[int]]:
+        trees = _trees(replies)
+        self._largest = max(len(tree) for tree in trees)
+        size = self.at_once or self._largest
+        return [tree[start : start + size] for tree in trees for start in range(0, len(tree), size)]
 
 
 class _Tree:
@@ -154,8 +180,8 @@ def output_layer(base: Any) -> OutputLayer:
     if scale is None and getattr(config, "logits_scaling", None) is not None:
         scale = 1 / config.logits_scaling
     return OutputLayer(
-        head.weight.detach(),
-        None if head.bias is None else head.bias.detach(),
+        head.weight,
+        head.bias,
         scale=1.0 if scale is None else scale,
         cap=getattr(config, "final_logit_softcapping", None),
     )

@@ -3,10 +3,13 @@
 Checkpoints, schedulers, callbacks and accumulation are the Trainer's own. Knows no database.
 """
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from peft import (
     LoraConfig,
     PeftModel,
@@ -14,16 +17,20 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.utils import disable_dropout_in_model
 
 from trainer.exact_trainer import Blocks, InOurOrder
 from trainer.fast_layers import fast_layers
+from trainer.memory import OutOfMemory, is_out_of_memory
 from trainer.objective import LossType, losses, reference_point
 from trainer.reference_cache import ReferenceCache
 from trainer.shared_prefix import REFERENCE, PrefixScorer, Reply, Scores
 from trainer.tokenise import Row
+
+log = logging.getLogger(__name__)
 
 
 class SharedPrefixTrainer(InOurOrder, Trainer):
@@ -45,21 +52,25 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         callbacks: list[Any],
     ) -> None:
         set_seed(args.seed)  # before the adapter is made, as TRL does
-        if peft_config is None:
+        if peft_config is None and isinstance(model, PeftModel):
             _keep_start(model)
-        else:
+        elif peft_config is not None:
             model = get_peft_model(model, peft_config)
         disable_dropout_in_model(model)
-        if model.dtype == torch.bfloat16:
+        if model.dtype != torch.float32:
             _keep_states_exact(model)
         self.loss_type: LossType = args.loss_type  # type: ignore[assignment]
         self.settings, self.rows, self.max_length = args, rows, max_length
-        self.blocks = Blocks(rows, args.per_device_train_batch_size, args.seed)
-        self.scorer = PrefixScorer(model, recompute=recompute)
+        self.blocks = Blocks(rows, args)
+        compute = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        self.scorer = PrefixScorer(model, recompute=recompute, compute=compute)
+        self._of_base: dict[tuple[int, ...], Scores] | None = None if isinstance(model, PeftModel) else {}
         self.references = references
         self.references_reused = 0
         self.noise_floor: float | None = None
         self._measures: dict[str, list[float]] = {}
+        self._z0: torch.Tensor | None = None
+        self._rewards = self._labels = torch.empty(0)
         super().__init__(
             model=model,
             args=args,
@@ -72,6 +83,8 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         with fast_layers(self.scorer.model):
+            if self._of_base is not None:
+                self._precompute(self._of_base)
             return super().train(*args, **kwargs)
 
     def compute_loss(
@@ -80,12 +93,13 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         assert not return_outputs
         rows = [self.rows[number] for number in inputs["rows"].tolist()]
         replies = self._replies(rows)
-        reference = self._reference(replies)
+        known = self._of_base[tuple(inputs["rows"].tolist())] if self._of_base is not None else None
+        reference = known or self._reference(replies, self.scorer.reference)
         policy = self.scorer.policy(replies)
         device = policy.completions.device
         log_ratios = policy.completions - reference.completions
-        kl = policy.mismatched - reference.mismatched if self.loss_type == "kto" else log_ratios[:0]
-        z0 = reference_point(kl)
+        if self._z0 is None:  # a micro-batch that is tried again must not ask the other processes again
+            self._z0 = self._reference_point(policy.mismatched - reference.mismatched)
         desirable = torch.tensor([row.label for row in rows], device=device)
         weights = torch.tensor(
             [
@@ -96,12 +110,37 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             device=device,
         )
         found = losses(
-            log_ratios, desirable, weights, z0=z0, beta=self.settings.beta, loss_type=self.loss_type
+            log_ratios, desirable, weights, z0=self._z0, beta=self.settings.beta, loss_type=self.loss_type
         )
-        if self.state.global_step == 0:
-            self.noise_floor = max(self.noise_floor or 0.0, float(log_ratios.detach().abs().max()))
-        self._note(self.settings.beta * log_ratios.detach(), desirable, z0)
+        self._rewards, self._labels = self.settings.beta * log_ratios.detach(), desirable
         return found.mean()
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch; where memory does not suffice, once more in smaller passes. Raises OutOfMemory."""
+        self._z0 = None
+        drain = torch.zeros((), requires_grad=True) * 1
+        kept = [(p, None if p.grad is None else p.grad.clone()) for p in self._trained()]
+        while True:
+            try:
+                loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = self.scorer.halve()
+                if smaller is None:
+                    raise OutOfMemory(self.settings.per_device_train_batch_size, self.max_length) from error
+            # Out here nothing holds the failed pass any more, but for autograd's queue, which leaves what it
+            # had not come to until a backward pass finds it: one of an older, hence later, operation.
+            drain.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            log.warning("Out of memory in step %d; %s.", self.state.global_step + 1, smaller)
+            for parameter, gradient in kept:
+                parameter.grad = None if gradient is None else gradient.clone()
+            clear_device_cache(garbage_collection=True)
+        if self.accelerator.sync_gradients:
+            self._average_gradients()
+        self._note()
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update({name: sum(values) / len(values) for name, values in self._measures.items()})
@@ -122,29 +161,69 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             )
         return replies
 
-    def _reference(self, replies: list[Reply]) -> Scores:
+    def _precompute(self, kept: dict[tuple[int, ...], Scores]) -> None:
+        """The reference of every micro-batch of the training, while the model still is its own reference."""
+        for epoch in range(math.ceil(self.settings.num_train_epochs)):
+            self.blocks.set_epoch(epoch)
+            for block in self.blocks:
+                with torch.no_grad():
+                    replies = self._replies([self.rows[number] for number in block])
+                    kept[tuple(block)] = self._reference(replies, self.scorer.policy)
+        self.blocks.set_epoch(0)
+
+    def _reference(self, replies: list[Reply], score: Callable[[list[Reply]], Scores]) -> Scores:
         if self.references is None:
-            return self.scorer.reference(replies)
+            return score(replies)
         known = self.references.look_up(replies)
         if known is not None:
             self.references_reused += len(replies)
             device = self.scorer.model.device
             return Scores(known.completions.to(device), known.mismatched.to(device))
-        found = self.scorer.reference(replies)
+        found = score(replies)
         self.references.keep(replies, found)
         return found
 
-    def _note(self, rewards: torch.Tensor, desirable: torch.Tensor, z0: torch.Tensor) -> None:
-        up, down = rewards[desirable], rewards[~desirable]
-        measures = {"kl": z0}
-        if len(up):
-            measures["rewards/chosen"] = up.mean()
-        if len(down):
-            measures["rewards/rejected"] = down.mean()
-        if len(up) and len(down):
-            measures["rewards/margins"] = up.mean() - down.mean()
+    def _reference_point(self, mismatched: torch.Tensor) -> torch.Tensor:
+        """z0 of what all processes compute at this moment: as TRL, the mean of their means."""
+        if self.loss_type != "kto":
+            return mismatched.new_zeros(())
+        return reference_point(self.accelerator.gather(mismatched.detach().mean()[None]))
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.scorer.model.parameters() if p.requires_grad]
+
+    def _average_gradients(self) -> None:
+        """Over the processes. The model's passes do not go through what would do it by itself."""
+        if self.args.world_size == 1:
+            return
+        for parameter in self._trained():
+            if parameter.grad is None:  # an expert that no token here went to, and some token elsewhere
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in self._trained() if p.grad is not None]
+        together = self.accelerator.reduce(parameters_to_vector(gradients), reduction="mean")
+        vector_to_parameters(together, gradients)
+
+    def _note(self) -> None:
+        if self.state.global_step == 0:
+            found = float((self._rewards / self.settings.beta).abs().max())
+            self.noise_floor = max(self.noise_floor or 0.0, found)
+        sums = torch.stack(
+            [
+                *(self._rewards[self._labels].sum(), self._labels.sum()),
+                *(self._rewards[~self._labels].sum(), (~self._labels).sum()),
+            ]
+        )
+        up, ups, down, downs = self.accelerator.reduce(sums, reduction="sum").tolist()
+        assert self._z0 is not None
+        measures = {"kl": self._z0.item()}
+        if ups:
+            measures["rewards/chosen"] = up / ups
+        if downs:
+            measures["rewards/rejected"] = down / downs
+        if ups and downs:
+            measures["rewards/margins"] = up / ups - down / downs
         for name, value in measures.items():
-            self._measures.setdefault(name, []).append(value.item())
+            self._measures.setdefault(name, []).append(value)
 
 
 def _keep_start(model: PeftModel) -> None:

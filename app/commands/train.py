@@ -40,7 +40,10 @@ def train(
     lora_rank: int | None = typer.Option(None, help="THUMBLOOP_LORA_RANK.", rich_help_panel=ON_A_FILE),
     epochs: float | None = typer.Option(None, help="THUMBLOOP_EPOCHS.", rich_help_panel=ON_A_FILE),
     seed: int | None = typer.Option(None, help="THUMBLOOP_SEED.", rich_help_panel=ON_A_FILE),
-    precision: Literal["auto", "fp32", "bf16"] | None = typer.Option(
+    tuning: Literal["lora", "qlora", "full"] | None = typer.Option(
+        None, help="THUMBLOOP_TUNING: what is trained.", rich_help_panel=ON_A_FILE
+    ),
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = typer.Option(
         None, help="THUMBLOOP_PRECISION.", rich_help_panel=ON_A_FILE
     ),
     max_rows: int | None = typer.Option(
@@ -83,6 +86,7 @@ def train(
         "lora_rank": lora_rank,
         "epochs": epochs,
         "seed": seed,
+        "tuning": tuning,
         "precision": precision,
     }
     reading = {"score_column": score_column, "up_from": up_from, "down_to": down_to}

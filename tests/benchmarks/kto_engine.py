@@ -65,6 +65,7 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
     from trainer import kto
     from trainer.base_model import load_model, resolve
     from trainer.exact_trainer import ExactTrainer
+    from trainer.memory import peak_memory
     from trainer.reference_cache import ReferenceCache
     from trainer.tokenise import tokenise
     from trainer.weights import class_weights
@@ -93,7 +94,7 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
         )
         train_seconds = trainer.train().metrics["train_runtime"]
         steps = [line for line in trainer.state.log_history if "loss" in line]
-        memory = kto.peak_memory()
+        memory = peak_memory()
     else:
         references = ReferenceCache(folder / "references.db", model=str(model.dtype), max_mb=64)
         _, trained = kto.train(

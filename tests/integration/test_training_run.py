@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from storage import chats, model_versions, training_runs
 from storage.errors import LeaseLost
@@ -93,6 +95,14 @@ def test_too_few_votes_are_skipped_with_the_reason(build: Callable[..., House]) 
     assert house.deployed() == "v1"
 
 
+def test_all_weights_cannot_be_served_and_so_are_not_trained(build: Callable[..., House]) -> None:
+    house = build(tuning="full")
+    house.vote(6)
+    run_id = house.request()
+    assert house.train(run_id) == attempt.FAILED
+    assert "set lora or qlora" in (house.run(run_id).reason or "")
+
+
 def test_force_trains_on_few_votes_but_not_on_one_kind(build: Callable[..., House]) -> None:
     house = build(min_votes_per_class=50)
     house.vote(1)
@@ -111,9 +121,13 @@ def test_force_trains_on_few_votes_but_not_on_one_kind(build: Callable[..., Hous
     assert house.deployed() == "v1"
 
 
-def test_a_killed_trainer_is_resumed_with_the_same_votes(build: Callable[..., House]) -> None:
+def test_a_killed_trainer_is_resumed_to_the_weights_of_an_uninterrupted_one(
+    build: Callable[..., House],
+) -> None:
     house = build(**LONG)
     house.vote(12)
+    whole = house.request()
+    assert house.train(whole) == attempt.DONE, house.log(whole)
     run_id = house.request()
     house.start_and_reach_checkpoint(run_id).kill()
     before = house.run(run_id)
@@ -126,6 +140,13 @@ def test_a_killed_trainer_is_resumed_with_the_same_votes(build: Callable[..., Ho
     assert run.snapshot == before.snapshot
     assert "Resuming from checkpoint-" in house.log(run_id)
     assert run.metrics["training"]["resumed_from_step"] > 0
+    assert run.metrics["training"]["engine"] == "shared-prefix"
+    expected, resumed = (
+        load_file(house.artifacts.folder(house.version(name).path or "") / "adapter_model.safetensors")
+        for name in ("v2", "v3")
+    )
+    for name, weight in expected.items():
+        torch.testing.assert_close(resumed[name], weight, rtol=1e-5, atol=1e-7)
 
 
 def test_votes_withdrawn_between_two_attempts_are_not_trained_on(build: Callable[..., House]) -> None:

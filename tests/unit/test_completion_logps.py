@@ -18,21 +18,23 @@ def test_tiles_give_the_numbers_of_the_whole(
     monkeypatch.setattr(module, "ENTRIES", 100)
     draw = torch.Generator().manual_seed(0)
     hidden = torch.randn(POSITIONS, WIDTH, generator=draw, requires_grad=True)
-    weight = torch.randn(VOCABULARY, WIDTH, generator=draw)
-    bias = torch.randn(VOCABULARY, generator=draw) if with_bias else None
+    weight = torch.randn(VOCABULARY, WIDTH, generator=draw, requires_grad=True)
+    bias = torch.randn(VOCABULARY, generator=draw, requires_grad=True) if with_bias else None
+    trained = [hidden, weight] if bias is None else [hidden, weight, bias]
     targets = torch.randint(VOCABULARY, (POSITIONS,), generator=draw)
     wanted = torch.randn(POSITIONS, generator=draw)
 
     found = completion_logps(hidden, targets, OutputLayer(weight, bias, scale=0.7, cap=cap))
-    (gradient,) = torch.autograd.grad(found, hidden, wanted)
+    gradients = torch.autograd.grad(found, trained, wanted)
 
     scores = 0.7 * (hidden @ weight.t() + (0 if bias is None else bias))
     if cap is not None:
         scores = cap * (scores / cap).tanh()
     expected = scores.log_softmax(1).gather(1, targets[:, None])[:, 0]
-    (expected_gradient,) = torch.autograd.grad(expected, hidden, wanted)
+    expected_gradients = torch.autograd.grad(expected, trained, wanted)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_bf16_scores_are_not_rounded_to_8_bits() -> None:

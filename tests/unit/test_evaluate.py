@@ -17,7 +17,7 @@ from storage.errors import InvalidInput
 from storage.examples import Example
 from trainer.batches import order
 from trainer.evaluate import LossType, auc, auc_standard_error, evaluate, objective
-from trainer.tokenise import encode
+from trainer.tokenise import Row, encode
 from trainer.weights import Weights
 
 EQUAL = Weights(1.0, 1.0)
@@ -215,7 +215,8 @@ def test_every_figure_against_a_plain_forward_pass(
     liked = [plain_log_probability(policy, *pairs[row], max_length) for row in (0, 2)]
     assert found.desirable_log_probability == pytest.approx(sum(liked) / 2, abs=1e-3)
 
-    ring = order(EXAMPLES[:4], batch_size=4, seed=0)
+    rows = [Row(one, *pair) for one, pair in zip(EXAMPLES[:4], pairs, strict=True)]
+    ring = order(rows, batch_size=4, seed=0)
     kl = [ratio(pairs[row][0], pairs[ring[seat - 1]][1]) for seat, row in enumerate(ring)]
     expected = objective(
         rewards, [True, False, True, False], kl, weights=Weights(0.8, 1.3), beta=0.1, loss_type=loss_type

@@ -39,6 +39,19 @@ def test_where_policy_and_reference_are_equal() -> None:
     assert gradient.tolist() == pytest.approx([-0.8 * 0.1 / 8, 1.3 * 0.1 / 8])
 
 
+def test_the_gradient_is_that_of_the_formula() -> None:
+    """dL/dlogp = ∓λβσ(1−σ)/m, σ of β times the distance from z0."""
+    rewards, weights, labels = (
+        [3.0, -7.0, 0.5],
+        torch.tensor([0.8, 1.3, 2.0]),
+        torch.tensor([True, False, False]),
+    )
+    _, gradient = loss(rewards, [4, 1], weights=weights, labels=labels)
+    sigmoid = (0.1 * (torch.tensor(rewards, dtype=torch.float64) - 2.5)).sigmoid()
+    expected = torch.where(labels, -1, 1) * weights * 0.1 * sigmoid * (1 - sigmoid) / 3
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=0)
+
+
 def test_weights_are_linear_in_the_loss() -> None:
     once, _ = loss([2, -1], [0.5, -0.1])
     thrice, _ = loss([2, -1], [0.5, -0.1], weights=3 * EQUAL)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.errors import Conflict, NotReady
 from storage.settings import Settings
@@ -69,6 +69,22 @@ def test_the_adapter_loads_with_plain_peft_and_changes_the_model(
         before = base(ids).logits
         after = PeftModel.from_pretrained(base, tmp_path / "out")(ids).logits
     assert (after - before).abs().max() > 1e-3
+
+
+def test_a_model_of_which_every_weight_is_trained_loads_by_itself(
+    train: Train, tmp_path: Path, tiny_model: Path
+) -> None:
+    train(epochs=3.0, tuning="full")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        before = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)(ids).logits
+        after = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)(ids).logits
+    assert (after - before).abs().max() > 1e-3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "Every weight of" in card
+    assert "peft" not in card
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
 
 
 def test_the_folder_says_what_it_was_trained_on_and_quotes_nothing(train: Train, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from tests.adapters import build_adapter
 from tests.endless_model import CONTEXT, FATAL, build_endless_model
 from tests.tiny_model import CONTEXT as TINY_CONTEXT
 from tests.tiny_model import build_tiny_model
+from tests.unit.test_tokenise import example
 from trainer.base_model import load_model, resolve
-from trainer.tokenise import prompt_ids
+from trainer.tokenise import prompt_ids, tokenise
 
 HELLO = [{"role": "user", "content": "Tell me about the river, please. 🌊"}]
 GREEDY = Sampling(temperature=0, top_p=1, max_new_tokens=24)
@@ -117,6 +118,29 @@ def test_an_end_token_ends_the_reply_and_is_recorded(
     assert end.finish_reason == "stop"
     assert end.token_ids[-1] == tokenizer.eos_token_id
     assert tokenizer.eos_token not in end.content
+
+
+def test_training_reads_the_ids_that_serving_saw(
+    make_backend: Callable[..., LocalBackend], tiny_model: Path, model_folder: Path
+) -> None:
+    chat = [*HELLO, {"role": "assistant", "content": "Good day."}, {"role": "user", "content": "Why good?"}]
+    rows = []
+    for folder, sampling in ((model_folder, GREEDY), (tiny_model, ENDLESS)):
+        end = make_backend(folder).stream(BASE.id, chat, sampling).end
+        said = [{"role": "assistant", "content": end.content}]
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        voted = example(prompt=chat, completion=said, token_ids=list(end.token_ids))
+        rows += tokenise(tokenizer, [voted], max_length=CONTEXT)[0]
+        assert rows[-1].completion_ids == end.token_ids
+    cut, ended = rows
+    assert tokenizer.eos_token_id not in cut.completion_ids, "it must not be trained to stop here"
+    assert ended.completion_ids.index(tokenizer.eos_token_id) == len(ended.completion_ids) - 1
+    # transformers says the same again only after the same ids.
+    ids = torch.tensor([cut.prompt_ids])
+    again = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24
+    )
+    assert again[0, ids.shape[1] :].tolist() == cut.completion_ids
 
 
 def test_a_seed_repeats_its_text_in_company_and_leaves_the_global_generator_alone(

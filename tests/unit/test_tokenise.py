@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 from trl.data_utils import common_prefix_length
 
@@ -68,6 +69,19 @@ def test_replies_without_ids_are_split_as_trl_splits_them(tokenizer: Any, questi
     assert (prompt, completion) == (alone[:shared], both[shared:])
     assert completion.count(tokenizer.eos_token_id) >= 1
     assert completion_ids(tokenizer, row) == completion
+
+
+def test_one_bos_and_one_eos_where_template_and_tokenizer_both_add_one(tokenizer: Any) -> None:
+    eager = AutoTokenizer.from_pretrained(tokenizer.name_or_path, bos_token=tokenizer.pad_token)
+    eager.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    eager.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{eager.bos_token} $A", special_tokens=[(eager.bos_token, eager.bos_token_id)]
+    )
+    assert eager("Why?")["input_ids"][0] == eager.bos_token_id, "the tokenizer adds one by itself"
+    prompt, completion = encode(eager, example())
+    assert (prompt[0], prompt.count(eager.bos_token_id)) == (eager.bos_token_id, 1)
+    assert completion.count(eager.bos_token_id) == 0
+    assert completion.count(eager.eos_token_id) == 1
 
 
 def test_rows_that_cannot_be_trained_on_are_counted_with_the_reason(tokenizer: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import sqlalchemy as sa
 from alembic import op
 
-import storage.tables
+import storage.columns
 
 revision = "0002"
 down_revision = "0001"
@@ -26,7 +26,7 @@ def upgrade() -> None:
     with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_votes", sa.Integer(), nullable=False, server_default="0"))
     with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
-        batch_op.add_column(sa.Column("erased_at", storage.tables.UtcDateTime(), nullable=True))
+        batch_op.add_column(sa.Column("erased_at", storage.columns.UtcDateTime(), nullable=True))
     for table in QUARANTINABLE:
         with op.batch_alter_table(table, recreate=NEVER) as batch_op:
             batch_op.add_column(
@@ -41,7 +41,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("after_event_id", sa.Integer(), nullable=False),
-        sa.Column("created_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.columns.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["message_id"], ["message.id"], name=op.f("fk_signal_message_id_message")),
         sa.ForeignKeyConstraint(
             ["user_id"], ["user_account.id"], name=op.f("fk_signal_user_id_user_account")
@@ -58,12 +58,12 @@ def upgrade() -> None:
         sa.Column("event_id", sa.Integer(), nullable=False),
         sa.Column("event", sa.String(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("next_attempt_at", storage.tables.UtcDateTime(), nullable=False),
-        sa.Column("lease_until", storage.tables.UtcDateTime(), nullable=True),
-        sa.Column("delivered_at", storage.tables.UtcDateTime(), nullable=True),
-        sa.Column("failed_at", storage.tables.UtcDateTime(), nullable=True),
+        sa.Column("next_attempt_at", storage.columns.UtcDateTime(), nullable=False),
+        sa.Column("lease_until", storage.columns.UtcDateTime(), nullable=True),
+        sa.Column("delivered_at", storage.columns.UtcDateTime(), nullable=True),
+        sa.Column("failed_at", storage.columns.UtcDateTime(), nullable=True),
         sa.Column("last_error", sa.Text(), nullable=True),
-        sa.Column("created_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.columns.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["event_id"], ["vote_event.id"], name=op.f("fk_webhook_delivery_event_id_vote_event")
         ),
@@ -92,7 +92,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("report", sa.JSON(), nullable=False),
-        sa.Column("created_at", storage.tables.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.columns.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["user_account.id"], name=op.f("fk_import_request_user_id_user_account")
         ),

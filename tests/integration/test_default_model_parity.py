@@ -1,0 +1,70 @@
+"""The default model on real feedback: six steps of ours are six of stock TRL's, in fp32.
+
+Short rows and small micro-batches by themselves; THUMBLOOP_TEST_PARITY=full takes the default ones
+(`make parity`, some five minutes).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from storage.settings import Settings
+from tests.unit.test_tokenise import example
+from trainer import kto
+from trainer.base_model import load_model, resolve
+from trainer.tokenise import tokenise
+from trainer.weights import Weights
+
+STEPS = 6
+SIZE = (
+    {"max_length": 1024}
+    if os.environ.get("THUMBLOOP_TEST_PARITY") == "full"
+    else {"max_length": 128, "batch_size": 2}
+)
+
+
+@pytest.fixture
+def both_cores() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.usefixtures("both_cores")
+def test_six_steps_of_the_default_model_are_those_of_trl(kto_sample: Path, tmp_path: Path) -> None:
+    settings = Settings(**{"data_dir": tmp_path, "precision": "fp32", **SIZE})
+    source = resolve(settings)
+    examples = [
+        example(prompt=row["prompt"], completion=row["completion"], label=row["label"], chat_id=str(number))
+        for number, row in enumerate(map(json.loads, kto_sample.read_text().splitlines()))
+    ]
+    seen: dict[str, list[dict[str, Any]]] = {"trl": [], "shared-prefix": []}
+    adapters = []
+    for engine, steps in seen.items():
+        model, tokenizer = load_model(source)
+        rows = tokenise(tokenizer, examples, max_length=settings.max_length)[0]
+        trained, result = kto.train(
+            *(model, tokenizer, rows[: STEPS * settings.batch_size]),
+            weights=Weights(0.8, 1.3),
+            settings=settings.model_copy(update={"engine": engine}),
+            output_dir=tmp_path / engine,
+            resume=False,
+            progress=lambda state, steps=steps: steps.append(state) if "loss" in state else None,
+        )
+        assert result.engine == engine
+        adapters.append({n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad})
+    assert len(seen["trl"]) == STEPS
+    for theirs, ours in zip(*seen.values(), strict=True):
+        for measure in ("loss", "gradient_norm"):
+            assert ours[measure] == pytest.approx(theirs[measure], rel=1e-4)
+        assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-3)
+    for name, weight in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=1e-4)

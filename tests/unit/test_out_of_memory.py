@@ -1,0 +1,164 @@
+"""Out of memory: smaller passes and the same numbers, or a failure that says what to do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from storage.settings import Settings
+from tests.unit.test_tokenise import example
+from trainer import kto
+from trainer.base_model import load_model, resolve
+from trainer.memory import OutOfMemory
+from trainer.shared_prefix import PrefixScorer, Reply
+from trainer.tokenise import Row, tokenise
+from trainer.weights import Weights
+
+WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+    return Settings(
+        **{"data_dir": tmp_path, "model": str(tiny_model), "precision": "fp32", "learning_rate": 1e-2},
+        **{"lora_rank": 4, "gradient_accumulation": 2},
+    )
+
+
+def siblings(tokenizer: Any) -> list[Row]:
+    """Chats of four replies to one long prompt, which share a pass."""
+    question = "What is one plus one, and why would anybody want to know that today of all days?"
+    examples = [
+        example(f"{question} {chat}", f"It is {reply}.", label=reply == 2, chat_id=str(chat))
+        for chat in range(4)
+        for reply in range(4)
+    ]
+    return tokenise(tokenizer, examples, max_length=256)[0]
+
+
+class _Failing:
+    """Allocations that fail: in so many backward passes, after their first layer's gradients came."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def arm(self, _module: Any, _inputs: Any, embedded: torch.Tensor) -> None:
+        if torch.is_grad_enabled():
+            embedded.requires_grad_().register_hook(self._fail)
+
+    def _fail(self, _gradient: torch.Tensor) -> None:
+        if self.left:
+            self.left -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.fixture
+def train(settings: Settings, tmp_path: Path) -> Any:
+    def train(failing: _Failing | None = None) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+        model, tokenizer = load_model(resolve(settings))
+        if failing is not None:
+            # The embeddings' gradient is the last one that a backward pass comes to.
+            model.get_input_embeddings().register_forward_hook(failing.arm)
+        steps: list[dict[str, Any]] = []
+        trained, _ = kto.train(
+            *(model, tokenizer, siblings(tokenizer)),
+            weights=WEIGHTS,
+            settings=settings,
+            output_dir=tmp_path / "checkpoints",
+            resume=False,
+            progress=lambda state: steps.append(state) if "loss" in state else None,
+        )
+        return steps, {n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad}
+
+    return train
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_step_that_runs_out_is_done_again_in_smaller_passes(
+    train: Any, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, weights = train()
+    found, after = train(_Failing(times))
+    assert sum("Out of memory in step" in record.message for record in caplog.records) == times
+    for mine, whole in zip(found, expected, strict=True):
+        for measure in ("loss", "kl", "gradient_norm", "margin"):
+            assert mine[measure] == pytest.approx(whole[measure], rel=1e-4, abs=1e-6), measure
+    for name, weight in weights.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-5)
+
+
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from storage.settings import Settings
+from tests.unit.test_tokenise import example
+from trainer import kto
+from trainer.base_model import load_model, resolve
+from trainer.tokenise import tokenise
+from trainer.weights import Weights
+
+model, folder, room = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+chosen = {"batch_size": 16, "epochs": 2, "learning_rate": 1e-2, "precision": "fp32"}
+settings = Settings(data_dir=folder, model=model, **chosen)
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+torch.set_num_threads(1)
+
+def train(limited):
+    base, tokenizer = load_model(resolve(settings))
+    rows = tokenise(
+        tokenizer,
+        [example(f"{n} why " * 100, "Because. " * 30, label=n % 2 == 0, chat_id=str(n)) for n in range(16)],
+        max_length=1024,
+    )[0]
+    losses = []
+
+    def progress(state):
+        if "loss" in state:
+            losses.append(state["loss"])
+        elif limited:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (taken + room * 2**20, unlimited[1]))
+
+    kto.train(base, tokenizer, rows, weights=Weights(1, 1), settings=settings, output_dir=folder / "out",
+              resume=False, progress=progress)
+    return losses
+
+limited = train(True)
+resource.setrlimit(resource.RLIMIT_AS, unlimited)
+print(json.dumps([limited, train(False)]))
+"""
+
+
+def test_a_real_limit_on_memory_gives_the_same_losses(tiny_model: Path, tmp_path: Path) -> None:
+    """16 rows of 500 tokens keep nearly 200 MB for the backward pass, one row a sixteenth; 80 are left."""
+    arguments = [sys.executable, "-c", LIMITED, str(tiny_model), str(tmp_path), "80"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Out of memory in step") == 1, "once, and not where there is no limit"
+    limited, whole = json.loads(done.stdout)
+    assert len(whole) == 2
+    assert limited == pytest.approx(whole, rel=1e-6)
+
+
+def test_when_nothing_is_left_to_halve_the_failure_names_what_to_do(train: Any) -> None:
+    with pytest.raises(OutOfMemory, match="THUMBLOOP_MAX_LENGTH=1024.*THUMBLOOP_PRECISION=bf16"):
+        train(_Failing(1000))
+
+
+def test_passes_are_halved_down_to_single_replies(settings: Settings) -> None:
+    model, tokenizer = load_model(resolve(settings))
+    scorer = PrefixScorer(model)
+    replies = [Reply(row.prompt_ids, row.completion_ids) for row in siblings(tokenizer)[:4]]
+    scores = [scorer.policy(replies).completions.detach()]
+    assert scorer.halve() == "the backward pass computes each chat again from now on"
+    while scorer.halve() is not None:
+        scores.append(scorer.policy(replies).completions.detach())
+    assert scorer.at_once == 1
+    assert len(scores) == 3, "four, two, one"
+    for found in scores[1:]:
+        torch.testing.assert_close(found, scores[0], rtol=1e-5, atol=1e-4)

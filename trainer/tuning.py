@@ -1,0 +1,67 @@
+"""What of a model is trained: adapters on it, adapters on it in 4 bits, or every weight of it.
+
+Loads the model accordingly. Knows no rows and no database.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig
+
+from storage.errors import BadSetting
+from storage.settings import Settings
+from trainer.base_model import BaseModelSource, load_model
+
+EXTRA = "qlora"
+
+
+def load_for_training(source: BaseModelSource, settings: Settings) -> tuple[Any, Any]:
+    """The model and its tokenizer; raises BadSetting where this machine cannot tune in that way.
+
+    Every weight is trained in fp32, whatever the products are computed in: AdamW's steps are smaller than
+    what bf16 can add to a weight.
+    """
+    if settings.tuning == "full":
+        return load_model(source, dtype=torch.float32)
+    if settings.tuning == "lora":
+        return load_model(source)
+    _check_qlora(source)
+    dtype = torch.bfloat16 if source.dtype == torch.float32 else source.dtype
+    quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return load_model(source, dtype=dtype, quantization=quantization)
+
+
+def reference_name(source: BaseModelSource, fingerprint: str, settings: Settings) -> str:
+    """What the reference log-probabilities of a model depend on: its weights, their format, the device."""
+    bits = " 4 bits" if settings.tuning == "qlora" else ""
+    return f"{fingerprint} {source.dtype} {source.device.type}{bits}"
+
+
+def refuse_full(settings: Settings) -> None:
+    """For runs whose result is served: raises BadSetting."""
+    if settings.tuning == "full":
+        raise BadSetting(
+            "THUMBLOOP_TUNING=full: versions that are served are adapters on one base model; "
+            "set lora or qlora.",
+            field="tuning",
+        )
+
+
+def _check_qlora(source: BaseModelSource) -> None:
+    if source.device.type != "cuda":
+        raise BadSetting(
+            "THUMBLOOP_TUNING=qlora: that is for CUDA GPUs, and this machine has none; set lora.",
+            field="tuning",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise BadSetting(
+            f"THUMBLOOP_TUNING=qlora needs bitsandbytes, which is not installed: "
+            f"`pip install 'thumbloop[{EXTRA}]'`, or set lora.",
+            field="tuning",
+        )
