@@ -2,22 +2,28 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 
 import httpx
 import pytest
 
+from storage import training_runs
+from storage.database import open_database
 from tests.integration import loop
 from tests.integration.rest import refused
 from tests.live_server import LiveServer, read_events
 
 
-def test_a_training_run_is_requested_followed_and_over(client: httpx.Client) -> None:
-    answer = client.post("/api/v1/training-runs")
+def test_a_training_run_is_requested_followed_and_over(
+    shared_server: LiveServer, client: httpx.Client
+) -> None:
+    answer = client.post("/api/v1/training-runs", json={"fresh": True})
     assert answer.status_code == 202
     run = answer.json()
     assert run["state"] == "requested"
     refused(client.post("/api/v1/training-runs", json={"force": True}), 409, "run_active")
     refused(client.post("/api/v1/training-runs", json={"force": "yes"}), 422, field="force")
+    refused(client.post("/api/v1/training-runs", json={"fresh": "yes"}), 422, field="fresh")
     assert loop.checked(client.get("/api/v1/stats"))["active_run"] in (run["id"], None)
     path = f"/api/v1/training-runs/{run['id']}"
     with client.stream("GET", f"{path}/events") as response:
@@ -29,6 +35,8 @@ def test_a_training_run_is_requested_followed_and_over(client: httpx.Client) -> 
     assert end["reason"]
     assert {"id", "state", "progress", "metrics", "model_version", "reason"} <= set(end)
     assert loop.checked(client.get(path)) == end
+    with closing(open_database(shared_server.settings)) as database, database.read() as session:
+        assert training_runs.get_run(session, run["id"]).settings["training_mode"] == "fresh"
     assert loop.checked(client.get("/api/v1/training-runs", params={"limit": 1}))["items"] == [end]
     log = client.get(f"{path}/log")
     assert log.headers["content-type"].startswith("text/plain")

@@ -190,7 +190,7 @@ def test_import_and_export(thumbloop: CommandLine, rated: Path, tmp_path: Path) 
 
 
 def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine, rated: Path) -> None:
-    assert "votes" in thumbloop.run("train", code=3).stdout  # skipped
+    assert "votes" in thumbloop.run("train", "--fresh", code=3).stdout  # skipped
     thumbloop.said("import", str(rated))
     # Whether two passes over random words make a tiny model better is not the question here.
     thumbloop.settings |= {"gate_loss_tolerance": 100, "gate_auc_tolerance": 1}

@@ -32,6 +32,13 @@ def test_only_one_run_is_active(database: Database) -> None:
     assert request(database).id != run.id
 
 
+def test_a_fresh_run_begins_at_the_base_whatever_else_is_asked(database: Database) -> None:
+    with database.write() as session:
+        asked = {"beta": 0.2, "training_mode": "continue"}
+        run = training_runs.request_run(session, trigger="api", fresh=True, settings=asked)
+        assert run.settings == {"beta": 0.2, "training_mode": "fresh"}
+
+
 def test_one_of_many_claimants_gets_the_run(database: Database) -> None:
     run = request(database)
     claims: list[TrainingRun | None] = []
