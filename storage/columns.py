@@ -18,4 +18,4 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value is not None else None
 
 
-OPTIONAL_JSON = JSON(none_as_null=True)
+OPTIONAL_JSON = sa.JSON(none_as_null=True)
