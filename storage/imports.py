@@ -15,7 +15,7 @@ from typing import IO
 from sqlmodel import Session
 
 from storage.database import Database
-from storage.errors import InvalidInput
+from storage.errors import InvalidInput, NotStored
 from storage.import_files import Source, open_source
 from storage.import_formats import (
     Format,
@@ -207,9 +207,17 @@ def _store(
 ) -> None:
     batches = _batches(reading.rows())
     if not one_transaction:
-        for batch in batches:
-            with database.write() as session:
-                reading.add(session, batch)
+        kept = 0
+        try:
+            for batch in batches:
+                with database.write() as session:
+                    reading.add(session, batch)
+                kept = reading.report.accepted
+        except NotStored as error:
+            raise NotStored(
+                f"{error.message} {kept} rows were imported before; the same file again adds the rest.",
+                code=error.code,
+            ) from error
     with database.write() as session:
         for batch in batches:
             reading.add(session, batch)

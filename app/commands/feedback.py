@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from app.commands.terminal import console, opened_database, say
+from app.commands.terminal import console, onto_stdout, opened_database, say
 from storage.errors import InvalidInput
 from storage.import_formats import FORMATS
 from storage.settings import SignalKind
@@ -131,9 +131,7 @@ def export_feedback(
             export = Export(
                 session, plan, salt=salt, snapshot_event_id=snapshot, template=template, redactor=redactor
             )
-            for chunk in export.chunks():
-                sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+            _print(export.chunks())
         else:
             manifest = export_to(
                 Path(file),
@@ -147,6 +145,14 @@ def export_feedback(
             for reason, rows in manifest["left_out"].items():
                 say(f"{rows} left out: {reason}")
             say(f"{manifest['rows']} rows to {file}.")
+
+
+def _print(chunks: Iterator[bytes]) -> None:
+    for chunk in chunks:
+        with onto_stdout():
+            sys.stdout.buffer.write(chunk)
+    with onto_stdout():
+        sys.stdout.buffer.flush()
 
 
 def _pairs(filters: list[str]) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """What all commands share: the console, plain tables, and the database of the settings in force."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -8,6 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from storage.errors import NotReady
+from storage.room import is_full
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -34,6 +38,21 @@ def opened_database() -> Iterator[tuple["Settings", "Database"]]:
         database.close()
 
 
+@contextmanager
+def onto_stdout() -> Iterator[None]:
+    """Around what writes to standard output; raises NotReady where that is a file on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            sys.stdout = None  # what it holds cannot be written: not at exit either
+            raise NotReady(
+                f"Standard output could not be written ({error.strerror}); free some space where it goes.",
+                code="no_room",
+            ) from error
+        raise
+
+
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty: str) -> None:
     """A borderless table; the last column takes what width is left. Without rows, `empty` is said."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -43,15 +62,17 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty:
     table.add_column(last, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in it are no markup
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print(empty, highlight=False)
+    with onto_stdout():
+        if table.row_count:
+            console.print(table)
+        else:
+            console.print(empty, highlight=False)
 
 
 def say(text: str) -> None:
     """One line, as it is: no markup, no colours guessed, no line breaks added."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    with onto_stdout():
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def shown_time(moment: datetime | None) -> str:
