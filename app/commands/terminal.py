@@ -26,7 +26,9 @@ console = _probe if _probe.is_terminal else Console(width=240)
 
 @contextmanager
 def opened_database() -> Iterator[tuple["Settings", "Database"]]:
-    """The settings and their database, migrated; raises BadSetting or NotReady."""
+    """The settings and their database, migrated; raises BadSetting, or NotReady where it fails."""
+    from sqlalchemy.exc import OperationalError
+
     from storage.database import open_database
     from storage.settings import load_settings
 
@@ -34,6 +36,12 @@ def opened_database() -> Iterator[tuple["Settings", "Database"]]:
     database = open_database(settings)
     try:
         yield settings, database
+    except OperationalError as error:
+        raise NotReady(
+            f"The database {database.shown_address} does not answer ({error.orig}); "
+            f"try again once what else writes to it is done.",
+            code="database_unavailable",
+        ) from error
     finally:
         database.close()
 
