@@ -20,7 +20,7 @@ from app.serving.backend import ReplyStream, Sampling
 from app.serving.deployments import Deployments
 from storage import chats, signals
 from storage.database import Database
-from storage.errors import Busy, Conflict, InvalidInput, NotFound, ThumbloopError, TooLarge
+from storage.errors import Busy, Conflict, InvalidInput, NotFound, NotStored, ThumbloopError, TooLarge
 from storage.settings import Settings, SignalKind
 from storage.tables import Chat, Message
 
@@ -220,7 +220,7 @@ class ChatService:
                 chats.get_chat(session, reply.chat_id)
         except NotFound:
             return False
-        except OperationalError:  # as in _save
+        except (OperationalError, NotStored):  # as in _save
             return True
         return True
 
@@ -246,7 +246,7 @@ class ChatService:
                         token_ids=token_ids,
                         timings=timings,
                     )
-            except OperationalError:  # another process holds the database, or it is restarting
+            except (OperationalError, NotStored):  # held by another process, restarting, or full for now
                 if attempt == SAVE_ATTEMPTS:
                     raise
                 time.sleep(attempt)

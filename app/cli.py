@@ -11,7 +11,7 @@ from importlib.metadata import version
 import typer
 
 from app.commands import accounts, data, doctor, feedback, serve, settings, train, versions
-from storage.errors import NotReady, ThumbloopError
+from storage.errors import NotReady, NotStored, ThumbloopError
 
 cli = typer.Typer(
     help="A chat app that learns from its thumbs.",
@@ -55,7 +55,7 @@ def main() -> None:
         cli()
     except ThumbloopError as error:
         typer.echo(f"thumbloop: {error.message}", err=True)
-        sys.exit(2 if isinstance(error, NotReady) else 1)
+        sys.exit(2 if isinstance(error, NotReady | NotStored) else 1)
     except BrokenPipeError:  # as in `thumbloop export - | head`
         sys.stdout = None  # nothing is left to flush
         sys.exit(1)

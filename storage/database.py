@@ -20,8 +20,9 @@ from alembic import command
 from alembic.config import Config
 from sqlmodel import Session, create_engine
 
-from storage.errors import BadSetting, NotReady
+from storage.errors import BadSetting, NotReady, NotStored
 from storage.group_commit import GroupCommit
+from storage.room import is_full, no_room
 from storage.settings import Settings
 
 T = TypeVar("T")
@@ -83,14 +84,22 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that sees one consistent state and changes nothing."""
-        with Session(self._reader, expire_on_commit=False) as session:
+        """A session that sees one consistent state and changes nothing. Raises NotStored as `write` does."""
+        with self._room(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session that commits at the end, or leaves no trace if anything raises."""
-        with self._lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
+        """A session that commits at the end, or leaves no trace if anything raises.
+
+        Raises NotStored where the database's disk is full.
+        """
+        with (
+            self._room(),
+            self._lock,
+            Session(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     def group_write(self, write: Callable[[Session], T]) -> T:
@@ -135,6 +144,19 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            if is_full(error.orig):
+                raise NotStored(
+                    f"The database {self.path or self.shown_address} has no room ({error.orig}); nothing of "
+                    f"this was kept. Free some space on its disk and do it again.",
+                    code="no_room",
+                ) from error
+            raise
+
+    @contextmanager
     def _migration_lock(self) -> Iterator[None]:
         if self.path is not None:
             with self.path.with_suffix(".migration-lock").open("w") as lock:
@@ -155,15 +177,32 @@ def open_database(settings: Settings) -> Database:
     """Make the data directory if need be, connect and migrate; raises BadSetting or NotReady."""
     make_data_dir(settings.data_dir)
     database = Database(settings.database_address, longest_write_queue=settings.max_waiting_writes)
+    where = database.path or database.shown_address
     try:
+        if database.path is not None:
+            _make_private(database.path)
         database.migrate()
+    except OSError as error:
+        database.close()
+        if is_full(error):
+            raise _full(where, error.strerror) from error
+        raise NotReady(f"The database {where} cannot be opened: {error.strerror}.") from error
     except sa.exc.OperationalError as error:
         database.close()
+        if is_full(error.orig):
+            raise _full(where, error.orig) from error
         raise NotReady(
             f"The database {database.shown_address} cannot be opened: {error.orig}. "
             f"Start it, or set THUMBLOOP_DATABASE_URL."
         ) from error
     return database
+
+
+def _full(where: object, why: object) -> NotReady:
+    return NotReady(
+        f"The database {where} has no room to be opened ({why}). Free some space on its disk.",
+        code="no_room",
+    )
 
 
 def make_data_dir(folder: Path) -> None:
@@ -174,11 +213,22 @@ def make_data_dir(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        if is_full(error):
+            raise no_room(folder, error.strerror) from error
         raise BadSetting(
             f"The data directory {folder} cannot be written ({error.strerror}); "
             f"set THUMBLOOP_DATA_DIR to a folder that can.",
             field="data_dir",
         ) from error
+
+
+def _make_private(path: Path) -> None:
+    """Readable by their owner alone, whatever the umask: what SQLite makes beside the file takes its mode."""
+    with contextlib.suppress(PermissionError):  # another's file: SQLite says what it cannot do with it
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            if file.exists():
+                file.chmod(0o600)
 
 
 def database_now(session: Session) -> datetime:

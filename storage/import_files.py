@@ -17,6 +17,7 @@ from storage.errors import InvalidInput
 from storage.import_json import read_json_lines, read_json_values
 from storage.import_records import Record
 from storage.import_tables import read_arrow, read_csv, read_parquet
+from storage.room import is_full, no_room
 
 KINDS = "JSON lines, JSON, CSV, Parquet, or a folder that `datasets` saved"
 HEAD = 4096
@@ -70,7 +71,13 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
         yield file
         return
     with tempfile.TemporaryFile() as copy:  # a pipe: an import may read its file twice
-        shutil.copyfileobj(file, copy)
+        try:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+        except OSError as error:
+            if is_full(error):
+                raise no_room(f"A copy of the input in {tempfile.gettempdir()}", error.strerror) from error
+            raise
         yield copy
 
 

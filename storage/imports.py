@@ -13,6 +13,7 @@ from typing import IO
 from sqlmodel import Session
 
 from storage.database import Database
+from storage.errors import NotStored
 from storage.import_files import open_source
 from storage.import_formats import NO_OPTIONS, ImportOptions, named_format
 from storage.import_reading import ImportReport, Progress, Reading
@@ -63,9 +64,17 @@ def _store(
 ) -> None:
     batches = _batches(row for _, row in reading.rows())
     if not one_transaction:
-        for batch in batches:
-            with database.write() as session:
-                _add(session, reading, batch)
+        kept = 0
+        try:
+            for batch in batches:
+                with database.write() as session:
+                    _add(session, reading, batch)
+                kept = reading.report.accepted
+        except NotStored as error:
+            raise NotStored(
+                f"{error.message} {kept} rows were imported before; the same file again adds the rest.",
+                code=error.code,
+            ) from error
     with database.write() as session:
         for batch in batches:
             _add(session, reading, batch)

@@ -2,35 +2,48 @@
 
 import base64
 import binascii
+import contextlib
 import hmac
 import os
 import secrets
 from pathlib import Path
 
 from storage.errors import BadSetting
+from storage.room import is_full, no_room
 
 FILE_NAME = "secret.key"
 
 
 def load_secret(data_dir: Path) -> bytes:
-    """32 random bytes, made at first use and readable by their owner alone."""
+    """32 random bytes, made at first use and readable by their owner alone.
+
+    Raises NotReady where there is no room for them, BadSetting where they are damaged.
+    """
     path = data_dir / FILE_NAME
     if not path.exists():
-        aside = data_dir / f"{FILE_NAME}.{os.getpid()}"
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
         try:
-            os.link(aside, path)  # of two processes that start at once, the first one's secret stays
-        except FileExistsError:
-            pass
-        finally:
-            aside.unlink()
+            _make(path)
+        except OSError as error:
+            if is_full(error):
+                raise no_room(path, error.strerror) from error
+            raise
     secret = path.read_bytes()
     if len(secret) != 32:
         raise BadSetting(f"{path} is damaged ({len(secret)} bytes, not 32); restore it from a backup.")
     return secret
+
+
+def _make(path: Path) -> None:
+    aside = path.with_name(f"{FILE_NAME}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)  # of two processes that start at once, the first one's secret stays
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def pseudonym(salt: bytes, user_id: str) -> str:

@@ -1,6 +1,5 @@
 """Chats and messages: a reply comes as server-sent events, or whole with `?stream=false`."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -10,10 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.responses import JSONResponse, Response
 
 from app.api.described import Body
-from app.api.errors import error_body
 from app.api.messages import messages_out
 from app.api.paging import Cursor, Limit, Page, cut
-from app.api.replies import EVENT_SCHEMA, PING, ReplyResponse, ReplyThreads, deltas, finished, sse
+from app.api.replies import EVENT_SCHEMA, ReplyResponse, ReplyThreads, events, finished
 from app.api.shapes import (
     ChatOut,
     ChatWithMessages,
@@ -21,15 +19,15 @@ from app.api.shapes import (
     MessageOut,
     Text,
     chat_out,
-    message_out,
 )
 from app.auth import CurrentUser, ServicesHere
 from app.chat_service import ChatService
 from app.live_reply import LiveReply
+from app.services import Services
 from app.serving.backend import Sampling
 from storage import chats
 from storage.consent import set_consent
-from storage.errors import ThumbloopError, TooLarge
+from storage.errors import TooLarge
 
 router = APIRouter(tags=["chats"])
 
@@ -189,7 +187,7 @@ async def send_message(
         sampling=body.sampling(services.chat_service),
     )
     live = await reply_threads(request).run(send)
-    return await _answer(live, request, stream)
+    return await _answer(live, request, stream, services, identity.user_id)
 
 
 @router.post("/messages/{message_id}/regenerate", responses=REPLY_ANSWERS, response_model=None)
@@ -205,7 +203,7 @@ async def regenerate(
     sampling = (body or SamplingChoice()).sampling(services.chat_service)
     again = partial(services.chat_service.regenerate, identity.user_id, message_id, sampling=sampling)
     live = await reply_threads(request).run(again)
-    return await _answer(live, request, stream)
+    return await _answer(live, request, stream, services, identity.user_id)
 
 
 @router.post("/messages/{message_id}/cancel")
@@ -220,38 +218,17 @@ def reply_threads(request: Request) -> ReplyThreads:
     return threads
 
 
-async def _answer(live: LiveReply, request: Request, stream: bool) -> Response:
+async def _answer(
+    live: LiveReply, request: Request, stream: bool, services: Services, user_id: str
+) -> Response:
     threads = reply_threads(request)
     headers = {"X-Thumbloop-Model-Version": live.model_version}
     if stream:
-        return ReplyResponse(live, _events(live, threads), headers)
+        return ReplyResponse(live, events(live, threads), headers)
     message = await finished(live, threads, request)
-    names = {message.model_version_id or "": live.model_version}
-    return JSONResponse(message_out(message, names).model_dump(mode="json"), headers=headers)
 
+    def shown() -> MessageOut:
+        with services.database.read() as session:
+            return messages_out(session, [message], user_id)[0]
 
-async def _events(live: LiveReply, threads: ReplyThreads) -> AsyncIterator[str]:
-    yield sse(
-        "message",
-        {
-            "user_message_id": live.user_message_id,
-            "message_id": live.message_id,
-            "model_version": live.model_version,
-        },
-    )
-    try:
-        async for text in deltas(live, threads):
-            yield sse("delta", {"text": text}) if text is not None else PING
-        message = live.message()
-    except ThumbloopError as error:
-        yield sse("error", {"message_id": live.message_id, "error": error_body(error)})
-        return
-    yield sse(
-        "done",
-        {
-            "message_id": message.id,
-            "model_version": live.model_version,
-            "finish_reason": message.finish_reason,
-            "content": message.content,
-        },
-    )
+    return JSONResponse((await threads.run(shown)).model_dump(mode="json"), headers=headers)

@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.api.errors import error_body
 from app.live_reply import LiveReply
+from storage.errors import ThumbloopError
 from storage.settings import Settings
 from storage.tables import Message
 
@@ -78,6 +80,34 @@ async def deltas(live: LiveReply, threads: ReplyThreads) -> AsyncIterator[str | 
         if text is None:
             return
         yield text
+
+
+async def events(live: LiveReply, threads: ReplyThreads) -> AsyncIterator[str]:
+    """The reply as server-sent events: `message`, `delta` and again, then `done` or `error`."""
+    yield sse(
+        "message",
+        {
+            "user_message_id": live.user_message_id,
+            "message_id": live.message_id,
+            "model_version": live.model_version,
+        },
+    )
+    try:
+        async for text in deltas(live, threads):
+            yield sse("delta", {"text": text}) if text is not None else PING
+        message = live.message()
+    except ThumbloopError as error:
+        yield sse("error", {"message_id": live.message_id, "error": error_body(error)})
+        return
+    yield sse(
+        "done",
+        {
+            "message_id": message.id,
+            "model_version": live.model_version,
+            "finish_reason": message.finish_reason,
+            "content": message.content,
+        },
+    )
 
 
 async def finished(live: LiveReply, threads: ReplyThreads, request: Request) -> Message:

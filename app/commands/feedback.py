@@ -4,13 +4,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from app.commands.terminal import console, opened_database, say
+from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, say
 from storage.errors import InvalidInput
 from storage.import_formats import FORMATS
 from storage.settings import SignalKind
@@ -42,19 +42,24 @@ def import_feedback(
     down_to: float | None = typer.Option(None, help="Scores up to here are thumbs down."),
 ) -> None:
     """Import rated chats. A row that is there already is not added again."""
+    from storage import audit
     from storage.import_formats import ImportOptions
     from storage.imports import import_file
 
     options = ImportOptions(max_messages, min_rating, max_rating_rejected, score_column, up_from, down_to)
+    name = "standard input" if file == PIPE else file
     with opened_database() as (_, database), _shown_progress() as progress:
         report = import_file(
             database,
             sys.stdin.buffer if file == PIPE else Path(file),
-            name="standard input" if file == PIPE else file,
+            name=name,
             format=format,
             options=options,
             skip_bad=skip_bad,
             progress=progress,
+            finish=lambda session, report: audit.record(
+                session, ACTOR, "import", name, accepted=report.accepted, rejected=report.rejected
+            ),
         )
     for rejection in report.rejections:
         say(f"{rejection.position} left out: {rejection.reason}")
@@ -103,6 +108,7 @@ def export_feedback(
     public: bool = typer.Option(False, "--public", help="With --push-to-hub: let everybody read it."),
 ) -> None:
     """Export the votes that training may use, with the chats they judge and a manifest."""
+    from storage import audit
     from storage.export_plan import ExportPlan
     from storage.exports import Export, export_to
     from storage.filters import read_filter
@@ -129,36 +135,38 @@ def export_feedback(
         redact=redact,
         licence=licence,
     )
-    with opened_database() as (settings, database), database.read() as session:
-        salt = load_secret(settings.data_dir)
-        template = _template(settings) if shape == "kto-text" else None
-        redactor = (
-            load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
-        )
-        if file == PIPE:
-            export = Export(
-                session, plan, salt=salt, snapshot_event_id=snapshot, template=template, redactor=redactor
-            )
-            for chunk in export.chunks():
-                sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-        else:
-            manifest = export_to(
-                Path(file),
-                session,
-                plan,
-                salt=salt,
-                snapshot_event_id=snapshot,
-                template=template,
-                redactor=redactor,
-            )
-            for reason, rows in manifest["left_out"].items():
-                say(f"{rows} left out: {reason}")
-            say(f"{manifest['rows']} rows to {file}.")
+    with opened_database() as (settings, database):
+        given: dict[str, Any] = {
+            "salt": load_secret(settings.data_dir),
+            "template": _template(settings) if shape == "kto-text" else None,
+            "redactor": (
+                load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
+            ),
+        }
+        with database.write() as session:
+            # Before the first byte, as over the API: what has left by then has left, however it ends.
+            snapshot = Export(session, plan, snapshot_event_id=snapshot, **given).snapshot_event_id
+            audit.record(session, ACTOR, "export", f"snapshot {snapshot}", format=format, file=file)
+        with database.read() as session:
+            if file == PIPE:
+                _print(Export(session, plan, snapshot_event_id=snapshot, **given).chunks())
+                return
+            manifest = export_to(Path(file), session, plan, snapshot_event_id=snapshot, **given)
+    for reason, rows in manifest["left_out"].items():
+        say(f"{rows} left out: {reason}")
+    say(f"{manifest['rows']} rows to {file}.")
     if push_to_hub is not None:
         from storage.hub import push_to_hub as push
 
         say(f"Pushed: {push(Path(file), push_to_hub, private=not public)}")
+
+
+def _print(chunks: Iterator[bytes]) -> None:
+    for chunk in chunks:
+        with onto_stdout():
+            sys.stdout.buffer.write(chunk)
+    with onto_stdout():
+        sys.stdout.buffer.flush()
 
 
 def _pairs(filters: list[str]) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """What all commands share: the console, plain tables, and the database of the settings in force."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -8,6 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from storage.errors import NotReady
+from storage.room import is_full
 
 if TYPE_CHECKING:
     from storage.database import Database
@@ -22,7 +26,9 @@ console = _probe if _probe.is_terminal else Console(width=240)
 
 @contextmanager
 def opened_database() -> Iterator[tuple["Settings", "Database"]]:
-    """The settings and their database, migrated; raises BadSetting or NotReady."""
+    """The settings and their database, migrated; raises BadSetting, or NotReady where it fails."""
+    from sqlalchemy.exc import OperationalError
+
     from storage.database import open_database
     from storage.settings import load_settings
 
@@ -30,8 +36,29 @@ def opened_database() -> Iterator[tuple["Settings", "Database"]]:
     database = open_database(settings)
     try:
         yield settings, database
+    except OperationalError as error:
+        raise NotReady(
+            f"The database {database.shown_address} does not answer ({error.orig}); "
+            f"try again once what else writes to it is done.",
+            code="database_unavailable",
+        ) from error
     finally:
         database.close()
+
+
+@contextmanager
+def onto_stdout() -> Iterator[None]:
+    """Around what writes to standard output; raises NotReady where that is a file on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            sys.stdout = None  # what it holds cannot be written: not at exit either
+            raise NotReady(
+                f"Standard output could not be written ({error.strerror}); free some space where it goes.",
+                code="no_room",
+            ) from error
+        raise
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty: str) -> None:
@@ -43,15 +70,17 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty:
     table.add_column(last, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in it are no markup
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print(empty, highlight=False)
+    with onto_stdout():
+        if table.row_count:
+            console.print(table)
+        else:
+            console.print(empty, highlight=False)
 
 
 def say(text: str) -> None:
     """One line, as it is: no markup, no colours guessed, no line breaks added."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    with onto_stdout():
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def shown_time(moment: datetime | None) -> str:

@@ -41,6 +41,7 @@ def test_a_reply_without_events_has_the_same_fields(client: httpx.Client) -> Non
     reply = send(client, new_chat(client), max_new_tokens=4)
     assert reply["role"] == "assistant"
     assert {"id", "content", "model_version", "finish_reason"} <= set(reply)
+    assert loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))["messages"][1] == reply
 
 
 def test_sampling_is_the_callers_choice(client: httpx.Client) -> None:
@@ -62,6 +63,7 @@ def test_a_regenerated_reply_is_a_sibling_and_the_other_branch_can_be_continued(
     shown = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
     assert shown[-1]["id"] == second["id"]
     assert shown[-1]["siblings"] == [first["id"], second["id"]]
+    assert shown[-1] == second
     send(client, chat_id, "Go on", parent_id=first["id"])
     assert second["id"] in loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][1]["siblings"]
     elsewhere = send(client, new_chat(client))

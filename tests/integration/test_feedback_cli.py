@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import subprocess
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
+from storage import audit
 from storage.chats import delete_chat
 from storage.database import open_database
 from storage.settings import Settings
@@ -50,6 +52,36 @@ def test_formats_options_and_filters(thumbloop: CommandLine, tmp_path: Path, pai
     assert "colour" in thumbloop.refused("export", "-", "--filter", "colour=red")
     assert "NAME=VALUE" in thumbloop.refused("export", "-", "--filter", "label")
     assert "jsonl" in thumbloop.refused("export", "-", "--format", "parquet")
+
+
+def test_who_took_data_in_and_out_is_noted(thumbloop: CommandLine, tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "Who?", "completion": "I", "label": True})
+    thumbloop.said("import", "-", stdin=row)
+    thumbloop.said("import", "-", "--skip-bad", stdin=f"{row}\nbroken")
+    thumbloop.refused("import", "-", stdin="broken")
+    thumbloop.said("export", "-")
+    thumbloop.said("export", str(tmp_path / "out.csv"), "--format", "csv")
+    thumbloop.refused("export", "-", "--snapshot", "9")
+    database = open_database(Settings(data_dir=thumbloop.data_dir))
+    with database.read() as session:
+        events = audit.list_events(session)
+    database.close()
+    assert {event.actor for event in events} == {"command line"}
+    assert [(event.action, event.target, event.detail) for event in reversed(events)] == [
+        ("import", "standard input", {"accepted": 1, "rejected": 0}),
+        ("import", "standard input", {"accepted": 0, "rejected": 1}),
+        ("export", "snapshot 1", {"format": "jsonl", "file": "-"}),
+        ("export", "snapshot 1", {"format": "csv", "file": str(tmp_path / "out.csv")}),
+    ]
+
+
+def test_a_database_that_is_held_is_said_in_one_line(thumbloop: CommandLine) -> None:
+    thumbloop.said("user", "list")
+    with contextlib.closing(
+        sqlite3.connect(thumbloop.data_dir / "thumbloop.db", isolation_level=None)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert "database is locked" in thumbloop.refused("export", "-", code=2)
 
 
 def test_older_snapshots_and_exports_without_personal_data(thumbloop: CommandLine, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""Commands on a full disk: one line that names what had no room and what to do, and nothing half done."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_cli import PROGRAM, CommandLine
+
+# In a namespace of its own, where a process may mount a file system of a few megabytes. Prints what
+# each command said, its exit code and what is on the disk then, as JSON.
+COMMANDS_ON_A_FULL_DISK = """
+import json, os, subprocess, sys
+from pathlib import Path
+
+disk, rows = Path(sys.argv[1]), Path(sys.argv[2])
+data, elsewhere = disk / "data", rows.parent
+environment = os.environ | {"THUMBLOOP_DATA_DIR": str(data)}
+
+def run(*words, stdin="", **settings):
+    done = subprocess.run([sys.executable, "-m", "app.cli", *map(str, words)], env=environment | settings,
+                          input=stdin, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr, sorted(os.listdir(disk) + os.listdir(data))
+
+def leave(free):
+    with open(disk / "ballast", "wb", buffering=0) as ballast:
+        try:
+            while ballast.write(bytes(65536)):
+                pass
+        except OSError:
+            pass
+        ballast.truncate(ballast.tell() - free)
+
+found = {}
+data.mkdir(mode=0o700)
+leave(0)
+found["first start"] = run("import", rows)
+(disk / "ballast").unlink()
+run("import", "-", stdin='{"prompt": "Hi", "completion": "Hello", "label": true}')
+leave(100_000)
+found["import"] = run("import", rows)
+found["backup"] = run("backup", elsewhere / "backup.tar")
+found["kept by import"] = run("export", elsewhere / "kept.jsonl", THUMBLOOP_DATA_DIR=str(data))
+(data / "secret.key").unlink(missing_ok=True)
+leave(0)
+other = f"sqlite:///{elsewhere / 'other.db'}"
+found["secret"] = run("export", elsewhere / "out.jsonl", THUMBLOOP_DATABASE_URL=other)
+leave(3_000_000)
+found["import --skip-bad"] = run("import", rows, "--skip-bad")
+(disk / "ballast").unlink()
+found["kept by import --skip-bad"] = run("export", "-")
+print(json.dumps(found))
+"""
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o size=6m none {disk} && exec "$@"'
+    in_a_namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    if subprocess.run([*in_a_namespace, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody mount a small disk")
+    rows = tmp_path / "rows.jsonl"
+    text = "x" * 500
+    with rows.open("w") as file:
+        for number in range(6000):
+            row = {"prompt": f"{number} {text}", "completion": text, "label": True}
+            file.write(json.dumps(row) + "\n")
+    done = subprocess.run(
+        [*in_a_namespace, sys.executable, "-c", COMMANDS_ON_A_FULL_DISK, str(disk), str(rows)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    said = {}
+    for name, path in (
+        ("first start", "data/thumbloop.db"),
+        ("import", "data/thumbloop.db"),
+        ("backup", "backup.tar"),
+        ("secret", "data/secret.key"),
+        ("import --skip-bad", "data/thumbloop.db"),
+    ):
+        code, out, error, _ = found[name]
+        (said[name],) = error.splitlines()
+        assert (code, out) == (2, ""), name
+        assert said[name].startswith("thumbloop: ")
+        assert path in said[name]
+        assert re.search("[Ff]ree some space", said[name])
+        assert "THUMBLOOP_DATABASE_URL" not in said[name]
+    assert not (tmp_path / "backup.tar").exists()
+    assert not (tmp_path / "out.jsonl").exists()
+    assert not [name for name in found["secret"][3] if "secret" in name]
+    assert found["kept by import"][1].startswith("1 rows to ")
+    kept = re.search(r"(\d+) rows were imported before", said["import --skip-bad"])
+    assert kept is not None
+    assert int(kept[1]) > 0
+    assert len(found["kept by import --skip-bad"][1].splitlines()) == 1 + int(kept[1])
+
+
+def test_standard_output_on_a_full_disk(tmp_path: Path, tiny_model: Path) -> None:
+    thumbloop = CommandLine(tmp_path / "data", tiny_model)
+    row = '{"prompt": "Hi", "completion": "Hello", "label": true}'
+    thumbloop.said("import", "-", stdin=row)
+    for words in (("export", "-"), ("import", "-"), ("user", "list")):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [*PROGRAM, *words],
+                env=thumbloop.environment,
+                input=row,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("thumbloop: Standard output could not be written (No space left on device)")
