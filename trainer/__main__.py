@@ -22,6 +22,11 @@ def main() -> int:
     run.add_argument("id", help="id of the run")
     run.add_argument("--owner", default=f"{os.uname().nodename}-{os.getpid()}", help="name to claim it under")
     arguments = parser.parse_args()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stderr.write(
+            "A run of the queue has one owner: start it without torchrun or accelerate launch.\n"
+        )
+        return 2
     _be_considerate()
     prepare_process()
 

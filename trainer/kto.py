@@ -91,7 +91,7 @@ def train(
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
     must be of the same rows and settings. `references` are reused and added to. `check` is called before
     each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
-    whole step is kept. Of several processes (`trainer.team`) each is called with the same arguments and
+    whole step is kept. Of several processes each is called with the same arguments and
     trains on every so many-th micro-batch; the first one reports and writes. Raises Diverged and OutOfMemory.
     """
     with PartialState(cpu=model.device.type == "cpu").main_process_first():
@@ -100,10 +100,10 @@ def train(
             shutil.rmtree(output_dir, ignore_errors=True)
     processes = PartialState().num_processes
     rows_per_step = settings.batch_size * settings.gradient_accumulation * processes
-    checkpointing = not fits_in_memory(model, rows, settings)
     engine, reason = choose_engine(settings.engine, model)
     if reason:
         log.warning("%s", reason)
+    checkpointing = not fits_in_memory(model, rows, settings, engine)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
         "peft_config": (

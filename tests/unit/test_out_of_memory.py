@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 
 from storage.settings import Settings
 from tests.unit.test_tokenise import example
 from trainer import kto
 from trainer.base_model import load_model, resolve
-from trainer.memory import OutOfMemory
+from trainer.fast_layers import fast_layers
+from trainer.memory import OutOfMemory, activation_bytes
 from trainer.shared_prefix import PrefixScorer, Reply
 from trainer.tokenise import Row, tokenise
 from trainer.weights import Weights
@@ -148,6 +150,26 @@ def test_a_real_limit_on_memory_gives_the_same_losses(tiny_model: Path, tmp_path
 def test_when_nothing_is_left_to_halve_the_failure_names_what_to_do(train: Any) -> None:
     with pytest.raises(OutOfMemory, match="THUMBLOOP_MAX_LENGTH=1024.*THUMBLOOP_PRECISION=bf16"):
         train(_Failing(1000))
+
+
+def test_the_estimate_of_what_a_token_keeps_is_near_the_truth(settings: Settings) -> None:
+    model, tokenizer = load_model(resolve(settings))
+    model = get_peft_model(model, kto.lora_config(settings))
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    row = siblings(tokenizer)[0]
+    with fast_layers(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        scores = PrefixScorer(model).policy([Reply(row.prompt_ids, row.completion_ids)])
+    tokens = len(row.prompt_ids) + len(row.completion_ids)
+    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens
+    assert scores.completions.requires_grad
+    assert found < activation_bytes(model, "shared-prefix") < 3 * found
 
 
 def test_passes_are_halved_down_to_single_replies(settings: Settings) -> None:
