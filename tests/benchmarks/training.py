@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from tests.benchmarks.report import print_report, server_with
-from tests.conftest import SHARED_DATA
 from tests.integration import loop
+from tests.samples import SHARED_DATA
 
 
 def main() -> None:

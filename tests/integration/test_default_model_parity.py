@@ -24,7 +24,7 @@ STEPS = 6
 SIZE = (
     {"max_length": 1024}
     if os.environ.get("THUMBLOOP_TEST_PARITY") == "full"
-    else {"max_length": 128, "batch_size": 2}
+    else {"max_length": 80, "batch_size": 2}
 )
 
 

@@ -11,7 +11,6 @@ import pytest
 from storage import imports
 from storage.database import Database, open_database
 from storage.export_plan import ExportPlan
-from storage.export_shapes import ChatTemplate
 from storage.exports import Export, export_to
 from storage.settings import Settings
 from tests.unit.feedback import SALT, fill, rate
@@ -165,7 +164,7 @@ def test_trl_prepares_pairs_for_dpo(
 
 
 @pytest.mark.parametrize("format", [*LOADERS, "datasets"])
-@pytest.mark.parametrize("shape", ["kto", "kto-text", "sharegpt", "pairs"])
+@pytest.mark.parametrize("shape", ["kto", "sharegpt", "pairs"])
 def test_an_export_imported_into_an_empty_store_exports_the_same(
     database: Database, tmp_path: Path, format: str, shape: str
 ) -> None:
@@ -178,22 +177,17 @@ def test_an_export_imported_into_an_empty_store_exports_the_same(
         report = imports.import_file(other, tmp_path / "first")
         assert report.accepted > 20
         assert report.rejected == 0
-        assert report.format == shape.removesuffix("-text")
-        # A prompt as text comes in as one message that holds all of it; no template is put around it again.
-        assert what_was_said(other, shape, as_it_is) == what_was_said(database, shape, template)
+        assert report.format == shape
+        assert what_was_said(other, shape) == what_was_said(database, shape)
     finally:
         other.close()
 
 
-def as_it_is(messages: list[dict[str, str]], generate: bool) -> str:
-    return "".join(message["content"] for message in messages)
-
-
-def what_was_said(database: Database, shape: str, chat_template: ChatTemplate) -> bytes:
+def what_was_said(database: Database, shape: str) -> bytes:
     """The exported bytes, but for what must be another in another store: ids, voter, version and source."""
     with database.read() as session:
         plan = ExportPlan.model_validate({"shape": shape})
-        data = b"".join(Export(session, plan, salt=SALT, template=chat_template).chunks()).decode()
+        data = b"".join(Export(session, plan, salt=SALT).chunks()).decode()
     another = ("message_id", "chat_id", "user_hash", "model_version", "source")
     rows = [json.loads(line) for line in data.split("\n")[:-1]]
     assert rows
