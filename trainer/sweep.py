@@ -15,7 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storage.errors import Conflict, InvalidInput
+from safetensors import SafetensorError
+
+from storage.errors import Conflict, InvalidInput, NotReady
+from storage.room import is_full
 from storage.settings import Settings
 from trainer import base_model, kto
 from trainer.base_model import BaseModelSource
@@ -94,7 +97,17 @@ def run_sweep(
             shutil.rmtree(stale)
         log.info("The sweep is in %s.", folder.folder)
         maker = PointMaker(split, settings, source, fingerprint, folder.points)
-        _make_missing(folder, maker, wanted.budget, began, progress, check)
+        try:
+            _make_missing(folder, maker, wanted.budget, began, progress, check)
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, OSError) and not is_full(error):
+                raise
+            raise NotReady(
+                f"{folder.folder} could not be written ({error}); free some space, and the same command goes "
+                f"on with the points that are missing.",
+                code="no_room",
+                field="out",
+            ) from error
         sweep = folder.read()
         draw(sweep, folder.plot)
     return folder, sweep

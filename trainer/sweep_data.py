@@ -91,6 +91,7 @@ def read_split(
         moment = run.created_at
         with of.database.write() as session:
             model_versions.ensure_base(session, source.name)
+        with of.database.read() as session:
             snapshot = take_snapshot(session, run, settings)
         examples, deployed = snapshot.examples, snapshot.deployed
         lines += [f"The data policy left out {n}: {reason}." for reason, n in snapshot.left_out.items()]

@@ -45,7 +45,9 @@ def draw(sweep: Sweep, file: Path) -> bool:
     above.set_ylabel("AUC on held-out votes ± standard error")
     below.set_ylabel("liked replies, change in nats")
     below.set_xlabel("β")
-    above.legend(fontsize="small")
+    above.set_ylim(top=1.03)  # what an error bar says beyond 1 cannot be
+    lines_drawn, names = below.get_legend_handles_labels()
+    figure.legend(lines_drawn, names, loc="outside lower center", ncols=3, fontsize="small")
     held_out = sweep.plan["held_out"]
     above.set_title(f"{len(sweep.ranked)} points, {held_out['up']} up and {held_out['down']} down held out")
     aside = file.with_name(f".{file.name}.new")

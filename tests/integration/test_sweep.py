@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,15 @@ from app.api.sweeps import sweep_out
 from app.cli import cli
 from app.pages.sweeps import sweep_panel
 from storage.errors import InvalidInput
+from storage.settings import Settings
 from tests.integration import loop
 from tests.integration.test_cli import PROGRAM, CommandLine
 from tests.live_server import LiveServer
 from tests.unit.rated_files import write_rows
+from trainer.sweep import WantedSweep, run_sweep
+from trainer.sweep_data import FileSource
 from trainer.sweep_folder import SweepFolder
+from trainer.sweep_grid import Grid
 
 GRID = ["--betas", "0.1,0.5", "--losses", "kto,ipo", "--learning-rates", "0.01"]
 
@@ -49,22 +54,32 @@ def table(folder: Path) -> list[dict[str, str]]:
         ]
 
 
-def test_one_that_is_killed_goes_on_with_the_points_that_are_missing(
+def test_one_that_is_stopped_and_killed_goes_on_with_the_points_that_are_missing(
     thumbloop: CommandLine, rows: Path, tmp_path: Path
 ) -> None:
-    command = ["sweep", "--data", str(rows), *GRID]
-    with thumbloop.start(*command, "--out", str(tmp_path / "out")) as first:
+    points = tmp_path / "out" / "points"
+    command = ["sweep", "--data", str(rows), *GRID, "--out", str(tmp_path / "out")]
+    with thumbloop.start(*command) as first:
         assert first.stdout is not None
         assert any(line.startswith("2 of 4: ") for line in iter(first.stdout.readline, ""))
-        first.kill()
-    left = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "points").glob("*.json")}
+        first.send_signal(signal.SIGINT)
+        assert "The same command goes on with the points that are missing." in first.stdout.read()
+    assert first.returncode == 130
+    left = {file: file.stat().st_mtime_ns for file in points.glob("*.json")}
     assert left
-    told = thumbloop.said(*command, "--out", str(tmp_path / "out"))
+    with thumbloop.start(*command) as second:
+        assert second.stdout is not None
+        assert any(line.startswith("1 of ") for line in iter(second.stdout.readline, ""))
+        second.kill()
+    told = thumbloop.said(*command)
     assert "Best of 4 of 4 points: " in told
     assert all(file.stat().st_mtime_ns == moment for file, moment in left.items())
-    assert not list((tmp_path / "out" / "points").glob("point-*")), "what the killed one left lying"
-    thumbloop.said(*command, "--out", str(tmp_path / "other"))
-    assert table(tmp_path / "out") == table(tmp_path / "other")
+    assert not list(points.glob("point-*")), "what the killed one left lying"
+
+    settings = Settings(**json.loads(json.dumps(thumbloop.settings, default=str)))
+    grid = Grid((0.1, 0.5), ("kto", "ipo"), (0.01,))
+    run_sweep(WantedSweep(FileSource(rows), grid, settings, tmp_path / "in one go"))
+    assert table(tmp_path / "out") == table(tmp_path / "in one go")
     assert [row["rank"] for row in table(tmp_path / "out")] == ["1", "2", "3", "4"]
 
 
@@ -84,12 +99,10 @@ def test_the_winner_goes_into_the_settings(thumbloop: CommandLine, rows: Path, t
             check=False,
         )
 
-    first = run(*GRID, "--budget", "0")
-    assert first.returncode == 0, first.stderr
-    assert "3 points are missing; the same command goes on with them." in first.stdout
-    refused = run("--budget", "0", "--apply")
+    refused = run(*GRID, "--budget", "0", "--apply")
     assert refused.returncode == 1
-    assert "Nothing was written into thumbloop.toml: 2 points are missing. --force writes" in refused.stderr
+    assert "3 points are missing; the same command goes on with them." in refused.stdout
+    assert "Nothing was written into thumbloop.toml: 3 points are missing. --force writes" in refused.stderr
     done = run("--apply")
     assert done.returncode == 0, done.stderr
     best = next(row for row in table(tmp_path / "out") if row["loss"] == "kto")
@@ -111,17 +124,14 @@ def test_votes_are_swept_and_an_admin_sees_it(
     thumbloop.said("import", str(rows))
     told = thumbloop.said("sweep", *GRID[:2], "--losses", "kto", *GRID[4:], "--budget", "0")
     with server.client() as client:
-        assert loop.checked(
-            client.get("/api/v1/sweeps", params={"cursor": "0" * 8 + "-" + "0000-" * 3 + "0" * 12})
-        )
         (sweep,) = loop.checked(client.get("/api/v1/sweeps"))["items"]
+        older = loop.checked(client.get("/api/v1/sweeps", params={"cursor": sweep["id"]}))
+    assert older == {"items": [], "next": None}
     assert [point["state"] for point in sweep["points"]] == ["measured", "missing"]
     assert sweep["points"][0]["auc"] is not None
     assert sweep["winner"] == sweep["points"][0]["name"] == "kto-beta-0.1-lr-0.01"
     assert sweep["verdict"] in told
     assert sweep["id"] in told
-    told = thumbloop.said("sweep", *GRID[:2], "--losses", "kto", *GRID[4:])
-    assert sweep["id"] in told, "the same sweep went on"
     found = SweepFolder(thumbloop.data_dir / "sweeps" / sweep["id"]).read()
     panel = sweep_panel(sweep_out(found), b"\x89PNG")
     assert panel.count("<tr>") == 3
