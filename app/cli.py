@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import typer
 
-from app.commands import accounts, data, doctor, feedback, serve, settings, train, versions
+from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions
 from storage.errors import NotReady, NotStored, ThumbloopError
 
 cli = typer.Typer(
@@ -33,6 +33,7 @@ def _options(show_version: bool = VERSION) -> None:
 
 cli.command("serve")(serve.serve)
 cli.command("train")(train.train)
+cli.command("sweep")(sweep.sweep)
 cli.command("import")(feedback.import_feedback)
 cli.command("export")(feedback.export_feedback)
 cli.command("backup")(data.backup)

@@ -109,7 +109,7 @@ def train(
         "peft_config": (
             None if isinstance(model, PeftModel) or settings.tuning == "full" else lora_config(settings)
         ),
-        "callbacks": [_Watch(progress, rows_per_step)],
+        "callbacks": [Watch(progress, rows_per_step)],
     }
     trainer: Any
     if engine == "trl":
@@ -168,7 +168,7 @@ def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
     model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
 
 
-class _Watch(TrainerCallback):
+class Watch(TrainerCallback):
     """Reports each step, and stops at the first gradient that is not finite."""
 
     def __init__(self, progress: Progress, rows_per_step: int) -> None:

@@ -121,7 +121,7 @@ class _Training:
     def __post_init__(self) -> None:
         self.chosen = self.settings.model_dump(mode="json", include=set(kto.SETTINGS))
         self.fingerprint = base_model.fingerprint(self.source)
-        self.sha256 = _digest(self.rows)
+        self.sha256 = rows_digest(self.rows)
 
     def identity(self) -> dict[str, Any]:
         """What makes it the same training when it is asked for again."""
@@ -231,7 +231,7 @@ def _device(source: BaseModelSource) -> str:
     return torch.cuda.get_device_name(source.device) if source.device.type == "cuda" else source.device.type
 
 
-def _digest(rows: Sequence[Row]) -> str:
+def rows_digest(rows: Sequence[Row]) -> str:
     """SHA-256 over what the engine sees of the rows: their ids, labels, chats and weights, in order."""
     digest = hashlib.sha256()
     for row in rows:

@@ -49,7 +49,7 @@ def train_file(
     from trainer.process import prepare_process
 
     prepare_process()
-    with RunProgress() as progress, _lines_above(progress), _stop_signals() as check:
+    with RunProgress() as progress, lines_above(progress), stop_signals() as check:
         progress.show_progress({}, "loading libraries")
         import torch
 
@@ -101,7 +101,7 @@ def _settings(given: Mapping[str, Any]) -> "Settings":
 
 
 @contextmanager
-def _lines_above(progress: RunProgress) -> Iterator[None]:
+def lines_above(progress: RunProgress) -> Iterator[None]:
     """What the trainer logs, as lines above the bar."""
 
     class Handler(logging.Handler):
@@ -120,7 +120,7 @@ def _lines_above(progress: RunProgress) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_signals() -> "Iterator[Any]":
+def stop_signals() -> "Iterator[Any]":
     """What raises Interrupted once SIGINT or SIGTERM came; a second one of them ends at once."""
     received: list[int] = []
 

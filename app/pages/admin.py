@@ -1,4 +1,4 @@
-"""The admin page: votes and weights, train and follow, versions, statistics, data in and out, erasure.
+"""The admin page: votes and weights, train and follow, versions, statistics, sweep, data in and out, erasure.
 
 Knows Gradio, the services and storage. Every handler checks the role again, whatever let the request in.
 """
@@ -10,11 +10,13 @@ import gradio as gr
 
 from app.api.shapes import run_out
 from app.api.stats import current_figures, current_statistics
+from app.api.sweeps import newest_sweep
 from app.api.training_runs import read_log
 from app.auth import Identity, identity_of
 from app.pages import dashboard
 from app.pages.data_forms import export_form, import_form
 from app.pages.statistics import statistics_panel
+from app.pages.sweeps import sweep_panel
 from app.services import Services
 from storage import audit
 from storage.erasure import erase_user, preview_user, remove_copies
@@ -83,6 +85,8 @@ class AdminPage:
         self.runs = gr.HTML(elem_id="tl-runs", **html)
         gr.HTML("<h2>What people think</h2>", **html)
         self.statistics = gr.HTML(js_on_load=STATISTICS_SCRIPT, elem_id="tl-statistics", **html)
+        gr.HTML("<h2>Newest sweep</h2>", **html)
+        self.sweep = gr.HTML(elem_id="tl-sweep", **html)
         gr.HTML(
             f'<h2>Feedback as data</h2><div class="tl-columns">{export_form()}{import_form()}</div>', **html
         )
@@ -109,6 +113,8 @@ class AdminPage:
         self.versions.retrain(self.on_retrain, None, **acting)
         self.blocks.load(self.on_statistics, None, self.statistics, **quiet)
         self.statistics.refresh(self.on_statistics, None, self.statistics, **quiet)
+        self.blocks.load(self.on_sweep, None, self.sweep, **quiet)
+        self.statistics.refresh(self.on_sweep, None, self.sweep, **quiet)
         asked = [self.preview, self.erase, self.chosen]
         gr.on([self.look.click, self.person.submit], self.on_look, self.person, asked, **quiet)
         erasing = {**acting, "outputs": [*acting["outputs"], *asked, self.person, self.statistics]}
@@ -137,6 +143,14 @@ class AdminPage:
     def on_statistics(self, request: gr.Request) -> str:
         self._admin(request)
         return statistics_panel(current_statistics(self.services))
+
+    def on_sweep(self, request: gr.Request) -> str:
+        self._admin(request)
+        found = newest_sweep(self.services)
+        if found is None:
+            return sweep_panel(None, None)
+        sweep, plot = found
+        return sweep_panel(sweep, plot.read_bytes() if plot.is_file() else None)
 
     def on_look(self, person: str, request: gr.Request) -> Update:
         """What an erasure of that person would remove."""

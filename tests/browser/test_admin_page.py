@@ -4,15 +4,19 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.chatting import send_and_wait
 from tests.browser.conftest import OpenPage
 from tests.integration import loop
 from tests.live_server import LiveServer
+from trainer.sweep_folder import SweepFolder, new_folder
+from trainer.sweep_grid import Point, Result
 
 StartServer = Callable[..., LiveServer]
 
@@ -224,3 +228,36 @@ def test_phone(chat_server: LiveServer, open_page: OpenPage, scheme: str) -> Non
     expect(page.get_by_role("button", name="Train now")).to_be_visible()
     overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert overflow <= 0, f"the page is {overflow} px too wide"
+
+
+def test_the_newest_sweep_with_its_plot(start_server: StartServer, open_page: OpenPage) -> None:
+    server = start_server()
+    page = open_page(server.admin_link())
+    panel = page.locator("#tl-sweep")
+    expect(panel).to_contain_text("No sweep yet")
+    folder = SweepFolder(new_folder(server.settings.data_dir))
+    points = [Point("kto", 0.1, 5e-5), Point("dpo", 0.1, 5e-5)]
+    with folder.claimed():
+        folder.begin(
+            {
+                "created_at": "2026-01-02T03:04:05+00:00",
+                "training": {"up": 30, "down": 10, "pairs": 5},
+                "held_out": {"up": 8, "down": 4},
+                "origin": {"file": "votes.jsonl"},
+                "gate_min_votes": 4,
+                "points": [asdict(point) for point in points],
+            }
+        )
+        folder.keep(
+            Result(points[0], "", auc=0.9, auc_standard_error=0.1, margin=2.0, liked_change=1.5, z0=0.25)
+        )
+    Image.new("RGB", (8, 8)).save(folder.plot)
+    page.reload()
+    expect(panel).to_contain_text("8 up and 4 down held out. Best of 1 of 2 points: kto-beta-0.1-lr-5e-05.")
+    row = panel.locator("tbody tr").filter(has_text="kto")
+    expect(row.locator("td")).to_have_text(
+        ["1", "kto", "0.1", "5e-05", "0.900 ± 0.100", "+2.00", "+1.50", "0.25", "measured"]
+    )
+    expect(panel.locator("tbody tr").filter(has_text="dpo")).to_contain_text("missing")
+    loaded = panel.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)")
+    assert loaded > 0, "the page's policy lets the plot be shown"

@@ -108,6 +108,7 @@ ADMIN_ONLY = (
     "/api/v1/export",
     "/api/v1/import",
     "/api/v1/stats",
+    "/api/v1/sweeps",
     "/api/v1/examples",
     "/api/v1/webhook-deliveries",
 )

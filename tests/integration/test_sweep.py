@@ -1,0 +1,154 @@
+"""`thumbloop sweep` as people run it: on a file and on votes, killed, applied, and shown to an admin."""
+
+import csv
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from app.api.sweeps import sweep_out
+from app.cli import cli
+from app.pages.sweeps import sweep_panel
+from storage.errors import InvalidInput
+from storage.settings import Settings
+from tests.integration import loop
+from tests.integration.test_cli import PROGRAM, CommandLine
+from tests.live_server import LiveServer
+from tests.unit.rated_files import write_rows
+from trainer.sweep import WantedSweep, run_sweep
+from trainer.sweep_data import FileSource
+from trainer.sweep_folder import SweepFolder
+from trainer.sweep_grid import Grid
+
+GRID = ["--betas", "0.1,0.5", "--losses", "kto,ipo", "--learning-rates", "0.01"]
+
+
+@pytest.fixture
+def thumbloop(tmp_path: Path, tiny_model: Path) -> CommandLine:
+    return CommandLine(tmp_path / "data", tiny_model)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """24 questions, each with a liked and a disliked reply."""
+    told = {True: "It is {}.", False: "No idea; ask another one, {}."}
+    return write_rows(
+        tmp_path / "rows.jsonl",
+        [
+            {"prompt": f"What is {n} plus {n}?", "completion": told[label].format(2 * n), "label": label}
+            for n in range(24)
+            for label in (True, False)
+        ],
+    )
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """results.csv without the seconds, which differ each time."""
+    with (folder / "results.csv").open() as file:
+        return [
+            {name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)
+        ]
+
+
+def test_one_that_is_stopped_and_killed_goes_on_with_the_points_that_are_missing(
+    thumbloop: CommandLine, rows: Path, tmp_path: Path
+) -> None:
+    points = tmp_path / "out" / "points"
+    command = ["sweep", "--data", str(rows), *GRID, "--out", str(tmp_path / "out")]
+    with thumbloop.start(*command) as first:
+        assert first.stdout is not None
+        assert any(line.startswith("2 of 4: ") for line in iter(first.stdout.readline, ""))
+        first.send_signal(signal.SIGINT)
+        assert "The same command goes on with the points that are missing." in first.stdout.read()
+    assert first.returncode == 130
+    left = {file: file.stat().st_mtime_ns for file in points.glob("*.json")}
+    assert left
+    with thumbloop.start(*command) as second:
+        assert second.stdout is not None
+        assert any(line.startswith("1 of ") for line in iter(second.stdout.readline, ""))
+        second.kill()
+    told = thumbloop.said(*command)
+    assert "Best of 4 of 4 points: " in told
+    assert all(file.stat().st_mtime_ns == moment for file, moment in left.items())
+    assert not list(points.glob("point-*")), "what the killed one left lying"
+
+    settings = Settings(**json.loads(json.dumps(thumbloop.settings, default=str)))
+    grid = Grid((0.1, 0.5), ("kto", "ipo"), (0.01,))
+    run_sweep(WantedSweep(FileSource(rows), grid, settings, tmp_path / "in one go"))
+    assert table(tmp_path / "out") == table(tmp_path / "in one go")
+    assert [row["rank"] for row in table(tmp_path / "out")] == ["1", "2", "3", "4"]
+
+
+def test_the_winner_goes_into_the_settings(thumbloop: CommandLine, rows: Path, tmp_path: Path) -> None:
+    """In a folder of its own: thumbloop.toml is that of the working directory."""
+    del thumbloop.settings["learning_rate"]
+    out = str(tmp_path / "out")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = thumbloop.environment | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(
+            [*PROGRAM, "sweep", "--data", str(rows), "--out", out, *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    refused = run(*GRID, "--budget", "0", "--apply")
+    assert refused.returncode == 1
+    assert "3 points are missing; the same command goes on with them." in refused.stdout
+    assert "Nothing was written into thumbloop.toml: 3 points are missing. --force writes" in refused.stderr
+    done = run("--apply")
+    assert done.returncode == 0, done.stderr
+    best = next(row for row in table(tmp_path / "out") if row["loss"] == "kto")
+    assert (tmp_path / "thumbloop.toml").read_text() == (
+        f'beta = {best["beta"]}\nloss_type = "kto"\nlearning_rate = 0.01\n'
+    )
+    assert f"Wrote into {tmp_path / 'thumbloop.toml'}: beta = {best['beta']}; " in done.stdout
+    thumbloop.settings["beta"] = 0.7
+    hidden = run("--apply")
+    assert hidden.returncode == 1
+    assert "holds a sweep with another" not in hidden.stderr
+    assert "THUMBLOOP_BETA=0.7 in the environment goes before thumbloop.toml" in hidden.stderr
+
+
+def test_votes_are_swept_and_an_admin_sees_it(
+    start_server: Callable[..., LiveServer], thumbloop: CommandLine, rows: Path
+) -> None:
+    server = start_server(data_dir=thumbloop.data_dir)
+    thumbloop.said("import", str(rows))
+    told = thumbloop.said("sweep", *GRID[:2], "--losses", "kto", *GRID[4:], "--budget", "0")
+    with server.client() as client:
+        (sweep,) = loop.checked(client.get("/api/v1/sweeps"))["items"]
+        older = loop.checked(client.get("/api/v1/sweeps", params={"cursor": sweep["id"]}))
+    assert older == {"items": [], "next": None}
+    assert [point["state"] for point in sweep["points"]] == ["measured", "missing"]
+    assert sweep["points"][0]["auc"] is not None
+    assert sweep["winner"] == sweep["points"][0]["name"] == "kto-beta-0.1-lr-0.01"
+    assert sweep["verdict"] in told
+    assert sweep["id"] in told
+    found = SweepFolder(thumbloop.data_dir / "sweeps" / sweep["id"]).read()
+    panel = sweep_panel(sweep_out(found), b"\x89PNG")
+    assert panel.count("<tr>") == 3
+    assert 'src="data:image/png;base64,iVBORw=="' in panel
+    assert json.dumps(found.plan).count("plus") == 0
+
+
+MISUSED = {
+    "rows without a file": (["--max-rows", "3"], "--max-rows is for a sweep on a file"),
+    "a loss that is none": (["--losses", "kto,ppo"], "--losses ppo: there is no such loss"),
+    "a number that is none": (["--betas", "0.1,much"], "--betas 0.1,much: give numbers with commas"),
+    "no number": (["--learning-rates", ","], "--learning-rates names nothing"),
+    "force alone": (["--force"], "--force is for --apply"),
+}
+
+
+@pytest.mark.parametrize(("words", "reason"), MISUSED.values(), ids=MISUSED)
+def test_options_that_make_no_sense_are_refused(words: list[str], reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        typer.main.get_command(cli)(["sweep", *words], standalone_mode=False)
