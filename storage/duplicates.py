@@ -114,6 +114,14 @@ class Selection:
         return example.label == (votes.up > votes.down)
 
 
+def opening(prompt: list[Message]) -> str:
+    """What stands for the chat of a prompt that came without one: its first message, and a system prompt.
+
+    Rows that open alike are then of one chat: its rated turns, its siblings, both sides of a pair.
+    """
+    return digest(prompt[: 1 + (prompt[0]["role"] == "system")]).hex()
+
+
 def digest(*parts: list[Message]) -> bytes:
     """16 bytes that stand for these messages: equal for equal roles and contents only."""
     found = hashlib.blake2b(digest_size=16)

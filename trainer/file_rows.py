@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from storage.duplicates import digest
+from storage.duplicates import opening
 from storage.errors import InvalidInput
 from storage.examples import Example
 from storage.import_files import open_source
@@ -59,14 +59,12 @@ def read_rows(
 
 def _example(position: str, row: ImportedRow, source: str) -> Example:
     *prompt, reply = ({"role": turn.role, "content": turn.content} for turn in row.turns)
-    # Rows that open alike are of one chat: its rated turns, its siblings, both sides of a pair.
-    opening = prompt[: 1 + (prompt[0]["role"] == "system")]
     return Example(
         prompt=prompt,
         completion=[reply],
         label=row.label,
         message_id=position,
-        chat_id=digest(opening).hex(),
+        chat_id=opening(prompt),
         user_id="",
         model_version=None,
         voted_at=row.voted_at or LONG_AGO,

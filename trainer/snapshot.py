@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlmodel import Session
 
+from storage.duplicates import opening
 from storage.examples import CORRECTION, Example
 from storage.filters import is_of_source
 from storage.model_versions import deployed_version
@@ -84,7 +85,15 @@ def take_snapshot(session: Session, run: TrainingRun, settings: Settings) -> Sna
         exclude=settings.exclude_sources,
     )
     chosen = choose(feedback, settings, moment=run.created_at)
-    return Snapshot(event_id, _digest(chosen.examples), chosen.examples, deployed, chosen.left_out)
+    examples = [_in_its_chat(example) for example in chosen.examples]
+    return Snapshot(event_id, _digest(examples), examples, deployed, chosen.left_out)
+
+
+def _in_its_chat(example: Example) -> Example:
+    """The two sides of an imported pair are stored as two chats; one must not be held out without the other."""
+    if not is_of_source(example.origin, "import"):
+        return example
+    return replace(example, chat_id=opening(example.prompt))
 
 
 def is_vote(example: Example) -> bool:

@@ -86,3 +86,12 @@ def test_rows_of_imported_chats_get_the_weight_of_imports(store: Database, tiny_
     examples = taken(store, train_on_corrections=True).examples
     rows, _ = tokenise(tokenizer, examples, max_length=256, import_weight=0.25)
     assert [row.weight for row in rows] == [1.0, 1.0, 0.25, 0.25]
+
+
+def test_both_sides_of_an_imported_pair_and_its_later_turns_are_of_one_chat(store: Database) -> None:
+    opening = [{"role": "user", "content": "Which?"}]
+    later = [*opening, {"role": "assistant", "content": "A"}, {"role": "user", "content": "Why?"}]
+    pairs = [{"prompt": prompt, "chosen": "A", "rejected": "B"} for prompt in (opening, later)]
+    imports.import_file(store, io.BytesIO("\n".join(map(json.dumps, pairs)).encode()))
+    groups = by_chat(taken(store).examples)
+    assert sorted(groups.values()) == [(0, 1), (1, 0), (2, 2)]
