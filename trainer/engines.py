@@ -34,6 +34,8 @@ def _why_not(model: Any) -> str | None:
     config = model.config.get_text_config()
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
         return "the model's experts have a loss of their own"
+    if growing := _rope_types(config) & {"dynamic", "longrope"}:
+        return f"the model's {min(growing)} positions depend on the length of the whole sequence"
     try:
         gap = _gap(model)
     except Exception as error:
@@ -41,6 +43,13 @@ def _why_not(model: Any) -> str | None:
     if not gap <= TOLERANCE.get(model.dtype, 0.2):
         return f"continued from a cache, the model's log-probabilities are off by {gap:.3g} nats a token"
     return None
+
+
+def _rope_types(config: Any) -> set[str]:
+    """The kinds of rotary positions that a configuration names, for all layers or for each kind of them."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]
+    return {str(one.get("rope_type", one.get("type"))) for one in kinds}
 
 
 @torch.no_grad()

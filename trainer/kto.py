@@ -39,6 +39,9 @@ SETTINGS = (
     *("engine", "tuning", "gradient_accumulation", "lora_rank", "seed", "max_weight"),
 )
 
+# A gradient norm beyond which a training is broken; those of sound ones are below a hundred.
+EXPLODED = 1e5
+
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -137,7 +140,7 @@ def train(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     seconds = time.monotonic() - began
     resumed_from = step_of(checkpoint) if checkpoint else 0
-    rows_trained = (trainer.state.global_step - resumed_from) * rows_per_step
+    rows_trained = len(rows) * settings.epochs * (1 - resumed_from / trainer.state.global_step)
     return trainer.model, TrainingResult(
         engine=engine,
         rows=len(rows),
@@ -195,6 +198,14 @@ class Watch(TrainerCallback):
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
             return  # the summary at the end
+        norm = logs.get("grad_norm", 1.0)
+        if not args.fp16 and (norm > EXPLODED or norm == 0):
+            # Where every reply is certain beyond what a float can tell, no gradient is left.
+            what = f"is {norm:.3g}" if norm else "is 0, because the steps before it went too far"
+            raise Diverged(
+                f"The gradient exploded: its norm in step {state.global_step} {what}; lower "
+                f"THUMBLOOP_LEARNING_RATE={args.learning_rate:g} or THUMBLOOP_BETA={args.beta:g}."
+            )
         self.margin = logs.get("rewards/margins", self.margin)  # absent where a block has one kind only
         per_step = (time.monotonic() - self.began) / (state.global_step - self.first_step)
         self.progress(

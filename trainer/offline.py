@@ -165,7 +165,7 @@ class _Training:
             "rows": self.plan.rows,
             "tokens": self.plan.tokens,
             "seconds": {"set_up": set_up, "training": result.seconds, "expected": expected},
-            "seconds_per_row": result.seconds / max(self._rows_trained(result), 1),
+            "seconds_per_row": result.seconds_per_row,
             "peak_memory_mb": result.peak_memory / 2**20,
             "steps": steps,
             "resumed_from_step": result.resumed_from_step,
@@ -174,11 +174,6 @@ class _Training:
             "settings": self.chosen,
             **self.plan.to_metrics(),
         }
-
-    def _rows_trained(self, result: kto.TrainingResult) -> float:
-        """The rows that this process trained on, each as often as it did."""
-        share = 1 - result.resumed_from_step / result.steps
-        return self.plan.rows * self.settings.epochs * share
 
     def _references(self) -> ReferenceCache | None:
         if self.wanted.references is None or not self.settings.reference_cache_mb:

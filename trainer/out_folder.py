@@ -55,17 +55,26 @@ class OutFolder:
                     f"Another process is training into {self.folder}; wait for it, or name another folder.",
                     field="out",
                 ) from error
+            if (self.folder / "lineage.json").exists() and not self.checkpoints.exists():
+                # It was finished by another process between the first look and the lock.
+                shutil.rmtree(self.work)
+                raise Conflict(
+                    f"{self.folder} holds a finished adapter; name a new or empty folder with --out.",
+                    field="out",
+                )
             yield self._is_resumed(identity)
 
     def publish(self) -> None:
         """Bring the staged adapter out, in whole files, and events; drop what else was kept."""
         if (events := self.work / "tensorboard").exists():
+            shutil.rmtree(self.folder / events.name, ignore_errors=True)  # of a publish that was killed
             events.rename(self.folder / events.name)
         for file in sorted(self.staging.iterdir()):
             sync(file)
             file.replace(self.folder / file.name)
         sync(self.folder)
         done = self.work.with_name(".done")  # in one step: half removed, it would be an unfinished training
+        shutil.rmtree(done, ignore_errors=True)
         self.work.rename(done)
         shutil.rmtree(done)
 

@@ -5,18 +5,25 @@ and numbers; no text is in it.
 """
 
 import hashlib
+import logging
 import sqlite3
 from array import array
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from trainer.shared_prefix import Reply, Scores
 
+log = logging.getLogger(__name__)
+
 # Bytes that one entry takes in the file, index and pages included.
 ENTRY_BYTES = 64
+
+
+Known = tuple[float | None, float | None]
 
 
 class ReferenceCache:
@@ -39,60 +46,74 @@ class ReferenceCache:
                     "CREATE TABLE IF NOT EXISTS reference"
                     " (number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, logp REAL NOT NULL)"
                 )
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError) as error:
             self._broken = True
+            log.warning("Reference log-probabilities are not kept: %s cannot be used (%s).", file, error)
 
     def look_up(self, replies: Sequence[Reply]) -> Scores | None:
         """The scores of all replies, or None if one is missing."""
-        if self._broken:
-            return None
-        keys = self._keys(replies)
-        try:
-            with closing(self._open()) as connection:
-                marks = ",".join("?" * len(keys))
-                found = dict(
+        known = self._find(replies)
+        return None if any(_asked(*one) for one in zip(replies, known, strict=True)) else _scores(known)
+
+    def complete(
+        self, replies: Sequence[Reply], score: Callable[[list[Reply]], Scores]
+    ) -> tuple[Scores, int]:
+        """The scores of all replies, and how many replies were known; `score` is asked for the rest.
+
+        A reply that is known beside a mismatched one that is not is not scored again: only its prompt is
+        read, and what the mismatched one adds.
+        """
+        known = self._find(replies)
+        found = _scores(known)
+        asked = {number: reply for number, one in enumerate(replies) if (reply := _asked(one, known[number]))}
+        if asked:
+            scores = score(list(asked.values()))
+            self.keep(list(asked.values()), scores)
+            for place, (number, reply) in enumerate(asked.items()):
+                if reply.wanted:
+                    found.completions[number] = scores.completions[place]
+                if reply.mismatched:
+                    found.mismatched[number] = scores.mismatched[place]
+        return found, sum(own is not None for own, _ in known)
+
+    def _find(self, replies: Sequence[Reply]) -> list[Known]:
+        """log π_ref of each reply and of its mismatched one; None where it is not known, or not asked for."""
+        values: dict[bytes, float] = {}
+        keys = [key for reply in replies for key in self._keys(reply)]
+        if not self._broken:
+            marks = ",".join("?" * len(keys))
+            with suppress(sqlite3.Error), closing(self._open()) as connection:
+                values = dict(
                     connection.execute(f"SELECT key, logp FROM reference WHERE key IN ({marks})", keys)
                 )
-        except sqlite3.Error:
-            return None
-        if any(key not in found for key in keys):
-            return None
-        values = iter(found[key] for key in keys)
-        pairs = [(next(values), next(values) if reply.mismatched else 0.0) for reply in replies]
-        return Scores(torch.tensor([own for own, _ in pairs]), torch.tensor([other for _, other in pairs]))
+        found = [[values.get(key) for key in self._keys(reply)] for reply in replies]
+        return [(own, others[0] if others else None) for own, *others in found]
 
     def keep(self, replies: Sequence[Reply], scores: Scores) -> None:
-        """Write the scores down, and drop the oldest entries beyond the limit."""
+        """Write down what was asked for, and drop the oldest entries beyond the limit."""
         if self._broken:
             return
-        values: list[float] = []
+        entries: list[tuple[bytes, float]] = []
         for reply, own, other in zip(
             replies, scores.completions.tolist(), scores.mismatched.tolist(), strict=True
         ):
-            values += [own, other] if reply.mismatched else [own]
-        try:
-            with closing(self._open()) as connection, connection:
-                connection.executemany(
-                    "INSERT OR IGNORE INTO reference (key, logp) VALUES (?, ?)",
-                    zip(self._keys(replies), values, strict=True),
-                )
-                connection.execute(
-                    "DELETE FROM reference WHERE number <= (SELECT max(number) FROM reference) - ?",
-                    (self._most,),
-                )
-        except sqlite3.Error:
-            return
+            own_key, *other_key = self._keys(reply)
+            entries += [(own_key, own)] if reply.wanted else []
+            entries += [(key, other) for key in other_key]
+        with suppress(sqlite3.Error), closing(self._open()) as connection, connection:
+            connection.executemany("INSERT OR IGNORE INTO reference (key, logp) VALUES (?, ?)", entries)
+            connection.execute(
+                "DELETE FROM reference WHERE number <= (SELECT max(number) FROM reference) - ?",
+                (self._most,),
+            )
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self._file, timeout=10)
 
-    def _keys(self, replies: Sequence[Reply]) -> list[bytes]:
-        keys = []
-        for reply in replies:
-            keys.append(self._key(reply.prompt, reply.completion))
-            if reply.mismatched:
-                keys.append(self._key(reply.prompt, reply.mismatched))
-        return keys
+    def _keys(self, reply: Reply) -> list[bytes]:
+        """Of the reply, and of its mismatched one if it has one."""
+        others = [reply.mismatched] if reply.mismatched else []
+        return [self._key(reply.prompt, completion) for completion in (reply.completion, *others)]
 
     def _key(self, prompt: list[int], completion: list[int]) -> bytes:
         digest = hashlib.sha256(self._model)
@@ -100,3 +121,14 @@ class ReferenceCache:
             digest.update(len(ids).to_bytes(8, "little"))
             digest.update(array("q", ids).tobytes())
         return digest.digest()[:16]
+
+
+def _asked(reply: Reply, known: Known) -> Reply | None:
+    """What is to be scored still, if anything."""
+    own, other = known
+    mismatched = reply.mismatched if other is None else None
+    return replace(reply, wanted=own is None, mismatched=mismatched) if own is None or mismatched else None
+
+
+def _scores(known: Sequence[Known]) -> Scores:
+    return Scores(*(torch.tensor([value or 0.0 for value in values]) for values in zip(*known, strict=True)))

@@ -174,14 +174,10 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
     def _reference(self, replies: list[Reply], score: Callable[[list[Reply]], Scores]) -> Scores:
         if self.references is None:
             return score(replies)
-        known = self.references.look_up(replies)
-        if known is not None:
-            self.references_reused += len(replies)
-            device = self.scorer.model.device
-            return Scores(known.completions.to(device), known.mismatched.to(device))
-        found = score(replies)
-        self.references.keep(replies, found)
-        return found
+        found, known = self.references.complete(replies, score)
+        self.references_reused += known
+        device = self.scorer.model.device
+        return Scores(found.completions.to(device), found.mismatched.to(device))
 
     def _reference_point(self, mismatched: torch.Tensor) -> torch.Tensor:
         """z0 of what all processes compute at this moment: as TRL, the mean of their means."""

@@ -90,7 +90,7 @@ def take_snapshot(session: Session, run: TrainingRun, settings: Settings) -> Sna
 
 
 def _in_its_chat(example: Example) -> Example:
-    """The two sides of an imported pair are stored as two chats; one must not be held out without the other."""
+    """Both sides of an imported pair are chats of their own; neither is held out without the other."""
     if not is_of_source(example.origin, "import"):
         return example
     return replace(example, chat_id=opening(example.prompt))

@@ -38,9 +38,10 @@ def load_for_training(source: BaseModelSource, settings: Settings) -> tuple[Any,
 
 
 def reference_name(source: BaseModelSource, fingerprint: str, settings: Settings) -> str:
-    """What the reference log-probabilities of a model depend on: its weights, their format, the device."""
-    bits = " 4 bits" if settings.tuning == "qlora" else ""
-    return f"{fingerprint} {source.dtype} {source.device.type}{bits}"
+    """What the reference log-probabilities of a model depend on: its weights, their formats, the device."""
+    kept = {"qlora": "4 bits", "full": "fp32"}.get(settings.tuning, str(source.dtype))
+    device = torch.cuda.get_device_name() if source.device.type == "cuda" else source.device.type
+    return f"{fingerprint} {kept} {source.dtype} {device}"
 
 
 def refuse_full(settings: Settings) -> None:

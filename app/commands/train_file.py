@@ -38,6 +38,8 @@ def train_file(
         raise InvalidInput(
             f"--report {report}: there is no folder {report.absolute().parent}.", field="report"
         )
+    if report is not None and report.is_dir():
+        raise InvalidInput(f"--report {report} is a folder; name a file in it.", field="report")
     chosen = _settings(settings)
     if reference_cache is None:
         references: Path | None = chosen.data_dir

@@ -129,7 +129,7 @@ def test_data_in_and_out(start_server: StartServer, open_page: OpenPage, votes: 
     page = open_page(server.admin_link())
     assert "token" not in page.url
     expect(page.get_by_text("Next run:")).to_contain_text("04:30")
-    expect(page.locator("code")).to_have_text("30 4 * * *")
+    expect(page.locator("code", has_text="30 4 * * *")).to_be_visible()
     forms = {name: page.locator(f"[data-{name}]") for name in ("import", "export")}
     said = forms["import"].locator("[data-said]")
     import_votes(page, votes)

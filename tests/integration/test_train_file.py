@@ -81,6 +81,10 @@ def test_a_bad_row_is_one_line_that_names_it(
 MISUSED = {
     "an option of files without one": (["--beta", "0.2"], "--beta is for .*--data.*takes THUMBLOOP_BETA"),
     "fresh": (["--data", "f", "--out", "o", "--fresh"], "--fresh is for runs on votes"),
+    "a report that is a folder": (
+        ["--data", "f", "--out", "o", "--report", "."],
+        "--report .* is a folder; name a file in it",
+    ),
     "a report without a file": (["--report", "r.json"], "--report is for training on a file"),
     "a folder without a file": (["--out", "o"], "--out is for training on a file"),
     "a file without a folder": (["--data", "f"], "--data needs --out"),

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from storage.errors import Conflict, NotReady
 from storage.settings import Settings
 from tests.unit.rated_files import rated, write_rows
+from trainer.kto import Diverged
 from trainer.lease import Interrupted
 from trainer.model_card import model_card
 from trainer.offline import OfflineTraining, train_on_file
@@ -119,10 +120,30 @@ def test_the_report_is_of_every_step_and_both_engines_agree(train: Train) -> Non
     assert len(odd["steps"]) == odd["plan"]["steps"] == 3
 
 
+@pytest.mark.parametrize("how", [{"learning_rate": 1e6}, {"beta": 1e7}])
+@pytest.mark.parametrize("engine", ["shared-prefix", "trl"])
+def test_a_training_that_explodes_ends_and_says_so(
+    train: Train, tmp_path: Path, how: dict[str, Any], engine: str
+) -> None:
+    with pytest.raises(Diverged, match="gradient exploded: its norm in step"):
+        train(engine=engine, epochs=3.0, **how)
+    assert not (tmp_path / "out" / "lineage.json").exists()
+
+
+def test_a_folder_that_another_process_finished_meanwhile_is_left_alone(train: Train, tmp_path: Path) -> None:
+    late = OutFolder(tmp_path / "out")
+    train()
+    with pytest.raises(Conflict, match="holds a finished adapter"), late.claimed({}):
+        pytest.fail("it was claimed")
+    assert files(tmp_path / "out") == ADAPTER
+
+
 def test_references_of_an_earlier_training_are_used(train: Train, tmp_path: Path) -> None:
     assert train("cold", references=tmp_path)["references_reused"] == 0
     assert train("warm", references=tmp_path)["references_reused"] == 10
     assert train("none")["references_reused"] == 0
+    assert train("another order", references=tmp_path, seed=5)["references_reused"] == 10
+    assert train("full", references=tmp_path, tuning="full")["references_reused"] == 0  # other numbers
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: Path) -> None:

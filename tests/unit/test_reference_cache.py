@@ -35,6 +35,34 @@ def test_what_was_kept_is_found_by_another_run_of_the_same_model(tmp_path: Path)
     assert cache(file).look_up([reply(1), reply(3)]) is None, "one is missing"
 
 
+def test_only_what_is_missing_is_scored(tmp_path: Path) -> None:
+    """A known reply beside a new partner, a known partner beside a new reply, and one that is known whole."""
+    kept = cache(tmp_path / "r.db")
+    known, half, new = Reply([1], [2], [3]), Reply([5], [6], [7]), Reply([8], [9])
+    kept.keep([known, half], Scores(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, -2.0])))
+    asked: list[Reply] = []
+
+    def score(replies: list[Reply]) -> Scores:
+        asked.extend(replies)
+        return Scores(torch.tensor([40.0, 50.0, 60.0]), torch.tensor([-40.0, -50.0, -60.0]))
+
+    replies = [known, Reply([5], [6], [70]), Reply([5], [60], [7]), new]
+    found, reused = kept.complete(replies, score)
+    assert asked == [Reply([5], [6], [70], wanted=False), Reply([5], [60]), new]
+    assert found.completions.tolist() == [1.0, 2.0, 50.0, 60.0]
+    assert found.mismatched.tolist() == [-1.0, -40.0, -2.0, 0.0]
+    assert reused == 2
+    again, reused = kept.complete(replies, lambda _: pytest.fail("all is known"))
+    assert (again.completions.tolist(), reused) == (found.completions.tolist(), 4)
+    assert again.mismatched.tolist() == found.mismatched.tolist()
+
+
+def test_a_cache_that_cannot_be_used_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a file").touch()
+    assert cache(tmp_path / "a file" / "r.db").look_up([reply(1)]) is None
+    assert "are not kept" in caplog.text
+
+
 def test_where_the_prompt_ends_is_part_of_the_key(tmp_path: Path) -> None:
     cache(tmp_path / "r.db").keep([Reply([1, 2], [3])], scores(1.0))
     assert cache(tmp_path / "r.db").look_up([Reply([1], [2, 3])]) is None

@@ -108,6 +108,17 @@ def test_layers_are_put_back(model: Any) -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_whole_length_are_left_to_trl(kind: str) -> None:
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10_000.0, "factor": 4.0}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
+    small = LlamaConfig(**GROUPED, rope_parameters=rope)
+    engine, reason = choose_engine("shared-prefix", AutoModelForCausalLM.from_config(small))
+    assert engine == "trl"
+    assert f"the model's {kind} positions depend on the length" in reason
+
+
 def test_a_model_without_a_cache_is_left_to_trl() -> None:
     from transformers import MambaConfig
 
