@@ -85,11 +85,11 @@ def take_snapshot(session: Session, run: TrainingRun, settings: Settings) -> Sna
         exclude=settings.exclude_sources,
     )
     chosen = choose(feedback, settings, moment=run.created_at)
-    examples = [_in_its_chat(example) for example in chosen.examples]
+    examples = [in_its_chat(example) for example in chosen.examples]
     return Snapshot(event_id, _digest(examples), examples, deployed, chosen.left_out)
 
 
-def _in_its_chat(example: Example) -> Example:
+def in_its_chat(example: Example) -> Example:
     """Both sides of an imported pair are chats of their own; neither is held out without the other."""
     if not is_of_source(example.origin, "import"):
         return example
