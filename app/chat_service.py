@@ -18,6 +18,7 @@ from sqlmodel import Session
 from app.live_reply import LiveReply
 from app.serving.backend import ReplyStream, Sampling
 from app.serving.deployments import Deployments
+from app.shortening import messages_left_out
 from storage import chats, signals
 from storage.database import Database
 from storage.errors import Busy, Conflict, InvalidInput, NotFound, NotStored, ThumbloopError, TooLarge
@@ -67,14 +68,16 @@ class ChatService:
         parent_id: str | None = None,
         edits: str | None = None,
         sampling: Sampling | None = None,
+        shorten: bool = True,
     ) -> LiveReply:
         """Add the person's message at the end of the chat, below the reply `parent_id`, or in the place of
         their message `edits`, and reply to it. What it stands in place of stays as another branch, and the
         reply to that is noted as edited away.
 
-        A seed is drawn where `sampling` has none, and stored, so that any reply can be made again.
-        Raises InvalidInput, TooLarge, NotFound, NotAllowed, Busy, Conflict (code `reply_streaming` while
-        the chat's last reply is under way).
+        A seed is drawn where `sampling` has none, and stored, so that any reply can be made again. Of a chat
+        that is too long the model reads the latest turns; without `shorten` it is refused. Raises
+        InvalidInput, TooLarge, NotFound, NotAllowed, Busy, Conflict (code `reply_streaming` while the chat's
+        last reply is under way).
         """
         self._check_content(content)
         with self._database.read() as session:
@@ -92,7 +95,7 @@ class ChatService:
             return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
 
         question = Message(chat_id=chat_id, role="user", content=content)
-        return self._reply(chat, [*path, question], store, sampling)
+        return self._reply(chat, [*path, question], store, sampling, shorten=shorten)
 
     def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
         """Another reply to the same message, beside the one named, or to a message that has none yet.
@@ -147,12 +150,15 @@ class ChatService:
         path: Sequence[Message],
         store: Callable[[Session], Message],
         sampling: Sampling | None,
+        *,
+        shorten: bool = True,
     ) -> LiveReply:
         """Generate the reply to the last message of the path, which `store` adds or finds."""
         sampling = self._settle(sampling)
         self._claim(chat.id, path)
         try:
-            prompt = chats.prompt_messages(chat, path)
+            left_out = self._left_out(chat, path) if shorten else 0
+            prompt = chats.prompt_messages(chat, path[left_out:])
             version, stream = self._deployments.stream(prompt, sampling, person=chat.owner_id)
             try:
                 with self._database.write() as session:
@@ -163,6 +169,7 @@ class ChatService:
                         question.id,
                         model_version_id=version.id,
                         sampling=sampling.to_dict(),
+                        messages_left_out=left_out,
                     )
             except BaseException:
                 stream.cancel()  # it holds a place
@@ -177,6 +184,12 @@ class ChatService:
                 reply.cancel()
         threading.Thread(target=self._drive, args=(reply, stream), name="reply", daemon=True).start()
         return reply
+
+    def _left_out(self, chat: Chat, path: Sequence[Message]) -> int:
+        def share(left_out: int) -> float:
+            return self._deployments.share_of_context(chats.prompt_messages(chat, path[left_out:]))
+
+        return messages_left_out(path, share)
 
     def _drive(self, reply: LiveReply, stream: ReplyStream) -> None:
         """Read the stream to its end and save it; readers of `reply` only listen."""

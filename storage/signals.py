@@ -195,6 +195,7 @@ def _query(kinds: Collection[SignalKind], newest_first: bool) -> sa.Select[*tupl
             col(Signal.after_event_id),
             col(Signal.created_at),
             col(Message.parent_id),
+            col(Message.messages_left_out),
             col(Message.chat_id),
             col(Message.content),
             col(Message.token_ids),

@@ -147,6 +147,7 @@ def _begin(services: Services, identity: Identity, body: CompletionRequest, samp
             question,
             parent_id=leaf.id if leaf is not None else None,
             sampling=sampling,
+            shorten=False,  # the client keeps the conversation; so does it with the service it knows
         )
     except ThumbloopError as error:
         with services.database.write() as session:

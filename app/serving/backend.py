@@ -156,6 +156,9 @@ class Backend(Protocol):
     def unload(self, version_id: str) -> bool:
         """Free the version; False, and nothing changes, while one of its replies is under way."""
 
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        """Tokens of the prompt that these messages make, as a share of what the model can read."""
+
     def stream(
         self,
         version_id: str,

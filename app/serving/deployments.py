@@ -70,6 +70,10 @@ class Deployments:
                 raise
         return self._stream(messages, sampling, person)  # the slot was freed between choosing and using it
 
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        """As `Backend.share_of_context`."""
+        return self._backend.share_of_context(messages)
+
     def deploy(self, id_or_name: str, *, by: str, why: str) -> ModelVersion:
         """Build and try the version, then move the alias: a refused adapter changes nothing.
 

@@ -81,6 +81,9 @@ class LocalBackend:
             self._desk.shut(slot)
         return True
 
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        return len(self._tokens(messages)) / self._context
+
     def stream(
         self,
         version_id: str,
@@ -131,7 +134,7 @@ class LocalBackend:
                 self._usual_seconds += 0.2 * (seconds - self._usual_seconds)
 
     def _prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        ids = prompt_ids(self._tokenizer, [dict(message) for message in messages])
+        ids = self._tokens(messages)
         if len(ids) >= self._context:
             raise InvalidInput(
                 f"The conversation is {len(ids)} tokens long, but the model reads at most {self._context}, "
@@ -140,6 +143,9 @@ class LocalBackend:
                 field="content",
             )
         return ids
+
+    def _tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return prompt_ids(self._tokenizer, [dict(message) for message in messages])
 
     def _begin(self, stream: ReplyStream, slot: Slot, request: Request) -> Callable[[], object]:
         reply = Reply(request, stream, self._tokenizer, self._end_ids)

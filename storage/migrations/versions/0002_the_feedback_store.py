@@ -25,6 +25,8 @@ WAITING = sa.text("delivered_at IS NULL AND failed_at IS NULL")
 def upgrade() -> None:
     with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_votes", sa.Integer(), nullable=False, server_default="0"))
+    with op.batch_alter_table("message", recreate=NEVER) as batch_op:
+        batch_op.add_column(sa.Column("messages_left_out", sa.Integer(), nullable=False, server_default="0"))
     with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_at", storage.columns.UtcDateTime(), nullable=True))
     for table in QUARANTINABLE:
@@ -142,6 +144,8 @@ def downgrade() -> None:
     for table in QUARANTINABLE:
         with op.batch_alter_table(table, recreate=NEVER) as batch_op:
             batch_op.drop_column("quarantined")
+    with op.batch_alter_table("message", recreate=NEVER) as batch_op:
+        batch_op.drop_column("messages_left_out")
     with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
         batch_op.drop_column("erased_at")
     with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
