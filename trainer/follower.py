@@ -58,7 +58,8 @@ class Failure:
 class Meeting:
     """How the processes of one machine find each other: by a file, so that no port is open to others.
 
-    `gpus` has one for each process, or none. On its line each follower says that it is ready, or why not.
+    `gpus` has one for each process, or none. On its line each follower says that it is ready, or why it
+    failed, and waits at the end for leave to go.
     """
 
     file: Path
@@ -98,7 +99,7 @@ def follow(index: int, meeting: Meeting) -> None:
         line.send(READY)
         meeting.attend(rank)
         train_along()
-        _end_with_leader()  # which may still read what this process sent last
+        line.recv()  # the leader's leave to go: it may still be reading what this process sent last
     except BaseException as error:
         line.send(Failure(is_out_of_memory(error), f"{type(error).__name__}: {error}"))
         raise

@@ -183,8 +183,11 @@ class _Followers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        for process in self._processes:
-            process.kill()  # what they had to give is here already, or nobody wants it
+        for line, process in zip(self._lines, self._processes, strict=True):
+            if kind is None:
+                line.send(None)
+                process.join(timeout=NOTICED_WITHIN)
+            process.kill()  # what it had to give is here already, or nobody wants it
             process.join()
         self._guard.join()
         self._folder.cleanup()
