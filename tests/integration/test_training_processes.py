@@ -106,24 +106,24 @@ def test_a_cancelled_run_leaves_no_process(build: Callable[..., House]) -> None:
     assert not other.is_running()
 
 
-def test_a_launched_run_starts_again_where_its_batches_change(build: Callable[..., House]) -> None:
-    house = build(**HOUSE | {"training_processes": 1, "lease_seconds": 3})
+def test_others_end_with_a_killed_leader_and_another_number_of_them_starts_again(
+    build: Callable[..., House],
+) -> None:
+    house = build(**HOUSE | {"lease_seconds": 3})
     house.vote(16)
     run_id = house.request()
-    house.start_and_reach_checkpoint(run_id).kill()
+    leader = house.start_and_reach_checkpoint(run_id)
+    (other,) = followers(leader.pid)
+    leader.kill()
+    wait_until(lambda: not other.is_running() or other.status() == psutil.STATUS_ZOMBIE, 10)
     wait_until(house.claimable, 30)
-    ended = subprocess.run(
-        [*TORCHRUN, "-m", "trainer", "run", run_id],
-        env=child_environment(house.settings),
-        check=True,
-        timeout=120,
-        stderr=subprocess.PIPE,
-    )
+    three = [*TORCHRUN[:-1], "3", "-m", "trainer", "run", run_id]
+    subprocess.run(three, env=child_environment(house.settings), check=True, timeout=120)
     run = house.run(run_id)
-    assert run.state == "succeeded", house.log(run_id) + ended.stderr.decode()
+    assert run.state == "succeeded", house.log(run_id)
     assert "Another number of processes makes other batches; training starts again." in house.log(run_id)
     trained = run.metrics["training"]
-    assert (trained["processes"], trained["resumed_from_step"], trained["steps"]) == (2, 0, 120)
+    assert (trained["processes"], trained["resumed_from_step"], trained["steps"]) == (3, 0, 80)
 
 
 def test_launched_processes_end_where_there_is_nothing_to_train(build: Callable[..., House]) -> None:
