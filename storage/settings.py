@@ -203,6 +203,12 @@ class Settings(BaseSettings):
     batch_size: int = Field(
         4, ge=2, description="Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."
     )
+    training_processes: int = Field(
+        0,
+        ge=0,
+        description="Processes that train together, each on micro-batches of its own (docs/training.md). "
+        "0: one for each GPU, or one where there is none.",
+    )
     gradient_accumulation: int = Field(1, ge=1, description="Micro-batches in one optimizer step.")
     max_length: int = Field(1024, ge=8, description="Longest training example, in tokens; its end is cut.")
     tuning: Literal["lora", "qlora", "full"] = Field(
