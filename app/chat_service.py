@@ -67,10 +67,11 @@ class ChatService:
         parent_id: str | None = None,
         edits: str | None = None,
         sampling: Sampling | None = None,
+        version_id: str | None = None,
     ) -> LiveReply:
         """Add the person's message at the end of the chat, below the reply `parent_id`, or in the place of
-        their message `edits`, and reply to it. What it stands in place of stays as another branch, and the
-        reply to that is noted as edited away.
+        their message `edits`, and reply to it by the deployed version or the one that is named. What it
+        stands in place of stays as another branch, and the reply to that is noted as edited away.
 
         A seed is drawn where `sampling` has none, and stored, so that any reply can be made again.
         Raises InvalidInput, TooLarge, NotFound, NotAllowed, Busy, Conflict (code `reply_streaming` while
@@ -92,7 +93,7 @@ class ChatService:
             return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
 
         question = Message(chat_id=chat_id, role="user", content=content)
-        return self._reply(chat, [*path, question], store, sampling)
+        return self._reply(chat, [*path, question], store, sampling, version_id)
 
     def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
         """Another reply to the same message, beside the one named, or to a message that has none yet.
@@ -147,13 +148,16 @@ class ChatService:
         path: Sequence[Message],
         store: Callable[[Session], Message],
         sampling: Sampling | None,
+        version_id: str | None = None,
     ) -> LiveReply:
         """Generate the reply to the last message of the path, which `store` adds or finds."""
         sampling = self._settle(sampling)
         self._claim(chat.id, path)
         try:
             prompt = chats.prompt_messages(chat, path)
-            version, stream = self._deployments.stream(prompt, sampling, person=chat.owner_id)
+            version, stream = self._deployments.stream(
+                prompt, sampling, person=chat.owner_id, version_id=version_id
+            )
             try:
                 with self._database.write() as session:
                     question = store(session)
