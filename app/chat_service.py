@@ -8,7 +8,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from secrets import randbits
 from typing import Any
 
@@ -16,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from app.live_reply import LiveReply
+from app.metrics import Metrics
 from app.serving.backend import ReplyStream, Sampling
 from app.serving.deployments import Deployments
 from storage import chats, signals
@@ -44,7 +47,14 @@ class ChatService:
     and sends the same text again without doubling it; after a crash in mid-reply they find the message.
     """
 
-    def __init__(self, database: Database, deployments: Deployments, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        deployments: Deployments,
+        settings: Settings,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._database = database
         self._deployments = deployments
         self._settings = settings
@@ -171,15 +181,19 @@ class ChatService:
             except BaseException:
                 stream.cancel()  # it holds a place
                 raise
-        except BaseException:
+        except BaseException as error:
             self._release(chat.id)
+            if isinstance(error, ThumbloopError):
+                self._metrics.refused(error)
             raise
         reply = LiveReply(chat.id, question.id, message.id, version.name, stream)
         with self._changed:
             self._live[message.id] = reply
             if self._closed:
                 reply.cancel()
-        threading.Thread(target=self._drive, args=(reply, stream), name="reply", daemon=True).start()
+        # In the context of the request, so that what is logged of the reply names it.
+        drive = partial(copy_context().run, self._drive, reply, stream)
+        threading.Thread(target=drive, name="reply", daemon=True).start()
         return reply
 
     def _drive(self, reply: LiveReply, stream: ReplyStream) -> None:
@@ -190,10 +204,15 @@ class ChatService:
         try:
             try:
                 look_at = time.monotonic() + LOOK_SECONDS
+                came_at: float | None = None
                 for delta in stream:
                     deltas.append(delta)
                     reply.add(delta)
-                    if time.monotonic() >= look_at:
+                    moment = time.monotonic()
+                    if came_at is not None:
+                        self._metrics.piece(moment - came_at)
+                    came_at = moment
+                    if moment >= look_at:
                         if not self._is_wanted(reply):
                             stream.cancel()
                         look_at = time.monotonic() + LOOK_SECONDS
@@ -210,10 +229,13 @@ class ChatService:
                     token_ids=end.token_ids,
                     timings={**end.timings, "prompt_tokens": end.prompt_tokens},
                 )
+                self._metrics.reply_ended(end)
         except Exception:
             log.exception("The reply %s could not be saved.", reply.message_id)
             error = ThumbloopError("The reply could not be saved; see the server's log.")
         finally:
+            if error is not None:
+                self._metrics.reply_failed(error)
             self._release(reply.chat_id, reply.message_id)
             reply.close(saved, error)
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.api.described import methods, refuse_unknown
+from app.request_ids import HEADER, request_id
 from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def is_openai(path: str) -> bool:
 def unexpected(path: str) -> JSONResponse:
     """The answer to a request that met a bug of ours; what it was is in the log."""
     message = "The server met an error that it did not expect; its log says more."
-    return _answer(500, {"code": "internal", "message": message}, path)
+    # Starlette answers this one outside of all middleware.
+    return _answer(500, {"code": "internal", "message": message}, path, {HEADER: request_id()})
 
 
 def _answer(

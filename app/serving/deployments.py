@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from app.metrics import Metrics
 from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
 from storage import model_versions
 from storage.artifacts import Artifacts
@@ -25,7 +26,10 @@ POLL_SECONDS = 1.0
 class Deployments:
     """Follows the database, where the trainer's gate and the command line deploy too."""
 
-    def __init__(self, database: Database, artifacts: Artifacts, backend: Backend) -> None:
+    def __init__(
+        self, database: Database, artifacts: Artifacts, backend: Backend, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._database = database
         self._artifacts = artifacts
         self._backend = backend
@@ -140,6 +144,7 @@ class Deployments:
                 self._build(deployed)
             except Exception as error:  # whatever it is, the version that works has to go on working
                 self._refused = deployed.id
+                self._metrics.swapped("refused")
                 kept = (
                     f"{self._serving.name} keeps replying" if self._serving else "an earlier one will reply"
                 )
@@ -192,6 +197,8 @@ class Deployments:
     def _serve(self, version: ModelVersion) -> None:
         """New replies go to this version; those under way end on the one they began with."""
         self._used[version.id] = time.monotonic()
+        if self._serving is not None and self._serving.id != version.id:
+            self._metrics.swapped("done")
         self._serving = _served(version, self._artifacts)
         self._refused = None
         log.info("%s replies from now on.", version.name)
