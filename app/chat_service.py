@@ -17,14 +17,16 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
+from app.chat_place import find_place, leaf_id_of, note_signal
+from app.limits import Limits
 from app.live_reply import LiveReply
 from app.metrics import Metrics
 from app.serving.backend import ReplyStream, Sampling
 from app.serving.deployments import Deployments
-from storage import chats, signals
+from storage import chats
 from storage.database import Database
 from storage.errors import Busy, Conflict, InvalidInput, NotFound, NotStored, ThumbloopError, TooLarge
-from storage.settings import Settings, SignalKind
+from storage.settings import Settings
 from storage.tables import Chat, Message
 
 __all__ = ["ChatService", "LiveReply"]
@@ -58,6 +60,7 @@ class ChatService:
         self._database = database
         self._deployments = deployments
         self._settings = settings
+        self.limits = Limits(settings)
         self._changed = threading.Condition()  # guards the fields below
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
@@ -84,22 +87,22 @@ class ChatService:
         stands in place of stays as another branch, and the reply to that is noted as edited away.
 
         A seed is drawn where `sampling` has none, and stored, so that any reply can be made again.
-        Raises InvalidInput, TooLarge, NotFound, NotAllowed, Busy, Conflict (code `reply_streaming` while
-        the chat's last reply is under way).
+        Raises InvalidInput, TooLarge, NotFound, NotAllowed, TooOften, Busy, Conflict (code
+        `reply_streaming` while the chat's last reply is under way).
         """
         self._check_content(content)
         with self._database.read() as session:
             chat = chats.get_chat(session, chat_id, user_id)
-            path, edited = _place(session, chat_id, parent_id, edits)
+            path, edited = find_place(session, chat_id, parent_id, edits)
         leaf_id = path[-1].id if path else None
 
         def store(session: Session) -> Message:
-            if parent_id is None and edits is None and _leaf_id(session, chat_id) != leaf_id:
+            if parent_id is None and edits is None and leaf_id_of(session, chat_id) != leaf_id:
                 raise Conflict(
                     "The chat has changed meanwhile; look at it and send again.", code="chat_changed"
                 )
             if edited is not None:
-                _note(session, user_id, chats.newest_child(session, edited.id), "edited")
+                note_signal(session, user_id, chats.newest_child(session, edited.id), "edited")
             return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
 
         question = Message(chat_id=chat_id, role="user", content=content)
@@ -121,7 +124,7 @@ class ChatService:
 
         def store(session: Session) -> Message:
             replaced = message if message.role == "assistant" else chats.newest_child(session, message.id)
-            _note(session, user_id, replaced, "regenerated")
+            note_signal(session, user_id, replaced, "regenerated")
             return chats.get_message(session, path[-1].id)
 
         return self._reply(chat, path, store, sampling)
@@ -164,6 +167,7 @@ class ChatService:
         sampling = self._settle(sampling)
         self._claim(chat.id, path)
         try:
+            self.limits.take(chat.owner_id)
             prompt = chats.prompt_messages(chat, path)
             version, stream = self._deployments.stream(
                 prompt, sampling, person=chat.owner_id, version_id=version_id
@@ -313,34 +317,3 @@ class ChatService:
             self._chats.discard(chat_id)
             self._live.pop(message_id or "", None)
             self._changed.notify_all()
-
-
-def _place(
-    session: Session, chat_id: str, parent_id: str | None, edits: str | None
-) -> tuple[list[Message], Message | None]:
-    """The messages before a new one, and the one that it stands in place of."""
-    if parent_id is not None and edits is not None:
-        raise InvalidInput("Give parent_id or edits, not both.", field="edits")
-    named, field = (edits, "edits") if edits is not None else (parent_id, "parent_id")
-    if named is None:
-        return chats.current_path(session, chat_id), None
-    message = chats.get_message(session, named)
-    if message.chat_id != chat_id:
-        raise InvalidInput(f"The message {named} is not of chat {chat_id}.", field=field)
-    path = chats.path_to(session, named)
-    if edits is None:
-        return path, chats.newest_child(session, named)
-    if message.role != "user":
-        raise InvalidInput(f"The message {named} is a reply; only your own can be edited.", field=field)
-    return path[:-1], message
-
-
-def _note(session: Session, user_id: str, reply: Message | None, kind: SignalKind) -> None:
-    # Before anything else is written: those who change votes wait for each other first, then write.
-    if reply is not None and signals.is_over(reply):
-        signals.record_signal(session, user_id=user_id, message_id=reply.id, kind=kind)
-
-
-def _leaf_id(session: Session, chat_id: str) -> str | None:
-    path = chats.current_path(session, chat_id)
-    return path[-1].id if path else None

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     max_waiting_replies: int = Field(
         32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
     )
+    max_replies_per_minute: int = Field(
+        0, ge=0, description="Replies that one person may ask for in a minute. 0: no limit."
+    )
     max_waiting_writes: int = Field(
         2048, ge=1, description="Votes that may wait for their commit; beyond that the answer is 503."
     )

@@ -81,6 +81,7 @@ def _begin(
         if end_user is not None:
             salt = load_secret(services.settings.data_dir)
             person_id = ensure_end_user(session, identity.user_id, end_user, salt=salt).id
+        services.chat_service.limits.check(person_id)  # before anything of it is stored
         chat = chats.create_chat(
             session,
             person_id,

@@ -9,14 +9,16 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlmodel import func, select
 
 from storage.database import open_database
-from storage.tables import TrainingRun
+from storage.tables import Chat, TrainingRun
 from tests.integration import loop
 from tests.integration.rest import refused
 from tests.live_server import LiveServer, wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
+MOST = 20  # replies of one person in a minute
 TOKEN = "scraper-0123456789abcdef"
 
 Figures = dict[tuple[str, ...], float]  # by the sample's name and the values of its labels
@@ -25,7 +27,14 @@ Figures = dict[tuple[str, ...], float]  # by the sample's name and the values of
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LiveServer]:
     data_dir = tmp_path_factory.mktemp("metrics") / "data"
-    server = LiveServer({"data_dir": data_dir, "model": str(tiny_model), "metrics_token": TOKEN})
+    server = LiveServer(
+        {
+            "data_dir": data_dir,
+            "model": str(tiny_model),
+            "metrics_token": TOKEN,
+            "max_replies_per_minute": MOST,
+        }
+    )
     server.start()
     yield server
     server.close()
@@ -152,3 +161,21 @@ def test_every_answer_has_an_id_that_the_log_names(shared_server: LiveServer, cl
         return all(any(line.endswith(f"[{one}]") for line in lines) for one in ids)
 
     wait_until(logged, 20, lambda: shared_server.log.read_text())
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(shared_server: LiveServer) -> None:
+    with shared_server.client("user", "hasty") as client:
+        turns = [{"role": "user", "content": "Hello"}]
+        body = {"model": "deployed", "messages": turns, "max_tokens": 1, "user": "ann"}
+        for _ in range(MOST):
+            loop.checked(client.post("/v1/chat/completions", json=body))
+        with closing(open_database(shared_server.settings)) as database, database.read() as session:
+            before = session.exec(select(func.count()).select_from(Chat)).one()
+        answer = client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 429
+        error = answer.json()["error"]
+        assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+        assert 0 < int(answer.headers["retry-after"]) <= 60
+        with closing(open_database(shared_server.settings)) as database, database.read() as session:
+            assert session.exec(select(func.count()).select_from(Chat)).one() == before
+        loop.checked(client.post("/v1/chat/completions", json=body | {"user": "bob"}))
