@@ -5,7 +5,7 @@ import hmac
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from app.auth import CurrentSecret, ServicesHere, admin_user, current_user
 
@@ -20,7 +20,13 @@ def may_scrape(request: Request, secret: CurrentSecret, services: ServicesHere) 
     admin_user(current_user(request, secret, services))
 
 
-@router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(may_scrape)])
+@router.get(
+    "/metrics",
+    # Response, not PlainTextResponse: refusals are JSON here as elsewhere.
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    dependencies=[Depends(may_scrape)],
+)
 def metrics(services: ServicesHere) -> Response:
     """Figures of this server as Prometheus reads them. For admins, and with THUMBLOOP_METRICS_TOKEN."""
     return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
