@@ -35,7 +35,7 @@ class User(Table, table=True):
     __tablename__ = "user_account"  # "user" is a reserved word in PostgreSQL
 
     id: str = Field(default_factory=new_id, primary_key=True)
-    name: str | None = Field(default=None, unique=True)  # anonymous people have none
+    name: str | None = Field(default=None, unique=True)  # anonymous people and end users have none
     role: str = "user"  # admin, user
     password_hash: str | None = None
     disabled: bool = False
@@ -45,6 +45,10 @@ class User(Table, table=True):
     erased_at: datetime | None = Field(
         default=None, sa_type=UtcDateTime
     )  # a tombstone: all they wrote is gone
+    # Of an end user: the account of the application that speaks for them, and a keyed hash of what it calls
+    # them. No foreign key: SQLite could only add one by making the table anew.
+    app_id: str | None = Field(default=None, index=True)
+    app_key: str | None = Field(default=None, unique=True, index=True)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 

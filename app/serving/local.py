@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from app.serving.backend import ReplyStream, Sampling, ServedVersion
+from app.serving.backend import Occupancy, ReplyStream, Sampling, ServedVersion
 from app.serving.continuous import ContinuousEngine, Unsuitable
 from app.serving.desk import Desk, Slot
 from app.serving.engine import Engine
@@ -102,6 +102,9 @@ class LocalBackend:
         limit = min(sampling.max_new_tokens, self._context - len(prompt))
         request = Request(str(next(self._ids)), version_id, person, prompt, sampling, limit, asked_at)
         return ReplyStream(lambda stream: self._begin(stream, slot, request))
+
+    def occupancy(self) -> Occupancy:
+        return self._desk.occupancy()
 
     def close(self) -> None:
         with self._lock:

@@ -10,7 +10,16 @@ from transformers import AutoTokenizer
 
 from app.serving.backend import Sampling
 from storage import chats, model_versions, votes
-from storage.errors import Busy, Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError, TooLarge
+from storage.errors import (
+    Busy,
+    Conflict,
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    ThumbloopError,
+    TooLarge,
+    TooOften,
+)
 from storage.examples import iter_examples
 from tests.adapters import publish_adapter
 from tests.endless_model import CONTEXT, FATAL
@@ -275,3 +284,19 @@ def test_the_settings_bound_what_is_asked_for(make_place: Callable[..., Place]) 
     assert dataclasses.asdict(place.service.default_sampling())["temperature"] == 0
     reply = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG).message()
     assert len(reply.token_ids or []) == 5
+
+
+def test_a_person_who_asks_too_often_waits_and_others_do_not(make_place: Callable[..., Place]) -> None:
+    place = make_place(max_replies_per_minute=2)
+    service, other = place.service, place.new_person()
+    first = service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT).message()
+    service.regenerate(place.user_id, first.id, sampling=SHORT).message()
+    before = [message.id for message in place.path()]
+    for _ in range(2):
+        with pytest.raises(TooOften, match="2 replies in a minute") as caught:
+            service.send(place.user_id, place.chat_id, "Again", sampling=SHORT)
+        assert 0 < caught.value.retry_after <= 60
+    with pytest.raises(TooOften):
+        service.limits.check(place.user_id)
+    assert [message.id for message in place.path()] == before
+    service.send(other, place.new_chat(other), "Hello", sampling=SHORT).message()
