@@ -204,6 +204,11 @@ class Settings(BaseSettings):
         4, ge=2, description="Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."
     )
     gradient_accumulation: int = Field(1, ge=1, description="Micro-batches in one optimizer step.")
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether the backward pass computes activations again, which saves memory and takes "
+        "time: on, off, or auto: where half of the free memory would not hold those of a micro-batch.",
+    )
     max_length: int = Field(1024, ge=8, description="Longest training example, in tokens; its end is cut.")
     tuning: Literal["lora", "qlora", "full"] = Field(
         "lora",

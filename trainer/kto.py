@@ -24,7 +24,7 @@ from trainer.base_model import number_format
 from trainer.engines import choose_engine
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.lease import Interrupted
-from trainer.memory import fits_in_memory, peak_memory
+from trainer.memory import checkpoints_activations, peak_memory
 from trainer.reference_cache import ReferenceCache
 from trainer.reporting import reporters
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
@@ -106,7 +106,7 @@ def train(
     engine, reason = choose_engine(settings.engine, model)
     if reason:
         log.warning("%s", reason)
-    checkpointing = not fits_in_memory(model, rows, settings, engine)
+    checkpointing = checkpoints_activations(model, rows, settings, engine)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
         "peft_config": (

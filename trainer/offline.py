@@ -169,6 +169,7 @@ class _Training:
             "peak_memory_mb": result.peak_memory / 2**20,
             "steps": steps,
             "resumed_from_step": result.resumed_from_step,
+            "gradient_checkpointing": result.gradient_checkpointing,
             "noise_floor": result.noise_floor,
             "references_reused": result.references_reused,
             "settings": self.chosen,

@@ -20,7 +20,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from storage.pairs import iter_pairs
 from storage.settings import Settings
 from trainer.kto import Diverged, Progress, Watch, lora_config
-from trainer.memory import fits_in_memory
+from trainer.memory import checkpoints_activations
 from trainer.reference_cache import ReferenceCache
 from trainer.shared_prefix import Reply, Scores
 from trainer.sweep_grid import Loss
@@ -80,7 +80,7 @@ def train_on_pairs(
         bf16=model.dtype == torch.bfloat16,
         fp16=model.dtype == torch.float16,
         use_cpu=model.device.type == "cpu",
-        gradient_checkpointing=not fits_in_memory(model, rows, settings, "trl"),
+        gradient_checkpointing=checkpoints_activations(model, rows, settings, "trl"),
         save_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 STOPPED = 130  # as a shell says of what Ctrl-C ended
 NO_REFERENCES = "none"
+OTHERWISE_NAMED = {
+    "gradient_checkpointing": "checkpointing"
+}  # settings whose option is not called as they are
 
 
 def train_file(
@@ -97,9 +100,13 @@ def _settings(given: Mapping[str, Any]) -> "Settings":
     except BadSetting as error:
         if error.field is None or error.field not in given:
             raise
-        option = f"--{error.field.replace('_', '-')}"
-        told = error.message.replace(f"THUMBLOOP_{error.field.upper()}=", f"{option} ")
+        told = error.message.replace(f"THUMBLOOP_{error.field.upper()}=", f"{option_of(error.field)} ")
         raise InvalidInput(told, field=error.field) from error
+
+
+def option_of(name: str) -> str:
+    """The option of `thumbloop train` for a setting, or for a parameter of that name."""
+    return "--" + OTHERWISE_NAMED.get(name, name).replace("_", "-")
 
 
 @contextmanager
