@@ -96,6 +96,12 @@ def order(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int
     return [row for block in best for row in _seat(examples, block, draw)]
 
 
+def blocks(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int = 0) -> list[list[int]]:
+    """The order cut into its blocks, the micro-batches."""
+    found = order(examples, batch_size=batch_size, seed=seed, epoch=epoch)
+    return [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
+
+
 def _position(seed: int, chat: str) -> float:
     """The chat's place between 0 and 1, the same whatever other chats there are."""
     digest = hashlib.sha256(f"{seed}:{chat}".encode()).digest()

@@ -26,6 +26,7 @@ from trainer.lineage import write_lineage
 from trainer.out_folder import OutFolder
 from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
+from trainer.training_order import write_order
 from trainer.training_plan import TrainingPlan, plan_training, spoken
 from trainer.tuning import load_for_training, reference_name
 
@@ -36,16 +37,18 @@ log = logging.getLogger(__name__)
 class OfflineTraining:
     """What to train on and where to; `settings` says how.
 
-    `references` is the folder of the reference log-probabilities kept across trainings, if any.
+    `references` is the folder of the reference log-probabilities kept across trainings, if any. The order of
+    the micro-batches is written to the file `order`, if it is given. Only to plan, `out` may be missing.
     """
 
     data: Path
-    out: Path
+    out: Path | None
     settings: Settings
     references: Path | None
     max_rows: int | None = None
     skip_bad: bool = False
     options: ImportOptions = NO_OPTIONS
+    order: Path | None = None
 
 
 def train_on_file(
@@ -61,15 +64,10 @@ def train_on_file(
     NotReady with the reason, and Diverged.
     """
     began = time.monotonic()
+    assert wanted.out is not None
     out = OutFolder(wanted.out)
     progress({"phase": "reading rows"})
-    source = base_model.resolve(wanted.settings, progress=log.info)
-    settings = wanted.settings.model_copy(
-        update={
-            "precision": base_model.name_of(source.dtype),
-            "max_length": min(wanted.settings.max_length, source.max_context),
-        }
-    )
+    source, settings = _resolve(wanted.settings)
     rows, plan = _prepare(wanted, settings, base_model.load_tokenizer(source))
     check()
     training = _Training(wanted, settings, source, rows, plan, out, began)
@@ -85,6 +83,25 @@ def train_on_file(
             f"the last checkpoint.",
             field="out",
         ) from error
+
+
+def plan_on_file(wanted: OfflineTraining) -> TrainingPlan:
+    """Say what would be trained on, and write the order if it is wanted; no weight is loaded.
+
+    Raises what `train_on_file` would before it trains.
+    """
+    source, settings = _resolve(wanted.settings)
+    return _prepare(wanted, settings, base_model.load_tokenizer(source))[1]
+
+
+def _resolve(settings: Settings) -> tuple[BaseModelSource, Settings]:
+    """The base model, made ready, and the settings with what depends on it and on the machine."""
+    source = base_model.resolve(settings, progress=log.info)
+    update = {
+        "precision": base_model.name_of(source.dtype),
+        "max_length": min(settings.max_length, source.max_context),
+    }
+    return source, settings.model_copy(update=update)
 
 
 def _prepare(wanted: OfflineTraining, settings: Settings, tokenizer: Any) -> tuple[list[Row], TrainingPlan]:
@@ -103,6 +120,8 @@ def _prepare(wanted: OfflineTraining, settings: Settings, tokenizer: Any) -> tup
         raise InvalidInput(" ".join([few, *dropped.lines()]), field="batch_size")
     for line in plan.lines():
         log.info("%s", line)
+    if wanted.order is not None:
+        write_order(rows, settings, wanted.order)
     return rows, plan
 
 

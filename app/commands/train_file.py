@@ -27,22 +27,22 @@ OTHERWISE_NAMED = {
 
 def train_file(
     data: Path,
-    out: Path,
+    out: Path | None,
     *,
     settings: Mapping[str, Any],
     reference_cache: str | None,
     report: Path | None,
+    order: Path | None,
     max_rows: int | None,
     skip_bad: bool,
     options: "ImportOptions",
 ) -> None:
-    """Train and say what came of it; `settings` are those of the command line, by their names."""
-    if report is not None and not report.absolute().parent.is_dir():
-        raise InvalidInput(
-            f"--report {report}: there is no folder {report.absolute().parent}.", field="report"
-        )
-    if report is not None and report.is_dir():
-        raise InvalidInput(f"--report {report} is a folder; name a file in it.", field="report")
+    """Train and say what came of it, or without `out` what would be trained on.
+
+    `settings` are those of the command line, by their names.
+    """
+    _check_is_file(report, "report")
+    _check_is_file(order, "order")
     chosen = _settings(settings)
     if reference_cache is None:
         references: Path | None = chosen.data_dir
@@ -60,11 +60,18 @@ def train_file(
 
         from trainer.kto import Diverged
         from trainer.lease import Interrupted
-        from trainer.offline import OfflineTraining, train_on_file
+        from trainer.offline import OfflineTraining, plan_on_file, train_on_file
 
         wanted = OfflineTraining(
-            data, out, chosen, references, max_rows=max_rows, skip_bad=skip_bad, options=options
+            *(data, out, chosen, references),
+            max_rows=max_rows,
+            skip_bad=skip_bad,
+            options=options,
+            order=order,
         )
+        if out is None:
+            plan_on_file(wanted)
+            return
 
         def show(state: dict[str, Any]) -> None:
             progress.show_progress(state, str(state["phase"]))
@@ -89,6 +96,16 @@ def train_file(
         f"at most {found['peak_memory_mb']:.0f} MiB of memory."
     )
     say(f"The adapter is in {out}.")
+
+
+def _check_is_file(path: Path | None, name: str) -> None:
+    """Refuse what cannot be written, before hours of training and not after them."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise InvalidInput(f"--{name} {path}: there is no folder {path.absolute().parent}.", field=name)
+    if path.is_dir():
+        raise InvalidInput(f"--{name} {path} is a folder; name a file in it.", field=name)
 
 
 def _settings(given: Mapping[str, Any]) -> "Settings":

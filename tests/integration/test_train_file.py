@@ -78,6 +78,18 @@ def test_a_bad_row_is_one_line_that_names_it(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_plan_is_said_and_the_order_written_without_training(
+    thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
+) -> None:
+    told = thumbloop.said(*on_rows[:-2], "--plan-only", "--order", str(tmp_path / "order.jsonl"))
+    assert "12 examples to train on (8 up, 4 down)" in told
+    assert "3 steps of 4 examples" in told
+    assert "loading the model" not in told
+    lines = (tmp_path / "order.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert not (tmp_path / "out").exists()
+
+
 MISUSED = {
     "an option of files without one": (["--beta", "0.2"], "--beta is for .*--data.*takes THUMBLOOP_BETA"),
     "fresh": (["--data", "f", "--out", "o", "--fresh"], "--fresh is for runs on votes"),
@@ -91,6 +103,11 @@ MISUSED = {
     "force": (["--data", "f", "--out", "o", "--force"], "--force is for runs on votes"),
     "no-follow": (["--data", "f", "--out", "o", "--no-follow"], "--follow is for runs on votes"),
     "a value out of range": (["--data", "f", "--out", "o", "--lora-rank", "0"], "--lora-rank 0: "),
+    "a plan into a folder": (
+        ["--data", "f", "--out", "o", "--plan-only"],
+        "--out is for a training, and --plan-only trains nothing",
+    ),
+    "an order that is a folder": (["--data", "f", "--plan-only", "--order", "."], "--order . is a folder"),
     "a report into nowhere": (
         ["--data", "f", "--out", "o", "--report", "/nowhere/r.json"],
         "--report /nowhere/r.json: there is no folder /nowhere",
