@@ -27,8 +27,9 @@ from trainer.out_folder import OutFolder
 from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
 from trainer.training_order import write_order
-from trainer.training_plan import TrainingPlan, plan_training, spoken
+from trainer.training_plan import TrainingPlan, plan_training
 from trainer.tuning import load_for_training, reference_name
+from trainer.wording import counted, spoken
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class OfflineTraining:
     """What to train on and where to; `settings` says how.
 
     `references` is the folder of the reference log-probabilities kept across trainings, if any. The order of
-    the micro-batches is written to the file `order`, if it is given. Only to plan, `out` may be missing.
+    the micro-batches is written to the file `order` and the report to `report`, where they are given. Only
+    to plan, `out` may be missing.
     """
 
     data: Path
@@ -49,6 +51,7 @@ class OfflineTraining:
     skip_bad: bool = False
     options: ImportOptions = NO_OPTIONS
     order: Path | None = None
+    report: Path | None = None
 
 
 def train_on_file(
@@ -114,7 +117,7 @@ def _prepare(wanted: OfflineTraining, settings: Settings, tokenizer: Any) -> tup
     plan = plan_training(rows, dropped, settings)
     if len(rows) < settings.batch_size:
         few = (
-            f"There are {len(rows)} rows to train on, fewer than a micro-batch of {settings.batch_size}, on "
+            f"{counted(len(rows), 'row')} to train on, fewer than a micro-batch of {settings.batch_size}, on "
             f"which KTO estimates its KL term; add rows, or lower the batch size."
         )
         raise InvalidInput(" ".join([few, *dropped.lines()]), field="batch_size")
@@ -175,8 +178,8 @@ class _Training:
             check=check,
         )
         progress({"phase": "writing the adapter"})
-        self._publish(model, tokenizer, result)
-        return {
+        self._stage(model, tokenizer, result)
+        report = {
             "engine": result.engine,
             "model": self.source.name,
             "device": _device(self.source),
@@ -194,6 +197,10 @@ class _Training:
             "settings": self.chosen,
             **self.plan.to_metrics(),
         }
+        if self.wanted.report is not None:
+            self.wanted.report.write_text(json.dumps(report, indent=2) + "\n")
+        self.out.publish()  # last: until then, the same command makes up for what is missing
+        return report
 
     def _references(self) -> ReferenceCache | None:
         if self.wanted.references is None or not self.settings.reference_cache_mb:
@@ -204,7 +211,7 @@ class _Training:
             max_mb=self.settings.reference_cache_mb,
         )
 
-    def _publish(self, model: Any, tokenizer: Any, result: kto.TrainingResult) -> None:
+    def _stage(self, model: Any, tokenizer: Any, result: kto.TrainingResult) -> None:
         staging = self.out.new_staging()
         kto.save_adapter(model, staging, base_model=self.source.name)
         if self.settings.tuning == "full":
@@ -221,7 +228,6 @@ class _Training:
             training=result.to_dict(),
             start=None,
         )
-        self.out.publish()
 
 
 def _earlier_steps(checkpoints: Path) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ def train(
     train_file(
         data,
         out,
-        settings={name: value for name, value in how.items() if value is not None},
+        settings=how,
         reference_cache=reference_cache,
         report=report,
         order=order,

@@ -1,9 +1,9 @@
 """`thumbloop train --data F --out DIR`: the engine alone on a file, in this process; no database."""
 
-import json
 import logging
+import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import typer
 
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import say
-from storage.errors import BadSetting, Conflict, InvalidInput
+from storage.errors import BadSetting, Conflict, InvalidInput, ThumbloopError
 
 if TYPE_CHECKING:
     from storage.import_formats import ImportOptions
@@ -39,11 +39,12 @@ def train_file(
 ) -> None:
     """Train and say what came of it, or without `out` what would be trained on.
 
-    `settings` are those of the command line, by their names.
+    `settings` are those that the command line has options for, by their names; None where it was not given.
     """
     _check_is_file(report, "report")
     _check_is_file(order, "order")
-    chosen = _settings(settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen = _settings(given)
     if reference_cache is None:
         references: Path | None = chosen.data_dir
         with suppress(OSError):  # what needs the folder says so
@@ -68,6 +69,7 @@ def train_file(
             skip_bad=skip_bad,
             options=options,
             order=order,
+            report=report,
         )
         if out is None:
             plan_on_file(wanted)
@@ -84,14 +86,18 @@ def train_file(
             say("Stopped. The same command goes on from here.")
             raise typer.Exit(STOPPED) from None
         except Diverged as error:
-            raise Conflict(str(error), code="diverged") from error
+            raise Conflict(_by_options(str(error), settings), code="diverged") from error
         except (MemoryError, torch.OutOfMemoryError) as error:
             told = str(error) or f"The training ran out of memory; lower --max-length ({chosen.max_length})."
-            raise Conflict(told, code="out_of_memory") from error
-    if report is not None:
-        report.write_text(json.dumps(found, indent=2) + "\n")
+            raise Conflict(_by_options(told, settings), code="out_of_memory") from error
+        except ThumbloopError as error:
+            if error.field is None or error.field in given or error.field not in settings:
+                error.message = _by_options(error.message, settings)
+            raise
+    from trainer.wording import counted
+
     say(
-        f"Trained on {found['rows']} rows in {found['seconds']['training']:.1f} s "
+        f"Trained on {counted(found['rows'], 'row')} in {found['seconds']['training']:.1f} s "
         f"({found['seconds_per_row']:.2f} s a row, after {found['seconds']['set_up']:.1f} s of preparation), "
         f"at most {found['peak_memory_mb']:.0f} MiB of memory."
     )
@@ -117,13 +123,20 @@ def _settings(given: Mapping[str, Any]) -> "Settings":
     except BadSetting as error:
         if error.field is None or error.field not in given:
             raise
-        told = error.message.replace(f"THUMBLOOP_{error.field.upper()}=", f"{option_of(error.field)} ")
-        raise InvalidInput(told, field=error.field) from error
+        raise InvalidInput(_by_options(error.message, [error.field]), field=error.field) from error
 
 
 def option_of(name: str) -> str:
     """The option of `thumbloop train` for a setting, or for a parameter of that name."""
     return "--" + OTHERWISE_NAMED.get(name, name).replace("_", "-")
+
+
+def _by_options(message: str, settings: Iterable[str]) -> str:
+    """The message with those settings called by their options, which this command's user can change."""
+    for name in settings:
+        message = message.replace(f"THUMBLOOP_{name.upper()}=", f"{option_of(name)} ")
+        message = re.sub(rf"THUMBLOOP_{name.upper()}\b", option_of(name), message)
+    return message
 
 
 @contextmanager

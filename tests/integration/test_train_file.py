@@ -69,6 +69,15 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
+def test_what_to_do_is_said_in_options_of_the_command(thumbloop: CommandLine, on_rows: list[str]) -> None:
+    line = thumbloop.refused(*on_rows, "--learning-rate", "1e6", "--epochs", "3")
+    assert "The gradient exploded" in line
+    assert line.endswith("lower --learning-rate 1e+06 or --beta 0.1.")
+    thumbloop.settings["model"] = "nowhere/at/all"
+    line = thumbloop.refused(*on_rows, code=2)
+    assert "THUMBLOOP_MODEL=nowhere/at/all: " in line, "that one came from the environment"
+
+
 def test_a_bad_row_is_one_line_that_names_it(
     thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
 ) -> None:
