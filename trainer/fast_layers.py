@@ -124,7 +124,9 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention in transformers' terms; without a mask the queries are the last positions of the keys."""
-    query, key = query.to(value.dtype), key.to(value.dtype)
+    # In fp32 also where the layers multiply in bf16: it costs a tenth of a step, and rounded scores are a good
+    # part of what rounding does to a reply's reward.
+    query, key, value = query.float(), key.float(), value.float()
     special = any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
     if attention_mask is None and not dropout and not special:
         with torch.autocast(query.device.type, enabled=False):
@@ -178,9 +180,9 @@ def _mask(
 class _CausalAttention(torch.autograd.Function):
     """softmax(s·QKᵀ)·V for queries that are the last of the keys' positions, a block of queries at a time.
 
-    Shapes: queries (batch, heads, queries, width), keys and values (batch, groups, keys, width). Scores and
-    softmax are in fp32; the backward pass computes them again. PyTorch's own kernel for processors takes
-    two to three times as long in its backward pass, and longer still with a mask.
+    Shapes: queries (batch, heads, queries, width), keys and values (batch, groups, keys, width), all in fp32.
+    The backward pass computes the softmax again. On one thread PyTorch's own kernel for processors takes up
+    to twice as long for a few hundred positions, and longer still with a mask.
     """
 
     @staticmethod
@@ -194,8 +196,8 @@ class _CausalAttention(torch.autograd.Function):
         result = value.new_empty(*query.shape[:3], value.shape[-1])
         for begin, end in _blocks(queries):
             seen = keys - queries + end
-            shares = _shares(query[:, :, begin:end], key[:, :seen], scaling, exact=True)
-            found = torch.bmm(_flat(shares).to(value.dtype), value[:, :seen])
+            shares = _shares(query[:, :, begin:end], key[:, :seen], scaling)
+            found = torch.bmm(_flat(shares), value[:, :seen])
             result[:, :, begin:end] = found.view(*shares.shape[:3], -1)
         ctx.save_for_backward(query, key, value, result)
         ctx.scaling = scaling
@@ -206,29 +208,27 @@ class _CausalAttention(torch.autograd.Function):
         query, key, value, result = ctx.saved_tensors
         (gradient,) = gradients
         batch, queries, keys = gradient.shape[0], query.shape[2], key.shape[1]
-        gradient = gradient.reshape(result.shape).to(value.dtype)
+        gradient = gradient.reshape(result.shape).float()
         of_query = torch.empty_like(query)
-        of_key = torch.zeros(key.shape, device=key.device)
-        of_value = torch.zeros(value.shape, device=key.device)
+        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
         with torch.autocast(query.device.type, enabled=False):
             for begin, end in _blocks(queries):
                 seen = keys - queries + end
                 here = gradient[:, :, begin:end]
                 flat = _flat(here)
-                shares = _shares(query[:, :, begin:end], key[:, :seen], ctx.scaling, exact=False)
-                of_value[:, :seen] += torch.bmm(_flat(shares).to(value.dtype).transpose(1, 2), flat)
-                change = torch.bmm(flat, value[:, :seen].transpose(1, 2)).view(shares.shape).float()
-                mean = (here.float() * result[:, :, begin:end].float()).sum(-1, keepdim=True)
-                shares.mul_(change.sub_(mean)).mul_(ctx.scaling)
-                of_scores = _flat(shares).to(key.dtype)
+                shares = _shares(query[:, :, begin:end], key[:, :seen], ctx.scaling)
+                of_value[:, :seen] += torch.bmm(_flat(shares).transpose(1, 2), flat)
+                change = torch.bmm(flat, value[:, :seen].transpose(1, 2)).view(shares.shape)
+                mean = (here * result[:, :, begin:end]).sum(-1, keepdim=True)
+                of_scores = _flat(shares.mul_(change.sub_(mean)).mul_(ctx.scaling))
                 of_query[:, :, begin:end] = torch.bmm(of_scores, key[:, :seen]).view(
                     here.shape[:3] + key.shape[-1:]
                 )
                 of_key[:, :seen] += torch.bmm(of_scores.transpose(1, 2), _flat(query[:, :, begin:end]))
         return (
             of_query.view(batch, -1, *query.shape[2:]),
-            of_key.to(key.dtype).view(batch, -1, *key.shape[1:]),
-            of_value.to(value.dtype).view(batch, -1, *value.shape[1:]),
+            of_key.view(batch, -1, *key.shape[1:]),
+            of_value.view(batch, -1, *value.shape[1:]),
             None,
         )
 
@@ -242,21 +242,14 @@ def _flat(one: torch.Tensor) -> torch.Tensor:
     return one.reshape(one.shape[0], -1, one.shape[-1])
 
 
-def _shares(query: torch.Tensor, key: torch.Tensor, scaling: float, *, exact: bool) -> torch.Tensor:
-    """Softmax of the scores in fp32, 0 in the future; the queries are the last of the keys' positions.
+def _shares(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Softmax of the scores, 0 in the future; the queries are the last of the keys' positions.
 
-    In bf16 a second product gives back what rounding took from the first, if it is to be `exact`; a gradient
-    can do without. PyTorch's fused softmax takes half the time of its exp.
+    PyTorch's fused softmax takes half the time of its exp.
     """
     groups, heads, queries, width = query.shape
     keys = key.shape[1]
-    flat, across = query.reshape(groups, heads * queries, width), key.transpose(1, 2)
-    scores = torch.bmm(flat, across)
-    if scores.dtype != torch.float32:
-        rounded = scores
-        scores = rounded.float()
-        if exact:
-            scores += torch.baddbmm(rounded, flat, across, beta=-1)
+    scores = torch.bmm(query.reshape(groups, heads * queries, width), key.transpose(1, 2))
     scores = scores.mul_(scaling).view(groups, heads, queries, keys)
     future = torch.full((queries, queries), -torch.inf, device=key.device).triu_(1)
     scores[..., keys - queries :] += future

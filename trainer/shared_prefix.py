@@ -248,19 +248,11 @@ def _states(plan: Plan, hidden: list[torch.Tensor], number: int, reply: Reply) -
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of a layer, each in the format of the values.
-
-    Rotated keys come in fp32, and the library's layer would take that for the values too; autocast rounds
-    both all the same before it multiplies them.
-    """
+    """Keys and values of a layer, each in its own format: rotated keys may be in fp32 beside bf16 values."""
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        super().lazy_initialization(value_states, value_states)  # type: ignore[no-untyped-call]
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return super().update(key_states.to(value_states.dtype), value_states, *args, **kwargs)
+        super().lazy_initialization(key_states, value_states)  # type: ignore[no-untyped-call]
+        self.values = value_states.new_empty(0)
 
 
 def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:

@@ -73,5 +73,5 @@ def test_six_steps_of_the_default_model_are_those_of_trl(kto_sample: Path, tmp_p
     for name, weight in adapters[0].items():
         torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=1e-4)
     for ours, near in zip(exact, rounded, strict=True):  # as docs/benchmarks.md states
-        assert near["loss"] == pytest.approx(ours["loss"], rel=0.015)
+        assert near["loss"] == pytest.approx(ours["loss"], rel=0.03)
         assert near["kl"] == pytest.approx(ours["kl"], abs=0.5)
