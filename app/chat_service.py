@@ -153,7 +153,9 @@ class ChatService:
         self._claim(chat.id, path)
         try:
             prompt = chats.prompt_messages(chat, path)
-            version, stream = self._deployments.stream(prompt, sampling, person=chat.owner_id)
+            version, stream = self._deployments.stream(
+                prompt, sampling, person=chat.owner_id, canary_id=chat.canary_id
+            )
             try:
                 with self._database.write() as session:
                     question = store(session)

@@ -96,7 +96,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     except BaseException:
         database.close()
         raise
-    deployments = Deployments(database, artifacts, backend)
+    deployments = Deployments(database, artifacts, backend, settings.max_loaded_versions)
     return Services(
         settings=settings,
         database=database,

@@ -98,6 +98,11 @@ class Settings(BaseSettings):
         description="Tokens of prompts and replies that each loaded version can hold at once (23 kB each for "
         "the default model in bf16). It also bounds the length of a chat.",
     )
+    max_loaded_versions: int = Field(
+        3,
+        ge=2,
+        description="Model versions in memory at once: deployed, canary and the one to roll back to first.",
+    )
     vote_tags: Annotated[list[Item], NoDecode, AsList] = Field(
         ["wrong", "unclear", "too long", "too short", "tone", "unsafe"],
         max_length=20,

@@ -138,7 +138,10 @@ def _begin(services: Services, identity: Identity, body: CompletionRequest, samp
             system_prompt=system,
             source="openai",
             consent=services.settings.consent_default,
+            split_by=_end_user(identity, body),
         )
+        if body.model != ALIAS:
+            chat.canary_id = None  # the caller chose the version
         leaf = chats.add_history(session, chat.id, history)
     try:
         return services.chat_service.send(
@@ -156,6 +159,12 @@ def _begin(services: Services, identity: Identity, body: CompletionRequest, samp
         if error.field == "content":
             error.field = "messages"
         raise
+
+
+def _end_user(identity: Identity, body: CompletionRequest) -> str:
+    """Whom the canary is given or not as a whole; empty where the application does not say who asks."""
+    user = (body.model_extra or {}).get("user")
+    return f"{identity.user_id}/{user}" if isinstance(user, str) and user else ""
 
 
 def _split(turns: Sequence[Turn]) -> tuple[str, list[tuple[str, str]], str]:

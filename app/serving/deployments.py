@@ -1,38 +1,41 @@
-"""Which version replies: the alias `deployed` of the database, made true in the backend.
+"""Which version replies: the alias `deployed` and the canary of the database, made true in the backend.
 
-Builds the slot of a version before requests go to it, falls back to a slot that works, and frees those
-out of use. Knows no tensors and no chats.
+Has the slot of a version built before requests go to it, and falls back to one that works. Knows no
+tensors, and of a chat only which canary it was given to.
 """
 
 import logging
 import threading
-import time
 from collections.abc import Mapping, Sequence
 
 from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
+from app.serving.canary import CanaryServing
+from app.serving.loaded_versions import LoadedVersions
 from storage import model_versions
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused, NotReady
+from storage.errors import ArtifactRefused, Conflict, NotReady
 from storage.tables import ModelVersion
 
 log = logging.getLogger("thumbloop.serving")
 
-MAX_SLOTS = 3
 POLL_SECONDS = 1.0
 
 
 class Deployments:
-    """Follows the database, where the trainer's gate and the command line deploy too."""
+    """Follows the database, where the trainer's gate, the command line and other servers deploy too."""
 
-    def __init__(self, database: Database, artifacts: Artifacts, backend: Backend) -> None:
+    def __init__(
+        self, database: Database, artifacts: Artifacts, backend: Backend, max_loaded_versions: int = 3
+    ) -> None:
         self._database = database
-        self._artifacts = artifacts
         self._backend = backend
+        self._versions = LoadedVersions(artifacts, backend, max_loaded_versions)
         self._building = threading.RLock()
         self._serving: ServedVersion | None = None
         self._refused: str | None = None  # the deployed version that could not be built: told once
-        self._used: dict[str, float] = {}  # version id -> when it last began a reply or was deployed
+        self.canary = CanaryServing(database, self._versions, self._building)
+        self._before: ModelVersion | None = None  # what rolling back would deploy
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="deployments", daemon=True)
 
@@ -45,6 +48,7 @@ class Deployments:
         self._follow()
         if self._serving is None:
             self._fall_back()
+        self.canary.follow()
         self._watcher.start()
 
     def stop(self) -> None:
@@ -52,23 +56,35 @@ class Deployments:
         if self._watcher.is_alive():
             self._watcher.join()
 
-    def current(self) -> ServedVersion:
-        """The version for a new reply, its slot ready: the deployed one, or the one that still works."""
+    def current(self, canary_id: str | None = None) -> ServedVersion:
+        """The version for a new reply, its slot ready: the deployed one, or the one that still works.
+
+        For a chat that was given to a canary, the canary, while that goes on and can be served.
+        """
+        tried = self.canary.answering(canary_id)
+        if tried is not None:
+            return tried
         self._follow()
         if self._serving is None:
             raise NotReady("No model version is being served; see the server's log.")
         return self._serving
 
     def stream(
-        self, messages: Sequence[Mapping[str, str]], sampling: Sampling, *, person: str = ""
+        self,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        *,
+        person: str = "",
+        canary_id: str | None = None,
     ) -> tuple[ServedVersion, ReplyStream]:
         """A reply by the current version, not yet begun; raises as `Backend.stream` does."""
         try:
-            return self._stream(messages, sampling, person)
+            return self._stream(messages, sampling, person, canary_id)
         except NotReady as error:
             if error.code != "not_loaded":
                 raise
-        return self._stream(messages, sampling, person)  # the slot was freed between choosing and using it
+        # The slot was freed between choosing and using it.
+        return self._stream(messages, sampling, person, canary_id)
 
     def deploy(self, id_or_name: str, *, by: str, why: str) -> ModelVersion:
         """Build and try the version, then move the alias: a refused adapter changes nothing.
@@ -79,7 +95,7 @@ class Deployments:
             with self._database.read() as session:
                 version = model_versions.get_version(session, id_or_name)
             if version.state in ("candidate", "ready"):  # others are refused below
-                self._build(version)
+                self._versions.build(version)
             with self._database.write() as session:
                 version = model_versions.deploy_version(session, version.id, by=by, why=why)
             self._serve(version)
@@ -93,10 +109,14 @@ class Deployments:
             return self.deploy(target.id, by=by, why=why)
 
     def _stream(
-        self, messages: Sequence[Mapping[str, str]], sampling: Sampling, person: str
+        self,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        person: str,
+        canary_id: str | None,
     ) -> tuple[ServedVersion, ReplyStream]:
-        version = self.current()
-        self._used[version.id] = time.monotonic()
+        version = self.current(canary_id)
+        self._versions.use(version.id)
         return version, self._backend.stream(version.id, messages, sampling, person=person)
 
     def _follow(self) -> None:
@@ -111,7 +131,7 @@ class Deployments:
             if self._is_settled(deployed):
                 return
             try:
-                self._build(deployed)
+                self._versions.build(deployed)
             except Exception as error:  # whatever it is, the version that works has to go on working
                 self._refused = deployed.id
                 kept = (
@@ -144,54 +164,58 @@ class Deployments:
             if version.id in (self._refused, base.id) or version.state != "ready":
                 continue
             try:
-                self._build(version)
-            except ArtifactRefused as error:
+                self._serving = self._versions.build(version)
+            except Exception as error:  # whatever it is, an earlier one may do
                 log.error("%s, deployed before, cannot be served either: %s", version.name, error)
             else:
                 break
         else:
             version = base
-            self._build(base)
-        self._serving = _served(version, self._artifacts)
+            self._serving = self._versions.build(base)
         log.error("%s replies in place of the deployed version. Deploy one that works.", version.name)
-
-    def _build(self, version: ModelVersion) -> None:
-        """Verify the adapter's folder and load it; raises ArtifactRefused."""
-        if version.id in self._backend.loaded():
-            return
-        if version.path is not None:
-            self._artifacts.verify(version.path, version.files)
-        self._backend.load(_served(version, self._artifacts))
 
     def _serve(self, version: ModelVersion) -> None:
         """New replies go to this version; those under way end on the one they began with."""
-        self._used[version.id] = time.monotonic()
-        self._serving = _served(version, self._artifacts)
+        self._serving = self._versions.build(version)
         self._refused = None
+        with self._database.read() as session:
+            try:
+                self._before = model_versions.roll_back_target(session)
+            except Conflict:
+                self._before = None
         log.info("%s replies from now on.", version.name)
         self._free_unused()
 
+    def _needed(self) -> list[str]:
+        """What has to stay loaded, as far as there may be so many: the last is there to be rolled back to."""
+        wanted = (self._serving, self.canary.version, self._before)
+        return [version.id for version in wanted if version is not None]
+
     def _free_unused(self) -> None:
         with self._building:
-            loaded = sorted(self._backend.loaded(), key=lambda version_id: self._used.get(version_id, 0.0))
-            excess = len(loaded) - MAX_SLOTS
-            for version_id in loaded:
-                if excess > 0 and version_id != (self._serving and self._serving.id):
-                    excess -= self._backend.unload(version_id)
+            self._versions.free(self._needed())
+
+    def _load_before(self) -> None:
+        """What rolling back would deploy, so that it has to load nothing, after a restart too."""
+        before = self._before
+        if before is None or not self._versions.is_missing(before.id, self._needed()):
+            return
+        try:
+            self._versions.build(before)
+        except Exception as error:
+            self._before = None
+            log.warning("%s, which rolling back would deploy, cannot be loaded: %s", before.name, error)
 
     def _watch(self) -> None:
         healthy = True
         while not self._stopping.wait(POLL_SECONDS):
             try:
                 self._follow()
+                self.canary.follow()
+                self._load_before()
                 self._free_unused()
                 healthy = True
             except Exception:
                 if healthy:  # say an outage of the database once, not every second
                     log.exception("The deployed version cannot be looked up; trying again.")
                 healthy = False
-
-
-def _served(version: ModelVersion, artifacts: Artifacts) -> ServedVersion:
-    adapter = artifacts.folder(version.path) if version.path is not None else None
-    return ServedVersion(version.id, version.name, adapter)
