@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from app.chat_service import ChatService
 from app.housekeeping import Housekeeping
+from app.metrics import Metrics
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
 from app.serving.local import LocalBackend
+from app.standing import Standing
 from app.webhook import WebhookSender
 from storage import chats, model_versions, training_runs
 from storage.artifacts import Artifacts
@@ -39,6 +41,7 @@ class Services:
     chat_service: ChatService
     schedule: Schedule
     dispatcher: Dispatcher
+    metrics: Metrics
     webhook: WebhookSender
     housekeeping: Housekeeping
 
@@ -96,7 +99,11 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     except BaseException:
         database.close()
         raise
-    deployments = Deployments(database, artifacts, backend, settings.max_loaded_versions)
+    metrics = Metrics()
+    metrics.registry.register(Standing(database, backend))
+    deployments = Deployments(
+        database, artifacts, backend, max_loaded_versions=settings.max_loaded_versions, metrics=metrics
+    )
     return Services(
         settings=settings,
         database=database,
@@ -104,9 +111,10 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         source=source,
         backend=backend,
         deployments=deployments,
-        chat_service=ChatService(database, deployments, settings),
+        chat_service=ChatService(database, deployments, settings, metrics),
         schedule=Schedule(database, settings),
         dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
+        metrics=metrics,
         webhook=WebhookSender(database, settings),
         housekeeping=Housekeeping(database, settings),
     )

@@ -191,7 +191,7 @@ def make_ready(session: Session, version: ModelVersion) -> None:
 
 
 def take_turn(session: Session) -> None:
-    """Until the transaction's end nobody else moves the alias or begins a canary.
+    """Until the transaction's end nobody else moves the alias, begins a canary or ends one.
 
     PostgreSQL: a lock on v1's row, one that replies by v1 do not wait for. SQLite has one writer anyway.
     """

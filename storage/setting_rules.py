@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, StringConstraints
 
@@ -53,3 +54,13 @@ def check_data_policy(values: Mapping[str, Any]) -> None:
 
 def _variable(name: str) -> str:
     return f"THUMBLOOP_{name.upper()}"
+
+
+def check_http_address(value: str) -> str:
+    """Raises ValueError for what is no address, or one with a password in it; empty is none."""
+    parts = urlsplit(value)
+    if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError("not an address that begins with https:// or http://")
+    if "@" in parts.netloc:
+        raise ValueError("leave user and password out: the signature proves who sends")
+    return value

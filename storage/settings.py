@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -29,10 +28,10 @@ from pydantic_settings import (
 
 from storage.errors import BadSetting
 from storage.secret import webhook_key
-from storage.setting_rules import AsList, Item, check_data_policy
+from storage.setting_rules import AsList, Item, check_data_policy, check_http_address
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-SECRETS = frozenset({"webhook_secret"})  # settings whose values are shown nowhere
+SECRETS = frozenset({"webhook_secret", "metrics_token"})  # settings whose values are shown nowhere
 SignalKind = Literal["regenerated", "edited", "copied"]
 
 
@@ -84,6 +83,9 @@ class Settings(BaseSettings):
     max_waiting_replies: int = Field(
         32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
     )
+    max_replies_per_minute: int = Field(
+        0, ge=0, description="Replies that one person may ask for in a minute. 0: no limit."
+    )
     max_waiting_writes: int = Field(
         2048, ge=1, description="Votes that may wait for their commit; beyond that the answer is 503."
     )
@@ -99,9 +101,10 @@ class Settings(BaseSettings):
         "the default model in bf16). It also bounds the length of a chat.",
     )
     max_loaded_versions: int = Field(
-        3,
+        4,
         ge=2,
-        description="Model versions in memory at once: deployed, canary and the one to roll back to first.",
+        description="Model versions in memory at once: deployed, canary, the one to roll back to, "
+        "then those that `/v1` names.",
     )
     vote_tags: Annotated[list[Item], NoDecode, AsList] = Field(
         ["wrong", "unclear", "too long", "too short", "tone", "unsafe"],
@@ -208,6 +211,12 @@ class Settings(BaseSettings):
     batch_size: int = Field(
         4, ge=2, description="Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."
     )
+    training_processes: int = Field(
+        0,
+        ge=0,
+        description="Processes that train together, each on micro-batches of its own (docs/training.md). "
+        "0: one for each GPU, or one where there is none.",
+    )
     gradient_accumulation: int = Field(1, ge=1, description="Micro-batches in one optimizer step.")
     max_length: int = Field(1024, ge=8, description="Longest training example, in tokens; its end is cut.")
     tuning: Literal["lora", "qlora", "full"] = Field(
@@ -266,6 +275,13 @@ class Settings(BaseSettings):
         72.0, gt=0, description="Hours after a vote until its delivery is not tried again."
     )
 
+    metrics_token: str = Field(
+        "",
+        pattern="^([!-~]{16,})?$",
+        description="Token with which a scraper may read /metrics and nothing else, at least 16 characters. "
+        "Empty: only admins may.",
+    )
+
     # What is forgotten
     retention_days: int = Field(
         0, ge=0, description="Days without a message after which a chat is erased. 0: never."
@@ -274,12 +290,7 @@ class Settings(BaseSettings):
     @field_validator("webhook_url")
     @classmethod
     def _http_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError("not an address that begins with https:// or http://")
-        if "@" in parts.netloc:
-            raise ValueError("leave user and password out: the signature proves who sends")
-        return value
+        return check_http_address(value)
 
     @field_validator("webhook_secret")
     @classmethod

@@ -68,9 +68,10 @@ def end(why: str = WHY) -> None:
     """Let the deployed version answer the canary's chats, too."""
     from storage.canaries import count_chats, end_canary, open_canary
     from storage.errors import Conflict
-    from storage.model_versions import deployed_version, get_version
+    from storage.model_versions import deployed_version, get_version, take_turn
 
     with opened_database() as (_, database), database.write() as session:
+        take_turn(session)
         canary = open_canary(session)
         if canary is None:
             raise Conflict("No canary is under way.", code="no_canary")

@@ -75,6 +75,7 @@ class CanaryServing:
         Raises Conflict where no canary is under way.
         """
         with self._database.write() as session:
+            model_versions.take_turn(session)
             canary = canaries.open_canary(session)
             if canary is None:
                 raise Conflict("No canary is under way.", code="no_canary")

@@ -8,13 +8,14 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 
+from app.metrics import Metrics
 from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
 from app.serving.canary import CanaryServing
 from app.serving.loaded_versions import LoadedVersions
 from storage import model_versions
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused, Conflict, NotReady
+from storage.errors import ArtifactRefused, Busy, Conflict, NotReady
 from storage.tables import ModelVersion
 
 log = logging.getLogger("thumbloop.serving")
@@ -26,8 +27,15 @@ class Deployments:
     """Follows the database, where the trainer's gate, the command line and other servers deploy too."""
 
     def __init__(
-        self, database: Database, artifacts: Artifacts, backend: Backend, max_loaded_versions: int = 3
+        self,
+        database: Database,
+        artifacts: Artifacts,
+        backend: Backend,
+        *,
+        max_loaded_versions: int,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._database = database
         self._backend = backend
         self._versions = LoadedVersions(artifacts, backend, max_loaded_versions)
@@ -76,15 +84,24 @@ class Deployments:
         *,
         person: str = "",
         canary_id: str | None = None,
+        version_id: str | None = None,
     ) -> tuple[ServedVersion, ReplyStream]:
-        """A reply by the current version, not yet begun; raises as `Backend.stream` does."""
+        """A reply by the current version, or by the one that is named, not yet begun.
+
+        Raises as `Backend.stream` does; for a version that has to be built first also ArtifactRefused, and
+        Busy where no slot is free for it.
+        """
         try:
-            return self._stream(messages, sampling, person, canary_id)
+            return self._stream(messages, sampling, person, canary_id, version_id)
         except NotReady as error:
             if error.code != "not_loaded":
                 raise
         # The slot was freed between choosing and using it.
-        return self._stream(messages, sampling, person, canary_id)
+        return self._stream(messages, sampling, person, canary_id, version_id)
+
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        """As `Backend.share_of_context`."""
+        return self._backend.share_of_context(messages)
 
     def deploy(self, id_or_name: str, *, by: str, why: str) -> ModelVersion:
         """Build and try the version, then move the alias: a refused adapter changes nothing.
@@ -114,10 +131,27 @@ class Deployments:
         sampling: Sampling,
         person: str,
         canary_id: str | None,
+        version_id: str | None,
     ) -> tuple[ServedVersion, ReplyStream]:
-        version = self.current(canary_id)
+        version = self.current(canary_id) if version_id is None else self._named(version_id)
         self._versions.use(version.id)
         return version, self._backend.stream(version.id, messages, sampling, person=person)
+
+    def _named(self, version_id: str) -> ServedVersion:
+        """That version, its slot ready; one that is not loaded takes the slot of the least used."""
+        with self._database.read() as session:
+            version = model_versions.get_version(session, version_id)
+        found = self._versions.find(version)
+        if found is not None:
+            return found
+        with self._building:
+            if not self._versions.make_room(self._needed(), self._answering()):
+                raise Busy(
+                    f"Every slot belongs to a version that is needed or replying, so {version.name} has to "
+                    f"wait. Try again in a moment, ask for the deployed version, or raise "
+                    f"THUMBLOOP_MAX_LOADED_VERSIONS."
+                )
+            return self._versions.build(version)
 
     def _follow(self) -> None:
         """Serve what the database says, unless that is so already or was found impossible."""
@@ -134,6 +168,7 @@ class Deployments:
                 self._versions.build(deployed)
             except Exception as error:  # whatever it is, the version that works has to go on working
                 self._refused = deployed.id
+                self._metrics.swapped("refused")
                 kept = (
                     f"{self._serving.name} keeps replying" if self._serving else "an earlier one will reply"
                 )
@@ -176,6 +211,8 @@ class Deployments:
 
     def _serve(self, version: ModelVersion) -> None:
         """New replies go to this version; those under way end on the one they began with."""
+        if self._serving is not None and self._serving.id != version.id:
+            self._metrics.swapped("done")
         self._serving = self._versions.build(version)
         self._refused = None
         with self._database.read() as session:
@@ -188,8 +225,11 @@ class Deployments:
 
     def _needed(self) -> list[str]:
         """What has to stay loaded, as far as there may be so many: the last is there to be rolled back to."""
-        wanted = (self._serving, self.canary.version, self._before)
-        return [version.id for version in wanted if version is not None]
+        return [*self._answering(), *([self._before.id] if self._before is not None else [])]
+
+    def _answering(self) -> list[str]:
+        """What chats get their next reply from."""
+        return [version.id for version in (self._serving, self.canary.version) if version is not None]
 
     def _free_unused(self) -> None:
         with self._building:

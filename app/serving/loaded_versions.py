@@ -35,18 +35,34 @@ class LoadedVersions:
     def use(self, version_id: str) -> None:
         self._used[version_id] = time.monotonic()
 
+    def find(self, version: ModelVersion) -> ServedVersion | None:
+        """The version if it is loaded; waits for none that is being built."""
+        return self._served(version) if version.id in self._backend.loaded() else None
+
     def free(self, needed: Sequence[str]) -> None:
         """Down to the most that may be, the least used first; of those needed, the first that fit stay.
 
         One with a reply under way stays until later.
         """
         with self._lock:
-            loaded = set(self._backend.loaded())
-            others = loaded.difference(needed[: self._most])
-            excess = len(loaded) - self._most
-            for version_id in sorted(others, key=lambda other: self._used.get(other, 0.0)):
-                if excess > 0:
-                    excess -= self._backend.unload(version_id)
+            self._free(self._most, needed[: self._most])
+
+    def make_room(self, needed: Sequence[str], answering: Sequence[str]) -> bool:
+        """Free slots as `free` does until another version fits; False where that is not possible.
+
+        Of those needed, only the ones answering are sure to stay, but the others go last.
+        """
+        with self._lock:
+            self._free(self._most - 1, needed)
+            self._free(self._most - 1, answering)
+            return len(self._backend.loaded()) < self._most
+
+    def _free(self, most: int, kept: Sequence[str]) -> None:
+        loaded = set(self._backend.loaded())
+        excess = len(loaded) - most
+        for version_id in sorted(loaded.difference(kept), key=lambda other: self._used.get(other, 0.0)):
+            if excess > 0:
+                excess -= self._backend.unload(version_id)
 
     def is_missing(self, version_id: str, needed: Sequence[str]) -> bool:
         """Whether it is not loaded although it is among those needed that fit."""

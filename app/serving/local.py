@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from app.serving.backend import ReplyStream, Sampling, ServedVersion
+from app.serving.backend import Occupancy, ReplyStream, Sampling, ServedVersion
 from app.serving.continuous import ContinuousEngine, Unsuitable
 from app.serving.desk import Desk, Slot
 from app.serving.engine import Engine
@@ -81,6 +81,9 @@ class LocalBackend:
             self._desk.shut(slot)
         return True
 
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        return len(self._tokens(messages)) / self._context
+
     def stream(
         self,
         version_id: str,
@@ -99,6 +102,9 @@ class LocalBackend:
         limit = min(sampling.max_new_tokens, self._context - len(prompt))
         request = Request(str(next(self._ids)), version_id, person, prompt, sampling, limit, asked_at)
         return ReplyStream(lambda stream: self._begin(stream, slot, request))
+
+    def occupancy(self) -> Occupancy:
+        return self._desk.occupancy()
 
     def close(self) -> None:
         with self._lock:
@@ -131,7 +137,7 @@ class LocalBackend:
                 self._usual_seconds += 0.2 * (seconds - self._usual_seconds)
 
     def _prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        ids = prompt_ids(self._tokenizer, [dict(message) for message in messages])
+        ids = self._tokens(messages)
         if len(ids) >= self._context:
             raise InvalidInput(
                 f"The conversation is {len(ids)} tokens long, but the model reads at most {self._context}, "
@@ -140,6 +146,9 @@ class LocalBackend:
                 field="content",
             )
         return ids
+
+    def _tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return prompt_ids(self._tokenizer, [dict(message) for message in messages])
 
     def _begin(self, stream: ReplyStream, slot: Slot, request: Request) -> Callable[[], object]:
         reply = Reply(request, stream, self._tokenizer, self._end_ids)

@@ -65,7 +65,9 @@ def make_place(
             user = users.create_anonymous(session)
             chat = chats.create_chat(session, user.id, system_prompt="Be brief.")
         backend = LocalBackend(changed, resolve(changed))
-        deployments = Deployments(database, artifacts, backend)
+        deployments = Deployments(
+            database, artifacts, backend, max_loaded_versions=changed.max_loaded_versions
+        )
         deployments.start()
         service = ChatService(database, deployments, changed)
         stops.extend((service.close, deployments.stop, backend.close))
@@ -115,9 +117,13 @@ def backend(settings: Settings, model_folder: Path) -> Iterator[LocalBackend]:
 
 @pytest.fixture
 def deployments(
-    database: Database, artifacts: Artifacts, backend: LocalBackend, publish: Callable[..., ModelVersion]
+    settings: Settings,
+    database: Database,
+    artifacts: Artifacts,
+    backend: LocalBackend,
+    publish: Callable[..., ModelVersion],
 ) -> Iterator[Deployments]:
     """Not started, so that a test can prepare the database; stopped at the end."""
-    deployments = Deployments(database, artifacts, backend)
+    deployments = Deployments(database, artifacts, backend, max_loaded_versions=settings.max_loaded_versions)
     yield deployments
     deployments.stop()

@@ -12,11 +12,11 @@ from app.serving.local import LocalBackend
 from storage import canaries, chats, model_versions, stats, traffic, votes
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused, Conflict
+from storage.errors import ArtifactRefused, Busy, Conflict
 from storage.tables import ModelVersion
 from tests.adapters import publish_adapter
 from tests.integration.place import SHORT, Place
-from tests.integration.test_deployments import alias, damage, move_alias, reply
+from tests.integration.test_deployments import HELLO, SAMPLING, alias, damage, move_alias, reply
 from tests.live_server import wait_until
 
 # What the database does is tried on both elsewhere.
@@ -148,7 +148,7 @@ def test_a_restart_with_a_damaged_canary_serves_the_deployed_version(
 def test_with_room_for_two_the_canary_stays_and_the_version_before_goes(
     database: Database, artifacts: Artifacts, backend: LocalBackend, publish: Publish
 ) -> None:
-    deployments = Deployments(database, artifacts, backend, 2)
+    deployments = Deployments(database, artifacts, backend, max_loaded_versions=2)
     versions = [publish() for _ in range(2)]
     deployments.start()
     try:
@@ -160,6 +160,28 @@ def test_with_room_for_two_the_canary_stays_and_the_version_before_goes(
         wait_until(lambda: set(backend.loaded()) == {versions[0].id, _base(database)}, 30)
     finally:
         deployments.stop()
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize("most", [2, 3])
+def test_a_named_version_never_takes_the_slot_of_one_that_answers_chats(
+    database: Database, artifacts: Artifacts, backend: LocalBackend, publish: Publish, most: int
+) -> None:
+    deployments = Deployments(database, artifacts, backend, max_loaded_versions=most)
+    deployments.current()  # not started: nothing loads the version before again
+    answering = {publish().id for _ in range(2)}
+    named = publish()
+    deployments.deploy("v2", by="ada", why="good")
+    canary = deployments.canary.start("v3", share=0.5, by="ada", why="see").id
+    assert set(backend.loaded()) == answering | {_base(database)}
+    if most == 2:
+        with pytest.raises(Busy, match="v4 has to wait"):
+            deployments.stream(HELLO, SAMPLING, version_id=named.id)
+        assert set(backend.loaded()) == answering
+    else:
+        version, stream = deployments.stream(HELLO, SAMPLING, canary_id=canary, version_id=named.id)
+        assert (version.name, stream.end.finish_reason) == ("v4", "length")
+        assert set(backend.loaded()) == answering | {named.id}
 
 
 def _base(database: Database) -> str:

@@ -19,13 +19,13 @@ from app.serving.local import LocalBackend
 from storage import model_versions
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused, Conflict, NotFound
+from storage.errors import ArtifactRefused, Busy, Conflict, NotFound
 from storage.tables import ModelVersion
 from tests.live_server import wait_until
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
 SAMPLING = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=16, seed=3)
-MOST = 3
+MOST = 4
 LONG = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=900, seed=3)
 
 
@@ -178,10 +178,32 @@ def test_slots_are_few_and_one_with_a_stream_stays(
     assert set(backend.loaded()) == {base, *(version.id for version in versions[1:])}
     assert stream.end.finish_reason == "length"
     deployments.deploy(versions[0].name, by="ada", why="again")
-    # Before it there was the base; of the other two the one that was deployed first is gone.
-    assert set(backend.loaded()) == {base, versions[0].id, versions[2].id}
+    # Before it there was the base; of the others the one that was deployed first is gone.
+    assert set(backend.loaded()) == {base, versions[0].id, *(version.id for version in versions[2:])}
     deployments.deploy(versions[1].name, by="ada", why="again")
     assert set(backend.loaded()) == {version.id for version in versions}
+
+
+def test_a_version_that_is_named_replies_beside_the_deployed_one(
+    deployments: Deployments, backend: LocalBackend, publish: Callable[..., ModelVersion]
+) -> None:
+    deployments.start()
+    versions = [publish() for _ in range(MOST + 1)]
+    texts = {reply(deployments)[1]}
+    for version in versions:
+        served, stream = deployments.stream(HELLO, SAMPLING, version_id=version.id)
+        assert served.name == version.name
+        texts.add(stream.end.content)
+        assert len(backend.loaded()) <= MOST
+    assert len(texts) == len(versions) + 1
+    assert reply(deployments)[0] == "v1"
+    held = [deployments.stream(HELLO, SAMPLING, version_id=one.id)[1] for one in versions[: MOST - 1]]
+    with pytest.raises(Busy, match=versions[-1].name):
+        deployments.stream(HELLO, SAMPLING, version_id=versions[-1].id)
+    assert reply(deployments)[0] == "v1"
+    for stream in held:
+        assert stream.end.finish_reason == "length"
+    assert deployments.stream(HELLO, SAMPLING, version_id=versions[-1].id)[1].end.content in texts
 
 
 def test_twenty_swaps_under_load_drop_no_stream(
@@ -278,7 +300,7 @@ def test_what_rolling_back_needs_is_loaded_however_long_it_was_not_used(
     publish: Callable[..., ModelVersion],
     most: int,
 ) -> None:
-    deployments = Deployments(database, artifacts, backend, most)
+    deployments = Deployments(database, artifacts, backend, max_loaded_versions=most)
     deployments.start()
     try:
         for name in [publish().name for _ in range(3)] + ["v2"]:
