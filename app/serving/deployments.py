@@ -13,7 +13,7 @@ from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
 from storage import model_versions
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused, NotReady
+from storage.errors import ArtifactRefused, Busy, Conflict, NotReady, ThumbloopError
 from storage.tables import ModelVersion
 
 log = logging.getLogger("thumbloop.serving")
@@ -32,6 +32,7 @@ class Deployments:
         self._building = threading.RLock()
         self._serving: ServedVersion | None = None
         self._refused: str | None = None  # the deployed version that could not be built: told once
+        self._waited_for: str | None = None  # the deployed version whose server did not answer: told once
         self._used: dict[str, float] = {}  # version id -> when it last began a reply or was deployed
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="deployments", daemon=True)
@@ -112,6 +113,10 @@ class Deployments:
                 return
             try:
                 self._build(deployed)
+            except Busy as error:  # a model server that does not answer refuses nothing: ask again
+                if self._waited_for != deployed.id:
+                    log.error("%s is deployed, but waits for the model server: %s", deployed.name, error)
+                self._waited_for = deployed.id
             except Exception as error:  # whatever it is, the version that works has to go on working
                 self._refused = deployed.id
                 kept = (
@@ -122,7 +127,7 @@ class Deployments:
                     deployed.name,
                     kept,
                     error,
-                    exc_info=not isinstance(error, ArtifactRefused),
+                    exc_info=not isinstance(error, ThumbloopError),
                 )
             else:
                 self._serve(deployed)
@@ -145,7 +150,7 @@ class Deployments:
                 continue
             try:
                 self._build(version)
-            except ArtifactRefused as error:
+            except (ArtifactRefused, Busy, Conflict) as error:
                 log.error("%s, deployed before, cannot be served either: %s", version.name, error)
             else:
                 break
@@ -167,7 +172,7 @@ class Deployments:
         """New replies go to this version; those under way end on the one they began with."""
         self._used[version.id] = time.monotonic()
         self._serving = _served(version, self._artifacts)
-        self._refused = None
+        self._refused = self._waited_for = None
         log.info("%s replies from now on.", version.name)
         self._free_unused()
 
