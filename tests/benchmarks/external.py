@@ -75,7 +75,8 @@ async def ask(client: httpx.AsyncClient, model: str) -> tuple[float, float]:
 
 
 async def load(url: str, key: str, model: str, rate: float, seconds: float) -> list[tuple[float, float]]:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    # Servers close idle connections after 5 s; a request must not meet one that is about to be.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=2)
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=f"{url}/", headers=headers, limits=limits, timeout=60) as client:
         for _ in range(5):
