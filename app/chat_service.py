@@ -8,20 +8,26 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from secrets import randbits
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
+from app.chat_place import find_place, leaf_id_of, note_signal
+from app.limits import Limits
 from app.live_reply import LiveReply
+from app.metrics import Metrics
 from app.serving.backend import ReplyStream, Sampling
 from app.serving.deployments import Deployments
-from storage import chats, signals
+from app.shortening import messages_left_out
+from storage import chats
 from storage.database import Database
 from storage.errors import Busy, Conflict, InvalidInput, NotFound, NotStored, ThumbloopError, TooLarge
-from storage.settings import Settings, SignalKind
+from storage.settings import Settings
 from storage.tables import Chat, Message
 
 __all__ = ["ChatService", "LiveReply"]
@@ -44,10 +50,18 @@ class ChatService:
     and sends the same text again without doubling it; after a crash in mid-reply they find the message.
     """
 
-    def __init__(self, database: Database, deployments: Deployments, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        deployments: Deployments,
+        settings: Settings,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._database = database
         self._deployments = deployments
         self._settings = settings
+        self.limits = Limits(settings)
         self._changed = threading.Condition()  # guards the fields below
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
@@ -67,32 +81,35 @@ class ChatService:
         parent_id: str | None = None,
         edits: str | None = None,
         sampling: Sampling | None = None,
+        version_id: str | None = None,
+        shorten: bool = True,
     ) -> LiveReply:
         """Add the person's message at the end of the chat, below the reply `parent_id`, or in the place of
-        their message `edits`, and reply to it. What it stands in place of stays as another branch, and the
-        reply to that is noted as edited away.
+        their message `edits`, and reply to it by the deployed version or the one that is named. What it
+        stands in place of stays as another branch, and the reply to that is noted as edited away.
 
-        A seed is drawn where `sampling` has none, and stored, so that any reply can be made again.
-        Raises InvalidInput, TooLarge, NotFound, NotAllowed, Busy, Conflict (code `reply_streaming` while
+        A seed is drawn where `sampling` has none, and stored, so that any reply can be made again. Of a chat
+        that is too long the model reads the latest turns; without `shorten` it is refused. Raises
+        InvalidInput, TooLarge, NotFound, NotAllowed, TooOften, Busy, Conflict (code `reply_streaming` while
         the chat's last reply is under way).
         """
         self._check_content(content)
         with self._database.read() as session:
             chat = chats.get_chat(session, chat_id, user_id)
-            path, edited = _place(session, chat_id, parent_id, edits)
+            path, edited = find_place(session, chat_id, parent_id, edits)
         leaf_id = path[-1].id if path else None
 
         def store(session: Session) -> Message:
-            if parent_id is None and edits is None and _leaf_id(session, chat_id) != leaf_id:
+            if parent_id is None and edits is None and leaf_id_of(session, chat_id) != leaf_id:
                 raise Conflict(
                     "The chat has changed meanwhile; look at it and send again.", code="chat_changed"
                 )
             if edited is not None:
-                _note(session, user_id, chats.newest_child(session, edited.id), "edited")
+                note_signal(session, user_id, chats.newest_child(session, edited.id), "edited")
             return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
 
         question = Message(chat_id=chat_id, role="user", content=content)
-        return self._reply(chat, [*path, question], store, sampling)
+        return self._reply(chat, [*path, question], store, sampling, version_id, shorten=shorten)
 
     def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
         """Another reply to the same message, beside the one named, or to a message that has none yet.
@@ -110,7 +127,7 @@ class ChatService:
 
         def store(session: Session) -> Message:
             replaced = message if message.role == "assistant" else chats.newest_child(session, message.id)
-            _note(session, user_id, replaced, "regenerated")
+            note_signal(session, user_id, replaced, "regenerated")
             return chats.get_message(session, path[-1].id)
 
         return self._reply(chat, path, store, sampling)
@@ -147,13 +164,20 @@ class ChatService:
         path: Sequence[Message],
         store: Callable[[Session], Message],
         sampling: Sampling | None,
+        version_id: str | None = None,
+        *,
+        shorten: bool = True,
     ) -> LiveReply:
         """Generate the reply to the last message of the path, which `store` adds or finds."""
         sampling = self._settle(sampling)
         self._claim(chat.id, path)
         try:
-            prompt = chats.prompt_messages(chat, path)
-            version, stream = self._deployments.stream(prompt, sampling, person=chat.owner_id)
+            self.limits.take(chat.owner_id)
+            left_out = self._left_out(chat, path) if shorten else 0
+            prompt = chats.prompt_messages(chat, path[left_out:])
+            version, stream = self._deployments.stream(
+                prompt, sampling, person=chat.owner_id, version_id=version_id
+            )
             try:
                 with self._database.write() as session:
                     question = store(session)
@@ -163,20 +187,31 @@ class ChatService:
                         question.id,
                         model_version_id=version.id,
                         sampling=sampling.to_dict(),
+                        messages_left_out=left_out,
                     )
             except BaseException:
                 stream.cancel()  # it holds a place
                 raise
-        except BaseException:
+        except BaseException as error:
             self._release(chat.id)
+            if isinstance(error, ThumbloopError):
+                self._metrics.refused(error)
             raise
         reply = LiveReply(chat.id, question.id, message.id, version.name, stream)
         with self._changed:
             self._live[message.id] = reply
             if self._closed:
                 reply.cancel()
-        threading.Thread(target=self._drive, args=(reply, stream), name="reply", daemon=True).start()
+        # In the context of the request, so that what is logged of the reply names it.
+        drive = partial(copy_context().run, self._drive, reply, stream)
+        threading.Thread(target=drive, name="reply", daemon=True).start()
         return reply
+
+    def _left_out(self, chat: Chat, path: Sequence[Message]) -> int:
+        def share(left_out: int) -> float:
+            return self._deployments.share_of_context(chats.prompt_messages(chat, path[left_out:]))
+
+        return messages_left_out(path, share)
 
     def _drive(self, reply: LiveReply, stream: ReplyStream) -> None:
         """Read the stream to its end and save it; readers of `reply` only listen."""
@@ -186,10 +221,15 @@ class ChatService:
         try:
             try:
                 look_at = time.monotonic() + LOOK_SECONDS
+                came_at: float | None = None
                 for delta in stream:
                     deltas.append(delta)
                     reply.add(delta)
-                    if time.monotonic() >= look_at:
+                    moment = time.monotonic()
+                    if came_at is not None:
+                        self._metrics.piece(moment - came_at)
+                    came_at = moment
+                    if moment >= look_at:
                         if not self._is_wanted(reply):
                             stream.cancel()
                         look_at = time.monotonic() + LOOK_SECONDS
@@ -206,10 +246,13 @@ class ChatService:
                     token_ids=end.token_ids,
                     timings={**end.timings, "prompt_tokens": end.prompt_tokens},
                 )
+                self._metrics.reply_ended(end)
         except Exception:
             log.exception("The reply %s could not be saved.", reply.message_id)
             error = ThumbloopError("The reply could not be saved; see the server's log.")
         finally:
+            if error is not None:
+                self._metrics.reply_failed(error)
             self._release(reply.chat_id, reply.message_id)
             reply.close(saved, error)
 
@@ -287,34 +330,3 @@ class ChatService:
             self._chats.discard(chat_id)
             self._live.pop(message_id or "", None)
             self._changed.notify_all()
-
-
-def _place(
-    session: Session, chat_id: str, parent_id: str | None, edits: str | None
-) -> tuple[list[Message], Message | None]:
-    """The messages before a new one, and the one that it stands in place of."""
-    if parent_id is not None and edits is not None:
-        raise InvalidInput("Give parent_id or edits, not both.", field="edits")
-    named, field = (edits, "edits") if edits is not None else (parent_id, "parent_id")
-    if named is None:
-        return chats.current_path(session, chat_id), None
-    message = chats.get_message(session, named)
-    if message.chat_id != chat_id:
-        raise InvalidInput(f"The message {named} is not of chat {chat_id}.", field=field)
-    path = chats.path_to(session, named)
-    if edits is None:
-        return path, chats.newest_child(session, named)
-    if message.role != "user":
-        raise InvalidInput(f"The message {named} is a reply; only your own can be edited.", field=field)
-    return path[:-1], message
-
-
-def _note(session: Session, user_id: str, reply: Message | None, kind: SignalKind) -> None:
-    # Before anything else is written: those who change votes wait for each other first, then write.
-    if reply is not None and signals.is_over(reply):
-        signals.record_signal(session, user_id=user_id, message_id=reply.id, kind=kind)
-
-
-def _leaf_id(session: Session, chat_id: str) -> str | None:
-    path = chats.current_path(session, chat_id)
-    return path[-1].id if path else None

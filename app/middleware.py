@@ -1,4 +1,4 @@
-"""What holds for every request, whoever answers it: headers, origins, sizes, and logs without secrets.
+"""What holds for every request, whoever answers it: headers, origins, sizes, counts, logs without secrets.
 
 Plain ASGI, because Starlette's BaseHTTPMiddleware would hide from a stream that its client hung up.
 """
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
 from app.auth import bearer_token, is_loopback
+from app.metrics import Metrics
 from storage.errors import NotAllowed, ThumbloopError, TooLarge
 from storage.settings import Settings
 
@@ -48,6 +49,34 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class ResponseCounts:
+    """Counts every answer by its status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = False
+
+        async def counted(message: Message) -> None:
+            nonlocal began
+            if message["type"] == "http.response.start":
+                began = True
+                self.metrics.answered(scope["path"], message["status"])
+            await send(message)
+
+        try:
+            await self.app(scope, receive, counted)
+        except Exception:
+            if not began:  # Starlette answers it from outside of all middleware
+                self.metrics.answered(scope["path"], 500)
+            raise
 
 
 class OriginGuard:

@@ -22,6 +22,7 @@ from app.api import (
     health,
     imports,
     messages,
+    metrics,
     model_versions,
     openai,
     signals,
@@ -35,11 +36,12 @@ from app.api import (
 from app.api.described import refuse_repeated
 from app.api.replies import ReplyThreads
 from app.auth import check_safe
-from app.middleware import BodyLimit, OriginGuard, SecurityHeaders, keep_secrets_out_of_logs
+from app.middleware import BodyLimit, OriginGuard, ResponseCounts, SecurityHeaders, keep_secrets_out_of_logs
 from app.page_guard import PageGuard
 from app.pages.admin import build_admin_page
 from app.pages.chat import build_chat_page
 from app.pages.theme import mount_options
+from app.request_ids import RequestIds
 from app.services import Services, build_services
 from storage.settings import Settings
 
@@ -60,7 +62,7 @@ API_ROUTERS = (
     users,
     webhooks,
 )
-ROOT_ROUTERS = (openai, health, docs, sign_in)
+ROOT_ROUTERS = (openai, health, metrics, docs, sign_in)
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
 
 
@@ -91,6 +93,8 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         responses=errors.REFUSALS,
         lifespan=lifespan,
         middleware=[
+            Middleware(RequestIds),
+            Middleware(ResponseCounts, metrics=parts.metrics),
             Middleware(SecurityHeaders),
             Middleware(OriginGuard, settings=settings),
             Middleware(BodyLimit, settings=settings),

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from app.chat_service import ChatService
 from app.housekeeping import Housekeeping
+from app.metrics import Metrics
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
 from app.serving.external import ExternalBackend
 from app.serving.local import LocalBackend
+from app.standing import Standing
 from app.webhook import WebhookSender
 from storage import chats, model_versions, training_runs
 from storage.artifacts import Artifacts
@@ -41,6 +43,7 @@ class Services:
     chat_service: ChatService
     schedule: Schedule
     dispatcher: Dispatcher
+    metrics: Metrics
     webhook: WebhookSender
     housekeeping: Housekeeping
 
@@ -100,7 +103,9 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     except BaseException:
         database.close()
         raise
-    deployments = Deployments(database, artifacts, backend)
+    metrics = Metrics()
+    metrics.registry.register(Standing(database, backend))
+    deployments = Deployments(database, artifacts, backend, metrics)
     return Services(
         settings=settings,
         database=database,
@@ -108,9 +113,10 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         source=source,
         backend=backend,
         deployments=deployments,
-        chat_service=ChatService(database, deployments, settings),
+        chat_service=ChatService(database, deployments, settings, metrics),
         schedule=Schedule(database, settings),
         dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
+        metrics=metrics,
         webhook=WebhookSender(database, settings),
         housekeeping=Housekeeping(database, settings),
     )

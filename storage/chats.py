@@ -131,7 +131,13 @@ def add_history(session: Session, chat_id: str, turns: Iterable[tuple[str, str]]
 
 
 def begin_reply(
-    session: Session, chat_id: str, parent_id: str, *, model_version_id: str, sampling: dict[str, Any]
+    session: Session,
+    chat_id: str,
+    parent_id: str,
+    *,
+    model_version_id: str,
+    sampling: dict[str, Any],
+    messages_left_out: int = 0,
 ) -> Message:
     """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat."""
     # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
@@ -145,6 +151,7 @@ def begin_reply(
         state="streaming",
         model_version_id=model_version_id,
         sampling=sampling,
+        messages_left_out=messages_left_out,
     )
     session.add(reply)
     session.flush()

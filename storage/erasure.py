@@ -52,13 +52,19 @@ class ErasureReport:
 def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
     """Erase a person: their account's name and secrets, chats, messages and votes.
 
+    An application's end users are erased with it: without it nobody could say any more who they are.
+
     Raises NotFound, or Conflict where a person is the last admin or was erased already.
     """
-    user = _erasable(session, user_id)
+    _erasable(session, user_id)
     report = _erase(session, _of_user(user_id))
     session.execute(sa.delete(ApiToken).where(col(ApiToken.user_id) == user_id))
-    user.name, user.password_hash, user.disabled, user.erased_at = None, None, True, now()
-    session.add(user)
+    session.execute(
+        sa.update(User)
+        .where((col(User.id) == user_id) | (col(User.app_id) == user_id), col(User.erased_at).is_(None))
+        .values(name=None, password_hash=None, app_key=None, disabled=True, erased_at=now())
+        .execution_options(synchronize_session="fetch")
+    )
     _record(session, by, "erase_user", user_id, report)
     return report
 
@@ -153,7 +159,9 @@ class _Scope:
 
 
 def _of_user(user_id: str) -> _Scope:
-    return _Scope(select(Chat.id).where(Chat.owner_id == user_id), user_id)
+    """All of theirs, and of the end users for whom they speak, who vote in their own chats only."""
+    people = select(User.id).where((col(User.id) == user_id) | (col(User.app_id) == user_id))
+    return _Scope(select(Chat.id).where(col(Chat.owner_id).in_(people)), user_id)
 
 
 def _erasable(session: Session, user_id: str) -> User:

@@ -8,6 +8,7 @@
     ├── NotFound             404       the caller
     ├── Conflict             409       the caller; the state of things forbids it now
     │   └── RevisionConflict 412       the caller, who expected another revision
+    ├── TooOften             429       the caller; try again after `retry_after` seconds
     ├── Busy                 503       the caller; try again after `retry_after` seconds
     ├── NotStored            507       the caller: the disk or the database refused, nothing was kept
     └── NotReady             500       the operator, at start-up or in a run; the CLI exits with 2
@@ -90,6 +91,17 @@ class Busy(ThumbloopError):
 
     def __init__(self, message: str, *, retry_after: int = 5, code: str | None = None) -> None:
         super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class TooOften(ThumbloopError):
+    """This person asks faster than they may; `retry_after` is in seconds."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
         self.retry_after = retry_after
 
 

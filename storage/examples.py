@@ -1,9 +1,9 @@
 """Votes as KTO examples, as of a snapshot.
 
 A snapshot is a vote event's id: each (reply, person) counts with its latest event up to that id. The
-prompt is every message before the reply on its branch, the system prompt included; the completion is
-the reply alone. Deleted chats and chats without consent give no examples, so these two, like erasure,
-can take rows out of an old snapshot; `Examples.left_out` says how many.
+prompt is every message before the reply on its branch that the model read, the system prompt included;
+the completion is the reply alone. Deleted chats and chats without consent give no examples, so these
+two, like erasure, can take rows out of an old snapshot; `Examples.left_out` says how many.
 
 Read in pages of event ids, each answered through primary keys: a row costs the same in a small and in
 a large store, and only a page is in memory.
@@ -177,13 +177,17 @@ def iter_examples(
 
 
 def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
-    """Every message before a reply, from its `parent_id` and `system_prompt` and the messages by id."""
+    """What the model read: the messages before a reply but for the first `messages_left_out`.
+
+    From the reply's row with that, its `parent_id` and its `system_prompt`, and the messages by id.
+    """
     prompt: list[dict[str, str]] = []
     step = row.parent_id
     while step is not None:
         message = before[step]
         prompt.append({"role": message.role, "content": message.content})
         step = message.parent_id
+    prompt = prompt[: len(prompt) - row.messages_left_out]
     if row.system_prompt:
         prompt.append({"role": "system", "content": row.system_prompt})
     return prompt[::-1]

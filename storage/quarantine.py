@@ -7,11 +7,12 @@ the time of the vote; when the person was set aside is in the audit log.
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from storage import audit
 from storage.errors import Conflict
-from storage.tables import Vote, VoteEvent
+from storage.tables import User, Vote, VoteEvent
 from storage.users import get_user
 from storage.votes import take_turn
 
@@ -31,6 +32,8 @@ def set_quarantine(
 ) -> QuarantineReport:
     """Set a person aside, or release them; later votes of theirs follow. Twice the same changes nothing.
 
+    With the account of an application go all its end users, whether or not one was set aside before.
+
     Raises NotFound, or Conflict for a person who was erased.
     """
     take_turn(session)
@@ -39,18 +42,24 @@ def set_quarantine(
         raise Conflict(f"The user {user_id} was erased; there are no votes to set aside.")
     if user.quarantined == quarantined:
         return QuarantineReport(quarantined, 0)
-    user.quarantined = quarantined
-    session.add(user)
+    # An application's end users go with it: nobody but the application says who they are.
+    whole = (col(User.id) == user_id) | (col(User.app_id) == user_id)
+    session.execute(
+        sa.update(User)
+        .where(whole, col(User.erased_at).is_(None))
+        .values(quarantined=quarantined)
+        .execution_options(synchronize_session="fetch")
+    )
     action = QUARANTINE if quarantined else RELEASE
-    changed = _change_votes(session, user_id, quarantined, action)
+    changed = _change_votes(session, select(User.id).where(whole), quarantined, action)
     audit.record(session, by, action, user_id, votes=changed, reason=reason)
     session.flush()
     return QuarantineReport(quarantined, changed)
 
 
-def _change_votes(session: Session, user_id: str, quarantined: bool, action: str) -> int:
+def _change_votes(session: Session, people: SelectOfScalar[str], quarantined: bool, action: str) -> int:
     standing = (
-        col(Vote.user_id) == user_id,
+        col(Vote.user_id).in_(people),
         col(Vote.label).is_not(None),
         col(Vote.quarantined).is_not(quarantined),
     )

@@ -50,8 +50,14 @@ TimeZone = Annotated[str, AfterValidator(_known_timezone)]
 Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 
 
-def check_data_policy(values: Mapping[str, Any]) -> None:
-    """Raise ValueError for a data policy without its number, and for the number of another policy."""
+def check_together(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings that do not go together."""
+    _check_data_policy(values)
+    _check_backend(values)
+
+
+def _check_data_policy(values: Mapping[str, Any]) -> None:
+    # A data policy has its number, and no other policy's.
     chosen = values["data_policy"]
     needed = POLICY_NUMBERS.get(chosen, ())
     if needed and not any(values[name] for name in needed):
@@ -72,8 +78,7 @@ def check_data_policy(values: Mapping[str, Any]) -> None:
             )
 
 
-def check_backend(values: Mapping[str, Any]) -> None:
-    """Raise ValueError for an external backend without the server's address or the model's name there."""
+def _check_backend(values: Mapping[str, Any]) -> None:
     for name in ("openai_base_url", "openai_model"):
         if values["backend"] == "openai" and not values[name]:
             raise ValueError(

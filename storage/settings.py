@@ -27,17 +27,11 @@ from pydantic_settings import (
 
 from storage.errors import BadSetting
 from storage.secret import webhook_key
-from storage.setting_rules import (
-    Address,
-    AsList,
-    Item,
-    TimeZone,
-    check_backend,
-    check_data_policy,
-)
+from storage.setting_rules import Address, AsList, Item, TimeZone, check_together
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-SECRETS = frozenset({"webhook_secret", "openai_api_key"})  # settings whose values are shown nowhere
+# Settings whose values are shown nowhere.
+SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
 SignalKind = Literal["regenerated", "edited", "copied"]
 
 
@@ -68,19 +62,13 @@ class Settings(BaseSettings):
     # Who generates replies
     backend: Literal["local", "openai"] = Field(
         "local",
-        description="Who generates replies. local: this process. openai: another server that speaks OpenAI's "
-        "protocol, such as vLLM (docs/external.md).",
+        description="Who replies. local: this process. openai: a server such as vLLM (docs/external.md).",
     )
-    openai_base_url: Address = Field(
-        "", description="Address of that server's API, for example http://gpu:8000/v1."
-    )
+    openai_base_url: Address = Field("", description="Its API's address, for example http://gpu:8000/v1.")
     openai_api_key: str = Field("", description="Key that the server asks for. Empty: none.")
     openai_model: str = Field("", description="What the server calls the base model.")
     openai_timeout_seconds: float = Field(
-        60.0,
-        gt=0,
-        le=3600,
-        description="Longest wait for the server's first token, and between two tokens.",
+        60.0, gt=0, le=3600, description="Longest wait for the server's first token, and for the next."
     )
 
     # Who may come in
@@ -106,6 +94,9 @@ class Settings(BaseSettings):
     max_concurrent_replies: int = Field(16, ge=1, description="Replies generated at once; more wait.")
     max_waiting_replies: int = Field(
         32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
+    )
+    max_replies_per_minute: int = Field(
+        0, ge=0, description="Replies that one person may ask for in a minute. 0: no limit."
     )
     max_waiting_writes: int = Field(
         2048, ge=1, description="Votes that may wait for their commit; beyond that the answer is 503."
@@ -226,6 +217,12 @@ class Settings(BaseSettings):
     batch_size: int = Field(
         4, ge=2, description="Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."
     )
+    training_processes: int = Field(
+        0,
+        ge=0,
+        description="Processes that train together, each on micro-batches of its own (docs/training.md). "
+        "0: one for each GPU, or one where there is none.",
+    )
     gradient_accumulation: int = Field(1, ge=1, description="Micro-batches in one optimizer step.")
     max_length: int = Field(1024, ge=8, description="Longest training example, in tokens; its end is cut.")
     tuning: Literal["lora", "qlora", "full"] = Field(
@@ -284,6 +281,13 @@ class Settings(BaseSettings):
         72.0, gt=0, description="Hours after a vote until its delivery is not tried again."
     )
 
+    metrics_token: str = Field(
+        "",
+        pattern="^([!-~]{16,})?$",
+        description="Token with which a scraper may read /metrics and nothing else, at least 16 characters. "
+        "Empty: only admins may.",
+    )
+
     # What is forgotten
     retention_days: int = Field(
         0, ge=0, description="Days without a message after which a chat is erased. 0: never."
@@ -298,8 +302,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> "Settings":
-        check_data_policy(self.model_dump())
-        check_backend(self.model_dump())
+        check_together(self.model_dump())
         return self
 
     @property

@@ -14,6 +14,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
 from storage.chats import get_chat, get_message
+from storage.end_users import speaks_for
 from storage.errors import Conflict, InvalidInput, NotAllowed
 from storage.examples import PAGE, Example, has_length, matches, prompt_of
 from storage.filters import EVERYTHING, ExampleFilter
@@ -29,7 +30,7 @@ OVER = ("complete", "stopped")
 
 
 def record_signal(session: Session, *, user_id: str, message_id: str, kind: SignalKind) -> Signal:
-    """Note it; the same once more changes nothing.
+    """Note it, as that of the person to whom the reply was given; the same once more changes nothing.
 
     Raises NotFound, NotAllowed (somebody else's chat), InvalidInput (not a reply of ours) or Conflict
     (not finished, or failed).
@@ -38,7 +39,8 @@ def record_signal(session: Session, *, user_id: str, message_id: str, kind: Sign
         raise InvalidInput(f"The kind {kind!r} is not one of {', '.join(KINDS)}.", field="kind")
     take_turn(session)  # or a vote event could join a snapshot that this signal has missed
     message = get_message(session, message_id)
-    if get_chat(session, message.chat_id).owner_id != user_id:
+    person = get_chat(session, message.chat_id).owner_id
+    if not speaks_for(session, user_id, person):
         raise NotAllowed(
             "Only the person to whom this reply was given can say what they did with it.", code="not_yours"
         )
@@ -49,13 +51,11 @@ def record_signal(session: Session, *, user_id: str, message_id: str, kind: Sign
     if not is_over(message):
         raise Conflict("This reply has not ended, or it failed.", code="reply_not_finished")
     known = session.exec(
-        select(Signal).where(Signal.message_id == message_id, Signal.user_id == user_id, Signal.kind == kind)
+        select(Signal).where(Signal.message_id == message_id, Signal.user_id == person, Signal.kind == kind)
     ).first()
     if known is not None:
         return known
-    signal = Signal(
-        message_id=message_id, user_id=user_id, kind=kind, after_event_id=latest_event_id(session)
-    )
+    signal = Signal(message_id=message_id, user_id=person, kind=kind, after_event_id=latest_event_id(session))
     session.add(signal)
     session.flush()
     return signal
@@ -195,6 +195,7 @@ def _query(kinds: Collection[SignalKind], newest_first: bool) -> sa.Select[*tupl
             col(Signal.after_event_id),
             col(Signal.created_at),
             col(Message.parent_id),
+            col(Message.messages_left_out),
             col(Message.chat_id),
             col(Message.content),
             col(Message.token_ids),

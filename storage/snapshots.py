@@ -86,6 +86,7 @@ def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tupl
             col(VoteEvent.correction),
             col(VoteEvent.created_at),
             col(Message.parent_id),
+            col(Message.messages_left_out),
             col(Message.chat_id),
             col(Message.content),
             col(Message.token_ids) if token_ids else sa.null().label("token_ids"),

@@ -145,3 +145,18 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
 def _counts() -> tuple[sa.ColumnElement[bool], ...]:
     """Chats that are there, and took place here: what was imported says nothing of the versions."""
     return col(Chat.deleted_at).is_(None), ~col(Chat.source).startswith("import")
+
+
+def count_events(session: Session, after: int, up_to: int) -> dict[str, int]:
+    """How many events of these ids cast or changed a vote to `up` or `down`, or have it `taken_back`."""
+    rows = session.exec(
+        select(VoteEvent.label, func.count())
+        .where(
+            col(VoteEvent.id) > after,
+            col(VoteEvent.id) <= up_to,
+            col(VoteEvent.action).in_(("cast", "change", "clear")),
+        )
+        .group_by(col(VoteEvent.label))
+    )
+    kinds = {True: "up", False: "down", None: "taken_back"}
+    return {kinds[label]: number for label, number in rows}

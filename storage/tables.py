@@ -35,7 +35,7 @@ class User(Table, table=True):
     __tablename__ = "user_account"  # "user" is a reserved word in PostgreSQL
 
     id: str = Field(default_factory=new_id, primary_key=True)
-    name: str | None = Field(default=None, unique=True)  # anonymous people have none
+    name: str | None = Field(default=None, unique=True)  # anonymous people and end users have none
     role: str = "user"  # admin, user
     password_hash: str | None = None
     disabled: bool = False
@@ -45,6 +45,10 @@ class User(Table, table=True):
     erased_at: datetime | None = Field(
         default=None, sa_type=UtcDateTime
     )  # a tombstone: all they wrote is gone
+    # Of an end user: the account of the application that speaks for them, and a keyed hash of what it calls
+    # them. No foreign key: SQLite could only add one by making the table anew.
+    app_id: str | None = Field(default=None, index=True)
+    app_key: str | None = Field(default=None, unique=True, index=True)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
@@ -91,6 +95,8 @@ class Message(Table, table=True):
     model_version_id: str | None = Field(default=None, foreign_key="model_version.id")
     sampling: dict[str, Any] | None = Field(default=None, sa_column=Column(OPTIONAL_JSON))
     finish_reason: str | None = None  # stop, length, cancelled, error
+    # Of a reply: so many of the first messages on its branch the model did not read, the chat being too long.
+    messages_left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     token_ids: list[int] | None = Field(
         default=None, sa_column=Column(OPTIONAL_JSON)
     )  # as generated, any EOS included

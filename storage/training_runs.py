@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from storage.database import database_now
 from storage.errors import Conflict, LeaseLost, NotFound
@@ -60,6 +60,12 @@ def list_runs(session: Session, limit: int = 20, before: str | None = None) -> l
     """Newest first; `before` is the id of the last run of the previous page."""
     query = select(TrainingRun).order_by(col(TrainingRun.id).desc()).limit(limit)
     return list(session.exec(query.where(col(TrainingRun.id) < before) if before else query))
+
+
+def count_by_state(session: Session) -> dict[str, int]:
+    """How many runs are in each state there is."""
+    rows = session.exec(select(TrainingRun.state, func.count()).group_by(col(TrainingRun.state)))
+    return dict.fromkeys((*ACTIVE, *OVER), 0) | {state: number for state, number in rows}
 
 
 def active_run(session: Session) -> TrainingRun | None:

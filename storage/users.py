@@ -4,6 +4,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from sqlmodel import Session, col, select
 
+from storage.end_users import SEPARATOR, find_end_user
 from storage.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from storage.ids import is_id
 from storage.secret import pseudonym
@@ -63,8 +64,12 @@ def find_user(session: Session, name: str) -> User | None:
 
 
 def find_person(session: Session, text: str, *, salt: bytes) -> User:
-    """By an account's name, an id, or the user_hash of an export; raises NotFound."""
+    """By an account's name, an id, the user_hash of an export, or an application's name and then what it
+    calls one of its end users, as `app/4711`; raises NotFound."""
     user = find_user(session, text) or (session.get(User, text) if is_id(text) else None)
+    application, separator, name = text.partition(SEPARATOR)
+    if user is None and separator and (account := find_user(session, application)) is not None:
+        user = find_end_user(session, account.id, name, salt=salt)
     if user is None and (user_id := find_by_hash(session, text, salt=salt)) is not None:
         user = session.get(User, user_id)
     if user is None:
@@ -81,7 +86,7 @@ def find_by_hash(session: Session, user_hash: str, *, salt: bytes) -> str | None
 
 
 def list_users(session: Session) -> list[User]:
-    """Named accounts, by name; anonymous visitors are left out."""
+    """Named accounts, by name; anonymous visitors and end users are left out."""
     return list(session.exec(select(User).where(col(User.name).is_not(None)).order_by(col(User.name))))
 
 

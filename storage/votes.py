@@ -62,6 +62,7 @@ _FIND = (
         _messages.c.state,
         _chats.c.owner_id,
         _chats.c.deleted_at,
+        _users.c.app_id,
         _users.c.quarantined.label("set_aside"),
         _votes.c.label,
         _votes.c.tags,
@@ -71,8 +72,8 @@ _FIND = (
         _votes.c.revision,
     )
     .join_from(_messages, _chats, _chats.c.id == _messages.c.chat_id)
-    .outerjoin(_users, _users.c.id == sa.bindparam("user"))
-    .outerjoin(_votes, (_votes.c.message_id == _messages.c.id) & (_votes.c.user_id == sa.bindparam("user")))
+    .join(_users, _users.c.id == _chats.c.owner_id)
+    .outerjoin(_votes, (_votes.c.message_id == _messages.c.id) & (_votes.c.user_id == _chats.c.owner_id))
     .where(_messages.c.id == sa.bindparam("message"))
 )
 _INSERT = sa.insert(_votes)
@@ -104,8 +105,9 @@ def cast_vote(
 ) -> CurrentVote:
     """Cast or change a vote; the same vote again changes nothing.
 
-    Raises InvalidInput, NotFound, NotAllowed (somebody else's chat), Conflict (still streaming) or
-    RevisionConflict (the vote is not as expected).
+    `user_id` is the person to whom the reply was given, or the application that speaks for them; the vote
+    is that person's. Raises InvalidInput, NotFound, NotAllowed (somebody else's chat), Conflict (still
+    streaming) or RevisionConflict (the vote is not as expected).
     """
     if label is not True and label is not False:
         raise InvalidInput(f"The label must be true (up) or false (down), not {label!r}.", field="label")
@@ -114,7 +116,7 @@ def cast_vote(
     take_turn(session)
     found = _find(session, user_id, message_id)
     _check_votable(found, message_id)
-    current = _current(found, user_id, message_id)
+    current = _current(found, found.owner_id, message_id)
     _check_expected(current, expected)
     wanted = replace(
         current,
@@ -139,14 +141,18 @@ def clear_vote(
     if current.label is None:
         return current
     cleared = CurrentVote(
-        message_id, user_id, tags=[], quarantined=current.quarantined, revision=current.revision
+        message_id, current.user_id, tags=[], quarantined=current.quarantined, revision=current.revision
     )
     return _store(session, cleared, "clear")
 
 
 def get_vote(session: Session, *, user_id: str, message_id: str) -> CurrentVote:
-    """How a person's vote on a reply that was given to them stands; raises NotFound or NotAllowed."""
-    return _current(_find(session, user_id, message_id), user_id, message_id)
+    """How the vote on a reply stands that was given to this person, or to an end user of this application.
+
+    Raises NotFound or NotAllowed.
+    """
+    found = _find(session, user_id, message_id)
+    return _current(found, found.owner_id, message_id)
 
 
 def votes_of(session: Session, user_id: str, message_ids: Iterable[str]) -> dict[str, CurrentVote]:
@@ -204,17 +210,16 @@ def count_events_after(session: Session, event_id: int) -> int:
 
 
 def _find(session: Session, user_id: str, message_id: str) -> Any:
-    """The message's role and state, its chat and the person's vote, if any, in one row."""
+    """The message's role and state, its chat, its owner and their vote, if any, in one row."""
     found = None
     session.flush()  # a plain statement does not see what the session has still to write
     if is_id(message_id):
-        parameters = {"user": user_id, "message": message_id}
-        found = session.connection().execute(_FIND, parameters).one_or_none()
+        found = session.connection().execute(_FIND, {"message": message_id}).one_or_none()
     if found is None:
         raise NotFound(f"There is no message {message_id}.")
     if found.deleted_at is not None:
         raise NotFound(f"The chat of the message {message_id} was deleted.")
-    if found.owner_id != user_id:
+    if user_id not in (found.owner_id, found.app_id):
         raise NotAllowed("Only the person to whom this reply was given can vote on it.", code="not_yours")
     return found
 

@@ -22,18 +22,19 @@ def main() -> int:
     run.add_argument("id", help="id of the run")
     run.add_argument("--owner", default=f"{os.uname().nodename}-{os.getpid()}", help="name to claim it under")
     arguments = parser.parse_args()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.stderr.write(
-            "A run of the queue has one owner: start it without torchrun or accelerate launch.\n"
-        )
-        return 2
     _be_considerate()
     prepare_process()
+    if int(os.environ.get("RANK", "0")) > 0:  # of several that torchrun or accelerate launch started
+        from trainer.follower import follow_launched
+
+        follow_launched()
+        return 0
 
     from storage.database import open_database
     from storage.errors import ThumbloopError
     from storage.settings import load_settings
     from trainer.attempt import attempt_run
+    from trainer.processes import dismiss_launched
 
     logging.getLogger("trainer").setLevel(logging.INFO)
     if sys.stderr.isatty():
@@ -45,6 +46,7 @@ def main() -> int:
             return attempt_run(database, settings, arguments.id, owner=arguments.owner)
         finally:
             database.close()
+            dismiss_launched()
     except ThumbloopError as error:
         sys.stderr.write(f"{error.message}\n")
         return 2

@@ -17,12 +17,14 @@ from storage.settings import Settings
 from trainer.kto import Diverged
 from trainer.lease import Interrupted, Lease
 from trainer.memory import OutOfMemory
+from trainer.processes import LOST, ProcessLost
 from trainer.run import Outcome, carry_out
 
 log = logging.getLogger(__name__)
 
-# Exit codes. Released is EX_TEMPFAIL: the run waits for its next trainer.
+# Exit codes. Released is EX_TEMPFAIL: the run waits for its next trainer, as it does after a loss.
 DONE, FAILED, NOT_OURS, RELEASED = 0, 1, 3, 75
+assert LOST == RELEASED
 
 
 def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: str) -> int:
@@ -56,6 +58,8 @@ def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: s
         except LeaseLost as lost:
             log.error("%s Stopping.", lost.message)
             return NOT_OURS
+        except ProcessLost as lost_process:
+            return _give_up_attempt(database, lease, owner, lost_process)
         except ThumbloopError as error:
             outcome = Outcome("failed", error.message, {})
         except (Diverged, OutOfMemory) as error:
@@ -111,6 +115,15 @@ def _release(database: Database, lease: Lease) -> int:
         log.error("%s Stopping.", lost.message)
         return NOT_OURS
     log.info("Stopped as asked; the run is released and will be resumed.")
+    return RELEASED
+
+
+def _give_up_attempt(database: Database, lease: Lease, owner: str, lost: ProcessLost) -> int:
+    """As if this trainer had died as well: the attempt counts, and the run goes on with the next one."""
+    lease.close()
+    log.error("%s The run goes on there when a trainer is at hand.", lost)
+    with database.write() as session:
+        training_runs.expire_lease(session, lease.run_id, owner)
     return RELEASED
 
 

@@ -27,10 +27,17 @@ def choose_engine(wanted: Engine, model: Any) -> tuple[Engine, str]:
     return "trl", f"Training with stock TRL instead of the engine shared-prefix: {reason}."
 
 
-def _why_not(model: Any) -> str | None:
+def sharded_by() -> str | None:
+    """What accelerate was told to spread the weights over processes with, if anything."""
     for name, way in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
         if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
-            return f"{way} takes the layers apart that it runs by itself; plain data parallelism it can do"
+            return way
+    return None
+
+
+def _why_not(model: Any) -> str | None:
+    if way := sharded_by():
+        return f"{way} takes the layers apart that it runs by itself; plain data parallelism it can do"
     config = model.config.get_text_config()
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
         return "the model's experts have a loss of their own"

@@ -20,9 +20,14 @@ PROBE_TOKENS = 256
 PASSES = {"shared-prefix": 8.0, "trl": 45.0}
 
 
-def expected_seconds(model: Any, rows: Sequence[Row], settings: Settings) -> float:
-    """Seconds that all epochs will take if no reference log-probability is known yet; takes one itself."""
+def expected_seconds(model: Any, rows: Sequence[Row], settings: Settings, processes: int = 1) -> float:
+    """Seconds that all epochs will take if no reference log-probability is known yet; takes one itself.
+
+    Each process has a GPU of its own; without GPUs they share the cores that one would have.
+    """
     tokens = sum(trained_tokens(row, settings.max_length) for row in rows)
+    if model.device.type == "cuda":
+        tokens //= processes
     return PASSES[settings.engine] * settings.epochs * tokens * _seconds_a_token(model)
 
 

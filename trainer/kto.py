@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from peft import LoraConfig, PeftModel
 from transformers import TrainerCallback
 from trl.trainer.kto_config import KTOConfig
@@ -51,13 +52,14 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """`mean_loss` is over all steps, `seconds` is of this process, `peak_memory` in bytes.
+    """`mean_loss` is over all steps, `seconds` is of this process, `peak_memory` in bytes, of all together.
 
     `noise_floor` is the largest |r| in nats while policy and reference were still the same model: rounding
     alone. `references_reused` counts rows whose reference came from an earlier run; both are None for `trl`.
     """
 
     engine: str
+    processes: int
     rows: int
     steps: int
     resumed_from_step: int
@@ -140,9 +142,13 @@ def train(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     seconds = time.monotonic() - began
     resumed_from = step_of(checkpoint) if checkpoint else 0
+    # What each process saw. By then each is done with its files, too.
+    seen = (getattr(trainer, name, None) for name in ("noise_floor", "references_reused"))
+    peaks, floors, reused = zip(*gather_object([(peak_memory(), *seen)]), strict=True)
     rows_trained = len(rows) * settings.epochs * (1 - resumed_from / trainer.state.global_step)
     return trainer.model, TrainingResult(
         engine=engine,
+        processes=processes,
         rows=len(rows),
         steps=trainer.state.global_step,
         resumed_from_step=resumed_from,
@@ -150,10 +156,10 @@ def train(
         last_loss=losses[-1],
         seconds=seconds,
         seconds_per_row=seconds / max(rows_trained, 1),
-        peak_memory=peak_memory(),
+        peak_memory=sum(peaks),
         gradient_checkpointing=checkpointing,
-        noise_floor=getattr(trainer, "noise_floor", None),
-        references_reused=getattr(trainer, "references_reused", None),
+        noise_floor=None if None in floors else max(floors),
+        references_reused=None if None in reused else sum(reused),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate import PartialState
 from accelerate.utils.memory import should_reduce_batch_size
 
 from storage.settings import Settings
@@ -43,7 +44,7 @@ def fits_in_memory(model: Any, rows: Sequence[Row], settings: Settings, engine: 
     if model.device.type == "cuda":
         available = torch.cuda.mem_get_info(model.device)[0]
     else:
-        available = psutil.virtual_memory().available
+        available = psutil.virtual_memory().available // PartialState().num_processes
     return bool(needed < available / 2)
 
 

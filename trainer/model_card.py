@@ -47,8 +47,8 @@ from people's feedback.
 | Sources | {", ".join(f"{name} {count}" for name, count in lineage["sources"].items())} |
 | Trained | {"every weight" if full else f"LoRA of rank {settings['lora_rank']} on all linear layers"} |
 | Learning rate | {settings["learning_rate"]:g} |
-| Batch | {settings["batch_size"]} × {settings["gradient_accumulation"]} examples of at most \
-{settings["max_length"]} tokens |
+| Batch | {settings["batch_size"]} × {settings["gradient_accumulation"]}{_together(training)} examples \
+of at most {settings["max_length"]} tokens |
 | Epochs | {settings["epochs"]:g}, {training["steps"]} steps |
 | Seed | {settings["seed"]} |
 | Precision | {settings["precision"]} |
@@ -64,6 +64,10 @@ from people's feedback.
 
 `lineage.json` has all of this for programs, and which examples these were.
 """
+
+
+def _together(training: Mapping[str, Any]) -> str:
+    return f" × {training['processes']} processes," if training["processes"] > 1 else ""
 
 
 def _code(base: str, full: bool) -> str:

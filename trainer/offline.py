@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 from storage.errors import InvalidInput, NotReady
 from storage.import_formats import NO_OPTIONS, ImportOptions
 from storage.settings import Settings
-from trainer import base_model, kto
+from trainer import base_model, kto, processes
 from trainer.base_model import BaseModelSource
 from trainer.contradictions import without_contradictions
 from trainer.exact_trainer import newest_checkpoint
 from trainer.expected_time import expected_seconds
 from trainer.file_rows import read_rows
+from trainer.follower import Job
 from trainer.lineage import write_lineage
 from trainer.out_folder import OutFolder
 from trainer.reference_cache import ReferenceCache
@@ -68,6 +69,7 @@ def train_on_file(
         update={
             "precision": base_model.name_of(source.dtype),
             "max_length": min(wanted.settings.max_length, source.max_context),
+            "training_processes": processes.how_many(wanted.settings.training_processes, source.device),
         }
     )
     rows, plan = _prepare(wanted, settings, base_model.load_tokenizer(source))
@@ -94,7 +96,7 @@ def _prepare(wanted: OfflineTraining, settings: Settings, tokenizer: Any) -> tup
         log.info("%s", line)
     rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length)
     rows = without_contradictions(rows, dropped)
-    plan = plan_training(rows, dropped, settings)
+    plan = plan_training(rows, dropped, settings, processes=settings.training_processes)
     if len(rows) < settings.batch_size:
         few = (
             f"There are {len(rows)} rows to train on, fewer than a micro-batch of {settings.batch_size}, on "
@@ -119,7 +121,7 @@ class _Training:
     began: float
 
     def __post_init__(self) -> None:
-        self.chosen = self.settings.model_dump(mode="json", include=set(kto.SETTINGS))
+        self.chosen = self.settings.model_dump(mode="json", include={*kto.SETTINGS, "training_processes"})
         self.fingerprint = base_model.fingerprint(self.source)
         self.sha256 = rows_digest(self.rows)
 
@@ -130,7 +132,7 @@ class _Training:
     def carry_out(self, resume: bool, progress: kto.Progress, check: Callable[[], None]) -> dict[str, Any]:
         progress({"phase": "loading the model"})
         model, tokenizer = load_for_training(self.source, self.settings)
-        expected = expected_seconds(model, self.rows, self.settings)
+        expected = expected_seconds(model, self.rows, self.settings, self.plan.processes)
         log.info("That will take about %s from the start.", spoken(expected))
         steps = _earlier_steps(self.out.checkpoints) if resume else []
         before = len(steps)
@@ -143,22 +145,18 @@ class _Training:
             progress(state)
 
         set_up = time.monotonic() - self.began
-        model, result = kto.train(
-            model,
-            tokenizer,
-            self.rows,
-            weights=self.plan.weights,
-            settings=self.settings,
-            output_dir=self.out.checkpoints,
-            resume=resume,
-            references=self._references(),
-            progress=note,
-            check=check,
+        job = Job(
+            *(self.source, None, self.settings, self.rows, self.plan.weights),
+            *(self.out.checkpoints, resume, self._references()),
+        )
+        model, result = processes.train(
+            job, model, tokenizer, processes=self.plan.processes, progress=note, check=check
         )
         progress({"phase": "writing the adapter"})
         self._publish(model, tokenizer, result)
         return {
             "engine": result.engine,
+            "processes": result.processes,
             "model": self.source.name,
             "device": _device(self.source),
             "precision": self.settings.precision,

@@ -1,7 +1,8 @@
-"""What a process that trains sets before it imports the libraries. Knows no run."""
+"""What a process that trains sets before it imports the libraries, and its GPUs. Knows no run."""
 
 import os
 import warnings
+from functools import cache
 
 
 def prepare_process() -> None:
@@ -9,5 +10,18 @@ def prepare_process() -> None:
     # The log is for people: two libraries warn in it of each other's new names, which nothing of ours uses.
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # One GPU: TRL refuses the several that transformers would take.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    # One GPU: TRL refuses the several that transformers would take. Of processes that train together each
+    # has its own already.
+    if os.environ.get("WORLD_SIZE", "1") == "1" and gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus()[0]
+
+
+@cache
+def gpus() -> tuple[str, ...]:
+    """What CUDA calls the GPUs that a training may use; the first is that of the process that asks."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return tuple(name.strip() for name in given.split(",") if name.strip())
+    import torch
+
+    return tuple(map(str, range(torch.cuda.device_count())))

@@ -16,7 +16,7 @@ from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.settings import Settings, load_settings
 from storage.tables import ModelVersion, TrainingRun
-from trainer import base_model, kto
+from trainer import base_model, kto, processes
 from trainer.base_model import BaseModelSource
 from trainer.batches import hold_out
 from trainer.clock import Clock
@@ -24,6 +24,7 @@ from trainer.contradictions import without_contradictions
 from trainer.data_policy import aged
 from trainer.exact_trainer import newest_checkpoint
 from trainer.expected_time import expected_seconds
+from trainer.follower import Job
 from trainer.lease import Lease
 from trainer.lineage import write_lineage
 from trainer.promotion import promote
@@ -46,7 +47,7 @@ FROZEN = {
     *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
     *("auto_deploy", "train_on_corrections", "train_on_signals", "exclude_sources", "import_weight"),
     *("data_policy", "window_days", "window_rows", "row_budget", "replay_share", "max_rows_per_person"),
-    *("half_life_days", "training_mode"),
+    *("half_life_days", "training_mode", "training_processes"),
 }
 
 
@@ -116,7 +117,9 @@ class _Steps:
         if refusal is not None:
             figures = {"dropped": dict(dropped), "dropped_rows": dropped.names}
             return Outcome("skipped", refusal, figures | {"left_out": dict(snapshot.left_out)})
-        plan = plan_training(training, dropped, self.settings, held_out=len(held_out))
+        plan = plan_training(
+            training, dropped, self.settings, held_out=len(held_out), processes=self.processes
+        )
         for line in plan.lines():
             log.info("%s", line)
 
@@ -138,10 +141,14 @@ class _Steps:
         """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
         refuse_full(self.settings)
         source = base_model.resolve(self.settings, progress=log.info)
+        earlier = self.settings.training_processes if self.run.snapshot else None
+        self.processes = processes.how_many(self.settings.training_processes, source.device)
+        self.same_batches = earlier in (None, self.processes)
         self.settings = self.settings.model_copy(
             update={
                 "precision": base_model.name_of(source.dtype),
                 "max_length": min(self.settings.max_length, source.max_context),
+                "training_processes": self.processes,
             }
         )
         with self.database.write() as session:
@@ -159,6 +166,8 @@ class _Steps:
         earlier = self.run.snapshot["sha256"] if self.run.snapshot else None
         if earlier not in (None, snapshot.sha256):
             log.warning("Votes were withdrawn since the last attempt; training starts again without them.")
+        if not self.same_batches:
+            log.warning("Another number of processes makes other batches; training starts again.")
         with self.database.write() as session:
             self.run = training_runs.update_run(
                 session,
@@ -168,7 +177,7 @@ class _Steps:
                 snapshot_event_id=snapshot.event_id,
             )
             keep_lineage(session, self.run.id, snapshot.keys)
-        return earlier == snapshot.sha256
+        return earlier == snapshot.sha256 and self.same_batches
 
     def _refusal(self, snapshot: Snapshot, training: list[Row]) -> str | None:
         """Why this run must not or cannot train, if so."""
@@ -209,19 +218,17 @@ class _Steps:
         if start is not None:
             model = start.load_into(model)
         self.clock.enter("training")
-        expected = expected_seconds(model, rows, self.settings)
+        expected = expected_seconds(model, rows, self.settings, plan.processes)
         log.info("That will take about %s from the start.", spoken(expected))
         self.figures = plan.to_metrics()
         self.figures["plan"]["expected_seconds"] = expected
-        model, result = kto.train(
+        references = self._references(source, start)
+        job = Job(source, start, self.settings, rows, plan.weights, checkpoints, resume, references)
+        model, result = processes.train(
+            job,
             model,
             tokenizer,
-            rows,
-            weights=plan.weights,
-            settings=self.settings,
-            output_dir=checkpoints,
-            resume=resume,
-            references=self._references(source, start),
+            processes=plan.processes,
             progress=self._report_step,
             check=self.lease.check,
         )

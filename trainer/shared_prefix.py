@@ -7,6 +7,7 @@ its longest; sibling replies branch off, with gradient. Knows no objective and n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 from trl.trainer.utils import use_adapter
 
+from trainer.apart import Apart
 from trainer.completion_logps import OutputLayer, completion_logps
 from trainer.prefix_plan import Pass, Plan, plan
 
@@ -52,6 +54,7 @@ class PrefixScorer:
 
     Products are in the format `compute`, by default that of the model. With `recompute` no activations are
     kept: the backward pass computes each chat again. `at_once` is the most replies that share one pass.
+    On a processor chats of a micro-batch are computed beside each other.
     """
 
     def __init__(
@@ -67,6 +70,9 @@ class PrefixScorer:
         self.backbone: Any = base.base_model
         self.output = output_layer(base)
         self.recompute, self.at_once = recompute, at_once
+        # Of a model that is trained as a whole, the gradients of a chat are as large as the model.
+        aside = isinstance(model, PeftModel) and model.device.type == "cpu"
+        self.apart = Apart(torch.get_num_threads()) if aside else None
         self.compute = compute or self.output.weight.dtype
         self._largest = 1
 
@@ -75,6 +81,9 @@ class PrefixScorer:
         if not self.recompute:
             self.recompute = True
             return "the backward pass computes each chat again from now on"
+        if self.apart is not None and self.apart.threads > 1:
+            self.apart.threads = 1
+            return "one chat is computed after the other from now on"
         most = min(self._largest, self.at_once or self._largest)
         if most <= 1:
             return None
@@ -92,20 +101,39 @@ class PrefixScorer:
             return self._score(replies)
 
     def _score(self, replies: Sequence[Reply]) -> Scores:
+        completions: dict[int, torch.Tensor] = {}
+        mismatched: dict[int, torch.Tensor] = {}
+        trees = self._trees(replies)
+        runs = [_Tree(self, [replies[number] for number in tree]) for tree in trees]
+        for tree, run, logps in zip(trees, runs, self._run_all(runs), strict=True):
+            completions |= zip(tree, logps.unbind(), strict=True)
+            mismatched |= zip(tree, run.mismatched, strict=True)
+        numbers = range(len(replies))
+        return Scores(
+            torch.stack([completions[number] for number in numbers]),
+            torch.stack([mismatched[number] for number in numbers]),
+        )
+
+    def _run_all(self, runs: "Sequence[_Tree]") -> list[torch.Tensor]:
+        pieces = [partial(self._run_one, run) for run in runs]
+        if self.apart is None:
+            return [piece() for piece in pieces]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return self.apart.run(pieces, [run.cost for run in runs], trained)
+
+    def _run_one(self, run: "_Tree") -> torch.Tensor:
         reduced = self.compute != torch.float32
-        with torch.autocast(self.model.device.type, self.compute if reduced else None, enabled=reduced):
-            device = self.model.device
-            completions = [torch.zeros((), device=device) for _ in replies]
-            mismatched = [torch.zeros((), device=device) for _ in replies]
-            for tree in self._trees(replies):
-                run = _Tree(self, [replies[number] for number in tree])
-                if self.recompute and torch.is_grad_enabled():
-                    logps = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
-                else:
-                    logps = run()
-                for place, number in enumerate(tree):
-                    completions[number], mismatched[number] = logps[place], run.mismatched[place]
-            return Scores(torch.stack(completions), torch.stack(mismatched))
+        # No copies are kept: those of one thread must not become part of another's graph.
+        with torch.autocast(
+            self.model.device.type,
+            self.compute if reduced else None,
+            enabled=reduced,
+            cache_enabled=self.apart is None,
+        ):
+            if self.recompute and torch.is_grad_enabled():
+                found: torch.Tensor = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
+                return found
+            return run()
 
     def _trees(self, replies: Sequence[Reply]) -> list[list[int]]:
         trees = _trees(replies)
@@ -122,7 +150,13 @@ class _Tree:
         self.plan = plan([_inputs(reply) for reply in replies], worth_sharing=WORTH_SHARING)
         self.mismatched: list[torch.Tensor] = []
 
-    def __call__(self) -> tuple[torch.Tensor, ...]:
+    @property
+    def cost(self) -> int:
+        """Tokens through the model, those that come back as well three times."""
+        there = sum(len(reply.mismatched or ()) for reply in self.replies)
+        return there + 3 * sum(len(one.ids) for one in self.plan.passes)
+
+    def __call__(self) -> torch.Tensor:
         caches: list[Cache] = []
         hidden: list[torch.Tensor] = []
         for one in self.plan.passes:
@@ -135,11 +169,13 @@ class _Tree:
                 self._mismatched(reply, number, hidden, caches)
                 for reply, number in zip(self.replies, self.plan.of_sequence, strict=True)
             ]
-        return tuple(
-            self._logp(_states(self.plan, hidden, number, reply), reply.completion)
-            if reply.wanted
-            else hidden[0].new_zeros((), dtype=torch.float32)
-            for reply, number in zip(self.replies, self.plan.of_sequence, strict=True)
+        return torch.stack(
+            [
+                self._logp(_states(self.plan, hidden, number, reply), reply.completion)
+                if reply.wanted
+                else hidden[0].new_zeros((), dtype=torch.float32)
+                for reply, number in zip(self.replies, self.plan.of_sequence, strict=True)
+            ]
         )
 
     def _run(self, one: Pass, before: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, Cache]:
@@ -211,11 +247,27 @@ def _states(plan: Plan, hidden: list[torch.Tensor], number: int, reply: Reply) -
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+class _Layer(DynamicLayer):
+    """Keys and values of a layer, each in the format of the values.
+
+    Rotated keys come in fp32, and the library's layer would take that for the values too; autocast rounds
+    both all the same before it multiplies them.
+    """
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(value_states, value_states)  # type: ignore[no-untyped-call]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().update(key_states.to(value_states.dtype), value_states, *args, **kwargs)
+
+
 def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
     """A cache that keeps every position, in sliding layers too: their masks look at the window alone."""
-    cache = Cache(layer_class_to_replicate=DynamicLayer)
+    cache = Cache(layer_class_to_replicate=_Layer)
     for keys, values in before:
-        layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
+        layer: Any = _Layer()  # type: ignore[no-untyped-call]
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)

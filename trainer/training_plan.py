@@ -23,6 +23,7 @@ class TrainingPlan:
     weights: Weights
     steps: int
     batch_size: int
+    processes: int
     rows_per_step: int
     tokens: int
 
@@ -34,12 +35,13 @@ class TrainingPlan:
             else []
         )
         held_out = f", {self.held_out} held out" if self.held_out else ""
+        together = f" ({self.processes} processes together)" if self.processes > 1 else ""
         return [
             *self.dropped.lines(),
             f"{self.rows} examples to train on ({self.up} up, {self.down} down){held_out}; "
             f"weights {self.weights.desirable:.3f} up, {self.weights.undesirable:.3f} down.",
             *short,
-            f"{self.steps} steps of {self.rows_per_step} examples, {self.tokens} tokens an epoch.",
+            f"{self.steps} steps of {self.rows_per_step} examples{together}, {self.tokens} tokens an epoch.",
         ]
 
     def to_metrics(self) -> dict[str, Any]:
@@ -53,6 +55,7 @@ class TrainingPlan:
                 "down": self.down,
                 "held_out": self.held_out,
                 "steps": self.steps,
+                "processes": self.processes,
                 "tokens": self.tokens,
                 "dropped_rows": self.dropped.names,
             },
@@ -60,9 +63,12 @@ class TrainingPlan:
 
 
 def plan_training(
-    rows: Sequence[Row], dropped: LeftOut, settings: Settings, *, held_out: int = 0
+    rows: Sequence[Row], dropped: LeftOut, settings: Settings, *, held_out: int = 0, processes: int = 1
 ) -> TrainingPlan:
-    """The plan of training on these rows; raises InvalidInput if there is not one of each kind."""
+    """The plan of training on these rows, with no more processes than micro-batches.
+
+    Raises InvalidInput if there is not one row of each kind.
+    """
     ups = sum(row.label for row in rows)
     if not ups or ups == len(rows):
         alike = _all_alike(len(rows), bool(ups))
@@ -74,7 +80,8 @@ def plan_training(
     )
     # As transformers' Trainer counts: the last step of an epoch may be short, the last epoch too.
     micro_batches = math.ceil(len(rows) / settings.batch_size)
-    steps_an_epoch = math.ceil(micro_batches / settings.gradient_accumulation)
+    processes = min(processes, micro_batches)
+    steps_an_epoch = math.ceil(math.ceil(micro_batches / processes) / settings.gradient_accumulation)
     return TrainingPlan(
         rows=len(rows),
         up=ups,
@@ -84,7 +91,8 @@ def plan_training(
         weights=weights,
         steps=math.ceil(settings.epochs * steps_an_epoch),
         batch_size=settings.batch_size,
-        rows_per_step=settings.batch_size * settings.gradient_accumulation,
+        processes=processes,
+        rows_per_step=settings.batch_size * settings.gradient_accumulation * processes,
         tokens=sum(trained_tokens(row, settings.max_length) for row in rows),
     )
 

@@ -1,10 +1,11 @@
 """Every error as JSON of one shape: {"error": {"code", "message", "field"?}}.
 
-Under /v1 the same object also carries OpenAI's `type` and `param`, so that OpenAI clients understand it.
+Under /v1 it is OpenAI's, {"error": {"message", "type", "param", "code"}}, with its codes where it has one.
 """
 
 import json
 import logging
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,7 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.api.described import methods, refuse_unknown
-from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError
+from app.request_ids import HEADER, request_id
+from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooOften
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +36,14 @@ class ErrorOut(BaseModel):
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorOut, "description": "What was refused."}}
 
 HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-OPENAI_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
-    500: "server_error",
-    503: "server_error",
-}
+OPENAI_TYPES = {403: "permission_error", 429: "rate_limit_error"}  # others by their class
+OPENAI_CODES = {"not_authenticated": "invalid_api_key", "invalid_input": "invalid_value"}
 
 
 def error_response(error: ThumbloopError, path: str) -> JSONResponse:
     """The answer to a request for `path` that failed with this error."""
     headers = {}
-    if isinstance(error, Busy | Conflict) and error.retry_after is not None:
+    if isinstance(error, Busy | Conflict | TooOften) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -54,6 +51,19 @@ def error_response(error: ThumbloopError, path: str) -> JSONResponse:
     if is_openai(path) and status == 422:
         status = 400  # what OpenAI answers to bad input
     return _answer(status, error_body(error), path, headers)
+
+
+def openai_error(error: ThumbloopError) -> dict[str, Any]:
+    """The error as OpenAI writes it, for a stream that has begun."""
+    return _as_openai(error.status, error_body(error))
+
+
+def _as_openai(status: int, body: dict[str, Any]) -> dict[str, Any]:
+    kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    # A place in a list is written messages[0].content there.
+    param = re.sub(r"\.(\d+)\b", r"[\1]", body["field"]) if "field" in body else None
+    code = OPENAI_CODES.get(body["code"], body["code"])
+    return {"message": body["message"], "type": kind, "param": param, "code": code}
 
 
 def error_body(error: ThumbloopError) -> dict[str, Any]:
@@ -70,15 +80,15 @@ def is_openai(path: str) -> bool:
 def unexpected(path: str) -> JSONResponse:
     """The answer to a request that met a bug of ours; what it was is in the log."""
     message = "The server met an error that it did not expect; its log says more."
-    return _answer(500, {"code": "internal", "message": message}, path)
+    # Starlette answers this one outside of all middleware.
+    return _answer(500, {"code": "internal", "message": message}, path, {HEADER: request_id()})
 
 
 def _answer(
     status: int, body: dict[str, Any], path: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     if is_openai(path):
-        kind = OPENAI_TYPES.get(status, "invalid_request_error")
-        body = {"type": kind, "param": body.get("field"), **body}
+        body = _as_openai(status, body)
     return JSONResponse({"error": body}, status_code=status, headers=headers)
 
 
@@ -93,7 +103,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(_first_problem(request, error), request.url.path)
+        found = _first_problem(request, error)
+        kind = error.errors()[0]["type"]
+        if is_openai(request.url.path) and found.code == InvalidInput.code:
+            if kind == "missing":
+                found.code = "missing_required_parameter"
+            elif kind.endswith("_type"):
+                found.code = "invalid_type"
+        return error_response(found, request.url.path)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

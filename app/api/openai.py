@@ -4,98 +4,39 @@ A completion's id is the message id, so any client votes with PUT /api/v1/messag
 request becomes a chat of its own, in which the earlier turns are what the client says they were.
 """
 
-import json
-import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from sqlmodel import Session
 from starlette.responses import JSONResponse, Response
 
 from app.api.chats import reply_threads
-from app.api.errors import error_body
+from app.api.completions import Answer, CompletionRequest, check_supported, event, sampling_of, split
+from app.api.errors import openai_error
 from app.api.replies import PING, ReplyResponse, ReplyThreads, deltas, finished
-from app.api.shapes import Text
-from app.auth import CurrentUser, Identity, ServicesHere
+from app.auth import CurrentSecret, CurrentUser, Identity, ServicesHere
 from app.live_reply import LiveReply
 from app.services import Services
 from app.serving.backend import Sampling
 from storage import chats, model_versions
+from storage.end_users import ensure_end_user
 from storage.errors import InvalidInput, NotFound, ThumbloopError
-from storage.tables import Message, ModelVersion
+from storage.secret import load_secret
+from storage.tables import ModelVersion
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 
 ALIAS = "deployed"  # the model name that always means the deployed version
-
-
-def _joined(content: Any) -> Any:
-    """Text given in parts becomes one text; parts of another kind are for models that see or hear."""
-    if not isinstance(content, list):
-        return content
-    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    known = [text for text in texts if isinstance(text, str)]
-    if len(known) != len(content):
-        raise ValueError("must be text or parts of type text; this model reads nothing else")
-    return "".join(known)
-
-
-class Turn(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(_joined)]
-
-
-class StreamOptions(BaseModel):
-    include_usage: bool = False
-
-
-class CompletionRequest(BaseModel):
-    """Of OpenAI's other fields, those that would change the reply are refused and the rest ignored."""
-
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "deployed",
-                    "messages": [{"role": "user", "content": "What is the capital of France?"}],
-                }
-            ]
-        },
-    )
-
-    model: str
-    messages: list[Turn] = Field(min_length=1)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    n: int | None = None
-
-
-# What each may be without changing the reply.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "functions": ([],),
-    "logprobs": (False,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-}
+BASE = "base"  # and the one for the model that nothing was trained into
 
 
 @router.get("/models")
 def list_models(_: CurrentUser, services: ServicesHere) -> dict[str, Any]:
-    """The names to call: `deployed` for whichever version is deployed, and that version's own."""
-    version = _deployed(services)
-    return {"object": "list", "data": [_model(name, version) for name in (ALIAS, version.name)]}
+    """The names to call: `deployed`, `base`, and that of each version that may reply."""
+    with services.database.read() as session:
+        models = _models(session)
+    return {"object": "list", "data": [_model(name, version) for name, version in models.items()]}
 
 
 @router.get("/models/{model}")
@@ -106,35 +47,44 @@ def get_model(model: str, _: CurrentUser, services: ServicesHere) -> dict[str, A
 
 @router.post("/chat/completions", response_model=None)
 async def complete(
-    body: CompletionRequest, request: Request, identity: CurrentUser, services: ServicesHere
+    body: CompletionRequest,
+    request: Request,
+    identity: CurrentUser,
+    secret: CurrentSecret,
+    services: ServicesHere,
 ) -> Response:
     """A chat completion, whole or as a stream."""
     threads = reply_threads(request)
-    _check_supported(body)
-    sampling = _sampling(body, services)
-    live = await threads.run(lambda: _begin(services, identity, body, sampling))
+    check_supported(body)
+    sampling = sampling_of(body, services.chat_service.default_sampling())
+    # Tokens are for programs, which have users of their own. A browser's session is one person's.
+    end_user = body.end_user if secret.kind == "api" else None
+    live = await threads.run(lambda: _begin(services, identity, end_user, body, sampling))
     headers = {"X-Thumbloop-Model-Version": live.model_version}
+    answer = Answer(live.message_id, live.model_version, with_usage=body.with_usage)
     if body.stream:
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
-        return ReplyResponse(live, _chunks(live, threads, with_usage), headers)
-    message = await finished(live, threads, request)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": message.content, "refusal": None},
-        "logprobs": None,
-        "finish_reason": _finish_reason(message),
-    }
-    answer = _object("chat.completion", live, [choice]) | {"usage": _usage(message)}
-    return JSONResponse(answer, headers=headers)
+        return ReplyResponse(live, _chunks(live, threads, answer), headers)
+    return JSONResponse(answer.whole(await finished(live, threads, request)), headers=headers)
 
 
-def _begin(services: Services, identity: Identity, body: CompletionRequest, sampling: Sampling) -> LiveReply:
-    _chosen(services, body.model)
-    system, history, question = _split(body.messages)
+def _begin(
+    services: Services,
+    identity: Identity,
+    end_user: str | None,
+    body: CompletionRequest,
+    sampling: Sampling,
+) -> LiveReply:
+    version = _chosen(services, body.model)
+    system, history, question = split(body.messages)
     with services.database.write() as session:
+        person_id = identity.user_id
+        if end_user is not None:
+            salt = load_secret(services.settings.data_dir)
+            person_id = ensure_end_user(session, identity.user_id, end_user, salt=salt).id
+        services.chat_service.limits.check(person_id)  # before anything of it is stored
         chat = chats.create_chat(
             session,
-            identity.user_id,
+            person_id,
             system_prompt=system,
             source="openai",
             consent=services.settings.consent_default,
@@ -142,11 +92,13 @@ def _begin(services: Services, identity: Identity, body: CompletionRequest, samp
         leaf = chats.add_history(session, chat.id, history)
     try:
         return services.chat_service.send(
-            identity.user_id,
+            person_id,
             chat.id,
             question,
             parent_id=leaf.id if leaf is not None else None,
             sampling=sampling,
+            version_id=None if body.model == ALIAS else version.id,
+            shorten=False,  # the client keeps the conversation; so does it with the service it knows
         )
     except ThumbloopError as error:
         with services.database.write() as session:
@@ -158,60 +110,27 @@ def _begin(services: Services, identity: Identity, body: CompletionRequest, samp
         raise
 
 
-def _split(turns: Sequence[Turn]) -> tuple[str, list[tuple[str, str]], str]:
-    """The system prompt, the earlier turns and the question; neighbours of one role become one turn."""
-    system = [turn.content for turn in turns if turn.role in ("system", "developer")]
-    merged: list[tuple[str, str]] = []
-    for turn in turns:
-        if turn.role in ("system", "developer"):
-            continue
-        if merged and merged[-1][0] == turn.role:
-            merged[-1] = (turn.role, f"{merged[-1][1]}\n\n{turn.content}")
-        else:
-            merged.append((turn.role, turn.content))
-    if not merged or merged[-1][0] != "user":
-        raise InvalidInput("The last message must be the user's.", field="messages")
-    return "\n\n".join(system), merged[:-1], merged[-1][1]
-
-
-def _check_supported(body: CompletionRequest) -> None:
-    if body.n not in (None, 1):
-        raise InvalidInput(f"n is {body.n}; only 1 reply at a time is supported.", field="n")
-    for name, neutral in NEUTRAL.items():
-        value = (body.model_extra or {}).get(name)
-        if value is not None and value not in neutral:
-            raise InvalidInput(f"{name} is not supported; leave it out.", field=name, code="unsupported")
-
-
-def _sampling(body: CompletionRequest, services: Services) -> Sampling:
-    default = services.chat_service.default_sampling()
-    most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    if most is not None and most < 1:
-        raise InvalidInput(f"max_tokens is {most}; it must be at least 1.", field="max_tokens")
-    stop = [body.stop] if isinstance(body.stop, str) else body.stop
-    return Sampling(
-        temperature=default.temperature if body.temperature is None else body.temperature,
-        top_p=default.top_p if body.top_p is None else body.top_p,
-        max_new_tokens=default.max_new_tokens if most is None else most,
-        seed=body.seed,
-        stop=tuple(stop or ()),
-    )
-
-
-def _deployed(services: Services) -> ModelVersion:
-    with services.database.read() as session:
-        return model_versions.deployed_version(session)
+def _models(session: Session) -> dict[str, ModelVersion]:
+    """What may be called, by name: the aliases, then the versions, newest first."""
+    aliases = {
+        ALIAS: model_versions.deployed_version(session),
+        BASE: model_versions.get_version(session, "v1"),
+    }
+    versions = model_versions.list_versions(session)
+    return aliases | {version.name: version for version in versions if version.state == "ready"}
 
 
 def _chosen(services: Services, name: str) -> ModelVersion:
-    version = _deployed(services)
-    if name not in (ALIAS, version.name):
+    with services.database.read() as session:
+        models = _models(session)
+    if name not in models:
         raise NotFound(
-            f"The model {name!r} does not exist; use {ALIAS!r}, or {version.name!r} which is deployed now.",
+            f"The model {name!r} does not exist; use {ALIAS!r}, which is {models[ALIAS].name} now, or "
+            f"another of GET /v1/models.",
             code="model_not_found",
             field="model",
         )
-    return version
+    return models[name]
 
 
 def _model(name: str, version: ModelVersion) -> dict[str, Any]:
@@ -219,48 +138,13 @@ def _model(name: str, version: ModelVersion) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "thumbloop"}
 
 
-def _object(kind: str, live: LiveReply, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": live.message_id,
-        "object": kind,
-        "created": int(time.time()),
-        "model": live.model_version,
-        "choices": choices,
-    }
-
-
-def _finish_reason(message: Message) -> str:
-    return "length" if message.finish_reason == "length" else "stop"
-
-
-def _usage(message: Message) -> dict[str, int]:
-    timings = message.timings or {}
-    prompt, completion = int(timings.get("prompt_tokens", 0)), int(timings.get("tokens", 0))
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
-
-
-async def _chunks(live: LiveReply, threads: ReplyThreads, with_usage: bool) -> AsyncIterator[str]:
-    def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return _data(_object("chat.completion.chunk", live, [choice]))
-
-    yield chunk({"role": "assistant", "content": ""})
+async def _chunks(live: LiveReply, threads: ReplyThreads, answer: Answer) -> AsyncIterator[str]:
+    yield answer.beginning()
     try:
         async for text in deltas(live, threads):
-            yield chunk({"content": text}) if text is not None else PING
+            yield answer.delta(text) if text is not None else PING
         message = live.message()
     except ThumbloopError as error:
-        yield _data({"error": error_body(error) | {"type": "server_error", "param": None}})
+        yield event({"error": openai_error(error)})
         return
-    yield chunk({}, _finish_reason(message))
-    if with_usage:
-        yield _data(_object("chat.completion.chunk", live, []) | {"usage": _usage(message)})
-    yield "data: [DONE]\n\n"
-
-
-def _data(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+    yield answer.ending(message)

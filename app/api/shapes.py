@@ -61,6 +61,9 @@ class MessageOut(BaseModel):
     timings: dict[str, Any] | None = Field(
         None, description="Of a reply: tokens, and in seconds queued_s, first_token_s and total_s."
     )
+    messages_left_out: int = Field(
+        description="Of a reply: so many of the first messages before it the model did not read."
+    )
     created_at: datetime
     vote: VoteOut | None = Field(None, description="The caller's own vote.")
     siblings: list[str] = Field([], description="Ids of all alternatives in this place, oldest first.")
@@ -126,16 +129,19 @@ def vote_out(vote: CurrentVote) -> VoteOut:
     )
 
 
+OF_MESSAGE = {
+    *("id", "chat_id", "parent_id", "role", "content", "state"),
+    *("finish_reason", "messages_left_out", "timings", "created_at"),
+}
+
+
 def message_out(
     message: Message, names: Mapping[str, str], vote: CurrentVote | None = None, siblings: Sequence[str] = ()
 ) -> MessageOut:
     """`names` are the names of the model versions by id."""
     return MessageOut(
-        **message.model_dump(include={"id", "chat_id", "parent_id", "role", "content", "state"}),
+        **message.model_dump(include=OF_MESSAGE),
         model_version=names.get(message.model_version_id or ""),
-        finish_reason=message.finish_reason,
-        timings=message.timings,
-        created_at=message.created_at,
         vote=vote_out(vote) if vote is not None else None,
         siblings=list(siblings),
     )

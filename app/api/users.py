@@ -8,8 +8,12 @@ from pydantic import BaseModel, Field, StrictBool
 from app.api.described import Body
 from app.api.shapes import Id, Text
 from app.auth import Admin, CurrentUser, ServicesHere
+from app.services import Services
+from storage.end_users import find_end_user
 from storage.erasure import erase_user, preview_user, remove_copies
+from storage.errors import NotFound
 from storage.quarantine import set_quarantine
+from storage.secret import load_secret
 
 router = APIRouter(tags=["users"])
 
@@ -57,10 +61,7 @@ def quarantine(user_id: Id, body: Quarantine, identity: Admin, services: Service
 @router.delete("/users/{user_id}/data")
 def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
     """Erase a person: name, secrets, chats and votes. Exports in the data directory go too. For admins."""
-    with services.database.write() as session:
-        report = erase_user(session, user_id, by=identity.name)
-    remove_copies(services.database, services.settings.data_dir)
-    return Erased(**asdict(report))
+    return _erase(services, user_id, by=identity.name)
 
 
 @router.get("/users/{user_id}/data")
@@ -68,3 +69,25 @@ def preview_erasure(user_id: Id, _: Admin, services: ServicesHere) -> Erased:
     """What an erasure of this person would remove, and the versions that it would affect. For admins."""
     with services.database.read() as session:
         return Erased(**asdict(preview_user(session, user_id)))
+
+
+class EndUser(Body):
+    user: Text = Field(description="As your application named them in `user`.")
+
+
+@router.post("/end-users/erase")
+def erase_end_user(body: EndUser, identity: CurrentUser, services: ServicesHere) -> Erased:
+    """Erase one of your own application's end users: chats, votes, and that they were ever named."""
+    salt = load_secret(services.settings.data_dir)
+    with services.database.read() as session:
+        person = find_end_user(session, identity.user_id, body.user, salt=salt)
+    if person is None:
+        raise NotFound("Your application has named no such user, or they were erased.", field="user")
+    return _erase(services, person.id, by=identity.name)
+
+
+def _erase(services: Services, user_id: str, *, by: str) -> Erased:
+    with services.database.write() as session:
+        report = erase_user(session, user_id, by=by)
+    remove_copies(services.database, services.settings.data_dir)
+    return Erased(**asdict(report))

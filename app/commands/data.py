@@ -12,7 +12,9 @@ from storage.errors import InvalidInput
 if TYPE_CHECKING:
     from datetime import datetime
 
-PERSON = typer.Argument(metavar="PERSON", help="An account's name, an id, or a user_hash of an export.")
+PERSON = typer.Argument(
+    metavar="PERSON", help="An account's name, an id, a user_hash of an export, or ACCOUNT/USER."
+)
 
 
 def backup(file: str = typer.Argument(help="The archive to write; it must not exist.")) -> None:

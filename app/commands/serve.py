@@ -26,9 +26,14 @@ SECONDS_TO_FINISH = 5
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"tidy": {"()": "app.commands.serve.TidyAccess"}},
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {
+        "tidy": {"()": "app.commands.serve.TidyAccess"},
+        "request": {"()": "app.request_ids.RequestIdFilter"},
+    },
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(message)s%(request)s"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request"]},
+    },
     "root": {"level": "WARNING", "handlers": ["stderr"]},
     "loggers": {
         **{name: {"level": "INFO"} for name in ("thumbloop", "app", "trainer", "storage")},
@@ -41,7 +46,16 @@ LOGGING: dict[str, Any] = {
 class TidyAccess(logging.Filter):
     """Access lines without query strings, which may hold tokens, and without the pages' own traffic."""
 
-    QUIET = ("/gradio_api/", "/assets/", "/static/", "/svelte/", "/healthz", "/readyz", "/theme.css")
+    QUIET = (
+        "/gradio_api/",
+        "/assets/",
+        "/static/",
+        "/svelte/",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/theme.css",
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
         assert isinstance(record.args, tuple)  # uvicorn's: client, method, address, HTTP version, status

@@ -8,7 +8,7 @@ import typer
 
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import opened_database, print_table, say
-from app.commands.train_file import STOPPED, lines_above, stop_signals
+from app.commands.train_file import STOPPED, lines_above, refuse_launched, stop_signals
 from storage.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def sweep(
         raise InvalidInput(f"{option} is for a sweep on a file: name one with --data.")
     if force and not apply:
         raise InvalidInput("--force is for --apply: add that, or leave it out.", field="force")
+    refuse_launched()
     from storage.settings import load_settings
 
     settings = load_settings()

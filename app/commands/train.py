@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import typer
 
-from app.commands.train_file import train_file
+from app.commands.train_file import option_of, refuse_launched, train_file
 from app.commands.train_votes import train_on_votes
 from storage.errors import InvalidInput
 
@@ -45,6 +45,13 @@ def train(
     ),
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = typer.Option(
         None, help="THUMBLOOP_PRECISION.", rich_help_panel=ON_A_FILE
+    ),
+    training_processes: int | None = typer.Option(
+        None,
+        "--processes",
+        min=0,
+        help="THUMBLOOP_TRAINING_PROCESSES: how many train together.",
+        rich_help_panel=ON_A_FILE,
     ),
     max_rows: int | None = typer.Option(
         None, min=1, help="Only the first rows of the file.", rich_help_panel=ON_A_FILE
@@ -88,11 +95,13 @@ def train(
         "seed": seed,
         "tuning": tuning,
         "precision": precision,
+        "training_processes": training_processes,
     }
     reading = {"score_column": score_column, "up_from": up_from, "down_to": down_to}
     of_files = {"out": out, **how, "max_rows": max_rows, "reference_cache": reference_cache}
     of_files |= {"report": report, "skip_bad": skip_bad or None, **reading}
     if data is None:
+        refuse_launched()
         _refuse_without_a_file(of_files, settings=how)
         train_on_votes(force=force, fresh=fresh, follow=follow is not False)
         return
@@ -118,7 +127,7 @@ def _refuse_without_a_file(given: Mapping[str, Any], *, settings: Iterable[str])
         if value is not None:
             instead = f"; a run on votes takes THUMBLOOP_{name.upper()}" if name in settings else ""
             raise InvalidInput(
-                f"{_option(name)} is for training on a file: name one with --data{instead}.", field=name
+                f"{option_of(name)} is for training on a file: name one with --data{instead}.", field=name
             )
 
 
@@ -126,10 +135,6 @@ def _refuse_with_a_file(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if value is not None:
             raise InvalidInput(
-                f"{_option(name)} is for runs on votes and has no meaning with --data; leave it out.",
+                f"{option_of(name)} is for runs on votes and has no meaning with --data; leave it out.",
                 field=name,
             )
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

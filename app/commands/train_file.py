@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -51,6 +52,11 @@ def train_file(
     from trainer.process import prepare_process
 
     prepare_process()
+    if int(os.environ.get("RANK", "0")) > 0:  # of several that torchrun or accelerate launch started
+        from trainer.follower import follow_launched
+
+        follow_launched()
+        return
     with RunProgress() as progress, lines_above(progress), stop_signals() as check:
         progress.show_progress({}, "loading libraries")
         import torch
@@ -58,6 +64,7 @@ def train_file(
         from trainer.kto import Diverged
         from trainer.lease import Interrupted
         from trainer.offline import OfflineTraining, train_on_file
+        from trainer.processes import ProcessLost, dismiss_launched
 
         wanted = OfflineTraining(
             data, out, chosen, references, max_rows=max_rows, skip_bad=skip_bad, options=options
@@ -75,13 +82,18 @@ def train_file(
             raise typer.Exit(STOPPED) from None
         except Diverged as error:
             raise Conflict(str(error), code="diverged") from error
+        except ProcessLost as error:
+            raise Conflict(f"{error} The same command goes on there.", code="process_lost") from error
         except (MemoryError, torch.OutOfMemoryError) as error:
             told = str(error) or f"The training ran out of memory; lower --max-length ({chosen.max_length})."
             raise Conflict(told, code="out_of_memory") from error
+        finally:
+            dismiss_launched()
     if report is not None:
         report.write_text(json.dumps(found, indent=2) + "\n")
+    together = f" with {found['processes']} processes" if found["processes"] > 1 else ""
     say(
-        f"Trained on {found['rows']} rows in {found['seconds']['training']:.1f} s "
+        f"Trained on {found['rows']} rows{together} in {found['seconds']['training']:.1f} s "
         f"({found['seconds_per_row']:.2f} s a row, after {found['seconds']['set_up']:.1f} s of preparation), "
         f"at most {found['peak_memory_mb']:.0f} MiB of memory."
     )
@@ -97,9 +109,22 @@ def _settings(given: Mapping[str, Any]) -> "Settings":
     except BadSetting as error:
         if error.field is None or error.field not in given:
             raise
-        option = f"--{error.field.replace('_', '-')}"
-        told = error.message.replace(f"THUMBLOOP_{error.field.upper()}=", f"{option} ")
+        told = error.message.replace(f"THUMBLOOP_{error.field.upper()}=", f"{option_of(error.field)} ")
         raise InvalidInput(told, field=error.field) from error
+
+
+def refuse_launched() -> None:
+    """For what is one process, and would be done several times."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InvalidInput(
+            "torchrun and accelerate launch are for `thumbloop train --data` and `python -m trainer run`; "
+            "start this one by itself. A run on votes trains with THUMBLOOP_TRAINING_PROCESSES processes."
+        )
+
+
+def option_of(name: str) -> str:
+    """How an argument of `thumbloop train` is called on the command line."""
+    return "--processes" if name == "training_processes" else f"--{name.replace('_', '-')}"
 
 
 @contextmanager

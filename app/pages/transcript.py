@@ -154,6 +154,8 @@ def _note(message: Message) -> str:
         return "stopped"
     if message.finish_reason == "length":
         return "cut at the length limit"
+    if message.messages_left_out:
+        return f"without the first {message.messages_left_out} messages: the chat is long"
     return "" if message.content.strip() else "The model answered with nothing."
 
 

@@ -141,6 +141,14 @@ class ReplyStream:
         self._items.put(error)
 
 
+@dataclass(frozen=True)
+class Occupancy:
+    """Replies as they were a moment ago."""
+
+    running: int
+    waiting: int
+
+
 class Backend(Protocol):
     """Holds model versions and generates by any of them at the same time."""
 
@@ -155,6 +163,9 @@ class Backend(Protocol):
 
     def unload(self, version_id: str) -> bool:
         """Free the version; False, and nothing changes, while one of its replies is under way."""
+
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        """Tokens of the prompt that these messages make, as a share of what the model can read."""
 
     def stream(
         self,
@@ -174,6 +185,9 @@ class Backend(Protocol):
 
     def trouble(self) -> str | None:
         """Why no version can reply now, as anybody may read it; None if all is well."""
+
+    def occupancy(self) -> Occupancy:
+        """How many replies are being generated, and how many wait for it."""
 
     def close(self) -> None:
         """Cancel every reply and free the models."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from app.metrics import Metrics
 from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
 from storage import model_versions
 from storage.artifacts import Artifacts
@@ -25,7 +26,10 @@ POLL_SECONDS = 1.0
 class Deployments:
     """Follows the database, where the trainer's gate and the command line deploy too."""
 
-    def __init__(self, database: Database, artifacts: Artifacts, backend: Backend) -> None:
+    def __init__(
+        self, database: Database, artifacts: Artifacts, backend: Backend, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._database = database
         self._artifacts = artifacts
         self._backend = backend
@@ -61,15 +65,29 @@ class Deployments:
         return self._serving
 
     def stream(
-        self, messages: Sequence[Mapping[str, str]], sampling: Sampling, *, person: str = ""
+        self,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        *,
+        person: str = "",
+        version_id: str | None = None,
     ) -> tuple[ServedVersion, ReplyStream]:
-        """A reply by the current version, not yet begun; raises as `Backend.stream` does."""
+        """A reply by the current version, or by the one that is named, not yet begun.
+
+        Raises as `Backend.stream` does; for a version that has to be built first also ArtifactRefused, and
+        Busy where no slot is free for it.
+        """
         try:
-            return self._stream(messages, sampling, person)
+            return self._stream(messages, sampling, person, version_id)
         except NotReady as error:
             if error.code != "not_loaded":
                 raise
-        return self._stream(messages, sampling, person)  # the slot was freed between choosing and using it
+        # The slot was freed between choosing and using it.
+        return self._stream(messages, sampling, person, version_id)
+
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        """As `Backend.share_of_context`."""
+        return self._backend.share_of_context(messages)
 
     def deploy(self, id_or_name: str, *, by: str, why: str) -> ModelVersion:
         """Build and try the version, then move the alias: a refused adapter changes nothing.
@@ -94,11 +112,27 @@ class Deployments:
             return self.deploy(target.id, by=by, why=why)
 
     def _stream(
-        self, messages: Sequence[Mapping[str, str]], sampling: Sampling, person: str
+        self, messages: Sequence[Mapping[str, str]], sampling: Sampling, person: str, version_id: str | None
     ) -> tuple[ServedVersion, ReplyStream]:
-        version = self.current()
+        version = self.current() if version_id is None else self._named(version_id)
         self._used[version.id] = time.monotonic()
         return version, self._backend.stream(version.id, messages, sampling, person=person)
+
+    def _named(self, version_id: str) -> ServedVersion:
+        """That version, its slot ready; one that is not deployed takes the slot of the least used."""
+        with self._database.read() as session:
+            version = model_versions.get_version(session, version_id)
+        if version.id not in self._backend.loaded():
+            with self._building:
+                self._free_unused(MAX_SLOTS - 1)
+                if len(self._backend.loaded()) >= MAX_SLOTS:
+                    raise Busy(
+                        f"{MAX_SLOTS} versions are replying, which is the most; {version.name} has to wait. "
+                        f"Try again in a moment, or ask for the deployed version."
+                    )
+                self._used[version.id] = time.monotonic()
+                self._build(version)
+        return _served(version, self._artifacts)
 
     def _follow(self) -> None:
         """Serve what the database says, unless that is so already or was found impossible."""
@@ -119,6 +153,7 @@ class Deployments:
                 self._waited_for = deployed.id
             except Exception as error:  # whatever it is, the version that works has to go on working
                 self._refused = deployed.id
+                self._metrics.swapped("refused")
                 kept = (
                     f"{self._serving.name} keeps replying" if self._serving else "an earlier one will reply"
                 )
@@ -171,15 +206,17 @@ class Deployments:
     def _serve(self, version: ModelVersion) -> None:
         """New replies go to this version; those under way end on the one they began with."""
         self._used[version.id] = time.monotonic()
+        if self._serving is not None and self._serving.id != version.id:
+            self._metrics.swapped("done")
         self._serving = _served(version, self._artifacts)
         self._refused = self._waited_for = None
         log.info("%s replies from now on.", version.name)
         self._free_unused()
 
-    def _free_unused(self) -> None:
+    def _free_unused(self, most: int = MAX_SLOTS) -> None:
         with self._building:
             loaded = sorted(self._backend.loaded(), key=lambda version_id: self._used.get(version_id, 0.0))
-            excess = len(loaded) - MAX_SLOTS
+            excess = len(loaded) - most
             for version_id in loaded:
                 if excess > 0 and version_id != (self._serving and self._serving.id):
                     excess -= self._backend.unload(version_id)

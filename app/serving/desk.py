@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.serving.backend import FinishReason, ServedVersion, stopping
+from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping
 from app.serving.engine import Engine, Update
 from app.serving.reply import Reply
 from app.serving.slots import Trial
@@ -84,6 +84,10 @@ class Desk:
     def take(self, slot: Slot, updates: list[Update]) -> None:
         """News from the slot's engine."""
         self._tell(self._take, slot, updates)
+
+    def occupancy(self) -> Occupancy:
+        """Read beside the desk's thread, so what comes or goes right then may be missed."""
+        return Occupancy(sum(len(slot.running) for slot in list(self._slots)), len(self._line))
 
     def close(self) -> None:
         """Cancel every reply, stop every engine, and end the thread."""

@@ -13,7 +13,14 @@ from functools import partial
 from typing import Any
 
 from app.serving import vllm
-from app.serving.backend import FinishReason, ReplyStream, Sampling, ServedVersion, prompt_too_long
+from app.serving.backend import (
+    FinishReason,
+    Occupancy,
+    ReplyStream,
+    Sampling,
+    ServedVersion,
+    prompt_too_long,
+)
 from app.serving.breaker import Breaker
 from app.serving.external_desk import ExternalDesk, Held
 from app.serving.external_reply import ExternalReply, ExternalRequest
@@ -113,6 +120,14 @@ class ExternalBackend:
         request = ExternalRequest(held.model, person, messages, prompt, sampling, limit, asked_at)
         return ReplyStream(lambda stream: self._begin(held, ExternalReply(request, stream)))
 
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        if self._tokenizer is None or self._context is None:
+            return 0.0  # as long as nothing is counted, nothing is known to be too long
+        return len(self._tokens(messages)) / self._context
+
+    def occupancy(self) -> Occupancy:
+        return self._desk.occupancy()
+
     def trouble(self) -> str | None:
         if not self.loaded():
             return "No model is loaded yet."
@@ -208,10 +223,13 @@ class ExternalBackend:
     def _ids(self, messages: Sequence[Mapping[str, str]]) -> list[int] | None:
         if self._tokenizer is None or self._context is None:
             return None
-        ids = prompt_ids(self._tokenizer, [dict(message) for message in messages])
+        ids = self._tokens(messages)
         if len(ids) >= self._context:
             raise prompt_too_long(len(ids), self._context)
         return ids
+
+    def _tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return prompt_ids(self._tokenizer, [dict(message) for message in messages])
 
     def _begin(self, held: Held, reply: ExternalReply) -> Callable[[], object]:
         self._desk.begin(held, reply)

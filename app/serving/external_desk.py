@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from app.serving.backend import FinishReason, ServedVersion, stopping
+from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping
 from app.serving.external_reply import ExternalReply, broken_off
 from app.serving.waiting import WaitingLine
 from storage.errors import ThumbloopError
@@ -61,6 +61,9 @@ class ExternalDesk:
 
     def cancel(self, reply: ExternalReply) -> None:
         self._tell(self._cancel, reply)
+
+    def occupancy(self) -> Occupancy:
+        return Occupancy(len(self._running), len(self._line))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of other work in the loop, after waiting for it; raises NotReady once it has ended."""

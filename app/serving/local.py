@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from app.serving.backend import ReplyStream, Sampling, ServedVersion, prompt_too_long
+from app.serving.backend import Occupancy, ReplyStream, Sampling, ServedVersion, prompt_too_long
 from app.serving.continuous import ContinuousEngine, Unsuitable
 from app.serving.desk import Desk, Slot
 from app.serving.engine import Engine
@@ -79,6 +79,9 @@ class LocalBackend:
             self._desk.shut(slot)
         return True
 
+    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
+        return len(self._tokens(messages)) / self._context
+
     def stream(
         self,
         version_id: str,
@@ -100,6 +103,9 @@ class LocalBackend:
 
     def trouble(self) -> str | None:
         return None if self.loaded() else "No model is loaded yet."
+
+    def occupancy(self) -> Occupancy:
+        return self._desk.occupancy()
 
     def close(self) -> None:
         with self._lock:
@@ -123,10 +129,13 @@ class LocalBackend:
         self._places.free(seconds)
 
     def _prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        ids = prompt_ids(self._tokenizer, [dict(message) for message in messages])
+        ids = self._tokens(messages)
         if len(ids) >= self._context:
             raise prompt_too_long(len(ids), self._context)
         return ids
+
+    def _tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return prompt_ids(self._tokenizer, [dict(message) for message in messages])
 
     def _begin(self, stream: ReplyStream, slot: Slot, request: Request) -> Callable[[], object]:
         reply = Reply(request, stream, self._tokenizer, self._end_ids)

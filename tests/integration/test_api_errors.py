@@ -138,7 +138,7 @@ def test_every_route_asks_who_is_there_and_answers_errors_in_one_shape(
         assert "thumbloop token create" in error["message"]
         assert answer.headers["www-authenticate"] == "Bearer"
         if path.startswith("/v1"):
-            assert error["type"] == "authentication_error"
+            assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
         if path.startswith(ADMIN_ONLY) or path.endswith("/deploy"):
             real = path.replace("{run_id}", new_id()).replace("{version}", "v1")
             refused(stranger.request(method, real, json=body), 403, "admin_only")

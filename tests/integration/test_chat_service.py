@@ -9,8 +9,18 @@ import pytest
 from transformers import AutoTokenizer
 
 from app.serving.backend import Sampling
-from storage import chats, model_versions
-from storage.errors import Busy, Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError, TooLarge
+from storage import chats, model_versions, votes
+from storage.errors import (
+    Busy,
+    Conflict,
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    ThumbloopError,
+    TooLarge,
+    TooOften,
+)
+from storage.examples import iter_examples
 from tests.adapters import publish_adapter
 from tests.endless_model import CONTEXT, FATAL
 from tests.integration.place import LONG, SHORT, Place
@@ -61,6 +71,43 @@ def test_the_whole_branch_is_the_prompt(place: Place, endless_folder: Path) -> N
     prompt += [{"role": m.role, "content": m.content} for m in path[:-1]]
     assert branch.timings is not None
     assert branch.timings["prompt_tokens"] == len(prompt_ids(tokenizer, prompt))
+
+
+def test_of_a_long_chat_the_model_reads_the_latest_turns_and_so_does_training(
+    make_place: Callable[..., Place], endless_folder: Path
+) -> None:
+    place = make_place(serving_cache_tokens=256)
+    tokenizer = AutoTokenizer.from_pretrained(endless_folder)
+    replies = [
+        place.service.send(place.user_id, place.chat_id, f"Question {turn}?", sampling=SHORT).message()
+        for turn in range(12)
+    ]
+    left_out = [reply.messages_left_out for reply in replies]
+    assert left_out[0] == 0 < left_out[-1]
+    assert left_out == sorted(left_out)
+    again = place.service.regenerate(place.user_id, replies[-1].id, sampling=SHORT).message()
+    assert again.messages_left_out == left_out[-1]
+
+    with place.database.write() as session:
+        for reply in replies:
+            votes.cast_vote(session, user_id=place.user_id, message_id=reply.id, label=True)
+    with place.database.read() as session:
+        examples = {example.message_id: example for example in iter_examples(session, 12)}
+    system = {"role": "system", "content": "Be brief."}
+    before = [{"role": m.role, "content": m.content} for m in place.path()]
+    for turn, reply in enumerate(replies):
+        prompt = examples[reply.id].prompt
+        assert prompt == [system, *before[left_out[turn] : 2 * turn + 1]]
+        assert reply.timings is not None
+        assert reply.timings["prompt_tokens"] == len(prompt_ids(tokenizer, prompt)) < 256
+
+    with pytest.raises(InvalidInput, match="256") as refused:
+        place.service.send(place.user_id, place.chat_id, "Whole?", shorten=False)
+    assert refused.value.code == "prompt_too_long"
+    with pytest.raises(InvalidInput, match="256") as refused:  # a question alone
+        place.service.send(place.user_id, place.chat_id, "word " * 300)
+    assert refused.value.code == "prompt_too_long"
+    assert len(place.path()) == 24
 
 
 def test_regenerating_makes_a_sibling_and_the_stored_seed_repeats_it(place: Place) -> None:
@@ -237,3 +284,19 @@ def test_the_settings_bound_what_is_asked_for(make_place: Callable[..., Place]) 
     assert dataclasses.asdict(place.service.default_sampling())["temperature"] == 0
     reply = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG).message()
     assert len(reply.token_ids or []) == 5
+
+
+def test_a_person_who_asks_too_often_waits_and_others_do_not(make_place: Callable[..., Place]) -> None:
+    place = make_place(max_replies_per_minute=2)
+    service, other = place.service, place.new_person()
+    first = service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT).message()
+    service.regenerate(place.user_id, first.id, sampling=SHORT).message()
+    before = [message.id for message in place.path()]
+    for _ in range(2):
+        with pytest.raises(TooOften, match="2 replies in a minute") as caught:
+            service.send(place.user_id, place.chat_id, "Again", sampling=SHORT)
+        assert 0 < caught.value.retry_after <= 60
+    with pytest.raises(TooOften):
+        service.limits.check(place.user_id)
+    assert [message.id for message in place.path()] == before
+    service.send(other, place.new_chat(other), "Hello", sampling=SHORT).message()

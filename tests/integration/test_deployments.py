@@ -19,7 +19,7 @@ from app.serving.local import LocalBackend
 from storage import model_versions
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused, Conflict, NotFound
+from storage.errors import ArtifactRefused, Busy, Conflict, NotFound
 from storage.settings import Settings
 from storage.tables import ModelVersion
 from tests.adapters import publish_adapter
@@ -224,6 +224,28 @@ def test_slots_are_few_and_one_with_a_stream_stays(
     assert stream.end.finish_reason == "length"
     deployments.deploy(versions[0].name, by="ada", why="again")
     assert set(backend.loaded()) == {version.id for version in versions}
+
+
+def test_a_version_that_is_named_replies_beside_the_deployed_one(
+    deployments: Deployments, backend: LocalBackend, publish: Callable[..., ModelVersion]
+) -> None:
+    deployments.start()
+    versions = [publish() for _ in range(MAX_SLOTS + 1)]
+    texts = {reply(deployments)[1]}
+    for version in versions:
+        served, stream = deployments.stream(HELLO, SAMPLING, version_id=version.id)
+        assert served.name == version.name
+        texts.add(stream.end.content)
+        assert len(backend.loaded()) <= MAX_SLOTS
+    assert len(texts) == len(versions) + 1
+    assert reply(deployments)[0] == "v1"
+    held = [deployments.stream(HELLO, SAMPLING, version_id=one.id)[1] for one in versions[: MAX_SLOTS - 1]]
+    with pytest.raises(Busy, match=versions[-1].name):
+        deployments.stream(HELLO, SAMPLING, version_id=versions[-1].id)
+    assert reply(deployments)[0] == "v1"
+    for stream in held:
+        assert stream.end.finish_reason == "length"
+    assert deployments.stream(HELLO, SAMPLING, version_id=versions[-1].id)[1].end.content in texts
 
 
 def test_twenty_swaps_under_load_drop_no_stream(

@@ -1,12 +1,23 @@
-"""The OpenAI-compatible API, through the `openai` client as it is installed."""
+"""The OpenAI-compatible API, through the `openai` client and LangChain as they are installed."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
+from sqlmodel import select
 
+from storage.artifacts import Artifacts
+from storage.database import open_database
+from storage.tables import Vote
+from tests.adapters import publish_adapter
 from tests.integration import loop
 from tests.live_server import LiveServer
 
@@ -29,11 +40,36 @@ def ask(client: openai.OpenAI, *messages: tuple[str, Any], **options: Any) -> An
     return client.chat.completions.create(model="deployed", messages=turns, **options)  # type: ignore[call-overload]
 
 
-def test_models(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["deployed", "v1"]
-    assert client.models.retrieve("v1").object == "model"
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("v2")
+def test_models_are_the_aliases_and_each_version_that_may_reply(
+    client: openai.OpenAI, shared_server: LiveServer, tiny_model: Path
+) -> None:
+    settings = shared_server.settings
+    with closing(open_database(settings)) as database:
+        publish = partial(publish_adapter, database, Artifacts(settings.data_dir), tiny_model)
+        ready, waiting = publish(state="ready"), publish(state="candidate", seed=2)
+    assert [model.id for model in client.models.list()] == ["deployed", "base", ready.name, "v1"]
+    assert client.models.retrieve(ready.name).object == "model"
+    said = {name: said_by(client, name) for name in ("deployed", "base", "v1", ready.name)}
+    assert {name: version for name, (version, _) in said.items()} == {
+        "deployed": "v1",
+        "base": "v1",
+        "v1": "v1",
+        ready.name: ready.name,
+    }
+    assert said["deployed"] == said["base"] == said["v1"]
+    assert said[ready.name][1] != said["v1"][1]
+    for name in (waiting.name, "v99"):
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve(name)
+        with pytest.raises(openai.NotFoundError, match="deployed"):
+            said_by(client, name)
+
+
+def said_by(client: openai.OpenAI, model: str) -> tuple[str, str]:
+    """The version that replied and the reply, which is the same each time."""
+    turns: Any = [{"role": "user", "content": "Hello"}]
+    found = client.chat.completions.create(model=model, messages=turns, temperature=0, max_tokens=12)
+    return found.model, found.choices[0].message.content or ""
 
 
 def test_a_completion_can_be_voted_on_by_its_id(client: openai.OpenAI, rest: httpx.Client) -> None:
@@ -68,7 +104,19 @@ def test_a_stream_gives_the_same_reply_and_its_usage(client: openai.OpenAI) -> N
     assert finish == whole.choices[0].finish_reason
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.created for chunk in chunks}) == 1
     assert all(chunk.usage is None for chunk in list(ask(client, stream=True, **options)))
+
+
+def test_a_stream_names_the_version_in_its_head(client: openai.OpenAI) -> None:
+    turns: Any = [{"role": "user", "content": "Hello"}]
+    with client.chat.completions.with_streaming_response.create(
+        model="deployed", messages=turns, stream=True, max_tokens=3
+    ) as response:
+        assert response.headers["x-thumbloop-model-version"] == "v1"
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert list(response.iter_lines())[-2:] == ["data: [DONE]", ""]
 
 
 def test_the_length_and_the_stop_text_end_a_reply(client: openai.OpenAI) -> None:
@@ -81,6 +129,8 @@ def test_the_length_and_the_stop_text_end_a_reply(client: openai.OpenAI) -> None
     stopped = ask(client, max_tokens=20, stop=stop, **sure).choices[0]
     assert stopped.finish_reason == "stop"
     assert stopped.message.content == text.partition(stop)[0]
+    among = ask(client, max_tokens=20, stop=["never said", stop], **sure).choices[0]
+    assert among.message.content == stopped.message.content
 
 
 def test_earlier_turns_are_kept_but_are_nobodys_to_vote_on(client: openai.OpenAI, rest: httpx.Client) -> None:
@@ -117,27 +167,86 @@ def test_an_unknown_model_is_named_in_openais_shape(client: openai.OpenAI) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("options", "param", "code"),
     [
-        ({"temperature": 3}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"n": 2}, "n is 2"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"frequency_penalty": 1}, "frequency_penalty"),
-        ({"logprobs": True}, "logprobs"),
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens", "invalid_value"),
+        ({"seed": 2**70}, "seed", "invalid_value"),
+        ({"seed": "x"}, "seed", "invalid_value"),
+        ({"stop": ["x"] * 17}, "stop", "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+        ({"n": 2}, "n", "unsupported_value"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+        ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"frequency_penalty": 1}, "frequency_penalty", "unsupported_parameter"),
+        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"extra_body": {"top_k": 5}}, "top_k", "unsupported_parameter"),
+        ({"user": "u" * 513}, "user", "invalid_value"),
+        ({"metadata": {"user_id": 4}}, "metadata.user_id", "invalid_type"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_what_cannot_be_done_is_refused(client: openai.OpenAI, options: dict[str, Any], word: str) -> None:
+def test_what_cannot_be_done_is_refused(
+    client: openai.OpenAI, options: dict[str, Any], param: str, code: str
+) -> None:
+    turns = [{"role": "user", "content": "Hello"}]
     with pytest.raises(openai.BadRequestError) as caught:
-        ask(client, **options)
-    assert word in caught.value.message
+        client.chat.completions.create(**({"model": "deployed", "messages": turns} | options))
+    body: Any = caught.value.body
+    assert set(body) == {"message", "type", "param", "code"}
+    assert (body["type"], body["param"], body["code"]) == ("invalid_request_error", param, code)
+    assert param.partition("[")[0].split(".")[0] in body["message"]
 
 
 def test_what_changes_nothing_is_taken(client: openai.OpenAI) -> None:
-    ask(client, max_tokens=1, n=1, presence_penalty=0, tools=[], user="me", metadata={"a": "b"}, store=False)
+    ask(client, max_tokens=1, n=1, presence_penalty=0, tools=[], tool_choice="auto", store=False)
+    ask(client, max_tokens=1, metadata={"a": "b"}, service_tier="auto", prediction=None, verbosity="low")
+    ask(client, max_tokens=1, extra_body={"top_k": -1, "nobody": "knows"}, user="", parallel_tool_calls=True)
+
+
+def test_an_applications_users_are_people_of_their_own(
+    client: openai.OpenAI, rest: httpx.Client, shared_server: LiveServer
+) -> None:
+    asked = [{"user": "ann@example.com"}, {"safety_identifier": "ann@example.com"}, {"user": "bob"}, {}]
+    replies = [ask(client, max_tokens=2, **options).id for options in asked]
+    replies.append(ask(client, max_tokens=2, metadata={"user_id": "bob"}).id)
+    for reply in replies:
+        assert loop.vote(rest, reply, True)["revision"] == 1
+    assert loop.checked(rest.get(f"/api/v1/messages/{replies[0]}/vote"))["label"] is True
+    with closing(open_database(shared_server.settings)) as database, database.read() as session:
+        voters = [session.exec(select(Vote.user_id).where(Vote.message_id == one)).one() for one in replies]
+    me = loop.checked(rest.get("/api/v1/me"))["id"]
+    assert voters[0] == voters[1]
+    assert voters[2] == voters[4]
+    assert voters[3] == me
+    assert len({voters[0], voters[2], me}) == 3
+    with shared_server.client("user", "eve") as eve:
+        for reply in (replies[0], replies[3]):
+            assert eve.put(f"/api/v1/messages/{reply}/vote", json={"label": False}).status_code == 403
+        assert eve.post("/api/v1/end-users/erase", json={"user": "bob"}).status_code == 404
+    erased = loop.checked(rest.post("/api/v1/end-users/erase", json={"user": "ann@example.com"}))
+    assert (erased["chats"], erased["votes"]) == (2, 2)
+    assert rest.get(f"/api/v1/messages/{replies[0]}/vote").status_code == 404
+    assert loop.checked(rest.get(f"/api/v1/messages/{replies[2]}/vote"))["label"] is True
+    assert rest.post("/api/v1/end-users/erase", json={"user": "ann@example.com"}).status_code == 404
+    files = [path for path in shared_server.settings.data_dir.rglob("*") if path.is_file()]
+    assert not [path for path in [*files, shared_server.log] if b"ann@example" in path.read_bytes()]
+
+
+def test_a_browsers_session_speaks_for_itself_alone(shared_server: LiveServer) -> None:
+    with httpx.Client(base_url=shared_server.url, follow_redirects=True, timeout=60) as browser:
+        assert browser.get("/").status_code == 200
+        turns = [{"role": "user", "content": "Hello"}]
+        body = {"model": "deployed", "messages": turns, "max_tokens": 1, "user": "somebody else"}
+        reply = loop.checked(browser.post("/v1/chat/completions", json=body))
+        assert loop.vote(browser, reply["id"], True)["revision"] == 1
+        me = loop.checked(browser.get("/api/v1/me"))["id"]
+    with closing(open_database(shared_server.settings)) as database, database.read() as session:
+        assert session.exec(select(Vote.user_id).where(Vote.message_id == reply["id"])).one() == me
 
 
 def test_messages_that_make_no_sense_are_refused_and_leave_no_chat(
@@ -164,5 +273,33 @@ def test_messages_that_make_no_sense_are_refused_and_leave_no_chat(
 
 def test_a_wrong_key_is_an_authentication_error(shared_server: LiveServer) -> None:
     stranger = openai.OpenAI(base_url=f"{shared_server.url}/v1", api_key="tl_wrong")
-    with pytest.raises(openai.AuthenticationError, match="thumbloop token create"):
+    with pytest.raises(openai.AuthenticationError, match="thumbloop token create") as caught:
         ask(stranger)
+    assert (caught.value.code, caught.value.type) == ("invalid_api_key", "invalid_request_error")
+
+
+def test_langchain_talks_and_streams(shared_server: LiveServer, rest: httpx.Client) -> None:
+    model = ChatOpenAI(
+        base_url=f"{shared_server.url}/v1",
+        api_key=SecretStr(shared_server.token("user", "app")),
+        model="deployed",
+        temperature=1.0,
+        seed=5,
+        max_completion_tokens=12,
+        stream_usage=True,
+    )
+    turns = [SystemMessage("Be kind."), HumanMessage("Hello")]
+    whole = model.invoke(turns, user="carl", stop=["never said"])
+    assert isinstance(whole.content, str)
+    assert whole.response_metadata["model_name"] == "v1"
+    assert whole.usage_metadata is not None
+    assert 0 < whole.usage_metadata["output_tokens"] <= 12
+    merged = None
+    for chunk in model.stream(turns, user="carl"):
+        merged = chunk if merged is None else merged + chunk
+    assert merged is not None
+    assert merged.content == whole.content
+    assert merged.usage_metadata == whole.usage_metadata
+    assert merged.response_metadata["finish_reason"] in ("stop", "length")
+    completion = whole.response_metadata["id"]
+    assert loop.vote(rest, completion, False)["revision"] == 1

@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
-from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from tests import kto_processes
-from trainer import batches, kto
-from trainer.base_model import load_model, resolve
-from trainer.exact_trainer import ExactTrainer, newest_checkpoint
-from trainer.tokenise import Row
+from tests.doubled import train_doubled
+from trainer.base_model import load_tokenizer, resolve
+from trainer.exact_trainer import newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -54,52 +51,10 @@ def test_both_engines_agree_where_blocks_are_short_and_come_twice(folder: Path) 
     assert newest_checkpoint(folder / "shared-prefix") is not None
 
 
-class _TwoBlocks:
-    """Stock TRL's batch of two blocks whose mismatched pairs stay within each."""
-
-    def __init__(self, rows: list[Row], tokenizer: Any) -> None:
-        self.rows, self.collate = rows, DataCollatorForUnpairedPreference(pad_token_id=tokenizer.pad_token_id)
-
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [self.rows[item["row"]] for item in items]
-        features = [
-            {
-                "prompt_ids": row.prompt_ids,
-                "completion_ids": row.completion_ids,
-                "KL_completion_ids": rows[position ^ 1].completion_ids,  # the other one of its two
-                "label": row.label,
-            }
-            for position, row in enumerate(rows)
-        ]
-        return self.collate(features) | {"weight": torch.ones(len(rows))}
-
-
 def test_two_processes_are_one_with_the_doubled_batch(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
     settings = kto_processes.settings(str(tiny_model), tmp_path)
-    base, tokenizer = load_model(resolve(settings))
-    rows = kto_processes.rows(tokenizer, 12)
-    seen: list[dict[str, float]] = []
-
-    class Steps(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if "loss" in kwargs["logs"]:
-                seen.append(dict(kwargs["logs"]))
-
-    doubled = settings.model_copy(update={"batch_size": 4})
-    args = kto.training_arguments(base, kto_processes.WEIGHTS, doubled, tmp_path / "one", False)
-    one: Any = ExactTrainer(
-        *(base, tokenizer, rows),
-        max_length=settings.max_length,
-        args=args,
-        peft_config=kto.lora_config(settings),
-        callbacks=[Steps()],
-    )
-    one.data_collator = _TwoBlocks(rows, tokenizer)
-    epochs = [batches.order(rows, batch_size=2, seed=settings.seed, epoch=epoch) for epoch in (0, 1)]
-    one.blocks.set_epoch = lambda epoch: setattr(
-        one.blocks, "own", [epochs[epoch][start : start + 4] for start in range(0, 12, 4)]
-    )
-    one.train()
+    rows = kto_processes.rows(load_tokenizer(resolve(settings)), 12)
+    seen, trained = train_doubled(rows, kto_processes.WEIGHTS, settings, tmp_path / "one")
 
     two = steps(folder, "shared-prefix, whole")
     assert len(two) == len(seen) == 6
@@ -107,6 +62,5 @@ def test_two_processes_are_one_with_the_doubled_batch(folder: Path, tiny_model: 
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert ours["gradient_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
         assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-4)
-    trained = {name: p.detach() for name, p in one.model.named_parameters() if p.requires_grad}
     ours_trained = load_file(folder / "shared-prefix, whole.safetensors")
     same_adapter({name: ours_trained[name] for name in trained}, trained)

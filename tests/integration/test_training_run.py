@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from tests.integration.house import LONG, House, houses
 from tests.live_server import wait_until
 from tests.unit.rated_files import rated, write_rows
 from trainer import attempt
-from trainer.runners.local import child_environment
 
 
 @pytest.fixture
@@ -104,21 +101,6 @@ def test_all_weights_cannot_be_served_and_so_are_not_trained(build: Callable[...
     run_id = house.request()
     assert house.train(run_id) == attempt.FAILED
     assert "set lora or qlora" in (house.run(run_id).reason or "")
-
-
-def test_a_run_is_not_claimed_by_several_processes(build: Callable[..., House]) -> None:
-    house = build()
-    house.vote(6)
-    run_id = house.request()
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", "run", run_id],
-        env=child_environment(house.settings) | {"WORLD_SIZE": "2", "RANK": "0"},
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, house.run(run_id).state) == (2, "requested")
-    assert "without torchrun" in done.stderr
 
 
 def test_force_trains_on_few_votes_but_not_on_one_kind(build: Callable[..., House]) -> None:

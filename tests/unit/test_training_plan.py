@@ -45,6 +45,16 @@ def test_steps_are_counted_as_transformers_does(
     assert plan_training(ROWS[:rows], LeftOut(), settings).steps == steps
 
 
+def test_processes_make_larger_steps_but_none_is_without_work() -> None:
+    settings = Settings(batch_size=2, gradient_accumulation=2, epochs=2)
+    two = plan_training(ROWS, LeftOut(), settings, processes=2)
+    assert (two.steps, two.rows_per_step) == (4, 8), "five micro-batches are three turns, hence two steps"
+    assert "4 steps of 8 examples (2 processes together), 90 tokens an epoch." in two.lines()
+    many = plan_training(ROWS, LeftOut(), settings, processes=9)
+    assert (many.processes, many.steps) == (5, 2)
+    assert many.to_metrics()["plan"]["processes"] == 5
+
+
 def test_tokens_beyond_the_limit_are_not_trained_on() -> None:
     assert plan_training(ROWS, LeftOut(), Settings(max_length=8)).tokens == 9 * 8
 

@@ -25,8 +25,14 @@ WAITING = sa.text("delivered_at IS NULL AND failed_at IS NULL")
 def upgrade() -> None:
     with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_votes", sa.Integer(), nullable=False, server_default="0"))
+    with op.batch_alter_table("message", recreate=NEVER) as batch_op:
+        batch_op.add_column(sa.Column("messages_left_out", sa.Integer(), nullable=False, server_default="0"))
     with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("erased_at", storage.columns.UtcDateTime(), nullable=True))
+        batch_op.add_column(sa.Column("app_id", sa.String(), nullable=True))
+        batch_op.add_column(sa.Column("app_key", sa.String(), nullable=True))
+    op.create_index(op.f("ix_user_account_app_id"), "user_account", ["app_id"])
+    op.create_index(op.f("ix_user_account_app_key"), "user_account", ["app_key"], unique=True)
     for table in QUARANTINABLE:
         with op.batch_alter_table(table, recreate=NEVER) as batch_op:
             batch_op.add_column(
@@ -142,7 +148,12 @@ def downgrade() -> None:
     for table in QUARANTINABLE:
         with op.batch_alter_table(table, recreate=NEVER) as batch_op:
             batch_op.drop_column("quarantined")
+    with op.batch_alter_table("message", recreate=NEVER) as batch_op:
+        batch_op.drop_column("messages_left_out")
+    for column in ("app_id", "app_key"):
+        op.drop_index(op.f(f"ix_user_account_{column}"), "user_account")
     with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
-        batch_op.drop_column("erased_at")
+        for column in ("app_key", "app_id", "erased_at"):
+            batch_op.drop_column(column)
     with op.batch_alter_table("model_version", recreate=NEVER) as batch_op:
         batch_op.drop_column("erased_votes")

@@ -1,0 +1,41 @@
+"""How often a person may ask for a reply. Knows who asks and when; knows no messages.
+
+A moving window in this process's memory: several servers each have their own, and a restart forgets.
+"""
+
+import math
+import time
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from storage.errors import TooOften
+from storage.settings import Settings
+
+
+class Limits:
+    """`THUMBLOOP_MAX_REPLIES_PER_MINUTE` for each person; 0 lets everybody through. Safe from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.max_replies_per_minute
+        self._window = RateLimitItemPerMinute(max(1, self._most))
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    def check(self, user_id: str) -> None:
+        """Whether they may ask now; raises TooOften, and counts nothing."""
+        if self._most and not self._limiter.test(self._window, user_id):
+            raise self._refusal(user_id)
+
+    def take(self, user_id: str) -> None:
+        """They ask for a reply; raises TooOften, which does not count as another one."""
+        if self._most and not self._limiter.hit(self._window, user_id):
+            raise self._refusal(user_id)
+
+    def _refusal(self, user_id: str) -> TooOften:
+        free_at = self._limiter.get_window_stats(self._window, user_id).reset_time
+        wait = max(1, math.ceil(free_at - time.time()))
+        return TooOften(
+            f"{self._most} replies in a minute are the most (max_replies_per_minute); ask again in {wait} s.",
+            retry_after=wait,
+        )

@@ -1,0 +1,100 @@
+"""What is counted while it happens, for Prometheus: replies, tokens, swaps, answers.
+
+Labels have few values, which are in the code or bounded by it: no ids, no people, no text. What can be
+looked up when it is asked for is in `standing.py`. Knows no HTTP and no database.
+"""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from app.serving.backend import ReplyEnd
+from storage.errors import ThumbloopError
+
+SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SHORT_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+AREAS = {"/api/": "api", "/v1/": "openai", "/healthz": "health", "/readyz": "health", "/metrics": "health"}
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter again, with when it was made
+
+
+class Metrics:
+    """The counters of one server. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._first_token = Histogram(
+            "thumbloop_first_token_seconds",
+            "From the request to the first token of its reply, waiting included.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._inter_token = Histogram(
+            "thumbloop_inter_token_seconds",
+            "Between two pieces of a reply's text.",
+            buckets=SHORT_SECONDS,
+            registry=registry,
+        )
+        self._queue = Histogram(
+            "thumbloop_queue_seconds",
+            "What a reply waited for its place.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "thumbloop_tokens", "Tokens of replies and of their prompts.", ["kind"], registry=registry
+        )
+        self._replies = Counter(
+            "thumbloop_replies", "Replies by how they ended.", ["outcome"], registry=registry
+        )
+        self._errors = Counter(
+            "thumbloop_reply_errors",
+            "Messages that were refused and replies that failed, by the error's code.",
+            ["code"],
+            registry=registry,
+        )
+        self._swaps = Counter(
+            "thumbloop_swaps", "Changes of the version that replies.", ["outcome"], registry=registry
+        )
+        self._responses = Counter(
+            "thumbloop_http_responses", "Answers to requests.", ["area", "status"], registry=registry
+        )
+        for outcome in ("stop", "length", "cancelled", "failed"):
+            self._replies.labels(outcome)
+        for kind in ("prompt", "reply"):
+            self._tokens.labels(kind)
+        for outcome in ("done", "refused"):
+            self._swaps.labels(outcome)
+
+    def piece(self, seconds: float) -> None:
+        """More text came, so long after the text before."""
+        self._inter_token.observe(seconds)
+
+    def reply_ended(self, end: ReplyEnd) -> None:
+        self._replies.labels(end.finish_reason).inc()
+        self._tokens.labels("prompt").inc(end.prompt_tokens)
+        self._tokens.labels("reply").inc(end.timings["tokens"])
+        self._queue.observe(end.timings["queued_s"])
+        if end.timings["first_token_s"] is not None:
+            self._first_token.observe(end.timings["first_token_s"])
+
+    def reply_failed(self, error: ThumbloopError) -> None:
+        self._replies.labels("failed").inc()
+        self.refused(error)
+
+    def refused(self, error: ThumbloopError) -> None:
+        """A message got no reply, or no whole one."""
+        self._errors.labels(error.code).inc()
+
+    def swapped(self, outcome: str) -> None:
+        """`done`: another version replies from now on. `refused`: the deployed one cannot be served."""
+        self._swaps.labels(outcome).inc()
+
+    def answered(self, path: str, status: int) -> None:
+        area = next((area for start, area in AREAS.items() if path.startswith(start)), "pages")
+        self._responses.labels(area, str(status)).inc()

@@ -1,0 +1,194 @@
+"""Training with two processes, as a user has it: runs on votes, a file, torchrun, and sudden ends."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from storage import training_runs
+from storage.errors import Conflict
+from storage.import_formats import NO_OPTIONS
+from storage.settings import Settings
+from tests.doubled import train_doubled
+from tests.integration.house import LONG, House, houses
+from tests.integration.test_cli import CommandLine
+from tests.live_server import wait_until
+from tests.unit.rated_files import rated, write_rows
+from trainer import attempt, processes
+from trainer.base_model import load_model, load_tokenizer, resolve
+from trainer.exact_trainer import newest_checkpoint, step_of
+from trainer.file_rows import read_rows
+from trainer.follower import Job
+from trainer.lease import Interrupted
+from trainer.offline import OfflineTraining, train_on_file
+from trainer.runners.local import child_environment
+from trainer.snapshot import take_snapshot
+from trainer.tokenise import LeftOut, Row, tokenise
+from trainer.training_plan import plan_training
+
+TWO = {"training_processes": 2, "batch_size": 2}
+# So small a share leaves two votes of each kind held out, and of sixteen votes twelve: three turns of two.
+HOUSE = {**LONG, **TWO, "hold_out_fraction": 1e-9, "lease_seconds": 60}
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture
+def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., House]]:
+    with houses(tmp_path, tiny_model) as build:
+        yield build
+
+
+def followers(leader: int | None = None) -> list[psutil.Process]:
+    """The processes that a leader started; of this process, if no other is named."""
+    return [one for one in psutil.Process(leader).children() if "--multiprocessing-fork" in one.cmdline()]
+
+
+def rows_of(house: House, run_id: str) -> list[Row]:
+    """What the run trained on, in its order."""
+    run = house.run(run_id)
+    with house.database.read() as session:
+        snapshot = take_snapshot(session, run, house.settings)
+    tokenizer = load_tokenizer(resolve(house.settings))
+    rows, _ = tokenise(tokenizer, snapshot.examples, max_length=house.settings.max_length)
+    assert run.snapshot is not None
+    return [row for row in rows if row.chat_id not in run.snapshot["held_out_chats"]]
+
+
+def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
+    build: Callable[..., House], tmp_path: Path
+) -> None:
+    house = build(**HOUSE)
+    house.vote(16)
+    run_id = house.request()
+    leader = house.start_and_reach_checkpoint(run_id)
+    (other,) = followers(leader.pid)
+    other.kill()
+    assert leader.wait(timeout=60) == attempt.RELEASED, house.log(run_id)
+    assert "Process 2 of 2 was ended by SIGKILL" in house.log(run_id)
+    assert house.claimable(), "nobody waits for the lease to run out"
+    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+
+    run = house.run(run_id)
+    assert (run.state, run.attempts) == ("succeeded", 2), house.log(run_id)
+    trained = run.metrics["training"]
+    assert (trained["processes"], trained["steps"], run.metrics["plan"]["steps"]) == (2, 120, 120)
+    assert trained["resumed_from_step"] > 0
+    assert "120 steps of 4 examples (2 processes together)" in house.log(run_id)
+    rows = rows_of(house, run_id)
+    weights = plan_training(rows, LeftOut(), house.settings).weights
+    steps, expected = train_doubled(rows, weights, house.settings, tmp_path / "one")
+    assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
+    folder = house.artifacts.folder(house.version("v2").path or "")
+    found = load_file(folder / "adapter_model.safetensors")
+    assert len(found) == len(expected)
+    for name, weight in found.items():
+        other_name = name.replace(".weight", ".default.weight")
+        torch.testing.assert_close(weight, expected[other_name], rtol=0, atol=1e-4)
+
+
+def test_a_cancelled_run_leaves_no_process(build: Callable[..., House]) -> None:
+    house = build(**HOUSE)
+    house.vote(16)
+    run_id = house.request()
+    leader = house.start_and_reach_checkpoint(run_id)
+    (other,) = followers(leader.pid)
+    with house.database.write() as session:
+        training_runs.cancel_run(session, run_id)
+    assert leader.wait(timeout=60) == attempt.DONE
+    assert house.run(run_id).state == "cancelled", house.log(run_id)
+    assert not other.is_running()
+
+
+def test_others_end_with_a_killed_leader_and_another_number_of_them_starts_again(
+    build: Callable[..., House],
+) -> None:
+    house = build(**HOUSE | {"lease_seconds": 3})
+    house.vote(16)
+    run_id = house.request()
+    leader = house.start_and_reach_checkpoint(run_id)
+    (other,) = followers(leader.pid)
+    leader.kill()
+    wait_until(lambda: not other.is_running() or other.status() == psutil.STATUS_ZOMBIE, 10)
+    wait_until(house.claimable, 30)
+    three = [*TORCHRUN[:-1], "3", "-m", "trainer", "run", run_id]
+    subprocess.run(three, env=child_environment(house.settings), check=True, timeout=120)
+    run = house.run(run_id)
+    assert run.state == "succeeded", house.log(run_id)
+    assert "Another number of processes makes other batches; training starts again." in house.log(run_id)
+    trained = run.metrics["training"]
+    assert (trained["processes"], trained["resumed_from_step"], trained["steps"]) == (3, 0, 80)
+
+
+def test_launched_processes_end_where_there_is_nothing_to_train(build: Callable[..., House]) -> None:
+    house = build(min_votes_per_class=5)
+    house.vote(4)
+    run_id = house.request()
+    ended = subprocess.run(
+        [*TORCHRUN, "-m", "trainer", "run", run_id],
+        env=child_environment(house.settings),
+        check=True,
+        timeout=60,
+    )
+    assert ended.returncode == attempt.DONE
+    assert house.run(run_id).state == "skipped"
+
+
+def test_a_stopped_training_keeps_its_last_step_and_goes_on_under_torchrun(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    line = CommandLine(tmp_path / "data", tiny_model)
+    line.settings |= {**TWO, "epochs": 10.0, "checkpoint_steps": 1000}
+    given = {name: value for name, value in line.settings.items() if name != "model"}
+    settings = Settings(model=str(tiny_model), **given)  # type: ignore[arg-type]
+    data = write_rows(tmp_path / "rows.jsonl", map(rated, range(11)))
+    wanted = OfflineTraining(data, tmp_path / "out", settings, None)
+    reached: list[int] = []
+
+    def stop() -> None:
+        if reached and reached[-1] >= 3:
+            raise Interrupted("terminated")
+
+    with pytest.raises(Interrupted):
+        train_on_file(wanted, progress=lambda state: reached.append(state.get("step", 0)), check=stop)
+    assert not followers()
+    newest = newest_checkpoint(tmp_path / "out" / "unfinished" / "checkpoints")
+    assert newest is not None
+    assert step_of(newest) == reached[-1]
+    assert not processes.launched(), "this process is alone again"
+    alone = settings.model_copy(update={"training_processes": 1})
+    with pytest.raises(Conflict, match="unfinished training with another training_processes"):
+        train_on_file(OfflineTraining(data, tmp_path / "out", alone, None))
+
+    command = ["-m", "app.cli", "train", "--data", str(data), "--out", str(tmp_path / "out")]
+    last = ["--reference-cache", "none", "--report", str(tmp_path / "report.json")]
+    subprocess.run([*TORCHRUN, *command, *last], env=line.environment, check=True, timeout=120)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["processes"], report["resumed_from_step"]) == (2, step_of(newest))
+    # Six blocks of eleven rows, of which the last has one row more that comes twice.
+    assert [step["step"] for step in report["steps"]] == list(range(1, 10 * 3 + 1))
+
+
+def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, tiny_model: Path) -> None:
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for file in tiny_model.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    settings = Settings(data_dir=tmp_path, model=str(copy), precision="fp32", lora_rank=4, **TWO)
+    source = resolve(settings)
+    model, tokenizer = load_model(source)
+    data = write_rows(tmp_path / "rows.jsonl", map(rated, range(8)))
+    examples = read_rows(data, options=NO_OPTIONS).examples
+    rows = tokenise(tokenizer, examples, max_length=256)[0]
+    (copy / "config.json").unlink()
+    plan = plan_training(rows, LeftOut(), settings)
+    job = Job(source, None, settings, rows, plan.weights, tmp_path / "checkpoints", False, None)
+    with pytest.raises(RuntimeError, match="Process 2 of 2 failed: ModelUnavailable: .*cannot be loaded"):
+        processes.train(job, model, tokenizer, processes=2)
+    assert not followers()

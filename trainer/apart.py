@@ -1,0 +1,114 @@
+"""Independent computations beside each other on the cores of a processor, each with a graph of its own.
+
+The layers of a small model are too small to be shared: two threads on one matrix product wait for each other
+longer than they multiply. Two threads with a chat each do not wait. Knows tensors and functions only.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+
+Piece = Callable[[], torch.Tensor]
+
+
+class Apart:
+    """Runs pieces on so many threads, which share the cores that PyTorch has now."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = max(threads, 1)
+        self.cores = torch.get_num_threads()
+
+    def run(
+        self, pieces: Sequence[Piece], costs: Sequence[float], parameters: Sequence[torch.nn.Parameter]
+    ) -> list[torch.Tensor]:
+        """What the pieces return, in their order; `costs` says which are best begun first.
+
+        Where gradients are on they flow to `parameters` and to nothing else a piece closes over. They are
+        added up in one order, whatever finished first: the same pieces give the same sum on any number of
+        threads. Raises what the first piece raises that fails, once all have ended.
+        """
+        order = sorted(range(len(pieces)), key=lambda number: -costs[number])
+        sorted_pieces = [pieces[number] for number in order]
+        if torch.is_grad_enabled():
+            found: Sequence[torch.Tensor] = _Pieces.apply(self, sorted_pieces, *parameters)  # type: ignore[no-untyped-call]
+        else:
+            found = list(self.each([partial(_without_graph, piece) for piece in sorted_pieces]))
+        results: list[Any] = [None] * len(pieces)
+        for number, result in zip(order, found, strict=True):
+            results[number] = result
+        return results
+
+    def each(self, tasks: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+        """What the tasks return, in their order, as soon as it is there."""
+        threads = min(self.threads, len(tasks))
+        if threads < 2:
+            yield from (task() for task in tasks)
+            return
+        # Threads of these tasks alone: a thread that failed keeps what autograd had not come to.
+        with ThreadPoolExecutor(threads, "apart", initializer=self._begin, initargs=(threads,)) as pool:
+            futures = [pool.submit(task) for task in tasks]
+            try:
+                yield from _results(futures)
+            finally:
+                for future in futures:
+                    future.cancel()
+                torch.set_num_threads(self.cores)  # what later threads begin with; this one has kept its own
+
+    def _begin(self, threads: int) -> None:
+        torch.set_num_threads(max(self.cores // threads, 1))
+
+
+def _results(futures: list[Future[Any]]) -> Iterator[Any]:
+    futures.reverse()
+    while futures:
+        yield futures.pop().result()  # and no reference to it stays here
+
+
+class _Pieces(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, apart: Apart, pieces: Sequence[Piece], *parameters: torch.nn.Parameter
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.apart, ctx.parameters = apart, parameters
+        ctx.results = list(apart.each([partial(_with_graph, piece) for piece in pieces]))
+        return tuple(result.detach() for result in ctx.results)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        tasks = [
+            partial(_gradients, result, gradient, ctx.parameters)
+            for result, gradient in zip(ctx.results, gradients, strict=True)
+            if result.requires_grad
+        ]
+        ctx.results = None  # each task holds its own graph, and leaves it when it is done
+        return None, None, *_sum(ctx.apart.each(tasks), len(ctx.parameters))
+
+
+def _with_graph(piece: Piece) -> torch.Tensor:
+    with torch.enable_grad():
+        return piece()
+
+
+def _without_graph(piece: Piece) -> torch.Tensor:
+    with torch.no_grad():
+        return piece()
+
+
+def _gradients(
+    result: torch.Tensor, gradient: torch.Tensor, parameters: Sequence[torch.nn.Parameter]
+) -> tuple[torch.Tensor | None, ...]:
+    return torch.autograd.grad(result, parameters, gradient, allow_unused=True)
+
+
+def _sum(parts: Iterable[tuple[torch.Tensor | None, ...]], length: int) -> list[torch.Tensor | None]:
+    total: list[torch.Tensor | None] = [None] * length
+    for part in parts:
+        for number, gradient in enumerate(part):
+            if gradient is not None:
+                before = total[number]
+                total[number] = gradient if before is None else before.add_(gradient)
+    return total

@@ -1,0 +1,143 @@
+"""A process that trains along with another one, the leader, from which it gets its job and its end.
+
+It takes every so many-th micro-batch, and reports, publishes and decides nothing. Knows no database.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from trainer.process import prepare_process
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.settings import Settings
+    from trainer.base_model import BaseModelSource
+    from trainer.reference_cache import ReferenceCache
+    from trainer.start import Start
+    from trainer.tokenise import Row
+    from trainer.weights import Weights
+
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each process needs to know of a training; see `kto.train`."""
+
+    source: "BaseModelSource"
+    start: "Start | None"
+    settings: "Settings"
+    rows: "Sequence[Row]"
+    weights: "Weights"
+    output_dir: Path
+    resume: bool
+    references: "ReferenceCache | None"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a follower ended before its training did."""
+
+    out_of_memory: bool
+    told: str
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How the processes of one machine find each other: by a file, so that no port is open to others.
+
+    `gpus` has one for each process, or none. On its line each follower says that it is ready, or why it
+    failed, and waits at the end for leave to go.
+    """
+
+    file: Path
+    processes: int
+    gpus: tuple[str, ...]
+    lines: tuple[Connection, ...]
+
+    def attend(self, rank: int) -> None:
+        """Wait for the others; from then on torch and accelerate know them."""
+        PartialState(
+            cpu=not self.gpus,
+            init_method=f"file://{self.file}",
+            rank=rank,
+            world_size=self.processes,
+        )
+
+
+def follow(index: int, meeting: Meeting) -> None:
+    """The whole life of a follower that the leader started, the first of them with index 0."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # sent to all of a session: the leader decides what is kept
+    threading.Thread(target=_end_with_leader, name="end with leader", daemon=True).start()
+    rank = index + 1
+    os.environ["RANK"] = str(rank)
+    if meeting.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = meeting.gpus[rank]
+    else:
+        os.environ["LOCAL_RANK"] = str(rank)
+    prepare_process()
+    logging.basicConfig(format=f"Process {rank + 1}: %(message)s", level=logging.WARNING)
+
+    from trainer import kto  # noqa: F401  Takes seconds, in which the leader must not wait for a collective.
+    from trainer.memory import is_out_of_memory
+
+    line = meeting.lines[index]
+    try:
+        line.send(READY)
+        meeting.attend(rank)
+        train_along()
+        line.recv()  # the leader's leave to go: it may still be reading what this process sent last
+    except BaseException as error:
+        line.send(Failure(is_out_of_memory(error), f"{type(error).__name__}: {error}"))
+        raise
+
+
+def train_along() -> None:
+    """Do this process's part of the leader's job, if there is one; the processes have met."""
+    from trainer import kto
+    from trainer.tuning import load_for_training
+
+    (job,) = broadcast_object_list([None])
+    if job is None:
+        return
+    model, tokenizer = load_for_training(job.source, job.settings)
+    if job.start is not None:
+        model = job.start.load_into(model)
+    kto.train(
+        model,
+        tokenizer,
+        job.rows,
+        weights=job.weights,
+        settings=job.settings,
+        output_dir=job.output_dir,
+        resume=job.resume,
+        references=job.references,
+    )
+
+
+def follow_launched() -> None:
+    """A follower that torchrun or accelerate launch started: it waits for the leader's job."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the launcher sends them to all
+    PartialState(cpu=not torch.cuda.is_available())
+    train_along()
+
+
+def _end_with_leader() -> None:
+    leader = multiprocessing.parent_process()
+    assert leader is not None
+    leader.join()
+    os._exit(1)  # the main thread may wait in a collective that never ends
