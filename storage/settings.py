@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     Field,
@@ -28,10 +27,11 @@ from pydantic_settings import (
 
 from storage.errors import BadSetting
 from storage.secret import webhook_key
-from storage.setting_rules import AsList, Item, check_data_policy, check_http_address
+from storage.setting_rules import Address, AsList, Item, TimeZone, check_together
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-SECRETS = frozenset({"webhook_secret", "metrics_token"})  # settings whose values are shown nowhere
+# Settings whose values are shown nowhere.
+SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
 SignalKind = Literal["regenerated", "edited", "copied"]
 
 
@@ -57,6 +57,18 @@ class Settings(BaseSettings):
         "auto",
         description="Number format of the base model. auto: bf16 where the processor has it, else fp32. "
         "fp16: for GPUs without bf16.",
+    )
+
+    # Who generates replies
+    backend: Literal["local", "openai"] = Field(
+        "local",
+        description="Who replies. local: this process. openai: a server such as vLLM (docs/external.md).",
+    )
+    openai_base_url: Address = Field("", description="Its API's address, for example http://gpu:8000/v1.")
+    openai_api_key: str = Field("", description="Key that the server asks for. Empty: none.")
+    openai_model: str = Field("", description="What the server calls the base model.")
+    openai_timeout_seconds: float = Field(
+        60.0, gt=0, le=3600, description="Longest wait for the server's first token, and for the next."
     )
 
     # Who may come in
@@ -133,7 +145,7 @@ class Settings(BaseSettings):
     schedule: str = Field(
         "0 3 * * *", description="When to train, as five cron fields. Empty: only when asked."
     )
-    timezone: str = Field("UTC", description="Time zone of the schedule, for example Europe/Berlin.")
+    timezone: TimeZone = Field("UTC", description="Time zone of the schedule, for example Europe/Berlin.")
     min_new_votes: int = Field(
         20, ge=1, description="A scheduled run needs this many vote changes since the last trained snapshot."
     )
@@ -260,7 +272,7 @@ class Settings(BaseSettings):
     auto_deploy: bool = Field(True, description="Deploy a version that passes the gate without asking.")
 
     # What is told to others
-    webhook_url: str = Field(
+    webhook_url: Address = Field(
         "", description="Address that is told of every vote (docs/webhook.md). Empty: none."
     )
     webhook_secret: str = Field(
@@ -287,11 +299,6 @@ class Settings(BaseSettings):
         0, ge=0, description="Days without a message after which a chat is erased. 0: never."
     )
 
-    @field_validator("webhook_url")
-    @classmethod
-    def _http_address(cls, value: str) -> str:
-        return check_http_address(value)
-
     @field_validator("webhook_secret")
     @classmethod
     def _standard_secret(cls, value: str, info: ValidationInfo) -> str:
@@ -299,18 +306,9 @@ class Settings(BaseSettings):
             webhook_key(value)
         return value
 
-    @field_validator("timezone")
-    @classmethod
-    def _known_timezone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except Exception as error:
-            raise ValueError(f"no time zone is named {value!r}; use a name such as Europe/Berlin") from error
-        return value
-
     @model_validator(mode="after")
-    def _policy_and_numbers_agree(self) -> "Settings":
-        check_data_policy(self.model_dump())
+    def _settings_agree(self) -> "Settings":
+        check_together(self.model_dump())
         return self
 
     @property

@@ -13,7 +13,7 @@ from app.serving.loaded_versions import LoadedVersions
 from storage import canaries, model_versions, traffic
 from storage.canary_table import Canary
 from storage.database import Database
-from storage.errors import ArtifactRefused, Conflict
+from storage.errors import Busy, Conflict, ThumbloopError
 from storage.tables import ModelVersion
 
 log = logging.getLogger("thumbloop.serving")
@@ -35,6 +35,7 @@ class CanaryServing:
         self._building = building
         self._tried: _Tried | None = None
         self._refused: str | None = None  # the canary that could not be served: told once
+        self._waited_for: str | None = None  # the canary whose server did not answer: told once
 
     @property
     def version(self) -> ServedVersion | None:
@@ -104,13 +105,22 @@ class CanaryServing:
     def _try(self, canary: Canary, version: ModelVersion) -> None:
         try:
             self._tried = _Tried(canary.id, self._versions.build(version))
+        except Busy as error:  # a model server that does not answer refuses nothing: ask again
+            if self._waited_for != canary.id:
+                log.error(
+                    "%s is tried as a canary, but waits for the model server, so the deployed version "
+                    "answers its chats: %s",
+                    version.name,
+                    error,
+                )
+            self._waited_for = canary.id
         except Exception as error:  # whatever it is, its chats have to be answered
             self._refused = canary.id
             log.error(
                 "%s is tried as a canary but cannot be served, so the deployed version answers its chats: %s",
                 version.name,
                 error,
-                exc_info=not isinstance(error, ArtifactRefused),
+                exc_info=not isinstance(error, ThumbloopError),
             )
         else:
             log.info("%s answers %g %% of new chats from now on.", version.name, 100 * canary.share)

@@ -15,7 +15,7 @@ from app.serving.loaded_versions import LoadedVersions
 from storage import model_versions
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused, Busy, Conflict, NotReady
+from storage.errors import Busy, Conflict, NotReady, ThumbloopError
 from storage.tables import ModelVersion
 
 log = logging.getLogger("thumbloop.serving")
@@ -42,6 +42,7 @@ class Deployments:
         self._building = threading.RLock()
         self._serving: ServedVersion | None = None
         self._refused: str | None = None  # the deployed version that could not be built: told once
+        self._waited_for: str | None = None  # the deployed version whose server did not answer: told once
         self.canary = CanaryServing(database, self._versions, self._building)
         self._before: ModelVersion | None = None  # what rolling back would deploy
         self._stopping = threading.Event()
@@ -166,6 +167,10 @@ class Deployments:
                 return
             try:
                 self._versions.build(deployed)
+            except Busy as error:  # a model server that does not answer refuses nothing: ask again
+                if self._waited_for != deployed.id:
+                    log.error("%s is deployed, but waits for the model server: %s", deployed.name, error)
+                self._waited_for = deployed.id
             except Exception as error:  # whatever it is, the version that works has to go on working
                 self._refused = deployed.id
                 self._metrics.swapped("refused")
@@ -177,7 +182,7 @@ class Deployments:
                     deployed.name,
                     kept,
                     error,
-                    exc_info=not isinstance(error, ArtifactRefused),
+                    exc_info=not isinstance(error, ThumbloopError),
                 )
             else:
                 self._serve(deployed)
@@ -214,7 +219,7 @@ class Deployments:
         if self._serving is not None and self._serving.id != version.id:
             self._metrics.swapped("done")
         self._serving = self._versions.build(version)
-        self._refused = None
+        self._refused = self._waited_for = None
         with self._database.read() as session:
             try:
                 self._before = model_versions.roll_back_target(session)
@@ -242,6 +247,8 @@ class Deployments:
             return
         try:
             self._versions.build(before)
+        except Busy:
+            return  # a model server that does not answer; ask again
         except Exception as error:
             self._before = None
             log.warning("%s, which rolling back would deploy, cannot be loaded: %s", before.name, error)

@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 
 from app.serving.deployments import Deployments
+from app.serving.external import ExternalBackend
 from app.serving.local import LocalBackend
 from storage import canaries, chats, model_versions, stats, traffic, votes
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import ArtifactRefused, Busy, Conflict
+from storage.settings import Settings
 from storage.tables import ModelVersion
 from tests.adapters import publish_adapter
 from tests.integration.place import SHORT, Place
 from tests.integration.test_deployments import HELLO, SAMPLING, alias, damage, move_alias, reply
 from tests.live_server import wait_until
+from tests.recorded_vllm import KEY, MODEL, error, recorded_vllm, status
 
 # What the database does is tried on both elsewhere.
 ONE_ENGINE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -187,3 +190,34 @@ def test_a_named_version_never_takes_the_slot_of_one_that_answers_chats(
 def _base(database: Database) -> str:
     with database.read() as session:
         return model_versions.get_version(session, "v1").id
+
+
+@ONE_ENGINE
+def test_versions_wait_for_a_model_server_that_is_overrun(
+    database: Database,
+    artifacts: Artifacts,
+    publish: Publish,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    overrun = status(429, error("One at a time.", "RateLimitError", 429))
+    with recorded_vllm(lambda said: list(range(len(said)))) as server:
+        given = {"openai_base_url": server.url, "openai_api_key": KEY, "openai_model": MODEL}
+        backend = ExternalBackend(settings.model_copy(update=given), None)
+        deployments = Deployments(database, artifacts, backend, max_loaded_versions=4)
+        assert deployments.current().name == "v1"
+        publish()
+        publish()
+        with caplog.at_level(logging.ERROR, "thumbloop.serving"):
+            move_alias(database, "v2")
+            server.script += [overrun] * 2
+            assert [deployments.current().name for _ in range(3)] == ["v1", "v1", "v2"]
+            canary = begin_canary(database, "v3")
+            server.script += [overrun] * 2
+            assert [deployments.current(canary).name for _ in range(3)] == ["v2", "v2", "v3"]
+        backend.close()
+    told = [record.getMessage().split(":")[0] for record in caplog.records]
+    assert told == [
+        "v2 is deployed, but waits for the model server",
+        "v3 is tried as a canary, but waits for the model server, so the deployed version answers its chats",
+    ]
