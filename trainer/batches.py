@@ -9,6 +9,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Protocol
 
 # Below so many held-out votes of a kind, chats are added until that kind has its share.
@@ -17,6 +18,10 @@ FEW = 4
 # While some chat cannot be kept apart, rows are dealt anew until so many were dealt in all: a small
 # set can have few orders that do, and a large one many.
 DEALT = 2000
+
+# Rows of like length are sought among so many blocks, and among a quarter of the epoch's at most: then
+# another shuffle brings other rows together.
+WINDOW = 32
 
 
 class Ordered(Protocol):
@@ -72,6 +77,8 @@ def order(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int
       that can be avoided: neighbours are each other's mismatched pair.
     - Beyond that, rows of one chat are in one block, the longest together and at most half a block: what
       they share is then computed once. Which labels a block has does not depend on it.
+    - Within that, rows of like length meet: the shuffled rows are sorted by length in windows of some
+      blocks, and the blocks of a window then come in any order.
     - No block is of one row, which would be its own pair. Nothing is left out for that: where one
       row would remain, another comes a second time and makes the last block two. Only a single
       example has no order at all; the list is then empty.
@@ -96,6 +103,12 @@ def order(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int
     return [row for block in best for row in _seat(examples, block, draw)]
 
 
+def blocks(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int = 0) -> list[list[int]]:
+    """The order cut into its blocks, the micro-batches."""
+    found = order(examples, batch_size=batch_size, seed=seed, epoch=epoch)
+    return [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
+
+
 def _position(seed: int, chat: str) -> float:
     """The chat's place between 0 and 1, the same whatever other chats there are."""
     digest = hashlib.sha256(f"{seed}:{chat}".encode()).digest()
@@ -103,23 +116,30 @@ def _position(seed: int, chat: str) -> float:
 
 
 def _deal(examples: Sequence[Ordered], batch_size: int, draw: random.Random) -> list[list[int]]:
-    """Shuffle the rows into blocks, with the rarer label spread evenly."""
+    """Shuffle the rows into blocks, with the rarer label spread evenly and like lengths together."""
     rows = list(range(len(examples)))
     draw.shuffle(rows)
     sizes = [min(batch_size, len(rows) - start) for start in range(0, len(rows), batch_size)]
     rare = _rarer_label(examples)
     rarer = [row for row in rows if examples[row].label == rare]
     others = [row for row in rows if examples[row].label != rare]
-    blocks: list[list[int]] = [[] for _ in sizes]
+    rares = [0] * len(sizes)
     emptiest = [(0.0, draw.random(), number) for number in range(len(sizes))]
     heapq.heapify(emptiest)
-    for row in rarer:
+    for _ in rarer:
         _, tie, number = emptiest[0]
-        blocks[number].append(row)
-        heapq.heapreplace(emptiest, (len(blocks[number]) / sizes[number], tie, number))
-    for block, size in zip(blocks, sizes, strict=True):
-        while len(block) < size:
-            block.append(others.pop())
+        rares[number] += 1
+        heapq.heapreplace(emptiest, (rares[number] / sizes[number], tie, number))
+    blocks: list[list[int]] = [[] for _ in sizes]
+    window = max(1, min(WINDOW, len(sizes) // 4))
+    for start in range(0, len(sizes), window):
+        turn = list(range(start, min(start + window, len(sizes))))
+        draw.shuffle(turn)
+        for kind, counts in ((rarer, rares), (others, [s - r for s, r in zip(sizes, rares, strict=True)])):
+            here = sum(counts[number] for number in turn)
+            alike = iter(sorted((kind.pop() for _ in range(here)), key=lambda row: examples[row].length))
+            for number in turn:
+                blocks[number] += islice(alike, counts[number])
     if sizes and sizes[-1] == 1:
         alone = examples[blocks[-1][0]]
         of_chat = Counter(example.chat_id for example in examples)
@@ -192,7 +212,9 @@ def _gather(examples: Sequence[Ordered], blocks: list[list[int]]) -> None:
     def fetch(row: int, home: int) -> bool:
         """Swap the row with one in the block `home` that nothing keeps there."""
         chat, label = examples[row].chat_id, examples[row].label
-        for seat, other in enumerate(blocks[home]):
+        wanted = examples[row].length  # of the one that goes to the row's place
+        seats = sorted(enumerate(blocks[home]), key=lambda one: abs(examples[one[1]].length - wanted))
+        for seat, other in seats:
             goes = examples[other]
             if (
                 other not in settled

@@ -49,7 +49,7 @@ class ExactTrainer(InOurOrder, KTOTrainer):
 
     Each row's loss is multiplied by the row's own weight, then averaged over the micro-batch as ever.
     TRL renders conversations with the chat template and never shuffles. Here the collator replaces its
-    ids by ours, and the data loader takes its blocks from `batches.order`, anew in every epoch.
+    ids by ours, and the data loader takes them from `batches.blocks`, anew in every epoch.
     """
 
     def __init__(
@@ -114,8 +114,7 @@ class Blocks(Sampler[list[int]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        order = batches.order(self.rows, batch_size=self.size, seed=self.seed, epoch=epoch)
-        blocks = [order[start : start + self.size] for start in range(0, len(order), self.size)]
+        blocks = batches.blocks(self.rows, batch_size=self.size, seed=self.seed, epoch=epoch)
         turns = -(-len(blocks) // self.processes)
         of_all = islice(cycle(blocks), turns * self.processes)
         self.own = list(islice(of_all, self.rank, None, self.processes))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from storage.settings import Settings
+from trainer.engines import choose_engine
 from trainer.tokenise import Row
 from trainer.training_plan import trained_tokens
 
@@ -28,7 +29,12 @@ def expected_seconds(model: Any, rows: Sequence[Row], settings: Settings, proces
     tokens = sum(trained_tokens(row, settings.max_length) for row in rows)
     if model.device.type == "cuda":
         tokens //= processes
-    return PASSES[settings.engine] * settings.epochs * tokens * _seconds_a_token(model)
+    return expected_passes(model, settings) * settings.epochs * tokens * _seconds_a_token(model)
+
+
+def expected_passes(model: Any, settings: Settings) -> float:
+    """Of the engine that will train this model, whichever is asked for."""
+    return PASSES[choose_engine(settings.engine, model)[0]]
 
 
 @torch.no_grad()

@@ -24,8 +24,9 @@ from storage.settings import Settings
 from trainer.base_model import number_format
 from trainer.engines import choose_engine
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
+from trainer.interruption import interruptible
 from trainer.lease import Interrupted
-from trainer.memory import fits_in_memory, peak_memory
+from trainer.memory import checkpoints_activations, peak_memory
 from trainer.reference_cache import ReferenceCache
 from trainer.reporting import reporters
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
@@ -55,7 +56,8 @@ class TrainingResult:
     """`mean_loss` is over all steps, `seconds` is of this process, `peak_memory` in bytes, of all together.
 
     `noise_floor` is the largest |r| in nats while policy and reference were still the same model: rounding
-    alone. `references_reused` counts rows whose reference came from an earlier run; both are None for `trl`.
+    alone. `references_reused` counts rows whose reference came from an earlier run, each once. Both are None
+    for `trl`.
     """
 
     engine: str
@@ -94,9 +96,9 @@ def train(
     A PEFT model is trained on from its own adapter, and a frozen copy of that is the reference, as in TRL.
     With `tuning` full the model itself is trained, on references that are computed before the first step.
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
-    must be of the same rows and settings. `references` are reused and added to. `check` is called before
-    each pass through the model and may raise Interrupted; for a terminated run a checkpoint of the last
-    whole step is kept. Of several processes each is called with the same arguments and
+    must be of the same rows and settings. `references` are reused and added to. `check` is called at
+    each layer of a pass, forward and backward, and may raise Interrupted; for a terminated run a checkpoint
+    of the last whole step is kept. Of several processes each is called with the same arguments and
     trains on every so many-th micro-batch; the first one reports and writes. Raises Diverged and OutOfMemory.
     """
     with PartialState(cpu=model.device.type == "cpu").main_process_first():
@@ -108,7 +110,7 @@ def train(
     engine, reason = choose_engine(settings.engine, model)
     if reason:
         log.warning("%s", reason)
-    checkpointing = not fits_in_memory(model, rows, settings, engine)
+    checkpointing = checkpoints_activations(model, rows, settings, engine)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
         "peft_config": (
@@ -127,16 +129,14 @@ def train(
         )
     for reporter in reporters(settings.report_to, output_dir.parent):
         trainer.add_callback(reporter)
-    hook = trainer.model.get_input_embeddings().register_forward_pre_hook(lambda *_: check())
     began = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with interruptible(trainer.model, check):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Interrupted as interrupted:
         if interrupted.why == "terminated":
             trainer.keep_last_step()
         raise
-    finally:
-        hook.remove()
     if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
         raise Diverged("The adapter has weights that are no finite numbers.")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

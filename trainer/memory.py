@@ -35,6 +35,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, Exception) and should_reduce_batch_size(error)
 
 
+def checkpoints_activations(model: Any, rows: Sequence[Row], settings: Settings, engine: Engine) -> bool:
+    """Whether the backward pass is to compute activations again: as set, else where memory demands it."""
+    if settings.gradient_checkpointing == "auto":
+        return not fits_in_memory(model, rows, settings, engine)
+    return settings.gradient_checkpointing == "on"
+
+
 def fits_in_memory(model: Any, rows: Sequence[Row], settings: Settings, engine: Engine) -> bool:
     """Whether half of the free memory holds the activations of the largest possible micro-batch."""
     lengths = sorted(min(len(row.prompt_ids) + len(row.completion_ids), settings.max_length) for row in rows)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from storage.settings import DEFAULT_MODEL
+from trainer.wording import counted
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -49,7 +50,7 @@ from people's feedback.
 | Learning rate | {settings["learning_rate"]:g} |
 | Batch | {settings["batch_size"]} × {settings["gradient_accumulation"]}{_together(training)} examples \
 of at most {settings["max_length"]} tokens |
-| Epochs | {settings["epochs"]:g}, {training["steps"]} steps |
+| Epochs | {settings["epochs"]:g}, {counted(training["steps"], "step")} |
 | Seed | {settings["seed"]} |
 | Precision | {settings["precision"]} |
 | Engine | {training["engine"]} |

@@ -27,8 +27,10 @@ from trainer.lineage import write_lineage
 from trainer.out_folder import OutFolder
 from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
-from trainer.training_plan import TrainingPlan, plan_training, spoken
+from trainer.training_order import write_order
+from trainer.training_plan import TrainingPlan, plan_training
 from trainer.tuning import load_for_training, reference_name
+from trainer.wording import counted, spoken
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +39,20 @@ log = logging.getLogger(__name__)
 class OfflineTraining:
     """What to train on and where to; `settings` says how.
 
-    `references` is the folder of the reference log-probabilities kept across trainings, if any.
+    `references` is the folder of the reference log-probabilities kept across trainings, if any. The order of
+    the micro-batches is written to the file `order` and the report to `report`, where they are given. Only
+    to plan, `out` may be missing.
     """
 
     data: Path
-    out: Path
+    out: Path | None
     settings: Settings
     references: Path | None
     max_rows: int | None = None
     skip_bad: bool = False
     options: ImportOptions = NO_OPTIONS
+    order: Path | None = None
+    report: Path | None = None
 
 
 def train_on_file(
@@ -62,16 +68,10 @@ def train_on_file(
     NotReady with the reason, and Diverged.
     """
     began = time.monotonic()
+    assert wanted.out is not None
     out = OutFolder(wanted.out)
     progress({"phase": "reading rows"})
-    source = base_model.resolve(wanted.settings, progress=log.info)
-    settings = wanted.settings.model_copy(
-        update={
-            "precision": base_model.name_of(source.dtype),
-            "max_length": min(wanted.settings.max_length, source.max_context),
-            "training_processes": processes.how_many(wanted.settings.training_processes, source.device),
-        }
-    )
+    source, settings = _resolve(wanted.settings)
     rows, plan = _prepare(wanted, settings, base_model.load_tokenizer(source))
     check()
     training = _Training(wanted, settings, source, rows, plan, out, began)
@@ -89,6 +89,26 @@ def train_on_file(
         ) from error
 
 
+def plan_on_file(wanted: OfflineTraining) -> TrainingPlan:
+    """Say what would be trained on, and write the order if it is wanted; no weight is loaded.
+
+    Raises what `train_on_file` would before it trains.
+    """
+    source, settings = _resolve(wanted.settings)
+    return _prepare(wanted, settings, base_model.load_tokenizer(source))[1]
+
+
+def _resolve(settings: Settings) -> tuple[BaseModelSource, Settings]:
+    """The base model, made ready, and the settings with what depends on it and on the machine."""
+    source = base_model.resolve(settings, progress=log.info)
+    update = {
+        "precision": base_model.name_of(source.dtype),
+        "max_length": min(settings.max_length, source.max_context),
+        "training_processes": processes.how_many(settings.training_processes, source.device),
+    }
+    return source, settings.model_copy(update=update)
+
+
 def _prepare(wanted: OfflineTraining, settings: Settings, tokenizer: Any) -> tuple[list[Row], TrainingPlan]:
     """The rows of the file, and what of them is trained on; said before anything is loaded or written."""
     found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
@@ -99,12 +119,14 @@ def _prepare(wanted: OfflineTraining, settings: Settings, tokenizer: Any) -> tup
     plan = plan_training(rows, dropped, settings, processes=settings.training_processes)
     if len(rows) < settings.batch_size:
         few = (
-            f"There are {len(rows)} rows to train on, fewer than a micro-batch of {settings.batch_size}, on "
+            f"{counted(len(rows), 'row')} to train on, fewer than a micro-batch of {settings.batch_size}, on "
             f"which KTO estimates its KL term; add rows, or lower the batch size."
         )
         raise InvalidInput(" ".join([few, *dropped.lines()]), field="batch_size")
     for line in plan.lines():
         log.info("%s", line)
+    if wanted.order is not None:
+        write_order(rows, settings, wanted.order, processes=plan.processes)
     return rows, plan
 
 
@@ -153,8 +175,8 @@ class _Training:
             job, model, tokenizer, processes=self.plan.processes, progress=note, check=check
         )
         progress({"phase": "writing the adapter"})
-        self._publish(model, tokenizer, result)
-        return {
+        self._stage(model, tokenizer, result)
+        report = {
             "engine": result.engine,
             "processes": result.processes,
             "model": self.source.name,
@@ -167,11 +189,16 @@ class _Training:
             "peak_memory_mb": result.peak_memory / 2**20,
             "steps": steps,
             "resumed_from_step": result.resumed_from_step,
+            "gradient_checkpointing": result.gradient_checkpointing,
             "noise_floor": result.noise_floor,
             "references_reused": result.references_reused,
             "settings": self.chosen,
             **self.plan.to_metrics(),
         }
+        if self.wanted.report is not None:
+            self.wanted.report.write_text(json.dumps(report, indent=2) + "\n")
+        self.out.publish()  # last: until then, the same command makes up for what is missing
+        return report
 
     def _references(self) -> ReferenceCache | None:
         if self.wanted.references is None or not self.settings.reference_cache_mb:
@@ -182,7 +209,7 @@ class _Training:
             max_mb=self.settings.reference_cache_mb,
         )
 
-    def _publish(self, model: Any, tokenizer: Any, result: kto.TrainingResult) -> None:
+    def _stage(self, model: Any, tokenizer: Any, result: kto.TrainingResult) -> None:
         staging = self.out.new_staging()
         kto.save_adapter(model, staging, base_model=self.source.name)
         if self.settings.tuning == "full":
@@ -199,7 +226,6 @@ class _Training:
             training=result.to_dict(),
             start=None,
         )
-        self.out.publish()
 
 
 def _earlier_steps(checkpoints: Path) -> list[dict[str, Any]]:

@@ -27,6 +27,8 @@ class OutFolder:
         self.work = self.folder / UNFINISHED
         self.checkpoints = self.work / "checkpoints"
         self.staging = self.work / "adapter"
+        self.done = self.folder / ".done"
+        shutil.rmtree(self.done, ignore_errors=True)  # of a publish that was killed at its very end
         if self.work.is_dir() or not self.folder.exists():
             return
         if not self.folder.is_dir():
@@ -73,10 +75,8 @@ class OutFolder:
             sync(file)
             file.replace(self.folder / file.name)
         sync(self.folder)
-        done = self.work.with_name(".done")  # in one step: half removed, it would be an unfinished training
-        shutil.rmtree(done, ignore_errors=True)
-        self.work.rename(done)
-        shutil.rmtree(done)
+        self.work.rename(self.done)  # in one step: half removed, it would be an unfinished training
+        shutil.rmtree(self.done, ignore_errors=True)  # another process may be at it, which came too late
 
     def new_staging(self) -> Path:
         """An empty folder to write the adapter into."""

@@ -19,8 +19,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from storage.pairs import iter_pairs
 from storage.settings import Settings
+from trainer.interruption import interruptible
 from trainer.kto import Diverged, Progress, Watch, lora_config
-from trainer.memory import fits_in_memory
+from trainer.memory import checkpoints_activations
 from trainer.reference_cache import ReferenceCache
 from trainer.shared_prefix import Reply, Scores
 from trainer.sweep_grid import Loss
@@ -61,7 +62,7 @@ def train_on_pairs(
     """Put a new LoRA adapter on `model` and train it; the PEFT model and the seconds that took.
 
     A micro-batch has half as many pairs as one of KTO has rows, so that a step sees as many replies. The
-    model with its adapter off is the reference. `check` is called before each pass through the model and
+    model with its adapter off is the reference. `check` is called at each layer of a pass and
     may raise Interrupted. Raises Diverged.
     """
     set_seed(settings.seed)  # before the adapter is made, as TRL's KTOTrainer does
@@ -80,7 +81,7 @@ def train_on_pairs(
         bf16=model.dtype == torch.bfloat16,
         fp16=model.dtype == torch.float16,
         use_cpu=model.device.type == "cpu",
-        gradient_checkpointing=not fits_in_memory(model, rows, settings, "trl"),
+        gradient_checkpointing=checkpoints_activations(model, rows, settings, "trl"),
         save_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -98,12 +99,9 @@ def train_on_pairs(
         peft_config=lora_config(settings),
         callbacks=[Watch(progress, 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps)],
     )
-    hook = trainer.model.get_input_embeddings().register_forward_pre_hook(lambda *_: check())
     began = time.monotonic()
-    try:
+    with interruptible(trainer.model, check):
         trainer.train()
-    finally:
-        hook.remove()
     if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
         raise Diverged("The adapter has weights that are no finite numbers.")
     return trainer.model, time.monotonic() - began

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from storage.settings import Settings
+from trainer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ def check_readiness(
     `voters` is how many people cast them. `trainable_rows` is what is left of them once chats are
     held out and conversations that do not fit are dropped.
     """
-    votes = f"{_count(ups, 'thumb')} up and {_count(downs, 'thumb')} down"
-    people = _count(voters, "person", "people")
+    votes = f"{counted(ups, 'thumb')} up and {counted(downs, 'thumb')} down"
+    people = counted(voters, "person", "people")
     lacks = []
     least = settings.min_votes_per_class
     if ups < least or downs < least:
@@ -39,14 +40,10 @@ def check_readiness(
     # KTO pairs each prompt with another row's reply, so one row alone cannot be trained on.
     if not lacks and trainable_rows < 2:
         lacks.append(
-            f"{_count(trainable_rows, 'example')} to train on, but a run needs at least 2: {votes} are left "
+            f"{counted(trainable_rows, 'example')} to train on, but a run needs at least 2: {votes} are left "
             f"with that after the hold-out and without conversations longer than "
             f"{settings.max_length} tokens; collect more votes, or raise THUMBLOOP_MAX_LENGTH"
         )
     if lacks:
         return Readiness(False, f"Not enough feedback yet. There are {'; there are '.join(lacks)}.")
-    return Readiness(True, f"Ready: {votes} from {people}, {_count(trainable_rows, 'example')} to train on.")
-
-
-def _count(number: int, singular: str, plural: str | None = None) -> str:
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+    return Readiness(True, f"Ready: {votes} from {people}, {counted(trainable_rows, 'example')} to train on.")

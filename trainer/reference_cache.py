@@ -39,6 +39,8 @@ class ReferenceCache:
         self._most = max_mb * 2**20 // ENTRY_BYTES
         self._file = file
         self._broken = False
+        self._before = 0  # the newest entry that was there already
+        self._counted: set[bytes] = set()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._open()) as connection, connection:
@@ -46,6 +48,8 @@ class ReferenceCache:
                     "CREATE TABLE IF NOT EXISTS reference"
                     " (number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, logp REAL NOT NULL)"
                 )
+                (newest,) = connection.execute("SELECT max(number) FROM reference").fetchone()
+                self._before = newest or 0
         except (sqlite3.Error, OSError) as error:
             self._broken = True
             log.warning("Reference log-probabilities are not kept: %s cannot be used (%s).", file, error)
@@ -58,12 +62,15 @@ class ReferenceCache:
     def complete(
         self, replies: Sequence[Reply], score: Callable[[list[Reply]], Scores]
     ) -> tuple[Scores, int]:
-        """The scores of all replies, and how many replies were known; `score` is asked for the rest.
+        """The scores of all replies, and how many were known from before this cache was opened, each once.
+
+        `score` is asked for what is missing.
 
         A reply that is known beside a mismatched one that is not is not scored again: only its prompt is
         read, and what the mismatched one adds.
         """
         known = self._find(replies)
+        reused = self._count_earlier(replies)
         found = _scores(known)
         asked = {number: reply for number, one in enumerate(replies) if (reply := _asked(one, known[number]))}
         if asked:
@@ -74,20 +81,29 @@ class ReferenceCache:
                     found.completions[number] = scores.completions[place]
                 if reply.mismatched:
                     found.mismatched[number] = scores.mismatched[place]
-        return found, sum(own is not None for own, _ in known)
+        return found, reused
 
     def _find(self, replies: Sequence[Reply]) -> list[Known]:
         """log π_ref of each reply and of its mismatched one; None where it is not known, or not asked for."""
-        values: dict[bytes, float] = {}
-        keys = [key for reply in replies for key in self._keys(reply)]
+        values = self._read("logp", [key for reply in replies for key in self._keys(reply)])
+        found = [[values.get(key) for key in self._keys(reply)] for reply in replies]
+        return [(own, others[0] if others else None) for own, *others in found]
+
+    def _count_earlier(self, replies: Sequence[Reply]) -> int:
+        keys = {self._keys(reply)[0] for reply in replies} - self._counted
+        numbers = self._read("number", list(keys))
+        earlier = {key for key, number in numbers.items() if number <= self._before}
+        self._counted |= earlier
+        return len(earlier)
+
+    def _read(self, column: str, keys: Sequence[bytes]) -> dict[bytes, float]:
         if not self._broken:
             marks = ",".join("?" * len(keys))
             with suppress(sqlite3.Error), closing(self._open()) as connection:
-                values = dict(
-                    connection.execute(f"SELECT key, logp FROM reference WHERE key IN ({marks})", keys)
+                return dict(
+                    connection.execute(f"SELECT key, {column} FROM reference WHERE key IN ({marks})", keys)
                 )
-        found = [[values.get(key) for key in self._keys(reply)] for reply in replies]
-        return [(own, others[0] if others else None) for own, *others in found]
+        return {}
 
     def keep(self, replies: Sequence[Reply], scores: Scores) -> None:
         """Write down what was asked for, and drop the oldest entries beyond the limit."""

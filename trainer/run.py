@@ -33,10 +33,11 @@ from trainer.reference_cache import ReferenceCache
 from trainer.snapshot import Snapshot, by_chat, is_vote, take_snapshot
 from trainer.start import Start, find_start
 from trainer.tokenise import Row, tokenise
-from trainer.training_plan import TrainingPlan, plan_training, spoken
+from trainer.training_plan import TrainingPlan, plan_training
 from trainer.tuning import load_for_training, reference_name, refuse_full
 from trainer.verdict import reach_verdict
 from trainer.weights import Weights
+from trainer.wording import counted, spoken
 
 log = logging.getLogger(__name__)
 
@@ -197,8 +198,9 @@ class _Steps:
             return None
         forced = ", even if forced" if self.run.force else ""
         return (
-            f"There is nothing to learn from{forced}: of the {len(snapshot.examples)} votes {ups} thumbs up "
-            f"and {downs} thumbs down can be trained on, and KTO needs both kinds."
+            f"There is nothing to learn from{forced}: of the "
+            f"{counted(len(snapshot.examples), 'vote')} {counted(ups, 'thumb')} up "
+            f"and {counted(downs, 'thumb')} down can be trained on, and KTO needs both kinds."
         )
 
     def _train_and_publish(
@@ -233,8 +235,13 @@ class _Steps:
             check=self.lease.check,
         )
         log.info(
-            "Trained %d steps in %.0f s, %.2f s a row, at most %.1f GiB of memory.",
-            *(result.steps, result.seconds, result.seconds_per_row, result.peak_memory / 2**30),
+            "Trained %s in %.0f s, %.2f s a row, at most %.1f GiB of memory.",
+            *(
+                counted(result.steps, "step"),
+                result.seconds,
+                result.seconds_per_row,
+                result.peak_memory / 2**30,
+            ),
         )
         self._phase("publishing")
         staging = self.artifacts.staging(self.run.id)

@@ -67,7 +67,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         self._of_base: dict[tuple[int, ...], Scores] | None = None if isinstance(model, PeftModel) else {}
         self.references = references
         self.references_reused = 0
-        self.noise_floor: float | None = None
+        self._floor: float | None = None
         self._measures: dict[str, list[float]] = {}
         self._z0: torch.Tensor | None = None
         self._rewards = self._labels = torch.empty(0)
@@ -145,7 +145,14 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update({name: sum(values) / len(values) for name, values in self._measures.items()})
         self._measures.clear()
+        if self._floor is not None:  # the history is in the checkpoints, and so outlives this process
+            logs["noise_floor"], self._floor = self._floor, None
         super().log(logs, start_time)
+
+    @property
+    def noise_floor(self) -> float | None:
+        """The largest |r| in nats while policy and reference were still the same model."""
+        return next((line["noise_floor"] for line in self.state.log_history if "noise_floor" in line), None)
 
     def _replies(self, rows: list[Row]) -> list[Reply]:
         replies = []
@@ -202,7 +209,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
     def _note(self) -> None:
         if self.state.global_step == 0:
             found = float((self._rewards / self.settings.beta).abs().max())
-            self.noise_floor = max(self.noise_floor or 0.0, found)
+            self._floor = max(self._floor or 0.0, found)
         sums = torch.stack(
             [
                 *(self._rewards[self._labels].sum(), self._labels.sum()),

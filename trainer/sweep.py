@@ -28,8 +28,8 @@ from trainer.sweep_folder import Sweep, SweepFolder, all_sweeps, new_folder
 from trainer.sweep_grid import PAIRED, Grid, Result
 from trainer.sweep_plot import draw
 from trainer.sweep_point import PointMaker
-from trainer.training_plan import spoken
 from trainer.tuning import refuse_full
+from trainer.wording import spoken
 
 log = logging.getLogger(__name__)
 

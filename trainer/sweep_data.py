@@ -27,6 +27,7 @@ from trainer.pairs_trainer import Pair, find_pairs
 from trainer.snapshot import by_chat, is_vote, take_snapshot
 from trainer.tokenise import Row, tokenise
 from trainer.training_plan import TrainingPlan, plan_training
+from trainer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ def read_split(
     plan = plan_training(training, dropped, settings, held_out=len(held_out))
     if len(training) < settings.batch_size:
         raise InvalidInput(
-            f"There are {len(training)} rows to train on, fewer than a micro-batch of {settings.batch_size}, "
-            f"on which KTO estimates its KL term; add votes, or lower THUMBLOOP_BATCH_SIZE.",
+            f"{counted(len(training), 'row')} to train on, fewer than a micro-batch of "
+            f"{settings.batch_size}, on which KTO estimates its KL term; add votes, or lower "
+            f"THUMBLOOP_BATCH_SIZE.",
             field="batch_size",
         )
     return Split(training, held_out, find_pairs(training), plan, origin, [*lines, *plan.lines()])

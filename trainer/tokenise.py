@@ -115,6 +115,8 @@ def tokenise(
             continue
         if not example.completion[0]["content"].strip() or not completion:
             dropped.add("the reply is empty", example.message_id)
+        elif not prompt:
+            dropped.add("the chat template leaves no prompt before the reply", example.message_id)
         elif len(prompt) >= max_length:
             reason = f"the prompt alone fills the {max_length} tokens of a row"
             dropped.add(reason, example.message_id, f"{len(prompt)} tokens")

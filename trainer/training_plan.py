@@ -9,6 +9,7 @@ from storage.errors import InvalidInput
 from storage.settings import Settings
 from trainer.tokenise import LeftOut, Row
 from trainer.weights import Weights, class_weights
+from trainer.wording import counted
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class TrainingPlan:
         together = f" ({self.processes} processes together)" if self.processes > 1 else ""
         return [
             *self.dropped.lines(),
-            f"{self.rows} examples to train on ({self.up} up, {self.down} down){held_out}; "
+            f"{counted(self.rows, 'example')} to train on ({self.up} up, {self.down} down){held_out}; "
             f"weights {self.weights.desirable:.3f} up, {self.weights.undesirable:.3f} down.",
             *short,
-            f"{self.steps} steps of {self.rows_per_step} examples{together}, {self.tokens} tokens an epoch.",
+            f"{counted(self.steps, 'step')} of {counted(self.rows_per_step, 'example')}{together}, "
+            f"{self.tokens} tokens an epoch.",
         ]
 
     def to_metrics(self) -> dict[str, Any]:
@@ -102,16 +104,7 @@ def trained_tokens(row: Row, max_length: int) -> int:
     return min(len(row.prompt_ids) + len(row.completion_ids), max_length)
 
 
-def spoken(seconds: float) -> str:
-    """A duration in the unit that fits."""
-    if seconds < 1.5:
-        return "a second"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _all_alike(rows: int, up: bool) -> str:
     if not rows:
         return "There are no examples that can be trained on"
-    return f"There are {rows} examples that can be trained on, all thumbs {'up' if up else 'down'}"
+    return f"{counted(rows, 'example')} can be trained on, all thumbs {'up' if up else 'down'}"

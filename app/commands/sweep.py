@@ -151,7 +151,7 @@ def _parts(text: str) -> list[str]:
 
 def _show(found: "Sweep", folder: "SweepFolder") -> None:
     from trainer.sweep_folder import PLOT, TABLE, state_of
-    from trainer.training_plan import spoken
+    from trainer.wording import spoken
 
     rows = []
     for number, result in enumerate(found.ranked, 1):

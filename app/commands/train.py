@@ -53,6 +53,11 @@ def train(
         help="THUMBLOOP_TRAINING_PROCESSES: how many train together.",
         rich_help_panel=ON_A_FILE,
     ),
+    checkpointing: Literal["auto", "on", "off"] | None = typer.Option(
+        None,
+        help="THUMBLOOP_GRADIENT_CHECKPOINTING: compute activations again, for less memory.",
+        rich_help_panel=ON_A_FILE,
+    ),
     max_rows: int | None = typer.Option(
         None, min=1, help="Only the first rows of the file.", rich_help_panel=ON_A_FILE
     ),
@@ -63,6 +68,12 @@ def train(
         rich_help_panel=ON_A_FILE,
     ),
     report: Path | None = typer.Option(None, help="Write figures as JSON.", rich_help_panel=ON_A_FILE),
+    order: Path | None = typer.Option(
+        None, help="Write which records each micro-batch has, as JSON lines.", rich_help_panel=ON_A_FILE
+    ),
+    plan_only: bool = typer.Option(
+        False, "--plan-only", help="Say what would be trained on; train nothing.", rich_help_panel=ON_A_FILE
+    ),
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave out bad records, do not refuse the file.", rich_help_panel=ON_A_FILE
     ),
@@ -96,26 +107,33 @@ def train(
         "tuning": tuning,
         "precision": precision,
         "training_processes": training_processes,
+        "gradient_checkpointing": checkpointing,
     }
     reading = {"score_column": score_column, "up_from": up_from, "down_to": down_to}
     of_files = {"out": out, **how, "max_rows": max_rows, "reference_cache": reference_cache}
-    of_files |= {"report": report, "skip_bad": skip_bad or None, **reading}
+    of_files |= {"report": report, "order": order, "plan_only": plan_only or None}
+    of_files |= {"skip_bad": skip_bad or None, **reading}
     if data is None:
         refuse_launched()
         _refuse_without_a_file(of_files, settings=how)
         train_on_votes(force=force, fresh=fresh, follow=follow is not False)
         return
     _refuse_with_a_file({"force": force or None, "fresh": fresh or None, "follow": follow})
-    if out is None:
-        raise InvalidInput("--data needs --out, the folder for the adapter.", field="out")
+    if out is None and not plan_only:
+        raise InvalidInput(
+            "--data needs --out, the folder for the adapter, or --plan-only to train nothing.", field="out"
+        )
+    if plan_only:
+        _refuse_without_training({"out": out, "report": report})
     from storage.import_formats import ImportOptions
 
     train_file(
         data,
         out,
-        settings={name: value for name, value in how.items() if value is not None},
+        settings=how,
         reference_cache=reference_cache,
         report=report,
+        order=order,
         max_rows=max_rows,
         skip_bad=skip_bad,
         options=ImportOptions(score_column=score_column, up_from=up_from, down_to=down_to),
@@ -136,5 +154,14 @@ def _refuse_with_a_file(given: Mapping[str, Any]) -> None:
         if value is not None:
             raise InvalidInput(
                 f"{option_of(name)} is for runs on votes and has no meaning with --data; leave it out.",
+                field=name,
+            )
+
+
+def _refuse_without_training(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidInput(
+                f"{option_of(name)} is for a training, and --plan-only trains nothing; leave one out.",
                 field=name,
             )

@@ -1,10 +1,10 @@
 """`thumbloop train --data F --out DIR`: the engine alone on a file, in this process; no database."""
 
-import json
 import logging
 import os
+import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import typer
 
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import say
-from storage.errors import BadSetting, Conflict, InvalidInput
+from storage.errors import BadSetting, Conflict, InvalidInput, ThumbloopError
 
 if TYPE_CHECKING:
     from storage.import_formats import ImportOptions
@@ -21,27 +21,30 @@ if TYPE_CHECKING:
 
 STOPPED = 130  # as a shell says of what Ctrl-C ended
 NO_REFERENCES = "none"
+# Settings whose option is not called as they are.
+OTHERWISE_NAMED = {"gradient_checkpointing": "checkpointing", "training_processes": "processes"}
 
 
 def train_file(
     data: Path,
-    out: Path,
+    out: Path | None,
     *,
     settings: Mapping[str, Any],
     reference_cache: str | None,
     report: Path | None,
+    order: Path | None,
     max_rows: int | None,
     skip_bad: bool,
     options: "ImportOptions",
 ) -> None:
-    """Train and say what came of it; `settings` are those of the command line, by their names."""
-    if report is not None and not report.absolute().parent.is_dir():
-        raise InvalidInput(
-            f"--report {report}: there is no folder {report.absolute().parent}.", field="report"
-        )
-    if report is not None and report.is_dir():
-        raise InvalidInput(f"--report {report} is a folder; name a file in it.", field="report")
-    chosen = _settings(settings)
+    """Train and say what came of it, or without `out` what would be trained on.
+
+    `settings` are those that the command line has options for, by their names; None where it was not given.
+    """
+    _check_is_file(report, "report")
+    _check_is_file(order, "order")
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen = _settings(given)
     if reference_cache is None:
         references: Path | None = chosen.data_dir
         with suppress(OSError):  # what needs the folder says so
@@ -63,12 +66,21 @@ def train_file(
 
         from trainer.kto import Diverged
         from trainer.lease import Interrupted
-        from trainer.offline import OfflineTraining, train_on_file
+        from trainer.offline import OfflineTraining, plan_on_file, train_on_file
         from trainer.processes import ProcessLost, dismiss_launched
 
         wanted = OfflineTraining(
-            data, out, chosen, references, max_rows=max_rows, skip_bad=skip_bad, options=options
+            *(data, out, chosen, references),
+            max_rows=max_rows,
+            skip_bad=skip_bad,
+            options=options,
+            order=order,
+            report=report,
         )
+        if out is None:
+            refuse_launched()
+            plan_on_file(wanted)
+            return
 
         def show(state: dict[str, Any]) -> None:
             progress.show_progress(state, str(state["phase"]))
@@ -81,23 +93,37 @@ def train_file(
             say("Stopped. The same command goes on from here.")
             raise typer.Exit(STOPPED) from None
         except Diverged as error:
-            raise Conflict(str(error), code="diverged") from error
+            raise Conflict(_by_options(str(error), settings), code="diverged") from error
         except ProcessLost as error:
             raise Conflict(f"{error} The same command goes on there.", code="process_lost") from error
         except (MemoryError, torch.OutOfMemoryError) as error:
             told = str(error) or f"The training ran out of memory; lower --max-length ({chosen.max_length})."
-            raise Conflict(told, code="out_of_memory") from error
+            raise Conflict(_by_options(told, settings), code="out_of_memory") from error
+        except ThumbloopError as error:
+            if error.field is None or error.field in given or error.field not in settings:
+                error.message = _by_options(error.message, settings)
+            raise
         finally:
             dismiss_launched()
-    if report is not None:
-        report.write_text(json.dumps(found, indent=2) + "\n")
+    from trainer.wording import counted
+
     together = f" with {found['processes']} processes" if found["processes"] > 1 else ""
     say(
-        f"Trained on {found['rows']} rows{together} in {found['seconds']['training']:.1f} s "
+        f"Trained on {counted(found['rows'], 'row')}{together} in {found['seconds']['training']:.1f} s "
         f"({found['seconds_per_row']:.2f} s a row, after {found['seconds']['set_up']:.1f} s of preparation), "
         f"at most {found['peak_memory_mb']:.0f} MiB of memory."
     )
     say(f"The adapter is in {out}.")
+
+
+def _check_is_file(path: Path | None, name: str) -> None:
+    """Refuse what cannot be written, before hours of training and not after them."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise InvalidInput(f"--{name} {path}: there is no folder {path.absolute().parent}.", field=name)
+    if path.is_dir():
+        raise InvalidInput(f"--{name} {path} is a folder; name a file in it.", field=name)
 
 
 def _settings(given: Mapping[str, Any]) -> "Settings":
@@ -109,8 +135,7 @@ def _settings(given: Mapping[str, Any]) -> "Settings":
     except BadSetting as error:
         if error.field is None or error.field not in given:
             raise
-        told = error.message.replace(f"THUMBLOOP_{error.field.upper()}=", f"{option_of(error.field)} ")
-        raise InvalidInput(told, field=error.field) from error
+        raise InvalidInput(_by_options(error.message, [error.field]), field=error.field) from error
 
 
 def refuse_launched() -> None:
@@ -123,8 +148,16 @@ def refuse_launched() -> None:
 
 
 def option_of(name: str) -> str:
-    """How an argument of `thumbloop train` is called on the command line."""
-    return "--processes" if name == "training_processes" else f"--{name.replace('_', '-')}"
+    """The option of `thumbloop train` for a setting, or for a parameter of that name."""
+    return "--" + OTHERWISE_NAMED.get(name, name).replace("_", "-")
+
+
+def _by_options(message: str, settings: Iterable[str]) -> str:
+    """The message with those settings called by their options, which this command's user can change."""
+    for name in settings:
+        message = message.replace(f"THUMBLOOP_{name.upper()}=", f"{option_of(name)} ")
+        message = re.sub(rf"THUMBLOOP_{name.upper()}\b", option_of(name), message)
+    return message
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
         engine="trl" if name.startswith("trl") else "shared-prefix",
     )
     model, tokenizer = load_model(resolve(settings))
-    examples = _examples(arguments.data, every_reply=arguments.every_reply)
+    examples = read_examples(arguments.data, every_reply=arguments.every_reply)
     rows = tokenise(tokenizer, examples, max_length=settings.max_length)[0][: arguments.rows]
     ups = sum(row.label for row in rows)
     weights = class_weights(ups, len(rows) - ups, settings.max_weight)
@@ -123,7 +123,8 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
     )
 
 
-def _examples(file: Path, *, every_reply: bool) -> list[Any]:
+def read_examples(file: Path, *, every_reply: bool) -> list[Any]:
+    """Rated replies from KTO rows; with `every_reply` each reply of longer chats, rated by a rule."""
     from storage.examples import Example
 
     examples = []

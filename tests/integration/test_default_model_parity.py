@@ -1,4 +1,4 @@
-"""The default model on real feedback: six steps of ours are six of stock TRL's, in fp32.
+"""The default model on real feedback: six steps of ours are six of stock TRL's in fp32; bf16 is near.
 
 Short rows and small micro-batches by themselves; THUMBLOOP_TEST_PARITY=full takes the default ones
 (`make parity`, some five minutes).
@@ -40,31 +40,38 @@ def both_cores() -> Iterator[None]:
 @pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("both_cores")
 def test_six_steps_of_the_default_model_are_those_of_trl(kto_sample: Path, tmp_path: Path) -> None:
-    settings = Settings(**{"data_dir": tmp_path, "precision": "fp32", **SIZE})
-    source = resolve(settings)
+    settings = Settings(**{"data_dir": tmp_path, **SIZE})
     examples = [
         example(prompt=row["prompt"], completion=row["completion"], label=row["label"], chat_id=str(number))
         for number, row in enumerate(map(json.loads, kto_sample.read_text().splitlines()))
     ]
-    seen: dict[str, list[dict[str, Any]]] = {"trl": [], "shared-prefix": []}
+    seen: dict[tuple[str, str], list[dict[str, Any]]] = {
+        ("trl", "fp32"): [],
+        ("shared-prefix", "fp32"): [],
+        ("shared-prefix", "bf16"): [],
+    }
     adapters = []
-    for engine, steps in seen.items():
-        model, tokenizer = load_model(source)
+    for (engine, precision), steps in seen.items():
+        model, tokenizer = load_model(resolve(settings.model_copy(update={"precision": precision})))
         rows = tokenise(tokenizer, examples, max_length=settings.max_length)[0]
         trained, result = kto.train(
             *(model, tokenizer, rows[: STEPS * settings.batch_size]),
             weights=Weights(0.8, 1.3),
             settings=settings.model_copy(update={"engine": engine}),
-            output_dir=tmp_path / engine,
+            output_dir=tmp_path / f"{engine} {precision}",
             resume=False,
             progress=lambda state, steps=steps: steps.append(state) if "loss" in state else None,
         )
         assert result.engine == engine
         adapters.append({n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad})
-    assert len(seen["trl"]) == STEPS
-    for theirs, ours in zip(*seen.values(), strict=True):
+    trl, exact, rounded = seen.values()
+    assert len(trl) == STEPS
+    for theirs, ours in zip(trl, exact, strict=True):
         for measure in ("loss", "gradient_norm"):
             assert ours[measure] == pytest.approx(theirs[measure], rel=1e-4)
         assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-3)
     for name, weight in adapters[0].items():
         torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=1e-4)
+    for ours, near in zip(exact, rounded, strict=True):  # as docs/benchmarks.md states
+        assert near["loss"] == pytest.approx(ours["loss"], rel=0.015)
+        assert near["kl"] == pytest.approx(ours["kl"], abs=0.5)

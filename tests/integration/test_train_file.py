@@ -69,12 +69,33 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
+def test_what_to_do_is_said_in_options_of_the_command(thumbloop: CommandLine, on_rows: list[str]) -> None:
+    line = thumbloop.refused(*on_rows, "--learning-rate", "1e6", "--epochs", "3")
+    assert "The gradient exploded" in line
+    assert line.endswith("lower --learning-rate 1e+06 or --beta 0.1.")
+    thumbloop.settings["model"] = "nowhere/at/all"
+    line = thumbloop.refused(*on_rows, code=2)
+    assert "THUMBLOOP_MODEL=nowhere/at/all: " in line, "that one came from the environment"
+
+
 def test_a_bad_row_is_one_line_that_names_it(
     thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
 ) -> None:
     write_rows(tmp_path / "rows.jsonl", [*map(rated, range(8)), rated(8, label="up")])
     line = thumbloop.refused(*on_rows)
     assert "rows.jsonl, line 9: label must be true (up) or false (down), not 'up'." in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_is_said_and_the_order_written_without_training(
+    thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
+) -> None:
+    told = thumbloop.said(*on_rows[:-2], "--plan-only", "--order", str(tmp_path / "order.jsonl"))
+    assert "12 examples to train on (8 up, 4 down)" in told
+    assert "3 steps of 4 examples" in told
+    assert "loading the model" not in told
+    lines = (tmp_path / "order.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert not (tmp_path / "out").exists()
 
 
@@ -91,6 +112,11 @@ MISUSED = {
     "force": (["--data", "f", "--out", "o", "--force"], "--force is for runs on votes"),
     "no-follow": (["--data", "f", "--out", "o", "--no-follow"], "--follow is for runs on votes"),
     "a value out of range": (["--data", "f", "--out", "o", "--lora-rank", "0"], "--lora-rank 0: "),
+    "a plan into a folder": (
+        ["--data", "f", "--out", "o", "--plan-only"],
+        "--out is for a training, and --plan-only trains nothing",
+    ),
+    "an order that is a folder": (["--data", "f", "--plan-only", "--order", "."], "--order . is a folder"),
     "a report into nowhere": (
         ["--data", "f", "--out", "o", "--report", "/nowhere/r.json"],
         "--report /nowhere/r.json: there is no folder /nowhere",

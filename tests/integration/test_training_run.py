@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,15 @@ def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., House]]:
 
 
 def test_a_run_trains_publishes_and_deploys(build: Callable[..., House]) -> None:
-    house = build(epochs=2)
+    reported = [name for name in ("tensorboard",) if find_spec("tensorboardX")]
+    house = build(epochs=2, report_to=reported)
     voted = house.vote(20)
     run_id = house.request(beta=0.2)
     assert house.train(run_id) == attempt.DONE, house.log(run_id)
+    events = list((house.settings.data_dir / "runs" / run_id / "tensorboard").glob("*"))
+    assert [one.read_bytes().count(b"train/loss") for one in events] == [8] * len(reported), (
+        "one of each step"
+    )
 
     run = house.run(run_id)
     assert (run.state, run.attempts) == ("succeeded", 1), house.log(run_id)

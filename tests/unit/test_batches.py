@@ -1,5 +1,6 @@
 """Properties of the hold-out and of the order, for any votes that people may cast."""
 
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trainer.batches import hold_out, order
+from trainer.batches import blocks, hold_out, order
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Row:
 
 
 def rows_of(chats: str, *, max_size: int) -> st.SearchStrategy[list[Row]]:
-    return st.lists(st.builds(Row, st.booleans(), st.sampled_from(chats)), min_size=2, max_size=max_size)
+    row = st.builds(Row, st.booleans(), st.sampled_from(chats), st.integers(1, 1024))
+    return st.lists(row, min_size=2, max_size=max_size)
 
 
 seeds = st.integers(0, 2**32)
@@ -168,6 +170,39 @@ def test_rows_of_one_chat_meet_in_a_block_the_longest_together() -> None:
     ]
     assert sum(len(lengths) == 2 for lengths in together) >= 0.9 * len(examples) / 2
     assert together.count([2, 3]) >= 0.7 * 40
+
+
+def padding(blocks: list[list[Row]]) -> float:
+    """What padding each block to its longest row adds, as a share of the tokens."""
+    tokens = sum(row.length for block in blocks for row in block)
+    return sum(len(block) * max(row.length for row in block) for block in blocks) / tokens - 1
+
+
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_of_like_length_meet(size: int, seed: int) -> None:
+    draw = random.Random(seed)
+    lengths = [round(min(1024, draw.lognormvariate(5, 1))) + 1 for _ in range(400)]
+    examples = [Row(number % 7 == 0, str(number), length) for number, length in enumerate(lengths)]
+    blind = [Row(row.label, row.chat_id) for row in examples]
+    alike = blocks_of(examples, order(examples, batch_size=size, seed=seed), size)
+    assert padding(alike) < 0.5 * padding(blocks_of(examples, order(blind, batch_size=size, seed=seed), size))
+    totals = [sum(row.length for row in block) for block in alike]
+    assert totals != sorted(totals), "the blocks themselves come in any order"
+
+
+@pytest.mark.parametrize("rows", [24, 100, 400])
+def test_an_epoch_brings_other_rows_together_than_the_one_before(rows: int) -> None:
+    examples = [Row(number % 5 == 0, str(number), length=number) for number in range(rows)]
+    met = [
+        {
+            (row, block[seat - 1])
+            for block in blocks(examples, batch_size=4, seed=0, epoch=epoch)
+            for seat, row in enumerate(block)
+        }
+        for epoch in range(2)
+    ]
+    assert len(met[0] & met[1]) < 0.25 * rows
 
 
 # The hold-out

@@ -149,12 +149,11 @@ def test_steps_and_weights_are_those_of_stock_trl_given_the_same_peft_model(
     stock.train()
     theirs = trained(stock.model)
     begun = load_file(start.folder / "adapter_model.safetensors")
-    references = ReferenceCache(tmp_path / "references.db", model=f"tiny {start.sha256}", max_mb=1)
     for name, engine in (("trl", "trl"), ("cold", "shared-prefix"), ("warm", "shared-prefix")):
         seen: list[dict[str, Any]] = []
         model, result = carry_on(
             settings=whole.model_copy(update={"engine": engine}),
-            references=references,
+            references=ReferenceCache(tmp_path / "references.db", model=f"tiny {start.sha256}", max_mb=1),
             output_dir=tmp_path / name,
             progress=lambda state, seen=seen: seen.append(state) if "loss" in state else None,
         )

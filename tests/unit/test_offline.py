@@ -45,9 +45,11 @@ def train(tmp_path: Path, settings: Settings) -> Train:
     def train(
         out: str = "out", *, references: Path | None = None, data: Path = data, **given: Any
     ) -> dict[str, Any]:
+        report = given.pop("report", None)
         hooks = {name: given.pop(name) for name in ("progress", "check") if name in given}
         chosen = settings.model_copy(update=given)
-        return train_on_file(OfflineTraining(data, tmp_path / out, chosen, references), **hooks)
+        wanted = OfflineTraining(data, tmp_path / out, chosen, references, report=report)
+        return train_on_file(wanted, **hooks)
 
     return train
 
@@ -216,6 +218,34 @@ def test_two_processes_do_not_train_into_one_folder(train: Train, tmp_path: Path
         pytest.raises(Conflict, match="Another process is training into"),
     ):
         train()
+
+
+def test_a_kill_at_the_very_end_leaves_nothing_for_long(train: Train, tmp_path: Path) -> None:
+    train()
+    (tmp_path / "out" / ".done" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(Conflict, match="holds a finished adapter"):
+        train()
+    assert files(tmp_path / "out") == ADAPTER
+
+
+def test_whoever_has_the_adapter_has_the_report(train: Train, tmp_path: Path) -> None:
+    """It is written first: after a kill between the two the same command does both again."""
+    report = tmp_path / "report.json"
+    in_the_way = tmp_path / "out" / "README.md"
+
+    def obstruct(state: dict[str, Any]) -> None:
+        if state["phase"] == "writing the adapter":
+            in_the_way.mkdir()
+
+    with pytest.raises(NotReady, match="could not be written"):
+        train(report=report, progress=obstruct)
+    assert len(json.loads(report.read_text())["steps"]) == 3
+    report.unlink()
+    in_the_way.rmdir()
+    made = train(report=report)
+    assert json.loads(report.read_text()) == made
+    assert [step["step"] for step in made["steps"]] == [1, 2, 3]
+    assert files(tmp_path / "out") == ADAPTER
 
 
 def test_a_kill_while_the_adapter_is_brought_out_loses_nothing(train: Train, tmp_path: Path) -> None:

@@ -43,14 +43,14 @@ def siblings(tokenizer: Any) -> list[Row]:
 
 
 class _Failing:
-    """Allocations that fail: in so many backward passes, after their first layer's gradients came."""
+    """Allocations that fail: in so many backward passes, when they have come to the first layer."""
 
     def __init__(self, times: int) -> None:
         self.left = times
 
-    def arm(self, _module: Any, _inputs: Any, embedded: torch.Tensor) -> None:
-        if torch.is_grad_enabled():
-            embedded.requires_grad_().register_hook(self._fail)
+    def arm(self, _module: Any, _inputs: Any, states: torch.Tensor) -> None:
+        if states.requires_grad:
+            states.register_hook(self._fail)
 
     def _fail(self, _gradient: torch.Tensor) -> None:
         if self.left:
@@ -63,8 +63,7 @@ def train(settings: Settings, tmp_path: Path) -> Any:
     def train(failing: _Failing | None = None) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
         model, tokenizer = load_model(resolve(settings))
         if failing is not None:
-            # The embeddings' gradient is the last one that a backward pass comes to.
-            model.get_input_embeddings().register_forward_hook(failing.arm)
+            model.model.layers[0].register_forward_hook(failing.arm)
         steps: list[dict[str, Any]] = []
         trained, _ = kto.train(
             *(model, tokenizer, siblings(tokenizer)),

@@ -14,7 +14,9 @@ from transformers import (
     Qwen3Config,
 )
 
+from storage.settings import Settings
 from trainer.engines import choose_engine
+from trainer.expected_time import PASSES, expected_passes
 from trainer.fast_layers import fast_layers
 from trainer.shared_prefix import PrefixScorer, Reply
 
@@ -114,8 +116,10 @@ def test_positions_that_depend_on_the_whole_length_are_left_to_trl(kind: str) ->
     if kind == "longrope":
         rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
     small = LlamaConfig(**GROUPED, rope_parameters=rope)
-    engine, reason = choose_engine("shared-prefix", AutoModelForCausalLM.from_config(small))
+    model = AutoModelForCausalLM.from_config(small)
+    engine, reason = choose_engine("shared-prefix", model)
     assert engine == "trl"
+    assert expected_passes(model, Settings(engine="shared-prefix")) == PASSES["trl"], "so it takes longer"
     assert f"the model's {kind} positions depend on the length" in reason
 
 

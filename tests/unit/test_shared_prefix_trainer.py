@@ -92,10 +92,13 @@ def test_a_row_that_is_its_own_partner_would_be_seen(batch: Batch) -> None:
 
 
 def test_kept_references_give_what_computed_ones_give(tiny_model: Path, tmp_path: Path) -> None:
-    references = ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1)
-    batch = Batch(str(tiny_model), tmp_path, references)
-    live, kept = batch.step([0, 1, 2, 3]), batch.step([0, 1, 2, 3])
-    assert batch.trainer.references_reused == 4
+    def step() -> tuple[dict[str, Any], int]:
+        references = ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1)
+        batch = Batch(str(tiny_model), tmp_path, references)
+        return batch.step([0, 1, 2, 3]), batch.trainer.references_reused
+
+    (live, none), (kept, all_of_them) = step(), step()
+    assert (none, all_of_them) == (0, 4)
     assert kept["loss"] == pytest.approx(live["loss"], rel=1e-5)
     for name, gradient in live["gradient"].items():
         torch.testing.assert_close(kept["gradient"][name], gradient, rtol=1e-5, atol=1e-5)

@@ -97,6 +97,14 @@ def test_rows_that_cannot_be_trained_on_are_counted_with_the_reason(tokenizer: A
     }
 
 
+def test_a_conversation_that_the_template_begins_in_another_way_with_its_reply(tokenizer: Any) -> None:
+    strange = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    strange.chat_template = "{{ messages|length }}: {{ messages[-1].content }}"
+    rows, dropped = tokenise(strange, [example()], max_length=64)
+    assert not rows, "without a prompt there is nothing to score the reply by"
+    assert dropped.names == {"the chat template leaves no prompt before the reply": ["m"]}
+
+
 def test_a_conversation_that_the_template_refuses(tokenizer: Any) -> None:
     strict = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     strict.chat_template = "{{ raise_exception('no system prompt, please') }}"

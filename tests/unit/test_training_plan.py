@@ -7,7 +7,8 @@ from storage.settings import Settings
 from tests.unit.test_tokenise import example
 from trainer.contradictions import REASON, without_contradictions
 from trainer.tokenise import LeftOut, Row
-from trainer.training_plan import plan_training, spoken
+from trainer.training_plan import plan_training
+from trainer.wording import spoken
 
 
 def row(name: str, label: bool, text: str | None = None, weight: float = 1.0) -> Row:
@@ -63,6 +64,13 @@ def test_rows_count_with_their_own_weights() -> None:
     light = [row("a", True, weight=0.5), row("b", True, weight=0.5), row("c", False)]
     weights = plan_training(light, LeftOut(), Settings()).weights
     assert weights.desirable == weights.undesirable == 1
+
+
+def test_one_of_anything_is_not_several() -> None:
+    plan = plan_training(ROWS[:4], LeftOut(), Settings(batch_size=4))
+    assert plan.lines()[-1] == "1 step of 4 examples, 40 tokens an epoch."
+    with pytest.raises(InvalidInput, match="^1 example can be trained on, all thumbs down, and"):
+        plan_training(ROWS[:1], LeftOut(), Settings())
 
 
 def test_less_than_a_micro_batch_is_said() -> None:

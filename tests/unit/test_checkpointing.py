@@ -1,0 +1,65 @@
+"""Gradient checkpointing: where memory demands it, or as it is set; the same numbers either way."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from storage.settings import Settings
+from tests.unit.test_tokenise import example
+from trainer import kto
+from trainer.base_model import load_model, resolve
+from trainer.engines import Engine
+from trainer.memory import checkpoints_activations
+from trainer.tokenise import Row, tokenise
+from trainer.weights import Weights
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+    return Settings(data_dir=tmp_path, model=str(tiny_model), precision="fp32", lora_rank=4)
+
+
+@pytest.mark.parametrize("engine", get_args(Engine))
+def test_the_setting_decides_and_the_result_says_so(settings: Settings, engine: Engine) -> None:
+    passes: dict[str, int] = {}
+    losses: dict[str, list[float]] = {}
+    for choice in ("auto", "on", "off"):
+        model, tokenizer = load_model(resolve(settings))
+        examples = [example(answer=f"It is {n}.", label=n % 2 == 0, chat_id=str(n)) for n in range(4)]
+        rows = tokenise(tokenizer, examples, max_length=256)[0]
+        count: list[int] = []
+        steps: list[float] = []
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+
+        def note(state: dict[str, Any], steps: list[float] = steps) -> None:
+            if "loss" in state:
+                steps.append(state["gradient_norm"])
+
+        _, result = kto.train(
+            *(model, tokenizer, rows),
+            weights=Weights(1.0, 1.0),
+            settings=settings.model_copy(update={"engine": engine, "gradient_checkpointing": choice}),
+            output_dir=settings.data_dir / "checkpoints",
+            resume=False,
+            progress=note,
+        )
+        assert result.gradient_checkpointing == (choice == "on")
+        passes[choice], losses[choice] = len(count), steps
+    assert passes["auto"] == passes["off"] < passes["on"]
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", get_args(Engine))
+def test_memory_decides_where_nothing_is_set(settings: Settings, engine: Engine) -> None:
+    model, _ = load_model(resolve(settings))
+    rows = [Row(example(), [1] * 10**6, [2])] * 10**5
+
+    def found(length: int, choice: str) -> bool:
+        changes = {"batch_size": len(rows), "max_length": length, "gradient_checkpointing": choice}
+        return checkpoints_activations(model, rows, settings.model_copy(update=changes), engine)
+
+    assert not found(1, "auto")
+    assert found(10**6, "auto"), "10¹¹ tokens are more than any memory holds"
+    assert found(1, "on")
+    assert not found(10**6, "off")
