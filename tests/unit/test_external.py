@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from app.serving.backend import Sampling
+from app.serving.backend import Occupancy, Sampling
 from app.serving.external import ExternalBackend
 from storage.errors import Busy, InvalidInput, NotReady
 from tests.live_server import wait_until
@@ -161,7 +161,8 @@ def test_closing_ends_every_reader(make_external: MakeBackend, vllm_server: Reco
     readers = [Thread(target=lambda s=one: ends.append(s.end.finish_reason)) for one in streams[:4]]  # type: ignore[misc]
     for reader in readers:
         reader.start()
-    wait_until(lambda: len(vllm_server.asked) == 3, 10)  # the trial and the two that run
+    # Who begins after the end is turned away, not cancelled.
+    wait_until(lambda: backend.occupancy() == Occupancy(running=2, waiting=2), 10)
     backend.close()
     for reader in readers:
         reader.join()
