@@ -47,6 +47,15 @@ def start_canary(session: Session, id_or_name: str, *, share: float, by: str, wh
     return canary
 
 
+def end_canary(session: Session, *, by: str, why: str) -> Canary:
+    """End the canary that is under way; raises Conflict where none is."""
+    take_turn(session)
+    canary = canaries.open_canary(session)
+    if canary is None:
+        raise Conflict("No canary is under way.", code="no_canary")
+    return canaries.end_canary(session, canary, by=by, why=why)
+
+
 def answering_version(session: Session, chat: Chat | None = None) -> ModelVersion:
     """The version that a chat, or a new one that no canary is given, gets its next reply from."""
     if chat is not None and chat.canary_id is not None:

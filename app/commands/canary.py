@@ -66,16 +66,12 @@ def show() -> None:
 @canary_commands.command("end")
 def end(why: str = WHY) -> None:
     """Let the deployed version answer the canary's chats, too."""
-    from storage.canaries import count_chats, end_canary, open_canary
-    from storage.errors import Conflict
-    from storage.model_versions import deployed_version, get_version, take_turn
+    from storage.canaries import count_chats
+    from storage.model_versions import deployed_version, get_version
+    from storage.traffic import end_canary
 
     with opened_database() as (_, database), database.write() as session:
-        take_turn(session)
-        canary = open_canary(session)
-        if canary is None:
-            raise Conflict("No canary is under way.", code="no_canary")
-        end_canary(session, canary, by=ACTOR, why=why)
+        canary = end_canary(session, by=ACTOR, why=why)
         tried, deployed = get_version(session, canary.version_id).name, deployed_version(session).name
         chats = count_chats(session, canary)
     say(f"The canary of {tried} is over; {deployed} answers its {chats} chats from now on.")

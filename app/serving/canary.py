@@ -13,7 +13,7 @@ from app.serving.loaded_versions import LoadedVersions
 from storage import canaries, model_versions, traffic
 from storage.canary_table import Canary
 from storage.database import Database
-from storage.errors import Busy, Conflict, ThumbloopError
+from storage.errors import Busy, ThumbloopError
 from storage.tables import ModelVersion
 
 log = logging.getLogger("thumbloop.serving")
@@ -76,11 +76,7 @@ class CanaryServing:
         Raises Conflict where no canary is under way.
         """
         with self._database.write() as session:
-            model_versions.take_turn(session)
-            canary = canaries.open_canary(session)
-            if canary is None:
-                raise Conflict("No canary is under way.", code="no_canary")
-            canaries.end_canary(session, canary, by=by, why=why)
+            canary = traffic.end_canary(session, by=by, why=why)
             ended = (
                 model_versions.get_version(session, canary.version_id),
                 canaries.count_chats(session, canary),

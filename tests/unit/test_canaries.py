@@ -12,6 +12,8 @@ from storage.canary_table import Canary
 from storage.database import Database
 from storage.errors import Conflict, InvalidInput, NotFound
 from storage.tables import Chat
+from tests.live_server import wait_until
+from tests.unit.test_erasure import waiting
 from tests.unit.test_model_versions import add_version, deploy, roll_back
 
 
@@ -132,6 +134,29 @@ def test_of_those_who_start_one_at_once_one_does(database: Database) -> None:
     with ThreadPoolExecutor(len(names)) as pool:
         outcomes = sorted(pool.map(begin, names))
     assert outcomes == ["begun", *["canary_open"] * 5]
+
+
+def test_of_two_who_end_one_at_once_one_is_recorded(database: Database) -> None:
+    add_version(database)
+    canary = start(database)
+
+    def end() -> str:
+        try:
+            with database.write() as session:
+                traffic.end_canary(session, by="ben", why="Me too.")
+        except Conflict as error:
+            return error.code
+        return "ended"
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as session:
+            traffic.end_canary(session, by="ada", why="Enough.")
+            other = pool.submit(end)
+            if database.dialect == "postgresql":  # SQLite lets nobody in meanwhile
+                wait_until(lambda: waiting(database))
+        assert other.result() == "no_canary"
+    with database.read() as session:
+        assert session.get_one(Canary, canary.id).ending == "Enough."
 
 
 def reply_and_vote(session: Session, chat: Chat, version: str, label: bool | None) -> None:
