@@ -176,7 +176,11 @@ class ChatService:
             left_out = self._left_out(chat, path) if shorten else 0
             prompt = chats.prompt_messages(chat, path[left_out:])
             version, stream = self._deployments.stream(
-                prompt, sampling, person=chat.owner_id, version_id=version_id
+                prompt,
+                sampling,
+                person=chat.owner_id,
+                canary_id=chat.canary_id,
+                version_id=version_id,
             )
             try:
                 with self._database.write() as session:

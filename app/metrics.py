@@ -78,7 +78,7 @@ class Metrics:
     def reply_ended(self, end: ReplyEnd) -> None:
         self._replies.labels(end.finish_reason).inc()
         self._tokens.labels("prompt").inc(end.prompt_tokens)
-        self._tokens.labels("reply").inc(len(end.token_ids))
+        self._tokens.labels("reply").inc(end.timings["tokens"])
         self._queue.observe(end.timings["queued_s"])
         if end.timings["first_token_s"] is not None:
             self._first_token.observe(end.timings["first_token_s"])

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import sign_in
 from app.api import (
+    canary,
     chats,
     docs,
     errors,
@@ -55,6 +56,7 @@ API_ROUTERS = (
     signals,
     training_runs,
     model_versions,
+    canary,
     stats,
     sweeps,
     feedback,

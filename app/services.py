@@ -13,12 +13,14 @@ from app.housekeeping import Housekeeping
 from app.metrics import Metrics
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
+from app.serving.external import ExternalBackend
 from app.serving.local import LocalBackend
 from app.standing import Standing
 from app.webhook import WebhookSender
 from storage import chats, model_versions, training_runs
 from storage.artifacts import Artifacts
 from storage.database import Database, open_database
+from storage.errors import ModelUnavailable
 from storage.settings import Settings
 from trainer.base_model import BaseModelSource, resolve
 from trainer.dispatcher import Dispatcher
@@ -35,7 +37,7 @@ class Services:
     settings: Settings
     database: Database
     artifacts: Artifacts
-    source: BaseModelSource
+    source: BaseModelSource | None  # None where an external server replies and this machine has no model
     backend: Backend
     deployments: Deployments
     chat_service: ChatService
@@ -85,23 +87,27 @@ class Services:
 
 
 def build_services(settings: Settings, progress: Callable[[str], None] = log.info) -> Services:
-    """Open the database and load the base model; `progress` is told what takes long.
+    """Open the database and load the base model, unless another server has it.
+
+    `progress` is told what takes long.
 
     Raises BadSetting, ModelUnavailable, NotReady, and Conflict for a database of another base model.
     """
     database = open_database(settings)
     try:
-        source = resolve(settings, progress)
+        source = _find_model(settings, progress)
         with database.write() as session:
-            model_versions.ensure_base(session, source.name)
+            model_versions.ensure_base(session, settings.model)
         artifacts = Artifacts(settings.data_dir)
-        backend = LocalBackend(settings, source)
+        backend = _make_backend(settings, source)
     except BaseException:
         database.close()
         raise
     metrics = Metrics()
     metrics.registry.register(Standing(database, backend))
-    deployments = Deployments(database, artifacts, backend, metrics)
+    deployments = Deployments(
+        database, artifacts, backend, max_loaded_versions=settings.max_loaded_versions, metrics=metrics
+    )
     return Services(
         settings=settings,
         database=database,
@@ -116,3 +122,20 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         webhook=WebhookSender(database, settings),
         housekeeping=Housekeeping(database, settings),
     )
+
+
+def _find_model(settings: Settings, progress: Callable[[str], None]) -> BaseModelSource | None:
+    try:
+        return resolve(settings, progress)
+    except ModelUnavailable as error:
+        if settings.backend == "local":
+            raise
+        log.warning("Prompts are not counted and nothing can be trained. %s", error)
+        return None
+
+
+def _make_backend(settings: Settings, source: BaseModelSource | None) -> Backend:
+    if settings.backend == "openai":
+        return ExternalBackend(settings, source)
+    assert source is not None
+    return LocalBackend(settings, source)

@@ -15,10 +15,10 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
 
 import httpx
 
+from app.retry_after import seconds_to_wait
 from storage import webhooks
 from storage.database import Database
 from storage.secret import load_secret, webhook_key
@@ -33,7 +33,6 @@ AT_ONCE = 8
 LEASE_SLACK = timedelta(seconds=10)
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 3600.0
-LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 GONE = 410
 PLEASE_WAIT = (429, 503)
 
@@ -129,7 +128,7 @@ class WebhookSender:
                 asyncio.timeout(seconds),
                 client.stream("POST", url, content=body, headers=headers) as got,
             ):
-                return _Answer(got.status_code, _seconds(got.headers.get("retry-after")))
+                return _Answer(got.status_code, seconds_to_wait(got.headers.get("retry-after")))
         except TimeoutError:
             return _Answer(0, 0.0, f"There was no answer within {seconds:g} s.")
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
@@ -172,13 +171,3 @@ def _backoff(attempt: int) -> float:
     """Seconds until the next attempt: twice as many each time, and never the same for all."""
     longest = min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 30), LONGEST_RETRY_SECONDS)
     return random.uniform(longest / 2, longest)
-
-
-def _seconds(retry_after: str | None) -> float:
-    """The header Retry-After, which is a number of seconds or a date; 0 where it says nothing."""
-    text = (retry_after or "").strip()
-    try:
-        wait = float(text) if text.isdecimal() else parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return 0.0
-    return min(max(wait, 0.0), LONGEST_RETRY_AFTER_SECONDS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from storage.canaries import choose_canary
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from storage.ids import is_id
 from storage.tables import Chat, Message, now
@@ -23,7 +24,11 @@ def create_chat(
     title: str = "",
     source: str = "web",
     consent: bool = True,
+    split_by: str = "",
 ) -> Chat:
+    """A new chat, given to the canary that is under way or not; `split_by` names what is given as a whole,
+    where that is more than this chat.
+    """
     chat = Chat(
         owner_id=owner_id,
         system_prompt=check_text(system_prompt, "system_prompt"),
@@ -31,6 +36,7 @@ def create_chat(
         source=source,
         consent=consent,
     )
+    chat.canary_id = choose_canary(session, split_by or chat.id)
     session.add(chat)
     session.flush()
     return chat

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmodel import Session, col, func, select
 
-from storage import audit
+from storage import audit, canaries
 from storage.errors import Conflict, NotFound
 from storage.tables import Deployment, ModelVersion, now
 from storage.training_runs import owned_run
@@ -116,25 +116,34 @@ def list_versions(
 
 
 def deployed_version(session: Session) -> ModelVersion:
-    deployment = _open_deployment(session)
-    if deployment is None:
+    version = find_deployed(session)
+    if version is None:
         raise NotFound("No model version is deployed yet; `thumbloop serve` deploys the base model.")
-    return get_version(session, deployment.version_id)
+    return version
+
+
+def find_deployed(session: Session) -> ModelVersion | None:
+    """As `deployed_version`; None before the first start."""
+    deployment = _open_deployment(session)
+    return get_version(session, deployment.version_id) if deployment is not None else None
 
 
 def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> ModelVersion:
-    """Move the alias; raises Conflict for a version that the gate rejected or that was retired."""
+    """Move the alias, which ends a canary; raises Conflict for a version that the gate rejected or that was
+    retired.
+    """
+    take_turn(session)
     version = get_version(session, id_or_name)
-    if version.state in ("rejected", "retired"):
-        raise Conflict(
-            f"{version.name} is {version.state} and is never served: {version.reason}", code="not_deployable"
-        )
+    check_may_be_served(version)
     deployment = _open_deployment(session)
     if deployment is not None and deployment.version_id == version.id:
         return version
-    if version.state == "candidate":
-        version.state = "ready"
-        session.add(version)
+    make_ready(session, version)
+    canary = canaries.open_canary(session)
+    if canary is not None:
+        promoted = canary.version_id == version.id
+        ending = "It was deployed." if promoted else f"{version.name} was deployed."
+        canaries.end_canary(session, canary, by=by, why=ending)
     if deployment is not None:
         deployment.ended_at = now()
         session.add(deployment)
@@ -164,6 +173,30 @@ def roll_back_target(session: Session) -> ModelVersion:
         if version.state == "ready":
             return version
     raise Conflict(f"Nothing was deployed before {current.name}; there is nothing to roll back to.")
+
+
+def check_may_be_served(version: ModelVersion) -> None:
+    """Raises Conflict for a version that the gate rejected or that was retired."""
+    if version.state in ("rejected", "retired"):
+        raise Conflict(
+            f"{version.name} is {version.state} and is never served: {version.reason}", code="not_deployable"
+        )
+
+
+def make_ready(session: Session, version: ModelVersion) -> None:
+    """An admin has decided on a candidate."""
+    if version.state == "candidate":
+        version.state = "ready"
+        session.add(version)
+
+
+def take_turn(session: Session) -> None:
+    """Until the transaction's end nobody else moves the alias, begins a canary or ends one.
+
+    PostgreSQL: a lock on v1's row, one that replies by v1 do not wait for. SQLite has one writer anyway.
+    """
+    base = select(ModelVersion.id).where(ModelVersion.number == 1)
+    session.exec(base.with_for_update(key_share=True)).first()
 
 
 def deployments(session: Session, limit: int = 20) -> list[Deployment]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode
 
-from storage.setting_rules import AsList, Item
+from storage.setting_rules import Address, AsList, Item
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -29,6 +29,18 @@ class ServingSettings(BaseSettings):
         "auto",
         description="Number format of the base model. auto: bf16 where the processor has it, else fp32. "
         "fp16: for GPUs without bf16.",
+    )
+
+    # Who generates replies
+    backend: Literal["local", "openai"] = Field(
+        "local",
+        description="Who replies. local: this process. openai: a server such as vLLM (docs/external.md).",
+    )
+    openai_base_url: Address = Field("", description="Its API's address, for example http://gpu:8000/v1.")
+    openai_api_key: str = Field("", description="Key that the server asks for. Empty: none.")
+    openai_model: str = Field("", description="What the server calls the base model.")
+    openai_timeout_seconds: float = Field(
+        60.0, gt=0, le=3600, description="Longest wait for the server's first token, and for the next."
     )
 
     # Who may come in
@@ -71,6 +83,12 @@ class ServingSettings(BaseSettings):
         ge=1024,
         description="Tokens of prompts and replies that each loaded version can hold at once (23 kB each for "
         "the default model in bf16). It also bounds the length of a chat.",
+    )
+    max_loaded_versions: int = Field(
+        4,
+        ge=2,
+        description="Model versions in memory at once: deployed, canary, the one to roll back to, "
+        "then those that `/v1` names.",
     )
     vote_tags: Annotated[list[Item], NoDecode, AsList] = Field(
         ["wrong", "unclear", "too long", "too short", "tone", "unsafe"],

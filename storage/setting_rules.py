@@ -1,11 +1,12 @@
-"""What a setting's type alone does not say: lists in environment variables, settings that need each other."""
+"""What a setting's type alone does not say: lists, addresses, time zones, settings that need each other."""
 
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 # The settings that say how much a data policy takes; one of them must be given.
 POLICY_NUMBERS = {"window": ("window_days", "window_rows"), "balanced": ("row_budget",)}
@@ -26,12 +27,37 @@ def _listed(value: object) -> object:
     return [item.strip() for item in value.split(",") if item.strip()]
 
 
+def _http_address(value: str) -> str:
+    parts = urlsplit(value)
+    if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError("not an address that begins with https:// or http://")
+    if "@" in parts.netloc:
+        raise ValueError("leave user and password out: addresses are shown")
+    return value
+
+
+def _known_timezone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except Exception as error:
+        raise ValueError(f"no time zone is named {value!r}; use a name such as Europe/Berlin") from error
+    return value
+
+
 AsList = BeforeValidator(_listed)
+Address = Annotated[str, AfterValidator(_http_address)]
+TimeZone = Annotated[str, AfterValidator(_known_timezone)]
 Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 
 
-def check_data_policy(values: Mapping[str, Any]) -> None:
-    """Raise ValueError for a data policy without its number, and for the number of another policy."""
+def check_together(values: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings that do not go together."""
+    _check_data_policy(values)
+    _check_backend(values)
+
+
+def _check_data_policy(values: Mapping[str, Any]) -> None:
+    # A data policy has its number, and no other policy's.
     chosen = values["data_policy"]
     needed = POLICY_NUMBERS.get(chosen, ())
     if needed and not any(values[name] for name in needed):
@@ -52,15 +78,13 @@ def check_data_policy(values: Mapping[str, Any]) -> None:
             )
 
 
+def _check_backend(values: Mapping[str, Any]) -> None:
+    for name in ("openai_base_url", "openai_model"):
+        if values["backend"] == "openai" and not values[name]:
+            raise ValueError(
+                f"THUMBLOOP_BACKEND=openai needs {_variable(name)}: docs/external.md explains both"
+            )
+
+
 def _variable(name: str) -> str:
     return f"THUMBLOOP_{name.upper()}"
-
-
-def check_http_address(value: str) -> str:
-    """Raises ValueError for what is no address, or one with a password in it; empty is none."""
-    parts = urlsplit(value)
-    if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ValueError("not an address that begins with https:// or http://")
-    if "@" in parts.netloc:
-        raise ValueError("leave user and password out: the signature proves who sends")
-    return value

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Mapping
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     Field,
@@ -27,12 +26,13 @@ from pydantic_settings import (
 from storage.errors import BadSetting
 from storage.secret import webhook_key
 from storage.serving_settings import DEFAULT_MODEL
-from storage.setting_rules import check_data_policy, check_http_address
+from storage.setting_rules import Address, check_together
 from storage.training_settings import SignalKind, TrainingSettings
 
 __all__ = ["DEFAULT_MODEL", "SECRETS", "Settings", "SignalKind", "in_environment", "load_settings"]
 
-SECRETS = frozenset({"webhook_secret", "metrics_token"})  # settings whose values are shown nowhere
+# Settings whose values are shown nowhere.
+SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
 
 
 class Settings(TrainingSettings):
@@ -43,7 +43,7 @@ class Settings(TrainingSettings):
     )
 
     # What is told to others
-    webhook_url: str = Field(
+    webhook_url: Address = Field(
         "", description="Address that is told of every vote (docs/webhook.md). Empty: none."
     )
     webhook_secret: str = Field(
@@ -70,11 +70,6 @@ class Settings(TrainingSettings):
         0, ge=0, description="Days without a message after which a chat is erased. 0: never."
     )
 
-    @field_validator("webhook_url")
-    @classmethod
-    def _http_address(cls, value: str) -> str:
-        return check_http_address(value)
-
     @field_validator("webhook_secret")
     @classmethod
     def _standard_secret(cls, value: str, info: ValidationInfo) -> str:
@@ -82,18 +77,9 @@ class Settings(TrainingSettings):
             webhook_key(value)
         return value
 
-    @field_validator("timezone")
-    @classmethod
-    def _known_timezone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except Exception as error:
-            raise ValueError(f"no time zone is named {value!r}; use a name such as Europe/Berlin") from error
-        return value
-
     @model_validator(mode="after")
-    def _policy_and_numbers_agree(self) -> "Settings":
-        check_data_policy(self.model_dump())
+    def _settings_agree(self) -> "Settings":
+        check_together(self.model_dump())
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""What the votes say: approval and vote rate per model version, tags, and days.
+"""What the votes say: approval and vote rate per version, a canary's beside the deployed one's, tags, days.
 
 An approval rate comes with its Wilson interval and is called unknown while that is wide: ten thumbs
 do not tell 60 % from 90 %. The vote rate stands beside it, because few who vote are not all who chat.
@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
+from storage.canary_table import Canary
 from storage.tables import Chat, Message, ModelVersion, User, Vote, VoteEvent, now
 
 WIDEST_INTERVAL = 0.3
@@ -70,6 +71,39 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> Interval:
 
 def version_stats(session: Session) -> list[VersionStats]:
     """One entry per version that has replied, newest version first; of which chats, says `_counts`."""
+    return _version_stats(session)
+
+
+def canary_stats(session: Session, canary: Canary) -> tuple[VersionStats, VersionStats]:
+    """The canary's replies and those of the version beside it, each in the chats that were given to it.
+
+    Only chats that began since the canary did, so that both are judged by the same days and people.
+    """
+    given = col(Chat.canary_id) == canary.id
+    beside = col(Chat.canary_id).is_(None) & (col(Chat.id) > canary.id)  # ids sort by time
+
+    def of(version_id: str, chats: sa.ColumnElement[bool]) -> VersionStats:
+        found = _version_stats(session, col(ModelVersion.id) == version_id, chats)
+        return found[0] if found else VersionStats(session.get_one(ModelVersion, version_id).name, 0, 0, 0)
+
+    return of(canary.version_id, given), of(canary.compared_with_id, beside)
+
+
+def difference_interval(one: VersionStats, other: VersionStats) -> Interval | None:
+    """The 95 % interval of the first approval minus the second (Newcombe 1998, method 10); None without
+    votes on both. It takes votes for independent, which those of one person are not quite.
+    """
+    p, q = one.approval, other.approval
+    if p is None or q is None:
+        return None
+    a, b = one.interval, other.interval
+    return Interval(
+        p - q - math.hypot(p - a.low, b.high - q),
+        p - q + math.hypot(a.high - p, q - b.low),
+    )
+
+
+def _version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list[VersionStats]:
     voted = sa.case((col(Vote.label).is_(True), 1), else_=0)
     refused = sa.case((col(Vote.label).is_(False), 1), else_=0)
     rows = session.exec(
@@ -82,7 +116,7 @@ def version_stats(session: Session) -> list[VersionStats]:
         .join(Message, col(Message.model_version_id) == ModelVersion.id)
         .join(Chat, col(Chat.id) == Message.chat_id)
         .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
-        .where(col(Message.state).in_(("complete", "stopped")), *_counts())
+        .where(col(Message.state).in_(("complete", "stopped")), *_counts(), *conditions)
         .group_by(col(ModelVersion.number))
         .order_by(col(ModelVersion.number).desc())
     )

@@ -78,6 +78,8 @@ class Chat(Table, table=True):
     import_key: str | None = Field(
         default=None, unique=True
     )  # hash of an imported row, so that none comes twice
+    # Given to this canary when it began. No foreign key: SQLite could only add one by making the table anew.
+    canary_id: str | None = Field(default=None, index=True)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
@@ -325,7 +327,6 @@ class Deployment(Table, table=True):
     id: str = Field(default_factory=new_id, primary_key=True)
     policy: str = "default"
     version_id: str = Field(foreign_key="model_version.id")
-    share: float = 1.0
     started_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     by: str  # a user's name, or the gate

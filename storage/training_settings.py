@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import NoDecode
 
 from storage.serving_settings import ServingSettings
-from storage.setting_rules import AsList, Item
+from storage.setting_rules import AsList, Item, TimeZone
 
 SignalKind = Literal["regenerated", "edited", "copied"]
 
@@ -18,7 +18,7 @@ class TrainingSettings(ServingSettings):
     schedule: str = Field(
         "0 3 * * *", description="When to train, as five cron fields. Empty: only when asked."
     )
-    timezone: str = Field("UTC", description="Time zone of the schedule, for example Europe/Berlin.")
+    timezone: TimeZone = Field("UTC", description="Time zone of the schedule, for example Europe/Berlin.")
     min_new_votes: int = Field(
         20, ge=1, description="A scheduled run needs this many vote changes since the last trained snapshot."
     )

@@ -1,5 +1,6 @@
 """Adapters without training: random LoRA weights, as large as asked, that change every reply."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,14 +30,23 @@ def build_adapter(base: Path, folder: Path, *, seed: int = 1, size: float = 0.3)
 
 
 def publish_adapter(
-    database: Database, artifacts: Artifacts, base: Path, *, seed: int = 1, state: str = "ready"
+    database: Database,
+    artifacts: Artifacts,
+    base: Path,
+    *,
+    seed: int = 1,
+    state: str = "ready",
+    change: Callable[[Path], object] = lambda _: None,
 ) -> ModelVersion:
-    """An adapter as a training run leaves it: its folder published, its version in the database."""
+    """An adapter as a training run leaves it: its folder published, its version in the database.
+
+    `change` is done to the folder before it is published.
+    """
     with database.write() as session:
         run = training_runs.request_run(session, trigger="api")
         held = training_runs.claim_run(session, run.id, owner="test", lease_seconds=60, max_attempts=1)
         assert held is not None
-    build_adapter(base, artifacts.staging(run.id), seed=seed)
+    change(build_adapter(base, artifacts.staging(run.id), seed=seed))
     published = artifacts.publish(run.id)
     with database.write() as session:
         version = model_versions.publish_version(

@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlmodel import Session
 
+from storage.canaries import open_canary
 from storage.model_versions import deploy_version, deployed_version, get_version, set_state
 from storage.tables import ModelVersion
 from trainer.gate import Verdict
@@ -21,7 +22,8 @@ def promote(
     """Record the verdict and act on it, in the session's transaction; returns the sentence for people.
 
     The last word is an admin's: a version that one has already deployed or turned down stays as it is,
-    and a version that was compared with one that is not deployed any more is not deployed unasked.
+    and a version that was compared with one that is not deployed any more is not deployed unasked; nor is
+    any while a canary is under way, which that would end.
     """
     version = get_version(session, version_id)
     if version.state != "candidate":
@@ -41,5 +43,12 @@ def promote(
     set_state(session, version.id, "ready", verdict.reason, metrics)
     if not auto_deploy:
         return f"{version.name} passed its gate and waits for an admin to deploy it. {verdict.reason}"
+    canary = open_canary(session)
+    if canary is not None:
+        tried = get_version(session, canary.version_id).name
+        return (
+            f"{version.name} passed its gate and waits for an admin, because {tried} is being tried as a "
+            f"canary. {verdict.reason}"
+        )
     deploy_version(session, version.id, by="gate", why=verdict.reason)
     return f"{version.name} is deployed. {verdict.reason}"

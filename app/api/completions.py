@@ -205,8 +205,8 @@ def _finish_reason(message: Message) -> str:
 
 
 def _usage(message: Message) -> dict[str, int]:
-    prompt = int((message.timings or {}).get("prompt_tokens", 0))
-    completion = len(message.token_ids or [])
+    timings = message.timings or {}
+    prompt, completion = int(timings.get("prompt_tokens", 0)), int(timings.get("tokens", 0))
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

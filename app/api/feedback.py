@@ -153,10 +153,13 @@ def _planned(services: Services, query: ExportQuery) -> tuple[ExportPlan, dict[s
     plan = ExportPlan(
         filter=_filter(query), **query.model_dump(include=ExportPlan.model_fields.keys() - {"filter"})
     )
-    settings = services.settings
+    settings, source = services.settings, services.source
+    template = None
+    if plan.shape == "kto-text" and source is not None:
+        template = chat_template(load_tokenizer(source))
     return plan, {
         "salt": load_secret(settings.data_dir),
-        "template": chat_template(load_tokenizer(services.source)) if plan.shape == "kto-text" else None,
+        "template": template,
         "redactor": (
             load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
         ),

@@ -31,13 +31,14 @@ def alive() -> Alive:
 
 @router.get("/readyz")
 def ready(services: ServicesHere) -> Ready:
-    """The database answers and a model is loaded; 503 with the reason otherwise."""
+    """The database answers and a model can reply; 503 with the reason otherwise."""
     try:
         with services.database.read() as session:
             deployed = deployed_version(session).name
     except (SQLAlchemyError, ThumbloopError) as error:
         log.warning("Not ready: %s", error)
         raise Busy("The database does not answer yet.", code="not_ready") from error
-    if not services.backend.loaded():
-        raise Busy("No model is loaded yet.", code="not_ready")
+    trouble = services.backend.trouble()
+    if trouble is not None:
+        raise Busy(trouble, code="not_ready")
     return Ready(deployed=deployed)

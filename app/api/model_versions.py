@@ -8,7 +8,7 @@ from app.api.described import Body
 from app.api.paging import Cursor, Limit, Page, cut
 from app.api.shapes import Text, VersionId, VersionOut, version_out
 from app.auth import Admin, CurrentUser, ServicesHere
-from storage import model_versions
+from storage import model_versions, traffic
 
 router = APIRouter(tags=["model versions"])
 
@@ -26,16 +26,16 @@ def list_versions(
     """The versions, newest first."""
     with services.database.read() as session:
         found = model_versions.list_versions(session, limit=limit + 1, before=cursor)
-        shares = _shares(session)
+        answering = traffic.traffic(session)
     page, following = cut(found, limit, lambda version: version.id)
-    return Page(items=[version_out(version, shares) for version in page], next=following)
+    return Page(items=[version_out(version, answering) for version in page], next=following)
 
 
 @router.get("/model-versions/{version}")
 def get_version(version: VersionId, _: CurrentUser, services: ServicesHere) -> VersionOut:
     """A version by id or name."""
     with services.database.read() as session:
-        return version_out(model_versions.get_version(session, version), _shares(session))
+        return version_out(model_versions.get_version(session, version), traffic.traffic(session))
 
 
 @router.post("/model-versions/{version}/deploy")
@@ -46,7 +46,7 @@ def deploy(
     why = (body.why if body is not None else "") or "Deployed over the API."
     deployed = services.deployments.deploy(version, by=identity.name, why=why)
     with services.database.read() as session:
-        return version_out(deployed, _shares(session))
+        return version_out(deployed, traffic.traffic(session))
 
 
 @router.post("/rollback")
@@ -55,14 +55,9 @@ def roll_back(identity: Admin, services: ServicesHere, body: Reason | None = Non
     why = (body.why if body is not None else "") or "Rolled back over the API."
     deployed = services.deployments.roll_back(by=identity.name, why=why)
     with services.database.read() as session:
-        return version_out(deployed, _shares(session))
+        return version_out(deployed, traffic.traffic(session))
 
 
 def all_versions(session: Session) -> list[VersionOut]:
-    shares = _shares(session)
-    return [version_out(version, shares) for version in model_versions.list_versions(session)]
-
-
-def _shares(session: Session) -> dict[str, float]:
-    rows = model_versions.deployments(session)
-    return {row.version_id: row.share for row in rows if row.ended_at is None}
+    answering = traffic.traffic(session)
+    return [version_out(version, answering) for version in model_versions.list_versions(session)]

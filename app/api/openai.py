@@ -88,7 +88,10 @@ def _begin(
             system_prompt=system,
             source="openai",
             consent=services.settings.consent_default,
+            split_by=person_id if end_user is not None else "",
         )
+        if body.model != ALIAS:
+            chat.canary_id = None  # the caller chose the version
         leaf = chats.add_history(session, chat.id, history)
     try:
         return services.chat_service.send(

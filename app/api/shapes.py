@@ -10,7 +10,9 @@ from pydantic import AfterValidator, BaseModel, Field
 from storage.chats import check_text
 from storage.errors import InvalidInput, NotFound
 from storage.ids import is_id
+from storage.stats import VersionStats
 from storage.tables import Chat, Message, ModelVersion, TrainingRun
+from storage.traffic import Traffic
 from storage.votes import CurrentVote
 
 
@@ -104,7 +106,8 @@ class VersionOut(BaseModel):
     name: str
     state: str = Field(description="candidate, ready, rejected or retired.")
     deployed: bool
-    share: float = Field(description="Share of the replies that it gives.")
+    canary: bool = Field(description="It is tried on a share of the new chats.")
+    share: float = Field(description="Share of the new chats that it answers.")
     kind: str
     base_model: str
     reason: str | None
@@ -116,6 +119,18 @@ class VersionOut(BaseModel):
         description="Votes it was trained on that were erased, or whose chat is without consent now."
     )
     created_at: datetime
+
+
+class ApprovalOut(BaseModel):
+    version: str
+    replies: int = Field(description="Finished replies of this version; imported ones are left out.")
+    up: int
+    down: int
+    approval: float | None = Field(description="up / (up + down); null without votes.")
+    low: float = Field(description="The 95 % Wilson interval of the approval, from here")
+    high: float = Field(description="to here.")
+    enough_votes: bool = Field(description="false: the interval is too wide to say anything.")
+    vote_rate: float | None = Field(description="Votes per reply; null without replies.")
 
 
 def vote_out(vote: CurrentVote) -> VoteOut:
@@ -156,8 +171,26 @@ def run_out(run: TrainingRun, version: ModelVersion | None) -> RunOut:
     return RunOut(**fields, model_version=version.name if version is not None else None)
 
 
-def version_out(version: ModelVersion, shares: Mapping[str, float]) -> VersionOut:
-    """`shares` are the shares of the deployed versions by id."""
+def version_out(version: ModelVersion, traffic: Traffic) -> VersionOut:
     fields = version.model_dump(include=set(VersionOut.model_fields))
-    share = shares.get(version.id, 0.0)
-    return VersionOut(**fields, name=version.name, deployed=share > 0, share=share)
+    return VersionOut(
+        **fields,
+        name=version.name,
+        deployed=version.id == traffic.deployed_id,
+        canary=version.id == traffic.canary_id,
+        share=traffic.share_of(version.id),
+    )
+
+
+def approval_out(version: VersionStats) -> ApprovalOut:
+    return ApprovalOut(
+        version=version.version,
+        replies=version.replies,
+        up=version.up,
+        down=version.down,
+        approval=version.approval,
+        low=version.interval.low,
+        high=version.interval.high,
+        enough_votes=version.enough_votes,
+        vote_rate=version.vote_rate,
+    )

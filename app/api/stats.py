@@ -5,8 +5,9 @@ from datetime import date, datetime
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from app.api.canary import CanaryOut, current_canary
 from app.api.model_versions import all_versions
-from app.api.shapes import VersionOut
+from app.api.shapes import ApprovalOut, VersionOut, approval_out
 from app.auth import Admin, ServicesHere
 from app.services import Services
 from storage import stats, votes
@@ -41,18 +42,6 @@ class ScheduleOut(BaseModel):
     next_run: datetime | None
 
 
-class ApprovalOut(BaseModel):
-    version: str
-    replies: int = Field(description="Finished replies of this version; imported ones are left out.")
-    up: int
-    down: int
-    approval: float | None = Field(description="up / (up + down); null without votes.")
-    low: float = Field(description="The 95 % Wilson interval of the approval, from here")
-    high: float = Field(description="to here.")
-    enough_votes: bool = Field(description="false: the interval is too wide to say anything.")
-    vote_rate: float | None = Field(description="Votes per reply; null without replies.")
-
-
 class DayOut(BaseModel):
     day: date
     up: int
@@ -77,6 +66,7 @@ class Figures(BaseModel):
 
 class Statistics(BaseModel):
     approval: list[ApprovalOut] = Field(description="Per version that has replied, newest first.")
+    canary: CanaryOut | None = Field(description="The canary under way, beside the deployed version.")
     tags: dict[str, Votes] = Field(description="Current votes per reason tag, most used first.")
     signals: dict[SignalKind, int] = Field(description="What people did with replies; these are no votes.")
     days: list[DayOut] = Field(
@@ -102,7 +92,8 @@ def current_statistics(services: Services) -> Statistics:
         days = stats.daily_votes(session)
         noted = count_signals(session)
     return Statistics(
-        approval=[_approval_out(version) for version in approval],
+        approval=[approval_out(version) for version in approval],
+        canary=current_canary(services),
         tags={tag: Votes(up=up, down=down) for tag, (up, down) in tags.items()},
         signals=noted,
         days=[DayOut(day=day.day, up=day.up, down=day.down) for day in days],
@@ -152,18 +143,4 @@ def current_figures(services: Services) -> Figures:
             description=services.schedule.describe(), next_run=services.schedule.next_run_time()
         ),
         active_run=active.id if active is not None else None,
-    )
-
-
-def _approval_out(version: stats.VersionStats) -> ApprovalOut:
-    return ApprovalOut(
-        version=version.version,
-        replies=version.replies,
-        up=version.up,
-        down=version.down,
-        approval=version.approval,
-        low=version.interval.low,
-        high=version.interval.high,
-        enough_votes=version.enough_votes,
-        vote_rate=version.vote_rate,
     )

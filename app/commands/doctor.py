@@ -24,6 +24,8 @@ GIB = 1024**3
 MEMORY_NEEDED = 2 * GIB  # to train the default model
 DISK_NEEDED = 1 * GIB
 NEWEST_TESTED = (3, 13)
+SERVER_SECONDS = 5.0  # for an external server to answer
+SHOWN_NAMES = 5
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -159,6 +161,40 @@ def _would_download(name: str) -> bool:
         return False
 
 
+def check_backend(settings: "Settings") -> Finding:
+    import asyncio
+
+    from app.serving.openai_server import ModelServer
+    from app.serving.vllm import loads_adapters
+    from storage.errors import ThumbloopError
+
+    if settings.backend == "local":
+        return Finding("ok", "this process generates replies")
+
+    async def look() -> tuple[list[str], bool]:
+        server = ModelServer(settings.openai_base_url, settings.openai_api_key, SERVER_SECONDS)
+        try:
+            names = [model["id"] for model in await server.models(SERVER_SECONDS)]
+            return names, await loads_adapters(server, SERVER_SECONDS)
+        finally:
+            await server.close()
+
+    place = f"{settings.openai_model} on {settings.openai_base_url}"
+    try:
+        names, loads = asyncio.run(look())
+    except ThumbloopError as error:
+        return Finding("fail", place, error.message)
+    if settings.openai_model not in names:
+        known = ", ".join(names[:SHOWN_NAMES]) or "none"
+        return Finding(
+            "warn", f"{place}, which does not list it", f"THUMBLOOP_OPENAI_MODEL: it lists {known}."
+        )
+    if not loads:
+        remedy = "New versions need vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora."
+        return Finding("warn", f"{place}, which loads no adapters", remedy)
+    return Finding("ok", f"{place}, which loads adapters")
+
+
 def check_port(settings: "Settings") -> Finding:
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.settimeout(2)
@@ -184,6 +220,7 @@ CHECKS: dict[str, Callable[["Settings"], Finding]] = {
     "data": check_data,
     "database": check_database,
     "model": check_model,
+    "backend": check_backend,
     "port": check_port,
     "chromium": check_browser,
 }

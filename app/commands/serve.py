@@ -149,15 +149,18 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
     from storage.model_versions import deployed_version
 
     settings, source = services.settings, services.source
+    replies = f"{settings.openai_model} on {settings.openai_base_url}"
+    if settings.backend == "local" and source is not None:
+        precision = str(source.dtype).removeprefix("torch.")
+        replies = f"{source.name}, {precision} on {source.device.type}"
     with services.database.read() as session:
         deployed = deployed_version(session)
-    precision = str(source.dtype).removeprefix("torch.")
     due = shown_time(services.schedule.next_run_time())
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in {
-        "Model": f"{source.name}, {precision} on {source.device.type}; {deployed.name} answers",
+        "Model": f"{replies}; {deployed.name} answers",
         "Database": services.database.shown_address,
         "Data": str(settings.data_dir.absolute()),
         "Schedule": f"{services.schedule.describe()} {f'Next: {due}.' if due else ''}",

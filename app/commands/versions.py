@@ -9,17 +9,19 @@ from app.commands.terminal import ACTOR, opened_database, print_table, say, show
 if TYPE_CHECKING:
     from storage.settings import Settings
     from storage.tables import ModelVersion
+    from storage.traffic import Traffic
 
 
 def versions() -> None:
     """List the model versions, newest first."""
-    from storage.model_versions import deployments, list_versions
+    from storage.model_versions import list_versions
+    from storage.traffic import traffic
 
     with opened_database() as (_, database), database.read() as session:
-        deployed = {row.version_id for row in deployments(session) if row.ended_at is None}
+        answering = traffic(session)
         rows = [
             (
-                "*" if version.id in deployed else "",
+                _answers(version.id, answering),
                 version.name,
                 version.state,
                 shown_time(version.created_at),
@@ -43,7 +45,7 @@ def deploy(
 
     with opened_database() as (settings, database):
         with database.read() as session:
-            _verify(settings, get_version(session, version))
+            verify(settings, get_version(session, version))
         with database.write() as session:
             deployed = deploy_version(session, version, by=ACTOR, why=why)
     say(f"{deployed.name} is deployed.")
@@ -55,13 +57,20 @@ def rollback(why: str = typer.Option("Asked for.", help="The reason, for the rec
 
     with opened_database() as (settings, database):
         with database.read() as session:
-            _verify(settings, roll_back_target(session))
+            verify(settings, roll_back_target(session))
         with database.write() as session:
             deployed = roll_back(session, by=ACTOR, why=why)
     say(f"{deployed.name} is deployed again.")
 
 
-def _verify(settings: "Settings", version: "ModelVersion") -> None:
+def _answers(version_id: str, answering: "Traffic") -> str:
+    if version_id == answering.canary_id:
+        return f"canary {answering.canary_share:.0%}"
+    return "*" if version_id == answering.deployed_id else ""
+
+
+def verify(settings: "Settings", version: "ModelVersion") -> None:
+    """Raises ArtifactRefused unless the version's files are those that were published."""
     from storage.artifacts import Artifacts
 
     if version.path is not None:

@@ -38,12 +38,17 @@ VERSIONS_SCRIPT = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-deploy]');
   if (button) trigger('deploy_version', { version: button.dataset.deploy });
+  const tried = event.target.closest('[data-canary]');
+  if (tried) trigger('try_version', { version: tried.dataset.canary });
+  if (event.target.closest('[data-end-canary]')) trigger('end_canary');
   if (event.target.closest('[data-retrain]')) trigger('retrain');
 });
 """
 
 HEADER = """<div class="tl-header"><h1>Thumbloop admin</h1>
 <nav aria-label="Pages"><a href="../">Chat</a> <a href="../docs">API</a></nav></div>"""
+
+SHARES = [("5 %", 0.05), ("10 %", 0.1), ("25 %", 0.25), ("50 %", 0.5)]  # of new chats
 
 # These figures look at every reply, so they are asked for less often.
 STATISTICS_SCRIPT = "setInterval(() => document.hidden || trigger('refresh'), 30000);"
@@ -80,6 +85,7 @@ class AdminPage:
         with gr.Row(elem_classes="tl-actions"):
             gr.HTML("<h2>Versions</h2>", **html)
             self.roll_back = gr.Button("Roll back", scale=0, min_width=120, interactive=False)
+            self.share = gr.Dropdown(SHARES, value=0.1, label="Share of a canary", scale=0, min_width=140)
         self.versions = gr.HTML(js_on_load=VERSIONS_SCRIPT, elem_id="tl-versions", **html)
         gr.HTML("<h2>Runs</h2>", **html)
         self.runs = gr.HTML(elem_id="tl-runs", **html)
@@ -110,6 +116,9 @@ class AdminPage:
         self.cancel.click(self.on_cancel, None, **acting)
         self.versions.deploy_version(self.on_deploy, None, **acting)
         self.roll_back.click(self.on_roll_back, None, **acting)
+        compared = {**acting, "outputs": [*acting["outputs"], self.statistics]}
+        self.versions.try_version(self.on_try, self.share, **compared)
+        self.versions.end_canary(self.on_end_canary, None, **compared)
         self.versions.retrain(self.on_retrain, None, **acting)
         self.blocks.load(self.on_statistics, None, self.statistics, **quiet)
         self.statistics.refresh(self.on_statistics, None, self.statistics, **quiet)
@@ -202,6 +211,24 @@ class AdminPage:
             return f"{version.name} answers from now on."
 
         return self._act(request, act)
+
+    def on_try(self, share: float, event: gr.EventData, request: gr.Request) -> Update:
+        def act(identity: Identity) -> str:
+            self.services.deployments.canary.start(
+                str(event.version), share=share, by=identity.name, why="Tried on the admin page."
+            )
+            return f"{event.version} answers {share:.0%} of the chats that begin from now on."
+
+        return {**self._act(request, act), self.statistics: self.on_statistics(request)}
+
+    def on_end_canary(self, request: gr.Request) -> Update:
+        def act(identity: Identity) -> str:
+            version, chats = self.services.deployments.canary.end(
+                by=identity.name, why="Ended on the admin page."
+            )
+            return f"The canary of {version.name} is over; the deployed version answers its {chats} chats."
+
+        return {**self._act(request, act), self.statistics: self.on_statistics(request)}
 
     def on_roll_back(self, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:

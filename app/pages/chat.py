@@ -19,8 +19,8 @@ from app.services import Services
 from storage.chats import create_chat, delete_chat, get_chat, list_chats
 from storage.consent import set_consent
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
-from storage.model_versions import deployed_version
 from storage.tables import Chat, Message
+from storage.traffic import answering_version
 
 MAX_THREADS = 256  # with Gradio's own 40, the 41st stream would wait for the first to end
 
@@ -313,8 +313,8 @@ class ChatPage:
         turns = self._turns(view.chat_id, identity)
         with self.services.database.read() as session:
             chats = list_chats(session, identity.user_id, limit=view.chats_shown + 1)
-            answering = deployed_version(session).name
             chat = get_chat(session, view.chat_id) if view.chat_id is not None else None
+            answering = answering_version(session, chat).name
         last = turns[-1].message if turns else None
         streaming = last is not None and last.state == "streaming"
         return {

@@ -79,15 +79,19 @@ def run_table(runs: Sequence[RunOut]) -> str:
 def version_table(versions: Sequence[VersionOut]) -> str:
     """Each version that may be served and is not has a button that names it."""
     rows = []
+    trying = any(version.canary for version in versions)
     for version in versions:
         measured = held_out(version.metrics)
         state = _badge("deployed", good=True) if version.deployed else _state(version.state)
+        if version.canary:
+            state += " " + _badge(f"canary {version.share:.0%}", good=True)
         action = ""
         if not version.deployed and version.state in ("ready", "candidate"):
-            action = (
-                f'<button type="button" class="tl-button" data-deploy="{escape(version.name)}"'
-                f' aria-label="Deploy {escape(version.name)}">Deploy</button>'
-            )
+            action = _version_button("Deploy", version, "deploy")
+            if version.canary:
+                action += _version_button("End canary of", version, "end-canary", "End canary")
+            elif not trying:
+                action += _version_button("Try", version, "canary", "Try as canary")
         rows.append(
             (
                 f"<strong>{escape(version.name)}</strong>",
@@ -101,6 +105,13 @@ def version_table(versions: Sequence[VersionOut]) -> str:
         )
     heads = ("Version", "State", "Held-out loss", "AUC", "Made", "Verdict", "")
     return table("Model versions", heads, rows)
+
+
+def _version_button(verb: str, version: VersionOut, action: str, text: str = "") -> str:
+    return (
+        f'<button type="button" class="tl-button" data-{action}="{escape(version.name)}"'
+        f' aria-label="{verb} {escape(version.name)}">{text or verb}</button>'
+    )
 
 
 def _erased(version: VersionOut) -> str:

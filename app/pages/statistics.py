@@ -6,7 +6,9 @@ Pure: knows neither database nor Gradio. Everything that comes from outside is e
 from collections.abc import Sequence
 from html import escape
 
-from app.api.stats import ApprovalOut, DayOut, Statistics
+from app.api.canary import CanaryOut
+from app.api.shapes import ApprovalOut
+from app.api.stats import DayOut, Statistics
 from app.pages.dashboard import table
 
 HEIGHT, BAR, GAP = 60, 9, 3  # of the chart, in its own units
@@ -19,8 +21,9 @@ NOTE = (
 def statistics_panel(statistics: Statistics) -> str:
     tags = [(escape(tag), str(votes.up), str(votes.down)) for tag, votes in statistics.tags.items()]
     signals = [(escape(kind), str(count)) for kind, count in statistics.signals.items()]
+    canary = _canary(statistics.canary) if statistics.canary is not None else ""
     return (
-        f"{_chart(statistics.days)}"
+        f"{canary}{_chart(statistics.days)}"
         + table(
             "Approval per version",
             ("Version", "Approval", "Up", "Down", "Replies", "Vote rate"),
@@ -31,6 +34,30 @@ def statistics_panel(statistics: Statistics) -> str:
         + table("Signals, which are no votes", ("Replies were", "Times"), signals)
         + "</div>"
     )
+
+
+def _canary(canary: CanaryOut) -> str:
+    """How it does beside the deployed version, each in the chats that were given to it."""
+    sides = table(
+        "The canary beside the deployed version",
+        ("Version", "Approval", "Up", "Down", "Replies", "Vote rate"),
+        [_approval(canary.approval), _approval(canary.approval_deployed)],
+    )
+    said = f"{escape(canary.version)} gets {canary.share:.0%} of the new chats, {canary.chats} so far. "
+    found = canary.difference
+    if found is None:
+        said += "Its approval can be compared once both have votes."
+    else:
+        said += (
+            f"Its approval minus that of {escape(canary.compared_with)}: {100 * found.value:+.0f} points, "
+            f"with 95 % confidence {100 * found.low:+.0f} to {100 * found.high:+.0f}."
+        )
+    if not canary.served:
+        said += (
+            f' <strong class="tl-alert">This server could not load it; see its log. '
+            f"{escape(canary.compared_with)} answers its chats.</strong>"
+        )
+    return f'<div id="tl-canary">{sides}<p class="tl-note">{said}</p></div>'
 
 
 def _approval(version: ApprovalOut) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
-from storage.errors import InvalidInput, ThumbloopError
+from storage.errors import InvalidInput, NotReady, ThumbloopError
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
@@ -60,13 +60,13 @@ class ReplyEnd:
     """The finished reply.
 
     `content` is all deltas joined. `token_ids` are as generated: an end token and the tokens of a stop
-    string included. `timings` in seconds from the request: queued_s, first_token_s (None if there was
-    none), total_s; and tokens, how many.
+    string included; None where they are not known to be ids of the local tokenizer. `timings` in seconds
+    from the request: queued_s, first_token_s (None if there was none), total_s; and tokens, how many.
     """
 
     content: str
     finish_reason: FinishReason
-    token_ids: list[int]
+    token_ids: list[int] | None
     prompt_tokens: int
     timings: dict[str, Any]
 
@@ -183,11 +183,27 @@ class Backend(Protocol):
         InvalidInput (code `prompt_too_long`), NotReady (code `not_loaded`).
         """
 
+    def trouble(self) -> str | None:
+        """Why no version can reply now, as anybody may read it; None if all is well."""
+
     def occupancy(self) -> Occupancy:
         """How many replies are being generated, and how many wait for it."""
 
     def close(self) -> None:
         """Cancel every reply and free the models."""
+
+
+def prompt_too_long(tokens: int, most: int) -> InvalidInput:
+    return InvalidInput(
+        f"The conversation is {tokens} tokens long, but the model reads at most {most}, "
+        f"its reply included. Shorten the message or start a new chat.",
+        code="prompt_too_long",
+        field="content",
+    )
+
+
+def stopping() -> NotReady:
+    return NotReady("The server is stopping; send the message again once it is back.")
 
 
 def _is_number(value: object, low: float, high: float) -> bool:

@@ -1,42 +1,50 @@
-"""Which version replies: the alias `deployed` of the database, made true in the backend.
+"""Which version replies: the alias `deployed` and the canary of the database, made true in the backend.
 
-Builds the slot of a version before requests go to it, falls back to a slot that works, and frees those
-out of use. Knows no tensors and no chats.
+Has the slot of a version built before requests go to it, and falls back to one that works. Knows no
+tensors, and of a chat only which canary it was given to.
 """
 
 import logging
 import threading
-import time
 from collections.abc import Mapping, Sequence
 
 from app.metrics import Metrics
 from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
+from app.serving.canary import CanaryServing
+from app.serving.loaded_versions import LoadedVersions
 from storage import model_versions
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import ArtifactRefused, Busy, NotReady
+from storage.errors import Busy, Conflict, NotReady, ThumbloopError
 from storage.tables import ModelVersion
 
 log = logging.getLogger("thumbloop.serving")
 
-MAX_SLOTS = 3
 POLL_SECONDS = 1.0
 
 
 class Deployments:
-    """Follows the database, where the trainer's gate and the command line deploy too."""
+    """Follows the database, where the trainer's gate, the command line and other servers deploy too."""
 
     def __init__(
-        self, database: Database, artifacts: Artifacts, backend: Backend, metrics: Metrics | None = None
+        self,
+        database: Database,
+        artifacts: Artifacts,
+        backend: Backend,
+        *,
+        max_loaded_versions: int,
+        metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
         self._database = database
-        self._artifacts = artifacts
         self._backend = backend
+        self._versions = LoadedVersions(artifacts, backend, max_loaded_versions)
         self._building = threading.RLock()
         self._serving: ServedVersion | None = None
         self._refused: str | None = None  # the deployed version that could not be built: told once
-        self._used: dict[str, float] = {}  # version id -> when it last began a reply or was deployed
+        self._waited_for: str | None = None  # the deployed version whose server did not answer: told once
+        self.canary = CanaryServing(database, self._versions, self._building)
+        self._before: ModelVersion | None = None  # what rolling back would deploy
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="deployments", daemon=True)
 
@@ -49,6 +57,7 @@ class Deployments:
         self._follow()
         if self._serving is None:
             self._fall_back()
+        self.canary.follow()
         self._watcher.start()
 
     def stop(self) -> None:
@@ -56,8 +65,14 @@ class Deployments:
         if self._watcher.is_alive():
             self._watcher.join()
 
-    def current(self) -> ServedVersion:
-        """The version for a new reply, its slot ready: the deployed one, or the one that still works."""
+    def current(self, canary_id: str | None = None) -> ServedVersion:
+        """The version for a new reply, its slot ready: the deployed one, or the one that still works.
+
+        For a chat that was given to a canary, the canary, while that goes on and can be served.
+        """
+        tried = self.canary.answering(canary_id)
+        if tried is not None:
+            return tried
         self._follow()
         if self._serving is None:
             raise NotReady("No model version is being served; see the server's log.")
@@ -69,6 +84,7 @@ class Deployments:
         sampling: Sampling,
         *,
         person: str = "",
+        canary_id: str | None = None,
         version_id: str | None = None,
     ) -> tuple[ServedVersion, ReplyStream]:
         """A reply by the current version, or by the one that is named, not yet begun.
@@ -77,12 +93,12 @@ class Deployments:
         Busy where no slot is free for it.
         """
         try:
-            return self._stream(messages, sampling, person, version_id)
+            return self._stream(messages, sampling, person, canary_id, version_id)
         except NotReady as error:
             if error.code != "not_loaded":
                 raise
         # The slot was freed between choosing and using it.
-        return self._stream(messages, sampling, person, version_id)
+        return self._stream(messages, sampling, person, canary_id, version_id)
 
     def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
         """As `Backend.share_of_context`."""
@@ -97,7 +113,7 @@ class Deployments:
             with self._database.read() as session:
                 version = model_versions.get_version(session, id_or_name)
             if version.state in ("candidate", "ready"):  # others are refused below
-                self._build(version)
+                self._versions.build(version)
             with self._database.write() as session:
                 version = model_versions.deploy_version(session, version.id, by=by, why=why)
             self._serve(version)
@@ -111,27 +127,32 @@ class Deployments:
             return self.deploy(target.id, by=by, why=why)
 
     def _stream(
-        self, messages: Sequence[Mapping[str, str]], sampling: Sampling, person: str, version_id: str | None
+        self,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        person: str,
+        canary_id: str | None,
+        version_id: str | None,
     ) -> tuple[ServedVersion, ReplyStream]:
-        version = self.current() if version_id is None else self._named(version_id)
-        self._used[version.id] = time.monotonic()
+        version = self.current(canary_id) if version_id is None else self._named(version_id)
+        self._versions.use(version.id)
         return version, self._backend.stream(version.id, messages, sampling, person=person)
 
     def _named(self, version_id: str) -> ServedVersion:
-        """That version, its slot ready; one that is not deployed takes the slot of the least used."""
+        """That version, its slot ready; one that is not loaded takes the slot of the least used."""
         with self._database.read() as session:
             version = model_versions.get_version(session, version_id)
-        if version.id not in self._backend.loaded():
-            with self._building:
-                self._free_unused(MAX_SLOTS - 1)
-                if len(self._backend.loaded()) >= MAX_SLOTS:
-                    raise Busy(
-                        f"{MAX_SLOTS} versions are replying, which is the most; {version.name} has to wait. "
-                        f"Try again in a moment, or ask for the deployed version."
-                    )
-                self._used[version.id] = time.monotonic()
-                self._build(version)
-        return _served(version, self._artifacts)
+        found = self._versions.find(version)
+        if found is not None:
+            return found
+        with self._building:
+            if not self._versions.make_room(self._needed(), self._answering()):
+                raise Busy(
+                    f"Every slot belongs to a version that is needed or replying, so {version.name} has to "
+                    f"wait. Try again in a moment, ask for the deployed version, or raise "
+                    f"THUMBLOOP_MAX_LOADED_VERSIONS."
+                )
+            return self._versions.build(version)
 
     def _follow(self) -> None:
         """Serve what the database says, unless that is so already or was found impossible."""
@@ -145,7 +166,11 @@ class Deployments:
             if self._is_settled(deployed):
                 return
             try:
-                self._build(deployed)
+                self._versions.build(deployed)
+            except Busy as error:  # a model server that does not answer refuses nothing: ask again
+                if self._waited_for != deployed.id:
+                    log.error("%s is deployed, but waits for the model server: %s", deployed.name, error)
+                self._waited_for = deployed.id
             except Exception as error:  # whatever it is, the version that works has to go on working
                 self._refused = deployed.id
                 self._metrics.swapped("refused")
@@ -157,7 +182,7 @@ class Deployments:
                     deployed.name,
                     kept,
                     error,
-                    exc_info=not isinstance(error, ArtifactRefused),
+                    exc_info=not isinstance(error, ThumbloopError),
                 )
             else:
                 self._serve(deployed)
@@ -179,56 +204,65 @@ class Deployments:
             if version.id in (self._refused, base.id) or version.state != "ready":
                 continue
             try:
-                self._build(version)
-            except ArtifactRefused as error:
+                self._serving = self._versions.build(version)
+            except Exception as error:  # whatever it is, an earlier one may do
                 log.error("%s, deployed before, cannot be served either: %s", version.name, error)
             else:
                 break
         else:
             version = base
-            self._build(base)
-        self._serving = _served(version, self._artifacts)
+            self._serving = self._versions.build(base)
         log.error("%s replies in place of the deployed version. Deploy one that works.", version.name)
-
-    def _build(self, version: ModelVersion) -> None:
-        """Verify the adapter's folder and load it; raises ArtifactRefused."""
-        if version.id in self._backend.loaded():
-            return
-        if version.path is not None:
-            self._artifacts.verify(version.path, version.files)
-        self._backend.load(_served(version, self._artifacts))
 
     def _serve(self, version: ModelVersion) -> None:
         """New replies go to this version; those under way end on the one they began with."""
-        self._used[version.id] = time.monotonic()
         if self._serving is not None and self._serving.id != version.id:
             self._metrics.swapped("done")
-        self._serving = _served(version, self._artifacts)
-        self._refused = None
+        self._serving = self._versions.build(version)
+        self._refused = self._waited_for = None
+        with self._database.read() as session:
+            try:
+                self._before = model_versions.roll_back_target(session)
+            except Conflict:
+                self._before = None
         log.info("%s replies from now on.", version.name)
         self._free_unused()
 
-    def _free_unused(self, most: int = MAX_SLOTS) -> None:
+    def _needed(self) -> list[str]:
+        """What has to stay loaded, as far as there may be so many: the last is there to be rolled back to."""
+        return [*self._answering(), *([self._before.id] if self._before is not None else [])]
+
+    def _answering(self) -> list[str]:
+        """What chats get their next reply from."""
+        return [version.id for version in (self._serving, self.canary.version) if version is not None]
+
+    def _free_unused(self) -> None:
         with self._building:
-            loaded = sorted(self._backend.loaded(), key=lambda version_id: self._used.get(version_id, 0.0))
-            excess = len(loaded) - most
-            for version_id in loaded:
-                if excess > 0 and version_id != (self._serving and self._serving.id):
-                    excess -= self._backend.unload(version_id)
+            self._versions.free(self._needed())
+
+    def _load_before(self) -> None:
+        """What rolling back would deploy, so that it has to load nothing, after a restart too."""
+        before = self._before
+        if before is None or not self._versions.is_missing(before.id, self._needed()):
+            return
+        try:
+            self._versions.build(before)
+        except Busy:
+            return  # a model server that does not answer; ask again
+        except Exception as error:
+            self._before = None
+            log.warning("%s, which rolling back would deploy, cannot be loaded: %s", before.name, error)
 
     def _watch(self) -> None:
         healthy = True
         while not self._stopping.wait(POLL_SECONDS):
             try:
                 self._follow()
+                self.canary.follow()
+                self._load_before()
                 self._free_unused()
                 healthy = True
             except Exception:
                 if healthy:  # say an outage of the database once, not every second
                     log.exception("The deployed version cannot be looked up; trying again.")
                 healthy = False
-
-
-def _served(version: ModelVersion, artifacts: Artifacts) -> ServedVersion:
-    adapter = artifacts.folder(version.path) if version.path is not None else None
-    return ServedVersion(version.id, version.name, adapter)

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.serving.backend import FinishReason, Occupancy, ServedVersion
+from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping
 from app.serving.engine import Engine, Update
 from app.serving.reply import Reply
 from app.serving.slots import Trial
 from app.serving.waiting import WaitingLine
-from storage.errors import NotReady, ThumbloopError
+from storage.errors import ThumbloopError
 
 log = logging.getLogger("thumbloop.serving")
 
@@ -189,7 +189,7 @@ class Desk:
 
     def _turn_away(self, slot: Slot, reply: Reply) -> None:
         self._over(slot, None)
-        reply.stream.fail(NotReady("The server is stopping; send the message again once it is back."))
+        reply.stream.fail(stopping())
 
     def _watch(self) -> None:
         for slot in self._slots:

@@ -6,21 +6,21 @@ database: which version should answer is for Deployments.
 
 import itertools
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from app.serving.backend import Occupancy, ReplyStream, Sampling, ServedVersion
+from app.serving.backend import Occupancy, ReplyStream, Sampling, ServedVersion, prompt_too_long
 from app.serving.continuous import ContinuousEngine, Unsuitable
 from app.serving.desk import Desk, Slot
 from app.serving.engine import Engine
 from app.serving.generation import PlainEngine
+from app.serving.places import Places
 from app.serving.reply import Reply, Request
 from app.serving.slots import build_model, try_model
-from storage.errors import Busy, InvalidInput, NotReady
+from storage.errors import NotReady
 from storage.settings import Settings
 from trainer.base_model import BaseModelSource, load_model
 from trainer.tokenise import prompt_ids
@@ -40,14 +40,12 @@ class LocalBackend:
         # Tokenising once here also settles the tokenizer's state, which threads then only read.
         self._trial_prompt = prompt_ids(self._tokenizer, [{"role": "user", "content": "Hello"}])
         self._at_once = settings.max_concurrent_replies
-        self._most = self._at_once + settings.max_waiting_replies
+        self._places = Places(self._at_once, settings.max_waiting_replies)
         self._ids = itertools.count(1)
         self._loading = threading.Lock()  # one slot is built at a time
         self._lock = threading.Lock()  # guards the fields below and the places of slots
         self._slots: dict[str, Slot] = {}
-        self._taken = 0
         self._closed = False
-        self._usual_seconds = 5.0  # a running mean over replies, to tell a refused caller when to return
         self._desk = Desk(self._at_once, self._make_engine, self._free_place)
 
     def load(self, version: ServedVersion) -> None:
@@ -103,6 +101,9 @@ class LocalBackend:
         request = Request(str(next(self._ids)), version_id, person, prompt, sampling, limit, asked_at)
         return ReplyStream(lambda stream: self._begin(stream, slot, request))
 
+    def trouble(self) -> str | None:
+        return None if self.loaded() else "No model is loaded yet."
+
     def occupancy(self) -> Occupancy:
         return self._desk.occupancy()
 
@@ -117,34 +118,20 @@ class LocalBackend:
             slot = self._slots.get(version_id)
             if slot is None or self._closed:
                 raise NotReady(f"The model version {version_id} is not loaded.", code="not_loaded")
-            if self._taken >= self._most:
-                wait = math.ceil(self._usual_seconds * self._taken / self._at_once / 2)
-                raise Busy(
-                    f"{self._taken} replies are under way or waiting, which is the limit "
-                    f"(max_concurrent_replies + max_waiting_replies); try again in about {wait} s.",
-                    retry_after=max(1, min(wait, 60)),
-                )
-            self._taken += 1
+            self._places.take()
             slot.places += 1
             return slot
 
     def _free_place(self, slot: Slot, seconds: float | None = None) -> None:
         """`seconds` is how long a reply took, if it ran."""
         with self._lock:
-            self._taken -= 1
             slot.places -= 1
-            if seconds is not None:
-                self._usual_seconds += 0.2 * (seconds - self._usual_seconds)
+        self._places.free(seconds)
 
     def _prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         ids = self._tokens(messages)
         if len(ids) >= self._context:
-            raise InvalidInput(
-                f"The conversation is {len(ids)} tokens long, but the model reads at most {self._context}, "
-                f"its reply included. Shorten the message or start a new chat.",
-                code="prompt_too_long",
-                field="content",
-            )
+            raise prompt_too_long(len(ids), self._context)
         return ids
 
     def _tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:

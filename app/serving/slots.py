@@ -47,6 +47,12 @@ def build_model(base: Any, version: ServedVersion) -> Any:
     return adapted.to(base.device).eval()
 
 
+def check_adapter(version: ServedVersion) -> None:
+    """What can be told of an adapter without its base model; raises ArtifactRefused as `build_model` does."""
+    _read_tensors(version)
+    _read_config(version)
+
+
 @dataclass(frozen=True)
 class Trial:
     """A short greedy reply by a model alone: `logits` is (tokens, vocabulary), one row for each token."""

@@ -3,6 +3,7 @@
 from alembic import context
 from sqlalchemy import create_engine
 
+from storage import canary_table  # noqa: F401 (its table, too)
 from storage.tables import Table
 
 

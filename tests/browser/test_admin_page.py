@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from storage.artifacts import Artifacts
+from storage.database import open_database
+from tests.adapters import publish_adapter
 from tests.browser.chatting import send_and_wait
 from tests.browser.conftest import OpenPage
 from tests.integration import loop
@@ -104,6 +107,25 @@ def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPa
     expect(chat.locator("[data-message]").last).to_contain_text("v1")
     expect(chat.locator("[data-message]").first).to_contain_text("v2")
     expect(page.get_by_role("button", name="Deploy v2")).to_be_visible()
+
+
+def test_a_canary_is_tried_and_ended(
+    start_server: StartServer, open_page: OpenPage, tiny_model: Path
+) -> None:
+    server = start_server()
+    database = open_database(server.settings)
+    publish_adapter(database, Artifacts(server.settings.data_dir), tiny_model)
+    database.close()
+    page = open_page(server.admin_link())
+    page.get_by_role("button", name="Try v2").click()
+    expect(page.locator("#tl-said")).to_contain_text("v2 answers 10% of the chats that begin from now on.")
+    expect(version_row(page, "v2")).to_contain_text("canary 10%")
+    expect(version_row(page, "v1")).to_contain_text("deployed")
+    expect(page.locator("#tl-canary")).to_contain_text("v2 gets 10% of the new chats, 0 so far.")
+    page.get_by_role("button", name="End canary of v2").click()
+    expect(page.locator("#tl-said")).to_contain_text("The canary of v2 is over")
+    expect(page.locator("#tl-canary")).to_have_count(0)
+    expect(page.get_by_role("button", name="Try v2")).to_be_visible()
 
 
 def test_run_without_votes_says_why_it_did_not_train(start_server: StartServer, open_page: OpenPage) -> None:

@@ -1,7 +1,8 @@
-"""A server that all tests of one module share, and chat services without one."""
+"""A server that all tests of one module share; chat services and deployments without one."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,9 +14,12 @@ from storage import chats, model_versions, users
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.settings import Settings
+from storage.tables import ModelVersion
+from tests.adapters import publish_adapter
 from tests.endless_model import CONTEXT, build_endless_model
 from tests.integration.place import Place
 from tests.live_server import LiveServer
+from tests.tiny_model import build_tiny_model
 from trainer.base_model import resolve
 
 
@@ -61,7 +65,9 @@ def make_place(
             user = users.create_anonymous(session)
             chat = chats.create_chat(session, user.id, system_prompt="Be brief.")
         backend = LocalBackend(changed, resolve(changed))
-        deployments = Deployments(database, artifacts, backend)
+        deployments = Deployments(
+            database, artifacts, backend, max_loaded_versions=changed.max_loaded_versions
+        )
         deployments.start()
         service = ChatService(database, deployments, changed)
         stops.extend((service.close, deployments.stop, backend.close))
@@ -75,3 +81,49 @@ def make_place(
 @pytest.fixture
 def place(make_place: Callable[..., Place]) -> Place:
     return make_place()
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", stops=False)
+
+
+@pytest.fixture
+def artifacts(settings: Settings) -> Artifacts:
+    return Artifacts(settings.data_dir)
+
+
+@pytest.fixture
+def publish(database: Database, artifacts: Artifacts, model_folder: Path) -> Callable[..., ModelVersion]:
+    """Make v2, v3 and so on; v1 is there already."""
+    with database.write() as session:
+        model_versions.ensure_base(session, str(model_folder))
+
+    def make(state: str = "ready", **how: Any) -> ModelVersion:
+        with database.read() as session:
+            count = len(model_versions.list_versions(session))
+        return publish_adapter(database, artifacts, model_folder, seed=count, state=state, **how)
+
+    return make
+
+
+@pytest.fixture
+def backend(settings: Settings, model_folder: Path) -> Iterator[LocalBackend]:
+    with_model = settings.model_copy(update={"model": str(model_folder), "precision": "fp32"})
+    backend = LocalBackend(with_model, resolve(with_model))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def deployments(
+    settings: Settings,
+    database: Database,
+    artifacts: Artifacts,
+    backend: LocalBackend,
+    publish: Callable[..., ModelVersion],
+) -> Iterator[Deployments]:
+    """Not started, so that a test can prepare the database; stopped at the end."""
+    deployments = Deployments(database, artifacts, backend, max_loaded_versions=settings.max_loaded_versions)
+    yield deployments
+    deployments.stop()

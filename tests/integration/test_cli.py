@@ -208,9 +208,22 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
     assert "'v3'" in thumbloop.refused("deploy", "v3")
 
     thumbloop.said("rollback")
+    assert "No canary is under way" in thumbloop.said("canary", "show")
+    assert "No canary is under way" in thumbloop.refused("canary", "end")
+    assert "above 0 and below 1" in thumbloop.refused("canary", "start", "v2", "--share", "1")
+    assert thumbloop.said("canary", "start", "v2") == "v2 answers 10% of the chats that begin from now on.\n"
+    assert "canary 10%" in thumbloop.said("versions")
+    shown = thumbloop.said("canary", "show")
+    assert "no votes" in shown
+    assert "0 were given to it; it gets 10% of the new ones." in shown
+    assert deployed() == "v1"
+    assert "v1 answers its 0 chats" in thumbloop.said("canary", "end", "--why", "enough")
+
     (weights,) = thumbloop.data_dir.glob("adapters/*/adapter_model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert "adapter_model.safetensors has changed" in thumbloop.refused("deploy", "v2", code=2)
+    for command in (("deploy",), ("canary", "start")):
+        refusal = thumbloop.refused(*command, "v2", code=2)
+        assert "adapter_model.safetensors has changed" in refusal
     assert deployed() == "v1"
 
 

@@ -7,71 +7,26 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from app.serving.backend import Sampling
-from app.serving.deployments import MAX_SLOTS, Deployments
+from app.serving.deployments import Deployments
 from app.serving.local import LocalBackend
 from storage import model_versions
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import ArtifactRefused, Busy, Conflict, NotFound
-from storage.settings import Settings
 from storage.tables import ModelVersion
-from tests.adapters import publish_adapter
 from tests.live_server import wait_until
-from tests.tiny_model import build_tiny_model
-from trainer.base_model import resolve
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
 SAMPLING = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=16, seed=3)
+MOST = 4
 LONG = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=900, seed=3)
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", stops=False)
-
-
-@pytest.fixture
-def artifacts(settings: Settings) -> Artifacts:
-    return Artifacts(settings.data_dir)
-
-
-@pytest.fixture
-def publish(database: Database, artifacts: Artifacts, model_folder: Path) -> Callable[..., ModelVersion]:
-    """Make v2, v3 and so on; v1 is there already."""
-    with database.write() as session:
-        model_versions.ensure_base(session, str(model_folder))
-
-    def make(state: str = "ready") -> ModelVersion:
-        with database.read() as session:
-            count = len(model_versions.list_versions(session))
-        return publish_adapter(database, artifacts, model_folder, seed=count, state=state)
-
-    return make
-
-
-@pytest.fixture
-def backend(settings: Settings, model_folder: Path) -> Iterator[LocalBackend]:
-    with_model = settings.model_copy(update={"model": str(model_folder), "precision": "fp32"})
-    backend = LocalBackend(with_model, resolve(with_model))
-    yield backend
-    backend.close()
-
-
-@pytest.fixture
-def deployments(
-    database: Database, artifacts: Artifacts, backend: LocalBackend, publish: Callable[..., ModelVersion]
-) -> Iterator[Deployments]:
-    """Not started, so that a test can prepare the database; stopped at the end."""
-    deployments = Deployments(database, artifacts, backend)
-    yield deployments
-    deployments.stop()
 
 
 def alias(database: Database) -> str:
@@ -216,13 +171,16 @@ def test_slots_are_few_and_one_with_a_stream_stays(
     deployments.start()
     base = deployments.current().id
     _, stream = deployments.stream(HELLO, SAMPLING)  # holds its slot from here on, begun or not
-    versions = [publish() for _ in range(MAX_SLOTS)]
+    versions = [publish() for _ in range(MOST)]
     for version in versions:
         deployments.deploy(version.name, by="ada", why="next")
-        assert len(backend.loaded()) <= MAX_SLOTS
+        assert len(backend.loaded()) <= MOST
     assert set(backend.loaded()) == {base, *(version.id for version in versions[1:])}
     assert stream.end.finish_reason == "length"
     deployments.deploy(versions[0].name, by="ada", why="again")
+    # Before it there was the base; of the others the one that was deployed first is gone.
+    assert set(backend.loaded()) == {base, versions[0].id, *(version.id for version in versions[2:])}
+    deployments.deploy(versions[1].name, by="ada", why="again")
     assert set(backend.loaded()) == {version.id for version in versions}
 
 
@@ -230,16 +188,16 @@ def test_a_version_that_is_named_replies_beside_the_deployed_one(
     deployments: Deployments, backend: LocalBackend, publish: Callable[..., ModelVersion]
 ) -> None:
     deployments.start()
-    versions = [publish() for _ in range(MAX_SLOTS + 1)]
+    versions = [publish() for _ in range(MOST + 1)]
     texts = {reply(deployments)[1]}
     for version in versions:
         served, stream = deployments.stream(HELLO, SAMPLING, version_id=version.id)
         assert served.name == version.name
         texts.add(stream.end.content)
-        assert len(backend.loaded()) <= MAX_SLOTS
+        assert len(backend.loaded()) <= MOST
     assert len(texts) == len(versions) + 1
     assert reply(deployments)[0] == "v1"
-    held = [deployments.stream(HELLO, SAMPLING, version_id=one.id)[1] for one in versions[: MAX_SLOTS - 1]]
+    held = [deployments.stream(HELLO, SAMPLING, version_id=one.id)[1] for one in versions[: MOST - 1]]
     with pytest.raises(Busy, match=versions[-1].name):
         deployments.stream(HELLO, SAMPLING, version_id=versions[-1].id)
     assert reply(deployments)[0] == "v1"
@@ -253,7 +211,7 @@ def test_twenty_swaps_under_load_drop_no_stream(
 ) -> None:
     greedy = Sampling(temperature=0, top_p=1, max_new_tokens=64)
     deployments.start()
-    names = ["v1", *(publish().name for _ in range(MAX_SLOTS))]  # one too many: each swap builds a slot
+    names = ["v1", *(publish().name for _ in range(MOST))]  # one too many: each swap builds a slot
     alone = {}
     for name in names:
         deployments.deploy(name, by="ada", why="alone")
@@ -289,18 +247,72 @@ def test_twenty_swaps_under_load_drop_no_stream(
     sys.stdout.write(f"{len(replies)} replies, longest gap {1000 * longest:.0f} ms\n")
 
 
-def test_rolling_back_needs_only_the_slot(
-    deployments: Deployments, artifacts: Artifacts, publish: Callable[..., ModelVersion]
+def test_rolling_back_loads_nothing(
+    deployments: Deployments,
+    artifacts: Artifacts,
+    backend: LocalBackend,
+    publish: Callable[..., ModelVersion],
 ) -> None:
     deployments.start()
     first, second = publish(), publish()
     deployments.deploy(first.name, by="ada", why="good")
     _, text = reply(deployments)
     deployments.deploy(second.name, by="ada", why="better?")
+    slots = dict(backend._slots)
+    assert first.path is not None
+    shutil.rmtree(artifacts.folder(first.path))
+    began = time.monotonic()
+    deployments.roll_back(by="ada", why="no")
+    assert reply(deployments) == (first.name, text)
+    sys.stdout.write(f"rolled back in {1000 * (time.monotonic() - began):.0f} ms, reply included\n")
+    assert all(backend._slots[version_id] is slot for version_id, slot in slots.items())
+    assert backend._slots.keys() == slots.keys()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_rolling_back_after_a_restart_loads_nothing_either(
+    deployments: Deployments,
+    database: Database,
+    artifacts: Artifacts,
+    backend: LocalBackend,
+    publish: Callable[..., ModelVersion],
+) -> None:
+    first, second = publish(), publish()
+    move_alias(database, first.name)
+    move_alias(database, second.name)
+    deployments.start()
+    assert deployments.current().name == second.name
+    wait_until(lambda: first.id in backend.loaded(), 30)
+    slot = backend._slots[first.id]
     assert first.path is not None
     shutil.rmtree(artifacts.folder(first.path))
     deployments.roll_back(by="ada", why="no")
-    assert reply(deployments) == (first.name, text)
+    assert reply(deployments)[0] == first.name
+    assert backend._slots[first.id] is slot
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("most", [2, 3])
+def test_what_rolling_back_needs_is_loaded_however_long_it_was_not_used(
+    database: Database,
+    artifacts: Artifacts,
+    backend: LocalBackend,
+    publish: Callable[..., ModelVersion],
+    most: int,
+) -> None:
+    deployments = Deployments(database, artifacts, backend, max_loaded_versions=most)
+    deployments.start()
+    try:
+        for name in [publish().name for _ in range(3)] + ["v2"]:
+            deployments.deploy(name, by="ada", why="next")
+            assert len(backend.loaded()) <= most
+        # Before v2 was first deployed there was v1, used longest ago of all.
+        wait_until(lambda: "v1" in {slot.version.name for slot in [*backend._slots.values()]}, 30)
+        wait_until(lambda: len(backend.loaded()) == most, 30)
+        deployments.roll_back(by="ada", why="no")
+        assert reply(deployments)[0] == "v1"
+    finally:
+        deployments.stop()
 
 
 def test_rejected_and_unknown_versions_are_refused(

@@ -9,7 +9,7 @@ import typer.main
 from fastapi import FastAPI
 from rich.text import Text
 
-from app.api import chats, completions, model_versions, training_runs, votes
+from app.api import canary, chats, completions, model_versions, training_runs, votes
 from app.cli import cli
 from app.commands.settings import markdown_page
 from app.server import API, API_ROUTERS, ROOT_ROUTERS
@@ -60,6 +60,7 @@ BODIES = {
         chats.NewMessage,
         training_runs.NewRun,
         model_versions.Reason,
+        canary.NewCanary,
         completions.CompletionRequest,
         votes.NewVote,
     )

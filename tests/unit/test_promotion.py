@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlmodel import Session
 
-from storage import model_versions, training_runs
+from storage import model_versions, traffic, training_runs
 from storage.database import Database
 from storage.tables import ModelVersion
 from trainer.gate import Outcome, Verdict
@@ -82,3 +82,17 @@ def test_a_pass_against_a_version_that_was_replaced_meanwhile_waits(database: Da
         assert "It passed against v1, but v2 was deployed meanwhile." in said
         assert model_versions.get_version(session, "v3").state == "candidate"
         assert model_versions.deployed_version(session).name == "v2"
+
+
+def test_a_pass_waits_while_a_canary_is_under_way(database: Database) -> None:
+    with database.write() as session:
+        candidate(session)
+        canary = traffic.start_canary(session, "v2", share=0.1, by="admin", why="Let us see.")
+        third = candidate(session)
+        said = judged(session, third, "pass")
+        assert said == (
+            "v3 passed its gate and waits for an admin, because v2 is being tried as a canary. Because."
+        )
+        assert model_versions.get_version(session, "v3").state == "ready"
+        assert model_versions.deployed_version(session).name == "v1"
+        assert canary.ended_at is None

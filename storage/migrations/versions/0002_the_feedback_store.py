@@ -1,4 +1,4 @@
-"""the feedback store: erasure with tombstones, quarantine, signals, webhook outbox, import keys
+"""the feedback store: erasure with tombstones, quarantine, signals, webhook outbox, import keys, canaries
 
 Revision 0002, after 0001
 """
@@ -19,6 +19,7 @@ QUARANTINABLE = ("user_account", "vote", "vote_event")
 # Making a table anew would have to drop the old one, which foreign keys forbid on SQLite once there are rows,
 # and vote_event would lose its AUTOINCREMENT. Adding a column needs neither.
 NEVER: Literal["never"] = "never"
+OPEN = sa.text("ended_at IS NULL")
 WAITING = sa.text("delivered_at IS NULL AND failed_at IS NULL")
 
 
@@ -39,6 +40,11 @@ def upgrade() -> None:
                 sa.Column("quarantined", sa.Boolean(), nullable=False, server_default=sa.false())
             )
     op.create_index("ix_vote_event_label", "vote_event", ["label", "id"])
+    with op.batch_alter_table("chat", recreate=NEVER) as batch_op:
+        batch_op.add_column(sa.Column("canary_id", sa.String(), nullable=True))
+    op.create_index(op.f("ix_chat_canary_id"), "chat", ["canary_id"])
+    with op.batch_alter_table("deployment", recreate=NEVER) as batch_op:
+        batch_op.drop_column("share")  # a canary has its own; the deployed version gets the rest
 
     op.create_table(
         "signal",
@@ -107,6 +113,30 @@ def upgrade() -> None:
     )
 
     op.create_table(
+        "canary",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("policy", sa.String(), nullable=False),
+        sa.Column("version_id", sa.String(), nullable=False),
+        sa.Column("compared_with_id", sa.String(), nullable=False),
+        sa.Column("share", sa.Float(), nullable=False),
+        sa.Column("started_at", storage.columns.UtcDateTime(), nullable=False),
+        sa.Column("ended_at", storage.columns.UtcDateTime(), nullable=True),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("why", sa.Text(), nullable=False),
+        sa.Column("ending", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["model_version.id"], name=op.f("fk_canary_version_id_model_version")
+        ),
+        sa.ForeignKeyConstraint(
+            ["compared_with_id"], ["model_version.id"], name=op.f("fk_canary_compared_with_id_model_version")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_canary")),
+    )
+    op.create_index(
+        "ix_canary_open", "canary", ["policy"], unique=True, sqlite_where=OPEN, postgresql_where=OPEN
+    )
+
+    op.create_table(
         "run_vote",
         sa.Column("message_id", sa.String(), nullable=False),
         sa.Column("user_id", sa.String(), nullable=False),
@@ -143,7 +173,12 @@ def _move_votes() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_vote_event_label", "vote_event")
-    for table in ("run_vote", "import_request", "webhook_cursor", "webhook_delivery", "signal"):
+    with op.batch_alter_table("deployment", recreate=NEVER) as batch_op:
+        batch_op.add_column(sa.Column("share", sa.Float(), nullable=False, server_default="1"))
+    op.drop_index(op.f("ix_chat_canary_id"), "chat")
+    with op.batch_alter_table("chat", recreate=NEVER) as batch_op:
+        batch_op.drop_column("canary_id")
+    for table in ("canary", "run_vote", "import_request", "webhook_cursor", "webhook_delivery", "signal"):
         op.drop_table(table)
     for table in QUARANTINABLE:
         with op.batch_alter_table(table, recreate=NEVER) as batch_op:

@@ -1,0 +1,73 @@
+"""The model versions in memory: verified before they are loaded, at most so many, the least used freed first.
+
+Knows the adapter folders and the backend; which versions are needed is for Deployments.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+
+from app.serving.backend import Backend, ServedVersion
+from storage.artifacts import Artifacts
+from storage.tables import ModelVersion
+
+
+class LoadedVersions:
+    """Safe from any thread; one version is built at a time."""
+
+    def __init__(self, artifacts: Artifacts, backend: Backend, most: int) -> None:
+        self._artifacts = artifacts
+        self._backend = backend
+        self._most = most
+        self._lock = threading.Lock()
+        self._used: dict[str, float] = {}  # version id -> when it last began a reply or was needed
+
+    def build(self, version: ModelVersion) -> ServedVersion:
+        """Verify the adapter's folder and load it, unless it is loaded; raises ArtifactRefused."""
+        with self._lock:
+            if version.id not in self._backend.loaded():
+                if version.path is not None:
+                    self._artifacts.verify(version.path, version.files)
+                self._backend.load(self._served(version))
+            self.use(version.id)
+        return self._served(version)
+
+    def use(self, version_id: str) -> None:
+        self._used[version_id] = time.monotonic()
+
+    def find(self, version: ModelVersion) -> ServedVersion | None:
+        """The version if it is loaded; waits for none that is being built."""
+        return self._served(version) if version.id in self._backend.loaded() else None
+
+    def free(self, needed: Sequence[str]) -> None:
+        """Down to the most that may be, the least used first; of those needed, the first that fit stay.
+
+        One with a reply under way stays until later.
+        """
+        with self._lock:
+            self._free(self._most, needed[: self._most])
+
+    def make_room(self, needed: Sequence[str], answering: Sequence[str]) -> bool:
+        """Free slots as `free` does until another version fits; False where that is not possible.
+
+        Of those needed, only the ones answering are sure to stay, but the others go last.
+        """
+        with self._lock:
+            self._free(self._most - 1, needed)
+            self._free(self._most - 1, answering)
+            return len(self._backend.loaded()) < self._most
+
+    def _free(self, most: int, kept: Sequence[str]) -> None:
+        loaded = set(self._backend.loaded())
+        excess = len(loaded) - most
+        for version_id in sorted(loaded.difference(kept), key=lambda other: self._used.get(other, 0.0)):
+            if excess > 0:
+                excess -= self._backend.unload(version_id)
+
+    def is_missing(self, version_id: str, needed: Sequence[str]) -> bool:
+        """Whether it is not loaded although it is among those needed that fit."""
+        return version_id in needed[: self._most] and version_id not in self._backend.loaded()
+
+    def _served(self, version: ModelVersion) -> ServedVersion:
+        adapter = self._artifacts.folder(version.path) if version.path is not None else None
+        return ServedVersion(version.id, version.name, adapter)

@@ -1,0 +1,155 @@
+"""What Thumbloop adds before an external server: first token and whole reply, directly and through it.
+
+The server answers at a steady pace and computes nothing, so that what is more through Thumbloop is
+Thumbloop's. Requests begin at fixed times, however long earlier ones take.
+"""
+
+import argparse
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+from tests.benchmarks.report import print_report, server_with
+from tests.live_server import wait_until
+from tests.recorded_vllm import chunk
+from tests.tiny_model import build_tiny_model
+
+MODEL = "steady"
+TOKENS = 16
+GAP_SECONDS = 0.01  # before each token
+
+
+async def list_models(_: Request) -> JSONResponse:
+    return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "bench"}]})
+
+
+async def complete(_: Request) -> StreamingResponse:
+    async def events() -> AsyncIterator[str]:
+        for number in range(1, TOKENS + 1):
+            await asyncio.sleep(GAP_SECONDS)
+            word = chunk(MODEL, {"content": " word"}, "stop" if number == TOKENS else None)
+            yield f"data: {json.dumps(word)}\n\n"
+        usage = {"prompt_tokens": 1, "completion_tokens": TOKENS, "total_tokens": TOKENS + 1}
+        yield f"data: {json.dumps({**chunk(MODEL, {}), 'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def serve(port: int) -> None:
+    routes = [
+        Route("/v1/models", list_models),
+        Route("/v1/chat/completions", complete, methods=["POST"]),
+    ]
+    uvicorn.run(Starlette(routes=routes), port=port, log_level="warning")
+
+
+async def ask(client: httpx.AsyncClient, model: str) -> tuple[float, float]:
+    """Seconds to the first token and to the end."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    began, first = time.perf_counter(), 0.0
+    async with client.stream("POST", "chat/completions", json=body) as response:
+        response.raise_for_status()
+        async for line in response.aiter_lines():
+            if (
+                not first
+                and line.startswith("data: {")
+                and json.loads(line[6:])["choices"][0]["delta"].get("content")
+            ):
+                first = time.perf_counter() - began
+            assert '"error"' not in line, line
+    return first, time.perf_counter() - began
+
+
+async def load(url: str, key: str, model: str, rate: float, seconds: float) -> list[tuple[float, float]]:
+    # Servers close idle connections after 5 s; a request must not meet one that is about to be.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=2)
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=f"{url}/", headers=headers, limits=limits, timeout=60) as client:
+        for _ in range(5):
+            await ask(client, model)
+        began = time.perf_counter()
+        tasks = []
+        for number in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+            tasks.append(asyncio.create_task(ask(client, model)))
+        return await asyncio.gather(*tasks)
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {f"p{p}_ms": round(1000 * ordered[len(ordered) * p // 100], 1) for p in (50, 90, 99)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=50, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--serve", type=int, metavar="PORT", help="be the steady server")
+    given = parser.parse_args()
+    if given.serve:
+        serve(given.serve)
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/v1"
+    steady = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.external", "--serve", str(port)])
+    try:
+        wait_until(lambda: _answers(url), 30)
+        with tempfile.TemporaryDirectory() as folder:
+            settings: dict[str, Any] = {
+                "model": str(build_tiny_model(Path(folder) / "tiny")),
+                "backend": "openai",
+                "openai_base_url": url,
+                "openai_model": MODEL,
+                "max_concurrent_replies": 256,
+                "max_new_tokens": TOKENS,
+            }
+            with server_with(**settings) as server:
+                server.start()
+                rounds = {}
+                for name, where in {
+                    "direct": (url, "none", MODEL),
+                    "through": (f"{server.url}/v1", server.token("user", "bench"), "deployed"),
+                }.items():
+                    times = asyncio.run(load(*where, given.rate, given.seconds))
+                    rounds[name] = {
+                        "first_token": spread([first for first, _ in times]),
+                        "whole": spread([whole for _, whole in times]),
+                    }
+    finally:
+        steady.kill()
+        steady.wait()
+    added = {
+        what: {
+            percentile: round(value - rounds["direct"][what][percentile], 1)
+            for percentile, value in rounds["through"][what].items()
+        }
+        for what in ("first_token", "whole")
+    }
+    print_report("external", {"rate": given.rate, "seconds": given.seconds, "rounds": rounds, "added": added})
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/models").is_success
+    except httpx.TransportError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""A canary in the database and in the backend, with real adapters on a tiny model."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from app.serving.deployments import Deployments
+from app.serving.external import ExternalBackend
+from app.serving.local import LocalBackend
+from storage import canaries, chats, model_versions, stats, traffic, votes
+from storage.artifacts import Artifacts
+from storage.database import Database
+from storage.errors import ArtifactRefused, Busy, Conflict
+from storage.settings import Settings
+from storage.tables import ModelVersion
+from tests.adapters import publish_adapter
+from tests.integration.place import SHORT, Place
+from tests.integration.test_deployments import HELLO, SAMPLING, alias, damage, move_alias, reply
+from tests.live_server import wait_until
+from tests.recorded_vllm import KEY, MODEL, error, recorded_vllm, status
+
+# What the database does is tried on both elsewhere.
+ONE_ENGINE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+Publish = Callable[..., ModelVersion]
+
+
+def begin_canary(database: Database, name: str = "v2") -> str:
+    """As the command line does: in the database alone."""
+    with database.write() as session:
+        return traffic.start_canary(session, name, share=0.5, by="ada", why="see").id
+
+
+def two_sides(place: Place) -> tuple[str, str]:
+    """A new chat that was given to the canary, and one that was not."""
+    with place.database.write() as session:
+        made = [chats.create_chat(session, place.user_id) for _ in range(60)]
+    given = next(chat.id for chat in made if chat.canary_id)
+    return given, next(chat.id for chat in made if not chat.canary_id)
+
+
+def answerer(place: Place, chat_id: str) -> str:
+    live = place.service.send(place.user_id, chat_id, "Hello", sampling=SHORT)
+    assert live.message().state == "complete"
+    with place.database.read() as session:
+        assert model_versions.get_version(session, str(live.message().model_version_id)).name == (
+            live.model_version
+        )
+    return live.model_version
+
+
+def test_both_sides_chat_at_once_and_their_votes_are_compared(place: Place, endless_folder: Path) -> None:
+    publish_adapter(place.database, place.artifacts, endless_folder, state="candidate")
+    assert answerer(place, place.chat_id) == "v1"
+    canary = place.deployments.canary.start("v2", share=0.5, by="ada", why="see")
+    given, beside = two_sides(place)
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(2):
+            answers = pool.map(lambda chat_id: answerer(place, chat_id), (given, beside, place.chat_id))
+            assert list(answers) == ["v2", "v1", "v1"]
+    with place.database.write() as session:
+        for chat_id, label in ((given, True), (beside, False), (place.chat_id, True)):
+            last = chats.current_path(session, chat_id)[-1]
+            votes.cast_vote(session, user_id=place.user_id, message_id=last.id, label=label)
+        one, other = stats.canary_stats(session, canary)
+    assert (one.version, one.replies, one.up, one.down) == ("v2", 2, 1, 0)
+    assert (other.version, other.replies, other.up, other.down) == ("v1", 2, 0, 1)
+    assert alias(place.database) == "v1"
+
+
+def test_the_end_of_a_canary_and_a_promotion_reach_its_chats_at_once(
+    place: Place, endless_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_adapter(place.database, place.artifacts, endless_folder)
+    place.deployments.canary.start("v2", share=0.5, by="ada", why="see")
+    given, beside = two_sides(place)
+    assert answerer(place, given) == "v2"
+    with caplog.at_level(logging.INFO, "thumbloop.serving"):
+        version, count = place.deployments.canary.end(by="ada", why="enough")
+    assert (version.name, count > 1) == ("v2", True)
+    assert "The canary of v2 is over; the deployed version answers." in caplog.text
+    assert answerer(place, given) == "v1"
+    with pytest.raises(Conflict, match="No canary is under way"):
+        place.deployments.canary.end(by="ada", why="again")
+
+    begin_canary(place.database)  # by another process
+    given, beside = two_sides(place)
+    assert (answerer(place, given), answerer(place, beside)) == ("v2", "v1")
+    move_alias(place.database, "v2")
+    assert (answerer(place, given), answerer(place, beside)) == ("v2", "v2")
+    place.deployments.roll_back(by="ada", why="no")
+    assert (answerer(place, given), answerer(place, beside)) == ("v1", "v1")
+
+
+def test_a_canary_that_cannot_be_served_is_told_once_and_the_deployed_version_answers(
+    place: Place, endless_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = damage(place.artifacts, publish_adapter(place.database, place.artifacts, endless_folder))
+    with pytest.raises(ArtifactRefused, match=r"adapter_model\.safetensors has changed"):
+        place.deployments.canary.start("v2", share=0.5, by="ada", why="hope")
+    with place.database.read() as session:
+        assert canaries.open_canary(session) is None
+    with caplog.at_level(logging.ERROR, "thumbloop.serving"):
+        begin_canary(place.database)
+        given, beside = two_sides(place)
+        assert [answerer(place, chat_id) for chat_id in (given, beside, given)] == ["v1"] * 3
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "v2 is tried as a canary but cannot be served, so the deployed version answers" in told[0]
+    file.write_bytes(file.read_bytes()[:-1])
+    place.deployments.canary.end(by="ada", why="repaired")
+    place.deployments.canary.start("v2", share=0.5, by="ada", why="again")
+    given, _ = two_sides(place)
+    assert answerer(place, given) == "v2"
+
+
+@ONE_ENGINE
+def test_a_restart_goes_on_with_the_canary(
+    deployments: Deployments, database: Database, backend: LocalBackend, publish: Publish
+) -> None:
+    tried = publish()
+    canary = begin_canary(database)
+    deployments.start()
+    assert tried.id in backend.loaded()
+    assert deployments.current(canary).name == "v2"
+    assert deployments.current().name == "v1"
+
+
+@ONE_ENGINE
+def test_a_restart_with_a_damaged_canary_serves_the_deployed_version(
+    deployments: Deployments,
+    database: Database,
+    artifacts: Artifacts,
+    publish: Publish,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    publish()
+    damage(artifacts, publish())
+    move_alias(database, "v2")
+    canary = begin_canary(database, "v3")
+    with caplog.at_level(logging.ERROR, "thumbloop.serving"):
+        deployments.start()
+    assert "v3 is tried as a canary but cannot be served" in caplog.text
+    assert deployments.current(canary).name == "v2"
+    assert reply(deployments)[0] == "v2"
+
+
+@ONE_ENGINE
+def test_with_room_for_two_the_canary_stays_and_the_version_before_goes(
+    database: Database, artifacts: Artifacts, backend: LocalBackend, publish: Publish
+) -> None:
+    deployments = Deployments(database, artifacts, backend, max_loaded_versions=2)
+    versions = [publish() for _ in range(2)]
+    deployments.start()
+    try:
+        deployments.deploy("v2", by="ada", why="good")
+        deployments.canary.start("v3", share=0.5, by="ada", why="see")
+        both = {version.id for version in versions}
+        wait_until(lambda: set(backend.loaded()) == both, 30)
+        deployments.canary.end(by="ada", why="enough")
+        wait_until(lambda: set(backend.loaded()) == {versions[0].id, _base(database)}, 30)
+    finally:
+        deployments.stop()
+
+
+@ONE_ENGINE
+@pytest.mark.parametrize("most", [2, 3])
+def test_a_named_version_never_takes_the_slot_of_one_that_answers_chats(
+    database: Database, artifacts: Artifacts, backend: LocalBackend, publish: Publish, most: int
+) -> None:
+    deployments = Deployments(database, artifacts, backend, max_loaded_versions=most)
+    deployments.current()  # not started: nothing loads the version before again
+    answering = {publish().id for _ in range(2)}
+    named = publish()
+    deployments.deploy("v2", by="ada", why="good")
+    canary = deployments.canary.start("v3", share=0.5, by="ada", why="see").id
+    assert set(backend.loaded()) == answering | {_base(database)}
+    if most == 2:
+        with pytest.raises(Busy, match="v4 has to wait"):
+            deployments.stream(HELLO, SAMPLING, version_id=named.id)
+        assert set(backend.loaded()) == answering
+    else:
+        version, stream = deployments.stream(HELLO, SAMPLING, canary_id=canary, version_id=named.id)
+        assert (version.name, stream.end.finish_reason) == ("v4", "length")
+        assert set(backend.loaded()) == answering | {named.id}
+
+
+def _base(database: Database) -> str:
+    with database.read() as session:
+        return model_versions.get_version(session, "v1").id
+
+
+@ONE_ENGINE
+def test_versions_wait_for_a_model_server_that_is_overrun(
+    database: Database,
+    artifacts: Artifacts,
+    publish: Publish,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    overrun = status(429, error("One at a time.", "RateLimitError", 429))
+    with recorded_vllm(lambda said: list(range(len(said)))) as server:
+        given = {"openai_base_url": server.url, "openai_api_key": KEY, "openai_model": MODEL}
+        backend = ExternalBackend(settings.model_copy(update=given), None)
+        deployments = Deployments(database, artifacts, backend, max_loaded_versions=4)
+        assert deployments.current().name == "v1"
+        publish()
+        publish()
+        with caplog.at_level(logging.ERROR, "thumbloop.serving"):
+            move_alias(database, "v2")
+            server.script += [overrun] * 2
+            assert [deployments.current().name for _ in range(3)] == ["v1", "v1", "v2"]
+            canary = begin_canary(database, "v3")
+            server.script += [overrun] * 2
+            assert [deployments.current(canary).name for _ in range(3)] == ["v2", "v2", "v3"]
+        backend.close()
+    told = [record.getMessage().split(":")[0] for record in caplog.records]
+    assert told == [
+        "v2 is deployed, but waits for the model server",
+        "v3 is tried as a canary, but waits for the model server, so the deployed version answers its chats",
+    ]

@@ -1,0 +1,97 @@
+"""Adapters that must not be served, from the published folder on: refused by name, and all else goes on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.serving.deployments import Deployments
+from app.serving.local import LocalBackend
+from storage import canaries
+from storage.artifacts import Artifacts
+from storage.database import Database
+from storage.errors import ArtifactRefused
+from storage.tables import ModelVersion
+from tests.adapters import build_adapter
+from tests.integration.test_deployments import alias, reply
+
+WEIGHTS = "adapter_model.safetensors"
+Damage = Callable[[Path], object]
+
+
+def change_weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        save_file({name: change(tensor) for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+    return damage
+
+
+def cut(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
+
+
+class Boom:
+    """Loading it with pickle would be noticed."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return pytest.fail, ("a pickle was loaded",)
+
+
+def add_pickle(folder: Path) -> None:
+    torch.save(Boom(), folder / "adapter_model.bin")
+
+
+# What a training run could have published like that: the hashes agree.
+PUBLISHED: dict[str, tuple[Damage, str]] = {
+    "truncated": (cut, f"{WEIGHTS} cannot be read"),
+    "NaN": (change_weights(lambda t: torch.full_like(t, float("nan"))), "not finite"),
+    "another base": (
+        change_weights(lambda t: t[..., : t.shape[-1] // 2].contiguous()),
+        "does not fit the base model",
+    ),
+    "other rank": (change_weights(lambda t: torch.cat((t, t)) if t.shape[0] == 4 else t), "does not fit"),
+}
+# What became of a good one afterwards.
+LATER: dict[str, tuple[Damage, str]] = {
+    "an extra pickle": (add_pickle, "adapter_model.bin is not a file that an adapter may have"),
+    "a wrong hash": (change_weights(lambda t: t + 1), f"{WEIGHTS} has changed since it was published"),
+}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_each_is_refused_by_name_and_the_deployed_version_keeps_serving(
+    deployments: Deployments,
+    database: Database,
+    artifacts: Artifacts,
+    backend: LocalBackend,
+    publish: Callable[..., ModelVersion],
+) -> None:
+    publish()
+    deployments.start()
+    deployments.deploy("v2", by="ada", why="good")
+    right, loaded = reply(deployments), set(backend.loaded())
+    for kind, (damage, why) in (PUBLISHED | LATER).items():
+        version = publish(change=damage) if kind in PUBLISHED else publish()
+        if kind in LATER:
+            assert version.path is not None
+            damage(artifacts.folder(version.path))
+        for serve in (
+            lambda name: deployments.deploy(name, by="ada", why="hope"),
+            lambda name: deployments.canary.start(name, share=0.5, by="ada", why="hope"),
+        ):
+            with pytest.raises(ArtifactRefused, match=why) as refusal:
+                serve(version.name)
+            assert version.path in str(refusal.value), kind
+        assert (alias(database), reply(deployments), set(backend.loaded())) == ("v2", right, loaded)
+    with database.read() as session:
+        assert canaries.open_canary(session) is None
+
+
+def test_a_pickle_is_not_even_published(tmp_path: Path, model_folder: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    add_pickle(build_adapter(model_folder, artifacts.staging("run")))
+    with pytest.raises(ArtifactRefused, match=r"adapter_model\.bin is not a file that an adapter may have"):
+        artifacts.publish("run")
