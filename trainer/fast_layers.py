@@ -124,8 +124,8 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention in transformers' terms; without a mask the queries are the last positions of the keys."""
-    # In fp32 also where the layers multiply in bf16: it takes no longer here, and rounded scores are a good part
-    # of what rounding does to a reply's reward.
+    # In fp32 also where the layers multiply in bf16: it takes no longer here, and rounded scores are a good
+    # part of what rounding does to a reply's reward.
     query, key, value = query.float(), key.float(), value.float()
     special = any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
     if attention_mask is None and not dropout and not special:
