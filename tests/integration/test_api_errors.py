@@ -105,6 +105,7 @@ PUBLIC = ("/healthz", "/readyz")
 ADMIN_ONLY = (
     "/api/v1/training-runs",
     "/api/v1/rollback",
+    "/api/v1/canary",
     "/api/v1/export",
     "/api/v1/import",
     "/api/v1/stats",
@@ -116,6 +117,7 @@ BODIES = {
     "/api/v1/chats/{chat_id}": {"title": "x"},
     "/api/v1/chats/{chat_id}/messages": {"content": "x"},
     "/api/v1/messages/{message_id}/vote": {"label": True},
+    "/api/v1/model-versions/{version}/canary": {"share": 0.1},
     "/api/v1/messages/{message_id}/signals": {"kind": "copied"},
     "/api/v1/users/{user_id}/quarantine": {"quarantined": True},
     "/v1/chat/completions": {"model": "thumbloop", "messages": [{"role": "user", "content": "x"}]},
@@ -139,7 +141,7 @@ def test_every_route_asks_who_is_there_and_answers_errors_in_one_shape(
         assert answer.headers["www-authenticate"] == "Bearer"
         if path.startswith("/v1"):
             assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
-        if path.startswith(ADMIN_ONLY) or path.endswith("/deploy"):
+        if path.startswith(ADMIN_ONLY) or path.endswith(("/deploy", "/canary")):
             real = path.replace("{run_id}", new_id()).replace("{version}", "v1")
             refused(stranger.request(method, real, json=body), 403, "admin_only")
         if "{" in path and path.startswith("/api/"):
