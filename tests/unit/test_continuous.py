@@ -309,5 +309,5 @@ def test_a_thousand_clients_hang_up_at_random_moments(make_backend: Callable[...
     assert tokens(backend) == right
     assert engine_of(backend) is engine
     wait_until(lambda: is_empty(engine), 10, lambda: str(held(engine)))
-    assert (backend._taken, backend._slots[BASE.id].places, len(backend._desk._line)) == (0, 0, 0)
+    assert (backend._places._taken, backend._slots[BASE.id].places, len(backend._desk._line)) == (0, 0, 0)
     assert threading.active_count() == threads
