@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -20,10 +20,11 @@ from accelerate.utils import broadcast_object_list
 from trainer.process import prepare_process
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from storage.settings import Settings
     from trainer.base_model import BaseModelSource
+    from trainer.kto import TrainingResult
     from trainer.reference_cache import ReferenceCache
     from trainer.start import Start
     from trainer.tokenise import Row
@@ -44,6 +45,30 @@ class Job:
     output_dir: Path
     resume: bool
     references: "ReferenceCache | None"
+
+    def train(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        progress: "Callable[[dict[str, Any]], None]" = lambda _state: None,
+        check: "Callable[[], None]" = lambda: None,
+    ) -> "tuple[Any, TrainingResult]":
+        """`kto.train` of this process."""
+        from trainer import kto
+
+        return kto.train(
+            model,
+            tokenizer,
+            self.rows,
+            weights=self.weights,
+            settings=self.settings,
+            output_dir=self.output_dir,
+            resume=self.resume,
+            references=self.references,
+            progress=progress,
+            check=check,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,6 @@ def follow(index: int, meeting: Meeting) -> None:
 
 def train_along() -> None:
     """Do this process's part of the leader's job, if there is one; the processes have met."""
-    from trainer import kto
     from trainer.tuning import load_for_training
 
     (job,) = broadcast_object_list([None])
@@ -116,16 +140,7 @@ def train_along() -> None:
     model, tokenizer = load_for_training(job.source, job.settings)
     if job.start is not None:
         model = job.start.load_into(model)
-    kto.train(
-        model,
-        tokenizer,
-        job.rows,
-        weights=job.weights,
-        settings=job.settings,
-        output_dir=job.output_dir,
-        resume=job.resume,
-        references=job.references,
-    )
+    job.train(model, tokenizer)
 
 
 def follow_launched() -> None:

@@ -94,18 +94,7 @@ def train(
     """
 
     def lead(check: Callable[[], None]) -> tuple[Any, kto.TrainingResult]:
-        return kto.train(
-            model,
-            tokenizer,
-            job.rows,
-            weights=job.weights,
-            settings=job.settings,
-            output_dir=job.output_dir,
-            resume=job.resume,
-            references=job.references,
-            progress=progress,
-            check=check,
-        )
+        return job.train(model, tokenizer, progress=progress, check=check)
 
     if launched():
         if processes != int(os.environ["WORLD_SIZE"]):
