@@ -222,7 +222,8 @@ def test_a_person_is_erased_and_what_remembers_them_is_marked(
     expect(page.locator("#tl-said")).to_contain_text("Erased: 8 chats, 16 messages, 8 votes. Affected: v2.")
     expect(page.get_by_role("button", name="Erase for ever")).not_to_be_visible()
     expect(version_row(page, "v2")).to_contain_text("remembers")
-    expect(version_row(page, "v2")).to_contain_text("8 votes")
+    # How many of the eight were held out and not trained on is a draw over the chats' random ids.
+    expect(version_row(page, "v2")).to_contain_text(re.compile("trained on [1-8] votes? that"))
     expect(version_row(page, "v1")).not_to_contain_text("remembers")
 
     with server.client() as admin:

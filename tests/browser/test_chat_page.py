@@ -194,6 +194,9 @@ def test_open_page_goes_on_in_its_chat_after_a_restart_of_the_server(
     open_chat = chat_id(page)
     live_server.kill()
     live_server.start()
+    # A stream that was still open when the server died makes Gradio reload the page once it is back.
+    expect(page.get_by_text("Connection Lost")).to_have_count(0)
+    expect(page.locator("[data-message]")).to_have_count(1)
     send_and_wait(page, "After")
     expect(page.locator(".user-row")).to_have_text(["Before", "After"])
     assert chat_id(page) == open_chat
