@@ -152,6 +152,8 @@ class Desk:
                 continue  # it ended before this news arrived
             try:
                 reason = None if update.error is not None else reply.take(update.tokens)
+                if update.last and reason is None:
+                    reason = "stop"  # nothing more will come, whatever ended it: no reader may wait on
             except Exception as error:
                 log.exception("A reply by %s failed.", slot.version.name)
                 self._fail(slot, reply, f"{type(error).__name__}: {error}", over=update.last)

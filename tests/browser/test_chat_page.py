@@ -1,6 +1,8 @@
 """The chat page in a real browser: streaming, thumbs, stop, regenerate, chats, errors, phones."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -19,6 +21,7 @@ from tests.browser.chatting import (
 )
 from tests.browser.conftest import OpenPage
 from tests.live_server import LiveServer, wait_until
+from tests.tiny_model import build_tiny_model
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
@@ -195,11 +198,32 @@ def test_open_page_goes_on_in_its_chat_after_a_restart_of_the_server(
     live_server.kill()
     live_server.start()
     # A stream that was still open when the server died makes Gradio reload the page once it is back.
-    expect(page.get_by_text("Connection Lost")).to_have_count(0)
+    expect(page.get_by_text("Connection to the server was lost")).to_have_count(0)
     expect(page.locator("[data-message]")).to_have_count(1)
     send_and_wait(page, "After")
     expect(page.locator(".user-row")).to_have_text(["Before", "After"])
     assert chat_id(page) == open_chat
+
+
+def test_page_whose_reply_died_with_the_server_comes_back_with_it(
+    start_server: Callable[..., LiveServer], open_page: OpenPage, tmp_path: Path
+) -> None:
+    endless = build_tiny_model(tmp_path / "endless", stops=False)
+    server = start_server(model=endless, max_new_tokens=800)
+    page = open_page(server.url)
+    send(page, "A long story")
+    expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
+    open_chat = chat_id(page)
+    server.kill()
+    lost = page.get_by_text("Connection to the server was lost")
+    expect(lost).to_be_visible()
+    server.start()
+    expect(lost).to_have_count(0)
+    expect(page.locator(".user-row")).to_have_text("A long story")
+    assert chat_id(page) == open_chat
+    expect(stop_button(page)).to_have_count(0)
+    send_and_wait(page, "Another")
+    expect(page.locator(".user-row")).to_have_text(["A long story", "Another"])
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["new chat", "open chat"])

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def tuned(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve
 def make_backend(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., LocalBackend]]:
     backends = []
 
-    def make(folder: Path = model_folder, **changes: int) -> LocalBackend:
+    def make(folder: Path = model_folder, **changes: Any) -> LocalBackend:
         settings = Settings(
             data_dir=tmp_path,
             model=str(folder),
@@ -118,6 +119,14 @@ def test_an_end_token_ends_the_reply_and_is_recorded(
     assert end.finish_reason == "stop"
     assert end.token_ids[-1] == tokenizer.eos_token_id
     assert tokenizer.eos_token not in end.content
+
+
+def test_a_reply_that_its_engine_ends_unasked_ends_for_the_reader(
+    make_backend: Callable[..., LocalBackend], tiny_model: Path
+) -> None:
+    backend = make_backend(tiny_model, batching="off")
+    backend._end_ids = frozenset()  # the engine, built before, ends at its end token all the same
+    assert backend.stream(BASE.id, HELLO, ENDLESS).end.finish_reason == "stop"
 
 
 def test_training_reads_the_ids_that_serving_saw(
