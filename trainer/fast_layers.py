@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, causal_mask_funct
 ATTENTION = "blockwise_causal"
 # Queries that are scored at once: few enough to skip most of what lies in their future, and for the scores
 # to stay in the cache; enough for the matrix products.
-QUERIES = 128
+QUERIES = 64
 
 
 @contextmanager
@@ -124,14 +124,15 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention in transformers' terms; without a mask the queries are the last positions of the keys."""
-    # In fp32 also where the layers multiply in bf16: it takes no longer here, and rounded scores are a good
-    # part of what rounding does to a reply's reward.
-    query, key, value = query.float(), key.float(), value.float()
+    # Scores are in fp32 also where the layers multiply in bf16: rounded ones are a good part of what
+    # rounding does to a reply's reward.
+    query, key = query.float(), key.float()
     special = any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
     if attention_mask is None and not dropout and not special:
         with torch.autocast(query.device.type, enabled=False):
             result = _CausalAttention.apply(query, key, value, scaling or query.shape[-1] ** -0.5)  # type: ignore[no-untyped-call]
         return result.transpose(1, 2), None
+    value = value.float()
     if attention_mask is None:
         queries, keys = query.shape[2], key.shape[2]
         attention_mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)[None, None]
@@ -180,9 +181,10 @@ def _mask(
 class _CausalAttention(torch.autograd.Function):
     """softmax(s·QKᵀ)·V for queries that are the last of the keys' positions, a block of queries at a time.
 
-    Shapes: queries (batch, heads, queries, width), keys and values (batch, groups, keys, width), all in fp32.
-    The backward pass computes the softmax again. On one thread PyTorch's own kernel for processors takes up
-    to twice as long for a few hundred positions, and longer still with a mask.
+    Shapes: queries (batch, heads, queries, width) and keys (batch, groups, keys, width) in fp32, values
+    (batch, groups, keys, width) in the format of every product but QKᵀ, which is also the result's. The
+    backward pass computes the softmax again. PyTorch's own kernel for processors multiplies in fp32
+    throughout, which on the machines we measured takes four times as long as in bf16.
     """
 
     @staticmethod
@@ -191,13 +193,13 @@ class _CausalAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         batch, heads, queries, width = query.shape
         groups, keys = key.shape[1:3]
-        query = query.reshape(batch * groups, heads // groups, queries, width)
+        query = (query * scaling).reshape(batch * groups, heads // groups, queries, width)
         key, value = (one.reshape(batch * groups, keys, -1) for one in (key, value))
         result = value.new_empty(*query.shape[:3], value.shape[-1])
         for begin, end in _blocks(queries):
             seen = keys - queries + end
-            shares = _shares(query[:, :, begin:end], key[:, :seen], scaling)
-            found = torch.bmm(_flat(shares), value[:, :seen])
+            shares = _shares(query[:, :, begin:end], key[:, :seen])
+            found = torch.bmm(_flat(shares).to(value.dtype), value[:, :seen])
             result[:, :, begin:end] = found.view(*shares.shape[:3], -1)
         ctx.save_for_backward(query, key, value, result)
         ctx.scaling = scaling
@@ -207,28 +209,27 @@ class _CausalAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, result = ctx.saved_tensors
         (gradient,) = gradients
-        batch, queries, keys = gradient.shape[0], query.shape[2], key.shape[1]
-        gradient = gradient.reshape(result.shape).float()
+        batch, queries, keys, products = gradient.shape[0], query.shape[2], key.shape[1], value.dtype
+        gradient = gradient.reshape(result.shape)
+        mean = (gradient.float() * result).sum(-1, keepdim=True)
+        narrow_query, narrow_key = query.to(products), key.to(products)
         of_query = torch.empty_like(query)
-        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
+        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value, dtype=key.dtype)
         with torch.autocast(query.device.type, enabled=False):
             for begin, end in _blocks(queries):
                 seen = keys - queries + end
-                here = gradient[:, :, begin:end]
-                flat = _flat(here)
-                shares = _shares(query[:, :, begin:end], key[:, :seen], ctx.scaling)
-                of_value[:, :seen] += torch.bmm(_flat(shares).transpose(1, 2), flat)
-                change = torch.bmm(flat, value[:, :seen].transpose(1, 2)).view(shares.shape)
-                mean = (here * result[:, :, begin:end]).sum(-1, keepdim=True)
-                of_scores = _flat(shares.mul_(change.sub_(mean)).mul_(ctx.scaling))
-                of_query[:, :, begin:end] = torch.bmm(of_scores, key[:, :seen]).view(
-                    here.shape[:3] + key.shape[-1:]
-                )
-                of_key[:, :seen] += torch.bmm(of_scores.transpose(1, 2), _flat(query[:, :, begin:end]))
+                here = _flat(gradient[:, :, begin:end])
+                shares = _shares(query[:, :, begin:end], key[:, :seen])
+                of_value[:, :seen] += torch.bmm(_flat(shares).to(products).transpose(1, 2), here)
+                change = torch.bmm(here, value[:, :seen].transpose(1, 2)).view(shares.shape)
+                of_scores = _flat(shares.mul_(change - mean[:, :, begin:end])).to(products)
+                found = torch.bmm(of_scores, narrow_key[:, :seen])
+                of_query[:, :, begin:end] = found.view(*shares.shape[:3], -1)
+                of_key[:, :seen] += torch.bmm(of_scores.transpose(1, 2), _flat(narrow_query[:, :, begin:end]))
         return (
-            of_query.view(batch, -1, *query.shape[2:]),
+            of_query.mul_(ctx.scaling).view(batch, -1, *query.shape[2:]),
             of_key.view(batch, -1, *key.shape[1:]),
-            of_value.view(batch, -1, *value.shape[1:]),
+            of_value.to(products).view(batch, -1, *value.shape[1:]),
             None,
         )
 
@@ -242,15 +243,15 @@ def _flat(one: torch.Tensor) -> torch.Tensor:
     return one.reshape(one.shape[0], -1, one.shape[-1])
 
 
-def _shares(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Softmax of the scores, 0 in the future; the queries are the last of the keys' positions.
+def _shares(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Softmax of the scores, 0 in the future; the queries, scaled, are the last of the keys' positions.
 
     PyTorch's fused softmax takes half the time of its exp.
     """
     groups, heads, queries, width = query.shape
     keys = key.shape[1]
     scores = torch.bmm(query.reshape(groups, heads * queries, width), key.transpose(1, 2))
-    scores = scores.mul_(scaling).view(groups, heads, queries, keys)
+    scores = scores.view(groups, heads, queries, keys)
     future = torch.full((queries, queries), -torch.inf, device=key.device).triu_(1)
     scores[..., keys - queries :] += future
     return scores.softmax(-1)

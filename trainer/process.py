@@ -1,12 +1,17 @@
 """What a process that trains sets before it imports the libraries, and its GPUs. Knows no run."""
 
+import ctypes
 import os
 import warnings
 from functools import cache
 
+# glibc's names in malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
 
 def prepare_process() -> None:
     """Keep libraries from talking over the log, and from taking more than one GPU."""
+    keep_freed_memory()
     # The log is for people: two libraries warn in it of each other's new names, which nothing of ours uses.
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -14,6 +19,20 @@ def prepare_process() -> None:
     # has its own already.
     if os.environ.get("WORLD_SIZE", "1") == "1" and gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus()[0]
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep memory that is freed, for the next tensor of its size; other systems go without.
+
+    By default it gives large blocks back and the kernel clears them anew each time: up to a third of a
+    processor's time in a training step.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 @cache
