@@ -31,7 +31,7 @@ from storage.users import create_anonymous
 ADMIN = "/admin"
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/(assets|static|svelte)/.+"
-    r"|/gradio_api/(info/?|queue/data|heartbeat/[^/]+)"
+    r"|/gradio_api/(info/?|app_id/?|queue/data|heartbeat/[^/]+)"
 )
 WRITTEN = re.compile(r"/gradio_api/(queue/join|run/[^/]+/?|cancel|reset/?|component_server/?)")
 CANCEL = "/gradio_api/cancel"

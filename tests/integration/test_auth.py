@@ -105,6 +105,7 @@ def test_nothing_of_gradio_is_reached_without_a_session(
         ("GET", "/assets/x.js"),
         ("GET", "/static/js/iframeResizer.contentWindow.min.js"),
         ("GET", "/gradio_api/info"),
+        ("GET", "/gradio_api/app_id"),
         ("GET", "/gradio_api/heartbeat/abc"),
         ("GET", "/gradio_api/queue/data?session_hash=abc"),
         ("POST", "/gradio_api/queue/join"),
