@@ -111,6 +111,7 @@ class ChatPage:
                     with gr.Row(elem_id="tl-under"):
                         self.again = gr.Button("Regenerate", size="sm", scale=0, min_width=110, visible=False)
                         self.consent = gr.Checkbox(
+                            value=self.services.settings.consent_default,
                             label="May be used for training",
                             container=False,
                             scale=0,

@@ -32,6 +32,7 @@ def tag(page: Page, name: str) -> Locator:
 def say_more(page: Page, comment: str, correction: str = "") -> None:
     tag(page, "Say more…").click()
     dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_in_viewport(ratio=1)
     dialog.get_by_label("Comment").fill(comment)
     dialog.get_by_label("What should it have said?").fill(correction)
     dialog.get_by_role("button", name="Save").click()
