@@ -85,7 +85,7 @@ class AdminPage:
         with gr.Row(elem_classes="tl-actions"):
             gr.HTML("<h2>Versions</h2>", **html)
             self.roll_back = gr.Button("Roll back", scale=0, min_width=120, interactive=False)
-            self.share = gr.Dropdown(SHARES, value=0.1, label="Share of a canary", scale=0, min_width=140)
+            self.share = gr.Dropdown(SHARES, value=0.1, label="Share of a canary", scale=0, min_width=170)
         self.versions = gr.HTML(js_on_load=VERSIONS_SCRIPT, elem_id="tl-versions", **html)
         gr.HTML("<h2>Runs</h2>", **html)
         self.runs = gr.HTML(elem_id="tl-runs", **html)

@@ -1,4 +1,4 @@
-"""The chat page: one's chats, a streaming reply, stop, regenerate, consent, and votes on every reply.
+"""The chat page: one's chats, a streaming reply, stop, regenerate, edit, consent, and votes on every reply.
 
 Knows Gradio, the chat service and storage. A vote does not pass through Gradio: its thumbs carry the
 stored message's id to `PUT /api/v1/messages/{id}/vote` (assets/votes.js), where ownership is checked.
@@ -12,6 +12,7 @@ import gradio as gr
 from app.auth import Identity, identity_of
 from app.chat_service import ChatService
 from app.live_reply import LiveReply
+from app.pages.editing import TAKE_DRAFT, Draft, editing_banner
 from app.pages.transcript import Turn, chat_list, chatbot_messages, header, notice
 from app.pages.view import CHATS_SHOWN, View, paced, read_turns
 from app.pages.vote_details import OfferedTags
@@ -36,6 +37,7 @@ SIDEBAR_SCRIPT = """
 watch('value', () => {
   const chat = element.querySelector('[data-current]')?.dataset.current;
   if (chat !== undefined) history.replaceState(null, '', `?chat=${chat || 'new'}`);
+  document.dispatchEvent(new Event('tl-opened'));
 });
 element.addEventListener('click', (event) => {
   const link = event.target.closest('[data-chat]');
@@ -90,6 +92,7 @@ class ChatPage:
                 )
                 with gr.Column(elem_id="tl-composer", scale=0):
                     self.notice = gr.HTML(elem_id="tl-notice", apply_default_css=False)
+                    self.editing = editing_banner()
                     with gr.Row(elem_id="tl-entry", equal_height=False):
                         self.box = gr.Textbox(
                             label="Message",
@@ -108,6 +111,7 @@ class ChatPage:
                     with gr.Row(elem_id="tl-under"):
                         self.again = gr.Button("Regenerate", size="sm", scale=0, min_width=110, visible=False)
                         self.consent = gr.Checkbox(
+                            value=self.services.settings.consent_default,
                             label="May be used for training",
                             container=False,
                             scale=0,
@@ -128,7 +132,8 @@ class ChatPage:
             self.again,
             self.consent,
         ]
-        sending = {"inputs": [self.box, self.view], "outputs": [*screen, self.box], **quiet}
+        entry = [self.box, self.editing]
+        sending = {"inputs": [*entry, self.view], "outputs": [*screen, *entry], **quiet}
         # "multiple": a reply that still streams in one chat must not block sending in another.
         gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
         self.again.click(self.on_regenerate, self.view, screen, trigger_mode="multiple", **quiet)
@@ -139,11 +144,13 @@ class ChatPage:
         self.side.older_chats(self.on_older, self.view, screen, **quiet)
         # Drawing on is an event of its own: the end of a generator's event draws once more what it drew
         # last, over whatever was opened since.
-        loaded = self.blocks.load(self.on_load, self.view, screen, **quiet)
+        loaded = self.blocks.load(
+            self.on_load, [self.view, self.editing], [*screen, *entry], js=TAKE_DRAFT, **quiet
+        )
         loaded.then(self.on_loaded, self.view, screen, **quiet)
 
-    def on_load(self, view: View, request: gr.Request) -> Update:
-        """Open the chat that the address names, or the newest, or none for `?chat=new`."""
+    def on_load(self, view: View, kept: object, request: gr.Request) -> Update:
+        """Open the chat that the address names, or the newest, or none for `?chat=new`, with its draft."""
         said = ""
         try:
             identity = self._identify(view, request)
@@ -155,7 +162,11 @@ class ChatPage:
                 newest = list_chats(session, identity.user_id, limit=1)
             # Whoever is quick has sent a message meanwhile, and its chat is open.
             view.chat_id = view.chat_id or (newest[0].id if newest else None)
-        return self._screen(view, identity, said)
+        screen = self._screen(view, identity, said)
+        draft = Draft.read(kept)
+        if draft.is_waiting(self._turns(view.chat_id, identity)):
+            screen |= {self.box: draft.text, self.editing: draft.edits}
+        return screen
 
     def on_loaded(self, view: View, request: gr.Request) -> Iterator[Update]:
         yield {self.notice: gr.skip()}  # an event without any drawing would empty all it could draw
@@ -180,14 +191,14 @@ class ChatPage:
         view.chats_shown += CHATS_SHOWN
         return self._screen(view, self._identify(view, request))
 
-    def on_send(self, text: str, view: View, request: gr.Request) -> Iterator[Update]:
+    def on_send(self, text: str, edits: str, view: View, request: gr.Request) -> Iterator[Update]:
         try:
             identity = self._identify(view, request)
-            live = self._send(view, identity, text)
+            live = self._send(view, identity, text, edits or None)
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}  # and the text stays in the box
             return
-        yield from self._draw(view, identity, live, {self.box: ""})
+        yield from self._draw(view, identity, live, {self.box: "", self.editing: ""})
 
     def on_regenerate(self, view: View, request: gr.Request) -> Iterator[Update]:
         try:
@@ -236,10 +247,10 @@ class ChatPage:
             view.loaded = True  # not before: another handler may look meanwhile
         return identity
 
-    def _send(self, view: View, identity: Identity, text: str) -> LiveReply:
+    def _send(self, view: View, identity: Identity, text: str, edits: str | None) -> LiveReply:
         service: ChatService = self.services.chat_service
         if view.chat_id is not None:
-            return service.send(identity.user_id, view.chat_id, text)
+            return service.send(identity.user_id, view.chat_id, text, edits=edits)
         if not text.strip():
             raise InvalidInput("Write a message first.", field="content")
         with self.services.database.write() as session:

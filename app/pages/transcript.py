@@ -29,6 +29,7 @@ THUMB = ICON.format(
     "M7 10v11H3V10h4Zm3 11V10l4-7.5c1.6 0 2.5 1.1 2.5 2.6 0 1.4-.9 3-1.2 3.9h4.2c1.2 0 2 1 1.7 2.2l-1.6 8"
     "c-.2 1-1 1.8-2 1.8H10Z"
 )
+PENCIL = ICON.format("M4 20l1-4.5L16 4.5l3.5 3.5L8.5 19ZM13.5 7l3.5 3.5")
 COPY = ICON.format("M9 9h11v12H9zM5 15H4V3h11v1")
 TYPING = (
     '<span class="tl-typing" role="status" aria-label="The reply is on its way"><i></i><i></i><i></i></span>'
@@ -49,13 +50,13 @@ def chatbot_messages(turns: Iterable[Turn], tags: OfferedTags = NO_TAGS) -> list
 
     `tags` are the reasons that are offered once there is a thumb.
     """
+    turns = list(turns)
+    under_way = bool(turns) and turns[-1].message.state == "streaming"
     shown: list[ChatbotMessage] = []
     for turn in turns:
         message = turn.message
         if message.role == "user":
-            shown.append(
-                {"role": "user", "content": [_html(f'<p class="tl-said">{escape(message.content)}</p>')]}
-            )
+            shown.append({"role": "user", "content": [_html(sent_message(message, editable=not under_way))]})
             continue
         content = [_markdown(message.content)] if message.content.strip() else []
         if message.state != "streaming":
@@ -64,6 +65,14 @@ def chatbot_messages(turns: Iterable[Turn], tags: OfferedTags = NO_TAGS) -> list
             content.append(_html(TYPING))
         shown.append({"role": "assistant", "content": content})
     return shown
+
+
+def sent_message(message: Message, *, editable: bool) -> str:
+    """A person's message, and the button that puts its text back into the box (editing.py)."""
+    edit = _button("Edit message", PENCIL, "data-edit") if editable else ""
+    return (
+        f'<div data-sent="{escape(message.id)}"><p class="tl-said">{escape(message.content)}</p>{edit}</div>'
+    )
 
 
 def reply_bar(turn: Turn, tags: OfferedTags = NO_TAGS) -> str:

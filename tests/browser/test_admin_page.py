@@ -246,11 +246,16 @@ def test_only_admins_come_in(chat_server: LiveServer, open_page: OpenPage) -> No
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone(chat_server: LiveServer, open_page: OpenPage, scheme: str) -> None:
     page = open_page(
-        chat_server.admin_link(), color_scheme=scheme, viewport={"width": 390, "height": 844}, is_mobile=True
+        chat_server.admin_link(), color_scheme=scheme, viewport={"width": 360, "height": 740}, is_mobile=True
     )
     expect(page.get_by_role("button", name="Train now")).to_be_visible()
     overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert overflow <= 0, f"the page is {overflow} px too wide"
+    title = page.get_by_role("heading", name="Versions").bounding_box()
+    button = page.get_by_role("button", name="Roll back").bounding_box()
+    assert title is not None
+    assert button is not None
+    assert title["y"] + title["height"] <= button["y"]
 
 
 def test_the_newest_sweep_with_its_plot(start_server: StartServer, open_page: OpenPage) -> None:

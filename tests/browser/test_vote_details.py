@@ -32,6 +32,7 @@ def tag(page: Page, name: str) -> Locator:
 def say_more(page: Page, comment: str, correction: str = "") -> None:
     tag(page, "Say more…").click()
     dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_in_viewport(ratio=1)
     dialog.get_by_label("Comment").fill(comment)
     dialog.get_by_label("What should it have said?").fill(correction)
     dialog.get_by_role("button", name="Save").click()
@@ -40,6 +41,12 @@ def say_more(page: Page, comment: str, correction: str = "") -> None:
 def own(page: Page, name: str) -> Locator:
     """The text as the page shows it below the reply."""
     return page.locator(f"[data-text={name}]").last
+
+
+def middle(shown: Locator) -> tuple[float, float]:
+    box = shown.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 @pytest.fixture(params=["desktop", "phone"])
@@ -94,6 +101,26 @@ def test_tags_comment_and_correction_are_changes_of_the_same_vote(
     expect_vote(page, None)
     assert stored_messages(page, chat_server.url)[-1]["vote"] is None
     expect(page.get_by_role("group", name="Reasons")).not_to_be_visible()
+
+
+def test_reasons_of_the_last_reply_stand_above_the_composer(page: Page) -> None:
+    """They come below the thumbs, where a full transcript ends."""
+    assert page.viewport_size is not None
+    page.set_viewport_size({"width": page.viewport_size["width"], "height": 460})
+    send_and_wait(page, "A question\nof\nsome\nlines")
+    send_and_wait(page, "And\nanother")
+    page.mouse.move(*middle(thumb(page, "Dislike")))
+    page.mouse.wheel(0, 5000)
+
+    def stands_above(row: Locator) -> bool:
+        shown, composer = row.bounding_box(), page.locator("#tl-composer").bounding_box()
+        assert composer is not None
+        return shown is not None and shown["y"] + shown["height"] <= composer["y"]
+
+    thumb(page, "Dislike").click()
+    wait_until(lambda: stands_above(page.get_by_role("group", name="Reasons")))
+    say_more(page, "A comment\nof\nthree lines", "And a correction")
+    wait_until(lambda: stands_above(own(page, "correction")))
 
 
 def test_all_of_it_by_keyboard(chat_server: LiveServer, open_page: OpenPage) -> None:

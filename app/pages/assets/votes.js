@@ -88,10 +88,13 @@
     return next;
   };
 
+  // The row of reasons grows below the thumbs, for the last reply below the edge of the transcript.
+  const reveal = (message) => find(message)?.scrollIntoView({ block: "nearest" });
+
   const press = async (message, change) => {
     const say = (words) => { find(message).querySelector(".tl-refused").textContent = words; };
     say("");
-    await inTurn(message, change).catch((error) => say(error.message));
+    await inTurn(message, change).then(() => reveal(message), (error) => say(error.message));
   };
 
   const vote = (direction) => (before) => ({ label: before.label === (direction === "up") ? null : direction === "up" });
@@ -126,6 +129,7 @@
     try {
       await inTurn(message, () => said);
       dialog.close();
+      reveal(message);
       find(message)?.querySelector("[data-more]").focus();
     } catch (error) {
       dialog.querySelector(".tl-refused").textContent = error.message;

@@ -1,0 +1,214 @@
+"""A message of one's own is edited on the chat page, and what is in the box outlives a reload."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.chatting import (
+    box,
+    chat_id,
+    send,
+    send_and_wait,
+    stop_button,
+    stored_messages,
+)
+from tests.browser.conftest import OpenPage
+from tests.live_server import LiveServer
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+
+
+def pencil(page: Page, number: int = -1) -> Locator:
+    return page.get_by_role("button", name="Edit message").nth(number)
+
+
+def banner(page: Page) -> Locator:
+    return page.get_by_text("Editing your message.")
+
+
+def said(page: Page) -> Locator:
+    return page.locator(".tl-said")
+
+
+def stored_texts(page: Page, server: LiveServer) -> list[object]:
+    return [message["content"] for message in stored_messages(page, server.url) if message["role"] == "user"]
+
+
+@pytest.mark.parametrize("kind", ["desktop", "phone"])
+def test_edited_message_stands_in_the_place_of_the_first(
+    chat_server: LiveServer, open_page: OpenPage, kind: str
+) -> None:
+    page = open_page(chat_server.url, **(PHONE if kind == "phone" else {}))
+    text = "if a < b:\n    print('<i>**x**</i>')  # &amp; `so`\n\n![](http://example.com/x.png)"
+    send_and_wait(page, "One")
+    send_and_wait(page, text)
+    send_and_wait(page, "Three")
+    if kind == "phone":
+        edge = pencil(page, 1).bounding_box()
+        assert edge is not None
+        assert edge["x"] >= 0
+        pencil(page, 1).tap()
+    else:
+        pencil(page, 1).click()
+    expect(banner(page)).to_be_visible()
+    expect(box(page)).to_be_focused()
+    expect(box(page)).to_have_value(text)
+    expect(page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0, f"the page is {overflow} px too wide"
+
+    before = stored_messages(page, chat_server.url)
+    send(page, "Two, edited")
+    expect(said(page)).to_have_text(["One", "Two, edited"])
+    expect(page.locator("[data-message]")).to_have_count(2)
+    expect(banner(page)).not_to_be_visible()
+    expect(box(page)).to_have_value("")
+    after = stored_messages(page, chat_server.url)
+    assert after[:2] == before[:2]
+    assert before[2]["id"] in after[2]["siblings"]  # type: ignore[operator]
+    page.reload()
+    expect(said(page)).to_have_text(["One", "Two, edited"])
+    expect(banner(page)).not_to_be_visible()
+    send_and_wait(page, "Then")  # a message like any other again
+    expect(said(page)).to_have_text(["One", "Two, edited", "Then"])
+
+
+def test_editing_by_keyboard_is_left_with_escape(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    box(page).fill("half a thought")
+    pencil(page).focus()
+    page.keyboard.press("Enter")
+    expect(box(page)).to_have_value("Hello")
+    expect(box(page)).to_be_focused()
+    page.keyboard.type(", world")
+    page.keyboard.press("Escape")
+    expect(banner(page)).not_to_be_visible()
+    expect(box(page)).to_have_value("half a thought")
+    expect(pencil(page)).to_be_focused()
+
+    page.keyboard.press("Enter")
+    page.keyboard.type(" again")
+    page.keyboard.press("Enter")
+    expect(said(page)).to_have_text(["Hello again"])
+    expect(box(page)).to_have_value("half a thought")  # for the message that was being written
+    expect(banner(page)).not_to_be_visible()
+    page.get_by_role("button", name="Send").click()
+    expect(said(page)).to_have_text(["Hello again", "half a thought"])
+
+
+def test_editing_is_left_with_its_button_and_with_its_chat(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    pencil(page).click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(banner(page)).not_to_be_visible()
+    expect(box(page)).to_have_value("")
+    assert stored_texts(page, chat_server) == ["Hello"]
+
+    pencil(page).click()
+    page.get_by_role("button", name="New chat").click()
+    expect(banner(page)).not_to_be_visible()
+    expect(box(page)).to_have_value("")
+    send_and_wait(page, "Another chat")
+    assert stored_texts(page, chat_server) == ["Another chat"]
+
+
+def test_refused_edit_goes_on(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    pencil(page).click()
+    send(page, "x" * 2001)
+    expect(page.get_by_role("alert")).to_contain_text("2001 characters")
+    expect(banner(page)).to_be_visible()
+    expect(box(page)).to_have_value("x" * 2001)
+    send(page, "Shorter")
+    expect(said(page)).to_have_text(["Shorter"])
+
+
+def test_no_message_is_edited_while_a_reply_streams(
+    talkative_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(talkative_server.url)
+    send(page, "Tell me a long story.")
+    expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
+    expect(page.get_by_role("button", name="Edit message")).to_have_count(0)
+    stop_button(page).click()
+    pencil(page).click()
+    send(page, "A short one.")
+    expect(said(page)).to_have_text(["A short one."])
+    stop_button(page).click()
+    expect(page.get_by_role("button", name="Edit message")).to_have_count(1)
+
+
+def test_draft_outlives_a_reload_with_its_editing(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    box(page).fill("half\na <thought>")
+    page.reload()
+    expect(box(page)).to_have_value("half\na <thought>")
+    pencil(page).click()
+    box(page).fill("Hello, world")
+    page.reload()
+    expect(banner(page)).to_be_visible()
+    expect(box(page)).to_have_value("Hello, world")
+    page.get_by_role("button", name="Send").click()
+    expect(said(page)).to_have_text(["Hello, world"])
+    expect(box(page)).to_have_value("half\na <thought>")
+    box(page).fill("")
+    page.reload()
+    expect(said(page)).to_have_text(["Hello, world"])
+    expect(box(page)).to_have_value("")
+
+
+def test_message_that_the_server_did_not_get_comes_back(live_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(live_server.url)
+    send_and_wait(page, "Before")
+    open_chat = chat_id(page)
+    live_server.kill()
+    send(page, "Never got there")
+    expect(page.get_by_text("Connection to the server was lost")).to_be_visible()
+    box(page).press_sequentially(", and typed on")
+    with page.expect_navigation():  # Gradio loads the page anew once the server answers
+        live_server.start()
+    expect(box(page)).to_have_value("Never got there, and typed on")
+    assert chat_id(page) == open_chat
+    assert stored_texts(page, live_server) == ["Before"]
+    page.get_by_role("button", name="Send").click()
+    expect(said(page)).to_have_text(["Before", "Never got there, and typed on"])
+    expect(box(page)).to_have_value("")
+
+
+def test_message_that_arrived_does_not_come_back(chat_server: LiveServer, open_page: OpenPage) -> None:
+    """The server stored it, and the page never heard of that."""
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Again")
+    box(page).fill("Again")
+    page.reload()
+    expect(box(page)).to_have_value("Again")  # not sent, though it reads like the last one
+    path = f"{chat_server.url}/api/v1/chats/{chat_id(page)}/messages?stream=false"
+    assert page.request.post(path, data={"content": "Again"}, headers={"Origin": chat_server.url}).ok
+    page.reload()
+    expect(said(page)).to_have_text(["Again", "Again"])
+    expect(box(page)).to_have_value("")
+
+
+def test_signing_out_takes_the_draft_along(
+    start_server: Callable[..., LiveServer], open_page: OpenPage
+) -> None:
+    server = start_server(auth="accounts")
+    page = open_page(server.admin_link())
+    page.goto(server.url)
+    box(page).fill("between us")
+    page.reload()
+    expect(box(page)).to_have_value("between us")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Password")).to_be_visible()
+    page.goto(server.admin_link())
+    page.goto(server.url)
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    expect(box(page)).to_have_value("")
