@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -219,5 +220,28 @@ def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, 
     job, model, tokenizer = job_of_two(Job, tmp_path, copy)
     (copy / "config.json").unlink()
     with pytest.raises(RuntimeError, match="Process 2 of 2 failed: ModelUnavailable: .*cannot be loaded"):
+        processes.train(job, model, tokenizer, processes=2)
+    assert not followers()
+
+
+class CrampedJob(Job):
+    """A job whose second process gets no more memory from its first step on."""
+
+    def train(self, model: Any, tokenizer: Any, **how: Any) -> Any:
+        if torch.distributed.get_rank() == 1:
+            how["check"] = get_no_more_memory
+        return super().train(model, tokenizer, **how)
+
+
+def get_no_more_memory() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken, most))
+
+
+def test_a_process_without_memory_ends_the_training_with_its_reason(tmp_path: Path, tiny_model: Path) -> None:
+    """Stock TRL has no smaller passes; the engine shared-prefix gets through with them."""
+    job, model, tokenizer = job_of_two(CrampedJob, tmp_path, tiny_model, engine="trl")
+    with pytest.raises(MemoryError, match="Process 2 of 2 failed: .*(ran out of|allocate) memory"):
         processes.train(job, model, tokenizer, processes=2)
     assert not followers()
