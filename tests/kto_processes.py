@@ -1,10 +1,11 @@
-"""One of several processes that train together; `torchrun -m tests.kto_processes MODEL FOLDER`.
+"""One of several processes that train together; `torchrun -m tests.kto_processes MODEL FOLDER TRAINING…`.
 
 Writes what the first of them was told of each step, and the adapter that it ended with.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,15 @@ def rows(tokenizer: Any, count: int) -> list[Row]:
     return tokenise(tokenizer, examples, max_length=256)[0]
 
 
-def main(model: str, folder: Path) -> None:
-    for name, count in TRAININGS.items():
+def main(model: str, folder: Path, names: Sequence[str]) -> None:
+    for name in names:
         chosen = settings(model, folder).model_copy(update={"engine": name.partition(",")[0]})
         base, tokenizer = load_model(resolve(chosen))
         steps: list[dict[str, Any]] = []
         trained, result = kto.train(
             base,
             tokenizer,
-            rows(tokenizer, count),
+            rows(tokenizer, TRAININGS[name]),
             weights=WEIGHTS,
             settings=chosen,
             output_dir=folder / name,
@@ -62,4 +63,4 @@ def main(model: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

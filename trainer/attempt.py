@@ -14,11 +14,11 @@ from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import LeaseLost, ThumbloopError
 from storage.settings import Settings
-from trainer.kto import Diverged
 from trainer.lease import Interrupted, Lease
 from trainer.memory import OutOfMemory
 from trainer.processes import LOST, ProcessLost
 from trainer.run import Outcome, carry_out
+from trainer.watch import Diverged
 
 log = logging.getLogger(__name__)
 

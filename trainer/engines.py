@@ -3,12 +3,12 @@
 Knows neither rows nor the database.
 """
 
-import os
 from typing import Any, Literal
 
 import torch
 from transformers.utils import logging as transformers_logging
 
+from trainer.sharding import sharded_by
 from trainer.shared_prefix import PrefixScorer, Reply
 
 Engine = Literal["shared-prefix", "trl"]
@@ -27,17 +27,12 @@ def choose_engine(wanted: Engine, model: Any) -> tuple[Engine, str]:
     return "trl", f"Training with stock TRL instead of the engine shared-prefix: {reason}."
 
 
-def sharded_by() -> str | None:
-    """What accelerate was told to spread the weights over processes with, if anything."""
-    for name, way in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
-            return way
-    return None
-
-
 def _why_not(model: Any) -> str | None:
     if way := sharded_by():
-        return f"{way} takes the layers apart that it runs by itself; plain data parallelism it can do"
+        return (
+            f"with {way} all processes run the same layers at the same time, and which ones that engine runs "
+            f"depends on the rows of each"
+        )
     config = model.config.get_text_config()
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
         return "the model's experts have a loss of their own"

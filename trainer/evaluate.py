@@ -7,6 +7,7 @@ row. Knows no database, and does not judge: that is the gate's.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from storage.errors import InvalidInput
 from storage.examples import Example
 from trainer import batches
 from trainer.objective import LossType, losses, reference_point
+from trainer.reference_cache import ReferenceCache
+from trainer.shared_prefix import Reply, Scores
 from trainer.tokenise import Row, tokenise
 from trainer.weights import Weights
 
@@ -103,14 +106,16 @@ def evaluate(
     loss_type: LossType,
     max_length: int,
     batch_size: int,
+    references: ReferenceCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score every example that fits in `max_length` tokens; the end of longer replies is cut.
 
     The policy is `model` as it is; the reference is the same model with its adapter off. A bare base
     model is its own reference, so all its r are 0. KL partners are neighbours in a fixed order, in
-    blocks of `batch_size` rows as in training; z0 is one mean over all of them. `progress` gets the
-    rows done and their number. Raises InvalidInput if no example is left to score.
+    blocks of `batch_size` rows as in training; z0 is one mean over all of them. `references` are reused
+    and added to. `progress` gets the rows done and their number. Raises InvalidInput if no example is
+    left to score.
     """
     rows, dropped = tokenise(tokenizer, examples, max_length=max_length)
     if not rows:
@@ -122,12 +127,15 @@ def evaluate(
     model.eval()
     try:
         for number, row in enumerate(rows):
-            policy, reward = _score(model, row.prompt_ids, row.completion_ids, max_length)
-            log_probabilities.append(policy)
-            rewards.append(reward)
-            if number in partners:
-                mismatched = rows[partners[number]].completion_ids
-                kl.append(_score(model, row.prompt_ids, mismatched, max_length)[1])
+            room = max_length - len(row.prompt_ids)
+            other = rows[partners[number]].completion_ids[:room] if number in partners else None
+            reply = Reply(row.prompt_ids, row.completion_ids[:room], other)
+            policy = _score(model, [reply])
+            reference = _reference(model, [reply], references) if isinstance(model, PeftModel) else policy
+            log_probabilities.append(policy.completions.item())
+            rewards.append((policy.completions - reference.completions).item())
+            if other:
+                kl.append((policy.mismatched - reference.mismatched).item())
             if progress is not None:
                 progress(number + 1, len(rows))
     finally:
@@ -201,14 +209,21 @@ def _partners(rows: Sequence[Row], batch_size: int) -> dict[int, int]:
     return {row: block[seat - 1] for block in blocks for seat, row in enumerate(block)}
 
 
-def _score(model: Any, prompt: list[int], completion: list[int], max_length: int) -> tuple[float, float]:
-    """log π of the completion, and r."""
-    ids = (prompt + completion)[:max_length]
-    policy = _log_probability(model, ids, len(prompt))
-    if not isinstance(model, PeftModel):
-        return policy, 0.0
+def _reference(model: PeftModel, replies: list[Reply], known: ReferenceCache | None) -> Scores:
     with model.disable_adapter():
-        return policy, policy - _log_probability(model, ids, len(prompt))
+        return _score(model, replies) if known is None else known.complete(replies, partial(_score, model))[0]
+
+
+def _score(model: Any, replies: Sequence[Reply]) -> Scores:
+    """log π of what is asked for, each reply in a pass of its own."""
+
+    def score(prompt: list[int], completion: list[int] | None) -> float:
+        return _log_probability(model, prompt + completion, len(prompt)) if completion else 0.0
+
+    return Scores(
+        torch.tensor([score(one.prompt, one.completion if one.wanted else None) for one in replies]),
+        torch.tensor([score(one.prompt, one.mismatched) for one in replies]),
+    )
 
 
 @torch.no_grad()

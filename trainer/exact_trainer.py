@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from torch.utils.data import DataLoader, Sampler
@@ -19,6 +20,7 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 
 from trainer import batches
+from trainer.sharding import shard_on_processor, sharded_by
 from trainer.tokenise import Row
 
 
@@ -39,6 +41,8 @@ class InOurOrder:
 
     def keep_last_step(self: Any) -> None:
         """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
+        if sharded_by():
+            return  # it takes all processes, of which this one alone has left the step
         newest = newest_checkpoint(Path(str(self.args.output_dir)))
         if self.state.global_step > (step_of(newest) if newest else 0):
             self._save_checkpoint(self.model, trial=None)
@@ -83,6 +87,12 @@ class ExactTrainer(InOurOrder, KTOTrainer):
             **kwargs,
         )
         self.remove_callback(PrinterCallback)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if sharded_by() and not self.is_fsdp_enabled:
+            shard_on_processor(self.accelerator)
+            self.is_fsdp_enabled = True
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         # TRL multiplies the losses of the rows of a class, in their order, by the weight of that class.
@@ -150,13 +160,17 @@ class _ExactIds:
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The newest whole checkpoint; its state file is written last, so that one tells."""
+    """The newest whole one that this training can go on with; its state file is written last, so that tells.
+
+    Of weights that are spread over processes the checkpoints have a form of their own.
+    """
     for folder in sorted(output_dir.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
             json.loads((folder / "trainer_state.json").read_text())
         except (OSError, ValueError):
             continue
-        return folder
+        if any(folder.glob(f"{FSDP_MODEL_NAME}*")) == (sharded_by() is not None):
+            return folder
     return None
 
 

@@ -17,7 +17,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import LoraConfig, PeftModel
-from transformers import TrainerCallback
 from trl.trainer.kto_config import KTOConfig
 
 from storage.settings import Settings
@@ -29,8 +28,10 @@ from trainer.lease import Interrupted
 from trainer.memory import checkpoints_activations, peak_memory
 from trainer.reference_cache import ReferenceCache
 from trainer.reporting import reporters
+from trainer.sharding import all_finite, gather_trained, sharded_by
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.tokenise import Row
+from trainer.watch import Diverged, Progress, Watch
 from trainer.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -40,15 +41,6 @@ SETTINGS = (
     *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
     *("engine", "tuning", "gradient_accumulation", "lora_rank", "seed", "max_weight"),
 )
-
-# A gradient norm beyond which a training is broken; those of sound ones are below a hundred.
-EXPLODED = 1e5
-
-Progress = Callable[[dict[str, Any]], None]
-
-
-class Diverged(ArithmeticError):
-    """A gradient or a weight is not a finite number any more."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +129,10 @@ def train(
         if interrupted.why == "terminated":
             trainer.keep_last_step()
         raise
-    if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
+    if not all_finite(p for p in trainer.model.parameters() if p.requires_grad):
         raise Diverged("The adapter has weights that are no finite numbers.")
+    if sharded_by():
+        gather_trained(trainer.model)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     seconds = time.monotonic() - began
     resumed_from = step_of(checkpoint) if checkpoint else 0
@@ -175,58 +169,6 @@ def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
     config.base_model_name_or_path = base_model
     config.target_modules = sorted(config.target_modules)  # a set, whose order would change the hash
     model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
-
-
-class Watch(TrainerCallback):
-    """Reports each step, and stops at the first gradient that is not finite."""
-
-    def __init__(self, progress: Progress, rows_per_step: int) -> None:
-        self.progress, self.rows_per_step = progress, rows_per_step
-        self.margin: float | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.first_step, self.began = state.global_step, time.monotonic()
-        if not state.is_world_process_zero:
-            self.progress = lambda _state: None
-        self.progress({"phase": "training", "step": state.global_step, "steps": state.max_steps})
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.fp16:
-            return  # its scaler leaves such a step out, and tries a smaller scale
-        gradients = (p.grad for p in kwargs["model"].parameters() if p.grad is not None)
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            raise Diverged(
-                f"A gradient of step {state.global_step + 1} is not a finite number; "
-                f"lower THUMBLOOP_LEARNING_RATE, or set THUMBLOOP_PRECISION=fp32."
-            )
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        logs: dict[str, float] = kwargs["logs"]
-        if "loss" not in logs:
-            return  # the summary at the end
-        norm = logs.get("grad_norm", 1.0)
-        if not args.fp16 and (norm > EXPLODED or norm == 0):
-            # Where every reply is certain beyond what a float can tell, no gradient is left.
-            what = f"is {norm:.3g}" if norm else "is 0, because the steps before it went too far"
-            raise Diverged(
-                f"The gradient exploded: its norm in step {state.global_step} {what}; lower "
-                f"THUMBLOOP_LEARNING_RATE={args.learning_rate:g} or THUMBLOOP_BETA={args.beta:g}."
-            )
-        self.margin = logs.get("rewards/margins", self.margin)  # absent where a block has one kind only
-        per_step = (time.monotonic() - self.began) / (state.global_step - self.first_step)
-        self.progress(
-            {
-                "phase": "training",
-                "step": state.global_step,
-                "steps": state.max_steps,
-                "loss": logs["loss"],
-                "margin": self.margin,
-                "kl": logs.get("kl"),
-                "gradient_norm": logs.get("grad_norm"),
-                "rows_per_second": self.rows_per_step / per_step,
-                "seconds_left": per_step * (state.max_steps - state.global_step),
-            }
-        )
 
 
 def training_arguments(

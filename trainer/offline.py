@@ -1,16 +1,13 @@
 """The engine alone on a file of rated data: rows in, an adapter folder out. Knows no database."""
 
-import hashlib
 import json
 import logging
 import time
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from storage.errors import InvalidInput, NotReady
@@ -19,17 +16,18 @@ from storage.settings import Settings
 from trainer import base_model, kto, processes
 from trainer.base_model import BaseModelSource
 from trainer.contradictions import without_contradictions
-from trainer.exact_trainer import newest_checkpoint
 from trainer.expected_time import expected_seconds
+from trainer.file_report import FileReport
 from trainer.file_rows import read_rows
 from trainer.follower import Job
 from trainer.lineage import write_lineage
 from trainer.out_folder import OutFolder
 from trainer.reference_cache import ReferenceCache
-from trainer.tokenise import Row, tokenise
+from trainer.tokenise import Row, rows_digest, tokenise
 from trainer.training_order import write_order
 from trainer.training_plan import TrainingPlan, plan_training
 from trainer.tuning import load_for_training, reference_name
+from trainer.watch import Progress
 from trainer.wording import counted, spoken
 
 log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class OfflineTraining:
 def train_on_file(
     wanted: OfflineTraining,
     *,
-    progress: kto.Progress = lambda _state: None,
+    progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train on a file and leave the adapter in `out`; the report, as JSON.
@@ -151,19 +149,19 @@ class _Training:
         """What makes it the same training when it is asked for again."""
         return self.chosen | {"data": self.sha256, "weights of the model": self.fingerprint}
 
-    def carry_out(self, resume: bool, progress: kto.Progress, check: Callable[[], None]) -> dict[str, Any]:
+    def carry_out(self, resume: bool, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
         progress({"phase": "loading the model"})
         model, tokenizer = load_for_training(self.source, self.settings)
         expected = expected_seconds(model, self.rows, self.settings, self.plan.processes)
         log.info("That will take about %s from the start.", spoken(expected))
-        steps = _earlier_steps(self.out.checkpoints) if resume else []
-        before = len(steps)
+        report = FileReport.continued(self.out.checkpoints) if resume else FileReport()
+        before = len(report.steps)
 
         def note(state: dict[str, Any]) -> None:
             if "loss" in state:
-                if len(steps) == before and state["step"] < state["steps"]:
+                if len(report.steps) == before and state["step"] < state["steps"]:
                     log.info("By the first step, about %s are left.", spoken(state["seconds_left"]))
-                steps.append(_step(state, "gradient_norm"))
+                report.note(state)
             progress(state)
 
         set_up = time.monotonic() - self.began
@@ -176,29 +174,16 @@ class _Training:
         )
         progress({"phase": "writing the adapter"})
         self._stage(model, tokenizer, result)
-        report = {
-            "engine": result.engine,
-            "processes": result.processes,
-            "model": self.source.name,
-            "device": _device(self.source),
-            "precision": self.settings.precision,
-            "rows": self.plan.rows,
-            "tokens": self.plan.tokens,
-            "seconds": {"set_up": set_up, "training": result.seconds, "expected": expected},
-            "seconds_per_row": result.seconds_per_row,
-            "peak_memory_mb": result.peak_memory / 2**20,
-            "steps": steps,
-            "resumed_from_step": result.resumed_from_step,
-            "gradient_checkpointing": result.gradient_checkpointing,
-            "noise_floor": result.noise_floor,
-            "references_reused": result.references_reused,
-            "settings": self.chosen,
-            **self.plan.to_metrics(),
-        }
+        told = report.to_dict(
+            *(result, self.plan, self.source),
+            settings=self.chosen,
+            set_up=set_up,
+            expected=expected,
+        )
         if self.wanted.report is not None:
-            self.wanted.report.write_text(json.dumps(report, indent=2) + "\n")
+            self.wanted.report.write_text(json.dumps(told, indent=2) + "\n")
         self.out.publish()  # last: until then, the same command makes up for what is missing
-        return report
+        return told
 
     def _references(self) -> ReferenceCache | None:
         if self.wanted.references is None or not self.settings.reference_cache_mb:
@@ -226,35 +211,3 @@ class _Training:
             training=result.to_dict(),
             start=None,
         )
-
-
-def _earlier_steps(checkpoints: Path) -> list[dict[str, Any]]:
-    """The steps that an interrupted training had made up to its newest checkpoint."""
-    newest = newest_checkpoint(checkpoints)
-    if newest is None:
-        return []
-    history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
-    return [_step(entry, "grad_norm") for entry in history if "loss" in entry]
-
-
-def _step(logged: dict[str, Any], norm: str) -> dict[str, Any]:
-    return {
-        "step": logged["step"],
-        "loss": logged["loss"],
-        "grad_norm": logged.get(norm),
-        "z0": logged.get("kl"),
-    }
-
-
-def _device(source: BaseModelSource) -> str:
-    return torch.cuda.get_device_name(source.device) if source.device.type == "cuda" else source.device.type
-
-
-def rows_digest(rows: Sequence[Row]) -> str:
-    """SHA-256 over what the engine sees of the rows: their ids, labels, chats and weights, in order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        head = json.dumps([len(row.prompt_ids), len(row.completion_ids), row.label, row.chat_id, row.weight])
-        digest.update(head.encode())
-        digest.update(array("q", [*row.prompt_ids, *row.completion_ids]).tobytes())
-    return digest.hexdigest()

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
@@ -26,9 +27,10 @@ from torch.multiprocessing.spawn import start_processes
 
 from storage.errors import BadSetting
 from trainer import kto
-from trainer.engines import sharded_by
 from trainer.follower import READY, Failure, Job, Meeting, follow
 from trainer.process import gpus
+from trainer.sharding import refuse_other_ways
+from trainer.watch import Progress
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +55,9 @@ def how_many(wanted: int, device: torch.device) -> int:
 
     Where there are GPUs there are no more processes than those. Raises BadSetting.
     """
-    if way := sharded_by():
-        raise BadSetting(
-            f"accelerate was told to use {way}, and the process that writes checkpoints and the adapter "
-            f"needs all weights; launch without it. THUMBLOOP_TUNING=qlora takes less memory.",
-            field="training_processes",
-        )
+    processes = int(os.environ["WORLD_SIZE"]) if launched() else 1
+    refuse_other_ways(processes)
     if launched():
-        processes = int(os.environ["WORLD_SIZE"])
         if int(os.environ.get("LOCAL_WORLD_SIZE", processes)) != processes:
             raise BadSetting(
                 "The processes that were started together are on several machines; training takes those of "
@@ -84,7 +81,7 @@ def train(
     tokenizer: Any,
     *,
     processes: int,
-    progress: kto.Progress = lambda _state: None,
+    progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Any, kto.TrainingResult]:
     """`kto.train` in so many processes; this one has the model loaded and leads.
@@ -105,7 +102,8 @@ def train(
             )
         PartialState(cpu=job.source.device.type == "cpu")
         broadcast_object_list([job])
-        return lead(check)
+        with _told_by_launcher(check, processes):
+            return lead(check)
     if processes == 1:
         return lead(check)
     with _grouped(processes), _Followers(processes, job.source.device) as followers:
@@ -124,6 +122,24 @@ def dismiss_launched() -> None:
     if launched() and not torch.distributed.is_initialized():
         PartialState(cpu=not torch.cuda.is_available())
         broadcast_object_list([None])
+
+
+@contextmanager
+def _told_by_launcher(check: Callable[[], None], processes: int) -> Iterator[None]:
+    """Where a collective fails because another process has gone, the launcher ends this one, too, at once."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        waited_until = time.monotonic() + NOTICED_WITHIN
+        while time.monotonic() < waited_until:
+            check()
+            time.sleep(POLL_SECONDS)
+        raise ProcessLost(
+            f"One of the {processes} processes ended before the training did; what was trained up to the "
+            f"newest checkpoint is kept."
+        ) from error
 
 
 @contextmanager

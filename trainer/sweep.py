@@ -22,13 +22,13 @@ from storage.room import is_full
 from storage.settings import Settings
 from trainer import base_model, kto
 from trainer.base_model import BaseModelSource
-from trainer.kto import Progress
 from trainer.sweep_data import FileSource, Split, Votes, read_split
 from trainer.sweep_folder import Sweep, SweepFolder, all_sweeps, new_folder
 from trainer.sweep_grid import PAIRED, Grid, Result
 from trainer.sweep_plot import draw
 from trainer.sweep_point import PointMaker
 from trainer.tuning import refuse_full
+from trainer.watch import Progress
 from trainer.wording import spoken
 
 log = logging.getLogger(__name__)

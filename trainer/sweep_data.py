@@ -22,10 +22,9 @@ from trainer.batches import hold_out
 from trainer.contradictions import without_contradictions
 from trainer.data_policy import aged
 from trainer.file_rows import read_rows
-from trainer.offline import rows_digest
 from trainer.pairs_trainer import Pair, find_pairs
 from trainer.snapshot import by_chat, is_vote, take_snapshot
-from trainer.tokenise import Row, tokenise
+from trainer.tokenise import Row, rows_digest, tokenise
 from trainer.training_plan import TrainingPlan, plan_training
 from trainer.wording import counted
 

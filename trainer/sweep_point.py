@@ -16,12 +16,12 @@ from trainer import kto
 from trainer.base_model import BaseModelSource, load_model
 from trainer.evaluate import Evaluation, evaluate
 from trainer.gate import chance_standard_error
-from trainer.kto import Diverged, Progress
 from trainer.pairs_trainer import train_on_pairs
 from trainer.reference_cache import ReferenceCache
 from trainer.sweep_data import Split
 from trainer.sweep_grid import PAIRED, Point, Result
 from trainer.tuning import load_for_training, reference_name
+from trainer.watch import Diverged, Progress
 
 NO_CHECKPOINTS = 10**9  # steps between two: a point is made in one go, or again
 
@@ -66,7 +66,7 @@ class PointMaker:
         model, tokenizer = load_for_training(self.source, settings)
         shared: dict[str, Any] = {
             "output_dir": adapter.with_name("checkpoints"),
-            "references": self._references(point),
+            "references": self._references(" pairs" if point.loss in PAIRED else ""),
             "progress": progress,
             "check": check,
         }
@@ -108,17 +108,18 @@ class PointMaker:
             loss_type="kto",  # which alone has a z0
             max_length=self.settings.max_length,
             batch_size=self.settings.batch_size,
+            references=self._references(" held out"),
             progress=note,
         )
 
-    def _references(self, point: Point) -> ReferenceCache | None:
-        """Those of runs. DPO's are computed in other shapes, so they stand under a name of their own."""
+    def _references(self, shapes: str) -> ReferenceCache | None:
+        """Those of runs. What is computed in other shapes stands under a name of its own."""
         if not self.settings.reference_cache_mb:
             return None
         name = reference_name(self.source, self.fingerprint, self.settings)
         return ReferenceCache(
             self.settings.data_dir / "references.db",
-            model=f"{name} pairs" if point.loss in PAIRED else name,
+            model=f"{name}{shapes}",
             max_mb=self.settings.reference_cache_mb,
         )
 

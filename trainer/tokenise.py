@@ -5,6 +5,9 @@ The completion is what the model emitted, where that was stored; so a reply that
 is not trained to stop, and no text is tokenised in another way than it was written.
 """
 
+import hashlib
+import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -167,3 +170,13 @@ def _common_prefix(left: list[int], right: list[int]) -> int:
         if one != other:
             return position
     return min(len(left), len(right))
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    """SHA-256 over what the engine sees of the rows: their ids, labels, chats and weights, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        head = json.dumps([len(row.prompt_ids), len(row.completion_ids), row.label, row.chat_id, row.weight])
+        digest.update(head.encode())
+        digest.update(array("q", [*row.prompt_ids, *row.completion_ids]).tobytes())
+    return digest.hexdigest()

@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig
 from storage.errors import BadSetting
 from storage.settings import Settings
 from trainer.base_model import BaseModelSource, load_model
+from trainer.sharding import sharded_by
 
 EXTRA = "qlora"
 
@@ -55,6 +56,12 @@ def refuse_full(settings: Settings) -> None:
 
 
 def _check_qlora(source: BaseModelSource) -> None:
+    if sharded_by():
+        raise BadSetting(
+            "THUMBLOOP_TUNING=qlora: FSDP would leave weights of 4 bits whole in each process; launch "
+            "without it, or set lora.",
+            field="tuning",
+        )
     if source.device.type != "cuda":
         raise BadSetting(
             "THUMBLOOP_TUNING=qlora: that is for CUDA GPUs, and this machine has none; set lora.",

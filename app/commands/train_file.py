@@ -64,10 +64,10 @@ def train_file(
         progress.show_progress({}, "loading libraries")
         import torch
 
-        from trainer.kto import Diverged
         from trainer.lease import Interrupted
         from trainer.offline import OfflineTraining, plan_on_file, train_on_file
         from trainer.processes import ProcessLost, dismiss_launched
+        from trainer.watch import Diverged
 
         wanted = OfflineTraining(
             *(data, out, chosen, references),

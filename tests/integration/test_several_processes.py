@@ -20,7 +20,8 @@ from trainer.exact_trainer import newest_checkpoint
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, "-m", "tests.kto_processes", str(tiny_model), str(folder)], check=True)
+    arguments = [str(tiny_model), str(folder), *kto_processes.TRAININGS]
+    subprocess.run([*launcher, "-m", "tests.kto_processes", *arguments], check=True)
     return folder
 
 

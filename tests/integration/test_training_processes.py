@@ -1,10 +1,15 @@
 """Training with two processes, as a user has it: runs on votes, a file, torchrun, and sudden ends."""
 
 import json
+import os
+import re
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -93,6 +98,26 @@ def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
         torch.testing.assert_close(weight, expected[other_name], rtol=0, atol=1e-4)
 
 
+def test_a_terminated_run_keeps_its_last_step_and_is_handed_on(build: Callable[..., House]) -> None:
+    house = build(**HOUSE)
+    house.vote(16)
+    run_id = house.request()
+    leader = house.start_and_reach_checkpoint(run_id)
+    (other,) = followers(leader.pid)
+    os.killpg(leader.pid, signal.SIGTERM)  # as a service manager does: to all of them
+    assert leader.wait(timeout=60) == attempt.RELEASED, house.log(run_id)
+    assert not other.is_running()
+    assert house.claimable()
+    newest = newest_checkpoint(house.artifacts.run_folder(run_id) / "checkpoints")
+    assert newest is not None
+    assert "Stopped as asked" in house.log(run_id)
+    assert int(re.findall(r"Step (\d+) of 120", house.log(run_id))[-1]) == step_of(newest)
+    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+    trained = house.run(run_id).metrics["training"]
+    assert (trained["processes"], trained["steps"]) == (2, 120)
+    assert trained["resumed_from_step"] == step_of(newest)
+
+
 def test_a_cancelled_run_leaves_no_process(build: Callable[..., House]) -> None:
     house = build(**HOUSE)
     house.vote(16)
@@ -175,20 +200,48 @@ def test_a_stopped_training_keeps_its_last_step_and_goes_on_under_torchrun(
     assert [step["step"] for step in report["steps"]] == list(range(1, 10 * 3 + 1))
 
 
+def job_of_two(kind: type[Job], folder: Path, model: Path, **other: Any) -> tuple[Job, Any, Any]:
+    """A job on eight long rows, the model and its tokenizer."""
+    settings = Settings(data_dir=folder, model=str(model), precision="fp32", lora_rank=4, **TWO | other)
+    source = resolve(settings)
+    loaded, tokenizer = load_model(source)
+    long = [rated(number, completion=f"It is {2 * number}. " * 80) for number in range(8)]
+    examples = read_rows(write_rows(folder / "rows.jsonl", long), options=NO_OPTIONS).examples
+    rows = tokenise(tokenizer, examples, max_length=1024)[0]
+    weights = plan_training(rows, LeftOut(), settings).weights
+    return kind(source, None, settings, rows, weights, folder / "out", False, None), loaded, tokenizer
+
+
 def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, tiny_model: Path) -> None:
     copy = tmp_path / "model"
     copy.mkdir()
     for file in tiny_model.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    settings = Settings(data_dir=tmp_path, model=str(copy), precision="fp32", lora_rank=4, **TWO)
-    source = resolve(settings)
-    model, tokenizer = load_model(source)
-    data = write_rows(tmp_path / "rows.jsonl", map(rated, range(8)))
-    examples = read_rows(data, options=NO_OPTIONS).examples
-    rows = tokenise(tokenizer, examples, max_length=256)[0]
+    job, model, tokenizer = job_of_two(Job, tmp_path, copy)
     (copy / "config.json").unlink()
-    plan = plan_training(rows, LeftOut(), settings)
-    job = Job(source, None, settings, rows, plan.weights, tmp_path / "checkpoints", False, None)
     with pytest.raises(RuntimeError, match="Process 2 of 2 failed: ModelUnavailable: .*cannot be loaded"):
+        processes.train(job, model, tokenizer, processes=2)
+    assert not followers()
+
+
+class CrampedJob(Job):
+    """A job whose second process gets no more memory from its first step on."""
+
+    def train(self, model: Any, tokenizer: Any, **how: Any) -> Any:
+        if torch.distributed.get_rank() == 1:
+            how["check"] = get_no_more_memory
+        return super().train(model, tokenizer, **how)
+
+
+def get_no_more_memory() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken, most))
+
+
+def test_a_process_without_memory_ends_the_training_with_its_reason(tmp_path: Path, tiny_model: Path) -> None:
+    """Stock TRL has no smaller passes; the engine shared-prefix gets through with them."""
+    job, model, tokenizer = job_of_two(CrampedJob, tmp_path, tiny_model, engine="trl")
+    with pytest.raises(MemoryError, match="Process 2 of 2 failed: .*(ran out of|allocate) memory"):
         processes.train(job, model, tokenizer, processes=2)
     assert not followers()

@@ -17,6 +17,7 @@ from storage.errors import InvalidInput
 from storage.examples import Example
 from trainer.batches import order
 from trainer.evaluate import LossType, auc, auc_standard_error, evaluate, objective
+from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, encode
 from trainer.weights import Weights
 
@@ -223,6 +224,22 @@ def test_every_figure_against_a_plain_forward_pass(
     )
     assert found.z0 == pytest.approx(expected.z0, abs=1e-4)
     assert found.loss == pytest.approx(expected.mean, abs=1e-5)
+
+
+def test_references_that_are_known_are_not_computed(
+    policy: PeftModel, tokenizer: Any, tmp_path: Path
+) -> None:
+    passes: list[bool] = []
+    hook = policy.get_base_model().register_forward_pre_hook(
+        lambda *_: passes.append(policy.base_model.model.model.layers[0].self_attn.q_proj.disable_adapters)
+    )
+    plain = evaluate(policy, tokenizer, EXAMPLES, **PLAIN)
+    for earlier in (0, 18):
+        passes.clear()
+        cache = ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1)
+        assert evaluate(policy, tokenizer, EXAMPLES, **PLAIN, references=cache) == plain
+        assert (sum(passes), len(passes) - sum(passes)) == (18 - earlier, 18), "nine rows and their partners"
+    hook.remove()
 
 
 def test_it_leaves_the_model_as_it_was(policy: PeftModel, tokenizer: Any) -> None:

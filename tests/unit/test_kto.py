@@ -20,6 +20,7 @@ from trainer.exact_trainer import ExactTrainer, newest_checkpoint
 from trainer.lease import Interrupted
 from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
+from trainer.watch import Diverged
 from trainer.weights import Weights
 
 WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
@@ -196,7 +197,7 @@ def test_without_resume_old_checkpoints_are_forgotten(train: Trainer) -> None:
 
 
 def test_weights_that_explode_stop_the_training(train: Trainer, settings: Settings) -> None:
-    with pytest.raises(kto.Diverged, match="THUMBLOOP_LEARNING_RATE"):
+    with pytest.raises(Diverged, match="THUMBLOOP_LEARNING_RATE"):
         train(settings=settings.model_copy(update={"learning_rate": 1e30, "epochs": 5.0}))
 
 

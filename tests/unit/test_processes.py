@@ -32,6 +32,13 @@ def test_a_process_for_each_gpu_unless_a_number_is_set(
     assert how_many(wanted, device) == processes
 
 
+def test_two_processes_may_share_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert how_many(0, CPU) == 2
+
+
 def test_what_a_launcher_started_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert how_many(0, CPU) == how_many(2, CUDA) == 4
@@ -41,7 +48,8 @@ def test_what_a_launcher_started_counts(monkeypatch: pytest.MonkeyPatch) -> None
     ("environment", "reason"),
     [
         ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, "on several machines"),
-        ({"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}, "use FSDP"),
+        ({"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}, "use version 1 of FSDP"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "FSDP with a single process"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use DeepSpeed"),
     ],
 )

@@ -46,6 +46,12 @@ def train(
     return steps, {name: p.detach().clone() for name, p in trained.named_parameters()}
 
 
+def test_four_bits_are_not_spread_over_processes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(BadSetting, match="THUMBLOOP_TUNING=qlora: FSDP would leave .* set lora"):
+        load_for_training(resolve(settings), settings.model_copy(update={"tuning": "qlora"}))
+
+
 def test_all_weights_are_trained_as_stock_trl_trains_them(settings: Settings, tmp_path: Path) -> None:
     theirs, expected = train(settings.model_copy(update={"engine": "trl"}), tmp_path / "trl")
     references = ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1)
