@@ -14,8 +14,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from storage.database import Database, open_database
 from storage.settings import Settings
+from tests.default_model import ConvertedDefault, convert_default
+from tests.forge import forged
 from tests.live_server import LiveServer
 from tests.samples import SHARED_DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_starts() -> Iterator[None]:
+    with forged():
+        yield
+
+
+@pytest.fixture
+def plain_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands, servers and trainers start as anybody's do, imports and all."""
+    monkeypatch.setenv("THUMBLOOP_TEST_FORGE", "0")
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +75,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_model import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def converted_default(tmp_path_factory: pytest.TempPathFactory) -> ConvertedDefault:
+    """The default model, converted by the first who asks of all test processes, for all of them."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return convert_default(folder / "default-model")
 
 
 @pytest.fixture

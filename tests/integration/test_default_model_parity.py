@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from storage.settings import Settings
+from tests.default_model import ConvertedDefault
 from tests.unit.test_tokenise import example
 from trainer import kto
 from trainer.base_model import load_model, resolve
@@ -39,8 +40,10 @@ def both_cores() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("both_cores")
-def test_six_steps_of_the_default_model_are_those_of_trl(kto_sample: Path, tmp_path: Path) -> None:
-    settings = Settings(**{"data_dir": tmp_path, **SIZE})
+def test_six_steps_of_the_default_model_are_those_of_trl(
+    kto_sample: Path, converted_default: ConvertedDefault, tmp_path: Path
+) -> None:
+    settings = Settings(**{"data_dir": converted_default.data_dir, **SIZE})
     examples = [
         example(prompt=row["prompt"], completion=row["completion"], label=row["label"], chat_id=str(number))
         for number, row in enumerate(map(json.loads, kto_sample.read_text().splitlines()))
