@@ -19,6 +19,31 @@ from tests.forge import forged
 from tests.live_server import LiveServer
 from tests.samples import SHARED_DATA
 
+# Modules of a minute and more, which begin first: none of them may be alone at work in the end.
+LONGEST = {
+    "test_default_model_parity.py",
+    "test_whole_loop.py",
+    "test_training_processes.py",
+    "test_schedule.py",
+    "test_sweep.py",
+    "test_offline.py",
+    "test_out_of_memory.py",
+    "test_store_properties.py",
+    "test_continuous.py",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "THUMBLOOP_TEST_FORGE_AT" not in os.environ:  # not of one of several test processes
+        # In /tmp, as the path of a Unix socket may have 107 characters only.
+        folder = tempfile.TemporaryDirectory(prefix="tl-forge-", dir="/tmp")
+        config.add_cleanup(folder.cleanup)
+        os.environ["THUMBLOOP_TEST_FORGE_AT"] = folder.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_starts() -> Iterator[None]:

@@ -1,15 +1,19 @@
 """Starts `thumbloop` and its trainers by forking a process that has imported everything: a start is quick.
 
-What runs in the fork is what `python -m app.cli …` and `python -m trainer …` run, in a session, an
+What runs in the fork is what `python -m app.cli …`, `python -m trainer …` and torchrun run, in a session, an
 environment and a working directory of its own, with the files and pipes that were asked for; only the
 seconds of importing torch, transformers, TRL and Gradio are spent once for all tests. While `forged()`
-lasts, `subprocess.Popen` does it for these two commands, also in the processes that were so started: a
-server's trainers are forked too. Anything else, a terminal, and an environment that libraries may read
-while they are imported get a plain process, and so does everything where THUMBLOOP_TEST_FORGE=0.
+lasts, `subprocess.Popen` does it for these commands, also in the processes that were so started: a server's
+trainers are forked too. Anything else, a terminal, and an environment that libraries may read while they
+are imported get a plain process, and so does everything where THUMBLOOP_TEST_FORGE=0.
+
+All test processes share one forge, at the socket in the folder that THUMBLOOP_TEST_FORGE_AT names; the first
+that needs it makes it, and it ends with the last.
 """
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import inspect
@@ -29,8 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = ("app.cli", "trainer")
-# What these import sooner or later; not the two themselves, which runpy runs.
+PROGRAMS = ("app.cli", "trainer", "torch.distributed.run")
+# What these import sooner or later; not they themselves, which runpy runs.
 IMPORTS = (
     "app.commands.sweep",
     "app.commands.train_file",
@@ -47,6 +51,7 @@ IMPORTS = (
     "uvicorn",
 )
 PACKET = 1 << 17  # bytes that a request may have
+ENVIRONMENT = dict(os.environ)  # before any test changed it
 Plain = subprocess.Popen
 
 
@@ -62,12 +67,13 @@ class Popen(Plain):  # type: ignore[type-arg]
             own if fd == -1 else fd
             for own, fd in enumerate((asked["p2cread"], asked["c2pwrite"], asked["errwrite"]))
         ]
-        forge = Forge.get() if _is_ours(asked) and not any(map(os.isatty, files)) else None
-        if forge is None or not forge.suits(asked["env"] or os.environ):
+        forge = Forge.get() if _words(asked) and not any(map(os.isatty, files)) else None
+        # Another environment might have made an import another one.
+        if forge is None or _matters(asked["env"] or os.environ) != _matters(ENVIRONMENT):
             parent(*given)
             return
         request = {
-            "words": [str(word) for word in asked["args"][2:]],
+            "words": _words(asked),
             "env": {str(name): str(value) for name, value in (asked["env"] or os.environ).items()},
             "folder": str(asked["cwd"] or Path.cwd()),
         }
@@ -112,7 +118,6 @@ class Forge:
     """A line to the process that forks. Each process that it forked has one of its own."""
 
     line: socket.socket
-    environment: Mapping[str, str]  # which it was started in, and imported everything
 
     def __post_init__(self) -> None:
         self._turn = threading.Lock()
@@ -124,21 +129,8 @@ class Forge:
         if os.environ.get("THUMBLOOP_TEST_FORGE") == "0":
             return None
         if _forge is None:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            Plain(
-                [sys.executable, "-c", f"from tests import forge; forge.main({theirs.fileno()})"],
-                cwd=Path(__file__).parents[1],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            theirs.close()
-            _forge = cls(ours, dict(os.environ))
+            _forge = cls(_connect(Path(os.environ["THUMBLOOP_TEST_FORGE_AT"])))
         return _forge
-
-    def suits(self, environment: Mapping[str, str]) -> bool:
-        """Whether what was imported is as if it had been imported in that environment."""
-        return _matters(environment) == _matters(self.environment)
 
     def start(self, request: dict[str, Any], files: list[int]) -> tuple[int, int]:
         """The pid of a process with these files as its first ones, and a pidfd of it."""
@@ -155,16 +147,45 @@ class Forge:
 _forge: Forge | None = None
 
 
-def _is_ours(asked: Mapping[str, Any]) -> bool:
+def _connect(folder: Path) -> socket.socket:
+    """A line to the forge of that folder, which is made if there is none."""
+    address = str(folder / "socket")
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            line.connect(address)
+            return line
+        Path(address).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+            door.bind(address)
+            door.listen()
+            Plain(
+                [sys.executable, "-c", f"from tests import forge; forge.main({door.fileno()})"],
+                cwd=Path(__file__).parents[1],
+                env=ENVIRONMENT,
+                pass_fds=[door.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            line.connect(address)  # it answers when it has imported everything
+    return line
+
+
+def _words(asked: Mapping[str, Any]) -> list[str]:
+    """The module that Python is asked to run, and its arguments; none if it is no module of ours."""
     words = asked["args"]
     if isinstance(words, str | bytes | os.PathLike) or asked["pass_fds"] or asked["preexec_fn"]:
-        return False
-    return [str(word) for word in words[:2]] == [sys.executable, "-m"] and words[2] in PROGRAMS
+        return []
+    python, *words = map(str, words)
+    words = words[1:] if words[:1] == ["-u"] else words
+    return words[1:] if python == sys.executable and words[:1] == ["-m"] and words[1] in PROGRAMS else []
 
 
 def _matters(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that libraries may read while they are imported."""
-    late = ("THUMBLOOP_", "PYTEST_", "PYTHONPATH")
+    """The variables that libraries may read while they are imported: not ours, and not what torchrun sets."""
+    late = ("THUMBLOOP_", "PYTEST_", "PYTHONPATH", "TORCHELASTIC_", "TORCH_NCCL_", "MASTER_")
+    late += ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_")
     return {name: value for name, value in environment.items() if not name.startswith(late)}
 
 
@@ -190,15 +211,15 @@ class _Fork:
 class _Smith:
     """The process that forks. It has one thread, for only such a process forks well."""
 
-    def __init__(self, line: socket.socket) -> None:
-        self._environment = dict(os.environ)
+    def __init__(self, door: socket.socket) -> None:
         for name in IMPORTS:
             importlib.import_module(name)
         gc.collect()
         gc.freeze()
-        self._maker = line
+        self._door = door
         self._selector = selectors.DefaultSelector()
-        self._selector.register(line, selectors.EVENT_READ)
+        self._selector.register(door, selectors.EVENT_READ)
+        self._makers: set[socket.socket] = set()
         self._living: dict[int, _Fork] = {}
         self._codes: dict[int, int] = {}
 
@@ -208,19 +229,27 @@ class _Smith:
             for key, _ in self._selector.select():
                 if isinstance(key.fileobj, int):
                     self._reap(key.data)
-                    continue
-                line: Any = key.fileobj
-                packet = b""
-                with contextlib.suppress(OSError):  # whoever asked was killed
-                    packet, files, *_ = socket.recv_fds(line, PACKET, 3)
-                    become = self._answer(line, json.loads(packet), files) if packet else None
-                    if become is not None:
-                        return become
-                if not packet and line is self._maker:
+                elif key.fileobj is self._door:
+                    line, _ = self._door.accept()
+                    self._makers.add(line)
+                    self._selector.register(line, selectors.EVENT_READ)
+                elif (become := self._hear(key.fileobj)) is not None:
+                    return become
+
+    def _hear(self, line: Any) -> dict[str, Any] | None:
+        packet = b""
+        with contextlib.suppress(OSError):  # whoever asked was killed
+            packet, files, *_ = socket.recv_fds(line, PACKET, 3)
+            if packet:
+                return self._answer(line, json.loads(packet), files)
+        if not packet:
+            self._selector.unregister(line)
+            line.close()
+            if line in self._makers:
+                self._makers.remove(line)
+                if not self._makers:
                     os._exit(0)
-                if not packet:
-                    self._selector.unregister(line)
-                    line.close()
+        return None
 
     def _answer(
         self, line: socket.socket, request: dict[str, Any], files: list[int]
@@ -274,11 +303,15 @@ class _Smith:
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
-        _forge = Forge(line, self._environment)
+        _forge = Forge(line)
 
 
-def main(line: int) -> None:
-    request = _Smith(socket.socket(fileno=line)).work()
+def main(door: int) -> None:
+    with forged():  # some libraries keep Popen as it is when they are imported
+        _become(_Smith(socket.socket(fileno=door)).work())
+
+
+def _become(request: dict[str, Any]) -> None:
     import transformers
 
     os.setsid()
@@ -293,8 +326,7 @@ def main(line: int) -> None:
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     if module == "trainer" or words[:1] in (["train"], ["sweep"]):
         transformers.logging.set_verbosity_error()  # they say so in the environment, before they import it
-    with forged():
-        code = _run(module)
+    code = _run(module)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

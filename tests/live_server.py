@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -38,10 +39,7 @@ class LiveServer:
     """One server on a free port with a data directory of its own."""
 
     def __init__(self, settings: Mapping[str, object]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        values = {**TEST_SETTINGS, "port": port, **settings}
+        values = {**TEST_SETTINGS, "port": free_port(), **settings}
         texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         self.settings = Settings(**texts)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self.settings.port}"
@@ -132,6 +130,15 @@ class LiveServer:
         return httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.token(role, name)}"}, timeout=120
         )
+
+
+def free_port() -> int:
+    """A port below those that the system gives to connections: none takes it while a server starts again."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 60, explain: Callable[[], str] = lambda: "") -> Any:
