@@ -14,8 +14,47 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from storage.database import Database, open_database
 from storage.settings import Settings
+from tests.default_model import ConvertedDefault, convert_default
+from tests.forge import forged
 from tests.live_server import LiveServer
 from tests.samples import SHARED_DATA
+
+# Modules of a minute and more, which begin first: none of them may be alone at work in the end.
+LONGEST = {
+    "test_default_model_parity.py",
+    "test_whole_loop.py",
+    "test_training_processes.py",
+    "test_schedule.py",
+    "test_sweep.py",
+    "test_offline.py",
+    "test_out_of_memory.py",
+    "test_store_properties.py",
+    "test_continuous.py",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "THUMBLOOP_TEST_FORGE_AT" not in os.environ:  # not of one of several test processes
+        # In /tmp, as the path of a Unix socket may have 107 characters only.
+        folder = tempfile.TemporaryDirectory(prefix="tl-forge-", dir="/tmp")
+        config.add_cleanup(folder.cleanup)
+        os.environ["THUMBLOOP_TEST_FORGE_AT"] = folder.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_starts() -> Iterator[None]:
+    with forged():
+        yield
+
+
+@pytest.fixture
+def plain_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands, servers and trainers start as anybody's do, imports and all."""
+    monkeypatch.setenv("THUMBLOOP_TEST_FORGE", "0")
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +100,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_model import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def converted_default(tmp_path_factory: pytest.TempPathFactory) -> ConvertedDefault:
+    """The default model, converted by the first who asks of all test processes, for all of them."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return convert_default(folder / "default-model")
 
 
 @pytest.fixture

@@ -1,159 +1,354 @@
-"""Starts `thumbloop` processes by forking one that has imported everything, so that each start is quick.
+"""Starts `thumbloop` and its trainers by forking a process that has imported everything: a start is quick.
 
-What runs in the fork is what `python -m app.cli …` runs, in a session, an environment and a log of its
-own; only the seconds of importing torch, transformers and Gradio are spent once for all tests.
-THUMBLOOP_TEST_FORGE=0 starts plain processes instead.
+What runs in the fork is what `python -m app.cli …`, `python -m trainer …` and torchrun run, in a session, an
+environment and a working directory of its own, with the files and pipes that were asked for; only the
+seconds of importing torch, transformers, TRL and Gradio are spent once for all tests. While `forged()`
+lasts, `subprocess.Popen` does it for these commands, also in the processes that were so started: a server's
+trainers are forked too. Anything else, a terminal, and an environment that libraries may read while they
+are imported get a plain process, and so does everything where THUMBLOOP_TEST_FORGE=0.
+
+All test processes share one forge, at the socket in the folder that THUMBLOOP_TEST_FORGE_AT names; the first
+that needs it makes it, and it ends with the last.
 """
 
+import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
+import inspect
 import json
 import os
+import runpy
 import select
+import selectors
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What a server imports sooner or later.
+PROGRAMS = ("app.cli", "trainer", "torch.distributed.run")
+# What these import sooner or later; not they themselves, which runpy runs.
 IMPORTS = (
-    "app.cli",
+    "app.commands.sweep",
+    "app.commands.train_file",
     "app.server",
     "app.services",
-    "uvicorn",
+    "datasets",
     "peft",
+    "pyarrow.parquet",
+    "storage.backup",
+    "storage.export_files",
+    "trainer.attempt",
+    "trainer.offline",
     "transformers.models.llama.modeling_llama",
+    "uvicorn",
 )
+PACKET = 1 << 17  # bytes that a request may have
+ENVIRONMENT = dict(os.environ)  # before any test changed it
+Plain = subprocess.Popen
 
 
-class ForgedProcess:
-    """As much of subprocess.Popen as the tests use."""
+class Popen(Plain):  # type: ignore[type-arg]
+    """`subprocess.Popen`, with a fork of the forge where that does."""
 
-    def __init__(self, forge: "Forge", pid: int) -> None:
-        self.forge = forge
-        self.pid = pid
-        self.returncode: int | None = None
-        self._handle = os.pidfd_open(pid)  # the forge reaps only when asked, so this cannot be another's
+    _handle: int | None = None
 
-    def poll(self) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.wait(timeout=0)
+    def _execute_child(self, *given: Any) -> None:
+        parent = super()._execute_child  # type: ignore[misc]
+        asked = inspect.signature(parent).bind(*given).arguments
+        files = [
+            own if fd == -1 else fd
+            for own, fd in enumerate((asked["p2cread"], asked["c2pwrite"], asked["errwrite"]))
+        ]
+        forge = Forge.get() if _words(asked) and not any(map(os.isatty, files)) else None
+        # Another environment might have made an import another one.
+        if forge is None or _matters(asked["env"] or os.environ) != _matters(ENVIRONMENT):
+            parent(*given)
+            return
+        request = {
+            "words": _words(asked),
+            "env": {str(name): str(value) for name, value in (asked["env"] or os.environ).items()},
+            "folder": str(asked["cwd"] or Path.cwd()),
+        }
+        self.pid, self._handle = forge.start(request, files)
+        self._child_created = True
+        ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(asked[end] for end in ends))  # type: ignore[attr-defined]
+
+    def _internal_poll(self, *arguments: Any, **named: Any) -> int | None:
+        if self._handle is None:
+            return super()._internal_poll(*arguments, **named)  # type: ignore[misc]
+        if self.returncode is None and select.select([self._handle], [], [], 0)[0]:
+            self._end()
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
+    def _wait(self, timeout: float | None) -> int:
+        if self._handle is None:
+            return super()._wait(timeout)  # type: ignore[misc]
         if self.returncode is None:
             if not select.select([self._handle], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired("thumbloop", timeout or 0)
-            self.returncode = int(self.forge.ask({"reap": self.pid}))
-            os.close(self._handle)
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self._end()
         return self.returncode
 
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            signal.pidfd_send_signal(self._handle, number)
+    def _end(self) -> None:
+        forge = Forge.get()
+        assert forge is not None
+        self.returncode = forge.ask({"ended": self.pid})[0]
+        assert self._handle is not None
+        os.close(self._handle)
 
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
+    def send_signal(self, sig: int) -> None:
+        if self._handle is None:
+            super().send_signal(sig)
+        elif self.poll() is None:
+            signal.pidfd_send_signal(self._handle, sig)
 
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
 
-
+@dataclass
 class Forge:
-    """The process that forks; it ends with the one that made it."""
+    """A line to the process that forks. Each process that it forked has one of its own."""
 
-    _one: "Forge | None" = None
+    line: socket.socket
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forge", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-        self._lines = ours.makefile("rw")
+    def __post_init__(self) -> None:
+        self._turn = threading.Lock()
 
     @classmethod
-    def get(cls) -> "Forge":
-        """The one of this process."""
-        if cls._one is None:
-            cls._one = cls()
-        return cls._one
+    def get(cls) -> "Forge | None":
+        """The one of this process, which ends with it; None where plain processes are wanted."""
+        global _forge
+        if os.environ.get("THUMBLOOP_TEST_FORGE") == "0":
+            return None
+        if _forge is None:
+            _forge = cls(_connect(Path(os.environ["THUMBLOOP_TEST_FORGE_AT"])))
+        return _forge
 
-    def start(self, words: Sequence[str], env: Mapping[str, str], log: Path) -> ForgedProcess:
-        """Run `thumbloop WORDS`; its output is appended to `log`."""
-        request = {"words": list(words), "env": dict(env), "log": str(log), "folder": str(Path.cwd())}
-        return ForgedProcess(self, int(self.ask(request)))
+    def start(self, request: dict[str, Any], files: list[int]) -> tuple[int, int]:
+        """The pid of a process with these files as its first ones, and a pidfd of it."""
+        pid, handle = self.ask(request, files)
+        return pid, handle
 
-    def ask(self, request: dict[str, Any]) -> Any:
-        self._lines.write(json.dumps(request) + "\n")
-        self._lines.flush()
-        return json.loads(self._lines.readline())
-
-
-def start_thumbloop(words: Sequence[str], env: Mapping[str, str], log: Path) -> Any:
-    """A process of `thumbloop WORDS`, as a ForgedProcess or a subprocess.Popen."""
-    if os.environ.get("THUMBLOOP_TEST_FORGE", "1") != "0":
-        return Forge.get().start(words, env, log)
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "app.cli", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=env,
-            start_new_session=True,
-        )
+    def ask(self, request: dict[str, Any], files: list[int] | None = None) -> tuple[Any, Any]:
+        with self._turn:
+            socket.send_fds(self.line, [json.dumps(request).encode()], files or [])
+            answer, handles, *_ = socket.recv_fds(self.line, PACKET, 1)
+        return json.loads(answer), handles[0] if handles else None
 
 
-def main() -> None:
-    for name in IMPORTS:
-        importlib.import_module(name)
-    gc.freeze()
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    lines = channel.makefile("rw")
-    for line in lines:
-        request = json.loads(line)
-        if "reap" in request:
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["reap"], 0)[1])
+_forge: Forge | None = None
+
+
+def _connect(folder: Path) -> socket.socket:
+    """A line to the forge of that folder, which is made if there is none."""
+    address = str(folder / "socket")
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            line.connect(address)
+            return line
+        Path(address).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+            door.bind(address)
+            door.listen()
+            Plain(
+                [sys.executable, "-c", f"from tests import forge; forge.main({door.fileno()})"],
+                cwd=Path(__file__).parents[1],
+                env=ENVIRONMENT,
+                pass_fds=[door.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            line.connect(address)  # it answers when it has imported everything
+    return line
+
+
+def _words(asked: Mapping[str, Any]) -> list[str]:
+    """The module that Python is asked to run, and its arguments; none if it is no module of ours."""
+    words = asked["args"]
+    if isinstance(words, str | bytes | os.PathLike) or asked["pass_fds"] or asked["preexec_fn"]:
+        return []
+    python, *words = map(str, words)
+    words = words[1:] if words[:1] == ["-u"] else words
+    return words[1:] if python == sys.executable and words[:1] == ["-m"] and words[1] in PROGRAMS else []
+
+
+def _matters(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that libraries may read while they are imported: not ours, and not what torchrun sets."""
+    late = ("THUMBLOOP_", "PYTEST_", "PYTHONPATH", "TORCHELASTIC_", "TORCH_NCCL_", "MASTER_")
+    late += ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_")
+    return {name: value for name, value in environment.items() if not name.startswith(late)}
+
+
+def trainers(data_dir: str) -> list[int]:
+    """The pids of forked trainers that work there now."""
+    return [] if _forge is None else _forge.ask({"trainers": data_dir})[0]
+
+
+@contextlib.contextmanager
+def forged() -> Iterator[None]:
+    """While this lasts, `subprocess.Popen` forks what it can."""
+    subprocess.Popen = Popen  # type: ignore[misc]
+    yield
+    subprocess.Popen = Plain  # type: ignore[misc]
+
+
+@dataclass
+class _Fork:
+    request: dict[str, Any]
+    handle: int
+
+
+class _Smith:
+    """The process that forks. It has one thread, for only such a process forks well."""
+
+    def __init__(self, door: socket.socket) -> None:
+        for name in IMPORTS:
+            importlib.import_module(name)
+        gc.collect()
+        gc.freeze()
+        self._door = door
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(door, selectors.EVENT_READ)
+        self._makers: set[socket.socket] = set()
+        self._living: dict[int, _Fork] = {}
+        self._codes: dict[int, int] = {}
+
+    def work(self) -> dict[str, Any]:
+        """Returns in each fork, what that is to become."""
+        while True:
+            for key, _ in self._selector.select():
+                if isinstance(key.fileobj, int):
+                    self._reap(key.data)
+                elif key.fileobj is self._door:
+                    line, _ = self._door.accept()
+                    self._makers.add(line)
+                    self._selector.register(line, selectors.EVENT_READ)
+                elif (become := self._hear(key.fileobj)) is not None:
+                    return become
+
+    def _hear(self, line: Any) -> dict[str, Any] | None:
+        packet = b""
+        with contextlib.suppress(OSError):  # whoever asked was killed
+            packet, files, *_ = socket.recv_fds(line, PACKET, 3)
+            if packet:
+                return self._answer(line, json.loads(packet), files)
+        if not packet:
+            self._selector.unregister(line)
+            line.close()
+            if line in self._makers:
+                self._makers.remove(line)
+                if not self._makers:
+                    os._exit(0)
+        return None
+
+    def _answer(
+        self, line: socket.socket, request: dict[str, Any], files: list[int]
+    ) -> dict[str, Any] | None:
+        handles: list[int] = []
+        answer: Any
+        if "ended" in request:
+            self._reap(request["ended"])
+            answer = self._codes.pop(request["ended"])
+        elif "trainers" in request:
+            answer = [
+                pid
+                for pid, fork in self._living.items()
+                if fork.request["words"][0] == "trainer"
+                and fork.request["env"].get("THUMBLOOP_DATA_DIR") == request["trainers"]
+                and not select.select([fork.handle], [], [], 0)[0]
+            ]
         else:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             answer = os.fork()
             if answer == 0:
-                channel.detach()
-                os.close(int(sys.argv[1]))
-                _become(request)
-        lines.write(f"{answer}\n")
-        lines.flush()
+                ours.close()
+                self._leave(theirs, files)
+                return request
+            theirs.close()
+            self._selector.register(ours, selectors.EVENT_READ)
+            handles = [os.pidfd_open(answer)]
+            self._living[answer] = _Fork(request, handles[0])
+            self._selector.register(handles[0], selectors.EVENT_READ, answer)
+        for file in files:
+            os.close(file)
+        socket.send_fds(line, [json.dumps(answer).encode()], handles)
+        return None
+
+    def _reap(self, pid: int) -> None:
+        fork = self._living.pop(pid, None)
+        if fork is not None:
+            self._selector.unregister(fork.handle)
+            os.close(fork.handle)
+            self._codes[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def _leave(self, line: socket.socket, files: list[int]) -> None:
+        """In a fork: keep nothing of the forge but a line to it."""
+        global _forge
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, int):
+                os.close(key.fileobj)
+            else:
+                key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        _forge = Forge(line)
+
+
+def main(door: int) -> None:
+    with forged():  # some libraries keep Popen as it is when they are imported
+        _become(_Smith(socket.socket(fileno=door)).work())
 
 
 def _become(request: dict[str, Any]) -> None:
+    import transformers
+
     os.setsid()
-    output = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["folder"])
-    sys.argv = ["thumbloop", *request["words"]]
-    code: Any = 0
+    module, *words = request["words"]
+    sys.argv = [module, *words]
+    # New ones: those of the forge know what kind of files theirs were.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if module == "trainer" or words[:1] in (["train"], ["sweep"]):
+        transformers.logging.set_verbosity_error()  # they say so in the environment, before they import it
+    code = _run(module)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(module: str) -> int:
+    """The module as the program, to its end; as an interpreter does it. Returns the exit code."""
+    code: Any = None
     try:
-        importlib.import_module("app.cli").main()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         code = ended.code
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
-
-
-if __name__ == "__main__":
-    main()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    if code is not None and not isinstance(code, int):
+        sys.stderr.write(f"{code}\n")
+        code = 1
+    return code or 0

@@ -3,8 +3,11 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -18,7 +21,7 @@ from storage.database import open_database
 from storage.settings import Settings, in_environment
 from storage.tokens import create_token
 from storage.users import ensure_user
-from tests.forge import start_thumbloop
+from tests import forge
 
 # A tiny model learns nothing at the default rate; without a schedule nothing runs unasked.
 TEST_SETTINGS: dict[str, object] = {
@@ -36,15 +39,12 @@ class LiveServer:
     """One server on a free port with a data directory of its own."""
 
     def __init__(self, settings: Mapping[str, object]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        values = {**TEST_SETTINGS, "port": port, **settings}
+        values = {**TEST_SETTINGS, "port": free_port(), **settings}
         texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         self.settings = Settings(**texts)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.log = Path(self.settings.data_dir).with_suffix(".server.log")
-        self.process: Any = None  # a subprocess.Popen, or what stands for one
+        self.process: subprocess.Popen[bytes] | None = None
         self._tokens: dict[str, str] = {}
 
     @property
@@ -56,7 +56,15 @@ class LiveServer:
 
     def start(self, *, wait: bool = True) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.process = start_thumbloop(["serve"], self.environment, self.log)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         if wait:
             self.wait_ready()
 
@@ -84,7 +92,7 @@ class LiveServer:
 
     def trainers(self) -> list[psutil.Process]:
         """Trainer processes that work on this data directory, whoever started them."""
-        found = []
+        found = [psutil.Process(pid) for pid in forge.trainers(str(self.settings.data_dir))]
         for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
                 works_here = process.environ().get("THUMBLOOP_DATA_DIR") == str(self.settings.data_dir)
@@ -122,6 +130,15 @@ class LiveServer:
         return httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.token(role, name)}"}, timeout=120
         )
+
+
+def free_port() -> int:
+    """A port below those that the system gives to connections: none takes it while a server starts again."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 60, explain: Callable[[], str] = lambda: "") -> Any:

@@ -160,7 +160,7 @@ def test_every_answer_has_an_id_that_the_log_names(shared_server: LiveServer, cl
         lines = shared_server.log.read_text().splitlines()
         return all(any(line.endswith(f"[{one}]") for line in lines) for one in ids)
 
-    wait_until(logged, 20, lambda: shared_server.log.read_text())
+    wait_until(logged, 60, lambda: shared_server.log.read_text())
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(shared_server: LiveServer) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from langchain_core.messages import HumanMessage, SystemMessage
-from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 from sqlmodel import select
 
@@ -279,6 +277,10 @@ def test_a_wrong_key_is_an_authentication_error(shared_server: LiveServer) -> No
 
 
 def test_langchain_talks_and_streams(shared_server: LiveServer, rest: httpx.Client) -> None:
+    # Seconds of importing, which other test processes need not wait for.
+    from langchain_core.messages import HumanMessage, SystemMessage
+    from langchain_openai import ChatOpenAI
+
     model = ChatOpenAI(
         base_url=f"{shared_server.url}/v1",
         api_key=SecretStr(shared_server.token("user", "app")),

@@ -5,36 +5,15 @@ No answer may be a server error, and every answer must be one that the descripti
 
 import hypothesis
 import pytest
-import schemathesis
-from schemathesis import Case, GenerationMode, checks
-from schemathesis.core.failures import FailureGroup
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from tests.integration import loop
 from tests.integration.rest import new_chat, send
 from tests.live_server import LiveServer
 
-CHECKS = [
-    checks.not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-]
 FEW = 3  # of what makes a reply, trains or streams: each takes a model's time
 MANY = 20
 SLOW = ("/messages", "/regenerate", "/chat/completions", "/training-runs", "/events", "/deploy", "/rollback")
 """Routes whose every request costs a moment of a model; not left out, only asked less often."""
-
-
-@pytest.fixture(scope="module")
-def description(shared_server: LiveServer) -> schemathesis.BaseSchema:
-    return schemathesis.openapi.from_url(f"{shared_server.url}/openapi.json")
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +37,24 @@ def real_ids(shared_server: LiveServer) -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("role", ["admin", "user"])
 def test_every_answer_is_one_that_the_description_names(
     shared_server: LiveServer,
-    description: schemathesis.BaseSchema,
     real_ids: dict[str, dict[str, str]],
     role: str,
     real: bool,
 ) -> None:
+    # Seconds of importing, which other test processes need not wait for.
+    import schemathesis
+    from schemathesis import Case, GenerationMode, checks
+    from schemathesis.core.failures import FailureGroup
+    from schemathesis.specs.openapi import checks as conformance
+
+    asked_of_all = [
+        checks.not_a_server_error,
+        conformance.status_code_conformance,
+        conformance.content_type_conformance,
+        conformance.response_headers_conformance,
+        conformance.response_schema_conformance,
+    ]
+    description = schemathesis.openapi.from_url(f"{shared_server.url}/openapi.json")
     headers = {"Authorization": f"Bearer {shared_server.token(role)}"}
     asked = 0
     failures: list[BaseException] = []
@@ -88,7 +80,7 @@ def test_every_answer_is_one_that_the_description_names(
                 case.path_parameters.update(
                     {name: value for name, value in real_ids[role].items() if name in case.path_parameters}
                 )
-            case.call_and_validate(headers=headers, checks=CHECKS, timeout=60)
+            case.call_and_validate(headers=headers, checks=asked_of_all, timeout=60)
 
         try:
             ask()

@@ -4,16 +4,19 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlmodel import select
 
 from storage import chats, training_runs, users, votes
-from storage.database import Database
+from storage.database import Database, open_database
 from storage.errors import BadSetting
 from storage.settings import Settings
 from storage.tables import ScheduleTick, TrainingRun
+from tests.conftest import new_postgres_database
 from trainer.schedule import ALREADY, Schedule, tick
 
 DUE = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
@@ -198,7 +201,7 @@ def start_schedule(settings: Settings, barrier: object, fire: bool) -> None:
     """A scheduler process of its own, with its own engine and timer; with `fire`, until that has gone off."""
     database = Database(settings.database_address)
     schedule = Schedule(database, settings)
-    barrier.wait(timeout=60)  # type: ignore[attr-defined]
+    barrier.wait(timeout=240)  # type: ignore[attr-defined]
     schedule.start()
     following = schedule.next_run_time()
     if fire and following is not None:
@@ -207,16 +210,19 @@ def start_schedule(settings: Settings, barrier: object, fire: bool) -> None:
     database.close()
 
 
-def run_processes(settings: Settings, *, fire: bool) -> None:
+def run_processes(*of_stores: Settings, fire: bool) -> None:
+    """So many schedulers on each store, all at once."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(STARTERS)
+    barrier = context.Barrier(STARTERS * len(of_stores))
     processes = [
-        context.Process(target=start_schedule, args=(settings, barrier, fire)) for _ in range(STARTERS)
+        context.Process(target=start_schedule, args=(settings, barrier, fire))
+        for settings in of_stores
+        for _ in range(STARTERS)
     ]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=150)
+        process.join(timeout=240)
         assert process.exitcode == 0
 
 
@@ -230,18 +236,26 @@ def test_processes_that_start_together_make_up_for_a_missed_tick_once(
     assert [t.run_id for t in ticks(database) if t.run_id] == [runs(database)[0].id]
 
 
-def test_timers_of_several_processes_start_one_run(database: Database, settings: Settings) -> None:
-    """Waits for the next full minute, the shortest that cron can say."""
-    settings = settings.model_copy(update={"schedule": "* * * * *"})
-    cast_votes(database, 2)
-    started = datetime.now(UTC)
-    run_processes(settings, fire=True)
-    fired = [t for t in ticks(database) if t.due_at > started]
-    assert fired, "the timers never fired"
-    assert all(t.due_at.second == t.due_at.microsecond == 0 for t in fired)
-    assert len({t.due_at for t in fired}) == len(fired)
-    assert [t.run_id for t in fired if t.run_id] == [runs(database)[0].id]
-    assert len(runs(database)) == 1
+def test_timers_of_several_processes_start_one_run(tmp_path: Path, postgres_url: str) -> None:
+    """Waits for the next full minute, the shortest that cron can say; on both engines at once."""
+    with contextmanager(new_postgres_database)(postgres_url) as on_server:
+        of_stores = [
+            Settings(data_dir=tmp_path, database_url=url, schedule="* * * * *", min_new_votes=2)
+            for url in (f"sqlite:///{tmp_path / 'timers.db'}", on_server)
+        ]
+        with ExitStack() as opened:
+            databases = [opened.enter_context(closing(open_database(store))) for store in of_stores]
+            for database in databases:
+                cast_votes(database, 2)
+            started = datetime.now(UTC)
+            run_processes(*of_stores, fire=True)
+            for database in databases:
+                fired = [t for t in ticks(database) if t.due_at > started]
+                assert fired, "the timers never fired"
+                assert all(t.due_at.second == t.due_at.microsecond == 0 for t in fired)
+                assert len({t.due_at for t in fired}) == len(fired)
+                assert [t.run_id for t in fired if t.run_id] == [runs(database)[0].id]
+                assert len(runs(database)) == 1
 
 
 # What is said about it

@@ -8,10 +8,12 @@ import datasets
 import pytest
 
 from storage.settings import DEFAULT_MODEL
+from tests.default_model import ConvertedDefault
 from tests.integration import loop
 from tests.live_server import LiveServer
 
 
+@pytest.mark.usefixtures("plain_processes")
 def test_votes_become_a_version_that_answers_the_next_message(
     start_server: Callable[..., LiveServer], tmp_path: Path
 ) -> None:
@@ -56,9 +58,16 @@ def test_votes_become_a_version_that_answers_the_next_message(
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_default_model_learns_from_real_feedback(
-    start_server: Callable[..., LiveServer], kto_sample: Path
+    start_server: Callable[..., LiveServer],
+    kto_sample: Path,
+    converted_default: ConvertedDefault,
+    tmp_path: Path,
 ) -> None:
-    server = start_server(model=DEFAULT_MODEL, precision="auto", learning_rate=5e-5, max_length=512)
+    data_dir = tmp_path / "learning"
+    converted_default.put_into(data_dir)
+    server = start_server(
+        data_dir=data_dir, model=DEFAULT_MODEL, precision="auto", learning_rate=5e-5, max_length=512
+    )
     admin = server.client()
     lines = kto_sample.read_bytes().splitlines(keepends=True)[:24]
     report = loop.checked(admin.post("/api/v1/import", content=b"".join(lines)))

@@ -1,6 +1,5 @@
 """Finding and loading the base model, and saying what to do where there is none."""
 
-import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from transformers import AutoTokenizer
 
 from storage.errors import ModelUnavailable
 from storage.settings import DEFAULT_MODEL, Settings
+from tests.default_model import ConvertedDefault, resolve_default
 from trainer.base_model import BaseModelSource, load_model, load_tokenizer, number_format, resolve
 
 
@@ -72,16 +72,14 @@ def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny_model: Path, t
 
 
 @pytest.mark.slow
-def test_the_default_model_is_converted_once_however_many_ask(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(2) as pool:
-        said = pool.map(_convert, [tmp_path, tmp_path])
-    assert sum("Converting" in line for lines in said for line in lines) == 1
-    assert _convert(tmp_path) == []
-    folder = tmp_path / "models" / DEFAULT_MODEL
+def test_the_default_model_is_converted_once_however_many_ask(converted_default: ConvertedDefault) -> None:
+    assert len(converted_default.said) == 2
+    assert sum("Converting" in line for lines in converted_default.said for line in lines) == 1
+    assert resolve_default(converted_default.data_dir) == []
+    folder = converted_default.data_dir / "models" / DEFAULT_MODEL
     assert not folder.with_name(f"{DEFAULT_MODEL}.tmp").exists()
 
-    source = source_of(DEFAULT_MODEL, tmp_path)
+    source = source_of(DEFAULT_MODEL, converted_default.data_dir)
     model, tokenizer = load_model(source)
     assert source.max_context == 8192
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -90,9 +88,3 @@ def test_the_default_model_is_converted_once_however_many_ask(tmp_path: Path) ->
     reply = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(reply)
     assert reply[-1] == tokenizer.eos_token_id
-
-
-def _convert(data_dir: Path) -> list[str]:
-    lines: list[str] = []
-    resolve(Settings(data_dir=data_dir), progress=lines.append)
-    return lines

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import spacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -170,6 +169,8 @@ def test_the_manifest_and_the_card_say_by_what(
 
 
 def test_names_and_places_where_there_is_a_model(tmp_path: Path) -> None:
+    import spacy  # seconds, which other test processes need not wait for
+
     pipeline = spacy.blank("de", meta={"name": "names", "version": "1.2"})
     ruler = pipeline.add_pipe("entity_ruler")
     ruler.add_patterns(  # type: ignore[attr-defined]
