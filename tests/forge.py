@@ -126,7 +126,7 @@ class Forge:
     def get(cls) -> "Forge | None":
         """The one of this process, which ends with it; None where plain processes are wanted."""
         global _forge
-        if os.environ.get("THUMBLOOP_TEST_FORGE") == "0":
+        if os.environ.get("THUMBLOOP_TEST_FORGE") == "0" or not hasattr(os, "pidfd_open"):
             return None
         if _forge is None:
             _forge = cls(_connect(Path(os.environ["THUMBLOOP_TEST_FORGE_AT"])))
@@ -327,8 +327,9 @@ def _become(request: dict[str, Any]) -> None:
     if module == "trainer" or words[:1] in (["train"], ["sweep"]):
         transformers.logging.set_verbosity_error()  # they say so in the environment, before they import it
     code = _run(module)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for file in (sys.stdout, sys.stderr):
+        if file is not None:  # a command drops its output when nobody reads on
+            file.flush()
     os._exit(code)
 
 
