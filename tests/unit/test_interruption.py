@@ -11,6 +11,7 @@ from tests.unit.test_tokenise import example
 from trainer import kto
 from trainer.base_model import load_model, resolve
 from trainer.engines import Engine
+from trainer.interruption import interruptible
 from trainer.lease import Interrupted
 from trainer.tokenise import tokenise
 from trainer.weights import Weights
@@ -49,3 +50,14 @@ def test_a_cancellation_is_seen_within_the_backward_pass(
             check=check,
         )
     assert not steps, "the micro-batch was left, not finished"
+
+
+def test_it_is_asked_before_each_layer_and_only_while_it_lasts(tmp_path: Path, tiny_model: Path) -> None:
+    model, _ = load_model(resolve(Settings(data_dir=tmp_path, model=str(tiny_model), precision="fp32")))
+    asked: list[bool] = []
+    with torch.no_grad():
+        with interruptible(model, lambda: asked.append(True)):
+            model(input_ids=torch.tensor([[5, 6]]))
+        assert len(asked) == 1 + model.config.num_hidden_layers, "the embeddings and each layer"
+        model(input_ids=torch.tensor([[5, 6]]))
+    assert len(asked) == 1 + model.config.num_hidden_layers

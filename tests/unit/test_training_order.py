@@ -76,12 +76,18 @@ def test_stock_trl_fed_with_it_has_the_losses_of_the_report(settings: Settings, 
     assert len({round(loss, 6) for loss in theirs}) == 3
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("epochs", [1.0, 1.5, 2.0])
 def test_it_has_a_line_for_each_micro_batch_of_every_step(
-    settings: Settings, tmp_path: Path, epochs: float
+    settings: Settings, tmp_path: Path, epochs: float, processes: int
 ) -> None:
     data = write_rows(tmp_path / "rows.jsonl", map(rated, range(10)))
-    how = settings.model_copy(update={"epochs": epochs, "batch_size": 3, "gradient_accumulation": 2})
+    how = settings.model_copy(
+        update={
+            **{"epochs": epochs, "batch_size": 3, "gradient_accumulation": 2},
+            "training_processes": processes,
+        }
+    )
     plan = plan_on_file(OfflineTraining(data, None, how, None, order=tmp_path / "order.jsonl"))
     order = read_lines(tmp_path / "order.jsonl")
     assert [one["step"] for one in order] == sorted(one["step"] for one in order)
