@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from app.serving import memory
+from app.serving import memory, threads
 from app.serving.backend import Occupancy, ReplyStream, Sampling, ServedVersion, prompt_too_long
 from app.serving.continuous import ContinuousEngine, Unsuitable
 from app.serving.desk import Desk, Slot
@@ -61,6 +61,7 @@ class LocalBackend:
             if self._base is None:
                 self._load_base()
             model = build_model(self._base, version)
+            threads.suit(model)
             slot = Slot(version, model, try_model(model, version, self._trial_prompt))
             engine = slot.engine = self._make_engine(slot)
             with self._lock:
