@@ -3,23 +3,26 @@
 Knows every part and what it needs; knows no route and no page.
 """
 
-import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from app.chat_service import ChatService
 from app.housekeeping import Housekeeping
 from app.metrics import Metrics
+from app.serving import memory
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
 from app.serving.external import ExternalBackend
 from app.serving.local import LocalBackend
+from app.serving.turns import DeviceTurns
 from app.standing import Standing
 from app.webhook import WebhookSender
 from storage import chats, model_versions, training_runs
 from storage.artifacts import Artifacts
 from storage.database import Database, open_database
+from storage.device import Device
 from storage.errors import ModelUnavailable
 from storage.settings import Settings
 from trainer.base_model import BaseModelSource, resolve
@@ -28,6 +31,8 @@ from trainer.runners.local import LocalRunner
 from trainer.schedule import Schedule
 
 log = logging.getLogger("thumbloop.serving")
+
+PATIENCE_SECONDS = 60.0  # for replies under way when a training wants the device for itself
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Services:
     source: BaseModelSource | None  # None where an external server replies and this machine has no model
     backend: Backend
     deployments: Deployments
+    turns: DeviceTurns | None  # None where serving and training share the device
     chat_service: ChatService
     schedule: Schedule
     dispatcher: Dispatcher
@@ -57,11 +63,10 @@ class Services:
         if interrupted:
             log.warning("%d replies were under way when the server ended; they are failed.", interrupted)
         self._sweep()
+        if self.turns is not None:
+            self.turns.start()
         self.deployments.start()
-        # What is loaded by now lives as long as the server. A full collection would go through all of it,
-        # torch and Gradio included, and for 0.7 s nobody would be answered; now it takes 0.05 s.
-        gc.collect()
-        gc.freeze()
+        memory.keep()
         self.webhook.start()
         self.housekeeping.start()
         self.dispatcher.start()
@@ -72,6 +77,8 @@ class Services:
         self.schedule.stop()
         self.chat_service.close()
         self.dispatcher.stop(terminate=True)
+        if self.turns is not None:
+            self.turns.stop()
         self.deployments.stop()
         self.backend.close()
         self.webhook.stop()
@@ -99,7 +106,8 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         with database.write() as session:
             model_versions.ensure_base(session, settings.model)
         artifacts = Artifacts(settings.data_dir)
-        backend = _make_backend(settings, source)
+        device = Device(settings.data_dir) if settings.device_mode == "exclusive" else None
+        backend = _make_backend(settings, source, wait=device is not None and not device.use())
     except BaseException:
         database.close()
         raise
@@ -108,6 +116,13 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     deployments = Deployments(
         database, artifacts, backend, max_loaded_versions=settings.max_loaded_versions, metrics=metrics
     )
+    turns = None
+    if device is not None:
+        assert isinstance(backend, LocalBackend)
+        turns = DeviceTurns(
+            *(database, device, deployments, partial(backend.release, PATIENCE_SECONDS)),
+            lease_seconds=settings.lease_seconds,
+        )
     return Services(
         settings=settings,
         database=database,
@@ -115,6 +130,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         source=source,
         backend=backend,
         deployments=deployments,
+        turns=turns,
         chat_service=ChatService(database, deployments, settings, metrics),
         schedule=Schedule(database, settings),
         dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
@@ -134,8 +150,8 @@ def _find_model(settings: Settings, progress: Callable[[str], None]) -> BaseMode
         return None
 
 
-def _make_backend(settings: Settings, source: BaseModelSource | None) -> Backend:
+def _make_backend(settings: Settings, source: BaseModelSource | None, *, wait: bool) -> Backend:
     if settings.backend == "openai":
         return ExternalBackend(settings, source)
     assert source is not None
-    return LocalBackend(settings, source)
+    return LocalBackend(settings, source, wait=wait)

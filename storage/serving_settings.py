@@ -43,6 +43,13 @@ class ServingSettings(BaseSettings):
         60.0, gt=0, le=3600, description="Longest wait for the server's first token, and for the next."
     )
 
+    # One device for serving and training
+    device_mode: Literal["share", "exclusive"] = Field(
+        "share",
+        description="Whether replies go on while a training has its model loaded on the same machine. share: "
+        "both at once. exclusive: the models that reply are unloaded, and whoever asks is answered 503.",
+    )
+
     # Who may come in
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(7860, ge=0, le=65535, description="Port to listen on. 0 takes a free one.")

@@ -1,6 +1,7 @@
 """What a setting's type alone does not say: lists, addresses, time zones, settings that need each other."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -44,9 +45,16 @@ def _known_timezone(value: str) -> str:
     return value
 
 
+def _clock_hours(value: str) -> str:
+    if value and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", value):
+        raise ValueError("write two times of day with a hyphen between them, such as 22:00-06:00")
+    return value
+
+
 AsList = BeforeValidator(_listed)
 Address = Annotated[str, AfterValidator(_http_address)]
 TimeZone = Annotated[str, AfterValidator(_known_timezone)]
+Hours = Annotated[str, AfterValidator(_clock_hours)]
 Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 
 
@@ -84,6 +92,11 @@ def _check_backend(values: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"THUMBLOOP_BACKEND=openai needs {_variable(name)}: docs/external.md explains both"
             )
+    if values["device_mode"] == "exclusive" and values["backend"] == "openai":
+        raise ValueError(
+            "THUMBLOOP_DEVICE_MODE=exclusive cannot unload the models of another server "
+            "(THUMBLOOP_BACKEND=openai): give training a device of its own and set share"
+        )
 
 
 def _variable(name: str) -> str:

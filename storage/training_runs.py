@@ -84,6 +84,14 @@ def claimable_run(session: Session) -> TrainingRun | None:
     return run if run is not None and _claimable(run, database_now(session)) else None
 
 
+def leased_run(session: Session) -> TrainingRun | None:
+    """The run that a trainer works on: running, with a lease that has not run out."""
+    run = active_run(session)
+    if run is None or run.state != "running" or _claimable(run, database_now(session)):
+        return None
+    return run
+
+
 def claim_run(
     session: Session, run_id: str, *, owner: str, lease_seconds: float, max_attempts: int
 ) -> TrainingRun | None:

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import NoDecode
 
 from storage.serving_settings import ServingSettings
-from storage.setting_rules import AsList, Item, TimeZone
+from storage.setting_rules import AsList, Hours, Item, TimeZone
 
 SignalKind = Literal["regenerated", "edited", "copied"]
 
@@ -18,7 +18,14 @@ class TrainingSettings(ServingSettings):
     schedule: str = Field(
         "0 3 * * *", description="When to train, as five cron fields. Empty: only when asked."
     )
-    timezone: TimeZone = Field("UTC", description="Time zone of the schedule, for example Europe/Berlin.")
+    quiet_hours: Hours = Field(
+        "",
+        description="Hours in which scheduled runs may begin, such as 22:00-06:00; one that is due at "
+        "another time waits for them. Empty: at any hour. Who asks for a run does not wait.",
+    )
+    timezone: TimeZone = Field(
+        "UTC", description="Time zone of the schedule and the quiet hours, for example Europe/Berlin."
+    )
     min_new_votes: int = Field(
         20, ge=1, description="A scheduled run needs this many vote changes since the last trained snapshot."
     )

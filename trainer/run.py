@@ -35,6 +35,7 @@ from trainer.start import Start, find_start
 from trainer.tokenise import Row, tokenise
 from trainer.training_plan import TrainingPlan, plan_training
 from trainer.tuning import load_for_training, reference_name, refuse_full
+from trainer.turn import wait_for_device
 from trainer.verdict import reach_verdict
 from trainer.weights import Weights
 from trainer.wording import counted, spoken
@@ -118,6 +119,7 @@ class _Steps:
         if refusal is not None:
             figures = {"dropped": dict(dropped), "dropped_rows": dropped.names}
             return Outcome("skipped", refusal, figures | {"left_out": dict(snapshot.left_out)})
+        wait_for_device(self.settings, self.lease, self._phase)
         plan = plan_training(
             training, dropped, self.settings, held_out=len(held_out), processes=self.processes
         )

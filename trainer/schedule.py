@@ -16,6 +16,7 @@ from storage import training_runs, votes
 from storage.database import Database
 from storage.errors import BadSetting, Conflict
 from storage.settings import Settings
+from trainer.quiet_hours import QuietHours
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,15 @@ class Schedule:
         self._database = database
         self._settings = settings
         self._trigger = _trigger(settings)
+        self._hours = QuietHours(settings.quiet_hours, settings.timezone)
         self._scheduler: BackgroundScheduler | None = None
 
     def start(self) -> None:
         """Make up for a missed tick, once however many were missed, and start the timer."""
         if self._trigger is None or self._scheduler is not None:
             return
-        self._catch_up(self._trigger)
         self._scheduler = BackgroundScheduler(timezone=UTC)
+        self._catch_up(self._trigger)
         # Late is better than never: APScheduler's own default forgets a tick after one second.
         self._scheduler.add_job(self._fire, self._trigger, misfire_grace_time=None, coalesce=True)
         self._scheduler.start()
@@ -50,16 +52,40 @@ class Schedule:
             self._scheduler = None
 
     def next_run_time(self) -> datetime | None:
-        """When the next tick is due, in UTC; None without a schedule."""
-        return _next_due(self._trigger, datetime.now(UTC)) if self._trigger is not None else None
+        """When the next tick is due or a waiting one may begin, in UTC; None without a schedule."""
+        if self._trigger is None:
+            return None
+        waiting = self._waiting()
+        return waiting[1] if waiting else _next_due(self._trigger, datetime.now(UTC))
 
     def describe(self) -> str:
+        """The schedule, and why a run that is due has to wait, if one has."""
         if self._trigger is None:
             return "No schedule: training starts only when somebody asks for it."
-        return (
+        hours = f", in the hours {self._settings.quiet_hours}" if self._settings.quiet_hours else ""
+        text = (
             f"Trains on `{self._settings.schedule}` ({self._settings.timezone}) "
-            f"if at least {self._settings.min_new_votes} votes are new."
+            f"if at least {self._settings.min_new_votes} votes are new{hours}."
         )
+        waiting = self._waiting()
+        if waiting is None:
+            return text
+        due_at, begins = waiting
+        return (
+            f"{text} The run that was due at {_shown(due_at)} waits for these hours, until {_shown(begins)}."
+        )
+
+    def _waiting(self) -> tuple[datetime, datetime] | None:
+        """When the tick that waits for the quiet hours was due, and when they begin; None if none does."""
+        now = datetime.now(UTC)
+        if self._trigger is None or self._hours.include(now):
+            return None
+        due_at = _latest_due(self._trigger, now)
+        with self._database.read() as session:
+            last = training_runs.last_tick(session)
+        if due_at is None or last is None or last.due_at >= due_at:
+            return None
+        return due_at, self._hours.next_after(now)
 
     def _catch_up(self, trigger: CronTrigger) -> None:
         due_at = _latest_due(trigger, datetime.now(UTC))
@@ -74,14 +100,32 @@ class Schedule:
                     session, due_at, outcome="The schedule begins here; nothing was due."
                 )
         elif last.due_at < due_at:
-            tick(self._database, self._settings, due_at)
+            self._attend(due_at)
 
     def _fire(self) -> None:
         assert self._trigger is not None
         # The time it was due, and not the time it is: all schedulers must name the same.
         due_at = _latest_due(self._trigger, datetime.now(UTC))
         if due_at is not None:
+            self._attend(due_at)
+
+    def _attend(self, due_at: datetime) -> None:
+        """Handle the tick now, or when the quiet hours begin."""
+        now = datetime.now(UTC)
+        if self._hours.include(now):
             tick(self._database, self._settings, due_at)
+            return
+        begins = self._hours.next_after(now)
+        log.info("Schedule of %s: it waits for the quiet hours, until %s.", _shown(due_at), _shown(begins))
+        assert self._scheduler is not None
+        self._scheduler.add_job(
+            self._fire,
+            "date",
+            run_date=begins,
+            id="quiet hours",
+            replace_existing=True,
+            misfire_grace_time=None,
+        )
 
 
 def tick(database: Database, settings: Settings, due_at: datetime) -> str:
@@ -98,8 +142,12 @@ def tick(database: Database, settings: Settings, due_at: datetime) -> str:
                 outcome = ALREADY
     except _AlreadyTaken:
         outcome = ALREADY
-    log.info("Schedule of %s: %s", f"{due_at:%Y-%m-%d %H:%M} UTC", outcome)
+    log.info("Schedule of %s: %s", _shown(due_at), outcome)
     return outcome
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 class _AlreadyTaken(Exception):

@@ -38,7 +38,7 @@ def ready(services: ServicesHere) -> Ready:
     except (SQLAlchemyError, ThumbloopError) as error:
         log.warning("Not ready: %s", error)
         raise Busy("The database does not answer yet.", code="not_ready") from error
-    trouble = services.backend.trouble()
+    trouble = services.deployments.trouble()
     if trouble is not None:
         raise Busy(trouble, code="not_ready")
     return Ready(deployed=deployed)

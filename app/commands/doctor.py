@@ -133,6 +133,23 @@ def check_database(settings: "Settings") -> Finding:
         database.close()
 
 
+def check_schedule(settings: "Settings") -> Finding:
+    from storage.database import Database
+    from trainer.schedule import Schedule
+
+    if check_database(settings).status == "fail":
+        return Finding("warn", settings.schedule or "none", "Mend the database first.")
+    database = Database(settings.database_address)
+    try:
+        if database.path is not None and not database.path.exists():
+            return Finding("ok", f"`{settings.schedule}`; nothing was due yet")
+        return Finding("ok", Schedule(database, settings).describe())
+    except NotReady as error:
+        return Finding("fail", settings.schedule, error.message)
+    finally:
+        database.close()
+
+
 def check_model(settings: "Settings") -> Finding:
     from storage.settings import DEFAULT_MODEL
     from trainer.base_model import PACKAGE, resolve
@@ -219,6 +236,7 @@ CHECKS: dict[str, Callable[["Settings"], Finding]] = {
     "memory": check_memory,
     "data": check_data,
     "database": check_database,
+    "schedule": check_schedule,
     "model": check_model,
     "backend": check_backend,
     "port": check_port,

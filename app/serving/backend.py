@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
-from storage.errors import InvalidInput, NotReady, ThumbloopError
+from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
@@ -204,6 +204,10 @@ def prompt_too_long(tokens: int, most: int) -> InvalidInput:
 
 def stopping() -> NotReady:
     return NotReady("The server is stopping; send the message again once it is back.")
+
+
+def unloaded() -> Busy:
+    return Busy("The model was unloaded before this reply began; send the message again.")
 
 
 def _is_number(value: object, low: float, high: float) -> bool:

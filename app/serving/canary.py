@@ -84,6 +84,10 @@ class CanaryServing:
         self.follow()
         return ended
 
+    def forget(self) -> None:
+        """Its model is gone; `follow` has it loaded again."""
+        self._tried = self._refused = None
+
     def follow(self) -> None:
         """Have the version ready that is to be tried, unless that is so already or was found impossible."""
         if self._is_settled(self._wanted()):

@@ -6,7 +6,7 @@ tensors, and of a chat only which canary it was given to.
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from app.metrics import Metrics
 from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
@@ -54,11 +54,37 @@ class Deployments:
         The alias stays as it is: an operator has to see what is wrong and decide. Raises NotReady if
         not even the base model replies.
         """
-        self._follow()
-        if self._serving is None:
-            self._fall_back()
-        self.canary.follow()
+        if self._versions.refusal is None:
+            self._begin()
         self._watcher.start()
+
+    def refuse(self, why: Callable[[], Busy]) -> None:
+        """Load nothing and answer nobody, with that error, until `come_back`."""
+        self._versions.refusal = why
+
+    def make_way(self, why: Callable[[], Busy], free: Callable[[], object]) -> None:
+        """As `refuse`; `free` then unloads every model, in its own time."""
+        self.refuse(why)
+        with self._building:
+            self._serving = self._before = None
+            self.canary.forget()
+            free()
+
+    def come_back(self) -> None:
+        """Load what is to be served; raises as `start` does, and then goes on refusing."""
+        with self._building:
+            why, self._versions.refusal = self._versions.refusal, None
+            try:
+                self._refused = self._waited_for = None
+                self._begin()
+            except BaseException:
+                self._versions.refusal = why
+                raise
+
+    def trouble(self) -> str | None:
+        """Why nobody is answered now, as anybody may read it; None if all is well."""
+        why = self._versions.refusal
+        return why().message if why is not None else self._backend.trouble()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -70,11 +96,13 @@ class Deployments:
 
         For a chat that was given to a canary, the canary, while that goes on and can be served.
         """
+        self._versions.check()
         tried = self.canary.answering(canary_id)
         if tried is not None:
             return tried
         self._follow()
         if self._serving is None:
+            self._versions.check()
             raise NotReady("No model version is being served; see the server's log.")
         return self._serving
 
@@ -134,6 +162,7 @@ class Deployments:
         canary_id: str | None,
         version_id: str | None,
     ) -> tuple[ServedVersion, ReplyStream]:
+        self._versions.check()
         version = self.current(canary_id) if version_id is None else self._named(version_id)
         self._versions.use(version.id)
         return version, self._backend.stream(version.id, messages, sampling, person=person)
@@ -153,6 +182,12 @@ class Deployments:
                     f"THUMBLOOP_MAX_LOADED_VERSIONS."
                 )
             return self._versions.build(version)
+
+    def _begin(self) -> None:
+        self._follow()
+        if self._serving is None:
+            self._fall_back()
+        self.canary.follow()
 
     def _follow(self) -> None:
         """Serve what the database says, unless that is so already or was found impossible."""
@@ -257,6 +292,8 @@ class Deployments:
         healthy = True
         while not self._stopping.wait(POLL_SECONDS):
             try:
+                if self._versions.refusal is not None:
+                    continue
                 self._follow()
                 self.canary.follow()
                 self._load_before()

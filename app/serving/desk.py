@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping
+from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping, unloaded
 from app.serving.engine import Engine, Update
 from app.serving.reply import Reply
 from app.serving.slots import Trial
@@ -67,7 +67,7 @@ class Desk:
         self._tell(self._slots.append, slot)
 
     def shut(self, slot: Slot) -> None:
-        """Free a slot that no reply holds; waits until its engine has stopped."""
+        """Free a slot, cutting off what replies by it; waits until its engine has stopped."""
         gone = threading.Event()
         if self._tell(self._shut, slot, gone):
             gone.wait()
@@ -117,7 +117,7 @@ class Desk:
         self._loop.close()
 
     def _begin(self, slot: Slot, reply: Reply) -> None:
-        if self._closed:
+        if self._closed or slot not in self._slots:
             self._turn_away(slot, reply)
         else:
             self._line.join(reply.request.person, (slot, reply))
@@ -191,7 +191,7 @@ class Desk:
 
     def _turn_away(self, slot: Slot, reply: Reply) -> None:
         self._over(slot, None)
-        reply.stream.fail(stopping())
+        reply.stream.fail(stopping() if self._closed else unloaded())
 
     def _watch(self) -> None:
         for slot in self._slots:
@@ -240,20 +240,24 @@ class Desk:
 
     def _shut(self, slot: Slot, gone: threading.Event) -> None:
         if slot in self._slots:
+            self._cut_off(slot)
             self._slots.remove(slot)
         gone.set()
 
     def _close(self, slots: list[Slot], closed: threading.Event) -> None:
         self._closed = True
-        for slot, reply in self._line.leave(lambda _turn: True):
-            reply.finish("cancelled")
-            self._over(slot, None)
         for slot in self._slots:
-            for reply in list(slot.running.values()):
-                self._end(slot, reply, "cancelled", over=False)
+            self._cut_off(slot)
         slots += self._slots
         self._slots = []
         closed.set()
+
+    def _cut_off(self, slot: Slot) -> None:
+        for _, reply in self._line.leave(lambda turn: turn[0] is slot):
+            reply.finish("cancelled")
+            self._over(slot, None)
+        for reply in list(slot.running.values()):
+            self._end(slot, reply, "cancelled", over=False)
 
 
 def _failed(why: str) -> ThumbloopError:

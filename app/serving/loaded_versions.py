@@ -5,10 +5,11 @@ Knows the adapter folders and the backend; which versions are needed is for Depl
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.serving.backend import Backend, ServedVersion
 from storage.artifacts import Artifacts
+from storage.errors import Busy
 from storage.tables import ModelVersion
 
 
@@ -21,10 +22,17 @@ class LoadedVersions:
         self._most = most
         self._lock = threading.Lock()
         self._used: dict[str, float] = {}  # version id -> when it last began a reply or was needed
+        self.refusal: Callable[[], Busy] | None = None  # why nothing may be loaded for now
+
+    def check(self) -> None:
+        """Raise Busy while nothing may be loaded."""
+        if self.refusal is not None:
+            raise self.refusal()
 
     def build(self, version: ModelVersion) -> ServedVersion:
-        """Verify the adapter's folder and load it, unless it is loaded; raises ArtifactRefused."""
+        """Verify the adapter's folder and load it, unless it is loaded; raises ArtifactRefused and Busy."""
         with self._lock:
+            self.check()
             if version.id not in self._backend.loaded():
                 if version.path is not None:
                     self._artifacts.verify(version.path, version.files)

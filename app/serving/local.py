@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from app.serving import memory, threads
 from app.serving.backend import Occupancy, ReplyStream, Sampling, ServedVersion, prompt_too_long
 from app.serving.continuous import ContinuousEngine, Unsuitable
 from app.serving.desk import Desk, Slot
@@ -22,21 +23,22 @@ from app.serving.reply import Reply, Request
 from app.serving.slots import build_model, try_model
 from storage.errors import NotReady
 from storage.settings import Settings
-from trainer.base_model import BaseModelSource, load_model
+from trainer.base_model import BaseModelSource, load_model, load_tokenizer
 from trainer.tokenise import prompt_ids
 
 log = logging.getLogger("thumbloop.serving")
 
 
 class LocalBackend:
-    """Loads the base model at once; raises ModelUnavailable."""
+    """Loads the base model at once, or with the first version if it is to wait; raises ModelUnavailable."""
 
-    def __init__(self, settings: Settings, source: BaseModelSource) -> None:
-        self._base, self._tokenizer = load_model(source)
+    def __init__(self, settings: Settings, source: BaseModelSource, *, wait: bool = False) -> None:
+        self._source = source
+        self._base: Any = None
+        self._tokenizer = load_tokenizer(source)
         self._cache_tokens = settings.serving_cache_tokens
         self._context = min(source.max_context, self._cache_tokens)
         self._batching = settings.batching == "auto"
-        self._end_ids = _end_ids(self._base, self._tokenizer)
         # Tokenising once here also settles the tokenizer's state, which threads then only read.
         self._trial_prompt = prompt_ids(self._tokenizer, [{"role": "user", "content": "Hello"}])
         self._at_once = settings.max_concurrent_replies
@@ -46,23 +48,29 @@ class LocalBackend:
         self._lock = threading.Lock()  # guards the fields below and the places of slots
         self._slots: dict[str, Slot] = {}
         self._closed = False
+        self._idle = threading.Condition(self._lock)
         self._desk = Desk(self._at_once, self._make_engine, self._free_place)
+        if not wait:
+            self._load_base()
 
     def load(self, version: ServedVersion) -> None:
         with self._loading:
             if version.id in self._slots:
                 return
             began = time.perf_counter()
+            if self._base is None:
+                self._load_base()
             model = build_model(self._base, version)
+            threads.suit(model)
             slot = Slot(version, model, try_model(model, version, self._trial_prompt))
             engine = slot.engine = self._make_engine(slot)
             with self._lock:
                 if not self._closed:
                     self._slots[version.id] = slot
+                    self._desk.open(slot)
             if version.id not in self._slots:
                 engine.stop()
                 raise NotReady("The server is stopping.")
-            self._desk.open(slot)
             log.info("%s is ready to reply, built in %.2f s.", version.name, time.perf_counter() - began)
 
     def loaded(self) -> list[str]:
@@ -78,6 +86,21 @@ class LocalBackend:
         if slot is not None:
             self._desk.shut(slot)
         return True
+
+    def release(self, patience: float) -> None:
+        """Free every version and the base model, which the next `load` loads again.
+
+        Replies under way may go on for so many seconds and are cut off then.
+        """
+        with self._loading:
+            with self._lock:
+                self._idle.wait_for(lambda: not any(slot.places for slot in self._slots.values()), patience)
+                slots = list(self._slots.values())
+                self._slots.clear()
+            while slots:  # none keeps a name here, so that the collector finds it
+                self._desk.shut(slots.pop())
+            self._base = None
+        memory.let_go()
 
     def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
         return len(self._tokens(messages)) / self._context
@@ -126,6 +149,7 @@ class LocalBackend:
         """`seconds` is how long a reply took, if it ran."""
         with self._lock:
             slot.places -= 1
+            self._idle.notify_all()
         self._places.free(seconds)
 
     def _prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -141,6 +165,10 @@ class LocalBackend:
         reply = Reply(request, stream, self._tokenizer, self._end_ids)
         self._desk.begin(slot, reply)
         return partial(self._desk.cancel, slot, reply)
+
+    def _load_base(self) -> None:
+        self._base, _ = load_model(self._source)
+        self._end_ids = _end_ids(self._base, self._tokenizer)
 
     def _make_engine(self, slot: Slot) -> Engine:
         """The batching engine; the plain one for a model that cannot be batched."""

@@ -1,12 +1,15 @@
-"""Tokens per second, first token and gaps: one stream, 16 streams, 16 with a shared prefix, one by one.
+"""Tokens per second, first token and gaps: one stream, 16 streams, 16 with a shared prefix.
 
-All in one run on one machine, because that is the only way the figures compare. Replies have equal
-lengths (the end token is turned off), and are read as the chat service reads them: a thread each.
+Beside them, in the same run because only so the figures compare: transformers' `generate`, one request
+after the other, and its server, against ours over HTTP. In this process replies have equal lengths (the
+end token is turned off) and are read as the chat service reads them, a thread each; over HTTP a reply
+may end earlier, and tokens are counted as the servers count them. What is under way goes to stderr.
 """
 
 import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -19,8 +22,9 @@ from app.serving.backend import Sampling, ServedVersion
 from app.serving.local import LocalBackend
 from storage.settings import DEFAULT_MODEL, Settings
 from tests.adapters import build_adapter
+from tests.benchmarks.chat_servers import ChatServer, thumbloop_serve, transformers_serve
 from tests.benchmarks.report import print_report
-from trainer.base_model import load_model, resolve
+from trainer.base_model import BaseModelSource, load_model, name_of, resolve
 from trainer.tokenise import prompt_ids
 
 SYSTEM = "You are a helpful assistant."
@@ -95,45 +99,85 @@ def slot_seconds(backend: LocalBackend, folder: Path) -> float:
     return round(elapsed, 2)
 
 
+def in_this_process(
+    settings: Settings, source: BaseModelSource, tokens: int, folder: Path
+) -> tuple[dict[str, Any], float]:
+    """The rounds by name, and the seconds until a slot with an adapter is ready."""
+    tell("one by one with generate")
+    model, tokenizer = load_model(source)
+    one_by_one(model, tokenizer, 8, 1)
+    rounds = {"generate_one_by_one": one_by_one(model, tokenizer, tokens, 4)}
+    backend = LocalBackend(settings, source)
+    backend._end_ids = frozenset()
+    backend.load(BASE)
+    at_once(backend, 2, 8)
+    for name, count, system, temperature in (
+        ("batched_1", 1, SYSTEM, 0.7),
+        ("batched_16", 16, SYSTEM, 0.7),
+        ("batched_16_greedy", 16, SYSTEM, 0.0),
+        ("batched_16_shared_prefix", 16, LONG_SYSTEM, 0.7),
+        ("batched_16_shared_prefix_again", 16, LONG_SYSTEM, 0.7),
+    ):
+        tell(name)
+        rounds[name] = at_once(backend, count, tokens, system, temperature)
+    tell("a new slot")
+    ready = slot_seconds(backend, build_adapter(source.folder, folder / "adapter", size=0.01))
+    backend.close()
+    tell("the plain engine")
+    plain = LocalBackend(settings.model_copy(update={"batching": "off"}), source)
+    plain._end_ids = frozenset()
+    plain.load(BASE)
+    at_once(plain, 2, 8)
+    rounds["plain_1"] = at_once(plain, 1, tokens)
+    rounds["plain_16"] = at_once(plain, 16, tokens)
+    plain.close()
+    return rounds, ready
+
+
+def over_http(server: ChatServer, name: str, tokens: int) -> dict[str, Any]:
+    server.at_once([conversation(99)], 8)
+    rounds = {}
+    for case, count, system in (
+        ("1", 1, SYSTEM),
+        ("16", 16, SYSTEM),
+        ("16_shared_prefix", 16, LONG_SYSTEM),
+    ):
+        tell(f"{name}: {case}")
+        rounds[f"{name}_{case}"] = server.at_once([conversation(n, system) for n in range(count)], tokens)
+    return rounds
+
+
+def tell(step: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {step}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--data-dir", type=Path, help="where the default model is converted already")
+    parser.add_argument("--servers", choices=("all", "none"), default="all", help="also measure over HTTP")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        data_dir = given.data_dir or Path(folder)
-        settings = Settings(data_dir=data_dir, model=given.model, precision=given.precision)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = Settings(data_dir=given.data_dir or folder, model=given.model, precision=given.precision)
         source = resolve(settings)
-        model, tokenizer = load_model(source)
-        one_by_one(model, tokenizer, 8, 1)
-        alone = one_by_one(model, tokenizer, given.tokens, 4)
-        plain = LocalBackend(settings.model_copy(update={"batching": "off"}), source)
-        plain.load(BASE)
-        plain._end_ids = frozenset()
-        backend = LocalBackend(settings, source)
-        backend._end_ids = frozenset()
-        backend.load(BASE)
-        for one in (plain, backend):
-            at_once(one, 2, 8)
-        rounds = {
-            "generate_one_by_one": alone,
-            "plain_1": at_once(plain, 1, given.tokens),
-            "batched_1": at_once(backend, 1, given.tokens),
-            "plain_16": at_once(plain, 16, given.tokens),
-            "batched_16": at_once(backend, 16, given.tokens),
-            "batched_16_greedy": at_once(backend, 16, given.tokens, temperature=0),
-            "batched_16_shared_prefix": at_once(backend, 16, given.tokens, LONG_SYSTEM),
-            "batched_16_shared_prefix_again": at_once(backend, 16, given.tokens, LONG_SYSTEM),
-        }
-        for one in rounds.values():
-            for unit in ("tokens_per_s", "tokens_per_cpu_s"):
-                one[f"times_{unit}"] = round(one[unit] / alone[unit], 2)
-        adapter = build_adapter(source.folder, Path(folder) / "adapter", size=0.01)
-        ready = slot_seconds(backend, adapter)
-        plain.close()
-        backend.close()
+        rounds, ready = in_this_process(settings, source, given.tokens, folder)
+        if given.servers == "all":
+            dtype = str(source.dtype).removeprefix("torch.")
+            with thumbloop_serve(source.folder, name_of(source.dtype)) as ours:
+                rounds |= over_http(ours, "thumbloop_serve", given.tokens)
+            with transformers_serve(source.folder, dtype, folder) as theirs:
+                rounds |= over_http(theirs, "transformers_serve", given.tokens)
+            # The size of its cache is stated, as ours is: else it takes most of the memory there is.
+            pages = ("--cb-num-blocks", str(settings.serving_cache_tokens // 32), "--cb-block-size", "32")
+            with transformers_serve(source.folder, dtype, folder, "--continuous-batching", *pages) as theirs:
+                rounds |= over_http(theirs, "transformers_serve_batching", given.tokens)
+    alone = rounds["generate_one_by_one"]
+    for one in rounds.values():
+        for unit in ("tokens_per_s", "tokens_per_cpu_s"):
+            one[f"times_{unit}"] = round(one[unit] / alone[unit], 2)
     report = {"model": given.model, "dtype": str(source.dtype), "threads": torch.get_num_threads()}
     print_report("serving", report | {"rounds": rounds, "slot_ready_s": ready})
 

@@ -1,0 +1,277 @@
+"""One device for serving and training: the models make way for a training and come back, whatever it does."""
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from app.serving.backend import Sampling, ServedVersion
+from app.serving.local import LocalBackend
+from app.serving.turns import DeviceTurns
+from storage import training_runs
+from storage.device import Device
+from storage.errors import BadSetting, Busy
+from storage.settings import Settings, load_settings
+from tests.integration import loop
+from tests.integration.place import LONG, SHORT, Place
+from tests.live_server import LiveServer, wait_until
+
+PASSES = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0, "gate_min_votes": 2}
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture
+def server_in_training(start_server: Callable[..., LiveServer]) -> tuple[LiveServer, str]:
+    """A server whose models have made way for a training that takes longer than any test of it."""
+    server = start_server(
+        device_mode="exclusive", epochs=4000, checkpoint_steps=2, lease_seconds=3, max_attempts=1, **PASSES
+    )
+    loop.chat_and_vote(server.client(), 18)
+    run_id = loop.request_run(server.client())
+    wait_until(lambda: phase_of(server, run_id) == "training", 120, lambda: loop.explain(server, run_id))
+    return server, run_id
+
+
+def phase_of(server: LiveServer, run_id: str) -> str | None:
+    progress = loop.checked(server.client().get(f"/api/v1/training-runs/{run_id}"))["progress"] or {}
+    return "training" if "loss" in progress else progress.get("phase")
+
+
+def is_ready(server: LiveServer) -> bool:
+    return httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+def test_an_exclusive_training_has_the_machine_to_itself_and_its_version_answers_afterwards(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(device_mode="exclusive", epochs=30, **PASSES)
+    client = server.client()
+    loop.chat_and_vote(client, 18)
+    run_id = loop.request_run(client)
+    refused = wait_until(lambda: refusal(client), 120, lambda: loop.explain(server, run_id))
+    assert refused.json()["error"]["code"] == "training"
+    assert "being trained" in refused.json()["error"]["message"]
+    assert 5 <= int(refused.headers["Retry-After"]) <= 300
+    run = loop.wait_for_run(server, client, run_id)
+    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    wait_until(lambda: is_ready(server), 60, lambda: loop.explain(server, run_id))
+    assert loop.chat_once(client, "And now?")["model_version"] == "v2"
+    log = server.log.read_text()
+    assert log.index("A training wants the device") < log.index("The training is over: replies go on")
+
+
+def refusal(client: httpx.Client) -> httpx.Response | None:
+    chat_id = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+    answer = client.post(f"/api/v1/chats/{chat_id}/messages?stream=false", json={"content": "Still there?"})
+    if answer.status_code == 503:
+        assert loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"] == [], (
+            "a refusal leaves no trace"
+        )
+        return answer
+    assert answer.status_code == 200, answer.text
+    return None
+
+
+def test_everything_that_needs_a_model_says_why_it_has_none(
+    server_in_training: tuple[LiveServer, str],
+) -> None:
+    server, _ = server_in_training
+    client = server.client()
+    ready = httpx.get(f"{server.url}/readyz")
+    assert (ready.status_code, ready.json()["error"]["code"]) == (503, "not_ready")
+    assert "being trained" in ready.json()["error"]["message"]
+    for model in ("deployed", "v1"):
+        answer = client.post("/v1/chat/completions", json={"model": model, "messages": HELLO})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "training")
+        assert int(answer.headers["Retry-After"]) >= 5
+    deployed = client.post("/api/v1/model-versions/v1/deploy", json={})
+    assert (deployed.status_code, deployed.json()["error"]["code"]) == (503, "training")
+    metrics = client.get("/metrics").text
+    assert "thumbloop_slots 0.0" in metrics
+
+
+def test_serving_is_back_after_a_trainer_was_killed(server_in_training: tuple[LiveServer, str]) -> None:
+    server, run_id = server_in_training
+    for trainer in server.trainers():
+        trainer.kill()
+    wait_until(lambda: is_ready(server), 60, lambda: loop.explain(server, run_id))
+    assert loop.chat_once(server.client(), "Back?")["model_version"] == "v1"
+    assert loop.wait_for_run(server, server.client(), run_id)["state"] == "failed"
+    assert loop.chat_once(server.client(), "Still?")["model_version"] == "v1"
+
+
+def test_a_server_that_starts_in_the_middle_waits_for_the_end(
+    server_in_training: tuple[LiveServer, str],
+) -> None:
+    server, run_id = server_in_training
+    server.kill()
+    server.start(wait=False)
+    wait_until(lambda: answers(server), 60, server.log.read_text)
+    assert not is_ready(server)
+    assert phase_of(server, run_id) == "training"
+    loop.checked(server.client().post(f"/api/v1/training-runs/{run_id}/cancel"))
+    wait_until(lambda: is_ready(server), 60, lambda: loop.explain(server, run_id))
+    assert loop.chat_once(server.client(), "Back?")["model_version"] == "v1"
+
+
+def answers(server: LiveServer) -> bool:
+    try:
+        return httpx.get(f"{server.url}/healthz").is_success
+    except httpx.TransportError:
+        return False
+
+
+# Without a trainer, in this process
+
+
+@pytest.fixture
+def make_turns(place: Place, settings: Settings) -> Iterator[Callable[..., DeviceTurns]]:
+    made: list[DeviceTurns] = []
+
+    def make(patience: float, lease_seconds: float = 600) -> DeviceTurns:
+        backend = place.deployments._backend
+        assert isinstance(backend, LocalBackend)
+        device = Device(settings.data_dir)
+        turns = DeviceTurns(
+            *(place.database, device, place.deployments, lambda: backend.release(patience)),
+            lease_seconds=lease_seconds,
+        )
+        made.append(turns)
+        turns.start()
+        return turns
+
+    yield make
+    for turns in made:
+        turns.stop()
+
+
+@pytest.fixture
+def training(settings: Settings, place: Place) -> Iterator[Device]:
+    """A run that a trainer has, and this process's hold on the device in that trainer's place."""
+    with place.database.write() as session:
+        run_id = training_runs.request_run(session, trigger="admin").id
+        training_runs.claim_run(session, run_id, owner="it", lease_seconds=600, max_attempts=1)
+    device = Device(settings.data_dir)
+    yield device
+    device.close()
+
+
+def is_refused(place: Place) -> bool:
+    try:
+        place.deployments.current()
+    except Busy as busy:
+        return busy.code == "training"
+    return False
+
+
+def test_replies_under_way_end_before_the_models_go(
+    place: Place, make_turns: Callable[..., DeviceTurns], training: Device
+) -> None:
+    make_turns(patience=600)
+    base, stream = place.deployments.stream(HELLO, LONG)
+    deltas = iter(stream)
+    next(deltas)
+    assert not training.claim()
+    wait_until(lambda: is_refused(place))
+    assert not training.claim(), "a reply is under way"
+    assert next(deltas), "it goes on"
+    stream.cancel()
+    wait_until(training.claim)
+    assert stream.end.finish_reason == "cancelled"
+    assert place.deployments._backend.loaded() == []
+    assert base.name == "v1"
+    training.close()
+    wait_until(lambda: not is_refused(place))
+    assert place.deployments.stream(HELLO, SHORT)[1].end.content
+
+
+def test_a_reply_that_takes_too_long_is_cut_off_and_keeps_its_text(
+    place: Place, make_turns: Callable[..., DeviceTurns], training: Device
+) -> None:
+    make_turns(patience=0.2)
+    _, running = place.deployments.stream(HELLO, LONG)
+    _, late = place.deployments.stream(HELLO, LONG)  # has its place, and begins when the models are gone
+    next(iter(running))
+    wait_until(training.claim)
+    assert (running.end.finish_reason, bool(running.end.content)) == ("cancelled", True)
+    with pytest.raises(Busy, match="unloaded before this reply began"):
+        list(late)
+
+
+def test_a_trainer_that_is_silent_for_too_long_does_not_keep_everybody_waiting(
+    place: Place, make_turns: Callable[..., DeviceTurns], training: Device
+) -> None:
+    make_turns(patience=600, lease_seconds=0.5)
+    wait_until(training.claim)
+    wait_until(lambda: is_refused(place))
+    with place.database.write() as session:
+        run = training_runs.active_run(session)
+        assert run is not None
+        training_runs.expire_lease(session, run.id, "it")
+    wait_until(lambda: not is_refused(place))
+    assert training.claim(), "it has the device still"
+    assert place.deployments.stream(HELLO, SHORT)[1].end.content
+
+
+def test_a_claim_without_a_run_changes_nothing(
+    place: Place, make_turns: Callable[..., DeviceTurns], settings: Settings
+) -> None:
+    turns = make_turns(patience=0)
+    stranger = Device(settings.data_dir)
+    assert not stranger.claim()
+    turns._look()
+    assert not is_refused(place)
+    stranger.close()
+
+
+def test_released_models_are_gone_from_memory_and_come_back_the_same(
+    settings: Settings, model_folder: Path, backend: LocalBackend
+) -> None:
+    base = ServedVersion("base", "v1", None)
+    backend.load(base)
+    greedy = Sampling(temperature=0, top_p=1, max_new_tokens=12)
+    before = backend.stream(base.id, HELLO, greedy).end
+    gc.collect()
+    gc.freeze()  # as a server does once it has started
+    gone = [weakref.ref(backend._base), weakref.ref(backend._slots[base.id].model)]
+    backend.release(0)
+    assert [model() for model in gone] == [None, None]
+    backend.load(base)
+    after = backend.stream(base.id, HELLO, greedy).end
+    assert after.token_ids == before.token_ids
+    gc.unfreeze()
+
+
+def test_another_servers_models_cannot_be_told_to_make_way() -> None:
+    with pytest.raises(BadSetting, match="THUMBLOOP_DEVICE_MODE=exclusive"):
+        load_settings(
+            device_mode="exclusive", backend="openai", openai_base_url="http://gpu:8000/v1", openai_model="m"
+        )
+
+
+# Sharing
+
+
+def test_a_training_without_memory_fails_and_the_server_goes_on(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(epochs=100, max_attempts=1, **PASSES)
+    client = server.client()
+    loop.chat_and_vote(client, 18)
+    run_id = loop.request_run(client)
+    wait_until(lambda: state_of(client, run_id) == "running", 120, lambda: loop.explain(server, run_id))
+    (trainer,) = server.trainers()
+    taken = trainer.memory_info().vms
+    trainer.rlimit(psutil.RLIMIT_AS, (taken, taken))  # what it has before it loads a model is all it gets
+    assert loop.chat_once(client, "Is there room for me?")["model_version"] == "v1"
+    run = loop.wait_for_run(server, client, run_id, 100)
+    assert run["state"] == "failed", loop.explain(server, run_id)
+    assert loop.chat_once(client, "And now?")["model_version"] == "v1"
+
+
+def state_of(client: httpx.Client, run_id: str) -> str:
+    return str(loop.checked(client.get(f"/api/v1/training-runs/{run_id}"))["state"])
