@@ -1,14 +1,15 @@
 """From a message to a saved reply: the one path that the page and both APIs share.
 
-Each reply is driven by a thread of its own and saved at its end, whether or not anyone reads along.
-Knows storage and deployments; knows no HTTP, no page and no model.
+A reply is heard in the backend's thread and saved at its end by one of ours, whether or not anyone reads
+along. Knows storage and deployments; knows no HTTP, no page and no model.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import replace
 from functools import partial
 from secrets import randbits
@@ -21,12 +22,12 @@ from app.chat_place import find_place, leaf_id_of, note_signal
 from app.limits import Limits
 from app.live_reply import LiveReply
 from app.metrics import Metrics
-from app.serving.backend import ReplyStream, Sampling
+from app.serving.backend import Item, ReplyEnd, Sampling
 from app.serving.deployments import Deployments
 from app.shortening import messages_left_out
 from storage import chats
 from storage.database import Database
-from storage.errors import Busy, Conflict, InvalidInput, NotFound, NotStored, ThumbloopError, TooLarge
+from storage.errors import Busy, Conflict, InvalidInput, NotStored, ThumbloopError, TooLarge
 from storage.settings import Settings
 from storage.tables import Chat, Message
 
@@ -37,7 +38,8 @@ log = logging.getLogger("thumbloop.serving")
 SAVE_ATTEMPTS = 5
 SEED_BITS = 48  # a whole number in JSON for every reader, JavaScript included
 CLOSE_SECONDS = 20.0
-LOOK_SECONDS = 1.0  # between two looks whether a reply under way is still wanted
+LOOK_SECONDS = 1.0  # between two looks whether the replies under way are still wanted
+THREADS = 32  # that save replies; while the database is away, each waits for it with one
 STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
 
@@ -66,11 +68,35 @@ class ChatService:
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
         self._closed = False
+        self._look_at = 0.0
+        self._threads = ThreadPoolExecutor(THREADS, "reply-end")
 
     def default_sampling(self) -> Sampling:
         """Sampling as the settings have it."""
         settings = self._settings
         return Sampling(settings.temperature, settings.top_p, settings.max_new_tokens)
+
+    def begin(
+        self,
+        chat: Chat,
+        turns: Sequence[tuple[str, str]],
+        content: str,
+        *,
+        sampling: Sampling | None = None,
+        version_id: str | None = None,
+        shorten: bool = True,
+    ) -> LiveReply:
+        """Begin a drafted chat by the person's message; `turns` are what is said to have gone before it, as
+        (role, text). Raises as `send` does.
+        """
+        self._check_content(content)
+        path = chats.draft_messages(chat, [*turns, ("user", content)])
+
+        def store(session: Session) -> Message:
+            chats.add_chat(session, chat, path)
+            return path[-1]
+
+        return self._reply(chat, path, store, sampling, version_id, shorten=shorten)
 
     def send(
         self,
@@ -81,11 +107,10 @@ class ChatService:
         parent_id: str | None = None,
         edits: str | None = None,
         sampling: Sampling | None = None,
-        version_id: str | None = None,
         shorten: bool = True,
     ) -> LiveReply:
         """Add the person's message at the end of the chat, below the reply `parent_id`, or in the place of
-        their message `edits`, and reply to it by the deployed version or the one that is named. What it
+        their message `edits`, and reply to it. What it
         stands in place of stays as another branch, and the reply to that is noted as edited away.
 
         A seed is drawn where `sampling` has none, and stored, so that any reply can be made again. Of a chat
@@ -109,7 +134,7 @@ class ChatService:
             return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
 
         question = Message(chat_id=chat_id, role="user", content=content)
-        return self._reply(chat, [*path, question], store, sampling, version_id, shorten=shorten)
+        return self._reply(chat, [*path, question], store, sampling, shorten=shorten)
 
     def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
         """Another reply to the same message, beside the one named, or to a message that has none yet.
@@ -157,6 +182,8 @@ class ChatService:
         with self._changed:
             if not self._changed.wait_for(lambda: not self._chats, CLOSE_SECONDS):
                 log.error("%d replies were still under way when the server stopped.", len(self._chats))
+                return
+        self._threads.shutdown()
 
     def _reply(
         self,
@@ -202,13 +229,14 @@ class ChatService:
                 self._metrics.refused(error)
             raise
         reply = LiveReply(chat.id, question.id, message.id, version.name, stream)
+        # The context of the request, so that what is logged of the reply names it.
+        stream.listen(partial(self._hear, reply, copy_context()))
         with self._changed:
             self._live[message.id] = reply
-            if self._closed:
-                reply.cancel()
-        # In the context of the request, so that what is logged of the reply names it.
-        drive = partial(copy_context().run, self._drive, reply, stream)
-        threading.Thread(target=drive, name="reply", daemon=True).start()
+            closed = self._closed
+        if closed:
+            reply.cancel()
+        stream.start()
         return reply
 
     def _left_out(self, chat: Chat, path: Sequence[Message]) -> int:
@@ -217,31 +245,27 @@ class ChatService:
 
         return messages_left_out(path, share)
 
-    def _drive(self, reply: LiveReply, stream: ReplyStream) -> None:
-        """Read the stream to its end and save it; readers of `reply` only listen."""
-        deltas: list[str] = []
+    def _hear(self, reply: LiveReply, context: Context, item: Item) -> None:
+        """In the backend's thread: pass text on to the readers, and leave the rest to another thread."""
+        if not isinstance(item, str):
+            self._threads.submit(context.run, self._end, reply, item)
+            return
+        since = reply.add(item)
+        if since is not None:
+            self._metrics.piece(since)
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            self._threads.submit(self._cancel_unwanted)
+
+    def _end(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> None:
+        """Save the reply; only then do its readers hear of the end."""
         saved: Message | None = None
         error: ThumbloopError | None = None
         try:
-            try:
-                look_at = time.monotonic() + LOOK_SECONDS
-                came_at: float | None = None
-                for delta in stream:
-                    deltas.append(delta)
-                    reply.add(delta)
-                    moment = time.monotonic()
-                    if came_at is not None:
-                        self._metrics.piece(moment - came_at)
-                    came_at = moment
-                    if moment >= look_at:
-                        if not self._is_wanted(reply):
-                            stream.cancel()
-                        look_at = time.monotonic() + LOOK_SECONDS
-            except ThumbloopError as failure:
-                error = failure
-                self._save(reply, content="".join(deltas), state="failed", finish_reason="error")
+            if isinstance(end, ThumbloopError):
+                error = end
+                self._save(reply, content=reply.text, state="failed", finish_reason="error")
             else:
-                end = stream.end
                 saved = self._save(
                     reply,
                     content=end.content,
@@ -260,16 +284,18 @@ class ChatService:
             self._release(reply.chat_id, reply.message_id)
             reply.close(saved, error)
 
-    def _is_wanted(self, reply: LiveReply) -> bool:
-        """Whether it still has a place: its chat may have been deleted or erased, by any process."""
+    def _cancel_unwanted(self) -> None:
+        """Those that have no place any more: a chat may have been deleted or erased, by any process."""
+        with self._changed:
+            replies = list(self._live.values())
         try:
             with self._database.read() as session:
-                chats.get_chat(session, reply.chat_id)
-        except NotFound:
-            return False
+                there = chats.still_there(session, [reply.chat_id for reply in replies])
         except (OperationalError, NotStored):  # as in _save
-            return True
-        return True
+            return
+        for reply in replies:
+            if reply.chat_id not in there:
+                reply.cancel()
 
     def _save(
         self,

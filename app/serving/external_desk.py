@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import uvloop
+
 from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping
 from app.serving.external_reply import ExternalReply, broken_off
 from app.serving.waiting import WaitingLine
@@ -51,7 +53,7 @@ class ExternalDesk:
         # What follows is the loop's alone.
         self._line: WaitingLine[tuple[Held, ExternalReply]] = WaitingLine()
         self._running: dict[ExternalReply, asyncio.Task[FinishReason]] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="replies", daemon=True)
         self._thread.start()
 
