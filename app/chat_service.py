@@ -1,33 +1,27 @@
 """From a message to a saved reply: the one path that the page and both APIs share.
 
-A reply is heard in the backend's thread and saved at its end by one of ours, whether or not anyone reads
-along. Knows storage and deployments; knows no HTTP, no page and no model.
+Knows storage and deployments; knows no HTTP, no page and no model.
 """
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context, copy_context
 from dataclasses import replace
-from functools import partial
 from secrets import randbits
-from typing import Any
 
-from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from app.chat_place import find_place, leaf_id_of, note_signal
 from app.limits import Limits
 from app.live_reply import LiveReply
 from app.metrics import Metrics
-from app.serving.backend import Item, ReplyEnd, Sampling
+from app.reply_ends import ReplyEnds
+from app.serving.backend import Sampling
 from app.serving.deployments import Deployments
 from app.shortening import messages_left_out
 from storage import chats
 from storage.database import Database
-from storage.errors import Busy, Conflict, InvalidInput, NotStored, ThumbloopError, TooLarge
+from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
 from storage.settings import Settings
 from storage.tables import Chat, Message
 
@@ -35,12 +29,8 @@ __all__ = ["ChatService", "LiveReply"]
 
 log = logging.getLogger("thumbloop.serving")
 
-SAVE_ATTEMPTS = 5
 SEED_BITS = 48  # a whole number in JSON for every reader, JavaScript included
 CLOSE_SECONDS = 20.0
-LOOK_SECONDS = 1.0  # between two looks whether the replies under way are still wanted
-THREADS = 32  # that save replies; while the database is away, each waits for it with one
-STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
 
 class ChatService:
@@ -68,8 +58,7 @@ class ChatService:
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
         self._closed = False
-        self._look_at = 0.0
-        self._threads = ThreadPoolExecutor(THREADS, "reply-end")
+        self._ends = ReplyEnds(database, self._metrics, self._under_way, self._release)
 
     def default_sampling(self) -> Sampling:
         """Sampling as the settings have it."""
@@ -96,7 +85,7 @@ class ChatService:
             chats.add_chat(session, chat, path)
             return path[-1]
 
-        return self._reply(chat, path, store, sampling, version_id, shorten=shorten)
+        return self._reply(chat, path, store, sampling, version_id, shorten=shorten, new_chat=True)
 
     def send(
         self,
@@ -172,18 +161,21 @@ class ChatService:
         with self._changed:
             return self._live.get(message_id)
 
+    def _under_way(self) -> list[LiveReply]:
+        with self._changed:
+            return list(self._live.values())
+
     def close(self) -> None:
         """Take no more messages, cancel what is under way and wait until it is saved."""
         with self._changed:
             self._closed = True
-            replies = list(self._live.values())
-        for reply in replies:
+        for reply in self._under_way():
             reply.cancel()
         with self._changed:
             if not self._changed.wait_for(lambda: not self._chats, CLOSE_SECONDS):
                 log.error("%d replies were still under way when the server stopped.", len(self._chats))
                 return
-        self._threads.shutdown()
+        self._ends.close()
 
     def _reply(
         self,
@@ -194,6 +186,7 @@ class ChatService:
         version_id: str | None = None,
         *,
         shorten: bool = True,
+        new_chat: bool = False,
     ) -> LiveReply:
         """Generate the reply to the last message of the path, which `store` adds or finds."""
         sampling = self._settle(sampling)
@@ -209,17 +202,20 @@ class ChatService:
                 canary_id=chat.canary_id,
                 version_id=version_id,
             )
+
+            def begin(session: Session) -> Message:
+                return chats.begin_reply(
+                    session,
+                    chat.id,
+                    store(session).id,
+                    model_version_id=version.id,
+                    sampling=sampling.to_dict(),
+                    messages_left_out=left_out,
+                    new_chat=new_chat,
+                )
+
             try:
-                with self._database.write() as session:
-                    question = store(session)
-                    message = chats.begin_reply(
-                        session,
-                        chat.id,
-                        question.id,
-                        model_version_id=version.id,
-                        sampling=sampling.to_dict(),
-                        messages_left_out=left_out,
-                    )
+                message = self._database.small_write(begin)
             except BaseException:
                 stream.cancel()  # it holds a place
                 raise
@@ -228,9 +224,8 @@ class ChatService:
             if isinstance(error, ThumbloopError):
                 self._metrics.refused(error)
             raise
-        reply = LiveReply(chat.id, question.id, message.id, version.name, stream)
-        # The context of the request, so that what is logged of the reply names it.
-        stream.listen(partial(self._hear, reply, copy_context()))
+        reply = LiveReply(chat.id, str(message.parent_id), message.id, version.name, stream)
+        stream.listen(self._ends.listener(reply))
         with self._changed:
             self._live[message.id] = reply
             closed = self._closed
@@ -244,86 +239,6 @@ class ChatService:
             return self._deployments.share_of_context(chats.prompt_messages(chat, path[left_out:]))
 
         return messages_left_out(path, share)
-
-    def _hear(self, reply: LiveReply, context: Context, item: Item) -> None:
-        """In the backend's thread: pass text on to the readers, and leave the rest to another thread."""
-        if not isinstance(item, str):
-            self._threads.submit(context.run, self._end, reply, item)
-            return
-        since = reply.add(item)
-        if since is not None:
-            self._metrics.piece(since)
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_SECONDS
-            self._threads.submit(self._cancel_unwanted)
-
-    def _end(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> None:
-        """Save the reply; only then do its readers hear of the end."""
-        saved: Message | None = None
-        error: ThumbloopError | None = None
-        try:
-            if isinstance(end, ThumbloopError):
-                error = end
-                self._save(reply, content=reply.text, state="failed", finish_reason="error")
-            else:
-                saved = self._save(
-                    reply,
-                    content=end.content,
-                    state=STATES[end.finish_reason],
-                    finish_reason=end.finish_reason,
-                    token_ids=end.token_ids,
-                    timings={**end.timings, "prompt_tokens": end.prompt_tokens},
-                )
-                self._metrics.reply_ended(end)
-        except Exception:
-            log.exception("The reply %s could not be saved.", reply.message_id)
-            error = ThumbloopError("The reply could not be saved; see the server's log.")
-        finally:
-            if error is not None:
-                self._metrics.reply_failed(error)
-            self._release(reply.chat_id, reply.message_id)
-            reply.close(saved, error)
-
-    def _cancel_unwanted(self) -> None:
-        """Those that have no place any more: a chat may have been deleted or erased, by any process."""
-        with self._changed:
-            replies = list(self._live.values())
-        try:
-            with self._database.read() as session:
-                there = chats.still_there(session, [reply.chat_id for reply in replies])
-        except (OperationalError, NotStored):  # as in _save
-            return
-        for reply in replies:
-            if reply.chat_id not in there:
-                reply.cancel()
-
-    def _save(
-        self,
-        reply: LiveReply,
-        *,
-        content: str,
-        state: str,
-        finish_reason: str,
-        token_ids: list[int] | None = None,
-        timings: dict[str, Any] | None = None,
-    ) -> Message:
-        for attempt in range(1, SAVE_ATTEMPTS + 1):
-            try:
-                with self._database.write() as session:
-                    return chats.finish_reply(
-                        session,
-                        reply.message_id,
-                        content=content,
-                        state=state,
-                        finish_reason=finish_reason,
-                        token_ids=token_ids,
-                        timings=timings,
-                    )
-            except (OperationalError, NotStored):  # held by another process, restarting, or full for now
-                if attempt == SAVE_ATTEMPTS:
-                    raise
-                time.sleep(attempt)
-        raise AssertionError("unreachable")
 
     def _check_content(self, content: str) -> None:
         if not content.strip():
@@ -355,8 +270,8 @@ class ChatService:
                 )
             self._chats.add(chat_id)
 
-    def _release(self, chat_id: str, message_id: str | None = None) -> None:
+    def _release(self, chat_id: str, message_id: str = "") -> None:
         with self._changed:
             self._chats.discard(chat_id)
-            self._live.pop(message_id or "", None)
+            self._live.pop(message_id, None)
             self._changed.notify_all()

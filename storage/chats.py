@@ -6,6 +6,7 @@ Message text never changes once a reply is finished: votes and snapshots rely on
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.canaries import choose_canary
@@ -149,10 +150,13 @@ def draft_messages(chat: Chat, turns: Iterable[tuple[str, str]]) -> list[Message
 
 
 def add_chat(session: Session, chat: Chat, path: Sequence[Message]) -> None:
-    """Store a draft with its first messages, of which the last gives it its title."""
+    """Store a draft with its first messages, of which the last gives it its title.
+
+    The objects stay outside of the session, so that this can run again after it was rolled back.
+    """
     chat.title = chat.title or _title(path[-1].content)
-    session.add_all([chat, *path])
-    session.flush()
+    session.execute(sa.insert(Chat), [chat.model_dump()])
+    session.execute(sa.insert(Message), [message.model_dump() for message in path])
 
 
 def begin_reply(
@@ -163,12 +167,17 @@ def begin_reply(
     model_version_id: str,
     sampling: dict[str, Any],
     messages_left_out: int = 0,
+    new_chat: bool = False,
 ) -> Message:
-    """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat."""
-    # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
-    chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
-    if chat is None or chat.deleted_at is not None:
-        raise NotFound(f"There is no chat {chat_id}.")
+    """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat.
+
+    Nobody has deleted a `new_chat`, which is stored by the same transaction.
+    """
+    if not new_chat:
+        # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
+        chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
+        if chat is None or chat.deleted_at is not None:
+            raise NotFound(f"There is no chat {chat_id}.")
     reply = Message(
         chat_id=chat_id,
         parent_id=parent_id,
