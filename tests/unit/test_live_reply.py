@@ -1,7 +1,7 @@
 """A reply while it is written, as event loops read it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from threading import Thread
 from typing import Any
 
@@ -51,11 +51,16 @@ def test_what_came_meanwhile_is_read_at_once_and_then_the_end(live: LiveReply) -
 def test_a_reader_is_woken_by_another_thread(live: LiveReply) -> None:
     async def read() -> None:
         reader = live.follow(SILENCE)
+
+        async def next_after(call: Callable[..., object], *arguments: Any) -> str | None:
+            waiting = asyncio.ensure_future(anext(reader, "over"))
+            await asyncio.sleep(0)  # until it waits
+            Thread(target=call, args=arguments).start()
+            return await waiting
+
         for text in ("One", " two"):
-            Thread(target=live.add, args=(text,)).start()
-            assert await anext(reader) == text
-        Thread(target=live.close, args=(saved(), None)).start()
-        assert await anext(reader, "over") == "over"
+            assert await next_after(live.add, text) == text
+        assert await next_after(live.close, saved(), None) == "over"
 
     run(read())
 
