@@ -1,32 +1,27 @@
 """From a message to a saved reply: the one path that the page and both APIs share.
 
-Each reply is driven by a thread of its own and saved at its end, whether or not anyone reads along.
 Knows storage and deployments; knows no HTTP, no page and no model.
 """
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
 from dataclasses import replace
-from functools import partial
 from secrets import randbits
-from typing import Any
 
-from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from app.chat_place import find_place, leaf_id_of, note_signal
 from app.limits import Limits
 from app.live_reply import LiveReply
 from app.metrics import Metrics
-from app.serving.backend import ReplyStream, Sampling
+from app.reply_ends import ReplyEnds
+from app.serving.backend import Sampling
 from app.serving.deployments import Deployments
 from app.shortening import messages_left_out
 from storage import chats
 from storage.database import Database
-from storage.errors import Busy, Conflict, InvalidInput, NotFound, NotStored, ThumbloopError, TooLarge
+from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
 from storage.settings import Settings
 from storage.tables import Chat, Message
 
@@ -34,11 +29,8 @@ __all__ = ["ChatService", "LiveReply"]
 
 log = logging.getLogger("thumbloop.serving")
 
-SAVE_ATTEMPTS = 5
 SEED_BITS = 48  # a whole number in JSON for every reader, JavaScript included
 CLOSE_SECONDS = 20.0
-LOOK_SECONDS = 1.0  # between two looks whether a reply under way is still wanted
-STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
 
 class ChatService:
@@ -66,11 +58,34 @@ class ChatService:
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
         self._closed = False
+        self._ends = ReplyEnds(database, self._metrics, self._under_way, self._release)
 
     def default_sampling(self) -> Sampling:
         """Sampling as the settings have it."""
         settings = self._settings
         return Sampling(settings.temperature, settings.top_p, settings.max_new_tokens)
+
+    def begin(
+        self,
+        chat: Chat,
+        turns: Sequence[tuple[str, str]],
+        content: str,
+        *,
+        sampling: Sampling | None = None,
+        version_id: str | None = None,
+        shorten: bool = True,
+    ) -> LiveReply:
+        """Begin a drafted chat by the person's message; `turns` are what is said to have gone before it, as
+        (role, text). Raises as `send` does.
+        """
+        self._check_content(content)
+        path = chats.draft_messages(chat, [*turns, ("user", content)])
+
+        def store(session: Session) -> Message:
+            chats.add_chat(session, chat, path)
+            return path[-1]
+
+        return self._reply(chat, path, store, sampling, version_id, shorten=shorten, new_chat=True)
 
     def send(
         self,
@@ -81,11 +96,10 @@ class ChatService:
         parent_id: str | None = None,
         edits: str | None = None,
         sampling: Sampling | None = None,
-        version_id: str | None = None,
         shorten: bool = True,
     ) -> LiveReply:
         """Add the person's message at the end of the chat, below the reply `parent_id`, or in the place of
-        their message `edits`, and reply to it by the deployed version or the one that is named. What it
+        their message `edits`, and reply to it. What it
         stands in place of stays as another branch, and the reply to that is noted as edited away.
 
         A seed is drawn where `sampling` has none, and stored, so that any reply can be made again. Of a chat
@@ -109,7 +123,7 @@ class ChatService:
             return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
 
         question = Message(chat_id=chat_id, role="user", content=content)
-        return self._reply(chat, [*path, question], store, sampling, version_id, shorten=shorten)
+        return self._reply(chat, [*path, question], store, sampling, shorten=shorten)
 
     def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
         """Another reply to the same message, beside the one named, or to a message that has none yet.
@@ -147,16 +161,21 @@ class ChatService:
         with self._changed:
             return self._live.get(message_id)
 
+    def _under_way(self) -> list[LiveReply]:
+        with self._changed:
+            return list(self._live.values())
+
     def close(self) -> None:
         """Take no more messages, cancel what is under way and wait until it is saved."""
         with self._changed:
             self._closed = True
-            replies = list(self._live.values())
-        for reply in replies:
+        for reply in self._under_way():
             reply.cancel()
         with self._changed:
             if not self._changed.wait_for(lambda: not self._chats, CLOSE_SECONDS):
                 log.error("%d replies were still under way when the server stopped.", len(self._chats))
+                return
+        self._ends.close()
 
     def _reply(
         self,
@@ -167,6 +186,7 @@ class ChatService:
         version_id: str | None = None,
         *,
         shorten: bool = True,
+        new_chat: bool = False,
     ) -> LiveReply:
         """Generate the reply to the last message of the path, which `store` adds or finds."""
         sampling = self._settle(sampling)
@@ -182,17 +202,20 @@ class ChatService:
                 canary_id=chat.canary_id,
                 version_id=version_id,
             )
+
+            def begin(session: Session) -> Message:
+                return chats.begin_reply(
+                    session,
+                    chat.id,
+                    store(session).id,
+                    model_version_id=version.id,
+                    sampling=sampling.to_dict(),
+                    messages_left_out=left_out,
+                    new_chat=new_chat,
+                )
+
             try:
-                with self._database.write() as session:
-                    question = store(session)
-                    message = chats.begin_reply(
-                        session,
-                        chat.id,
-                        question.id,
-                        model_version_id=version.id,
-                        sampling=sampling.to_dict(),
-                        messages_left_out=left_out,
-                    )
+                message = self._database.small_write(begin)
             except BaseException:
                 stream.cancel()  # it holds a place
                 raise
@@ -201,14 +224,14 @@ class ChatService:
             if isinstance(error, ThumbloopError):
                 self._metrics.refused(error)
             raise
-        reply = LiveReply(chat.id, question.id, message.id, version.name, stream)
+        reply = LiveReply(chat.id, str(message.parent_id), message.id, version.name, stream)
+        stream.listen(self._ends.listener(reply))
         with self._changed:
             self._live[message.id] = reply
-            if self._closed:
-                reply.cancel()
-        # In the context of the request, so that what is logged of the reply names it.
-        drive = partial(copy_context().run, self._drive, reply, stream)
-        threading.Thread(target=drive, name="reply", daemon=True).start()
+            closed = self._closed
+        if closed:
+            reply.cancel()
+        stream.start()
         return reply
 
     def _left_out(self, chat: Chat, path: Sequence[Message]) -> int:
@@ -216,88 +239,6 @@ class ChatService:
             return self._deployments.share_of_context(chats.prompt_messages(chat, path[left_out:]))
 
         return messages_left_out(path, share)
-
-    def _drive(self, reply: LiveReply, stream: ReplyStream) -> None:
-        """Read the stream to its end and save it; readers of `reply` only listen."""
-        deltas: list[str] = []
-        saved: Message | None = None
-        error: ThumbloopError | None = None
-        try:
-            try:
-                look_at = time.monotonic() + LOOK_SECONDS
-                came_at: float | None = None
-                for delta in stream:
-                    deltas.append(delta)
-                    reply.add(delta)
-                    moment = time.monotonic()
-                    if came_at is not None:
-                        self._metrics.piece(moment - came_at)
-                    came_at = moment
-                    if moment >= look_at:
-                        if not self._is_wanted(reply):
-                            stream.cancel()
-                        look_at = time.monotonic() + LOOK_SECONDS
-            except ThumbloopError as failure:
-                error = failure
-                self._save(reply, content="".join(deltas), state="failed", finish_reason="error")
-            else:
-                end = stream.end
-                saved = self._save(
-                    reply,
-                    content=end.content,
-                    state=STATES[end.finish_reason],
-                    finish_reason=end.finish_reason,
-                    token_ids=end.token_ids,
-                    timings={**end.timings, "prompt_tokens": end.prompt_tokens},
-                )
-                self._metrics.reply_ended(end)
-        except Exception:
-            log.exception("The reply %s could not be saved.", reply.message_id)
-            error = ThumbloopError("The reply could not be saved; see the server's log.")
-        finally:
-            if error is not None:
-                self._metrics.reply_failed(error)
-            self._release(reply.chat_id, reply.message_id)
-            reply.close(saved, error)
-
-    def _is_wanted(self, reply: LiveReply) -> bool:
-        """Whether it still has a place: its chat may have been deleted or erased, by any process."""
-        try:
-            with self._database.read() as session:
-                chats.get_chat(session, reply.chat_id)
-        except NotFound:
-            return False
-        except (OperationalError, NotStored):  # as in _save
-            return True
-        return True
-
-    def _save(
-        self,
-        reply: LiveReply,
-        *,
-        content: str,
-        state: str,
-        finish_reason: str,
-        token_ids: list[int] | None = None,
-        timings: dict[str, Any] | None = None,
-    ) -> Message:
-        for attempt in range(1, SAVE_ATTEMPTS + 1):
-            try:
-                with self._database.write() as session:
-                    return chats.finish_reply(
-                        session,
-                        reply.message_id,
-                        content=content,
-                        state=state,
-                        finish_reason=finish_reason,
-                        token_ids=token_ids,
-                        timings=timings,
-                    )
-            except (OperationalError, NotStored):  # held by another process, restarting, or full for now
-                if attempt == SAVE_ATTEMPTS:
-                    raise
-                time.sleep(attempt)
-        raise AssertionError("unreachable")
 
     def _check_content(self, content: str) -> None:
         if not content.strip():
@@ -329,8 +270,8 @@ class ChatService:
                 )
             self._chats.add(chat_id)
 
-    def _release(self, chat_id: str, message_id: str | None = None) -> None:
+    def _release(self, chat_id: str, message_id: str = "") -> None:
         with self._changed:
             self._chats.discard(chat_id)
-            self._live.pop(message_id or "", None)
+            self._live.pop(message_id, None)
             self._changed.notify_all()

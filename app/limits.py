@@ -22,11 +22,6 @@ class Limits:
         self._window = RateLimitItemPerMinute(max(1, self._most))
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    def check(self, user_id: str) -> None:
-        """Whether they may ask now; raises TooOften, and counts nothing."""
-        if self._most and not self._limiter.test(self._window, user_id):
-            raise self._refusal(user_id)
-
     def take(self, user_id: str) -> None:
         """They ask for a reply; raises TooOften, which does not count as another one."""
         if self._most and not self._limiter.hit(self._window, user_id):

@@ -3,8 +3,11 @@
 Knows a reply stream and the stored message; knows no database.
 """
 
+import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 from app.serving.backend import ReplyStream
 from storage.errors import ThumbloopError
@@ -27,25 +30,50 @@ class LiveReply:
         self._stream = stream
         self._changed = threading.Condition()
         self._deltas: list[str] = []
-        self._readers = 0
+        self._came_at = 0.0  # the last of them
+        self._bells: list[Callable[[], object]] = []  # of each reader: rung at every change
         self._saved: Message | None = None
         self._error: ThumbloopError | None = None
 
     def __iter__(self) -> Iterator[str]:
         """The deltas, to the end; raises the error that ended the reply. The end means it is saved."""
-        with self._changed:
-            self._readers += 1
-        try:
+        with self._reading():
             seen = 0
             while (delta := self._wait_for(seen)) is not None:
                 yield delta
                 seen += 1
-        finally:
-            with self._changed:
-                self._readers -= 1
-                abandoned = not self._readers and not self.over
-            if abandoned:
-                self.cancel()
+        if self._error is not None:
+            raise self._error
+
+    async def follow(self, silence: float) -> AsyncIterator[str | None]:
+        """The same in an event loop: what came since the last look, or None after so many seconds of nothing.
+
+        It takes no thread, and a loop that is busy looks once for all the deltas that came meanwhile.
+        """
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+        def ring() -> None:
+            if asyncio._get_running_loop() is loop:
+                news.set()
+            elif not news.is_set():
+                loop.call_soon_threadsafe(news.set)
+
+        with self._reading(ring):
+            seen = 0
+            while True:
+                news.clear()
+                with self._changed:
+                    text, seen, over = "".join(self._deltas[seen:]), len(self._deltas), self.over
+                if text:
+                    yield text
+                elif over:
+                    break
+                else:
+                    alarm = loop.call_later(silence, news.set)
+                    await news.wait()
+                    alarm.cancel()
+                    if len(self._deltas) == seen and not self.over:
+                        yield None
         if self._error is not None:
             raise self._error
 
@@ -67,19 +95,48 @@ class LiveReply:
         assert self._saved is not None
         return self._saved
 
-    def _wait_for(self, seen: int) -> str | None:
+    @property
+    def text(self) -> str:
+        """So far."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._deltas) > seen or self.over)
-            return self._deltas[seen] if len(self._deltas) > seen else None
+            return "".join(self._deltas)
 
-    def add(self, delta: str) -> None:
-        """For the service: more text."""
+    def add(self, delta: str) -> float | None:
+        """For the service: more text. Returns the seconds since the text before, if there was any."""
+        now = time.monotonic()
         with self._changed:
+            since = now - self._came_at if self._deltas else None
+            self._came_at = now
             self._deltas.append(delta)
-            self._changed.notify_all()
+            self._tell()
+        return since
 
     def close(self, saved: Message | None, error: ThumbloopError | None) -> None:
         """For the service: the reply is saved, or ended in an error."""
         with self._changed:
             self._saved, self._error = saved, error
-            self._changed.notify_all()
+            self._tell()
+
+    @contextmanager
+    def _reading(self, bell: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """A reader is there; the last who leaves before the end cancels the reply."""
+        with self._changed:
+            self._bells.append(bell)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._bells.remove(bell)
+                abandoned = not self._bells and not self.over
+            if abandoned:
+                self.cancel()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for bell in self._bells:
+            bell()
+
+    def _wait_for(self, seen: int) -> str | None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._deltas) > seen or self.over)
+            return self._deltas[seen] if len(self._deltas) > seen else None

@@ -1,5 +1,6 @@
 """`create_app(settings)`: the routers, the pages and the start and stop of the services, put together."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -65,6 +66,7 @@ API_ROUTERS = (
     webhooks,
 )
 ROOT_ROUTERS = (openai, health, metrics, docs, sign_in)
+QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
 
 
@@ -78,7 +80,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await to_thread.run_sync(parts.start)
+        await to_thread.run_sync(parts.start, asyncio.get_running_loop())
         try:
             async with pages.router.lifespan_context(pages):
                 yield
@@ -132,5 +134,8 @@ def mount_pages(blocks: Sequence[tuple[str, gr.Blocks]], options: dict[str, Any]
     # Gradio answers any origin with credentials unless the app around it has this middleware.
     pages = FastAPI(openapi_url=None, middleware=[Middleware(CORSMiddleware, allow_origins=[])])
     for path, page in blocks:
+        # It looks for events a thousand times a second, and for progress a hundred times, which takes a
+        # fifteenth of a core for nothing. There is no setting for it.
+        page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
         gr.mount_gradio_app(pages, page, path=path, **options)
     return pages

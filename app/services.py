@@ -3,6 +3,7 @@
 Knows every part and what it needs; knows no route and no page.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,11 +54,13 @@ class Services:
     webhook: WebhookSender
     housekeeping: Housekeeping
 
-    def start(self) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Tidy up after a server that was killed, serve the deployed version, then see to training.
 
-        Raises NotReady if no version can be served.
+        `loop` is the one that answers requests. Raises NotReady if no version can be served.
         """
+        if loop is not None and isinstance(self.backend, ExternalBackend):
+            self.backend.join_loop(loop)
         with self.database.write() as session:
             interrupted = chats.recover_interrupted(session)
         if interrupted:

@@ -3,9 +3,10 @@
 Message text never changes once a reply is finished: votes and snapshots rely on it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.canaries import choose_canary
@@ -16,7 +17,7 @@ from storage.tables import Chat, Message, now
 TITLE_LENGTH = 60
 
 
-def create_chat(
+def draft_chat(
     session: Session,
     owner_id: str,
     *,
@@ -26,8 +27,8 @@ def create_chat(
     consent: bool = True,
     split_by: str = "",
 ) -> Chat:
-    """A new chat, given to the canary that is under way or not; `split_by` names what is given as a whole,
-    where that is more than this chat.
+    """A new chat, not stored yet. It is given to the canary that is under way or not; `split_by` names what
+    is given as a whole, where that is more than this chat.
     """
     chat = Chat(
         owner_id=owner_id,
@@ -37,6 +38,12 @@ def create_chat(
         consent=consent,
     )
     chat.canary_id = choose_canary(session, split_by or chat.id)
+    return chat
+
+
+def create_chat(session: Session, owner_id: str, **how: Any) -> Chat:
+    """A new chat, as `draft_chat` makes it, stored."""
+    chat = draft_chat(session, owner_id, **how)
     session.add(chat)
     session.flush()
     return chat
@@ -50,6 +57,13 @@ def get_chat(session: Session, chat_id: str, owner_id: str | None = None) -> Cha
     if owner_id is not None and chat.owner_id != owner_id:
         raise NotAllowed(f"The chat {chat_id} belongs to somebody else.", code="not_yours")
     return chat
+
+
+def still_there(session: Session, chat_ids: Sequence[str]) -> set[str]:
+    """Those of the chats that were not deleted."""
+    return set(
+        session.exec(select(Chat.id).where(col(Chat.id).in_(chat_ids), col(Chat.deleted_at).is_(None)))
+    )
 
 
 def list_chats(session: Session, owner_id: str, *, limit: int = 50, before: str | None = None) -> list[Chat]:
@@ -117,23 +131,32 @@ def add_user_message(
     return message
 
 
-def add_history(session: Session, chat_id: str, turns: Iterable[tuple[str, str]]) -> Message | None:
-    """What a client says went before, as (role, text), below each other; the last message, if any.
+def draft_messages(chat: Chat, turns: Iterable[tuple[str, str]]) -> list[Message]:
+    """The first messages of a chat as (role, text), below each other, not stored yet.
 
-    Its replies are "given": nobody here wrote them, so they cannot be voted on.
+    Replies among them are "given": nobody here wrote them, so they cannot be voted on.
     """
-    last: Message | None = None
+    path: list[Message] = []
     for role, content in turns:
-        last = Message(
-            chat_id=chat_id,
-            parent_id=last.id if last is not None else None,
+        message = Message(
+            chat_id=chat.id,
+            parent_id=path[-1].id if path else None,
             role=role,
             content=check_text(content, "content"),
             state="given" if role == "assistant" else "complete",
         )
-        session.add(last)
-        session.flush()
-    return last
+        path.append(message)
+    return path
+
+
+def add_chat(session: Session, chat: Chat, path: Sequence[Message]) -> None:
+    """Store a draft with its first messages, of which the last gives it its title.
+
+    The objects stay outside of the session, so that this can run again after it was rolled back.
+    """
+    chat.title = chat.title or _title(path[-1].content)
+    session.execute(sa.insert(Chat), [chat.model_dump()])
+    session.execute(sa.insert(Message), [message.model_dump() for message in path])
 
 
 def begin_reply(
@@ -144,12 +167,17 @@ def begin_reply(
     model_version_id: str,
     sampling: dict[str, Any],
     messages_left_out: int = 0,
+    new_chat: bool = False,
 ) -> Message:
-    """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat."""
-    # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
-    chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
-    if chat is None or chat.deleted_at is not None:
-        raise NotFound(f"There is no chat {chat_id}.")
+    """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat.
+
+    Nobody has deleted a `new_chat`, which is stored by the same transaction.
+    """
+    if not new_chat:
+        # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
+        chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
+        if chat is None or chat.deleted_at is not None:
+            raise NotFound(f"There is no chat {chat_id}.")
     reply = Message(
         chat_id=chat_id,
         parent_id=parent_id,

@@ -109,6 +109,15 @@ class Database:
         """
         return self.submit(write).result()
 
+    def small_write(self, write: Callable[[Session], T]) -> T:
+        """`group_write` where writers queue anyway, and `write` on PostgreSQL: there a group would hold the
+        locks of all its rows until its last write is done. Raises what they raise.
+        """
+        if self.dialect == "sqlite":
+            return self.group_write(write)
+        with self.write() as session:
+            return write(session)
+
     def submit(self, write: Callable[[Session], T]) -> Future[T]:
         """The same for whoever has better to do than to wait: the future is done once it is on disk.
 

@@ -124,8 +124,8 @@ def deployed_version(session: Session) -> ModelVersion:
 
 def find_deployed(session: Session) -> ModelVersion | None:
     """As `deployed_version`; None before the first start."""
-    deployment = _open_deployment(session)
-    return get_version(session, deployment.version_id) if deployment is not None else None
+    is_open = (col(Deployment.version_id) == ModelVersion.id) & col(Deployment.ended_at).is_(None)
+    return session.exec(select(ModelVersion).join(Deployment, is_open)).first()
 
 
 def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> ModelVersion:

@@ -186,6 +186,18 @@ class Recorded:
 
         return answer
 
+    def slowly(self, pause: float) -> Answer:
+        """All the words, each after so many seconds."""
+
+        def answer(handler: Handler, body: dict[str, Any]) -> None:
+            handler.begin_events()
+            for word in WORDS:
+                self.released.wait(pause)
+                handler.event(chunk(body["model"], {"content": word}, "stop" if word == WORDS[-1] else None))
+            handler.end_events()
+
+        return answer
+
 
 def status(code: int, body: object, **headers: str) -> Answer:
     named = {name.replace("_", "-"): value for name, value in headers.items()}

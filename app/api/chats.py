@@ -224,7 +224,7 @@ async def _answer(
     threads = reply_threads(request)
     headers = {"X-Thumbloop-Model-Version": live.model_version}
     if stream:
-        return ReplyResponse(live, events(live, threads), headers)
+        return ReplyResponse(live, events(live), headers)
     message = await finished(live, threads, request)
 
     def shown() -> MessageOut:

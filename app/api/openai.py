@@ -5,6 +5,7 @@ request becomes a chat of its own, in which the earlier turns are what the clien
 """
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,13 +15,12 @@ from starlette.responses import JSONResponse, Response
 from app.api.chats import reply_threads
 from app.api.completions import Answer, CompletionRequest, check_supported, event, sampling_of, split
 from app.api.errors import openai_error
-from app.api.replies import PING, ReplyResponse, ReplyThreads, deltas, finished
-from app.auth import CurrentSecret, CurrentUser, Identity, ServicesHere
+from app.api.replies import PING, PING_SECONDS, ReplyResponse, finished
+from app.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
 from app.live_reply import LiveReply
 from app.services import Services
-from app.serving.backend import Sampling
 from storage import chats, model_versions
-from storage.end_users import ensure_end_user
+from storage.end_users import ensure_end_user, find_end_user
 from storage.errors import InvalidInput, NotFound, ThumbloopError
 from storage.secret import load_secret
 from storage.tables import ModelVersion
@@ -35,54 +35,45 @@ BASE = "base"  # and the one for the model that nothing was trained into
 def list_models(_: CurrentUser, services: ServicesHere) -> dict[str, Any]:
     """The names to call: `deployed`, `base`, and that of each version that may reply."""
     with services.database.read() as session:
-        models = _models(session)
+        models = {name: _chosen(session, name) for name in (ALIAS, BASE)}
+        versions = model_versions.list_versions(session)
+    models |= {version.name: version for version in versions if version.state == "ready"}  # newest first
     return {"object": "list", "data": [_model(name, version) for name, version in models.items()]}
 
 
 @router.get("/models/{model}")
 def get_model(model: str, _: CurrentUser, services: ServicesHere) -> dict[str, Any]:
     """One of the models."""
-    return _model(model, _chosen(services, model))
+    with services.database.read() as session:
+        return _model(model, _chosen(session, model))
 
 
 @router.post("/chat/completions", response_model=None)
 async def complete(
-    body: CompletionRequest,
-    request: Request,
-    identity: CurrentUser,
-    secret: CurrentSecret,
-    services: ServicesHere,
+    body: CompletionRequest, request: Request, secret: CurrentSecret, services: ServicesHere
 ) -> Response:
     """A chat completion, whole or as a stream."""
     threads = reply_threads(request)
-    check_supported(body)
-    sampling = sampling_of(body, services.chat_service.default_sampling())
-    # Tokens are for programs, which have users of their own. A browser's session is one person's.
-    end_user = body.end_user if secret.kind == "api" else None
-    live = await threads.run(lambda: _begin(services, identity, end_user, body, sampling))
+    live = await threads.run(lambda: _begin(services, secret, body))
     headers = {"X-Thumbloop-Model-Version": live.model_version}
     answer = Answer(live.message_id, live.model_version, with_usage=body.with_usage)
     if body.stream:
-        return ReplyResponse(live, _chunks(live, threads, answer), headers)
+        return ReplyResponse(live, _chunks(live, answer), headers)
     return JSONResponse(answer.whole(await finished(live, threads, request)), headers=headers)
 
 
-def _begin(
-    services: Services,
-    identity: Identity,
-    end_user: str | None,
-    body: CompletionRequest,
-    sampling: Sampling,
-) -> LiveReply:
-    version = _chosen(services, body.model)
-    system, history, question = split(body.messages)
-    with services.database.write() as session:
-        person_id = identity.user_id
+def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> LiveReply:
+    # Tokens are for programs, which have users of their own. A browser's session is one person's.
+    end_user = asked.end_user if secret.kind == "api" else None
+    with services.database.read() as session:
+        person_id = identify(session, secret).user_id
+        check_supported(asked)
+        sampling = sampling_of(asked, services.chat_service.default_sampling())
+        version = _chosen(session, asked.model) if asked.model != ALIAS else None
+        system, turns, question = split(asked.messages)
         if end_user is not None:
-            salt = load_secret(services.settings.data_dir)
-            person_id = ensure_end_user(session, identity.user_id, end_user, salt=salt).id
-        services.chat_service.limits.check(person_id)  # before anything of it is stored
-        chat = chats.create_chat(
+            person_id = _end_user_id(services, session, person_id, end_user)
+        chat = chats.draft_chat(
             session,
             person_id,
             system_prompt=system,
@@ -90,22 +81,18 @@ def _begin(
             consent=services.settings.consent_default,
             split_by=person_id if end_user is not None else "",
         )
-        if body.model != ALIAS:
-            chat.canary_id = None  # the caller chose the version
-        leaf = chats.add_history(session, chat.id, history)
+    if version is not None:
+        chat.canary_id = None  # the caller chose the version
     try:
-        return services.chat_service.send(
-            person_id,
-            chat.id,
+        return services.chat_service.begin(
+            chat,
+            turns,
             question,
-            parent_id=leaf.id if leaf is not None else None,
             sampling=sampling,
-            version_id=None if body.model == ALIAS else version.id,
+            version_id=version.id if version is not None else None,
             shorten=False,  # the client keeps the conversation; so does it with the service it knows
         )
     except ThumbloopError as error:
-        with services.database.write() as session:
-            chats.delete_chat(session, chat.id)  # the client sends all of it again
         if error.code == "prompt_too_long":
             raise InvalidInput(error.message, code="context_length_exceeded", field="messages") from error
         if error.field == "content":
@@ -113,27 +100,32 @@ def _begin(
         raise
 
 
-def _models(session: Session) -> dict[str, ModelVersion]:
-    """What may be called, by name: the aliases, then the versions, newest first."""
-    aliases = {
-        ALIAS: model_versions.deployed_version(session),
-        BASE: model_versions.get_version(session, "v1"),
-    }
-    versions = model_versions.list_versions(session)
-    return aliases | {version.name: version for version in versions if version.state == "ready"}
+def _end_user_id(services: Services, session: Session, app_id: str, name: str) -> str:
+    """The person whom the application calls so; they are stored when they first come."""
+    salt = load_secret(services.settings.data_dir)
+    person = find_end_user(session, app_id, name, salt=salt)
+    if person is None:
+        with services.database.write() as writing:
+            person = ensure_end_user(writing, app_id, name, salt=salt)
+    return person.id
 
 
-def _chosen(services: Services, name: str) -> ModelVersion:
-    with services.database.read() as session:
-        models = _models(session)
-    if name not in models:
+def _chosen(session: Session, name: str) -> ModelVersion:
+    """The version to call by that name; raises NotFound."""
+    if name == ALIAS:
+        return model_versions.deployed_version(session)
+    version = None
+    with suppress(NotFound):
+        version = model_versions.get_version(session, "v1" if name == BASE else name)
+    if version is None or (name != BASE and (version.state != "ready" or version.name != name)):
+        deployed = model_versions.deployed_version(session)
         raise NotFound(
-            f"The model {name!r} does not exist; use {ALIAS!r}, which is {models[ALIAS].name} now, or "
+            f"The model {name!r} does not exist; use {ALIAS!r}, which is {deployed.name} now, or "
             f"another of GET /v1/models.",
             code="model_not_found",
             field="model",
         )
-    return models[name]
+    return version
 
 
 def _model(name: str, version: ModelVersion) -> dict[str, Any]:
@@ -141,10 +133,10 @@ def _model(name: str, version: ModelVersion) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "thumbloop"}
 
 
-async def _chunks(live: LiveReply, threads: ReplyThreads, answer: Answer) -> AsyncIterator[str]:
+async def _chunks(live: LiveReply, answer: Answer) -> AsyncIterator[str]:
     yield answer.beginning()
     try:
-        async for text in deltas(live, threads):
+        async for text in live.follow(PING_SECONDS):
             yield answer.delta(text) if text is not None else PING
         message = live.message()
     except ThumbloopError as error:

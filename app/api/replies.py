@@ -1,12 +1,11 @@
 """A reply under way as HTTP: server-sent events, or one answer at its end.
 
-Replies block a thread while they wait for the next words, so they have threads of their own: the
-other requests never wait for one. A client that hangs up cancels its reply.
+A stream takes no thread. What does, to begin a reply or to wait for a whole one, has threads of its own:
+the other requests never wait for one. A client that hangs up cancels its reply.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, create_task_group, to_thread
@@ -66,23 +65,7 @@ def sse(event: str, data: dict[str, Any]) -> str:
     return f"event: {event}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-async def deltas(live: LiveReply, threads: ReplyThreads) -> AsyncIterator[str | None]:
-    """The reply's text as it comes; None now and then while there is none."""
-    texts: Iterator[str] = iter(live)
-    while True:
-        step = asyncio.ensure_future(threads.run(lambda: next(texts, None)))
-        try:
-            while not (await asyncio.wait({step}, timeout=PING_SECONDS))[0]:
-                yield None
-        finally:
-            step.cancel()
-        text = await step
-        if text is None:
-            return
-        yield text
-
-
-async def events(live: LiveReply, threads: ReplyThreads) -> AsyncIterator[str]:
+async def events(live: LiveReply) -> AsyncIterator[str]:
     """The reply as server-sent events: `message`, `delta` and again, then `done` or `error`."""
     yield sse(
         "message",
@@ -93,7 +76,7 @@ async def events(live: LiveReply, threads: ReplyThreads) -> AsyncIterator[str]:
         },
     )
     try:
-        async for text in deltas(live, threads):
+        async for text in live.follow(PING_SECONDS):
             yield sse("delta", {"text": text}) if text is not None else PING
         message = live.message()
     except ThumbloopError as error:

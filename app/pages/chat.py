@@ -17,7 +17,7 @@ from app.pages.transcript import Turn, chat_list, chatbot_messages, header, noti
 from app.pages.view import CHATS_SHOWN, View, paced, read_turns
 from app.pages.vote_details import OfferedTags
 from app.services import Services
-from storage.chats import create_chat, delete_chat, get_chat, list_chats
+from storage.chats import draft_chat, get_chat, list_chats
 from storage.consent import set_consent
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
 from storage.tables import Chat, Message
@@ -253,17 +253,13 @@ class ChatPage:
             return service.send(identity.user_id, view.chat_id, text, edits=edits)
         if not text.strip():
             raise InvalidInput("Write a message first.", field="content")
-        with self.services.database.write() as session:
+        with self.services.database.read() as session:
             prompt = self.services.settings.system_prompt
-            consent = self._consent(view, None)
-            chat_id = create_chat(session, identity.user_id, system_prompt=prompt, consent=consent).id
-        try:
-            live = service.send(identity.user_id, chat_id, text)
-        except ThumbloopError:
-            with self.services.database.write() as session:
-                delete_chat(session, chat_id)  # a refused message leaves no trace, nor its chat
-            raise
-        view.chat_id = chat_id
+            chat = draft_chat(
+                session, identity.user_id, system_prompt=prompt, consent=self._consent(view, None)
+            )
+        live = service.begin(chat, [], text)
+        view.chat_id = chat.id
         return live
 
     def _consent(self, view: View, chat: Chat | None) -> bool:

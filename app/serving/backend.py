@@ -71,8 +71,11 @@ class ReplyEnd:
     timings: dict[str, Any]
 
 
+Item = str | ReplyEnd | ThumbloopError  # of a stream: more text, or how it ended
+
+
 class ReplyStream:
-    """One reply under way: text deltas for one reader, then its end.
+    """One reply under way: text deltas for one reader or listener, then its end.
 
     Generation begins with `start` or with the first reading, so that a caller can store what it must
     before. The backend promises one `finish` or `fail` for every stream that began: a reader never hangs.
@@ -87,8 +90,16 @@ class ReplyStream:
         self._withdraw: Callable[[], object] | None = None
         self._starting = threading.Lock()
         self._cancelled = threading.Event()
-        self._items: SimpleQueue[str | ReplyEnd | ThumbloopError] = SimpleQueue()
+        self._items: SimpleQueue[Item] = SimpleQueue()
+        self._put: Callable[[Item], object] = self._items.put
         self._outcome: ReplyEnd | ThumbloopError | None = None
+
+    def listen(self, listener: Callable[[Item], object]) -> None:
+        """Before the stream begins: what comes of it goes to the listener, and no reader gets any.
+
+        It is called in the backend's own thread, which it must not keep.
+        """
+        self._put = listener
 
     def start(self) -> None:
         """Begin to generate; a second call changes nothing."""
@@ -130,15 +141,15 @@ class ReplyStream:
     def write(self, delta: str) -> None:
         """For the backend: more text."""
         if delta:
-            self._items.put(delta)
+            self._put(delta)
 
     def finish(self, end: ReplyEnd) -> None:
         """For the backend: the reply is over."""
-        self._items.put(end)
+        self._put(end)
 
     def fail(self, error: ThumbloopError) -> None:
         """For the backend: the reply cannot go on."""
-        self._items.put(error)
+        self._put(error)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Replies by an external server while they wait and run: let through in a fair order, cancelled, ended.
 
-One thread with an event loop. Knows no server and no model.
+They run in one event loop: the web server's, which passes them on without a change of threads, or else one
+of our own. Knows no server and no model.
 """
 
 import asyncio
@@ -46,14 +47,20 @@ class ExternalDesk:
         self._at_once = at_once
         self._generate = generate
         self._over = over
-        self._lock = threading.Lock()  # guards `_gone` and with it the loop's end
+        self._lock = threading.Lock()  # guards what follows, and with `_gone` the loop's end
         self._gone = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None  # of our own loop
         # What follows is the loop's alone.
         self._line: WaitingLine[tuple[Held, ExternalReply]] = WaitingLine()
         self._running: dict[ExternalReply, asyncio.Task[FinishReason]] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="replies", daemon=True)
-        self._thread.start()
+
+    def join_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Before anything else: work in this loop, which runs until `close` has returned.
+
+        `run` and `close` wait for it, so they are not called from within.
+        """
+        self._loop = loop
 
     def begin(self, held: Held, reply: ExternalReply) -> None:
         if not self._tell(self._begin, held, reply):
@@ -71,7 +78,7 @@ class ExternalDesk:
             if self._gone:
                 work.close()
                 raise stopping()
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            future = asyncio.run_coroutine_threadsafe(work, self._running_loop())
         return future.result()
 
     def close(self, last: Coroutine[Any, Any, object]) -> None:
@@ -91,16 +98,26 @@ class ExternalDesk:
                 last.close()
                 return
             self._gone = True
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+            loop = self._running_loop()
+        asyncio.run_coroutine_threadsafe(end(), loop).result()
+        if self._thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Called with the lock held."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="replies", daemon=True)
+            self._thread.start()
+        return self._loop
 
     def _tell(self, call: Callable[..., object], *arguments: Any) -> bool:
         """Let the loop make the call; False if it has ended."""
         with self._lock:
             if not self._gone:
-                self._loop.call_soon_threadsafe(call, *arguments)
+                self._running_loop().call_soon_threadsafe(call, *arguments)
             return not self._gone
 
     def _begin(self, held: Held, reply: ExternalReply) -> None:
@@ -115,7 +132,7 @@ class ExternalDesk:
             turn = self._line.in_turn(Counter(reply.request.person for reply in self._running))[0]
             self._line.take_turn(turn)
             held, reply = turn
-            task = self._running[reply] = self._loop.create_task(self._generate(held, reply))
+            task = self._running[reply] = asyncio.get_running_loop().create_task(self._generate(held, reply))
             task.add_done_callback(lambda task, held=held, reply=reply: self._end(held, reply, task))  # type: ignore[misc]
 
     def _cancel(self, reply: ExternalReply) -> None:

@@ -69,19 +69,27 @@ class ModelServer:
 
         A stream that ends before its `finish_reason`, or with an error in it, raises as one that broke.
         """
-        async with self._open(body) as response:
-            finished = False
-            async with aclosing(self._data(response)) as data:
-                async for text in data:
-                    if text == b"[DONE]":
+        finished, now = False, asyncio.get_running_loop().time
+        with _transport_errors(self._silence):
+            async with (
+                asyncio.timeout(self._silence) as patience,
+                self._open(body) as response,
+                aclosing(_lines(response)) as lines,
+            ):
+                async for line in lines:
+                    if not line.startswith(b"data:"):
+                        continue  # comments keep a connection alive, but are no answer
+                    patience.reschedule(now() + self._silence)
+                    data = line.removeprefix(b"data:").strip()
+                    if data == b"[DONE]":
                         return
-                    chunk = _chunk(text)
+                    chunk = _chunk(data)
                     if chunk.get("error"):
                         raise Busy(f"The model server failed: {self._text(chunk)}.", code=FAILED)
                     finished = finished or any(one.get("finish_reason") for one in chunk["choices"])
                     yield chunk
-            if not finished:
-                raise Busy("The model server ended in the middle of a reply.", code=FAILED)
+        if not finished:
+            raise Busy("The model server ended in the middle of a reply.", code=FAILED)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -135,33 +143,14 @@ class ModelServer:
     @asynccontextmanager
     async def _open(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
         request = self._client.build_request("POST", "chat/completions", json=body)
-        with _transport_errors(self._silence):
-            async with asyncio.timeout(self._silence):
-                response = await self._client.send(request, stream=True)
-                try:
-                    if not response.is_success:
-                        await response.aread()
-                        raise self.refusal(response)
-                except BaseException:
-                    await response.aclose()
-                    raise
+        response = await self._client.send(request, stream=True)
         try:
+            if not response.is_success:
+                await response.aread()
+                raise self.refusal(response)
             yield response
         finally:
             await response.aclose()
-
-    async def _data(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        """The data of each server-sent event. Comments keep a connection alive, but are no answer."""
-        async with aclosing(_lines(response)) as lines:
-            while True:
-                with _transport_errors(self._silence):
-                    async with asyncio.timeout(self._silence):
-                        line = await anext(lines, None)
-                        while line is not None and not line.startswith(b"data:"):
-                            line = await anext(lines, None)
-                if line is None:
-                    return
-                yield line.removeprefix(b"data:").strip()
 
 
 async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:

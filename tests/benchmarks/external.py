@@ -7,6 +7,7 @@ Thumbloop's. Requests begin at fixed times, however long earlier ones take.
 import argparse
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -89,6 +91,24 @@ async def load(url: str, key: str, model: str, rate: float, seconds: float) -> l
         return await asyncio.gather(*tasks)
 
 
+class Processes:
+    """What each process of a round takes of the processor, for each request."""
+
+    def __init__(self, **pids: int) -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self._before = self._seconds()
+
+    def each_request(self, requests: int) -> dict[str, float]:
+        return {
+            name: round(1000 * (seconds - self._before[name]) / requests, 2)
+            for name, seconds in self._seconds().items()
+        }
+
+    def _seconds(self) -> dict[str, float]:
+        times = {name: process.cpu_times() for name, process in self._processes.items()}
+        return {name: taken.user + taken.system for name, taken in times.items()}
+
+
 def spread(seconds: list[float]) -> dict[str, float]:
     ordered = sorted(seconds)
     return {f"p{p}_ms": round(1000 * ordered[len(ordered) * p // 100], 1) for p in (50, 90, 99)}
@@ -122,12 +142,15 @@ def main() -> None:
             with server_with(**settings) as server:
                 server.start()
                 rounds = {}
+                pids = {"generator": os.getpid(), "steady_server": steady.pid, "ours": server.process.pid}
                 for name, where in {
                     "direct": (url, "none", MODEL),
                     "through": (f"{server.url}/v1", server.token("user", "bench"), "deployed"),
                 }.items():
+                    processes = Processes(**pids)
                     times = asyncio.run(load(*where, given.rate, given.seconds))
                     rounds[name] = {
+                        "processor_ms_a_request": processes.each_request(len(times)),
                         "first_token": spread([first for first, _ in times]),
                         "whole": spread([whole for _, whole in times]),
                     }

@@ -92,7 +92,7 @@ def test_a_reply_is_the_servers_word_for_word(ours: LiveServer, upstream: LiveSe
 def test_it_is_streamed_kept_and_voted_on(ours: LiveServer, client: httpx.Client) -> None:
     assert httpx.get(f"{ours.url}/readyz").json() == {"status": "ready", "deployed": "v1"}
     chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
-    body = {"content": "Hello", "max_new_tokens": 12}
+    body = {"content": "Hello", "max_new_tokens": 300}  # what came meanwhile comes as one event
     with client.stream("POST", f"/api/v1/chats/{chat}/messages", json=body) as response:
         events = list(read_events(response))
     deltas = [data["text"] for name, data in events if name == "delta"]

@@ -73,6 +73,8 @@ def test_after_the_pause_one_tries_and_its_success_closes(breaker: Breaker, cloc
         assert refused(breaker) == 1  # nobody beside the one who tries
     for _ in range(3):
         attempt(breaker)
+    with breaker.attempt():
+        attempt(breaker)  # closed again, it lets several through
     fail(breaker, FAILURES - 1)
     breaker.check()
 

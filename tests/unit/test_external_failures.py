@@ -104,6 +104,14 @@ def test_silence_is_bounded_before_the_first_token_and_after_it(
     assert reply(backend).content == WHOLE
 
 
+def test_a_reply_may_take_longer_than_silence_may(make_external: MakeBackend, vllm_server: Recorded) -> None:
+    backend = make_external(vllm_server, openai_timeout_seconds=1.5)
+    vllm_server.script.append(vllm_server.slowly(0.4))
+    end = reply(backend)
+    assert end.content == WHOLE.removeprefix(f"{MODEL}:")
+    assert end.timings["total_s"] > 1.5
+
+
 def test_a_server_that_keeps_failing_is_left_alone_and_refused_without_a_trace(
     external: ExternalBackend, vllm_server: Recorded
 ) -> None:

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlmodel import Session
 
 from storage import audit, chats, tokens, users
 from storage.database import Database, open_database
@@ -122,3 +123,35 @@ def test_a_data_directory_that_cannot_be_written_and_a_bad_database_address_are_
     for address in ("nonsense", "mysql://localhost/x"):
         with pytest.raises(BadSetting, match="DATABASE_URL"):
             open_database(Settings(data_dir=tmp_path, database_url=address))
+
+
+def test_a_drafted_chat_is_stored_whole_though_its_write_ran_twice(database: Database) -> None:
+    with database.write() as session:
+        ada = users.create_user(session, "ada")
+    with database.read() as session:
+        chat = chats.draft_chat(session, ada.id, system_prompt="Be brief.", source="openai")
+    path = chats.draft_messages(chat, [("user", "Hi"), ("assistant", "Hello"), ("user", "What is a river?")])
+    with database.read() as session, pytest.raises(NotFound):
+        chats.get_chat(session, chat.id)
+    runs: list[int] = []
+
+    def write(session: Session) -> None:
+        chats.add_chat(session, chat, path)
+        runs.append(len(runs))
+        if len(runs) == 1:
+            raise InvalidInput("Another write of the group failed.")
+
+    database.group_write(write)
+    assert len(runs) == 2
+    with database.read() as session:
+        stored = chats.get_chat(session, chat.id, ada.id)
+        assert (stored.title, stored.system_prompt, stored.source) == (
+            "What is a river?",
+            "Be brief.",
+            "openai",
+        )
+        assert [(m.id, m.state) for m in chats.current_path(session, chat.id)] == [
+            (path[0].id, "complete"),
+            (path[1].id, "given"),
+            (path[2].id, "complete"),
+        ]

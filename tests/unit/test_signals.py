@@ -164,12 +164,12 @@ def test_only_ones_own_finished_replies_give_signals(database: Database) -> None
     with database.write() as session:
         person, chat, reply = add_person_with_reply(session)
         other, _, _ = add_person_with_reply(session)
-        given_reply = chats.add_history(session, chat.id, [("user", "Hi"), ("assistant", "Hello")])
-        assert given_reply is not None
+        given = chats.draft_messages(chat, [("user", "Hi"), ("assistant", "Hello")])
+        chats.add_chat(session, chat, given)
         failed = add_reply(session, chat, "?", "half", state="failed")
         for user, message_id, error in (
             (other, reply.id, NotAllowed),
-            (person, given_reply.id, InvalidInput),
+            (person, given[-1].id, InvalidInput),
             (person, reply.parent_id, InvalidInput),
             (person, failed.id, Conflict),
         ):
