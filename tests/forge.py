@@ -11,7 +11,6 @@ All test processes share one forge, at the socket in the folder that THUMBLOOP_T
 that needs it makes it, and it ends with the last.
 """
 
-import atexit
 import contextlib
 import fcntl
 import gc
@@ -19,7 +18,6 @@ import importlib
 import inspect
 import json
 import os
-import runpy
 import select
 import selectors
 import signal
@@ -27,11 +25,12 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.forged_program import become
 
 PROGRAMS = ("app.cli", "trainer", "torch.distributed.run")
 # What these import sooner or later; not they themselves, which runpy runs.
@@ -233,8 +232,8 @@ class _Smith:
                     line, _ = self._door.accept()
                     self._makers.add(line)
                     self._selector.register(line, selectors.EVENT_READ)
-                elif (become := self._hear(key.fileobj)) is not None:
-                    return become
+                elif (asked := self._hear(key.fileobj)) is not None:
+                    return asked
 
     def _hear(self, line: Any) -> dict[str, Any] | None:
         packet = b""
@@ -308,48 +307,4 @@ class _Smith:
 
 def main(door: int) -> None:
     with forged():  # some libraries keep Popen as it is when they are imported
-        _become(_Smith(socket.socket(fileno=door)).work())
-
-
-def _become(request: dict[str, Any]) -> None:
-    import transformers
-
-    os.setsid()
-    os.environ.clear()
-    os.environ.update(request["env"])
-    os.chdir(request["folder"])
-    module, *words = request["words"]
-    sys.argv = [module, *words]
-    # New ones: those of the forge know what kind of files theirs were.
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    if module == "trainer" or words[:1] in (["train"], ["sweep"]):
-        transformers.logging.set_verbosity_error()  # they say so in the environment, before they import it
-    code = _run(module)
-    for file in (sys.stdout, sys.stderr):
-        if file is not None:  # a command drops its output when nobody reads on
-            file.flush()
-    os._exit(code)
-
-
-def _run(module: str) -> int:
-    """The module as the program, to its end; as an interpreter does it. Returns the exit code."""
-    code: Any = None
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as ended:
-        code = ended.code
-    except KeyboardInterrupt:
-        traceback.print_exc()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    if code is not None and not isinstance(code, int):
-        sys.stderr.write(f"{code}\n")
-        code = 1
-    return code or 0
+        become(_Smith(socket.socket(fileno=door)).work())
