@@ -132,11 +132,8 @@ class ReplyEnds:
         for attempt in range(1, SAVE_ATTEMPTS + 1):
             try:
                 return self._database.small_write(finish)
-            except (
-                OperationalError,
-                NotStored,
-                Busy,
-            ):  # held by another process, restarting, or full for now
+            # The database is held by another process, restarting, or full for now.
+            except (OperationalError, NotStored, Busy):
                 if attempt == SAVE_ATTEMPTS:
                     raise
                 time.sleep(attempt)
