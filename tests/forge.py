@@ -182,7 +182,7 @@ def _words(asked: Mapping[str, Any]) -> list[str]:
 
 
 def _matters(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that libraries may read while they are imported: not ours, and not what torchrun and torch set."""
+    """The variables that libraries may read while they are imported: not ours, nor what torch sets."""
     late = ("THUMBLOOP_", "PYTEST_", "PYTHONPATH", "TORCHELASTIC_", "TORCH_NCCL_", "MASTER_")
     late += ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "TORCHINDUCTOR_")
     return {name: value for name, value in environment.items() if not name.startswith(late)}
