@@ -122,6 +122,7 @@ def dismiss_launched() -> None:
     if launched() and not torch.distributed.is_initialized():
         PartialState(cpu=not torch.cuda.is_available())
         broadcast_object_list([None])
+        torch.distributed.destroy_process_group()  # threads that outlive it abort the process at its end
 
 
 @contextmanager

@@ -147,7 +147,6 @@ def test_a_restart_with_a_damaged_canary_serves_the_deployed_version(
     assert reply(deployments)[0] == "v2"
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @ONE_ENGINE
 def test_with_room_for_two_the_canary_stays_and_the_version_before_goes(
     database: Database, artifacts: Artifacts, backend: LocalBackend, publish: Publish
@@ -166,7 +165,6 @@ def test_with_room_for_two_the_canary_stays_and_the_version_before_goes(
         deployments.stop()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @ONE_ENGINE
 @pytest.mark.parametrize("most", [2, 3])
 def test_a_named_version_never_takes_the_slot_of_one_that_answers_chats(
@@ -194,7 +192,6 @@ def _base(database: Database) -> str:
         return model_versions.get_version(session, "v1").id
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @ONE_ENGINE
 def test_versions_wait_for_a_model_server_that_is_overrun(
     database: Database,
