@@ -202,8 +202,8 @@ class Desk:
     def _check(self, slot: Slot) -> None:
         """Replace an engine that died; what it was generating fails, and what waits goes on waiting."""
         engine = slot.engine
-        if self._closed or engine is None or engine.failure is None:
-            return
+        if slot not in self._slots or engine is None or engine.failure is None:
+            return  # a slot that was shut, or all of them, has an engine that was stopped
         why = engine.failure
         log.error("The engine of %s died and is replaced: %s", slot.version.name, why)
         slot.engine = None

@@ -92,6 +92,8 @@ class ExternalDesk:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await last
+            if self._thread is not None:
+                await asyncio.get_running_loop().shutdown_asyncgens()
 
         with self._lock:
             if self._gone:

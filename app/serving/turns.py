@@ -86,8 +86,10 @@ class DeviceTurns:
     def _make_way(self) -> None:
         log.info("A training wants the device: nobody is answered until it ends.")
         self._away = True
-        self._deployments.make_way(self._why, self._free)
-        self._device.close()
+        try:
+            self._deployments.make_way(self._why, self._free)
+        finally:
+            self._device.close()  # a training that gets less memory than all beats one that waits for ever
 
     def _come_back(self, why: str) -> None:
         self._device.use()

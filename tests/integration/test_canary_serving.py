@@ -216,7 +216,9 @@ def test_versions_wait_for_a_model_server_that_is_overrun(
             server.script += [overrun] * 2
             assert [deployments.current(canary).name for _ in range(3)] == ["v2", "v2", "v3"]
         backend.close()
-    told = [record.getMessage().split(":")[0] for record in caplog.records]
+    told = [
+        record.getMessage().split(":")[0] for record in caplog.records if record.name == "thumbloop.serving"
+    ]
     assert told == [
         "v2 is deployed, but waits for the model server",
         "v3 is tried as a canary, but waits for the model server, so the deployed version answers its chats",

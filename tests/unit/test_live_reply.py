@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 from typing import Any
 
@@ -27,10 +28,11 @@ def live(stream: ReplyStream) -> LiveReply:
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await work
 
-    asyncio.run(bounded())
+    with ThreadPoolExecutor(1) as thread:  # the browser's tests have a loop in this one
+        thread.submit(asyncio.run, bounded()).result()
 
 
 def saved() -> Message:

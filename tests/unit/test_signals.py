@@ -165,7 +165,7 @@ def test_only_ones_own_finished_replies_give_signals(database: Database) -> None
         person, chat, reply = add_person_with_reply(session)
         other, _, _ = add_person_with_reply(session)
         given = chats.draft_messages(chat, [("user", "Hi"), ("assistant", "Hello")])
-        chats.add_chat(session, chat, given)
+        session.add_all(given)
         failed = add_reply(session, chat, "?", "half", state="failed")
         for user, message_id, error in (
             (other, reply.id, NotAllowed),
