@@ -53,9 +53,7 @@ class LiveReply:
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
         def ring() -> None:
-            if asyncio._get_running_loop() is loop:
-                news.set()
-            elif not news.is_set():
+            if not news.is_set():
                 loop.call_soon_threadsafe(news.set)
 
         with self._reading(ring):

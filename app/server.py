@@ -1,6 +1,5 @@
 """`create_app(settings)`: the routers, the pages and the start and stop of the services, put together."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -80,7 +79,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await to_thread.run_sync(parts.start, asyncio.get_running_loop())
+        await to_thread.run_sync(parts.start)
         try:
             async with pages.router.lifespan_context(pages):
                 yield

@@ -3,7 +3,6 @@
 Knows every part and what it needs; knows no route and no page.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,13 +53,11 @@ class Services:
     webhook: WebhookSender
     housekeeping: Housekeeping
 
-    def start(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def start(self) -> None:
         """Tidy up after a server that was killed, serve the deployed version, then see to training.
 
-        `loop` is the one that answers requests. Raises NotReady if no version can be served.
+        Raises NotReady if no version can be served.
         """
-        if loop is not None and isinstance(self.backend, ExternalBackend):
-            self.backend.join_loop(loop)
         with self.database.write() as session:
             interrupted = chats.recover_interrupted(session)
         if interrupted:

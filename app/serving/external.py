@@ -4,7 +4,6 @@ A version is a model name there: the base model's is a setting, an adapter's is 
 what comes in, as the local backend does; the desk sees to the replies. Knows no database.
 """
 
-import asyncio
 import logging
 import threading
 import time
@@ -63,13 +62,6 @@ class ExternalBackend:
         self._extra: Mapping[str, Any] = {}  # request fields that this server knows beyond OpenAI's
         self._looked: tuple[float, str | None] = (float("-inf"), None)
         self._desk = ExternalDesk(settings.max_concurrent_replies, self._generate, self._free_place)
-
-    def join_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Before anything is loaded: ask the server from this loop, and not from a thread of our own.
-
-        It has to run until `close` has returned. Methods that wait are not called from within it.
-        """
-        self._desk.join_loop(loop)
 
     def load(self, version: ServedVersion) -> None:
         """Raises Conflict if the server loads no adapters, Busy if it does not answer, or as it refuses.

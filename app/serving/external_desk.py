@@ -1,7 +1,6 @@
 """Replies by an external server while they wait and run: let through in a fair order, cancelled, ended.
 
-They run in one event loop: the web server's, which passes them on without a change of threads, or else one
-of our own. Knows no server and no model.
+One thread with an event loop. Knows no server and no model.
 """
 
 import asyncio
@@ -11,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import uvloop
 
 from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping
 from app.serving.external_reply import ExternalReply, broken_off
@@ -47,20 +48,14 @@ class ExternalDesk:
         self._at_once = at_once
         self._generate = generate
         self._over = over
-        self._lock = threading.Lock()  # guards what follows, and with `_gone` the loop's end
+        self._lock = threading.Lock()  # guards `_gone` and with it the loop's end
         self._gone = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None  # of our own loop
         # What follows is the loop's alone.
         self._line: WaitingLine[tuple[Held, ExternalReply]] = WaitingLine()
         self._running: dict[ExternalReply, asyncio.Task[FinishReason]] = {}
-
-    def join_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Before anything else: work in this loop, which runs until `close` has returned.
-
-        `run` and `close` wait for it, so they are not called from within.
-        """
-        self._loop = loop
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="replies", daemon=True)
+        self._thread.start()
 
     def begin(self, held: Held, reply: ExternalReply) -> None:
         if not self._tell(self._begin, held, reply):
@@ -78,7 +73,7 @@ class ExternalDesk:
             if self._gone:
                 work.close()
                 raise stopping()
-            future = asyncio.run_coroutine_threadsafe(work, self._running_loop())
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result()
 
     def close(self, last: Coroutine[Any, Any, object]) -> None:
@@ -100,26 +95,16 @@ class ExternalDesk:
                 last.close()
                 return
             self._gone = True
-            loop = self._running_loop()
-        asyncio.run_coroutine_threadsafe(end(), loop).result()
-        if self._thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            self._thread.join()
-            loop.close()
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """Called with the lock held."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="replies", daemon=True)
-            self._thread.start()
-        return self._loop
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def _tell(self, call: Callable[..., object], *arguments: Any) -> bool:
         """Let the loop make the call; False if it has ended."""
         with self._lock:
             if not self._gone:
-                self._running_loop().call_soon_threadsafe(call, *arguments)
+                self._loop.call_soon_threadsafe(call, *arguments)
             return not self._gone
 
     def _begin(self, held: Held, reply: ExternalReply) -> None:
@@ -134,7 +119,7 @@ class ExternalDesk:
             turn = self._line.in_turn(Counter(reply.request.person for reply in self._running))[0]
             self._line.take_turn(turn)
             held, reply = turn
-            task = self._running[reply] = asyncio.get_running_loop().create_task(self._generate(held, reply))
+            task = self._running[reply] = self._loop.create_task(self._generate(held, reply))
             task.add_done_callback(lambda task, held=held, reply=reply: self._end(held, reply, task))  # type: ignore[misc]
 
     def _cancel(self, reply: ExternalReply) -> None:
