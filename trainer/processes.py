@@ -112,8 +112,8 @@ def train(
             followers.meeting.attend(0)
             broadcast_object_list([job])
             return lead(lambda: followers.check(check))
-        except RuntimeError:  # what a collective raises when another process has gone
-            followers.check(check, patience=NOTICED_WITHIN / 2)
+        except RuntimeError as error:  # what a collective raises when another process has gone
+            followers.check(check, patience=NOTICED_WITHIN * (3 if _of_other(error) else 0.5))
             raise
 
 
@@ -125,13 +125,18 @@ def dismiss_launched() -> None:
         torch.distributed.destroy_process_group()  # threads that outlive it abort the process at its end
 
 
+def _of_other(error: RuntimeError) -> bool:
+    """Whether a collective failed, as when another process has gone, which may take its time to end."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
 @contextmanager
 def _told_by_launcher(check: Callable[[], None], processes: int) -> Iterator[None]:
     """Where a collective fails because another process has gone, the launcher ends this one, too, at once."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+        if not _of_other(error):
             raise
         waited_until = time.monotonic() + NOTICED_WITHIN
         while time.monotonic() < waited_until:

@@ -229,7 +229,7 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
 
 def test_train_left_running_then_cancelled(thumbloop: CommandLine, rated: Path) -> None:
     thumbloop.said("import", str(rated))
-    thumbloop.settings["epochs"] = 500
+    thumbloop.settings["epochs"] = 5000
     with thumbloop.start("train") as followed:
         assert followed.stdout is not None
         lines = iter(followed.stdout.readline, "")

@@ -16,6 +16,7 @@ from storage import training_runs
 from storage.device import Device
 from storage.errors import BadSetting, Busy
 from storage.settings import Settings, load_settings
+from tests.endless_model import CONTEXT, build_endless_model
 from tests.integration import loop
 from tests.integration.place import LONG, SHORT, Place
 from tests.live_server import LiveServer, wait_until
@@ -126,6 +127,17 @@ def answers(server: LiveServer) -> bool:
 
 
 # Without a trainer, in this process
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_endless_model(tmp_path_factory.mktemp("model") / "endless")
+
+
+@pytest.fixture
+def place(make_place: Callable[..., Place]) -> Place:
+    """One whose LONG replies are under way for as long as a test looks."""
+    return make_place(serving_cache_tokens=CONTEXT)
 
 
 @pytest.fixture
