@@ -21,6 +21,7 @@ from tests.integration.place import Place
 from tests.live_server import LiveServer
 from tests.tiny_model import build_tiny_model
 from trainer.base_model import resolve
+from trainer.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +128,16 @@ def deployments(
     deployments = Deployments(database, artifacts, backend, max_loaded_versions=settings.max_loaded_versions)
     yield deployments
     deployments.stop()
+
+
+@pytest.fixture
+def open_schedule(database: Database) -> Iterator[Callable[[Settings], Schedule]]:
+    schedules: list[Schedule] = []
+
+    def open_one(settings: Settings) -> Schedule:
+        schedules.append(Schedule(database, settings))
+        return schedules[-1]
+
+    yield open_one
+    for schedule in schedules:
+        schedule.stop()

@@ -165,7 +165,6 @@ def test_a_start_with_a_damaged_deployed_version_falls_back_loudly(
     assert f"{replies} replies in place of the deployed version" in caplog.text
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_slots_are_few_and_one_with_a_stream_stays(
     deployments: Deployments, backend: LocalBackend, publish: Callable[..., ModelVersion]
 ) -> None:
@@ -185,7 +184,6 @@ def test_slots_are_few_and_one_with_a_stream_stays(
     assert set(backend.loaded()) == {version.id for version in versions}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_version_that_is_named_replies_beside_the_deployed_one(
     deployments: Deployments, backend: LocalBackend, publish: Callable[..., ModelVersion]
 ) -> None:
@@ -208,7 +206,6 @@ def test_a_version_that_is_named_replies_beside_the_deployed_one(
     assert deployments.stream(HELLO, SAMPLING, version_id=versions[-1].id)[1].end.content in texts
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_twenty_swaps_under_load_drop_no_stream(
     deployments: Deployments, publish: Callable[..., ModelVersion]
 ) -> None:

@@ -16,7 +16,7 @@ from storage import training_runs
 from storage.device import Device
 from storage.errors import BadSetting, Busy
 from storage.settings import Settings, load_settings
-from tests.endless_model import CONTEXT, build_endless_model
+from tests.endless_model import CONTEXT
 from tests.integration import loop
 from tests.integration.place import LONG, SHORT, Place
 from tests.live_server import LiveServer, wait_until
@@ -127,11 +127,6 @@ def answers(server: LiveServer) -> bool:
 
 
 # Without a trainer, in this process
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_endless_model(tmp_path_factory.mktemp("model") / "endless")
 
 
 @pytest.fixture

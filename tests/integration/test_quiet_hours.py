@@ -1,6 +1,6 @@
 """Scheduled runs wait for the quiet hours, with real timers; who asks for a run does not wait."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,17 +14,8 @@ from trainer.schedule import Schedule
 
 
 @pytest.fixture
-def open_schedule(database: Database) -> Iterator[Callable[[Settings], Schedule]]:
-    schedules: list[Schedule] = []
-
-    def open_one(settings: Settings) -> Schedule:
-        nightly = settings.model_copy(update={"schedule": NIGHTLY, "min_new_votes": 2})
-        schedules.append(Schedule(database, nightly))
-        return schedules[-1]
-
-    yield open_one
-    for schedule in schedules:
-        schedule.stop()
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"schedule": NIGHTLY, "min_new_votes": 2})
 
 
 def hours_around_now(begin: timedelta, end: timedelta) -> str:

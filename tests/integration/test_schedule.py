@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -71,19 +71,6 @@ def note_tick(database: Database, due_at: datetime) -> None:
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"schedule": NIGHTLY, "min_new_votes": 2})
-
-
-@pytest.fixture
-def open_schedule(database: Database) -> Iterator[Callable[[Settings], Schedule]]:
-    schedules: list[Schedule] = []
-
-    def open_one(settings: Settings) -> Schedule:
-        schedules.append(Schedule(database, settings))
-        return schedules[-1]
-
-    yield open_one
-    for schedule in schedules:
-        schedule.stop()
 
 
 # One tick

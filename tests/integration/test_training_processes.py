@@ -69,7 +69,8 @@ def rows_of(house: House, run_id: str) -> list[Row]:
 def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
     build: Callable[..., House], tmp_path: Path
 ) -> None:
-    house = build(**HOUSE)
+    # Over 120 steps Adam makes of rounding errors a share of the rate: at 1e-3 up to 1.6e-4.
+    house = build(**HOUSE, learning_rate=3e-4)
     house.vote(16)
     run_id = house.request()
     leader = house.start_and_reach_checkpoint(run_id)
@@ -89,14 +90,13 @@ def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
     rows = rows_of(house, run_id)
     weights = plan_training(rows, LeftOut(), house.settings).weights
     steps, expected = train_doubled(rows, weights, house.settings, tmp_path / "one")
-    # Over 120 steps at this learning rate Adam makes of rounding errors up to 2e-4 of weights near 0.2.
-    assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-3)
+    assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
     folder = house.artifacts.folder(house.version("v2").path or "")
     found = load_file(folder / "adapter_model.safetensors")
     assert len(found) == len(expected)
     for name, weight in found.items():
         other_name = name.replace(".weight", ".default.weight")
-        torch.testing.assert_close(weight, expected[other_name], rtol=0, atol=1e-3)
+        torch.testing.assert_close(weight, expected[other_name], rtol=0, atol=1e-4)
 
 
 def test_a_terminated_run_keeps_its_last_step_and_is_handed_on(build: Callable[..., House]) -> None:

@@ -28,7 +28,7 @@ from tests.vote_load import Answer, VoteConnection, Voter
 CLIENTS, REPLIES_EACH = 32, 3
 NO_VOTE = (None, 0)
 GIVEN_ROUNDS = os.environ.get("THUMBLOOP_TEST_KILL_ROUNDS")
-ROUNDS = {"sqlite": int(GIVEN_ROUNDS or 10), "postgresql": int(GIVEN_ROUNDS or 5)}
+ROUNDS = {"sqlite": int(GIVEN_ROUNDS or 20), "postgresql": int(GIVEN_ROUNDS or 5)}
 
 
 @dataclass
