@@ -7,6 +7,7 @@ longer than they multiply. Two threads with a chat each do not wait. Knows tenso
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from threading import Event
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ class Apart:
     def __init__(self, threads: int) -> None:
         self.threads = max(threads, 1)
         self.cores = torch.get_num_threads()
+        self._pool: ThreadPoolExecutor | None = None
+        self._submitted = Event()
+        self._later: list[Future[None]] = []
 
     def run(
         self, pieces: Sequence[Piece], costs: Sequence[float], parameters: Sequence[torch.nn.Parameter]
@@ -41,6 +45,16 @@ class Apart:
             results[number] = result
         return results
 
+    def later(self, task: Callable[[], None]) -> None:
+        """For a piece: a task that is done before `run` returns, after the pieces that wait for a thread.
+
+        Small tasks fill the time in which one thread would wait for the other's last piece.
+        """
+        if self._pool is None:
+            task()
+        else:
+            self._later.append(self._pool.submit(task))
+
     def each(self, tasks: Sequence[Callable[[], Any]]) -> Iterator[Any]:
         """What the tasks return, in their order, as soon as it is there."""
         threads = min(self.threads, len(tasks))
@@ -49,16 +63,25 @@ class Apart:
             return
         # Threads of these tasks alone: a thread that failed keeps what autograd had not come to.
         with ThreadPoolExecutor(threads, "apart", initializer=self._begin, initargs=(threads,)) as pool:
-            futures = [pool.submit(task) for task in tasks]
+            self._pool = pool
+            self._submitted.clear()
+            try:
+                futures = [pool.submit(task) for task in tasks]
+            finally:
+                self._submitted.set()
             try:
                 yield from _results(futures)
+                for late in self._later:
+                    late.result()
             finally:
-                for future in futures:
+                for future in [*futures, *self._later]:
                     future.cancel()
+                self._pool, self._later = None, []
                 torch.set_num_threads(self.cores)  # what later threads begin with; this one has kept its own
 
     def _begin(self, threads: int) -> None:
         torch.set_num_threads(max(self.cores // threads, 1))
+        self._submitted.wait()  # so that what is for later is behind all of it
 
 
 def _results(futures: list[Future[Any]]) -> Iterator[Any]:

@@ -5,7 +5,7 @@ continues from the prompt's part of them, without gradient. Rated turns on one p
 its longest; sibling replies branch off, with gradient. Knows no objective and no trainer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -122,18 +122,30 @@ class PrefixScorer:
         return self.apart.run(pieces, [run.cost for run in runs], trained)
 
     def _run_one(self, run: "_Tree") -> torch.Tensor:
-        reduced = self.compute != torch.float32
-        # No copies are kept: those of one thread must not become part of another's graph.
-        with torch.autocast(
-            self.model.device.type,
-            self.compute if reduced else None,
-            enabled=reduced,
-            cache_enabled=self.apart is None,
-        ):
+        with self._format():
             if self.recompute and torch.is_grad_enabled():
                 found: torch.Tensor = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
                 return found
             return run()
+
+    def later(self, task: Callable[[], None]) -> None:
+        """Run what a pass can do without, where there is a thread for it."""
+
+        def run() -> None:
+            with self._format():
+                task()
+
+        run() if self.apart is None else self.apart.later(run)
+
+    def _format(self) -> torch.autocast:
+        reduced = self.compute != torch.float32
+        # No copies are kept: those of one thread must not become part of another's graph.
+        return torch.autocast(
+            self.model.device.type,
+            self.compute if reduced else None,
+            enabled=reduced,
+            cache_enabled=self.apart is None,
+        )
 
     def _trees(self, replies: Sequence[Reply]) -> list[list[int]]:
         trees = _trees(replies)
@@ -148,13 +160,12 @@ class _Tree:
     def __init__(self, scorer: PrefixScorer, replies: list[Reply]) -> None:
         self.scorer, self.replies = scorer, replies
         self.plan = plan([_inputs(reply) for reply in replies], worth_sharing=WORTH_SHARING)
-        self.mismatched: list[torch.Tensor] = []
+        self.mismatched: list[torch.Tensor] = []  # filled in until the scorer's run is over
 
     @property
     def cost(self) -> int:
-        """Tokens through the model, those that come back as well three times."""
-        there = sum(len(reply.mismatched or ()) for reply in self.replies)
-        return there + 3 * sum(len(one.ids) for one in self.plan.passes)
+        """Tokens through the model."""
+        return sum(len(one.ids) for one in self.plan.passes)
 
     def __call__(self) -> torch.Tensor:
         caches: list[Cache] = []
@@ -165,10 +176,10 @@ class _Tree:
             hidden.append(states)
             caches.append(cache)
         if not self.mismatched:
-            self.mismatched = [
-                self._mismatched(reply, number, hidden, caches)
-                for reply, number in zip(self.replies, self.plan.of_sequence, strict=True)
-            ]
+            self.mismatched = [hidden[0].new_zeros((), dtype=torch.float32)] * len(self.replies)
+            for number, reply in enumerate(self.replies):
+                if reply.mismatched is not None:
+                    self.scorer.later(partial(self._score_mismatched, number, reply, hidden, caches))
         return torch.stack(
             [
                 self._logp(_states(self.plan, hidden, number, reply), reply.completion)
@@ -190,19 +201,18 @@ class _Tree:
         return states, cache
 
     @torch.no_grad()
-    def _mismatched(
-        self, reply: Reply, number: int, hidden: list[torch.Tensor], caches: list[Cache]
-    ) -> torch.Tensor:
-        if reply.mismatched is None:
-            return hidden[0].new_zeros((), dtype=torch.float32)
-        length = len(reply.prompt)
-        ((owner, place),) = self.plan.spans(number, length - 1, length)
+    def _score_mismatched(
+        self, number: int, reply: Reply, hidden: list[torch.Tensor], caches: list[Cache]
+    ) -> None:
+        assert reply.mismatched is not None
+        length, last = len(reply.prompt), self.plan.of_sequence[number]
+        ((owner, place),) = self.plan.spans(last, length - 1, length)
         states = hidden[owner][place]
         if len(reply.mismatched) > 1:
-            before = [(keys.detach(), values.detach()) for keys, values in _kept(caches[number], length)]
+            before = [(keys.detach(), values.detach()) for keys, values in _kept(caches[last], length)]
             after, _ = self._run(Pass(length, reply.mismatched[:-1]), before)
             states = torch.cat([states, after])
-        return self._logp(states, reply.mismatched)
+        self.mismatched[number] = self._logp(states, reply.mismatched)
 
     def _logp(self, states: torch.Tensor, ids: list[int]) -> torch.Tensor:
         targets = torch.tensor(ids, device=states.device)

@@ -15,8 +15,31 @@ from typing import Any
 
 from tests.benchmarks.report import print_report
 from tests.samples import SHARED_DATA
+from trainer.process import gpus
 
-VARIANTS = ("trl defaults", "trl best", "ours cold", "ours warm")
+# "trl best" is as anybody runs it; "trl in our process" keeps freed memory (trainer/process.py) as ours does.
+VARIANTS = ("trl defaults", "trl best", "trl in our process", "ours cold", "ours warm")
+# Random weights serve for speed where no such model is at hand; the tiny one tries the way out.
+SHAPES = {
+    "qwen2-1.5b": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151_936,
+        "tie_word_embeddings": True,
+    },
+    "qwen2-tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 50_000,
+        "tie_word_embeddings": True,
+    },
+}
 
 
 def main() -> None:
@@ -27,19 +50,32 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="a GPU if there is one")
+    parser.add_argument("--model", help="a folder or a hub id; the default model")
+    parser.add_argument(
+        "--random-weights", choices=SHAPES, help="a model of this shape, with the other's tokenizer"
+    )
     parser.add_argument("--every-reply", action="store_true", help="rate each reply of chats of 6+ messages")
     arguments = parser.parse_args()
     if not arguments.data.exists():
         raise SystemExit(f"{arguments.data} is not at hand; name KTO rows as JSON lines with --data FILE")
     # As the product sets it for its own processes (trainer/runners/local.py).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif arguments.device == "cuda" and not gpus():
+        raise SystemExit(
+            "--device cuda: PyTorch finds no GPU here; leave it out, or install PyTorch for CUDA"
+        )
     with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
+        if arguments.random_weights:
+            arguments.model = str(_random_model(arguments, Path(folder) / "model"))
         found = {
             name: _in_a_process(name, arguments, Path(folder)) for name in VARIANTS if name in arguments.only
         }
     ratios = {}
     if best := found.get("trl best"):
-        for name in ("ours cold", "ours warm"):
+        for name in ("trl in our process", "ours cold", "ours warm"):
             if name in found:
                 ratios[name] = {
                     "times faster": best["seconds_per_row"] / found[name]["seconds_per_row"],
@@ -61,7 +97,11 @@ def _in_a_process(name: str, arguments: argparse.Namespace, folder: Path) -> dic
 
 
 def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path) -> None:
-    from storage.settings import Settings
+    from trainer.process import prepare_process
+
+    if name not in ("trl defaults", "trl best"):
+        prepare_process()  # as each training of the product begins
+    from storage.settings import DEFAULT_MODEL, Settings
     from trainer import kto
     from trainer.base_model import load_model, resolve
     from trainer.exact_trainer import ExactTrainer
@@ -72,6 +112,7 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
 
     settings = Settings(
         data_dir=folder / "data",
+        model=arguments.model or DEFAULT_MODEL,
         precision="fp32" if name == "trl defaults" else arguments.precision,
         max_length=arguments.max_length,
         batch_size=arguments.batch_size,
@@ -115,12 +156,30 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
                 "seconds_per_row": train_seconds / len(rows),
                 "peak_memory_mb": memory / 2**20,
                 "precision": str(model.dtype),
+                "device": str(model.device),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "loss": [step["loss"] for step in steps],
                 "gradient_norm": [step.get("grad_norm", step.get("gradient_norm")) for step in steps],
                 "z0": [step["kl"] for step in steps],
             }
         )
     )
+
+
+def _random_model(arguments: argparse.Namespace, folder: Path) -> Path:
+    """A model with random weights, and the tokenizer of the model that was chosen."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    from storage.settings import DEFAULT_MODEL, Settings
+    from trainer.base_model import load_tokenizer, resolve
+
+    settings = Settings(data_dir=folder.parent / "data", model=arguments.model or DEFAULT_MODEL)
+    load_tokenizer(resolve(settings)).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen2Config(**SHAPES[arguments.random_weights])
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
 
 
 def read_examples(file: Path, *, every_reply: bool) -> list[Any]:

@@ -91,3 +91,46 @@ def test_a_piece_without_gradient_leaves_the_others_theirs(weight: torch.nn.Para
     (found[0].sum() + found[1].sum()).backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_what_is_for_later_is_done_when_the_results_are_there(
+    weight: torch.nn.Parameter, threads: int
+) -> None:
+    apart = Apart(threads)
+    order: list[str] = []
+
+    def piece(number: int) -> Callable[[], torch.Tensor]:
+        def run() -> torch.Tensor:
+            apart.later(lambda: order.append(f"later {number}"))
+            order.append(f"piece {number}")
+            return weight.sum()
+
+        return run
+
+    for _ in range(2):  # the second time nothing is left of the first
+        order.clear()
+        apart.run([piece(number) for number in range(5)], [1, 1, 1, 1, 1], [weight])
+        assert sorted(order) == sorted(
+            [f"{kind} {number}" for kind in ("piece", "later") for number in range(5)]
+        )
+    if threads == 2:
+        firsts = [order.index(f"piece {number}") for number in range(5)]
+        assert order.index("later 4") > max(firsts), "pieces that wait for a thread come first"
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_what_fails_later_is_raised(weight: torch.nn.Parameter, threads: int) -> None:
+    apart = Apart(threads)
+
+    def fails() -> None:
+        raise MemoryError("too much, later")
+
+    def piece() -> torch.Tensor:
+        apart.later(fails)
+        return weight.sum()
+
+    with pytest.raises(MemoryError, match="too much, later"):
+        apart.run([piece, chain(weight, 2)], [1, 1], [weight])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("apart")]
+    assert len(apart.run([chain(weight, 2), chain(weight, 3)], [1, 1], [weight])) == 2

@@ -1,0 +1,177 @@
+"""Causal attention for processors in plain products, a block of queries at a time.
+
+Knows tensors, and transformers' interface for attention functions, under which it is registered.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
+
+ATTENTION = "blockwise_causal"
+# Queries that are scored at once: few enough to skip most of what lies in their future, and for the scores
+# to stay in the cache; enough for the matrix products.
+QUERIES = 128
+# Up to so many keys the softmax is kept for the backward pass, in the format of the products: a third of
+# the time, for memory that grows with the square of the length. Beyond, it is computed again.
+KEPT_KEYS = 1024
+
+
+def attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in transformers' terms; without a mask the queries are the last positions of the keys."""
+    # Scores are in fp32 also where the layers multiply in bf16: rounded ones are a good part of what
+    # rounding does to a reply's reward.
+    query, key = query.float(), key.float()
+    special = any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
+    if attention_mask is None and not dropout and not special:
+        with torch.autocast(query.device.type, enabled=False):
+            result = _CausalAttention.apply(query, key, value, scaling or query.shape[-1] ** -0.5)  # type: ignore[no-untyped-call]
+        return result, None
+    value = value.float()
+    if attention_mask is None:
+        queries, keys = query.shape[2], key.shape[2]
+        attention_mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)[None, None]
+    result, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return result, None
+
+
+def mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Any = causal_mask_function,
+    attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> torch.Tensor | None:
+    """None where `attention` needs no mask, else what transformers would give."""
+    if (
+        allow_is_causal_skip
+        and attention_mask is None
+        and kv_offset == 0
+        and q_offset + q_length == kv_length
+        and (local_size is None or kv_length < local_size)
+    ):
+        return None
+    found: torch.Tensor | None = sdpa_mask(
+        batch_size,
+        q_length,
+        kv_length,
+        q_offset,
+        kv_offset,
+        mask_function,
+        attention_mask,
+        local_size,
+        allow_is_causal_skip=False,
+        **kwargs,
+    )
+    return found
+
+
+class _CausalAttention(torch.autograd.Function):
+    """softmax(s·QKᵀ)·V for queries that are the last of the keys' positions, a block of queries at a time.
+
+    Shapes: queries (batch, heads, queries, width) and keys (batch, groups, keys, width) in fp32, values
+    (batch, groups, keys, width) in the format of every product but QKᵀ, which is also the format of the
+    result, (batch, queries, heads, width). PyTorch's own kernel for processors multiplies in fp32
+    throughout, which on the machines we measured takes four times as long as in bf16.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        batch, heads, queries, width = query.shape
+        groups, keys = key.shape[1:3]
+        query = query.reshape(batch * groups, heads // groups, queries, width)
+        key, value = (one.reshape(batch * groups, keys, -1) for one in (key, value))
+        result = value.new_empty(batch, queries, heads, value.shape[-1])
+        by_group = result.view(batch, queries, groups, heads // groups, -1).permute(0, 2, 3, 1, 4)
+        keep = any(ctx.needs_input_grad) and keys <= KEPT_KEYS
+        kept = []
+        for begin, end in _blocks(queries):
+            seen = keys - queries + end
+            shares = _shares(query[:, :, begin:end], key[:, :seen], scaling).to(value.dtype)
+            if keep:
+                kept.append(shares)
+            found = torch.bmm(shares, value[:, :seen])
+            by_group[:, :, :, begin:end] = found.view(batch, groups, heads // groups, end - begin, -1)
+        ctx.save_for_backward(query, key, value, result, *kept)
+        ctx.scaling = scaling
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, result, *kept = ctx.saved_tensors
+        (gradient,) = gradients
+        batch, queries, keys, products = gradient.shape[0], query.shape[2], key.shape[1], value.dtype
+        mean = (gradient.float() * result).sum(-1, keepdim=True).to(products)
+        gradient, mean = (
+            one.transpose(1, 2).reshape(*query.shape[:3], one.shape[-1]) for one in (gradient, mean)
+        )
+        narrow_query, narrow_key = query.to(products), key.to(products)
+        of_query = torch.empty_like(query)
+        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value, dtype=key.dtype)
+        with torch.autocast(query.device.type, enabled=False):
+            for number, (begin, end) in enumerate(_blocks(queries)):
+                seen = keys - queries + end
+                here = _flat(gradient[:, :, begin:end])
+                if kept:
+                    shares = kept[number]
+                else:
+                    shares = _shares(query[:, :, begin:end], key[:, :seen], ctx.scaling).to(products)
+                of_value[:, :seen] += torch.bmm(shares.transpose(1, 2), here)
+                change = torch.bmm(here, value[:, :seen].transpose(1, 2))
+                of_scores = change.sub_(_flat(mean[:, :, begin:end])).mul_(shares)
+                found = torch.bmm(of_scores, narrow_key[:, :seen])
+                of_query[:, :, begin:end] = found.view(*query.shape[:2], end - begin, -1)
+                of_key[:, :seen] += torch.bmm(of_scores.transpose(1, 2), _flat(narrow_query[:, :, begin:end]))
+        return (
+            of_query.mul_(ctx.scaling).view(batch, -1, *query.shape[2:]),
+            of_key.mul_(ctx.scaling).view(batch, -1, *key.shape[1:]),
+            of_value.to(products).view(batch, -1, *value.shape[1:]),
+            None,
+        )
+
+
+def _blocks(queries: int) -> list[tuple[int, int]]:
+    return [(begin, min(begin + QUERIES, queries)) for begin in range(0, queries, QUERIES)]
+
+
+def _flat(one: torch.Tensor) -> torch.Tensor:
+    """(groups, heads, queries, …) as (groups, heads·queries, …)."""
+    return one.reshape(one.shape[0], -1, one.shape[-1])
+
+
+def _shares(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Softmax of the scores, 0 in the future, of shape (groups, heads·queries, keys).
+
+    The queries are the last of the keys' positions. PyTorch's fused softmax takes half the time of its exp.
+    """
+    queries, keys = query.shape[2], key.shape[1]
+    nothing = query.new_empty(())
+    scores = torch.baddbmm(nothing, _flat(query), key.transpose(1, 2), beta=0, alpha=scaling)
+    future = torch.full((queries, queries), -torch.inf, device=key.device).triu_(1)
+    scores.view(*query.shape[:3], keys)[..., keys - queries :] += future
+    return scores.softmax(-1)
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, mask)

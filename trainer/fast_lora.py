@@ -1,0 +1,169 @@
+"""Linear layers with a LoRA adapter, and feed-forwards of them, with fewer copies than PEFT's.
+
+Each product is in the format of the base weight. Knows PEFT's layers, no model and no rows.
+"""
+
+import threading
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """The `forward` of a vanilla `peft.tuners.lora.Linear`."""
+    base = layer.base_layer
+    with torch.autocast(x.device.type, enabled=False):
+        if layer.disable_adapters:
+            return nn.functional.linear(x.to(base.weight.dtype), base.weight, base.bias)
+        result: torch.Tensor = _LoraLinear.apply(x, _narrow(x, base.weight.dtype), *_parts(layer))  # type: ignore[no-untyped-call]
+    return result
+
+
+def gated_forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """The `forward` of a feed-forward that is down(silu(gate(x)) · up(x)), of vanilla LoRA layers.
+
+    Neither the activation nor the product is kept for the backward pass, which computes them again.
+    """
+    gate, up = module.gate_proj(x), module.up_proj(x)
+    if module.down_proj.disable_adapters:
+        found: torch.Tensor = module.down_proj(nn.functional.silu(gate) * up)
+        return found
+    with torch.autocast(x.device.type, enabled=False):
+        result: torch.Tensor = _GatedLoraLinear.apply(gate, up, *_parts(module.down_proj))  # type: ignore[no-untyped-call]
+    return result
+
+
+def _parts(layer: Any) -> tuple[Any, ...]:
+    (adapter,) = layer.active_adapters
+    base = layer.base_layer
+    return (
+        *(base.weight, base.bias),
+        *(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, layer.scaling[adapter]),
+    )
+
+
+class _Last(threading.local):
+    source: "weakref.ref[torch.Tensor] | None" = None
+    version = 0
+    narrow = torch.empty(0)
+
+
+_last = _Last()
+
+
+def _narrow(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x` in a format, without gradient; the layers that read one input in turn get one and the same copy."""
+    if x.dtype == dtype or x.is_inference():
+        return x.detach().to(dtype)
+    known = _last.source is not None and _last.source() is x and _last.version == x._version
+    if not known or _last.narrow.dtype != dtype:
+        _last.source, _last.version, _last.narrow = weakref.ref(x), x._version, x.detach().to(dtype)
+    return _last.narrow
+
+
+class _LoraLinear(torch.autograd.Function):
+    """x·Wᵀ + s·(x·Aᵀ)·Bᵀ + bias, with gradients for x, A and B; `narrow` is x in the format of W."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        narrow: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        flat = narrow.reshape(-1, x.shape[-1])
+        result, down = _with_lora(flat, weight, bias, lora_a, lora_b, scaling)
+        ctx.save_for_backward(flat, down, weight, lora_a, lora_b)
+        ctx.shape, ctx.format, ctx.scaling = x.shape, x.dtype, scaling
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = gradients
+        of_x, of_a, of_b = _gradients(
+            gradient, *ctx.saved_tensors, scaling=ctx.scaling, of_x=ctx.needs_input_grad[0]
+        )
+        if of_x is not None:
+            of_x = of_x.to(ctx.format).view(ctx.shape)
+        return of_x, None, None, None, of_a, of_b, None
+
+
+class _GatedLoraLinear(torch.autograd.Function):
+    """The same for x = silu(gate)·up, with gradients for gate, up, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gate: torch.Tensor,
+        up: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        x = nn.functional.silu(gate).mul_(up)
+        result, down = _with_lora(x.view(-1, x.shape[-1]), weight, bias, lora_a, lora_b, scaling)
+        ctx.save_for_backward(gate, up, down, weight, lora_a, lora_b)
+        ctx.scaling = scaling
+        return result.view(*gate.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gate, up, *others = ctx.saved_tensors
+        (gradient,) = gradients
+        active = nn.functional.silu(gate)
+        flat = (active * up).view(-1, gate.shape[-1])
+        of_x, of_a, of_b = _gradients(gradient, flat, *others, scaling=ctx.scaling)
+        assert of_x is not None
+        of_x = of_x.view(gate.shape)
+        of_up = active.mul_(of_x)
+        of_gate = torch.ops.aten.silu_backward(of_x.mul_(up), gate)
+        return of_gate, of_up, None, None, of_a, of_b, None
+
+
+def _with_lora(
+    flat: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    lora_a: torch.Tensor,
+    lora_b: torch.Tensor,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The layer's result and flat·Aᵀ, for `flat` of shape (positions, in).
+
+    The adapter's small term comes first and the large product is added to it before it is rounded. The other
+    way round bf16 rounds a young adapter's term away: it keeps 8 bits, and the term is below the last one.
+    """
+    down = flat @ lora_a.to(weight.dtype).t()
+    result = down @ (lora_b * scaling).to(weight.dtype).t()
+    if bias is not None:
+        result += bias
+    return result.addmm_(flat, weight.t()), down
+
+
+def _gradients(
+    gradient: torch.Tensor,
+    flat: torch.Tensor,
+    down: torch.Tensor,
+    weight: torch.Tensor,
+    lora_a: torch.Tensor,
+    lora_b: torch.Tensor,
+    *,
+    scaling: float,
+    of_x: bool = True,
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """For `flat`, if it is wanted, A and B."""
+    with torch.autocast(flat.device.type, enabled=False):
+        gradient = gradient.reshape(-1, weight.shape[0]).to(weight.dtype)
+        up = gradient @ (lora_b * scaling).to(weight.dtype)
+        of_a = (up.t() @ flat).to(lora_a.dtype)
+        of_b = (gradient.t() @ down).to(lora_b.dtype).mul_(scaling)
+        found = (up @ lora_a.to(weight.dtype)).addmm_(gradient, weight) if of_x else None
+    return found, of_a, of_b
