@@ -18,10 +18,8 @@ from storage.settings import Settings, load_settings
 from storage.tables import ModelVersion, TrainingRun
 from trainer import base_model, kto, processes
 from trainer.base_model import BaseModelSource
-from trainer.batches import hold_out
 from trainer.clock import Clock
-from trainer.contradictions import without_contradictions
-from trainer.data_policy import aged
+from trainer.divide import divide
 from trainer.exact_trainer import newest_checkpoint
 from trainer.expected_time import expected_seconds
 from trainer.follower import Job
@@ -30,9 +28,9 @@ from trainer.lineage import write_lineage
 from trainer.promotion import promote
 from trainer.readiness import check_readiness
 from trainer.reference_cache import ReferenceCache
-from trainer.snapshot import Snapshot, by_chat, is_vote, take_snapshot
+from trainer.snapshot import Snapshot, take_snapshot
 from trainer.start import Start, find_start
-from trainer.tokenise import Row, tokenise
+from trainer.tokenise import Row
 from trainer.training_plan import TrainingPlan, plan_training
 from trainer.tuning import load_for_training, reference_name, refuse_full
 from trainer.turn import wait_for_device
@@ -98,30 +96,26 @@ class _Steps:
         start = find_start(deployed, source, self.artifacts, self.settings)
 
         self._phase("tokenising")
-        rows, dropped = tokenise(
+        rows = divide(
             tokenizer,
             snapshot.examples,
-            max_length=self.settings.max_length,
-            import_weight=self.settings.import_weight,
+            self.settings,
+            moment=self.run.created_at,
+            on_policy=snapshot.deployed,
         )
-        rows = without_contradictions(rows, dropped)
-        rows = aged(rows, self.settings, moment=self.run.created_at, on_policy=snapshot.deployed)
-        held_chats = hold_out(
-            by_chat([row.example for row in rows]),
-            fraction=self.settings.hold_out_fraction,
-            seed=self.settings.seed,
-        )
-        held_out = [row for row in rows if row.chat_id in held_chats and is_vote(row.example)]
-        training = [row for row in rows if row.chat_id not in held_chats]
-        resumable = self._freeze_snapshot(snapshot, held_chats, start)
+        resumable = self._freeze_snapshot(snapshot, rows.held_chats, start)
 
-        refusal = self._refusal(snapshot, training)
+        refusal = self._refusal(snapshot, rows.training)
         if refusal is not None:
-            figures = {"dropped": dict(dropped), "dropped_rows": dropped.names}
+            figures = {"dropped": dict(rows.dropped), "dropped_rows": rows.dropped.names}
             return Outcome("skipped", refusal, figures | {"left_out": dict(snapshot.left_out)})
         wait_for_device(self.settings, self.lease, self._phase)
         plan = plan_training(
-            training, dropped, self.settings, held_out=len(held_out), processes=self.processes
+            rows.training,
+            rows.dropped,
+            self.settings,
+            held_out=len(rows.held_out),
+            processes=self.processes,
         )
         for line in plan.lines():
             log.info("%s", line)
@@ -129,10 +123,10 @@ class _Steps:
         with self.database.read() as session:
             version = model_versions.version_of_run(session, self.run.id)
         if version is None:
-            version = self._train_and_publish(source, start, snapshot, training, plan, resume=resumable)
+            version = self._train_and_publish(source, start, snapshot, rows.training, plan, resume=resumable)
         else:
             log.info("An earlier attempt published %s already.", version.name)
-        outcome = self._judge(version, source, held_out, plan.weights)
+        outcome = self._judge(version, source, rows.held_out, plan.weights)
         return replace(outcome, metrics=outcome.metrics | {"seconds": self.clock.read()})
 
     def _phase(self, phase: str) -> None:

@@ -1,6 +1,6 @@
 """What a sweep trains on and what it measures on: votes or a file, split once for all of its points.
 
-The split is a run's (trainer.batches.hold_out): whole chats are held out, by a hash of the seed and the chat.
+The split is a run's (trainer.divide).
 """
 
 import hashlib
@@ -18,13 +18,11 @@ from storage.import_formats import NO_OPTIONS, ImportOptions
 from storage.settings import Settings
 from storage.tables import TrainingRun
 from trainer.base_model import BaseModelSource
-from trainer.batches import hold_out
-from trainer.contradictions import without_contradictions
-from trainer.data_policy import aged
+from trainer.divide import divide
 from trainer.file_rows import read_rows
 from trainer.pairs_trainer import Pair, find_pairs
-from trainer.snapshot import by_chat, is_vote, take_snapshot
-from trainer.tokenise import Row, rows_digest, tokenise
+from trainer.snapshot import take_snapshot
+from trainer.tokenise import Row, rows_digest
 from trainer.training_plan import TrainingPlan, plan_training
 from trainer.wording import counted
 
@@ -96,18 +94,15 @@ def read_split(
         examples, deployed = snapshot.examples, snapshot.deployed
         lines += [f"The data policy left out {n}: {reason}." for reason, n in snapshot.left_out.items()]
         origin = {"votes_up_to": snapshot.event_id, "moment": moment.isoformat(), "deployed": deployed}
-    rows, dropped = tokenise(
-        tokenizer, examples, max_length=settings.max_length, import_weight=settings.import_weight
+    rows = divide(
+        tokenizer,
+        examples,
+        settings,
+        moment=moment if isinstance(of, Votes) else None,
+        on_policy=deployed,
     )
-    rows = without_contradictions(rows, dropped)
-    if isinstance(of, Votes):
-        rows = aged(rows, settings, moment=moment, on_policy=deployed)
-    held_chats = hold_out(
-        by_chat([row.example for row in rows]), fraction=settings.hold_out_fraction, seed=settings.seed
-    )
-    held_out = [row for row in rows if row.chat_id in held_chats and is_vote(row.example)]
-    training = [row for row in rows if row.chat_id not in held_chats]
-    plan = plan_training(training, dropped, settings, held_out=len(held_out))
+    training, held_out = rows.training, rows.held_out
+    plan = plan_training(training, rows.dropped, settings, held_out=len(held_out))
     if len(training) < settings.batch_size:
         raise InvalidInput(
             f"{counted(len(training), 'row')} to train on, fewer than a micro-batch of "

@@ -1,0 +1,53 @@
+"""From examples to rows to train on and rows to judge by, of different chats. Knows no run and no file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from storage.examples import Example
+from storage.settings import Settings
+from trainer.batches import hold_out
+from trainer.contradictions import without_contradictions
+from trainer.data_policy import aged
+from trainer.snapshot import by_chat, is_vote
+from trainer.tokenise import LeftOut, Row, tokenise
+
+
+@dataclass(frozen=True)
+class Divided:
+    """`dropped` counts the examples that are in neither; of `held_chats` only votes are judged by."""
+
+    training: list[Row]
+    held_out: list[Row]
+    held_chats: set[str]
+    dropped: LeftOut
+
+
+def divide(
+    tokenizer: Any,
+    examples: Sequence[Example],
+    settings: Settings,
+    *,
+    moment: datetime | None = None,
+    on_policy: str = "",
+) -> Divided:
+    """Tokenise, settle contradictions and hold whole chats out, by a hash of the seed and the chat.
+
+    With a `moment` rows weigh less with age, those of the version `on_policy` aside.
+    """
+    rows, dropped = tokenise(
+        tokenizer, examples, max_length=settings.max_length, import_weight=settings.import_weight
+    )
+    rows = without_contradictions(rows, dropped)
+    if moment is not None:
+        rows = aged(rows, settings, moment=moment, on_policy=on_policy)
+    held_chats = hold_out(
+        by_chat([row.example for row in rows]), fraction=settings.hold_out_fraction, seed=settings.seed
+    )
+    return Divided(
+        training=[row for row in rows if row.chat_id not in held_chats],
+        held_out=[row for row in rows if row.chat_id in held_chats and is_vote(row.example)],
+        held_chats=held_chats,
+        dropped=dropped,
+    )
