@@ -4,6 +4,7 @@ Message text never changes once a reply is finished: votes and snapshots rely on
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,14 @@ from storage.ids import is_id
 from storage.tables import Chat, Message, now
 
 TITLE_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Place:
+    """A message on a path; `alternatives` are the ids of all below its parent, oldest first, its own too."""
+
+    message: Message
+    alternatives: list[str]
 
 
 def draft_chat(
@@ -220,26 +229,50 @@ def finish_reply(
     return reply
 
 
-def current_path(session: Session, chat_id: str) -> list[Message]:
-    """From the root to the leaf, by the newest child at each step."""
-    newest: dict[str | None, Message] = {}
-    for message in session.exec(select(Message).where(Message.chat_id == chat_id).order_by(col(Message.id))):
-        newest[message.parent_id] = message
-    path: list[Message] = []
-    step = newest.get(None)
-    while step is not None:
-        path.append(step)
-        step = newest.get(step.id)
-    return path
+def current_path(session: Session, chat_id: str, through: str | None = None) -> list[Message]:
+    """From the root to the newest message, where somebody last said something.
+
+    With `through`, the path to the newest message below that one; raises NotFound if the chat has no such.
+    """
+    return [place.message for place in current_places(session, chat_id, through)]
+
+
+def current_places(session: Session, chat_id: str, through: str | None = None) -> list[Place]:
+    """`current_path`, each message with its alternatives."""
+    messages = _messages(session, chat_id)
+    if through is not None:
+        if through not in messages:
+            raise NotFound(f"The chat {chat_id} has no message {through}.")
+        below = {through}
+        for message in messages.values():
+            if message.parent_id in below:
+                below.add(message.id)
+        leaf: Message | None = messages[max(below)]
+    else:
+        leaf = next(reversed(messages.values()), None)
+    alternatives: dict[str | None, list[str]] = {}
+    for message in messages.values():
+        alternatives.setdefault(message.parent_id, []).append(message.id)
+    path = _up(messages, leaf) if leaf is not None else []
+    return [Place(message, alternatives[message.parent_id]) for message in path]
 
 
 def path_to(session: Session, message_id: str) -> list[Message]:
     """From the root to that message, which is the last."""
     message = get_message(session, message_id)
-    by_id = {m.id: m for m in session.exec(select(Message).where(Message.chat_id == message.chat_id))}
-    path = [message]
+    return _up(_messages(session, message.chat_id), message)
+
+
+def _messages(session: Session, chat_id: str) -> dict[str, Message]:
+    """By id, oldest first."""
+    query = select(Message).where(Message.chat_id == chat_id).order_by(col(Message.id))
+    return {message.id: message for message in session.exec(query)}
+
+
+def _up(messages: dict[str, Message], leaf: Message) -> list[Message]:
+    path = [leaf]
     while path[-1].parent_id is not None:
-        path.append(by_id[path[-1].parent_id])
+        path.append(messages[path[-1].parent_id])
     return path[::-1]
 
 

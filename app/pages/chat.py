@@ -13,7 +13,8 @@ from app.auth import Identity, identity_of
 from app.chat_service import ChatService
 from app.live_reply import LiveReply
 from app.pages.editing import TAKE_DRAFT, Draft, editing_banner
-from app.pages.transcript import Turn, chat_list, chatbot_messages, header, notice
+from app.pages.sidebar import SIDEBAR_SCRIPT, chat_list
+from app.pages.transcript import Turn, chatbot_messages, header, notice
 from app.pages.view import CHATS_SHOWN, View, paced, read_turns
 from app.pages.vote_details import OfferedTags
 from app.services import Services
@@ -31,23 +32,6 @@ WELCOME = """<div class="tl-welcome"><h2>What would you like to talk about?</h2>
 <p>Vote on the replies: every thumb teaches the next version of the model.</p></div>"""
 
 HINT = "Enter sends, Shift+Enter starts a new line."
-
-# The address names the open chat, so that a reload opens it again.
-SIDEBAR_SCRIPT = """
-watch('value', () => {
-  const chat = element.querySelector('[data-current]')?.dataset.current;
-  if (chat !== undefined) history.replaceState(null, '', `?chat=${chat || 'new'}`);
-  document.dispatchEvent(new Event('tl-opened'));
-});
-element.addEventListener('click', (event) => {
-  const link = event.target.closest('[data-chat]');
-  if (link && !(event.ctrlKey || event.metaKey || event.shiftKey)) {
-    event.preventDefault();
-    trigger('open_chat', { chat: link.dataset.chat });
-  }
-  if (event.target.closest('[data-older]')) trigger('older_chats');
-});
-"""
 
 
 def build_chat_page(services: Services) -> gr.Blocks:
@@ -142,6 +126,7 @@ class ChatPage:
         self.new.click(self.on_new, self.view, screen, **quiet)
         self.side.open_chat(self.on_open, self.view, screen, trigger_mode="multiple", **quiet)
         self.side.older_chats(self.on_older, self.view, screen, **quiet)
+        self.side.show_branch(self.on_show, self.view, screen, **quiet)
         # Drawing on is an event of its own: the end of a generator's event draws once more what it drew
         # last, over whatever was opened since.
         loaded = self.blocks.load(
@@ -177,6 +162,7 @@ class ChatPage:
             identity = self._identify(view, request)
             with self.services.database.read() as session:
                 view.chat_id = get_chat(session, str(event.chat), owner_id=identity.user_id).id
+            view.through = None
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}
             return
@@ -184,12 +170,23 @@ class ChatPage:
         yield from self._draw_on(view, identity)
 
     def on_new(self, view: View, request: gr.Request) -> Update:
-        view.chat_id = view.consent = None
+        view.chat_id = view.consent = view.through = None
         return self._screen(view, self._identify(view, request))
 
     def on_older(self, view: View, request: gr.Request) -> Update:
         view.chats_shown += CHATS_SHOWN
         return self._screen(view, self._identify(view, request))
+
+    def on_show(self, view: View, event: gr.EventData, request: gr.Request) -> Update:
+        """Show the branch with that message."""
+        before = view.through
+        identity = self._identify(view, request)
+        try:
+            view.through = str(event.message)
+            return self._screen(view, identity)
+        except ThumbloopError as error:
+            view.through = before
+            return {self.notice: notice(error.message)}
 
     def on_send(self, text: str, edits: str, view: View, request: gr.Request) -> Iterator[Update]:
         try:
@@ -250,7 +247,9 @@ class ChatPage:
     def _send(self, view: View, identity: Identity, text: str, edits: str | None) -> LiveReply:
         service: ChatService = self.services.chat_service
         if view.chat_id is not None:
-            return service.send(identity.user_id, view.chat_id, text, edits=edits)
+            last = self._last_message(view, identity) if view.through and not edits else None
+            parent_id = last.id if last is not None else None  # without one it goes below the newest message
+            return service.send(identity.user_id, view.chat_id, text, edits=edits, parent_id=parent_id)
         if not text.strip():
             raise InvalidInput("Write a message first.", field="content")
         with self.services.database.read() as session:
@@ -282,6 +281,7 @@ class ChatPage:
         A reply goes on, undrawn, while the tab shows another chat, and is drawn again on return.
         """
         view.drawn.add(live.chat_id)
+        view.through = None  # the reply is the newest message, so its branch is shown
         failure = ""
         try:
             yield {**self._screen(view, identity), **(first or {})}
@@ -302,14 +302,14 @@ class ChatPage:
         yield self._screen(view, identity, failure)
 
     def _last_message(self, view: View, identity: Identity) -> Message | None:
-        turns = self._turns(view.chat_id, identity)
+        turns = self._turns(view.chat_id, identity, view.through)
         return turns[-1].message if turns else None
 
-    def _turns(self, chat_id: str | None, identity: Identity) -> list[Turn]:
+    def _turns(self, chat_id: str | None, identity: Identity, through: str | None = None) -> list[Turn]:
         if chat_id is None:
             return []
         with self.services.database.read() as session:
-            return read_turns(session, chat_id, identity.user_id)
+            return read_turns(session, chat_id, identity.user_id, through)
 
     def _shown(self, turns: list[Turn]) -> list[dict[str, Any]]:
         settings = self.services.settings
@@ -317,7 +317,7 @@ class ChatPage:
 
     def _screen(self, view: View, identity: Identity, said: str = "") -> Update:
         """Everything that depends on which chat is open, as the database has it now."""
-        turns = self._turns(view.chat_id, identity)
+        turns = self._turns(view.chat_id, identity, view.through)
         with self.services.database.read() as session:
             chats = list_chats(session, identity.user_id, limit=view.chats_shown + 1)
             chat = get_chat(session, view.chat_id) if view.chat_id is not None else None

@@ -1,4 +1,4 @@
-"""A chat as the page shows it: stored messages in, Gradio Chatbot messages, sidebar and header out.
+"""A chat as the page shows it: stored messages in, Gradio Chatbot messages and header out.
 
 Pure: knows no database, no request and no component. Whatever a person or a model wrote is
 escaped here or handed to Gradio's sanitizer as Markdown.
@@ -12,7 +12,7 @@ from typing import Any
 
 from app.auth import Identity
 from app.pages.vote_details import NO_TAGS, OfferedTags, vote_details
-from storage.tables import Chat, Message
+from storage.tables import Message
 from storage.votes import CurrentVote
 
 ChatbotMessage = dict[str, Any]
@@ -31,6 +31,8 @@ THUMB = ICON.format(
 )
 PENCIL = ICON.format("M4 20l1-4.5L16 4.5l3.5 3.5L8.5 19ZM13.5 7l3.5 3.5")
 COPY = ICON.format("M9 9h11v12H9zM5 15H4V3h11v1")
+LEFT = ICON.format("M15 5l-7 7 7 7")
+RIGHT = ICON.format("M9 5l7 7-7 7")
 TYPING = (
     '<span class="tl-typing" role="status" aria-label="The reply is on its way"><i></i><i></i><i></i></span>'
 )
@@ -43,6 +45,7 @@ class Turn:
     message: Message
     version: str | None = None
     vote: CurrentVote | None = None
+    alternatives: Sequence[str] = ()  # ids of all messages in its place, oldest first
 
 
 def chatbot_messages(turns: Iterable[Turn], tags: OfferedTags = NO_TAGS) -> list[ChatbotMessage]:
@@ -56,33 +59,53 @@ def chatbot_messages(turns: Iterable[Turn], tags: OfferedTags = NO_TAGS) -> list
     for turn in turns:
         message = turn.message
         if message.role == "user":
-            shown.append({"role": "user", "content": [_html(sent_message(message, editable=not under_way))]})
+            shown.append({"role": "user", "content": [_html(sent_message(turn, editable=not under_way))]})
             continue
         content = [_markdown(message.content)] if message.content.strip() else []
         if message.state != "streaming":
-            content.append(_html(reply_bar(turn, tags)))
+            content.append(_html(reply_bar(turn, tags, switchable=not under_way)))
         elif not content:
             content.append(_html(TYPING))
         shown.append({"role": "assistant", "content": content})
     return shown
 
 
-def sent_message(message: Message, *, editable: bool) -> str:
+def sent_message(turn: Turn, *, editable: bool) -> str:
     """A person's message, and the button that puts its text back into the box (editing.py)."""
+    message = turn.message
     edit = _button("Edit message", PENCIL, "data-edit") if editable else ""
     return (
-        f'<div data-sent="{escape(message.id)}"><p class="tl-said">{escape(message.content)}</p>{edit}</div>'
+        f'<div data-sent="{escape(message.id)}"><p class="tl-said">{escape(message.content)}</p>{edit}'
+        f"{_alternatives(turn, 'message') if editable else ''}</div>"
     )
 
 
-def reply_bar(turn: Turn, tags: OfferedTags = NO_TAGS) -> str:
+def _alternatives(turn: Turn, kind: str) -> str:
+    """The way to the other messages in this place, where there are some."""
+    count = len(turn.alternatives)
+    if count < 2:
+        return ""
+    here = turn.alternatives.index(turn.message.id)
+
+    def button(name: str, icon: str, place: int) -> str:
+        there = f'data-show="{escape(turn.alternatives[place])}"' if 0 <= place < count else "disabled"
+        return _button(f"{name} {kind}", icon, there)
+
+    return (
+        f'<span class="tl-alternatives">{button("Earlier", LEFT, here - 1)}'
+        f'<span aria-label="{kind} {here + 1} of {count}">{here + 1}/{count}</span>'
+        f"{button('Later', RIGHT, here + 1)}</span>"
+    )
+
+
+def reply_bar(turn: Turn, tags: OfferedTags = NO_TAGS, *, switchable: bool = True) -> str:
     """The line below a reply: copy, thumbs, the version that wrote it, how it ended; and more of the vote.
 
     Failed replies and those that a client sent as history have no thumbs.
     """
     message = turn.message
     label = turn.vote.label if turn.vote is not None else None
-    buttons = ""
+    buttons = _alternatives(turn, "reply") if switchable else ""
     if message.content.strip():
         buttons += _button("Copy", COPY, f'data-copy="{escape(message.content)}"')
     votable = message.state in ("complete", "stopped")
@@ -98,22 +121,6 @@ def reply_bar(turn: Turn, tags: OfferedTags = NO_TAGS) -> str:
     return (
         f'<div class="tl-bar" data-message="{escape(message.id)}">{buttons}{version}{ending}'
         f'<span class="tl-refused" role="status"></span>{details}</div>'
-    )
-
-
-def chat_list(chats: Sequence[Chat], current: str | None, more: bool) -> str:
-    """The sidebar: links, so that a chat can also be opened in a new tab."""
-    here = ' aria-current="page"'
-    items = "".join(
-        f'<li><a href="?chat={escape(chat.id)}" data-chat="{escape(chat.id)}"'
-        f"{here if chat.id == current else ''}>{escape(chat.title or 'New chat')}</a></li>"
-        for chat in chats
-    )
-    older = '<button type="button" data-older>Older chats</button>' if more else ""
-    empty = "" if chats else '<p class="tl-note">Your chats appear here.</p>'
-    return (
-        f'<nav aria-label="Your chats" data-current="{escape(current or "")}">'
-        f"<ul>{items}</ul>{empty}{older}</nav>"
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlmodel import Session
 
 from app.pages.transcript import Turn
-from storage.chats import current_path, get_chat
+from storage.chats import current_places, get_chat
 from storage.model_versions import list_versions
 from storage.votes import votes_of
 
@@ -26,22 +26,27 @@ class View:
     chat_id: str | None = None
     consent: bool | None = None  # for the chat that is about to begin; None: as the settings say
     chats_shown: int = CHATS_SHOWN
+    through: str | None = None  # a message on the branch that was chosen; None: the newest branch
     drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
 
 
-def read_turns(session: Session, chat_id: str, user_id: str) -> list[Turn]:
-    """The chat's current path with versions and the person's votes; raises NotFound or NotAllowed."""
+def read_turns(session: Session, chat_id: str, user_id: str, through: str | None = None) -> list[Turn]:
+    """A path of the chat (storage.chats.current_path) with versions and the person's votes.
+
+    Raises NotFound or NotAllowed.
+    """
     get_chat(session, chat_id, owner_id=user_id)
-    path = current_path(session, chat_id)
-    votes = votes_of(session, user_id, [message.id for message in path])
+    path = current_places(session, chat_id, through)
+    votes = votes_of(session, user_id, [place.message.id for place in path])
     names = {version.id: version.name for version in list_versions(session)}
     return [
         Turn(
-            message,
-            version=names.get(message.model_version_id or ""),
-            vote=votes.get(message.id),
+            place.message,
+            version=names.get(place.message.model_version_id or ""),
+            vote=votes.get(place.message.id),
+            alternatives=place.alternatives,
         )
-        for message in path
+        for place in path
     ]
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from app.api.shapes import RunOut
 from app.pages.dashboard import run_panel, run_table
-from app.pages.transcript import Turn, chat_list, chatbot_messages, notice, plain_markdown, reply_bar
+from app.pages.sidebar import chat_list
+from app.pages.transcript import Turn, chatbot_messages, notice, plain_markdown, reply_bar
 from app.pages.vote_details import OfferedTags
 from storage.tables import Chat, Message, Vote
 
@@ -146,3 +147,27 @@ def test_progress_bar_without_a_share_waits(progress: dict[str, Any]) -> None:
 def test_reasons_of_runs_are_escaped() -> None:
     over = run(state="failed", reason=HOSTILE)
     assert "<script" not in run_panel(over) + run_table([over])
+
+
+def test_alternatives_lead_to_their_neighbours_and_no_further() -> None:
+    message = reply(id="b")
+    ids = ["a", "b", "c"]
+    middle = reply_bar(Turn(message, alternatives=ids))
+    assert 'data-show="a"' in middle
+    assert 'data-show="c"' in middle
+    assert ">2/3<" in middle
+    first = reply_bar(Turn(message, alternatives=ids[1:]))
+    assert first.count("data-show") == 1
+    assert first.count(" disabled") == 1
+    assert "tl-alternatives" not in reply_bar(Turn(message, alternatives=["b"]))
+
+
+def test_nobody_leaves_a_reply_under_way_for_another_branch() -> None:
+    sent = Message(id="q", chat_id="c", role="user", content="Hi")
+    turns = [
+        Turn(sent, alternatives=["p", "q"]),
+        Turn(reply(id="b", state="streaming", content=""), alternatives=["a", "b"]),
+    ]
+    assert "data-show" not in str(chatbot_messages(turns))
+    turns[1].message.state = "complete"
+    assert str(chatbot_messages(turns)).count("data-show") == 2
