@@ -19,6 +19,7 @@ from app.reply_ends import ReplyEnds
 from app.serving.backend import Sampling
 from app.serving.deployments import Deployments
 from app.shortening import messages_left_out
+from app.tracing import Tracing
 from storage import chats
 from storage.database import Database
 from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
@@ -48,6 +49,7 @@ class ChatService:
         deployments: Deployments,
         settings: Settings,
         metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
         self._database = database
@@ -58,7 +60,7 @@ class ChatService:
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
         self._closed = False
-        self._ends = ReplyEnds(database, self._metrics, self._under_way, self._release)
+        self._ends = ReplyEnds(database, self._metrics, self._under_way, self._release, tracing)
 
     def default_sampling(self) -> Sampling:
         """Sampling as the settings have it."""

@@ -17,6 +17,7 @@ from sqlmodel import Session
 from app.live_reply import LiveReply
 from app.metrics import Metrics
 from app.serving.backend import Item, ReplyEnd
+from app.tracing import Tracing
 from storage import chats
 from storage.database import Database
 from storage.errors import Busy, NotStored, ThumbloopError
@@ -41,11 +42,13 @@ class ReplyEnds:
         metrics: Metrics,
         under_way: Callable[[], Sequence[LiveReply]],
         over: Callable[[str, str], object],
+        tracing: Tracing | None,
     ) -> None:
         self._database = database
         self._metrics = metrics
         self._under_way = under_way
         self._over = over
+        self._tracing = tracing
         self._look_at = 0.0
         self._threads = ThreadPoolExecutor(THREADS, "reply-end")
 
@@ -87,6 +90,8 @@ class ReplyEnds:
                     timings={**end.timings, "prompt_tokens": end.prompt_tokens},
                 )
                 self._metrics.reply_ended(end)
+                if self._tracing is not None:
+                    self._tracing.reply_ended(reply.model_version, end)
         except Exception:
             log.exception("The reply %s could not be saved.", reply.message_id)
             error = ThumbloopError("The reply could not be saved; see the server's log.")

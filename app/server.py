@@ -113,6 +113,8 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     # Not mounted: a mount at "/" would also take what a router knows under another method (405).
     guard = PageGuard(pages, parts.database, settings, head=[options.get("head", "")])
     app.router.default = _PagesOnly(guard)
+    if parts.tracing is not None:
+        parts.tracing.watch(app)
     return app
 
 

@@ -18,6 +18,7 @@ from app.serving.external import ExternalBackend
 from app.serving.local import LocalBackend
 from app.serving.turns import DeviceTurns
 from app.standing import Standing
+from app.tracing import Tracing
 from app.webhook import WebhookSender
 from storage import chats, model_versions, training_runs
 from storage.artifacts import Artifacts
@@ -52,6 +53,7 @@ class Services:
     metrics: Metrics
     webhook: WebhookSender
     housekeeping: Housekeeping
+    tracing: Tracing | None
 
     def start(self) -> None:
         """Tidy up after a server that was killed, serve the deployed version, then see to training.
@@ -83,6 +85,8 @@ class Services:
         self.backend.close()
         self.webhook.stop()
         self.housekeeping.stop()
+        if self.tracing is not None:
+            self.tracing.stop()
         self.database.close()
 
     def _sweep(self) -> None:
@@ -100,6 +104,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
 
     Raises BadSetting, ModelUnavailable, NotReady, and Conflict for a database of another base model.
     """
+    tracing = Tracing() if settings.opentelemetry else None
     database = open_database(settings)
     try:
         source = _find_model(settings, progress)
@@ -131,12 +136,13 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         backend=backend,
         deployments=deployments,
         turns=turns,
-        chat_service=ChatService(database, deployments, settings, metrics),
+        chat_service=ChatService(database, deployments, settings, metrics, tracing),
         schedule=Schedule(database, settings),
         dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
         metrics=metrics,
         webhook=WebhookSender(database, settings),
         housekeeping=Housekeeping(database, settings),
+        tracing=tracing,
     )
 
 

@@ -65,6 +65,12 @@ class Settings(TrainingSettings):
         "Empty: only admins may.",
     )
 
+    opentelemetry: bool = Field(
+        False,
+        description="Send traces of requests and replies by OTLP over HTTP to where the OTEL_ variables say "
+        "(pip install 'thumbloop[opentelemetry]').",
+    )
+
     # What is forgotten
     retention_days: int = Field(
         0, ge=0, description="Days without a message after which a chat is erased. 0: never."

@@ -7,10 +7,12 @@ address or the key: whoever chats may read them.
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import httpx
 
 from app.retry_after import seconds_to_wait
@@ -25,6 +27,29 @@ CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 4.0
 RETRY_AFTER_SECONDS = 5
 SHOWN_CHARS = 300
+# For what comes after the last word of a stream: with it read, the connection serves the next request.
+END_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer of the server."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def text(self) -> str:
+        return self.body.decode(errors="replace")
+
+    def json(self) -> Any:
+        """Raises ValueError."""
+        return json.loads(self.body)
 
 
 class ModelServer:
@@ -34,12 +59,8 @@ class ModelServer:
         """`silence_seconds` is the longest wait for an answer's first byte of content, and for the next."""
         self._key = api_key
         self._silence = silence_seconds
-        self._client = httpx.AsyncClient(
-            base_url=f"{base_url.rstrip('/')}/",
-            headers={"User-Agent": "Thumbloop"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS),
-        )
+        self._base_url = base_url.rstrip("/")
+        self._opened: aiohttp.ClientSession | None = None
 
     async def models(self, seconds: float) -> list[dict[str, Any]]:
         """What it serves, each with its `id`; the whole answer has to come within that time."""
@@ -57,12 +78,12 @@ class ModelServer:
 
     async def send(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float | None = None
-    ) -> httpx.Response:
+    ) -> Answer:
         """The whole answer, whatever its status; raises Busy if none came."""
         limit = seconds or self._silence
         with _transport_errors(limit):
-            async with asyncio.timeout(limit):
-                return await self._client.request(method, path, json=body)
+            async with asyncio.timeout(limit), self._request(method, path, body) as response:
+                return await _whole(response)
 
     async def chat(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of a chat completion as they come. Close it early and the server hears of it.
@@ -82,6 +103,7 @@ class ModelServer:
                     patience.reschedule(now() + self._silence)
                     data = line.removeprefix(b"data:").strip()
                     if data == b"[DONE]":
+                        await _to_the_end(response)
                         return
                     chunk = _chunk(data)
                     if chunk.get("error"):
@@ -92,17 +114,18 @@ class ModelServer:
             raise Busy("The model server ended in the middle of a reply.", code=FAILED)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._opened is not None:
+            await self._opened.close()
 
-    def refusal(self, response: httpx.Response) -> ThumbloopError:
-        """The error that an answer without success stands for. The answer was read."""
-        said, status = f"{response.status_code}: {self.said(response)}", response.status_code
+    def refusal(self, response: Answer) -> ThumbloopError:
+        """The error that an answer without success stands for."""
+        said, status = f"{response.status}: {self.said(response)}", response.status
         if status in (401, 403):  # what it says may repeat the key
             return NotReady(
                 f"The model server refuses our key ({status}); set THUMBLOOP_OPENAI_API_KEY.",
                 code="model_server_key",
             )
-        retry_after = math.ceil(seconds_to_wait(response.headers.get("retry-after")))
+        retry_after = math.ceil(seconds_to_wait(response.headers.get("Retry-After")))
         if status == 429 or (status == 503 and retry_after):
             return Busy(
                 f"The model server has too much to do ({said}).",
@@ -126,7 +149,7 @@ class ModelServer:
             code="not_openai",
         )
 
-    def said(self, response: httpx.Response) -> str:
+    def said(self, response: Answer) -> str:
         """What an error says for people, in any of the shapes that servers give it."""
         try:
             return self._text(response.json())
@@ -141,27 +164,67 @@ class ModelServer:
         return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
 
     @asynccontextmanager
-    async def _open(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
-        request = self._client.build_request("POST", "chat/completions", json=body)
-        response = await self._client.send(request, stream=True)
+    async def _open(self, body: dict[str, Any]) -> AsyncIterator[aiohttp.StreamReader]:
+        async with self._request("POST", "chat/completions", body) as response:
+            if not 200 <= response.status < 300:
+                raise self.refusal(await _whole(response))
+            yield response.content
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, body: dict[str, Any] | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """What is not read to its end ends the connection: so the server hears that nobody listens."""
+        response = await self._session().request(
+            method, f"{self._base_url}/{path}", json=body, allow_redirects=False
+        )
         try:
-            if not response.is_success:
-                await response.aread()
-                raise self.refusal(response)
             yield response
         finally:
-            await response.aclose()
+            if not response.content.at_eof():
+                response.close()
+            response.release()
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._opened is None:  # here, because it belongs to the loop that runs now
+            headers = {"User-Agent": "Thumbloop"}
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    # With httpx's certificates: slim images have none of their own.
+                    ssl=httpx.create_ssl_context() if self._base_url.startswith("https:") else True,
+                    limit=0,
+                    keepalive_timeout=IDLE_SECONDS,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
+                trust_env=True,
+            )
+        return self._opened
 
 
-async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    # Not httpx's `aiter_lines`: it also ends a line at U+2028, which JSON may hold as it is.
+async def _whole(response: aiohttp.ClientResponse) -> Answer:
+    return Answer(response.status, response.headers, await response.read())
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    # Not the reader's own lines, which have a longest length.
     rest = b""
-    async for received in response.aiter_bytes():
+    async for received in content.iter_any():
         *lines, rest = (rest + received).split(b"\n")
         for line in lines:
             yield line
     if rest:
         yield rest
+
+
+async def _to_the_end(content: aiohttp.StreamReader) -> None:
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in content.iter_any():
+                pass
 
 
 def _chunk(data: bytes) -> dict[str, Any]:
@@ -179,18 +242,25 @@ def _transport_errors(seconds: float) -> Iterator[None]:
     """Turns what goes wrong on the way into Busy."""
     try:
         yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise Busy(
+            f"The model server cannot be reached ({_why(error)}): start it, or set "
+            f"THUMBLOOP_OPENAI_BASE_URL.",
+            code=FAILED,
+        ) from error
     except TimeoutError as error:
         raise Busy(
             f"The model server was silent for {seconds:g} s (openai_timeout_seconds).",
             code="model_server_silent",
         ) from error
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise Busy(
-            f"The model server cannot be reached ({error or 'no connection in time'}): start it, or set "
-            f"THUMBLOOP_OPENAI_BASE_URL.",
-            code=FAILED,
-        ) from error
-    except httpx.TransportError as error:
+    except aiohttp.ClientError as error:
         raise Busy(
             f"The connection to the model server broke ({type(error).__name__}).", code=FAILED
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """Without the address, which whoever chats need not know."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or "no connection"
+    return f"no connection within {CONNECT_SECONDS:g} s"

@@ -8,10 +8,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from app.serving.backend import ServedVersion
-from app.serving.openai_server import ModelServer
+from app.serving.openai_server import Answer, ModelServer
 from storage.errors import ArtifactRefused, Busy, Conflict
 
 OWNER = "vllm"  # in its list of models
@@ -43,7 +41,7 @@ async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -
             code="adapters_not_loadable",
         )
     refusal = server.refusal(answer)
-    if answer.status_code in (401, 403) or (isinstance(refusal, Busy) and answer.status_code != 500):
+    if answer.status in (401, 403) or (isinstance(refusal, Busy) and answer.status != 500):
         raise refusal
     raise ArtifactRefused(
         f"The model server refuses {version.name} ({folder}): {server.said(answer)}. It has to see the "
@@ -55,7 +53,7 @@ async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -
 async def unload_adapter(server: ModelServer, name: str) -> None:
     """Free the adapter; one that is not there is fine."""
     answer = await server.send("POST", "unload_lora_adapter", {"lora_name": name})
-    if not answer.is_success and answer.status_code != 404:
+    if not answer.is_success and answer.status != 404:
         raise server.refusal(answer)
 
 
@@ -65,8 +63,8 @@ async def loads_adapters(server: ModelServer, seconds: float) -> bool:
     return not _has_no_route(await server.send("POST", "load_lora_adapter", nothing, seconds=seconds))
 
 
-def _has_no_route(answer: httpx.Response) -> bool:
-    return answer.status_code in (404, 405, 501)
+def _has_no_route(answer: Answer) -> bool:
+    return answer.status in (404, 405, 501)
 
 
 def _folder(version: ServedVersion) -> Path:

@@ -1,0 +1,119 @@
+"""Spans of requests and replies, as a collector of OpenTelemetry's protocol receives them."""
+
+import gzip
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from app.tracing import Tracing
+from storage.errors import BadSetting
+from tests.live_server import LiveServer, free_port
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SECRET = "nobody-shall-read-this"
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """A server that keeps what it is sent."""
+    received: list[bytes] = []
+
+    class Keeping(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            packed = self.headers.get("Content-Encoding") == "gzip"
+            received.append(gzip.decompress(body) if packed else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Keeping)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", received
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def ask(server: LiveServer, **headers: str) -> None:
+    with server.client("user") as client:
+        answer = client.post(
+            f"/v1/chat/completions?q={SECRET}",
+            json={"model": "deployed", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 4},
+            headers=headers,
+        )
+        assert answer.status_code == 200, answer.text
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+def test_a_reply_is_a_span_below_its_request_and_no_text_is_sent(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collector() as (address, received):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "our-chat")
+        server = LiveServer({"data_dir": tmp_path / "data", "model": str(tiny_model), "opentelemetry": True})
+        server.start()
+        try:
+            given = {"traceparent": f"00-{TRACE}-{CALLER}-01", "X-Request-ID": "request-7"}
+            ask(server, **given)
+            assert server.stop() == 0
+        finally:
+            server.close()
+    assert SECRET.encode() not in b"".join(received)
+    resources = [
+        one for body in received for one in ExportTraceServiceRequest.FromString(body).resource_spans
+    ]
+    names = {
+        a.value.string_value for one in resources for a in one.resource.attributes if a.key == "service.name"
+    }
+    assert names == {"our-chat"}
+    spans = [span for one in resources for scope in one.scope_spans for span in scope.spans]
+    assert not [span for span in spans if "readyz" in span.name]
+    (request,) = [span for span in spans if span.name == "POST /v1/chat/completions"]
+    (reply,) = [span for span in spans if span.name == "reply"]
+    assert request.trace_id.hex() == reply.trace_id.hex() == TRACE
+    assert (request.parent_span_id.hex(), reply.parent_span_id) == (CALLER, request.span_id)
+    header = next(a for a in request.attributes if a.key == "http.response.header.x_request_id")
+    assert "request-7" in str(header.value)
+    told = {a.key: a.value for a in reply.attributes}
+    assert told["gen_ai.response.model"].string_value == "v1"
+    assert 1 <= told["gen_ai.usage.output_tokens"].int_value <= 4
+    assert told["gen_ai.usage.input_tokens"].int_value > 4
+    times = [reply.start_time_unix_nano, *(event.time_unix_nano for event in reply.events)]
+    assert [event.name for event in reply.events] == ["left the line", "first token"]
+    assert times == sorted(times)
+    assert times[-1] <= reply.end_time_unix_nano
+
+
+def test_replies_come_and_the_server_ends_while_the_collector_is_away(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    server = LiveServer({"data_dir": tmp_path / "data", "model": str(tiny_model), "opentelemetry": True})
+    server.start()
+    try:
+        ask(server)
+        assert server.stop() == 0
+    finally:
+        server.close()
+
+
+def test_without_the_packages_the_setting_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(BadSetting, match=r"pip install 'thumbloop\[opentelemetry\]'"):
+        Tracing()
