@@ -224,6 +224,8 @@ class _Followers:
         """A process that was ended makes others fail, so that it counts before what those say."""
         of_all = f"of {self.meeting.processes}"
         for number, process in enumerate(self._processes, start=2):
+            if wait([process.sentinel], timeout=0):
+                process.join(NOTICED_WITHIN)  # a sentinel tells of an end a moment before there is a code
             if process.exitcode is not None and process.exitcode < 0:
                 return ProcessLost(
                     f"Process {number} {of_all} was ended by {signal.Signals(-process.exitcode).name} in "
