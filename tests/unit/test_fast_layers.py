@@ -152,3 +152,43 @@ def test_attention_in_bf16_is_near_that_in_fp32() -> None:
     exact = attend(query, key, value)
     for ours, theirs in zip(attend(query, key, value.bfloat16()), exact, strict=True):
         assert (ours.float() - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_what_layers_read_is_converted_once_and_never_mixed_up() -> None:
+    model = with_lora(LlamaConfig(**SMALL)).to(torch.bfloat16)
+    layers = [module for name, module in model.named_modules() if name.endswith(("q_proj", "k_proj"))][:2]
+    draw = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(1, 5, 32, generator=draw) for _ in range(2))
+
+    def results() -> list[torch.Tensor]:
+        with torch.no_grad():
+            found = [layer(x.clone()) for x in (one, other) for layer in layers]
+        return [result.float() for result in found]
+
+    def shared() -> list[torch.Tensor]:
+        found = [layer(x).detach().float() for x in (one, other) for layer in layers]
+        one.add_(1.0)
+        return found
+
+    for _ in range(2):  # the second time one of them has changed in place
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = results()
+        with fast_layers(model):
+            found = shared()
+        for ours, theirs in zip(found, expected, strict=True):
+            assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize(("keys", "kept"), [(300, True), (301, False)])
+def test_a_long_softmax_is_not_kept(keys: int, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_attention, "KEPT_KEYS", 300)
+    saved: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    leaves = [torch.randn(1, 1, keys, 4, requires_grad=True) for _ in range(3)]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        fast_attention.attention(nn.Module(), *leaves, attention_mask=None, scaling=0.3)
+    assert (sum(saved) > keys * keys / 2) == kept
