@@ -180,8 +180,8 @@ class ChatPage:
     def on_show(self, view: View, event: gr.EventData, request: gr.Request) -> Update:
         """Show the branch with that message."""
         before = view.through
-        identity = self._identify(view, request)
         try:
+            identity = self._identify(view, request)
             view.through = str(event.message)
             return self._screen(view, identity)
         except ThumbloopError as error:

@@ -167,7 +167,9 @@ def test_what_layers_read_is_converted_once_and_never_mixed_up() -> None:
 
     def shared() -> list[torch.Tensor]:
         found = [layer(x).detach().float() for x in (one, other) for layer in layers]
-        one.add_(1.0)
+        other.add_(1.0)
+        changed = layers[0](other).detach().float()
+        assert (changed - found[2]).norm() > 0.1 * found[2].norm(), "what changed in place is converted anew"
         return found
 
     for _ in range(2):  # the second time one of them has changed in place
