@@ -29,6 +29,12 @@ def send_and_wait(page: Page, text: str) -> None:
     expect(page.locator("[data-message]")).to_have_count(before + 1)
 
 
+def new_chat(page: Page) -> None:
+    """Open a new chat and wait until the last one's replies are gone: `send_and_wait` counts from there."""
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator("[data-message]")).to_have_count(0)
+
+
 def stop_button(page: Page) -> Locator:
     return page.get_by_role("button", name="Stop")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from storage.settings import DEFAULT_MODEL
-from tests.browser.chatting import send_and_wait, thumb
+from tests.browser.chatting import new_chat, send_and_wait, thumb
 from tests.browser.conftest import FLAGS, chromium_path
 from tests.integration.loop import chat_once, vote
 from tests.live_server import LiveServer
@@ -80,8 +80,7 @@ def take_chat(page: Page, server: LiveServer) -> None:
     """Two chats in the list, one of them open with a vote of each kind."""
     page.goto(f"{server.url}/?chat=new")
     send_and_wait(page, "Suggest a name for a small book shop by the sea.")
-    page.get_by_role("button", name="New chat").click()
-    expect(page.locator("[data-message]")).to_have_count(0)
+    new_chat(page)
     send_and_wait(page, "What should I look at in the night sky this week?")
     thumb(page, "Dislike").click()
     send_and_wait(page, "Please say it in one sentence.")

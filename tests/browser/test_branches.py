@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.chatting import box, chat_id, expect_vote, send_and_wait, stored_messages, thumb
+from tests.browser.chatting import box, chat_id, expect_vote, new_chat, send_and_wait, stored_messages, thumb
 from tests.browser.conftest import OpenPage
 from tests.live_server import LiveServer
 
@@ -94,7 +94,7 @@ def test_another_chat_is_opened_at_its_newest_message(chat_server: LiveServer, o
     arrow(page, "Earlier reply").click()
     expect(page.get_by_text("1/2", exact=True)).to_be_visible()
     first_chat = chat_id(page)
-    page.get_by_role("button", name="New chat").click()
+    new_chat(page)
     send_and_wait(page, "Something else")
     page.locator(f'[data-chat="{first_chat}"]').click()
     expect(page.locator(f'[data-message="{second}"]')).to_be_visible()

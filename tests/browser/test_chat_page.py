@@ -12,6 +12,7 @@ from tests.browser.chatting import (
     box,
     chat_id,
     expect_vote,
+    new_chat,
     reply_text,
     send,
     send_and_wait,
@@ -147,7 +148,7 @@ def test_chats_are_listed_opened_and_kept(chat_server: LiveServer, open_page: Op
     page = open_page(chat_server.url)
     send_and_wait(page, "About <b>rivers</b> ${1+1} {{this}}")
     rivers = chat_id(page)
-    page.get_by_role("button", name="New chat").click()
+    new_chat(page)
     expect(page.get_by_role("heading", name="What would you like to talk about?")).to_be_visible()
     send_and_wait(page, "About mountains")
     assert chat_id(page) != rivers
@@ -176,7 +177,7 @@ def test_reply_goes_on_while_another_chat_is_open(talkative_server: LiveServer, 
     send(page, "A long story")
     expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
     story = chat_id(page)
-    page.get_by_role("button", name="New chat").click()
+    new_chat(page)
     expect(page.locator(".message-row")).to_have_count(0)
     send(page, "Another")
     expect(page.locator(".user-row")).to_have_text("Another")

@@ -9,6 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.chatting import (
     box,
     chat_id,
+    new_chat,
     send,
     send_and_wait,
     stop_button,
@@ -111,7 +112,7 @@ def test_editing_is_left_with_its_button_and_with_its_chat(
     assert stored_texts(page, chat_server) == ["Hello"]
 
     pencil(page).click()
-    page.get_by_role("button", name="New chat").click()
+    new_chat(page)
     expect(banner(page)).not_to_be_visible()
     expect(box(page)).to_have_value("")
     send_and_wait(page, "Another chat")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.chatting import chat_id, expect_vote, send, send_and_wait, stored_messages, thumb
+from tests.browser.chatting import chat_id, expect_vote, new_chat, send, send_and_wait, stored_messages, thumb
 from tests.browser.conftest import OpenPage
 from tests.live_server import LiveServer, wait_until
 
@@ -197,8 +197,7 @@ def test_consent_is_the_chats_own(page: Page, chat_server: LiveServer) -> None:
     if page.get_by_role("button", name="Chats").is_visible():
         page.get_by_role("button", name="Chats").click()
         expect(page.get_by_role("button", name="New chat")).to_be_in_viewport(ratio=1)
-    page.get_by_role("button", name="New chat").click()
-    expect(page.locator("[data-message]")).to_have_count(0)
+    new_chat(page)
     expect(switch).to_be_checked()  # each chat has its own
     switch.uncheck()
     send_and_wait(page, "Not for training")
