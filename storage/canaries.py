@@ -6,11 +6,16 @@ between versions in the middle of a chat, and every process and restart agrees. 
 
 import hashlib
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage import audit
 from storage.canary_table import Canary
-from storage.tables import Chat, ModelVersion, now
+from storage.tables import Chat, ModelVersion, Table, now
+
+_canaries = Table.metadata.tables["canary"]
+# Made once: every new chat asks.
+_FIND_OPEN = sa.select(_canaries.c.id, _canaries.c.share).where(_canaries.c.ended_at.is_(None))
 
 
 def open_canary(session: Session) -> Canary | None:
@@ -20,7 +25,8 @@ def open_canary(session: Session) -> Canary | None:
 
 def choose_canary(session: Session, key: str) -> str | None:
     """The id of the canary under way if it gets this chat, or whatever else the key names."""
-    canary = open_canary(session)
+    session.flush()  # a plain statement does not see what the session has still to write
+    canary = session.connection().execute(_FIND_OPEN).one_or_none()
     return canary.id if canary is not None and is_chosen(canary.id, key, canary.share) else None
 
 

@@ -13,9 +13,21 @@ from sqlmodel import Session, col, select
 from storage.canaries import choose_canary
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from storage.ids import is_id
-from storage.tables import Chat, Message, now
+from storage.tables import Chat, Message, Table, now
 
 TITLE_LENGTH = 60
+
+_chat_table, _message_table = Table.metadata.tables["chat"], Table.metadata.tables["message"]
+# Plain statements, made once: each reply begins and ends with them.
+_ADD_CHAT = sa.insert(_chat_table)
+_ADD_MESSAGE = sa.insert(_message_table)
+_ENDS = ("content", "state", "finish_reason", "token_ids", "timings")
+_FINISH = (
+    sa.update(_message_table)
+    .where(_message_table.c.id == sa.bindparam("reply_id"), _message_table.c.state == "streaming")
+    .values({name: sa.bindparam(f"new_{name}", type_=_message_table.c[name].type) for name in _ENDS})
+    .returning(_message_table)
+)
 
 
 @dataclass(frozen=True)
@@ -164,8 +176,9 @@ def add_chat(session: Session, chat: Chat, path: Sequence[Message]) -> None:
     The objects stay outside of the session, so that this can run again after it was rolled back.
     """
     chat.title = chat.title or _title(path[-1].content)
-    session.execute(sa.insert(Chat), [chat.model_dump()])
-    session.execute(sa.insert(Message), [message.model_dump() for message in path])
+    connection = session.connection()
+    connection.execute(_ADD_CHAT, chat.model_dump())
+    connection.execute(_ADD_MESSAGE, [message.model_dump() for message in path])
 
 
 def begin_reply(
@@ -196,8 +209,8 @@ def begin_reply(
         sampling=sampling,
         messages_left_out=messages_left_out,
     )
-    session.add(reply)
-    session.flush()
+    session.flush()  # a plain statement does not see what the session has still to write
+    session.connection().execute(_ADD_MESSAGE, reply.model_dump())
     return reply
 
 
@@ -210,23 +223,21 @@ def finish_reply(
     finish_reason: str,
     token_ids: list[int] | None,
     timings: dict[str, Any] | None,
-    sampling: dict[str, Any] | None = None,
 ) -> Message:
     """Store the end of a reply; a reply that is not streaming any more keeps what it has."""
-    # Locked: what is being erased meanwhile must not be written over (PostgreSQL; SQLite has one writer).
-    reply = session.get_one(Message, message_id, with_for_update=True, populate_existing=True)
-    if reply.state != "streaming":
-        return reply
-    reply.content = content.replace("\x00", "")  # PostgreSQL has no NUL in text
-    reply.state = state
-    reply.finish_reason = finish_reason
-    reply.token_ids = token_ids
-    reply.timings = timings
-    if sampling is not None:
-        reply.sampling = sampling
-    session.add(reply)
-    session.flush()
-    return reply
+    session.flush()  # a plain statement does not see what the session has still to write
+    ends = {
+        "content": content.replace("\x00", ""),  # PostgreSQL has no NUL in text
+        "state": state,
+        "finish_reason": finish_reason,
+        "token_ids": token_ids,
+        "timings": timings,
+    }
+    named = {f"new_{name}": value for name, value in ends.items()}
+    row = session.connection().execute(_FINISH, {"reply_id": message_id, **named}).one_or_none()
+    if row is None:
+        return session.get_one(Message, message_id, populate_existing=True)
+    return Message(**row._mapping)
 
 
 def current_path(session: Session, chat_id: str, through: str | None = None) -> list[Message]:

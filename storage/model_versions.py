@@ -5,12 +5,20 @@ v1 is the base model. The open row of `deployment` is the alias `deployed`; roll
 
 from typing import Any
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage import audit, canaries
 from storage.errors import Conflict, NotFound
-from storage.tables import Deployment, ModelVersion, now
+from storage.tables import Deployment, ModelVersion, Table, now
 from storage.training_runs import owned_run
+
+# Made once: every reply asks.
+_OPEN = col(Deployment.ended_at).is_(None)
+_FIND_DEPLOYED = select(ModelVersion).join(
+    Deployment, (col(Deployment.version_id) == ModelVersion.id) & _OPEN
+)
+_FIND_DEPLOYED_ID = sa.select(Table.metadata.tables["deployment"].c.version_id).where(_OPEN)
 
 
 def ensure_base(session: Session, base_model: str) -> ModelVersion:
@@ -124,8 +132,14 @@ def deployed_version(session: Session) -> ModelVersion:
 
 def find_deployed(session: Session) -> ModelVersion | None:
     """As `deployed_version`; None before the first start."""
-    is_open = (col(Deployment.version_id) == ModelVersion.id) & col(Deployment.ended_at).is_(None)
-    return session.exec(select(ModelVersion).join(Deployment, is_open)).first()
+    return session.exec(_FIND_DEPLOYED).first()
+
+
+def deployed_id(session: Session) -> str | None:
+    """The id of the deployed version, at a third of the price; None before the first start."""
+    session.flush()  # a plain statement does not see what the session has still to write
+    found: str | None = session.connection().execute(_FIND_DEPLOYED_ID).scalar_one_or_none()
+    return found
 
 
 def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> ModelVersion:

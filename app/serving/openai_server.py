@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.request import getproxies
 
 import aiohttp
 import httpx
@@ -200,7 +201,7 @@ class ModelServer:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
-                trust_env=True,
+                trust_env=bool(getproxies()),  # where it trusts, it reads the environment at each request
             )
         return self._opened
 
