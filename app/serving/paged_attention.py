@@ -7,13 +7,13 @@ the keys of each reply are gathered into a row of their own: 16 replies get a th
 
 import itertools
 import threading
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as attend
 from transformers import AttentionInterface
 from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "thumbloop_paged"
 FULL_ATTENTION = "full_attention"
@@ -45,20 +45,15 @@ def paged_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     if kwargs["max_length_q"] == 1 and kwargs["read_index"][0].numel():
-        rows = _rows_of_this_step(kwargs, query.dtype)
+        rows = _made_once(_Rows, kwargs, query.dtype, 1)
         kwargs["read_index"] = [rows.index]
         key, value = cache.update(key, value, module.layer_idx, kwargs)
         return _attend_in_rows(query, key, value, rows, scaling), None
-    keys_written = key.shape[2]
+    pieces = _made_once(_Pieces, kwargs, query.dtype, query.shape[1] // key.shape[1])
     key, value = cache.update(key, value, module.layer_idx, kwargs)
-    query_ends = kwargs["cu_seq_lens_q"].tolist()
-    # Nothing earlier is read where every request is at its beginning; the keys are then the queries' own.
-    key_ends = query_ends if key.shape[2] == keys_written else kwargs["cu_seq_lens_k"].tolist()
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     outputs = [
-        _attend_causally(query[:, :, q0:q1], key[:, :, k0:k1], value[:, :, k0:k1], scaling)
-        for q0, q1, k0, k1 in zip(query_ends, query_ends[1:], key_ends, key_ends[1:], strict=False)
+        _attend_in_a_piece(query[:, :, queries], key[:, :, keys], value[:, :, keys], mask, scaling)
+        for queries, keys, mask in pieces.all
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
@@ -66,7 +61,7 @@ def paged_attention(
 class _Rows:
     """Where the keys of each reply lie, as equally long rows, while every reply decodes one token."""
 
-    def __init__(self, kwargs: dict[str, Any], dtype: torch.dtype) -> None:
+    def __init__(self, kwargs: dict[str, Any], dtype: torch.dtype, _groups: int) -> None:
         ends = kwargs["cu_seq_lens_k"][FULL_ATTENTION].tolist()
         lengths = [end - start for start, end in itertools.pairwise(ends)]
         pieces = kwargs["read_index"][0].split(lengths)
@@ -80,16 +75,38 @@ class _Rows:
             self.mask.masked_fill_(~own[:, None, None], -torch.inf)
 
 
+class _Pieces:
+    """Whose queries and keys are where, while some replies read their prompts.
+
+    `all` has for each the two slices and a mask of (groups × queries, keys) to add to the scores; None where
+    the queries read nothing but themselves.
+    """
+
+    def __init__(self, kwargs: dict[str, Any], dtype: torch.dtype, groups: int) -> None:
+        query_ends = itertools.pairwise(kwargs["cu_seq_lens_q"].tolist())
+        key_ends = itertools.pairwise(kwargs["cu_seq_lens_k"][FULL_ATTENTION].tolist())
+        self.all: list[tuple[slice, slice, torch.Tensor | None]] = []
+        for (q0, q1), (k0, k1) in zip(query_ends, key_ends, strict=True):
+            queries, keys, mask = q1 - q0, k1 - k0, None
+            if keys > queries:
+                later = torch.ones(queries, keys, dtype=torch.bool).triu(keys - queries + 1)
+                mask = torch.zeros(queries, keys, dtype=dtype).masked_fill_(later, -torch.inf)
+                mask = mask.repeat(groups, 1)
+            self.all.append((slice(q0, q1), slice(k0, k1), mask))
+
+
 _this_step = threading.local()  # every engine computes in a thread of its own
 
+Plan = TypeVar("Plan", _Rows, _Pieces)
 
-def _rows_of_this_step(kwargs: dict[str, Any], dtype: torch.dtype) -> _Rows:
+
+def _made_once(kind: type[Plan], kwargs: dict[str, Any], dtype: torch.dtype, groups: int) -> Plan:
     """Made by the first layer of a step for all of them: they get the same list of index tensors."""
     if getattr(_this_step, "index", None) is not kwargs["read_index"]:
-        _this_step.rows = _Rows(kwargs, dtype)
+        _this_step.plan = kind(kwargs, dtype, groups)
         _this_step.index = kwargs["read_index"]
-    rows: _Rows = _this_step.rows
-    return rows
+    plan: Plan = _this_step.plan
+    return plan
 
 
 def _attend_in_rows(
@@ -107,14 +124,19 @@ def _attend_in_rows(
     return output.reshape(1, rows.count, heads, -1)
 
 
-def _attend_causally(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+def _attend_in_a_piece(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
 ) -> torch.Tensor:
-    earlier = key.shape[2] - query.shape[2]
-    if earlier == 0:
-        return attend(query, key, value, is_causal=True, scale=scaling)
-    seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(earlier)
-    return attend(query, key, value, attn_mask=seen, scale=scaling)
+    if mask is None:
+        return attend(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    _, heads, count, width = query.shape
+    # As in rows: the keys are not copied for each of the query heads that share them.
+    query = query.reshape(1, key.shape[1], -1, width)
+    return attend(query, key, value, attn_mask=mask, scale=scaling).view(1, heads, count, -1)
 
 
 AttentionInterface.register(NAME, paged_attention)

@@ -235,15 +235,18 @@ def test_a_model_that_cannot_be_batched_gets_the_plain_engine_and_a_log_line(
 
 
 def test_own_attention_is_that_of_the_library() -> None:
-    """Over prompts in pieces, shared prefixes and decoding, for heads that share keys in threes."""
+    """Over prompts in pieces, shared prefixes and decoding, for heads that share keys in threes.
+
+    The weights are large, so that which token comes next depends on what attention finds.
+    """
     config = LlamaConfig(
-        vocab_size=50, hidden_size=48, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=6, num_key_value_heads=2, head_dim=8,
+        vocab_size=50, hidden_size=48, intermediate_size=32, num_hidden_layers=4,
+        num_attention_heads=6, num_key_value_heads=2, head_dim=8, initializer_range=0.2,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = LlamaForCausalLM(config).eval()
-        prompts = [torch.randint(50, (n,)).tolist() for n in (3, 40, 300, 700)]
+        prompts = [torch.randint(50, (n,)).tolist() for n in (1, 3, 40, 300, 320, 500, 700)]
     trial = try_model(model, BASE, prompts[0])
     results = []
     for own in (True, False):
@@ -252,7 +255,7 @@ def test_own_attention_is_that_of_the_library() -> None:
         model.set_attn_implementation("sdpa" if own else "eager")
         assert suits
         engine = ContinuousEngine(
-            model, trial, end_ids=frozenset(), at_once=4, cache_tokens=4096, sink=news.put
+            model, trial, end_ids=frozenset(), at_once=7, cache_tokens=8192, sink=news.put
         )
         assert (model.config._attn_implementation == paged_attention.NAME) == own
         for number, prompt in enumerate(prompts):
