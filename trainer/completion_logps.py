@@ -1,7 +1,9 @@
 """Log-probabilities of chosen tokens from hidden states, without ever holding the scores of a vocabulary.
 
-Positions go through the output layer in tiles of the vocabulary that stay in the processor's cache;
-the backward pass computes them again. Softmax and sums are in fp32. Knows tensors only.
+Positions go through the output layer in tiles of the vocabulary that stay in the processor's cache. What
+flows back to a hidden state is one vector times a number, so where only those want a gradient the vector is
+made along with the scores; where the output layer is trained, too, the backward pass computes them again.
+Softmax and sums are in fp32. Knows tensors only.
 """
 
 from dataclasses import dataclass
@@ -45,6 +47,10 @@ class OutputLayer:
             found += self.bias[first:last].float()
         return found
 
+    @property
+    def trained(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
     def finish(self, scores: torch.Tensor) -> torch.Tensor:
         """Scale and cap, in place."""
         if self.scale != 1.0:
@@ -67,13 +73,41 @@ def completion_logps(hidden: torch.Tensor, targets: torch.Tensor, output: Output
     shape (positions,).
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        logps: torch.Tensor = _ChosenLogProbability.apply(  # type: ignore[no-untyped-call]
-            hidden, targets, output, output.weight, output.bias
-        )
+        logps: torch.Tensor
+        if output.trained:
+            logps = _TrainedOutput.apply(hidden, targets, output, output.weight, output.bias)  # type: ignore[no-untyped-call]
+        else:
+            logps = _FrozenOutput.apply(hidden, targets, output)  # type: ignore[no-untyped-call]
     return logps
 
 
-class _ChosenLogProbability(torch.autograd.Function):
+class _FrozenOutput(torch.autograd.Function):
+    """∂ log p(t) / ∂ hidden = (1 − p(t))·W(t) − Σ p(i)·W(i) over the other entries i, with the slope of
+    each score where there is one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer) -> torch.Tensor:
+        ctx.format = hidden.dtype
+        hidden = hidden.to(output.weight.dtype)
+        if not ctx.needs_input_grad[0]:
+            chosen, normaliser = _chosen(hidden, targets, output)
+            return chosen - normaliser
+        others = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        chosen, normaliser = _chosen(hidden, targets, output, others)
+        logps = chosen - normaliser
+        # Not a share among the shares: where it is nearly 1, what is left of it would be lost in rounding.
+        left = torch.expm1(logps).neg_().mul_(output.slope(chosen))
+        ctx.save_for_backward(others.neg_().addcmul_(output.weight[targets].float(), left[:, None]))
+        return logps
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (direction,) = ctx.saved_tensors
+        return (direction * gradients[0][:, None]).to(ctx.format), None, None
+
+
+class _TrainedOutput(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -85,23 +119,7 @@ class _ChosenLogProbability(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.format = hidden.dtype
         hidden = hidden.to(output.weight.dtype)
-        chosen = torch.empty(len(targets), device=hidden.device)
-        normaliser = torch.empty_like(chosen)
-        positions, entries = _piece(hidden)
-        vocabulary = len(output.weight)
-        for start in range(0, len(targets), positions):
-            here = slice(start, start + positions)
-            part, wanted = hidden[here], targets[here]
-            whole = torch.full((len(wanted),), -torch.inf, device=hidden.device)
-            for first in range(0, vocabulary, entries):
-                last = min(first + entries, vocabulary)
-                scores = output.finish(output.scores(part, first, last))
-                inside = (wanted >= first) & (wanted < last)
-                column = (wanted - first).clamp(0, last - first - 1)
-                found = scores.gather(1, column[:, None])[:, 0]
-                chosen[here] = torch.where(inside, found, chosen[here])
-                whole = torch.logaddexp(whole, _softmax(scores)[1])
-            normaliser[here] = whole
+        chosen, normaliser = _chosen(hidden, targets, output)
         ctx.save_for_backward(hidden, targets, normaliser)
         ctx.output = output
         return chosen - normaliser
@@ -144,6 +162,43 @@ class _ChosenLogProbability(torch.autograd.Function):
                     if of_bias is not None:
                         of_bias[first:last] += change.sum(0)
         return wanted_gradient.to(ctx.format), None, None, of_weight, of_bias
+
+
+def _chosen(
+    hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer, others: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The targets' scores, and of each position the logarithm of the sum of the exponentials of all scores.
+
+    `others`, zeros of shape (positions, hidden) in fp32, becomes Σ p(i)·slope(i)·W(i) over all entries but
+    the target.
+    """
+    chosen = torch.empty(len(targets), device=hidden.device)
+    normaliser = torch.empty_like(chosen)
+    positions, entries = _piece(hidden)
+    vocabulary = len(output.weight)
+    for start in range(0, len(targets), positions):
+        here = slice(start, start + positions)
+        part, wanted = hidden[here], targets[here]
+        whole = torch.full((len(wanted),), -torch.inf, device=hidden.device)
+        for first in range(0, vocabulary, entries):
+            last = min(first + entries, vocabulary)
+            scores = output.finish(output.scores(part, first, last))
+            inside = (wanted >= first) & (wanted < last)
+            column = (wanted - first).clamp(0, last - first - 1)[:, None]
+            chosen[here] = torch.where(inside, scores.gather(1, column)[:, 0], chosen[here])
+            shares, of_tile = _softmax(scores)
+            before, whole = whole, torch.logaddexp(whole, of_tile)
+            if others is not None:
+                shares.scatter_(1, column, shares.gather(1, column).masked_fill_(inside[:, None], 0))
+                slope = output.slope(scores)
+                if isinstance(slope, torch.Tensor) or slope != 1.0:
+                    shares.mul_(slope)
+                product = shares.to(part.dtype) @ output.weight[first:last]
+                others[here].mul_((before - whole).exp_()[:, None]).addcmul_(
+                    product.float(), (of_tile - whole).exp_()[:, None]
+                )
+        normaliser[here] = whole
+    return chosen, normaliser
 
 
 def _softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
