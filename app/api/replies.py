@@ -35,7 +35,10 @@ class ReplyThreads:
     """Enough threads for every reply that runs or waits."""
 
     def __init__(self, settings: Settings) -> None:
-        self._size = settings.max_concurrent_replies + settings.max_waiting_replies + SPARE_THREADS
+        places = settings.max_concurrent_replies + settings.max_waiting_replies
+        self._size = (
+            2 * places + SPARE_THREADS
+        )  # as many again for those who have none (app/serving/places.py)
         self._limiter: CapacityLimiter | None = None
 
     async def run(self, call: Callable[[], T]) -> T:

@@ -40,14 +40,14 @@ class Slot:
 class Desk:
     """Its methods may be called from any thread and only leave word, except `shut` and `close`.
 
-    `over` is told of each reply that ended: its slot, and the seconds it ran unless it only waited.
+    `over` is told of each reply that ended: its slot, its person, and how many seconds it ran, if it did.
     """
 
     def __init__(
         self,
         at_once: int,
         make_engine: Callable[[Slot], Engine],
-        over: Callable[[Slot, float | None], object],
+        over: Callable[[Slot, str, float | None], object],
     ) -> None:
         self._at_once = at_once
         self._make_engine = make_engine
@@ -171,14 +171,14 @@ class Desk:
             self._admit()
         elif self._line.leave(lambda turn: turn[1] is reply):
             reply.finish("cancelled")
-            self._over(slot, None)
+            self._over(slot, reply.request.person, None)
 
     def _end(self, slot: Slot, reply: Reply, reason: FinishReason, *, over: bool) -> None:
         # The place is free before the reader knows of the end, so that who asks next finds it.
         del slot.running[reply.request.id]
         if slot.engine is not None:
             slot.engine.drop(reply.request.id, over=over)
-        self._over(slot, reply.seconds())
+        self._over(slot, reply.request.person, reply.seconds())
         reply.finish(reason)
 
     def _fail(self, slot: Slot, reply: Reply, why: str, *, over: bool) -> None:
@@ -186,11 +186,11 @@ class Desk:
         del slot.running[reply.request.id]
         if slot.engine is not None:
             slot.engine.drop(reply.request.id, over=over)
-        self._over(slot, None)
+        self._over(slot, reply.request.person, None)
         reply.stream.fail(_failed(why))
 
     def _turn_away(self, slot: Slot, reply: Reply) -> None:
-        self._over(slot, None)
+        self._over(slot, reply.request.person, None)
         reply.stream.fail(stopping() if self._closed else unloaded())
 
     def _watch(self) -> None:
@@ -233,7 +233,7 @@ class Desk:
         slot.engine = engine
         if engine is None:
             for _, reply in self._line.leave(lambda turn: turn[0] is slot):
-                self._over(slot, None)
+                self._over(slot, reply.request.person, None)
                 reply.stream.fail(_failed("the model cannot be started"))
             self._loop.call_later(RETRY_SECONDS, self._rebuild, slot)
         self._admit()
@@ -255,7 +255,7 @@ class Desk:
     def _cut_off(self, slot: Slot) -> None:
         for _, reply in self._line.leave(lambda turn: turn[0] is slot):
             reply.finish("cancelled")
-            self._over(slot, None)
+            self._over(slot, reply.request.person, None)
         for reply in list(slot.running.values()):
             self._end(slot, reply, "cancelled", over=False)
 

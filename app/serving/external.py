@@ -108,11 +108,11 @@ class ExternalBackend:
         person: str = "",
     ) -> ReplyStream:
         asked_at = time.perf_counter()
-        held = self._take_place(version_id)
+        held = self._take_place(version_id, person)
         try:
             prompt = self._ids(messages)
         except BaseException:
-            self._free_place(held)
+            self._free_place(held, person)
             raise
         limit = sampling.max_new_tokens
         if prompt is not None and self._context is not None:
@@ -204,21 +204,21 @@ class ExternalBackend:
             await vllm.load_adapter(self._server, held.version, held.model)
         log.warning("The model server had lost %s; it is loaded again.", held.version.name)
 
-    def _take_place(self, version_id: str) -> Held:
+    def _take_place(self, version_id: str, person: str) -> Held:
         with self._lock:
             held = self._held.get(version_id)
             if held is None:
                 raise NotReady(f"The model version {version_id} is not loaded.", code="not_loaded")
             self._breaker.check()
-            self._places.take()
+            self._places.take(person)
             held.places += 1
             return held
 
-    def _free_place(self, held: Held, seconds: float | None = None) -> None:
+    def _free_place(self, held: Held, person: str, seconds: float | None = None) -> None:
         """`seconds` is how long a reply took, if it ran."""
         with self._lock:
             held.places -= 1
-        self._places.free(seconds)
+        self._places.free(person, seconds)
 
     def _ids(self, messages: Sequence[Mapping[str, str]]) -> list[int] | None:
         if self._tokenizer is None or self._context is None:

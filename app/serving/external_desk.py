@@ -39,11 +39,11 @@ Generate = Callable[[Held, ExternalReply], Coroutine[Any, Any, FinishReason]]
 class ExternalDesk:
     """Its methods may be called from any other thread; `begin` and `cancel` only leave word.
 
-    `over` is told of each reply that ended: its version, and the seconds it ran unless it only waited.
+    `over` is told of each reply that ended: its version, its person, and how many seconds it ran, if it did.
     """
 
     def __init__(
-        self, at_once: int, generate: Generate, over: Callable[[Held, float | None], object]
+        self, at_once: int, generate: Generate, over: Callable[[Held, str, float | None], object]
     ) -> None:
         self._at_once = at_once
         self._generate = generate
@@ -131,7 +131,7 @@ class ExternalDesk:
     def _end(self, held: Held, reply: ExternalReply, task: asyncio.Task[FinishReason]) -> None:
         # The place is free before the reader knows of the end, so that who asks next finds it.
         del self._running[reply]
-        self._over(held, reply.seconds())
+        self._over(held, reply.request.person, reply.seconds())
         if task.cancelled():
             reply.finish("cancelled")
         elif isinstance(error := task.exception(), ThumbloopError):
@@ -144,9 +144,9 @@ class ExternalDesk:
         self._admit()
 
     def _leave(self, held: Held, reply: ExternalReply) -> None:
-        self._over(held, None)
+        self._over(held, reply.request.person, None)
         reply.finish("cancelled")
 
     def _turn_away(self, held: Held, reply: ExternalReply) -> None:
-        self._over(held, None)
+        self._over(held, reply.request.person, None)
         reply.stream.fail(stopping())

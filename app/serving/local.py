@@ -114,11 +114,11 @@ class LocalBackend:
         person: str = "",
     ) -> ReplyStream:
         asked_at = time.perf_counter()
-        slot = self._take_place(version_id)
+        slot = self._take_place(version_id, person)
         try:
             prompt = self._prompt(messages)
         except BaseException:
-            self._free_place(slot)
+            self._free_place(slot, person)
             raise
         limit = min(sampling.max_new_tokens, self._context - len(prompt))
         request = Request(str(next(self._ids)), version_id, person, prompt, sampling, limit, asked_at)
@@ -136,21 +136,21 @@ class LocalBackend:
             self._slots.clear()
         self._desk.close()
 
-    def _take_place(self, version_id: str) -> Slot:
+    def _take_place(self, version_id: str, person: str) -> Slot:
         with self._lock:
             slot = self._slots.get(version_id)
             if slot is None or self._closed:
                 raise NotReady(f"The model version {version_id} is not loaded.", code="not_loaded")
-            self._places.take()
+            self._places.take(person)
             slot.places += 1
             return slot
 
-    def _free_place(self, slot: Slot, seconds: float | None = None) -> None:
+    def _free_place(self, slot: Slot, person: str, seconds: float | None = None) -> None:
         """`seconds` is how long a reply took, if it ran."""
         with self._lock:
             slot.places -= 1
             self._idle.notify_all()
-        self._places.free(seconds)
+        self._places.free(person, seconds)
 
     def _prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         ids = self._tokens(messages)

@@ -133,9 +133,10 @@ def test_places_are_counted_and_come_back_however_a_stream_ends(
     backend = make_external(vllm_server, max_concurrent_replies=1, max_waiting_replies=2)
     vllm_server.script.append(vllm_server.hang_after(1))
     streams = [backend.stream(BASE.id, HELLO, SAMPLING) for _ in range(3)]
-    running, waiting, unbegun = streams
+    running, waiting, *_ = streams
     with pytest.raises(Busy, match="3 replies"):
         backend.stream(BASE.id, HELLO, SAMPLING)
+    streams.append(backend.stream(BASE.id, HELLO, SAMPLING, person="who has none yet"))
     next(iter(running))
     waiting.start()
     asked = len(vllm_server.asked)
@@ -143,7 +144,7 @@ def test_places_are_counted_and_come_back_however_a_stream_ends(
     assert (waiting.end.finish_reason, waiting.end.content) == ("cancelled", "")
     assert len(vllm_server.asked) == asked
     assert not backend.unload(BASE.id)
-    for stream in (running, unbegun):
+    for stream in streams:
         stream.cancel()
         assert stream.end.finish_reason == "cancelled"
     assert reply(backend).content == WHOLE

@@ -193,17 +193,18 @@ def test_places_are_counted_and_come_back_however_a_stream_ends(
 ) -> None:
     backend = make_backend(max_concurrent_replies=1, max_waiting_replies=2)
     streams = [backend.stream(BASE.id, HELLO, ENDLESS) for _ in range(3)]
-    running, waiting, unbegun = streams
+    running, waiting, *_ = streams
     with pytest.raises(Busy, match="3 replies") as busy:
         backend.stream(BASE.id, HELLO, ENDLESS)
     assert 1 <= busy.value.retry_after <= 60
+    streams.append(backend.stream(BASE.id, HELLO, ENDLESS, person="who has none yet"))
     next(iter(running))
     waiting.start()
     waiting.cancel()
     assert waiting.end.finish_reason == "cancelled"
     assert waiting.end.token_ids == []
     assert not backend.unload(BASE.id)
-    for stream in (running, unbegun):
+    for stream in streams:
         stream.cancel()
         assert stream.end.finish_reason == "cancelled"
     assert reply(backend)
