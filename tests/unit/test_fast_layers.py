@@ -181,6 +181,15 @@ def test_what_layers_read_is_converted_once_and_never_mixed_up() -> None:
             assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
+def test_layers_of_two_formats_read_one_input_each_in_its_own() -> None:
+    model = with_lora(LlamaConfig(**SMALL)).to(torch.bfloat16)
+    layers = [module for name, module in model.named_modules() if name.endswith(("q_proj", "k_proj"))][:2]
+    layers[1].base_layer.to(torch.float16)
+    x = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
+    with fast_layers(model):
+        assert [layer(x).dtype for layer in layers] == [torch.bfloat16, torch.float16]
+
+
 @pytest.mark.parametrize(("keys", "kept"), [(300, True), (301, False)])
 def test_a_long_softmax_is_not_kept(keys: int, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_attention, "KEPT_KEYS", 300)
