@@ -193,7 +193,8 @@ def begin_reply(
 ) -> Message:
     """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat.
 
-    Nobody has deleted a `new_chat`, which is stored by the same transaction.
+    Nobody has deleted a `new_chat`, which is stored by the same transaction. The object stays outside of the
+    session.
     """
     if not new_chat:
         # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
@@ -224,7 +225,10 @@ def finish_reply(
     token_ids: list[int] | None,
     timings: dict[str, Any] | None,
 ) -> Message:
-    """Store the end of a reply; a reply that is not streaming any more keeps what it has."""
+    """Store the end of a reply; a reply that is not streaming any more keeps what it has.
+
+    The object of one that was stored now stays outside of the session.
+    """
     session.flush()  # a plain statement does not see what the session has still to write
     ends = {
         "content": content.replace("\x00", ""),  # PostgreSQL has no NUL in text

@@ -17,7 +17,7 @@ def add_reply(
         chats.finish_reply(
             session, reply.id, content=answer, state=state, finish_reason="stop", token_ids=[5, 2], timings={}
         )
-    return reply
+    return session.get_one(Message, reply.id)
 
 
 def add_person_with_reply(session: Session, system_prompt: str = "") -> tuple[User, Chat, Message]:
