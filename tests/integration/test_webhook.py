@@ -125,8 +125,10 @@ def test_whatever_goes_wrong_the_same_delivery_comes_again_until_it_is_taken(
         bodies: dict[str, list[bytes]] = {}
         for told in receiver.received:
             bodies.setdefault(told.id, []).append(told.body)
-        # An answer that never ends is still an answer; all others were asked again.
-        assert sorted(min(len(each), 2) for each in bodies.values()) == [1, 2, 2, 2, 2]
+        # An answer that never ends is still an answer; after each of the others the same was asked again. One
+        # delivery may meet two of them, where its second try comes before another's first.
+        assert len(bodies) == len(answers)
+        assert len(receiver.received) >= len(answers) + len(answers) - 1
         assert all(len(set(each)) == 1 for each in bodies.values())
 
 
