@@ -320,14 +320,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "more targets": (set_key("target_modules", ["q_proj", "v_proj", "down_proj", "o_proj"]), "it lacks"),
     "fewer targets": (set_key("target_modules", ["q_proj"]), "has no place for"),
     "nothing in it": (change_tensors(lambda t: t.clear()), "holds no tensors"),
-    "NaN": (change_tensors(lambda t: t[FIRST].fill_(float("nan"))), "not finite"),
+    "NaN": (change_tensors(lambda t: t[FIRST].fill_(float("nan"))), rf"{FIRST} holds values"),
+    "whole numbers": (change_tensors(lambda t: t.update({FIRST: t[FIRST].int()})), rf"{FIRST} holds values"),
     "a base tensor": (
         change_tensors(lambda t: t.update({"base_model.model.lm_head.weight": torch.zeros(2)})),
         "not a LoRA tensor",
     ),
     "too large to compute with": (
         change_tensors(lambda t: [v.fill_(1e38) for v in t.values()]),
-        "not finite",
+        "its first try gave logits that are not finite",
     ),
 }
 
