@@ -146,8 +146,12 @@ def test_a_cancelled_reply_leaves_nothing_in_the_manager(make_backend: Callable[
     backend = make_backend()
     stream = backend.stream(BASE.id, hello(), ENDLESS)
     next(iter(stream))
+    running = engine_of(backend).manager.batch_processor.scheduler.active_requests
+    (cancelled,) = running
     stream.cancel()
     assert stream.end.finish_reason == "cancelled"
+    tokens(backend)
+    assert cancelled not in running, "it went on while another reply was written"
     wait_until(lambda: is_empty(engine_of(backend)), 60, lambda: str(held(engine_of(backend))))
 
 
