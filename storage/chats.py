@@ -238,6 +238,8 @@ def finish_reply(
         "timings": timings,
     }
     named = {f"new_{name}": value for name, value in ends.items()}
+    # One statement, so that what is erased meanwhile is not written over: PostgreSQL looks again at a row
+    # that it waited for.
     row = session.connection().execute(_FINISH, {"reply_id": message_id, **named}).one_or_none()
     if row is None:
         return session.get_one(Message, message_id, populate_existing=True)

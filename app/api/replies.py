@@ -36,9 +36,8 @@ class ReplyThreads:
 
     def __init__(self, settings: Settings) -> None:
         places = settings.max_concurrent_replies + settings.max_waiting_replies
-        self._size = (
-            2 * places + SPARE_THREADS
-        )  # as many again for those who have none (app/serving/places.py)
+        # As many again for newcomers' first replies (app/serving/places.py).
+        self._size = 2 * places + SPARE_THREADS
         self._limiter: CapacityLimiter | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
