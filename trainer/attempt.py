@@ -15,6 +15,7 @@ from storage.database import Database
 from storage.errors import LeaseLost, ThumbloopError
 from storage.settings import Settings
 from trainer.lease import Interrupted, Lease
+from trainer.limits import is_full
 from trainer.memory import OutOfMemory
 from trainer.processes import LOST, ProcessLost
 from trainer.run import Outcome, carry_out
@@ -75,6 +76,8 @@ def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: s
         except Exception as error:
             log.exception("The run failed")
             reason = f"{type(error).__name__}: {error}. The run's log says where."
+            if is_full(error):
+                reason = f"{settings.data_dir} has no room left ({error}); free some and train again."
             outcome = Outcome("failed", reason, {})
         return _finish(database, lease, folder, outcome)
 

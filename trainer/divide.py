@@ -1,6 +1,6 @@
 """From examples to rows to train on and rows to judge by, of different chats. Knows no run and no file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,13 +31,19 @@ def divide(
     *,
     moment: datetime | None = None,
     on_policy: str = "",
+    check: Callable[[], None] = lambda: None,
 ) -> Divided:
     """Tokenise, settle contradictions and hold whole chats out, by a hash of the seed and the chat.
 
-    With a `moment` rows weigh less with age, those of the version `on_policy` aside.
+    With a `moment` rows weigh less with age, those of the version `on_policy` aside. `check` may raise
+    Interrupted.
     """
     rows, dropped = tokenise(
-        tokenizer, examples, max_length=settings.max_length, import_weight=settings.import_weight
+        tokenizer,
+        examples,
+        max_length=settings.max_length,
+        import_weight=settings.import_weight,
+        check=check,
     )
     rows = without_contradictions(rows, dropped)
     if moment is not None:

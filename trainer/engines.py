@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers.utils import logging as transformers_logging
 
+from trainer.memory import is_out_of_memory
 from trainer.sharding import sharded_by
 from trainer.shared_prefix import PrefixScorer, Reply
 
@@ -34,13 +35,16 @@ def _why_not(model: Any) -> str | None:
             f"depends on the rows of each"
         )
     config = model.config.get_text_config()
-    if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
+    # As TRL decides it, whatever the configuration says of asking for the routers' scores.
+    if hasattr(config, "output_router_logits") and getattr(config, "router_aux_loss_coef", 0.0) != 0.0:
         return "the model's experts have a loss of their own"
     if growing := _rope_types(config) & {"dynamic", "longrope"}:
         return f"the model's {min(growing)} positions depend on the length of the whole sequence"
     try:
         gap = _gap(model)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return f"the model does not continue from a cache ({type(error).__name__}: {error})"
     if not gap <= TOLERANCE.get(model.dtype, 0.2):
         return f"continued from a cache, the model's log-probabilities are off by {gap:.3g} nats a token"

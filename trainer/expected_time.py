@@ -43,9 +43,10 @@ def _seconds_a_token(model: Any) -> float:
     length = min(PROBE_TOKENS, getattr(config, "max_position_embeddings", None) or PROBE_TOKENS)
     ids = torch.randint(config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
     ids = ids.to(model.device)
-    model(input_ids=ids, use_cache=False)  # the first pass of a shape takes up to ten times as long
-    began = time.monotonic()
-    model(input_ids=ids, use_cache=False)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
+    began = 0.0
+    for _ in range(2):  # the first pass of a shape takes up to ten times as long
+        began = time.monotonic()
+        model(input_ids=ids, use_cache=False)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
     return (time.monotonic() - began) / length

@@ -31,7 +31,7 @@ from trainer.reporting import reporters
 from trainer.sharding import all_finite, gather_trained, sharded_by
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.tokenise import Row
-from trainer.watch import Diverged, Progress, Watch
+from trainer.watch import Diverged, Finished, Progress, Watch
 from trainer.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,8 @@ def train(
     try:
         with interruptible(trainer.model, check):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Finished:
+        log.info("The last step had been made already.")
     except Interrupted as interrupted:
         if interrupted.why == "terminated":
             trainer.keep_last_step()
@@ -192,6 +194,7 @@ def training_arguments(
         fp16=compute == torch.float16,
         use_cpu=model.device.type == "cpu",
         gradient_checkpointing=checkpointing,
+        save_strategy="steps" if settings.checkpoint_steps else "no",
         save_steps=settings.checkpoint_steps,
         save_total_limit=2,
         logging_steps=1,

@@ -20,6 +20,7 @@ from trainer.expected_time import expected_seconds
 from trainer.file_report import FileReport
 from trainer.file_rows import read_rows
 from trainer.follower import Job
+from trainer.limits import is_full
 from trainer.lineage import write_lineage
 from trainer.out_folder import OutFolder
 from trainer.reference_cache import ReferenceCache
@@ -70,19 +71,23 @@ def train_on_file(
     out = OutFolder(wanted.out)
     progress({"phase": "reading rows"})
     source, settings = _resolve(wanted.settings)
-    rows, plan = _prepare(wanted, settings, base_model.load_tokenizer(source))
-    check()
+    rows, plan = _prepare(wanted, settings, base_model.load_tokenizer(source), check)
     training = _Training(wanted, settings, source, rows, plan, out, began)
     try:
         with out.claimed(training.identity()) as resume:
             return training.carry_out(resume, progress, check)
     except (OSError, SafetensorError, RuntimeError) as error:
-        # What torch writes with has no error of its own for a full disk.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+        named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+        remedy = "see to that"
+        if is_full(error):
+            named, remedy = wanted.out, "free some space"
+        elif isinstance(error, SafetensorError):
+            named, remedy = out.checkpoints, "remove the newest of them"
+        elif not named:
             raise
         raise NotReady(
-            f"{wanted.out} could not be written ({error}); free some space, and the same command goes on at "
-            f"the last checkpoint.",
+            f"{named} could not be written or read ({error}); {remedy}, and the same command goes on at the "
+            f"last checkpoint.",
             field="out",
         ) from error
 
@@ -107,12 +112,14 @@ def _resolve(settings: Settings) -> tuple[BaseModelSource, Settings]:
     return source, settings.model_copy(update=update)
 
 
-def _prepare(wanted: OfflineTraining, settings: Settings, tokenizer: Any) -> tuple[list[Row], TrainingPlan]:
+def _prepare(
+    wanted: OfflineTraining, settings: Settings, tokenizer: Any, check: Callable[[], None] = lambda: None
+) -> tuple[list[Row], TrainingPlan]:
     """The rows of the file, and what of them is trained on; said before anything is loaded or written."""
     found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
     for line in found.lines():
         log.info("%s", line)
-    rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length)
+    rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length, check=check)
     rows = without_contradictions(rows, dropped)
     plan = plan_training(rows, dropped, settings, processes=settings.training_processes)
     if len(rows) < settings.batch_size:

@@ -28,7 +28,8 @@ class OutFolder:
         self.checkpoints = self.work / "checkpoints"
         self.staging = self.work / "adapter"
         self.done = self.folder / ".done"
-        shutil.rmtree(self.done, ignore_errors=True)  # of a publish that was killed at its very end
+        if (folder / "lineage.json").exists():
+            shutil.rmtree(self.done, ignore_errors=True)  # of a publish that was killed at its very end
         if self.work.is_dir() or not self.folder.exists():
             return
         if not self.folder.is_dir():

@@ -67,12 +67,8 @@ def plan(sequences: Sequence[Sequence[int]], *, worth_sharing: int) -> Plan:
         if shared < worth_sharing:
             passes.append(Pass(0, ids))
         else:
-            owner = -parent
-            while passes[owner].start >= shared:  # the branch is before this pass even begins
-                above = passes[owner].parent
-                assert above is not None
-                owner = above
-            passes.append(Pass(shared, ids[shared:], owner))
+            # The earliest of those that share so much: what it branched from itself shares less.
+            passes.append(Pass(shared, ids[shared:], -parent))
         whole.append(ids)
     return Plan(passes, of_sequence)
 

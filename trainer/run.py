@@ -7,6 +7,7 @@ start a run and resume it. Knows no process and no schedule.
 
 import gc
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +80,7 @@ class _Steps:
         self.lease = lease
         self.clock = Clock()
         self.figures: dict[str, Any] = {}  # of the training that is about to begin
+        self.checkpoints = artifacts.run_folder(run.id) / "checkpoints"
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
         self.settings = load_settings(**(settings.model_dump() | chosen))
 
@@ -102,6 +104,7 @@ class _Steps:
             self.settings,
             moment=self.run.created_at,
             on_policy=snapshot.deployed,
+            check=self.lease.check,
         )
         resumable = self._freeze_snapshot(snapshot, rows.held_chats, start)
 
@@ -141,6 +144,9 @@ class _Steps:
         earlier = self.settings.training_processes if self.run.snapshot else None
         self.processes = processes.how_many(self.settings.training_processes, source.device)
         self.same_batches = earlier in (None, self.processes)
+        if not self.same_batches:
+            log.warning("Another number of processes makes other batches; training starts again.")
+            self._forget_checkpoints()
         self.settings = self.settings.model_copy(
             update={
                 "precision": base_model.name_of(source.dtype),
@@ -163,8 +169,7 @@ class _Steps:
         earlier = self.run.snapshot["sha256"] if self.run.snapshot else None
         if earlier not in (None, snapshot.sha256):
             log.warning("Votes were withdrawn since the last attempt; training starts again without them.")
-        if not self.same_batches:
-            log.warning("Another number of processes makes other batches; training starts again.")
+            self._forget_checkpoints()
         with self.database.write() as session:
             self.run = training_runs.update_run(
                 session,
@@ -175,6 +180,12 @@ class _Steps:
             )
             keep_lineage(session, self.run.id, snapshot.keys)
         return earlier == snapshot.sha256 and self.same_batches
+
+    def _forget_checkpoints(self) -> None:
+        """Before the row says what is trained on now: a later attempt takes what it finds to be of that."""
+        self.lease.check()
+        if self.checkpoints.exists():
+            shutil.rmtree(self.checkpoints)
 
     def _refusal(self, snapshot: Snapshot, training: list[Row]) -> str | None:
         """Why this run must not or cannot train, if so."""
@@ -209,10 +220,10 @@ class _Steps:
         *,
         resume: bool,
     ) -> ModelVersion:
-        checkpoints = self.artifacts.run_folder(self.run.id) / "checkpoints"
-        newest = newest_checkpoint(checkpoints) if resume else None
+        newest = newest_checkpoint(self.checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
         model, tokenizer = load_for_training(source, self.settings)
+        self.lease.check()
         if start is not None:
             model = start.load_into(model)
         self.clock.enter("training")
@@ -221,7 +232,7 @@ class _Steps:
         self.figures = plan.to_metrics()
         self.figures["plan"]["expected_seconds"] = expected
         references = self._references(source, start)
-        job = Job(source, start, self.settings, rows, plan.weights, checkpoints, resume, references)
+        job = Job(source, start, self.settings, rows, plan.weights, self.checkpoints, resume, references)
         model, result = processes.train(
             job,
             model,

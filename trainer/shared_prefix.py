@@ -101,6 +101,9 @@ class PrefixScorer:
             return self._score(replies)
 
     def _score(self, replies: Sequence[Reply]) -> Scores:
+        # A Trainer sets a model to train, and then attention and routers drop something, with no module of
+        # their own for it. The scores of policy and reference must not depend on chance.
+        self.model.eval()
         completions: dict[int, torch.Tensor] = {}
         mismatched: dict[int, torch.Tensor] = {}
         trees = self._trees(replies)

@@ -20,7 +20,6 @@ from peft import (
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
-from trl.trainer.utils import disable_dropout_in_model
 
 from trainer.exact_trainer import Blocks, InOurOrder
 from trainer.fast_layers import fast_layers
@@ -56,7 +55,6 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             _keep_start(model)
         elif peft_config is not None:
             model = get_peft_model(model, peft_config)
-        disable_dropout_in_model(model)
         if model.dtype != torch.float32:
             _keep_states_exact(model)
         self.loss_type: LossType = args.loss_type  # type: ignore[assignment]
@@ -78,7 +76,6 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             data_collator=lambda block: {"rows": torch.tensor(block)},
             callbacks=callbacks,
         )
-        self.model_accepts_loss_kwargs = False  # or accumulation would not divide the loss
         self.remove_callback(PrinterCallback)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -176,7 +173,6 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
                 with torch.no_grad():
                     replies = self._replies([self.rows[number] for number in block])
                     kept[tuple(block)] = self._reference(replies, self.scorer.policy)
-        self.blocks.set_epoch(0)
 
     def _reference(self, replies: list[Reply], score: Callable[[list[Reply]], Scores]) -> Scores:
         if self.references is None:

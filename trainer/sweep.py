@@ -18,10 +18,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from storage.errors import Conflict, InvalidInput, NotReady
-from storage.room import is_full
 from storage.settings import Settings
 from trainer import base_model, kto
 from trainer.base_model import BaseModelSource
+from trainer.limits import is_full
 from trainer.sweep_data import FileSource, Split, Votes, read_split
 from trainer.sweep_folder import Sweep, SweepFolder, all_sweeps, new_folder
 from trainer.sweep_grid import PAIRED, Grid, Result
@@ -99,8 +99,8 @@ def run_sweep(
         maker = PointMaker(split, settings, source, fingerprint, folder.points)
         try:
             _make_missing(folder, maker, wanted.budget, began, progress, check)
-        except (OSError, SafetensorError) as error:
-            if isinstance(error, OSError) and not is_full(error):
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not is_full(error):
                 raise
             raise NotReady(
                 f"{folder.folder} could not be written ({error}); free some space, and the same command goes "

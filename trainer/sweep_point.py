@@ -23,7 +23,7 @@ from trainer.sweep_grid import PAIRED, Point, Result
 from trainer.tuning import load_for_training, reference_name
 from trainer.watch import Diverged, Progress
 
-NO_CHECKPOINTS = 10**9  # steps between two: a point is made in one go, or again
+NO_CHECKPOINTS = 0  # a point is made in one go, or again
 
 
 @dataclass(frozen=True)

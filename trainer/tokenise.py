@@ -100,15 +100,22 @@ def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
 
 
 def tokenise(
-    tokenizer: Any, examples: Iterable[Example], *, max_length: int, import_weight: float = 1.0
+    tokenizer: Any,
+    examples: Iterable[Example],
+    *,
+    max_length: int,
+    import_weight: float = 1.0,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[list[Row], LeftOut]:
     """The rows that can be trained on, and which examples were left out for which reason.
 
-    Rows of imported chats get the weight `import_weight`.
+    Rows of imported chats get the weight `import_weight`. `check` is called for each example, and may raise
+    Interrupted: a hundred thousand take minutes.
     """
     rows: list[Row] = []
     dropped = LeftOut()
     for example in examples:
+        check()
         try:
             prompt, completion = encode(tokenizer, example)
         except InvalidInput as error:

@@ -7,6 +7,7 @@ import importlib.util
 from typing import Any
 
 import torch
+import transformers
 from transformers import BitsAndBytesConfig
 
 from storage.errors import BadSetting
@@ -15,6 +16,9 @@ from trainer.base_model import BaseModelSource, load_model
 from trainer.sharding import sharded_by
 
 EXTRA = "qlora"
+# Raised with each change of the engine that changes a log-probability beyond its last digits: references of
+# the old arithmetic beside a policy of the new one would bias every reward.
+ARITHMETIC = 1
 
 
 def load_for_training(source: BaseModelSource, settings: Settings) -> tuple[Any, Any]:
@@ -39,10 +43,13 @@ def load_for_training(source: BaseModelSource, settings: Settings) -> tuple[Any,
 
 
 def reference_name(source: BaseModelSource, fingerprint: str, settings: Settings) -> str:
-    """What the reference log-probabilities of a model depend on: its weights, their formats, the device."""
+    """What the reference log-probabilities of a model depend on: its weights, their formats, the device, and
+    the code that computes them.
+    """
     kept = {"qlora": "4 bits", "full": "fp32"}.get(settings.tuning, str(source.dtype))
     device = torch.cuda.get_device_name() if source.device.type == "cuda" else source.device.type
-    return f"{fingerprint} {kept} {source.dtype} {device}"
+    code = f"{ARITHMETIC} torch {torch.__version__} transformers {transformers.__version__}"
+    return f"{fingerprint} {kept} {source.dtype} {device} {code}"
 
 
 def refuse_full(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """A training watched step by step: what is told of each, and what stops it. Knows no rows and no loss."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +19,16 @@ class Diverged(ArithmeticError):
     """A gradient or a weight is not a finite number any more."""
 
 
+class Finished(Exception):
+    """The checkpoint is that of the last step: nothing is left to train."""
+
+
 class Watch(TrainerCallback):
-    """Reports each step, and stops at the first gradient that is not finite."""
+    """Reports each step, and stops at the first gradient that is not finite.
+
+    Raises Diverged, and Finished before it begins: after a last epoch that was not a whole one, the Trainer
+    would make a step too many.
+    """
 
     def __init__(self, progress: Progress, rows_per_step: int) -> None:
         self.progress, self.rows_per_step = progress, rows_per_step
@@ -30,6 +39,8 @@ class Watch(TrainerCallback):
         if not state.is_world_process_zero:
             self.progress = lambda _state: None
         self.progress({"phase": "training", "step": state.global_step, "steps": state.max_steps})
+        if state.global_step >= state.max_steps:
+            raise Finished
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.fp16:
@@ -44,6 +55,11 @@ class Watch(TrainerCallback):
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
             return  # the summary at the end
+        if not math.isfinite(logs["loss"]):
+            raise Diverged(
+                f"The loss of step {state.global_step} is not a finite number; lower "
+                f"THUMBLOOP_LEARNING_RATE={args.learning_rate:g}, or set THUMBLOOP_PRECISION=fp32."
+            )
         norm = logs.get("grad_norm", 1.0)
         if not args.fp16 and (norm > EXPLODED or norm == 0):
             # Where every reply is certain beyond what a float can tell, no gradient is left.

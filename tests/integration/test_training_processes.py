@@ -91,6 +91,8 @@ def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
     weights = plan_training(rows, LeftOut(), house.settings).weights
     steps, expected = train_doubled(rows, weights, house.settings, tmp_path / "one")
     assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
+    margin = re.findall(r"Step 120 of 120: .* reward margin (\S+),", house.log(run_id))[-1]
+    assert float(margin) == pytest.approx(steps[-1]["rewards/margins"], abs=1e-3)
     folder = house.artifacts.folder(house.version("v2").path or "")
     found = load_file(folder / "adapter_model.safetensors")
     assert len(found) == len(expected)

@@ -5,12 +5,14 @@ import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from storage import chats, model_versions, training_runs
+from storage.device import Device
 from storage.errors import LeaseLost
 from storage.imports import import_file
 from tests.integration.house import LONG, House, houses
@@ -155,19 +157,53 @@ def test_a_killed_trainer_is_resumed_to_the_weights_of_an_uninterrupted_one(
         torch.testing.assert_close(resumed[name], weight, rtol=1e-5, atol=1e-7)
 
 
-def test_votes_withdrawn_between_two_attempts_are_not_trained_on(build: Callable[..., House]) -> None:
-    house = build(**LONG)
-    (first, *_) = house.vote(12)
-    run_id = house.request()
-    house.start_and_reach_checkpoint(run_id).kill()
-    with house.database.write() as session:
-        chats.delete_chat(session, chats.get_message(session, first).chat_id)
-    wait_until(house.claimable, 30)
+Withdrawn = Callable[..., tuple[House, str, str]]
+
+
+@pytest.fixture
+def withdrawn(build: Callable[..., House]) -> Withdrawn:
+    """A run that was killed after a checkpoint, its id, and a reply whose chat is deleted since."""
+
+    def withdrawn(**settings: Any) -> tuple[House, str, str]:
+        house = build(**LONG, **settings)
+        (first, *_) = house.vote(12)
+        run_id = house.request()
+        house.start_and_reach_checkpoint(run_id).kill()
+        with house.database.write() as session:
+            chats.delete_chat(session, chats.get_message(session, first).chat_id)
+        wait_until(house.claimable, 30)
+        return house, run_id, first
+
+    return withdrawn
+
+
+def finish_from_the_start(house: House, run_id: str) -> None:
     assert house.train(run_id) == attempt.DONE, house.log(run_id)
     run = house.run(run_id)
     assert run.state == "succeeded"
     assert run.metrics["training"]["resumed_from_step"] == 0
-    assert first not in house.learned_from(run_id)
+
+
+def test_votes_withdrawn_between_two_attempts_are_not_trained_on(withdrawn: Withdrawn) -> None:
+    house, run_id, reply = withdrawn()
+    finish_from_the_start(house, run_id)
+    assert reply not in house.learned_from(run_id)
+
+
+def test_an_attempt_that_starts_again_and_dies_before_its_first_step_leaves_no_old_checkpoint(
+    withdrawn: Withdrawn,
+) -> None:
+    house, run_id, reply = withdrawn(device_mode="exclusive")
+    server = Device(house.settings.data_dir)
+    wait_until(server.use, 10)
+    second = house.start(run_id)
+    waiting = "waiting for the server to make way"
+    wait_until(lambda: house.run(run_id).progress.get("phase") == waiting, 60, lambda: house.log(run_id))
+    second.kill()
+    server.close()
+    wait_until(house.claimable, 30)
+    finish_from_the_start(house, run_id)
+    assert reply not in house.learned_from(run_id)
 
 
 def test_a_run_whose_trainers_always_die_fails(build: Callable[..., House]) -> None:

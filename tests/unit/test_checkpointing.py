@@ -1,16 +1,19 @@
 """Gradient checkpointing: where memory demands it, or as it is set; the same numbers either way."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+import torch
+from transformers import Gemma3nTextConfig
 
 from storage.settings import Settings
 from tests.unit.test_tokenise import example
 from trainer import kto
 from trainer.base_model import load_model, resolve
 from trainer.engines import Engine
-from trainer.memory import checkpoints_activations
+from trainer.memory import activation_bytes, checkpoints_activations, needed_bytes
 from trainer.tokenise import Row, tokenise
 from trainer.weights import Weights
 
@@ -50,6 +53,30 @@ def test_the_setting_decides_and_the_result_says_so(settings: Settings, engine: 
     assert losses["on"] == pytest.approx(losses["off"], rel=1e-5)
 
 
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_dropout_that_a_configuration_asks_of_attention_is_off(settings: Settings, choice: str) -> None:
+    """Computed again with other draws, a gradient would be that of another loss."""
+
+    def steps(dropout: float) -> list[tuple[float, float]]:
+        model, tokenizer = load_model(resolve(settings))
+        for module in model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = dropout
+        seen: list[dict[str, Any]] = []
+        examples = [example(answer=f"It is {n}.", label=n % 2 == 0, chat_id=str(n)) for n in range(8)]
+        kto.train(
+            *(model, tokenizer, tokenise(tokenizer, examples, max_length=256)[0]),
+            weights=Weights(1.0, 1.0),
+            settings=settings.model_copy(update={"gradient_checkpointing": choice}),
+            output_dir=settings.data_dir / "checkpoints",
+            resume=False,
+            progress=seen.append,
+        )
+        return [(state["loss"], state["gradient_norm"]) for state in seen if "loss" in state]
+
+    assert steps(0.5) == steps(0.0)
+
+
 @pytest.mark.parametrize("engine", get_args(Engine))
 def test_memory_decides_where_nothing_is_set(settings: Settings, engine: Engine) -> None:
     model, _ = load_model(resolve(settings))
@@ -63,3 +90,24 @@ def test_memory_decides_where_nothing_is_set(settings: Settings, engine: Engine)
     assert found(10**6, "auto"), "10¹¹ tokens are more than any memory holds"
     assert found(1, "on")
     assert not found(10**6, "off")
+
+
+def test_the_longest_rows_that_could_meet_count_and_stock_trl_pads_them(settings: Settings) -> None:
+    model, _ = load_model(resolve(settings))
+    rows = [Row(example(), [1] * length, [2]) for length in (9, 49, 19, 29, 99)]
+    few = settings.model_copy(update={"batch_size": 3, "max_length": 80})
+    tokens = {
+        engine: needed_bytes(model, rows, few, engine) / activation_bytes(model, engine)
+        for engine in get_args(Engine)
+    }
+    assert tokens == {"shared-prefix": 80 + 50 + 30, "trl": 3 * 80}
+
+
+def test_feed_forwards_may_differ_from_layer_to_layer() -> None:
+    config = Gemma3nTextConfig(num_hidden_layers=2, intermediate_size=[8, 32])
+    widest = Gemma3nTextConfig(num_hidden_layers=2, intermediate_size=[32, 32])
+    needed, most = (
+        activation_bytes(SimpleNamespace(config=one, dtype=torch.float32), "shared-prefix")
+        for one in (config, widest)
+    )
+    assert needed == most

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from trainer import batches, kto
 from trainer.base_model import BaseModelSource, load_model, resolve
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint
 from trainer.lease import Interrupted
+from trainer.objective import LossType
 from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
 from trainer.watch import Diverged
@@ -170,6 +171,19 @@ def test_a_terminated_training_continues_exactly(train: Trainer, settings: Setti
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7)
 
 
+def test_nothing_is_trained_after_the_last_step_of_half_an_epoch(train: Trainer, settings: Settings) -> None:
+    half = settings.model_copy(update={"epochs": 1.5})
+    told: list[dict[str, Any]] = []
+    whole, first = train(settings=half)
+    again, second = train(settings=half, resume=True, progress=told.append)
+    assert first.steps == second.steps == second.resumed_from_step == 5
+    assert second.mean_loss == first.mean_loss
+    assert not any("loss" in state for state in told)
+    expected = adapter(whole)
+    for name, tensor in adapter(again).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
 def test_a_cancelled_training_keeps_nothing(train: Trainer, tmp_path: Path) -> None:
     def check() -> None:
         raise Interrupted("cancelled")
@@ -303,8 +317,9 @@ def test_twenty_steps_are_those_of_trl_with_turns_siblings_and_kept_references(
             torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("loss_type", get_args(LossType))
 def test_accumulated_micro_batches_are_those_of_trl(
-    train: Trainer, settings: Settings, tmp_path: Path
+    train: Trainer, settings: Settings, tmp_path: Path, loss_type: LossType
 ) -> None:
     found: dict[str, list[float]] = {"trl": [], "shared-prefix": []}
     for engine, norms in found.items():
@@ -314,6 +329,7 @@ def test_accumulated_micro_batches_are_those_of_trl(
                 norms.extend([state["loss"], state["gradient_norm"], state["kl"]])
 
         changes = {"engine": engine, "gradient_accumulation": 2, "batch_size": 3, "epochs": 2.0}
+        changes["loss_type"] = loss_type
         train(settings=settings.model_copy(update=changes), output_dir=tmp_path / engine, progress=note)
     assert found["shared-prefix"] == pytest.approx(found["trl"], rel=1e-4, abs=1e-4)
 

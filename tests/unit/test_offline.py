@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,7 @@ def test_references_of_an_earlier_training_are_used(train: Train, tmp_path: Path
     assert train("full", references=tmp_path, tuning="full")["references_reused"] == 0  # other numbers
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: Path) -> None:
-    whole = train("whole", epochs=3.0)
+def stop_in_step_five(train: Train) -> None:
     seen: list[int] = []
 
     def check() -> None:
@@ -158,6 +158,11 @@ def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: 
 
     with pytest.raises(Interrupted):
         train(epochs=3.0, progress=lambda state: seen.append(state.get("step", 0)), check=check)
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: Path) -> None:
+    whole = train("whole", epochs=3.0)
+    stop_in_step_five(train)
     assert files(tmp_path / "out") == ["unfinished"]
     resumed = train(epochs=3.0)
     assert resumed["resumed_from_step"] == 4
@@ -166,6 +171,16 @@ def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: 
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "out"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(train: Train, tmp_path: Path) -> None:
+    stop_in_step_five(train)
+    checkpoints = tmp_path / "out" / "unfinished" / "checkpoints"
+    (checkpoints / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"half of it")
+    with pytest.raises(NotReady, match=f"{checkpoints} could not be .* read .*remove the newest of them"):
+        train(epochs=3.0)
+    shutil.rmtree(checkpoints / "checkpoint-4")
+    assert train(epochs=3.0)["resumed_from_step"] == 2
 
 
 def test_a_folder_that_holds_something_is_refused_by_name(train: Train, tmp_path: Path) -> None:
@@ -210,6 +225,24 @@ def test_a_full_disk_is_said_and_loses_nothing(train: Train, tmp_path: Path, byt
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert train()["resumed_from_step"] == 0
     assert files(tmp_path / "out") == ADAPTER
+
+
+def test_a_report_that_cannot_be_written_is_named_and_the_training_is_not_lost(
+    train: Train, tmp_path: Path
+) -> None:
+    report = tmp_path / "missing" / "report.json"
+    with pytest.raises(NotReady, match=f"{report} could not be written .*the same command goes on"):
+        train(report=report)
+    report.parent.mkdir()
+    assert train(report=report)["resumed_from_step"] == 3
+
+
+def test_a_folder_of_somebody_else_s_is_left_as_it_is(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".done").mkdir(parents=True)
+    (tmp_path / "out" / ".done" / "precious").write_text("mine")
+    with pytest.raises(Conflict, match="is not empty"):
+        train()
+    assert (tmp_path / "out" / ".done" / "precious").read_text() == "mine"
 
 
 def test_two_processes_do_not_train_into_one_folder(train: Train, tmp_path: Path) -> None:

@@ -68,6 +68,16 @@ def test_a_cache_that_cannot_be_used_is_said(tmp_path: Path, caplog: pytest.LogC
 def test_where_the_prompt_ends_is_part_of_the_key(tmp_path: Path) -> None:
     cache(tmp_path / "r.db").keep([Reply([1, 2], [3])], scores(1.0))
     assert cache(tmp_path / "r.db").look_up([Reply([1], [2, 3])]) is None
+    assert cache(tmp_path / "r.db").look_up([Reply([1, 4], [3])]) is None
+
+
+def test_what_is_known_already_does_not_keep_the_rest_out(tmp_path: Path) -> None:
+    """Another run may have been faster with a part of it, and a reply can stand twice in a micro-batch."""
+    cache(tmp_path / "r.db").keep([reply(1)], scores(1.0))
+    cache(tmp_path / "r.db").keep([reply(1), reply(2), reply(2)], scores(1.0, 2.0, 2.0))
+    found = cache(tmp_path / "r.db").look_up([reply(1), reply(2)])
+    assert found is not None
+    assert found.completions.tolist() == [1.0, 2.0]
 
 
 def test_the_oldest_go_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
+    MixtralConfig,
     Qwen2Config,
     Qwen3Config,
 )
@@ -17,6 +21,7 @@ from transformers import (
 from storage.settings import Settings
 from trainer.engines import choose_engine
 from trainer.expected_time import PASSES, expected_passes
+from trainer.fast_attention import ATTENTION
 from trainer.fast_layers import fast_layers
 from trainer.shared_prefix import PrefixScorer, Reply
 
@@ -41,6 +46,16 @@ CONFIGS = {
         query_pre_attn_scalar=8,
     ),
     "gpt_neox": GPTNeoXConfig(**SIZE),
+    # Scores that are capped, divided, multiplied.
+    "gemma2": Gemma2Config(
+        **GROUPED,
+        sliding_window=16,
+        query_pre_attn_scalar=8,
+        final_logit_softcapping=0.5,
+        attn_logit_softcapping=None,
+    ),
+    "granite": GraniteConfig(**GROUPED, logits_scaling=3.0),
+    "cohere": CohereConfig(**SIZE, num_key_value_heads=2, logit_scale=0.5),
 }
 DRAW = torch.Generator().manual_seed(1)
 IDS = torch.randint(1, 97, (200,), generator=DRAW).tolist()
@@ -98,6 +113,25 @@ def test_scores_and_gradients_are_those_of_separate_rows(model: Any, recompute: 
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4)
 
 
+def test_chats_beside_each_other_share_no_converted_weight() -> None:
+    """Autocast would convert an adapter once and give the copy to both, and one of them the gradient."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(CONFIGS["llama"]).bfloat16()
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+    def gradients(threads: int) -> list[torch.Tensor]:
+        model.zero_grad()
+        scorer = PrefixScorer(model)
+        assert scorer.apart is not None
+        scorer.apart.threads = threads
+        scorer.policy(REPLIES).completions.sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    one, two = gradients(1), gradients(2)
+    assert any(gradient.any() for gradient in one)
+    assert all(mine.equal(other) for mine, other in zip(one, two, strict=True))
+
+
 def test_every_one_of_them_is_trained_by_the_fast_engine(model: Any) -> None:
     assert choose_engine("shared-prefix", model.get_base_model()) == ("shared-prefix", "")
 
@@ -105,7 +139,8 @@ def test_every_one_of_them_is_trained_by_the_fast_engine(model: Any) -> None:
 def test_layers_are_put_back(model: Any) -> None:
     before = model.get_base_model().config._attn_implementation
     with fast_layers(model):
-        assert model.get_base_model().config._attn_implementation != before
+        found = model.get_base_model().config._attn_implementation
+        assert found == (ATTENTION if before == "sdpa" else before)
     assert model.get_base_model().config._attn_implementation == before
     assert not any("forward" in vars(module) for module in model.modules())
 
@@ -121,6 +156,28 @@ def test_positions_that_depend_on_the_whole_length_are_left_to_trl(kind: str) ->
     assert engine == "trl"
     assert expected_passes(model, Settings(engine="shared-prefix")) == PASSES["trl"], "so it takes longer"
     assert f"the model's {kind} positions depend on the length" in reason
+
+
+def test_a_mixture_of_experts_that_balances_them_is_left_to_trl() -> None:
+    """TRL adds the routers' loss by the coefficient alone, which these configurations have by themselves."""
+    experts = MixtralConfig(**GROUPED, num_local_experts=2, num_experts_per_tok=1)
+    engine, reason = choose_engine("shared-prefix", AutoModelForCausalLM.from_config(experts))
+    assert engine == "trl"
+    assert "experts have a loss of their own" in reason
+    experts.router_aux_loss_coef = 0.0
+    assert choose_engine("shared-prefix", AutoModelForCausalLM.from_config(experts)) == ("shared-prefix", "")
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_model_without_a_cache() -> None:
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"])
+
+    def lack(*_: Any) -> None:
+        raise torch.OutOfMemoryError("for a moment")
+
+    model.register_forward_pre_hook(lack)
+    model.model.register_forward_pre_hook(lack)
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_engine("shared-prefix", model)
 
 
 def test_a_model_without_a_cache_is_left_to_trl() -> None:

@@ -14,6 +14,7 @@ from trl.data_utils import common_prefix_length
 
 from storage.errors import InvalidInput
 from storage.examples import Example
+from trainer.lease import Interrupted
 from trainer.tokenise import completion_ids, encode, prompt_ids, tokenise
 
 
@@ -120,3 +121,18 @@ def test_a_row_has_the_label_and_the_chat_of_its_example(tokenizer: Any) -> None
     disliked = dataclasses.replace(example(), label=False, chat_id="other")
     ((row,), _) = tokenise(tokenizer, [disliked], max_length=64)
     assert (row.label, row.chat_id) == (False, "other")
+
+
+def test_it_can_be_interrupted_between_two_examples(tokenizer: Any) -> None:
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(len(asked))
+        if len(asked) == 3:
+            raise Interrupted("cancelled")
+
+    read: list[int] = []
+    many = (read.append(number) or example() for number in range(100))  # type: ignore[func-returns-value]
+    with pytest.raises(Interrupted):
+        tokenise(tokenizer, many, max_length=64, check=check)
+    assert read == [0, 1, 2]

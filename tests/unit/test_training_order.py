@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ from trl import KTOConfig, KTOTrainer
 
 from storage.settings import Settings
 from tests.unit.rated_files import rated, write_rows
-from trainer import kto
+from tests.unit.test_tokenise import example
+from trainer import batches, kto
 from trainer.base_model import load_model, resolve
+from trainer.exact_trainer import Blocks
 from trainer.offline import OfflineTraining, plan_on_file, train_on_file
+from trainer.tokenise import Row
 
 
 @pytest.fixture
@@ -97,3 +101,23 @@ def test_it_has_a_line_for_each_micro_batch_of_every_step(
     assert set(first) == {f"line {number}" for number in range(1, 11)}
     assert [len(one["records"]) for one in order if one["epoch"] == 1] == [3, 3, 3, 2]
     assert [one["micro_batch"] for one in order if one["epoch"] == 1] == [1, 2, 3, 4]
+    by_epoch = [[one["records"] for one in order if one["epoch"] == epoch] for epoch in (1, 2)]
+    assert by_epoch[0] != by_epoch[1], "each epoch is shuffled anew"
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_no_process_has_fewer_micro_batches_than_another(processes: int) -> None:
+    """One that has none left would wait for ever: the first ones of the epoch come again."""
+    rows = [Row(example(label=n % 2 == 0, chat_id=str(n)), [1] * (n + 1), [2]) for n in range(10)]
+
+    def of_process(rank: int) -> list[list[int]]:
+        given = {"per_device_train_batch_size": 2, "seed": 0, "process_index": rank, "world_size": processes}
+        return list(Blocks(rows, SimpleNamespace(**given)))  # type: ignore[arg-type]
+
+    blocks = batches.blocks(rows, batch_size=2, seed=0)
+    assert len(blocks) == 5
+    turns = list(zip(*map(of_process, range(processes)), strict=True))
+    dealt = [block for turn in turns for block in turn]
+    assert dealt[:5] == blocks
+    assert dealt[5:] == blocks[: len(dealt) - 5]
+    assert len(dealt) < 5 + processes
