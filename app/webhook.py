@@ -52,6 +52,7 @@ class WebhookSender:
         self._settings = settings
         self._lease = timedelta(seconds=settings.webhook_timeout_seconds) + LEASE_SLACK
         self._give_up_after = timedelta(hours=settings.webhook_give_up_hours)
+        self._salt = b""
         self._paused_until = 0.0  # by time.monotonic: the receiver asked for a pause
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
@@ -60,6 +61,7 @@ class WebhookSender:
     def start(self) -> None:
         if not self._settings.webhook_url:
             return
+        self._salt = load_secret(self._settings.data_dir)
         self._fill()  # here and not in the thread: of the votes that this server takes, all are told
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name="webhook", daemon=True)
@@ -84,22 +86,21 @@ class WebhookSender:
 
     async def _work(self) -> None:
         key = webhook_key(self._settings.webhook_secret)
-        salt = load_secret(self._settings.data_dir)
         while True:
             try:
-                while await self._round(key, salt):
+                while await self._round(key):
                     pass
             except Exception:
                 # The database may be away for a while; the log of votes is still there when it comes back.
                 log.exception("Looking for votes to tell the webhook of failed; trying again.")
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _round(self, key: bytes, salt: bytes) -> bool:
+    async def _round(self, key: bytes) -> bool:
         """Send what is due, a few deliveries; False where there was nothing to do."""
         filled = await asyncio.to_thread(self._fill)
         if time.monotonic() < self._paused_until:
             return filled > 0
-        claims = await asyncio.to_thread(self._claim, salt)
+        claims = await asyncio.to_thread(self._claim)
         async with (
             httpx.AsyncClient(timeout=None, follow_redirects=False) as client,
             asyncio.TaskGroup() as group,
@@ -138,9 +139,9 @@ class WebhookSender:
         with self._database.write() as session:
             return webhooks.fill_outbox(session, give_up_after=self._give_up_after)
 
-    def _claim(self, salt: bytes) -> list[Claim]:
+    def _claim(self) -> list[Claim]:
         with self._database.write() as session:
-            return webhooks.claim_deliveries(session, limit=AT_ONCE, lease=self._lease, salt=salt)
+            return webhooks.claim_deliveries(session, limit=AT_ONCE, lease=self._lease, salt=self._salt)
 
     def _note(self, claim: Claim, answer: _Answer) -> None:
         with self._database.write() as session:

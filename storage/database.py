@@ -7,6 +7,7 @@ lock of this process and then on SQLite's own. PostgreSQL uses a psycopg 3 pool.
 import contextlib
 import fcntl
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -218,9 +219,7 @@ def make_data_dir(folder: Path) -> None:
     """Create the data directory, private to this user; raises BadSetting if it cannot be written."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        tempfile.NamedTemporaryFile(dir=folder).close()
     except OSError as error:
         if is_full(error):
             raise no_room(folder, error.strerror) from error

@@ -6,6 +6,7 @@ import contextlib
 import hmac
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from storage.errors import BadSetting
@@ -34,16 +35,18 @@ def load_secret(data_dir: Path) -> bytes:
 
 
 def _make(path: Path) -> None:
-    aside = path.with_name(f"{FILE_NAME}.{os.getpid()}")
+    # A file of its own for each caller, readable by its owner alone: threads make one at once too.
+    descriptor, name = tempfile.mkstemp(prefix=f"{FILE_NAME}.", dir=path.parent)
+    aside = Path(name)
     try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            os.link(aside, path)  # of two processes that start at once, the first one's secret stays
+            os.link(aside, path)  # of those who make one at once, the first one's secret stays
     finally:
-        aside.unlink(missing_ok=True)
+        aside.unlink()
 
 
 def pseudonym(salt: bytes, user_id: str) -> str:

@@ -17,6 +17,7 @@ from standardwebhooks import Webhook
 from app.webhook import WebhookSender
 from storage import votes
 from storage.database import Database
+from storage.errors import BadSetting
 from storage.settings import Settings
 from storage.tables import WebhookDelivery, now
 from tests.integration import loop
@@ -170,6 +171,17 @@ def test_two_servers_share_the_work_and_send_nothing_twice(database: Database, s
         wait_for(database, delivered, 40)
         assert len(receiver.received) == len({told.id for told in receiver.received}) == 40
     other.close()
+
+
+def test_a_damaged_secret_is_said_at_the_start_and_not_by_a_thread(
+    database: Database, settings: Settings
+) -> None:
+    (settings.data_dir / "secret.key").write_bytes(b"short")
+    with (
+        pytest.raises(BadSetting, match="restore it"),
+        sending(database, settings, "http://127.0.0.1:9/votes"),
+    ):
+        pass
 
 
 def test_a_sender_that_stops_in_mid_delivery_sends_again_after_its_lease(

@@ -1,7 +1,9 @@
 """Users, tokens, chats and settings."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from sqlmodel import Session
@@ -99,6 +101,22 @@ def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:
     (tmp_path / "secret.key").write_bytes(b"short")
     with pytest.raises(BadSetting, match="damaged"):
         load_secret(tmp_path)
+
+
+def test_all_who_make_the_secret_at_once_get_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(50):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            begin = Barrier(8)
+
+            def load(folder: Path = folder, begin: Barrier = begin) -> bytes:
+                begin.wait()
+                return load_secret(folder)
+
+            got = {asked.result() for asked in [pool.submit(load) for _ in range(8)]}
+            assert got == {load_secret(folder)}
+            assert [path.name for path in folder.iterdir()] == ["secret.key"]
 
 
 @pytest.mark.parametrize(
