@@ -2,7 +2,7 @@
 
 A trainer stops when somebody cancels the run, when the process is asked to end, when another trainer
 took the run over, and when it could not reach the database for as long as its lease lasts, since then
-another may have. Knows no model.
+another may have. What cannot ask in between, loading a model for example, it breaks off. Knows no model.
 """
 
 import logging
@@ -10,7 +10,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 # A cancellation arrives with a heartbeat, so these come more often than the lease asks for.
 LONGEST_INTERVAL_SECONDS = 2.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WAKE = signal.SIGUSR1  # from the heartbeat to the main thread, where alone work can be broken off
 
 Why = Literal["cancelled", "terminated", "lost"]
 
@@ -45,12 +47,13 @@ class Lease:
         self._seconds = lease_seconds
         self._interval = min(LONGEST_INTERVAL_SECONDS, lease_seconds / 3)
         self._progress: dict[str, Any] = {}
-        self._cancelled = self._terminated = self._lost = False
+        self._cancelled = self._terminated = self._lost = self._breakable = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self._handlers = {number: signal.signal(number, self._terminate) for number in SIGNALS}
+        self._handlers[WAKE] = signal.signal(WAKE, self._break_off)
         self._thread.start()
         return self
 
@@ -83,8 +86,32 @@ class Lease:
         if self._terminated:
             raise Interrupted("terminated")
 
-    def _terminate(self, _signal: int, _frame: object) -> None:
+    @contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """Work that asks nobody and leaves nothing half done behind: it may be broken off anywhere within."""
+        self._breakable = True
+        try:
+            self.check()
+            yield
+        except Exception:
+            self.check()  # a library may have caught what broke it off, and failed of that
+            raise
+        finally:
+            self._breakable = False
+        self.check()
+
+    def _terminate(self, *_: object) -> None:
         self._terminated = True
+        self._break_off()
+
+    def _break_off(self, *_: object) -> None:
+        if self._breakable:
+            self.check()
+
+    def _wake(self) -> None:
+        main = threading.main_thread().ident
+        if self._breakable and main is not None:
+            signal.pthread_kill(main, WAKE)
 
     def _beat(self) -> None:
         heard = time.monotonic()
@@ -102,11 +129,15 @@ class Lease:
             except LeaseLost as error:
                 log.error("%s Stopping.", error.message)
                 self._lost = True
-                return
+                break
             except Exception as error:  # a database that is away, in any driver's words
                 silent = time.monotonic() - heard
                 log.warning("No heartbeat for %.0f s: %s", silent, error)
                 if silent > self._seconds:
                     log.error("The lease has run out unheard; another trainer may have the run. Stopping.")
                     self._lost = True
-                    return
+                    break
+            if self._cancelled:
+                self._wake()
+        if self._lost:
+            self._wake()

@@ -140,7 +140,8 @@ class _Steps:
     def _freeze_settings(self) -> BaseModelSource:
         """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
         refuse_full(self.settings)
-        source = base_model.resolve(self.settings, progress=log.info)
+        with self.lease.breaking_off():
+            source = base_model.resolve(self.settings, progress=log.info)
         earlier = self.settings.training_processes if self.run.snapshot else None
         self.processes = processes.how_many(self.settings.training_processes, source.device)
         self.same_batches = earlier in (None, self.processes)
@@ -222,16 +223,16 @@ class _Steps:
     ) -> ModelVersion:
         newest = newest_checkpoint(self.checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
-        model, tokenizer = load_for_training(source, self.settings)
-        self.lease.check()
-        if start is not None:
-            model = start.load_into(model)
+        with self.lease.breaking_off():
+            references = self._references(source, start)
+            model, tokenizer = load_for_training(source, self.settings)
+            if start is not None:
+                model = start.load_into(model)
         self.clock.enter("training")
         expected = expected_seconds(model, rows, self.settings, plan.processes)
         log.info("That will take about %s from the start.", spoken(expected))
         self.figures = plan.to_metrics()
         self.figures["plan"]["expected_seconds"] = expected
-        references = self._references(source, start)
         job = Job(source, start, self.settings, rows, plan.weights, self.checkpoints, resume, references)
         model, result = processes.train(
             job,
@@ -318,16 +319,15 @@ class _Steps:
         gc.collect()  # the trained model refers to itself; two of a large kind may not fit
         with self.database.read() as session:
             deployed = model_versions.deployed_version(session)
-        verdict = reach_verdict(
-            version,
-            deployed,
-            held_out,
-            source=source,
-            artifacts=self.artifacts,
-            weights=weights,
-            settings=self.settings,
-            report=self.lease.report,
-        )
+        with self.lease.breaking_off():
+            verdict = reach_verdict(
+                *(version, deployed, held_out),
+                source=source,
+                artifacts=self.artifacts,
+                weights=weights,
+                settings=self.settings,
+                report=self.lease.report,
+            )
         log.info("Gate: %s. %s", verdict.outcome.replace("_", " "), verdict.reason)
         metrics = {
             **version.metrics,

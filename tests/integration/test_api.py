@@ -123,7 +123,7 @@ def test_hanging_up_stops_the_reply(endless_server: LiveServer) -> None:
                 f"/api/v1/chats/{chat_id}/messages",
                 params={"stream": False},
                 json={"content": "Go"},
-                timeout=0.3,
+                timeout=httpx.Timeout(60, read=1),
             )
         assert wait_until(over, 30)["finish_reason"] == "cancelled"
 

@@ -1,10 +1,12 @@
 """Training runs as they really are: a process of their own, SQLite, a tiny model, and sudden deaths."""
 
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -230,6 +232,33 @@ def test_cancel_stops_a_running_trainer(build: Callable[..., House]) -> None:
     assert house.run(run_id).state == "cancelled"
     assert not house.checkpoints(run_id)
     assert house.deployed() == "v1"
+
+
+def test_a_run_is_cancelled_and_released_while_it_loads_a_model_of_minutes(
+    build: Callable[..., House], tiny_model: Path, tmp_path: Path
+) -> None:
+    large = shutil.copytree(tiny_model, tmp_path / "large")
+    with (large / "more.safetensors").open("wb") as file:
+        file.truncate(500 * 10**9)  # no bytes on the disk, and minutes to read
+    house = build(model=str(large))
+    house.vote(12)
+    run_id = house.request()
+
+    def begin() -> Popen[bytes]:
+        process = house.start(run_id)
+        wait_until(lambda: "Training from the start" in house.log(run_id), 120, lambda: house.log(run_id))
+        return process
+
+    process = begin()
+    process.terminate()
+    assert process.wait(timeout=60) == attempt.RELEASED
+    log = house.artifacts.run_folder(run_id) / "train.log"
+    log.write_text("")
+    process = begin()
+    with house.database.write() as session:
+        training_runs.cancel_run(session, run_id)
+    assert process.wait(timeout=60) == attempt.DONE
+    assert house.run(run_id).state == "cancelled"
 
 
 def test_sigterm_releases_the_run_with_its_last_step(build: Callable[..., House]) -> None:

@@ -164,8 +164,8 @@ def test_two_servers_share_the_work_and_send_nothing_twice(database: Database, s
     other = Database(settings.database_address)
     with (
         receiving() as receiver,
-        sending(database, settings, receiver.url),
-        sending(other, settings, receiver.url),
+        sending(database, settings, receiver.url, webhook_timeout_seconds=60.0),
+        sending(other, settings, receiver.url, webhook_timeout_seconds=60.0),
     ):
         cast(database, 40)
         wait_for(database, delivered, 40)
