@@ -113,7 +113,10 @@ class WebhookSender:
         answer = await self._send(client, claim, key)
         if answer.status in PLEASE_WAIT:
             self._paused_until = time.monotonic() + answer.retry_after
-        await asyncio.to_thread(self._note, claim, answer)
+        try:
+            await asyncio.to_thread(self._note, claim, answer)
+        except Exception:  # the others that are under way are noted all the same
+            log.exception("How delivery %s went could not be noted; its lease will run out.", claim.id)
 
     async def _send(self, client: httpx.AsyncClient, claim: Claim, key: bytes) -> _Answer:
         body = json.dumps({"type": claim.event, "timestamp": claim.voted_at.isoformat(), "data": claim.data})

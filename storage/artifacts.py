@@ -7,7 +7,8 @@ Knows no tensors: whether an adapter fits a model is for whoever loads it.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,26 +53,29 @@ class Artifacts:
         folder.mkdir(parents=True)
         return folder
 
-    def publish(self, run_id: str) -> Published:
-        """Hash and sync what was staged, then rename it to its final name in one step.
-
-        Publishing the same run again replaces what an attempt left behind before its row was written.
-        """
+    def seal(self, run_id: str) -> Published:
+        """Hash what was staged and see to it that it is on the disk; what it will be when it is published."""
         staging = self._staging(run_id)
         final = self.adapters / run_id
         files = _hash_folder(staging)
-        try:
+        with _written(final):
             for name in files:
                 sync(staging / name)
             sync(staging)
-            shutil.rmtree(final, ignore_errors=True)
-            staging.rename(final)
-            sync(self.adapters)
-        except OSError as error:
-            raise NotReady(
-                f"The adapter {final} could not be written ({error.strerror}); free some space."
-            ) from error
         return Published(str(final.relative_to(self.data_dir)), _digest_of(files), files)
+
+    def publish(self, run_id: str, sealed: Published | None = None) -> Published:
+        """Rename what was sealed, or is now, to its final name in one step.
+
+        Publishing the same run again replaces what an attempt left behind before its row was written.
+        """
+        sealed = sealed or self.seal(run_id)
+        final = self.adapters / run_id
+        with _written(final):
+            shutil.rmtree(final, ignore_errors=True)
+            self._staging(run_id).rename(final)
+            sync(self.adapters)
+        return sealed
 
     def adopt(self, run_id: str) -> Published | None:
         """A folder that a killed trainer renamed but did not register, if it is whole."""
@@ -109,6 +113,16 @@ class Artifacts:
 
     def _staging(self, run_id: str) -> Path:
         return self.adapters / f"{run_id}.tmp"
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotReady(
+            f"The adapter {folder} could not be written ({error.strerror}); free some space."
+        ) from error
 
 
 def _hash_folder(folder: Path) -> dict[str, str]:

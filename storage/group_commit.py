@@ -39,6 +39,7 @@ class GroupCommit:
         self._queue: Queue[Waiting | None] = Queue(longest_queue)
         self._thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
         self._closed = False
+        self._accepting = threading.Lock()  # nothing is queued behind the end, where nobody would write it
         self._thread.start()
 
     def submit(self, write: Callable[[Session], T]) -> Future[T]:
@@ -48,11 +49,12 @@ class GroupCommit:
         future fails with NotStored where the commit fails. Raises Busy instead of waiting behind a
         queue that is full.
         """
-        if self._closed:
-            raise NotReady("The server is stopping; send this again once it is back.")
         future: Future[T] = Future()
         try:
-            self._queue.put_nowait((write, future))
+            with self._accepting:
+                if self._closed:
+                    raise NotReady("The server is stopping; send this again once it is back.")
+                self._queue.put_nowait((write, future))
         except Full:
             raise Busy(
                 f"{self._queue.maxsize} writes are waiting already; try again in a second.", retry_after=1
@@ -61,7 +63,8 @@ class GroupCommit:
 
     def close(self) -> None:
         """Commit what was accepted, then end the thread."""
-        self._closed = True
+        with self._accepting:
+            self._closed = True
         self._queue.put(None)
         self._thread.join()
 

@@ -132,6 +132,11 @@ class LiveServer:
         )
 
 
+def get(url: str, **options: Any) -> httpx.Response:
+    """A request that a busy machine gets time for: httpx's own limit is five seconds."""
+    return httpx.get(url, **{"timeout": 60, **options})
+
+
 def free_port() -> int:
     """A port below those that the system gives to connections: none takes it while a server starts again."""
     while True:

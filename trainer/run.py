@@ -269,10 +269,11 @@ class _Steps:
             training=training,
             start=start,
         )
+        sealed = self.artifacts.seal(self.run.id)  # gigabytes, maybe: not while SQLite's lock is held
         # One transaction around the rename: no other trainer can claim the run between check and rename.
         with self.database.write() as session:
             training_runs.owned_run(session, self.run.id, self.lease.fence)
-            published = self.artifacts.publish(self.run.id)
+            published = self.artifacts.publish(self.run.id, sealed)
             version = model_versions.publish_version(
                 session,
                 run_id=self.run.id,

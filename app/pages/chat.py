@@ -117,7 +117,7 @@ class ChatPage:
             self.consent,
         ]
         entry = [self.box, self.editing]
-        sending = {"inputs": [*entry, self.view], "outputs": [*screen, *entry], **quiet}
+        sending = {"inputs": [*entry, self.consent, self.view], "outputs": [*screen, *entry], **quiet}
         # "multiple": a reply that still streams in one chat must not block sending in another.
         gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
         self.again.click(self.on_regenerate, self.view, screen, trigger_mode="multiple", **quiet)
@@ -188,10 +188,12 @@ class ChatPage:
             view.through = before
             return {self.notice: notice(error.message)}
 
-    def on_send(self, text: str, edits: str, view: View, request: gr.Request) -> Iterator[Update]:
+    def on_send(
+        self, text: str, edits: str, consent: bool, view: View, request: gr.Request
+    ) -> Iterator[Update]:
         try:
             identity = self._identify(view, request)
-            live = self._send(view, identity, text, edits or None)
+            live = self._send(view, identity, text, edits or None, consent is True)
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}  # and the text stays in the box
             return
@@ -212,12 +214,8 @@ class ChatPage:
     def on_consent(self, given: bool, view: View, request: gr.Request) -> Update:
         try:
             identity = self._identify(view, request)
-            if view.chat_id is None:
-                view.consent = given is True
-            else:
-                with self.services.database.write() as session:
-                    chat = get_chat(session, view.chat_id, owner_id=identity.user_id)
-                    set_consent(session, chat, given is True, by=identity.name)
+            view.consent = given is True  # first, for a message that is being sent meanwhile
+            self._store_consent(view, identity)
         except ThumbloopError as error:
             return {self.notice: notice(error.message), self.consent: gr.Checkbox(value=given is not True)}
         return {self.notice: ""}
@@ -244,7 +242,14 @@ class ChatPage:
             view.loaded = True  # not before: another handler may look meanwhile
         return identity
 
-    def _send(self, view: View, identity: Identity, text: str, edits: str | None) -> LiveReply:
+    def _store_consent(self, view: View, identity: Identity) -> None:
+        if view.chat_id is not None and view.consent is not None:
+            with self.services.database.write() as session:
+                chat = get_chat(session, view.chat_id, owner_id=identity.user_id)
+                set_consent(session, chat, view.consent, by=identity.name)
+
+    def _send(self, view: View, identity: Identity, text: str, edits: str | None, consent: bool) -> LiveReply:
+        """`consent` is what the page shows; the event of a click on it may come before this one or after."""
         service: ChatService = self.services.chat_service
         if view.chat_id is not None:
             last = self._last_message(view, identity) if view.through and not edits else None
@@ -252,13 +257,14 @@ class ChatPage:
             return service.send(identity.user_id, view.chat_id, text, edits=edits, parent_id=parent_id)
         if not text.strip():
             raise InvalidInput("Write a message first.", field="content")
+        consent = consent and view.consent is not False
         with self.services.database.read() as session:
             prompt = self.services.settings.system_prompt
-            chat = draft_chat(
-                session, identity.user_id, system_prompt=prompt, consent=self._consent(view, None)
-            )
+            chat = draft_chat(session, identity.user_id, system_prompt=prompt, consent=consent)
         live = service.begin(chat, [], text)
         view.chat_id = chat.id
+        if consent and view.consent is False:  # taken back meanwhile, when there was no chat yet
+            self._store_consent(view, identity)
         return live
 
     def _consent(self, view: View, chat: Chat | None) -> bool:

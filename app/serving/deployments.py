@@ -193,12 +193,15 @@ class Deployments:
         """Serve what the database says, unless that is so already or was found impossible."""
         with self._database.read() as session:
             deployed_id = model_versions.deployed_id(session)
-        if self._is_settled(deployed_id):
+        if deployed_id is not None and deployed_id == (self._refused or self._serving_id()):
             return
         with self._building:
             with self._database.read() as session:  # whoever held the lock may have moved the alias
                 deployed = model_versions.deployed_version(session)
-            if self._is_settled(deployed.id):
+            if deployed.id == self._refused:
+                return
+            if deployed.id == self._serving_id():
+                self._refused = None  # the alias went elsewhere; should it come back, try again
                 return
             try:
                 self._versions.build(deployed)
@@ -222,11 +225,8 @@ class Deployments:
             else:
                 self._serve(deployed)
 
-    def _is_settled(self, deployed_id: str | None) -> bool:
-        if self._serving is not None and self._serving.id == deployed_id:
-            self._refused = None  # the alias went elsewhere; should it come back, try again
-            return True
-        return deployed_id is not None and deployed_id == self._refused
+    def _serving_id(self) -> str | None:
+        return None if self._serving is None else self._serving.id
 
     def _fall_back(self) -> None:
         """At start: serve the newest of the versions deployed before that can be built."""

@@ -170,8 +170,8 @@ class Desk:
             self._end(slot, reply, "cancelled", over=False)
             self._admit()
         elif self._line.leave(lambda turn: turn[1] is reply):
-            reply.finish("cancelled")
             self._over(slot, reply.request.person, None)
+            reply.finish("cancelled")
 
     def _end(self, slot: Slot, reply: Reply, reason: FinishReason, *, over: bool) -> None:
         # The place is free before the reader knows of the end, so that who asks next finds it.
@@ -254,8 +254,8 @@ class Desk:
 
     def _cut_off(self, slot: Slot) -> None:
         for _, reply in self._line.leave(lambda turn: turn[0] is slot):
-            reply.finish("cancelled")
             self._over(slot, reply.request.person, None)
+            reply.finish("cancelled")
         for reply in list(slot.running.values()):
             self._end(slot, reply, "cancelled", over=False)
 

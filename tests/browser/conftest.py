@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.endless_model import build_endless_model
 from tests.live_server import LiveServer
 from tests.tiny_model import build_tiny_model
 
@@ -88,6 +89,13 @@ def talkative_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveS
     """One server whose replies always run to the token limit, so that there is time to watch."""
     model = build_tiny_model(tmp_path_factory.mktemp("model") / "talkative", stops=False)
     yield from _running(tmp_path_factory.mktemp("talkative"), model=str(model), max_new_tokens=800)
+
+
+@pytest.fixture(scope="session")
+def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One server whose replies end when they are stopped."""
+    model = build_endless_model(tmp_path_factory.mktemp("model") / "endless")
+    yield from _running(tmp_path_factory.mktemp("endless"), model=str(model), max_new_tokens=100_000)
 
 
 def _running(folder: Path, **settings: object) -> Iterator[LiveServer]:

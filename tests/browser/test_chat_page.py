@@ -21,8 +21,8 @@ from tests.browser.chatting import (
     thumb,
 )
 from tests.browser.conftest import OpenPage
+from tests.endless_model import build_endless_model
 from tests.live_server import LiveServer, wait_until
-from tests.tiny_model import build_tiny_model
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
@@ -89,6 +89,7 @@ def test_every_reply_has_its_own_thumbs(chat_server: LiveServer, open_page: Open
         send_and_wait(page, text)
     thumb(page, "Like", 0).click()
     thumb(page, "Dislike", 2).click()
+    expect_vote(page, True, 0)
     expect_vote(page, False, 2)
     page.reload()
     for reply, label in enumerate((True, None, False)):
@@ -104,15 +105,15 @@ def test_refused_vote_is_said_and_not_shown_as_cast(chat_server: LiveServer, ope
     expect_vote(page, None)
 
 
-def test_stop_keeps_the_partial_text(talkative_server: LiveServer, open_page: OpenPage) -> None:
-    page = open_page(talkative_server.url)
+def test_stop_keeps_the_partial_text(endless_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(endless_server.url)
     send(page, "Tell me a long story.")
     expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
     stop_button(page).click()
     expect(page.locator("[data-message]")).to_contain_text("stopped")
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     shown = reply_text(page)
-    assert stored_messages(page, talkative_server.url)[-1]["state"] == "stopped"
+    assert stored_messages(page, endless_server.url)[-1]["state"] == "stopped"
     page.reload()
     expect(page.locator("[data-message]")).to_contain_text("stopped")
     assert reply_text(page) == shown
@@ -209,8 +210,7 @@ def test_open_page_goes_on_in_its_chat_after_a_restart_of_the_server(
 def test_page_whose_reply_died_with_the_server_comes_back_with_it(
     start_server: Callable[..., LiveServer], open_page: OpenPage, tmp_path: Path
 ) -> None:
-    endless = build_tiny_model(tmp_path / "endless", stops=False)
-    server = start_server(model=endless, max_new_tokens=800)
+    server = start_server(model=build_endless_model(tmp_path / "endless"), max_new_tokens=100_000)
     page = open_page(server.url)
     send(page, "A long story")
     expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
@@ -218,6 +218,7 @@ def test_page_whose_reply_died_with_the_server_comes_back_with_it(
     server.kill()
     lost = page.get_by_text("Connection to the server was lost")
     expect(lost).to_be_visible()
+    server.settings = server.settings.model_copy(update={"max_new_tokens": 24})
     server.start()
     expect(lost).to_have_count(0)
     expect(page.locator(".user-row")).to_have_text("A long story")

@@ -131,10 +131,8 @@ def test_refused_edit_goes_on(chat_server: LiveServer, open_page: OpenPage) -> N
     expect(said(page)).to_have_text(["Shorter"])
 
 
-def test_no_message_is_edited_while_a_reply_streams(
-    talkative_server: LiveServer, open_page: OpenPage
-) -> None:
-    page = open_page(talkative_server.url)
+def test_no_message_is_edited_while_a_reply_streams(endless_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(endless_server.url)
     send(page, "Tell me a long story.")
     expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
     expect(page.get_by_role("button", name="Edit message")).to_have_count(0)

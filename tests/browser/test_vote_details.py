@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.chatting import chat_id, expect_vote, new_chat, send, send_and_wait, stored_messages, thumb
 from tests.browser.conftest import OpenPage
@@ -203,6 +203,23 @@ def test_consent_is_the_chats_own(page: Page, chat_server: LiveServer) -> None:
     send_and_wait(page, "Not for training")
     expect(switch).not_to_be_checked()
     assert stored() is False
+
+
+def test_consent_goes_with_the_first_message_even_where_the_click_on_it_comes_late(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url)
+    switch = page.get_by_label("May be used for training")
+    expect(switch).to_be_checked()
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/queue/join*"):
+        switch.uncheck()
+    send_and_wait(page, "Not for training")
+    chat = page.request.get(f"{chat_server.url}/api/v1/chats/{chat_id(page)}").json()
+    assert chat["consent"] is False
+    held[0].continue_()
+    expect(switch).not_to_be_checked()
 
 
 def test_copying_a_reply_is_a_signal_and_no_vote(chat_server: LiveServer, open_page: OpenPage) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.endless_model import build_endless_model
 from tests.integration import loop
 from tests.integration.rest import new_chat, refused, send
 from tests.live_server import LiveServer, read_events, wait_until
-from tests.tiny_model import build_tiny_model
 
 
 def test_a_reply_comes_as_events_and_is_stored(client: httpx.Client) -> None:
@@ -73,9 +73,8 @@ def test_a_regenerated_reply_is_a_sibling_and_the_other_branch_can_be_continued(
 
 @pytest.fixture
 def endless_server(start_server: Callable[..., LiveServer], tmp_path: Path) -> LiveServer:
-    """Its replies end at the limit of tokens alone, which is far."""
-    model = build_tiny_model(tmp_path / "endless", stops=False)
-    return start_server(model=str(model), max_new_tokens=900)
+    """Its replies outlast every test."""
+    return start_server(model=build_endless_model(tmp_path / "endless"), max_new_tokens=100_000)
 
 
 def last_message(client: httpx.Client, chat_id: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from storage.errors import BadSetting, Busy
 from storage.ids import new_id
 from tests.integration import loop
 from tests.integration.rest import new_chat, refused, send
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, get
 
 
 def test_text_that_cannot_be_stored_is_refused(client: httpx.Client) -> None:
@@ -178,7 +178,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client: httpx.Cli
 def test_the_documentation_names_every_route_and_needs_no_network(
     shared_server: LiveServer, client: httpx.Client
 ) -> None:
-    page = httpx.get(f"{shared_server.url}/docs")
+    page = get(f"{shared_server.url}/docs")
     assert page.status_code == 200
     for method, path in routes(client):
         assert f"<b>{method}</b> <code>{path}</code>" in page.text
@@ -187,8 +187,8 @@ def test_the_documentation_names_every_route_and_needs_no_network(
 
 
 def test_health(shared_server: LiveServer) -> None:
-    assert httpx.get(f"{shared_server.url}/healthz").json() == {"status": "alive"}
-    assert httpx.get(f"{shared_server.url}/readyz").json() == {"status": "ready", "deployed": "v1"}
+    assert get(f"{shared_server.url}/healthz").json() == {"status": "alive"}
+    assert get(f"{shared_server.url}/readyz").json() == {"status": "ready", "deployed": "v1"}
 
 
 def test_failures_of_the_server_have_the_same_shape() -> None:

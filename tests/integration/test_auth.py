@@ -15,7 +15,7 @@ from storage.database import Database, open_database
 from storage.errors import BadSetting, NotAuthenticated
 from storage.settings import Settings
 from storage.users import create_user
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, get
 
 COOKIE = "thumbloop_session"
 
@@ -56,7 +56,7 @@ def test_a_first_visit_makes_a_session_that_the_api_takes_too(shared_server: Liv
         assert (mine["name"], mine["role"]) == ("anonymous", "user")
         assert "set-cookie" not in client.get("/").headers
         assert client.get("/api/v1/me").json() == mine
-    assert "set-cookie" not in httpx.get(f"{shared_server.url}/api/v1/me").headers
+    assert "set-cookie" not in get(f"{shared_server.url}/api/v1/me").headers
 
 
 def test_pages_carry_headers_that_bind_the_browser(visitor: httpx.Client) -> None:
@@ -205,7 +205,7 @@ def test_the_admin_link_works_once_and_is_in_no_log(shared_server: LiveServer, v
         assert client.get("/admin/").status_code == 200
         assert client.get("/api/v1/me").json()["role"] == "admin"
         assert client.get("/api/v1/stats").status_code == 200
-    again = httpx.get(link)
+    again = get(link)
     assert again.status_code == 403
     assert "used already" in again.text
     assert "set-cookie" not in again.headers
@@ -243,7 +243,7 @@ def test_people_with_accounts_sign_in_and_out(start_server: Callable[..., LiveSe
         kept = client.cookies[COOKIE]
         assert client.post("/logout").headers["location"] == "/login"
         assert COOKIE not in client.cookies
-        assert httpx.get(f"{server.url}/api/v1/me", cookies={COOKIE: kept}).status_code == 401
+        assert get(f"{server.url}/api/v1/me", cookies={COOKIE: kept}).status_code == 401
         # With accounts, any name may lead here: a proxy keeps its own.
         assert client.get("/healthz", headers={"Host": "chat.example"}).status_code == 200
 

@@ -14,7 +14,8 @@ import httpx
 from storage.ids import new_id
 from tests.endless_model import build_endless_model
 from tests.integration import loop
-from tests.live_server import LiveServer, read_events, wait_until
+from tests.live_server import LiveServer, get, read_events, wait_until
+from tests.tiny_model import build_tiny_model
 
 
 def refused(response: httpx.Response, status: int, code: str | None = None) -> str:
@@ -41,8 +42,8 @@ def test_messages_that_must_be_refused(live_server: LiveServer) -> None:
     refused(stranger.post(messages, json={"content": "Hi"}), 403, "not_yours")
     refused(client.post(f"/api/v1/chats/{new_id()}/messages", json={"content": "Hi"}), 404)
     refused(client.post("/api/v1/chats/..%2f..%2fetc/messages", json={"content": "Hi"}), 404)
-    refused(httpx.get(f"{live_server.url}/api/v1/chats"), 401)
-    refused(httpx.get(f"{live_server.url}/api/v1/chats", headers={"Authorization": "Bearer tl_x"}), 401)
+    refused(get(f"{live_server.url}/api/v1/chats"), 401)
+    refused(get(f"{live_server.url}/api/v1/chats", headers={"Authorization": "Bearer tl_x"}), 401)
     refused(stranger.post("/api/v1/training-runs", json={}), 403)
 
     chat = loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))
@@ -174,9 +175,14 @@ def test_a_start_that_cannot_work_ends_with_one_clear_line(tmp_path: Path, tiny_
 
 
 def test_more_chats_at_once_than_there_is_room_for_are_told_to_wait(
-    start_server: Callable[..., LiveServer],
+    start_server: Callable[..., LiveServer], tmp_path: Path
 ) -> None:
-    server = start_server(max_concurrent_replies=1, max_waiting_replies=1, max_new_tokens=900)
+    server = start_server(
+        model=build_tiny_model(tmp_path / "talkative", stops=False),
+        max_concurrent_replies=1,
+        max_waiting_replies=1,
+        max_new_tokens=900,
+    )
     answers: list[httpx.Response] = []
     barrier = threading.Barrier(6)
 

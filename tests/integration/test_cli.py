@@ -18,7 +18,7 @@ from storage.database import open_database
 from storage.settings import Settings
 from storage.users import check_password
 from tests.integration import loop
-from tests.live_server import TEST_SETTINGS, LiveServer
+from tests.live_server import TEST_SETTINGS, LiveServer, get
 
 PROGRAM = [sys.executable, "-m", "app.cli"]
 
@@ -286,10 +286,10 @@ def test_serve_prints_links_that_work_once_and_end_in_no_log(live_server: LiveSe
         [*PROGRAM, "admin-link"], env=live_server.environment, capture_output=True, text=True, check=True
     )
     for link in (printed[1], asked.stdout.strip()):
-        with httpx.Client(follow_redirects=True) as browser:
+        with httpx.Client(follow_redirects=True, timeout=60) as browser:
             page = browser.get(link)
             assert (page.status_code, page.url.path) == (200, "/admin/")
-        assert httpx.get(link).status_code == 403
+        assert get(link).status_code == 403
     served = live_server.log.read_text().replace(printed[1], "")
     assert "/admin HTTP" in served  # the access log has the request and not its token
     assert "tl_" not in served

@@ -13,7 +13,7 @@ PASSES = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0, "gate_min_votes
 @pytest.fixture
 def server_in_training(start_server: Callable[..., LiveServer]) -> tuple[LiveServer, str]:
     """A server whose run has taken at least one step and saved a checkpoint, with many more to go."""
-    server = start_server(epochs=30, checkpoint_steps=2, lease_seconds=3, **PASSES)
+    server = start_server(epochs=30, checkpoint_steps=2, lease_seconds=15, **PASSES)
     loop.chat_and_vote(server.client(), 18)
     run_id = loop.request_run(server.client())
     checkpoints = server.settings.data_dir / "runs" / run_id

@@ -15,7 +15,7 @@ from storage.database import open_database
 from storage.tables import Chat, TrainingRun
 from tests.integration import loop
 from tests.integration.rest import refused
-from tests.live_server import LiveServer, wait_until
+from tests.live_server import LiveServer, get, wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
 MOST = 20  # replies of one person in a minute
@@ -41,7 +41,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) ->
 
 
 def scrape(server: LiveServer) -> httpx.Response:
-    return httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+    return get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
 
 
 def figures(server: LiveServer) -> Figures:
@@ -65,9 +65,9 @@ def test_the_scrapers_token_and_admins_read_them_and_nobody_else(
     assert client.get("/metrics").status_code == 200
     refused(stranger.get("/metrics"), 403, "admin_only")
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": f"thumbloop_session={TOKEN}"}):
-        refused(httpx.get(f"{shared_server.url}/metrics", headers=headers), 401, "not_authenticated")
+        refused(get(f"{shared_server.url}/metrics", headers=headers), 401, "not_authenticated")
     for path in ("/api/v1/stats", "/api/v1/me", "/v1/models"):
-        answer = httpx.get(f"{shared_server.url}{path}", headers={"Authorization": f"Bearer {TOKEN}"})
+        answer = get(f"{shared_server.url}{path}", headers={"Authorization": f"Bearer {TOKEN}"})
         assert answer.status_code == 401
 
 
@@ -149,8 +149,8 @@ def test_every_answer_has_an_id_that_the_log_names(shared_server: LiveServer, cl
         client.get("/api/v1/me"),
         client.get("/api/v1/chats/1"),
         client.post("/v1/chat/completions", json=body),
-        httpx.get(f"{shared_server.url}/api/v1/me"),
-        httpx.get(f"{shared_server.url}/api/v1/me", headers={"Host": "elsewhere.example"}),
+        get(f"{shared_server.url}/api/v1/me"),
+        get(f"{shared_server.url}/api/v1/me", headers={"Host": "elsewhere.example"}),
     ]
     ids = [answer.headers["x-request-id"] for answer in answers]
     assert len(set(ids)) == len(ids)

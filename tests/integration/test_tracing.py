@@ -9,13 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app.tracing import Tracing
 from storage.errors import BadSetting
-from tests.live_server import LiveServer, free_port
+from tests.live_server import LiveServer, free_port, get
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECRET = "nobody-shall-read-this"
@@ -56,7 +55,7 @@ def ask(server: LiveServer, **headers: str) -> None:
             headers=headers,
         )
         assert answer.status_code == 200, answer.text
-        assert httpx.get(f"{server.url}/readyz").status_code == 200
+        assert get(f"{server.url}/readyz").status_code == 200
 
 
 def test_a_reply_is_a_span_below_its_request_and_no_text_is_sent(

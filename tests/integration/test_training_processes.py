@@ -55,6 +55,14 @@ def followers(leader: int | None = None) -> list[psutil.Process]:
     return [one for one in psutil.Process(leader).children() if "--multiprocessing-fork" in one.cmdline()]
 
 
+def is_over(process: psutil.Process) -> bool:
+    """Whether it has ended, be it that nobody has asked how."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def rows_of(house: House, run_id: str) -> list[Row]:
     """What the run trained on, in its order."""
     run = house.run(run_id)
@@ -143,7 +151,7 @@ def test_others_end_with_a_killed_leader_and_another_number_of_them_starts_again
     leader = house.start_and_reach_checkpoint(run_id)
     (other,) = followers(leader.pid)
     leader.kill()
-    wait_until(lambda: not other.is_running() or other.status() == psutil.STATUS_ZOMBIE, 10)
+    wait_until(lambda: is_over(other))
     wait_until(house.claimable, 30)
     three = [*TORCHRUN[:-1], "3", "-m", "trainer", "run", run_id]
     subprocess.run(three, env=child_environment(house.settings), check=True, timeout=120)

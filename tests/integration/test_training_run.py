@@ -9,6 +9,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -282,7 +283,9 @@ def test_a_trainer_that_was_given_up_for_dead_publishes_nothing(build: Callable[
     house.vote(12)
     run_id = house.request()
     process = house.start_and_reach_checkpoint(run_id)
-    process.send_signal(signal.SIGSTOP)
+    with house.database.write():  # so that it is not stopped in the middle of a heartbeat, with SQLite's lock
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
     wait_until(house.claimable, 30)
     with house.database.write() as session:
         successor = training_runs.claim_run(

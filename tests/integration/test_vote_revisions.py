@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration import loop
 from tests.integration.rest import refused
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, get
 
 UP, DOWN = {"label": True}, {"label": False}
 
@@ -86,7 +86,7 @@ def test_a_header_that_is_none_is_named(client: httpx.Client, address: str, head
 
 def test_only_the_voter_reads_their_vote(client: httpx.Client, stranger: httpx.Client, address: str) -> None:
     refused(stranger.get(address), 403, "not_yours")
-    refused(httpx.get(f"{client.base_url}{address}"), 401, "not_authenticated")
+    refused(get(f"{client.base_url}{address}"), 401, "not_authenticated")
 
 
 def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, address: str) -> None:
@@ -97,7 +97,9 @@ def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, addre
     with database.write() as session:
         admin = users.ensure_user(session, "admin", "admin")
         token, plain = tokens.create_token(session, admin.id, name="short-lived")
-    with httpx.Client(base_url=shared_server.url, headers={"Authorization": f"Bearer {plain}"}) as client:
+    with httpx.Client(
+        base_url=shared_server.url, headers={"Authorization": f"Bearer {plain}"}, timeout=60
+    ) as client:
         loop.checked(client.put(address, json=UP))
         with database.write() as session:
             tokens.revoke_token(session, token.id)

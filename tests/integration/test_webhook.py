@@ -32,7 +32,7 @@ SECRET = f"whsec_{base64.b64encode(b'k' * 32).decode()}"
 @contextmanager
 def sending(database: Database, settings: Settings, url: str, **more: Any) -> Iterator[WebhookSender]:
     chosen = settings.model_copy(
-        update={"webhook_url": url, "webhook_secret": SECRET, "webhook_timeout_seconds": 2.0, **more}
+        update={"webhook_url": url, "webhook_secret": SECRET, "webhook_timeout_seconds": 60.0, **more}
     )
     sender = WebhookSender(database, chosen)
     sender.start()
@@ -43,8 +43,8 @@ def sending(database: Database, settings: Settings, url: str, **more: Any) -> It
 
 
 def cast(database: Database, number: int = 1) -> None:
-    for _ in range(number):
-        with database.write() as session:
+    with database.write() as session:
+        for _ in range(number):
             person, _, reply = add_person_with_reply(session)
             votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, comment="Gut 🙂")
 
@@ -118,7 +118,10 @@ def test_whatever_goes_wrong_the_same_delivery_comes_again_until_it_is_taken(
         trickling(released),
         endless,
     ]
-    with receiving(*answers) as receiver, sending(database, settings, receiver.url):
+    with (
+        receiving(*answers) as receiver,
+        sending(database, settings, receiver.url, webhook_timeout_seconds=2.0),
+    ):
         cast(database, len(answers))
         wait_for(database, delivered, len(answers))
         released.set()
@@ -164,8 +167,8 @@ def test_two_servers_share_the_work_and_send_nothing_twice(database: Database, s
     other = Database(settings.database_address)
     with (
         receiving() as receiver,
-        sending(database, settings, receiver.url, webhook_timeout_seconds=60.0),
-        sending(other, settings, receiver.url, webhook_timeout_seconds=60.0),
+        sending(database, settings, receiver.url),
+        sending(other, settings, receiver.url),
     ):
         cast(database, 40)
         wait_for(database, delivered, 40)
@@ -209,7 +212,7 @@ def test_a_server_killed_right_after_a_vote_tells_of_it_when_it_is_back(
     start_server: Callable[..., LiveServer],
 ) -> None:
     with receiving(*[status(500)] * 3) as receiver:
-        server = start_server(webhook_url=receiver.url, webhook_secret=SECRET, webhook_timeout_seconds=1)
+        server = start_server(webhook_url=receiver.url, webhook_secret=SECRET, webhook_timeout_seconds=10)
         with server.client() as client:
             replies = [loop.chat_once(client, f"Hello {number}") for number in range(5)]
             for reply in replies:

@@ -76,7 +76,7 @@ def test_one_key_is_one_side(database: Database) -> None:
     start(database)
     sides = {
         key: {chat.canary_id for chat in begin_chats(database, 5, split_by=key)}
-        for key in (f"person {number}" for number in range(12))
+        for key in (f"person {number}" for number in range(60))
     }
     assert all(len(side) == 1 for side in sides.values())
     assert len({frozenset(side) for side in sides.values()}) == 2

@@ -8,6 +8,7 @@ import pytest
 from app.serving.breaker import FAILURES
 from app.serving.external import ExternalBackend
 from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
+from tests.live_server import free_port
 from tests.recorded_vllm import (
     KEY,
     MODEL,
@@ -95,7 +96,7 @@ def test_a_refusal_is_told_at_once_and_never_with_the_key(
 def test_silence_is_bounded_before_the_first_token_and_after_it(
     make_external: MakeBackend, vllm_server: Recorded
 ) -> None:
-    backend = make_external(vllm_server, openai_timeout_seconds=1)
+    backend = make_external(vllm_server, openai_timeout_seconds=4)
     for answer in (vllm_server.hang, vllm_server.hang_after(0)):  # the latter only pings
         vllm_server.script.append(answer)
         assert failure(backend).code == "model_server_silent"
@@ -105,11 +106,11 @@ def test_silence_is_bounded_before_the_first_token_and_after_it(
 
 
 def test_a_reply_may_take_longer_than_silence_may(make_external: MakeBackend, vllm_server: Recorded) -> None:
-    backend = make_external(vllm_server, openai_timeout_seconds=2.5)
-    vllm_server.script.append(vllm_server.slowly(0.6))
+    backend = make_external(vllm_server, openai_timeout_seconds=5)
+    vllm_server.script.append(vllm_server.slowly(1.2))
     end = reply(backend)
     assert end.content == WHOLE.removeprefix(f"{MODEL}:")
-    assert end.timings["total_s"] > 2.5
+    assert end.timings["total_s"] > 5
 
 
 def test_a_server_that_keeps_failing_is_left_alone_and_refused_without_a_trace(
@@ -143,8 +144,8 @@ def test_what_is_no_completion_is_an_error(external: ExternalBackend, vllm_serve
 
 def test_a_server_that_is_not_there_yet_is_waited_for(make_external: MakeBackend, tokenise: Tokenise) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(recorded_vllm(tokenise))
-        port = server.server.server_port
+        port = free_port()
+        server = stack.enter_context(recorded_vllm(tokenise, port=port))
         stack.close()
         backend = make_external(server)
         assert "cannot be reached" in (backend.trouble() or "")

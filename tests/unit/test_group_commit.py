@@ -1,6 +1,9 @@
 """Writes that share a commit: isolated from each other, durable when answered, refused when too many."""
 
+import contextlib
+import sys
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,33 @@ def test_a_full_queue_is_refused_at_once(database: Database) -> None:
     database.close()
     with pytest.raises(NotReady, match="stopping"):
         database.submit(lambda session: None)
+
+
+def test_whoever_writes_while_it_closes_is_answered(tmp_path: Path) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(20):
+            database = open_database(Settings(data_dir=tmp_path / str(number)))
+            accepted: list[Future[None]] = []
+
+            def keep_writing(database: Database = database, accepted: list[Future[None]] = accepted) -> None:
+                with contextlib.suppress(NotReady):
+                    while True:
+                        with contextlib.suppress(Busy):
+                            accepted.append(database.submit(lambda session: None))
+
+            writers = [threading.Thread(target=keep_writing) for _ in range(4)]
+            for writer in writers:
+                writer.start()
+            while not accepted:
+                pass
+            database.close()
+            for writer in writers:
+                writer.join()
+            assert all(future.done() for future in accepted)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_failure_is_only_its_own_whatever_it_left_in_the_transaction(database: Database) -> None:

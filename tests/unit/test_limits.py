@@ -84,5 +84,10 @@ def test_a_container_of_the_older_kind_sees_its_limit_at_the_top(tmp_path: Path)
 
 def test_without_limits_it_is_what_the_machine_has(tmp_path: Path) -> None:
     for own in (tmp_path / "missing", tmp_path):
-        found = free_memory(tmp_path, own)
-        assert abs(found - psutil.virtual_memory().available) < 512 * MIB
+        looked = [
+            psutil.virtual_memory().available,
+            free_memory(tmp_path, own),
+            psutil.virtual_memory().available,
+        ]
+        # Other tests take and give back memory meanwhile.
+        assert min(looked[0], looked[2]) - 2048 * MIB < looked[1] < max(looked[0], looked[2]) + 2048 * MIB

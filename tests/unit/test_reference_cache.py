@@ -112,6 +112,6 @@ def test_runs_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     def keep(number: int) -> None:
         cache(file).keep([reply(number)], scores(float(number)))
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(keep, range(64)))
-    assert all(cache(file).look_up([reply(number)]) for number in range(64))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(keep, range(20)))
+    assert all(cache(file).look_up([reply(number)]) for number in range(20))
