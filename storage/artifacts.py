@@ -64,26 +64,16 @@ class Artifacts:
             sync(staging)
         return Published(str(final.relative_to(self.data_dir)), _digest_of(files), files)
 
-    def publish(self, run_id: str, sealed: Published | None = None) -> Published:
-        """Rename what was sealed, or is now, to its final name in one step.
+    def publish(self, run_id: str) -> None:
+        """Rename what was sealed to its final name.
 
         Publishing the same run again replaces what an attempt left behind before its row was written.
         """
-        sealed = sealed or self.seal(run_id)
         final = self.adapters / run_id
         with _written(final):
             shutil.rmtree(final, ignore_errors=True)
             self._staging(run_id).rename(final)
             sync(self.adapters)
-        return sealed
-
-    def adopt(self, run_id: str) -> Published | None:
-        """A folder that a killed trainer renamed but did not register, if it is whole."""
-        final = self.adapters / run_id
-        if not final.exists():
-            return None
-        files = _hash_folder(final)
-        return Published(str(final.relative_to(self.data_dir)), _digest_of(files), files)
 
     def verify(self, path: str, files: Mapping[str, str]) -> Path:
         """The folder, if it holds exactly these files with these hashes; raises ArtifactRefused."""

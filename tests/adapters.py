@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from storage import model_versions, training_runs
-from storage.artifacts import Artifacts
+from storage.artifacts import Artifacts, Published
 from storage.database import Database
 from storage.tables import ModelVersion
 
@@ -29,6 +29,13 @@ def build_adapter(base: Path, folder: Path, *, seed: int = 1, size: float = 0.3)
     return folder
 
 
+def seal_and_publish(artifacts: Artifacts, run_id: str) -> Published:
+    """What was staged for a run, as its training publishes it."""
+    sealed = artifacts.seal(run_id)
+    artifacts.publish(run_id)
+    return sealed
+
+
 def publish_adapter(
     database: Database,
     artifacts: Artifacts,
@@ -47,7 +54,7 @@ def publish_adapter(
         held = training_runs.claim_run(session, run.id, owner="test", lease_seconds=60, max_attempts=1)
         assert held is not None
     change(build_adapter(base, artifacts.staging(run.id), seed=seed))
-    published = artifacts.publish(run.id)
+    published = seal_and_publish(artifacts, run.id)
     with database.write() as session:
         version = model_versions.publish_version(
             session,

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,8 @@ class Failure:
 class Meeting:
     """How the processes of one machine find each other: by a file, so that no port is open to others.
 
-    `gpus` has one for each process, or none. On its line each follower says that it is ready, or why it
-    failed, and waits at the end for leave to go.
+    `gpus` has one for each process, or none. On its line each follower says that it is ready, at first to
+    meet and then to train, or why it failed, and waits at the end for leave to go.
     """
 
     file: Path
@@ -123,14 +124,14 @@ def follow(index: int, meeting: Meeting) -> None:
     try:
         line.send(READY)
         meeting.attend(rank)
-        train_along()
+        train_along(loaded=partial(line.send, READY))
         line.recv()  # the leader's leave to go: it may still be reading what this process sent last
     except BaseException as error:
         line.send(Failure(is_out_of_memory(error), f"{type(error).__name__}: {error}"))
         raise
 
 
-def train_along() -> None:
+def train_along(loaded: "Callable[[], None]" = lambda: None) -> None:
     """Do this process's part of the leader's job, if there is one; the processes have met."""
     from trainer.tuning import load_for_training
 
@@ -140,6 +141,7 @@ def train_along() -> None:
     model, tokenizer = load_for_training(job.source, job.settings)
     if job.start is not None:
         model = job.start.load_into(model)
+    loaded()
     job.train(model, tokenizer)
 
 

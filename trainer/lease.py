@@ -65,6 +65,7 @@ class Lease:
             signal.signal(number, handler)
 
     def close(self) -> None:
+        self._breakable = False
         self._closed.set()
         self._thread.join()
 
@@ -88,7 +89,7 @@ class Lease:
 
     @contextmanager
     def breaking_off(self) -> Iterator[None]:
-        """Work that asks nobody and leaves nothing half done behind: it may be broken off anywhere within."""
+        """Work that may be broken off anywhere, for it leaves nothing behind that is taken for whole."""
         self._breakable = True
         try:
             self.check()
@@ -137,7 +138,8 @@ class Lease:
                     log.error("The lease has run out unheard; another trainer may have the run. Stopping.")
                     self._lost = True
                     break
-            if self._cancelled:
-                self._wake()
-        if self._lost:
+            if self._cancelled or self._terminated:
+                self._wake()  # again with each heartbeat: a library may catch what is raised, and go on
+        while self._lost and not self._closed.is_set():
             self._wake()
+            self._closed.wait(self._interval)

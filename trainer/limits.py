@@ -3,6 +3,7 @@
 Knows no model and no run.
 """
 
+import errno
 import re
 from pathlib import Path
 
@@ -23,8 +24,18 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, SafetensorError):
         code = re.search(r"os error (\d+)", str(error))
         return code is not None and int(code[1]) in room.NO_ROOM
-    # What torch writes with has no error of its own for it.
-    return room.is_full(error) or (isinstance(error, RuntimeError) and "inline_container" in str(error))
+    # What torch writes with has no error of its own for it, but says why it could not open a file.
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return room.is_full(error) or ("inline_container" in said and "strerror" not in said)
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Whether safetensors or torch says so of a file that it reads. Neither names the file."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EINVAL and error.filename is None
+    if isinstance(error, RuntimeError):
+        return "PytorchStreamReader" in str(error)
+    return isinstance(error, EOFError | SafetensorError)
 
 
 def free_memory(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

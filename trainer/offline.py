@@ -20,7 +20,7 @@ from trainer.expected_time import expected_seconds
 from trainer.file_report import FileReport
 from trainer.file_rows import read_rows
 from trainer.follower import Job
-from trainer.limits import is_full
+from trainer.limits import is_damaged, is_full
 from trainer.lineage import write_lineage
 from trainer.out_folder import OutFolder
 from trainer.reference_cache import ReferenceCache
@@ -76,12 +76,12 @@ def train_on_file(
     try:
         with out.claimed(training.identity()) as resume:
             return training.carry_out(resume, progress, check)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
         named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
         remedy = "see to that"
         if is_full(error):
             named, remedy = wanted.out, "free some space"
-        elif isinstance(error, SafetensorError):
+        elif is_damaged(error):
             named, remedy = out.checkpoints, "remove the newest of them"
         elif not named:
             raise

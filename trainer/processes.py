@@ -111,6 +111,7 @@ def train(
         try:
             followers.meeting.attend(0)
             broadcast_object_list([job])
+            followers.wait_until_ready(check)  # not in a collective, where nobody asks, while they load
             return lead(lambda: followers.check(check))
         except RuntimeError as error:  # what a collective raises when another process has gone
             followers.check(check, patience=NOTICED_WITHIN * (3 if _of_other(error) else 0.5))
@@ -178,6 +179,7 @@ class _Followers:
         self.meeting = Meeting(
             Path(self._folder.name) / "meeting", processes, gpus() if device.type == "cuda" else (), theirs
         )
+        self._failures: dict[Connection, Failure] = {}
         self._over = threading.Event()
 
     def __enter__(self) -> Self:
@@ -204,13 +206,11 @@ class _Followers:
         self._folder.cleanup()
 
     def wait_until_ready(self, check: Callable[[], None]) -> None:
-        """Raises what `check` raises."""
-        waiting = list(self._lines)
+        """Until each has said so once more. Raises what `check` raises."""
+        waiting = set(self._lines)
         while waiting:
-            for line in wait(waiting, timeout=POLL_SECONDS):
-                assert isinstance(line, Connection)
-                assert line.recv() == READY  # it can fail only afterwards
-                waiting.remove(line)
+            wait(waiting, timeout=POLL_SECONDS)
+            waiting -= {line for line in waiting if self._hear(line) == READY}
             self.check(check)
 
     def check(self, check: Callable[[], None], patience: float = 0.0) -> None:
@@ -232,11 +232,19 @@ class _Followers:
                     f"mid-training; what was trained up to the newest checkpoint is kept."
                 )
         for number, line in enumerate(self._lines, start=2):
-            while line.poll():
-                if isinstance(failure := line.recv(), Failure):
-                    kind = MemoryError if failure.out_of_memory else RuntimeError
-                    return kind(f"Process {number} {of_all} failed: {failure.told}")
+            while self._hear(line) is not None:
+                pass
+            if (failure := self._failures.get(line)) is not None:
+                kind = MemoryError if failure.out_of_memory else RuntimeError
+                return kind(f"Process {number} {of_all} failed: {failure.told}")
         return RuntimeError(f"One {of_all} processes ended before the training did; its output says why.")
+
+    def _hear(self, line: Connection) -> object:
+        """What a process said and nobody has heard yet, or None."""
+        said = line.recv() if line.poll() else None
+        if isinstance(said, Failure):
+            self._failures[line] = said
+        return said
 
     def _end_if_unnoticed(self) -> None:
         """Some collectives wait for a process that has gone, for many minutes."""

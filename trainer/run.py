@@ -184,9 +184,10 @@ class _Steps:
 
     def _forget_checkpoints(self) -> None:
         """Before the row says what is trained on now: a later attempt takes what it finds to be of that."""
-        self.lease.check()
-        if self.checkpoints.exists():
-            shutil.rmtree(self.checkpoints)
+        with self.database.write() as session:
+            training_runs.owned_run(session, self.run.id, self.lease.fence)
+            if self.checkpoints.exists():
+                shutil.rmtree(self.checkpoints)
 
     def _refusal(self, snapshot: Snapshot, training: list[Row]) -> str | None:
         """Why this run must not or cannot train, if so."""
@@ -244,12 +245,8 @@ class _Steps:
         )
         log.info(
             "Trained %s in %.0f s, %.2f s a row, at most %.1f GiB of memory.",
-            *(
-                counted(result.steps, "step"),
-                result.seconds,
-                result.seconds_per_row,
-                result.peak_memory / 2**30,
-            ),
+            *(counted(result.steps, "step"), result.seconds, result.seconds_per_row),
+            result.peak_memory / 2**30,
         )
         self._phase("publishing")
         staging = self.artifacts.staging(self.run.id)
@@ -269,11 +266,11 @@ class _Steps:
             training=training,
             start=start,
         )
-        sealed = self.artifacts.seal(self.run.id)  # gigabytes, maybe: not while SQLite's lock is held
+        published = self.artifacts.seal(self.run.id)  # gigabytes, maybe: not while SQLite's lock is held
         # One transaction around the rename: no other trainer can claim the run between check and rename.
         with self.database.write() as session:
             training_runs.owned_run(session, self.run.id, self.lease.fence)
-            published = self.artifacts.publish(self.run.id, sealed)
+            self.artifacts.publish(self.run.id)
             version = model_versions.publish_version(
                 session,
                 run_id=self.run.id,

@@ -121,7 +121,11 @@ class ChatPage:
         # "multiple": a reply that still streams in one chat must not block sending in another.
         gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
         self.again.click(self.on_regenerate, self.view, screen, trigger_mode="multiple", **quiet)
-        self.consent.input(self.on_consent, [self.consent, self.view], [self.notice, self.consent], **quiet)
+        given = [self.consent, self.view]
+        # "always_last": a second click while the first is on its way counts, and is not dropped.
+        self.consent.input(
+            self.on_consent, given, [self.notice, self.consent], trigger_mode="always_last", **quiet
+        )
         self.stop.click(self.on_stop, self.view, self.notice, **quiet)
         self.new.click(self.on_new, self.view, screen, **quiet)
         self.side.open_chat(self.on_open, self.view, screen, trigger_mode="multiple", **quiet)
@@ -193,10 +197,13 @@ class ChatPage:
     ) -> Iterator[Update]:
         try:
             identity = self._identify(view, request)
+            before = view.consent
             live = self._send(view, identity, text, edits or None, consent is True)
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}  # and the text stays in the box
             return
+        if view.consent not in (before, None):  # clicked while there was no chat to store it with
+            yield self.on_consent(view.consent is True, view, request)
         yield from self._draw(view, identity, live, {self.box: "", self.editing: ""})
 
     def on_regenerate(self, view: View, request: gr.Request) -> Iterator[Update]:
@@ -215,7 +222,10 @@ class ChatPage:
         try:
             identity = self._identify(view, request)
             view.consent = given is True  # first, for a message that is being sent meanwhile
-            self._store_consent(view, identity)
+            if view.chat_id is not None:
+                with self.services.database.write() as session:
+                    chat = get_chat(session, view.chat_id, owner_id=identity.user_id)
+                    set_consent(session, chat, view.consent, by=identity.name)
         except ThumbloopError as error:
             return {self.notice: notice(error.message), self.consent: gr.Checkbox(value=given is not True)}
         return {self.notice: ""}
@@ -242,14 +252,8 @@ class ChatPage:
             view.loaded = True  # not before: another handler may look meanwhile
         return identity
 
-    def _store_consent(self, view: View, identity: Identity) -> None:
-        if view.chat_id is not None and view.consent is not None:
-            with self.services.database.write() as session:
-                chat = get_chat(session, view.chat_id, owner_id=identity.user_id)
-                set_consent(session, chat, view.consent, by=identity.name)
-
     def _send(self, view: View, identity: Identity, text: str, edits: str | None, consent: bool) -> LiveReply:
-        """`consent` is what the page shows; the event of a click on it may come before this one or after."""
+        """`consent` is what the page shows, maybe of the chat before: a new one needs both to say yes."""
         service: ChatService = self.services.chat_service
         if view.chat_id is not None:
             last = self._last_message(view, identity) if view.through and not edits else None
@@ -257,14 +261,12 @@ class ChatPage:
             return service.send(identity.user_id, view.chat_id, text, edits=edits, parent_id=parent_id)
         if not text.strip():
             raise InvalidInput("Write a message first.", field="content")
-        consent = consent and view.consent is not False
+        consent = consent and self._consent(view, None)
         with self.services.database.read() as session:
             prompt = self.services.settings.system_prompt
             chat = draft_chat(session, identity.user_id, system_prompt=prompt, consent=consent)
         live = service.begin(chat, [], text)
         view.chat_id = chat.id
-        if consent and view.consent is False:  # taken back meanwhile, when there was no chat yet
-            self._store_consent(view, identity)
         return live
 
     def _consent(self, view: View, chat: Chat | None) -> bool:

@@ -1,7 +1,7 @@
 """What is said with a vote on the chat page: tags, a comment, a correction; consent and copies beside it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -205,21 +205,52 @@ def test_consent_is_the_chats_own(page: Page, chat_server: LiveServer) -> None:
     assert stored() is False
 
 
-def test_consent_goes_with_the_first_message_even_where_the_click_on_it_comes_late(
-    chat_server: LiveServer, open_page: OpenPage
+@pytest.mark.parametrize("default", [True, False], ids=["taken back", "given"])
+def test_consent_is_right_even_where_the_click_on_it_comes_after_the_message(
+    start_server: Callable[..., LiveServer], open_page: OpenPage, default: bool
 ) -> None:
-    page = open_page(chat_server.url)
+    server = start_server(consent_default=default)
+    page = open_page(server.url)
     switch = page.get_by_label("May be used for training")
-    expect(switch).to_be_checked()
+    expect(switch).to_be_checked(checked=default)
     held: list[Route] = []
     page.route("**/queue/join*", lambda route: route.continue_() if held else held.append(route))
     with page.expect_request("**/queue/join*"):
-        switch.uncheck()
-    send_and_wait(page, "Not for training")
-    chat = page.request.get(f"{chat_server.url}/api/v1/chats/{chat_id(page)}").json()
-    assert chat["consent"] is False
+        switch.click()
+    send_and_wait(page, "Remember this")
+
+    def stored() -> bool:
+        consent = page.request.get(f"{server.url}/api/v1/chats/{chat_id(page)}").json()["consent"]
+        assert isinstance(consent, bool)
+        return consent
+
+    assert stored() is False  # not before both the page and the person say so
     held[0].continue_()
-    expect(switch).not_to_be_checked()
+    if default:
+        switch.click()  # the end of this event is that of the one before
+        wait_until(stored)
+        switch.click()
+        wait_until(lambda: not stored())
+    else:
+        wait_until(stored)
+
+
+def test_a_box_that_is_clicked_twice_at_once_is_stored_as_it_shows(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    switch = page.get_by_label("May be used for training")
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/queue/join*"):
+        switch.click()
+    switch.click()  # while the first is on its way
+    with page.expect_request("**/queue/join*"):
+        held[0].continue_()
+    expect(switch).to_be_checked()
+    path = f"{chat_server.url}/api/v1/chats/{chat_id(page)}"
+    wait_until(lambda: page.request.get(path).json()["consent"] is True)
 
 
 def test_copying_a_reply_is_a_signal_and_no_vote(chat_server: LiveServer, open_page: OpenPage) -> None:

@@ -94,4 +94,4 @@ def test_a_pickle_is_not_even_published(tmp_path: Path, model_folder: Path) -> N
     artifacts = Artifacts(tmp_path)
     add_pickle(build_adapter(model_folder, artifacts.staging("run")))
     with pytest.raises(ArtifactRefused, match=r"adapter_model\.bin is not a file that an adapter may have"):
-        artifacts.publish("run")
+        artifacts.seal("run")

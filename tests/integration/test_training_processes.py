@@ -7,7 +7,9 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from trainer.lease import Interrupted
 from trainer.offline import OfflineTraining, train_on_file
 from trainer.runners.local import child_environment
 from trainer.snapshot import take_snapshot
+from trainer.start import Start
 from trainer.tokenise import LeftOut, Row, tokenise
 from trainer.training_plan import plan_training
 
@@ -232,6 +235,28 @@ def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, 
     (copy / "config.json").unlink()
     with pytest.raises(RuntimeError, match="Process 2 of 2 failed: ModelUnavailable: .*cannot be loaded"):
         processes.train(job, model, tokenizer, processes=2)
+    assert not followers()
+
+
+@dataclass(frozen=True)
+class SlowStart(Start):
+    """An adapter that takes minutes to load."""
+
+    def load_into(self, model: Any) -> Any:
+        (self.folder / "loading").touch()
+        time.sleep(600)
+
+
+def test_a_training_is_stopped_while_its_other_processes_still_load(tmp_path: Path, tiny_model: Path) -> None:
+    job, model, tokenizer = job_of_two(Job, tmp_path, tiny_model)
+    slow = SlowStart("id", "v2", tmp_path, "sha256")
+
+    def check() -> None:
+        if (tmp_path / "loading").exists():
+            raise Interrupted("cancelled")
+
+    with pytest.raises(Interrupted):
+        processes.train(replace(job, start=slow), model, tokenizer, processes=2, check=check)
     assert not followers()
 
 

@@ -235,12 +235,12 @@ def test_cancel_stops_a_running_trainer(build: Callable[..., House]) -> None:
     assert house.deployed() == "v1"
 
 
-def test_a_run_is_cancelled_and_released_while_it_loads_a_model_of_minutes(
+def test_a_run_is_cancelled_and_released_while_it_reads_a_model_of_minutes(
     build: Callable[..., House], tiny_model: Path, tmp_path: Path
 ) -> None:
     large = shutil.copytree(tiny_model, tmp_path / "large")
     with (large / "more.safetensors").open("wb") as file:
-        file.truncate(500 * 10**9)  # no bytes on the disk, and minutes to read
+        file.truncate(500 * 10**9)  # no bytes on the disk, and minutes to hash
     house = build(model=str(large))
     house.vote(12)
     run_id = house.request()

@@ -14,6 +14,7 @@ from storage.errors import Conflict, InvalidInput
 from storage.exports import export_jsonl
 from storage.secret import load_secret
 from storage.settings import Settings
+from tests.adapters import seal_and_publish
 from tests.conftest import new_postgres_database
 from tests.unit.people import add_person_with_reply
 
@@ -36,7 +37,7 @@ def filled(settings: Settings, database: Database) -> Settings:
     folder = artifacts.staging("run")
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 1000)
-    artifacts.publish("run")
+    seal_and_publish(artifacts, "run")
     load_secret(settings.data_dir)
     return settings
 

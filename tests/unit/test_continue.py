@@ -1,6 +1,7 @@
 """Training that continues from an adapter: stock TRL's numbers, exact resumption, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from storage.artifacts import Artifacts
 from storage.errors import ArtifactRefused
 from storage.settings import Settings
 from storage.tables import ModelVersion
+from tests.adapters import seal_and_publish
 from tests.unit.test_tokenise import example
 from trainer import batches, kto
 from trainer.base_model import BaseModelSource, load_model, resolve
@@ -70,7 +72,7 @@ def deployed(settings: Settings, source: BaseModelSource, rows: list[Row], tmp_p
     )
     artifacts = Artifacts(settings.data_dir)
     kto.save_adapter(model, artifacts.staging("run"), base_model=source.name)
-    published = artifacts.publish("run")
+    published = seal_and_publish(artifacts, "run")
     return ModelVersion(
         number=2,
         kind="adapter",
@@ -248,9 +250,9 @@ def rewrite(artifacts: Artifacts, version: ModelVersion, **changes: Any) -> Mode
     else:
         file = folder / "adapter_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    adopted = artifacts.adopt("run")
-    assert adopted is not None
-    version.files, version.sha256 = adopted.files, adopted.sha256
+    shutil.copytree(folder, artifacts.staging("run"), dirs_exist_ok=True)
+    again = seal_and_publish(artifacts, "run")
+    version.files, version.sha256 = again.files, again.sha256
     return version
 
 

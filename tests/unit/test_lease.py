@@ -109,7 +109,13 @@ def catching_everything() -> None:
     raise ValueError("one of its parts failed")
 
 
-@pytest.mark.parametrize("work", [never_asking, waiting, catching_everything])
+def catching_once_and_going_on() -> None:
+    with contextlib.suppress(Exception):
+        never_asking()
+    never_asking()
+
+
+@pytest.mark.parametrize("work", [never_asking, waiting, catching_everything, catching_once_and_going_on])
 @pytest.mark.parametrize(
     ("end", "as_"), [(cancel, "cancelled"), (terminate, "terminated"), (take_over, "lost")]
 )

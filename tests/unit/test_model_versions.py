@@ -8,6 +8,7 @@ from storage import model_versions, training_runs
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import ArtifactRefused, Conflict, NotFound
+from tests.adapters import seal_and_publish
 
 
 def add_version(database: Database, state: str = "ready") -> str:
@@ -93,7 +94,7 @@ def stage(artifacts: Artifacts, run_id: str) -> Path:
 
 def test_a_published_folder_verifies_and_every_change_to_it_is_refused(artifacts: Artifacts) -> None:
     stage(artifacts, "run")
-    published = artifacts.publish("run")
+    published = seal_and_publish(artifacts, "run")
     folder = artifacts.verify(published.path, published.files)
     weights = folder / "adapter_model.safetensors"
 
@@ -114,10 +115,9 @@ def test_a_published_folder_verifies_and_every_change_to_it_is_refused(artifacts
 
 def test_publishing_again_replaces_what_a_killed_attempt_left(artifacts: Artifacts) -> None:
     stage(artifacts, "run")
-    first = artifacts.publish("run")
-    assert artifacts.adopt("run") == first
+    first = seal_and_publish(artifacts, "run")
     (stage(artifacts, "run") / "README.md").write_text("card")
-    second = artifacts.publish("run")
+    second = seal_and_publish(artifacts, "run")
     assert second.path == first.path
     assert "README.md" in second.files
     stage(artifacts, "dead")

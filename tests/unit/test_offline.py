@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -173,10 +174,22 @@ def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: 
         torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-7)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(train: Train, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("adapter_model.safetensors", 100),
+        ("optimizer.pt", 0),
+        ("optimizer.pt", 20),
+        ("optimizer.pt", 5000),
+        ("scheduler.pt", 0),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
+    train: Train, tmp_path: Path, name: str, left: int
+) -> None:
     stop_in_step_five(train)
     checkpoints = tmp_path / "out" / "unfinished" / "checkpoints"
-    (checkpoints / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"half of it")
+    os.truncate(checkpoints / "checkpoint-4" / name, left)
     with pytest.raises(NotReady, match=f"{checkpoints} could not be .* read .*remove the newest of them"):
         train(epochs=3.0)
     shutil.rmtree(checkpoints / "checkpoint-4")
