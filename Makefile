@@ -78,10 +78,12 @@ check: install  ## lint, format, types, import direction, docs
 	$(BIN)/mypy
 	$(TEST) tests/unit/test_architecture.py tests/unit/test_docs.py
 
+# plain_votes.py is a server that votes.py starts. What lacks its data does not keep the others from running.
 .PHONY: bench
 bench: install  ## print the figures; nothing is asserted
 	@for file in $$(grep -l '^if __name__' tests/benchmarks/*.py); do \
-		name=$${file%.py}; $(BIN)/python -m "$${name//\//.}"; done
+		[ "$$file" != tests/benchmarks/plain_votes.py ] || continue; \
+		name=$${file%.py}; $(BIN)/python -m "$${name//\//.}" || echo "make bench: $$file ended with $$?" >&2; done
 
 .PHONY: screenshots
 screenshots: install  ## make docs/images anew by a real run in Chromium

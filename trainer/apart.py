@@ -32,7 +32,7 @@ class Apart:
 
         Where gradients are on they flow to `parameters` and to nothing else a piece closes over. They are
         added up in one order, whatever finished first: the same pieces give the same sum on any number of
-        threads. Raises what the first piece raises that fails, once all have ended.
+        threads. Raises what the first piece raises that fails, once those have ended that had begun.
         """
         order = sorted(range(len(pieces)), key=lambda number: -costs[number])
         sorted_pieces = [pieces[number] for number in order]

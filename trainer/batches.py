@@ -42,10 +42,10 @@ def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: in
     there are. So it stays on its side as chats are added, and no version is judged by chats that an
     earlier one was trained on. That alone could leave a small hold-out empty or of one kind. While a
     kind has fewer than four held-out votes and less than its share of them (rounded, at least two),
-    the next chats in the order of the hash that have such votes are taken too; only these few can
-    change sides.
+    the next chats in the order of the hash that have such votes are taken too.
 
-    At most half of the votes of either kind are held out, so that a rare kind is still trained on.
+    At most half of the votes of either kind are held out, so that a rare kind is still trained on. A
+    chat can change sides as others are added where either of these two rules decides about it.
     """
     by_hash = sorted(groups, key=lambda chat: (_position(seed, chat), chat))
     totals = [sum(counts[kind] for counts in groups.values()) for kind in (0, 1)]

@@ -67,7 +67,8 @@ class OutputLayer:
 
 
 def completion_logps(hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer) -> torch.Tensor:
-    """log π of each target in fp32, shape (positions,), with a gradient for `hidden`.
+    """log π of each target in fp32, shape (positions,), with a gradient for `hidden`, and for
+    the output layer where that is trained.
 
     `hidden` has shape (positions, hidden), any number format; it is brought to the weight's. `targets` has
     shape (positions,).

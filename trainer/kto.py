@@ -1,4 +1,4 @@
-"""KTO with LoRA on rows of exact ids in the order of `batches`, with either engine.
+"""KTO, of an adapter or of every weight, on rows of exact ids in the order of `batches`, with either engine.
 
 A fresh adapter on all linear layers with the base model (adapter off) as the reference, or an adapter to
 continue with its frozen copy; checkpoints that continue exactly, and a stop as soon as a gradient is not
@@ -48,8 +48,8 @@ class TrainingResult:
     """`mean_loss` is over all steps, `seconds` is of this process, `peak_memory` in bytes, of all together.
 
     `noise_floor` is the largest |r| in nats while policy and reference were still the same model: rounding
-    alone. `references_reused` counts rows whose reference came from an earlier run, each once. Both are None
-    for `trl`.
+    alone. `references_reused` counts rows whose reference was kept by an earlier training, each once. Both
+    are None for `trl`.
     """
 
     engine: str
@@ -139,8 +139,8 @@ def train(
     seconds = time.monotonic() - began
     resumed_from = step_of(checkpoint) if checkpoint else 0
     # What each process saw. By then each is done with its files, too.
-    seen = (getattr(trainer, name, None) for name in ("noise_floor", "references_reused"))
-    peaks, floors, reused = zip(*gather_object([(peak_memory(), *seen)]), strict=True)
+    seen = (getattr(trainer, name, None) for name in ("noise_floor", "references_reused", "recomputes"))
+    peaks, floors, reused, recomputed = zip(*gather_object([(peak_memory(), *seen)]), strict=True)
     rows_trained = len(rows) * settings.epochs * (1 - resumed_from / trainer.state.global_step)
     return trainer.model, TrainingResult(
         engine=engine,
@@ -153,7 +153,7 @@ def train(
         seconds=seconds,
         seconds_per_row=seconds / max(rows_trained, 1),
         peak_memory=sum(peaks),
-        gradient_checkpointing=checkpointing,
+        gradient_checkpointing=checkpointing or any(recomputed),
         noise_floor=None if None in floors else max(floors),
         references_reused=None if None in reused else sum(reused),
     )

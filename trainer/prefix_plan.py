@@ -24,7 +24,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Plan:
-    """The passes, parents first, and for each sequence the pass that ends on it."""
+    """The passes, parents first, and for each sequence the pass on which it ends."""
 
     passes: list[Pass]
     of_sequence: list[int]

@@ -54,7 +54,8 @@ class PrefixScorer:
 
     Products are in the format `compute`, by default that of the model. With `recompute` no activations are
     kept: the backward pass computes each chat again. `at_once` is the most replies that share one pass.
-    On a processor chats of a micro-batch are computed beside each other.
+    The output layer's are in its weights'. On a processor chats of a micro-batch are computed beside each
+    other, where an adapter is trained.
     """
 
     def __init__(

@@ -147,6 +147,11 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         super().log(logs, start_time)
 
     @property
+    def recomputes(self) -> bool:
+        """Whether the backward pass computes activations again, chosen before or when memory ran out."""
+        return self.scorer.recompute
+
+    @property
     def noise_floor(self) -> float | None:
         """The largest |r| in nats while policy and reference were still the same model."""
         return next((line["noise_floor"] for line in self.state.log_history if "noise_floor" in line), None)

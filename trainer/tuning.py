@@ -25,7 +25,7 @@ def load_for_training(source: BaseModelSource, settings: Settings) -> tuple[Any,
     """The model and its tokenizer; raises BadSetting where this machine cannot tune in that way.
 
     Every weight is trained in fp32, whatever the products are computed in: AdamW's steps are smaller than
-    what bf16 can add to a weight.
+    what bf16 can add to a weight. Products of a base in 4 bits are in bf16 or fp16, never in fp32.
     """
     if settings.tuning == "full":
         return load_model(source, dtype=torch.float32)

@@ -63,12 +63,12 @@ class _Failing:
 def train(settings: Settings, tmp_path: Path) -> Any:
     def train(
         failing: _Failing | None = None, tuning: str = "lora"
-    ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor], bool]:
         model, tokenizer = load_model(resolve(settings))
         if failing is not None:
             model.model.layers[0].register_forward_hook(failing.arm)
         steps: list[dict[str, Any]] = []
-        trained, _ = kto.train(
+        trained, result = kto.train(
             *(model, tokenizer, siblings(tokenizer)),
             weights=WEIGHTS,
             settings=settings.model_copy(update={"tuning": tuning}),
@@ -76,7 +76,8 @@ def train(settings: Settings, tmp_path: Path) -> Any:
             resume=False,
             progress=lambda state: steps.append(state) if "loss" in state else None,
         )
-        return steps, {n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad}
+        weights = {n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad}
+        return steps, weights, result.gradient_checkpointing
 
     return train
 
@@ -87,8 +88,9 @@ def test_a_step_that_runs_out_is_done_again_in_smaller_passes(
     train: Any, times: int, tuning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With `full` the layers above have added to their gradients already when the first one fails."""
-    expected, weights = train(tuning=tuning)
-    found, after = train(_Failing(times), tuning=tuning)
+    expected, weights, recomputed = train(tuning=tuning)
+    found, after, recomputed_then = train(_Failing(times), tuning=tuning)
+    assert (recomputed, recomputed_then) == (False, True)
     assert sum("Out of memory in step" in record.message for record in caplog.records) == times
     for mine, whole in zip(found, expected, strict=True):
         for measure in ("loss", "kl", "gradient_norm", "margin"):
