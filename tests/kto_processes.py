@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from storage.settings import Settings
@@ -64,3 +65,5 @@ def main(model: str, folder: Path, names: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -92,6 +92,14 @@ def _favour_readable_text(
             model.lm_head.weight[token, 0] = 0.0 if readable else -3.0
         model.lm_head.weight[tokenizer.eos_token_id] *= 0.1  # so that no context makes it the likeliest
         model.lm_head.weight[tokenizer.eos_token_id, 0] = end_bias
+        # The second coordinate says that a line has just ended, as a prompt does: no reply is empty.
+        model.model.embed_tokens.weight[:, 1] = 0.0
+        model.model.embed_tokens.weight[tokenizer.encode("\n"), 1] = 1.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[1] = 0.0
+            layer.mlp.down_proj.weight[1] = 0.0
+        model.lm_head.weight[:, 1] = 0.0
+        model.lm_head.weight[tokenizer.eos_token_id, 1] = -4.0
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ def follow_launched() -> None:
         signal.signal(number, signal.SIG_IGN)  # the launcher sends them to all
     PartialState(cpu=not torch.cuda.is_available())
     train_along()
+    torch.distributed.destroy_process_group()  # its threads would abort this process now and then, at its end
 
 
 def _end_with_leader() -> None:

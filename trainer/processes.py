@@ -119,10 +119,11 @@ def train(
 
 
 def dismiss_launched() -> None:
-    """Tell processes that were started together with this one, and still wait, that there is no job."""
+    """Part from processes that were started together with this one; those that still wait have no job."""
     if launched() and not torch.distributed.is_initialized():
         PartialState(cpu=not torch.cuda.is_available())
         broadcast_object_list([None])
+    if launched():
         torch.distributed.destroy_process_group()  # threads that outlive it abort the process at its end
 
 
