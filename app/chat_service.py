@@ -151,17 +151,25 @@ class ChatService:
     def cancel(self, message_id: str, user_id: str) -> bool:
         """Stop a reply that is under way; False if it is over. Raises NotFound, NotAllowed."""
         with self._database.read() as session:
-            chats.get_chat(session, chats.get_message(session, message_id).chat_id, user_id)
-        reply = self.live(message_id)
+            message = chats.get_message(session, message_id)
+            chats.get_chat(session, message.chat_id, user_id)
+        reply = self.live(message)
         if reply is None:
             return False
         reply.cancel()
         return True
 
-    def live(self, message_id: str) -> LiveReply | None:
-        """The reply while it is under way; whoever asks has checked that it may be seen."""
+    def live(self, message: Message) -> LiveReply | None:
+        """The reply while it is under way; None is said only once its end is stored.
+
+        A reply that is stored and about to begin is waited for. Whoever asks has checked that it may be seen.
+        """
         with self._changed:
-            return self._live.get(message_id)
+            self._changed.wait_for(lambda: not self._is_beginning(message.chat_id))
+            return self._live.get(message.id)
+
+    def _is_beginning(self, chat_id: str) -> bool:
+        return chat_id in self._chats and all(reply.chat_id != chat_id for reply in self._live.values())
 
     def _under_way(self) -> list[LiveReply]:
         with self._changed:
@@ -230,6 +238,7 @@ class ChatService:
         stream.listen(self._ends.listener(reply))
         with self._changed:
             self._live[message.id] = reply
+            self._changed.notify_all()
             closed = self._closed
         if closed:
             reply.cancel()

@@ -15,7 +15,7 @@ from app.live_reply import LiveReply
 from app.pages.editing import TAKE_DRAFT, Draft, editing_banner
 from app.pages.sidebar import SIDEBAR_SCRIPT, chat_list
 from app.pages.transcript import Turn, chatbot_messages, header, notice
-from app.pages.view import CHATS_SHOWN, View, paced, read_turns
+from app.pages.view import CHATS_SHOWN, View, paced, read_turns, streaming_reply
 from app.pages.vote_details import OfferedTags
 from app.services import Services
 from storage.chats import draft_chat, get_chat, list_chats
@@ -47,7 +47,8 @@ class ChatPage:
         with gr.Blocks(
             title="Thumbloop", analytics_enabled=False, fill_height=True, fill_width=True
         ) as self.blocks:
-            self.view = gr.State(lambda: View())  # Gradio takes a dataclass itself for a value
+            # No factory: Gradio would call it in an event of its own, which may come after on_load.
+            self.view = gr.State(View())
             self._lay_out()
             self._wire()
         self.blocks.max_threads = MAX_THREADS
@@ -106,16 +107,8 @@ class ChatPage:
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        screen = [
-            self.chatbot,
-            self.side,
-            self.header,
-            self.notice,
-            self.send,
-            self.stop,
-            self.again,
-            self.consent,
-        ]
+        buttons = [self.send, self.stop, self.again]
+        screen = [self.chatbot, self.side, self.header, self.notice, *buttons, self.consent]
         entry = [self.box, self.editing]
         sending = {"inputs": [*entry, self.consent, self.view], "outputs": [*screen, *entry], **quiet}
         # "multiple": a reply that still streams in one chat must not block sending in another.
@@ -151,15 +144,17 @@ class ChatPage:
                 newest = list_chats(session, identity.user_id, limit=1)
             # Whoever is quick has sent a message meanwhile, and its chat is open.
             view.chat_id = view.chat_id or (newest[0].id if newest else None)
-        screen = self._screen(view, identity, said)
+        turns = self._turns(view.chat_id, identity)
+        view.streaming = streaming_reply(turns)
+        screen = self._screen(view, identity, said, turns)
         draft = Draft.read(kept)
-        if draft.is_waiting(self._turns(view.chat_id, identity)):
+        if draft.is_waiting(turns):
             screen |= {self.box: draft.text, self.editing: draft.edits}
         return screen
 
     def on_loaded(self, view: View, request: gr.Request) -> Iterator[Update]:
         yield {self.notice: gr.skip()}  # an event without any drawing would empty all it could draw
-        yield from self._draw_on(view, self._identify(view, request))
+        yield from self._draw_on(view, self._identify(view, request), view.streaming)
 
     def on_open(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         try:
@@ -170,8 +165,9 @@ class ChatPage:
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}
             return
-        yield self._screen(view, identity)
-        yield from self._draw_on(view, identity)
+        turns = self._turns(view.chat_id, identity)
+        yield self._screen(view, identity, read=turns)
+        yield from self._draw_on(view, identity, streaming_reply(turns))
 
     def on_new(self, view: View, request: gr.Request) -> Update:
         view.chat_id = view.consent = view.through = None
@@ -274,12 +270,15 @@ class ChatPage:
             return chat.consent
         return self.services.settings.consent_default if view.consent is None else view.consent
 
-    def _draw_on(self, view: View, identity: Identity) -> Iterator[Update]:
-        """Go on with a reply that began in another tab, or before this one was reloaded."""
-        last = self._last_message(view, identity)
-        live = self.services.chat_service.live(last.id) if last is not None else None
-        if live is not None and view.chat_id not in view.drawn:
+    def _draw_on(self, view: View, identity: Identity, reply: Message | None) -> Iterator[Update]:
+        """Go on with a reply that the screen shows as under way, as it began in another tab."""
+        if reply is None or reply.chat_id != view.chat_id or reply.chat_id in view.drawn:
+            return
+        live = self.services.chat_service.live(reply)
+        if live is not None:
             yield from self._draw(view, identity, live)
+        else:  # it ended since the screen was read
+            yield self._screen(view, identity)
 
     def _draw(
         self, view: View, identity: Identity, live: LiveReply, first: Update | None = None
@@ -323,15 +322,17 @@ class ChatPage:
         settings = self.services.settings
         return chatbot_messages(turns, OfferedTags(settings.vote_tags_up, settings.vote_tags))
 
-    def _screen(self, view: View, identity: Identity, said: str = "") -> Update:
-        """Everything that depends on which chat is open, as the database has it now."""
-        turns = self._turns(view.chat_id, identity, view.through)
+    def _screen(
+        self, view: View, identity: Identity, said: str = "", read: list[Turn] | None = None
+    ) -> Update:
+        """Everything that depends on which chat is open, as the database has it; `read` are its turns."""
+        turns = self._turns(view.chat_id, identity, view.through) if read is None else read
         with self.services.database.read() as session:
             chats = list_chats(session, identity.user_id, limit=view.chats_shown + 1)
             chat = get_chat(session, view.chat_id) if view.chat_id is not None else None
             answering = answering_version(session, chat).name
         last = turns[-1].message if turns else None
-        streaming = last is not None and last.state == "streaming"
+        streaming = streaming_reply(turns) is not None
         return {
             self.chatbot: self._shown(turns),
             self.side: chat_list(chats[: view.chats_shown], view.chat_id, len(chats) > view.chats_shown),

@@ -4,7 +4,7 @@ Knows storage; knows no component.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlmodel import Session
@@ -12,6 +12,7 @@ from sqlmodel import Session
 from app.pages.transcript import Turn
 from storage.chats import current_places, get_chat
 from storage.model_versions import list_versions
+from storage.tables import Message
 from storage.votes import votes_of
 
 UPDATE_SECONDS = 0.1  # a stream is coalesced to ten updates a second
@@ -27,6 +28,7 @@ class View:
     consent: bool | None = None  # for the chat that is about to begin; None: as the settings say
     chats_shown: int = CHATS_SHOWN
     through: str | None = None  # a message on the branch that was chosen; None: the newest branch
+    streaming: Message | None = None  # the reply that was under way when the page was loaded
     drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
 
 
@@ -48,6 +50,12 @@ def read_turns(session: Session, chat_id: str, user_id: str, through: str | None
         )
         for place in path
     ]
+
+
+def streaming_reply(turns: Sequence[Turn]) -> Message | None:
+    """The last message, if it is a reply under way."""
+    last = turns[-1].message if turns else None
+    return last if last is not None and last.state == "streaming" else None
 
 
 def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[str]:

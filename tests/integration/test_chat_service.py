@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 from transformers import AutoTokenizer
 
 from app.serving.backend import Sampling
@@ -127,7 +129,40 @@ def test_a_reply_is_saved_though_nobody_reads(place: Place) -> None:
     live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT)
     wait_until(lambda: place.stored(live.message_id).state == "complete", 30)
     assert place.stored(live.message_id).content
-    assert place.service.live(live.message_id) is None
+    assert place.service.live(live.message()) is None
+
+
+def test_a_reply_is_found_as_soon_as_it_is_stored(place: Place) -> None:
+    stored, goes_on, looking = threading.Event(), threading.Event(), threading.Lock()
+
+    def hold(*_: object) -> None:
+        """After its commit, the connection that stored the reply is not given back."""
+        if threading.current_thread() is threading.main_thread() or not looking.acquire(blocking=False):
+            return
+        try:
+            path = place.path()  # gives back a connection of its own
+        finally:
+            looking.release()
+        if path and path[-1].state == "streaming":
+            stored.set()
+            goes_on.wait(60)
+
+    event.listen(Pool, "checkin", hold)
+    try:
+        sending = threading.Thread(target=place.service.send, args=(place.user_id, place.chat_id, "Hello"))
+        sending.start()
+        assert stored.wait(60)
+        reply = place.path()[-1]
+        threading.Timer(0.2, goes_on.set).start()  # were it sooner than the question, little would be tested
+        live = place.service.live(reply)
+        sending.join()
+    finally:
+        goes_on.set()
+        event.remove(Pool, "checkin", hold)
+    assert live is not None
+    live.cancel()
+    assert live.message().id == reply.id
+    assert place.service.live(reply) is None
 
 
 def test_the_last_reader_to_leave_stops_the_reply_and_the_text_is_kept(place: Place) -> None:
