@@ -97,6 +97,7 @@ class ChatPage:
                         self.again = gr.Button("Regenerate", size="sm", scale=0, min_width=110, visible=False)
                         self.consent = gr.Checkbox(
                             value=self.services.settings.consent_default,
+                            interactive=False,  # until on_load says of which chat a click would be
                             label="May be used for training",
                             container=False,
                             scale=0,
@@ -340,6 +341,6 @@ class ChatPage:
             self.notice: notice(said),
             self.send: gr.Button(visible=not streaming),
             self.stop: gr.Button(visible=streaming),
-            self.consent: gr.Checkbox(value=self._consent(view, chat)),
+            self.consent: gr.Checkbox(value=self._consent(view, chat), interactive=True),
             self.again: gr.Button(visible=last is not None and last.role == "assistant" and not streaming),
         }

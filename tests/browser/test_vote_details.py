@@ -214,10 +214,16 @@ def test_consent_is_right_even_where_the_click_on_it_comes_after_the_message(
     switch = page.get_by_label("May be used for training")
     expect(switch).to_be_checked(checked=default)
     held: list[Route] = []
-    page.route("**/queue/join*", lambda route: route.continue_() if held else held.append(route))
-    with page.expect_request("**/queue/join*"):
-        switch.click()
+
+    def hold_the_click(route: Route) -> None:
+        """Nothing else of the page, which may still be loading, sends just this."""
+        given = (route.request.post_data_json or {})["data"] == [not default, None]
+        held.append(route) if given and not held else route.continue_()
+
+    page.route("**/queue/join*", hold_the_click)
+    switch.click()
     send_and_wait(page, "Remember this")
+    assert held
 
     def stored() -> bool:
         consent = page.request.get(f"{server.url}/api/v1/chats/{chat_id(page)}").json()["consent"]
@@ -233,6 +239,18 @@ def test_consent_is_right_even_where_the_click_on_it_comes_after_the_message(
         wait_until(lambda: not stored())
     else:
         wait_until(stored)
+
+
+def test_the_box_waits_until_the_page_knows_its_chat(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.url).context.new_page()
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: route.continue_() if held else held.append(route))
+    page.goto(chat_server.url)
+    switch = page.get_by_label("May be used for training")
+    expect(switch).to_be_disabled()
+    wait_until(lambda: page.evaluate("true") and held)  # asking the page lets routes be heard of
+    held[0].continue_()
+    expect(switch).to_be_enabled()
 
 
 def test_a_box_that_is_clicked_twice_at_once_is_stored_as_it_shows(
