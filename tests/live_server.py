@@ -138,9 +138,13 @@ def get(url: str, **options: Any) -> httpx.Response:
 
 
 def free_port() -> int:
-    """A port below those that the system gives to connections: none takes it while a server starts again."""
+    """A port below those that the system gives to connections: none takes it while a server starts again.
+
+    Each of pytest's workers draws from its own, so that no two of them draw the same.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 11
     while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
+        port = random.SystemRandom().randrange(10_000 + 2_000 * worker, 12_000 + 2_000 * worker)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -30,8 +30,12 @@ document.addEventListener('click', (event) => {
 """
 
 
-def chat_list(chats: Sequence[Chat], current: str | None, more: bool) -> str:
-    """The sidebar: links, so that a chat can also be opened in a new tab."""
+def chat_list(chats: Sequence[Chat], current: str | None, more: bool, reply: str = "") -> str:
+    """The sidebar: links, so that a chat can also be opened in a new tab.
+
+    `reply` (view.Look.reply) decides in the style sheet which of the buttons below the transcript are there:
+    when several events toggle a component's `visible` at once, Gradio may apply them in the wrong order.
+    """
     here = ' aria-current="page"'
     items = "".join(
         f'<li><a href="?chat={escape(chat.id)}" data-chat="{escape(chat.id)}"'
@@ -41,6 +45,6 @@ def chat_list(chats: Sequence[Chat], current: str | None, more: bool) -> str:
     older = '<button type="button" data-older>Older chats</button>' if more else ""
     empty = "" if chats else '<p class="tl-note">Your chats appear here.</p>'
     return (
-        f'<nav aria-label="Your chats" data-current="{escape(current or "")}">'
+        f'<nav aria-label="Your chats" data-current="{escape(current or "")}" data-reply="{reply}">'
         f"<ul>{items}</ul>{empty}{older}</nav>"
     )

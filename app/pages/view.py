@@ -4,7 +4,7 @@ Knows storage; knows no component.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sqlmodel import Session
@@ -12,7 +12,7 @@ from sqlmodel import Session
 from app.pages.transcript import Turn
 from storage.chats import current_places, get_chat
 from storage.model_versions import list_versions
-from storage.tables import Message
+from storage.tables import Chat, Message
 from storage.votes import votes_of
 
 UPDATE_SECONDS = 0.1  # a stream is coalesced to ten updates a second
@@ -26,9 +26,10 @@ class View:
     loaded: bool = False  # not so after a restart of the server: the page is older than this object
     chat_id: str | None = None
     consent: bool | None = None  # for the chat that is about to begin; None: as the settings say
+    consent_shown: bool | None = None  # by the box, as far as is known here; a click may be on its way
     chats_shown: int = CHATS_SHOWN
     through: str | None = None  # a message on the branch that was chosen; None: the newest branch
-    streaming: Message | None = None  # the reply that was under way when the page was loaded
+    beginning: bool = False  # the first message of a new chat is being sent
     drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
 
 
@@ -52,10 +53,49 @@ def read_turns(session: Session, chat_id: str, user_id: str, through: str | None
     ]
 
 
-def streaming_reply(turns: Sequence[Turn]) -> Message | None:
-    """The last message, if it is a reply under way."""
-    last = turns[-1].message if turns else None
-    return last if last is not None and last.state == "streaming" else None
+@dataclass(frozen=True)
+class Look:
+    """A chat as a tab shows it, read at one moment; without a chat, the one that is about to begin."""
+
+    chat: Chat | None
+    turns: list[Turn]
+    through: str | None
+    consent: bool
+
+    @property
+    def chat_id(self) -> str | None:
+        return self.chat.id if self.chat is not None else None
+
+    @property
+    def last(self) -> Message | None:
+        return self.turns[-1].message if self.turns else None
+
+    @property
+    def streaming(self) -> Message | None:
+        """The last message, if it is a reply under way."""
+        return self.last if self.last is not None and self.last.state == "streaming" else None
+
+    @property
+    def reply(self) -> str:
+        """Of the last message: `streaming` or `ended` where it is a reply, else nothing."""
+        if self.last is None or self.last.role != "assistant":
+            return ""
+        return "streaming" if self.last.state == "streaming" else "ended"
+
+    @property
+    def mark(self) -> tuple[object, ...]:
+        """Two looks with the same mark are drawn alike, but for votes, which the page draws itself."""
+        last = (self.last.id, self.last.state) if self.last is not None else None
+        return self.chat_id, self.through, self.consent, last
+
+
+def look_at(session: Session, view: View, user_id: str, consent_default: bool) -> Look:
+    """Raises NotFound, NotAllowed."""
+    chat_id, through = view.chat_id, view.through
+    if chat_id is None:
+        return Look(None, [], through, consent_default if view.consent is None else view.consent)
+    chat = get_chat(session, chat_id, owner_id=user_id)
+    return Look(chat, read_turns(session, chat_id, user_id, through), through, chat.consent)
 
 
 def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[str]:

@@ -68,7 +68,9 @@ def version_row(page: Page, name: str) -> Locator:
 
 
 def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPage, votes: Path) -> None:
-    server = start_server(epochs=30, **LENIENT)  # long enough to see it move
+    server = start_server(
+        epochs=30, lease_seconds=3, **LENIENT
+    )  # long enough, and told often, to see it move
     page = open_page(server.admin_link())
     expect(card(page, "Thumbs up")).to_have_text("0")
     expect(page.get_by_text("not ready", exact=True)).to_be_visible()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.chatting import (
     WATCH,
@@ -143,31 +143,6 @@ def test_reload_while_streaming_shows_what_there_is(
     expect(page.locator("[data-message]")).to_have_count(1)
     assert reply_text(page)
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-
-
-def test_reply_that_ends_while_another_tab_opens_its_chat_is_shown_as_ended(
-    endless_server: LiveServer, open_page: OpenPage
-) -> None:
-    page = open_page(endless_server.url)
-    send(page, "Tell me a long story.")
-    expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
-    late = page.context.new_page()
-    events: list[Route] = []
-
-    def hold_the_second(route: Route) -> None:  # the first draws what there is, the second draws on
-        events.append(route)
-        if len(events) != 2:
-            route.continue_()
-
-    late.route("**/queue/join*", hold_the_second)
-    late.goto(endless_server.url)
-    expect(stop_button(late)).to_be_visible()
-    wait_until(lambda: late.evaluate("true") and len(events) >= 2)  # asking the page lets routes be heard of
-    stop_button(page).click()
-    expect(page.locator("[data-message]")).to_contain_text("stopped")
-    events[1].continue_()
-    expect(late.locator("[data-message]")).to_contain_text("stopped")
-    expect(stop_button(late)).to_have_count(0)
 
 
 def test_chats_are_listed_opened_and_kept(chat_server: LiveServer, open_page: OpenPage) -> None:

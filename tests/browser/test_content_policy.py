@@ -15,6 +15,7 @@ from app.page_guard import PageGuard
 from app.server import mount_pages
 from storage.database import open_database
 from storage.settings import Settings
+from tests.browser.conftest import WAIT_MS
 from tests.live_server import wait_until
 
 HEAD = "<script>document.documentElement.dataset.ours = 'ran'</script>"
@@ -57,6 +58,7 @@ def guarded_page(tmp_path: Path) -> Iterator[str]:
 
 def test_what_a_model_writes_is_shown_but_not_run(browser: Browser, guarded_page: str) -> None:
     context = browser.new_context()
+    context.set_default_timeout(WAIT_MS)
     tab = context.new_page()
     blocked: list[str] = []
     errors: list[str] = []

@@ -204,6 +204,7 @@ def test_signing_out_takes_the_draft_along(
     server = start_server(auth="accounts")
     page = open_page(server.admin_link())
     page.goto(server.url)
+    expect(page.get_by_text("Your chats appear here.")).to_be_visible()  # loaded
     box(page).fill("between us")
     page.reload()
     expect(box(page)).to_have_value("between us")

@@ -103,6 +103,37 @@ def test_tags_comment_and_correction_are_changes_of_the_same_vote(
     expect(page.get_by_role("group", name="Reasons")).not_to_be_visible()
 
 
+def test_reasons_in_any_order_and_then_a_comment(page: Page, chat_server: LiveServer) -> None:
+    thumb(page, "Dislike").click()
+    for name in ("unclear", "too long", "wrong"):  # not the order they are shown in
+        tag(page, name).click()
+        expect(tag(page, name)).to_have_attribute("aria-pressed", "true")
+    say_more(page, "Too much")
+    expect(own(page, "comment")).to_have_text("Too much")
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+    assert said(page, chat_server) == (False, ["unclear", "too long", "wrong"], "Too much", None)
+
+
+def test_a_change_that_waits_for_another_is_stored_though_its_chat_is_left(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    address = f"{chat_server.url}/api/v1/chats/{chat_id(page)}"
+    thumb(page, "Dislike").click()
+    expect_vote(page, False)
+    held: list[Route] = []
+    page.route("**/vote", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/vote"):
+        tag(page, "wrong").click()
+    tag(page, "unclear").click()
+    new_chat(page)
+    held[0].continue_()
+    wait_until(
+        lambda: page.request.get(address).json()["messages"][-1]["vote"]["tags"] == ["wrong", "unclear"]
+    )
+
+
 def test_reasons_of_the_last_reply_stand_above_the_composer(page: Page) -> None:
     """They come below the thumbs, where a full transcript ends."""
     assert page.viewport_size is not None

@@ -39,8 +39,10 @@
       chip.setAttribute("aria-pressed", String(vote.tags.includes(chip.dataset.tag)));
     }
     for (const name of NAMES) {
-      text(bar, name).textContent = vote[name] ?? "";
-      text(bar, name).parentElement.hidden = !vote[name];
+      const said = vote[name] ?? "";
+      // Writing what is there already would be a change to the observer below, for ever.
+      if (text(bar, name).textContent !== said) text(bar, name).textContent = said;
+      text(bar, name).parentElement.hidden = !said;
     }
     const details = bar.querySelector(".tl-details");
     details.hidden = vote.label === null;
@@ -52,20 +54,20 @@
   // What this page has stored, until the page as the server draws it says the same: while a reply streams,
   // the ones before it are drawn as they were when it began.
   const stored = new Map();
-  const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
   const correct = () => {
     for (const [message, vote] of stored) {
       const bar = find(message);
-      if (bar && !same(shown(bar), vote)) show(bar, vote);
+      if (bar) show(bar, vote);
     }
   };
   new MutationObserver(correct).observe(document.documentElement, { childList: true, subtree: true });
 
   // Stored first, shown afterwards: nothing looks cast that is not on disk. Throws what to say.
-  const store = async (message, change) => {
-    const before = stored.get(message) ?? shown(find(message));
+  const store = async (message, drawn, change) => {
+    const before = stored.get(message) ?? drawn;
+    if (!before) throw new Error("This reply is no longer on the page; nothing was stored.");
     const vote = { ...before, ...change(before) };
-    find(message).setAttribute("aria-busy", "true");
+    find(message)?.setAttribute("aria-busy", "true");
     try {
       const response = await (vote.label === null
         ? send("DELETE", address(message, "vote"))
@@ -80,10 +82,13 @@
     }
   };
 
-  // One change at a time per reply, so that quick clicks arrive in the order they were made.
+  // One change at a time per reply, so that quick clicks arrive in the order they were made; by its turn
+  // another chat may be open.
   const turns = new Map();
   const inTurn = (message, change) => {
-    const next = (turns.get(message) ?? Promise.resolve()).catch(() => {}).then(() => store(message, change));
+    const bar = find(message);
+    const drawn = bar && shown(bar);
+    const next = (turns.get(message) ?? Promise.resolve()).catch(() => {}).then(() => store(message, drawn, change));
     turns.set(message, next);
     return next;
   };
@@ -92,7 +97,10 @@
   const reveal = (message) => find(message)?.scrollIntoView({ block: "nearest" });
 
   const press = async (message, change) => {
-    const say = (words) => { find(message).querySelector(".tl-refused").textContent = words; };
+    const say = (words) => {
+      const refused = find(message)?.querySelector(".tl-refused");
+      if (refused) refused.textContent = words;
+    };
     say("");
     await inTurn(message, change).then(() => reveal(message), (error) => say(error.message));
   };

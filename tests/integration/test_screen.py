@@ -1,0 +1,149 @@
+"""What the chat page draws while other events of the same tab, and other tabs, do theirs.
+
+A drawing is a generator: between two `next`, it is on its way to the page, and whatever happens then has
+happened while it was sent.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from app.auth import Identity
+from app.pages.screen import Screen, Update
+from app.pages.view import View
+from storage.consent import set_consent
+from storage.settings import Settings
+from tests.integration.place import LONG, Place
+
+
+@pytest.fixture
+def screen(place: Place, settings: Settings) -> Screen:
+    with gr.Blocks():
+        names = ("side", "header", "notice")
+        parts: dict[str, Any] = {name: gr.HTML() for name in names}
+        return Screen(
+            settings, place.database, place.service, gr.Chatbot(), **parts, consent=gr.Checkbox(value=True)
+        )
+
+
+@pytest.fixture
+def me(place: Place) -> Identity:
+    return Identity(place.user_id, "me", "user")
+
+
+def texts(screen: Screen, drawn: Update) -> str:
+    """All that the transcript says, its buttons included."""
+    return repr(drawn[screen.chatbot])
+
+
+def reply(screen: Screen, drawn: Update) -> str:
+    """What is drawn of the last reply: the buttons below the transcript follow from it."""
+    found = re.search(r'data-reply="(\w*)"', drawn[screen.side])
+    assert found is not None
+    return found[1]
+
+
+def next_whole(screen: Screen, drawing: Iterator[Update]) -> Update:
+    """The next drawing of everything; those of a reply's text, or of nothing, go by."""
+    return next(drawn for drawn in drawing if screen.side in drawn)
+
+
+def test_a_reply_that_ends_while_its_page_is_drawn_is_drawn_as_ended(
+    place: Place, screen: Screen, me: Identity
+) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+    drawing = screen.follow(View(chat_id=place.chat_id), me)
+    assert reply(screen, next(drawing)) == "streaming"
+    live.cancel()
+    live.message()
+    last = next_whole(screen, drawing)
+    assert reply(screen, last) == "ended"
+    assert "data-vote" in texts(screen, last)
+
+
+def test_a_reply_that_another_tab_asked_for_is_followed_to_its_end(
+    place: Place, screen: Screen, me: Identity
+) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+    drawing = screen.follow(View(chat_id=place.chat_id), me)
+    assert reply(screen, next(drawing)) == "streaming"
+    assert any(list(drawn) == [screen.chatbot] for drawn in drawing)
+    live.cancel()
+    assert reply(screen, next_whole(screen, drawing)) == "ended"
+
+
+def test_what_another_event_began_while_the_page_was_drawn_is_drawn_too(
+    place: Place, screen: Screen, me: Identity
+) -> None:
+    view = View()
+    drawing = screen.follow(view, me)
+    assert next(drawing)[screen.chatbot] == []
+    live = place.service.send(place.user_id, place.chat_id, "Quick", sampling=LONG)
+    view.chat_id = place.chat_id
+    drawn = next_whole(screen, drawing)
+    assert "Quick" in texts(screen, drawn)
+    assert reply(screen, drawn) == "streaming"
+    live.cancel()
+
+
+def test_a_text_that_was_on_its_way_when_its_chat_was_left_does_not_stay(
+    place: Place, screen: Screen, me: Identity
+) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+    view = View(chat_id=place.chat_id)
+    drawing = screen.stream(view, me, live)
+    assert reply(screen, next(drawing)) == "streaming"
+    assert list(next(drawing)) == [screen.chatbot]
+    view.chat_id = None  # "New chat", drawn before that text
+    drawn = next(drawing)
+    assert drawn[screen.chatbot] == []
+    assert reply(screen, drawn) == ""
+    assert not live.over
+    live.cancel()
+
+
+@pytest.mark.parametrize("leave", [True, False], ids=["left", "stayed"])
+def test_the_end_of_a_reply_is_drawn_last_only_where_its_chat_is_still_open(
+    place: Place, screen: Screen, me: Identity, leave: bool
+) -> None:
+    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+    view = View(chat_id=place.chat_id)
+    drawing = screen.stream(view, me, live)
+    next(drawing)
+    live.cancel()
+    assert "data-vote" in texts(screen, next_whole(screen, drawing))
+    if leave:
+        view.chat_id = None
+        assert next(drawing)[screen.chatbot] == []
+    # Gradio draws a generator's last drawing once more when it ends, so that must be nothing.
+    assert list(drawing) == [{screen.notice: gr.skip()}]
+
+
+def test_the_box_is_drawn_where_it_changes_and_does_not_undo_a_click_on_its_way(
+    place: Place, screen: Screen, me: Identity
+) -> None:
+    view = View(chat_id=place.chat_id)
+
+    def drawn() -> Any:
+        return next(screen.show(view, me))[screen.consent]
+
+    assert (drawn().value, drawn()) == (True, gr.skip())
+    with place.database.write() as session:  # in another tab
+        set_consent(session, screen.look(view, me).chat, False, by="me")  # type: ignore[arg-type]
+    assert (drawn().value, drawn()) == (False, gr.skip())
+    drawing = screen.show(view, me)
+    assert next(drawing)[screen.consent] == gr.skip()
+    view.chat_id, view.consent = None, False  # of which a drawing may have been overtaken by that one
+    assert next(drawing)[screen.consent].value is False
+
+
+def test_a_refusal_is_not_wiped_by_what_is_drawn_without_a_notice(screen: Screen, me: Identity) -> None:
+    def said(said: str | None) -> object:
+        return next(screen.follow(View(), me, said))[screen.notice]
+
+    assert said(None) == gr.skip()
+    assert said("") == ""
+    assert "No such chat" in str(said("No such chat"))
