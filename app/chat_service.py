@@ -160,10 +160,12 @@ class ChatService:
         return True
 
     def live(self, message: Message) -> LiveReply | None:
-        """The reply while it is under way; None is said only once its end is stored.
+        """The reply while it is under way here; one that is stored and about to begin is waited for.
 
-        A reply that is stored and about to begin is waited for. Whoever asks has checked that it may be seen.
+        Whoever asks has checked that it may be seen.
         """
+        if message.state != "streaming":
+            return None
         with self._changed:
             self._changed.wait_for(lambda: not self._is_beginning(message.chat_id))
             return self._live.get(message.id)

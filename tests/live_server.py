@@ -140,7 +140,7 @@ def get(url: str, **options: Any) -> httpx.Response:
 def free_port() -> int:
     """A port below those that the system gives to connections: none takes it while a server starts again.
 
-    Each of pytest's workers draws from its own, so that no two of them draw the same.
+    Each of pytest's workers draws from its own: what one has found free, no other takes before it is used.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 11
     while True:

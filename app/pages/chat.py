@@ -14,7 +14,7 @@ import gradio as gr
 from app.auth import Identity, identity_of
 from app.chat_service import ChatService
 from app.live_reply import LiveReply
-from app.pages.editing import TAKE_DRAFT, Draft, editing_banner
+from app.pages.editing import TAKE_DRAFT, Draft, editing_banner, sent, sent_marker
 from app.pages.screen import Screen, Update
 from app.pages.sidebar import SIDEBAR_SCRIPT
 from app.pages.transcript import notice
@@ -77,6 +77,7 @@ class ChatPage:
                 with gr.Column(elem_id="tl-composer", scale=0):
                     self.notice = gr.HTML(elem_id="tl-notice", apply_default_css=False)
                     self.editing = editing_banner()
+                    self.sent = sent_marker()
                     with gr.Row(elem_id="tl-entry", equal_height=False):
                         self.box = gr.Textbox(
                             label="Message",
@@ -102,7 +103,6 @@ class ChatPage:
                         )
                         self.consent = gr.Checkbox(
                             value=self.services.settings.consent_default,
-                            interactive=False,  # until on_load says of which chat a click would be
                             label="May be used for training",
                             container=False,
                             scale=0,
@@ -125,7 +125,7 @@ class ChatPage:
         )
         screen = self.screen.components
         entry = [self.box, self.editing]
-        sending = {"inputs": [*entry, self.consent, self.view], "outputs": [*screen, *entry], **quiet}
+        sending = {"inputs": [*entry, self.consent, self.view], "outputs": [*screen, self.sent], **quiet}
         # "multiple": a reply that still streams in one chat must not block sending in another.
         gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
         self.again.click(self.on_regenerate, self.view, screen, trigger_mode="multiple", **quiet)
@@ -135,10 +135,10 @@ class ChatPage:
             self.on_consent, given, [self.notice, self.consent], trigger_mode="always_last", **quiet
         )
         self.stop.click(self.on_stop, self.view, self.notice, **quiet)
-        self.new.click(self.on_new, self.view, screen, **quiet)
+        self.new.click(self.on_new, self.view, screen, trigger_mode="multiple", **quiet)
         self.side.open_chat(self.on_open, self.view, screen, trigger_mode="multiple", **quiet)
         self.side.older_chats(self.on_older, self.view, screen, **quiet)
-        self.side.show_branch(self.on_show, self.view, screen, **quiet)
+        self.side.show_branch(self.on_show, self.view, screen, trigger_mode="multiple", **quiet)
         loading = {"inputs": [self.view, self.editing], "outputs": [*screen, *entry], **quiet}
         self.blocks.load(self.on_load, js=TAKE_DRAFT, **loading)
 
@@ -164,16 +164,18 @@ class ChatPage:
         try:
             identity = self._identify(view, request)
             with self.services.database.read() as session:
-                view.chat_id = get_chat(session, str(event.chat), owner_id=identity.user_id).id
-            view.through = view.consent_shown = None
+                chat = get_chat(session, str(event.chat), owner_id=identity.user_id)
+            view.through = view.consent_shown = None  # first: another event may look meanwhile
+            view.chat_id = chat.id
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}
             return
         yield from self.screen.follow(view, identity)
 
     def on_new(self, view: View, request: gr.Request) -> Iterator[Update]:
+        identity = self._identify(view, request)
         view.chat_id = view.consent = view.consent_shown = view.through = None
-        yield from self.screen.show(view, self._identify(view, request))
+        yield from self.screen.show(view, identity)
 
     def on_older(self, view: View, request: gr.Request) -> Iterator[Update]:
         view.chats_shown += CHATS_SHOWN
@@ -181,13 +183,14 @@ class ChatPage:
 
     def on_show(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         """Show the branch with that message."""
-        before = view.through
+        before, chosen = view.through, str(event.message)
         try:
             identity = self._identify(view, request)
-            view.through = str(event.message)
+            view.through = chosen
             yield from self.screen.show(view, identity)
         except ThumbloopError as error:
-            view.through = before
+            if view.through == chosen:
+                view.through = before
             yield {self.notice: notice(error.message)}
 
     def on_send(
@@ -196,15 +199,14 @@ class ChatPage:
         try:
             identity = self._identify(view, request)
             before = view.consent
-            if view.consent_shown is not None:
-                view.consent_shown = consent is True
             live = self._send(view, identity, text, edits or None, consent is True)
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}  # and the text stays in the box
             return
         if view.consent not in (before, None):  # clicked while there was no chat to store it with
             yield from self.on_consent(view.consent is True, view, request)
-        yield from self.screen.stream(view, identity, live, {self.box: "", self.editing: ""})
+        stored = sent(live.user_message_id, text, edits)
+        yield from self.screen.stream(view, identity, live, {self.sent: stored})
 
     def on_regenerate(self, view: View, request: gr.Request) -> Iterator[Update]:
         try:
@@ -228,10 +230,13 @@ class ChatPage:
                     chat = get_chat(session, view.chat_id, owner_id=identity.user_id)
                     set_consent(session, chat, given is True, by=identity.name)
         except ThumbloopError as error:
-            yield {self.notice: notice(error.message), self.consent: gr.Checkbox(value=given is not True)}
             view.consent_shown = given is not True
-            return
-        yield {self.notice: ""}
+            yield {self.notice: notice(error.message), self.consent: given is not True}
+        else:
+            # A drawing of what was stored before may have come over the click.
+            look = self.screen.look(view, identity)
+            yield {self.notice: "", self.consent: self.screen.consent_box(view, look)}
+        yield self.screen.nothing
 
     def on_stop(self, view: View, request: gr.Request) -> str:
         try:

@@ -1,11 +1,13 @@
 """The composer beyond sending: a message of one's own that is edited, and a draft that outlives a reload.
 
 Knows no chat service and no storage. The page alone begins and ends the editing: a message's button puts
-its text into the box and its id into the component below, whose value goes with the next Send. What is in
-the box when the page goes, because somebody reloads it or Gradio does after losing the server, is kept in
-the tab (sessionStorage) and comes back with the page, unless that message has arrived.
+its text into the box and its id into the component below, whose value goes with the next Send. Once the
+server has stored a message, the page takes its text out of the box, and leaves what was typed since. What
+is in the box when the page goes, because somebody reloads it or Gradio does after losing the server, is
+kept in the tab (sessionStorage) and comes back with the page, unless that message has arrived.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,8 +64,13 @@ document.addEventListener('tl-opened', () => {
   if (props.value && chat && open() !== chat) leave();
   chat = open();
 });
-watch('value', () => {
-  if (!props.value && aside) bringBack();  // the edited message was sent
+document.addEventListener('tl-sent', ({ detail }) => {
+  if (box().value.startsWith(detail.text)) write(box().value.slice(detail.text.length));
+  if (detail.edits && detail.edits === props.value) {
+    props.value = '';
+    aside += box().value;
+    bringBack();
+  }
 });
 
 addEventListener('pagehide', () => {
@@ -78,6 +85,12 @@ document.addEventListener('submit', (event) => {
 });
 """
 
+SENT_SCRIPT = """
+watch('value', () => {
+  if (props.value) document.dispatchEvent(new CustomEvent('tl-sent', { detail: JSON.parse(props.value) }));
+});
+"""
+
 # The inputs of the page's load event: its state, and what the tab has kept.
 TAKE_DRAFT = "() => [null, JSON.parse(sessionStorage.getItem('tl-draft') ?? '{}')]"
 
@@ -87,6 +100,22 @@ def editing_banner() -> gr.HTML:
     return gr.HTML(
         "", html_template=TEMPLATE, js_on_load=SCRIPT, elem_id="tl-editing", apply_default_css=False
     )
+
+
+def sent_marker() -> gr.HTML:
+    """The component whose value tells the page which message was stored; see `sent`."""
+    return gr.HTML(
+        "",
+        html_template="<i hidden></i>",
+        js_on_load=SENT_SCRIPT,
+        elem_id="tl-sent",
+        apply_default_css=False,
+    )
+
+
+def sent(message_id: str, text: str, edits: str) -> str:
+    """The text is stored as that message, in the place of `edits` if that is not empty."""
+    return json.dumps({"id": message_id, "text": text, "edits": edits})
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Screen:
     def show(self, view: View, identity: Identity) -> Iterator[Update]:
         """Draw all of it, and end an event."""
         yield from self._settle(view, identity, self._drawing(view, identity))
-        yield self._nothing
+        yield self.nothing
 
     def follow(
         self, view: View, identity: Identity, said: str | None = "", also: Update | None = None
@@ -69,7 +69,7 @@ class Screen:
                 yield from self.stream(view, identity, live)
             else:  # it ended since
                 yield from self._settle(view, identity, self._drawing(view, identity, None))
-        yield self._nothing
+        yield self.nothing
 
     def stream(
         self, view: View, identity: Identity, live: LiveReply, also: Update | None = None
@@ -86,23 +86,25 @@ class Screen:
             shown = (yield from self._settle(view, identity, draw, also)).chat_id
             with self.database.read() as session:
                 turns = read_turns(session, live.chat_id, identity.user_id)
+            reply = turns[-1].message
             for text in paced(live):
                 here = view.chat_id
-                if here == live.chat_id:
-                    turns[-1].message.content = text
+                if here != live.chat_id:
+                    if here != shown:  # that drawing may have come after the one of the chat opened meanwhile
+                        yield draw(self.look(view, identity))
+                elif reply.state == "streaming":  # otherwise it had ended before it was looked at
+                    reply.content = text
                     yield {self.chatbot: self._transcript(turns)}
-                elif here != shown:  # the last drawing may have come after that of the chat opened meanwhile
-                    yield draw(self.look(view, identity))
                 shown = here
         except ThumbloopError as error:
             failure = error.message
         finally:
             view.drawn.discard(live.chat_id)
         yield from self._settle(view, identity, self._drawing(view, identity, failure))
-        yield self._nothing
+        yield self.nothing
 
     @property
-    def _nothing(self) -> Update:
+    def nothing(self) -> Update:
         """The end of a generator's event draws once more what it drew last, over whatever came since."""
         return {self.notice: gr.skip()}
 
@@ -132,17 +134,17 @@ class Screen:
                 self.side: chat_list(chats[: view.chats_shown], look.chat_id, more, look.reply),
                 self.header: header(identity, answering, accounts=self.settings.auth == "accounts"),
                 self.notice: gr.skip() if said is None else notice(said),
-                self.consent: self._consent_box(view, look),
+                self.consent: self.consent_box(view, look),
             }
 
         return draw
 
-    def _consent_box(self, view: View, look: Look) -> Any:
+    def consent_box(self, view: View, look: Look) -> Any:
         """Drawn where it changes only, or it would undo a click that is on its way."""
         if view.consent_shown is look.consent:
             return gr.skip()
         view.consent_shown = look.consent
-        return gr.Checkbox(value=look.consent, interactive=True)
+        return look.consent
 
     def _transcript(self, turns: list[Turn]) -> list[dict[str, Any]]:
         settings = self.settings

@@ -84,7 +84,7 @@ class Look:
 
     @property
     def mark(self) -> tuple[object, ...]:
-        """Two looks with the same mark are drawn alike, but for votes, which the page draws itself."""
+        """It differs where another event of the tab, or the end of a reply, calls for another drawing."""
         last = (self.last.id, self.last.state) if self.last is not None else None
         return self.chat_id, self.through, self.consent, last
 

@@ -68,9 +68,8 @@ def version_row(page: Page, name: str) -> Locator:
 
 
 def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPage, votes: Path) -> None:
-    server = start_server(
-        epochs=30, lease_seconds=3, **LENIENT
-    )  # long enough, and told often, to see it move
+    often = {"epochs": 30, "lease_seconds": 6}  # it trains long enough, and says so often enough, to be seen
+    server = start_server(**often, **LENIENT)
     page = open_page(server.admin_link())
     expect(card(page, "Thumbs up")).to_have_text("0")
     expect(page.get_by_text("not ready", exact=True)).to_be_visible()

@@ -207,6 +207,17 @@ def test_open_page_goes_on_in_its_chat_after_a_restart_of_the_server(
     assert chat_id(page) == open_chat
 
 
+def test_new_chat_is_new_after_a_restart_of_the_server(live_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(live_server.url)
+    send_and_wait(page, "Before")
+    live_server.kill()
+    live_server.start()
+    expect(page.get_by_text("Connection to the server was lost")).to_have_count(0)
+    new_chat(page)
+    send_and_wait(page, "After")
+    expect(page.locator(".user-row")).to_have_text("After")
+
+
 def test_page_whose_reply_died_with_the_server_comes_back_with_it(
     start_server: Callable[..., LiveServer], open_page: OpenPage, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.chatting import (
     box,
@@ -196,6 +196,27 @@ def test_message_that_arrived_does_not_come_back(chat_server: LiveServer, open_p
     page.goto(here)
     expect(said(page)).to_have_text(["Again", "Again"])
     expect(box(page)).to_have_value("")
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["new message", "edited message"])
+def test_what_is_typed_while_a_message_is_on_its_way_stays(
+    chat_server: LiveServer, open_page: OpenPage, edited: bool
+) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    box(page).fill("kept aside, ")
+    if edited:
+        page.get_by_role("button", name="Edit message").click()
+    box(page).fill("First")
+    held: list[Route] = []
+    page.route("**/queue/join*", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/queue/join*"):
+        box(page).press("Enter")
+    box(page).press_sequentially(" and second")
+    held[0].continue_()
+    expect(page.locator(".tl-said").last).to_have_text("First")
+    expect(box(page)).to_have_value("kept aside,  and second" if edited else " and second")
+    expect(page.locator(".tl-editing")).to_have_count(0)
 
 
 def test_signing_out_takes_the_draft_along(

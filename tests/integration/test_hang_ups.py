@@ -103,17 +103,17 @@ def test_a_thousand_clients_hang_up_at_random_moments(
         right = send(client, chat, max_new_tokens=24, temperature=0)
         crowd = Crowd(server, [new_chat(client) for _ in range(50)])
     crowd.all_come(range(100))  # fills the pools of threads and database connections
-    wait_until(lambda: not connections(), 30)
+    wait_until(lambda: not connections())
     threads, files = process.num_threads(), process.num_fds()
 
     crowd.all_come(range(100, 1000))
     assert sum(crowd.seen.values()) == 1000
-    assert crowd.seen["200"] > 300, crowd.seen
+    assert crowd.seen["200"] > 150, crowd.seen
     assert crowd.seen.keys() <= {"200", "409", "503", ""}, crowd.seen
-    wait_until(lambda: not connections(), 30)
+    wait_until(lambda: not connections())
     # Pools grow to as many as there are clients at once, and not with every client: a thread for each, and
     # a database connection, which are three files on SQLite.
-    wait_until(pruned, 30, lambda: str(process.num_threads()))
+    wait_until(pruned, 60, lambda: str(process.num_threads()))
     wait_until(lambda: process.num_fds() <= files + 3 * CLIENTS, 30, lambda: str(process.num_fds()))
 
     with server.client() as client:

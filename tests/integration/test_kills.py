@@ -11,9 +11,12 @@ PASSES = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0, "gate_min_votes
 
 
 @pytest.fixture
-def server_in_training(start_server: Callable[..., LiveServer]) -> tuple[LiveServer, str]:
+def server_in_training(
+    start_server: Callable[..., LiveServer], request: pytest.FixtureRequest
+) -> tuple[LiveServer, str]:
     """A server whose run has taken at least one step and saved a checkpoint, with many more to go."""
-    server = start_server(epochs=30, checkpoint_steps=2, lease_seconds=15, **PASSES)
+    epochs = getattr(request, "param", 30)
+    server = start_server(epochs=epochs, checkpoint_steps=2, lease_seconds=15, **PASSES)
     loop.chat_and_vote(server.client(), 18)
     run_id = loop.request_run(server.client())
     checkpoints = server.settings.data_dir / "runs" / run_id
@@ -61,6 +64,7 @@ def test_stopping_the_server_hands_the_run_to_the_next_one(
     assert run["state"] == "succeeded", loop.explain(server, run_id)
 
 
+@pytest.mark.parametrize("server_in_training", [300], indirect=True, ids=["long"])
 def test_a_run_is_cancelled_in_mid_training(server_in_training: tuple[LiveServer, str]) -> None:
     server, run_id = server_in_training
     client = server.client()

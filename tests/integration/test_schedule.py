@@ -17,6 +17,7 @@ from storage.errors import BadSetting
 from storage.settings import Settings
 from storage.tables import ScheduleTick, TrainingRun
 from tests.conftest import new_postgres_database
+from tests.live_server import wait_until
 from trainer.schedule import ALREADY, Schedule, tick
 
 DUE = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
@@ -192,7 +193,8 @@ def start_schedule(settings: Settings, barrier: object, fire: bool) -> None:
     schedule.start()
     following = schedule.next_run_time()
     if fire and following is not None:
-        time.sleep((following - datetime.now(UTC)).total_seconds() + 3)
+        time.sleep((following - datetime.now(UTC)).total_seconds() + 3)  # for the timers of all
+        wait_until(lambda: any(t.due_at >= following for t in ticks(database)))
     schedule.stop()
     database.close()
 

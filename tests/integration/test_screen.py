@@ -24,9 +24,7 @@ def screen(place: Place, settings: Settings) -> Screen:
     with gr.Blocks():
         names = ("side", "header", "notice")
         parts: dict[str, Any] = {name: gr.HTML() for name in names}
-        return Screen(
-            settings, place.database, place.service, gr.Chatbot(), **parts, consent=gr.Checkbox(value=True)
-        )
+        return Screen(settings, place.database, place.service, gr.Chatbot(), **parts, consent=gr.Checkbox())
 
 
 @pytest.fixture
@@ -113,6 +111,7 @@ def test_the_end_of_a_reply_is_drawn_last_only_where_its_chat_is_still_open(
     view = View(chat_id=place.chat_id)
     drawing = screen.stream(view, me, live)
     next(drawing)
+    assert list(next(drawing)) == [screen.chatbot]
     live.cancel()
     assert "data-vote" in texts(screen, next_whole(screen, drawing))
     if leave:
@@ -130,14 +129,14 @@ def test_the_box_is_drawn_where_it_changes_and_does_not_undo_a_click_on_its_way(
     def drawn() -> Any:
         return next(screen.show(view, me))[screen.consent]
 
-    assert (drawn().value, drawn()) == (True, gr.skip())
+    assert (drawn(), drawn()) == (True, gr.skip())
     with place.database.write() as session:  # in another tab
         set_consent(session, screen.look(view, me).chat, False, by="me")  # type: ignore[arg-type]
-    assert (drawn().value, drawn()) == (False, gr.skip())
+    assert (drawn(), drawn()) == (False, gr.skip())
     drawing = screen.show(view, me)
     assert next(drawing)[screen.consent] == gr.skip()
     view.chat_id, view.consent = None, False  # of which a drawing may have been overtaken by that one
-    assert next(drawing)[screen.consent].value is False
+    assert next(drawing)[screen.consent] is False
 
 
 def test_a_refusal_is_not_wiped_by_what_is_drawn_without_a_notice(screen: Screen, me: Identity) -> None:

@@ -94,7 +94,7 @@ def test_a_run_that_lost_a_process_goes_on_and_is_published_whole(
     other.kill()
     launcher.communicate(timeout=60)
     assert not [one for one in processes if one.is_running()]
-    wait_until(house.claimable, 10, lambda: house.log(run_id))
+    wait_until(house.claimable, 60, lambda: house.log(run_id))
 
     subprocess.run(command, env=environment, check=True, timeout=120)
     run = house.run(run_id)

@@ -198,7 +198,7 @@ def test_an_attempt_that_starts_again_and_dies_before_its_first_step_leaves_no_o
 ) -> None:
     house, run_id, reply = withdrawn(device_mode="exclusive")
     server = Device(house.settings.data_dir)
-    wait_until(server.use, 10)
+    wait_until(server.use)
     second = house.start(run_id)
     waiting = "waiting for the server to make way"
     wait_until(lambda: house.run(run_id).progress.get("phase") == waiting, 60, lambda: house.log(run_id))

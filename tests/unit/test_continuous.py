@@ -317,4 +317,4 @@ def test_a_thousand_clients_hang_up_at_random_moments(make_backend: Callable[...
     assert engine_of(backend) is engine
     wait_until(lambda: is_empty(engine), 60, lambda: str(held(engine)))
     assert (backend._places._taken, backend._slots[BASE.id].places, len(backend._desk._line)) == (0, 0, 0)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads

@@ -109,7 +109,7 @@ def test_who_hangs_up_ends_the_servers_work(external: ExternalBackend, vllm_serv
     text = next(deltas) + next(deltas)
     stream.cancel()
     assert (stream.end.finish_reason, stream.end.content) == ("cancelled", text)
-    assert vllm_server.hung_up.wait(10)
+    assert vllm_server.hung_up.wait(60)
 
 
 def test_a_stop_text_that_the_server_overlooks_is_found_here(
@@ -163,7 +163,7 @@ def test_closing_ends_every_reader(make_external: MakeBackend, vllm_server: Reco
     for reader in readers:
         reader.start()
     # Who begins after the end is turned away, not cancelled.
-    wait_until(lambda: backend.occupancy() == Occupancy(running=2, waiting=2), 10)
+    wait_until(lambda: backend.occupancy() == Occupancy(running=2, waiting=2))
     backend.close()
     for reader in readers:
         reader.join()

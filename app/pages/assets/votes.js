@@ -51,8 +51,7 @@
 
   const NOTHING = { label: null, tags: [], comment: null, correction: null };
 
-  // What this page has stored, until the page as the server draws it says the same: while a reply streams,
-  // the ones before it are drawn as they were when it began.
+  // What this page has stored: while a reply streams, the ones before it are drawn as they were when it began.
   const stored = new Map();
   const correct = () => {
     for (const [message, vote] of stored) {
