@@ -4,6 +4,7 @@
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -28,6 +29,7 @@ class InOurOrder:
     """Mixed into a transformers Trainer: it trains on the micro-batches of `blocks`, in their order."""
 
     blocks: "Blocks"
+    alone = False  # whether this process saves a checkpoint without the others
 
     def get_train_dataloader(self: Any) -> Any:
         loader = DataLoader(self.train_dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
@@ -43,9 +45,19 @@ class InOurOrder:
         """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
         if sharded_by():
             return  # it takes all processes, of which this one alone has left the step
-        newest = newest_checkpoint(Path(str(self.args.output_dir)))
+        folder = Path(str(self.args.output_dir))
+        newest = newest_checkpoint(folder)
         if self.state.global_step > (step_of(newest) if newest else 0):
+            # Of one that an earlier attempt began at this step the others' files would stay.
+            shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            self.alone = True
             self._save_checkpoint(self.model, trial=None)
+
+    def _save_rng_state(self: Any, output_dir: str) -> None:
+        """The last that each process writes; all wait for it, since the state file says that it is there."""
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        if not self.alone:
+            self.accelerator.wait_for_everyone()
 
 
 class ExactTrainer(InOurOrder, KTOTrainer):
@@ -160,7 +172,8 @@ class _ExactIds:
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The newest whole one that this training can go on with; its state file is written last, so that tells.
+    """The newest whole one that this training can go on with; its state file is written last, after what all
+    processes write, so that tells.
 
     Of weights that are spread over processes the checkpoints have a form of their own.
     """

@@ -93,6 +93,20 @@ class House:
         assert process.poll() is None, self.log(run_id)
         return process
 
+    def hold_second_process(self, run_id: str, step: int) -> Path:
+        """Once a run has a checkpoint, keep its second process writing its part of that at `step` for ever.
+
+        Returns that part, a pipe that nobody reads, when the first process has written its own.
+        """
+        folder = self.artifacts.run_folder(run_id) / "checkpoints"
+        wait_until(lambda: list(folder.glob("*/trainer_state.json")), 120, lambda: self.log(run_id))
+        checkpoint = folder / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        os.mkfifo(checkpoint / "rng_state_1.pth")
+        os.utime(checkpoint, (2**32, 2**32))  # the oldest ones are deleted
+        wait_until((checkpoint / "rng_state_0.pth").exists, 120, lambda: self.log(run_id))
+        return checkpoint / "rng_state_1.pth"
+
     def run(self, run_id: str) -> TrainingRun:
         with self.database.read() as session:
             return training_runs.get_run(session, run_id)

@@ -83,25 +83,22 @@ def test_a_run_that_lost_a_process_goes_on_and_is_published_whole(
     command = [*TORCHRUN, "-m", "trainer", "run", run_id]
     environment = child_environment(house.settings) | FSDP
     launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    folder = house.artifacts.run_folder(run_id) / "checkpoints"
-    wait_until(
-        lambda: launcher.poll() is not None or len(list(folder.glob("*/trainer_state.json"))) > 1,
-        120,
-        lambda: house.log(run_id),
-    )
+    part = house.hold_second_process(run_id, 16)
     processes = psutil.Process(launcher.pid).children()
     other = next(one for one in processes if one.environ()["RANK"] == "1")
     other.kill()
     launcher.communicate(timeout=60)
     assert not [one for one in processes if one.is_running()]
     wait_until(house.claimable, 60, lambda: house.log(run_id))
+    part.unlink()
+    part.touch()  # as far as it would have come
 
     subprocess.run(command, env=environment, check=True, timeout=120)
     run = house.run(run_id)
     assert run.state == "succeeded", house.log(run_id)
     result = run.metrics["training"]
     assert (result["engine"], result["processes"], result["steps"]) == ("trl", 2, 18)
-    assert result["resumed_from_step"] > 0
+    assert result["resumed_from_step"] == 14
     assert "Training with stock TRL instead of the engine shared-prefix: with FSDP" in house.log(run_id)
 
     rows = rows_of(house, run_id)

@@ -112,6 +112,23 @@ def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
         torch.testing.assert_close(weight, expected[other_name], rtol=0, atol=1e-4)
 
 
+def test_a_process_killed_while_it_wrote_its_part_of_a_checkpoint_does_no_harm(
+    build: Callable[..., House],
+) -> None:
+    house = build(**HOUSE)
+    house.vote(16)
+    run_id = house.request()
+    leader = house.start(run_id)
+    part = house.hold_second_process(run_id, 100)
+    (other,) = followers(leader.pid)
+    other.kill()
+    assert leader.wait(timeout=60) == attempt.RELEASED, house.log(run_id)
+    part.unlink()
+    part.touch()  # as far as it would have come
+    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+    assert house.run(run_id).metrics["training"]["resumed_from_step"] == 98
+
+
 def test_a_terminated_run_keeps_its_last_step_and_is_handed_on(build: Callable[..., House]) -> None:
     house = build(**HOUSE)
     house.vote(16)
