@@ -119,7 +119,11 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     metrics = Metrics()
     metrics.registry.register(Standing(database, backend))
     deployments = Deployments(
-        database, artifacts, backend, max_loaded_versions=settings.max_loaded_versions, metrics=metrics
+        database,
+        artifacts,
+        backend,
+        max_loaded_versions=settings.max_loaded_versions,
+        on_swap=metrics.swapped,
     )
     turns = None
     if device is not None:

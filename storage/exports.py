@@ -26,7 +26,7 @@ from storage.export_shapes import COLUMNS, ChatTemplate, Row, Shaper
 from storage.filters import EVERYTHING, ExampleFilter, resolve
 from storage.pairs import iter_pairs
 from storage.redaction import Redaction, Redactor
-from storage.signals import signal_examples
+from storage.signal_examples import signal_examples
 from storage.votes import latest_event_id
 
 PROGRESS_ROWS = 1_000

@@ -13,7 +13,7 @@ from sqlmodel import Session
 from storage.examples import PAGE, Example, Examples
 from storage.filters import EVERYTHING, ExampleFilter, is_of_source
 from storage.settings import SignalKind
-from storage.signals import signal_examples
+from storage.signal_examples import signal_examples
 from storage.snapshots import count_events, newest_events
 
 

@@ -14,12 +14,11 @@ from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import LeaseLost, ThumbloopError
 from storage.settings import Settings
-from trainer.lease import Interrupted, Lease
+from trainer.errors import Diverged, Interrupted, OutOfMemory, ProcessLost
+from trainer.lease import Lease
 from trainer.limits import is_full
-from trainer.memory import OutOfMemory
-from trainer.processes import LOST, ProcessLost
+from trainer.processes import LOST
 from trainer.run import Outcome, carry_out
-from trainer.watch import Diverged
 
 log = logging.getLogger(__name__)
 

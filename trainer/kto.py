@@ -22,16 +22,16 @@ from trl.trainer.kto_config import KTOConfig
 from storage.settings import Settings
 from trainer.base_model import number_format
 from trainer.engines import choose_engine
+from trainer.errors import Diverged, Interrupted
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.interruption import interruptible
-from trainer.lease import Interrupted
 from trainer.memory import checkpoints_activations, peak_memory
 from trainer.reference_cache import ReferenceCache
 from trainer.reporting import reporters
 from trainer.sharding import all_finite, gather_trained, sharded_by
 from trainer.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.tokenise import Row
-from trainer.watch import Diverged, Finished, Progress, Watch
+from trainer.watch import Finished, Progress, Watch
 from trainer.weights import Weights
 
 log = logging.getLogger(__name__)

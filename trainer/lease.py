@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from storage.database import Database
 from storage.errors import LeaseLost
 from storage.tables import TrainingRun
 from storage.training_runs import heartbeat
+from trainer.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +27,6 @@ log = logging.getLogger(__name__)
 LONGEST_INTERVAL_SECONDS = 2.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WAKE = signal.SIGUSR1  # from the heartbeat to the main thread, where alone work can be broken off
-
-Why = Literal["cancelled", "terminated", "lost"]
-
-
-class Interrupted(Exception):
-    """Leave the work, now; no error. A `terminated` run is resumed, so its last step is worth keeping."""
-
-    def __init__(self, why: Why) -> None:
-        super().__init__(why)
-        self.why = why
 
 
 class Lease:

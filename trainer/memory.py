@@ -16,17 +16,6 @@ from trainer.limits import free_memory
 from trainer.tokenise import Row
 
 
-class OutOfMemory(MemoryError):
-    """Not even the smallest passes fit."""
-
-    def __init__(self, batch_size: int, max_length: int) -> None:
-        super().__init__(
-            f"The training ran out of memory, even with one reply at a time and nothing kept for the "
-            f"backward pass. Lower THUMBLOOP_MAX_LENGTH={max_length}, set THUMBLOOP_PRECISION=bf16, or free "
-            f"some memory; a smaller THUMBLOOP_BATCH_SIZE={batch_size} would not help."
-        )
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on whichever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

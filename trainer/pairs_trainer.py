@@ -19,6 +19,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from storage.pairs import iter_pairs
 from storage.settings import Settings
+from trainer.errors import Diverged
 from trainer.interruption import interruptible
 from trainer.kto import lora_config
 from trainer.memory import checkpoints_activations
@@ -26,7 +27,7 @@ from trainer.reference_cache import ReferenceCache
 from trainer.shared_prefix import Reply, Scores
 from trainer.sweep_grid import Loss
 from trainer.tokenise import Row
-from trainer.watch import Diverged, Progress, Watch
+from trainer.watch import Progress, Watch
 
 LOSS_TYPES: dict[Loss, str] = {"dpo": "sigmoid", "ipo": "ipo"}  # as TRL names them
 

@@ -27,6 +27,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from storage.errors import BadSetting
 from trainer import kto
+from trainer.errors import ProcessLost
 from trainer.follower import READY, Failure, Job, Meeting, follow
 from trainer.process import gpus
 from trainer.sharding import refuse_other_ways
@@ -39,10 +40,6 @@ LOST = 75
 POLL_SECONDS = 0.2
 # A pass through the model, or the failing of a collective, tells the leader of a loss; else it ends itself.
 NOTICED_WITHIN = 10.0
-
-
-class ProcessLost(RuntimeError):
-    """One of the processes was ended from outside. Its leader may go on at the newest checkpoint."""
 
 
 def launched() -> bool:

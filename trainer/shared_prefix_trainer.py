@@ -21,9 +21,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
 
+from trainer.errors import OutOfMemory
 from trainer.exact_trainer import Blocks, InOurOrder
 from trainer.fast_layers import fast_layers
-from trainer.memory import OutOfMemory, is_out_of_memory
+from trainer.memory import is_out_of_memory
 from trainer.objective import LossType, losses, reference_point
 from trainer.reference_cache import ReferenceCache
 from trainer.shared_prefix import REFERENCE, PrefixScorer, Reply, Scores

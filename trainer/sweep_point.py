@@ -14,6 +14,7 @@ from peft import PeftModel
 from storage.settings import Settings
 from trainer import kto
 from trainer.base_model import BaseModelSource, load_model
+from trainer.errors import Diverged
 from trainer.evaluate import Evaluation, evaluate
 from trainer.gate import chance_standard_error
 from trainer.pairs_trainer import train_on_pairs
@@ -21,7 +22,7 @@ from trainer.reference_cache import ReferenceCache
 from trainer.sweep_data import Split
 from trainer.sweep_grid import PAIRED, Point, Result
 from trainer.tuning import load_for_training, reference_name
-from trainer.watch import Diverged, Progress
+from trainer.watch import Progress
 
 NO_CHECKPOINTS = 0  # a point is made in one go, or again
 

@@ -7,16 +7,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from trainer.errors import Diverged
 from trainer.sharding import all_finite
 
 # A gradient norm beyond which a training is broken; those of sound ones are below a hundred.
 EXPLODED = 1e5
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-class Diverged(ArithmeticError):
-    """A gradient or a weight is not a finite number any more."""
 
 
 class Finished(Exception):

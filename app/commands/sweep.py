@@ -96,7 +96,7 @@ def sweep(
 def _run(wanted: "WantedSweep", progress: RunProgress, check: Any) -> tuple["SweepFolder", "Sweep"]:
     import torch
 
-    from trainer.lease import Interrupted
+    from trainer.errors import Interrupted
     from trainer.sweep import run_sweep
 
     def show(state: dict[str, Any]) -> None:

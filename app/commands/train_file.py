@@ -64,10 +64,9 @@ def train_file(
         progress.show_progress({}, "loading libraries")
         import torch
 
-        from trainer.lease import Interrupted
+        from trainer.errors import Diverged, Interrupted, ProcessLost
         from trainer.offline import OfflineTraining, plan_on_file, train_on_file
-        from trainer.processes import ProcessLost, dismiss_launched
-        from trainer.watch import Diverged
+        from trainer.processes import dismiss_launched
 
         wanted = OfflineTraining(
             *(data, out, chosen, references),
@@ -190,7 +189,7 @@ def stop_signals() -> "Iterator[Any]":
 
     def check() -> None:
         if received:
-            from trainer.lease import Interrupted
+            from trainer.errors import Interrupted
 
             raise Interrupted("terminated")
 

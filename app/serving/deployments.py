@@ -8,7 +8,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from app.metrics import Metrics
 from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
 from app.serving.canary import CanaryServing
 from app.serving.loaded_versions import LoadedVersions
@@ -33,9 +32,9 @@ class Deployments:
         backend: Backend,
         *,
         max_loaded_versions: int,
-        metrics: Metrics | None = None,
+        on_swap: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
-        self._metrics = metrics or Metrics()
+        self._on_swap = on_swap  # called with "done" or "refused"
         self._database = database
         self._backend = backend
         self._versions = LoadedVersions(artifacts, backend, max_loaded_versions)
@@ -211,7 +210,7 @@ class Deployments:
                 self._waited_for = deployed.id
             except Exception as error:  # whatever it is, the version that works has to go on working
                 self._refused = deployed.id
-                self._metrics.swapped("refused")
+                self._on_swap("refused")
                 kept = (
                     f"{self._serving.name} keeps replying" if self._serving else "an earlier one will reply"
                 )
@@ -252,7 +251,7 @@ class Deployments:
     def _serve(self, version: ModelVersion) -> None:
         """New replies go to this version; those under way end on the one they began with."""
         if self._serving is not None and self._serving.id != version.id:
-            self._metrics.swapped("done")
+            self._on_swap("done")
         self._serving = self._versions.build(version)
         self._refused = self._waited_for = None
         with self._database.read() as session:

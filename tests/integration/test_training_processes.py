@@ -29,10 +29,10 @@ from tests.live_server import wait_until
 from tests.unit.rated_files import rated, write_rows
 from trainer import attempt, processes
 from trainer.base_model import load_model, load_tokenizer, resolve
+from trainer.errors import Interrupted
 from trainer.exact_trainer import newest_checkpoint, step_of
 from trainer.file_rows import read_rows
 from trainer.follower import Job
-from trainer.lease import Interrupted
 from trainer.offline import OfflineTraining, train_on_file
 from trainer.runners.local import child_environment
 from trainer.snapshot import take_snapshot

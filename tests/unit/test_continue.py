@@ -22,7 +22,7 @@ from tests.adapters import seal_and_publish
 from tests.unit.test_tokenise import example
 from trainer import batches, kto
 from trainer.base_model import BaseModelSource, load_model, resolve
-from trainer.lease import Interrupted
+from trainer.errors import Interrupted
 from trainer.reference_cache import ReferenceCache
 from trainer.start import Start, find_start
 from trainer.tokenise import Row, tokenise

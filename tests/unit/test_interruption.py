@@ -11,8 +11,8 @@ from tests.unit.test_tokenise import example
 from trainer import kto
 from trainer.base_model import load_model, resolve
 from trainer.engines import Engine
+from trainer.errors import Interrupted
 from trainer.interruption import interruptible
-from trainer.lease import Interrupted
 from trainer.tokenise import tokenise
 from trainer.weights import Weights
 

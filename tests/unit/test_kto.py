@@ -16,12 +16,11 @@ from storage.settings import Settings
 from tests.unit.test_tokenise import example
 from trainer import batches, kto
 from trainer.base_model import BaseModelSource, load_model, resolve
+from trainer.errors import Diverged, Interrupted
 from trainer.exact_trainer import ExactTrainer, newest_checkpoint
-from trainer.lease import Interrupted
 from trainer.objective import LossType
 from trainer.reference_cache import ReferenceCache
 from trainer.tokenise import Row, tokenise
-from trainer.watch import Diverged
 from trainer.weights import Weights
 
 WEIGHTS = Weights(desirable=0.8, undesirable=1.3)

@@ -16,7 +16,8 @@ from storage import training_runs
 from storage.database import Database
 from storage.tables import TrainingRun
 from tests.live_server import wait_until
-from trainer.lease import Interrupted, Lease
+from trainer.errors import Interrupted
+from trainer.lease import Lease
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from storage.database import Database
 from storage.examples import PAGE, Example, iter_examples
 from storage.newest import NewestExamples
 from storage.settings import Settings
-from storage.signals import signal_examples
+from storage.signal_examples import signal_examples
 from storage.snapshots import newest_events
 from storage.tables import Chat, TrainingRun, now
 from tests.unit.people import add_person_with_reply, add_reply

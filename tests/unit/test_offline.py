@@ -18,11 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from storage.errors import Conflict, NotReady
 from storage.settings import Settings
 from tests.unit.rated_files import rated, write_rows
-from trainer.lease import Interrupted
+from trainer.errors import Diverged, Interrupted
 from trainer.model_card import model_card
 from trainer.offline import OfflineTraining, train_on_file
 from trainer.out_folder import OutFolder
-from trainer.watch import Diverged
 
 Train = Callable[..., dict[str, Any]]
 

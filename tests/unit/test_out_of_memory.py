@@ -15,8 +15,9 @@ from storage.settings import Settings
 from tests.unit.test_tokenise import example
 from trainer import kto
 from trainer.base_model import load_model, resolve
+from trainer.errors import OutOfMemory
 from trainer.fast_layers import fast_layers
-from trainer.memory import OutOfMemory, activation_bytes
+from trainer.memory import activation_bytes
 from trainer.shared_prefix import PrefixScorer, Reply
 from trainer.tokenise import Row, tokenise
 from trainer.weights import Weights

@@ -20,9 +20,9 @@ from storage.imports import import_file
 from storage.settings import Settings
 from tests.unit.rated_files import write_rows
 from trainer import base_model
+from trainer.errors import Interrupted
 from trainer.evaluate import Evaluation
 from trainer.kto import lora_config
-from trainer.lease import Interrupted
 from trainer.pairs_trainer import find_pairs, train_on_pairs
 from trainer.reference_cache import ReferenceCache
 from trainer.sweep import WantedSweep, run_sweep

@@ -14,7 +14,7 @@ from trl.data_utils import common_prefix_length
 
 from storage.errors import InvalidInput
 from storage.examples import Example
-from trainer.lease import Interrupted
+from trainer.errors import Interrupted
 from trainer.tokenise import completion_ids, encode, prompt_ids, tokenise
 
 

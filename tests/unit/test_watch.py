@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer.watch import Diverged, Watch
+from trainer.errors import Diverged
+from trainer.watch import Watch
 
 
 def test_a_loss_that_is_no_number_stops_a_training_in_fp16_too() -> None:
