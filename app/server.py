@@ -13,19 +13,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import sign_in
-from app.api import (
+from app.api.openai import routes
+from app.api.ops import docs, health, metrics
+from app.api.replies import ReplyThreads
+from app.api.v1 import (
     canary,
     chats,
-    docs,
-    errors,
     feedback,
-    health,
     imports,
     messages,
-    metrics,
     model_versions,
-    openai,
     signals,
     stats,
     sweeps,
@@ -34,16 +31,22 @@ from app.api import (
     votes,
     webhooks,
 )
-from app.api.described import refuse_repeated
-from app.api.replies import ReplyThreads
-from app.auth import check_safe
-from app.middleware import BodyLimit, OriginGuard, ResponseCounts, SecurityHeaders, keep_secrets_out_of_logs
-from app.page_guard import PageGuard
-from app.pages.admin import build_admin_page
-from app.pages.chat import build_chat_page
+from app.pages.admin.page import build_admin_page
+from app.pages.chat.page import build_chat_page
 from app.pages.theme import mount_options
-from app.request_ids import RequestIds
 from app.services import Services, build_services
+from app.telemetry.request_ids import RequestIds
+from app.web import errors, sign_in
+from app.web.auth import check_safe
+from app.web.middleware import (
+    BodyLimit,
+    OriginGuard,
+    ResponseCounts,
+    SecurityHeaders,
+    keep_secrets_out_of_logs,
+)
+from app.web.openapi_names import refuse_repeated
+from app.web.page_guard import PageGuard
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -64,7 +67,7 @@ API_ROUTERS = (
     users,
     webhooks,
 )
-ROOT_ROUTERS = (openai, health, metrics, docs, sign_in)
+ROOT_ROUTERS = (routes, health, metrics, docs, sign_in)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
 

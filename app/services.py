@@ -8,28 +8,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from app.chat_service import ChatService
-from app.housekeeping import Housekeeping
-from app.metrics import Metrics
+from app.background.housekeeping import Housekeeping
+from app.background.webhook import WebhookSender
+from app.chat.service import ChatService
 from app.serving import memory
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
-from app.serving.external import ExternalBackend
-from app.serving.local import LocalBackend
-from app.serving.turns import DeviceTurns
-from app.standing import Standing
-from app.tracing import Tracing
-from app.webhook import WebhookSender
-from storage import chats, model_versions, training_runs
-from storage.artifacts import Artifacts
-from storage.database import Database, open_database
-from storage.device import Device
+from app.serving.device_sharing import DeviceTurns
+from app.serving.local.backend import LocalBackend
+from app.serving.openai.backend import ExternalBackend
+from app.telemetry.collector import Standing
+from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import Tracing
+from storage.chats import chats
+from storage.db.database import Database, open_database
 from storage.errors import ModelUnavailable
+from storage.registry import model_versions, training_runs
+from storage.registry.artifacts import Artifacts
+from storage.registry.device_lock import Device
 from storage.settings import Settings
-from trainer.base_model import BaseModelSource, resolve
-from trainer.dispatcher import Dispatcher
-from trainer.runners.local import LocalRunner
-from trainer.schedule import Schedule
+from trainer.model.base_model import BaseModelSource, resolve
+from trainer.runs.dispatcher import Dispatcher
+from trainer.runs.executors.local import LocalRunner
+from trainer.runs.schedule import Schedule
 
 log = logging.getLogger("thumbloop.serving")
 

@@ -1,4 +1,5 @@
-"""What Thumbloop remembers: settings, people, chats, votes, runs and model versions.
+"""What Thumbloop remembers: settings, people, chats, votes, model versions and runs.
 
-Knows SQL and the data directory; knows no model, no HTTP and neither neighbour package.
+The only package that knows the tables and most of the data directory. Imports no model library, no web
+framework and neither of its neighbours. Begin with `db/tables.py`, then `chats/votes.py`.
 """

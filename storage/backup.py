@@ -22,9 +22,9 @@ from typing import IO
 
 import sqlalchemy as sa
 
-from storage.database import Database, make_data_dir
+from storage.db.database import Database, make_data_dir
 from storage.errors import Conflict, InvalidInput, NotReady
-from storage.secret import FILE_NAME as SECRET
+from storage.files.installation_key import FILE_NAME as SECRET
 from storage.settings import Settings
 
 MANIFEST = "manifest.json"

@@ -12,12 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from storage.database import Database, open_database
+from storage.db.database import Database, open_database
 from storage.settings import Settings
-from tests.default_model import ConvertedDefault, convert_default
-from tests.forge import forged
-from tests.live_server import LiveServer
-from tests.samples import SHARED_DATA
+from tests.support.default_model import ConvertedDefault, convert_default
+from tests.support.fork_server import forged
+from tests.support.live_server import LiveServer
+from tests.support.samples import SHARED_DATA
 
 # Modules of a minute and more, which begin first: none of them may be alone at work in the end.
 LONGEST = {
@@ -26,10 +26,10 @@ LONGEST = {
     "test_training_processes.py",
     "test_schedule.py",
     "test_sweep.py",
-    "test_offline.py",
+    "test_train_file.py",
     "test_out_of_memory.py",
     "test_store_properties.py",
-    "test_continuous.py",
+    "test_batching_engine.py",
 }
 
 
@@ -97,7 +97,7 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny_model import build_tiny_model
+    from tests.support.tiny_model import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 

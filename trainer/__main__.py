@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from trainer.process import prepare_process
+from trainer.launch.environment import prepare_process
 
 
 def main() -> int:
@@ -25,16 +25,16 @@ def main() -> int:
     _be_considerate()
     prepare_process()
     if int(os.environ.get("RANK", "0")) > 0:  # of several that torchrun or accelerate launch started
-        from trainer.follower import follow_launched
+        from trainer.launch.worker import follow_launched
 
         follow_launched()
         return 0
 
-    from storage.database import open_database
+    from storage.db.database import open_database
     from storage.errors import ThumbloopError
     from storage.settings import load_settings
-    from trainer.attempt import attempt_run
-    from trainer.processes import dismiss_launched
+    from trainer.launch.launcher import dismiss_launched
+    from trainer.runs.attempt import attempt_run
 
     logging.getLogger("trainer").setLevel(logging.INFO)
     if sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""What ends a training early. Errors that a person can mend are in storage.errors; these are caught by name."""
+"""What ends a training early. Errors that a person can mend are in storage.errors instead."""
 
 from typing import Literal
 

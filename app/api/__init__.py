@@ -1,1 +1,4 @@
-"""The HTTP API: our own under /api/v1, OpenAI's under /v1, health, and the documentation of all three."""
+"""The HTTP API: our own under /api/v1, OpenAI's under /v1, and what operators need.
+
+Imports app.chat, app.web and storage. Begin with `v1/votes.py`; `schemas.py` has the JSON shapes.
+"""

@@ -9,7 +9,7 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, Field
 
-from storage.ids import is_id
+from storage.db.ids import is_id
 
 Item = TypeVar("Item")
 NO_CURSOR = "give `next` of the page before as it was, or leave it out for the first page"

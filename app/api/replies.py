@@ -13,11 +13,11 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.errors import error_body
-from app.live_reply import LiveReply
+from app.chat.reply_stream import LiveReply
+from app.web.errors import error_body
+from storage.db.tables import Message
 from storage.errors import ThumbloopError
 from storage.settings import Settings
-from storage.tables import Message
 
 T = TypeVar("T")
 PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute

@@ -32,7 +32,8 @@ PASSWORD_STDIN = typer.Option(False, "--password-stdin", help="Read the password
 @user_commands.command("create")
 def create_user(name: str, role: Role = ROLE, password_stdin: bool = PASSWORD_STDIN) -> None:
     """Add an account; asks for its password."""
-    from storage import audit, users
+    from storage.db import audit
+    from storage.people import users
 
     with opened_database() as (_, database):
         password = _ask_password(password_stdin)
@@ -45,7 +46,7 @@ def create_user(name: str, role: Role = ROLE, password_stdin: bool = PASSWORD_ST
 @user_commands.command("list")
 def list_users() -> None:
     """List the accounts."""
-    from storage import users
+    from storage.people import users
 
     with opened_database() as (_, database), database.read() as session:
         rows = [
@@ -63,7 +64,8 @@ def list_users() -> None:
 @user_commands.command("password")
 def set_password(name: str, password_stdin: bool = PASSWORD_STDIN) -> None:
     """Change the password of an account."""
-    from storage import audit, users
+    from storage.db import audit
+    from storage.people import users
 
     with opened_database() as (_, database):
         with database.read() as session:
@@ -78,7 +80,8 @@ def set_password(name: str, password_stdin: bool = PASSWORD_STDIN) -> None:
 @user_commands.command("role")
 def set_role(name: str, role: Role) -> None:
     """Make an account an admin, or an ordinary user."""
-    from storage import audit, users
+    from storage.db import audit
+    from storage.people import users
 
     with opened_database() as (_, database), database.write() as session:
         user_id = _user_id(session, name)
@@ -92,7 +95,8 @@ def disable_user(
     name: str, undo: bool = typer.Option(False, "--undo", help="Let the account in again.")
 ) -> None:
     """Shut an account out: its password, sessions and tokens stop working. Its votes stay."""
-    from storage import audit, users
+    from storage.db import audit
+    from storage.people import users
 
     with opened_database() as (_, database), database.write() as session:
         user_id = _user_id(session, name)
@@ -108,7 +112,8 @@ def create_token(
     plain: bool = typer.Option(False, "--plain", help="Print the token alone, for scripts."),
 ) -> None:
     """Make an API token. It is shown once and stored nowhere."""
-    from storage import audit, tokens, users
+    from storage.db import audit
+    from storage.people import tokens, users
 
     with opened_database() as (_, database), database.write() as session:
         user = users.ensure_user(session, name, role.value)
@@ -124,7 +129,7 @@ def create_token(
 @token_commands.command("list")
 def list_tokens() -> None:
     """List the API tokens; what they are is not stored, only how they begin."""
-    from storage import tokens, users
+    from storage.people import tokens, users
 
     with opened_database() as (_, database), database.read() as session:
         rows = [
@@ -146,7 +151,8 @@ def revoke_token(
     token_id: str = typer.Argument(metavar="ID", help="As `thumbloop token list` shows it."),
 ) -> None:
     """End an API token at once."""
-    from storage import audit, tokens
+    from storage.db import audit
+    from storage.people import tokens
 
     with opened_database() as (_, database), database.write() as session:
         tokens.revoke_token(session, token_id)
@@ -166,7 +172,8 @@ def admin_link() -> None:
 
 def new_admin_link(session: "Session", address: str) -> str:
     """A link that signs in to the account `admin`, which is made if need be, once."""
-    from storage import audit, tokens, users
+    from storage.db import audit
+    from storage.people import tokens, users
 
     user = users.ensure_user(session, ADMIN, "admin")
     token, secret = tokens.create_token(session, user.id, name="admin link", kind="login", ttl=LINK_LIFE)
@@ -182,7 +189,7 @@ def page_address(host: str, port: int) -> str:
 
 
 def _user_id(session: "Session", name: str) -> str:
-    from storage import users
+    from storage.people import users
 
     user = users.find_user(session, name)
     if user is None:

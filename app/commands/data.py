@@ -41,9 +41,9 @@ def erase_user(
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
 ) -> None:
     """Erase a person: name, secrets, chats and votes. There is no way back."""
-    from storage import erasure
-    from storage.secret import load_secret
-    from storage.users import find_person
+    from storage.files.installation_key import load_secret
+    from storage.people.users import find_person
+    from storage.privacy import erasure
 
     with opened_database() as (settings, database):
         with database.read() as session:
@@ -67,8 +67,8 @@ def erase_before(
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),
 ) -> None:
     """Erase the chats that nobody has written in since that day began (UTC). There is no way back."""
-    from storage.erasure import count_before
-    from storage.retention import forget_before
+    from storage.privacy.erasure import count_before
+    from storage.privacy.retention import forget_before
 
     moment = _moment(date)
     with opened_database() as (settings, database):
@@ -112,9 +112,9 @@ def quarantine(
     reason: str = typer.Option("", help="Why; kept in the audit log."),
 ) -> None:
     """Set a person's votes aside: they are kept, but train, count and export nothing."""
-    from storage.quarantine import set_quarantine
-    from storage.secret import load_secret
-    from storage.users import find_person
+    from storage.files.installation_key import load_secret
+    from storage.people.users import find_person
+    from storage.privacy.quarantine import set_quarantine
 
     with opened_database() as (settings, database), database.write() as session:
         user = find_person(session, name, salt=load_secret(settings.data_dir))

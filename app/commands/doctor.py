@@ -81,7 +81,7 @@ def check_torch(_: "Settings") -> Finding:
 def check_precision(settings: "Settings") -> Finding:
     import torch
 
-    from trainer.base_model import number_format
+    from trainer.model.base_model import number_format
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = str(number_format("auto", device)).removeprefix("torch.")
@@ -113,7 +113,7 @@ def check_data(settings: "Settings") -> Finding:
 def check_database(settings: "Settings") -> Finding:
     import sqlalchemy as sa
 
-    from storage.database import Database
+    from storage.db.database import Database
 
     try:
         database = Database(settings.database_address)
@@ -134,8 +134,8 @@ def check_database(settings: "Settings") -> Finding:
 
 
 def check_schedule(settings: "Settings") -> Finding:
-    from storage.database import Database
-    from trainer.schedule import Schedule
+    from storage.db.database import Database
+    from trainer.runs.schedule import Schedule
 
     if check_database(settings).status == "fail":
         return Finding("warn", settings.schedule or "none", "Mend the database first.")
@@ -152,7 +152,7 @@ def check_schedule(settings: "Settings") -> Finding:
 
 def check_model(settings: "Settings") -> Finding:
     from storage.settings import DEFAULT_MODEL
-    from trainer.base_model import PACKAGE, resolve
+    from trainer.model.base_model import PACKAGE, resolve
 
     if settings.model == DEFAULT_MODEL:
         converted = (settings.data_dir / "models" / DEFAULT_MODEL).is_dir()
@@ -181,8 +181,8 @@ def _would_download(name: str) -> bool:
 def check_backend(settings: "Settings") -> Finding:
     import asyncio
 
-    from app.serving.openai_server import ModelServer
-    from app.serving.vllm import loads_adapters
+    from app.serving.openai.client import ModelServer
+    from app.serving.openai.vllm import loads_adapters
     from storage.errors import ThumbloopError
 
     if settings.backend == "local":

@@ -12,14 +12,14 @@ from rich.progress import Progress as ProgressBar
 
 from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, say
 from storage.errors import InvalidInput
-from storage.import_formats import FORMATS
+from storage.imports.formats import FORMATS
 from storage.settings import SignalKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from storage.export_shapes import ChatTemplate
-    from storage.import_reading import Progress
+    from storage.exports.shapes import ChatTemplate
+    from storage.imports.reader import Progress
     from storage.settings import Settings
 
 PIPE = "-"
@@ -42,9 +42,9 @@ def import_feedback(
     down_to: float | None = typer.Option(None, help="Scores up to here are thumbs down."),
 ) -> None:
     """Import rated chats. A row that is there already is not added again."""
-    from storage import audit
-    from storage.import_formats import ImportOptions
-    from storage.imports import import_file
+    from storage.db import audit
+    from storage.imports.formats import ImportOptions
+    from storage.imports.importer import import_file
 
     options = ImportOptions(max_messages, min_rating, max_rating_rejected, score_column, up_from, down_to)
     name = "standard input" if file == PIPE else file
@@ -108,12 +108,12 @@ def export_feedback(
     public: bool = typer.Option(False, "--public", help="With --push-to-hub: let everybody read it."),
 ) -> None:
     """Export the votes that training may use, with the chats they judge and a manifest."""
-    from storage import audit
-    from storage.export_plan import ExportPlan
-    from storage.exports import Export, export_to
-    from storage.filters import read_filter
-    from storage.redaction import load_redactor
-    from storage.secret import load_secret
+    from storage.db import audit
+    from storage.examples.filters import read_filter
+    from storage.exports.exporter import Export, export_to
+    from storage.exports.plan import ExportPlan
+    from storage.exports.redaction import load_redactor
+    from storage.files.installation_key import load_secret
 
     if file == PIPE and format != "jsonl":
         raise InvalidInput(f"Standard output takes jsonl only; name a file for {format}.", field="format")
@@ -156,7 +156,7 @@ def export_feedback(
         say(f"{rows} left out: {reason}")
     say(f"{manifest['rows']} rows to {file}.")
     if push_to_hub is not None:
-        from storage.hub import push_to_hub as push
+        from storage.exports.hub import push_to_hub as push
 
         say(f"Pushed: {push(Path(file), push_to_hub, private=not public)}")
 
@@ -182,8 +182,8 @@ def _pairs(filters: list[str]) -> dict[str, object]:
 
 
 def _template(settings: "Settings") -> "ChatTemplate":
-    from trainer.base_model import load_tokenizer, resolve
-    from trainer.tokenise import chat_template
+    from trainer.dataset.tokenise import chat_template
+    from trainer.model.base_model import load_tokenizer, resolve
 
     return chat_template(load_tokenizer(resolve(settings, say)))
 

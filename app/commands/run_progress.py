@@ -18,7 +18,7 @@ from rich.progress import (
 from app.commands.terminal import console, say
 
 if TYPE_CHECKING:
-    from storage.tables import TrainingRun
+    from storage.db.tables import TrainingRun
 
 FIGURES = {
     "loss": "loss {:.4f}",

@@ -28,7 +28,7 @@ LOGGING: dict[str, Any] = {
     "disable_existing_loggers": False,
     "filters": {
         "tidy": {"()": "app.commands.serve.TidyAccess"},
-        "request": {"()": "app.request_ids.RequestIdFilter"},
+        "request": {"()": "app.telemetry.request_ids.RequestIdFilter"},
     },
     "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(message)s%(request)s"}},
     "handlers": {
@@ -85,7 +85,7 @@ class OneLineFailure:
 
 def serve() -> None:
     """Start the pages, the API and the schedule; prints the addresses and an admin link."""
-    from app.auth import check_safe
+    from app.web.auth import check_safe
     from storage.settings import load_settings
 
     started = time.monotonic()
@@ -146,7 +146,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _print_summary(services: "Services", address: str, seconds: float) -> None:
-    from storage.model_versions import deployed_version
+    from storage.registry.model_versions import deployed_version
 
     settings, source = services.settings, services.source
     replies = f"{settings.openai_model} on {settings.openai_base_url}"

@@ -13,9 +13,9 @@ from storage.errors import Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from storage.settings import Settings
-    from trainer.sweep import WantedSweep
-    from trainer.sweep_folder import Sweep, SweepFolder
-    from trainer.sweep_grid import Grid
+    from trainer.sweep.folder import Sweep, SweepFolder
+    from trainer.sweep.grid import Grid
+    from trainer.sweep.sweep import WantedSweep
 
 HEADS = ("rank", "loss", "β", "learning rate", "AUC", "margin", "liked replies", "z0", "training", "")
 STATES = {"measured": "", "fell": "liked replies fell", "diverged": "diverged"}
@@ -61,7 +61,7 @@ def sweep(
     settings = load_settings()
     chosen = _grid(settings, out, grid, betas, losses, learning_rates)
 
-    from trainer.process import prepare_process
+    from trainer.launch.environment import prepare_process
 
     prepare_process()
     with ExitStack() as at_end:
@@ -70,8 +70,8 @@ def sweep(
         at_end.enter_context(lines_above(progress))
         check = at_end.enter_context(stop_signals())
         progress.show_progress({}, "loading libraries")
-        from trainer.sweep import WantedSweep
-        from trainer.sweep_data import FileSource, Votes
+        from trainer.sweep.data import FileSource, Votes
+        from trainer.sweep.sweep import WantedSweep
 
         of: FileSource | Votes
         if data is not None:
@@ -97,7 +97,7 @@ def _run(wanted: "WantedSweep", progress: RunProgress, check: Any) -> tuple["Swe
     import torch
 
     from trainer.errors import Interrupted
-    from trainer.sweep import run_sweep
+    from trainer.sweep.sweep import run_sweep
 
     def show(state: dict[str, Any]) -> None:
         progress.show_progress(state, str(state["phase"]))
@@ -124,8 +124,8 @@ def _grid(
     learning_rates: str | None,
 ) -> "Grid":
     """What was asked for; where nothing was, that of the sweep to go on with."""
-    from trainer.sweep_folder import SweepFolder
-    from trainer.sweep_grid import Grid, named_grid
+    from trainer.sweep.folder import SweepFolder
+    from trainer.sweep.grid import Grid, named_grid
 
     asked = (name, betas, losses, learning_rates) != (None, None, None, None)
     if out is not None and not asked and (plan := SweepFolder(out).plan) is not None:
@@ -150,8 +150,8 @@ def _parts(text: str) -> list[str]:
 
 
 def _show(found: "Sweep", folder: "SweepFolder") -> None:
-    from trainer.sweep_folder import PLOT, TABLE, state_of
-    from trainer.wording import spoken
+    from trainer.sweep.folder import PLOT, TABLE, state_of
+    from trainer.text import spoken
 
     rows = []
     for number, result in enumerate(found.ranked, 1):
@@ -187,8 +187,8 @@ def _figure(value: float | None, shown: str) -> str:
 def _apply(found: "Sweep", force: bool) -> None:
     """Write the best point that runs can train with; raises Conflict where nothing is decided."""
     from storage.settings import load_settings
-    from storage.settings_file import FILE, write_settings
-    from trainer.sweep_folder import best_for_runs
+    from storage.settings.toml_file import FILE, write_settings
+    from trainer.sweep.folder import best_for_runs
 
     best = best_for_runs(found)
     if best is None:

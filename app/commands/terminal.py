@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from storage.errors import NotReady
-from storage.room import is_full
+from storage.files.disk_full import is_full
 
 if TYPE_CHECKING:
-    from storage.database import Database
+    from storage.db.database import Database
     from storage.settings import Settings
 
 ACTOR = "command line"  # as the audit log and the deployments name it
@@ -29,7 +29,7 @@ def opened_database() -> Iterator[tuple["Settings", "Database"]]:
     """The settings and their database, migrated; raises BadSetting, or NotReady where it fails."""
     from sqlalchemy.exc import OperationalError
 
-    from storage.database import open_database
+    from storage.db.database import open_database
     from storage.settings import load_settings
 
     settings = load_settings()

@@ -125,7 +125,7 @@ def train(
         )
     if plan_only:
         _refuse_without_training({"out": out, "report": report})
-    from storage.import_formats import ImportOptions
+    from storage.imports.formats import ImportOptions
 
     train_file(
         data,

@@ -16,7 +16,7 @@ from app.commands.terminal import say
 from storage.errors import BadSetting, Conflict, InvalidInput, ThumbloopError
 
 if TYPE_CHECKING:
-    from storage.import_formats import ImportOptions
+    from storage.imports.formats import ImportOptions
     from storage.settings import Settings
 
 STOPPED = 130  # as a shell says of what Ctrl-C ended
@@ -52,11 +52,11 @@ def train_file(
     else:
         references = None if reference_cache == NO_REFERENCES else Path(reference_cache)
 
-    from trainer.process import prepare_process
+    from trainer.launch.environment import prepare_process
 
     prepare_process()
     if int(os.environ.get("RANK", "0")) > 0:  # of several that torchrun or accelerate launch started
-        from trainer.follower import follow_launched
+        from trainer.launch.worker import follow_launched
 
         follow_launched()
         return
@@ -65,8 +65,8 @@ def train_file(
         import torch
 
         from trainer.errors import Diverged, Interrupted, ProcessLost
-        from trainer.offline import OfflineTraining, plan_on_file, train_on_file
-        from trainer.processes import dismiss_launched
+        from trainer.launch.launcher import dismiss_launched
+        from trainer.offline.train_file import OfflineTraining, plan_on_file, train_on_file
 
         wanted = OfflineTraining(
             *(data, out, chosen, references),
@@ -104,7 +104,7 @@ def train_file(
             raise
         finally:
             dismiss_launched()
-    from trainer.wording import counted
+    from trainer.text import counted
 
     together = f" with {found['processes']} processes" if found["processes"] > 1 else ""
     say(

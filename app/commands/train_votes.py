@@ -19,9 +19,9 @@ from app.commands.terminal import ACTOR, console, opened_database, say
 from storage.errors import Conflict
 
 if TYPE_CHECKING:
-    from storage.database import Database
+    from storage.db.database import Database
+    from storage.db.tables import TrainingRun
     from storage.settings import Settings
-    from storage.tables import TrainingRun
 
 # Skipped is no failure, but a script must be able to tell it from a new version.
 EXIT_CODES = {"succeeded": 0, "failed": 1, "skipped": 3, "cancelled": 4}
@@ -53,8 +53,8 @@ def train_on_votes(*, force: bool, fresh: bool, follow: bool) -> None:
 
 def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]:
     """The run to follow, and whether it was requested here."""
-    from storage import audit
-    from storage.training_runs import active_run, request_run
+    from storage.db import audit
+    from storage.registry.training_runs import active_run, request_run
 
     try:
         with database.write() as session:
@@ -72,8 +72,8 @@ def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]
 
 
 def _start_if_alone(settings: "Settings", database: "Database", run_id: str) -> None:
-    from storage.training_runs import claimable_run
-    from trainer.runners.local import LocalRunner
+    from storage.registry.training_runs import claimable_run
+    from trainer.runs.executors.local import LocalRunner
 
     with database.read() as session:
         waits = claimable_run(session) is not None
@@ -92,7 +92,7 @@ def _follow(
     settings: "Settings", database: "Database", run_id: str, *, patience: float
 ) -> "TrainingRun | None":
     """Show the run until it is over; None if the person leaves it running."""
-    from storage.training_runs import OVER, cancel_run, claimable_run, get_run
+    from storage.registry.training_runs import OVER, cancel_run, claimable_run, get_run
 
     with ExitStack() as at_end:
         standby = _Standby(settings, database, at_end, patience)
@@ -146,8 +146,8 @@ class _Standby:
         self._waiting_since = (self._waiting_since or now) if waits else None
         if self._active or self._waiting_since is None or now - self._waiting_since < self._patience:
             return
-        from trainer.dispatcher import Dispatcher
-        from trainer.runners.local import LocalRunner
+        from trainer.runs.dispatcher import Dispatcher
+        from trainer.runs.executors.local import LocalRunner
 
         dispatcher = Dispatcher(self._database, self._settings, LocalRunner(self._settings))
         dispatcher.start()

@@ -7,15 +7,15 @@ import typer
 from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
 
 if TYPE_CHECKING:
+    from storage.db.tables import ModelVersion
+    from storage.registry.traffic import Traffic
     from storage.settings import Settings
-    from storage.tables import ModelVersion
-    from storage.traffic import Traffic
 
 
 def versions() -> None:
     """List the model versions, newest first."""
-    from storage.model_versions import list_versions
-    from storage.traffic import traffic
+    from storage.registry.model_versions import list_versions
+    from storage.registry.traffic import traffic
 
     with opened_database() as (_, database), database.read() as session:
         answering = traffic(session)
@@ -41,7 +41,7 @@ def deploy(
     why: str = typer.Option("Asked for.", help="The reason, for the record."),
 ) -> None:
     """Let another version answer from now on."""
-    from storage.model_versions import deploy_version, get_version
+    from storage.registry.model_versions import deploy_version, get_version
 
     with opened_database() as (settings, database):
         with database.read() as session:
@@ -53,7 +53,7 @@ def deploy(
 
 def rollback(why: str = typer.Option("Asked for.", help="The reason, for the record.")) -> None:
     """Go back to the version that was deployed before."""
-    from storage.model_versions import roll_back, roll_back_target
+    from storage.registry.model_versions import roll_back, roll_back_target
 
     with opened_database() as (settings, database):
         with database.read() as session:
@@ -71,7 +71,7 @@ def _answers(version_id: str, answering: "Traffic") -> str:
 
 def verify(settings: "Settings", version: "ModelVersion") -> None:
     """Raises ArtifactRefused unless the version's files are those that were published."""
-    from storage.artifacts import Artifacts
+    from storage.registry.artifacts import Artifacts
 
     if version.path is not None:
         Artifacts(settings.data_dir).verify(version.path, version.files)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from app.serving.backend import ServedVersion
 from app.serving.loaded_versions import LoadedVersions
-from storage import canaries, model_versions, traffic
-from storage.canary_table import Canary
-from storage.database import Database
+from storage.db.canary_table import Canary
+from storage.db.database import Database
+from storage.db.tables import ModelVersion
 from storage.errors import Busy, ThumbloopError
-from storage.tables import ModelVersion
+from storage.registry import canaries, model_versions, traffic
 
 log = logging.getLogger("thumbloop.serving")
 

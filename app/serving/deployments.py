@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
 from app.serving.canary import CanaryServing
 from app.serving.loaded_versions import LoadedVersions
-from storage import model_versions
-from storage.artifacts import Artifacts
-from storage.database import Database
+from storage.db.database import Database
+from storage.db.tables import ModelVersion
 from storage.errors import Busy, Conflict, NotReady, ThumbloopError
-from storage.tables import ModelVersion
+from storage.registry import model_versions
+from storage.registry.artifacts import Artifacts
 
 log = logging.getLogger("thumbloop.serving")
 

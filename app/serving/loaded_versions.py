@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.serving.backend import Backend, ServedVersion
-from storage.artifacts import Artifacts
+from storage.db.tables import ModelVersion
 from storage.errors import Busy
-from storage.tables import ModelVersion
+from storage.registry.artifacts import Artifacts
 
 
 class LoadedVersions:

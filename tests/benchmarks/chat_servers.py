@@ -22,7 +22,7 @@ import httpx
 import psutil
 
 from tests.benchmarks.report import server_with
-from tests.live_server import wait_until
+from tests.support.live_server import wait_until
 
 Conversation = list[dict[str, str]]
 

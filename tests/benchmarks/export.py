@@ -19,13 +19,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from storage import model_versions
-from storage.database import Database
-from storage.export_plan import ExportPlan
-from storage.export_shapes import COLUMNS
-from storage.exports import export_to
-from storage.redaction import load_redactor
-from storage.tables import Chat, Message, Table, User, VoteEvent
+from storage.db.database import Database
+from storage.db.tables import Chat, Message, Table, User, VoteEvent
+from storage.exports.exporter import export_to
+from storage.exports.plan import ExportPlan
+from storage.exports.redaction import load_redactor
+from storage.exports.shapes import COLUMNS
+from storage.registry import model_versions
 from tests.benchmarks.report import print_report
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets")

@@ -27,9 +27,9 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from tests.benchmarks.report import print_report, server_with
-from tests.live_server import wait_until
-from tests.recorded_vllm import chunk
-from tests.tiny_model import build_tiny_model
+from tests.support.live_server import wait_until
+from tests.support.recorded_vllm import chunk
+from tests.support.tiny_model import build_tiny_model
 
 MODEL = "steady"
 TOKENS = 16

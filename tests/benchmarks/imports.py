@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from storage.database import Database
-from storage.imports import import_file
+from storage.db.database import Database
+from storage.imports.importer import import_file
 from tests.benchmarks.report import print_report
 
 WORDS = ("the", "river", "ran", "past", "seven", "quiet", "houses", "and", "nobody", "asked", "where")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.report import print_report
-from tests.samples import SHARED_DATA
-from trainer.process import gpus
+from tests.support.samples import SHARED_DATA
+from trainer.launch.environment import gpus
 
 # "trl best" is as anybody runs it; "trl in our process" keeps freed memory (trainer/process.py) as ours does.
 VARIANTS = ("trl defaults", "trl best", "trl in our process", "ours cold", "ours warm")
@@ -97,18 +97,18 @@ def _in_a_process(name: str, arguments: argparse.Namespace, folder: Path) -> dic
 
 
 def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path) -> None:
-    from trainer.process import prepare_process
+    from trainer.launch.environment import prepare_process
 
     if name not in ("trl defaults", "trl best"):
         prepare_process()  # as each training of the product begins
     from storage.settings import DEFAULT_MODEL, Settings
-    from trainer import kto
-    from trainer.base_model import load_model, resolve
-    from trainer.exact_trainer import ExactTrainer
-    from trainer.memory import peak_memory
-    from trainer.reference_cache import ReferenceCache
-    from trainer.tokenise import tokenise
-    from trainer.weights import class_weights
+    from trainer.dataset.tokenise import tokenise
+    from trainer.dataset.weights import class_weights
+    from trainer.engine import kto
+    from trainer.engine.memory_estimate import peak_memory
+    from trainer.engine.prefix.reference_cache import ReferenceCache
+    from trainer.engine.trl_trainer import ExactTrainer
+    from trainer.model.base_model import load_model, resolve
 
     settings = Settings(
         data_dir=folder / "data",
@@ -172,7 +172,7 @@ def _random_model(arguments: argparse.Namespace, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     from storage.settings import DEFAULT_MODEL, Settings
-    from trainer.base_model import load_tokenizer, resolve
+    from trainer.model.base_model import load_tokenizer, resolve
 
     settings = Settings(data_dir=folder.parent / "data", model=arguments.model or DEFAULT_MODEL)
     load_tokenizer(resolve(settings)).save_pretrained(folder)
@@ -184,7 +184,7 @@ def _random_model(arguments: argparse.Namespace, folder: Path) -> Path:
 
 def read_examples(file: Path, *, every_reply: bool) -> list[Any]:
     """Rated replies from KTO rows; with `every_reply` each reply of longer chats, rated by a rule."""
-    from storage.examples import Example
+    from storage.examples.example import Example
 
     examples = []
     for number, line in enumerate(file.read_text().splitlines()):

@@ -13,10 +13,10 @@ from typing import Any
 from storage.settings import Settings
 from tests.benchmarks.kto_engine import read_examples
 from tests.benchmarks.report import print_report
-from tests.samples import SHARED_DATA
-from trainer import batches
-from trainer.base_model import load_tokenizer, resolve
-from trainer.tokenise import Row, tokenise
+from tests.support.samples import SHARED_DATA
+from trainer.dataset import batch_order
+from trainer.dataset.tokenise import Row, tokenise
+from trainer.model.base_model import load_tokenizer, resolve
 
 SEEDS = 10
 
@@ -53,7 +53,7 @@ def _measure(rows: list[Row], ordered: list[Row], arguments: argparse.Namespace)
     for seed in range(SEEDS):
         tokens = padded = 0
         totals = []
-        for numbers in batches.blocks(ordered, batch_size=arguments.batch_size, seed=seed):
+        for numbers in batch_order.blocks(ordered, batch_size=arguments.batch_size, seed=seed):
             block = [rows[number] for number in numbers]
             own = [row.length for row in block]
             mismatched = [

@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel
 from sqlmodel import Session, create_engine, select
 
-from storage.tables import ApiToken, Chat, Message, User, Vote, VoteEvent, now
+from storage.db.tables import ApiToken, Chat, Message, User, Vote, VoteEvent, now
 
 
 class NewVote(BaseModel):

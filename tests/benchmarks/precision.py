@@ -21,15 +21,15 @@ from transformers import TrainerCallback
 from storage.settings import Settings
 from tests.benchmarks.kto_engine import read_examples
 from tests.benchmarks.report import print_report
-from tests.samples import SHARED_DATA
-from trainer import kto
-from trainer.base_model import load_model, resolve
-from trainer.exact_trainer import ExactTrainer
-from trainer.fast_layers import fast_layers
-from trainer.shared_prefix import Reply
-from trainer.shared_prefix_trainer import SharedPrefixTrainer
-from trainer.tokenise import Row, tokenise
-from trainer.weights import class_weights
+from tests.support.samples import SHARED_DATA
+from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.weights import class_weights
+from trainer.engine import kto
+from trainer.engine.fast.layers import fast_layers
+from trainer.engine.prefix.scorer import Reply
+from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer
+from trainer.engine.trl_trainer import ExactTrainer
+from trainer.model.base_model import load_model, resolve
 
 Adapter = dict[str, torch.Tensor]
 Scored = tuple[torch.Tensor, torch.Tensor]  # r of the replies, and of the mismatched ones, in nats

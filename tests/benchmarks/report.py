@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.settings import DEFAULT_MODEL
-from tests.live_server import LiveServer
+from tests.support.live_server import LiveServer
 
 
 def print_report(name: str, figures: dict[str, Any]) -> None:

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from app.serving.backend import Sampling, ServedVersion
-from app.serving.local import LocalBackend
+from app.serving.local.backend import LocalBackend
 from storage.settings import DEFAULT_MODEL, Settings
-from tests.adapters import build_adapter
 from tests.benchmarks.chat_servers import ChatServer, thumbloop_serve, transformers_serve
 from tests.benchmarks.report import print_report
-from trainer.base_model import BaseModelSource, load_model, name_of, resolve
-from trainer.tokenise import prompt_ids
+from tests.support.adapters import build_adapter
+from trainer.dataset.tokenise import prompt_ids
+from trainer.model.base_model import BaseModelSource, load_model, name_of, resolve
 
 SYSTEM = "You are a helpful assistant."
 LONG_SYSTEM = "You answer questions of visitors of a museum of natural history. " * 24  # 290 tokens

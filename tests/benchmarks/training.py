@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from tests.benchmarks.report import print_report, server_with
-from tests.integration import loop
-from tests.samples import SHARED_DATA
+from tests.support import http_loop
+from tests.support.samples import SHARED_DATA
 
 
 def main() -> None:
@@ -19,8 +19,8 @@ def main() -> None:
         server.start()
         client = server.client()
         lines = arguments.data.read_bytes().splitlines(keepends=True)[: arguments.rows]
-        loop.checked(client.post("/api/v1/import", content=b"".join(lines)))
-        run = loop.wait_for_run(server, client, loop.request_run(client, force=True), seconds=3600)
+        http_loop.checked(client.post("/api/v1/import", content=b"".join(lines)))
+        run = http_loop.wait_for_run(server, client, http_loop.request_run(client, force=True), seconds=3600)
         print_report("training", {"state": run["state"], "reason": run["reason"], "metrics": run["metrics"]})
 
 

@@ -12,16 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from storage import model_versions, training_runs, votes
-from storage.database import Database, open_database
+from storage.chats import votes
+from storage.db.database import Database, open_database
+from storage.db.tables import TrainingRun
+from storage.registry import model_versions, training_runs
 from storage.settings import Settings
-from storage.tables import TrainingRun
 from tests.benchmarks.export import REPLIES, add_chats, add_people, rated_chats
 from tests.benchmarks.report import print_report
-from tests.live_server import TEST_SETTINGS
-from tests.tiny_model import CONTEXT, build_tiny_model
-from trainer.attempt import attempt_run
-from trainer.snapshot import take_snapshot
+from tests.support.live_server import TEST_SETTINGS
+from tests.support.tiny_model import CONTEXT, build_tiny_model
+from trainer.dataset.snapshot import take_snapshot
+from trainer.runs.attempt import attempt_run
 
 
 def main() -> None:

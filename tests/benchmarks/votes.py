@@ -18,15 +18,15 @@ from typing import Any
 import httpx
 import sqlalchemy as sa
 
-from storage import model_versions
-from storage.database import Database, open_database
-from storage.ids import new_id
+from storage.db.database import Database, open_database
+from storage.db.ids import new_id
+from storage.db.tables import Chat, Message, User
+from storage.people.tokens import create_token
+from storage.registry import model_versions
 from storage.settings import Settings
-from storage.tables import Chat, Message, User
-from storage.tokens import create_token
 from tests.benchmarks.report import print_report, server_with
-from tests.live_server import wait_until
-from tests.vote_load import Voter
+from tests.support.live_server import wait_until
+from tests.support.vote_load import Voter
 
 PEOPLE, REPLIES = 200, 200
 WARM_UP_S = 2.0
@@ -118,7 +118,7 @@ def measure(port: int, pid: int, voters: Sequence[Voter], given: argparse.Namesp
         "changes": CHANGES,
         "voters": [asdict(voter) for voter in voters],
     }
-    command = [sys.executable, "-m", "tests.vote_load"]
+    command = [sys.executable, "-m", "tests.support.vote_load"]
     done = subprocess.run(command, input=json.dumps(plan), stdout=subprocess.PIPE, text=True, check=True)
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.endless_model import build_endless_model
-from tests.live_server import LiveServer
-from tests.tiny_model import build_tiny_model
+from tests.support.endless_model import build_endless_model
+from tests.support.live_server import LiveServer
+from tests.support.tiny_model import build_tiny_model
 
 FLAGS = [
     "--no-sandbox",

@@ -11,12 +11,13 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from storage.settings import DEFAULT_MODEL
-from tests.browser.chatting import new_chat, send_and_wait, thumb
 from tests.browser.conftest import FLAGS, chromium_path
-from tests.integration.loop import chat_once, vote
-from tests.live_server import LiveServer
+from tests.support import REPOSITORY
+from tests.support.chatting import new_chat, send_and_wait, thumb
+from tests.support.http_loop import chat_once, vote
+from tests.support.live_server import LiveServer
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
+IMAGES = REPOSITORY / "docs" / "images"
 PATIENCE_MS = 900_000
 SETTINGS = {
     "schedule": "0 3 * * *",

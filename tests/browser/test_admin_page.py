@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from storage.artifacts import Artifacts
-from storage.database import open_database
-from tests.adapters import publish_adapter
-from tests.browser.chatting import send_and_wait
+from storage.db.database import open_database
+from storage.registry.artifacts import Artifacts
 from tests.browser.conftest import OpenPage
-from tests.integration import loop
-from tests.live_server import LiveServer
-from trainer.sweep_folder import SweepFolder, new_folder
-from trainer.sweep_grid import Point, Result
+from tests.support import http_loop
+from tests.support.adapters import publish_adapter
+from tests.support.chatting import send_and_wait
+from tests.support.live_server import LiveServer
+from trainer.sweep.folder import SweepFolder, new_folder
+from trainer.sweep.grid import Point, Result
 
 StartServer = Callable[..., LiveServer]
 
@@ -192,8 +192,8 @@ def test_a_person_is_erased_and_what_remembers_them_is_marked(
     server = start_server(**LENIENT, training_mode="continue")
     with server.client("user", "eve") as eve:
         for number in range(8):
-            reply = loop.chat_once(eve, f"Question {number}")
-            loop.checked(
+            reply = http_loop.chat_once(eve, f"Question {number}")
+            http_loop.checked(
                 eve.put(
                     f"/api/v1/messages/{reply['message_id']}/vote",
                     json={"label": number % 2 == 0, "tags": ["<b>odd</b>"]},
@@ -229,7 +229,7 @@ def test_a_person_is_erased_and_what_remembers_them_is_marked(
 
     with server.client() as admin:
         # A run would continue from it, and so remember.
-        loop.checked(admin.post("/api/v1/model-versions/v2/deploy"))
+        http_loop.checked(admin.post("/api/v1/model-versions/v2/deploy"))
     page.get_by_role("button", name="Retrain from base").click()
     expect(version_row(page, "v3")).to_have_count(1, timeout=240_000)
     expect(version_row(page, "v3")).not_to_contain_text("remembers")

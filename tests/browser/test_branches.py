@@ -3,9 +3,9 @@
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.chatting import box, chat_id, expect_vote, new_chat, send_and_wait, stored_messages, thumb
 from tests.browser.conftest import OpenPage
-from tests.live_server import LiveServer
+from tests.support.chatting import box, chat_id, expect_vote, new_chat, send_and_wait, stored_messages, thumb
+from tests.support.live_server import LiveServer
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.chatting import (
+from tests.browser.conftest import OpenPage
+from tests.support.chatting import (
     WATCH,
     box,
     chat_id,
@@ -20,9 +21,8 @@ from tests.browser.chatting import (
     stored_messages,
     thumb,
 )
-from tests.browser.conftest import OpenPage
-from tests.endless_model import build_endless_model
-from tests.live_server import LiveServer, wait_until
+from tests.support.endless_model import build_endless_model
+from tests.support.live_server import LiveServer, wait_until
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 

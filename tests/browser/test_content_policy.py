@@ -11,12 +11,12 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, expect
 
-from app.page_guard import PageGuard
 from app.server import mount_pages
-from storage.database import open_database
+from app.web.page_guard import PageGuard
+from storage.db.database import open_database
 from storage.settings import Settings
 from tests.browser.conftest import WAIT_MS
-from tests.live_server import wait_until
+from tests.support.live_server import wait_until
 
 HEAD = "<script>document.documentElement.dataset.ours = 'ran'</script>"
 ATTACK = "**bold** <img src=x onerror=\"document.title = 'owned'\">"

@@ -6,17 +6,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.chatting import (
-    box,
-    chat_id,
-    new_chat,
-    send,
-    send_and_wait,
-    stop_button,
-    stored_messages,
-)
 from tests.browser.conftest import OpenPage
-from tests.live_server import LiveServer
+from tests.support.chatting import box, chat_id, new_chat, send, send_and_wait, stop_button, stored_messages
+from tests.support.live_server import LiveServer
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 

@@ -7,21 +7,23 @@ from typing import Any
 import httpx
 import pytest
 
-from app.chat_service import ChatService
+from app.chat.service import ChatService
 from app.serving.deployments import Deployments
-from app.serving.local import LocalBackend
-from storage import chats, model_versions, users
-from storage.artifacts import Artifacts
-from storage.database import Database
+from app.serving.local.backend import LocalBackend
+from storage.chats import chats
+from storage.db.database import Database
+from storage.db.tables import ModelVersion
+from storage.people import users
+from storage.registry import model_versions
+from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from storage.tables import ModelVersion
-from tests.adapters import publish_adapter
-from tests.endless_model import CONTEXT, build_endless_model
-from tests.integration.place import Place
-from tests.live_server import LiveServer
-from tests.tiny_model import build_tiny_model
-from trainer.base_model import resolve
-from trainer.schedule import Schedule
+from tests.support.adapters import publish_adapter
+from tests.support.chat_env import Place
+from tests.support.endless_model import CONTEXT, build_endless_model
+from tests.support.live_server import LiveServer
+from tests.support.tiny_model import build_tiny_model
+from trainer.model.base_model import resolve
+from trainer.runs.schedule import Schedule
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.endless_model import build_endless_model
-from tests.integration import loop
-from tests.integration.rest import new_chat, refused, send
-from tests.live_server import LiveServer, read_events, wait_until
+from tests.support import http_loop
+from tests.support.endless_model import build_endless_model
+from tests.support.live_server import LiveServer, read_events, wait_until
+from tests.support.rest import new_chat, refused, send
 
 
 def test_a_reply_comes_as_events_and_is_stored(client: httpx.Client) -> None:
@@ -29,7 +29,7 @@ def test_a_reply_comes_as_events_and_is_stored(client: httpx.Client) -> None:
     assert "".join(data["text"] for name, data in events if name == "delta") == end["content"]
     assert end["message_id"] == begin["message_id"]
     assert end["model_version"] == "v1"
-    chat = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))
+    chat = http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))
     assert [m["id"] for m in chat["messages"]] == [begin["user_message_id"], begin["message_id"]]
     reply = chat["messages"][1]
     assert (reply["content"], reply["state"], reply["model_version"]) == (end["content"], "complete", "v1")
@@ -41,7 +41,7 @@ def test_a_reply_without_events_has_the_same_fields(client: httpx.Client) -> Non
     reply = send(client, new_chat(client), max_new_tokens=4)
     assert reply["role"] == "assistant"
     assert {"id", "content", "model_version", "finish_reason"} <= set(reply)
-    assert loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))["messages"][1] == reply
+    assert http_loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))["messages"][1] == reply
 
 
 def test_sampling_is_the_callers_choice(client: httpx.Client) -> None:
@@ -59,13 +59,15 @@ def test_a_regenerated_reply_is_a_sibling_and_the_other_branch_can_be_continued(
     chat_id = new_chat(client)
     first = send(client, chat_id)
     answer = client.post(f"/api/v1/messages/{first['id']}/regenerate", params={"stream": False})
-    second = loop.checked(answer)
-    shown = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
+    second = http_loop.checked(answer)
+    shown = http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
     assert shown[-1]["id"] == second["id"]
     assert shown[-1]["siblings"] == [first["id"], second["id"]]
     assert shown[-1] == second
     send(client, chat_id, "Go on", parent_id=first["id"])
-    assert second["id"] in loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][1]["siblings"]
+    assert (
+        second["id"] in http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][1]["siblings"]
+    )
     elsewhere = send(client, new_chat(client))
     path = f"/api/v1/chats/{chat_id}/messages"
     refused(client.post(path, json={"content": "Hi", "parent_id": elsewhere["id"]}), 422, field="parent_id")
@@ -78,7 +80,7 @@ def endless_server(start_server: Callable[..., LiveServer], tmp_path: Path) -> L
 
 
 def last_message(client: httpx.Client, chat_id: str) -> dict[str, Any]:
-    message = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]
+    message = http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]
     assert isinstance(message, dict)
     return message
 
@@ -93,18 +95,18 @@ def test_a_reply_can_be_cancelled_and_keeps_its_text(endless_server: LiveServer)
                 if name == "message":
                     cancel = f"/api/v1/messages/{data['message_id']}/cancel"
                 elif name == "delta" and not text:
-                    assert loop.checked(other.post(cancel))["cancelled"] is True
+                    assert http_loop.checked(other.post(cancel))["cancelled"] is True
                 text += data.get("text", "")
         assert name == "done"
         assert (data["content"], data["finish_reason"]) == (text, "cancelled")
         reply = last_message(client, chat_id)
         assert (reply["content"], reply["state"]) == (text, "stopped")
-        assert loop.checked(client.post(cancel))["cancelled"] is False
+        assert http_loop.checked(client.post(cancel))["cancelled"] is False
 
 
 def test_hanging_up_stops_the_reply(endless_server: LiveServer) -> None:
     def over() -> dict[str, Any] | None:
-        messages = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
+        messages = http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
         return messages[-1] if messages and messages[-1]["state"] != "streaming" else None
 
     with endless_server.client() as client:
@@ -130,12 +132,12 @@ def test_hanging_up_stops_the_reply(endless_server: LiveServer) -> None:
 def test_chats_are_paged_renamed_and_deleted(shared_server: LiveServer, client: httpx.Client) -> None:
     with shared_server.client("user", "ada") as ada:
         made = [new_chat(ada, title=str(number)) for number in range(5)]
-        first = loop.checked(ada.get("/api/v1/chats", params={"limit": 3}))
-        rest = loop.checked(ada.get("/api/v1/chats", params={"limit": 2, "cursor": first["next"]}))
+        first = http_loop.checked(ada.get("/api/v1/chats", params={"limit": 3}))
+        rest = http_loop.checked(ada.get("/api/v1/chats", params={"limit": 2, "cursor": first["next"]}))
         assert [chat["id"] for chat in first["items"] + rest["items"]] == made[::-1]
         assert rest["next"] is None
         path = f"/api/v1/chats/{made[0]}"
-        assert loop.checked(ada.patch(path, json={"title": "Better"}))["title"] == "Better"
+        assert http_loop.checked(ada.patch(path, json={"title": "Better"}))["title"] == "Better"
         refused(ada.patch(path, json={"title": "x" * 201}), 422, field="title")
         for method in ("get", "delete"):
             refused(getattr(client, method)(path), 403, "not_yours")
@@ -143,7 +145,7 @@ def test_chats_are_paged_renamed_and_deleted(shared_server: LiveServer, client: 
         refused(ada.get(path), 404, "not_found")
         refused(ada.get("/api/v1/chats", params={"cursor": "yesterday"}), 422, field="cursor")
         refused(ada.get("/api/v1/chats", params={"limit": 0}), 422, field="limit")
-        assert loop.checked(ada.get("/api/v1/me"))["name"] == "ada"
+        assert http_loop.checked(ada.get("/api/v1/me"))["name"] == "ada"
 
 
 def test_the_messages_of_a_chat_are_paged(client: httpx.Client, stranger: httpx.Client) -> None:
@@ -152,12 +154,14 @@ def test_the_messages_of_a_chat_are_paged(client: httpx.Client, stranger: httpx.
         send(client, chat_id, question)
     path, cursor, found = f"/api/v1/chats/{chat_id}/messages", None, []
     while True:
-        page = loop.checked(client.get(path, params={"limit": 3} | ({"cursor": cursor} if cursor else {})))
+        page = http_loop.checked(
+            client.get(path, params={"limit": 3} | ({"cursor": cursor} if cursor else {}))
+        )
         found += page["items"]
         cursor = page["next"]
         if cursor is None:
             break
-    assert found == loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
+    assert found == http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
     assert [message["role"] for message in found] == ["user", "assistant"] * 2
     refused(stranger.get(path), 403, "not_yours")
 
@@ -166,22 +170,22 @@ def test_votes_are_cast_changed_and_cleared(client: httpx.Client, stranger: http
     chat_id = new_chat(client)
     reply = send(client, chat_id)
     path = f"/api/v1/messages/{reply['id']}/vote"
-    unvoted = loop.checked(client.delete(path))
+    unvoted = http_loop.checked(client.delete(path))
     assert (unvoted["label"], unvoted["revision"]) == (None, 0)
     for body, revision in (
         ({"label": True}, 1),
         ({"label": True}, 1),  # the same again changes nothing
         ({"label": False, "tags": ["wrong"], "comment": "No.", "correction": "Yes."}, 2),
     ):
-        vote = loop.checked(client.put(path, json=body))
+        vote = http_loop.checked(client.put(path, json=body))
         assert vote["message_id"] == reply["id"]
         assert (vote["label"], vote["revision"]) == (body["label"], revision)
-    shown = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]["vote"]
+    shown = http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]["vote"]
     assert (shown["label"], shown["tags"], shown["correction"]) == (False, ["wrong"], "Yes.")
     refused(stranger.delete(path), 403, "not_yours")
-    cleared = loop.checked(client.delete(path))
+    cleared = http_loop.checked(client.delete(path))
     assert (cleared["label"], cleared["revision"]) == (None, 3)
-    assert loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]["vote"] is None
+    assert http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]["vote"] is None
     for label in ("yes", 1, None):
         said = refused(client.put(path, json={"label": label}), 422, "invalid_input", field="label")
         assert "must be true or false" in said
@@ -212,7 +216,7 @@ def test_many_streams_keep_nobody_else_waiting(start_server: Callable[..., LiveS
             thread.start()
         for _ in threads:
             assert begun.acquire(timeout=120)
-        listed = loop.checked(client.get("/api/v1/chats", params={"limit": 200}))["items"]
+        listed = http_loop.checked(client.get("/api/v1/chats", params={"limit": 200}))["items"]
         assert len(listed) == 45
         enough.set()
         for thread in threads:

@@ -8,12 +8,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from app.api import errors
+from app.web import errors
+from storage.db.ids import new_id
 from storage.errors import BadSetting, Busy
-from storage.ids import new_id
-from tests.integration import loop
-from tests.integration.rest import new_chat, refused, send
-from tests.live_server import LiveServer, get
+from tests.support import http_loop
+from tests.support.live_server import LiveServer, get
+from tests.support.rest import new_chat, refused, send
 
 
 def test_text_that_cannot_be_stored_is_refused(client: httpx.Client) -> None:
@@ -34,11 +34,11 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(client: httpx.C
     chat_id = new_chat(client)
     reply = send(client, chat_id)["id"]
     vote = f"/api/v1/messages/{reply}/vote"
-    loop.checked(client.put(vote, json={"label": True, "tags": ["clear"]}))
+    http_loop.checked(client.put(vote, json={"label": True, "tags": ["clear"]}))
     told = refused(client.put(vote, json={"label": True, "taggs": []}), 422, "unknown_field", "taggs")
     assert "'taggs'" in told
     assert "known are label, tags, comment, correction." in told
-    assert loop.checked(client.get(vote))["tags"] == ["clear"]
+    assert http_loop.checked(client.get(vote))["tags"] == ["clear"]
 
     chat = f"/api/v1/chats/{chat_id}"
     assert "title, consent" in refused(client.patch(chat, json={"consnt": True}), 422, "unknown_field")
@@ -63,7 +63,7 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(client: httpx.C
     assert "skip_bad, max_messages, min_rating" in told
     # Clients of OpenAI's API send many fields that mean nothing here.
     lenient = {"model": "deployed", "messages": [{"role": "user", "content": "Hi"}], "metadata": {}}
-    loop.checked(client.post("/v1/chat/completions", json=lenient))
+    http_loop.checked(client.post("/v1/chat/completions", json=lenient))
 
 
 def test_a_query_parameter_counts_once(client: httpx.Client) -> None:
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said_once_and_of_the_right_thing(client: httpx.Client)
 
 
 def routes(client: httpx.Client) -> list[tuple[str, str]]:
-    paths = loop.checked(client.get("/openapi.json"))["paths"]
+    paths = http_loop.checked(client.get("/openapi.json"))["paths"]
     return [(method.upper(), path) for path, methods in paths.items() for method in methods]
 
 

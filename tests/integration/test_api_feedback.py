@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.integration import loop
-from tests.integration.rest import refused
-from tests.live_server import LiveServer
+from tests.support import http_loop
+from tests.support.live_server import LiveServer
+from tests.support.rest import refused
 
 
 def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> None:
     with live_server.client() as client:
         import_path, export_path = "/api/v1/import", "/api/v1/export"
         options = {"format": "pairs", "max_messages": 2}
-        report = loop.checked(client.post(import_path, params=options, content=pairs_sample.read_bytes()))
+        report = http_loop.checked(
+            client.post(import_path, params=options, content=pairs_sample.read_bytes())
+        )
         assert report["accepted"] > 0
         assert report["rejected"] == []
         assert report["dropped"]["more than 2 messages"] > 0
@@ -28,7 +30,7 @@ def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> Non
         assert table.num_rows + len(downs.text.splitlines()) == report["accepted"]
         assert ups.headers["x-thumbloop-snapshot"] == downs.headers["x-thumbloop-snapshot"]
         again = client.post(import_path, files={"file": ("ups.parquet", ups.content)})
-        assert loop.checked(again)["accepted"] == 0
+        assert http_loop.checked(again)["accepted"] == 0
         pairs = client.get(export_path, params={"format": "csv", "shape": "pairs"})
         assert pairs.headers["content-type"] == "text/csv; charset=utf-8"
 
@@ -36,9 +38,9 @@ def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> Non
         then = client.get(export_path)
         snapshot = {"snapshot": then.headers["x-thumbloop-snapshot"]}
         rated = {"prompt": "Who?", "completion": "Write to ada@mail.internal.", "label": True}
-        assert loop.checked(client.post(import_path, content=json.dumps(rated)))["accepted"] == 1
+        assert http_loop.checked(client.post(import_path, content=json.dumps(rated)))["accepted"] == 1
         assert client.get(export_path, params=snapshot).content == then.content
-        manifest = loop.checked(client.get(f"{export_path}/manifest", params=snapshot))
+        manifest = http_loop.checked(client.get(f"{export_path}/manifest", params=snapshot))
         assert manifest["sha256"] == hashlib.sha256(then.content).hexdigest()
         assert (manifest["bytes"], manifest["rows"]) == (len(then.content), len(then.text.splitlines()))
         assert manifest["snapshot_event_id"] == int(snapshot["snapshot"])
@@ -51,7 +53,7 @@ def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> Non
         refused(client.get(export_path, params={"signals": "smelled"}), 422)
         refused(client.get(export_path, params={"signals": "copied", "shape": "pairs"}), 422, field="signals")
 
-        examples = loop.checked(client.get("/api/v1/examples", params={"label": "down", "limit": 3}))
+        examples = http_loop.checked(client.get("/api/v1/examples", params={"label": "down", "limit": 3}))
         assert [row["label"] for row in examples["items"]] == [False] * 3
         for path in (export_path, "/api/v1/examples"):
             assert "colour" in refused(client.get(path, params={"colour": "red"}), 422, field="colour")
@@ -64,10 +66,10 @@ def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> Non
 
 def test_figures_and_erasure(live_server: LiveServer) -> None:
     with live_server.client() as admin, live_server.client("user", "ada") as ada:
-        reply = loop.chat_once(ada, "Hello")
+        reply = http_loop.chat_once(ada, "Hello")
         vote = {"label": False, "tags": ["wrong"]}
-        loop.checked(ada.put(f"/api/v1/messages/{reply['message_id']}/vote", json=vote))
-        stats = loop.checked(admin.get("/api/v1/stats"))
+        http_loop.checked(ada.put(f"/api/v1/messages/{reply['message_id']}/vote", json=vote))
+        stats = http_loop.checked(admin.get("/api/v1/stats"))
         (version,) = stats["approval"]
         assert (version["version"], version["replies"], version["up"], version["down"]) == ("v1", 1, 0, 1)
         assert (version["approval"], version["vote_rate"], version["enough_votes"]) == (0, 1, False)
@@ -76,9 +78,9 @@ def test_figures_and_erasure(live_server: LiveServer) -> None:
         assert len(stats["days"]) == 30
         assert stats["days"][-1]["down"] == 1
 
-        person = loop.checked(ada.get("/api/v1/me"))["id"]
+        person = http_loop.checked(ada.get("/api/v1/me"))["id"]
         refused(ada.delete(f"/api/v1/users/{person}/data"), 403)
-        report = loop.checked(admin.delete(f"/api/v1/users/{person}/data"))
+        report = http_loop.checked(admin.delete(f"/api/v1/users/{person}/data"))
         assert report == {"chats": 1, "messages": 2, "votes": 1, "signals": 0, "affected_versions": []}
         refused(ada.get("/api/v1/me"), 401)
         refused(admin.delete(f"/api/v1/users/{person}/data"), 409)

@@ -9,13 +9,13 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from app.auth import check_safe, identity_of, resolve, set_cookie, start_session
-from app.page_guard import Owners
-from storage.database import Database, open_database
+from app.web.auth import check_safe, identity_of, resolve, set_cookie, start_session
+from app.web.page_guard import Owners
+from storage.db.database import Database, open_database
 from storage.errors import BadSetting, NotAuthenticated
+from storage.people.users import create_user
 from storage.settings import Settings
-from storage.users import create_user
-from tests.live_server import LiveServer, get
+from tests.support.live_server import LiveServer, get
 
 COOKIE = "thumbloop_session"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 
-from storage.ids import new_id
-from tests.endless_model import build_endless_model
-from tests.integration import loop
-from tests.live_server import LiveServer, get, read_events, wait_until
-from tests.tiny_model import build_tiny_model
+from storage.db.ids import new_id
+from tests.support import http_loop
+from tests.support.endless_model import build_endless_model
+from tests.support.live_server import LiveServer, get, read_events, wait_until
+from tests.support.tiny_model import build_tiny_model
 
 
 def refused(response: httpx.Response, status: int, code: str | None = None) -> str:
@@ -30,7 +30,7 @@ def refused(response: httpx.Response, status: int, code: str | None = None) -> s
 
 def test_messages_that_must_be_refused(live_server: LiveServer) -> None:
     client, stranger = live_server.client(), live_server.client("user", "eve")
-    reply = loop.chat_once(client, "Hello")
+    reply = http_loop.chat_once(client, "Hello")
     messages = f"/api/v1/chats/{reply['chat_id']}/messages"
 
     for empty in ("", "   \n"):
@@ -46,15 +46,15 @@ def test_messages_that_must_be_refused(live_server: LiveServer) -> None:
     refused(get(f"{live_server.url}/api/v1/chats", headers={"Authorization": "Bearer tl_x"}), 401)
     refused(stranger.post("/api/v1/training-runs", json={}), 403)
 
-    chat = loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))
+    chat = http_loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))
     assert [message["content"] for message in chat["messages"]] == ["Hello", reply["content"]]
-    assert loop.chat_once(client, "Still fine?", reply["chat_id"])["finish_reason"] in ("stop", "length")
+    assert http_loop.chat_once(client, "Still fine?", reply["chat_id"])["finish_reason"] in ("stop", "length")
 
 
 def test_votes_that_must_be_refused(live_server: LiveServer) -> None:
     client, stranger = live_server.client(), live_server.client("user", "eve")
-    reply = loop.chat_once(client, "Hello")
-    question = loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))["messages"][0]
+    reply = http_loop.chat_once(client, "Hello")
+    question = http_loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))["messages"][0]
 
     def put(message_id: str, label: Any, who: httpx.Client = client) -> httpx.Response:
         return who.put(f"/api/v1/messages/{message_id}/vote", json={"label": label})
@@ -64,7 +64,7 @@ def test_votes_that_must_be_refused(live_server: LiveServer) -> None:
     refused(put(question["id"], True), 422, "not_a_reply")
     refused(put(reply["message_id"], True, stranger), 403, "not_yours")
     refused(put(new_id(), True), 404)
-    assert loop.checked(client.get("/api/v1/stats"))["votes"] == {"up": 0, "down": 0}
+    assert http_loop.checked(client.get("/api/v1/stats"))["votes"] == {"up": 0, "down": 0}
 
 
 def test_a_reply_that_is_still_streaming_cannot_be_voted_on(
@@ -72,7 +72,7 @@ def test_a_reply_that_is_still_streaming_cannot_be_voted_on(
 ) -> None:
     server = start_server(model=build_endless_model(tmp_path / "endless"), max_new_tokens=100_000)
     client, other = server.client(), server.client()
-    chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+    chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
     with client.stream("POST", f"/api/v1/chats/{chat}/messages", json={"content": "Go"}) as response:
         events = read_events(response)
         name, data = next(events)
@@ -83,11 +83,11 @@ def test_a_reply_that_is_still_streaming_cannot_be_voted_on(
         assert next(events)[0] == "delta"
     # Hanging up stops the reply; what it had is kept, and can be voted on.
     reply = wait_until(lambda: stopped_reply(other, chat), 30)
-    loop.vote(other, reply["id"], False)
+    http_loop.vote(other, reply["id"], False)
 
 
 def stopped_reply(client: httpx.Client, chat_id: str) -> dict[str, Any] | None:
-    message: dict[str, Any] = loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]
+    message: dict[str, Any] = http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"][-1]
     return message if message["state"] == "stopped" else None
 
 
@@ -96,15 +96,15 @@ def test_a_broken_line_is_named_and_nothing_is_imported_unless_told_to_skip(live
     good = json.dumps({"prompt": "Hi", "completion": "Hello", "label": True})
     body = f"{good}\n{{broken\n".encode()
     assert "line 2" in refused(client.post("/api/v1/import", content=body), 422, "bad_line")
-    assert loop.checked(client.get("/api/v1/stats"))["votes"]["up"] == 0
-    report = loop.checked(client.post("/api/v1/import", content=body, params={"skip_bad": True}))
+    assert http_loop.checked(client.get("/api/v1/stats"))["votes"]["up"] == 0
+    report = http_loop.checked(client.post("/api/v1/import", content=body, params={"skip_bad": True}))
     assert (report["accepted"], len(report["rejected"])) == (1, 1)
 
 
 def test_a_run_without_enough_votes_is_skipped_with_the_reason(live_server: LiveServer) -> None:
     client = live_server.client()
-    loop.vote(client, loop.chat_once(client, "Hello")["message_id"], True)
-    run = loop.wait_for_run(live_server, client, loop.request_run(client))
+    http_loop.vote(client, http_loop.chat_once(client, "Hello")["message_id"], True)
+    run = http_loop.wait_for_run(live_server, client, http_loop.request_run(client))
     assert run["state"] == "skipped"
     assert "thumbs down" in run["reason"]
 
@@ -116,29 +116,30 @@ def test_a_damaged_adapter_is_refused_and_the_deployed_version_keeps_serving(
         auto_deploy=False, gate_loss_tolerance=1.0, gate_auc_tolerance=1.0, gate_min_votes=2
     )
     client = server.client()
-    loop.chat_and_vote(client, 18)
-    run_id = loop.request_run(client)
-    run = loop.wait_for_run(server, client, run_id)
-    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    http_loop.chat_and_vote(client, 18)
+    run_id = http_loop.request_run(client)
+    run = http_loop.wait_for_run(server, client, run_id)
+    assert run["state"] == "succeeded", http_loop.explain(server, run_id)
     weights = server.settings.data_dir / "adapters" / run_id / "adapter_model.safetensors"
     whole = weights.read_bytes()
 
     weights.write_bytes(whole[: len(whole) // 2])
     answer = client.post(f"/api/v1/model-versions/{run['model_version']}/deploy")
     assert "adapter_model.safetensors has changed" in refused(answer, 409, "artifact_refused")
-    assert loop.chat_once(client, "Still v1?")["model_version"] == "v1"
+    assert http_loop.chat_once(client, "Still v1?")["model_version"] == "v1"
 
     weights.write_bytes(whole)
     assert (
-        loop.checked(client.post(f"/api/v1/model-versions/{run['model_version']}/deploy"))["deployed"] is True
+        http_loop.checked(client.post(f"/api/v1/model-versions/{run['model_version']}/deploy"))["deployed"]
+        is True
     )
-    assert loop.chat_once(client, "Now v2?")["model_version"] == "v2"
+    assert http_loop.chat_once(client, "Now v2?")["model_version"] == "v2"
 
     # Damaged while the server was down: it starts with the last good version, and says so.
     server.stop()
     weights.write_bytes(whole[: len(whole) // 2])
     server.start()
-    assert loop.chat_once(server.client(), "Who answers?")["model_version"] == "v1"
+    assert http_loop.chat_once(server.client(), "Who answers?")["model_version"] == "v1"
     assert "has changed since it was published" in server.log.read_text()
 
 
@@ -188,7 +189,7 @@ def test_more_chats_at_once_than_there_is_room_for_are_told_to_wait(
 
     def send(number: int) -> None:
         client = server.client("user", f"person-{number}")
-        chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+        chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
         barrier.wait()
         path = f"/api/v1/chats/{chat}/messages"
         answers.append(client.post(path, params={"stream": False}, json={"content": "Hi"}))

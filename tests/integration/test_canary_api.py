@@ -7,12 +7,12 @@ import httpx
 import openai
 import pytest
 
-from storage.artifacts import Artifacts
-from storage.database import open_database
-from tests.adapters import publish_adapter
-from tests.integration import loop
-from tests.integration.rest import new_chat, refused, send
-from tests.live_server import LiveServer
+from storage.db.database import open_database
+from storage.registry.artifacts import Artifacts
+from tests.support import http_loop
+from tests.support.adapters import publish_adapter
+from tests.support.live_server import LiveServer
+from tests.support.rest import new_chat, refused, send
 
 START = "/api/v1/model-versions/v2/canary"
 
@@ -36,13 +36,15 @@ def admin(server: LiveServer) -> Iterator[httpx.Client]:
 
 
 def test_a_canary_is_tried_compared_and_ended(admin: httpx.Client) -> None:
-    stats = loop.checked(admin.get("/api/v1/stats"))
+    stats = http_loop.checked(admin.get("/api/v1/stats"))
     assert stats["canary"] is None
     old = new_chat(admin)
-    began = loop.checked(admin.post(START, json={"share": 0.5, "why": "It passed."}))
+    began = http_loop.checked(admin.post(START, json={"share": 0.5, "why": "It passed."}))
     assert (began["version"], began["compared_with"], began["share"]) == ("v2", "v1", 0.5)
     assert (began["chats"], began["served"], began["why"]) == (0, True, "It passed.")
-    versions = {item["name"]: item for item in loop.checked(admin.get("/api/v1/model-versions"))["items"]}
+    versions = {
+        item["name"]: item for item in http_loop.checked(admin.get("/api/v1/model-versions"))["items"]
+    }
     assert [(versions[name]["deployed"], versions[name]["canary"]) for name in ("v1", "v2", "v3")] == [
         (True, False),
         (False, True),
@@ -56,12 +58,12 @@ def test_a_canary_is_tried_compared_and_ended(admin: httpx.Client) -> None:
         answer = send(admin, chat)
         answered[answer["model_version"]].append(chat)
         up = answer["model_version"] == "v2"
-        loop.checked(admin.put(f"/api/v1/messages/{answer['id']}/vote", json={"label": up}))
+        http_loop.checked(admin.put(f"/api/v1/messages/{answer['id']}/vote", json={"label": up}))
     assert send(admin, old)["model_version"] == "v1"
     for version, chats in answered.items():
         assert send(admin, chats[0], "And now?")["model_version"] == version
 
-    canary = loop.checked(admin.get("/api/v1/stats"))["canary"]
+    canary = http_loop.checked(admin.get("/api/v1/stats"))["canary"]
     assert canary["chats"] == len(answered["v2"])
     tried, deployed = canary["approval"], canary["approval_deployed"]
     assert (tried["version"], tried["up"], tried["down"]) == ("v2", len(answered["v2"]), 0)
@@ -69,7 +71,7 @@ def test_a_canary_is_tried_compared_and_ended(admin: httpx.Client) -> None:
     assert canary["difference"]["value"] == 1
     assert canary["difference"]["low"] < 1 == canary["difference"]["high"]
 
-    ended = loop.checked(admin.post("/api/v1/canary/end", json={"why": "Enough."}))
+    ended = http_loop.checked(admin.post("/api/v1/canary/end", json={"why": "Enough."}))
     assert ended == {"version": "v2", "chats": len(answered["v2"]), "deployed": "v1"}
     assert send(admin, answered["v2"][0], "Who are you now?")["model_version"] == "v1"
     refused(admin.post("/api/v1/canary/end"), 409, "no_canary")
@@ -81,13 +83,13 @@ def test_what_is_refused(admin: httpx.Client, stranger: httpx.Client) -> None:
     refused(admin.post(START, json={"share": 1.5}), 422, field="share")
     refused(admin.post("/api/v1/model-versions/v1/canary", json={"share": 0.5}), 409, "deployed")
     refused(admin.post("/api/v1/model-versions/v9/canary", json={"share": 0.5}), 404)
-    loop.checked(admin.post(START, json={"share": 0.5}))
+    http_loop.checked(admin.post(START, json={"share": 0.5}))
     refused(admin.post("/api/v1/model-versions/v3/canary", json={"share": 0.5}), 409, "canary_open")
-    assert loop.checked(admin.post(START, json={"share": 0.25}))["share"] == 0.25
+    assert http_loop.checked(admin.post(START, json={"share": 0.25}))["share"] == 0.25
 
 
 def test_requests_of_one_end_user_stay_on_one_side(admin: httpx.Client, server: LiveServer) -> None:
-    loop.checked(admin.post(START, json={"share": 0.5}))
+    http_loop.checked(admin.post(START, json={"share": 0.5}))
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.token(), max_retries=0)
 
     def version(**who: str) -> str:

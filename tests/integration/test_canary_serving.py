@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from app.serving.deployments import Deployments
-from app.serving.external import ExternalBackend
-from app.serving.local import LocalBackend
-from storage import canaries, chats, model_versions, stats, traffic, votes
-from storage.artifacts import Artifacts
-from storage.database import Database
+from app.serving.local.backend import LocalBackend
+from app.serving.openai.backend import ExternalBackend
+from storage.chats import chats, stats, votes
+from storage.db.database import Database
+from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused, Busy, Conflict
+from storage.registry import canaries, model_versions, traffic
+from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from storage.tables import ModelVersion
-from tests.adapters import publish_adapter
-from tests.integration.place import SHORT, Place
 from tests.integration.test_deployments import HELLO, SAMPLING, alias, damage, move_alias, reply
-from tests.live_server import wait_until
-from tests.recorded_vllm import KEY, MODEL, error, recorded_vllm, status
+from tests.support.adapters import publish_adapter
+from tests.support.chat_env import SHORT, Place
+from tests.support.live_server import wait_until
+from tests.support.recorded_vllm import KEY, MODEL, error, recorded_vllm, status
 
 # What the database does is tried on both elsewhere.
 ONE_ENGINE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

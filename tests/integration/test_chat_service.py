@@ -11,7 +11,7 @@ from sqlalchemy.pool import Pool
 from transformers import AutoTokenizer
 
 from app.serving.backend import Sampling
-from storage import chats, model_versions, votes
+from storage.chats import chats, votes
 from storage.errors import (
     Busy,
     Conflict,
@@ -22,12 +22,13 @@ from storage.errors import (
     TooLarge,
     TooOften,
 )
-from storage.examples import iter_examples
-from tests.adapters import publish_adapter
-from tests.endless_model import CONTEXT, FATAL
-from tests.integration.place import LONG, SHORT, Place
-from tests.live_server import wait_until
-from trainer.tokenise import prompt_ids
+from storage.examples.example import iter_examples
+from storage.registry import model_versions
+from tests.support.adapters import publish_adapter
+from tests.support.chat_env import LONG, SHORT, Place
+from tests.support.endless_model import CONTEXT, FATAL
+from tests.support.live_server import wait_until
+from trainer.dataset.tokenise import prompt_ids
 
 
 def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(

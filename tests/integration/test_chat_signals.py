@@ -3,10 +3,11 @@
 import pytest
 from sqlmodel import col, select
 
-from storage import chats, erasure
+from storage.chats import chats
+from storage.db.tables import Signal
 from storage.errors import InvalidInput, NotFound
-from storage.tables import Signal
-from tests.integration.place import LONG, SHORT, Place
+from storage.privacy import erasure
+from tests.support.chat_env import LONG, SHORT, Place
 
 
 def noted(place: Place) -> list[tuple[str, str]]:

@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from storage.database import open_database
+from storage.db.database import open_database
+from storage.people.users import check_password
 from storage.settings import Settings
-from storage.users import check_password
-from tests.integration import loop
-from tests.live_server import TEST_SETTINGS, LiveServer, get
+from tests.support import REPOSITORY, http_loop
+from tests.support.live_server import TEST_SETTINGS, LiveServer, get
 
 PROGRAM = [sys.executable, "-m", "app.cli"]
 
@@ -112,7 +112,7 @@ def test_settings_say_where_their_values_come_from(thumbloop: CommandLine, tmp_p
     listed = subprocess.run(
         [*PROGRAM, "settings"],
         cwd=tmp_path,
-        env=thumbloop.environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=thumbloop.environment | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=True,
@@ -271,7 +271,7 @@ class Terminal:
 
 
 def test_train_beside_a_server_is_the_servers_work(live_server: LiveServer, rated: Path) -> None:
-    loop.checked(live_server.client().post("/api/v1/import", content=rated.read_bytes()))
+    http_loop.checked(live_server.client().post("/api/v1/import", content=rated.read_bytes()))
     ended = subprocess.run(
         [*PROGRAM, "train"], env=live_server.environment, capture_output=True, text=True, check=True
     )

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from storage.settings import Settings
-from tests.default_model import ConvertedDefault
-from tests.unit.test_tokenise import example
-from trainer import kto
-from trainer.base_model import load_model, resolve
-from trainer.tokenise import tokenise
-from trainer.weights import Weights
+from tests.support.default_model import ConvertedDefault
+from tests.unit.trainer.dataset.test_tokenise import example
+from trainer.dataset.tokenise import tokenise
+from trainer.dataset.weights import Weights
+from trainer.engine import kto
+from trainer.model.base_model import load_model, resolve
 
 STEPS = 6
 FULL = os.environ.get("THUMBLOOP_TEST_PARITY") == "full"

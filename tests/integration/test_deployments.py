@@ -15,13 +15,13 @@ import pytest
 
 from app.serving.backend import Sampling
 from app.serving.deployments import Deployments
-from app.serving.local import LocalBackend
-from storage import model_versions
-from storage.artifacts import Artifacts
-from storage.database import Database
+from app.serving.local.backend import LocalBackend
+from storage.db.database import Database
+from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused, Busy, Conflict, NotFound
-from storage.tables import ModelVersion
-from tests.live_server import wait_until
+from storage.registry import model_versions
+from storage.registry.artifacts import Artifacts
+from tests.support.live_server import wait_until
 
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
 SAMPLING = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=16, seed=3)

@@ -10,16 +10,16 @@ import psutil
 import pytest
 
 from app.serving.backend import Sampling, ServedVersion
-from app.serving.local import LocalBackend
-from app.serving.turns import DeviceTurns
-from storage import training_runs
-from storage.device import Device
+from app.serving.device_sharing import DeviceTurns
+from app.serving.local.backend import LocalBackend
 from storage.errors import BadSetting, Busy
+from storage.registry import training_runs
+from storage.registry.device_lock import Device
 from storage.settings import Settings, load_settings
-from tests.endless_model import CONTEXT
-from tests.integration import loop
-from tests.integration.place import LONG, SHORT, Place
-from tests.live_server import LiveServer, get, wait_until
+from tests.support import http_loop
+from tests.support.chat_env import LONG, SHORT, Place
+from tests.support.endless_model import CONTEXT
+from tests.support.live_server import LiveServer, get, wait_until
 
 PASSES = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0, "gate_min_votes": 2}
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -31,14 +31,14 @@ def server_in_training(start_server: Callable[..., LiveServer]) -> tuple[LiveSer
     server = start_server(
         device_mode="exclusive", epochs=4000, checkpoint_steps=2, lease_seconds=15, max_attempts=1, **PASSES
     )
-    loop.chat_and_vote(server.client(), 18)
-    run_id = loop.request_run(server.client())
-    wait_until(lambda: phase_of(server, run_id) == "training", 120, lambda: loop.explain(server, run_id))
+    http_loop.chat_and_vote(server.client(), 18)
+    run_id = http_loop.request_run(server.client())
+    wait_until(lambda: phase_of(server, run_id) == "training", 120, lambda: http_loop.explain(server, run_id))
     return server, run_id
 
 
 def phase_of(server: LiveServer, run_id: str) -> str | None:
-    progress = loop.checked(server.client().get(f"/api/v1/training-runs/{run_id}"))["progress"] or {}
+    progress = http_loop.checked(server.client().get(f"/api/v1/training-runs/{run_id}"))["progress"] or {}
     return "training" if "loss" in progress else progress.get("phase")
 
 
@@ -51,25 +51,25 @@ def test_an_exclusive_training_has_the_machine_to_itself_and_its_version_answers
 ) -> None:
     server = start_server(device_mode="exclusive", epochs=30, **PASSES)
     client = server.client()
-    loop.chat_and_vote(client, 18)
-    run_id = loop.request_run(client)
-    refused = wait_until(lambda: refusal(client), 120, lambda: loop.explain(server, run_id))
+    http_loop.chat_and_vote(client, 18)
+    run_id = http_loop.request_run(client)
+    refused = wait_until(lambda: refusal(client), 120, lambda: http_loop.explain(server, run_id))
     assert refused.json()["error"]["code"] == "training"
     assert "being trained" in refused.json()["error"]["message"]
     assert 5 <= int(refused.headers["Retry-After"]) <= 300
-    run = loop.wait_for_run(server, client, run_id)
-    assert run["state"] == "succeeded", loop.explain(server, run_id)
-    wait_until(lambda: is_ready(server), 60, lambda: loop.explain(server, run_id))
-    assert loop.chat_once(client, "And now?")["model_version"] == "v2"
+    run = http_loop.wait_for_run(server, client, run_id)
+    assert run["state"] == "succeeded", http_loop.explain(server, run_id)
+    wait_until(lambda: is_ready(server), 60, lambda: http_loop.explain(server, run_id))
+    assert http_loop.chat_once(client, "And now?")["model_version"] == "v2"
     log = server.log.read_text()
     assert log.index("A training wants the device") < log.index("The training is over: replies go on")
 
 
 def refusal(client: httpx.Client) -> httpx.Response | None:
-    chat_id = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+    chat_id = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
     answer = client.post(f"/api/v1/chats/{chat_id}/messages?stream=false", json={"content": "Still there?"})
     if answer.status_code == 503:
-        assert loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"] == [], (
+        assert http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"] == [], (
             "a refusal leaves no trace"
         )
         return answer
@@ -99,10 +99,10 @@ def test_serving_is_back_after_a_trainer_was_killed(server_in_training: tuple[Li
     server, run_id = server_in_training
     for trainer in server.trainers():
         trainer.kill()
-    wait_until(lambda: is_ready(server), 60, lambda: loop.explain(server, run_id))
-    assert loop.chat_once(server.client(), "Back?")["model_version"] == "v1"
-    assert loop.wait_for_run(server, server.client(), run_id)["state"] == "failed"
-    assert loop.chat_once(server.client(), "Still?")["model_version"] == "v1"
+    wait_until(lambda: is_ready(server), 60, lambda: http_loop.explain(server, run_id))
+    assert http_loop.chat_once(server.client(), "Back?")["model_version"] == "v1"
+    assert http_loop.wait_for_run(server, server.client(), run_id)["state"] == "failed"
+    assert http_loop.chat_once(server.client(), "Still?")["model_version"] == "v1"
 
 
 def test_a_server_that_starts_in_the_middle_waits_for_the_end(
@@ -114,9 +114,9 @@ def test_a_server_that_starts_in_the_middle_waits_for_the_end(
     wait_until(lambda: answers(server), 60, server.log.read_text)
     assert not is_ready(server)
     assert phase_of(server, run_id) == "training"
-    loop.checked(server.client().post(f"/api/v1/training-runs/{run_id}/cancel"))
-    wait_until(lambda: is_ready(server), 60, lambda: loop.explain(server, run_id))
-    assert loop.chat_once(server.client(), "Back?")["model_version"] == "v1"
+    http_loop.checked(server.client().post(f"/api/v1/training-runs/{run_id}/cancel"))
+    wait_until(lambda: is_ready(server), 60, lambda: http_loop.explain(server, run_id))
+    assert http_loop.chat_once(server.client(), "Back?")["model_version"] == "v1"
 
 
 def answers(server: LiveServer) -> bool:
@@ -268,22 +268,22 @@ def test_a_training_without_memory_fails_and_the_server_goes_on(
 ) -> None:
     server = start_server(epochs=100, max_attempts=1, **PASSES)
     client = server.client()
-    loop.chat_and_vote(client, 18)
+    http_loop.chat_and_vote(client, 18)
     for _ in range(5):  # on a busy machine a trainer may have all it needs before it is limited
-        kept = loop.deployed(client)
+        kept = http_loop.deployed(client)
         run_id = begin_without_memory(server, client)
-        assert loop.chat_once(client, "Is there room for me?")["model_version"] == kept
-        run = loop.wait_for_run(server, client, run_id, 100)
+        assert http_loop.chat_once(client, "Is there room for me?")["model_version"] == kept
+        run = http_loop.wait_for_run(server, client, run_id, 100)
         if run["state"] == "failed":
             break
-    assert run["state"] == "failed", loop.explain(server, run_id)
-    assert loop.chat_once(client, "And now?")["model_version"] == kept
+    assert run["state"] == "failed", http_loop.explain(server, run_id)
+    assert http_loop.chat_once(client, "And now?")["model_version"] == kept
 
 
 def begin_without_memory(server: LiveServer, client: httpx.Client) -> str:
     """A run whose trainer gets no more than it has before it loads a model."""
-    run_id = loop.request_run(client, force=True)
-    wait_until(lambda: state_of(client, run_id) == "running", 120, lambda: loop.explain(server, run_id))
+    run_id = http_loop.request_run(client, force=True)
+    wait_until(lambda: state_of(client, run_id) == "running", 120, lambda: http_loop.explain(server, run_id))
     (trainer,) = server.trainers()
     taken = trainer.memory_info().vms
     trainer.rlimit(psutil.RLIMIT_AS, (taken, taken))
@@ -291,4 +291,4 @@ def begin_without_memory(server: LiveServer, client: httpx.Client) -> str:
 
 
 def state_of(client: httpx.Client, run_id: str) -> str:
-    return str(loop.checked(client.get(f"/api/v1/training-runs/{run_id}"))["state"])
+    return str(http_loop.checked(client.get(f"/api/v1/training-runs/{run_id}"))["state"])

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from storage.settings import Settings, load_settings
-from tests.integration.house import LONG, House, houses
-from tests.live_server import wait_until
-from trainer.dispatcher import Dispatcher
-from trainer.runners.local import LocalRunner, child_environment
+from tests.support.live_server import wait_until
+from tests.support.training_env import LONG, House, houses
+from trainer.runs.dispatcher import Dispatcher
+from trainer.runs.executors.local import LocalRunner, child_environment
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ import openai
 import pytest
 
 from app.serving.backend import Sampling, ServedVersion
-from app.serving.external import ExternalBackend
-from storage.artifacts import Artifacts
-from storage.database import open_database
+from app.serving.openai.backend import ExternalBackend
+from storage.db.database import open_database
+from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from tests.adapters import publish_adapter
-from tests.integration import loop
-from tests.live_server import LiveServer, free_port, get, read_events, wait_until
-from tests.tiny_model import build_tiny_model
-from trainer.base_model import resolve
+from tests.support import http_loop
+from tests.support.adapters import publish_adapter
+from tests.support.live_server import LiveServer, free_port, get, read_events, wait_until
+from tests.support.tiny_model import build_tiny_model
+from trainer.model.base_model import resolve
 
 SURE = {"seed": 3, "temperature": 1.2, "top_p": 0.95, "max_tokens": 12}
 LONG = {"max_new_tokens": 900}
@@ -71,8 +71,8 @@ def client(ours: LiveServer) -> Iterator[httpx.Client]:
 def newest_chat(server: LiveServer, name: str) -> dict[str, Any]:
     """The newest chat of a person, as their server keeps it."""
     with server.client("user", name) as client:
-        chat = loop.checked(client.get("/api/v1/chats", params={"limit": 1}))["items"][0]
-        return dict(loop.checked(client.get(f"/api/v1/chats/{chat['id']}")))
+        chat = http_loop.checked(client.get("/api/v1/chats", params={"limit": 1}))["items"][0]
+        return dict(http_loop.checked(client.get(f"/api/v1/chats/{chat['id']}")))
 
 
 def test_a_reply_is_the_servers_word_for_word(ours: LiveServer, upstream: LiveServer) -> None:
@@ -91,7 +91,7 @@ def test_a_reply_is_the_servers_word_for_word(ours: LiveServer, upstream: LiveSe
 
 def test_it_is_streamed_kept_and_voted_on(ours: LiveServer, client: httpx.Client) -> None:
     assert get(f"{ours.url}/readyz").json() == {"status": "ready", "deployed": "v1"}
-    chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+    chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
     body = {"content": "Hello", "max_new_tokens": 900}  # what came meanwhile comes as one event
     with client.stream("POST", f"/api/v1/chats/{chat}/messages", json=body) as response:
         events = list(read_events(response))
@@ -99,9 +99,9 @@ def test_it_is_streamed_kept_and_voted_on(ours: LiveServer, client: httpx.Client
     done = events[-1][1]
     assert len(deltas) > 1
     assert "".join(deltas) == done["content"]
-    assert loop.vote(client, done["message_id"], True)["label"] is True
-    second = loop.chat_once(client, "And then?", chat)
-    kept = loop.checked(client.get(f"/api/v1/chats/{chat}"))["messages"]
+    assert http_loop.vote(client, done["message_id"], True)["label"] is True
+    second = http_loop.chat_once(client, "And then?", chat)
+    kept = http_loop.checked(client.get(f"/api/v1/chats/{chat}"))["messages"]
     assert [message["content"] for message in kept] == [
         "Hello",
         done["content"],
@@ -111,7 +111,7 @@ def test_it_is_streamed_kept_and_voted_on(ours: LiveServer, client: httpx.Client
 
 
 def test_who_hangs_up_stops_the_generation_over_there(upstream: LiveServer, client: httpx.Client) -> None:
-    chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+    chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
     body = {"content": "Go on and on.", "max_new_tokens": 900}
 
     def state_over_there() -> str:
@@ -124,7 +124,7 @@ def test_who_hangs_up_stops_the_generation_over_there(upstream: LiveServer, clie
                 pass
         if wait_until(lambda: (state := state_over_there()) != "streaming" and state) == "stopped":
             return
-        chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+        chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
     pytest.fail("none of ten generations was stopped")
 
 
@@ -138,8 +138,8 @@ def test_a_version_that_the_server_cannot_load_is_an_instruction(
     assert refused.status_code == 409
     assert refused.json()["error"]["code"] == "adapters_not_loadable"
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in refused.json()["error"]["message"]
-    assert loop.deployed(client) == "v1"
-    assert loop.chat_once(client, "Still there?")["model_version"] == "v1"
+    assert http_loop.deployed(client) == "v1"
+    assert http_loop.chat_once(client, "Still there?")["model_version"] == "v1"
 
 
 def test_the_doctor_looks_at_the_server(ours: LiveServer) -> None:
@@ -168,7 +168,7 @@ def test_a_server_that_goes_away_and_comes_back(
     ours: LiveServer, client: httpx.Client, upstream: LiveServer
 ) -> None:
     upstream.kill()
-    chat = loop.checked(client.post("/api/v1/chats", json={}))["id"]
+    chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
 
     def ask(content: str) -> httpx.Response:
         return client.post(
@@ -183,7 +183,7 @@ def test_a_server_that_goes_away_and_comes_back(
         return "left alone" in failed.text
 
     def kept() -> int:
-        return len(loop.checked(client.get(f"/api/v1/chats/{chat}"))["messages"])
+        return len(http_loop.checked(client.get(f"/api/v1/chats/{chat}"))["messages"])
 
     def left_alone_without_a_trace() -> bool:
         before = kept()

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from storage import audit
-from storage.chats import delete_chat
-from storage.database import open_database
+from storage.chats.chats import delete_chat
+from storage.db import audit
+from storage.db.database import open_database
+from storage.db.tables import Chat
+from storage.people.users import ensure_user
 from storage.settings import Settings
-from storage.tables import Chat
-from storage.users import ensure_user
-from tests.fake_hub import HUB_SETTINGS, FakeHub
 from tests.integration.test_cli import PROGRAM, CommandLine
+from tests.support.fake_hub import HUB_SETTINGS, FakeHub
 
 
 @pytest.fixture

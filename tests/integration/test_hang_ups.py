@@ -14,8 +14,8 @@ from random import Random
 import httpx
 import psutil
 
-from tests.integration.rest import new_chat, send
-from tests.live_server import LiveServer, wait_until
+from tests.support.live_server import LiveServer, wait_until
+from tests.support.rest import new_chat, send
 
 AT_ONCE, WAITING, CLIENTS = 8, 32, 24
 POOLS = 32  # threads that a pool of the server keeps for good

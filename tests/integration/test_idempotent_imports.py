@@ -7,12 +7,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from storage import import_requests, users
-from storage.database import Database
+from storage.db.database import Database
+from storage.db.tables import ImportRequest, now
 from storage.errors import Conflict, InvalidInput
-from storage.tables import ImportRequest, now
-from tests.integration import loop
-from tests.integration.rest import refused
+from storage.imports import requests
+from storage.people import users
+from tests.support import http_loop
+from tests.support.rest import refused
 
 PATH = "/api/v1/import"
 
@@ -28,7 +29,7 @@ def post(client: httpx.Client, key: str, content: bytes, **params: object) -> ht
 
 def test_the_same_request_again_gets_the_same_report(client: httpx.Client, stranger: httpx.Client) -> None:
     first = post(client, "monday", rows("a"))
-    assert loop.checked(first)["accepted"] == 3
+    assert http_loop.checked(first)["accepted"] == 3
     assert "idempotent-replayed" not in first.headers
     again = post(client, "monday", rows("a"))
     assert again.headers["idempotent-replayed"] == "true"
@@ -37,7 +38,7 @@ def test_the_same_request_again_gets_the_same_report(client: httpx.Client, stran
         PATH, files={"file": ("a.jsonl", rows("a"))}, headers={"Idempotency-Key": "monday"}
     )
     assert in_a_form.json() == first.json()
-    assert loop.checked(post(client, "tuesday", rows("a")))["duplicates"] == 3
+    assert http_loop.checked(post(client, "tuesday", rows("a")))["duplicates"] == 3
     refused(post(client, "monday", rows("b")), 422, "idempotency_key_reused", "Idempotency-Key")
     refused(post(client, "monday", rows("a"), skip_bad=True), 422, "idempotency_key_reused")
     refused(post(stranger, "monday", rows("a")), 403)
@@ -45,13 +46,13 @@ def test_the_same_request_again_gets_the_same_report(client: httpx.Client, stran
 
 def test_a_refused_import_does_not_use_its_key_up(client: httpx.Client) -> None:
     refused(post(client, "mended", b'{"label": 1}\n'), 422)
-    assert loop.checked(post(client, "mended", rows("c")))["accepted"] == 3
+    assert http_loop.checked(post(client, "mended", rows("c")))["accepted"] == 3
 
 
 def test_a_key_is_bounded(client: httpx.Client) -> None:
     for key in ("", "x" * 256, "two words", "k\tk"):
         refused(post(client, key, rows("d")), 422, field="Idempotency-Key")
-    assert loop.checked(post(client, "x" * 255, rows("d")))["accepted"] == 3
+    assert http_loop.checked(post(client, "x" * 255, rows("d")))["accepted"] == 3
 
 
 def test_the_same_key_twice_at_once_is_refused_while_the_first_is_under_way(client: httpx.Client) -> None:
@@ -85,30 +86,30 @@ def person(database: Database) -> str:
 
 def test_a_key_is_held_by_one_and_free_again_whatever_happened(database: Database, person: str) -> None:
     other_server = Database(database.engine.url.render_as_string(hide_password=False))
-    with import_requests.one_at_a_time(database, person, "k"):
+    with requests.one_at_a_time(database, person, "k"):
         for server in (database, other_server):
             with (
                 pytest.raises(Conflict, match="under way"),
-                import_requests.one_at_a_time(server, person, "k"),
+                requests.one_at_a_time(server, person, "k"),
             ):
                 pass
-        with import_requests.one_at_a_time(database, person, "another"):
+        with requests.one_at_a_time(database, person, "another"):
             pass
-    with pytest.raises(ZeroDivisionError), import_requests.one_at_a_time(database, person, "k"):
+    with pytest.raises(ZeroDivisionError), requests.one_at_a_time(database, person, "k"):
         raise ZeroDivisionError
-    with import_requests.one_at_a_time(other_server, person, "k"):
+    with requests.one_at_a_time(other_server, person, "k"):
         pass
     other_server.close()
 
 
 def test_a_key_is_forgotten_after_a_month(database: Database, person: str) -> None:
     with database.write() as session:
-        import_requests.store_report(session, person, "k", "a", {"accepted": 1})
+        requests.store_report(session, person, "k", "a", {"accepted": 1})
     with database.write() as session:
-        assert import_requests.stored_report(session, person, "k", "a") == {"accepted": 1}
+        assert requests.stored_report(session, person, "k", "a") == {"accepted": 1}
         with pytest.raises(InvalidInput, match="came with another file"):
-            import_requests.stored_report(session, person, "k", "b")
-        assert import_requests.remove_old_requests(session) == 0
+            requests.stored_report(session, person, "k", "b")
+        assert requests.remove_old_requests(session) == 0
         session.execute(sa.update(ImportRequest).values(created_at=now() - timedelta(days=31)))
-        assert import_requests.remove_old_requests(session) == 1
-        assert import_requests.stored_report(session, person, "k", "b") is None
+        assert requests.remove_old_requests(session) == 1
+        assert requests.stored_report(session, person, "k", "b") is None

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration import loop
-from tests.live_server import LiveServer, wait_until
+from tests.support import http_loop
+from tests.support.live_server import LiveServer, wait_until
 
 PASSES = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0, "gate_min_votes": 2}
 
@@ -17,13 +17,13 @@ def server_in_training(
     """A server whose run has taken at least one step and saved a checkpoint, with many more to go."""
     epochs = getattr(request, "param", 30)
     server = start_server(epochs=epochs, checkpoint_steps=2, lease_seconds=15, **PASSES)
-    loop.chat_and_vote(server.client(), 18)
-    run_id = loop.request_run(server.client())
+    http_loop.chat_and_vote(server.client(), 18)
+    run_id = http_loop.request_run(server.client())
     checkpoints = server.settings.data_dir / "runs" / run_id
     wait_until(
         lambda: any(checkpoints.glob("**/checkpoint-*/trainer_state.json")),
         120,
-        lambda: loop.explain(server, run_id),
+        lambda: http_loop.explain(server, run_id),
     )
     return server, run_id
 
@@ -33,13 +33,13 @@ def test_a_killed_trainer_is_replaced_and_the_run_resumes(server_in_training: tu
     for trainer in server.trainers():
         trainer.kill()
     client = server.client()
-    assert loop.chat_once(client, "Still there?")["model_version"] == "v1"
-    run = loop.wait_for_run(server, client, run_id)
-    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    assert http_loop.chat_once(client, "Still there?")["model_version"] == "v1"
+    run = http_loop.wait_for_run(server, client, run_id)
+    assert run["state"] == "succeeded", http_loop.explain(server, run_id)
     assert run["attempts"] == 2
     log = (server.settings.data_dir / "runs" / run_id / "train.log").read_text()
     assert "checkpoint" in log.lower(), log
-    assert loop.chat_once(client, "And now?")["model_version"] == "v2"
+    assert http_loop.chat_once(client, "And now?")["model_version"] == "v2"
 
 
 def test_a_run_outlives_the_server_that_started_it(server_in_training: tuple[LiveServer, str]) -> None:
@@ -47,10 +47,10 @@ def test_a_run_outlives_the_server_that_started_it(server_in_training: tuple[Liv
     server.kill()
     assert server.trainers(), "the trainer must not die with the server"
     server.start()
-    run = loop.wait_for_run(server, server.client(), run_id)
-    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    run = http_loop.wait_for_run(server, server.client(), run_id)
+    assert run["state"] == "succeeded", http_loop.explain(server, run_id)
     assert run["attempts"] == 1
-    assert loop.chat_once(server.client(), "And now?")["model_version"] == "v2"
+    assert http_loop.chat_once(server.client(), "And now?")["model_version"] == "v2"
 
 
 def test_stopping_the_server_hands_the_run_to_the_next_one(
@@ -60,16 +60,16 @@ def test_stopping_the_server_hands_the_run_to_the_next_one(
     assert server.stop() == 0
     assert not server.trainers()
     server.start()
-    run = loop.wait_for_run(server, server.client(), run_id)
-    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    run = http_loop.wait_for_run(server, server.client(), run_id)
+    assert run["state"] == "succeeded", http_loop.explain(server, run_id)
 
 
 @pytest.mark.parametrize("server_in_training", [300], indirect=True, ids=["long"])
 def test_a_run_is_cancelled_in_mid_training(server_in_training: tuple[LiveServer, str]) -> None:
     server, run_id = server_in_training
     client = server.client()
-    loop.checked(client.post(f"/api/v1/training-runs/{run_id}/cancel"))
-    run = loop.wait_for_run(server, client, run_id, seconds=30)
+    http_loop.checked(client.post(f"/api/v1/training-runs/{run_id}/cancel"))
+    run = http_loop.wait_for_run(server, client, run_id, seconds=30)
     assert run["state"] == "cancelled"
-    assert loop.deployed(client) == "v1"
+    assert http_loop.deployed(client) == "v1"
     wait_until(lambda: not server.trainers(), 30)

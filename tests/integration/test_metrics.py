@@ -11,13 +11,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlmodel import func, select
 
-from storage.database import open_database
-from storage.tables import Chat, TrainingRun
-from tests.integration import loop
-from tests.integration.rest import refused
-from tests.live_server import LiveServer, get, wait_until
+from storage.db.database import open_database
+from storage.db.tables import Chat, TrainingRun
+from tests.support import REPOSITORY, http_loop
+from tests.support.live_server import LiveServer, get, wait_until
+from tests.support.rest import refused
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = REPOSITORY / "docs"
 MOST = 20  # replies of one person in a minute
 TOKEN = "scraper-0123456789abcdef"
 
@@ -81,10 +81,10 @@ def test_replies_tokens_votes_errors_and_runs_are_counted(
         "max_tokens": 8,
         "seed": 1,
     }
-    reply = loop.checked(client.post("/v1/chat/completions", json=body))
+    reply = http_loop.checked(client.post("/v1/chat/completions", json=body))
     for label in (True, False):
-        loop.vote(client, reply["id"], label)
-    loop.checked(client.delete(f"/api/v1/messages/{reply['id']}/vote"))
+        http_loop.vote(client, reply["id"], label)
+    http_loop.checked(client.delete(f"/api/v1/messages/{reply['id']}/vote"))
     too_long = body | {"messages": [{"role": "user", "content": "word " * 3000}]}
     assert client.post("/v1/chat/completions", json=too_long).status_code == 400
     with closing(open_database(shared_server.settings)) as database, database.write() as session:
@@ -115,7 +115,7 @@ def test_no_label_names_anything_that_can_grow_without_bound(
 
     def series() -> set[tuple[str, ...]]:
         for number in range(3):
-            loop.checked(client.post("/v1/chat/completions", json=body | {"user": f"person {number}"}))
+            http_loop.checked(client.post("/v1/chat/completions", json=body | {"user": f"person {number}"}))
             client.get(f"/api/v1/nothing/{number}")
             client.get(f"/v1/models/gpt-{number}")
         return set(figures(shared_server))
@@ -168,7 +168,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(shared_server: LiveServer)
         turns = [{"role": "user", "content": "Hello"}]
         body = {"model": "deployed", "messages": turns, "max_tokens": 1, "user": "ann"}
         for _ in range(MOST):
-            loop.checked(client.post("/v1/chat/completions", json=body))
+            http_loop.checked(client.post("/v1/chat/completions", json=body))
         with closing(open_database(shared_server.settings)) as database, database.read() as session:
             before = session.exec(select(func.count()).select_from(Chat)).one()
         answer = client.post("/v1/chat/completions", json=body)
@@ -178,4 +178,4 @@ def test_who_asks_too_often_is_told_when_to_come_back(shared_server: LiveServer)
         assert 0 < int(answer.headers["retry-after"]) <= 60
         with closing(open_database(shared_server.settings)) as database, database.read() as session:
             assert session.exec(select(func.count()).select_from(Chat)).one() == before
-        loop.checked(client.post("/v1/chat/completions", json=body | {"user": "bob"}))
+        http_loop.checked(client.post("/v1/chat/completions", json=body | {"user": "bob"}))

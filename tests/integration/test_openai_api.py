@@ -12,12 +12,12 @@ import pytest
 from pydantic import SecretStr
 from sqlmodel import select
 
-from storage.artifacts import Artifacts
-from storage.database import open_database
-from storage.tables import Vote
-from tests.adapters import publish_adapter
-from tests.integration import loop
-from tests.live_server import LiveServer
+from storage.db.database import open_database
+from storage.db.tables import Vote
+from storage.registry.artifacts import Artifacts
+from tests.support import http_loop
+from tests.support.adapters import publish_adapter
+from tests.support.live_server import LiveServer
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_completion_can_be_voted_on_by_its_id(client: openai.OpenAI, rest: htt
     assert completion.usage.total_tokens == (
         completion.usage.prompt_tokens + completion.usage.completion_tokens
     )
-    vote = loop.vote(rest, completion.id, True)
+    vote = http_loop.vote(rest, completion.id, True)
     assert (vote["message_id"], vote["revision"]) == (completion.id, 1)
 
 
@@ -140,9 +140,9 @@ def test_earlier_turns_are_kept_but_are_nobodys_to_vote_on(client: openai.OpenAI
         ("user", "One more"),
         ("user", "thing"),
     )
-    newest = loop.checked(rest.get("/api/v1/chats", params={"limit": 1}))["items"][0]
+    newest = http_loop.checked(rest.get("/api/v1/chats", params={"limit": 1}))["items"][0]
     assert (newest["system_prompt"], newest["source"]) == ("Be kind.", "openai")
-    chat = loop.checked(rest.get(f"/api/v1/chats/{newest['id']}"))
+    chat = http_loop.checked(rest.get(f"/api/v1/chats/{newest['id']}"))
     assert [message["content"] for message in chat["messages"][:3]] == [
         "Hello there",
         "I was never said here.",
@@ -213,11 +213,11 @@ def test_an_applications_users_are_people_of_their_own(
     replies = [ask(client, max_tokens=2, **options).id for options in asked]
     replies.append(ask(client, max_tokens=2, metadata={"user_id": "bob"}).id)
     for reply in replies:
-        assert loop.vote(rest, reply, True)["revision"] == 1
-    assert loop.checked(rest.get(f"/api/v1/messages/{replies[0]}/vote"))["label"] is True
+        assert http_loop.vote(rest, reply, True)["revision"] == 1
+    assert http_loop.checked(rest.get(f"/api/v1/messages/{replies[0]}/vote"))["label"] is True
     with closing(open_database(shared_server.settings)) as database, database.read() as session:
         voters = [session.exec(select(Vote.user_id).where(Vote.message_id == one)).one() for one in replies]
-    me = loop.checked(rest.get("/api/v1/me"))["id"]
+    me = http_loop.checked(rest.get("/api/v1/me"))["id"]
     assert voters[0] == voters[1]
     assert voters[2] == voters[4]
     assert voters[3] == me
@@ -226,10 +226,10 @@ def test_an_applications_users_are_people_of_their_own(
         for reply in (replies[0], replies[3]):
             assert eve.put(f"/api/v1/messages/{reply}/vote", json={"label": False}).status_code == 403
         assert eve.post("/api/v1/end-users/erase", json={"user": "bob"}).status_code == 404
-    erased = loop.checked(rest.post("/api/v1/end-users/erase", json={"user": "ann@example.com"}))
+    erased = http_loop.checked(rest.post("/api/v1/end-users/erase", json={"user": "ann@example.com"}))
     assert (erased["chats"], erased["votes"]) == (2, 2)
     assert rest.get(f"/api/v1/messages/{replies[0]}/vote").status_code == 404
-    assert loop.checked(rest.get(f"/api/v1/messages/{replies[2]}/vote"))["label"] is True
+    assert http_loop.checked(rest.get(f"/api/v1/messages/{replies[2]}/vote"))["label"] is True
     assert rest.post("/api/v1/end-users/erase", json={"user": "ann@example.com"}).status_code == 404
     files = [path for path in shared_server.settings.data_dir.rglob("*") if path.is_file()]
     assert not [path for path in [*files, shared_server.log] if b"ann@example" in path.read_bytes()]
@@ -240,9 +240,9 @@ def test_a_browsers_session_speaks_for_itself_alone(shared_server: LiveServer) -
         assert browser.get("/").status_code == 200
         turns = [{"role": "user", "content": "Hello"}]
         body = {"model": "deployed", "messages": turns, "max_tokens": 1, "user": "somebody else"}
-        reply = loop.checked(browser.post("/v1/chat/completions", json=body))
-        assert loop.vote(browser, reply["id"], True)["revision"] == 1
-        me = loop.checked(browser.get("/api/v1/me"))["id"]
+        reply = http_loop.checked(browser.post("/v1/chat/completions", json=body))
+        assert http_loop.vote(browser, reply["id"], True)["revision"] == 1
+        me = http_loop.checked(browser.get("/api/v1/me"))["id"]
     with closing(open_database(shared_server.settings)) as database, database.read() as session:
         assert session.exec(select(Vote.user_id).where(Vote.message_id == reply["id"])).one() == me
 
@@ -250,7 +250,7 @@ def test_a_browsers_session_speaks_for_itself_alone(shared_server: LiveServer) -
 def test_messages_that_make_no_sense_are_refused_and_leave_no_chat(
     client: openai.OpenAI, rest: httpx.Client
 ) -> None:
-    before = loop.checked(rest.get("/api/v1/chats"))["items"]
+    before = http_loop.checked(rest.get("/api/v1/chats"))["items"]
     cases: list[tuple[list[tuple[str, Any]], str]] = [
         ([("user", "Hi"), ("assistant", "Hello")], "last message"),
         ([("system", "Be kind.")], "last message"),
@@ -266,7 +266,7 @@ def test_messages_that_make_no_sense_are_refused_and_leave_no_chat(
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, ("user", "word " * 3000))
     assert caught.value.code == "context_length_exceeded"
-    assert loop.checked(rest.get("/api/v1/chats"))["items"] == before
+    assert http_loop.checked(rest.get("/api/v1/chats"))["items"] == before
 
 
 def test_a_wrong_key_is_an_authentication_error(shared_server: LiveServer) -> None:
@@ -304,4 +304,4 @@ def test_langchain_talks_and_streams(shared_server: LiveServer, rest: httpx.Clie
     assert merged.usage_metadata == whole.usage_metadata
     assert merged.response_metadata["finish_reason"] in ("stop", "length")
     completion = whole.response_metadata["id"]
-    assert loop.vote(rest, completion, False)["revision"] == 1
+    assert http_loop.vote(rest, completion, False)["revision"] == 1

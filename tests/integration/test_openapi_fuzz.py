@@ -6,9 +6,9 @@ No answer may be a server error, and every answer must be one that the descripti
 import hypothesis
 import pytest
 
-from tests.integration import loop
-from tests.integration.rest import new_chat, send
-from tests.live_server import LiveServer
+from tests.support import http_loop
+from tests.support.live_server import LiveServer
+from tests.support.rest import new_chat, send
 
 FEW = 3  # of what makes a reply, trains or streams: each takes a model's time
 MANY = 20
@@ -24,11 +24,11 @@ def real_ids(shared_server: LiveServer) -> dict[str, dict[str, str]]:
         with shared_server.client(role) as client:
             chat_id = new_chat(client)
             reply = send(client, chat_id)
-            me = loop.checked(client.get("/api/v1/me"))["id"]
+            me = http_loop.checked(client.get("/api/v1/me"))["id"]
             found[role] = {"chat_id": chat_id, "message_id": reply["id"], "user_id": me, "version": "v1"}
     with shared_server.client() as client:
-        run_id = loop.request_run(client)
-        loop.wait_for_run(shared_server, client, run_id)
+        run_id = http_loop.request_run(client)
+        http_loop.wait_for_run(shared_server, client, run_id)
         found["admin"]["run_id"] = run_id
     return found
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.house import House, houses
-from trainer import attempt
+from tests.support.training_env import House, houses
+from trainer.runs import attempt
 
 
 @pytest.fixture

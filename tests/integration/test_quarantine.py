@@ -5,9 +5,9 @@ import sys
 
 import httpx
 
-from tests.integration import loop
-from tests.integration.rest import refused
-from tests.live_server import LiveServer
+from tests.support import http_loop
+from tests.support.live_server import LiveServer
+from tests.support.rest import refused
 
 
 def thumbloop(server: LiveServer, *words: str) -> str:
@@ -20,23 +20,23 @@ def test_an_admin_sets_a_person_aside_and_releases_them(
     shared_server: LiveServer, client: httpx.Client, stranger: httpx.Client
 ) -> None:
     def votes_that_count() -> tuple[int, int]:
-        counted = loop.checked(client.get("/api/v1/stats"))["votes"]
+        counted = http_loop.checked(client.get("/api/v1/stats"))["votes"]
         exported = client.get("/api/v1/export").text.splitlines()
         assert len(exported) == counted["up"] + counted["down"]
         return counted["up"], counted["down"]
 
-    loop.vote(client, loop.chat_once(client, "Hello")["message_id"], True)
-    first, second = (loop.chat_once(stranger, "Hello")["message_id"] for _ in range(2))
-    loop.vote(stranger, first, False)
+    http_loop.vote(client, http_loop.chat_once(client, "Hello")["message_id"], True)
+    first, second = (http_loop.chat_once(stranger, "Hello")["message_id"] for _ in range(2))
+    http_loop.vote(stranger, first, False)
     assert votes_that_count() == (1, 1)
-    person = loop.checked(stranger.get("/api/v1/me"))["id"]
+    person = http_loop.checked(stranger.get("/api/v1/me"))["id"]
     address = f"/api/v1/users/{person}/quarantine"
     refused(stranger.put(address, json={"quarantined": True}), 403, "admin_only")
     refused(client.put(address, json={"quarantined": "yes"}), 422, field="quarantined")
 
     answer = client.put(address, json={"quarantined": True, "reason": "All down."})
-    assert loop.checked(answer) == {"quarantined": True, "votes": 1}
-    assert loop.vote(stranger, second, False)["revision"] == 1
+    assert http_loop.checked(answer) == {"quarantined": True, "votes": 1}
+    assert http_loop.vote(stranger, second, False)["revision"] == 1
     assert votes_that_count() == (1, 0)
     kept = client.get("/api/v1/export", params={"quarantined": "only"}).text.splitlines()
     assert len(kept) == 2

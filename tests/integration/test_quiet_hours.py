@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from storage import training_runs
-from storage.database import Database
+from storage.db.database import Database
+from storage.registry import training_runs
 from storage.settings import Settings
 from tests.integration.test_schedule import DUE, NIGHTLY, cast_votes, note_tick, runs, ticks
-from tests.live_server import wait_until
-from trainer.schedule import Schedule
+from tests.support.live_server import wait_until
+from trainer.runs.schedule import Schedule
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.serving.deployments import Deployments
-from app.serving.local import LocalBackend
-from storage import canaries
-from storage.artifacts import Artifacts
-from storage.database import Database
+from app.serving.local.backend import LocalBackend
+from storage.db.database import Database
+from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
-from storage.tables import ModelVersion
-from tests.adapters import build_adapter
+from storage.registry import canaries
+from storage.registry.artifacts import Artifacts
 from tests.integration.test_deployments import alias, reply
+from tests.support.adapters import build_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 Damage = Callable[[Path], object]

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from storage import chats, training_runs, users, votes
-from storage.database import Database, open_database
+from storage.chats import chats, votes
+from storage.db.database import Database, open_database
+from storage.db.tables import ScheduleTick, TrainingRun
 from storage.errors import BadSetting
+from storage.people import users
+from storage.registry import training_runs
 from storage.settings import Settings
-from storage.tables import ScheduleTick, TrainingRun
 from tests.conftest import new_postgres_database
-from tests.live_server import wait_until
-from trainer.schedule import ALREADY, Schedule, tick
+from tests.support.live_server import wait_until
+from trainer.runs.schedule import ALREADY, Schedule, tick
 
 DUE = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
 NIGHTLY = "0 3 * * *"

@@ -11,12 +11,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app.auth import Identity
-from app.pages.screen import Screen, Update
-from app.pages.view import View
-from storage.consent import set_consent
+from app.pages.chat.render import Screen, Update
+from app.pages.chat.tab_state import View
+from app.web.auth import Identity
+from storage.privacy.consent import set_consent
 from storage.settings import Settings
-from tests.integration.place import LONG, Place
+from tests.support.chat_env import LONG, Place
 
 
 @pytest.fixture

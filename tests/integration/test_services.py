@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from app.services import build_services
-from storage import chats, model_versions, training_runs, users
-from storage.database import open_database
+from storage.chats import chats
+from storage.db.database import open_database
 from storage.errors import Conflict, ModelUnavailable
+from storage.people import users
+from storage.registry import model_versions, training_runs
 from storage.settings import Settings
 
 

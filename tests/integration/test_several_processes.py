@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import kto_processes
-from tests.doubled import train_doubled
-from trainer.base_model import load_tokenizer, resolve
-from trainer.exact_trainer import newest_checkpoint
+from tests.support import kto_processes
+from tests.support.two_blocks import train_doubled
+from trainer.engine.trl_trainer import newest_checkpoint
+from trainer.model.base_model import load_tokenizer, resolve
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [str(tiny_model), str(folder), *kto_processes.TRAININGS]
-    subprocess.run([*launcher, "-m", "tests.kto_processes", *arguments], check=True)
+    subprocess.run([*launcher, "-m", "tests.support.kto_processes", *arguments], check=True)
     return folder
 
 

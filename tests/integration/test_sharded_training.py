@@ -13,14 +13,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tests.doubled import train_doubled
-from tests.integration.house import LONG, House, houses
 from tests.integration.test_training_processes import TORCHRUN, rows_of
-from tests.live_server import wait_until
-from trainer.base_model import load_model, resolve
-from trainer.runners.local import child_environment
-from trainer.tokenise import LeftOut
-from trainer.training_plan import plan_training
+from tests.support.live_server import wait_until
+from tests.support.training_env import LONG, House, houses
+from tests.support.two_blocks import train_doubled
+from trainer.dataset.plan import plan_training
+from trainer.dataset.tokenise import LeftOut
+from trainer.model.base_model import load_model, resolve
+from trainer.runs.executors.local import child_environment
 
 # What accelerate launch leaves in the environment for --use_fsdp --fsdp_version 2.
 FSDP = {
@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[
     for way, environment in (("copies", {}), ("shards", FSDP)):
         folder = tmp_path_factory.mktemp(way)
         subprocess.run(
-            [*TORCHRUN, "-m", "tests.kto_processes", str(tiny_model), str(folder), "trl"],
+            [*TORCHRUN, "-m", "tests.support.kto_processes", str(tiny_model), str(folder), "trl"],
             env=os.environ | environment,
             check=True,
         )

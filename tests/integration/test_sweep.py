@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from app.api.sweeps import sweep_out
+from app.api.v1.sweeps import sweep_out
 from app.cli import cli
-from app.pages.sweeps import sweep_panel
+from app.pages.admin.sweeps import sweep_panel
 from storage.errors import InvalidInput
 from storage.settings import Settings
-from tests.integration import loop
 from tests.integration.test_cli import PROGRAM, CommandLine
-from tests.live_server import LiveServer
-from tests.unit.rated_files import write_rows
-from trainer.sweep import WantedSweep, run_sweep
-from trainer.sweep_data import FileSource
-from trainer.sweep_folder import SweepFolder
-from trainer.sweep_grid import Grid
+from tests.support import REPOSITORY, http_loop
+from tests.support.live_server import LiveServer
+from tests.support.rated_files import write_rows
+from trainer.sweep.data import FileSource
+from trainer.sweep.folder import SweepFolder
+from trainer.sweep.grid import Grid
+from trainer.sweep.sweep import WantedSweep, run_sweep
 
 GRID = ["--betas", "0.1,0.5", "--losses", "kto,ipo", "--learning-rates", "0.01"]
 
@@ -89,7 +89,7 @@ def test_the_winner_goes_into_the_settings(thumbloop: CommandLine, rows: Path, t
     out = str(tmp_path / "out")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = thumbloop.environment | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        environment = thumbloop.environment | {"PYTHONPATH": str(REPOSITORY)}
         return subprocess.run(
             [*PROGRAM, "sweep", "--data", str(rows), "--out", out, *words],
             cwd=tmp_path,
@@ -124,8 +124,8 @@ def test_votes_are_swept_and_an_admin_sees_it(
     thumbloop.said("import", str(rows))
     told = thumbloop.said("sweep", *GRID[:2], "--losses", "kto", *GRID[4:], "--budget", "0")
     with server.client() as client:
-        (sweep,) = loop.checked(client.get("/api/v1/sweeps"))["items"]
-        older = loop.checked(client.get("/api/v1/sweeps", params={"cursor": sweep["id"]}))
+        (sweep,) = http_loop.checked(client.get("/api/v1/sweeps"))["items"]
+        older = http_loop.checked(client.get("/api/v1/sweeps", params={"cursor": sweep["id"]}))
     assert older == {"items": [], "next": None}
     assert [point["state"] for point in sweep["points"]] == ["measured", "missing"]
     assert sweep["points"][0]["auc"] is not None

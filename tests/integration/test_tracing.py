@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from app.tracing import Tracing
+from app.telemetry.tracing import Tracing
 from storage.errors import BadSetting
-from tests.live_server import LiveServer, free_port, get
+from tests.support.live_server import LiveServer, free_port, get
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECRET = "nobody-shall-read-this"

@@ -10,7 +10,7 @@ import typer.main
 from app.cli import cli
 from storage.errors import InvalidInput
 from tests.integration.test_cli import CommandLine
-from tests.unit.rated_files import rated, write_rows
+from tests.support.rated_files import rated, write_rows
 
 ROWS = 12
 

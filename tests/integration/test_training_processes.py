@@ -18,27 +18,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from storage import training_runs
 from storage.errors import Conflict
-from storage.import_formats import NO_OPTIONS
+from storage.imports.formats import NO_OPTIONS
+from storage.registry import training_runs
 from storage.settings import Settings
-from tests.doubled import train_doubled
-from tests.integration.house import LONG, House, houses
 from tests.integration.test_cli import CommandLine
-from tests.live_server import wait_until
-from tests.unit.rated_files import rated, write_rows
-from trainer import attempt, processes
-from trainer.base_model import load_model, load_tokenizer, resolve
+from tests.support.live_server import wait_until
+from tests.support.rated_files import rated, write_rows
+from tests.support.training_env import LONG, House, houses
+from tests.support.two_blocks import train_doubled
+from trainer.adapters.parent import Start
+from trainer.dataset.plan import plan_training
+from trainer.dataset.snapshot import take_snapshot
+from trainer.dataset.tokenise import LeftOut, Row, tokenise
+from trainer.engine.trl_trainer import newest_checkpoint, step_of
 from trainer.errors import Interrupted
-from trainer.exact_trainer import newest_checkpoint, step_of
-from trainer.file_rows import read_rows
-from trainer.follower import Job
-from trainer.offline import OfflineTraining, train_on_file
-from trainer.runners.local import child_environment
-from trainer.snapshot import take_snapshot
-from trainer.start import Start
-from trainer.tokenise import LeftOut, Row, tokenise
-from trainer.training_plan import plan_training
+from trainer.launch import launcher
+from trainer.launch.worker import Job
+from trainer.model.base_model import load_model, load_tokenizer, resolve
+from trainer.offline.rows import read_rows
+from trainer.offline.train_file import OfflineTraining, train_on_file
+from trainer.runs import attempt
+from trainer.runs.executors.local import child_environment
 
 TWO = {"training_processes": 2, "batch_size": 2}
 # So small a share leaves two votes of each kind held out, and of sixteen votes twelve: three turns of two.
@@ -217,7 +218,7 @@ def test_a_stopped_training_keeps_its_last_step_and_goes_on_under_torchrun(
     newest = newest_checkpoint(tmp_path / "out" / "unfinished" / "checkpoints")
     assert newest is not None
     assert step_of(newest) == reached[-1]
-    assert not processes.launched(), "this process is alone again"
+    assert not launcher.launched(), "this process is alone again"
     alone = settings.model_copy(update={"training_processes": 1})
     with pytest.raises(Conflict, match="unfinished training with another training_processes"):
         train_on_file(OfflineTraining(data, tmp_path / "out", alone, None))
@@ -251,7 +252,7 @@ def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, 
     job, model, tokenizer = job_of_two(Job, tmp_path, copy)
     (copy / "config.json").unlink()
     with pytest.raises(RuntimeError, match="Process 2 of 2 failed: ModelUnavailable: .*cannot be loaded"):
-        processes.train(job, model, tokenizer, processes=2)
+        launcher.train(job, model, tokenizer, processes=2)
     assert not followers()
 
 
@@ -273,7 +274,7 @@ def test_a_training_is_stopped_while_its_other_processes_still_load(tmp_path: Pa
             raise Interrupted("cancelled")
 
     with pytest.raises(Interrupted):
-        processes.train(replace(job, start=slow), model, tokenizer, processes=2, check=check)
+        launcher.train(replace(job, start=slow), model, tokenizer, processes=2, check=check)
     assert not followers()
 
 
@@ -305,5 +306,5 @@ def test_a_process_without_memory_ends_the_training_with_its_reason(tmp_path: Pa
     """Stock TRL has no smaller passes; the engine shared-prefix gets through with them."""
     job, model, tokenizer = job_of_two(CrampedJob, tmp_path, tiny_model, engine="trl")
     with pytest.raises(MemoryError, match="Process 2 of 2 failed: .*(ran out of|allocate) memory"):
-        processes.train(job, model, tokenizer, processes=2)
+        launcher.train(job, model, tokenizer, processes=2)
     assert not followers()

@@ -14,14 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from storage import chats, model_versions, training_runs
-from storage.device import Device
+from storage.chats import chats
 from storage.errors import LeaseLost
-from storage.imports import import_file
-from tests.integration.house import LONG, House, houses
-from tests.live_server import wait_until
-from tests.unit.rated_files import rated, write_rows
-from trainer import attempt
+from storage.imports.importer import import_file
+from storage.registry import model_versions, training_runs
+from storage.registry.device_lock import Device
+from tests.support.live_server import wait_until
+from tests.support.rated_files import rated, write_rows
+from tests.support.training_env import LONG, House, houses
+from trainer.runs import attempt
 
 
 @pytest.fixture

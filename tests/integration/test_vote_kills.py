@@ -16,14 +16,16 @@ import httpx
 import pytest
 from sqlmodel import col, select
 
-from storage import chats, model_versions, users
-from storage.database import open_database
-from storage.tables import Vote, VoteEvent
-from storage.tokens import create_token
-from storage.votes import take_turn
-from tests.integration import loop
-from tests.live_server import LiveServer
-from tests.vote_load import Answer, VoteConnection, Voter
+from storage.chats import chats
+from storage.chats.votes import take_turn
+from storage.db.database import open_database
+from storage.db.tables import Vote, VoteEvent
+from storage.people import users
+from storage.people.tokens import create_token
+from storage.registry import model_versions
+from tests.support import http_loop
+from tests.support.live_server import LiveServer
+from tests.support.vote_load import Answer, VoteConnection, Voter
 
 CLIENTS, REPLIES_EACH = 32, 3
 NO_VOTE = (None, 0)
@@ -61,7 +63,7 @@ class Client:
         headers = {"Authorization": f"Bearer {self.voter.token}"}
         for message_id in self.voter.replies:
             label, revision = self.acknowledged.get(message_id, NO_VOTE)
-            vote = loop.checked(http.get(f"/api/v1/messages/{message_id}/vote", headers=headers))
+            vote = http_loop.checked(http.get(f"/api/v1/messages/{message_id}/vote", headers=headers))
             found = (vote["label"], vote["revision"])
             if self.unanswered == (message_id, not label) and found == (not label, revision + 1):
                 self.acknowledged[message_id] = found

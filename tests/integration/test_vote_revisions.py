@@ -5,21 +5,21 @@ import threading
 import httpx
 import pytest
 
-from tests.integration import loop
-from tests.integration.rest import refused
-from tests.live_server import LiveServer, get
+from tests.support import http_loop
+from tests.support.live_server import LiveServer, get
+from tests.support.rest import refused
 
 UP, DOWN = {"label": True}, {"label": False}
 
 
 @pytest.fixture
 def address(client: httpx.Client) -> str:
-    return f"/api/v1/messages/{loop.chat_once(client, 'Hello')['message_id']}/vote"
+    return f"/api/v1/messages/{http_loop.chat_once(client, 'Hello')['message_id']}/vote"
 
 
 def test_every_answer_names_the_revision(client: httpx.Client, address: str) -> None:
     def etag(answer: httpx.Response) -> str:
-        assert answer.headers["ETag"] == f'"{loop.checked(answer)["revision"]}"'
+        assert answer.headers["ETag"] == f'"{http_loop.checked(answer)["revision"]}"'
         return answer.headers["ETag"]
 
     assert etag(client.get(address)) == '"0"'
@@ -28,27 +28,27 @@ def test_every_answer_names_the_revision(client: httpx.Client, address: str) -> 
     assert etag(client.put(address, json=DOWN)) == '"2"'
     assert etag(client.get(address)) == '"2"'
     assert etag(client.delete(address)) == '"3"'
-    assert loop.checked(client.get(address))["label"] is None
+    assert http_loop.checked(client.get(address))["label"] is None
 
 
 def test_a_vote_that_changed_meanwhile_is_not_overwritten(client: httpx.Client, address: str) -> None:
-    loop.checked(client.put(address, json=UP, headers={"If-Match": '"0"'}))
-    loop.checked(client.put(address, json=DOWN, headers={"If-Match": '"1"'}))
+    http_loop.checked(client.put(address, json=UP, headers={"If-Match": '"0"'}))
+    http_loop.checked(client.put(address, json=DOWN, headers={"If-Match": '"1"'}))
     for method, body in (("PUT", UP), ("DELETE", None)):
         late = client.request(method, address, json=body, headers={"If-Match": '"1"'})
         message = refused(late, 412, "revision_conflict")
         assert "the revision 2, not 1" in message
         assert 'If-Match: "2"' in message
-    assert loop.checked(client.get(address))["revision"] == 2
-    loop.checked(client.delete(address, headers={"If-Match": '"2"'}))
+    assert http_loop.checked(client.get(address))["revision"] == 2
+    http_loop.checked(client.delete(address, headers={"If-Match": '"2"'}))
 
 
 def test_a_first_vote_only(client: httpx.Client, address: str) -> None:
     first = {"If-None-Match": "*"}
-    loop.checked(client.put(address, json=UP, headers=first))
+    http_loop.checked(client.put(address, json=UP, headers=first))
     assert "revision 1" in refused(client.put(address, json=DOWN, headers=first), 412, "revision_conflict")
-    loop.checked(client.delete(address))
-    assert loop.checked(client.put(address, json=DOWN, headers=first))["revision"] == 3
+    http_loop.checked(client.delete(address))
+    assert http_loop.checked(client.put(address, json=DOWN, headers=first))["revision"] == 3
 
 
 def test_of_two_who_saw_the_same_revision_one_wins(shared_server: LiveServer, address: str) -> None:
@@ -81,7 +81,7 @@ def test_of_two_who_saw_the_same_revision_one_wins(shared_server: LiveServer, ad
 def test_a_header_that_is_none_is_named(client: httpx.Client, address: str, header: str, value: str) -> None:
     for method, body in (("PUT", UP), ("DELETE", None)):
         refused(client.request(method, address, json=body, headers={header: value}), 422, field=header)
-    assert loop.checked(client.get(address))["revision"] == 0
+    assert http_loop.checked(client.get(address))["revision"] == 0
 
 
 def test_only_the_voter_reads_their_vote(client: httpx.Client, stranger: httpx.Client, address: str) -> None:
@@ -90,8 +90,8 @@ def test_only_the_voter_reads_their_vote(client: httpx.Client, stranger: httpx.C
 
 
 def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, address: str) -> None:
-    from storage import tokens, users
-    from storage.database import open_database
+    from storage.db.database import open_database
+    from storage.people import tokens, users
 
     database = open_database(shared_server.settings)
     with database.write() as session:
@@ -100,7 +100,7 @@ def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, addre
     with httpx.Client(
         base_url=shared_server.url, headers={"Authorization": f"Bearer {plain}"}, timeout=60
     ) as client:
-        loop.checked(client.put(address, json=UP))
+        http_loop.checked(client.put(address, json=UP))
         with database.write() as session:
             tokens.revoke_token(session, token.id)
         refused(client.put(address, json=DOWN), 401, "not_authenticated")

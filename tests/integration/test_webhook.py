@@ -14,17 +14,17 @@ import pytest
 from sqlmodel import select
 from standardwebhooks import Webhook
 
-from app.webhook import WebhookSender
-from storage import votes
-from storage.database import Database
+from app.background.webhook import WebhookSender
+from storage.chats import votes
+from storage.db.database import Database
+from storage.db.tables import WebhookDelivery, now
 from storage.errors import BadSetting
 from storage.settings import Settings
-from storage.tables import WebhookDelivery, now
-from tests.integration import loop
-from tests.integration.rest import refused
-from tests.live_server import LiveServer, wait_until
-from tests.receiver import Answer, receiving, status
-from tests.unit.people import add_person_with_reply
+from tests.support import http_loop
+from tests.support.live_server import LiveServer, wait_until
+from tests.support.people import add_person_with_reply
+from tests.support.rest import refused
+from tests.support.webhook_receiver import Answer, receiving, status
 
 SECRET = f"whsec_{base64.b64encode(b'k' * 32).decode()}"
 
@@ -214,15 +214,15 @@ def test_a_server_killed_right_after_a_vote_tells_of_it_when_it_is_back(
     with receiving(*[status(500)] * 3) as receiver:
         server = start_server(webhook_url=receiver.url, webhook_secret=SECRET, webhook_timeout_seconds=10)
         with server.client() as client:
-            replies = [loop.chat_once(client, f"Hello {number}") for number in range(5)]
+            replies = [http_loop.chat_once(client, f"Hello {number}") for number in range(5)]
             for reply in replies:
-                loop.vote(client, reply["message_id"], True)
+                http_loop.vote(client, reply["message_id"], True)
             server.kill()
         server.start()
         with server.client() as client:
 
             def all_told() -> bool:
-                items = loop.checked(client.get("/api/v1/webhook-deliveries"))["items"]
+                items = http_loop.checked(client.get("/api/v1/webhook-deliveries"))["items"]
                 return len(items) == 5 and all(item["delivered_at"] for item in items)
 
             wait_until(all_told)
@@ -230,8 +230,10 @@ def test_a_server_killed_right_after_a_vote_tells_of_it_when_it_is_back(
             assert told == {reply["message_id"] for reply in replies}
             assert all(count == 1 for count in receiver.most_at_once.values())
 
-            first = loop.checked(client.get("/api/v1/webhook-deliveries", params={"limit": 3}))
-            rest = loop.checked(client.get("/api/v1/webhook-deliveries", params={"cursor": first["next"]}))
+            first = http_loop.checked(client.get("/api/v1/webhook-deliveries", params={"limit": 3}))
+            rest = http_loop.checked(
+                client.get("/api/v1/webhook-deliveries", params={"cursor": first["next"]})
+            )
             assert [len(first["items"]), len(rest["items"]), rest["next"]] == [3, 2, None]
             path = f"/api/v1/webhook-deliveries/{first['items'][0]['id']}/retry"
             refused(client.post(path), 409, "already_delivered")

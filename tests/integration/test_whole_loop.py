@@ -8,9 +8,9 @@ import datasets
 import pytest
 
 from storage.settings import DEFAULT_MODEL
-from tests.default_model import ConvertedDefault
-from tests.integration import loop
-from tests.live_server import LiveServer
+from tests.support import http_loop
+from tests.support.default_model import ConvertedDefault
+from tests.support.live_server import LiveServer
 
 
 @pytest.mark.usefixtures("plain_processes")
@@ -20,18 +20,18 @@ def test_votes_become_a_version_that_answers_the_next_message(
     # A random model cannot learn what its votes mean: the gate's tolerance lets any sound result pass.
     server = start_server(gate_loss_tolerance=1.0, gate_auc_tolerance=1.0, gate_min_votes=2)
     admin, person = server.client(), server.client("user", "ada")
-    replies = loop.chat_and_vote(person, 18)
+    replies = http_loop.chat_and_vote(person, 18)
     assert {reply["model_version"] for reply in replies} == {"v1"}
 
-    run_id = loop.request_run(admin)
-    run = loop.wait_for_run(server, admin, run_id)
-    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    run_id = http_loop.request_run(admin)
+    run = http_loop.wait_for_run(server, admin, run_id)
+    assert run["state"] == "succeeded", http_loop.explain(server, run_id)
     assert run["model_version"] == "v2"
     assert run["metrics"]["outcome"] == "pass"
-    assert loop.deployed(admin) == "v2"
+    assert http_loop.deployed(admin) == "v2"
 
-    assert loop.chat_once(person, "And now?")["model_version"] == "v2"
-    assert loop.chat_once(person, "Go on.", replies[0]["chat_id"])["model_version"] == "v2"
+    assert http_loop.chat_once(person, "And now?")["model_version"] == "v2"
+    assert http_loop.chat_once(person, "Go on.", replies[0]["chat_id"])["model_version"] == "v2"
 
     export = admin.get("/api/v1/export", params={"format": "jsonl"})
     assert int(export.headers["X-Thumbloop-Snapshot"]) == len(replies)
@@ -51,8 +51,8 @@ def test_votes_become_a_version_that_answers_the_next_message(
     adapter = server.settings.data_dir / "adapters" / run_id
     lineage = json.loads((adapter / "lineage.json").read_text())
     assert set(lineage["message_ids"]) <= {reply["message_id"] for reply in replies}
-    assert loop.checked(admin.post("/api/v1/rollback"))["name"] == "v1"
-    assert loop.chat_once(person, "And back?")["model_version"] == "v1"
+    assert http_loop.checked(admin.post("/api/v1/rollback"))["name"] == "v1"
+    assert http_loop.chat_once(person, "And back?")["model_version"] == "v1"
 
 
 @pytest.mark.slow
@@ -70,16 +70,16 @@ def test_the_default_model_learns_from_real_feedback(
     )
     admin = server.client()
     lines = kto_sample.read_bytes().splitlines(keepends=True)[:24]
-    report = loop.checked(admin.post("/api/v1/import", content=b"".join(lines)))
+    report = http_loop.checked(admin.post("/api/v1/import", content=b"".join(lines)))
     assert report["accepted"] == 24
 
-    run_id = loop.request_run(admin)
-    run = loop.wait_for_run(server, admin, run_id, seconds=1200)
-    assert run["state"] == "succeeded", loop.explain(server, run_id)
+    run_id = http_loop.request_run(admin)
+    run = http_loop.wait_for_run(server, admin, run_id, seconds=1200)
+    assert run["state"] == "succeeded", http_loop.explain(server, run_id)
     assert run["metrics"]["outcome"] in ("pass", "fail"), run
-    versions = loop.checked(admin.get("/api/v1/model-versions"))["items"]
+    versions = http_loop.checked(admin.get("/api/v1/model-versions"))["items"]
     assert [version["name"] for version in versions] == ["v2", "v1"]
     expected = "v2" if run["metrics"]["outcome"] == "pass" else "v1"
-    reply = loop.chat_once(admin, "What is the capital of France?")
+    reply = http_loop.chat_once(admin, "What is the capital of France?")
     assert reply["model_version"] == expected
     assert reply["content"].strip()  # what it says is sampled

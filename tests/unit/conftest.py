@@ -8,9 +8,9 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:  # with torch in tow, which most unit tests do without
-    from app.serving.external import ExternalBackend
-    from tests.recorded_vllm import Recorded
-    from tests.unit.external import MakeBackend, Tokenise
+    from app.serving.openai.backend import ExternalBackend
+    from tests.support.external_backend import MakeBackend, Tokenise
+    from tests.support.recorded_vllm import Recorded
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -19,14 +19,14 @@ hypothesis.settings.load_profile("repeatable")
 @pytest.fixture(scope="module")
 def tokenise(tiny_model: Path) -> "Tokenise":
     """The tiny model's ids of a conversation or a text."""
-    from tests.unit.external import tokenise_with
+    from tests.support.external_backend import tokenise_with
 
     return tokenise_with(tiny_model)
 
 
 @pytest.fixture
 def vllm_server(tokenise: "Tokenise") -> Iterator["Recorded"]:
-    from tests.recorded_vllm import recorded_vllm
+    from tests.support.recorded_vllm import recorded_vllm
 
     with recorded_vllm(tokenise) as recorded:
         yield recorded
@@ -35,7 +35,7 @@ def vllm_server(tokenise: "Tokenise") -> Iterator["Recorded"]:
 @pytest.fixture
 def make_external(tmp_path: Path, tiny_model: Path) -> Iterator["MakeBackend"]:
     """make_external(server, local=False, ...) takes settings; without `local` the model is not here."""
-    from tests.unit.external import backends
+    from tests.support.external_backend import backends
 
     with backends(tmp_path, tiny_model) as make:
         yield make

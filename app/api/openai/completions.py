@@ -1,0 +1,214 @@
+"""Chat completions as OpenAI writes them: what is asked, what of it is refused, and what is answered.
+
+Knows the fields of OpenAI's API; knows no chats, no people and no model versions.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.api.schemas import Text
+from app.serving.backend import Sampling
+from storage.db.tables import Message
+from storage.errors import InvalidInput
+
+USER_ID = "user_id"  # the key of `metadata` that names the end user
+
+
+def _joined(content: Any) -> Any:
+    """Text given in parts becomes one text; parts of another kind are for models that see or hear."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    known = [text for text in texts if isinstance(text, str)]
+    if len(known) != len(content):
+        raise ValueError("must be text or parts of type text; this model reads nothing else")
+    return "".join(known)
+
+
+class Turn(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Text, BeforeValidator(_joined)]
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+EndUser = Annotated[Text, Field(max_length=512)]
+
+
+class CompletionRequest(BaseModel):
+    """Of OpenAI's other fields, those that would change the reply are refused and the rest ignored."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "deployed",
+                    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                    "user": "4711",
+                }
+            ]
+        },
+    )
+
+    model: str = Field(description="One of GET /v1/models.")
+    messages: list[Turn] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = Field(None, description="Counts before `max_tokens`.")
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: int | None = Field(None, description="1, or left out.")
+    user: EndUser | None = Field(
+        None, description="Your own user, whose chat and whose vote it is. Kept as a keyed hash only."
+    )
+    safety_identifier: EndUser | None = Field(None, description="OpenAI's newer name for `user`.")
+    metadata: dict[str, EndUser] | None = Field(
+        None,
+        max_length=16,
+        description="Its `user_id` stands for `user`; nothing else of it is read or kept.",
+    )
+
+    @property
+    def end_user(self) -> str | None:
+        """Whom the application calls for, if it says so."""
+        return self.user or self.safety_identifier or (self.metadata or {}).get(USER_ID) or None
+
+    @property
+    def with_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+# What each may be without changing the reply. Those below the line are not OpenAI's but other servers'.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+    # ----
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "best_of": (1,),
+}
+
+
+def check_supported(asked: CompletionRequest) -> None:
+    """Raises InvalidInput for what would change the reply and cannot be done."""
+    if asked.n not in (None, 1):
+        raise InvalidInput(
+            f"n is {asked.n}; only 1 reply at a time is supported.", field="n", code="unsupported_value"
+        )
+    for name, neutral in NEUTRAL.items():
+        value = (asked.model_extra or {}).get(name)
+        if value is not None and value not in neutral:
+            raise InvalidInput(
+                f"{name} is not supported; leave it out.", field=name, code="unsupported_parameter"
+            )
+
+
+def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:
+    """Raises InvalidInput naming the field."""
+    name = "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens"
+    most: int | None = getattr(asked, name)
+    if most is not None and most < 1:
+        raise InvalidInput(f"{name} is {most}; it must be at least 1.", field=name)
+    stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop
+    return Sampling(
+        temperature=default.temperature if asked.temperature is None else asked.temperature,
+        top_p=default.top_p if asked.top_p is None else asked.top_p,
+        max_new_tokens=default.max_new_tokens if most is None else most,
+        seed=asked.seed,
+        stop=tuple(stop or ()),
+    )
+
+
+def split(turns: Sequence[Turn]) -> tuple[str, list[tuple[str, str]], str]:
+    """The system prompt, the earlier turns and the question; neighbours of one role become one turn."""
+    system = [turn.content for turn in turns if turn.role in ("system", "developer")]
+    merged: list[tuple[str, str]] = []
+    for turn in turns:
+        if turn.role in ("system", "developer"):
+            continue
+        if merged and merged[-1][0] == turn.role:
+            merged[-1] = (turn.role, f"{merged[-1][1]}\n\n{turn.content}")
+        else:
+            merged.append((turn.role, turn.content))
+    if not merged or merged[-1][0] != "user":
+        raise InvalidInput("The last message must be the user's.", field="messages")
+    return "\n\n".join(system), merged[:-1], merged[-1][1]
+
+
+class Answer:
+    """One completion, whole or in chunks, which all have the same id and time."""
+
+    def __init__(self, completion_id: str, model: str, *, with_usage: bool) -> None:
+        self._head = {"id": completion_id, "created": int(time.time()), "model": model}
+        self._with_usage = with_usage
+
+    def whole(self, message: Message) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": message.content, "refusal": None},
+            "logprobs": None,
+            "finish_reason": _finish_reason(message),
+        }
+        return self._head | {"object": "chat.completion", "choices": [choice], "usage": _usage(message)}
+
+    def beginning(self) -> str:
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def delta(self, text: str) -> str:
+        return self._chunk({"content": text})
+
+    def ending(self, message: Message) -> str:
+        """The last chunk, the usage if it was asked for, and the mark that ends a stream."""
+        end = self._chunk({}, _finish_reason(message))
+        if self._with_usage:
+            end += self._event([], _usage(message))
+        return end + "data: [DONE]\n\n"
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._event([choice], None)
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> str:
+        chunk = self._head | {"object": "chat.completion.chunk", "choices": choices}
+        return event(chunk | {"usage": usage} if self._with_usage else chunk)
+
+
+def event(data: dict[str, Any]) -> str:
+    """A server-sent event without a name, as OpenAI streams them."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _finish_reason(message: Message) -> str:
+    return "length" if message.finish_reason == "length" else "stop"
+
+
+def _usage(message: Message) -> dict[str, int]:
+    timings = message.timings or {}
+    prompt, completion = int(timings.get("prompt_tokens", 0)), int(timings.get("tokens", 0))
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }

@@ -1,0 +1,146 @@
+"""The OpenAI-compatible API: /v1/models and /v1/chat/completions.
+
+A completion's id is the message id, so any client votes with PUT /api/v1/messages/{id}/vote. Each
+request becomes a chat of its own, in which the earlier turns are what the client says they were.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter, Request
+from sqlmodel import Session
+from starlette.responses import JSONResponse, Response
+
+from app.api.openai.completions import Answer, CompletionRequest, check_supported, event, sampling_of, split
+from app.api.replies import PING, PING_SECONDS, ReplyResponse, finished
+from app.api.v1.chats import reply_threads
+from app.chat.reply_stream import LiveReply
+from app.services import Services
+from app.web.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
+from app.web.errors import openai_error
+from storage.chats import chats
+from storage.db.tables import ModelVersion
+from storage.errors import InvalidInput, NotFound, ThumbloopError
+from storage.files.installation_key import load_secret
+from storage.people.end_users import ensure_end_user, find_end_user
+from storage.registry import model_versions
+
+router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
+
+ALIAS = "deployed"  # the model name that always means the deployed version
+BASE = "base"  # and the one for the model that nothing was trained into
+
+
+@router.get("/models")
+def list_models(_: CurrentUser, services: ServicesHere) -> dict[str, Any]:
+    """The names to call: `deployed`, `base`, and that of each version that may reply."""
+    with services.database.read() as session:
+        models = {name: _chosen(session, name) for name in (ALIAS, BASE)}
+        versions = model_versions.list_versions(session)
+    models |= {version.name: version for version in versions if version.state == "ready"}  # newest first
+    return {"object": "list", "data": [_model(name, version) for name, version in models.items()]}
+
+
+@router.get("/models/{model}")
+def get_model(model: str, _: CurrentUser, services: ServicesHere) -> dict[str, Any]:
+    """One of the models."""
+    with services.database.read() as session:
+        return _model(model, _chosen(session, model))
+
+
+@router.post("/chat/completions", response_model=None)
+async def complete(
+    body: CompletionRequest, request: Request, secret: CurrentSecret, services: ServicesHere
+) -> Response:
+    """A chat completion, whole or as a stream."""
+    threads = reply_threads(request)
+    live = await threads.run(lambda: _begin(services, secret, body))
+    headers = {"X-Thumbloop-Model-Version": live.model_version}
+    answer = Answer(live.message_id, live.model_version, with_usage=body.with_usage)
+    if body.stream:
+        return ReplyResponse(live, _chunks(live, answer), headers)
+    return JSONResponse(answer.whole(await finished(live, threads, request)), headers=headers)
+
+
+def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> LiveReply:
+    # Tokens are for programs, which have users of their own. A browser's session is one person's.
+    end_user = asked.end_user if secret.kind == "api" else None
+    with services.database.read() as session:
+        person_id = identify(session, secret).user_id
+        check_supported(asked)
+        sampling = sampling_of(asked, services.chat_service.default_sampling())
+        version = _chosen(session, asked.model) if asked.model != ALIAS else None
+        system, turns, question = split(asked.messages)
+        if end_user is not None:
+            person_id = _end_user_id(services, session, person_id, end_user)
+        chat = chats.draft_chat(
+            session,
+            person_id,
+            system_prompt=system,
+            source="openai",
+            consent=services.settings.consent_default,
+            split_by=person_id if end_user is not None else "",
+        )
+    if version is not None:
+        chat.canary_id = None  # the caller chose the version
+    try:
+        return services.chat_service.begin(
+            chat,
+            turns,
+            question,
+            sampling=sampling,
+            version_id=version.id if version is not None else None,
+            shorten=False,  # the client keeps the conversation; so does it with the service it knows
+        )
+    except ThumbloopError as error:
+        if error.code == "prompt_too_long":
+            raise InvalidInput(error.message, code="context_length_exceeded", field="messages") from error
+        if error.field == "content":
+            error.field = "messages"
+        raise
+
+
+def _end_user_id(services: Services, session: Session, app_id: str, name: str) -> str:
+    """The person whom the application calls so; they are stored when they first come."""
+    salt = load_secret(services.settings.data_dir)
+    person = find_end_user(session, app_id, name, salt=salt)
+    if person is None:
+        with services.database.write() as writing:
+            person = ensure_end_user(writing, app_id, name, salt=salt)
+    return person.id
+
+
+def _chosen(session: Session, name: str) -> ModelVersion:
+    """The version to call by that name; raises NotFound."""
+    if name == ALIAS:
+        return model_versions.deployed_version(session)
+    version = None
+    with suppress(NotFound):
+        version = model_versions.get_version(session, "v1" if name == BASE else name)
+    if version is None or (name != BASE and (version.state != "ready" or version.name != name)):
+        deployed = model_versions.deployed_version(session)
+        raise NotFound(
+            f"The model {name!r} does not exist; use {ALIAS!r}, which is {deployed.name} now, or "
+            f"another of GET /v1/models.",
+            code="model_not_found",
+            field="model",
+        )
+    return version
+
+
+def _model(name: str, version: ModelVersion) -> dict[str, Any]:
+    created = int(version.created_at.timestamp())
+    return {"id": name, "object": "model", "created": created, "owned_by": "thumbloop"}
+
+
+async def _chunks(live: LiveReply, answer: Answer) -> AsyncIterator[str]:
+    yield answer.beginning()
+    try:
+        async for text in live.follow(PING_SECONDS):
+            yield answer.delta(text) if text is not None else PING
+        message = live.message()
+    except ThumbloopError as error:
+        yield event({"error": openai_error(error)})
+        return
+    yield answer.ending(message)

@@ -1,0 +1,4 @@
+"""Health, metrics and the API's own documentation.
+
+Begin with `health.py`.
+"""

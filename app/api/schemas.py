@@ -1,0 +1,196 @@
+"""The JSON that the API gives and takes: one model for each thing, and how a stored row becomes one."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Path
+from pydantic import AfterValidator, BaseModel, Field
+
+from storage.chats.chats import check_text
+from storage.chats.stats import VersionStats
+from storage.chats.votes import CurrentVote
+from storage.db.ids import is_id
+from storage.db.tables import Chat, Message, ModelVersion, TrainingRun
+from storage.errors import InvalidInput, NotFound
+from storage.registry.traffic import Traffic
+
+
+def _storable(text: str) -> str:
+    try:
+        return check_text(text, "text")
+    except InvalidInput as error:
+        raise ValueError(error.message) from error
+
+
+def _existing_id(text: str) -> str:
+    # What has not the shape of an id names nothing; that is a 404 like any other, not bad input.
+    if not is_id(text):
+        raise NotFound(f"There is nothing with the id {text!r}.")
+    return text
+
+
+def _id_or_name(text: str) -> str:
+    number = text.removeprefix("v")
+    if not is_id(text) and not (text.startswith("v") and number.isascii() and number.isdigit()):
+        raise NotFound(f"There is no model version {text!r}; GET /api/v1/model-versions lists them.")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Id = Annotated[str, Path(description="An id, as the API gave it."), AfterValidator(_existing_id)]
+VersionId = Annotated[str, Path(description="An id, or a name such as v2."), AfterValidator(_id_or_name)]
+
+
+class VoteOut(BaseModel):
+    message_id: str
+    label: bool | None = Field(description="true: up, false: down, null: no vote.")
+    revision: int = Field(description="Grows with every change; 0 before the first vote.")
+    tags: list[str] = []
+    comment: str | None = None
+    correction: str | None = None
+
+
+class MessageOut(BaseModel):
+    id: str
+    chat_id: str
+    parent_id: str | None
+    role: Literal["user", "assistant"]
+    content: str
+    state: str = Field(description="streaming, complete, stopped, failed, given (by a client) or erased.")
+    model_version: str | None = Field(description="The version that wrote it, such as v2.")
+    finish_reason: str | None = Field(description="stop, length, cancelled, interrupted or error.")
+    timings: dict[str, Any] | None = Field(
+        None, description="Of a reply: tokens, and in seconds queued_s, first_token_s and total_s."
+    )
+    messages_left_out: int = Field(
+        description="Of a reply: so many of the first messages before it the model did not read."
+    )
+    created_at: datetime
+    vote: VoteOut | None = Field(None, description="The caller's own vote.")
+    siblings: list[str] = Field([], description="Ids of all alternatives in this place, oldest first.")
+
+
+class ChatOut(BaseModel):
+    id: str
+    title: str
+    system_prompt: str
+    source: str
+    consent: bool = Field(description="May it be used for training?")
+    created_at: datetime
+    updated_at: datetime
+
+
+class ChatWithMessages(ChatOut):
+    messages: list[MessageOut] = Field(description="From the first message to the current leaf.")
+
+
+class RunOut(BaseModel):
+    id: str
+    state: str = Field(description="requested, running, succeeded, skipped, failed or cancelled.")
+    reason: str | None
+    trigger: str
+    force: bool
+    cancel_requested: bool
+    progress: dict[str, Any]
+    metrics: dict[str, Any]
+    model_version: str | None = Field(description="The version that the run made, such as v2.")
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class VersionOut(BaseModel):
+    id: str
+    name: str
+    state: str = Field(description="candidate, ready, rejected or retired.")
+    deployed: bool
+    canary: bool = Field(description="It is tried on a share of the new chats.")
+    share: float = Field(description="Share of the new chats that it answers.")
+    kind: str
+    base_model: str
+    reason: str | None
+    run_id: str | None
+    parent_id: str | None
+    sha256: str | None
+    metrics: dict[str, Any]
+    erased_votes: int = Field(
+        description="Votes it was trained on that were erased, or whose chat is without consent now."
+    )
+    created_at: datetime
+
+
+class ApprovalOut(BaseModel):
+    version: str
+    replies: int = Field(description="Finished replies of this version; imported ones are left out.")
+    up: int
+    down: int
+    approval: float | None = Field(description="up / (up + down); null without votes.")
+    low: float = Field(description="The 95 % Wilson interval of the approval, from here")
+    high: float = Field(description="to here.")
+    enough_votes: bool = Field(description="false: the interval is too wide to say anything.")
+    vote_rate: float | None = Field(description="Votes per reply; null without replies.")
+
+
+def vote_out(vote: CurrentVote) -> VoteOut:
+    return VoteOut(
+        message_id=vote.message_id,
+        label=vote.label,
+        revision=vote.revision,
+        tags=list(vote.tags),
+        comment=vote.comment,
+        correction=vote.correction,
+    )
+
+
+OF_MESSAGE = {
+    *("id", "chat_id", "parent_id", "role", "content", "state"),
+    *("finish_reason", "messages_left_out", "timings", "created_at"),
+}
+
+
+def message_out(
+    message: Message, names: Mapping[str, str], vote: CurrentVote | None = None, siblings: Sequence[str] = ()
+) -> MessageOut:
+    """`names` are the names of the model versions by id."""
+    return MessageOut(
+        **message.model_dump(include=OF_MESSAGE),
+        model_version=names.get(message.model_version_id or ""),
+        vote=vote_out(vote) if vote is not None else None,
+        siblings=list(siblings),
+    )
+
+
+def chat_out(chat: Chat) -> ChatOut:
+    return ChatOut(**chat.model_dump(include=set(ChatOut.model_fields)))
+
+
+def run_out(run: TrainingRun, version: ModelVersion | None) -> RunOut:
+    fields = run.model_dump(include=set(RunOut.model_fields))
+    return RunOut(**fields, model_version=version.name if version is not None else None)
+
+
+def version_out(version: ModelVersion, traffic: Traffic) -> VersionOut:
+    fields = version.model_dump(include=set(VersionOut.model_fields))
+    return VersionOut(
+        **fields,
+        name=version.name,
+        deployed=version.id == traffic.deployed_id,
+        canary=version.id == traffic.canary_id,
+        share=traffic.share_of(version.id),
+    )
+
+
+def approval_out(version: VersionStats) -> ApprovalOut:
+    return ApprovalOut(
+        version=version.version,
+        replies=version.replies,
+        up=version.up,
+        down=version.down,
+        approval=version.approval,
+        low=version.interval.low,
+        high=version.interval.high,
+        enough_votes=version.enough_votes,
+        vote_rate=version.vote_rate,
+    )

@@ -1,0 +1,96 @@
+"""Canaries: try a version on a share of the new chats, see how it does, end it. Deploying it promotes it."""
+
+from datetime import datetime
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.schemas import ApprovalOut, Text, VersionId, approval_out
+from app.api.v1.model_versions import Reason
+from app.services import Services
+from app.web.auth import Admin, ServicesHere
+from app.web.openapi_names import Body
+from storage.chats import stats
+from storage.registry import canaries, model_versions
+
+router = APIRouter(tags=["model versions"])
+
+
+class NewCanary(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"share": 0.1, "why": "It passed its gate."}]})
+
+    share: float = Field(description="Of the chats that begin from now on; above 0 and below 1.")
+    why: Text = ""
+
+
+class DifferenceOut(BaseModel):
+    value: float = Field(description="The canary's approval minus that of the deployed version.")
+    low: float = Field(description="Its 95 % interval (Newcombe's), from here")
+    high: float = Field(description="to here.")
+
+
+class CanaryOut(BaseModel):
+    """Approval is of the chats that began since the canary did, each on the side that it was given to."""
+
+    version: str
+    compared_with: str = Field(description="The deployed version.")
+    share: float
+    chats: int = Field(description="Chats that were given to it.")
+    served: bool = Field(description="false: this server could not load it; the deployed version answers.")
+    by: str
+    why: str
+    started_at: datetime
+    approval: ApprovalOut
+    approval_deployed: ApprovalOut
+    difference: DifferenceOut | None = Field(description="null until there are votes on both.")
+
+
+class CanaryEnded(BaseModel):
+    version: str = Field(description="What was tried.")
+    chats: int = Field(description="Chats that were given to it, which the deployed version answers now.")
+    deployed: str
+
+
+@router.post("/model-versions/{version}/canary")
+def start_canary(version: VersionId, body: NewCanary, identity: Admin, services: ServicesHere) -> CanaryOut:
+    """Try a version on a share of the new chats, or change that share; chats keep the side they are on."""
+    why = body.why or "Tried over the API."
+    services.deployments.canary.start(version, share=body.share, by=identity.name, why=why)
+    found = current_canary(services)
+    assert found is not None
+    return found
+
+
+@router.post("/canary/end")
+def end_canary(identity: Admin, services: ServicesHere, body: Reason | None = None) -> CanaryEnded:
+    """End the canary under way: its chats are answered by the deployed version from now on."""
+    why = (body.why if body is not None else "") or "Ended over the API."
+    version, chats = services.deployments.canary.end(by=identity.name, why=why)
+    with services.database.read() as session:
+        deployed = model_versions.deployed_version(session).name
+    return CanaryEnded(version=version.name, chats=chats, deployed=deployed)
+
+
+def current_canary(services: Services) -> CanaryOut | None:
+    """The canary under way, beside the deployed version."""
+    with services.database.read() as session:
+        canary = canaries.open_canary(session)
+        if canary is None:
+            return None
+        tried, deployed = stats.canary_stats(session, canary)
+        chats = canaries.count_chats(session, canary)
+    difference = None
+    interval = stats.difference_interval(tried, deployed)
+    if interval is not None and tried.approval is not None and deployed.approval is not None:
+        value = tried.approval - deployed.approval
+        difference = DifferenceOut(value=value, low=interval.low, high=interval.high)
+    return CanaryOut(
+        **canary.model_dump(include={"share", "by", "why", "started_at"}),
+        version=tried.version,
+        compared_with=deployed.version,
+        chats=chats,
+        served=services.deployments.canary.serves(canary.id),
+        approval=approval_out(tried),
+        approval_deployed=approval_out(deployed),
+        difference=difference,
+    )

@@ -1,0 +1,227 @@
+"""Chats and messages: a reply comes as server-sent events, or whole with `?stream=false`."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from starlette.responses import JSONResponse, Response
+
+from app.api.paging import Cursor, Limit, Page, cut
+from app.api.replies import EVENT_SCHEMA, ReplyResponse, ReplyThreads, events, finished
+from app.api.schemas import ChatOut, ChatWithMessages, Id, MessageOut, Text, chat_out
+from app.api.v1.messages import messages_out
+from app.chat.reply_stream import LiveReply
+from app.chat.service import ChatService
+from app.services import Services
+from app.serving.backend import Sampling
+from app.web.auth import CurrentUser, ServicesHere
+from app.web.openapi_names import Body
+from storage.chats import chats
+from storage.errors import TooLarge
+from storage.privacy.consent import set_consent
+
+router = APIRouter(tags=["chats"])
+
+LONGEST_TITLE = 200
+STREAM_HELP = "false: answer once, with the whole reply, instead of server-sent events."
+Stream = Annotated[bool, Query(description=STREAM_HELP)]
+CONSENT_HELP = "May it be used for training?"
+REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events: `message`, then `delta` with each piece of text, then `done` or "
+        "`error`; with `?stream=false` the reply as JSON.",
+        "content": {
+            "text/event-stream": {
+                "schema": EVENT_SCHEMA,
+                "example": 'event: message\ndata: {"user_message_id": "…", "message_id": "…", '
+                '"model_version": "v1"}\n\nevent: delta\ndata: {"text": "Hello"}\n\nevent: done\n'
+                'data: {"message_id": "…", "model_version": "v1", "finish_reason": "stop", '
+                '"content": "Hello"}\n\n',
+            }
+        },
+        "model": MessageOut,
+    }
+}
+
+
+class NewChat(Body):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}
+    )
+
+    title: Annotated[Text, Field(max_length=LONGEST_TITLE)] = ""
+    system_prompt: Text | None = Field(None, description="Left out: the one of the settings. Empty: none.")
+    consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: as the settings say.")
+
+
+class ChatChanges(Body):
+    """What is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Capitals of Europe"}]})
+
+    title: Annotated[Text, Field(max_length=LONGEST_TITLE)] | None = None
+    consent: StrictBool | None = Field(None, description=CONSENT_HELP)
+
+
+class SamplingChoice(Body):
+    """What is left out is as the settings say."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]})
+
+    temperature: float | None = Field(None, description="0 to 2; 0 is greedy.")
+    top_p: float | None = Field(None, description="Above 0, at most 1.")
+    max_new_tokens: int | None = Field(None, description="At most the setting of the same name.")
+    seed: int | None = None
+    stop: list[str] | None = Field(None, description="Texts that end the reply and are left out of it.")
+
+    def sampling(self, service: ChatService) -> Sampling:
+        chosen = self.model_dump(include=set(SamplingChoice.model_fields), exclude_none=True)
+        if "stop" in chosen:
+            chosen["stop"] = tuple(chosen["stop"])
+        return replace(service.default_sampling(), **chosen)
+
+
+class NewMessage(SamplingChoice):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"content": "What is the capital of France?"}]})
+
+    content: Text
+    parent_id: str | None = Field(None, description="The reply to answer; left out: the chat's last one.")
+    edits: str | None = Field(None, description="Your earlier message in whose place this one stands.")
+
+
+class Cancelled(BaseModel):
+    message_id: str
+    cancelled: bool = Field(description="false: the reply had ended already.")
+
+
+@router.post("/chats", status_code=201)
+def create_chat(identity: CurrentUser, services: ServicesHere, body: NewChat | None = None) -> ChatOut:
+    """Begin a chat."""
+    body = body or NewChat()
+    prompt = services.settings.system_prompt if body.system_prompt is None else body.system_prompt
+    most = services.settings.max_message_chars
+    if len(prompt) > most:
+        raise TooLarge(
+            f"The system prompt has {len(prompt)} characters; the most is {most}.", field="system_prompt"
+        )
+    with services.database.write() as session:
+        chat = chats.create_chat(
+            session,
+            identity.user_id,
+            system_prompt=prompt,
+            title=body.title,
+            source="api",
+            consent=services.settings.consent_default if body.consent is None else body.consent,
+        )
+    return chat_out(chat)
+
+
+@router.get("/chats")
+def list_chats(
+    identity: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+) -> Page[ChatOut]:
+    """Your own chats, newest first."""
+    with services.database.read() as session:
+        found = chats.list_chats(session, identity.user_id, limit=limit + 1, before=cursor)
+    page, following = cut(found, limit, lambda chat: chat.id)
+    return Page(items=[chat_out(chat) for chat in page], next=following)
+
+
+@router.get("/chats/{chat_id}")
+def get_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> ChatWithMessages:
+    """A chat with the messages of its current path, your vote on each, and the alternatives to each."""
+    with services.database.read() as session:
+        chat = chats.get_chat(session, chat_id, identity.user_id)
+        messages = messages_out(session, chats.current_path(session, chat_id), identity.user_id)
+    return ChatWithMessages(**chat_out(chat).model_dump(), messages=messages)
+
+
+@router.patch("/chats/{chat_id}")
+def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services: ServicesHere) -> ChatOut:
+    """Change the title, or give or withdraw consent to training: without it the chat's votes are in no
+    training and no export from then on.
+    """
+    with services.database.write() as session:
+        chat = chats.get_chat(session, chat_id, identity.user_id)
+        if body.consent is not None:
+            set_consent(session, chat, body.consent, by=identity.name)
+        if body.title is not None:
+            chat = chats.rename_chat(session, chat_id, body.title)
+    return chat_out(chat)
+
+
+@router.delete("/chats/{chat_id}", status_code=204)
+def delete_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> None:
+    """Delete a chat; its votes leave the training data."""
+    with services.database.write() as session:
+        chats.get_chat(session, chat_id, identity.user_id)
+        chats.delete_chat(session, chat_id)
+
+
+@router.post("/chats/{chat_id}/messages", responses=REPLY_ANSWERS, response_model=None)
+async def send_message(
+    chat_id: Id,
+    body: NewMessage,
+    request: Request,
+    identity: CurrentUser,
+    services: ServicesHere,
+    stream: Stream = True,
+) -> Response:
+    """Send a message and get the reply. Hanging up stops the reply; what was written so far is kept."""
+    send = partial(
+        services.chat_service.send,
+        identity.user_id,
+        chat_id,
+        body.content,
+        parent_id=body.parent_id,
+        edits=body.edits,
+        sampling=body.sampling(services.chat_service),
+    )
+    live = await reply_threads(request).run(send)
+    return await _answer(live, request, stream, services, identity.user_id)
+
+
+@router.post("/messages/{message_id}/regenerate", responses=REPLY_ANSWERS, response_model=None)
+async def regenerate(
+    message_id: Id,
+    request: Request,
+    identity: CurrentUser,
+    services: ServicesHere,
+    body: SamplingChoice | None = None,
+    stream: Stream = True,
+) -> Response:
+    """Get another reply beside this one."""
+    sampling = (body or SamplingChoice()).sampling(services.chat_service)
+    again = partial(services.chat_service.regenerate, identity.user_id, message_id, sampling=sampling)
+    live = await reply_threads(request).run(again)
+    return await _answer(live, request, stream, services, identity.user_id)
+
+
+@router.post("/messages/{message_id}/cancel")
+def cancel_reply(message_id: Id, identity: CurrentUser, services: ServicesHere) -> Cancelled:
+    """Stop a reply that is being written; what was written so far is kept."""
+    cancelled = services.chat_service.cancel(message_id, identity.user_id)
+    return Cancelled(message_id=message_id, cancelled=cancelled)
+
+
+def reply_threads(request: Request) -> ReplyThreads:
+    threads: ReplyThreads = request.app.state.reply_threads
+    return threads
+
+
+async def _answer(
+    live: LiveReply, request: Request, stream: bool, services: Services, user_id: str
+) -> Response:
+    threads = reply_threads(request)
+    headers = {"X-Thumbloop-Model-Version": live.model_version}
+    if stream:
+        return ReplyResponse(live, events(live), headers)
+    message = await finished(live, threads, request)
+
+    def shown() -> MessageOut:
+        with services.database.read() as session:
+            return messages_out(session, [message], user_id)[0]
+
+    return JSONResponse((await threads.run(shown)).model_dump(mode="json"), headers=headers)

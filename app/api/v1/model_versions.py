@@ -1,0 +1,63 @@
+"""Model versions: what there is, what is deployed, deploy and roll back."""
+
+from fastapi import APIRouter
+from pydantic import ConfigDict
+from sqlmodel import Session
+
+from app.api.paging import Cursor, Limit, Page, cut
+from app.api.schemas import Text, VersionId, VersionOut, version_out
+from app.web.auth import Admin, CurrentUser, ServicesHere
+from app.web.openapi_names import Body
+from storage.registry import model_versions, traffic
+
+router = APIRouter(tags=["model versions"])
+
+
+class Reason(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"why": "People liked it better."}]})
+
+    why: Text = ""
+
+
+@router.get("/model-versions")
+def list_versions(
+    _: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+) -> Page[VersionOut]:
+    """The versions, newest first."""
+    with services.database.read() as session:
+        found = model_versions.list_versions(session, limit=limit + 1, before=cursor)
+        answering = traffic.traffic(session)
+    page, following = cut(found, limit, lambda version: version.id)
+    return Page(items=[version_out(version, answering) for version in page], next=following)
+
+
+@router.get("/model-versions/{version}")
+def get_version(version: VersionId, _: CurrentUser, services: ServicesHere) -> VersionOut:
+    """A version by id or name."""
+    with services.database.read() as session:
+        return version_out(model_versions.get_version(session, version), traffic.traffic(session))
+
+
+@router.post("/model-versions/{version}/deploy")
+def deploy(
+    version: VersionId, identity: Admin, services: ServicesHere, body: Reason | None = None
+) -> VersionOut:
+    """Verify the version and let it answer from now on; replies under way end on the one they began with."""
+    why = (body.why if body is not None else "") or "Deployed over the API."
+    deployed = services.deployments.deploy(version, by=identity.name, why=why)
+    with services.database.read() as session:
+        return version_out(deployed, traffic.traffic(session))
+
+
+@router.post("/rollback")
+def roll_back(identity: Admin, services: ServicesHere, body: Reason | None = None) -> VersionOut:
+    """Deploy the version that answered before; 409 where there was none."""
+    why = (body.why if body is not None else "") or "Rolled back over the API."
+    deployed = services.deployments.roll_back(by=identity.name, why=why)
+    with services.database.read() as session:
+        return version_out(deployed, traffic.traffic(session))
+
+
+def all_versions(session: Session) -> list[VersionOut]:
+    answering = traffic.traffic(session)
+    return [version_out(version, answering) for version in model_versions.list_versions(session)]

@@ -1,0 +1,93 @@
+"""Who the caller is, and what admins do about a person: quarantine, and erasure of what they said."""
+
+from dataclasses import asdict
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field, StrictBool
+
+from app.api.schemas import Id, Text
+from app.services import Services
+from app.web.auth import Admin, CurrentUser, ServicesHere
+from app.web.openapi_names import Body
+from storage.errors import NotFound
+from storage.files.installation_key import load_secret
+from storage.people.end_users import find_end_user
+from storage.privacy.erasure import erase_user, preview_user, remove_copies
+from storage.privacy.quarantine import set_quarantine
+
+router = APIRouter(tags=["users"])
+
+
+class Me(BaseModel):
+    id: str
+    name: str
+    role: str
+
+
+class Erased(BaseModel):
+    chats: int
+    messages: int
+    votes: int
+    signals: int
+    affected_versions: list[str] = Field(
+        description="Trained on some of it; only a run from the base model forgets it."
+    )
+
+
+@router.get("/me")
+def me(identity: CurrentUser) -> Me:
+    """Whose token or session this is."""
+    return Me(id=identity.user_id, name=identity.name, role=identity.role)
+
+
+class Quarantine(Body):
+    quarantined: StrictBool = Field(description="true: set aside. false: release.")
+    reason: Text = Field("", max_length=1000, description="For the audit log.")
+
+
+class Quarantined(BaseModel):
+    quarantined: bool
+    votes: int = Field(description="How many of their votes changed with it.")
+
+
+@router.put("/users/{user_id}/quarantine")
+def quarantine(user_id: Id, body: Quarantine, identity: Admin, services: ServicesHere) -> Quarantined:
+    """Set a person aside, or release them: their votes are kept, but train, count and export nothing."""
+    with services.database.write() as session:
+        report = set_quarantine(session, user_id, body.quarantined, by=identity.name, reason=body.reason)
+    return Quarantined(quarantined=report.quarantined, votes=report.votes)
+
+
+@router.delete("/users/{user_id}/data")
+def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
+    """Erase a person: name, secrets, chats and votes. Exports in the data directory go too. For admins."""
+    return _erase(services, user_id, by=identity.name)
+
+
+@router.get("/users/{user_id}/data")
+def preview_erasure(user_id: Id, _: Admin, services: ServicesHere) -> Erased:
+    """What an erasure of this person would remove, and the versions that it would affect. For admins."""
+    with services.database.read() as session:
+        return Erased(**asdict(preview_user(session, user_id)))
+
+
+class EndUser(Body):
+    user: Text = Field(description="As your application named them in `user`.")
+
+
+@router.post("/end-users/erase")
+def erase_end_user(body: EndUser, identity: CurrentUser, services: ServicesHere) -> Erased:
+    """Erase one of your own application's end users: chats, votes, and that they were ever named."""
+    salt = load_secret(services.settings.data_dir)
+    with services.database.read() as session:
+        person = find_end_user(session, identity.user_id, body.user, salt=salt)
+    if person is None:
+        raise NotFound("Your application has named no such user, or they were erased.", field="user")
+    return _erase(services, person.id, by=identity.name)
+
+
+def _erase(services: Services, user_id: str, *, by: str) -> Erased:
+    with services.database.write() as session:
+        report = erase_user(session, user_id, by=by)
+    remove_copies(services.database, services.settings.data_dir)
+    return Erased(**asdict(report))

@@ -1,0 +1,162 @@
+"""Votes on replies, by the reply's message id.
+
+A vote waits for its commit without holding a thread, and its voter is identified in its own
+transaction: hundreds come in a second.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Response
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from sqlmodel import Session
+
+from app.api.schemas import Id, Text, VoteOut, vote_out
+from app.web.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
+from app.web.errors import ErrorOut
+from app.web.openapi_names import Body
+from storage.chats import votes
+from storage.db.database import Database
+from storage.errors import InvalidInput, TooLarge
+
+router = APIRouter(tags=["votes"])
+
+Tag = Annotated[Text, Field(min_length=1, max_length=50)]
+ETAG = re.compile(r'"(0|[1-9][0-9]{0,8})"')
+WITH_ETAG: dict[int | str, dict[str, Any]] = {
+    200: {"headers": {"ETag": {"description": "The revision, in quotes.", "schema": {"type": "string"}}}}
+}
+CHANGES: dict[int | str, dict[str, Any]] = WITH_ETAG | {
+    412: {"model": ErrorOut, "description": "The vote has another revision."}
+}
+
+
+class NewVote(Body):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "label": False,
+                    "tags": ["wrong"],
+                    "comment": "The capital is Paris.",
+                    "correction": "The capital of France is Paris.",
+                }
+            ]
+        }
+    )
+
+    label: StrictBool = Field(description="true: thumbs up. false: thumbs down.")
+    tags: list[Tag] | None = Field(None, max_length=20, description="Reasons, such as `wrong` or `too long`.")
+    comment: Text | None = None
+    correction: Text | None = Field(None, description="What the reply should have been.")
+
+
+class VoteTags(BaseModel):
+    tags: list[str] = Field(description="All that are offered.")
+    up: list[str] = Field(description="Those to offer after a thumb up.")
+    down: list[str] = Field(description="Those to offer after a thumb down.")
+
+
+@router.get("/vote-tags")
+def list_vote_tags(_: CurrentUser, services: ServicesHere) -> VoteTags:
+    """The reason tags to offer with a vote; a vote may have others."""
+    up, down = services.settings.vote_tags_up, services.settings.vote_tags
+    return VoteTags(tags=list(dict.fromkeys([*down, *up])), up=up, down=down)
+
+
+async def expected(
+    if_match: Annotated[
+        str | None,
+        Header(description='Only if the vote has this revision, such as `"2"`; `"0"`: never voted.'),
+    ] = None,
+    if_none_match: Annotated[
+        str | None, Header(description="`*`: only if there is no vote (none yet, or taken back).")
+    ] = None,
+) -> votes.Expected:
+    revision = ETAG.fullmatch(if_match.strip()) if if_match is not None else None
+    if if_match is not None and revision is None:
+        raise InvalidInput(
+            f'If-Match must be one revision in double quotes, such as "2", as the ETag of the vote was; '
+            f"not {if_match!r}.",
+            field="If-Match",
+        )
+    if if_none_match is not None and if_none_match.strip() != "*":
+        raise InvalidInput(
+            f"If-None-Match must be * (only if there is no vote), not {if_none_match!r}; "
+            f"to name a revision, use If-Match.",
+            field="If-None-Match",
+        )
+    return votes.Expected(
+        revision=int(revision[1]) if revision is not None else None, unvoted=if_none_match is not None
+    )
+
+
+ExpectedHere = Annotated[votes.Expected, Depends(expected)]
+
+
+@router.get("/messages/{message_id}/vote", responses=WITH_ETAG)
+def get_vote(message_id: Id, identity: CurrentUser, services: ServicesHere, response: Response) -> VoteOut:
+    """Your vote on a reply that was given to you; its revision is 0 before you vote."""
+    with services.database.read() as session:
+        vote = votes.get_vote(session, user_id=identity.user_id, message_id=message_id)
+    return _answer(vote, response)
+
+
+@router.put("/messages/{message_id}/vote", responses=CHANGES)
+async def cast_vote(
+    message_id: Id,
+    body: NewVote,
+    secret: CurrentSecret,
+    services: ServicesHere,
+    expected: ExpectedHere,
+    response: Response,
+) -> VoteOut:
+    """Vote on a reply that was given to you, or change your vote. Once answered, it is on disk."""
+    most = services.settings.max_message_chars
+    for field, text in (("comment", body.comment), ("correction", body.correction)):
+        if text is not None and len(text) > most:
+            raise TooLarge(f"The {field} has {len(text)} characters; the most is {most}.", field=field)
+
+    def cast(session: Session, user_id: str) -> votes.CurrentVote:
+        return votes.cast_vote(
+            session,
+            user_id=user_id,
+            message_id=message_id,
+            label=body.label,
+            tags=body.tags,
+            comment=body.comment,
+            correction=body.correction,
+            expected=expected,
+        )
+
+    return _answer(await _store(services.database, secret, cast), response)
+
+
+@router.delete("/messages/{message_id}/vote", responses=CHANGES)
+async def clear_vote(
+    message_id: Id, secret: CurrentSecret, services: ServicesHere, expected: ExpectedHere, response: Response
+) -> VoteOut:
+    """Take your vote back."""
+
+    def clear(session: Session, user_id: str) -> votes.CurrentVote:
+        return votes.clear_vote(session, user_id=user_id, message_id=message_id, expected=expected)
+
+    return _answer(await _store(services.database, secret, clear), response)
+
+
+async def _store(
+    database: Database, secret: Secret, write: Callable[[Session, str], votes.CurrentVote]
+) -> votes.CurrentVote:
+    """Identify the voter and write, in one transaction; the vote as it then is on disk."""
+
+    def identified(session: Session) -> votes.CurrentVote:
+        return write(session, identify(session, secret).user_id)
+
+    return await asyncio.wrap_future(database.submit(identified))
+
+
+def _answer(vote: votes.CurrentVote, response: Response) -> VoteOut:
+    response.headers["ETag"] = f'"{vote.revision}"'
+    return vote_out(vote)

@@ -1,0 +1,51 @@
+"""What became of the votes that the webhook tells of. For admins."""
+
+from datetime import datetime
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.api.paging import Cursor, Limit, Page, cut
+from app.api.schemas import Id
+from app.web.auth import Admin, ServicesHere
+from storage.chats import webhook_outbox
+from storage.db import audit
+from storage.db.tables import WebhookDelivery
+
+router = APIRouter(prefix="/webhook-deliveries", tags=["webhook"])
+
+
+class DeliveryOut(BaseModel):
+    id: str = Field(description="What the receiver saw as `webhook-id`.")
+    event_id: int = Field(description="Of the vote event that it tells of.")
+    event: str = Field(description="vote.cast, vote.changed or vote.cleared.")
+    attempts: int
+    next_attempt_at: datetime
+    delivered_at: datetime | None = Field(description="null until the receiver answered 2xx.")
+    failed_at: datetime | None = Field(description="When it was given up.")
+    last_error: str | None
+    created_at: datetime
+
+
+@router.get("")
+def list_deliveries(
+    _: Admin, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+) -> Page[DeliveryOut]:
+    """The deliveries of the last month, newest first."""
+    with services.database.read() as session:
+        found = webhook_outbox.list_deliveries(session, limit=limit + 1, before=cursor)
+    page, following = cut(found, limit, lambda delivery: delivery.id)
+    return Page(items=[_shown(delivery) for delivery in page], next=following)
+
+
+@router.post("/{delivery_id}/retry", status_code=202)
+def retry_delivery(delivery_id: Id, identity: Admin, services: ServicesHere) -> DeliveryOut:
+    """Send it again soon, even if it was given up; 409 if it was answered."""
+    with services.database.write() as session:
+        delivery = webhook_outbox.retry_delivery(session, delivery_id)
+        audit.record(session, identity.name, "retry webhook", delivery_id)
+    return _shown(delivery)
+
+
+def _shown(delivery: WebhookDelivery) -> DeliveryOut:
+    return DeliveryOut(**delivery.model_dump(include=set(DeliveryOut.model_fields)))

@@ -1,0 +1,177 @@
+"""Tells another program of every vote, as https://www.standardwebhooks.com specifies: signed, and retried.
+
+A thread fills the outbox from the log of vote events, claims what is due and sends it, several at once.
+At least once: a server that is killed between an answer and noting it down leaves a lease behind, and
+after it the same delivery is sent again under the same webhook-id.
+"""
+
+import asyncio
+import base64
+import hmac
+import json
+import logging
+import random
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import httpx
+
+from app.background.retry_after import seconds_to_wait
+from storage.chats import webhook_outbox
+from storage.chats.webhook_outbox import Claim
+from storage.db.database import Database
+from storage.files.installation_key import load_secret, webhook_key
+from storage.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+AT_ONCE = 8
+# Beyond the time limit of a request, a lease leaves this for noting down what came of it.
+LEASE_SLACK = timedelta(seconds=10)
+FIRST_RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 3600.0
+GONE = 410
+PLEASE_WAIT = (429, 503)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int  # 0 where there was none
+    retry_after: float  # seconds
+    error: str = ""
+
+
+class WebhookSender:
+    """The sender of one server; without an address it does nothing. Several servers share the work."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._lease = timedelta(seconds=settings.webhook_timeout_seconds) + LEASE_SLACK
+        self._give_up_after = timedelta(hours=settings.webhook_give_up_hours)
+        self._salt = b""
+        self._paused_until = 0.0  # by time.monotonic: the receiver asked for a pause
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if not self._settings.webhook_url:
+            return
+        self._salt = load_secret(self._settings.data_dir)
+        self._fill()  # here and not in the thread: of the votes that this server takes, all are told
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(self._loop,), name="webhook", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what is being sent is broken off, and sent again after the next start."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+            self._loop.close()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_until_complete(self._until_stopped())
+        loop.run_until_complete(loop.shutdown_default_executor())
+
+    async def _until_stopped(self) -> None:
+        working = asyncio.create_task(self._work())
+        await self._stop.wait()
+        working.cancel()
+        await asyncio.wait([working])
+
+    async def _work(self) -> None:
+        key = webhook_key(self._settings.webhook_secret)
+        while True:
+            try:
+                while await self._round(key):
+                    pass
+            except Exception:
+                # The database may be away for a while; the log of votes is still there when it comes back.
+                log.exception("Looking for votes to tell the webhook of failed; trying again.")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _round(self, key: bytes) -> bool:
+        """Send what is due, a few deliveries; False where there was nothing to do."""
+        filled = await asyncio.to_thread(self._fill)
+        if time.monotonic() < self._paused_until:
+            return filled > 0
+        claims = await asyncio.to_thread(self._claim)
+        async with (
+            httpx.AsyncClient(timeout=None, follow_redirects=False) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for claim in claims:
+                group.create_task(self._deliver(client, claim, key))
+        return filled > 0 or len(claims) > 0
+
+    async def _deliver(self, client: httpx.AsyncClient, claim: Claim, key: bytes) -> None:
+        answer = await self._send(client, claim, key)
+        if answer.status in PLEASE_WAIT:
+            self._paused_until = time.monotonic() + answer.retry_after
+        try:
+            await asyncio.to_thread(self._note, claim, answer)
+        except Exception:  # the others that are under way are noted all the same
+            log.exception("How delivery %s went could not be noted; its lease will run out.", claim.id)
+
+    async def _send(self, client: httpx.AsyncClient, claim: Claim, key: bytes) -> _Answer:
+        body = json.dumps({"type": claim.event, "timestamp": claim.voted_at.isoformat(), "data": claim.data})
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "Thumbloop",
+            **signed(key, claim.id, int(time.time()), body),
+        }
+        url, seconds = self._settings.webhook_url, self._settings.webhook_timeout_seconds
+        try:
+            # One limit for all of it, however slowly an answer trickles in. Its body is never read.
+            async with (
+                asyncio.timeout(seconds),
+                client.stream("POST", url, content=body, headers=headers) as got,
+            ):
+                return _Answer(got.status_code, seconds_to_wait(got.headers.get("retry-after")))
+        except TimeoutError:
+            return _Answer(0, 0.0, f"There was no answer within {seconds:g} s.")
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            return _Answer(0, 0.0, f"{type(error).__name__}: {error}")
+
+    def _fill(self) -> int:
+        with self._database.write() as session:
+            return webhook_outbox.fill_outbox(session, give_up_after=self._give_up_after)
+
+    def _claim(self) -> list[Claim]:
+        with self._database.write() as session:
+            return webhook_outbox.claim_deliveries(session, limit=AT_ONCE, lease=self._lease, salt=self._salt)
+
+    def _note(self, claim: Claim, answer: _Answer) -> None:
+        with self._database.write() as session:
+            if 200 <= answer.status < 300:
+                webhook_outbox.note_delivered(session, claim)
+                return
+            pause = max(_backoff(claim.attempt), answer.retry_after)
+            webhook_outbox.note_failure(
+                session,
+                claim,
+                answer.error or f"The receiver answered {answer.status}.",
+                retry_in=None if answer.status == GONE else timedelta(seconds=pause),
+                give_up_after=self._give_up_after,
+            )
+
+
+def signed(key: bytes, message_id: str, timestamp: int, body: str) -> dict[str, str]:
+    """The headers of Standard Webhooks that go with a body; `timestamp` is in seconds since 1970."""
+    signature = hmac.digest(key, f"{message_id}.{timestamp}.{body}".encode(), "sha256")
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
+    }
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds until the next attempt: twice as many each time, and never the same for all."""
+    longest = min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 30), LONGEST_RETRY_SECONDS)
+    return random.uniform(longest / 2, longest)

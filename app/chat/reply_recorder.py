@@ -1,0 +1,145 @@
+"""What becomes of the replies under way: heard in the backend's thread, saved at their ends by ours.
+
+So a reply is stored whether or not anyone reads along. Knows storage; knows no HTTP and no model.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session
+
+from app.chat.reply_stream import LiveReply
+from app.serving.backend import Item, ReplyEnd
+from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import Tracing
+from storage.chats import chats
+from storage.db.database import Database
+from storage.db.tables import Message
+from storage.errors import Busy, NotStored, ThumbloopError
+
+log = logging.getLogger("thumbloop.serving")
+
+SAVE_ATTEMPTS = 5
+LOOK_SECONDS = 1.0  # between two looks whether the replies under way are still wanted
+THREADS = 32  # that save replies; while the database is away, each waits for it with one
+STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
+
+
+class ReplyEnds:
+    """`under_way` tells which replies there are. `over` is told of each that ended, by its chat and message,
+    before its readers are.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        metrics: Metrics,
+        under_way: Callable[[], Sequence[LiveReply]],
+        over: Callable[[str, str], object],
+        tracing: Tracing | None,
+    ) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._under_way = under_way
+        self._over = over
+        self._tracing = tracing
+        self._look_at = 0.0
+        self._threads = ThreadPoolExecutor(THREADS, "reply-end")
+
+    def listener(self, reply: LiveReply) -> Callable[[Item], object]:
+        """For the reply's stream. What is logged of the reply names the request that this is called in."""
+        return partial(self._hear, reply, copy_context())
+
+    def close(self) -> None:
+        """Once no reply is under way."""
+        self._threads.shutdown()
+
+    def _hear(self, reply: LiveReply, context: Context, item: Item) -> None:
+        """In the backend's thread: pass text on to the readers, and leave the rest to another thread."""
+        if not isinstance(item, str):
+            self._threads.submit(context.run, self._end, reply, item)
+            return
+        since = reply.add(item)
+        if since is not None:
+            self._metrics.piece(since)
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            self._threads.submit(self._cancel_unwanted)
+
+    def _end(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> None:
+        """Save the reply; only then do its readers hear of the end."""
+        saved: Message | None = None
+        error: ThumbloopError | None = None
+        try:
+            if isinstance(end, ThumbloopError):
+                error = end
+                self._save(reply, content=reply.text, state="failed", finish_reason="error")
+            else:
+                saved = self._save(
+                    reply,
+                    content=end.content,
+                    state=STATES[end.finish_reason],
+                    finish_reason=end.finish_reason,
+                    token_ids=end.token_ids,
+                    timings={**end.timings, "prompt_tokens": end.prompt_tokens},
+                )
+                self._metrics.reply_ended(end)
+                if self._tracing is not None:
+                    self._tracing.reply_ended(reply.model_version, end)
+        except Exception:
+            log.exception("The reply %s could not be saved.", reply.message_id)
+            error = ThumbloopError("The reply could not be saved; see the server's log.")
+        finally:
+            if error is not None:
+                self._metrics.reply_failed(error)
+            self._over(reply.chat_id, reply.message_id)
+            reply.close(saved, error)
+
+    def _cancel_unwanted(self) -> None:
+        """Those that have no place any more: a chat may have been deleted or erased, by any process."""
+        replies = self._under_way()
+        try:
+            with self._database.read() as session:
+                there = chats.still_there(session, [reply.chat_id for reply in replies])
+        except (OperationalError, NotStored):  # as in _save
+            return
+        for reply in replies:
+            if reply.chat_id not in there:
+                reply.cancel()
+
+    def _save(
+        self,
+        reply: LiveReply,
+        *,
+        content: str,
+        state: str,
+        finish_reason: str,
+        token_ids: list[int] | None = None,
+        timings: dict[str, Any] | None = None,
+    ) -> Message:
+        def finish(session: Session) -> Message:
+            return chats.finish_reply(
+                session,
+                reply.message_id,
+                content=content,
+                state=state,
+                finish_reason=finish_reason,
+                token_ids=token_ids,
+                timings=timings,
+            )
+
+        for attempt in range(1, SAVE_ATTEMPTS + 1):
+            try:
+                return self._database.small_write(finish)
+            # The database is held by another process, restarting, or full for now.
+            except (OperationalError, NotStored, Busy):
+                if attempt == SAVE_ATTEMPTS:
+                    raise
+                time.sleep(attempt)
+        raise AssertionError("unreachable")

@@ -1,0 +1,140 @@
+"""A reply while it is written: what has come so far, for any number of readers.
+
+Knows a reply stream and the stored message; knows no database.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+from app.serving.backend import ReplyStream
+from storage.db.tables import Message
+from storage.errors import ThumbloopError
+
+
+class LiveReply:
+    """A reply under way. Any number of readers may iterate it, each from its first delta.
+
+    When the last reader leaves before the end, the reply is cancelled: the client is gone.
+    """
+
+    def __init__(
+        self, chat_id: str, user_message_id: str, message_id: str, model_version: str, stream: ReplyStream
+    ) -> None:
+        self.chat_id = chat_id
+        self.user_message_id = user_message_id
+        self.message_id = message_id
+        self.model_version = model_version
+        self._stream = stream
+        self._changed = threading.Condition()
+        self._deltas: list[str] = []
+        self._came_at = 0.0  # the last of them
+        self._bells: list[Callable[[], object]] = []  # of each reader: rung at every change
+        self._saved: Message | None = None
+        self._error: ThumbloopError | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """The deltas, to the end; raises the error that ended the reply. The end means it is saved."""
+        with self._reading():
+            seen = 0
+            while (delta := self._wait_for(seen)) is not None:
+                yield delta
+                seen += 1
+        if self._error is not None:
+            raise self._error
+
+    async def follow(self, silence: float) -> AsyncIterator[str | None]:
+        """The same in an event loop: what came since the last look, or None after so many seconds of nothing.
+
+        It takes no thread, and a loop that is busy looks once for all the deltas that came meanwhile.
+        """
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+        def ring() -> None:
+            if not news.is_set():
+                loop.call_soon_threadsafe(news.set)
+
+        with self._reading(ring):
+            seen = 0
+            while True:
+                news.clear()
+                with self._changed:
+                    text, seen, over = "".join(self._deltas[seen:]), len(self._deltas), self.over
+                if text:
+                    yield text
+                elif over:
+                    break
+                else:
+                    alarm = loop.call_later(silence, news.set)
+                    await news.wait()
+                    alarm.cancel()
+                    if len(self._deltas) == seen and not self.over:
+                        yield None
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def over(self) -> bool:
+        return self._saved is not None or self._error is not None
+
+    def cancel(self) -> None:
+        """Stop within a token or two; the text so far is saved. After the end it does nothing."""
+        if not self.over:
+            self._stream.cancel()
+
+    def message(self) -> Message:
+        """The reply as saved, after waiting for its end; raises the error that ended it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.over)
+        if self._error is not None:
+            raise self._error
+        assert self._saved is not None
+        return self._saved
+
+    @property
+    def text(self) -> str:
+        """So far."""
+        with self._changed:
+            return "".join(self._deltas)
+
+    def add(self, delta: str) -> float | None:
+        """For the service: more text. Returns the seconds since the text before, if there was any."""
+        now = time.monotonic()
+        with self._changed:
+            since = now - self._came_at if self._deltas else None
+            self._came_at = now
+            self._deltas.append(delta)
+            self._tell()
+        return since
+
+    def close(self, saved: Message | None, error: ThumbloopError | None) -> None:
+        """For the service: the reply is saved, or ended in an error."""
+        with self._changed:
+            self._saved, self._error = saved, error
+            self._tell()
+
+    @contextmanager
+    def _reading(self, bell: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """A reader is there; the last who leaves before the end cancels the reply."""
+        with self._changed:
+            self._bells.append(bell)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._bells.remove(bell)
+                abandoned = not self._bells and not self.over
+            if abandoned:
+                self.cancel()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for bell in self._bells:
+            bell()
+
+    def _wait_for(self, seen: int) -> str | None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._deltas) > seen or self.over)
+            return self._deltas[seen] if len(self._deltas) > seen else None

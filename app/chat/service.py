@@ -1,0 +1,290 @@
+"""From a message to a saved reply: the one path that the page and both APIs share.
+
+Knows storage and deployments; knows no HTTP, no page and no model.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from secrets import randbits
+
+from sqlmodel import Session
+
+from app.chat.context_window import messages_left_out
+from app.chat.rate_limit import Limits
+from app.chat.reply_recorder import ReplyEnds
+from app.chat.reply_stream import LiveReply
+from app.chat.tree_position import find_place, leaf_id_of, note_signal
+from app.serving.backend import Sampling
+from app.serving.deployments import Deployments
+from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import Tracing
+from storage.chats import chats
+from storage.db.database import Database
+from storage.db.tables import Chat, Message
+from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
+from storage.settings import Settings
+
+__all__ = ["ChatService", "LiveReply"]
+
+log = logging.getLogger("thumbloop.serving")
+
+SEED_BITS = 48  # a whole number in JSON for every reader, JavaScript included
+CLOSE_SECONDS = 20.0
+
+
+class ChatService:
+    """Sends messages, regenerates and cancels replies. Safe from any thread; calls may block for a while.
+
+    A refused message leaves no trace. The prompt is checked and a place for the reply is taken before
+    anything is stored; then the person's message and the empty reply are stored in one transaction;
+    only then does generation begin. So after Busy or prompt_too_long a person finds the chat as it was
+    and sends the same text again without doubling it; after a crash in mid-reply they find the message.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        deployments: Deployments,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._metrics = metrics or Metrics()
+        self._database = database
+        self._deployments = deployments
+        self._settings = settings
+        self.limits = Limits(settings)
+        self._changed = threading.Condition()  # guards the fields below
+        self._live: dict[str, LiveReply] = {}  # by message id
+        self._chats: set[str] = set()  # chats with a reply under way
+        self._closed = False
+        self._ends = ReplyEnds(database, self._metrics, self._under_way, self._release, tracing)
+
+    def default_sampling(self) -> Sampling:
+        """Sampling as the settings have it."""
+        settings = self._settings
+        return Sampling(settings.temperature, settings.top_p, settings.max_new_tokens)
+
+    def begin(
+        self,
+        chat: Chat,
+        turns: Sequence[tuple[str, str]],
+        content: str,
+        *,
+        sampling: Sampling | None = None,
+        version_id: str | None = None,
+        shorten: bool = True,
+    ) -> LiveReply:
+        """Begin a drafted chat by the person's message; `turns` are what is said to have gone before it, as
+        (role, text). Raises as `send` does.
+        """
+        self._check_content(content)
+        path = chats.draft_messages(chat, [*turns, ("user", content)])
+
+        def store(session: Session) -> Message:
+            chats.add_chat(session, chat, path)
+            return path[-1]
+
+        return self._reply(chat, path, store, sampling, version_id, shorten=shorten, new_chat=True)
+
+    def send(
+        self,
+        user_id: str,
+        chat_id: str,
+        content: str,
+        *,
+        parent_id: str | None = None,
+        edits: str | None = None,
+        sampling: Sampling | None = None,
+        shorten: bool = True,
+    ) -> LiveReply:
+        """Add the person's message at the end of the chat, below the reply `parent_id`, or in the place of
+        their message `edits`, and reply to it. What it
+        stands in place of stays as another branch, and the reply to that is noted as edited away.
+
+        A seed is drawn where `sampling` has none, and stored, so that any reply can be made again. Of a chat
+        that is too long the model reads the latest turns; without `shorten` it is refused. Raises
+        InvalidInput, TooLarge, NotFound, NotAllowed, TooOften, Busy, Conflict (code `reply_streaming` while
+        the chat's last reply is under way).
+        """
+        self._check_content(content)
+        with self._database.read() as session:
+            chat = chats.get_chat(session, chat_id, user_id)
+            path, edited = find_place(session, chat_id, parent_id, edits)
+        leaf_id = path[-1].id if path else None
+
+        def store(session: Session) -> Message:
+            if parent_id is None and edits is None and leaf_id_of(session, chat_id) != leaf_id:
+                raise Conflict(
+                    "The chat has changed meanwhile; look at it and send again.", code="chat_changed"
+                )
+            if edited is not None:
+                note_signal(session, user_id, chats.newest_child(session, edited.id), "edited")
+            return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
+
+        question = Message(chat_id=chat_id, role="user", content=content)
+        return self._reply(chat, [*path, question], store, sampling, shorten=shorten)
+
+    def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
+        """Another reply to the same message, beside the one named, or to a message that has none yet.
+
+        Raises as `send` does.
+        """
+        with self._database.read() as session:
+            message = chats.get_message(session, message_id)
+            chat = chats.get_chat(session, message.chat_id, user_id)
+            path = chats.path_to(session, message_id)
+        if message.role == "assistant":
+            path = path[:-1]
+        if not path:
+            raise InvalidInput(f"The message {message_id} answers nothing.", field="message_id")
+
+        def store(session: Session) -> Message:
+            replaced = message if message.role == "assistant" else chats.newest_child(session, message.id)
+            note_signal(session, user_id, replaced, "regenerated")
+            return chats.get_message(session, path[-1].id)
+
+        return self._reply(chat, path, store, sampling)
+
+    def cancel(self, message_id: str, user_id: str) -> bool:
+        """Stop a reply that is under way; False if it is over. Raises NotFound, NotAllowed."""
+        with self._database.read() as session:
+            message = chats.get_message(session, message_id)
+            chats.get_chat(session, message.chat_id, user_id)
+        reply = self.live(message)
+        if reply is None:
+            return False
+        reply.cancel()
+        return True
+
+    def live(self, message: Message) -> LiveReply | None:
+        """The reply while it is under way here; one that is stored and about to begin is waited for.
+
+        Whoever asks has checked that it may be seen.
+        """
+        if message.state != "streaming":
+            return None
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_beginning(message.chat_id))
+            return self._live.get(message.id)
+
+    def _is_beginning(self, chat_id: str) -> bool:
+        return chat_id in self._chats and all(reply.chat_id != chat_id for reply in self._live.values())
+
+    def _under_way(self) -> list[LiveReply]:
+        with self._changed:
+            return list(self._live.values())
+
+    def close(self) -> None:
+        """Take no more messages, cancel what is under way and wait until it is saved."""
+        with self._changed:
+            self._closed = True
+        for reply in self._under_way():
+            reply.cancel()
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._chats, CLOSE_SECONDS):
+                log.error("%d replies were still under way when the server stopped.", len(self._chats))
+                return
+        self._ends.close()
+
+    def _reply(
+        self,
+        chat: Chat,
+        path: Sequence[Message],
+        store: Callable[[Session], Message],
+        sampling: Sampling | None,
+        version_id: str | None = None,
+        *,
+        shorten: bool = True,
+        new_chat: bool = False,
+    ) -> LiveReply:
+        """Generate the reply to the last message of the path, which `store` adds or finds."""
+        sampling = self._settle(sampling)
+        self._claim(chat.id, path)
+        try:
+            self.limits.take(chat.owner_id)
+            left_out = self._left_out(chat, path) if shorten else 0
+            prompt = chats.prompt_messages(chat, path[left_out:])
+            version, stream = self._deployments.stream(
+                prompt,
+                sampling,
+                person=chat.owner_id,
+                canary_id=chat.canary_id,
+                version_id=version_id,
+            )
+
+            def begin(session: Session) -> Message:
+                return chats.begin_reply(
+                    session,
+                    chat.id,
+                    store(session).id,
+                    model_version_id=version.id,
+                    sampling=sampling.to_dict(),
+                    messages_left_out=left_out,
+                    new_chat=new_chat,
+                )
+
+            try:
+                message = self._database.small_write(begin)
+            except BaseException:
+                stream.cancel()  # it holds a place
+                raise
+        except BaseException as error:
+            self._release(chat.id)
+            if isinstance(error, ThumbloopError):
+                self._metrics.refused(error)
+            raise
+        reply = LiveReply(chat.id, str(message.parent_id), message.id, version.name, stream)
+        stream.listen(self._ends.listener(reply))
+        with self._changed:
+            self._live[message.id] = reply
+            self._changed.notify_all()
+            closed = self._closed
+        if closed:
+            reply.cancel()
+        stream.start()
+        return reply
+
+    def _left_out(self, chat: Chat, path: Sequence[Message]) -> int:
+        def share(left_out: int) -> float:
+            return self._deployments.share_of_context(chats.prompt_messages(chat, path[left_out:]))
+
+        return messages_left_out(path, share)
+
+    def _check_content(self, content: str) -> None:
+        if not content.strip():
+            raise InvalidInput("The message is empty; write something.", field="content")
+        if len(content) > self._settings.max_message_chars:
+            raise TooLarge(
+                f"The message has {len(content)} characters; at most {self._settings.max_message_chars} "
+                f"are accepted (max_message_chars). Shorten it or send it in parts.",
+                field="content",
+            )
+        chats.check_text(content, "content")
+
+    def _settle(self, sampling: Sampling | None) -> Sampling:
+        """Within the settings' limit, and with a seed."""
+        sampling = sampling or self.default_sampling()
+        limit = min(sampling.max_new_tokens, self._settings.max_new_tokens)
+        seed = sampling.seed if sampling.seed is not None else randbits(SEED_BITS)
+        return replace(sampling, max_new_tokens=limit, seed=seed)
+
+    def _claim(self, chat_id: str, path: Sequence[Message]) -> None:
+        """One reply at a time in a chat."""
+        with self._changed:
+            if self._closed:
+                raise Busy("The server is stopping; send the message again once it is back.")
+            if chat_id in self._chats or any(message.state == "streaming" for message in path):
+                raise Conflict(
+                    "A reply in this chat is still being written; wait for its end or stop it.",
+                    code="reply_streaming",
+                )
+            self._chats.add(chat_id)
+
+    def _release(self, chat_id: str, message_id: str = "") -> None:
+        with self._changed:
+            self._chats.discard(chat_id)
+            self._live.pop(message_id, None)
+            self._changed.notify_all()

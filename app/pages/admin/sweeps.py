@@ -1,0 +1,65 @@
+"""The newest sweep on the admin page: its verdict, its plot and a table of its points, as HTML.
+
+Pure: knows neither folders nor Gradio. Everything that comes from outside is escaped here.
+"""
+
+import base64
+from html import escape
+
+from app.api.v1.sweeps import PointOut, SweepOut
+from app.pages.admin.overview import table
+
+NONE = (
+    '<p class="tl-note">No sweep yet: <code>thumbloop sweep</code> tries β, losses and learning rates on the '
+    "votes of this installation.</p>"
+)
+NOTE = (
+    "Measured on held-out votes: AUC of r = log π − log π_ref against the label, with its standard error; "
+    "the margin of r, the change of liked replies against the base model and z0 in nats."
+)
+HEADS = ("Rank", "Loss", "β", "Learning rate", "AUC", "Margin", "Liked replies", "z0", "State")
+
+
+def sweep_panel(sweep: SweepOut | None, plot: bytes | None) -> str:
+    """`plot` is a PNG; it stands in the page itself, so no address serves it."""
+    if sweep is None:
+        return NONE
+    held_out = sweep.held_out
+    said = (
+        f"Sweep of {sweep.created_at:%Y-%m-%d %H:%M} UTC, {held_out['up']} up and {held_out['down']} down "
+        "held out."
+    )
+    picture = ""
+    if plot is not None:
+        data = base64.b64encode(plot).decode()
+        picture = (
+            f'<img class="tl-plot" src="data:image/png;base64,{data}" '
+            'alt="AUC and change of liked replies over β; the figures are in the table">'
+        )
+    rows = [_row(point) for point in sweep.points]
+    return (
+        f'<p class="tl-ready">{escape(said)} {escape(sweep.verdict)}</p>{picture}'
+        + table("Points of the sweep, best first", HEADS, rows)
+        + f'<p class="tl-note">{NOTE}</p>'
+    )
+
+
+def _row(point: PointOut) -> tuple[str, ...]:
+    auc = _figure(point.auc, ".3f")
+    if point.auc_standard_error is not None:
+        auc += f" ± {point.auc_standard_error:.3f}"
+    return (
+        "" if point.rank is None else str(point.rank),
+        escape(point.loss),
+        f"{point.beta:g}",
+        f"{point.learning_rate:g}",
+        auc,
+        _figure(point.margin, "+.2f"),
+        _figure(point.liked_change, "+.2f"),
+        _figure(point.z0, ".2f"),
+        escape(point.state),
+    )
+
+
+def _figure(value: float | None, shown: str) -> str:
+    return "" if value is None else format(value, shown)

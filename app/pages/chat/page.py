@@ -1,0 +1,291 @@
+"""The chat page: one's chats, a streaming reply, stop, regenerate, edit, consent, and votes on every reply.
+
+Knows Gradio, the chat service and storage. A vote does not pass through Gradio: its thumbs carry the
+stored message's id to `PUT /api/v1/messages/{id}/vote` (assets/votes.js), where ownership is checked.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+from app.chat.reply_stream import LiveReply
+from app.chat.service import ChatService
+from app.pages.chat.composer import TAKE_DRAFT, Draft, editing_banner, sent, sent_marker
+from app.pages.chat.render import Screen, Update
+from app.pages.chat.sidebar import SIDEBAR_SCRIPT
+from app.pages.chat.tab_state import CHATS_SHOWN, View
+from app.pages.chat.transcript import notice
+from app.services import Services
+from app.web.auth import Identity, identity_of
+from storage.chats.chats import draft_chat, get_chat, list_chats
+from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
+from storage.privacy.consent import set_consent
+
+MAX_THREADS = 256  # with Gradio's own 40, the 41st stream would wait for the first to end
+
+WELCOME = """<div class="tl-welcome"><h2>What would you like to talk about?</h2>
+<p>Vote on the replies: every thumb teaches the next version of the model.</p></div>"""
+
+HINT = "Enter sends, Shift+Enter starts a new line."
+
+
+def build_chat_page(services: Services) -> gr.Blocks:
+    page: gr.Blocks = ChatPage(services).blocks
+    return page
+
+
+class ChatPage:
+    """The components and what happens on each event; one instance serves every tab."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._beginnings = threading.Lock()  # guards what tabs say of themselves in `beginning`
+        with gr.Blocks(
+            title="Thumbloop", analytics_enabled=False, fill_height=True, fill_width=True
+        ) as self.blocks:
+            # No factory: Gradio would call it in an event of its own, which may come after on_load.
+            self.view = gr.State(View())
+            self._lay_out()
+            self._wire()
+        self.blocks.max_threads = MAX_THREADS
+        self.blocks.queue(default_concurrency_limit=None, api_open=False)
+
+    def _lay_out(self) -> None:
+        with gr.Row(elem_id="tl-page", equal_height=True):
+            with gr.Column(elem_id="tl-side", scale=0, min_width=260):
+                self.new = gr.Button("New chat", elem_id="tl-new", size="md")
+                self.side = gr.HTML(js_on_load=SIDEBAR_SCRIPT, elem_id="tl-chats", apply_default_css=False)
+            with gr.Column(elem_id="tl-main", scale=1, min_width=320):
+                self.header = gr.HTML(elem_id="tl-header", apply_default_css=False)
+                self.chatbot = gr.Chatbot(
+                    elem_id="tl-transcript",
+                    show_label=False,
+                    container=False,
+                    height="100%",
+                    scale=1,
+                    group_consecutive_messages=False,
+                    feedback_options=None,
+                    buttons=[],
+                    sanitize_html=True,
+                    allow_tags=False,
+                    allow_file_downloads=False,
+                    placeholder=WELCOME,
+                )
+                with gr.Column(elem_id="tl-composer", scale=0):
+                    self.notice = gr.HTML(elem_id="tl-notice", apply_default_css=False)
+                    self.editing = editing_banner()
+                    self.sent = sent_marker()
+                    with gr.Row(elem_id="tl-entry", equal_height=False):
+                        self.box = gr.Textbox(
+                            label="Message",
+                            show_label=False,
+                            container=False,
+                            placeholder="Write a message",
+                            lines=1,
+                            max_lines=8,
+                            autofocus=True,
+                            scale=1,
+                            html_attributes=gr.InputHTMLAttributes(enterkeyhint="send"),
+                            elem_id="tl-box",
+                        )
+                        self.send = gr.Button(
+                            "Send", variant="primary", scale=0, min_width=84, elem_id="tl-send"
+                        )
+                        self.stop = gr.Button(
+                            "Stop", variant="stop", scale=0, min_width=84, elem_id="tl-stop"
+                        )
+                    with gr.Row(elem_id="tl-under"):
+                        self.again = gr.Button(
+                            "Regenerate", size="sm", scale=0, min_width=110, elem_id="tl-again"
+                        )
+                        self.consent = gr.Checkbox(
+                            value=self.services.settings.consent_default,
+                            label="May be used for training",
+                            container=False,
+                            scale=0,
+                            min_width=200,
+                            elem_id="tl-consent",
+                        )
+                        gr.HTML(HINT, elem_id="tl-hint", apply_default_css=False)
+
+    def _wire(self) -> None:
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        self.screen = Screen(
+            self.services.settings,
+            self.services.database,
+            self.services.chat_service,
+            chatbot=self.chatbot,
+            side=self.side,
+            header=self.header,
+            notice=self.notice,
+            consent=self.consent,
+        )
+        screen = self.screen.components
+        entry = [self.box, self.editing]
+        sending = {"inputs": [*entry, self.consent, self.view], "outputs": [*screen, self.sent], **quiet}
+        # "multiple": a reply that still streams in one chat must not block sending in another.
+        gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
+        self.again.click(self.on_regenerate, self.view, screen, trigger_mode="multiple", **quiet)
+        given = [self.consent, self.view]
+        # "always_last": a second click while the first is on its way counts, and is not dropped.
+        self.consent.input(
+            self.on_consent, given, [self.notice, self.consent], trigger_mode="always_last", **quiet
+        )
+        self.stop.click(self.on_stop, self.view, self.notice, **quiet)
+        self.new.click(self.on_new, self.view, screen, trigger_mode="multiple", **quiet)
+        self.side.open_chat(self.on_open, self.view, screen, trigger_mode="multiple", **quiet)
+        self.side.older_chats(self.on_older, self.view, screen, **quiet)
+        self.side.show_branch(self.on_show, self.view, screen, trigger_mode="multiple", **quiet)
+        loading = {"inputs": [self.view, self.editing], "outputs": [*screen, *entry], **quiet}
+        self.blocks.load(self.on_load, js=TAKE_DRAFT, **loading)
+
+    def on_load(self, view: View, kept: object, request: gr.Request) -> Iterator[Update]:
+        """Open the chat that the address names, or the newest, or none for `?chat=new`, with its draft."""
+        said = None  # nor is a notice taken away that somebody quick was given
+        try:
+            identity = self._identify(view, request)
+        except (NotFound, NotAllowed):
+            identity = identity_of(request, self.services)
+            said = "You have no such chat. Here is a new one."
+        if not request.query_params.get("chat"):
+            with self.services.database.read() as session:
+                newest = list_chats(session, identity.user_id, limit=1)
+            # Whoever is quick has sent a message meanwhile, and its chat is open.
+            view.chat_id = view.chat_id or (newest[0].id if newest else None)
+        draft = Draft.read(kept)
+        waits = draft.is_waiting(self.screen.look(view, identity).turns)
+        entry: Update = {self.box: draft.text, self.editing: draft.edits} if waits else {}
+        yield from self.screen.follow(view, identity, said, entry)
+
+    def on_open(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        try:
+            identity = self._identify(view, request)
+            with self.services.database.read() as session:
+                chat = get_chat(session, str(event.chat), owner_id=identity.user_id)
+            view.through = view.consent_shown = None  # first: another event may look meanwhile
+            view.chat_id = chat.id
+        except ThumbloopError as error:
+            yield {self.notice: notice(error.message)}
+            return
+        yield from self.screen.follow(view, identity)
+
+    def on_new(self, view: View, request: gr.Request) -> Iterator[Update]:
+        identity = self._identify(view, request)
+        view.chat_id = view.consent = view.consent_shown = view.through = None
+        yield from self.screen.show(view, identity)
+
+    def on_older(self, view: View, request: gr.Request) -> Iterator[Update]:
+        view.chats_shown += CHATS_SHOWN
+        yield from self.screen.show(view, self._identify(view, request))
+
+    def on_show(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        """Show the branch with that message."""
+        before, chosen = view.through, str(event.message)
+        try:
+            identity = self._identify(view, request)
+            view.through = chosen
+            yield from self.screen.show(view, identity)
+        except ThumbloopError as error:
+            if view.through == chosen:
+                view.through = before
+            yield {self.notice: notice(error.message)}
+
+    def on_send(
+        self, text: str, edits: str, consent: bool, view: View, request: gr.Request
+    ) -> Iterator[Update]:
+        try:
+            identity = self._identify(view, request)
+            before = view.consent
+            live = self._send(view, identity, text, edits or None, consent is True)
+        except ThumbloopError as error:
+            yield {self.notice: notice(error.message)}  # and the text stays in the box
+            return
+        if view.consent not in (before, None):  # clicked while there was no chat to store it with
+            yield from self.on_consent(view.consent is True, view, request)
+        stored = sent(live.user_message_id, text, edits)
+        yield from self.screen.stream(view, identity, live, {self.sent: stored})
+
+    def on_regenerate(self, view: View, request: gr.Request) -> Iterator[Update]:
+        try:
+            identity = self._identify(view, request)
+            last = self.screen.look(view, identity).last
+            if last is None:
+                raise Conflict("There is no reply to regenerate yet.")
+            live = self.services.chat_service.regenerate(identity.user_id, last.id)
+        except ThumbloopError as error:
+            yield {self.notice: notice(error.message)}
+            return
+        yield from self.screen.stream(view, identity, live)
+
+    def on_consent(self, given: bool, view: View, request: gr.Request) -> Iterator[Update]:
+        try:
+            identity = self._identify(view, request)
+            # First, for a message that is being sent meanwhile.
+            view.consent = view.consent_shown = given is True
+            if view.chat_id is not None:
+                with self.services.database.write() as session:
+                    chat = get_chat(session, view.chat_id, owner_id=identity.user_id)
+                    set_consent(session, chat, given is True, by=identity.name)
+        except ThumbloopError as error:
+            view.consent_shown = given is not True
+            yield {self.notice: notice(error.message), self.consent: given is not True}
+        else:
+            # A drawing of what was stored before may have come over the click.
+            look = self.screen.look(view, identity)
+            yield {self.notice: "", self.consent: self.screen.consent_box(view, look)}
+        yield self.screen.nothing
+
+    def on_stop(self, view: View, request: gr.Request) -> str:
+        try:
+            identity = self._identify(view, request)
+            last = self.screen.look(view, identity).last
+            if last is not None:
+                self.services.chat_service.cancel(last.id, identity.user_id)
+        except ThumbloopError as error:
+            return notice(error.message)
+        return ""
+
+    def _identify(self, view: View, request: gr.Request) -> Identity:
+        """The person, with the chat open that their address names if this tab is not known yet."""
+        identity = identity_of(request, self.services)
+        named = request.query_params.get("chat", "")
+        try:
+            if not view.loaded and named and named != "new":
+                with self.services.database.read() as session:
+                    view.chat_id = get_chat(session, named, owner_id=identity.user_id).id
+        finally:
+            view.loaded = True  # not before: another handler may look meanwhile
+        return identity
+
+    def _send(self, view: View, identity: Identity, text: str, edits: str | None, consent: bool) -> LiveReply:
+        """`consent` is what the page shows, maybe of the chat before: a new one needs both to say yes."""
+        service: ChatService = self.services.chat_service
+        if view.chat_id is not None:
+            last = self.screen.look(view, identity).last if view.through and not edits else None
+            parent_id = last.id if last is not None else None  # without one it goes below the newest message
+            return service.send(identity.user_id, view.chat_id, text, edits=edits, parent_id=parent_id)
+        if not text.strip():
+            raise InvalidInput("Write a message first.", field="content")
+        with self._beginning(view):
+            consent = consent and self.screen.look(view, identity).consent
+            with self.services.database.read() as session:
+                prompt = self.services.settings.system_prompt
+                chat = draft_chat(session, identity.user_id, system_prompt=prompt, consent=consent)
+            live = service.begin(chat, [], text)
+            view.chat_id = chat.id
+            return live
+
+    @contextmanager
+    def _beginning(self, view: View) -> Iterator[None]:
+        """Two messages sent at once shall not begin two chats."""
+        with self._beginnings:
+            if view.beginning or view.chat_id is not None:
+                raise Conflict("A chat has just begun on this page; look at it and send again.")
+            view.beginning = True
+        try:
+            yield
+        finally:
+            view.beginning = False

@@ -1,0 +1,109 @@
+"""What one browser tab shows of a chat: which chat, its turns, and how often a stream is drawn.
+
+Knows storage; knows no component.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sqlmodel import Session
+
+from app.pages.chat.transcript import Turn
+from storage.chats.chats import current_places, get_chat
+from storage.chats.votes import votes_of
+from storage.db.tables import Chat, Message
+from storage.registry.model_versions import list_versions
+
+UPDATE_SECONDS = 0.1  # a stream is coalesced to ten updates a second
+CHATS_SHOWN = 40
+
+
+@dataclass
+class View:
+    """One tab. All its handlers share this object, so that a stream notices when it is left."""
+
+    loaded: bool = False  # not so after a restart of the server: the page is older than this object
+    chat_id: str | None = None
+    consent: bool | None = None  # for the chat that is about to begin; None: as the settings say
+    consent_shown: bool | None = None  # by the box, as far as is known here; a click may be on its way
+    chats_shown: int = CHATS_SHOWN
+    through: str | None = None  # a message on the branch that was chosen; None: the newest branch
+    beginning: bool = False  # the first message of a new chat is being sent
+    drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
+
+
+def read_turns(session: Session, chat_id: str, user_id: str, through: str | None = None) -> list[Turn]:
+    """A path of the chat (storage.chats.chats.current_path) with versions and the person's votes.
+
+    Raises NotFound or NotAllowed.
+    """
+    get_chat(session, chat_id, owner_id=user_id)
+    path = current_places(session, chat_id, through)
+    votes = votes_of(session, user_id, [place.message.id for place in path])
+    names = {version.id: version.name for version in list_versions(session)}
+    return [
+        Turn(
+            place.message,
+            version=names.get(place.message.model_version_id or ""),
+            vote=votes.get(place.message.id),
+            alternatives=place.alternatives,
+        )
+        for place in path
+    ]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A chat as a tab shows it, read at one moment; without a chat, the one that is about to begin."""
+
+    chat: Chat | None
+    turns: list[Turn]
+    through: str | None
+    consent: bool
+
+    @property
+    def chat_id(self) -> str | None:
+        return self.chat.id if self.chat is not None else None
+
+    @property
+    def last(self) -> Message | None:
+        return self.turns[-1].message if self.turns else None
+
+    @property
+    def streaming(self) -> Message | None:
+        """The last message, if it is a reply under way."""
+        return self.last if self.last is not None and self.last.state == "streaming" else None
+
+    @property
+    def reply(self) -> str:
+        """Of the last message: `streaming` or `ended` where it is a reply, else nothing."""
+        if self.last is None or self.last.role != "assistant":
+            return ""
+        return "streaming" if self.last.state == "streaming" else "ended"
+
+    @property
+    def mark(self) -> tuple[object, ...]:
+        """It differs where another event of the tab, or the end of a reply, calls for another drawing."""
+        last = (self.last.id, self.last.state) if self.last is not None else None
+        return self.chat_id, self.through, self.consent, last
+
+
+def look_at(session: Session, view: View, user_id: str, consent_default: bool) -> Look:
+    """Raises NotFound, NotAllowed."""
+    chat_id, through = view.chat_id, view.through
+    if chat_id is None:
+        return Look(None, [], through, consent_default if view.consent is None else view.consent)
+    chat = get_chat(session, chat_id, owner_id=user_id)
+    return Look(chat, read_turns(session, chat_id, user_id, through), through, chat.consent)
+
+
+def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[str]:
+    """The text so far, at most once in `every` seconds; what came last may be left to the end."""
+    text = ""
+    due = 0.0
+    for delta in deltas:
+        text += delta
+        if time.monotonic() >= due:
+            yield text
+            due = time.monotonic() + every

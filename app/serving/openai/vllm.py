@@ -1,0 +1,72 @@
+"""What vLLM does beyond OpenAI's protocol: adapters loaded while it runs, and its own request fields.
+
+Each version gets a name of its own and is never loaded in place: vLLM's prefix cache knows names only, and
+would go on with what another adapter computed.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from app.serving.backend import ServedVersion
+from app.serving.openai.client import Answer, ModelServer
+from storage.errors import ArtifactRefused, Busy, Conflict
+
+OWNER = "vllm"  # in its list of models
+# It takes what a request leaves out from the model's generation_config.json; and it tells token ids if asked.
+FIELDS: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
+
+
+def adapter_name(version: ServedVersion) -> str:
+    """Unlike that of any other version, of this installation or another that uses the same server."""
+    digest = hashlib.sha256(version.id.encode())  # a UUID
+    digest.update((_folder(version) / "adapter_model.safetensors").read_bytes())
+    return f"thumbloop-{version.name}-{digest.hexdigest()[:12]}"
+
+
+async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -> None:
+    """Make the server reply by the adapter; one that it has already is left alone.
+
+    Raises ArtifactRefused for what it refuses, Conflict if it cannot load any, Busy.
+    """
+    folder = _folder(version)
+    answer = await server.send("POST", "load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+    if answer.is_success or "already been loaded" in answer.text:
+        return
+    if _has_no_route(answer) and str(folder) not in answer.text:
+        raise Conflict(
+            f"{version.name} cannot be deployed: the model server loads no adapters while it runs. Start "
+            f"vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or have the server serve "
+            f"{folder} as the model {name} (vLLM: --lora-modules {name}={folder}). Then deploy again.",
+            code="adapters_not_loadable",
+        )
+    refusal = server.refusal(answer)
+    if answer.status in (401, 403) or (isinstance(refusal, Busy) and answer.status != 500):
+        raise refusal
+    raise ArtifactRefused(
+        f"The model server refuses {version.name} ({folder}): {server.said(answer)}. It has to see the "
+        f"folder under the same path, have been started with --enable-lora, and allow the adapter's rank "
+        f"(--max-lora-rank)."
+    )
+
+
+async def unload_adapter(server: ModelServer, name: str) -> None:
+    """Free the adapter; one that is not there is fine."""
+    answer = await server.send("POST", "unload_lora_adapter", {"lora_name": name})
+    if not answer.is_success and answer.status != 404:
+        raise server.refusal(answer)
+
+
+async def loads_adapters(server: ModelServer, seconds: float) -> bool:
+    """Whether it has the routes to load adapters; asks without loading any."""
+    nothing = {"lora_name": "", "lora_path": ""}
+    return not _has_no_route(await server.send("POST", "load_lora_adapter", nothing, seconds=seconds))
+
+
+def _has_no_route(answer: Answer) -> bool:
+    return answer.status in (404, 405, 501)
+
+
+def _folder(version: ServedVersion) -> Path:
+    assert version.adapter is not None
+    return version.adapter.absolute()

@@ -1,0 +1,60 @@
+"""How things stand, looked up whenever Prometheus asks: places, slots, the deployed version, runs, votes.
+
+Knows the backend and the database; knows no HTTP.
+"""
+
+import threading
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.serving.backend import Backend
+from storage.chats import stats, votes
+from storage.db.database import Database
+from storage.registry import model_versions, training_runs
+
+
+class Standing(Collector):
+    """Votes are counted from the log since this was made, whoever cast them: here or in another process."""
+
+    def __init__(self, database: Database, backend: Backend) -> None:
+        self._database = database
+        self._backend = backend
+        self._lock = threading.Lock()  # guards the fields below
+        with database.read() as session:
+            self._seen = votes.latest_event_id(session)
+        self._votes = dict.fromkeys(("up", "down", "taken_back"), 0)
+
+    def collect(self) -> Iterator[Metric]:
+        occupancy = self._backend.occupancy()
+        yield GaugeMetricFamily(
+            "thumbloop_replies_running", "Replies that are being generated.", occupancy.running
+        )
+        yield GaugeMetricFamily(
+            "thumbloop_replies_waiting", "Replies that wait for their place.", occupancy.waiting
+        )
+        yield GaugeMetricFamily("thumbloop_slots", "Versions that are loaded.", len(self._backend.loaded()))
+        with self._lock, self._database.read() as session:
+            deployed = model_versions.deployed_version(session)
+            runs = training_runs.count_by_state(session)
+            latest = votes.latest_event_id(session)
+            for kind, number in stats.count_events(session, self._seen, latest).items():
+                self._votes[kind] += number
+            self._seen = latest
+            cast = dict(self._votes)
+        yield GaugeMetricFamily(
+            "thumbloop_deployed_version", "The number of the version that is deployed.", deployed.number
+        )
+        by_state = GaugeMetricFamily(
+            "thumbloop_training_runs", "Training runs by their state.", labels=["state"]
+        )
+        for state, number in runs.items():
+            by_state.add_metric([state], number)
+        yield by_state
+        by_kind = CounterMetricFamily(
+            "thumbloop_votes", "Votes that were cast, changed or taken back.", labels=["vote"]
+        )
+        for kind, number in cast.items():
+            by_kind.add_metric([kind], number)
+        yield by_kind

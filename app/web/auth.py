@@ -1,0 +1,203 @@
+"""Who is asking: bearer tokens and browser sessions into an Identity.
+
+Knows headers, cookies and roles. What a person may see of a chat is decided in storage.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+from sqlmodel import Session
+from starlette.responses import Response
+
+from storage.db.database import Database
+from storage.db.tables import User
+from storage.errors import BadSetting, NotAllowed, NotAuthenticated
+from storage.people import tokens
+from storage.settings import Settings
+
+if TYPE_CHECKING:
+    from app.services import Services
+
+COOKIE = "thumbloop_session"
+NO_TOKEN = (
+    "Send a valid API token as the header `Authorization: Bearer tl_…`; "
+    "`thumbloop token create NAME` makes one."
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One person, as their token or session says."""
+
+    user_id: str
+    name: str
+    role: str
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
+
+
+@dataclass(frozen=True)
+class Secret:
+    """What a request brings to say who asks, and what kind of token that has to be."""
+
+    plain: str
+    kind: str
+
+
+def identity_from(person: User | tokens.Person) -> Identity:
+    return Identity(user_id=person.id, name=person.name or "anonymous", role=person.role)
+
+
+def secret_of(headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool) -> Secret | None:
+    """A bearer token, or else a session; a bearer token that is not valid is not made up for by a cookie."""
+    bearer = bearer_token(headers)
+    if bearer is not None:
+        secret = Secret(bearer, "api")
+    else:
+        secret = Secret(cookies.get(cookie_name(secure), ""), "session")
+    return secret if secret.plain else None
+
+
+def identify(session: Session, secret: Secret) -> Identity:
+    """The person behind a secret; raises NotAuthenticated."""
+    person = tokens.authenticate(session, secret.plain, kinds=(secret.kind,))
+    if person is None:
+        raise NotAuthenticated(NO_TOKEN)
+    return identity_from(person)
+
+
+def resolve(
+    database: Database, headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool
+) -> Identity | None:
+    """The person behind a request, if there is one."""
+    secret = secret_of(headers, cookies, secure=secure)
+    if secret is None:
+        return None
+    with database.read() as session:
+        person = tokens.authenticate(session, secret.plain, kinds=(secret.kind,))
+    return identity_from(person) if person is not None else None
+
+
+def bearer_token(headers: Mapping[str, str]) -> str | None:
+    """What stands after `Bearer`; None for other schemes, which a proxy in front may use for itself."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else None
+
+
+def cookie_name(secure: bool) -> str:
+    # The browser itself refuses a __Host- cookie that another host or an http page tries to set.
+    return f"__Host-{COOKIE}" if secure else COOKIE
+
+
+def start_session(database: Database, user_id: str, settings: Settings) -> str:
+    """A new session; the text that is returned is the cookie's value."""
+    with database.write() as session:
+        _, plain = tokens.create_token(
+            session, user_id, name="browser", kind="session", ttl=timedelta(days=settings.session_days)
+        )
+    return plain
+
+
+def set_cookie(response: Response, plain: str, settings: Settings, *, secure: bool) -> None:
+    response.set_cookie(
+        cookie_name(secure),
+        plain,
+        max_age=settings.session_days * 86_400,
+        path="/",
+        secure=secure,
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def clear_cookie(response: Response, *, secure: bool) -> None:
+    response.delete_cookie(cookie_name(secure), path="/", secure=secure, httponly=True, samesite="lax")
+
+
+def identity_of(request: Any, services: "Services") -> Identity:
+    """The person behind a `gr.Request`, in any event handler; raises NotAuthenticated.
+
+    The page guard has put the identity there before Gradio saw the request. A request that Gradio
+    rebuilt without its scope still has headers and cookies, which are resolved again.
+    """
+    known = getattr(getattr(request.request, "state", None), "identity", None)
+    if isinstance(known, Identity):
+        return known
+    identity = resolve(
+        services.database,
+        dict(request.headers),
+        dict(request.cookies),
+        secure=str(request.url).startswith("https:"),
+    )
+    if identity is None:
+        raise NotAuthenticated("Your session has ended; reload the page.")
+    return identity
+
+
+async def services_of(request: Request) -> "Services":
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesHere = Annotated["Services", Depends(services_of)]
+# Only for the API docs: the header itself is read in secret_of().
+_bearer = HTTPBearer(auto_error=False, description="An API token; `thumbloop token create NAME` makes one.")
+
+
+async def current_secret(request: Request, _: Annotated[Any, Security(_bearer)]) -> Secret:
+    secret = secret_of(request.headers, request.cookies, secure=request.url.scheme == "https")
+    if secret is None:
+        raise NotAuthenticated(NO_TOKEN)
+    return secret
+
+
+# For a route that identifies its caller in the transaction of what it does.
+CurrentSecret = Annotated[Secret, Depends(current_secret)]
+
+
+def current_user(request: Request, secret: CurrentSecret, services: ServicesHere) -> Identity:
+    with services.database.read() as session:
+        identity = identify(session, secret)
+    request.state.identity = identity
+    return identity
+
+
+def admin_user(identity: Annotated[Identity, Depends(current_user)]) -> Identity:
+    if not identity.is_admin:
+        raise NotAllowed(
+            f"Only an admin may do this, and {identity.name} is not one; "
+            f"`thumbloop token create NAME --role admin` makes a token that may.",
+            code="admin_only",
+        )
+    return identity
+
+
+CurrentUser = Annotated[Identity, Depends(current_user)]
+Admin = Annotated[Identity, Depends(admin_user)]
+
+
+def check_safe(settings: Settings) -> None:
+    """Refuse to serve anonymous people on an address that others can reach; raises BadSetting."""
+    if settings.auth == "anonymous" and not is_loopback(settings.host):
+        raise BadSetting(
+            f"THUMBLOOP_HOST={settings.host} can be reached by others, and THUMBLOOP_AUTH=anonymous lets "
+            f"everyone in: set THUMBLOOP_AUTH=accounts (`thumbloop user create NAME` makes accounts), "
+            f"or listen on 127.0.0.1.",
+            field="auth",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

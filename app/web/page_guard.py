@@ -1,0 +1,250 @@
+"""What stands between the network and Gradio: nothing of Gradio is reached without a session.
+
+Gradio's own login leaves routes open and trusts any `session_hash`. So every request to a page is
+identified here first; a session_hash or event belongs to the person who first used it; routes that our
+pages do not use do not exist; and the page's inline scripts run by a nonce alone. Knows no page.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterable
+from urllib.parse import parse_qs
+
+from anyio import to_thread
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.web.auth import Identity, cookie_name, identity_from, resolve, set_cookie, start_session
+from app.web.sign_in import admin_only_page
+from storage.db.database import Database
+from storage.errors import InvalidInput, NotAllowed, NotAuthenticated
+from storage.people.users import create_anonymous
+from storage.settings import Settings
+
+ADMIN = "/admin"
+READ = re.compile(
+    r"/|/config/?|/theme\.css|/favicon\.ico|/(assets|static|svelte)/.+"
+    r"|/gradio_api/(info/?|app_id/?|queue/data|heartbeat/[^/]+)"
+)
+WRITTEN = re.compile(r"/gradio_api/(queue/join|run/[^/]+/?|cancel|reset/?|component_server/?)")
+CANCEL = "/gradio_api/cancel"
+RESETS = ("/gradio_api/reset", "/gradio_api/reset/")
+MOST_OWNERS = 100_000
+
+POLICY = (
+    # Gradio turns the strings of its events into functions, hence 'unsafe-eval'.
+    "default-src 'self'; script-src 'self' 'unsafe-eval' {scripts}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; connect-src 'self'; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+class Owners:
+    """Who first used a session_hash or was given an event id; the least recently used are forgotten."""
+
+    def __init__(self, most: int = MOST_OWNERS) -> None:
+        self._users: OrderedDict[str, str] = OrderedDict()
+        self._most = most
+
+    def claim(self, key: str, user_id: str) -> bool:
+        """Whether the key is this person's; a key that nobody has used becomes theirs."""
+        owner = self._users.setdefault(key, user_id)
+        self._users.move_to_end(key)
+        if len(self._users) > self._most:
+            self._users.popitem(last=False)
+        return owner == user_id
+
+    def owns(self, key: str, user_id: str) -> bool:
+        return self._users.get(key) == user_id
+
+
+class PageGuard:
+    """The ASGI app in front of the mounted pages; answers what is for the sign-in, passes the rest on."""
+
+    def __init__(
+        self, pages: ASGIApp, database: Database, settings: Settings, *, head: Iterable[str] = ()
+    ) -> None:
+        """`head` is the HTML that Gradio adds to the pages' heads; its inline scripts may run."""
+        self.pages = pages
+        self.database = database
+        self.settings = settings
+        self.script_hashes = [f"'sha256-{_sha256(text)}'" for text in _inline_scripts(head)]
+        self.sessions = Owners()
+        self.events = Owners()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        admin = scope["path"].startswith(f"{ADMIN}/")
+        inner = scope["path"].removeprefix(ADMIN) if admin else scope["path"]
+        if not _is_used(scope["method"], inner):
+            raise HTTPException(404)
+        is_page = inner == "/"
+        secure = scope["scheme"] == "https"
+        identity = await self._identify(scope, secure)
+        new_session: str | None = None
+        if identity is None and is_page and not admin and self.settings.auth == "anonymous":
+            identity, new_session = await to_thread.run_sync(self._welcome)
+        refusal = self._refusal(identity, admin=admin, is_page=is_page)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        assert identity is not None
+        scope.setdefault("state", {})["identity"] = identity
+        if is_page:
+            page = await self._page(scope, receive)
+            if new_session is not None:
+                set_cookie(page, new_session, self.settings, secure=secure)
+            await page(scope, receive, send)
+        else:
+            await self._pass_on(identity, inner, scope, receive, send)
+
+    async def _identify(self, scope: Scope, secure: bool) -> Identity | None:
+        headers = Headers(scope=scope)
+        cookies = cookie_parser(headers.get("cookie", ""))
+        if cookie_name(secure) not in cookies:
+            return None  # pages are for browsers: a bearer token opens the API alone
+        session_only = {"cookie": headers["cookie"]}
+        return await to_thread.run_sync(lambda: resolve(self.database, session_only, cookies, secure=secure))
+
+    def _welcome(self) -> tuple[Identity, str]:
+        with self.database.write() as session:
+            user = create_anonymous(session)
+        return identity_from(user), start_session(self.database, user.id, self.settings)
+
+    def _refusal(self, identity: Identity | None, *, admin: bool, is_page: bool) -> Response | None:
+        if identity is None:
+            if not is_page:
+                raise NotAuthenticated("Your session has ended; reload the page.")
+            if self.settings.auth == "accounts":
+                return RedirectResponse(f"/login?next={ADMIN}/" if admin else "/login", status_code=303)
+        if admin and (identity is None or not identity.is_admin):
+            if not is_page:
+                raise NotAllowed("Only an admin may do this.", code="admin_only")
+            return admin_only_page()
+        return None
+
+    async def _page(self, scope: Scope, receive: Receive) -> Response:
+        """Gradio's page, with a nonce on its own scripts, so that no other script runs."""
+        scope = dict(scope)
+        # Compressed, it could not be changed.
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        start: Message = {}
+        body = bytearray()
+
+        async def keep(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+            else:
+                body.extend(message.get("body", b""))
+
+        await self.pages(scope, receive, keep)
+        nonce = secrets.token_urlsafe(16)
+        # Data inside Gradio's scripts has every < escaped, so these are its script tags and no text.
+        page = Response(bytes(body).replace(b"<script", f'<script nonce="{nonce}"'.encode()), start["status"])
+        page.headers["Content-Type"] = MutableHeaders(raw=start["headers"]).get("content-type", "text/html")
+        page.headers["Cache-Control"] = "no-store"
+        scripts = " ".join([f"'nonce-{nonce}'", *self.script_hashes])
+        page.headers["Content-Security-Policy"] = POLICY.format(scripts=scripts)
+        return page
+
+    async def _pass_on(
+        self, identity: Identity, inner: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if inner.startswith("/gradio_api/heartbeat/"):
+            self._claim(inner.rsplit("/", 1)[1], identity)
+        elif inner == "/gradio_api/queue/data":
+            query = parse_qs(scope["query_string"].decode("latin-1"))
+            for session_hash in query.get("session_hash", [""]):
+                self._claim(session_hash, identity)
+        elif scope["method"] == "POST":
+            body = await _read(receive)
+            session_hash, event_id = _session_and_event(body)
+            if inner not in RESETS:
+                self._claim(session_hash, identity)
+            if inner in (*RESETS, CANCEL) and not self.events.owns(event_id, identity.user_id):
+                raise NotAllowed("This event is not yours to end.", code="not_your_session")
+            receive = _replay(body, receive)
+            if inner == "/gradio_api/queue/join":
+                send = self._remember_event(identity, send)
+        await self.pages(scope, receive, send)
+
+    def _claim(self, session_hash: str, identity: Identity) -> None:
+        if not session_hash:
+            raise InvalidInput("The session_hash is missing; reload the page.", field="session_hash")
+        if not self.sessions.claim(session_hash, identity.user_id):
+            raise NotAllowed(
+                "This session belongs to somebody else; reload the page.", code="not_your_session"
+            )
+
+    def _remember_event(self, identity: Identity, send: Send) -> Send:
+        answer = bytearray()
+
+        async def watching(message: Message) -> None:
+            answer.extend(message.get("body", b""))
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                event_id = _session_and_event(bytes(answer), strict=False)[1]
+                if event_id:
+                    self.events.claim(event_id, identity.user_id)
+            await send(message)
+
+        return watching
+
+
+def _is_used(method: str, inner: str) -> bool:
+    if method in ("GET", "HEAD"):
+        return READ.fullmatch(inner) is not None
+    return method == "POST" and WRITTEN.fullmatch(inner) is not None
+
+
+def _session_and_event(body: bytes, *, strict: bool = True) -> tuple[str, str]:
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        if strict:
+            raise InvalidInput("The body is not JSON.", code="invalid_json") from error
+        return "", ""
+    if not isinstance(fields, dict):
+        return "", ""
+    found = [fields.get(name) for name in ("session_hash", "event_id")]
+    session_hash, event_id = (value if isinstance(value, str) else "" for value in found)
+    return session_hash, event_id
+
+
+async def _read(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        body.extend(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+def _inline_scripts(head: Iterable[str]) -> Iterable[str]:
+    for html in head:
+        yield from re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

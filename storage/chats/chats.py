@@ -1,0 +1,341 @@
+"""Chats and their messages: a tree, in which a regenerated reply is a sibling of the first.
+
+Message text never changes once a reply is finished: votes and snapshots rely on it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from storage.db.ids import is_id
+from storage.db.tables import Chat, Message, Table, now
+from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from storage.registry.canaries import choose_canary
+
+TITLE_LENGTH = 60
+
+_chat_table, _message_table = Table.metadata.tables["chat"], Table.metadata.tables["message"]
+# Plain statements, made once: each reply begins and ends with them.
+_ADD_CHAT = sa.insert(_chat_table)
+_ADD_MESSAGE = sa.insert(_message_table)
+_ENDS = ("content", "state", "finish_reason", "token_ids", "timings")
+_FINISH = (
+    sa.update(_message_table)
+    .where(_message_table.c.id == sa.bindparam("reply_id"), _message_table.c.state == "streaming")
+    .values({name: sa.bindparam(f"new_{name}", type_=_message_table.c[name].type) for name in _ENDS})
+    .returning(_message_table)
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A message on a path; `alternatives` are the ids of all below its parent, oldest first, its own too."""
+
+    message: Message
+    alternatives: list[str]
+
+
+def draft_chat(
+    session: Session,
+    owner_id: str,
+    *,
+    system_prompt: str = "",
+    title: str = "",
+    source: str = "web",
+    consent: bool = True,
+    split_by: str = "",
+) -> Chat:
+    """A new chat, not stored yet. It is given to the canary that is under way or not; `split_by` names what
+    is given as a whole, where that is more than this chat.
+    """
+    chat = Chat(
+        owner_id=owner_id,
+        system_prompt=check_text(system_prompt, "system_prompt"),
+        title=check_text(title, "title"),
+        source=source,
+        consent=consent,
+    )
+    chat.canary_id = choose_canary(session, split_by or chat.id)
+    return chat
+
+
+def create_chat(session: Session, owner_id: str, **how: Any) -> Chat:
+    """A new chat, as `draft_chat` makes it, stored."""
+    chat = draft_chat(session, owner_id, **how)
+    session.add(chat)
+    session.flush()
+    return chat
+
+
+def get_chat(session: Session, chat_id: str, owner_id: str | None = None) -> Chat:
+    """The chat; with `owner_id`, raises NotAllowed if it is somebody else's."""
+    chat = session.get(Chat, chat_id) if is_id(chat_id) else None
+    if chat is None or chat.deleted_at is not None:
+        raise NotFound(f"There is no chat {chat_id}.")
+    if owner_id is not None and chat.owner_id != owner_id:
+        raise NotAllowed(f"The chat {chat_id} belongs to somebody else.", code="not_yours")
+    return chat
+
+
+def still_there(session: Session, chat_ids: Sequence[str]) -> set[str]:
+    """Those of the chats that were not deleted."""
+    return set(
+        session.exec(select(Chat.id).where(col(Chat.id).in_(chat_ids), col(Chat.deleted_at).is_(None)))
+    )
+
+
+def list_chats(session: Session, owner_id: str, *, limit: int = 50, before: str | None = None) -> list[Chat]:
+    """A person's chats, newest first; `before` is the id of the last chat of the previous page."""
+    query = select(Chat).where(Chat.owner_id == owner_id, col(Chat.deleted_at).is_(None))
+    if before is not None:
+        query = query.where(col(Chat.id) < before)
+    return list(session.exec(query.order_by(col(Chat.id).desc()).limit(limit)))
+
+
+def rename_chat(session: Session, chat_id: str, title: str) -> Chat:
+    chat = get_chat(session, chat_id)
+    chat.title = check_text(title, "title")
+    session.add(chat)
+    return chat
+
+
+def delete_chat(session: Session, chat_id: str) -> None:
+    """Hide the chat from its owner and its votes from training."""
+    chat = get_chat(session, chat_id)
+    chat.deleted_at = now()
+    session.add(chat)
+
+
+def get_message(session: Session, message_id: str) -> Message:
+    message = session.get(Message, message_id) if is_id(message_id) else None
+    if message is None:
+        raise NotFound(f"There is no message {message_id}.")
+    return message
+
+
+def add_user_message(
+    session: Session,
+    chat_id: str,
+    content: str,
+    *,
+    parent_id: str | None = None,
+    edits: Message | None = None,
+) -> Message:
+    """Append to the chat's current leaf, branch off below `parent_id`, or stand beside the one it edits."""
+    chat = get_chat(session, chat_id)
+    if edits is not None:
+        parent = get_message(session, edits.parent_id) if edits.parent_id is not None else None
+    elif parent_id is None:
+        path = current_path(session, chat_id)
+        parent = path[-1] if path else None
+    else:
+        parent = get_message(session, parent_id)
+        if parent.chat_id != chat_id:
+            raise InvalidInput(f"The message {parent_id} is not of chat {chat_id}.", field="parent_id")
+    if parent is not None and parent.role != "assistant":
+        raise Conflict("The last message has no reply yet; regenerate it or wait.", code="reply_missing")
+    message = Message(
+        chat_id=chat_id,
+        parent_id=parent.id if parent is not None else None,
+        role="user",
+        content=check_text(content, "content"),
+    )
+    session.add(message)
+    if not chat.title:
+        chat.title = _title(content)
+    chat.updated_at = now()
+    session.add(chat)
+    session.flush()
+    return message
+
+
+def draft_messages(chat: Chat, turns: Iterable[tuple[str, str]]) -> list[Message]:
+    """The first messages of a chat as (role, text), below each other, not stored yet.
+
+    Replies among them are "given": nobody here wrote them, so they cannot be voted on.
+    """
+    path: list[Message] = []
+    for role, content in turns:
+        message = Message(
+            chat_id=chat.id,
+            parent_id=path[-1].id if path else None,
+            role=role,
+            content=check_text(content, "content"),
+            state="given" if role == "assistant" else "complete",
+        )
+        path.append(message)
+    return path
+
+
+def add_chat(session: Session, chat: Chat, path: Sequence[Message]) -> None:
+    """Store a draft with its first messages, of which the last gives it its title.
+
+    The objects stay outside of the session, so that this can run again after it was rolled back.
+    """
+    chat.title = chat.title or _title(path[-1].content)
+    connection = session.connection()
+    connection.execute(_ADD_CHAT, chat.model_dump())
+    connection.execute(_ADD_MESSAGE, [message.model_dump() for message in path])
+
+
+def begin_reply(
+    session: Session,
+    chat_id: str,
+    parent_id: str,
+    *,
+    model_version_id: str,
+    sampling: dict[str, Any],
+    messages_left_out: int = 0,
+    new_chat: bool = False,
+) -> Message:
+    """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat.
+
+    Nobody has deleted a `new_chat`, which is stored by the same transaction. The object stays outside of the
+    session.
+    """
+    if not new_chat:
+        # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
+        chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
+        if chat is None or chat.deleted_at is not None:
+            raise NotFound(f"There is no chat {chat_id}.")
+    reply = Message(
+        chat_id=chat_id,
+        parent_id=parent_id,
+        role="assistant",
+        state="streaming",
+        model_version_id=model_version_id,
+        sampling=sampling,
+        messages_left_out=messages_left_out,
+    )
+    session.flush()  # a plain statement does not see what the session has still to write
+    session.connection().execute(_ADD_MESSAGE, reply.model_dump())
+    return reply
+
+
+def finish_reply(
+    session: Session,
+    message_id: str,
+    *,
+    content: str,
+    state: str,
+    finish_reason: str,
+    token_ids: list[int] | None,
+    timings: dict[str, Any] | None,
+) -> Message:
+    """Store the end of a reply; a reply that is not streaming any more keeps what it has.
+
+    The object of one that was stored now stays outside of the session.
+    """
+    session.flush()  # a plain statement does not see what the session has still to write
+    ends = {
+        "content": content.replace("\x00", ""),  # PostgreSQL has no NUL in text
+        "state": state,
+        "finish_reason": finish_reason,
+        "token_ids": token_ids,
+        "timings": timings,
+    }
+    named = {f"new_{name}": value for name, value in ends.items()}
+    # One statement, so that what is erased meanwhile is not written over: PostgreSQL looks again at a row
+    # that it waited for.
+    row = session.connection().execute(_FINISH, {"reply_id": message_id, **named}).one_or_none()
+    if row is None:
+        return session.get_one(Message, message_id, populate_existing=True)
+    return Message(**row._mapping)
+
+
+def current_path(session: Session, chat_id: str, through: str | None = None) -> list[Message]:
+    """From the root to the newest message, where somebody last said something.
+
+    With `through`, the path to the newest message below that one; raises NotFound if the chat has no such.
+    """
+    return [place.message for place in current_places(session, chat_id, through)]
+
+
+def current_places(session: Session, chat_id: str, through: str | None = None) -> list[Place]:
+    """`current_path`, each message with its alternatives."""
+    messages = _messages(session, chat_id)
+    if through is not None:
+        if through not in messages:
+            raise NotFound(f"The chat {chat_id} has no message {through}.")
+        below = {through}
+        for message in messages.values():
+            if message.parent_id in below:
+                below.add(message.id)
+        leaf: Message | None = messages[max(below)]
+    else:
+        leaf = next(reversed(messages.values()), None)
+    alternatives: dict[str | None, list[str]] = {}
+    for message in messages.values():
+        alternatives.setdefault(message.parent_id, []).append(message.id)
+    path = _up(messages, leaf) if leaf is not None else []
+    return [Place(message, alternatives[message.parent_id]) for message in path]
+
+
+def path_to(session: Session, message_id: str) -> list[Message]:
+    """From the root to that message, which is the last."""
+    message = get_message(session, message_id)
+    return _up(_messages(session, message.chat_id), message)
+
+
+def _messages(session: Session, chat_id: str) -> dict[str, Message]:
+    """By id, oldest first."""
+    query = select(Message).where(Message.chat_id == chat_id).order_by(col(Message.id))
+    return {message.id: message for message in session.exec(query)}
+
+
+def _up(messages: dict[str, Message], leaf: Message) -> list[Message]:
+    path = [leaf]
+    while path[-1].parent_id is not None:
+        path.append(messages[path[-1].parent_id])
+    return path[::-1]
+
+
+def newest_child(session: Session, message_id: str) -> Message | None:
+    """The newest reply to a person's message, or what a person last answered to a reply."""
+    query = select(Message).where(Message.parent_id == message_id)
+    return session.exec(query.order_by(col(Message.id).desc()).limit(1)).first()
+
+
+def siblings(session: Session, message_id: str) -> list[Message]:
+    """All children of the same parent, that message included, oldest first."""
+    message = get_message(session, message_id)
+    query = select(Message).where(Message.chat_id == message.chat_id, Message.parent_id == message.parent_id)
+    return list(session.exec(query.order_by(col(Message.id))))
+
+
+def prompt_messages(chat: Chat, path: Iterable[Message]) -> list[dict[str, str]]:
+    """What the model is given: the system prompt, if there is one, and the messages of a path."""
+    system = [{"role": "system", "content": chat.system_prompt}] if chat.system_prompt else []
+    return system + [{"role": message.role, "content": message.content} for message in path]
+
+
+def recover_interrupted(session: Session) -> int:
+    """Close the replies that a killed server left streaming; returns how many there were."""
+    replies = list(session.exec(select(Message).where(Message.state == "streaming")))
+    for reply in replies:
+        reply.state = "failed"
+        reply.finish_reason = "interrupted"
+        session.add(reply)
+    return len(replies)
+
+
+def check_text(text: str, field: str) -> str:
+    """Text that both engines can store; raises InvalidInput otherwise."""
+    if "\x00" in text:
+        raise InvalidInput(f"The {field} holds a NUL character; remove it.", field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"The {field} holds half of a surrogate pair at character {error.start}; send valid Unicode.",
+            field=field,
+        ) from error
+    return text
+
+
+def _title(content: str) -> str:
+    line = " ".join(content.split())
+    return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1] + "…"

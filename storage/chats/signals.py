@@ -1,0 +1,72 @@
+"""Implicit signals: what a person did with a reply without voting on it. Never a vote, nor counted as one.
+
+A reply that was regenerated, or whose question was edited, was not good enough; one that was copied was.
+They are examples only for a training that asks for their kinds. Each is noted with the newest vote event
+of that moment and belongs to the snapshots of later events alone, so no snapshot that was taken changes.
+"""
+
+from typing import get_args
+
+from sqlmodel import Session, col, func, select
+
+from storage.chats.chats import get_chat, get_message
+from storage.chats.votes import latest_event_id, take_turn
+from storage.db.tables import Chat, Message, Signal
+from storage.errors import Conflict, InvalidInput, NotAllowed
+from storage.people.end_users import speaks_for
+from storage.settings import SignalKind
+
+SIGNAL = "signal"
+KINDS: tuple[SignalKind, ...] = get_args(SignalKind)
+DESIRABLE = "copied"
+OVER = ("complete", "stopped")
+
+
+def record_signal(session: Session, *, user_id: str, message_id: str, kind: SignalKind) -> Signal:
+    """Note it, as that of the person to whom the reply was given; the same once more changes nothing.
+
+    Raises NotFound, NotAllowed (somebody else's chat), InvalidInput (not a reply of ours) or Conflict
+    (not finished, or failed).
+    """
+    if kind not in KINDS:
+        raise InvalidInput(f"The kind {kind!r} is not one of {', '.join(KINDS)}.", field="kind")
+    take_turn(session)  # or a vote event could join a snapshot that this signal has missed
+    message = get_message(session, message_id)
+    person = get_chat(session, message.chat_id).owner_id
+    if not speaks_for(session, user_id, person):
+        raise NotAllowed(
+            "Only the person to whom this reply was given can say what they did with it.", code="not_yours"
+        )
+    if message.role != "assistant" or message.state == "given":
+        raise InvalidInput(
+            f"The message {message_id} is no reply of ours.", code="not_our_reply", field="message_id"
+        )
+    if not is_over(message):
+        raise Conflict("This reply has not ended, or it failed.", code="reply_not_finished")
+    known = session.exec(
+        select(Signal).where(Signal.message_id == message_id, Signal.user_id == person, Signal.kind == kind)
+    ).first()
+    if known is not None:
+        return known
+    signal = Signal(message_id=message_id, user_id=person, kind=kind, after_event_id=latest_event_id(session))
+    session.add(signal)
+    session.flush()
+    return signal
+
+
+def is_over(message: Message) -> bool:
+    """Whether it is a reply of ours that came to its end, of which a signal can say something."""
+    return message.role == "assistant" and message.state in OVER
+
+
+def count_signals(session: Session) -> dict[SignalKind, int]:
+    """How often each kind was noted, in chats that are still there."""
+    rows = session.exec(
+        select(Signal.kind, func.count())
+        .join(Message, col(Message.id) == Signal.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .where(col(Chat.deleted_at).is_(None))
+        .group_by(col(Signal.kind))
+    )
+    counts = dict(rows.all())
+    return {kind: counts.get(kind, 0) for kind in KINDS}

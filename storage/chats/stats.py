@@ -1,0 +1,196 @@
+"""What the votes say: approval and vote rate per version, a canary's beside the deployed one's, tags, days.
+
+An approval rate comes with its Wilson interval and is called unknown while that is wide: ten thumbs
+do not tell 60 % from 90 %. The vote rate stands beside it, because few who vote are not all who chat.
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, func, select
+
+from storage.db.canary_table import Canary
+from storage.db.tables import Chat, Message, ModelVersion, User, Vote, VoteEvent, now
+
+WIDEST_INTERVAL = 0.3
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Interval:
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class VersionStats:
+    """Votes on the finished replies of one version; rates are shares from 0 to 1, None without votes."""
+
+    version: str
+    replies: int
+    up: int
+    down: int
+
+    @property
+    def approval(self) -> float | None:
+        return self.up / (self.up + self.down) if self.up + self.down else None
+
+    @property
+    def interval(self) -> Interval:
+        return wilson_interval(self.up, self.up + self.down)
+
+    @property
+    def enough_votes(self) -> bool:
+        return self.interval.high - self.interval.low <= WIDEST_INTERVAL
+
+    @property
+    def vote_rate(self) -> float | None:
+        return (self.up + self.down) / self.replies if self.replies else None
+
+
+@dataclass(frozen=True)
+class DayStats:
+    """The votes that were cast or changed on one UTC day, each once, as they stood at its end."""
+
+    day: date
+    up: int
+    down: int
+
+
+def wilson_interval(successes: int, trials: int, z: float = Z95) -> Interval:
+    """The Wilson score interval of a share (Wilson 1927); [0, 1] without trials."""
+    if trials == 0:
+        return Interval(0.0, 1.0)
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def version_stats(session: Session) -> list[VersionStats]:
+    """One entry per version that has replied, newest version first; of which chats, says `_counts`."""
+    return _version_stats(session)
+
+
+def canary_stats(session: Session, canary: Canary) -> tuple[VersionStats, VersionStats]:
+    """The canary's replies and those of the version beside it, each in the chats that were given to it.
+
+    Only chats that began since the canary did, so that both are judged by the same days and people.
+    """
+    given = col(Chat.canary_id) == canary.id
+    beside = col(Chat.canary_id).is_(None) & (col(Chat.id) > canary.id)  # ids sort by time
+
+    def of(version_id: str, chats: sa.ColumnElement[bool]) -> VersionStats:
+        found = _version_stats(session, col(ModelVersion.id) == version_id, chats)
+        return found[0] if found else VersionStats(session.get_one(ModelVersion, version_id).name, 0, 0, 0)
+
+    return of(canary.version_id, given), of(canary.compared_with_id, beside)
+
+
+def difference_interval(one: VersionStats, other: VersionStats) -> Interval | None:
+    """The 95 % interval of the first approval minus the second (Newcombe 1998, method 10); None without
+    votes on both. It takes votes for independent, which those of one person are not quite.
+    """
+    p, q = one.approval, other.approval
+    if p is None or q is None:
+        return None
+    a, b = one.interval, other.interval
+    return Interval(
+        p - q - math.hypot(p - a.low, b.high - q),
+        p - q + math.hypot(a.high - p, q - b.low),
+    )
+
+
+def _version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list[VersionStats]:
+    voted = sa.case((col(Vote.label).is_(True), 1), else_=0)
+    refused = sa.case((col(Vote.label).is_(False), 1), else_=0)
+    rows = session.exec(
+        select(
+            ModelVersion.number,
+            func.count(sa.distinct(col(Message.id))),
+            func.coalesce(func.sum(voted), 0),
+            func.coalesce(func.sum(refused), 0),
+        )
+        .join(Message, col(Message.model_version_id) == ModelVersion.id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
+        .where(col(Message.state).in_(("complete", "stopped")), *_counts(), *conditions)
+        .group_by(col(ModelVersion.number))
+        .order_by(col(ModelVersion.number).desc())
+    )
+    return [VersionStats(f"v{number}", replies, up, down) for number, replies, up, down in rows]
+
+
+def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
+    """Current votes (up, down) per tag, most used first; of which votes, says `_counts`."""
+    each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_array_elements_text
+    tag = each(col(Vote.tags)).table_valued("value").c.value
+    up = func.sum(sa.case((col(Vote.label).is_(True), 1), else_=0))
+    down = func.sum(sa.case((col(Vote.label).is_(False), 1), else_=0))
+    rows = session.execute(
+        sa.select(tag, up, down)
+        .select_from(Vote)
+        .join(Message, col(Message.id) == Vote.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .join(tag.table, sa.true())
+        .where(col(Vote.label).is_not(None), col(Vote.quarantined).is_(False), *_counts())
+        .group_by(tag)
+        .order_by((up + down).desc(), tag)
+    )
+    return {name: (ups, downs) for name, ups, downs in rows}
+
+
+def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
+    """What was voted on each of the last `days` UTC days, oldest first, empty days included.
+
+    Votes of people who are quarantined now are left out; of the others, `_counts` says which there are.
+    """
+    today = now().date()
+    first = today - timedelta(days=days - 1)
+    day = func.date(col(VoteEvent.created_at))
+    # A tag or a comment that follows a thumb is a change of the same vote, not another one.
+    last = (
+        select(func.max(VoteEvent.id))
+        .where(
+            col(VoteEvent.created_at) >= datetime.combine(first, time.min, UTC),
+            col(VoteEvent.action).in_(("cast", "change", "clear")),
+        )
+        .group_by(day, col(VoteEvent.message_id), col(VoteEvent.user_id))
+    )
+    rows = session.exec(
+        select(day, VoteEvent.label, func.count())
+        .join(Message, col(Message.id) == VoteEvent.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .where(
+            col(VoteEvent.id).in_(last),
+            col(VoteEvent.label).is_not(None),
+            col(VoteEvent.user_id).not_in(select(User.id).where(col(User.quarantined))),
+            *_counts(),
+        )
+        .group_by(day, col(VoteEvent.label))
+    )
+    found = {(date.fromisoformat(str(when)), label): count for when, label, count in rows}
+    span = [first + timedelta(days=n) for n in range(days)]
+    return [DayStats(when, found.get((when, True), 0), found.get((when, False), 0)) for when in span]
+
+
+def _counts() -> tuple[sa.ColumnElement[bool], ...]:
+    """Chats that are there, and took place here: what was imported says nothing of the versions."""
+    return col(Chat.deleted_at).is_(None), ~col(Chat.source).startswith("import")
+
+
+def count_events(session: Session, after: int, up_to: int) -> dict[str, int]:
+    """How many events of these ids cast or changed a vote to `up` or `down`, or have it `taken_back`."""
+    rows = session.exec(
+        select(VoteEvent.label, func.count())
+        .where(
+            col(VoteEvent.id) > after,
+            col(VoteEvent.id) <= up_to,
+            col(VoteEvent.action).in_(("cast", "change", "clear")),
+        )
+        .group_by(col(VoteEvent.label))
+    )
+    kinds = {True: "up", False: "down", None: "taken_back"}
+    return {kinds[label]: number for label, number in rows}

@@ -1,0 +1,300 @@
+"""Votes: one current vote per reply and person, and the append-only log of every change.
+
+The reply's text, its history and its owner are looked up here; nothing of them is taken from a client.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, func, select
+
+from storage.chats.chats import check_text
+from storage.db.ids import is_id, new_id
+from storage.db.tables import Chat, Message, Table, Vote, VoteEvent, now
+from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, RevisionConflict
+
+# Any constant will do; see take_turn.
+EVENT_LOCK = 7_463_552
+
+
+@dataclass(frozen=True)
+class CurrentVote:
+    """How one person's vote on one reply stands; before the first vote its revision is 0."""
+
+    message_id: str
+    user_id: str
+    label: bool | None = None
+    tags: Sequence[str] = ()
+    comment: str | None = None
+    correction: str | None = None
+    quarantined: bool = False
+    revision: int = 0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What must hold for a vote to be changed: its revision, or that there is no vote."""
+
+    revision: int | None = None
+    unvoted: bool = False
+
+
+ANYTHING = Expected()
+
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """Current votes that training may use."""
+
+    up: int
+    down: int
+
+
+# Plain statements, made once: votes are the one thing that comes in hundreds a second.
+_users, _chats, _messages, _votes, _events = (
+    Table.metadata.tables[name] for name in ("user_account", "chat", "message", "vote", "vote_event")
+)
+_FIND = (
+    sa.select(
+        _messages.c.role,
+        _messages.c.state,
+        _chats.c.owner_id,
+        _chats.c.deleted_at,
+        _users.c.app_id,
+        _users.c.quarantined.label("set_aside"),
+        _votes.c.label,
+        _votes.c.tags,
+        _votes.c.comment,
+        _votes.c.correction,
+        _votes.c.quarantined,
+        _votes.c.revision,
+    )
+    .join_from(_messages, _chats, _chats.c.id == _messages.c.chat_id)
+    .join(_users, _users.c.id == _chats.c.owner_id)
+    .outerjoin(_votes, (_votes.c.message_id == _messages.c.id) & (_votes.c.user_id == _chats.c.owner_id))
+    .where(_messages.c.id == sa.bindparam("message"))
+)
+_INSERT = sa.insert(_votes)
+_UPDATE = sa.update(_votes).where(
+    _votes.c.message_id == sa.bindparam("message"), _votes.c.user_id == sa.bindparam("user")
+)
+_LOG = sa.insert(_events).inline()  # its id is not asked for
+
+
+# What training may use.
+_USABLE = (
+    _votes.c.label.is_not(None),
+    _votes.c.quarantined.is_(False),
+    _chats.c.deleted_at.is_(None),
+    _chats.c.consent.is_(True),
+)
+
+
+def cast_vote(
+    session: Session,
+    *,
+    user_id: str,
+    message_id: str,
+    label: bool,
+    tags: Sequence[str] | None = None,
+    comment: str | None = None,
+    correction: str | None = None,
+    expected: Expected = ANYTHING,
+) -> CurrentVote:
+    """Cast or change a vote; the same vote again changes nothing.
+
+    `user_id` is the person to whom the reply was given, or the application that speaks for them; the vote
+    is that person's. Raises InvalidInput, NotFound, NotAllowed (somebody else's chat), Conflict (still
+    streaming) or RevisionConflict (the vote is not as expected).
+    """
+    if label is not True and label is not False:
+        raise InvalidInput(f"The label must be true (up) or false (down), not {label!r}.", field="label")
+    for text in (*(tags or ()), comment or "", correction or ""):
+        check_text(text, "vote")
+    take_turn(session)
+    found = _find(session, user_id, message_id)
+    _check_votable(found, message_id)
+    current = _current(found, found.owner_id, message_id)
+    _check_expected(current, expected)
+    wanted = replace(
+        current,
+        label=label,
+        tags=list(tags or ()),
+        comment=comment,
+        correction=correction,
+        quarantined=bool(found.set_aside),
+    )
+    if wanted == current:
+        return current
+    return _store(session, wanted, "cast" if current.label is None else "change")
+
+
+def clear_vote(
+    session: Session, *, user_id: str, message_id: str, expected: Expected = ANYTHING
+) -> CurrentVote:
+    """Take a vote back, or leave it as it is where there is nothing to take back; raises as `cast_vote`."""
+    take_turn(session)
+    current = get_vote(session, user_id=user_id, message_id=message_id)
+    _check_expected(current, expected)
+    if current.label is None:
+        return current
+    cleared = CurrentVote(
+        message_id, current.user_id, tags=[], quarantined=current.quarantined, revision=current.revision
+    )
+    return _store(session, cleared, "clear")
+
+
+def get_vote(session: Session, *, user_id: str, message_id: str) -> CurrentVote:
+    """How the vote on a reply stands that was given to this person, or to an end user of this application.
+
+    Raises NotFound or NotAllowed.
+    """
+    found = _find(session, user_id, message_id)
+    return _current(found, found.owner_id, message_id)
+
+
+def votes_of(session: Session, user_id: str, message_ids: Iterable[str]) -> dict[str, CurrentVote]:
+    """A person's current votes by message id; cleared ones are left out."""
+    query = select(Vote).where(
+        Vote.user_id == user_id, col(Vote.message_id).in_(list(message_ids)), col(Vote.label).is_not(None)
+    )
+    return {vote.message_id: _current(vote, user_id, vote.message_id) for vote in session.exec(query)}
+
+
+def count_votes(session: Session) -> VoteCounts:
+    """Current votes that training may use: not in deleted chats, with consent, and not quarantined."""
+    counts = count_by_source(session).values()
+    return VoteCounts(up=sum(one.up for one in counts), down=sum(one.down for one in counts))
+
+
+def count_by_source(session: Session) -> dict[str, VoteCounts]:
+    """The votes that `count_votes` counts, by the source of their chats."""
+    rows = session.exec(
+        select(Chat.source, Vote.label, func.count())
+        .join(Message, col(Message.id) == Vote.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .where(*_USABLE)
+        .group_by(col(Chat.source), col(Vote.label))
+    )
+    counts = {(source, label): count for source, label, count in rows}
+    return {
+        source: VoteCounts(up=counts.get((source, True), 0), down=counts.get((source, False), 0))
+        for source in {source for source, _ in counts}
+    }
+
+
+def count_voters(session: Session, *, sources: Collection[str] | None = None) -> int:
+    """How many people cast the votes that `count_votes` counts, or those of them from these sources."""
+    query = (
+        select(func.count(sa.distinct(col(Vote.user_id))))
+        .join(Message, col(Message.id) == Vote.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .where(*_USABLE)
+    )
+    if sources is not None:
+        query = query.where(col(Chat.source).in_(sources))
+    return session.exec(query).one()
+
+
+def latest_event_id(session: Session) -> int:
+    """The newest event's id, which names the snapshot of all votes so far; 0 before the first vote."""
+    return session.exec(select(func.max(VoteEvent.id))).one() or 0
+
+
+def count_events_after(session: Session, event_id: int) -> int:
+    """How much is new since a snapshot; what is quarantined is nothing new."""
+    query = select(func.count()).where(col(VoteEvent.id) > event_id, col(VoteEvent.quarantined).is_(False))
+    return session.exec(query).one()
+
+
+def _find(session: Session, user_id: str, message_id: str) -> Any:
+    """The message's role and state, its chat, its owner and their vote, if any, in one row."""
+    found = None
+    session.flush()  # a plain statement does not see what the session has still to write
+    if is_id(message_id):
+        found = session.connection().execute(_FIND, {"message": message_id}).one_or_none()
+    if found is None:
+        raise NotFound(f"There is no message {message_id}.")
+    if found.deleted_at is not None:
+        raise NotFound(f"The chat of the message {message_id} was deleted.")
+    if user_id not in (found.owner_id, found.app_id):
+        raise NotAllowed("Only the person to whom this reply was given can vote on it.", code="not_yours")
+    return found
+
+
+def _check_votable(found: Any, message_id: str) -> None:
+    if found.role != "assistant":
+        raise InvalidInput(
+            f"The message {message_id} is from the {found.role}; only replies can be voted on.",
+            code="not_a_reply",
+            field="message_id",
+        )
+    if found.state == "streaming":
+        raise Conflict("This reply is still being written; vote when it has ended.", code="still_streaming")
+    if found.state == "given":
+        raise InvalidInput(
+            f"The message {message_id} came from a client as history; only our own replies can be voted on.",
+            code="not_our_reply",
+            field="message_id",
+        )
+    if found.state == "failed":
+        raise Conflict("This reply failed before its end; regenerate it and vote then.", code="reply_failed")
+
+
+def _current(row: Any, user_id: str, message_id: str) -> CurrentVote:
+    if row.revision is None:
+        return CurrentVote(message_id, user_id)
+    return CurrentVote(
+        message_id, user_id, row.label, row.tags, row.comment, row.correction, row.quarantined, row.revision
+    )
+
+
+def _check_expected(current: CurrentVote, expected: Expected) -> None:
+    if expected.revision is not None and expected.revision != current.revision:
+        raise RevisionConflict(
+            f"The vote has the revision {current.revision}, not {expected.revision}: it was changed "
+            f"meanwhile. GET it, then send this again without If-Match, or with If-Match: "
+            f'"{current.revision}".'
+        )
+    if expected.unvoted and current.label is not None:
+        raise RevisionConflict(
+            f"There is a vote already, with the revision {current.revision}, where none (revision 0) was "
+            f'expected. GET it, then send this again with If-Match: "{current.revision}" to change it.'
+        )
+
+
+def _store(session: Session, vote: CurrentVote, action: str) -> CurrentVote:
+    """Keep the vote as its next revision, and append that to the log."""
+    vote = replace(vote, revision=vote.revision + 1)
+    moment = now()
+    state = {
+        "label": vote.label,
+        "tags": vote.tags,
+        "comment": vote.comment,
+        "correction": vote.correction,
+        "quarantined": vote.quarantined,
+        "revision": vote.revision,
+    }
+    key = {"message_id": vote.message_id, "user_id": vote.user_id}
+    connection = session.connection()
+    if vote.revision == 1:
+        connection.execute(
+            _INSERT, key | state | {"id": new_id(), "created_at": moment, "updated_at": moment}
+        )
+    else:
+        connection.execute(
+            _UPDATE, state | {"message": vote.message_id, "user": vote.user_id, "updated_at": moment}
+        )
+    connection.execute(_LOG, key | state | {"action": action, "created_at": moment})
+    return vote
+
+
+def take_turn(session: Session) -> None:
+    """Wait until no other transaction is adding vote events; call before adding some."""
+    # A snapshot is "every event up to an id". PostgreSQL gives ids before commit, so two transactions
+    # could commit out of order and change a snapshot afterwards; this lock makes them take turns.
+    # SQLite has one writer anyway.
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(EVENT_LOCK)))

@@ -1,0 +1,262 @@
+"""The database: one engine, short read and write transactions, migrations.
+
+SQLite runs in WAL mode with `synchronous=FULL`, so a committed vote is on disk; writers queue on a
+lock of this process and then on SQLite's own. PostgreSQL uses a psycopg 3 pool. Knows no table.
+"""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlmodel import Session, create_engine
+
+from storage.db.group_commit import GroupCommit
+from storage.errors import BadSetting, NotReady, NotStored
+from storage.files.disk_full import is_full, no_room
+from storage.settings import Settings
+
+T = TypeVar("T")
+
+# With secure_delete, what is erased or overwritten is zeroed in the file, not only unlinked.
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
+# Any constant will do; it keeps two servers from migrating one PostgreSQL database at once.
+MIGRATION_LOCK = 7_463_551
+
+
+class Database:
+    """One database address; safe to share between threads, not between processes."""
+
+    def __init__(self, address: str, *, longest_write_queue: int = 2048) -> None:
+        try:
+            url = sa.make_url(address)
+        except sa.exc.ArgumentError as error:
+            raise BadSetting(
+                f"THUMBLOOP_DATABASE_URL={address!r} is not a database address; use "
+                f"postgresql+psycopg://user:password@host/name or sqlite:///file.",
+                field="database_url",
+            ) from error
+        self.dialect = url.get_backend_name()
+        if self.dialect not in ("sqlite", "postgresql"):
+            raise BadSetting(
+                f"THUMBLOOP_DATABASE_URL names {self.dialect!r}; only sqlite and postgresql are supported.",
+                field="database_url",
+            )
+        self.path = Path(url.database) if self.dialect == "sqlite" and url.database else None
+        self.shown_address = url.render_as_string(hide_password=True)
+        if self.dialect == "sqlite":
+            self.engine = create_engine(
+                url,
+                connect_args={"check_same_thread": False},
+                pool_size=16,
+                max_overflow=64,
+                hide_parameters=True,  # an error in a log holds no message text
+            )
+            sa.event.listen(self.engine, "connect", _sqlite_pragmas)
+            sa.event.listen(self.engine, "begin", _sqlite_begin)
+        else:
+            self.engine = create_engine(
+                url, pool_size=8, max_overflow=24, pool_pre_ping=True, hide_parameters=True
+            )
+        self._writer = self.engine.execution_options(writes=True)
+        # An export reads for minutes: it must not see half of what is written meanwhile.
+        self._reader = (
+            self.engine
+            if self.dialect == "sqlite"
+            else self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        )
+        # SQLite has one writer; PostgreSQL has many.
+        self._lock: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if self.dialect == "sqlite" else contextlib.nullcontext()
+        )
+        self._groups: GroupCommit | None = None
+        self._longest_write_queue = longest_write_queue
+        self._starting = threading.Lock()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one consistent state and changes nothing. Raises NotStored as `write` does."""
+        with self._room(), Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session that commits at the end, or leaves no trace if anything raises.
+
+        Raises NotStored where the database's disk is full.
+        """
+        with (
+            self._room(),
+            self._lock,
+            Session(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    def group_write(self, write: Callable[[Session], T]) -> T:
+        """Run a small write that shares its commit with others; returns its result once it is on disk.
+
+        Raises what `write` raises, and what `submit` does.
+        """
+        return self.submit(write).result()
+
+    def small_write(self, write: Callable[[Session], T]) -> T:
+        """`group_write` where writers queue anyway, and `write` on PostgreSQL: there a group would hold the
+        locks of all its rows until its last write is done. Raises what they raise.
+        """
+        if self.dialect == "sqlite":
+            return self.group_write(write)
+        with self.write() as session:
+            return write(session)
+
+    def submit(self, write: Callable[[Session], T]) -> Future[T]:
+        """The same for whoever has better to do than to wait: the future is done once it is on disk.
+
+        Raises Busy when more writes wait than can be served soon. See GroupCommit.submit.
+        """
+        with self._starting:
+            if self._groups is None:
+                self._groups = GroupCommit(self._writer, self._lock, longest_queue=self._longest_write_queue)
+        return self._groups.submit(write)
+
+    def forget_old_pages(self) -> None:
+        """Let no file of the database hold what was erased: SQLite's log is written back and emptied.
+
+        It waits for those who read meanwhile, a few seconds at most; what it cannot empty then goes with the
+        next call. PostgreSQL's own files are its administrator's.
+        """
+        if self.dialect == "sqlite":
+            with self._lock, self.engine.connect() as connection:
+                connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version; safe when several processes start at once."""
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self._migration_lock(), self.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Finish what was accepted and let go of every connection."""
+        if self._groups is not None:
+            self._groups.close()
+        self.engine.dispose()
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            if is_full(error.orig):
+                raise NotStored(
+                    f"The database {self.path or self.shown_address} has no room ({error.orig}); nothing of "
+                    f"this was kept. Free some space on its disk and do it again.",
+                    code="no_room",
+                ) from error
+            raise
+
+    @contextmanager
+    def _migration_lock(self) -> Iterator[None]:
+        if self.path is not None:
+            with self.path.with_suffix(".migration-lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        elif self.dialect == "postgresql":
+            with self.engine.connect() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_lock(MIGRATION_LOCK)))
+                try:
+                    yield
+                finally:
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(MIGRATION_LOCK)))
+        else:
+            yield
+
+
+def open_database(settings: Settings) -> Database:
+    """Make the data directory if need be, connect and migrate; raises BadSetting or NotReady."""
+    make_data_dir(settings.data_dir)
+    database = Database(settings.database_address, longest_write_queue=settings.max_waiting_writes)
+    where = database.path or database.shown_address
+    try:
+        if database.path is not None:
+            _make_private(database.path)
+        database.migrate()
+    except OSError as error:
+        database.close()
+        if is_full(error):
+            raise _full(where, error.strerror) from error
+        raise NotReady(f"The database {where} cannot be opened: {error.strerror}.") from error
+    except sa.exc.OperationalError as error:
+        database.close()
+        if is_full(error.orig):
+            raise _full(where, error.orig) from error
+        raise NotReady(
+            f"The database {database.shown_address} cannot be opened: {error.orig}. "
+            f"Start it, or set THUMBLOOP_DATABASE_URL."
+        ) from error
+    return database
+
+
+def _full(where: object, why: object) -> NotReady:
+    return NotReady(
+        f"The database {where} has no room to be opened ({why}). Free some space on its disk.",
+        code="no_room",
+    )
+
+
+def make_data_dir(folder: Path) -> None:
+    """Create the data directory, private to this user; raises BadSetting if it cannot be written."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.NamedTemporaryFile(dir=folder).close()
+    except OSError as error:
+        if is_full(error):
+            raise no_room(folder, error.strerror) from error
+        raise BadSetting(
+            f"The data directory {folder} cannot be written ({error.strerror}); "
+            f"set THUMBLOOP_DATA_DIR to a folder that can.",
+            field="data_dir",
+        ) from error
+
+
+def _make_private(path: Path) -> None:
+    """Readable by their owner alone, whatever the umask: what SQLite makes beside the file takes its mode."""
+    with contextlib.suppress(PermissionError):  # another's file: SQLite says what it cannot do with it
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            if file.exists():
+                file.chmod(0o600)
+
+
+def database_now(session: Session) -> datetime:
+    """The database's own clock: leases of several machines are only comparable by one clock."""
+    if session.get_bind().dialect.name == "sqlite":
+        text = session.execute(sa.text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    moment: datetime = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return moment.astimezone(UTC)
+
+
+def _sqlite_pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]
+    connection.isolation_level = None  # we say BEGIN ourselves, see _sqlite_begin
+    cursor = connection.cursor()
+    for pragma in PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # IMMEDIATE takes the write lock at once: upgrading a read transaction later can fail as busy.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,22 @@
+"""Alembic's entry: runs the migrations on the connection that `Database.migrate` hands over."""
+
+from alembic import context
+from sqlalchemy import create_engine
+
+from storage.db import canary_table  # noqa: F401 (its table, too)
+from storage.db.tables import Table
+
+
+def run(connection) -> None:  # type: ignore[no-untyped-def]
+    context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True)
+    with context.begin_transaction():
+        context.run_migrations()
+    connection.commit()
+
+
+connection = context.config.attributes.get("connection")
+if connection is None:  # the `alembic` command itself, when a developer writes a migration
+    with create_engine(context.config.get_main_option("sqlalchemy.url") or "").connect() as connection:
+        run(connection)
+else:
+    run(connection)

@@ -1,0 +1,346 @@
+"""The tables. Columns only: what may be done with them is in the module of each noun.
+
+No `from __future__ import annotations` here: SQLModel reads the annotations at import.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy import JSON, Column, Index, MetaData, Text, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from storage.db.ids import new_id
+from storage.db.types import OPTIONAL_JSON, UtcDateTime
+
+# Named constraints, so that migrations can alter them on both engines.
+NAMING = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Table(SQLModel):
+    metadata: ClassVar[MetaData] = MetaData(naming_convention=NAMING)
+
+
+class User(Table, table=True):
+    __tablename__ = "user_account"  # "user" is a reserved word in PostgreSQL
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str | None = Field(default=None, unique=True)  # anonymous people and end users have none
+    role: str = "user"  # admin, user
+    password_hash: str | None = None
+    disabled: bool = False
+    quarantined: bool = Field(
+        default=False, sa_column_kwargs={"server_default": sa.false()}
+    )  # their votes are kept, and train nothing
+    erased_at: datetime | None = Field(
+        default=None, sa_type=UtcDateTime
+    )  # a tombstone: all they wrote is gone
+    # Of an end user: the account of the application that speaks for them, and a keyed hash of what it calls
+    # them. No foreign key: SQLite could only add one by making the table anew.
+    app_id: str | None = Field(default=None, index=True)
+    app_key: str | None = Field(default=None, unique=True, index=True)
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class ApiToken(Table, table=True):
+    __tablename__ = "api_token"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    user_id: str = Field(foreign_key="user_account.id", index=True)
+    name: str
+    kind: str = "api"  # api, session (a browser's cookie), login (the one-time admin link)
+    prefix: str
+    sha256: str = Field(unique=True)
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Chat(Table, table=True):
+    __tablename__ = "chat"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    owner_id: str = Field(foreign_key="user_account.id", index=True)
+    title: str = ""
+    system_prompt: str = Field(default="", sa_type=Text)
+    consent: bool = True  # may its votes be trained on?
+    source: str = "web"  # web, api, openai, import
+    import_key: str | None = Field(
+        default=None, unique=True
+    )  # hash of an imported row, so that none comes twice
+    # Given to this canary when it began. No foreign key: SQLite could only add one by making the table anew.
+    canary_id: str | None = Field(default=None, index=True)
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Message(Table, table=True):
+    __tablename__ = "message"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    chat_id: str = Field(foreign_key="chat.id", index=True)
+    parent_id: str | None = Field(default=None, foreign_key="message.id", index=True)
+    role: str  # user, assistant
+    content: str = Field(default="", sa_type=Text)
+    state: str = "complete"  # streaming, complete, stopped (by the person), failed, given (by a client)
+    model_version_id: str | None = Field(default=None, foreign_key="model_version.id")
+    sampling: dict[str, Any] | None = Field(default=None, sa_column=Column(OPTIONAL_JSON))
+    finish_reason: str | None = None  # stop, length, cancelled, error
+    # Of a reply: so many of the first messages on its branch the model did not read, the chat being too long.
+    messages_left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    token_ids: list[int] | None = Field(
+        default=None, sa_column=Column(OPTIONAL_JSON)
+    )  # as generated, any EOS included
+    timings: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(OPTIONAL_JSON)
+    )  # first_token_s, total_s, tokens
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class Vote(Table, table=True):
+    """The current vote of one person on one reply; `label` is None once cleared."""
+
+    __tablename__ = "vote"
+    __table_args__ = (UniqueConstraint("message_id", "user_id"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    message_id: str = Field(foreign_key="message.id")
+    user_id: str = Field(foreign_key="user_account.id", index=True)
+    label: bool | None = None
+    tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    comment: str | None = Field(default=None, sa_type=Text)
+    correction: str | None = Field(default=None, sa_type=Text)
+    quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
+    revision: int = 1
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class VoteEvent(Table, table=True):
+    """Append-only: the vote as it stood after each cast, change and clear."""
+
+    __tablename__ = "vote_event"
+    __table_args__ = (
+        Index("ix_vote_event_message_user", "message_id", "user_id", "id"),
+        Index("ix_vote_event_label", "label", "id"),  # the newest of a kind, however rare it is
+        {"sqlite_autoincrement": True},  # an id that a snapshot names is never given twice
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    message_id: str = Field(foreign_key="message.id")
+    user_id: str = Field(foreign_key="user_account.id")
+    action: str  # cast, change, clear, quarantine, release; erase once its content is gone
+    label: bool | None = None
+    tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    comment: str | None = Field(default=None, sa_type=Text)
+    correction: str | None = Field(default=None, sa_type=Text)
+    quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
+    revision: int
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class Signal(Table, table=True):
+    """Append-only: what a person did with a reply without voting on it."""
+
+    __tablename__ = "signal"
+    __table_args__ = (UniqueConstraint("message_id", "user_id", "kind"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    message_id: str = Field(foreign_key="message.id")
+    user_id: str = Field(foreign_key="user_account.id", index=True)
+    kind: str  # regenerated, edited, copied
+    after_event_id: int = Field(index=True)  # the newest vote event then; it is in every later snapshot
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+WAITING_DELIVERY = "delivered_at IS NULL AND failed_at IS NULL"
+
+
+class WebhookDelivery(Table, table=True):
+    """The outbox of the webhook: which vote event is to be sent, and how that went so far.
+
+    What is sent is read from the event at each attempt, so no copy of it is here to be erased.
+    """
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        Index(
+            "ix_webhook_delivery_waiting",
+            "next_attempt_at",
+            sqlite_where=sa.text(WAITING_DELIVERY),
+            postgresql_where=sa.text(WAITING_DELIVERY),
+        ),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True)  # the header webhook-id
+    event_id: int = Field(foreign_key="vote_event.id", unique=True)
+    event: str  # vote.cast, vote.changed, vote.cleared
+    attempts: int = 0
+    next_attempt_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)  # a server is sending it
+    delivered_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    failed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # given up
+    last_error: str | None = Field(default=None, sa_type=Text)
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class WebhookCursor(Table, table=True):
+    """One row: up to which vote event the outbox is filled."""
+
+    __tablename__ = "webhook_cursor"
+
+    id: int = Field(default=1, primary_key=True)
+    event_id: int
+
+
+class ImportRequest(Table, table=True):
+    """What an import with an idempotency key answered, so that the same request answers it again."""
+
+    __tablename__ = "import_request"
+    __table_args__ = (UniqueConstraint("user_id", "key"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    user_id: str = Field(foreign_key="user_account.id")
+    key: str
+    sha256: str  # of the options and the file
+    report: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+ACTIVE_RUN = "state IN ('requested', 'running')"
+
+
+class TrainingRun(Table, table=True):
+    """One run; the row is the queue. A partial unique index allows one active run per policy."""
+
+    __tablename__ = "training_run"
+    __table_args__ = (
+        Index(
+            "ix_training_run_active",
+            "policy",
+            unique=True,
+            sqlite_where=sa.text(ACTIVE_RUN),
+            postgresql_where=sa.text(ACTIVE_RUN),
+        ),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    policy: str = "default"
+    state: str = "requested"  # requested, running, succeeded, skipped, failed, cancelled
+    reason: str | None = Field(default=None, sa_type=Text)
+    trigger: str  # admin, api, cli, schedule
+    requested_by: str | None = Field(default=None, foreign_key="user_account.id")
+    force: bool = False  # train even where the readiness check says no
+    settings: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    snapshot: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(OPTIONAL_JSON)
+    )  # event_id, sha256, counts, held-out chats; the votes are rows of RunVote
+    snapshot_event_id: int | None = None
+    owner: str | None = None
+    fence: int = 0  # grows with every claim; an older one may not publish
+    attempts: int = 0
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    heartbeat_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    cancel_requested: bool = False
+    progress: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    metrics: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    log_path: str | None = None
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class ScheduleTick(Table, table=True):
+    """One firing of the schedule; the unique key makes it happen once however many schedulers run."""
+
+    __tablename__ = "schedule_tick"
+    __table_args__ = (UniqueConstraint("policy", "due_at"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    policy: str = "default"
+    due_at: datetime = Field(sa_type=UtcDateTime)
+    outcome: str  # what came of it, for people
+    run_id: str | None = Field(default=None, foreign_key="training_run.id")
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class RunVote(Table, table=True):
+    """Lineage: a vote (or a signal) that a run learned from."""
+
+    __tablename__ = "run_vote"
+
+    message_id: str = Field(foreign_key="message.id", primary_key=True)
+    user_id: str = Field(foreign_key="user_account.id", primary_key=True)
+    run_id: str = Field(foreign_key="training_run.id", primary_key=True, index=True)
+
+
+class ModelVersion(Table, table=True):
+    __tablename__ = "model_version"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    number: int = Field(unique=True)  # v1 is the base
+    parent_id: str | None = Field(default=None, foreign_key="model_version.id")
+    run_id: str | None = Field(default=None, foreign_key="training_run.id", unique=True)
+    kind: str  # base, adapter
+    base_model: str
+    path: str | None = None  # of the adapter folder, relative to the data directory
+    sha256: str | None = None
+    files: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    metrics: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    state: str = "candidate"  # candidate (an admin decides), ready, rejected, retired
+    reason: str | None = Field(default=None, sa_type=Text)
+    erased_votes: int = Field(
+        default=0, sa_column_kwargs={"server_default": "0"}
+    )  # votes it was trained on that were erased since; only a retrain forgets them
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+    @property
+    def name(self) -> str:
+        return f"v{self.number}"
+
+
+class Deployment(Table, table=True):
+    """Which version answered from when until when; the open row is the alias `deployed`."""
+
+    __tablename__ = "deployment"
+    __table_args__ = (
+        Index(
+            "ix_deployment_open",
+            "policy",
+            unique=True,
+            sqlite_where=sa.text("ended_at IS NULL"),
+            postgresql_where=sa.text("ended_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    policy: str = "default"
+    version_id: str = Field(foreign_key="model_version.id")
+    started_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    by: str  # a user's name, or the gate
+    why: str = Field(sa_type=Text)
+
+
+class AuditEvent(Table, table=True):
+    """Append-only: who did what to what."""
+
+    __tablename__ = "audit_event"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))

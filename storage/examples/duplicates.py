@@ -1,0 +1,145 @@
+"""Identical texts among examples: repeated votes and votes that contradict each other.
+
+A text is a prompt with a completion. Its 16-byte digest and its votes are counted in a private
+temporary SQLite file, so that a million texts need no more memory than its cache. Knows no tables.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+from storage.examples.example import Example
+
+Duplicates = Literal["keep", "drop"]
+Contradictions = Literal["keep", "drop", "majority"]
+Message = dict[str, str]
+
+CACHE_KIB = 16 * 1024
+
+
+class TextVotes(NamedTuple):
+    up: int
+    down: int
+
+
+class TextCounts:
+    """How often each text was voted up and down; close it when done."""
+
+    def __init__(self) -> None:
+        self._file = scratch_file()
+        self._file.execute(
+            "CREATE TABLE text (digest BLOB PRIMARY KEY, up INTEGER, down INTEGER) WITHOUT ROWID"
+        )
+
+    def add(self, example: Example) -> TextVotes:
+        """Count a vote; returns the votes on its text so far, this one included."""
+        votes = self._file.execute(
+            "INSERT INTO text VALUES (?, ?, ?) ON CONFLICT (digest) DO UPDATE "
+            "SET up = up + excluded.up, down = down + excluded.down RETURNING up, down",
+            (digest(example.prompt, example.completion), example.label, not example.label),
+        ).fetchone()
+        return TextVotes(*votes)
+
+    def of(self, example: Example) -> TextVotes:
+        row = self._file.execute(
+            "SELECT up, down FROM text WHERE digest = ?", (digest(example.prompt, example.completion),)
+        ).fetchone()
+        return TextVotes(*row) if row is not None else TextVotes(0, 0)
+
+    def contradictory(self) -> tuple[int, int]:
+        """How many texts have votes of both kinds, and how many votes those are."""
+        texts, votes = self._file.execute(
+            "SELECT count(*), coalesce(sum(up + down), 0) FROM text WHERE up > 0 AND down > 0"
+        ).fetchone()
+        return texts, votes
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Selection:
+    """The examples that are left once duplicates and contradictions are dealt with.
+
+    duplicates: "drop" keeps the first of the examples with the same text and label.
+    contradictions: "drop" leaves out every vote on a text that has both kinds, "majority" keeps the
+    votes of the larger kind, and none where both are equal. Both read `examples` twice.
+    """
+
+    def __init__(
+        self,
+        examples: Callable[[], Iterator[Example]],
+        *,
+        duplicates: Duplicates = "keep",
+        contradictions: Contradictions = "keep",
+    ) -> None:
+        self._examples = examples
+        self._duplicates = duplicates
+        self._contradictions = contradictions
+        self.duplicate_votes = 0  # votes whose text and label had come before, dropped or not
+        self.contradictory_texts = 0
+        self.contradictory_votes = 0
+        self.contradictions_dropped = 0
+
+    def __iter__(self) -> Iterator[Example]:
+        seen = TextCounts()
+        counts = self._count() if self._contradictions != "keep" else None
+        try:
+            for example in self._examples():
+                if counts is not None and not self._stands(example, counts.of(example)):
+                    self.contradictions_dropped += 1
+                    continue
+                votes = seen.add(example)
+                repeated = (votes.up if example.label else votes.down) > 1
+                self.duplicate_votes += repeated
+                if not repeated or self._duplicates == "keep":
+                    yield example
+            self.contradictory_texts, self.contradictory_votes = (counts or seen).contradictory()
+        finally:
+            seen.close()
+            if counts is not None:
+                counts.close()
+
+    def _count(self) -> TextCounts:
+        counts = TextCounts()
+        for example in self._examples():
+            counts.add(example)
+        return counts
+
+    def _stands(self, example: Example, votes: TextVotes) -> bool:
+        if not (votes.up and votes.down):
+            return True
+        if self._contradictions == "drop" or votes.up == votes.down:
+            return False
+        return example.label == (votes.up > votes.down)
+
+
+def opening(prompt: list[Message]) -> str:
+    """What stands for the chat of a prompt that came without one: its first message, and a system prompt.
+
+    Rows that open alike are then of one chat: its rated turns, its siblings, both sides of a pair.
+    """
+    return digest(prompt[: 1 + (prompt[0]["role"] == "system")]).hex()
+
+
+def digest(*parts: list[Message]) -> bytes:
+    """16 bytes that stand for these messages: equal for equal roles and contents only."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        # Lengths before texts, so that no two lists of messages run together into the same bytes.
+        found.update(b"%d;" % len(part))
+        for message in part:
+            for text in (message["role"].encode(), message["content"].encode()):
+                found.update(b"%d:" % len(text))
+                found.update(text)
+    return found.digest()
+
+
+def scratch_file() -> sqlite3.Connection:
+    """A database of this connection alone, on disk beyond its cache, gone when it is closed."""
+    # Several threads take turns when a web server streams an export.
+    file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
+        file.execute(f"PRAGMA {pragma}")
+    file.execute("BEGIN")
+    return file

@@ -1,0 +1,215 @@
+"""Votes as KTO examples, as of a snapshot.
+
+A snapshot is a vote event's id: each (reply, person) counts with its latest event up to that id. The
+prompt is every message before the reply on its branch that the model read, the system prompt included;
+the completion is the reply alone. Deleted chats and chats without consent give no examples, so these
+two, like erasure, can take rows out of an old snapshot; `Examples.left_out` says how many.
+
+Read in pages of event ids, each answered through primary keys: a row costs the same in a small and in
+a large store, and only a page is in memory.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import Session
+
+from storage.db.ids import is_id
+from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
+from storage.examples.queries import messages_up_to, next_event, standing_votes
+from storage.files.installation_key import pseudonym
+from storage.registry.lineage import ERASED
+
+# Event ids in a page. What is in memory is this many rows and the messages before their replies.
+PAGE = 250
+CORRECTION = "correction"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One unpaired preference, with where it came from."""
+
+    prompt: list[dict[str, str]]
+    completion: list[dict[str, str]]
+    label: bool
+    message_id: str
+    chat_id: str
+    user_id: str
+    model_version: str | None
+    voted_at: datetime
+    tags: list[str]
+    comment: str | None
+    source: str
+    token_ids: list[int] | None  # the reply as generated, any EOS included; None for imported replies
+    correction: str | None = None  # what the voter wrote the reply should have been
+    event_id: int = 0  # of the vote; examples come in this order
+    origin: str = ""  # the source of the chat, also where `source` says correction or signal
+
+    def to_row(self, *, salt: bytes) -> dict[str, Any]:
+        """TRL's conversational unpaired preference, with provenance columns beside it."""
+        return {
+            "prompt": self.prompt,
+            "completion": self.completion,
+            "label": self.label,
+            "message_id": self.message_id,
+            "chat_id": self.chat_id,
+            "user_hash": pseudonym(salt, self.user_id),
+            "model_version": self.model_version,
+            "voted_at": self.voted_at.isoformat(),
+            "tags": self.tags,
+            "comment": self.comment,
+            "correction": self.correction,
+            "source": self.source,
+        }
+
+
+class Examples:
+    """The examples of a snapshot that a filter lets through, in the order of their vote events.
+
+    The filter is one that storage.examples.filters.resolve returned, where it names a person or on_policy.
+    `corrections` adds, after a vote that says what the reply should have been, a desirable example
+    with source "correction". Without `token_ids` they are not read (an export has no use for them).
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        snapshot_event_id: int,
+        filter: ExampleFilter = EVERYTHING,
+        *,
+        corrections: bool = False,
+        token_ids: bool = True,
+    ) -> None:
+        assert not filter.on_policy
+        assert filter.user is None or is_id(filter.user)
+        self.session = session
+        self.snapshot_event_id = snapshot_event_id
+        self.filter = filter
+        self.corrections = corrections
+        self.left_out: Counter[str] = Counter()  # matching votes without an example, by reason
+        self._query = standing_votes(filter, token_ids=token_ids)
+
+    def iterate(self, after: int = 0) -> Iterator[Example]:
+        """The examples whose event ids are larger than `after`; counts `left_out` anew."""
+        self.left_out.clear()
+        while (first := next_event(self.session, after, self.snapshot_event_id)) is not None:
+            after = min(first + PAGE - 1, self.snapshot_event_id)
+            yield from self.at(range(first, after + 1))
+
+    def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
+        """The examples of these events, at most a page of them, in the order of their ids."""
+        rows = self.session.execute(
+            self._query, {"ids": list(event_ids), "snapshot": self.snapshot_event_id}
+        ).all()
+        wanted = [
+            (row, example) for row in rows for example in self._of_vote(row) if self._allowed(row, example)
+        ]
+        before = messages_up_to(
+            self.session, {row.parent_id for row, _ in wanted if row.parent_id is not None}
+        )
+        for row, example in wanted:
+            found = replace(example, prompt=prompt_of(row, before))
+            if has_length(found, self.filter):
+                yield found
+
+    def _of_vote(self, row: Any) -> Iterator[Example]:
+        """What one vote gives, still without its prompt, as far as the vote alone can tell."""
+        if row.action == ERASED:
+            self.left_out["erased vote"] += 1
+            return
+        vote = Example(
+            prompt=[],
+            completion=[{"role": "assistant", "content": row.content}],
+            label=row.label,
+            message_id=row.message_id,
+            chat_id=row.chat_id,
+            user_id=row.user_id,
+            model_version=f"v{row.version}" if row.version is not None else None,
+            voted_at=row.created_at,
+            tags=row.tags,
+            comment=row.comment,
+            source=row.source,
+            token_ids=row.token_ids,
+            correction=row.correction,
+            event_id=row.id,
+            origin=row.source,
+        )
+        if matches(vote, self.filter, row.token_count):
+            yield vote
+        if self.corrections and row.correction:
+            corrected = replace(
+                vote,
+                completion=[{"role": "assistant", "content": row.correction}],
+                label=True,
+                model_version=None,
+                source=CORRECTION,
+                token_ids=None,
+                correction=None,
+            )
+            if matches(corrected, self.filter, None):
+                yield corrected
+
+    def _allowed(self, row: Any, example: Example) -> bool:
+        if row.deleted_at is not None:
+            self.left_out["deleted chat"] += 1
+        elif self.filter.consent == "given" and not row.consent:
+            self.left_out["no consent"] += 1
+        elif not example.completion[0]["content"]:
+            self.left_out["empty reply"] += 1
+        else:
+            return self.filter.consent != "withheld" or not row.consent
+        return False
+
+
+def iter_examples(
+    session: Session,
+    snapshot_event_id: int,
+    filter: ExampleFilter = EVERYTHING,
+    *,
+    after: int = 0,
+    corrections: bool = False,
+) -> Iterator[Example]:
+    """The examples of a snapshot in the order of their events; see `Examples`."""
+    return Examples(session, snapshot_event_id, filter, corrections=corrections).iterate(after)
+
+
+def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
+    """What the model read: the messages before a reply but for the first `messages_left_out`.
+
+    From the reply's row with that, its `parent_id` and its `system_prompt`, and the messages by id.
+    """
+    prompt: list[dict[str, str]] = []
+    step = row.parent_id
+    while step is not None:
+        message = before[step]
+        prompt.append({"role": message.role, "content": message.content})
+        step = message.parent_id
+    prompt = prompt[: len(prompt) - row.messages_left_out]
+    if row.system_prompt:
+        prompt.append({"role": "system", "content": row.system_prompt})
+    return prompt[::-1]
+
+
+def matches(example: Example, wanted: ExampleFilter, token_count: int | None) -> bool:
+    """Whether a filter lets an example through, as far as label, version, source, tag and tokens go."""
+    if token_count is None:
+        token_count = -(-len(example.completion[0]["content"]) // 4)
+    return (
+        wanted.label in (None, example.label)
+        and wanted.model_version in (None, example.model_version)
+        and (wanted.source is None or is_of_source(example.source, wanted.source))
+        and (wanted.tag is None or wanted.tag in example.tags)
+        and _within(token_count, wanted.min_tokens, wanted.max_tokens)
+    )
+
+
+def has_length(example: Example, wanted: ExampleFilter) -> bool:
+    """Whether a filter lets through an example of so many messages, the reply included."""
+    return _within(len(example.prompt) + 1, wanted.min_messages, wanted.max_messages)
+
+
+def _within(count: int, least: int | None, most: int | None) -> bool:
+    return (least is None or count >= least) and (most is None or count <= most)

@@ -1,0 +1,211 @@
+"""Which examples are wanted: the filters of exports, of the examples API and of training.
+
+`ExampleFilter` says what people may write, `read_filter` refuses the rest by name, and `resolve`
+replaces what means something else tomorrow (on_policy) or in another installation (a user's hash).
+Knows nothing of how examples are read.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from sqlmodel import Session
+
+from storage.db.ids import is_id
+from storage.errors import InvalidInput, NotFound
+from storage.files.installation_key import pseudonym
+from storage.people import users
+from storage.registry import model_versions
+
+
+class ExampleFilter(BaseModel):
+    """All filters must hold; one that is not given holds for every example."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: bool | None = Field(None, description="true (up) or false (down).")
+    from_date: datetime | None = Field(
+        None, description="Voted at this moment or later. A day means its start, in UTC."
+    )
+    to_date: datetime | None = Field(
+        None,
+        description="Voted at this moment or earlier. A day without a time includes the whole day, in UTC.",
+    )
+    model_version: str | None = Field(None, description="Replies by this version, for example v2.")
+    on_policy: bool = Field(False, description="Only replies by the version that is deployed now.")
+    tag: str | None = Field(None, description="Votes with this reason tag.")
+    has_comment: bool | None = Field(None, description="Votes with (true) or without (false) a comment.")
+    user: str | None = Field(None, description="Votes of this person: an id, or the user_hash of an export.")
+    min_messages: int | None = Field(
+        None,
+        ge=1,
+        description="At least so many messages in prompt and completion, the system prompt included.",
+    )
+    max_messages: int | None = Field(
+        None,
+        ge=1,
+        description="At most so many messages in prompt and completion, the system prompt included.",
+    )
+    min_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="The reply has at least so many tokens as generated; a reply that was not generated here "
+        "counts a token for every four characters.",
+    )
+    max_tokens: int | None = Field(
+        None, ge=0, description="The reply has at most so many tokens, counted as for min_tokens."
+    )
+    source: str | None = Field(
+        None,
+        description="Where it came from: web, api, openai, correction, or import, which is every import "
+        "(import:pairs is those of one format).",
+    )
+    consent: Literal["given", "withheld", "any"] = Field(
+        "given", description="Chats whose owner consents to training, does not, or both."
+    )
+    quarantined: Literal["no", "only", "any"] = Field(
+        "no", description="Votes of people who are not quarantined (no), who are (only), or both (any)."
+    )
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _thumb(cls, value: object) -> object:
+        return {"up": True, "down": False}.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("from_date", mode="before")
+    @classmethod
+    def _start(cls, value: object) -> datetime | None:
+        return _moment(value, time.min)
+
+    @field_validator("to_date", mode="before")
+    @classmethod
+    def _end(cls, value: object) -> datetime | None:
+        return _moment(value, time.max)
+
+    @field_validator("model_version")
+    @classmethod
+    def _version_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"v[1-9][0-9]{0,8}", value):
+            raise ValueError("this is not a version's name, such as v2")
+        return value
+
+    @field_validator("user")
+    @classmethod
+    def _id_or_hash(cls, value: str | None) -> str | None:
+        if value is not None and not is_id(value) and not re.fullmatch(r"[0-9a-f]{16}", value):
+            raise ValueError("this is neither a user's id nor a user_hash of an export")
+        return value
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "ExampleFilter":
+        for low, high in (
+            ("from_date", "to_date"),
+            ("min_messages", "max_messages"),
+            ("min_tokens", "max_tokens"),
+        ):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"{low} is beyond {high}, so nothing can match")
+        if self.on_policy and self.model_version is not None:
+            raise ValueError("on_policy and model_version cannot both be given")
+        return self
+
+    @property
+    def version_number(self) -> int | None:
+        return int(self.model_version[1:]) if self.model_version is not None else None
+
+    @property
+    def counts_tokens(self) -> bool:
+        return self.min_tokens is not None or self.max_tokens is not None
+
+    def describe(self, salt: bytes) -> dict[str, Any]:
+        """For a manifest: the filters that were given, and a person by pseudonym only."""
+        shown = self.model_dump(mode="json", exclude_defaults=True) | {"consent": self.consent}
+        if self.user is not None and is_id(self.user):
+            shown["user"] = pseudonym(salt, self.user)
+        return dict(sorted(shown.items()))
+
+
+EVERYTHING = ExampleFilter()
+
+
+def is_of_source(source: str, wanted: str) -> bool:
+    """Whether `source` is the wanted one or of its kind, as `import:pairs` is of the kind `import`."""
+    return source == wanted or source.startswith(f"{wanted}:")
+
+
+def read_filter(values: Mapping[str, object]) -> ExampleFilter:
+    """The filter of a query string or of command line options.
+
+    Raises InvalidInput (`field` is the filter's name) for an unknown name or a value that is none.
+    """
+    try:
+        return ExampleFilter.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise InvalidInput(f"The filters contradict each other: {_reason(first)}.") from error
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(ExampleFilter.model_fields)
+            raise InvalidInput(
+                f"There is no filter {name!r}; the filters are {known}.", code="unknown_filter", field=name
+            ) from error
+        raise InvalidInput(
+            f"The filter {name} cannot be {first['input']!r}: {_reason(first)}.", field=name
+        ) from error
+
+
+def resolve(session: Session, filter: ExampleFilter, *, salt: bytes) -> ExampleFilter:
+    """The same filter with the deployed version for on_policy and an id for a user's hash.
+
+    Raises NotFound for a version or a person that does not exist.
+    """
+    found: dict[str, object] = {}
+    if filter.on_policy:
+        found |= {"on_policy": False, "model_version": model_versions.deployed_version(session).name}
+    elif filter.model_version is not None:
+        model_versions.get_version(session, filter.model_version)
+    if filter.user is not None:
+        found["user"] = _user_id(session, filter.user, salt)
+    return filter.model_copy(update=found)
+
+
+def _user_id(session: Session, user: str, salt: bytes) -> str:
+    if is_id(user):
+        return users.get_user(session, user).id
+    user_id = users.find_by_hash(session, user, salt=salt)
+    if user_id is None:
+        raise NotFound(f"There is no user with the hash {user}.")
+    return user_id
+
+
+def _moment(value: object, of_day: time) -> datetime | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = _parse(value)
+        except ValueError:
+            raise ValueError("this is not a date; write 2026-01-31 or 2026-01-31T18:00:00+01:00") from None
+    if isinstance(value, datetime):
+        try:
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("this moment is outside the calendar") from None
+    if isinstance(value, date):
+        return datetime.combine(value, of_day, tzinfo=UTC)
+    raise ValueError("this is not a date; write 2026-01-31 or 2026-01-31T18:00:00+01:00")
+
+
+def _parse(text: str) -> date | datetime:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return datetime.fromisoformat(text)
+
+
+def _reason(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,80 @@
+"""Examples from the newest back, for runs that do not learn from all of them.
+
+Read a page of one label at a time, and only as far as somebody asks: so what it costs depends on how
+many rows are wanted, and not on the store's size. Knows no data policy.
+"""
+
+import heapq
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+
+from sqlmodel import Session
+
+from storage.examples.example import PAGE, Example, Examples
+from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
+from storage.examples.queries import count_events, newest_events
+from storage.examples.signal_examples import signal_examples
+from storage.settings import SignalKind
+
+
+class NewestExamples:
+    """The examples of a snapshot, newest first. Examples of the sources `exclude` are passed over."""
+
+    def __init__(
+        self,
+        session: Session,
+        snapshot_event_id: int,
+        *,
+        corrections: bool = False,
+        signals: Collection[SignalKind] = (),
+        exclude: Collection[str] = (),
+    ) -> None:
+        self.session, self.snapshot_event_id = session, snapshot_event_id
+        self.corrections, self.signals, self.exclude = corrections, signals, exclude
+
+    def of(self, label: bool, since: datetime | None = None) -> Iterator[Example]:
+        """Votes and corrections of this label, and signals of its kinds, `since` that moment."""
+        signals = signal_examples(
+            self.session,
+            self.snapshot_event_id,
+            self.signals,
+            ExampleFilter(label=label),
+            newest_first=True,
+        )
+        recent = (one for one in signals if since is None or one.voted_at >= since)
+        # A signal came after the event that it stands beside.
+        both = heapq.merge(recent, self._votes(label, since), key=lambda one: one.event_id, reverse=True)
+        return filter(self._is_wanted, both)
+
+    def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
+        """What these events give, at most a page of them, in the order of their ids."""
+        return filter(self._is_wanted, self._examples(EVERYTHING).at(event_ids))
+
+    def count(self, label: bool, *, up_to: int | None = None, before: datetime | None = None) -> int:
+        """How many vote events have this label, up to an event's id or before a moment.
+
+        From an index and not from the votes themselves: those that do not stand or that training may not use
+        are counted too.
+        """
+        last = self.snapshot_event_id if up_to is None else up_to
+        return count_events(self.session, label, last, before=before)
+
+    def _votes(self, label: bool, since: datetime | None) -> Iterator[Example]:
+        examples = self._examples(ExampleFilter(label=label, from_date=since))
+        before = self.snapshot_event_id + 1
+        with_corrections = self.corrections and label  # a correction is a desirable example
+        while page := newest_events(
+            self.session, label, before, limit=PAGE, since=since, corrections=with_corrections
+        ):
+            yield from reversed(list(examples.at(page)))
+            before = page[-1]
+
+    def _examples(self, filter: ExampleFilter) -> Examples:
+        return Examples(self.session, self.snapshot_event_id, filter, corrections=self.corrections)
+
+    def _is_wanted(self, example: Example) -> bool:
+        return not any(
+            is_of_source(source, wanted)
+            for wanted in self.exclude
+            for source in (example.source, example.origin)
+        )

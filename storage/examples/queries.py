@@ -1,0 +1,140 @@
+"""The SQL of snapshots: which votes stand as of an event, and the messages that led to their replies.
+
+Every statement is answered through primary keys and the index of vote_event by (message, user), so
+its cost depends on the page and not on the store.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, func, select
+
+from storage.db.tables import Chat, Message, ModelVersion, VoteEvent
+from storage.examples.filters import ExampleFilter
+from storage.registry.lineage import ERASED
+
+
+def next_event(session: Session, after: int, snapshot_event_id: int) -> int | None:
+    """The first event of the snapshot beyond `after`."""
+    event_id = col(VoteEvent.id)
+    query = select(func.min(event_id)).where(event_id > after, event_id <= snapshot_event_id)
+    return session.exec(query).one()
+
+
+def newest_events(
+    session: Session,
+    label: bool,
+    before: int,
+    *,
+    limit: int,
+    since: datetime | None = None,
+    corrections: bool = False,
+) -> list[int]:
+    """The ids of the newest events with this label below `before`, newest first.
+
+    With `corrections`, those that have a correction too. A single label is answered from an index alone.
+    """
+    wanted: sa.ColumnElement[bool] = col(VoteEvent.label).is_(label)
+    if corrections:
+        wanted = wanted | col(VoteEvent.correction).is_not(None)
+    query = select(VoteEvent.id).where(wanted, col(VoteEvent.id) < before)
+    if since is not None:
+        query = query.where(col(VoteEvent.created_at) >= since)
+    found = session.exec(query.order_by(col(VoteEvent.id).desc()).limit(limit))
+    return [event_id for event_id in found if event_id is not None]
+
+
+def count_events(session: Session, label: bool, up_to: int, *, before: datetime | None = None) -> int:
+    """How many events have this label, those that were changed later included."""
+    query = select(func.count()).where(col(VoteEvent.label).is_(label), col(VoteEvent.id) <= up_to)
+    if before is not None:
+        query = query.where(col(VoteEvent.created_at) < before)
+    return session.exec(query).one()
+
+
+def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tuple[Any, ...]]:
+    """Votes that stand as of :snapshot or were erased, among the events :ids, with replies and chats.
+
+    A list of ids instead of a range tells PostgreSQL how few rows it gets even where it has no
+    statistics yet, so it never reads whole tables for a page.
+    """
+    later = aliased(VoteEvent)
+    # A scalar subquery and not NOT EXISTS: PostgreSQL would hash all events for each page of a small
+    # store, where this is a look-up in the index for each event.
+    latest = (
+        sa.select(func.max(col(later.id)))
+        .where(
+            col(later.message_id) == VoteEvent.message_id,
+            col(later.user_id) == VoteEvent.user_id,
+            col(later.id) <= sa.bindparam("snapshot"),
+        )
+        .scalar_subquery()
+    )
+    counted = func.json_array_length(Message.token_ids) if filter.counts_tokens else sa.null()
+    query = (
+        sa.select(
+            col(VoteEvent.id),
+            col(VoteEvent.message_id),
+            col(VoteEvent.user_id),
+            col(VoteEvent.action),
+            col(VoteEvent.label),
+            col(VoteEvent.tags),
+            col(VoteEvent.comment),
+            col(VoteEvent.correction),
+            col(VoteEvent.created_at),
+            col(Message.parent_id),
+            col(Message.messages_left_out),
+            col(Message.chat_id),
+            col(Message.content),
+            col(Message.token_ids) if token_ids else sa.null().label("token_ids"),
+            counted.label("token_count"),
+            col(ModelVersion.number).label("version"),
+            col(Chat.source),
+            col(Chat.system_prompt),
+            col(Chat.consent),
+            col(Chat.deleted_at),
+        )
+        .join(Message, col(Message.id) == VoteEvent.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .outerjoin(ModelVersion, col(ModelVersion.id) == Message.model_version_id)
+        .where(
+            col(VoteEvent.id).in_(sa.bindparam("ids", expanding=True)),
+            col(VoteEvent.label).is_not(None) | (col(VoteEvent.action) == ERASED),
+            col(VoteEvent.id) == latest,
+        )
+        .order_by(col(VoteEvent.id))
+    )
+    return query.where(*_conditions(filter))
+
+
+def messages_up_to(session: Session, ids: set[str]) -> dict[str, Any]:
+    """These messages and all before them, by id: a generation at a time, each through the primary key."""
+    found: dict[str, Any] = {}
+    query = sa.select(col(Message.id), col(Message.parent_id), col(Message.role), col(Message.content)).where(
+        col(Message.id).in_(sa.bindparam("ids", expanding=True))
+    )
+    while ids:
+        rows = session.execute(query, {"ids": sorted(ids)}).all()
+        found |= {row.id: row for row in rows}
+        ids = {row.parent_id for row in rows if row.parent_id is not None} - found.keys()
+    return found
+
+
+def _conditions(filter: ExampleFilter) -> Iterator[sa.ColumnElement[bool]]:
+    """What the tables can tell; the rest is checked on each example."""
+    if filter.quarantined != "any":
+        yield col(VoteEvent.quarantined).is_(filter.quarantined == "only")
+    if filter.from_date is not None:
+        yield col(VoteEvent.created_at) >= filter.from_date
+    if filter.to_date is not None:
+        yield col(VoteEvent.created_at) <= filter.to_date
+    if filter.user is not None:
+        yield col(VoteEvent.user_id) == filter.user
+    if filter.version_number is not None:
+        yield col(ModelVersion.number) == filter.version_number
+    if filter.has_comment is not None:
+        without = func.trim(func.coalesce(VoteEvent.comment, "")) == ""
+        yield ~without if filter.has_comment else without

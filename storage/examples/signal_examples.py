@@ -1,0 +1,160 @@
+"""Implicit signals as KTO examples, for a training that asks for their kinds."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col
+
+from storage.chats.signals import DESIRABLE, SIGNAL
+from storage.db.tables import Chat, Message, ModelVersion, Signal, User, VoteEvent
+from storage.examples.example import PAGE, Example, has_length, matches, prompt_of
+from storage.examples.filters import EVERYTHING, ExampleFilter
+from storage.examples.queries import messages_up_to
+from storage.settings import SignalKind
+
+
+def signal_examples(
+    session: Session,
+    snapshot_event_id: int,
+    kinds: Collection[SignalKind],
+    filter: ExampleFilter = EVERYTHING,
+    left_out: Counter[str] | None = None,
+    *,
+    newest_first: bool = False,
+) -> Iterator[Example]:
+    """The signals of these kinds in a snapshot, as examples with the source `signal:KIND`, oldest first.
+
+    A person's own vote on the reply goes before what they did with it. Of several signals of one person
+    on one reply the first counts, and none where they contradict each other. As with votes, chats
+    that are deleted or without consent give none, nor do people whose votes are quarantined; so a filter
+    for these finds none. The filter is one that storage.examples.filters.resolve returned.
+    """
+    if not kinds or filter.consent == "withheld" or filter.quarantined == "only":
+        return
+    query = _query(kinds, newest_first)
+    if filter.label is not None:
+        query = query.where((col(Signal.kind) == DESIRABLE) == filter.label)
+    last = (snapshot_event_id, "") if newest_first else (-1, "")
+    while rows := session.execute(
+        query, {"snapshot": snapshot_event_id, "event": last[0], "id": last[1]}
+    ).all():
+        before = messages_up_to(session, {row.parent_id for row in rows if row.parent_id is not None})
+        for row in rows:
+            example = _example(row, before)
+            if not _is_wanted(example, filter):
+                continue
+            if reason := _taken_back(row):
+                if left_out is not None:
+                    left_out[reason] += 1
+                continue
+            yield example
+        last = (rows[-1].after_event_id, rows[-1].id)
+
+
+def _taken_back(row: Any) -> str:
+    """Why a signal gives no example any more, in the words of storage.examples.example; '' if it does."""
+    if row.deleted_at is not None:
+        return "deleted chat"
+    if not row.consent:
+        return "no consent"
+    return "quarantined person" if row.set_aside else ""
+
+
+def _is_wanted(example: Example, wanted: ExampleFilter) -> bool:
+    tokens = len(example.token_ids) if example.token_ids is not None else None
+    return (
+        not wanted.has_comment
+        and wanted.user in (None, example.user_id)
+        and (wanted.from_date is None or example.voted_at >= wanted.from_date)
+        and (wanted.to_date is None or example.voted_at <= wanted.to_date)
+        and matches(example, wanted, tokens)
+        and has_length(example, wanted)
+    )
+
+
+def _example(row: Any, before: dict[str, Any]) -> Example:
+    return Example(
+        prompt=prompt_of(row, before),
+        completion=[{"role": "assistant", "content": row.content}],
+        label=row.kind == DESIRABLE,
+        message_id=row.message_id,
+        chat_id=row.chat_id,
+        user_id=row.user_id,
+        model_version=f"v{row.version}" if row.version is not None else None,
+        voted_at=row.created_at,
+        tags=[],
+        comment=None,
+        source=f"{SIGNAL}:{row.kind}",
+        token_ids=row.token_ids,
+        event_id=row.after_event_id,
+        origin=row.source,
+    )
+
+
+def _query(kinds: Collection[SignalKind], newest_first: bool) -> sa.Select[*tuple[Any, ...]]:
+    other = aliased(Signal)
+    snapshot = sa.bindparam("snapshot", type_=sa.Integer())
+    opposite = (col(other.kind) == DESIRABLE) != (col(Signal.kind) == DESIRABLE)
+    overruled = (
+        sa.select(col(other.id))
+        .where(
+            col(other.message_id) == Signal.message_id,
+            col(other.user_id) == Signal.user_id,
+            col(other.kind).in_(kinds),
+            col(other.after_event_id) < snapshot,
+            opposite | (col(other.id) < col(Signal.id)),
+        )
+        .exists()
+    )
+    vote = (
+        sa.select(col(VoteEvent.label))
+        .where(
+            col(VoteEvent.message_id) == Signal.message_id,
+            col(VoteEvent.user_id) == Signal.user_id,
+            col(VoteEvent.id) <= snapshot,
+        )
+        .order_by(col(VoteEvent.id).desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    place = sa.tuple_(col(Signal.after_event_id), col(Signal.id))
+    last = sa.tuple_(sa.bindparam("event", type_=sa.Integer()), sa.bindparam("id", type_=sa.String()))
+    order = (col(Signal.after_event_id), col(Signal.id))
+    return (
+        sa.select(
+            col(Signal.id),
+            col(Signal.kind),
+            col(Signal.message_id),
+            col(Signal.user_id),
+            col(Signal.after_event_id),
+            col(Signal.created_at),
+            col(Message.parent_id),
+            col(Message.messages_left_out),
+            col(Message.chat_id),
+            col(Message.content),
+            col(Message.token_ids),
+            col(ModelVersion.number).label("version"),
+            col(Chat.source),
+            col(Chat.system_prompt),
+            col(Chat.deleted_at),
+            col(Chat.consent),
+            col(User.quarantined).label("set_aside"),
+        )
+        .join(Message, col(Message.id) == Signal.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .join(User, col(User.id) == Signal.user_id)
+        .outerjoin(ModelVersion, col(ModelVersion.id) == Message.model_version_id)
+        .where(
+            col(Signal.kind).in_(kinds),
+            col(Signal.after_event_id) < snapshot,
+            col(Message.content) != "",
+            vote.is_(None),
+            ~overruled,
+            place < last if newest_first else place > last,
+        )
+        .order_by(*(column.desc() if newest_first else column for column in order))
+        .limit(PAGE)
+    )

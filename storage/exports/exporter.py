@@ -1,0 +1,232 @@
+"""Ours out: the examples of a snapshot in the formats and shapes that other tools read.
+
+One pass from the database to bytes, a page at a time. The same snapshot and the same choices give the
+same bytes, and a manifest beside them says what they are. Knows no tokenizer: a chat template is
+handed in.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session
+
+from storage.chats.votes import latest_event_id
+from storage.errors import InvalidInput
+from storage.examples.duplicates import Selection
+from storage.examples.example import Example, Examples
+from storage.examples.filters import EVERYTHING, ExampleFilter, resolve
+from storage.examples.pairs import iter_pairs
+from storage.examples.signal_examples import signal_examples
+from storage.exports.dataset_card import dataset_card
+from storage.exports.encoders import ENCODERS
+from storage.exports.files import MANIFEST_END, Written, new_folder, write_file, write_with_manifest
+from storage.exports.plan import ExportPlan
+from storage.exports.redaction import Redaction, Redactor
+from storage.exports.shapes import COLUMNS, ChatTemplate, Row, Shaper
+
+PROGRESS_ROWS = 1_000
+
+
+class Export:
+    """One export: iterate `chunks` once, then `manifest` is complete.
+
+    `snapshot_event_id` defaults to all votes so far. Raises InvalidInput or NotFound at once for what
+    cannot be exported, so a web server can still answer with an error.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        plan: ExportPlan,
+        *,
+        salt: bytes,
+        snapshot_event_id: int | None = None,
+        template: ChatTemplate | None = None,
+        redactor: Redactor | None = None,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        assert (redactor is not None) == plan.redact
+        self.plan = plan
+        self.snapshot_event_id = _known_snapshot(session, snapshot_event_id)
+        self.rows = 0
+        if plan.shape == "kto-text" and template is None:
+            raise InvalidInput("The shape kto-text needs a model's chat template.", field="shape")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}", plan.licence):
+            raise InvalidInput(
+                f"The licence {plan.licence!r} is not a name such as cc0-1.0 or apache-2.0.", field="licence"
+            )
+        if plan.shape == "pairs" and plan.signals:
+            raise InvalidInput("Pairs are made of votes; leave out signals.", field="signals")
+        wanted = resolve(session, plan.filter, salt=salt)
+        self._filters = wanted.describe(salt)
+        self._examples = Examples(
+            session, self.snapshot_event_id, wanted, corrections=plan.corrections, token_ids=False
+        )
+        self._signals_left_out: Counter[str] = Counter()
+
+        def all_examples() -> Iterator[Example]:
+            self._signals_left_out.clear()
+            yield from self._examples.iterate()
+            yield from signal_examples(
+                session, self.snapshot_event_id, plan.signals, wanted, self._signals_left_out
+            )
+
+        self._selection = Selection(
+            all_examples, duplicates=plan.duplicates, contradictions=plan.contradictions
+        )
+        self._shaper = Shaper(salt, template)
+        self._redaction = Redaction(redactor) if redactor is not None else None
+        self._progress = progress
+        self._left_out: Counter[str] = Counter()
+        self._votes: dict[str, Counter[bool]] = {}
+        self._largest_event_id = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes of the file, or of the Parquet file inside for the format datasets."""
+        return ENCODERS[self.plan.format](self._rows(), COLUMNS[self.plan.shape])
+
+    def manifest(self, written: Written | None = None) -> dict[str, Any]:
+        """What the chunks hold; complete once they have been iterated."""
+        repeats = self._selection
+        versions = sorted(self._votes.items(), key=lambda item: (len(item[0]), item[0]))
+        return {
+            "format": self.plan.format,
+            "shape": self.plan.shape,
+            "rows": self.rows,
+            "votes": _up_and_down(sum((votes for _, votes in versions), Counter())),
+            "versions": {name: _up_and_down(votes) for name, votes in versions},
+            "snapshot_event_id": self.snapshot_event_id,
+            "largest_event_id": self._largest_event_id,
+            "filters": self._filters,
+            "corrections": self.plan.corrections,
+            "signals": self.plan.signals,
+            "duplicates": self.plan.duplicates,
+            "duplicate_votes": repeats.duplicate_votes,
+            "contradictions": self.plan.contradictions,
+            "contradictory_texts": repeats.contradictory_texts,
+            "contradictory_votes": repeats.contradictory_votes,
+            "contradictory_votes_dropped": repeats.contradictions_dropped,
+            "left_out": dict(sorted(self._left_out.items())),
+            "redaction": self._redaction.about() if self._redaction is not None else None,
+            "licence": self.plan.licence,
+            **({"sha256": written.sha256, "bytes": written.size} if written is not None else {}),
+            "software": {"name": "thumbloop", "version": _software_version()},
+        }
+
+    def _rows(self) -> Iterator[Row]:
+        for row, examples in self._shaped():
+            for example in examples:
+                self._votes.setdefault(example.model_version or "", Counter())[example.label] += 1
+                self._largest_event_id = max(self._largest_event_id, example.event_id)
+            self.rows += 1
+            if self.rows % PROGRESS_ROWS == 0:
+                self._progress(self.rows)
+            yield row
+
+    def _shaped(self) -> Iterator[tuple[Row, tuple[Example, ...]]]:
+        if self.plan.shape == "pairs":
+            for up, down in iter_pairs(self._selected(), self._examples.at):
+                up, down = self._redacted(up, down)
+                yield self._shaper.pair(up, down), (up, down)
+            return
+        shape = {"kto": self._shaper.kto, "kto-text": self._shaper.kto_text}.get(
+            self.plan.shape, self._shaper.sharegpt
+        )
+        for example in self._selected():
+            (example,) = self._redacted(example)
+            try:
+                yield shape(example), (example,)
+            except InvalidInput:
+                self._left_out["refused by the chat template"] += 1
+
+    def _redacted(self, *examples: Example) -> tuple[Example, ...]:
+        return self._redaction.of(*examples) if self._redaction is not None else examples
+
+    def _selected(self) -> Iterator[Example]:
+        yield from self._selection
+        self._left_out += self._examples.left_out + self._signals_left_out
+
+
+def export_to(
+    target: Path,
+    session: Session,
+    plan: ExportPlan,
+    *,
+    salt: bytes,
+    snapshot_event_id: int | None = None,
+    template: ChatTemplate | None = None,
+    redactor: Redactor | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> dict[str, Any]:
+    """Write the file with `<name>.manifest.json` beside it, or the `datasets` folder; returns the manifest.
+
+    Nothing appears under the final name unless all of it is on disk. Raises what Export, write_file
+    and new_folder raise.
+    """
+    export = Export(
+        session,
+        plan,
+        salt=salt,
+        snapshot_event_id=snapshot_event_id,
+        template=template,
+        redactor=redactor,
+        progress=progress,
+    )
+    if plan.format != "datasets":
+        beside = target.with_name(target.name + MANIFEST_END)
+        written = write_with_manifest(
+            target, export.chunks(), beside, lambda written: _manifest_bytes(export.manifest(written))
+        )
+        return export.manifest(written)
+    with new_folder(target) as folder:
+        (folder / "data").mkdir()
+        manifest = export.manifest(
+            write_file(folder / "data" / "train.parquet", export.chunks(), about=target)
+        )
+        card = dataset_card(manifest, licence=plan.licence)
+        write_file(folder / "README.md", [card.encode()], about=target)
+        write_file(folder / "manifest.json", _manifest_bytes(manifest), about=target)
+    return manifest
+
+
+def export_jsonl(
+    session: Session, snapshot_event_id: int, salt: bytes, filter: ExampleFilter = EVERYTHING
+) -> Iterator[str]:
+    """One line per example, ending in a newline; the same snapshot gives the same lines.
+
+    `salt` keys the pseudonyms of the voters (see storage.files.installation_key).
+    """
+    export = Export(session, ExportPlan(filter=filter), salt=salt, snapshot_event_id=snapshot_event_id)
+    for chunk in export.chunks():
+        yield from (f"{line}\n" for line in chunk.decode().removesuffix("\n").split("\n"))
+
+
+def _known_snapshot(session: Session, event_id: int | None) -> int:
+    latest = latest_event_id(session)
+    if event_id is None:
+        return latest
+    if not 0 <= event_id <= latest:
+        raise InvalidInput(
+            f"There is no snapshot {event_id}; the latest vote event is {latest}.", field="snapshot"
+        )
+    return event_id
+
+
+def _up_and_down(votes: Counter[bool]) -> dict[str, int]:
+    return {"up": votes[True], "down": votes[False]}
+
+
+def _manifest_bytes(manifest: dict[str, Any]) -> Iterable[bytes]:
+    return [json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n"]
+
+
+def _software_version() -> str:
+    try:
+        return version("thumbloop")
+    except PackageNotFoundError:  # a checkout that was not installed
+        return "unknown"

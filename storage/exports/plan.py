@@ -1,0 +1,46 @@
+"""What is exported and how: the choices that the command, the API and the admin page offer. Knows no rows."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.examples.duplicates import Contradictions, Duplicates
+from storage.examples.filters import EVERYTHING, ExampleFilter
+from storage.settings import SignalKind
+
+Format = Literal["jsonl", "parquet", "csv", "datasets"]
+Shape = Literal["kto", "kto-text", "pairs", "sharegpt"]
+
+
+class ExportPlan(BaseModel):
+    """What is exported and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Format = Field("jsonl", description="File format; datasets is a folder with a dataset card.")
+    shape: Shape = Field(
+        "kto",
+        description="kto: TRL's conversational rows. kto-text: the chat template applied. pairs: an up and a "
+        "down reply to the same prompt, for DPO. sharegpt: as LLaMA-Factory reads KTO data.",
+    )
+    filter: ExampleFilter = Field(EVERYTHING, description="Which examples.")
+    duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
+    contradictions: Contradictions = Field(
+        "keep",
+        description="Votes of both kinds on the same text. drop: none of them. majority: those of the larger "
+        "kind, none where both are equal.",
+    )
+    corrections: bool = Field(
+        False, description="Add what people wrote a reply should have been, as a desirable example."
+    )
+    signals: list[SignalKind] = Field(
+        [],
+        description="Add, after the votes, what people did with replies without voting: regenerated or "
+        "edited (undesirable), copied (desirable).",
+    )
+    redact: bool = Field(
+        False, description="Replace personal data in all texts by placeholders such as <EMAIL_ADDRESS_1>."
+    )
+    licence: str = Field(
+        "unknown", description="Licence of the data, as the hub names it, for example cc0-1.0."
+    )

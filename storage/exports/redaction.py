@@ -1,0 +1,222 @@
+"""Personal data out of exported texts: what Presidio recognises gives way to numbered placeholders.
+
+Patterns (addresses, numbers, passwords in links) need no language model; names and places are recognised
+where the operator installed a spaCy model and set `redaction_model`. Nothing is fetched from a network.
+Knows examples, and no database.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache, lru_cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from storage.errors import BadSetting, InvalidInput
+from storage.examples.example import Example
+
+if TYPE_CHECKING:
+    from presidio_analyzer import EntityRecognizer
+
+# Longer texts are analysed in pieces, because some patterns take the square of a text's length, and spaCy
+# refuses a million characters. A piece reaches into the next one, so that nothing is cut in two.
+PIECE = 10_000
+OVERLAP = 300
+CACHED_PIECES = 512  # a prompt comes again with each reply to it
+LEAST_SCORE = 0.35  # a credit card number whose check digit is wrong has 0.3, a phone number 0.4
+# What a spaCy model tells apart that is about people; organisations, dates and amounts stay.
+NAMES_AND_PLACES = ("PERSON", "LOCATION", "NRP")
+LINK_WITH_PASSWORD = r"\b[a-z][a-z0-9+.-]{0,30}://[^\s/@:]{0,200}:[^\s/@]{1,200}@[^\s\"'<>]{1,500}"
+
+
+class Span(NamedTuple):
+    start: int
+    end: int
+    entity: str
+
+
+class Redactor:
+    """Finds personal data; one serves any number of exports and threads."""
+
+    def __init__(self, language: str, model: str = "") -> None:
+        """`model` is the name or folder of a spaCy model, "" for patterns alone.
+
+        Raises InvalidInput where the extra is not installed, BadSetting for a language or a model that
+        spaCy does not have.
+        """
+        try:
+            import spacy
+            from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+            from presidio_analyzer.nlp_engine import SpacyNlpEngine
+            from presidio_anonymizer import AnonymizerEngine
+        except ImportError as error:
+            raise InvalidInput(
+                f"Redaction needs the package {error.name}; install it with "
+                f"`pip install 'thumbloop[redaction]'`, or export without redaction.",
+                code="redaction_missing",
+                field="redact",
+            ) from error
+        pipeline = _load(spacy, language, model)
+        recognizers = _recognizers(language, named=bool(model))
+        engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": model or "blank"}])
+        engine.nlp = {language: pipeline}  # type: ignore[assignment]  # or it would look for a model, and download it
+        self._analyzer = AnalyzerEngine(
+            registry=RecognizerRegistry(recognizers=recognizers, supported_languages=[language]),
+            nlp_engine=engine,
+            supported_languages=[language],
+        )
+        self._anonymizer = AnonymizerEngine()  # type: ignore[no-untyped-call]
+        self._language = language
+        self._entities = sorted({entity for one in recognizers for entity in one.supported_entities})
+        self._in_piece = lru_cache(CACHED_PIECES)(self._analyse)
+        packages = ("presidio-analyzer", "presidio-anonymizer", "spacy", "phonenumbers")
+        self.about: dict[str, Any] = {
+            "language": language,
+            "model": f"{pipeline.meta['name']} {pipeline.meta['version']}" if model else None,
+            "entities": self._entities,
+            "engines": {package: version(package) for package in packages},
+        }
+
+    def spans(self, text: str) -> list[Span]:
+        """Where personal data stands in a text, in order and without overlaps."""
+        found: list[Span] = []
+        end = 0
+        for at in range(0, len(text), PIECE):
+            for start, stop, entity in self._in_piece(text[at : at + PIECE + OVERLAP]):
+                if start < PIECE and at + start >= end:
+                    end = at + stop
+                    found.append(Span(at + start, end, entity))
+        return found
+
+    def _analyse(self, piece: str) -> tuple[Span, ...]:
+        from presidio_anonymizer.entities import ConflictResolutionStrategy, OperatorConfig
+
+        results = self._analyzer.analyze(
+            piece, self._language, entities=self._entities, score_threshold=LEAST_SCORE
+        )
+        # The anonymizer settles which of several overlapping results stands; replacing is done here, since
+        # it works from the end of the text and could not count from its beginning.
+        settled = self._anonymizer.anonymize(
+            piece,
+            results,  # type: ignore[arg-type]
+            {"DEFAULT": OperatorConfig("keep")},
+            ConflictResolutionStrategy.REMOVE_INTERSECTIONS,
+            merge_entities_with_spaces=False,
+        )
+        return tuple(sorted(Span(item.start, item.end, item.entity_type) for item in settled.items))
+
+
+class Redaction:
+    """One export's way through its texts; `counts` is how often what was replaced."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self.counts: Counter[str] = Counter()
+        self._redactor = redactor
+
+    def of(self, *examples: Example) -> tuple[Example, ...]:
+        """The examples of one row; the same data has the same number in all of their texts."""
+        numbers: dict[tuple[str, str], int] = {}
+
+        def text(value: str) -> str:
+            return self._replaced(value, numbers)
+
+        def note(value: str | None) -> str | None:
+            return text(value) if value else value
+
+        def messages(values: list[dict[str, str]]) -> list[dict[str, str]]:
+            return [{"role": message["role"], "content": text(message["content"])} for message in values]
+
+        return tuple(
+            replace(
+                example,
+                prompt=messages(example.prompt),
+                completion=messages(example.completion),
+                comment=note(example.comment),
+                correction=note(example.correction),
+                tags=[text(tag) for tag in example.tags],
+            )
+            for example in examples
+        )
+
+    def about(self) -> dict[str, Any]:
+        """For a manifest."""
+        return self._redactor.about | {"replaced": dict(sorted(self.counts.items()))}
+
+    def _replaced(self, text: str, numbers: dict[tuple[str, str], int]) -> str:
+        parts: list[str] = []
+        at = 0
+        for start, end, entity in self._redactor.spans(text):
+            known = sum(entity == other for other, _ in numbers)
+            number = numbers.setdefault((entity, text[start:end]), known + 1)
+            parts += (text[at:start], f"<{entity}_{number}>")
+            self.counts[entity] += 1
+            at = end
+        return "".join([*parts, text[at:]])
+
+
+@cache
+def load_redactor(language: str, model: str) -> Redactor:
+    """The Redactor of these settings, loaded once in a process."""
+    return Redactor(language, model)
+
+
+def _load(spacy: Any, language: str, model: str) -> Any:
+    try:
+        pipeline = spacy.load(model) if model else spacy.blank(language)
+    except ImportError as error:
+        raise BadSetting(
+            f"THUMBLOOP_REDACTION_LANGUAGE={language!r} is no language of spaCy; use a code such as en.",
+            field="redaction_language",
+        ) from error
+    except OSError as error:
+        raise BadSetting(
+            f"THUMBLOOP_REDACTION_MODEL={model!r} is no installed spaCy model and no folder of one; "
+            f"`python -m spacy download {model}` installs it, or leave the setting empty.",
+            field="redaction_model",
+        ) from error
+    if pipeline.lang != language:
+        raise BadSetting(
+            f"THUMBLOOP_REDACTION_MODEL={model!r} is for the language {pipeline.lang!r}; "
+            f"set THUMBLOOP_REDACTION_LANGUAGE to it.",
+            field="redaction_language",
+        )
+    return pipeline
+
+
+def _recognizers(language: str, *, named: bool) -> list["EntityRecognizer"]:
+    from presidio_analyzer import Pattern, PatternRecognizer
+    from presidio_analyzer.predefined_recognizers import (
+        CreditCardRecognizer,
+        CryptoRecognizer,
+        EmailRecognizer,
+        IbanRecognizer,
+        IpRecognizer,
+        MacAddressRecognizer,
+        PhoneRecognizer,
+        SpacyRecognizer,
+    )
+
+    found: list[EntityRecognizer] = [
+        kind(supported_language=language)
+        for kind in (
+            CreditCardRecognizer,
+            CryptoRecognizer,
+            IbanRecognizer,
+            IpRecognizer,
+            MacAddressRecognizer,
+            PhoneRecognizer,
+        )
+    ]
+    # Presidio's own would look domains up in a list that it fetches, and pass over ada@mail.internal.
+    found.append(
+        PatternRecognizer("EMAIL_ADDRESS", patterns=EmailRecognizer.PATTERNS, supported_language=language)
+    )
+    found.append(
+        PatternRecognizer(
+            "LINK_WITH_PASSWORD",
+            patterns=[Pattern("link with a password", LINK_WITH_PASSWORD, 0.9)],
+            supported_language=language,
+        )
+    )
+    if named:
+        found.append(SpacyRecognizer(supported_language=language, supported_entities=list(NAMES_AND_PLACES)))
+    return found

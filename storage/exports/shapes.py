@@ -1,0 +1,128 @@
+"""The shapes of an exported row: which columns it has and what an example becomes in them.
+
+Every column of a shape has a value of one type in every row: where something is not known the text is
+empty. `datasets` reads JSON in blocks and gives up when a column is null in one and text in another.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from storage.examples.example import Example
+from storage.files.installation_key import pseudonym
+
+Row = dict[str, Any]
+Message = dict[str, str]
+# (messages, add_generation_prompt) -> text, as a tokenizer's apply_chat_template does without tokenising
+ChatTemplate = Callable[[list[Message], bool], str]
+
+
+class Kind(Enum):
+    """What a column holds."""
+
+    TEXT = "text"
+    FLAG = "true or false"
+    TAGS = "a list of texts"
+    MESSAGES = "a list of role and content"
+    TURNS = "a list of from and value"
+
+
+PROVENANCE = {
+    "message_id": Kind.TEXT,
+    "chat_id": Kind.TEXT,
+    "user_hash": Kind.TEXT,
+    "model_version": Kind.TEXT,
+    "voted_at": Kind.TEXT,
+    "tags": Kind.TAGS,
+    "comment": Kind.TEXT,
+    "correction": Kind.TEXT,
+    "source": Kind.TEXT,
+}
+SIDES = ("chosen", "rejected")
+COLUMNS: dict[str, dict[str, Kind]] = {
+    "kto": {"prompt": Kind.MESSAGES, "completion": Kind.MESSAGES, "label": Kind.FLAG, **PROVENANCE},
+    "kto-text": {"prompt": Kind.TEXT, "completion": Kind.TEXT, "label": Kind.FLAG, **PROVENANCE},
+    "pairs": {
+        "prompt": Kind.MESSAGES,
+        "chosen": Kind.MESSAGES,
+        "rejected": Kind.MESSAGES,
+        **{f"{side}_{name}": kind for side in SIDES for name, kind in PROVENANCE.items()},
+    },
+    "sharegpt": {"conversations": Kind.TURNS, "kto_tag": Kind.FLAG, **PROVENANCE},
+}
+# As LLaMA-Factory names the speakers unless its dataset_info.json says otherwise.
+SHAREGPT_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+@dataclass(frozen=True)
+class Shaper:
+    """Turns examples into rows; `salt` keys the pseudonyms (see storage.files.installation_key)."""
+
+    salt: bytes
+    template: ChatTemplate | None = None
+
+    def kto(self, example: Example) -> Row:
+        """TRL's conversational unpaired preference."""
+        return {
+            "prompt": example.prompt,
+            "completion": example.completion,
+            "label": example.label,
+            **self._provenance(example),
+        }
+
+    def kto_text(self, example: Example) -> Row:
+        """TRL's plain-text unpaired preference: what the model reads, and what it should write.
+
+        The completion begins where the rendered prompt and the rendered conversation part: not every
+        template renders a prompt alone as it does before a reply.
+        """
+        assert self.template is not None
+        prompt = self.template(example.prompt, True)
+        both = self.template(example.prompt + example.completion, False)
+        if not both.startswith(prompt):
+            prompt = _common_prefix(prompt, both)
+        return {
+            "prompt": prompt,
+            "completion": both[len(prompt) :],
+            "label": example.label,
+            **self._provenance(example),
+        }
+
+    def sharegpt(self, example: Example) -> Row:
+        """ShareGPT turns with LLaMA-Factory's kto_tag."""
+        return {
+            "conversations": [
+                {"from": SHAREGPT_SPEAKERS[message["role"]], "value": message["content"]}
+                for message in example.prompt + example.completion
+            ],
+            "kto_tag": example.label,
+            **self._provenance(example),
+        }
+
+    def pair(self, up: Example, down: Example) -> Row:
+        """TRL's conversational preference with an explicit prompt."""
+        row: Row = {"prompt": up.prompt, "chosen": up.completion, "rejected": down.completion}
+        for side, example in zip(SIDES, (up, down), strict=True):
+            row |= {f"{side}_{name}": value for name, value in self._provenance(example).items()}
+        return row
+
+    def _provenance(self, example: Example) -> Row:
+        return {
+            "message_id": example.message_id,
+            "chat_id": example.chat_id,
+            "user_hash": pseudonym(self.salt, example.user_id),
+            "model_version": example.model_version or "",
+            "voted_at": example.voted_at.isoformat(timespec="microseconds"),
+            "tags": example.tags,
+            "comment": example.comment or "",
+            "correction": example.correction or "",
+            "source": example.source,
+        }
+
+
+def _common_prefix(left: str, right: str) -> str:
+    for position, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return left[:position]
+    return min(left, right, key=len)

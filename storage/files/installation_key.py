@@ -1,0 +1,65 @@
+"""Secrets: that of this installation, which keys the pseudonyms, and the form of the webhook's."""
+
+import base64
+import binascii
+import contextlib
+import hmac
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from storage.errors import BadSetting
+from storage.files.disk_full import is_full, no_room
+
+FILE_NAME = "secret.key"
+
+
+def load_secret(data_dir: Path) -> bytes:
+    """32 random bytes, made at first use and readable by their owner alone.
+
+    Raises NotReady where there is no room for them, BadSetting where they are damaged.
+    """
+    path = data_dir / FILE_NAME
+    if not path.exists():
+        try:
+            _make(path)
+        except OSError as error:
+            if is_full(error):
+                raise no_room(path, error.strerror) from error
+            raise
+    secret = path.read_bytes()
+    if len(secret) != 32:
+        raise BadSetting(f"{path} is damaged ({len(secret)} bytes, not 32); restore it from a backup.")
+    return secret
+
+
+def _make(path: Path) -> None:
+    # A file of its own for each caller, readable by its owner alone: threads make one at once too.
+    descriptor, name = tempfile.mkstemp(prefix=f"{FILE_NAME}.", dir=path.parent)
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)  # of those who make one at once, the first one's secret stays
+    finally:
+        aside.unlink()
+
+
+def pseudonym(salt: bytes, user_id: str) -> str:
+    """What stands for a person in exports: the same in each, and not to be undone without the secret."""
+    return hmac.digest(salt, user_id.encode(), "sha256").hex()[:16]
+
+
+def webhook_key(secret: str) -> bytes:
+    """The bytes of a secret as Standard Webhooks writes it; raises ValueError for any other text."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("not whsec_ followed by 24 to 64 bytes in base64; docs/webhook.md makes one")
+    return key

@@ -1,0 +1,102 @@
+"""Idempotency keys of imports: the same request again gets the same report, and imports nothing.
+
+A key is a person's own. Its report is stored in the transaction that stores the rows, so neither exists
+alone; a refused import leaves no trace, and its key may be used again.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from storage.db.database import Database
+from storage.db.tables import ImportRequest, now
+from storage.errors import Conflict, InvalidInput
+
+KEPT = timedelta(days=30)
+RETRY_AFTER = 5  # seconds
+
+# SQLite serves one process, so its memory is enough. On PostgreSQL the database keeps the others out.
+_under_way: set[tuple[str, str]] = set()
+_lock = threading.Lock()
+
+
+@contextmanager
+def one_at_a_time(database: Database, user_id: str, key: str) -> Iterator[None]:
+    """Holds the key while its import is under way; raises Conflict where another request holds it."""
+    held = _held_by_the_database if database.dialect == "postgresql" else _held_by_this_process
+    with held(database, key, f"{user_id}/{key}"):
+        yield
+
+
+def stored_report(session: Session, user_id: str, key: str, sha256: str) -> dict[str, Any] | None:
+    """The report of the same request, None where there was none; `sha256` is of its options and its file.
+
+    Raises InvalidInput where the key came with another request.
+    """
+    found = _find(session, user_id, key)
+    if found is None:
+        return None
+    if found.sha256 != sha256:
+        raise InvalidInput(
+            f"The idempotency key {key!r} came with another file or other options on "
+            f"{found.created_at:%Y-%m-%d}; take a new key for a new import.",
+            code="idempotency_key_reused",
+            field="Idempotency-Key",
+        )
+    return found.report
+
+
+def store_report(session: Session, user_id: str, key: str, sha256: str, report: dict[str, Any]) -> None:
+    session.add(ImportRequest(user_id=user_id, key=key, sha256=sha256, report=report))
+    session.flush()
+
+
+def remove_old_requests(session: Session) -> int:
+    """Forget the keys of a month ago; returns how many those were."""
+    old = sa.delete(ImportRequest).where(col(ImportRequest.created_at) < now() - KEPT)
+    return int(session.execute(old).rowcount)  # type: ignore[attr-defined]
+
+
+def _find(session: Session, user_id: str, key: str) -> ImportRequest | None:
+    query = select(ImportRequest).where(ImportRequest.user_id == user_id, ImportRequest.key == key)
+    return session.exec(query).first()
+
+
+@contextmanager
+def _held_by_this_process(database: Database, key: str, name: str) -> Iterator[None]:
+    mine = (database.shown_address, name)
+    with _lock:
+        if mine in _under_way:
+            raise _busy(key)
+        _under_way.add(mine)
+    try:
+        yield
+    finally:
+        with _lock:
+            _under_way.discard(mine)
+
+
+@contextmanager
+def _held_by_the_database(database: Database, key: str, name: str) -> Iterator[None]:
+    number = sa.func.hashtextextended(name, 0)
+    # No transaction stays open meanwhile, and the lock of a server that dies goes with its connection.
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(number))).scalar_one():
+            raise _busy(key)
+        try:
+            yield
+        finally:
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(number)))
+
+
+def _busy(key: str) -> Conflict:
+    return Conflict(
+        f"The import with the idempotency key {key!r} is still under way; ask again in a while.",
+        code="import_under_way",
+        retry_after=RETRY_AFTER,
+    )

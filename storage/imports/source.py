@@ -1,0 +1,214 @@
+"""The file or folder an import reads: its kind, and its records from the beginning, as often as asked.
+
+The kind is told from the first bytes, not from the name alone: many a .json file holds JSON lines. Archives
+are refused and never unpacked. Knows no format: what columns mean is for storage.imports.formats.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from storage.errors import InvalidInput
+from storage.files.disk_full import is_full, no_room
+from storage.imports.json_records import read_json_lines, read_json_values
+from storage.imports.records import Record
+from storage.imports.tables import read_arrow, read_csv, read_parquet
+
+KINDS = "JSON lines, JSON, CSV, Parquet, or a folder that `datasets` saved"
+HEAD = 4096
+ARCHIVES = {
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!": "rar",
+}
+SEPARATORS = (b",", b";", b"\t")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# In a folder without a `datasets` state, the first of these that is there is read.
+TABLES = (".parquet", ".jsonl", ".csv")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is imported; `records` starts again at the first one whenever it is called."""
+
+    name: str
+    size: int  # bytes
+    records: Callable[[], Iterator[Record]]
+
+
+@contextmanager
+def open_source(source: Path | IO[bytes], name: str | None = None) -> Iterator[Source]:
+    """Open a file, a folder or a stream; raises InvalidInput if it cannot be read or is no kind we know."""
+    if isinstance(source, Path):
+        shown = name or source.name
+        if source.is_dir():
+            yield _folder(source, shown)
+            return
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise InvalidInput(f"{shown} cannot be read: {error.strerror}.", field="file") from error
+        with file, _seekable(file) as rewindable:
+            yield _file(rewindable, shown)
+    else:
+        with _seekable(source) as rewindable:
+            yield _file(rewindable, name or "the upload")
+
+
+@contextmanager
+def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    if file.seekable():
+        yield file
+        return
+    with tempfile.TemporaryFile() as copy:  # a pipe: an import may read its file twice
+        try:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+        except OSError as error:
+            if is_full(error):
+                raise no_room(f"A copy of the input in {tempfile.gettempdir()}", error.strerror) from error
+            raise
+        yield copy
+
+
+def _file(file: IO[bytes], name: str) -> Source:
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(HEAD)
+    kind = _kind(head, name)
+
+    def records() -> Iterator[Record]:
+        file.seek(0)
+        if kind == "parquet":
+            return read_parquet(file, size)
+        if kind == "csv":
+            return read_csv(file)
+        if kind == "json lines":
+            return read_json_lines(file)
+        return read_json_values(file, array=kind == "json array")
+
+    return Source(name, size, records)
+
+
+def _kind(head: bytes, name: str) -> str:
+    suffix = Path(name).suffix.lower()
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for start, archive in ARCHIVES.items():
+        if head.startswith(start):
+            raise InvalidInput(
+                f"{name} is a {archive} archive, which is not unpacked here; import the files in it.",
+                code="archive",
+                field="file",
+            )
+    # Without its mark it is told by the zeros beside its first two letters.
+    if head.startswith(UTF_16) or [byte == 0 for byte in head[:4]] in ([False, True] * 2, [True, False] * 2):
+        raise InvalidInput(f"{name} is in UTF-16; save it as UTF-8.", field="file")
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if suffix in (".csv", ".tsv"):
+        return "csv"
+    if text.startswith(b"["):
+        return "json array"
+    if text.startswith(b"{"):
+        return "json objects" if _is_indented(text) else "json lines"
+    if suffix in (".jsonl", ".ndjson", ".json") or (not text and suffix != ".parquet"):
+        return "json lines"
+    first = text.split(b"\n", 1)[0]
+    if any(separator in first for separator in SEPARATORS) and b"\x00" not in text and suffix in ("", ".txt"):
+        return "csv"
+    raise InvalidInput(f"{name} is not a kind of file that can be imported; send {KINDS}.", field="file")
+
+
+def _is_indented(text: bytes) -> bool:
+    """Whether an object goes on below its first line; JSON lines hold a whole one in each."""
+    first, _, rest = text.partition(b"\n")
+    try:
+        json.loads(first)
+    except json.JSONDecodeError as error:
+        # JSON lines whose first is cut short begin like this, too, but the next one with a brace.
+        return error.pos >= len(error.doc.rstrip()) and rest.strip() != b"" and not rest.startswith(b"{")
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
+def _folder(folder: Path, name: str) -> Source:
+    files = _saved_by_datasets(folder) or _tables_in(folder)
+    if not files:
+        raise InvalidInput(
+            f"The folder {name} holds no data set: neither what `Dataset.save_to_disk` writes, nor "
+            f"{', '.join(TABLES)} files.",
+            field="file",
+        )
+    sizes = [path.stat().st_size for path in files]
+
+    def records() -> Iterator[Record]:
+        before = 0
+        for path, size in zip(files, sizes, strict=True):
+            shown = path.relative_to(folder).as_posix()
+            if path.suffix == ".arrow":
+                yield from _placed(read_arrow(str(path), size), shown, before)
+            else:
+                with open_source(path, shown) as one:
+                    yield from _placed(one.records(), shown, before)
+            before += size
+
+    return Source(name, sum(sizes), records)
+
+
+def _placed(records: Iterator[Record], name: str, before: int) -> Iterator[Record]:
+    try:
+        for record in records:
+            yield replace(record, position=f"{name}, {record.position}", done=before + record.done)
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {error.message}", code=error.code, field="file") from error
+
+
+def _saved_by_datasets(folder: Path) -> list[Path]:
+    """The Arrow files of a saved Dataset, or of every split of a saved DatasetDict."""
+    splits = _read_json(folder / "dataset_dict.json").get("splits")
+    parts = [folder / _plain(split) for split in splits] if isinstance(splits, list) else [folder]
+    files = [
+        part / _plain(entry.get("filename") if isinstance(entry, dict) else entry)
+        for part in parts
+        for entry in _read_json(part / "state.json").get("_data_files") or ()
+    ]
+    for path in files:
+        if not path.is_file():
+            raise InvalidInput(f"The data set lacks its file {path.relative_to(folder)}.", field="file")
+    return files
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    for suffix in TABLES:
+        found = sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file())
+        if found:
+            return found
+    return []
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path.name} of the data set is not JSON.", field="file") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _plain(name: object) -> str:
+    """A file name from the folder's own description, which may not point out of the folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+        raise InvalidInput(f"The data set names a file outside its folder: {str(name)[:80]!r}.", field="file")
+    return name

@@ -1,0 +1,209 @@
+"""Tables as records: CSV, Parquet, and the Arrow files of a folder that `datasets` saved.
+
+Rows are made one at a time, so that a batch of long or repeated texts never stands in memory as Python
+objects. What a column means is not known here, but for the two things a CSV cell cannot say by itself:
+that it holds true or false, and that it holds messages.
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import InvalidInput
+from storage.exports.encoders import restore_cell
+from storage.imports.parquet_pages import unpacked_sizes
+from storage.imports.records import LONGEST_RECORD, Record, bounded_lines, too_long
+
+LABELS = ("label", "kto_tag")
+# Columns of plain text, alone or with a pair's side before them: what looks like messages there is none.
+TEXTS = ("comment", "correction", "system")
+# A Thumbloop export has these, or these with each side of a pair before them; in its cells a formula is
+# defused, which is undone here.
+OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
+ROWS_AT_ONCE = 32
+HELD_AT_ONCE = 256 * 1024 * 1024
+# Parquet of real text is some ten times smaller than what it unpacks to.
+BOMB_RATIO = 200
+BOMB_BYTES = 64 * 1024 * 1024
+
+READING = (pa.ArrowException, OSError, ValueError)
+
+csv.field_size_limit(LONGEST_RECORD)  # the default of 128 KiB is less than a long chat
+
+
+def read_csv(file: IO[bytes]) -> Iterator[Record]:
+    """One record per row below the header; empty cells are null, and no cell is ever a formula."""
+    lines = _CsvLines(file)
+    header, separator = _csv_header(lines)
+    restore = restore_cell if any(set(header) >= ours for ours in OUR_COLUMNS) else str
+    rows = csv.reader(lines, delimiter=separator, strict=True)
+    while True:
+        lines.record_bytes = 0
+        first = lines.number + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Record(f"line {first}", lines.done, fault=f"This is not CSV: {error}.")
+            continue
+        except _TooLong:
+            yield Record(f"line {first}", lines.done, fault=f"{too_long('row')} Reading ends here.")
+            return
+        if cells:
+            yield _csv_record(f"line {first}", lines.done, header, [restore(cell) for cell in cells])
+
+
+def read_parquet(file: IO[bytes], size: int) -> Iterator[Record]:
+    """One record per row; `size` is the file's, in bytes."""
+    try:
+        table = pq.ParquetFile(file)
+        groups = unpacked_sizes(file, table.metadata)
+        _refuse_bomb(sum(groups), size)
+        names = _column_names(table.schema_arrow)
+        batches = table.iter_batches(batch_size=_rows_at_once(groups))
+    except READING as error:
+        raise InvalidInput(f"This is not a Parquet file that can be read: {_first_line(error)}.") from error
+    total = max(table.metadata.num_rows, 1)
+    yield from _records(batches, names, lambda number: size * number // total)
+
+
+def read_arrow(path: str, size: int) -> Iterator[Record]:
+    """One record per row of an Arrow stream, as `Dataset.save_to_disk` writes it."""
+    try:
+        file = pa.memory_map(path)
+        stream = pa.ipc.open_stream(file)
+        names = _column_names(stream.schema)
+    except READING as error:
+        raise InvalidInput(f"This is not an Arrow file that can be read: {_first_line(error)}.") from error
+    with file, stream:
+        yield from _records(_validated(stream), names, lambda _: min(file.tell(), size))
+
+
+def _validated(stream: Iterable[Any]) -> Iterator[Any]:
+    for batch in stream:
+        batch.validate(full=True)  # Arrow trusts the offsets in a file: wrong ones make it read past the end
+        yield batch
+
+
+def _records(batches: Iterable[Any], names: list[str], done: Callable[[int], int]) -> Iterator[Record]:
+    """The rows of Arrow batches; a file that is damaged further on ends with a fault."""
+    number = 0
+    try:
+        for batch in batches:
+            for row in range(batch.num_rows):
+                number += 1
+                yield _table_record(f"row {number}", done(number), batch, row, names)
+    except READING as error:
+        fault = f"The file is damaged: {_first_line(error)}. Reading ends here."
+        yield Record(f"row {number + 1}", done(number), fault=fault)
+
+
+class _TooLong(Exception):
+    """A row of more than LONGEST_RECORD bytes."""
+
+
+class _CsvLines:
+    """Lines as text for the csv module, which would gather a quoted cell without a bound."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.number = 0
+        self.done = 0
+        self.record_bytes = 0
+        self._lines = bounded_lines(file)
+
+    def __iter__(self) -> "_CsvLines":
+        return self
+
+    def __next__(self) -> str:
+        self.number, self.done, line = next(self._lines)
+        self.record_bytes += LONGEST_RECORD + 1 if line is None else len(line)
+        if line is None or self.record_bytes > LONGEST_RECORD:
+            raise _TooLong
+        # Bytes that are not UTF-8 become lone surrogates, so that the rows after them stay in step.
+        return line.decode("utf-8-sig" if self.number == 1 else "utf-8", errors="surrogateescape")
+
+
+def _csv_header(lines: _CsvLines) -> tuple[list[str], str]:
+    try:
+        first = next(lines, "")
+        separator = max(",;\t", key=first.count)
+        header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
+    except _TooLong as error:
+        raise InvalidInput(too_long("first line")) from error
+    except csv.Error as error:
+        raise InvalidInput("The first line of the CSV is not a row of column names.") from error
+    _refuse_twice(header)
+    return header, separator
+
+
+def _csv_record(position: str, done: int, header: list[str], cells: list[str]) -> Record:
+    if len(cells) != len(header):
+        fault = f"The row has {len(cells)} cells, but there are {len(header)} columns."
+        return Record(position, done, fault=fault)
+    if any("\udc80" <= char <= "\udcff" for cell in cells if not cell.isascii() for char in cell):
+        return Record(position, done, fault="This is not UTF-8.")
+    return Record(position, done, {name: _cell(name, text) for name, text in zip(header, cells, strict=True)})
+
+
+def _cell(name: str, text: str) -> Any:
+    if not text:
+        return None
+    if name in LABELS and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text[0] in "[{" and not name.endswith(TEXTS):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        messages = value if isinstance(value, list) else [value]
+        if messages and all(isinstance(m, dict) and m.keys() & {"role", "from"} for m in messages):
+            return value
+    return text
+
+
+def _refuse_bomb(unpacked: int, size: int) -> None:
+    if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * size:
+        raise InvalidInput(
+            f"This Parquet file of {size} bytes unpacks to {unpacked} bytes, which no real text does; "
+            f"write it without compression if it is one."
+        )
+
+
+def _rows_at_once(groups: list[int]) -> int:
+    # A dictionary may repeat one long text in every row; no text is longer than its row group is packed.
+    longest = max(groups, default=0)
+    return min(max(HELD_AT_ONCE // max(longest, 1), 1), ROWS_AT_ONCE)
+
+
+def _column_names(schema: Any) -> list[str]:
+    names: list[str] = schema.names
+    _refuse_twice(names)
+    return names
+
+
+def _refuse_twice(names: list[str]) -> None:
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise InvalidInput(f"The column {name[:80]!r} comes {times} times; keep one of them.")
+
+
+def _table_record(position: str, done: int, batch: Any, row: int, names: list[str]) -> Record:
+    try:
+        value = {name: batch.column(at)[row].as_py() for at, name in enumerate(names)}
+    except UnicodeDecodeError:
+        return Record(position, done, fault="This is not UTF-8.")
+    except (*READING, OverflowError) as error:
+        return Record(position, done, fault=f"A value cannot be read: {_first_line(error)}.")
+    if any(isinstance(cell, str) and len(cell) > LONGEST_RECORD for cell in value.values()):
+        return Record(position, done, fault=too_long("text in one cell"))
+    return Record(position, done, value)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")[:200]

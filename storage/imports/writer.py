@@ -1,0 +1,123 @@
+"""Imported rows into the database, many at a time: each becomes a chat with a vote on its last reply.
+
+The chats belong to the user `import`, as whom nobody can sign in. A row that is there already is not added
+again: its key is that of an imported chat, or it is a reply of this very database that comes home.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, SQLModel, col, select
+
+from storage.chats.chats import TITLE_LENGTH
+from storage.chats.votes import take_turn
+from storage.db.ids import new_id
+from storage.db.tables import Chat, Message, Table, User, Vote, VoteEvent, now
+from storage.imports.rows import ImportedRow
+from storage.people.users import find_user
+
+IMPORT_USER = "import"
+TITLE_FROM = 1000  # characters; the first line of a long message is title enough
+
+
+def add_rows(session: Session, rows: Sequence[ImportedRow], source: str) -> int:
+    """Add the rows that are new, in their order; returns how many those are."""
+    take_turn(session)  # or another import could add the same rows meanwhile
+    owner = find_user(session, IMPORT_USER) or _import_user(session)
+    batch = _Batch(owner.id, source)
+    by_key: dict[str, ImportedRow] = {}
+    for row in rows:
+        by_key.setdefault(row.key, row)  # of rows that say the same, the first
+    known = _known_keys(session, by_key)
+    for key, row in by_key.items():
+        if key not in known:
+            batch.append(key, row)
+    return batch.insert(session)
+
+
+def _known_keys(session: Session, rows: Mapping[str, ImportedRow]) -> set[str]:
+    found = session.exec(select(Chat.import_key).where(col(Chat.import_key).in_(rows)))
+    known = {key for key in found if key is not None}
+    origins = {row.origin[0] for row in rows.values() if row.origin is not None}
+    ours = set(session.exec(select(Message.id).where(col(Message.id).in_(origins)))) if origins else set()
+    # Whatever became of a reply of our own since, its export does not bring it back.
+    return known | {key for key, row in rows.items() if row.origin is not None and row.origin[0] in ours}
+
+
+class _Batch:
+    """The values of the rows' chats, messages, votes and events, for one insert into each table."""
+
+    def __init__(self, owner_id: str, source: str) -> None:
+        # Every column with its default: inserts of plain values make no objects that would fill them in.
+        self._chat = Chat(owner_id=owner_id, source=source).model_dump()
+        self._message = Message(chat_id="", role="").model_dump()
+        self._vote = Vote(message_id="", user_id=owner_id).model_dump()
+        self._event = VoteEvent(message_id="", user_id=owner_id, action="cast", revision=1).model_dump()
+        del self._event["id"]
+        self._chats: list[dict[str, Any]] = []
+        self._messages: list[dict[str, Any]] = []
+        self._votes: list[dict[str, Any]] = []
+        self._events: list[dict[str, Any]] = []
+
+    def append(self, key: str, row: ImportedRow) -> None:
+        at = now()
+        system = row.turns[0].content if row.turns[0].role == "system" else ""
+        turns = row.turns[1:] if row.turns[0].role == "system" else row.turns
+        chat = {
+            "id": new_id(),
+            "title": " ".join(turns[0].content[:TITLE_FROM].split())[:TITLE_LENGTH],
+            "system_prompt": system,
+            "import_key": key,
+            "created_at": at,
+            "updated_at": at,
+        }
+        self._chats.append(self._chat | chat)
+        message_id: str | None = None
+        for turn in turns:
+            parent_id, message_id = message_id, new_id()
+            message = {
+                "id": message_id,
+                "chat_id": chat["id"],
+                "parent_id": parent_id,
+                "role": turn.role,
+                "content": turn.content,
+                "created_at": at,
+            }
+            self._messages.append(self._message | message)
+        if row.model is not None:
+            self._messages[-1]["sampling"] = {"model": row.model}
+        voted_at = row.voted_at or at
+        said = {
+            "message_id": message_id,
+            "label": row.label,
+            "tags": list(row.tags),
+            "comment": row.comment,
+            "correction": row.correction,
+            "created_at": voted_at,
+        }
+        self._votes.append(self._vote | said | {"id": new_id(), "updated_at": voted_at})
+        self._events.append(self._event | said)
+
+    def insert(self, session: Session) -> int:
+        """Insert all of it; returns how many rows that was."""
+        for table, values in (
+            (Chat, self._chats),
+            (Message, self._messages),
+            (Vote, self._votes),
+            (VoteEvent, self._events),
+        ):
+            if values:
+                session.connection().execute(sa.insert(_table(table)), values)
+        return len(self._chats)
+
+
+def _table(table: type[SQLModel]) -> sa.Table:
+    return Table.metadata.tables[str(table.__tablename__)]
+
+
+def _import_user(session: Session) -> User:
+    user = User(name=IMPORT_USER, disabled=True)
+    session.add(user)
+    session.flush()
+    return user

@@ -1,0 +1,133 @@
+"""People: accounts with a password, and anonymous visitors without a name."""
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+from sqlmodel import Session, col, select
+
+from storage.db.ids import is_id
+from storage.db.tables import User
+from storage.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
+from storage.files.installation_key import pseudonym
+from storage.people.end_users import SEPARATOR, find_end_user
+
+ROLES = ("admin", "user")
+SHORTEST_PASSWORD = 10
+_hasher = PasswordHasher()
+# Checked when the name is unknown, so that an answer takes as long and tells no names.
+_no_such_hash = _hasher.hash("nobody has this password")
+
+
+def create_user(session: Session, name: str, *, role: str = "user", password: str | None = None) -> User:
+    """Add an account; raises InvalidInput or Conflict if the name is taken."""
+    name = name.strip()
+    if not name or len(name) > 100 or not name.isprintable():
+        raise InvalidInput(f"The name {name!r} must have 1 to 100 printable characters.", field="name")
+    _check_role(role)
+    if find_user(session, name) is not None:
+        raise Conflict(f"There is a user named {name!r} already; choose another name.", field="name")
+    user = User(name=name, role=role, password_hash=_hash(password) if password is not None else None)
+    session.add(user)
+    session.flush()
+    return user
+
+
+def create_anonymous(session: Session) -> User:
+    user = User()
+    session.add(user)
+    session.flush()
+    return user
+
+
+def ensure_user(session: Session, name: str, role: str) -> User:
+    """The account of that name, made if need be; raises Conflict if it has another role."""
+    user = find_user(session, name)
+    if user is None:
+        return create_user(session, name, role=role)
+    if user.role != role:
+        raise Conflict(
+            f"The user {name!r} is {user.role!r}, not {role!r}; "
+            f"change it with `thumbloop user role {name} {role}`.",
+            field="role",
+        )
+    return user
+
+
+def get_user(session: Session, user_id: str) -> User:
+    user = session.get(User, user_id)
+    if user is None:
+        raise NotFound(f"There is no user {user_id}.")
+    return user
+
+
+def find_user(session: Session, name: str) -> User | None:
+    return session.exec(select(User).where(User.name == name)).first()
+
+
+def find_person(session: Session, text: str, *, salt: bytes) -> User:
+    """By an account's name, an id, the user_hash of an export, or an application's name and then what it
+    calls one of its end users, as `app/4711`; raises NotFound."""
+    user = find_user(session, text) or (session.get(User, text) if is_id(text) else None)
+    application, separator, name = text.partition(SEPARATOR)
+    if user is None and separator and (account := find_user(session, application)) is not None:
+        user = find_end_user(session, account.id, name, salt=salt)
+    if user is None and (user_id := find_by_hash(session, text, salt=salt)) is not None:
+        user = session.get(User, user_id)
+    if user is None:
+        raise NotFound(f"There is no user {text!r}; `thumbloop user list` shows the accounts.", field="name")
+    return user
+
+
+def find_by_hash(session: Session, user_hash: str, *, salt: bytes) -> str | None:
+    """The id of the person with that pseudonym."""
+    for user_id in session.exec(select(User.id).execution_options(yield_per=1000)):
+        if pseudonym(salt, user_id) == user_hash:
+            return user_id
+    return None
+
+
+def list_users(session: Session) -> list[User]:
+    """Named accounts, by name; anonymous visitors and end users are left out."""
+    return list(session.exec(select(User).where(col(User.name).is_not(None)).order_by(col(User.name))))
+
+
+def check_password(session: Session, name: str, password: str) -> User:
+    """The user, if name and password fit; raises NotAuthenticated without saying which of them did not."""
+    user = find_user(session, name)
+    usable = user is not None and user.password_hash is not None and not user.disabled
+    try:
+        _hasher.verify(user.password_hash if user and user.password_hash else _no_such_hash, password)
+    except VerifyMismatchError:
+        usable = False
+    if user is None or not usable:
+        raise NotAuthenticated("The name or the password is wrong.", code="wrong_password")
+    return user
+
+
+def set_password(session: Session, user_id: str, password: str) -> None:
+    user = get_user(session, user_id)
+    user.password_hash = _hash(password)
+    session.add(user)
+
+
+def set_role(session: Session, user_id: str, role: str) -> None:
+    _check_role(role)
+    user = get_user(session, user_id)
+    user.role = role
+    session.add(user)
+
+
+def set_disabled(session: Session, user_id: str, disabled: bool) -> None:
+    user = get_user(session, user_id)
+    user.disabled = disabled
+    session.add(user)
+
+
+def _check_role(role: str) -> None:
+    if role not in ROLES:
+        raise InvalidInput(f"The role {role!r} is not one of {', '.join(ROLES)}.", field="role")
+
+
+def _hash(password: str) -> str:
+    if len(password) < SHORTEST_PASSWORD:
+        raise InvalidInput(f"A password needs at least {SHORTEST_PASSWORD} characters.", field="password")
+    return _hasher.hash(password)

@@ -1,0 +1,36 @@
+"""Consent to training, chat by chat: its owner gives it and takes it back whenever they like.
+
+Without it the chat's votes are in no training and no export from then on, whatever their snapshot. What
+was trained on them before is marked as after an erasure, until consent is given again.
+"""
+
+from sqlmodel import Session, col, select
+
+from storage.chats.votes import take_turn
+from storage.db import audit
+from storage.db.tables import Chat, Message, Signal, VoteEvent
+from storage.registry.lineage import mark_affected
+
+
+def set_consent(session: Session, chat: Chat, consent: bool, *, by: str) -> list[str]:
+    """Change it; returns the names of the versions that were trained on the chat without it."""
+    if chat.consent == consent:
+        return []
+    take_turn(session)
+    chat.consent = consent
+    session.add(chat)
+    session.flush()
+    used = {
+        key
+        for table in (VoteEvent, Signal)
+        for key in session.exec(
+            select(table.message_id, table.user_id)
+            .join(Message, col(Message.id) == table.message_id)
+            .where(Message.chat_id == chat.id)
+        )
+    }
+    affected = mark_affected(session, {(message, user) for message, user in used})
+    action = "give_consent" if consent else "withdraw_consent"
+    audit.record(session, by, action, chat.id, affected_versions=affected)
+    session.flush()
+    return affected

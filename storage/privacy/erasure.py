@@ -1,0 +1,227 @@
+"""Removing a person's data, and data that is too old: text and votes go, tombstones stay.
+
+Rows keep their ids, so that lineage stays readable; what was in them is gone. An erased vote counts in
+no snapshot, whatever its id. A model that was trained on it still remembers: each such version is
+marked, and only a retrain from the base model, without those votes, forgets.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from storage.chats.votes import take_turn
+from storage.db import audit
+from storage.db.database import Database
+from storage.db.tables import ApiToken, Chat, Message, Signal, User, Vote, VoteEvent, now
+from storage.errors import Conflict
+from storage.exports.files import MANIFEST_END
+from storage.people.users import get_user
+from storage.registry.lineage import ERASED, Key, mark_affected, versions_trained_on
+
+ERASED_MESSAGE = "erased"  # the state of an erased message
+
+
+@dataclass
+class ErasureReport:
+    """What was removed, and the names of the versions that were trained on some of it."""
+
+    chats: int = 0
+    messages: int = 0
+    votes: int = 0
+    signals: int = 0
+    affected_versions: list[str] = field(default_factory=list)
+
+    def add(self, other: "ErasureReport") -> None:
+        """Count what another erasure removed, too."""
+        self.chats += other.chats
+        self.messages += other.messages
+        self.votes += other.votes
+        self.signals += other.signals
+        new = [name for name in other.affected_versions if name not in self.affected_versions]
+        self.affected_versions.extend(new)
+
+
+def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
+    """Erase a person: their account's name and secrets, chats, messages and votes.
+
+    An application's end users are erased with it: without it nobody could say any more who they are.
+
+    Raises NotFound, or Conflict where a person is the last admin or was erased already.
+    """
+    _erasable(session, user_id)
+    report = _erase(session, _of_user(user_id))
+    session.execute(sa.delete(ApiToken).where(col(ApiToken.user_id) == user_id))
+    session.execute(
+        sa.update(User)
+        .where((col(User.id) == user_id) | (col(User.app_id) == user_id), col(User.erased_at).is_(None))
+        .values(name=None, password_hash=None, app_key=None, disabled=True, erased_at=now())
+        .execution_options(synchronize_session="fetch")
+    )
+    _record(session, by, "erase_user", user_id, report)
+    return report
+
+
+def preview_user(session: Session, user_id: str) -> ErasureReport:
+    """What `erase_user` would remove and mark; raises as it does."""
+    _erasable(session, user_id)
+    scope = _of_user(user_id)
+    votes, signals = _keys(session, scope)
+
+    def count(table: type[Chat] | type[Message], condition: sa.ColumnElement[bool]) -> int:
+        return session.exec(select(func.count()).select_from(table).where(condition)).one()
+
+    return ErasureReport(
+        chats=count(Chat, col(Chat.id).in_(scope.chats)),
+        messages=count(Message, col(Message.chat_id).in_(scope.chats)),
+        votes=len(votes),
+        signals=session.exec(select(func.count()).where(scope.covers(Signal))).one(),
+        affected_versions=list(versions_trained_on(session, votes | signals)),
+    )
+
+
+def erase_before(session: Session, moment: datetime, *, by: str, limit: int | None = None) -> ErasureReport:
+    """Retention: erase the chats that nobody has written in since `moment`, at most `limit` of them.
+
+    Chats that their owners deleted are among them: until then their text is only hidden. Where there is
+    nothing to erase nothing is audited.
+    """
+    old = select(Chat.id).where(_forgettable(moment)).order_by(col(Chat.id)).limit(limit)
+    # Two servers may do this at once: the second one leaves out what the first has locked.
+    chats = list(session.exec(old.with_for_update(skip_locked=True)))
+    if not chats:
+        return ErasureReport()
+    report = _erase(session, _Scope(chats))
+    _record(session, by, "erase_before", moment.isoformat(), report)
+    return report
+
+
+def count_before(session: Session, moment: datetime) -> ErasureReport:
+    """What `erase_before` would remove; which versions that affects is not counted."""
+    in_chats = select(Message.id).where(col(Message.chat_id).in_(select(Chat.id).where(_forgettable(moment))))
+    return ErasureReport(
+        chats=session.exec(select(func.count()).select_from(Chat).where(_forgettable(moment))).one(),
+        messages=session.exec(select(func.count()).where(col(Message.id).in_(in_chats))).one(),
+        votes=session.exec(select(func.count()).where(col(Vote.message_id).in_(in_chats))).one(),
+    )
+
+
+def remove_copies(database: Database, data_dir: Path) -> list[Path]:
+    """After an erasure: remove the exports that lie in the data directory, and what the database's log holds.
+
+    An export is known by its manifest. Returns what was removed.
+    """
+    database.forget_old_pages()
+    removed = []
+    for manifest in [*data_dir.rglob(f"*{MANIFEST_END}"), *data_dir.rglob("manifest.json")]:
+        export = manifest.parent if manifest.name == "manifest.json" else _described_by(manifest)
+        if export == data_dir or not _is_manifest(manifest):
+            continue
+        if export.is_dir():
+            shutil.rmtree(export)
+        else:
+            export.unlink(missing_ok=True)
+            manifest.unlink(missing_ok=True)
+        removed.append(export)
+    return removed
+
+
+def _described_by(manifest: Path) -> Path:
+    return manifest.with_name(manifest.name.removesuffix(MANIFEST_END))
+
+
+def _is_manifest(file: Path) -> bool:
+    """Whether it is what an export wrote beside its rows."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"snapshot_event_id", "sha256", "software"} <= found.keys()
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """Whole chats, and all that one person said about any."""
+
+    chats: SelectOfScalar[str] | Sequence[str]
+    user_id: str | None = None
+
+    def covers(self, table: type[Vote] | type[VoteEvent] | type[Signal]) -> sa.ColumnElement[bool]:
+        in_chats = select(Message.id).where(col(Message.chat_id).in_(self.chats))
+        return col(table.message_id).in_(in_chats) | (col(table.user_id) == self.user_id)
+
+
+def _of_user(user_id: str) -> _Scope:
+    """All of theirs, and of the end users for whom they speak, who vote in their own chats only."""
+    people = select(User.id).where((col(User.id) == user_id) | (col(User.app_id) == user_id))
+    return _Scope(select(Chat.id).where(col(Chat.owner_id).in_(people)), user_id)
+
+
+def _erasable(session: Session, user_id: str) -> User:
+    user = get_user(session, user_id)
+    if user.erased_at is not None:
+        raise Conflict(f"The user {user_id} was erased on {user.erased_at:%Y-%m-%d} already.")
+    if user.role == "admin":
+        raise Conflict(f"{user.name!r} is an admin; make them a user first (`thumbloop user role`).")
+    return user
+
+
+def _forgettable(moment: datetime) -> sa.ColumnElement[bool]:
+    """Old chats with anything left in them: text, a title, a system prompt."""
+    written = sa.exists().where(col(Message.chat_id) == Chat.id, col(Message.state) != ERASED_MESSAGE)
+    said = (col(Chat.title) != "") | (col(Chat.system_prompt) != "")
+    return (col(Chat.updated_at) < moment) & (col(Chat.deleted_at).is_(None) | said | written)
+
+
+def _erase(session: Session, scope: _Scope) -> ErasureReport:
+    take_turn(session)
+    votes, signals = _keys(session, scope)
+    report = ErasureReport(votes=len(votes))
+    blank: dict[str, object] = {"label": None, "tags": [], "comment": None, "correction": None}
+    session.execute(sa.delete(Vote).where(scope.covers(Vote)))
+    # A vote that was taken back left an empty event: there is nothing in it to erase, and no row to count.
+    events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED) & col(VoteEvent.label).is_not(None)
+    session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))
+    report.signals = _rows(session.execute(sa.delete(Signal).where(scope.covers(Signal))))
+    blank = {"content": "", "token_ids": None, "sampling": None, "state": ERASED_MESSAGE}
+    report.messages = _rows(
+        session.execute(sa.update(Message).where(col(Message.chat_id).in_(scope.chats)).values(blank))
+    )
+    hide = {"title": "", "system_prompt": "", "import_key": None, "deleted_at": now()}
+    report.chats = _rows(session.execute(sa.update(Chat).where(col(Chat.id).in_(scope.chats)).values(hide)))
+    report.affected_versions = mark_affected(session, votes | signals)
+    return report
+
+
+def _keys(session: Session, scope: _Scope) -> tuple[set[Key], set[Key]]:
+    """The (reply, person) of the votes and of the signals that are still there."""
+    events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED)
+    votes = session.exec(select(VoteEvent.message_id, VoteEvent.user_id).where(events))
+    signals = session.exec(select(Signal.message_id, Signal.user_id).where(scope.covers(Signal)))
+    return {(m, u) for m, u in votes}, {(m, u) for m, u in signals}
+
+
+def _rows(result: sa.Result[Any]) -> int:
+    return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+def _record(session: Session, by: str, action: str, target: str, report: ErasureReport) -> None:
+    audit.record(
+        session,
+        by,
+        action,
+        target,
+        chats=report.chats,
+        messages=report.messages,
+        votes=report.votes,
+        signals=report.signals,
+        affected_versions=report.affected_versions,
+    )
+    session.flush()

@@ -1,0 +1,85 @@
+"""Setting a person aside: their votes are kept, and train, count and export nothing until released.
+
+Each of their votes gets an event of its own, so a snapshot from before is what it was. That event keeps
+the time of the vote; when the person was set aside is in the audit log.
+"""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from storage.chats.votes import take_turn
+from storage.db import audit
+from storage.db.tables import User, Vote, VoteEvent
+from storage.errors import Conflict
+from storage.people.users import get_user
+
+QUARANTINE, RELEASE = "quarantine", "release"
+
+
+@dataclass(frozen=True)
+class QuarantineReport:
+    """How a person stands now, and how many of their votes changed with it."""
+
+    quarantined: bool
+    votes: int
+
+
+def set_quarantine(
+    session: Session, user_id: str, quarantined: bool, *, by: str, reason: str = ""
+) -> QuarantineReport:
+    """Set a person aside, or release them; later votes of theirs follow. Twice the same changes nothing.
+
+    With the account of an application go all its end users, whether or not one was set aside before.
+
+    Raises NotFound, or Conflict for a person who was erased.
+    """
+    take_turn(session)
+    user = get_user(session, user_id)
+    if user.erased_at is not None:
+        raise Conflict(f"The user {user_id} was erased; there are no votes to set aside.")
+    if user.quarantined == quarantined:
+        return QuarantineReport(quarantined, 0)
+    # An application's end users go with it: nobody but the application says who they are.
+    whole = (col(User.id) == user_id) | (col(User.app_id) == user_id)
+    session.execute(
+        sa.update(User)
+        .where(whole, col(User.erased_at).is_(None))
+        .values(quarantined=quarantined)
+        .execution_options(synchronize_session="fetch")
+    )
+    action = QUARANTINE if quarantined else RELEASE
+    changed = _change_votes(session, select(User.id).where(whole), quarantined, action)
+    audit.record(session, by, action, user_id, votes=changed, reason=reason)
+    session.flush()
+    return QuarantineReport(quarantined, changed)
+
+
+def _change_votes(session: Session, people: SelectOfScalar[str], quarantined: bool, action: str) -> int:
+    standing = (
+        col(Vote.user_id).in_(people),
+        col(Vote.label).is_not(None),
+        col(Vote.quarantined).is_not(quarantined),
+    )
+    kept = ("message_id", "user_id", "label", "tags", "comment", "correction")
+    events = (
+        sa.select(
+            *(col(getattr(Vote, name)) for name in kept),
+            sa.literal(action),
+            sa.literal(quarantined),
+            col(Vote.revision) + 1,
+            col(Vote.updated_at),
+        )
+        .where(*standing)
+        .order_by(col(Vote.id))
+    )
+    columns = [*kept, "action", "quarantined", "revision", "created_at"]
+    # The log first: once changed, a vote does not tell any more that it was.
+    session.execute(sa.insert(VoteEvent).from_select(columns, events))
+    values = {"quarantined": quarantined, "revision": col(Vote.revision) + 1}
+    done = session.execute(
+        sa.update(Vote).where(*standing).values(values).execution_options(synchronize_session=False)
+    )
+    return int(done.rowcount)  # type: ignore[attr-defined]

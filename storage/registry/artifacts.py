@@ -1,0 +1,140 @@
+"""Adapter folders: written aside, synced, renamed, hashed; verified before they are loaded.
+
+A folder is a whitelist of files with hashes. Anything else in it, a pickle above all, is refused.
+Knows no tensors: whether an adapter fits a model is for whoever loads it.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import ArtifactRefused, NotReady
+from storage.files.atomic import sync
+
+REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
+ALLOWED = (*REQUIRED, "README.md", "lineage.json")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A finished adapter folder; `path` is relative to the data directory, `sha256` covers all files."""
+
+    path: str
+    sha256: str
+    files: dict[str, str]
+
+
+class Artifacts:
+    """The adapter and run folders of one data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir.absolute()
+        self.adapters = self.data_dir / "adapters"
+        self.runs = self.data_dir / "runs"
+
+    def folder(self, path: str) -> Path:
+        """The absolute folder of a stored path."""
+        return self.data_dir / path
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where a run keeps its log and checkpoints."""
+        folder = self.runs / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def staging(self, run_id: str) -> Path:
+        """A new empty folder to write an adapter into."""
+        folder = self._staging(run_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def seal(self, run_id: str) -> Published:
+        """Hash what was staged and see to it that it is on the disk; what it will be when it is published."""
+        staging = self._staging(run_id)
+        final = self.adapters / run_id
+        files = _hash_folder(staging)
+        with _written(final):
+            for name in files:
+                sync(staging / name)
+            sync(staging)
+        return Published(str(final.relative_to(self.data_dir)), _digest_of(files), files)
+
+    def publish(self, run_id: str) -> None:
+        """Rename what was sealed to its final name.
+
+        Publishing the same run again replaces what an attempt left behind before its row was written.
+        """
+        final = self.adapters / run_id
+        with _written(final):
+            shutil.rmtree(final, ignore_errors=True)
+            self._staging(run_id).rename(final)
+            sync(self.adapters)
+
+    def verify(self, path: str, files: Mapping[str, str]) -> Path:
+        """The folder, if it holds exactly these files with these hashes; raises ArtifactRefused."""
+        folder = self.folder(path)
+        found = _hash_folder(folder)
+        for name, expected in files.items():
+            if name not in found:
+                raise _refused(folder, f"{name} is missing")
+            if found[name] != expected:
+                raise _refused(
+                    folder, f"{name} has changed since it was published (sha256 {found[name][:12]}…)"
+                )
+        for name in found.keys() - files.keys():
+            raise _refused(folder, f"{name} was not there when it was published")
+        return folder
+
+    def sweep(self, known_paths: Iterable[str], active_runs: Iterable[str] = ()) -> list[str]:
+        """Remove adapter folders that no version and no active run owns; returns their names."""
+        keep = {Path(path).name for path in known_paths}
+        keep |= {name for run_id in active_runs for name in (run_id, self._staging(run_id).name)}
+        swept = []
+        for folder in self.adapters.glob("*"):
+            if folder.name not in keep:
+                shutil.rmtree(folder)
+                swept.append(folder.name)
+        return swept
+
+    def _staging(self, run_id: str) -> Path:
+        return self.adapters / f"{run_id}.tmp"
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotReady(
+            f"The adapter {folder} could not be written ({error.strerror}); free some space."
+        ) from error
+
+
+def _hash_folder(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        raise _refused(folder, "the folder is missing")
+    hashes = {}
+    for file in sorted(folder.iterdir()):
+        if file.name not in ALLOWED or file.is_symlink() or not file.is_file():
+            raise _refused(folder, f"{file.name} is not a file that an adapter may have")
+        with file.open("rb") as stream:
+            hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    for name in REQUIRED:
+        if name not in hashes:
+            raise _refused(folder, f"{name} is missing")
+    return hashes
+
+
+def _digest_of(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
+
+
+def _refused(folder: Path, why: str) -> ArtifactRefused:
+    return ArtifactRefused(
+        f"The adapter {folder} is refused: {why}. Restore it from a backup or train again."
+    )

@@ -1,0 +1,110 @@
+"""Which model versions learned from votes that were taken back since: erased, or without consent now.
+
+A model cannot unlearn; each such version says how many votes, until a retrain from the base replaces it.
+A version that was continued from another learned from all that this one did. Knows the votes that runs
+keep as their lineage; knows nobody's reasons.
+"""
+
+from collections.abc import Collection, Iterable
+from itertools import islice
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from storage.db.tables import Chat, Message, ModelVersion, RunVote, TrainingRun, VoteEvent
+
+ERASED = "erase"  # the action of an event whose content is gone
+AT_ONCE = 500
+
+Key = tuple[str, str]  # the ids of a reply and of the person who voted on it
+
+
+def keep_lineage(session: Session, run_id: str, keys: Iterable[Key]) -> None:
+    """Write down which votes a run learns from, in place of those of its earlier attempt."""
+    session.flush()
+    session.execute(sa.delete(RunVote).where(col(RunVote.run_id) == run_id))
+    for page in _pages(keys):
+        rows = [{"message_id": message, "user_id": user, "run_id": run_id} for message, user in page]
+        session.execute(sa.insert(RunVote), rows)
+
+
+def versions_trained_on(session: Session, keys: Collection[Key]) -> dict[str, ModelVersion]:
+    """The versions whose lineage has any of these votes, by name."""
+    key = sa.tuple_(col(RunVote.message_id), col(RunVote.user_id))
+    runs: set[str] = set()
+    for page in _pages(keys):
+        runs.update(session.exec(select(RunVote.run_id).where(key.in_(page)).distinct()))
+    if not runs:
+        return {}
+    found: dict[str, ModelVersion] = {}
+    ids = set()
+    for version, run in _lineage(session):  # in the order of their numbers: each after what it continued from
+        if run.id in runs or _continued_from(run) in ids:
+            found[version.name] = version
+            ids.add(version.id)
+    return found
+
+
+def mark_affected(session: Session, keys: Collection[Key]) -> list[str]:
+    """Count anew what each version trained on these votes has lost; the versions that have lost some."""
+    affected = versions_trained_on(session, keys)
+    for version in affected.values():
+        count_lost(session, version)
+    return [name for name, version in affected.items() if version.erased_votes]
+
+
+def count_lost(session: Session, version: ModelVersion) -> None:
+    """Set the version's `erased_votes` to what is so now, as also at its publication."""
+    runs: list[str] = []
+    ancestor: ModelVersion | None = version
+    while ancestor is not None and (run := session.get(TrainingRun, ancestor.run_id)) is not None:
+        runs.append(run.id)
+        before = _continued_from(run)
+        ancestor = session.get(ModelVersion, before) if before is not None else None
+    session.flush()
+    version.erased_votes = _count_lost(session, runs)
+    session.add(version)
+    session.flush()
+
+
+def _lineage(session: Session) -> Iterable[tuple[ModelVersion, TrainingRun]]:
+    return session.exec(
+        select(ModelVersion, TrainingRun)
+        .join(TrainingRun, col(TrainingRun.id) == ModelVersion.run_id)
+        .order_by(col(ModelVersion.number))
+    ).all()
+
+
+def _continued_from(run: TrainingRun) -> str | None:
+    """The id of the version whose adapter this run began with, if it did."""
+    found: str | None = (run.snapshot or {}).get("continued_from")
+    return found
+
+
+def _count_lost(session: Session, runs: Collection[str]) -> int:
+    """How many votes that these runs learned from, each once, are gone or without consent."""
+    used = (
+        sa.select(col(RunVote.message_id), col(RunVote.user_id))
+        .where(col(RunVote.run_id).in_(runs))
+        .distinct()
+        .subquery()
+    )
+    erased = sa.exists().where(
+        col(VoteEvent.message_id) == used.c.message_id,
+        col(VoteEvent.user_id) == used.c.user_id,
+        col(VoteEvent.action) == ERASED,
+    )
+    query = (
+        sa.select(sa.func.count())
+        .select_from(used)
+        .join(Message, col(Message.id) == used.c.message_id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .where((col(Message.state) == "erased") | col(Chat.consent).is_(False) | erased)
+    )
+    return int(session.execute(query).scalar_one())
+
+
+def _pages(keys: Iterable[Key]) -> Iterable[list[Key]]:
+    left = iter(keys)
+    while page := list(islice(left, AT_ONCE)):
+        yield page

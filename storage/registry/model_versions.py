@@ -1,0 +1,223 @@
+"""Model versions and which of them is deployed.
+
+v1 is the base model. The open row of `deployment` is the alias `deployed`; rolling back moves it.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, func, select
+
+from storage.db import audit
+from storage.db.tables import Deployment, ModelVersion, Table, now
+from storage.errors import Conflict, NotFound
+from storage.registry import canaries
+from storage.registry.training_runs import owned_run
+
+# Made once: every reply asks.
+_OPEN = col(Deployment.ended_at).is_(None)
+_FIND_DEPLOYED = select(ModelVersion).join(
+    Deployment, (col(Deployment.version_id) == ModelVersion.id) & _OPEN
+)
+_FIND_DEPLOYED_ID = sa.select(Table.metadata.tables["deployment"].c.version_id).where(_OPEN)
+
+
+def ensure_base(session: Session, base_model: str) -> ModelVersion:
+    """v1, made at first start and deployed if nothing is.
+
+    Raises Conflict when the database belongs to another base model: its adapters would not fit.
+    """
+    base = session.exec(select(ModelVersion).where(ModelVersion.number == 1)).first()
+    if base is None:
+        base = ModelVersion(
+            number=1, kind="base", base_model=base_model, state="ready", reason="The base model."
+        )
+        session.add(base)
+        session.flush()
+    elif base.base_model != base_model:
+        raise Conflict(
+            f"This database was made for the model {base.base_model!r}, not {base_model!r}: set "
+            f"THUMBLOOP_MODEL back, or use another THUMBLOOP_DATA_DIR and database for the new model.",
+            code="other_base_model",
+        )
+    if _open_deployment(session) is None:
+        session.add(Deployment(version_id=base.id, by="thumbloop", why="The base model answers first."))
+        session.flush()
+    return base
+
+
+def publish_version(
+    session: Session,
+    *,
+    run_id: str,
+    fence: int,
+    base_model: str,
+    path: str,
+    sha256: str,
+    files: dict[str, str],
+    metrics: dict[str, Any],
+    parent_id: str | None = None,
+) -> ModelVersion:
+    """Add the candidate that a run made; raises LeaseLost if the run is not this trainer's any more.
+
+    Its parent is the deployed version, unless another is named. A run has one version: publishing again
+    returns the first.
+    """
+    owned_run(session, run_id, fence)
+    existing = version_of_run(session, run_id)
+    if existing is not None:
+        return existing
+    version = ModelVersion(
+        number=(session.exec(select(func.max(ModelVersion.number))).one() or 0) + 1,
+        parent_id=parent_id or deployed_version(session).id,
+        run_id=run_id,
+        kind="adapter",
+        base_model=base_model,
+        path=path,
+        sha256=sha256,
+        files=files,
+        metrics=metrics,
+        state="candidate",
+        reason="Waits for its gate.",
+    )
+    session.add(version)
+    session.flush()
+    audit.record(session, "trainer", "publish", version.name, run_id=run_id, sha256=sha256)
+    return version
+
+
+def version_of_run(session: Session, run_id: str) -> ModelVersion | None:
+    return session.exec(select(ModelVersion).where(ModelVersion.run_id == run_id)).first()
+
+
+def set_state(
+    session: Session, version_id: str, state: str, reason: str, metrics: dict[str, Any] | None = None
+) -> ModelVersion:
+    version = get_version(session, version_id)
+    version.state = state
+    version.reason = reason
+    if metrics is not None:
+        version.metrics = metrics
+    session.add(version)
+    session.flush()
+    return version
+
+
+def get_version(session: Session, id_or_name: str) -> ModelVersion:
+    """By id, or by name as `v2`."""
+    number = id_or_name.removeprefix("v")
+    named = id_or_name.startswith("v") and number.isascii() and number.isdigit() and len(number) < 10
+    key = ModelVersion.number == int(number) if named else ModelVersion.id == id_or_name
+    version = session.exec(select(ModelVersion).where(key)).first()
+    if version is None:
+        raise NotFound(f"There is no model version {id_or_name!r}; `thumbloop versions` lists them.")
+    return version
+
+
+def list_versions(
+    session: Session, *, limit: int | None = None, before: str | None = None
+) -> list[ModelVersion]:
+    """Newest first; `before` is the id of the last version of the page before."""
+    query = select(ModelVersion).order_by(col(ModelVersion.number).desc()).limit(limit)
+    if before is not None:
+        query = query.where(col(ModelVersion.number) < get_version(session, before).number)
+    return list(session.exec(query))
+
+
+def deployed_version(session: Session) -> ModelVersion:
+    version = find_deployed(session)
+    if version is None:
+        raise NotFound("No model version is deployed yet; `thumbloop serve` deploys the base model.")
+    return version
+
+
+def find_deployed(session: Session) -> ModelVersion | None:
+    """As `deployed_version`; None before the first start."""
+    return session.exec(_FIND_DEPLOYED).first()
+
+
+def deployed_id(session: Session) -> str | None:
+    """The id of the deployed version, at a third of the price; None before the first start."""
+    session.flush()  # a plain statement does not see what the session has still to write
+    found: str | None = session.connection().execute(_FIND_DEPLOYED_ID).scalar_one_or_none()
+    return found
+
+
+def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> ModelVersion:
+    """Move the alias, which ends a canary; raises Conflict for a version that the gate rejected or that was
+    retired.
+    """
+    take_turn(session)
+    version = get_version(session, id_or_name)
+    check_may_be_served(version)
+    deployment = _open_deployment(session)
+    if deployment is not None and deployment.version_id == version.id:
+        return version
+    make_ready(session, version)
+    canary = canaries.open_canary(session)
+    if canary is not None:
+        promoted = canary.version_id == version.id
+        ending = "It was deployed." if promoted else f"{version.name} was deployed."
+        canaries.end_canary(session, canary, by=by, why=ending)
+    if deployment is not None:
+        deployment.ended_at = now()
+        session.add(deployment)
+        session.flush()  # the old row must close before the new one opens: one open row is the rule
+    session.add(Deployment(version_id=version.id, by=by, why=why))
+    audit.record(session, by, "deploy", version.name, why=why)
+    session.flush()
+    return version
+
+
+def roll_back(session: Session, *, by: str, why: str) -> ModelVersion:
+    """Deploy what answered before; raises Conflict where nothing did."""
+    return deploy_version(session, roll_back_target(session).id, by=by, why=why)
+
+
+def roll_back_target(session: Session) -> ModelVersion:
+    """The version that was deployed before the current one and may still be served.
+
+    Rolling back twice goes back two steps, not back and forth: only versions older in the chain of
+    deployments than the current one's first deployment count.
+    """
+    current = deployed_version(session)
+    history = list(session.exec(select(Deployment).order_by(col(Deployment.id))))
+    first = next(index for index, row in enumerate(history) if row.version_id == current.id)
+    for row in reversed(history[:first]):
+        version = get_version(session, row.version_id)
+        if version.state == "ready":
+            return version
+    raise Conflict(f"Nothing was deployed before {current.name}; there is nothing to roll back to.")
+
+
+def check_may_be_served(version: ModelVersion) -> None:
+    """Raises Conflict for a version that the gate rejected or that was retired."""
+    if version.state in ("rejected", "retired"):
+        raise Conflict(
+            f"{version.name} is {version.state} and is never served: {version.reason}", code="not_deployable"
+        )
+
+
+def make_ready(session: Session, version: ModelVersion) -> None:
+    """An admin has decided on a candidate."""
+    if version.state == "candidate":
+        version.state = "ready"
+        session.add(version)
+
+
+def take_turn(session: Session) -> None:
+    """Until the transaction's end nobody else moves the alias, begins a canary or ends one.
+
+    PostgreSQL: a lock on v1's row, one that replies by v1 do not wait for. SQLite has one writer anyway.
+    """
+    base = select(ModelVersion.id).where(ModelVersion.number == 1)
+    session.exec(base.with_for_update(key_share=True)).first()
+
+
+def deployments(session: Session, limit: int = 20) -> list[Deployment]:
+    """Newest first."""
+    return list(session.exec(select(Deployment).order_by(col(Deployment.id).desc()).limit(limit)))
+
+
+def _open_deployment(session: Session) -> Deployment | None:
+    return session.exec(select(Deployment).where(col(Deployment.ended_at).is_(None))).first()

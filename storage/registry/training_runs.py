@@ -1,0 +1,240 @@
+"""Training runs: the row is the queue. Request, claim, heartbeat, release, finish, cancel.
+
+Whoever runs a run holds a lease on it, by the database's clock, and a fence: a number that grows with
+every claim. Every write of a trainer names its fence, so one that was given up for dead cannot write
+over its successor's work.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, func, select
+
+from storage.db.database import database_now
+from storage.db.ids import is_id
+from storage.db.tables import ScheduleTick, TrainingRun
+from storage.errors import Conflict, LeaseLost, NotFound
+
+ACTIVE = ("requested", "running")
+OVER = ("succeeded", "skipped", "failed", "cancelled")
+
+
+def request_run(
+    session: Session,
+    *,
+    trigger: str,
+    requested_by: str | None = None,
+    force: bool = False,
+    fresh: bool = False,
+    settings: dict[str, Any] | None = None,
+) -> TrainingRun:
+    """Queue a run; raises Conflict (code `run_active`) while another is requested or running.
+
+    `fresh` begins it at the base model, whatever the settings say: only that forgets what was erased.
+    """
+    chosen = (settings or {}) | ({"training_mode": "fresh"} if fresh else {})
+    run = TrainingRun(trigger=trigger, requested_by=requested_by, force=force, settings=chosen)
+    try:
+        with session.begin_nested():
+            session.add(run)
+            session.flush()
+    except sa.exc.IntegrityError as error:
+        active = active_run(session)
+        if active is None:
+            raise
+        raise Conflict(
+            f"The training run {active.id} is {active.state}; wait for it or cancel it.", code="run_active"
+        ) from error
+    return run
+
+
+def get_run(session: Session, run_id: str) -> TrainingRun:
+    run = session.get(TrainingRun, run_id) if is_id(run_id) else None
+    if run is None:
+        raise NotFound(f"There is no training run {run_id}.")
+    return run
+
+
+def list_runs(session: Session, limit: int = 20, before: str | None = None) -> list[TrainingRun]:
+    """Newest first; `before` is the id of the last run of the previous page."""
+    query = select(TrainingRun).order_by(col(TrainingRun.id).desc()).limit(limit)
+    return list(session.exec(query.where(col(TrainingRun.id) < before) if before else query))
+
+
+def count_by_state(session: Session) -> dict[str, int]:
+    """How many runs are in each state there is."""
+    rows = session.exec(select(TrainingRun.state, func.count()).group_by(col(TrainingRun.state)))
+    return dict.fromkeys((*ACTIVE, *OVER), 0) | {state: number for state, number in rows}
+
+
+def active_run(session: Session) -> TrainingRun | None:
+    return session.exec(select(TrainingRun).where(col(TrainingRun.state).in_(ACTIVE))).first()
+
+
+def last_trained_event_id(session: Session) -> int:
+    """Where the snapshot of the latest successful run ended; votes after it are new."""
+    query = select(sa.func.max(TrainingRun.snapshot_event_id)).where(TrainingRun.state == "succeeded")
+    return session.exec(query).one() or 0
+
+
+def claimable_run(session: Session) -> TrainingRun | None:
+    """The run that waits for a trainer: requested, or running with a lease that has run out."""
+    run = active_run(session)
+    return run if run is not None and _claimable(run, database_now(session)) else None
+
+
+def leased_run(session: Session) -> TrainingRun | None:
+    """The run that a trainer works on: running, with a lease that has not run out."""
+    run = active_run(session)
+    if run is None or run.state != "running" or _claimable(run, database_now(session)):
+        return None
+    return run
+
+
+def claim_run(
+    session: Session, run_id: str, *, owner: str, lease_seconds: float, max_attempts: int
+) -> TrainingRun | None:
+    """Take the run; None if another trainer has it or it is over.
+
+    A run that has been tried `max_attempts` times is failed instead.
+    """
+    query = select(TrainingRun).where(TrainingRun.id == run_id).with_for_update(skip_locked=True)
+    run = session.exec(query).first()
+    moment = database_now(session)
+    if run is None or not _claimable(run, moment):
+        return None
+    if run.cancel_requested:
+        _end(session, run, moment, "cancelled", "Cancelled.")
+        return None
+    if run.attempts >= max_attempts:
+        _end(
+            session,
+            run,
+            moment,
+            "failed",
+            f"The trainer died {run.attempts} times; its log says more. Mend that and ask for a new run.",
+        )
+        return None
+    run.state = "running"
+    run.owner = owner
+    run.fence += 1
+    run.attempts += 1
+    run.heartbeat_at = moment
+    run.lease_until = moment + timedelta(seconds=lease_seconds)
+    run.started_at = run.started_at or moment
+    session.add(run)
+    session.flush()
+    return run
+
+
+def heartbeat(
+    session: Session, run_id: str, fence: int, *, lease_seconds: float, progress: dict[str, Any] | None = None
+) -> bool:
+    """Renew the lease and report progress; True if somebody asked to cancel. Raises LeaseLost."""
+    run = owned_run(session, run_id, fence)
+    run.heartbeat_at = database_now(session)
+    run.lease_until = run.heartbeat_at + timedelta(seconds=lease_seconds)
+    if progress is not None:
+        run.progress = progress
+    session.add(run)
+    return run.cancel_requested
+
+
+def update_run(session: Session, run_id: str, fence: int, **columns: Any) -> TrainingRun:
+    """Set columns such as snapshot, log_path or metrics; raises LeaseLost."""
+    run = owned_run(session, run_id, fence)
+    run.sqlmodel_update(columns)
+    session.add(run)
+    session.flush()
+    return run
+
+
+def owned_run(session: Session, run_id: str, fence: int) -> TrainingRun:
+    """The run, locked, if this fence still holds it; raises LeaseLost."""
+    run = session.exec(select(TrainingRun).where(TrainingRun.id == run_id).with_for_update()).first()
+    if run is None or run.state != "running" or run.fence != fence:
+        found = "gone" if run is None else f"{run.state} with fence {run.fence}"
+        raise LeaseLost(f"Training run {run_id} is {found}; this trainer's fence {fence} no longer holds it.")
+    return run
+
+
+def release_run(session: Session, run_id: str, fence: int, reason: str) -> None:
+    """Give the run back unfinished, without counting the attempt: the next trainer resumes it."""
+    run = owned_run(session, run_id, fence)
+    run.state = "requested"
+    run.attempts -= 1
+    run.lease_until = None
+    run.owner = None
+    run.reason = reason
+    session.add(run)
+
+
+def expire_lease(session: Session, run_id: str, owner: str) -> None:
+    """End the lease of a trainer that is known to be dead, so that nobody waits for it to run out."""
+    run = get_run(session, run_id)
+    if run.state == "running" and run.owner == owner:
+        run.lease_until = database_now(session)
+        session.add(run)
+
+
+def finish_run(
+    session: Session,
+    run_id: str,
+    fence: int,
+    *,
+    state: str,
+    reason: str,
+    metrics: dict[str, Any] | None = None,
+) -> TrainingRun:
+    """Close the run; raises LeaseLost."""
+    assert state in OVER
+    run = owned_run(session, run_id, fence)
+    if metrics is not None:
+        run.metrics = metrics
+    return _end(session, run, database_now(session), state, reason)
+
+
+def cancel_run(session: Session, run_id: str) -> TrainingRun:
+    """Cancel at once what has not begun; ask a running trainer to stop. Raises Conflict if it is over."""
+    get_run(session, run_id)
+    run = session.exec(select(TrainingRun).where(TrainingRun.id == run_id).with_for_update()).one()
+    if run.state in OVER:
+        raise Conflict(f"The training run {run_id} is over ({run.state}); there is nothing to cancel.")
+    run.cancel_requested = True
+    if run.state == "requested":
+        return _end(session, run, database_now(session), "cancelled", "Cancelled before it began.")
+    session.add(run)
+    session.flush()
+    return run
+
+
+def record_tick(session: Session, due_at: datetime, *, outcome: str, run_id: str | None = None) -> bool:
+    """Note that the schedule fired; False if another scheduler was first."""
+    try:
+        with session.begin_nested():
+            session.add(ScheduleTick(due_at=due_at, outcome=outcome, run_id=run_id))
+            session.flush()
+    except sa.exc.IntegrityError:
+        return False
+    return True
+
+
+def last_tick(session: Session) -> ScheduleTick | None:
+    return session.exec(select(ScheduleTick).order_by(col(ScheduleTick.due_at).desc())).first()
+
+
+def _claimable(run: TrainingRun, moment: datetime) -> bool:
+    if run.state == "running":
+        return run.lease_until is None or run.lease_until <= moment
+    return run.state == "requested"
+
+
+def _end(session: Session, run: TrainingRun, moment: datetime, state: str, reason: str) -> TrainingRun:
+    run.state = state
+    run.reason = reason
+    run.finished_at = moment
+    run.lease_until = None
+    session.add(run)
+    session.flush()
+    return run

@@ -1,0 +1,132 @@
+"""Every setting: its name, its default and what it does.
+
+Imports storage.errors only. Begin with `serving.py` and `training.py`, which hold the settings themselves.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from storage.errors import BadSetting
+from storage.files.installation_key import webhook_key
+from storage.settings.serving import DEFAULT_MODEL
+from storage.settings.training import SignalKind, TrainingSettings
+from storage.settings.validators import Address, check_together
+
+__all__ = ["DEFAULT_MODEL", "SECRETS", "Settings", "SignalKind", "in_environment", "load_settings"]
+
+# Settings whose values are shown nowhere.
+SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
+
+
+class Settings(TrainingSettings):
+    """All settings; unknown names in thumbloop.toml are refused."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="THUMBLOOP_", toml_file="thumbloop.toml", extra="forbid", frozen=True
+    )
+
+    # What is told to others
+    webhook_url: Address = Field(
+        "", description="Address that is told of every vote (docs/webhook.md). Empty: none."
+    )
+    webhook_secret: str = Field(
+        "",
+        validate_default=True,  # the address is never without it
+        description="What signs the webhook: `whsec_` and 24 to 64 random bytes in base64.",
+    )
+    webhook_timeout_seconds: float = Field(
+        15.0, gt=0, le=600, description="Longest wait for the webhook's whole answer."
+    )
+    webhook_give_up_hours: float = Field(
+        72.0, gt=0, description="Hours after a vote until its delivery is not tried again."
+    )
+
+    metrics_token: str = Field(
+        "",
+        pattern="^([!-~]{16,})?$",
+        description="Token with which a scraper may read /metrics and nothing else, at least 16 characters. "
+        "Empty: only admins may.",
+    )
+
+    opentelemetry: bool = Field(
+        False,
+        description="Send traces of requests and replies by OTLP over HTTP to where the OTEL_ variables say "
+        "(pip install 'thumbloop[opentelemetry]').",
+    )
+
+    # What is forgotten
+    retention_days: int = Field(
+        0, ge=0, description="Days without a message after which a chat is erased. 0: never."
+    )
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _standard_secret(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.data.get("webhook_url"):
+            webhook_key(value)
+        return value
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "Settings":
+        check_together(self.model_dump())
+        return self
+
+    @property
+    def database_address(self) -> str:
+        """The SQLAlchemy address that is really used."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'thumbloop.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def in_environment(values: Mapping[str, Any]) -> dict[str, str]:
+    """Settings, as `model_dump(mode="json")` gives them, as the variables that read back the same."""
+    return {
+        f"THUMBLOOP_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; raises BadSetting that names the setting, the value and what would do."""
+    known = {f"THUMBLOOP_{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith("THUMBLOOP_") and name not in known and not name.startswith("THUMBLOOP_TEST_"):
+            raise BadSetting(f"{name} is not a setting; `thumbloop settings` lists them all.", field=name)
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # settings that do not go together
+            raise BadSetting(f"{first['msg'].removeprefix('Value error, ')}.") from error
+        name = ".".join(str(part) for part in first["loc"])
+        given = "…" if name in SECRETS else repr(first.get("input"))
+        raise BadSetting(
+            f"THUMBLOOP_{name.upper()}={given}: {first['msg']}. `thumbloop settings` explains it.",
+            field=name,
+        ) from error

@@ -1,0 +1,157 @@
+"""The settings of training: when, on what, how, and what may be deployed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import NoDecode
+
+from storage.settings.serving import ServingSettings
+from storage.settings.validators import AsList, Hours, Item, TimeZone
+
+SignalKind = Literal["regenerated", "edited", "copied"]
+
+
+class TrainingSettings(ServingSettings):
+    """The second part of `Settings`."""
+
+    # When to train
+    schedule: str = Field(
+        "0 3 * * *", description="When to train, as five cron fields. Empty: only when asked."
+    )
+    quiet_hours: Hours = Field(
+        "",
+        description="Hours in which scheduled runs may begin, such as 22:00-06:00; one that is due at "
+        "another time waits for them. Empty: at any hour. Who asks for a run does not wait.",
+    )
+    timezone: TimeZone = Field(
+        "UTC", description="Time zone of the schedule and the quiet hours, for example Europe/Berlin."
+    )
+    min_new_votes: int = Field(
+        20, ge=1, description="A scheduled run needs this many vote changes since the last trained snapshot."
+    )
+    min_votes_per_class: int = Field(
+        2, ge=1, description="A run needs at least this many thumbs up and this many thumbs down."
+    )
+    min_voters: int = Field(1, ge=1, description="A run needs votes from at least this many people.")
+
+    # What to train on
+    train_on_corrections: bool = Field(
+        False,
+        description="What people wrote that a reply should have been is a desirable example too. Off, "
+        "because whoever may write it may put any words into the model's mouth.",
+    )
+    train_on_signals: Annotated[list[SignalKind], NoDecode, AsList] = Field(
+        [],
+        description="What people did with replies that they did not vote on: regenerated and edited count as "
+        "undesirable examples, copied as desirable ones. Empty: none.",
+    )
+    exclude_sources: Annotated[list[Item], NoDecode, AsList] = Field(
+        [],
+        description="Sources that are not trained on, such as `openai`, `import` (all imports) or "
+        "`import:pairs`.",
+    )
+    import_weight: float = Field(
+        1.0, gt=0, description="How much an imported example weighs in the loss, compared to one from here."
+    )
+    data_policy: Literal["all", "window", "balanced"] = Field(
+        "all",
+        description="Which votes a run reads. all: every one. window: the newest, by THUMBLOOP_WINDOW_DAYS, "
+        "THUMBLOOP_WINDOW_ROWS or both. balanced: the newest of each kind within THUMBLOOP_ROW_BUDGET.",
+    )
+    window_days: float = Field(0, ge=0, description="A window's votes are from so many days before the run.")
+    window_rows: int = Field(0, ge=0, description="A window has at most so many examples, the newest.")
+    row_budget: int = Field(
+        0,
+        ge=0,
+        description="Most examples of a balanced run, those held out included: half of them thumbs up and "
+        "half thumbs down, the newest; where one kind has fewer, all of it, and more of the other.",
+    )
+    replay_share: float = Field(
+        0, ge=0, lt=1, description="Share of a window's run that is drawn from the votes before the window."
+    )
+    max_rows_per_person: int = Field(
+        0,
+        ge=0,
+        description="Most examples of each kind that one person gives to a run, the newest. 0: no limit. "
+        "Imported rows name nobody and are not limited.",
+    )
+    half_life_days: float = Field(
+        0,
+        ge=0,
+        description="Days in which an example loses half of its weight, unless the deployed version wrote "
+        "the reply. 0: none loses any.",
+    )
+
+    # How to train
+    training_mode: Literal["fresh", "continue"] = Field(
+        "fresh",
+        description="fresh: a new adapter, with the base model as the reference. continue: the deployed "
+        "version's adapter, with that adapter, frozen, as the reference.",
+    )
+    beta: float = Field(0.1, gt=0, description="KTO's β: how far the policy may move from the reference.")
+    loss_type: Literal["kto", "apo_zero_unpaired"] = Field("kto", description="Objective, as TRL names it.")
+    engine: Literal["shared-prefix", "trl"] = Field(
+        "shared-prefix",
+        description="shared-prefix: KTO with every shared beginning computed once. trl: stock "
+        "trl.KTOTrainer, the same numbers in several times the time.",
+    )
+    reference_cache_mb: int = Field(
+        64, ge=0, description="Largest file of reference log-probabilities kept across runs, in MiB. 0: none."
+    )
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of the LoRA weights.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the training examples.")
+    batch_size: int = Field(
+        4, ge=2, description="Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."
+    )
+    training_processes: int = Field(
+        0,
+        ge=0,
+        description="Processes that train together, each on micro-batches of its own (docs/training.md). "
+        "0: one for each GPU, or one where there is none.",
+    )
+    gradient_accumulation: int = Field(1, ge=1, description="Micro-batches in one optimizer step.")
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether the backward pass computes activations again, which saves memory and takes "
+        "time: on, off, or auto: where half of the free memory would not hold those of a micro-batch.",
+    )
+    max_length: int = Field(1024, ge=8, description="Longest training example, in tokens; its end is cut.")
+    tuning: Literal["lora", "qlora", "full"] = Field(
+        "lora",
+        description="What is trained. lora: adapters on the base model. qlora: the same on the base in "
+        "4 bits, which needs a CUDA GPU and the extra `qlora`. full: every weight; runs whose result is "
+        "served refuse it.",
+    )
+    lora_rank: int = Field(16, ge=1, description="Rank of the LoRA adapters.")
+    seed: int = Field(0, description="Seed of the hold-out, the order of examples and the training.")
+    max_weight: float = Field(
+        15.0, ge=1, description="Largest ratio between the weights of thumbs up and thumbs down."
+    )
+    checkpoint_steps: int = Field(10, ge=1, description="Optimizer steps between two checkpoints.")
+    report_to: Annotated[list[Item], NoDecode, AsList] = Field(
+        [],
+        description="Where a training reports its steps beside its log, as transformers names it: "
+        "`tensorboard` (needs thumbloop[tensorboard]; events in the run's folder), `wandb`, `mlflow` and "
+        "others, which send figures elsewhere. Empty: nowhere.",
+    )
+    lease_seconds: float = Field(
+        30.0, gt=0, description="A trainer that is silent for so long has lost its run to another."
+    )
+    max_attempts: int = Field(3, ge=1, description="Times a run is resumed after its trainer died.")
+
+    # May it be deployed?
+    hold_out_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Share of chats kept out of training to judge the result."
+    )
+    gate_min_votes: int = Field(
+        4,
+        ge=2,
+        description="Held-out votes the gate needs (two of each kind among them), else an admin decides.",
+    )
+    gate_loss_tolerance: float = Field(
+        0.005, ge=0, description="How much the held-out KTO loss may exceed the deployed version's."
+    )
+    gate_auc_tolerance: float = Field(
+        0.02, ge=0, description="How much the held-out AUC may fall; one standard error, if that is larger."
+    )
+    auto_deploy: bool = Field(True, description="Deploy a version that passes the gate without asking.")

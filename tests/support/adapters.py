@@ -1,0 +1,71 @@
+"""Adapters without training: random LoRA weights, as large as asked, that change every reply."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from storage.db.database import Database
+from storage.db.tables import ModelVersion
+from storage.registry import model_versions, training_runs
+from storage.registry.artifacts import Artifacts, Published
+
+
+def build_adapter(base: Path, folder: Path, *, seed: int = 1, size: float = 0.3) -> Path:
+    """Write an adapter for the model in `base` to `folder`, which is made if absent, and return it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        adapted = get_peft_model(
+            model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj", "down_proj"])
+        )
+        with torch.no_grad():
+            for name, tensor in adapted.named_parameters():
+                if ".lora_B." in name:
+                    tensor.normal_(std=size)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def seal_and_publish(artifacts: Artifacts, run_id: str) -> Published:
+    """What was staged for a run, as its training publishes it."""
+    sealed = artifacts.seal(run_id)
+    artifacts.publish(run_id)
+    return sealed
+
+
+def publish_adapter(
+    database: Database,
+    artifacts: Artifacts,
+    base: Path,
+    *,
+    seed: int = 1,
+    state: str = "ready",
+    change: Callable[[Path], object] = lambda _: None,
+) -> ModelVersion:
+    """An adapter as a training run leaves it: its folder published, its version in the database.
+
+    `change` is done to the folder before it is published.
+    """
+    with database.write() as session:
+        run = training_runs.request_run(session, trigger="api")
+        held = training_runs.claim_run(session, run.id, owner="test", lease_seconds=60, max_attempts=1)
+        assert held is not None
+    change(build_adapter(base, artifacts.staging(run.id), seed=seed))
+    published = seal_and_publish(artifacts, run.id)
+    with database.write() as session:
+        version = model_versions.publish_version(
+            session,
+            run_id=run.id,
+            fence=held.fence,
+            base_model=str(base),
+            path=published.path,
+            sha256=published.sha256,
+            files=published.files,
+            metrics={},
+        )
+        version = model_versions.set_state(session, version.id, state, "Made for a test.")
+        training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="Made for a test.")
+    return version

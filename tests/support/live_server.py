@@ -1,0 +1,171 @@
+"""A real `thumbloop serve` process for tests: start, stop, kill, and HTTP over a socket."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from storage.db.database import open_database
+from storage.people.tokens import create_token
+from storage.people.users import ensure_user
+from storage.settings import Settings, in_environment
+from tests.support import fork_server
+
+# A tiny model learns nothing at the default rate; without a schedule nothing runs unasked.
+TEST_SETTINGS: dict[str, object] = {
+    "schedule": "",
+    "precision": "fp32",
+    "max_new_tokens": 24,
+    "learning_rate": 1e-3,
+    "lora_rank": 4,
+    "max_length": 256,
+    "lease_seconds": 5,
+}
+
+
+class LiveServer:
+    """One server on a free port with a data directory of its own."""
+
+    def __init__(self, settings: Mapping[str, object]) -> None:
+        values = {**TEST_SETTINGS, "port": free_port(), **settings}
+        texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        self.settings = Settings(**texts)  # type: ignore[arg-type]
+        self.url = f"http://127.0.0.1:{self.settings.port}"
+        self.log = Path(self.settings.data_dir).with_suffix(".server.log")
+        self.process: subprocess.Popen[bytes] | None = None
+        self._tokens: dict[str, str] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command line needs to work on the same installation."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
+        given = self.settings.model_dump(mode="json", exclude_unset=True)
+        return clean | in_environment(given)
+
+    def start(self, *, wait: bool = True) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        def ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, f"the server ended early:\n{self.log.read_text()}"
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"{self.url}/readyz").status_code == 200
+            return False
+
+        wait_until(ready, seconds, lambda: self.log.read_text())
+
+    def stop(self) -> int:
+        """Ask it to end, as Ctrl-C does; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=60)
+
+    def kill(self) -> None:
+        """kill -9 of the server alone; a trainer lives on in a session of its own."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def trainers(self) -> list[psutil.Process]:
+        """Trainer processes that work on this data directory, whoever started them."""
+        found = [psutil.Process(pid) for pid in fork_server.trainers(str(self.settings.data_dir))]
+        for process in psutil.process_iter(["cmdline"]):
+            with contextlib.suppress(psutil.Error):
+                works_here = process.environ().get("THUMBLOOP_DATA_DIR") == str(self.settings.data_dir)
+                if works_here and "trainer" in (process.info["cmdline"] or []):
+                    found.append(process)
+        return found
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for trainer in self.trainers():
+            with contextlib.suppress(psutil.Error):
+                trainer.kill()
+
+    def token(self, role: str = "admin", name: str | None = None) -> str:
+        """An API token of a person with that role, made through the storage layer."""
+        name = name or role
+        if name not in self._tokens:
+            database = open_database(self.settings)
+            with database.write() as session:
+                user = ensure_user(session, name, role)
+                self._tokens[name] = create_token(session, user.id, name="test")[1]
+            database.close()
+        return self._tokens[name]
+
+    def admin_link(self) -> str:
+        database = open_database(self.settings)
+        with database.write() as session:
+            user = ensure_user(session, "admin", "admin")
+            plain = create_token(session, user.id, name="link", kind="login", ttl=timedelta(hours=1))[1]
+        database.close()
+        return f"{self.url}/admin?token={plain}"
+
+    def client(self, role: str = "admin", name: str | None = None) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {self.token(role, name)}"}, timeout=120
+        )
+
+
+def get(url: str, **options: Any) -> httpx.Response:
+    """A request that a busy machine gets time for: httpx's own limit is five seconds."""
+    return httpx.get(url, **{"timeout": 60, **options})
+
+
+def free_port() -> int:
+    """A port below those that the system gives to connections: none takes it while a server starts again.
+
+    Each of pytest's workers draws from its own: what one has found free, no other takes before it is used.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 11
+    while True:
+        port = random.SystemRandom().randrange(10_000 + 2_000 * worker, 12_000 + 2_000 * worker)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 60, explain: Callable[[], str] = lambda: "") -> Any:
+    """Poll until the result is true and return it; the deadline only bounds a failure."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = true()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"not within {seconds} s. {explain()}"
+        time.sleep(0.1)
+
+
+def read_events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The (event, data) pairs of a server-sent event stream."""
+    event = "message"
+    for line in response.iter_lines():
+        if line.startswith("event:"):
+            event = line.removeprefix("event:").strip()
+        elif line.startswith("data:"):
+            yield event, json.loads(line.removeprefix("data:"))

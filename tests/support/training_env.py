@@ -1,0 +1,155 @@
+"""A database with votes, and real trainer processes on it: what the tests of training runs stand on."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import select
+
+from storage.chats import chats, votes
+from storage.db.database import Database, open_database
+from storage.db.tables import ModelVersion, RunVote, TrainingRun
+from storage.people import users
+from storage.registry import model_versions, training_runs
+from storage.registry.artifacts import Artifacts
+from storage.settings import Settings
+from tests.support.live_server import TEST_SETTINGS, wait_until
+from trainer.runs.executors.local import child_environment
+
+# The gate is tested by itself; here it must not depend on what random weights happen to do.
+LENIENT = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0}
+LONG = {"epochs": 40, "checkpoint_steps": 2, "lease_seconds": 3}
+
+
+class House:
+    """A database with votes, and the trainers that were started for its run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database: Database = open_database(settings)
+        self.artifacts = Artifacts(settings.data_dir)
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def vote(self, count: int) -> list[str]:
+        """That many chats of one reply each, every third voted down; returns the message ids."""
+        with self.database.write() as session:
+            base = model_versions.ensure_base(session, self.settings.model)
+            person = users.create_anonymous(session)
+            replies = []
+            for number in range(count):
+                chat = chats.create_chat(session, person.id, system_prompt="Be brief.")
+                asked = chats.add_user_message(session, chat.id, f"What is {number} plus {number}?")
+                reply = chats.begin_reply(session, chat.id, asked.id, model_version_id=base.id, sampling={})
+                chats.finish_reply(
+                    session,
+                    reply.id,
+                    content=f"It is {2 * number}, of course.",
+                    state="complete",
+                    finish_reason="stop",
+                    token_ids=None,
+                    timings={},
+                )
+                votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=number % 3 != 0)
+                replies.append(reply.id)
+        return replies
+
+    def learned_from(self, run_id: str) -> set[str]:
+        """The message ids of the votes in a run's lineage."""
+        with self.database.read() as session:
+            return set(session.exec(select(RunVote.message_id).where(RunVote.run_id == run_id)))
+
+    def request(self, **settings: Any) -> str:
+        with self.database.write() as session:
+            force = settings.pop("force", False)
+            return training_runs.request_run(session, trigger="cli", force=force, settings=settings).id
+
+    def start(self, run_id: str) -> subprocess.Popen[bytes]:
+        with (self.artifacts.run_folder(run_id) / "train.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trainer", "run", run_id],
+                env=child_environment(self.settings),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def train(self, run_id: str) -> int:
+        return self.start(run_id).wait(timeout=240)
+
+    def start_and_reach_checkpoint(self, run_id: str) -> subprocess.Popen[bytes]:
+        """A trainer in mid-training, with more than one checkpoint behind it."""
+        process = self.start(run_id)
+        folder = self.artifacts.run_folder(run_id)
+        wait_until(
+            lambda: process.poll() is not None or len(list(folder.glob("*/*/trainer_state.json"))) > 1,
+            120,
+            lambda: self.log(run_id),
+        )
+        assert process.poll() is None, self.log(run_id)
+        return process
+
+    def hold_second_process(self, run_id: str, step: int) -> Path:
+        """Once a run has a checkpoint, keep its second process writing its part of that at `step` for ever.
+
+        Returns that part, a pipe that nobody reads, when the first process has written its own.
+        """
+        folder = self.artifacts.run_folder(run_id) / "checkpoints"
+        wait_until(lambda: list(folder.glob("*/trainer_state.json")), 120, lambda: self.log(run_id))
+        checkpoint = folder / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        os.mkfifo(checkpoint / "rng_state_1.pth")
+        os.utime(checkpoint, (2**32, 2**32))  # the oldest ones are deleted
+        wait_until((checkpoint / "rng_state_0.pth").exists, 120, lambda: self.log(run_id))
+        return checkpoint / "rng_state_1.pth"
+
+    def run(self, run_id: str) -> TrainingRun:
+        with self.database.read() as session:
+            return training_runs.get_run(session, run_id)
+
+    def version(self, name: str) -> ModelVersion:
+        with self.database.read() as session:
+            return model_versions.get_version(session, name)
+
+    def deployed(self) -> str:
+        with self.database.read() as session:
+            return model_versions.deployed_version(session).name
+
+    def log(self, run_id: str) -> str:
+        return (self.artifacts.run_folder(run_id) / "train.log").read_text()
+
+    def checkpoints(self, run_id: str) -> list[Path]:
+        return list(self.artifacts.run_folder(run_id).glob("checkpoints/checkpoint-*"))
+
+    def claimable(self) -> bool:
+        with self.database.read() as session:
+            return training_runs.claimable_run(session) is not None
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self.database.close()
+
+
+@contextmanager
+def houses(folder: Path, model: Path) -> Iterator[Callable[..., House]]:
+    """Builds houses that differ in their settings; at the end, whatever still trains is killed."""
+    built: list[House] = []
+
+    def build(**settings: Any) -> House:
+        values = {"data_dir": folder / f"data-{len(built)}", "model": str(model)}
+        house = House(Settings(**{**TEST_SETTINGS, **LENIENT, **values, **settings}))  # type: ignore[arg-type]
+        built.append(house)
+        return house
+
+    yield build
+    for house in built:
+        house.close()

@@ -1,0 +1,115 @@
+"""A reply while it is written, as event loops read it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from app.chat.reply_stream import LiveReply
+from app.serving.backend import ReplyStream
+from storage.db.tables import Message
+from storage.errors import Busy
+
+SILENCE = 60.0
+
+
+@pytest.fixture
+def stream() -> ReplyStream:
+    return ReplyStream(lambda _stream: lambda: None)
+
+
+@pytest.fixture
+def live(stream: ReplyStream) -> LiveReply:
+    return LiveReply("chat", "question", "reply", "v1", stream)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await work
+
+    with ThreadPoolExecutor(1) as thread:  # the browser's tests have a loop in this one
+        thread.submit(asyncio.run, bounded()).result()
+
+
+def saved() -> Message:
+    return Message(chat_id="chat", role="assistant")
+
+
+def test_what_came_meanwhile_is_read_at_once_and_then_the_end(live: LiveReply) -> None:
+    async def read() -> None:
+        live.add("One")
+        live.add(" two")
+        live.close(saved(), None)
+        assert [text async for text in live.follow(SILENCE)] == ["One two"]
+        assert list(live) == ["One", " two"]
+
+    run(read())
+
+
+def test_a_reader_is_woken_by_another_thread(live: LiveReply) -> None:
+    async def read() -> None:
+        reader = live.follow(SILENCE)
+
+        async def next_after(call: Callable[..., object], *arguments: Any) -> str | None:
+            waiting = asyncio.ensure_future(anext(reader, "over"))
+            await asyncio.sleep(0)  # until it waits
+            Thread(target=call, args=arguments).start()
+            return await waiting
+
+        for text in ("One", " two"):
+            assert await next_after(live.add, text) == text
+        assert await next_after(live.close, saved(), None) == "over"
+
+    run(read())
+
+
+def test_silence_is_told_and_then_the_text_still_comes(live: LiveReply) -> None:
+    async def read() -> None:
+        reader = live.follow(0.01)
+        assert await anext(reader) is None
+        assert await anext(reader) is None
+        live.add("One")
+        assert await anext(reader) == "One"
+
+    run(read())
+
+
+def test_an_error_comes_after_the_text(live: LiveReply) -> None:
+    async def read() -> None:
+        live.add("One")
+        live.close(None, Busy("It failed."))
+        reader = live.follow(SILENCE)
+        assert await anext(reader) == "One"
+        with pytest.raises(Busy, match="It failed"):
+            await anext(reader)
+
+    run(read())
+
+
+def test_the_last_reader_who_leaves_before_the_end_cancels(live: LiveReply, stream: ReplyStream) -> None:
+    async def read() -> None:
+        live.add("One")
+        one, two = live.follow(SILENCE), iter(live)
+        assert await anext(one) == next(two) == "One"
+        await one.aclose()  # type: ignore[attr-defined]
+        assert not stream.cancelled
+        two.close()  # type: ignore[attr-defined]
+        assert stream.cancelled
+
+    run(read())
+
+
+def test_who_leaves_after_the_end_cancels_nothing(live: LiveReply, stream: ReplyStream) -> None:
+    async def read() -> None:
+        live.add("One")
+        reader = live.follow(SILENCE)
+        await anext(reader)
+        live.close(saved(), None)
+        await reader.aclose()  # type: ignore[attr-defined]
+        assert not stream.cancelled
+
+    run(read())

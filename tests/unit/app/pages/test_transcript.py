@@ -1,0 +1,173 @@
+"""What the pages make of stored text: nothing vanishes, nothing becomes markup or a request."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.api.schemas import RunOut
+from app.pages.admin.overview import run_panel, run_table
+from app.pages.chat.sidebar import chat_list
+from app.pages.chat.transcript import Turn, chatbot_messages, notice, plain_markdown, reply_bar
+from app.pages.chat.vote_details import OfferedTags
+from storage.db.tables import Chat, Message, Vote
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+
+
+def reply(**columns: Any) -> Message:
+    return Message(**{"chat_id": "c", "role": "assistant", "content": "Hello", **columns})
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("plain *text*", "plain *text*"),
+        ("a < b and 3 <4", "a < b and 3 <4"),
+        ("<think>so</think>", "&lt;think>so&lt;/think>"),
+        ("<!-- aside -->", "&lt;!-- aside -->"),
+        ("![a](http://elsewhere/x.png)", "[a](http://elsewhere/x.png)"),
+        ("in `<b>` code, <b>out", "in `<b>` code, &lt;b>out"),
+        ("``a ` <i>`` <i>", "``a ` <i>`` &lt;i>"),
+        ("```html\n<p>\n```\n<p>", "```html\n<p>\n```\n&lt;p>"),
+        ("~~~\n![a](b)\n~~~", "~~~\n![a](b)\n~~~"),
+        ("Streaming:\n```html\n<p>\n\n<b", "Streaming:\n```html\n<p>\n\n<b"),
+        ("- item\n  ```\n  <p>\n\n  <p>\n  ```\n<p>", "- item\n  ```\n  <p>\n\n  <p>\n  ```\n&lt;p>"),
+        ("one ` alone\n\n<p> and ` again", "one ` alone\n\n&lt;p> and ` again"),
+        ("", ""),
+    ],
+)
+def test_tags_and_pictures_of_a_model_are_text(written: str, shown: str) -> None:
+    assert plain_markdown(written) == shown
+
+
+def test_what_a_person_wrote_is_escaped() -> None:
+    (shown,) = chatbot_messages([Turn(Message(chat_id="c", role="user", content=HOSTILE))])
+    assert "<script" not in shown["content"][0]["value"]
+    assert "<img" not in shown["content"][0]["value"]
+
+
+def test_titles_copies_and_errors_are_escaped() -> None:
+    chat = Chat(owner_id="u", title=HOSTILE)
+    for html in (
+        chat_list([chat], chat.id, more=False),
+        reply_bar(Turn(reply(content=HOSTILE))),
+        notice(HOSTILE),
+    ):
+        assert "<script" not in html
+        assert "<img" not in html
+
+
+@pytest.mark.parametrize(
+    ("label", "up", "down"), [(True, "true", "false"), (False, "false", "true"), (None, "false", "false")]
+)
+def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
+    vote = Vote(message_id="m", user_id="u", label=label) if label is not None else None
+    bar = reply_bar(Turn(reply(), version="v3", vote=vote))
+    assert ('class="tl-details" data-thumb="" hidden' in bar) == (
+        label is None
+    )  # there is nothing to say more about yet
+    assert f'data-vote="up" aria-pressed="{up}"' in bar
+    assert f'data-vote="down" aria-pressed="{down}"' in bar
+    assert "v3" in bar
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"state": "stopped"}, "stopped"),
+        ({"finish_reason": "length"}, "cut at the length limit"),
+        ({"content": " "}, "answered with nothing"),
+        ({"state": "failed"}, "Regenerate"),
+    ],
+)
+def test_bar_says_how_a_reply_ended(columns: dict[str, Any], said: str) -> None:
+    assert said in reply_bar(Turn(reply(**columns)))
+
+
+def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
+    said = {"tags": ["wrong", HOSTILE], "comment": f"\n</span>{HOSTILE}", "correction": "Better."}
+    bar = reply_bar(
+        Turn(reply(), vote=Vote(message_id="m", user_id="u", label=False, **said)),
+        OfferedTags(up=["clear"], down=["wrong", "tone"]),
+    )
+    assert 'data-tag="wrong" data-after="down" aria-pressed="true"' in bar
+    assert 'data-tag="tone" data-after="down" aria-pressed="false"' in bar
+    assert 'data-tag="clear" data-after="up" aria-pressed="false"' in bar
+    assert 'data-after="up down" aria-pressed="true"' in bar
+    assert bar.count("data-tag") == 4  # the vote's own too, or a change would lose it
+    assert '<div class="tl-own"><small>Comment</small><span data-text="comment">\n&lt;/span&gt;' in bar
+    assert "Better.</span>" in bar
+    assert "<script" not in bar
+
+
+@pytest.mark.parametrize("state", ["failed", "given", "erased"])
+def test_replies_that_cannot_be_voted_on_have_no_thumbs(state: str) -> None:
+    assert "data-vote" not in reply_bar(Turn(reply(state=state)), OfferedTags(down=["wrong"]))
+
+
+def test_streaming_replies_have_no_thumbs() -> None:
+    (shown,) = chatbot_messages([Turn(reply(state="streaming"))])
+    assert [part["type"] for part in shown["content"]] == ["text"]
+
+
+def run(**fields: Any) -> RunOut:
+    given = {
+        "id": "r",
+        "state": "running",
+        "reason": None,
+        "trigger": "admin",
+        "force": False,
+        "cancel_requested": False,
+        "progress": {},
+        "metrics": {},
+        "model_version": None,
+        "attempts": 1,
+        "created_at": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        "started_at": None,
+        "finished_at": None,
+    }
+    return RunOut(**(given | fields))
+
+
+def test_progress_bar_has_the_share_that_is_done() -> None:
+    progress = {"phase": "training", "step": 3, "steps": 12, "loss": 0.5, "seconds_left": 75.2}
+    panel = run_panel(run(progress=progress))
+    assert 'aria-valuenow="25"' in panel
+    assert "step 3 of 12 · loss 0.5000 · 1 min 15 s left" in panel
+
+
+@pytest.mark.parametrize("progress", [{}, {"phase": "evaluating"}, {"step": 0, "steps": 0}])
+def test_progress_bar_without_a_share_waits(progress: dict[str, Any]) -> None:
+    panel = run_panel(run(progress=progress))
+    assert "aria-valuenow" not in panel
+    assert 'role="progressbar"' in panel
+
+
+def test_reasons_of_runs_are_escaped() -> None:
+    over = run(state="failed", reason=HOSTILE)
+    assert "<script" not in run_panel(over) + run_table([over])
+
+
+def test_alternatives_lead_to_their_neighbours_and_no_further() -> None:
+    message = reply(id="b")
+    ids = ["a", "b", "c"]
+    middle = reply_bar(Turn(message, alternatives=ids))
+    assert 'data-show="a"' in middle
+    assert 'data-show="c"' in middle
+    assert ">2/3<" in middle
+    first = reply_bar(Turn(message, alternatives=ids[1:]))
+    assert first.count("data-show") == 1
+    assert first.count(" disabled") == 1
+    assert "tl-alternatives" not in reply_bar(Turn(message, alternatives=["b"]))
+
+
+def test_nobody_leaves_a_reply_under_way_for_another_branch() -> None:
+    sent = Message(id="q", chat_id="c", role="user", content="Hi")
+    turns = [
+        Turn(sent, alternatives=["p", "q"]),
+        Turn(reply(id="b", state="streaming", content=""), alternatives=["a", "b"]),
+    ]
+    assert "data-show" not in str(chatbot_messages(turns))
+    turns[1].message.state = "complete"
+    assert str(chatbot_messages(turns)).count("data-show") == 2

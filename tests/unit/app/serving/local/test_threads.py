@@ -1,0 +1,48 @@
+"""Small steps are computed by one thread, large ones and those of large models by all."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from app.serving.local import threads
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine of three threads; this thread's number is put back."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "ALL", 3)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_of(model: LlamaForCausalLM, tokens: int) -> int:
+    """With how many the layers of a pass are computed."""
+    seen: list[int] = []
+    hook = model.model.layers[0].register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    with torch.inference_mode():
+        model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+    hook.remove()
+    return seen[0]
+
+
+def model_of(hidden: int, intermediate: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        **{"vocab_size": 8, "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": 1},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1},
+    )
+    model = LlamaForCausalLM(config).eval()
+    threads.suit(model)
+    return model
+
+
+def test_a_step_has_the_threads_that_its_tokens_need(three: None) -> None:
+    model = model_of(576, 1536)
+    assert [threads_of(model, tokens) for tokens in (1, 16, 256, 16)] == [1, 1, 3, 1]
+
+
+def test_a_large_model_has_all_threads_for_every_step(three: None) -> None:
+    torch.set_num_threads(3)
+    assert [threads_of(model_of(1024, 4096), tokens) for tokens in (1, 256)] == [3, 3]

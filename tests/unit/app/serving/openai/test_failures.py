@@ -1,0 +1,155 @@
+"""Replies by an external server that fails, is silent, refuses or goes away."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from app.serving.openai.backend import ExternalBackend
+from app.serving.openai.breaker import FAILURES
+from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
+from tests.support.external_backend import BASE, HELLO, SAMPLING, WHOLE, MakeBackend, Tokenise, failure, reply
+from tests.support.live_server import free_port
+from tests.support.recorded_vllm import (
+    KEY,
+    MODEL,
+    WORDS,
+    Answer,
+    Recorded,
+    chunk,
+    cut_after,
+    die_after,
+    error,
+    recorded_vllm,
+    status,
+)
+
+
+@pytest.mark.parametrize("broken", [status(500, "oops"), status(502, ""), cut_after(0), die_after(0)])
+def test_what_fails_before_the_first_token_is_asked_again(
+    external: ExternalBackend, vllm_server: Recorded, broken: Answer
+) -> None:
+    vllm_server.script += [broken, broken]
+    assert reply(external).content == WHOLE
+    assert len(vllm_server.asked) == 3
+    vllm_server.script += [broken] * 9
+    assert isinstance(failed := failure(external), Busy)
+    assert failed.code == "model_server_failed"
+    assert len(vllm_server.asked) == 6
+
+
+@pytest.mark.parametrize("broken", [cut_after(2), die_after(2)])
+def test_nothing_is_asked_twice_once_a_token_came(
+    external: ExternalBackend, vllm_server: Recorded, broken: Answer
+) -> None:
+    vllm_server.script.append(broken)
+    stream = external.stream(BASE.id, HELLO, SAMPLING)
+    deltas: list[str] = []
+    with pytest.raises(ThumbloopError, match="ask for it again") as broke:
+        deltas.extend(stream)
+    assert broke.value.code == "generation_failed"
+    assert deltas == WORDS[:2]
+    assert len(vllm_server.asked) == 1
+    assert reply(external).content == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "code", "words"),
+    [
+        (status(401, {"error": f"{KEY} is wrong"}), NotReady, "model_server_key", "THUMBLOOP_OPENAI_API_KEY"),
+        (
+            status(404, error("No model `x`.", "NotFoundError", 404)),
+            NotReady,
+            "model_missing",
+            "No model `x`",
+        ),
+        (status(429, {"error": {"message": f"for {KEY}"}}, Retry_After="7"), Busy, "model_server_busy", "…"),
+        (status(503, {"detail": "full"}, Retry_After="7"), Busy, "model_server_busy", "full"),
+        (status(400, {"message": "bad seed"}), InvalidInput, "model_server_refused", "bad seed"),
+        (
+            status(302, "", Location="http://127.0.0.1:1/"),
+            NotReady,
+            "not_openai",
+            "THUMBLOOP_OPENAI_BASE_URL",
+        ),
+    ],
+    ids=["key", "model", "rate", "full", "request", "redirect"],
+)
+def test_a_refusal_is_told_at_once_and_never_with_the_key(
+    external: ExternalBackend,
+    vllm_server: Recorded,
+    answer: Answer,
+    kind: type[ThumbloopError],
+    code: str,
+    words: str,
+) -> None:
+    vllm_server.script.append(answer)
+    refused = failure(external)
+    assert (type(refused), refused.code) == (kind, code)
+    assert words in refused.message
+    assert KEY not in refused.message
+    if isinstance(refused, Busy):
+        assert refused.retry_after == 7
+    assert len(vllm_server.asked) == 1
+
+
+def test_silence_is_bounded_before_the_first_token_and_after_it(
+    make_external: MakeBackend, vllm_server: Recorded
+) -> None:
+    backend = make_external(vllm_server, openai_timeout_seconds=4)
+    for answer in (vllm_server.hang, vllm_server.hang_after(0)):  # the latter only pings
+        vllm_server.script.append(answer)
+        assert failure(backend).code == "model_server_silent"
+    vllm_server.script.append(vllm_server.hang_after(2))
+    assert failure(backend).code == "generation_failed"
+    assert reply(backend).content == WHOLE
+
+
+def test_a_reply_may_take_longer_than_silence_may(make_external: MakeBackend, vllm_server: Recorded) -> None:
+    backend = make_external(vllm_server, openai_timeout_seconds=5)
+    vllm_server.script.append(vllm_server.slowly(1.2))
+    end = reply(backend)
+    assert end.content == WHOLE.removeprefix(f"{MODEL}:")
+    assert end.timings["total_s"] > 5
+
+
+def test_a_server_that_keeps_failing_is_left_alone_and_refused_without_a_trace(
+    external: ExternalBackend, vllm_server: Recorded
+) -> None:
+    vllm_server.script += [status(500, "oops")] * FAILURES
+    while vllm_server.script:
+        failure(external)
+    asked = len(vllm_server.asked)
+    with pytest.raises(Busy, match="left alone") as refused:
+        external.stream(BASE.id, HELLO, SAMPLING)
+    assert 1 <= refused.value.retry_after <= 5
+    assert "left alone" in (external.trouble() or "")
+    assert len(vllm_server.asked) == asked
+
+
+def test_what_is_no_completion_is_an_error(external: ExternalBackend, vllm_server: Recorded) -> None:
+    def nonsense(text: str) -> Answer:
+        def answer(handler: Any, body: dict[str, Any]) -> None:
+            handler.begin_events()
+            handler.event(chunk(MODEL, {"content": "One"}))
+            handler.event(text)
+            handler.end_events()
+
+        return answer
+
+    for text in ("{", "[]", '{"object": "pong"}', '{"choices": null}'):
+        vllm_server.script.append(nonsense(text))
+        assert failure(external).code == "generation_failed"
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(make_external: MakeBackend, tokenise: Tokenise) -> None:
+    with ExitStack() as stack:
+        port = free_port()
+        server = stack.enter_context(recorded_vllm(tokenise, port=port))
+        stack.close()
+        backend = make_external(server)
+        assert "cannot be reached" in (backend.trouble() or "")
+        assert failure(backend).code == "model_server_failed"
+        stack.enter_context(recorded_vllm(tokenise, port=port))
+        backend._breaker.succeed()  # as if its pause were over
+        assert reply(backend).token_ids is not None  # it was recognised as vLLM

@@ -1,0 +1,59 @@
+"""Rates with their intervals, on both engines."""
+
+import pytest
+
+from storage.chats import chats, stats, votes
+from storage.db.database import Database
+from storage.db.tables import now
+from tests.support.people import add_person_with_reply, add_reply
+
+
+@pytest.mark.parametrize(
+    ("up", "all_votes", "low", "high"),
+    [(0, 0, 0.0, 1.0), (8, 10, 0.4902, 0.9433), (0, 5, 0.0, 0.4345), (50, 100, 0.4038, 0.5962)],
+)
+def test_the_wilson_interval(up: int, all_votes: int, low: float, high: float) -> None:
+    found = stats.wilson_interval(up, all_votes)
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_rates_per_version_tags_and_days(database: Database) -> None:
+    with database.write() as session:
+        for index in range(4):
+            person, chat, reply = add_person_with_reply(session)
+            add_reply(session, chat, "And?", "unrated")
+            votes.cast_vote(
+                session,
+                user_id=person.id,
+                message_id=reply.id,
+                label=index > 0,
+                tags=["wrong"] if index == 0 else [],
+            )
+        # What is said after the thumb is no other vote, and what is taken back is none.
+        last = {"user_id": person.id, "message_id": reply.id}
+        votes.cast_vote(session, **last, label=True, comment="Good.")
+        votes.clear_vote(session, user_id=person.id, message_id=reply.id)
+        # Neither what is deleted nor what was imported is among them.
+        for change in ("deleted", "imported"):
+            person, chat, reply = add_person_with_reply(session)
+            votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, tags=["wrong"])
+            if change == "deleted":
+                chats.delete_chat(session, chat.id)
+            else:
+                chat.source = "import:kto"
+                session.add(chat)
+    with database.read() as session:
+        (v1,) = stats.version_stats(session)
+        assert (v1.version, v1.replies, v1.up, v1.down) == ("v1", 8, 2, 1)
+        assert (v1.approval, v1.vote_rate) == (pytest.approx(2 / 3), pytest.approx(3 / 8))
+        assert not v1.enough_votes
+        assert stats.tag_counts(session) == {"wrong": (0, 1)}
+        days = stats.daily_votes(session, days=7)
+    assert len(days) == 7
+    assert days[-1] == stats.DayStats(now().date(), up=2, down=1)
+    assert sum(day.up + day.down for day in days[:-1]) == 0
+
+
+def test_a_narrow_interval_counts_as_enough() -> None:
+    assert stats.VersionStats("v1", replies=200, up=90, down=10).enough_votes
+    assert stats.VersionStats("v1", replies=0, up=0, down=0).approval is None

@@ -1,0 +1,65 @@
+"""The database's own files: whose they are, and what a full disk is called."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from storage.db.database import Database, open_database
+from storage.errors import NotStored
+from storage.people import users
+from storage.settings import Settings
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.glob("thumbloop.db*")}
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_the_files_of_sqlite_are_their_owners_alone(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        database = open_database(Settings(data_dir=tmp_path))
+        with database.write() as session:
+            users.create_user(session, "ada")
+        whole = {"thumbloop.db": 0o600, "thumbloop.db-wal": 0o600, "thumbloop.db-shm": 0o600}
+        assert modes(tmp_path) == whole
+        for name in whole:
+            (tmp_path / name).chmod(0o644)  # as a copy from elsewhere may be
+        other = open_database(Settings(data_dir=tmp_path))
+        assert modes(tmp_path) == whole
+        other.close()
+        database.close()
+    finally:
+        os.umask(before)
+
+
+def test_a_write_without_room_is_not_stored_and_says_what_to_do(tmp_path: Path) -> None:
+    database = open_database(Settings(data_dir=tmp_path))
+    with database.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+
+    # The size limit stands in for a full disk: SQLite cannot grow the file, as ENOSPC would have it.
+    @sa.event.listens_for(database.engine, "begin")
+    def limit(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    def fill() -> None:
+        with database.write() as session:
+            for number in range(10_000):
+                users.create_user(session, f"user-{number}-" + "x" * 80)
+
+    with pytest.raises(NotStored, match="full.*Free some space") as caught:
+        fill()
+    assert caught.value.code == "no_room"
+    assert str(tmp_path / "thumbloop.db") in caught.value.message
+    with database.read() as session:
+        assert users.find_user(session, "user-0-" + "x" * 80) is None
+    database.close()
+
+
+def test_what_else_a_database_refuses_is_no_full_disk(database: Database) -> None:
+    with pytest.raises(sa.exc.DBAPIError), database.write() as session:
+        session.execute(sa.text("SELECT * FROM nothing_of_that_name"))

@@ -1,0 +1,114 @@
+"""The migrations build exactly the tables that the code declares, on both engines."""
+
+import json
+import sqlite3
+import threading
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from storage.chats import votes
+from storage.db.database import Database
+from storage.db.tables import Table
+from storage.exports.exporter import export_jsonl
+from storage.people import users
+from storage.privacy import erasure
+from storage.registry import model_versions, training_runs
+from tests.support import REPOSITORY
+
+FIXTURES = REPOSITORY / "tests" / "fixtures"
+RELEASES = sorted({path.name.split(".")[0] for path in FIXTURES.glob("*.sql")})
+
+
+def test_the_migrated_schema_is_the_declared_one(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_several_servers_may_migrate_one_new_database_at_once(database_url: str) -> None:
+    databases = [Database(database_url) for _ in range(4)]
+    errors: list[BaseException] = []
+
+    def migrate(database: Database) -> None:
+        try:
+            database.migrate()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=migrate, args=(database,)) for database in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for database in databases:
+        database.close()
+    assert errors == []
+
+
+def restored(address: str, release: str) -> Database:
+    """What that release wrote (tests/fixtures/write.py), and nothing migrated yet."""
+    database = Database(address)
+    sql = (FIXTURES / f"{release}.{database.dialect}.sql").read_text()
+    if database.dialect == "sqlite":
+        with sqlite3.connect(str(database.path)) as connection:
+            connection.executescript(sql)
+        connection.close()
+    else:
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql(sql)
+            connection.commit()
+    return database
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_database_of_an_earlier_release_goes_on_as_if_nothing_had_happened(
+    database_url: str, release: str
+) -> None:
+    database = restored(database_url, release)
+    with database.engine.connect() as connection:
+        before = MigrationContext.configure(connection).get_current_revision()
+    database.migrate()
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert context.get_current_revision() != before
+        assert compare_metadata(context, Table.metadata) == []
+
+    if database.dialect == "sqlite":
+        with database.engine.connect() as connection:
+            made = sa.text("SELECT sql FROM sqlite_master WHERE name = 'vote_event'")
+            assert "AUTOINCREMENT" in connection.execute(made).scalar_one()
+            assert connection.execute(sa.text("PRAGMA foreign_key_check")).all() == []
+
+    with database.write() as session:
+        assert votes.count_votes(session) == votes.VoteCounts(up=2, down=1)
+        assert votes.latest_event_id(session) == 7
+        assert model_versions.deployed_version(session).name == "v2"
+        assert training_runs.last_trained_event_id(session) == 7
+        rows = [json.loads(line) for line in export_jsonl(session, 7, b"s" * 32)]
+        assert [(row["completion"][0]["content"], row["label"]) for row in rows] == [
+            ("Paris. 🙂", True),
+            ("Bonn.", False),
+            ("Berlin.", True),
+        ]
+        assert [message["role"] for message in rows[1]["prompt"]] == ["system", "user", "assistant", "user"]
+        assert json.loads(rows[1]["tags"]) == ["wrong"]
+
+        ada = users.find_user(session, "ada")
+        assert ada is not None
+        votes.cast_vote(session, user_id=ada.id, message_id=rows[0]["message_id"], label=False)
+        assert votes.count_votes(session) == votes.VoteCounts(up=1, down=2)
+        assert votes.latest_event_id(session) == 8
+        report = erasure.erase_user(session, ada.id, by="root")
+        assert (report.votes, report.affected_versions) == (3, ["v2"])
+    database.close()
+
+
+def test_both_engines_have_every_release() -> None:
+    assert RELEASES
+    for release in RELEASES:
+        assert {path.name for path in FIXTURES.glob(f"{release}.*")} == {
+            f"{release}.{engine}.sql" for engine in ("sqlite", "postgresql")
+        }

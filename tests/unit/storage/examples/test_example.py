@@ -1,0 +1,93 @@
+"""Examples as of a snapshot and their export, on both engines."""
+
+import io
+import json
+
+from storage.chats import chats, votes
+from storage.db.database import Database
+from storage.examples import example
+from storage.exports import exporter
+from storage.imports import importer
+from tests.support.people import add_person_with_reply, add_reply
+
+SALT = b"s" * 32
+ROW = {
+    "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+    "completion": [{"role": "assistant", "content": "Hello! ☀ \u2028 end"}],
+    "label": True,
+}
+
+
+def export(database: Database, snapshot: int) -> list[str]:
+    with database.read() as session:
+        return list(exporter.export_jsonl(session, snapshot, SALT))
+
+
+def test_a_snapshot_never_changes(database: Database) -> None:
+    with database.write() as session:
+        person, chat, first = add_person_with_reply(session, system_prompt="Be kind.")
+        second = add_reply(session, chat, "And then?", "Then this.")
+        votes.cast_vote(session, user_id=person.id, message_id=second.id, label=True)
+        votes.cast_vote(session, user_id=person.id, message_id=first.id, label=False)
+        snapshot = votes.latest_event_id(session)
+    before = export(database, snapshot)
+    with database.write() as session:
+        votes.cast_vote(session, user_id=person.id, message_id=second.id, label=False)
+        votes.clear_vote(session, user_id=person.id, message_id=first.id)
+        chats.rename_chat(session, chat.id, "other")
+        add_reply(session, chat, "More", "of it")
+    assert export(database, snapshot) == before
+    rows = [json.loads(line) for line in before]
+    assert [row["label"] for row in rows] == [True, False]
+    assert rows[0]["prompt"] == [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "Because."},
+        {"role": "user", "content": "And then?"},
+    ]
+    assert rows[0]["completion"] == [{"role": "assistant", "content": "Then this."}]
+    assert rows[0]["model_version"] == "v1"
+    with database.read() as session:
+        now = [
+            (e.message_id, e.label) for e in example.iter_examples(session, votes.latest_event_id(session))
+        ]
+    assert now == [(second.id, False)]
+
+
+def test_a_regenerated_reply_shares_the_prompt_of_its_sibling(database: Database) -> None:
+    with database.write() as session:
+        person, chat, first = add_person_with_reply(session)
+        again = chats.begin_reply(
+            session,
+            chat.id,
+            first.parent_id or "",
+            model_version_id=first.model_version_id or "",
+            sampling={},
+        )
+        chats.finish_reply(
+            session,
+            again.id,
+            content="Other.",
+            state="complete",
+            finish_reason="stop",
+            token_ids=None,
+            timings=None,
+        )
+        for reply, label in ((first, False), (again, True)):
+            votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=label)
+        assert [m.id for m in chats.siblings(session, first.id)] == [first.id, again.id]
+        assert chats.current_path(session, chat.id)[-1].id == again.id
+        down, up = example.iter_examples(session, votes.latest_event_id(session))
+    assert down.prompt == up.prompt == [{"role": "user", "content": "Why?"}]
+    assert (down.completion[0]["content"], up.completion[0]["content"]) == ("Because.", "Other.")
+
+
+def test_more_examples_than_a_page_come_in_order_and_once(database: Database) -> None:
+    lines = [json.dumps(ROW | {"prompt": f"Question {n}"}) for n in range(example.PAGE + 3)]
+    report = importer.import_file(database, io.BytesIO("\n".join(lines).encode()))
+    assert report.accepted == example.PAGE + 3
+    with database.read() as session:
+        found = [
+            e.prompt[0]["content"] for e in example.iter_examples(session, votes.latest_event_id(session))
+        ]
+    assert found == [f"Question {n}" for n in range(example.PAGE + 3)]

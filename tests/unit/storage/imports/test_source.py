@@ -1,0 +1,163 @@
+"""Reading what people send: every kind of file, told by its content, in bounded memory."""
+
+import json
+import os
+import random
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from storage.errors import InvalidInput
+from storage.imports.records import LONGEST_RECORD
+from storage.imports.source import open_source
+from tests.support.imported import ROWS, read, values
+
+JSON_LAYOUTS = {
+    "lines": "\n".join(json.dumps(row) for row in ROWS),
+    "lines with CRLF and empty lines": "\r\n\r\n".join(json.dumps(row) for row in ROWS) + "\r\n\r\n",
+    "lines with a byte order mark": "\ufeff" + "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS),
+    "array": json.dumps(ROWS),
+    "indented array": "\n\n " + json.dumps(ROWS, indent=4, ensure_ascii=False) + "\n",
+    "array with a byte order mark": "\ufeff" + json.dumps(ROWS),
+    "indented objects": "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "objects that go on below their first line": "\n".join(
+        json.dumps(row, indent=2).replace("{\n ", "{", 1) for row in ROWS
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["rows", "rows.json", "rows.jsonl"])
+@pytest.mark.parametrize("text", JSON_LAYOUTS.values(), ids=JSON_LAYOUTS)
+def test_json_in_any_layout_whatever_the_name(text: str, name: str) -> None:
+    assert values(read(text.encode(), name)) == ROWS
+
+
+def test_an_array_of_many_pieces_is_cut_at_its_elements() -> None:
+    chance = random.Random(0)
+    rows = [
+        {"text": 'é"\\\n☀𝄞' * chance.randrange(3000), "n": n, "f": -1.5e-3, "x": None} for n in range(400)
+    ]
+    text = json.dumps(rows, ensure_ascii=False).encode()
+    assert len(text) > 4 * 1024 * 1024
+    assert values(read(text)) == rows
+    assert values(read(json.dumps(rows).encode())) == rows
+
+
+def test_every_place_where_an_array_may_be_cut_off_is_a_fault_of_its_element() -> None:
+    text = json.dumps(ROWS, ensure_ascii=False).encode()
+    for end in range(2, len(text)):
+        *whole, last = read(text[:end])
+        assert last.fault is not None
+        assert [record.value for record in whole] == ROWS[: len(whole)]
+
+
+def test_json_lines_whose_first_is_cut_short_are_json_lines() -> None:
+    for cut in (b'{"prompt": "a",', b'{"prompt": "a', b'{"prompt":', b'{"prompt": "a"', b"{"):
+        first, second = read(cut + b'\n{"a": 1}\n')
+        assert (first.position, second.value) == ("line 1", {"a": 1})
+
+
+FAULTY_LINES = {
+    b'{"a": 1': "not JSON",
+    b"{not json}": "not JSON: Expecting property name",
+    b'{"a": 1} {"b": 2}': "more text after the value",
+    b'{"a": "\xff"}': "not UTF-8",
+    b"[" * 100_000: "nested too deeply",
+    b'{"a":' * 100_000: "nested too deeply",
+    b'{"label": true, "label": false}': "The key 'label' comes twice",
+    b'{"a": {"b": [{"c": 1, "c": 1}]}}': "The key 'c' comes twice",
+    b"[1, 2]": "must be an object, not a list",
+    b'"text"': "must be an object, not text",
+    b"12": "must be an object, not a number",
+    b"null": "must be an object, not null",
+    b'{"a": ' + b"9" * 5000 + b"}": "limit",
+}
+
+
+@pytest.mark.parametrize(("line", "fault"), FAULTY_LINES.items(), ids=FAULTY_LINES.values())
+def test_a_bad_line_is_a_fault_of_that_line_alone(line: bytes, fault: str) -> None:
+    before, bad, after = read(b'{"n": 1}\n' + line + b'\n{"n": 3}\n', "rows.jsonl")
+    assert (before.value, after.value) == ({"n": 1}, {"n": 3})
+    assert bad.position == "line 2"
+    assert fault in (bad.fault or "")
+
+
+FAULTY_ELEMENTS = {
+    b'{"a": 1, "a": 2}': ("comes twice", True),
+    b"[1]": ("must be an object, not a list", True),
+    b'{"a" 1}': ("Expecting ':'", False),
+    b'{"a": "\xff"}': ("not UTF-8", False),
+    b'{"a":' * 100_000: ("nested too deeply", False),
+}
+
+
+@pytest.mark.parametrize(("element", "expected"), FAULTY_ELEMENTS.items(), ids=lambda value: str(value)[:30])
+def test_a_bad_element_ends_an_array_only_if_its_end_is_not_known(
+    element: bytes, expected: tuple[str, bool]
+) -> None:
+    fault, goes_on = expected
+    records = read(b'[{"n": 1}, ' + element + b', {"n": 3}]')
+    faults = [record.fault for record in records if record.fault]
+    assert len(faults) == 1
+    assert fault in faults[0]
+    assert records[-1].value == ({"n": 3} if goes_on else None)
+
+
+def test_text_after_an_array_is_a_fault_and_not_lost_in_silence() -> None:
+    assert "after the end of the array" in (read(b'[{"n": 1}]\n[{"n": 2}]')[-1].fault or "")
+
+
+def test_nan_and_infinity_as_pandas_writes_them_are_null() -> None:
+    assert values(read(b'{"a": NaN, "b": [Infinity, -Infinity]}')) == [{"a": None, "b": [None, None]}]
+
+
+REFUSED = {
+    b"PK\x03\x04rest": "zip archive",
+    b"\x1f\x8b\x08rest": "gzip archive",
+    b"\x28\xb5\x2f\xfdrest": "zstd archive",
+    '{"a": 1}'.encode("utf-16"): "UTF-16",
+    b"\x89PNG\r\n\x1a\n\0\0": "not a kind of file",
+    b"hello": "not a kind of file",
+}
+
+
+@pytest.mark.parametrize(("start", "reason"), REFUSED.items(), ids=REFUSED.values())
+def test_archives_and_unknown_kinds_are_refused(start: bytes, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        read(start)
+
+
+def test_missing_and_empty_files() -> None:
+    with pytest.raises(InvalidInput, match=r"no\.jsonl cannot be read: No such file"):
+        read(Path("no.jsonl"))
+    assert read(b"") == read(b" \n\n") == read(b"[]") == read(b"prompt,completion,label\n", "a.csv") == []
+
+
+def test_a_pipe_is_read_as_often_as_a_file() -> None:
+    outlet, inlet = os.pipe()
+    os.write(inlet, b'{"n": 1}\n')
+    os.close(inlet)
+    with os.fdopen(outlet, "rb") as pipe, open_source(pipe, "standard input") as opened:
+        assert [record.value for record in opened.records()] == [{"n": 1}]
+        assert [record.value for record in opened.records()] == [{"n": 1}]
+
+
+@pytest.mark.parametrize("start", [b"", b'{"a": "', b'[{"a": "', b"[" + b" " * 100, b"a,label\n"])
+def test_a_huge_record_is_refused_in_bounded_memory(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / ("rows.csv" if start.startswith(b"a,") else "rows.jsonl")
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(300_000_000)  # sparse: 300 MB without a line end
+        file.seek(0, 2)
+        file.write(b'\n{"n": 2}\n')
+    tracemalloc.start()
+    with open_source(path) as opened:
+        records = list(opened.records())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * LONGEST_RECORD
+    assert records[0].fault is not None
+    if start in (b"", b'{"a": "'):
+        assert "longer than" in records[0].fault
+        assert records[1].value == {"n": 2}  # the line after it is read

@@ -1,0 +1,203 @@
+"""Reading tables: CSV from spreadsheets, Parquet with surprises and damage, folders that `datasets` saved."""
+
+import csv
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.errors import InvalidInput
+from storage.imports.records import LONGEST_RECORD
+from storage.imports.source import open_source
+from tests.support.imported import MESSAGES, ROWS, read, values
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], delimiter: str = ",") -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(
+            {name: cell if isinstance(cell, str) else json.dumps(cell) for name, cell in row.items()}
+            for row in rows
+        )
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv(tmp_path: Path, delimiter: str) -> None:
+    write_csv(tmp_path / "rows.csv", ROWS, delimiter)
+    assert values(read(tmp_path / "rows.csv")) == ROWS  # =1+1 is text like any other
+    write_csv(tmp_path / "messages.csv", MESSAGES, delimiter)
+    assert values(read(tmp_path / "messages.csv")) == MESSAGES
+
+
+def test_csv_from_a_spreadsheet() -> None:
+    text = '\ufeffprompt,completion,label\r\n"a\r\nb",=HYPERLINK("x"),TRUE\r\n\r\n"[1, 2]","{""a"": 1}",\r\n'
+    first, second = values(read(text.encode(), "rows.csv"))
+    assert first == {"prompt": "a\r\nb", "completion": '=HYPERLINK("x")', "label": True}
+    assert second == {"prompt": "[1, 2]", "completion": '{"a": 1}', "label": None}
+
+
+def test_a_note_that_looks_like_messages_is_a_note() -> None:
+    note = '[{"role": "user"}]'
+    row = {"prompt": note, "comment": note, "chosen_comment": note, "correction": note, "system": note}
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(row))
+    writer.writeheader()
+    writer.writerow(row)
+    assert values(read(out.getvalue().encode(), "rows.csv")) == [row | {"prompt": json.loads(note)}]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_csv_is_told_without_a_name(separator: str) -> None:
+    text = f"prompt{separator}label\na{separator}true\n".encode()
+    assert values(read(text, "request")) == [{"prompt": "a", "label": True}]
+    with pytest.raises(InvalidInput, match="not a kind of file"):
+        read(text, "rows.pdf")
+
+
+def test_formulas_that_our_own_export_defused_are_restored() -> None:
+    text = "prompt,completion,label,message_id,user_hash\n'=1,''tis,true,m,u\n"
+    assert values(read(text.encode(), "rows.csv"))[0]["prompt"] == "=1"  # type: ignore[index]
+    text = "prompt,completion,label\n'=1,''tis,true\n"
+    assert values(read(text.encode(), "rows.csv"))[0]["prompt"] == "'=1"  # type: ignore[index]
+
+
+def test_bad_csv_rows_are_faults_and_the_others_are_read() -> None:
+    text = b'prompt,label\na,true,more\nb\n"x"y,true\n\xff\xfe,true\nc,false\n"never closed,true\nd,true\n'
+    records = read(text, "rows.csv")
+    assert [record.value for record in records if record.value] == [{"prompt": "c", "label": False}]
+    assert [(r.position, (r.fault or "")[:20].strip()) for r in records if r.fault] == [
+        ("line 2", "The row has 3 cells,"),
+        ("line 3", "The row has 1 cells,"),
+        ("line 4", "This is not CSV: ','"),
+        ("line 5", "This is not UTF-8."),
+        ("line 7", "This is not CSV: une"),
+    ]
+    with pytest.raises(InvalidInput, match="'a' comes 2 times"):
+        read(b"a,b,a\n1,2,3\n", "rows.csv")
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(MESSAGES * 50), tmp_path / "rows", row_group_size=60)
+    records = read(tmp_path / "rows")
+    assert values(records) == MESSAGES * 50
+    assert records[-1].position == "row 250"
+
+
+def test_parquet_with_nested_surprises(tmp_path: Path) -> None:
+    message = pa.struct(
+        {"role": pa.string(), "content": pa.large_string(), "tool": pa.struct({"x": pa.int8()})}
+    )
+    table = pa.table(
+        {
+            "prompt": pa.array(
+                [[{"role": "user", "content": "a", "tool": None}, None], None], pa.list_(message)
+            ),
+            "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+            "bytes": pa.array([b"\xff", None]),
+            "deep": pa.array([[[[]]], [[[1]]]], pa.list_(pa.list_(pa.list_(pa.int8())))),
+            "label": pa.array(["yes", "no"]).dictionary_encode(),
+            "when": pa.array([0, None], pa.timestamp("ns", "UTC")),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    first, second = values(read(tmp_path / "rows.parquet"))
+    assert first is not None
+    assert first["prompt"] == [{"role": "user", "content": "a", "tool": None}, None]
+    assert (first["bytes"], first["label"]) == (b"\xff", "yes")
+    assert second is not None
+    assert second["prompt"] is None
+
+
+def test_a_parquet_text_that_is_not_utf_8_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"a"], pa.binary()).buffers())
+    pq.write_table(pa.table({"a": bad}), tmp_path / "rows.parquet")
+    first, second = read(tmp_path / "rows.parquet")
+    assert (first.fault, second.value) == ("This is not UTF-8.", {"a": "a"})
+
+
+def test_damaged_parquet_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(MESSAGES), path)
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[: len(whole) // 2], b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1"):
+        with pytest.raises(InvalidInput, match="not a Parquet file"):
+            read(damaged)
+    chance = random.Random(1)
+    for _ in range(60):  # whatever is wrong inside, it is our error or a fault, never a crash
+        bent = bytearray(whole)
+        for _ in range(5):
+            bent[chance.randrange(4, len(bent))] = chance.randrange(256)
+        try:
+            with open_source(io.BytesIO(bytes(bent)), "rows") as opened:
+                list(opened.records())
+        except InvalidInput:
+            pass
+    pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
+    with pytest.raises(InvalidInput, match="'a' comes 2 times"):
+        read(path)
+
+
+def test_parquet_bombs_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": ["x" * 80_000_000]}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(InvalidInput, match="unpacks to"):
+        read(path)
+    # One long text that a dictionary repeats: small in the file, large as rows.
+    long = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 20, pa.int32()), pa.array(["x" * (LONGEST_RECORD + 1)])
+    )
+    pq.write_table(pa.table({"a": long}), path, compression="zstd", store_schema=False)
+    usual = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(pool)
+    try:
+        assert all("longer than" in (record.fault or "") for record in read(path))
+    finally:
+        pa.set_memory_pool(usual)
+    assert pool.max_memory() < 400 * 1024 * 1024
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    whole = datasets.Dataset.from_list(MESSAGES)
+    whole.save_to_disk(tmp_path / "one", num_shards=2)
+    records = read(tmp_path / "one", "one")
+    assert values(records) == MESSAGES
+    assert records[-1].position == "data-00001-of-00002.arrow, row 2"
+    splits = datasets.DatasetDict(train=whole.select([4, 0]), test=whole.select([1]))
+    splits.save_to_disk(tmp_path / "splits")
+    assert values(read(tmp_path / "splits")) == [MESSAGES[4], MESSAGES[0], MESSAGES[1]]
+    plain = tmp_path / "card" / "data"
+    plain.mkdir(parents=True)
+    whole.to_parquet(plain / "train-00000.parquet")
+    (tmp_path / "card" / "README.md").write_text("---\n---\n")
+    assert values(read(tmp_path / "card")) == MESSAGES
+
+
+def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="holds no data set"):
+        read(tmp_path)
+    datasets.Dataset.from_list(MESSAGES).save_to_disk(tmp_path / "set")
+    arrow = next((tmp_path / "set").glob("*.arrow"))
+    whole = arrow.read_bytes()
+    arrow.write_bytes(whole[:40])
+    with pytest.raises(InvalidInput, match=f"{arrow.name}: This is not an Arrow file"):
+        read(tmp_path / "set")
+    arrow.write_bytes(whole[:-100])
+    assert "damaged" in (read(tmp_path / "set")[-1].fault or "")
+    arrow.unlink()
+    with pytest.raises(InvalidInput, match="lacks its file"):
+        read(tmp_path / "set")
+    (tmp_path / "set" / "state.json").write_text('{"_data_files": [{"filename": "../../etc/passwd"}]}')
+    with pytest.raises(InvalidInput, match="outside its folder"):
+        read(tmp_path / "set")
+    (tmp_path / "set" / "state.json").write_text("{")
+    with pytest.raises(InvalidInput, match="is not JSON"):
+        read(tmp_path / "set")

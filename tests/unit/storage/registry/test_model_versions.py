@@ -1,0 +1,125 @@
+"""Versions, the alias and rolling back, on both engines; adapter folders on disk."""
+
+from pathlib import Path
+
+import pytest
+
+from storage.db.database import Database
+from storage.errors import ArtifactRefused, Conflict, NotFound
+from storage.registry import model_versions, training_runs
+from storage.registry.artifacts import Artifacts
+from tests.support.adapters import seal_and_publish
+
+
+def add_version(database: Database, state: str = "ready") -> str:
+    with database.write() as session:
+        model_versions.ensure_base(session, "tiny")
+        run = training_runs.request_run(session, trigger="api")
+        held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
+        assert held is not None
+        version = model_versions.publish_version(
+            session,
+            run_id=run.id,
+            fence=held.fence,
+            base_model="tiny",
+            path="p",
+            sha256="s",
+            files={},
+            metrics={},
+        )
+        model_versions.set_state(session, version.id, state, f"The gate says {state}.")
+        training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="done")
+    return version.name
+
+
+def deploy(database: Database, name: str) -> None:
+    with database.write() as session:
+        model_versions.deploy_version(session, name, by="test", why="because")
+
+
+def deployed(database: Database) -> str:
+    with database.read() as session:
+        return model_versions.deployed_version(session).name
+
+
+def roll_back(database: Database) -> str:
+    with database.write() as session:
+        return model_versions.roll_back(session, by="test", why="worse").name
+
+
+def test_rolling_back_twice_goes_back_two_steps(database: Database) -> None:
+    for _ in range(2):
+        deploy(database, add_version(database))
+    assert deployed(database) == "v3"
+    assert [roll_back(database), roll_back(database)] == ["v2", "v1"]
+    with pytest.raises(Conflict, match="nothing to roll back"):
+        roll_back(database)
+    deploy(database, "v3")
+    assert deployed(database) == "v3"
+
+
+def test_a_rejected_version_is_never_deployed_and_a_candidate_is_when_an_admin_says_so(
+    database: Database,
+) -> None:
+    rejected, candidate = add_version(database, "rejected"), add_version(database, "candidate")
+    with pytest.raises(Conflict, match="The gate says rejected"):
+        deploy(database, rejected)
+    assert deployed(database) == "v1"
+    deploy(database, candidate)
+    with database.read() as session:
+        assert model_versions.get_version(session, candidate).state == "ready"
+    for unknown in ("v99", "v", "vx", "", "v99999999999999999999", "no-such-id"):
+        with pytest.raises(NotFound):
+            deploy(database, unknown)
+
+
+def test_a_database_of_another_base_model_is_refused(database: Database) -> None:
+    with database.write() as session:
+        model_versions.ensure_base(session, "tiny")
+    with pytest.raises(Conflict, match="'tiny', not 'other'"), database.write() as session:
+        model_versions.ensure_base(session, "other")
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    return Artifacts(tmp_path)
+
+
+def stage(artifacts: Artifacts, run_id: str) -> Path:
+    folder = artifacts.staging(run_id)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_a_published_folder_verifies_and_every_change_to_it_is_refused(artifacts: Artifacts) -> None:
+    stage(artifacts, "run")
+    published = seal_and_publish(artifacts, "run")
+    folder = artifacts.verify(published.path, published.files)
+    weights = folder / "adapter_model.safetensors"
+
+    weights.write_bytes(b"weightz")
+    with pytest.raises(ArtifactRefused, match="adapter_model.safetensors has changed"):
+        artifacts.verify(published.path, published.files)
+    weights.unlink()
+    with pytest.raises(ArtifactRefused, match="adapter_model.safetensors is missing"):
+        artifacts.verify(published.path, published.files)
+    weights.write_bytes(b"weights")
+    for name in ("training_args.bin", "README.md"):
+        (folder / name).write_text("x")
+        with pytest.raises(ArtifactRefused, match=name):
+            artifacts.verify(published.path, published.files)
+        (folder / name).unlink()
+    assert artifacts.verify(published.path, published.files) == folder
+
+
+def test_publishing_again_replaces_what_a_killed_attempt_left(artifacts: Artifacts) -> None:
+    stage(artifacts, "run")
+    first = seal_and_publish(artifacts, "run")
+    (stage(artifacts, "run") / "README.md").write_text("card")
+    second = seal_and_publish(artifacts, "run")
+    assert second.path == first.path
+    assert "README.md" in second.files
+    stage(artifacts, "dead")
+    assert artifacts.sweep([second.path]) == ["dead.tmp"]
+    assert artifacts.verify(second.path, second.files).exists()

@@ -1,0 +1,88 @@
+"""What is trained: all weights as stock TRL trains them, and refusals where a machine or a run cannot."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from storage.errors import BadSetting
+from storage.settings import Settings
+from tests.unit.trainer.dataset.test_tokenise import example
+from trainer.adapters.tuning_modes import load_for_training
+from trainer.dataset.tokenise import tokenise
+from trainer.dataset.weights import Weights
+from trainer.engine import kto
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.model.base_model import resolve
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+    return Settings(
+        **{"data_dir": tmp_path, "model": str(tiny_model), "precision": "fp32", "tuning": "full"},
+        **{"learning_rate": 1e-3, "batch_size": 3, "epochs": 2.0, "beta": 0.5},
+    )
+
+
+def train(
+    settings: Settings, folder: Path, **more: Any
+) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    model, tokenizer = load_for_training(resolve(settings), settings)
+    examples = [
+        example(f"What is {n} plus {n}?", f"It is {2 * n}.", label=n % 3 != 0, chat_id=str(n))
+        for n in range(10)
+    ]
+    steps: list[dict[str, Any]] = []
+    trained, _ = kto.train(
+        *(model, tokenizer, tokenise(tokenizer, examples, max_length=256)[0]),
+        weights=Weights(0.8, 1.3),
+        settings=settings,
+        output_dir=folder,
+        progress=lambda state: steps.append(state) if "loss" in state else None,
+        **({"resume": False} | more),
+    )
+    return steps, {name: p.detach().clone() for name, p in trained.named_parameters()}
+
+
+def test_four_bits_are_not_spread_over_processes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(BadSetting, match="THUMBLOOP_TUNING=qlora: FSDP would leave .* set lora"):
+        load_for_training(resolve(settings), settings.model_copy(update={"tuning": "qlora"}))
+
+
+def test_all_weights_are_trained_as_stock_trl_trains_them(settings: Settings, tmp_path: Path) -> None:
+    theirs, expected = train(settings.model_copy(update={"engine": "trl"}), tmp_path / "trl")
+    references = ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1)
+    for _cold_then_warm in range(2):
+        ours, weights = train(settings, tmp_path / "ours", references=references)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
+            assert mine["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
+            assert mine["kl"] == pytest.approx(other["kl"], rel=1e-3, abs=1e-4)
+        assert any(mine["kl"] > 0 for mine in ours)
+        for name, weight in expected.items():
+            torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-4)
+
+
+def test_a_resumed_training_of_all_weights_has_the_references_of_the_base(
+    settings: Settings, tmp_path: Path
+) -> None:
+    few = settings.model_copy(update={"checkpoint_steps": 5})
+    whole, expected = train(few, tmp_path / "one")
+    assert len(whole) == 8
+    shutil.rmtree(tmp_path / "one" / "checkpoint-8")  # as if the training had ended after its fifth step
+    rest, weights = train(few, tmp_path / "one", resume=True)
+    assert [step["step"] for step in rest] == [6, 7, 8]
+    assert [step["loss"] for step in rest] == pytest.approx([step["loss"] for step in whole[5:]], rel=1e-5)
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refusals of a machine without a GPU")
+@pytest.mark.parametrize(("setting", "value"), [("precision", "fp16"), ("tuning", "qlora")])
+def test_what_needs_a_gpu_is_refused_without_one(settings: Settings, setting: str, value: str) -> None:
+    chosen = settings.model_copy(update={setting: value})
+    with pytest.raises(BadSetting, match=f"THUMBLOOP_{setting.upper()}={value}.*CUDA"):
+        load_for_training(resolve(chosen), chosen)

@@ -1,0 +1,113 @@
+"""Gradient checkpointing: where memory demands it, or as it is set; the same numbers either way."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+import torch
+from transformers import Gemma3nTextConfig
+
+from storage.settings import Settings
+from tests.unit.trainer.dataset.test_tokenise import example
+from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.weights import Weights
+from trainer.engine import kto
+from trainer.engine.memory_estimate import activation_bytes, checkpoints_activations, needed_bytes
+from trainer.engine.select import Engine
+from trainer.model.base_model import load_model, resolve
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+    return Settings(data_dir=tmp_path, model=str(tiny_model), precision="fp32", lora_rank=4)
+
+
+@pytest.mark.parametrize("engine", get_args(Engine))
+def test_the_setting_decides_and_the_result_says_so(settings: Settings, engine: Engine) -> None:
+    passes: dict[str, int] = {}
+    losses: dict[str, list[float]] = {}
+    for choice in ("auto", "on", "off"):
+        model, tokenizer = load_model(resolve(settings))
+        examples = [example(answer=f"It is {n}.", label=n % 2 == 0, chat_id=str(n)) for n in range(4)]
+        rows = tokenise(tokenizer, examples, max_length=256)[0]
+        count: list[int] = []
+        steps: list[float] = []
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+
+        def note(state: dict[str, Any], steps: list[float] = steps) -> None:
+            if "loss" in state:
+                steps.append(state["gradient_norm"])
+
+        _, result = kto.train(
+            *(model, tokenizer, rows),
+            weights=Weights(1.0, 1.0),
+            settings=settings.model_copy(update={"engine": engine, "gradient_checkpointing": choice}),
+            output_dir=settings.data_dir / "checkpoints",
+            resume=False,
+            progress=note,
+        )
+        assert result.gradient_checkpointing == (choice == "on")
+        passes[choice], losses[choice] = len(count), steps
+    assert passes["auto"] == passes["off"] < passes["on"]
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_dropout_that_a_configuration_asks_of_attention_is_off(settings: Settings, choice: str) -> None:
+    """Computed again with other draws, a gradient would be that of another loss."""
+
+    def steps(dropout: float) -> list[tuple[float, float]]:
+        model, tokenizer = load_model(resolve(settings))
+        for module in model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = dropout
+        seen: list[dict[str, Any]] = []
+        examples = [example(answer=f"It is {n}.", label=n % 2 == 0, chat_id=str(n)) for n in range(8)]
+        kto.train(
+            *(model, tokenizer, tokenise(tokenizer, examples, max_length=256)[0]),
+            weights=Weights(1.0, 1.0),
+            settings=settings.model_copy(update={"gradient_checkpointing": choice}),
+            output_dir=settings.data_dir / "checkpoints",
+            resume=False,
+            progress=seen.append,
+        )
+        return [(state["loss"], state["gradient_norm"]) for state in seen if "loss" in state]
+
+    assert steps(0.5) == steps(0.0)
+
+
+@pytest.mark.parametrize("engine", get_args(Engine))
+def test_memory_decides_where_nothing_is_set(settings: Settings, engine: Engine) -> None:
+    model, _ = load_model(resolve(settings))
+    rows = [Row(example(), [1] * 10**6, [2])] * 10**5
+
+    def found(length: int, choice: str) -> bool:
+        changes = {"batch_size": len(rows), "max_length": length, "gradient_checkpointing": choice}
+        return checkpoints_activations(model, rows, settings.model_copy(update=changes), engine)
+
+    assert not found(1, "auto")
+    assert found(10**6, "auto"), "10¹¹ tokens are more than any memory holds"
+    assert found(1, "on")
+    assert not found(10**6, "off")
+
+
+def test_the_longest_rows_that_could_meet_count_and_stock_trl_pads_them(settings: Settings) -> None:
+    model, _ = load_model(resolve(settings))
+    rows = [Row(example(), [1] * length, [2]) for length in (9, 49, 19, 29, 99)]
+    few = settings.model_copy(update={"batch_size": 3, "max_length": 80})
+    tokens = {
+        engine: needed_bytes(model, rows, few, engine) / activation_bytes(model, engine)
+        for engine in get_args(Engine)
+    }
+    assert tokens == {"shared-prefix": 80 + 50 + 30, "trl": 3 * 80}
+
+
+def test_feed_forwards_may_differ_from_layer_to_layer() -> None:
+    config = Gemma3nTextConfig(num_hidden_layers=2, intermediate_size=[8, 32])
+    widest = Gemma3nTextConfig(num_hidden_layers=2, intermediate_size=[32, 32])
+    needed, most = (
+        activation_bytes(SimpleNamespace(config=one, dtype=torch.float32), "shared-prefix")
+        for one in (config, widest)
+    )
+    assert needed == most

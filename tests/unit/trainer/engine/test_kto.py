@@ -1,0 +1,346 @@
+"""Training: TRL's own losses on our ids and order, exact resumption, and a stop when numbers break."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+from trl import KTOTrainer
+
+from storage.settings import Settings
+from tests.unit.trainer.dataset.test_tokenise import example
+from trainer.dataset import batch_order
+from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.weights import Weights
+from trainer.engine import kto
+from trainer.engine.prefix.objective import LossType
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.trl_trainer import ExactTrainer, newest_checkpoint
+from trainer.errors import Diverged, Interrupted
+from trainer.model.base_model import BaseModelSource, load_model, resolve
+
+WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+    return Settings(
+        data_dir=tmp_path, model=str(tiny_model), precision="fp32", learning_rate=1e-2, lora_rank=4
+    )
+
+
+@pytest.fixture
+def source(settings: Settings) -> BaseModelSource:
+    return resolve(settings)
+
+
+@pytest.fixture
+def rows(source: BaseModelSource) -> list[Row]:
+    _, tokenizer = load_model(source)
+    examples = [
+        example(
+            f"What is {number} plus {number}?",
+            f"It is {2 * number}.",
+            label=number % 3 != 0,
+            chat_id=str(number),
+        )
+        for number in range(10)
+    ]
+    return tokenise(tokenizer, examples, max_length=256)[0]
+
+
+Trainer = Callable[..., tuple[Any, kto.TrainingResult]]
+
+
+@pytest.fixture
+def train(settings: Settings, source: BaseModelSource, rows: list[Row], tmp_path: Path) -> Trainer:
+    def train(**changes: Any) -> tuple[Any, kto.TrainingResult]:
+        arguments: dict[str, Any] = {
+            "weights": WEIGHTS,
+            "settings": settings,
+            "output_dir": tmp_path / "checkpoints",
+            "resume": False,
+        }
+        use = arguments | changes
+        return kto.train(*load_model(source), use.pop("rows", rows), **use)
+
+    return train
+
+
+def adapter(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
+    train: Trainer, settings: Settings, source: BaseModelSource, rows: list[Row], tmp_path: Path
+) -> None:
+    seen: list[dict[str, Any]] = []
+    ours, _ = train(progress=seen.append)
+    order = batch_order.order(rows, batch_size=settings.batch_size, seed=settings.seed)
+    losses: list[float] = []
+
+    class Losses(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if "loss" in kwargs["logs"]:
+                losses.append(kwargs["logs"]["loss"])
+
+    model, tokenizer = load_model(source)
+    stock = KTOTrainer(
+        model=model,
+        args=kto.training_arguments(model, WEIGHTS, settings, tmp_path / "stock", checkpointing=False),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": rows[i].example.prompt,
+                    "completion": rows[i].example.completion,
+                    "label": rows[i].label,
+                }
+                for i in order
+            ]
+        ),
+        processing_class=tokenizer,
+        peft_config=kto.lora_config(settings),
+        callbacks=[Losses()],
+    )
+    stock.train()
+    assert [state["loss"] for state in seen if "loss" in state] == pytest.approx(losses, abs=1e-6)
+    theirs = adapter(stock.model)
+    for name, tensor in adapter(ours).items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
+
+
+def test_a_row_weight_multiplies_the_loss_of_that_row_alone(
+    source: BaseModelSource, settings: Settings, rows: list[Row], tmp_path: Path
+) -> None:
+    given = [dataclasses.replace(row, weight=number + 0.5) for number, row in enumerate(rows[:4])]
+    assert {row.label for row in given} == {True, False}
+
+    def loss(rows: list[Row]) -> float:
+        model, tokenizer = load_model(source)
+        trainer: Any = ExactTrainer(
+            model,
+            tokenizer,
+            rows,
+            max_length=settings.max_length,
+            args=kto.training_arguments(model, WEIGHTS, settings, tmp_path / "weighted", checkpointing=False),
+            peft_config=kto.lora_config(settings),
+        )
+        block = trainer.data_collator([{"row": number} for number in range(len(rows))])
+        return float(trainer.compute_loss(trainer.model, block).detach())
+
+    # Untrained, policy and reference are one: every row costs half of its class's weight, times its own.
+    expected = [WEIGHTS.of(row.label) * row.weight / 2 for row in given]
+    assert loss(given) == pytest.approx(sum(expected) / len(expected))
+    plain = [dataclasses.replace(row, weight=1.0) for row in given]
+    assert loss(plain) == pytest.approx(sum(WEIGHTS.of(row.label) for row in plain) / 8)
+    ups = [row for row in given if row.label][:2]  # a block of one kind has no rows of the other
+    assert loss(ups) == pytest.approx(sum(WEIGHTS.desirable * row.weight / 4 for row in ups))
+
+
+def test_a_terminated_training_continues_exactly(train: Trainer, settings: Settings, tmp_path: Path) -> None:
+    several = settings.model_copy(update={"epochs": 3.0, "checkpoint_steps": 100})
+    whole, result = train(settings=several, output_dir=tmp_path / "whole")
+
+    def stop_at(step: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
+        reached: list[int] = []
+
+        def check() -> None:
+            if reached and reached[-1] >= step:
+                raise Interrupted("terminated")
+
+        return lambda state: reached.append(state["step"]), check
+
+    for step in (2, 5):  # in the first epoch, and in the second
+        progress, check = stop_at(step)
+        with pytest.raises(Interrupted):
+            train(settings=several, resume=True, progress=progress, check=check)
+        newest = newest_checkpoint(tmp_path / "checkpoints")
+        assert newest is not None
+        assert newest.name == f"checkpoint-{step}"
+    resumed, second = train(settings=several, resume=True)
+    assert (second.resumed_from_step, second.steps) == (5, result.steps) == (5, 9)
+    assert second.mean_loss == pytest.approx(result.mean_loss)
+    assert second.noise_floor == result.noise_floor is not None, "it was measured in the first process"
+    expected = adapter(whole)
+    for name, tensor in adapter(resumed).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_nothing_is_trained_after_the_last_step_of_half_an_epoch(train: Trainer, settings: Settings) -> None:
+    half = settings.model_copy(update={"epochs": 1.5})
+    told: list[dict[str, Any]] = []
+    whole, first = train(settings=half)
+    again, second = train(settings=half, resume=True, progress=told.append)
+    assert first.steps == second.steps == second.resumed_from_step == 5
+    assert second.mean_loss == first.mean_loss
+    assert not any("loss" in state for state in told)
+    expected = adapter(whole)
+    for name, tensor in adapter(again).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+
+
+def test_a_cancelled_training_keeps_nothing(train: Trainer, tmp_path: Path) -> None:
+    def check() -> None:
+        raise Interrupted("cancelled")
+
+    with pytest.raises(Interrupted):
+        train(check=check)
+    assert newest_checkpoint(tmp_path / "checkpoints") is None
+
+
+def test_a_half_written_checkpoint_is_passed_over(train: Trainer, settings: Settings, tmp_path: Path) -> None:
+    train(settings=settings.model_copy(update={"checkpoint_steps": 1}))
+    folder = tmp_path / "checkpoints"
+    (folder / "checkpoint-3" / "trainer_state.json").write_text('{"global_step": 3')
+    newest = newest_checkpoint(folder)
+    assert newest is not None
+    assert newest.name == "checkpoint-2"
+    _, result = train(resume=True)
+    assert (result.resumed_from_step, result.steps) == (2, 3)
+
+
+def test_without_resume_old_checkpoints_are_forgotten(train: Trainer) -> None:
+    train()
+    _, result = train()
+    assert result.resumed_from_step == 0
+
+
+def test_weights_that_explode_stop_the_training(train: Trainer, settings: Settings) -> None:
+    with pytest.raises(Diverged, match="THUMBLOOP_LEARNING_RATE"):
+        train(settings=settings.model_copy(update={"learning_rate": 1e30, "epochs": 5.0}))
+
+
+def test_exact_ids_are_trained_on_and_cut_at_the_end(
+    train: Trainer, settings: Settings, rows: list[Row]
+) -> None:
+    """A reply without an end token must not be trained as if it had one."""
+    cut = [dataclasses.replace(row, completion_ids=[i for i in row.completion_ids if i != 2]) for row in rows]
+    losses: list[list[float]] = [[], []]
+    for trained, found in zip((rows, cut), losses, strict=True):
+
+        def note(state: dict[str, Any], found: list[float] = found) -> None:
+            if "loss" in state:
+                found.append(state["loss"])
+
+        train(rows=trained, progress=note)
+    assert losses[0][1:] != losses[1][1:]
+    short = settings.model_copy(update={"max_length": max(len(row.prompt_ids) for row in rows) + 2})
+    train(settings=short)
+
+
+def test_a_saved_adapter_names_the_base_and_is_the_same_every_time(train: Trainer, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        model, _ = train()
+        kto.save_adapter(model, tmp_path / name, base_model="the-base")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert (one / "adapter_config.json").read_bytes() == (two / "adapter_config.json").read_bytes()
+    assert '"base_model_name_or_path": "the-base"' in (one / "adapter_config.json").read_text()
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(tensor.abs().sum() > 0 for name, tensor in first.items() if "lora_B" in name)
+
+
+def test_bf16_trains_fp32_adapters_that_learn(train: Trainer, settings: Settings, tmp_path: Path) -> None:
+    source = resolve(settings.model_copy(update={"precision": "bf16"}))
+    model, tokenizer = load_model(source)
+    rows = tokenise(
+        tokenizer,
+        [example(label=number % 2 == 0, chat_id=str(number)) for number in range(8)],
+        max_length=256,
+    )[0]
+    trained, _ = kto.train(
+        model,
+        tokenizer,
+        rows,
+        weights=WEIGHTS,
+        settings=settings,
+        output_dir=tmp_path / "bf16",
+        resume=False,
+    )
+    assert {p.dtype for p in adapter(trained).values()} == {torch.float32}
+    assert all(p.abs().sum() > 0 for name, p in adapter(trained).items() if "lora_B" in name)
+
+
+def test_twenty_steps_are_those_of_trl_with_turns_siblings_and_kept_references(
+    train: Trainer, settings: Settings, source: BaseModelSource, tmp_path: Path
+) -> None:
+    _, tokenizer = load_model(source)
+    examples = []
+    for chat in range(5):
+        turns = [
+            {
+                "role": "user",
+                "content": f"What is {chat} plus {chat}, and why would anybody want to know that?",
+            },
+            {"role": "assistant", "content": f"It is {2 * chat}."},
+            {"role": "user", "content": "Are you sure?"},
+        ]
+        for number, (prompt, reply) in enumerate(
+            [(turns[:1], "It is 7."), (turns[:1], turns[1]["content"]), (turns, "Yes, of course I am.")]
+        ):
+            examples.append(
+                example(
+                    prompt=prompt,
+                    completion=[{"role": "assistant", "content": reply}],
+                    label=number > 0,
+                    chat_id=str(chat),
+                )
+            )
+    rows = tokenise(tokenizer, examples, max_length=256)[0]
+    # Long enough for 20 steps, short enough to cut some replies, which must be cut for partners too.
+    longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+    several = settings.model_copy(update={"epochs": 5.0, "max_length": longest - 3, "learning_rate": 2e-3})
+    seen: dict[str, list[dict[str, Any]]] = {"trl": [], "cold": [], "warm": []}
+    adapters = {}
+    for name, steps in seen.items():
+        model, result = train(
+            rows=rows,
+            settings=several.model_copy(update={"engine": "trl" if name == "trl" else "shared-prefix"}),
+            references=ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1),
+            output_dir=tmp_path / name,
+            progress=lambda state, steps=steps: steps.append(state) if "loss" in state else None,
+        )
+        assert result.references_reused == {"trl": None, "cold": 0, "warm": len(rows)}[name], "once a row"
+        adapters[name] = adapter(model)
+    assert len(seen["trl"]) == 20
+    for name in ("cold", "warm"):
+        for theirs, ours in zip(seen["trl"], seen[name], strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
+            assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-4)
+        for tensor, expected in zip(adapters[name].values(), adapters["trl"].values(), strict=True):
+            torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss_type", get_args(LossType))
+def test_accumulated_micro_batches_are_those_of_trl(
+    train: Trainer, settings: Settings, tmp_path: Path, loss_type: LossType
+) -> None:
+    found: dict[str, list[float]] = {"trl": [], "shared-prefix": []}
+    for engine, norms in found.items():
+
+        def note(state: dict[str, Any], norms: list[float] = norms) -> None:
+            if "loss" in state:
+                norms.extend([state["loss"], state["gradient_norm"], state["kl"]])
+
+        changes = {"engine": engine, "gradient_accumulation": 2, "batch_size": 3, "epochs": 2.0}
+        changes["loss_type"] = loss_type
+        train(settings=settings.model_copy(update=changes), output_dir=tmp_path / engine, progress=note)
+    assert found["shared-prefix"] == pytest.approx(found["trl"], rel=1e-4, abs=1e-4)
+
+
+def test_each_rows_own_weight_reaches_the_loss(train: Trainer, rows: list[Row]) -> None:
+    losses: list[list[float]] = [[], []]
+    for weight, found in zip((1.0, 2.0), losses, strict=True):
+
+        def note(state: dict[str, Any], found: list[float] = found) -> None:
+            if "loss" in state:
+                found.append(state["loss"])
+
+        train(rows=[dataclasses.replace(row, weight=weight) for row in rows], progress=note)
+    assert losses[1][0] == pytest.approx(2 * losses[0][0])

@@ -1,0 +1,215 @@
+"""Out of memory: smaller passes and the same numbers, or a failure that says what to do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from storage.settings import Settings
+from tests.support import REPOSITORY
+from tests.unit.trainer.dataset.test_tokenise import example
+from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.weights import Weights
+from trainer.engine import kto
+from trainer.engine.fast.layers import fast_layers
+from trainer.engine.memory_estimate import activation_bytes
+from trainer.engine.prefix.scorer import PrefixScorer, Reply
+from trainer.errors import OutOfMemory
+from trainer.model.base_model import load_model, resolve
+
+WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+    return Settings(
+        **{"data_dir": tmp_path, "model": str(tiny_model), "precision": "fp32", "learning_rate": 1e-2},
+        **{"lora_rank": 4, "gradient_accumulation": 2},
+    )
+
+
+def siblings(tokenizer: Any) -> list[Row]:
+    """Chats of four replies to one long prompt, which share a pass."""
+    question = "What is one plus one, and why would anybody want to know that today of all days?"
+    examples = [
+        example(f"{question} {chat}", f"It is {reply}.", label=reply == 2, chat_id=str(chat))
+        for chat in range(4)
+        for reply in range(4)
+    ]
+    return tokenise(tokenizer, examples, max_length=256)[0]
+
+
+class _Failing:
+    """Allocations that fail: in so many backward passes, when they have come to the first layer."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def arm(self, _module: Any, _inputs: Any, states: torch.Tensor) -> None:
+        if states.requires_grad:
+            states.register_hook(self._fail)
+
+    def _fail(self, _gradient: torch.Tensor) -> None:
+        if self.left:
+            self.left -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.fixture
+def train(settings: Settings, tmp_path: Path) -> Any:
+    def train(
+        failing: _Failing | None = None, tuning: str = "lora"
+    ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor], bool]:
+        model, tokenizer = load_model(resolve(settings))
+        if failing is not None:
+            model.model.layers[0].register_forward_hook(failing.arm)
+        steps: list[dict[str, Any]] = []
+        trained, result = kto.train(
+            *(model, tokenizer, siblings(tokenizer)),
+            weights=WEIGHTS,
+            settings=settings.model_copy(update={"tuning": tuning}),
+            output_dir=tmp_path / "checkpoints",
+            resume=False,
+            progress=lambda state: steps.append(state) if "loss" in state else None,
+        )
+        weights = {n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad}
+        return steps, weights, result.gradient_checkpointing
+
+    return train
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_step_that_runs_out_is_done_again_in_smaller_passes(
+    train: Any, times: int, tuning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With `full` the layers above have added to their gradients already when the first one fails."""
+    expected, weights, recomputed = train(tuning=tuning)
+    found, after, recomputed_then = train(_Failing(times), tuning=tuning)
+    assert (recomputed, recomputed_then) == (False, True)
+    assert sum("Out of memory in step" in record.message for record in caplog.records) == times
+    for mine, whole in zip(found, expected, strict=True):
+        for measure in ("loss", "kl", "gradient_norm", "margin"):
+            assert mine[measure] == pytest.approx(whole[measure], rel=1e-4, abs=1e-6), measure
+    for name, weight in weights.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-5)
+
+
+LIMITED = """
+import json, os, resource, sys
+from pathlib import Path
+import torch
+from storage.settings import Settings
+from tests.unit.trainer.dataset.test_tokenise import example
+from trainer.engine import kto
+from trainer.model.base_model import load_model, resolve
+from trainer.dataset.tokenise import tokenise
+from trainer.dataset.weights import Weights
+
+last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+model, folder, room = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+chosen = {"batch_size": 16, "epochs": 2, "learning_rate": 1e-2, "precision": "fp32"}
+settings = Settings(data_dir=folder, model=model, **chosen)
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+torch.set_num_threads(1)
+
+def train(limited):
+    base, tokenizer = load_model(resolve(settings))
+    rows = tokenise(
+        tokenizer,
+        [example(f"{n} why " * 100, "Because. " * 30, label=n % 2 == 0, chat_id=str(n)) for n in range(16)],
+        max_length=1024,
+    )[0]
+    losses, begun = [], []
+
+    def progress(state):
+        if "loss" in state:
+            losses.append(state["loss"])
+
+    def check():
+        if limited and last and not begun:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (taken + room * 2**20, unlimited[1]))
+        begun.append(True)
+
+    kto.train(base, tokenizer, rows, weights=Weights(1, 1), settings=settings, output_dir=folder / "out",
+              resume=False, progress=progress, check=check)
+    return losses
+
+limited = train(True)
+resource.setrlimit(resource.RLIMIT_AS, unlimited)
+whole = train(False)
+if whole:
+    print(json.dumps([limited, whole]))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_real_limit_on_memory_gives_the_same_losses(
+    tiny_model: Path, tmp_path: Path, processes: int
+) -> None:
+    """16 rows of 500 tokens keep nearly 200 MB for the backward pass, one row a sixteenth; 80 are left.
+
+    Of two processes only the second one has so little; the first waits for it.
+    """
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED)
+    launcher = [*("-m", "torch.distributed.run", "--standalone", "--nproc-per-node"), str(processes)]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(tiny_model), str(tmp_path), "80"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Out of memory in step") == 1, "once, and not where there is no limit"
+    limited, whole = json.loads(done.stdout)
+    assert len(whole) == 2
+    assert limited == pytest.approx(whole, rel=1e-6)
+
+
+def test_when_nothing_is_left_to_halve_the_failure_names_what_to_do(train: Any) -> None:
+    with pytest.raises(OutOfMemory, match="THUMBLOOP_MAX_LENGTH=1024.*THUMBLOOP_PRECISION=bf16"):
+        train(_Failing(1000))
+
+
+def test_the_estimate_of_what_a_token_keeps_is_near_the_truth(settings: Settings) -> None:
+    model, tokenizer = load_model(resolve(settings))
+    model = get_peft_model(model, kto.lora_config(settings))
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    row = siblings(tokenizer)[0]
+    with fast_layers(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        scores = PrefixScorer(model).policy([Reply(row.prompt_ids, row.completion_ids)])
+    tokens = len(row.prompt_ids) + len(row.completion_ids)
+    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens
+    assert scores.completions.requires_grad
+    assert found < activation_bytes(model, "shared-prefix") < 3 * found
+
+
+def test_passes_are_halved_down_to_single_replies(settings: Settings) -> None:
+    model, tokenizer = load_model(resolve(settings))
+    scorer = PrefixScorer(model)
+    replies = [Reply(row.prompt_ids, row.completion_ids) for row in siblings(tokenizer)[:4]]
+    scores = [scorer.policy(replies).completions.detach()]
+    assert scorer.halve() == "the backward pass computes each chat again from now on"
+    while scorer.halve() is not None:
+        scores.append(scorer.policy(replies).completions.detach())
+    assert scorer.at_once == 1
+    assert len(scores) == 3, "four, two, one"
+    for found in scores[1:]:
+        torch.testing.assert_close(found, scores[0], rtol=1e-5, atol=1e-4)

@@ -1,0 +1,104 @@
+"""What a micro-batch's loss depends on, and what it does not: order, partners, size, the kept references."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from storage.settings import Settings
+from tests.unit.trainer.dataset.test_tokenise import example
+from trainer.dataset.tokenise import tokenise
+from trainer.dataset.weights import Weights
+from trainer.engine import kto
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer
+from trainer.model.base_model import load_model, resolve
+
+
+class Batch:
+    """A trainer whose adapter is far from the base, and what it says of one micro-batch."""
+
+    def __init__(self, model: str, folder: Path, references: ReferenceCache | None = None) -> None:
+        settings = Settings(
+            **{"data_dir": folder, "model": model, "precision": "fp32", "lora_rank": 4, "beta": 0.5}
+        )
+        base, tokenizer = load_model(resolve(settings))
+        examples = [
+            example(
+                f"What is {n} plus {n}?", f"It is {'very ' * n}much, {n}.", label=n % 3 != 0, chat_id=str(n)
+            )
+            for n in range(4)
+        ]
+        self.trainer = SharedPrefixTrainer(
+            base,
+            tokenise(tokenizer, examples, max_length=256)[0],
+            max_length=256,
+            args=kto.training_arguments(base, Weights(0.8, 1.3), settings, folder / "checkpoints", False),
+            peft_config=kto.lora_config(settings),
+            recompute=False,
+            references=references,
+            callbacks=[],
+        )
+        self.trainer.current_gradient_accumulation_steps = 1  # as a training sets it
+        self.model = self.trainer.scorer.model
+        torch.manual_seed(10)  # with which z0 is above 0, and so depends on what it is made of
+        for name, parameter in self.model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.3)
+
+    def step(self, rows: list[int]) -> dict[str, Any]:
+        """Loss, z0, mean reward in nats and the gradient of a micro-batch of these rows."""
+        self.model.zero_grad()
+        loss = self.trainer.training_step(self.model, {"rows": torch.tensor(rows)})
+        logs: dict[str, float] = {}
+        self.trainer.log(logs)
+        kept = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+        return {"loss": loss.item(), "z0": logs["kl"], "logs": logs, "gradient": kept}
+
+
+@pytest.fixture
+def batch(tiny_model: Path, tmp_path: Path) -> Batch:
+    return Batch(str(tiny_model), tmp_path)
+
+
+def test_rows_may_change_places_with_their_partners(batch: Batch) -> None:
+    first, turned = batch.step([0, 1, 2, 3]), batch.step([2, 3, 0, 1])
+    assert turned["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert turned["z0"] == pytest.approx(first["z0"], rel=1e-5) != 0
+    for name, gradient in first["gradient"].items():
+        torch.testing.assert_close(turned["gradient"][name], gradient, rtol=1e-4, atol=1e-6)
+    mixed = batch.step([1, 0, 2, 3])  # other partners
+    assert mixed["z0"] != pytest.approx(first["z0"], rel=1e-3)
+
+
+def test_only_the_adapter_gets_a_gradient(batch: Batch) -> None:
+    assert all("lora_" in name for name in batch.step([0, 1, 2, 3])["gradient"])
+
+
+def test_z0_depends_on_the_size_of_the_micro_batch(batch: Batch) -> None:
+    whole = batch.step([0, 1, 2, 3])["z0"]
+    halves = [batch.step(rows)["z0"] for rows in ([0, 1], [2, 3])]
+    assert sum(halves) / 2 != pytest.approx(whole, rel=1e-3)
+
+
+def test_a_row_that_is_its_own_partner_would_be_seen(batch: Batch) -> None:
+    """z0 is then the mean of the rewards, and of nothing else."""
+    up, other = 1, 2  # both are voted up, so that one mean is that of all rewards
+    paired = batch.step([up, up])
+    assert paired["z0"] == pytest.approx(max(0.0, paired["logs"]["rewards/chosen"] / 0.5), abs=1e-4)
+    apart = batch.step([up, other])
+    assert apart["z0"] != pytest.approx(max(0.0, apart["logs"]["rewards/chosen"] / 0.5), abs=1e-3)
+
+
+def test_kept_references_give_what_computed_ones_give(tiny_model: Path, tmp_path: Path) -> None:
+    def step() -> tuple[dict[str, Any], int]:
+        references = ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1)
+        batch = Batch(str(tiny_model), tmp_path, references)
+        return batch.step([0, 1, 2, 3]), batch.trainer.references_reused
+
+    (live, none), (kept, all_of_them) = step(), step()
+    assert (none, all_of_them) == (0, 4)
+    assert kept["loss"] == pytest.approx(live["loss"], rel=1e-5)
+    for name, gradient in live["gradient"].items():
+        torch.testing.assert_close(kept["gradient"][name], gradient, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,162 @@
+"""The gate's verdict: every outcome, at its edge, with a reason that people can act on."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from storage.settings import Settings
+from trainer.gate.decision import Verdict, chance_standard_error, judge
+from trainer.gate.evaluate import Evaluation
+
+# So many that chance alone moves the AUC by less than any tolerance.
+MANY = {"n_desirable": 5000, "n_undesirable": 5000}
+SETTINGS = Settings(gate_min_votes=6, gate_loss_tolerance=0.005, gate_auc_tolerance=0.02)
+
+
+def evaluation(**values: Any) -> Evaluation:
+    plain: dict[str, Any] = {
+        "loss": 0.48,
+        "auc": 0.7,
+        "auc_standard_error": 0.0,
+        "margin": 0.4,
+        "desirable_log_probability": -80.0,
+        "n_desirable": 5,
+        "n_undesirable": 5,
+        "z0": 0.0,
+        "rewards": [0.0] * 10,
+    }
+    return Evaluation(**{**plain, **values})
+
+
+def verdict(candidate: Evaluation | None, deployed: Evaluation | None, finite: bool = True) -> Verdict:
+    return judge(candidate, deployed, finite=finite, settings=SETTINGS)
+
+
+def test_better_passes() -> None:
+    found = verdict(evaluation(), evaluation(loss=0.5, auc=0.5))
+    assert found.outcome == "pass"
+    assert found.reason == (
+        "Not worse than the deployed version on 10 held-out votes (5 up, 5 down): "
+        "KTO loss 0.4800 against 0.5000, AUC 0.700 against 0.500."
+    )
+
+
+def test_equal_passes() -> None:
+    assert verdict(evaluation(), evaluation()).outcome == "pass"
+
+
+@pytest.mark.parametrize(("loss", "outcome"), [(0.4849, "pass"), (0.4851, "fail")])
+def test_the_loss_may_rise_by_its_tolerance(loss: float, outcome: str) -> None:
+    found = verdict(evaluation(loss=loss), evaluation())
+    assert found.outcome == outcome
+    if outcome == "fail":
+        assert "KTO loss 0.4851 against 0.4800, worse by more than 0.005" in found.reason
+
+
+@pytest.mark.parametrize(("auc", "outcome"), [(0.681, "pass"), (0.679, "fail")])
+def test_the_auc_may_fall_by_its_tolerance(auc: float, outcome: str) -> None:
+    assert verdict(evaluation(auc=auc, **MANY), evaluation(**MANY)).outcome == outcome
+
+
+@pytest.mark.parametrize(("auc", "outcome"), [(0.56, "pass"), (0.54, "fail")])
+@pytest.mark.parametrize("errors", [(0.15, 0.0), (0.0, 0.15), (0.15, 0.1)])
+def test_the_auc_may_fall_by_a_standard_error(auc: float, outcome: str, errors: tuple[float, float]) -> None:
+    found = verdict(
+        evaluation(auc=auc, auc_standard_error=errors[0], **MANY),
+        evaluation(auc_standard_error=errors[1], **MANY),
+    )
+    assert found.outcome == outcome
+    assert found.measures["auc_tolerance"] == 0.15
+
+
+def test_every_fault_is_named() -> None:
+    reason = verdict(evaluation(loss=0.6, auc=0.3), evaluation()).reason
+    assert "KTO loss 0.6000 against 0.4800" in reason
+    assert "AUC 0.300 against 0.700" in reason
+
+
+def test_weights_that_are_not_finite_fail_before_anything_else() -> None:
+    for candidate in (None, evaluation()):
+        found = verdict(candidate, None, finite=False)
+        assert found.outcome == "fail"
+        assert "weights of the adapter are not all finite" in found.reason
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": math.nan},
+        {"z0": math.inf},
+        {"rewards": [math.inf] + [0.0] * 9, "auc": math.nan},
+        {"loss": math.nan, "n_desirable": 1, "n_undesirable": 1},
+    ],
+)
+def test_figures_that_are_not_finite_fail(values: dict[str, Any]) -> None:
+    found = verdict(evaluation(**values), evaluation())
+    assert found.outcome == "fail"
+    assert "THUMBLOOP_LEARNING_RATE" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("candidate", "deployed", "because"),
+    [
+        (None, None, "no vote could be held out"),
+        (None, evaluation(), "no vote could be held out"),
+        (evaluation(), None, "the deployed version could not be measured"),
+        (evaluation(), evaluation(loss=math.nan), "the deployed version could not be measured"),
+        (
+            evaluation(n_desirable=3, n_undesirable=2),
+            evaluation(n_desirable=3, n_undesirable=2),
+            "there are 5 held-out votes and the gate needs 6",
+        ),
+        (
+            evaluation(n_desirable=10, n_undesirable=0, auc=None),
+            evaluation(n_desirable=10, n_undesirable=0, auc=None),
+            "10 are up and 0 down, and the gate needs 2 of each",
+        ),
+        (
+            evaluation(n_desirable=0, n_undesirable=10, auc=None),
+            evaluation(n_desirable=0, n_undesirable=10, auc=None),
+            "0 are up and 10 down, and the gate needs 2 of each",
+        ),
+        (evaluation(), evaluation(n_desirable=6), "was measured on 11 held-out votes and the new one on 10"),
+    ],
+)
+def test_an_admin_decides_without_evidence(
+    candidate: Evaluation | None, deployed: Evaluation | None, because: str
+) -> None:
+    found = verdict(candidate, deployed)
+    assert found.outcome == "not_enough_evidence"
+    assert because in found.reason
+    assert found.reason.endswith("An admin decides.")
+
+
+def test_enough_votes_is_enough() -> None:
+    six = evaluation(n_desirable=2, n_undesirable=4)
+    assert verdict(six, six).outcome == "pass"
+
+
+def test_a_few_votes_ranked_all_wrong_by_chance_are_no_proof() -> None:
+    # Of rewards that say nothing, 5 up and 5 down give an AUC within 0.5 ± 0.19 two times in three.
+    assert chance_standard_error(5, 5) == pytest.approx(math.sqrt(11 / 300))
+    few = evaluation(auc=0.35, auc_standard_error=0.0)
+    assert verdict(few, evaluation(auc=0.5)).outcome == "pass"
+    many = evaluation(auc=0.35, auc_standard_error=0.0, **MANY)
+    assert verdict(many, evaluation(auc=0.5, **MANY)).outcome == "fail"
+
+
+def test_measures_are_json() -> None:
+    for found in (
+        verdict(evaluation(loss=math.nan, auc=math.nan), evaluation()),
+        verdict(None, evaluation()),
+        verdict(evaluation(), evaluation()),
+    ):
+        assert set(json.loads(json.dumps(found.measures, allow_nan=False))) == {
+            "finite",
+            "candidate",
+            "deployed",
+            "loss_tolerance",
+            "auc_tolerance",
+        }

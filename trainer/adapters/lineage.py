@@ -1,0 +1,45 @@
+"""What an adapter folder says about itself: lineage.json for programs, README.md for people.
+
+Adapters get copied, so neither names a person or quotes a chat: only ids, counts and hashes.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from trainer.adapters.model_card import model_card
+from trainer.adapters.parent import Start
+from trainer.dataset.tokenise import Row
+from trainer.dataset.weights import Weights
+
+LIBRARIES = ("torch", "transformers", "trl", "peft")
+
+
+def write_lineage(
+    folder: Path,
+    *,
+    origin: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    rows: Sequence[Row],
+    weights: Weights,
+    training: Mapping[str, Any],
+    start: Start | None,
+) -> None:
+    """Write both files; `origin` says where the rows came from, as a run or a file knows it."""
+    ups = sum(row.label for row in rows)
+    lineage = {
+        **origin,
+        "base_model": settings["model"],
+        "continued_from": start.to_dict() if start else None,
+        "trained_on": {"up": ups, "down": len(rows) - ups},
+        "sources": dict(sorted(Counter(row.example.source for row in rows).items())),
+        "weights": weights.to_dict(),
+        "settings": dict(settings),
+        "training": dict(training),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    (folder / "lineage.json").write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+    (folder / "README.md").write_text(model_card(lineage))

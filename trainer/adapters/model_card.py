@@ -1,0 +1,108 @@
+"""The README.md of an adapter: what it is, what it was trained on and how, and how to load it. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from storage.settings import DEFAULT_MODEL
+from trainer.text import counted
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(lineage: Mapping[str, Any]) -> str:
+    """The card of an adapter with this lineage, as Hugging Face's hub reads it."""
+    settings, training = lineage["settings"], lineage["training"]
+    counts, weights, base = lineage["trained_on"], lineage["weights"], lineage["base_model"]
+    full = settings["tuning"] == "full"
+    # The hub takes an id here; a folder of this machine is none of its business.
+    base_line = f"base_model: {base}\n" if HUB_ID.fullmatch(base) else ""
+    return f"""---
+library_name: {"transformers" if full else "peft"}
+pipeline_tag: text-generation
+{base_line}tags:
+- kto
+- {settings["tuning"]}
+- thumbloop
+---
+
+# A Thumbloop {"model" if full else "adapter"}
+
+{"Every weight of" if full else "A LoRA adapter for"} `{base}`, trained with
+[KTO](https://arxiv.org/abs/2402.01306) on {counts["up"]} desirable and {counts["down"]} undesirable examples
+from people's feedback.
+
+## Load it
+
+```python
+{_code(base, full)}
+```
+
+## Training
+
+| | |
+|---|---|
+| Objective | `{settings["loss_type"]}`, β {settings["beta"]}; reference: {_reference(lineage)} |
+| Weights | desirable {weights["desirable"]:.3f}, undesirable {weights["undesirable"]:.3f} |
+| Data | {_origin(lineage)} |
+| Sources | {", ".join(f"{name} {count}" for name, count in lineage["sources"].items())} |
+| Trained | {"every weight" if full else f"LoRA of rank {settings['lora_rank']} on all linear layers"} |
+| Learning rate | {settings["learning_rate"]:g} |
+| Batch | {settings["batch_size"]} × {settings["gradient_accumulation"]}{_together(training)} examples \
+of at most {settings["max_length"]} tokens |
+| Epochs | {settings["epochs"]:g}, {counted(training["steps"], "step")} |
+| Seed | {settings["seed"]} |
+| Precision | {settings["precision"]} |
+| Engine | {training["engine"]} |
+
+## Result
+
+| | |
+|---|---|
+| Loss, mean over the steps | {training["mean_loss"]:.4f} |
+| Loss of the last step | {training["last_loss"]:.4f} |
+| Noise floor of the reward | {_nats(training["noise_floor"])} |
+
+`lineage.json` has all of this for programs, and which examples these were.
+"""
+
+
+def _together(training: Mapping[str, Any]) -> str:
+    return f" × {training['processes']} processes," if training["processes"] > 1 else ""
+
+
+def _code(base: str, full: bool) -> str:
+    if full:
+        return """from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("this folder")"""
+    return f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained({_loaded_from(base)})
+model = PeftModel.from_pretrained(base, "this folder")"""
+
+
+def _reference(lineage: Mapping[str, Any]) -> str:
+    start = lineage["continued_from"]
+    return f"the adapter of {start['version']}, where training began" if start else "the base model"
+
+
+def _loaded_from(base: str) -> str:
+    if base == DEFAULT_MODEL:
+        return f'"data/models/{base}"'  # it is in no hub: a Thumbloop converts it into its data directory
+    return f'"{base}"'
+
+
+def _origin(lineage: Mapping[str, Any]) -> str:
+    if "data" in lineage:
+        return f"`{lineage['data']['file']}`, SHA-256 of its rows {lineage['data']['sha256']}"
+    snapshot = lineage["snapshot"]
+    return (
+        f"training run {lineage['run_id']}, votes up to event {snapshot['event_id']}, "
+        f"SHA-256 {snapshot['sha256']}"
+    )
+
+
+def _nats(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2g} nats"

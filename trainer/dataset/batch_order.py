@@ -1,0 +1,270 @@
+"""Which chats are held out, and in which order the others are trained on. Pure; no torch.
+
+KTO estimates its KL term by pairing each prompt with its neighbour's reply inside a micro-batch, so
+the order of the rows is part of the objective and not a detail of loading.
+"""
+
+import hashlib
+import heapq
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Protocol
+
+# Below so many held-out votes of a kind, chats are added until that kind has its share.
+FEW = 4
+
+# While some chat cannot be kept apart, rows are dealt anew until so many were dealt in all: a small
+# set can have few orders that do, and a large one many.
+DEALT = 2000
+
+# Rows of like length are sought among so many blocks, and among a quarter of the epoch's at most: then
+# another shuffle brings other rows together.
+WINDOW = 32
+
+
+class Ordered(Protocol):
+    """What the order depends on; trainer.dataset.tokenise.Row is one."""
+
+    @property
+    def label(self) -> bool: ...
+    @property
+    def chat_id(self) -> str: ...
+    @property
+    def length(self) -> int: ...
+
+
+def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: int) -> set[str]:
+    """The chats kept out of training; `groups` maps a chat's id to its (ups, downs).
+
+    A chat is held out if a hash of the seed and its id falls below `fraction`, whatever other chats
+    there are. So it stays on its side as chats are added, and no version is judged by chats that an
+    earlier one was trained on. That alone could leave a small hold-out empty or of one kind. While a
+    kind has fewer than four held-out votes and less than its share of them (rounded, at least two),
+    the next chats in the order of the hash that have such votes are taken too.
+
+    At most half of the votes of either kind are held out, so that a rare kind is still trained on. A
+    chat can change sides as others are added where either of these two rules decides about it.
+    """
+    by_hash = sorted(groups, key=lambda chat: (_position(seed, chat), chat))
+    totals = [sum(counts[kind] for counts in groups.values()) for kind in (0, 1)]
+    votes = [0, 0]
+    held: set[str] = set()
+
+    def take(chat: str) -> None:
+        after = [votes[kind] + groups[chat][kind] for kind in (0, 1)]
+        if all(2 * after[kind] <= totals[kind] for kind in (0, 1)):
+            held.add(chat)
+            votes[:] = after
+
+    for chat in by_hash:
+        if _position(seed, chat) < fraction:
+            take(chat)
+    for kind in (0, 1):
+        share = min(FEW, max(2, round(fraction * totals[kind])))
+        for chat in by_hash:
+            if votes[kind] < share and chat not in held and groups[chat][kind]:
+                take(chat)
+    return held
+
+
+def order(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int = 0) -> list[int]:
+    """Indices of `examples` in the order of one epoch, to be cut into blocks of `batch_size`.
+
+    - The rarer label is spread evenly: every block has it if there are as many as blocks.
+    - Two rows of one chat are not neighbours in a block, its last and first row included, where
+      that can be avoided: neighbours are each other's mismatched pair.
+    - Beyond that, rows of one chat are in one block, the longest together and at most half a block: what
+      they share is then computed once. Which labels a block has does not depend on it.
+    - Within that, rows of like length meet: the shuffled rows are sorted by length in windows of some
+      blocks, and the blocks of a window then come in any order.
+    - No block is of one row, which would be its own pair. Nothing is left out for that: where one
+      row would remain, another comes a second time and makes the last block two. Only a single
+      example has no order at all; the list is then empty.
+
+    The same arguments give the same order on every machine. Several epochs are separate lists; the
+    last block of each may be short.
+    """
+    assert batch_size >= 2
+    if len(examples) == 1:
+        return []
+    draw = random.Random(f"{seed}:{epoch}")
+    best: list[list[int]] = []
+    fewest = None
+    for _ in range(max(1, DEALT // max(1, len(examples)))):
+        blocks = _deal(examples, batch_size, draw)
+        crowded = _separate(examples, blocks)
+        if fewest is None or crowded < fewest:
+            best, fewest = blocks, crowded
+        if not crowded:
+            break
+    _gather(examples, best)
+    return [row for block in best for row in _seat(examples, block, draw)]
+
+
+def blocks(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int = 0) -> list[list[int]]:
+    """The order cut into its blocks, the micro-batches."""
+    found = order(examples, batch_size=batch_size, seed=seed, epoch=epoch)
+    return [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
+
+
+def _position(seed: int, chat: str) -> float:
+    """The chat's place between 0 and 1, the same whatever other chats there are."""
+    digest = hashlib.sha256(f"{seed}:{chat}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _deal(examples: Sequence[Ordered], batch_size: int, draw: random.Random) -> list[list[int]]:
+    """Shuffle the rows into blocks, with the rarer label spread evenly and like lengths together."""
+    rows = list(range(len(examples)))
+    draw.shuffle(rows)
+    sizes = [min(batch_size, len(rows) - start) for start in range(0, len(rows), batch_size)]
+    rare = _rarer_label(examples)
+    rarer = [row for row in rows if examples[row].label == rare]
+    others = [row for row in rows if examples[row].label != rare]
+    rares = [0] * len(sizes)
+    emptiest = [(0.0, draw.random(), number) for number in range(len(sizes))]
+    heapq.heapify(emptiest)
+    for _ in rarer:
+        _, tie, number = emptiest[0]
+        rares[number] += 1
+        heapq.heapreplace(emptiest, (rares[number] / sizes[number], tie, number))
+    blocks: list[list[int]] = [[] for _ in sizes]
+    window = max(1, min(WINDOW, len(sizes) // 4))
+    for start in range(0, len(sizes), window):
+        turn = list(range(start, min(start + window, len(sizes))))
+        draw.shuffle(turn)
+        for kind, counts in ((rarer, rares), (others, [s - r for s, r in zip(sizes, rares, strict=True)])):
+            here = sum(counts[number] for number in turn)
+            alike = iter(sorted((kind.pop() for _ in range(here)), key=lambda row: examples[row].length))
+            for number in turn:
+                blocks[number] += islice(alike, counts[number])
+    if sizes and sizes[-1] == 1:
+        alone = examples[blocks[-1][0]]
+        of_chat = Counter(example.chat_id for example in examples)
+
+        def unlikeness(row: int) -> tuple[bool, bool, int]:
+            company = examples[row]
+            # A large chat is hard enough to keep apart.
+            return company.chat_id != alone.chat_id, company.label != alone.label, -of_chat[company.chat_id]
+
+        blocks[-1].append(max((row for block in blocks[:-1] for row in block), key=unlikeness))
+    return blocks
+
+
+def _separate(examples: Sequence[Ordered], blocks: list[list[int]]) -> int:
+    """Swap rows between blocks until no chat has more than half a block; returns the rows left over.
+
+    A ring of k rows has no equal neighbours only if no chat has more than k // 2 of them. No swap
+    lets fewer blocks have the rarer label.
+    """
+    rare = _rarer_label(examples)
+    chats = [Counter(examples[row].chat_id for row in block) for block in blocks]
+    rares = [sum(examples[row].label == rare for row in block) for block in blocks]
+    places = [(number, seat) for number, block in enumerate(blocks) for seat in range(len(block))]
+    hopeless: set[tuple[str, bool]] = set()
+    left = 0
+
+    def has_room(number: int, chat: str) -> bool:
+        return chats[number][chat] < len(blocks[number]) // 2
+
+    for here, seat in places:
+        row = blocks[here][seat]
+        chat, label = examples[row].chat_id, examples[row].label
+        if chats[here][chat] <= len(blocks[here]) // 2:
+            continue
+        for there, other_seat in places if (chat, label) not in hopeless else ():
+            other = examples[blocks[there][other_seat]]
+            giver, taker = (here, there) if label == rare else (there, here)
+            if (
+                other.chat_id != chat
+                and has_room(there, chat)
+                and has_room(here, other.chat_id)
+                and (other.label == label or rares[giver] > 1 or not rares[taker])
+            ):
+                blocks[here][seat], blocks[there][other_seat] = blocks[there][other_seat], row
+                for number, comes, goes in ((here, other, examples[row]), (there, examples[row], other)):
+                    chats[number][comes.chat_id] += 1
+                    chats[number][goes.chat_id] -= 1
+                    rares[number] += (comes.label == rare) - (goes.label == rare)
+                break
+        else:
+            hopeless.add((chat, label))
+            left += 1
+    return left
+
+
+def _gather(examples: Sequence[Ordered], blocks: list[list[int]]) -> None:
+    """Swap rows of the same label between blocks, so that rows of one chat meet; large chats first."""
+    where = {row: number for number, block in enumerate(blocks) for row in block}
+    times = Counter(row for block in blocks for row in block)
+    chats = [Counter(examples[row].chat_id for row in block) for block in blocks]
+    of_chat: dict[str, list[int]] = {}
+    for row in where:
+        of_chat.setdefault(examples[row].chat_id, []).append(row)
+    # One that comes twice could meet itself.
+    settled = {row for row in where if times[row] > 1}
+
+    def has_room(number: int, chat: str) -> bool:
+        return chats[number][chat] < len(blocks[number]) // 2
+
+    def fetch(row: int, home: int) -> bool:
+        """Swap the row with one in the block `home` that nothing keeps there."""
+        chat, label = examples[row].chat_id, examples[row].label
+        wanted = examples[row].length  # of the one that goes to the row's place
+        seats = sorted(enumerate(blocks[home]), key=lambda one: abs(examples[one[1]].length - wanted))
+        for seat, other in seats:
+            goes = examples[other]
+            if (
+                other not in settled
+                and goes.label == label
+                and goes.chat_id != chat
+                and has_room(where[row], goes.chat_id)
+            ):
+                source = where[row]
+                blocks[source][blocks[source].index(row)], blocks[home][seat] = other, row
+                where[row], where[other] = home, source
+                chats[home].update({chat: 1, goes.chat_id: -1})
+                chats[source].update({chat: -1, goes.chat_id: 1})
+                return True
+        return False
+
+    for chat, rows in sorted(of_chat.items(), key=lambda one: -len(one[1])):
+        rows.sort(key=lambda row: -examples[row].length)
+        for place, first in enumerate(rows):
+            if first in settled:
+                continue
+            home = where[first]
+            settled.add(first)
+            hopeless: set[bool] = set()
+            for row in rows[place + 1 : place + 1 + 4 * len(blocks[home])]:
+                label = examples[row].label
+                if row in settled or label in hopeless:
+                    continue
+                if where[row] == home or (has_room(home, chat) and fetch(row, home)):
+                    settled.add(row)
+                elif chats[home][chat] == 1 and has_room(where[row], chat) and fetch(first, where[row]):
+                    home = where[first]
+                    settled.add(row)
+                else:
+                    hopeless.add(label)
+                if len(hopeless) == 2:
+                    break
+
+
+def _seat(examples: Sequence[Ordered], block: list[int], draw: random.Random) -> list[int]:
+    """The block as a ring in which rows of one chat are apart: every second seat, largest chat first."""
+    draw.shuffle(block)
+    of_chat = Counter(examples[row].chat_id for row in block)
+    rank = {chat: place for place, (chat, _) in enumerate(of_chat.most_common())}
+    block.sort(key=lambda row: rank[examples[row].chat_id])
+    ring = [0] * len(block)
+    for seat, row in zip([*range(0, len(ring), 2), *range(1, len(ring), 2)], block, strict=True):
+        ring[seat] = row
+    start = draw.randrange(len(ring))
+    return ring[start:] + ring[:start]
+
+
+def _rarer_label(examples: Sequence[Ordered]) -> bool:
+    return 2 * sum(example.label for example in examples) <= len(examples)

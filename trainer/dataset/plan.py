@@ -1,0 +1,110 @@
+"""What a training will be on, said before it begins: rows, classes, weights, steps, time. Pure; no torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage.errors import InvalidInput
+from storage.settings import Settings
+from trainer.dataset.tokenise import LeftOut, Row
+from trainer.dataset.weights import Weights, class_weights
+from trainer.text import counted
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The figures of a training that is about to begin; `tokens` are those of one epoch."""
+
+    rows: int
+    up: int
+    down: int
+    held_out: int
+    dropped: LeftOut
+    weights: Weights
+    steps: int
+    batch_size: int
+    processes: int
+    rows_per_step: int
+    tokens: int
+
+    def lines(self) -> list[str]:
+        """The plan for people, a sentence or two a line."""
+        short = (
+            [f"That is less than a micro-batch of {self.batch_size}: KTO's KL term is estimated on fewer."]
+            if self.rows < self.batch_size
+            else []
+        )
+        held_out = f", {self.held_out} held out" if self.held_out else ""
+        together = f" ({self.processes} processes together)" if self.processes > 1 else ""
+        return [
+            *self.dropped.lines(),
+            f"{counted(self.rows, 'example')} to train on ({self.up} up, {self.down} down){held_out}; "
+            f"weights {self.weights.desirable:.3f} up, {self.weights.undesirable:.3f} down.",
+            *short,
+            f"{counted(self.steps, 'step')} of {counted(self.rows_per_step, 'example')}{together}, "
+            f"{self.tokens} tokens an epoch.",
+        ]
+
+    def to_metrics(self) -> dict[str, Any]:
+        """For the run's row and for a report; JSON."""
+        return {
+            "weights": self.weights.to_dict(),
+            "dropped": dict(self.dropped),
+            "plan": {
+                "rows": self.rows,
+                "up": self.up,
+                "down": self.down,
+                "held_out": self.held_out,
+                "steps": self.steps,
+                "processes": self.processes,
+                "tokens": self.tokens,
+                "dropped_rows": self.dropped.names,
+            },
+        }
+
+
+def plan_training(
+    rows: Sequence[Row], dropped: LeftOut, settings: Settings, *, held_out: int = 0, processes: int = 1
+) -> TrainingPlan:
+    """The plan of training on these rows, with no more processes than micro-batches.
+
+    Raises InvalidInput if there is not one row of each kind.
+    """
+    ups = sum(row.label for row in rows)
+    if not ups or ups == len(rows):
+        alike = _all_alike(len(rows), bool(ups))
+        raise InvalidInput(" ".join([f"{alike}, and KTO needs both kinds.", *dropped.lines()]))
+    weights = class_weights(
+        sum(row.weight for row in rows if row.label),
+        sum(row.weight for row in rows if not row.label),
+        settings.max_weight,
+    )
+    # As transformers' Trainer counts: the last step of an epoch may be short, the last epoch too.
+    micro_batches = math.ceil(len(rows) / settings.batch_size)
+    processes = min(processes, micro_batches)
+    steps_an_epoch = math.ceil(math.ceil(micro_batches / processes) / settings.gradient_accumulation)
+    return TrainingPlan(
+        rows=len(rows),
+        up=ups,
+        down=len(rows) - ups,
+        held_out=held_out,
+        dropped=dropped,
+        weights=weights,
+        steps=math.ceil(settings.epochs * steps_an_epoch),
+        batch_size=settings.batch_size,
+        processes=processes,
+        rows_per_step=settings.batch_size * settings.gradient_accumulation * processes,
+        tokens=sum(trained_tokens(row, settings.max_length) for row in rows),
+    )
+
+
+def trained_tokens(row: Row, max_length: int) -> int:
+    """The tokens of a row that reach the model."""
+    return min(len(row.prompt_ids) + len(row.completion_ids), max_length)
+
+
+def _all_alike(rows: int, up: bool) -> str:
+    if not rows:
+        return "There are no examples that can be trained on"
+    return f"{counted(rows, 'example')} can be trained on, all thumbs {'up' if up else 'down'}"

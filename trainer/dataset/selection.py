@@ -1,0 +1,172 @@
+"""Which examples a run learns from, and what age takes from their weight. Pure; knows no database.
+
+all: everything. window: the newest rows, by days, number or both, and by choice a share that is drawn from
+before them. balanced: at most a budget of rows, half of each kind and the newest of it; where one kind has
+less than half, all of it, and more of the other. That needs no count of the store: only what is chosen is
+read, and one row more.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from storage.chats.signals import SIGNAL
+from storage.examples.example import CORRECTION, PAGE, Example
+from storage.examples.filters import is_of_source
+from storage.settings import Settings
+from trainer.dataset.tokenise import Row
+
+# Events drawn for each replayed row at most: one in eight must give an example, or fewer are replayed.
+DRAWS = 8
+# What age leaves of a weight at least, so that a kind with old rows only still has some.
+LEAST_WEIGHT = 2.0**-10
+
+
+class Feedback(Protocol):
+    """A snapshot's examples; storage.examples.newest_first.NewestExamples is one."""
+
+    def of(self, label: bool, since: datetime | None = None) -> Iterator[Example]:
+        """Those of one label, newest first."""
+
+    def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
+        """What at most a page of vote events give."""
+
+    def count(self, label: bool, *, up_to: int | None = None, before: datetime | None = None) -> int:
+        """How many vote events have this label, up to an event's id or before a moment."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The examples in the order of their events, and how many votes the policy left out for which reason."""
+
+    examples: list[Example]
+    left_out: Counter[str]
+
+
+def choose(feedback: Feedback, settings: Settings, *, moment: datetime) -> Choice:
+    """What the settings choose for a run of that moment; the same arguments choose the same examples."""
+    since = moment - timedelta(days=settings.window_days) if settings.window_days else None
+    kinds = [_Kind(feedback.of(label, since), label, settings.max_rows_per_person) for label in (True, False)]
+    chosen: list[Example] = []
+    if settings.data_policy == "balanced":
+        for kind in kinds:
+            chosen.extend(kind.take(settings.row_budget // 2))
+    limit = settings.row_budget or settings.window_rows
+    while (not limit or len(chosen) < limit) and (newest := _newest_of(kinds)) is not None:
+        chosen.extend(newest.take(1))
+
+    left_out: Counter[str] = Counter()
+    reason = f"beyond the row budget of {limit}" if settings.row_budget else "outside the window"
+    for kind in kinds:
+        if (following := kind.peek()) is not None:
+            left_out[reason] += feedback.count(kind.label, up_to=following.event_id)
+        elif since is not None:
+            left_out[reason] += feedback.count(kind.label, before=since)
+    replayed = _replay(feedback, settings, chosen, kinds)
+    left_out[reason] -= len(replayed)
+    left_out[f"more than {settings.max_rows_per_person} of a kind from one person"] = sum(
+        kind.capped for kind in kinds
+    )
+    return Choice(sorted([*replayed, *chosen], key=_place), +left_out)
+
+
+def age_weight(example: Example, settings: Settings, *, moment: datetime, on_policy: str) -> float:
+    """What age leaves of an example's weight: 0.5^(days / half_life_days), at least 2^-10.
+
+    What the version `on_policy` wrote keeps all of it.
+    """
+    if not settings.half_life_days or example.model_version == on_policy:
+        return 1.0
+    days = max(0.0, (moment - example.voted_at) / timedelta(days=1))
+    return max(LEAST_WEIGHT, math.exp2(-min(days / settings.half_life_days, 1000.0)))
+
+
+def aged(rows: Sequence[Row], settings: Settings, *, moment: datetime, on_policy: str) -> list[Row]:
+    """The rows with the weight that age leaves them."""
+    return [
+        replace(
+            row, weight=row.weight * age_weight(row.example, settings, moment=moment, on_policy=on_policy)
+        )
+        for row in rows
+    ]
+
+
+class _Kind:
+    """The examples of one label, newest first, without those beyond what a person may give."""
+
+    def __init__(self, examples: Iterator[Example], label: bool, cap: int) -> None:
+        self.examples, self.label, self.cap = examples, label, cap
+        self.capped = 0
+        self._given: Counter[str] = Counter()
+        self._next: Example | None = None
+
+    def peek(self) -> Example | None:
+        if self._next is None:
+            self._next = next((one for one in self.examples if self._has_room(one)), None)
+        return self._next
+
+    def take(self, number: int) -> Iterator[Example]:
+        while number and (example := self.peek()) is not None:
+            self._next = None
+            self.admit(example)
+            yield example
+            number -= 1
+
+    def admits(self, example: Example) -> bool:
+        """Whether its person may give it."""
+        return not self.cap or _is_imported(example) or self._given[example.user_id] < self.cap
+
+    def admit(self, example: Example) -> None:
+        self._given[example.user_id] += not _is_imported(example)
+
+    def _has_room(self, example: Example) -> bool:
+        room = self.admits(example)
+        self.capped += not room
+        return room
+
+
+def _is_imported(example: Example) -> bool:
+    """Whether its person is not known: imported rows stand under one name, whoever voted on them."""
+    return is_of_source(example.origin, "import")
+
+
+def _newest_of(kinds: Sequence[_Kind]) -> _Kind | None:
+    """The kind whose next example is the newest."""
+    found = [(following.event_id, kind) for kind in kinds if (following := kind.peek()) is not None]
+    return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def _replay(
+    feedback: Feedback, settings: Settings, window: Sequence[Example], kinds: Sequence[_Kind]
+) -> list[Example]:
+    """Votes from before the window in a seeded order, as many as make up the wanted share of all rows."""
+    share = settings.replay_share
+    wanted = int(len(window) * share / (1 - share))
+    if not wanted:
+        return []
+    before = range(1, min(example.event_id for example in window))
+    drawn = random.Random(f"replay {settings.seed}").sample(before, min(len(before), DRAWS * wanted))
+    of_label = {kind.label: kind for kind in kinds}
+    replayed: list[Example] = []
+    for start in range(0, len(drawn), PAGE):
+        page = drawn[start : start + PAGE]
+        found: dict[int, list[Example]] = {}
+        for example in feedback.at(page):
+            found.setdefault(example.event_id, []).append(example)
+        for example in (one for event_id in page for one in found.get(event_id, ())):
+            if len(replayed) == wanted:
+                return replayed
+            if of_label[example.label].admits(example):
+                of_label[example.label].admit(example)
+                replayed.append(example)
+    return replayed
+
+
+def _place(example: Example) -> tuple[bool, int, bool, str, str]:
+    """Votes in the order of their events, each before its correction; then the signals."""
+    is_signal = is_of_source(example.source, SIGNAL)
+    return is_signal, example.event_id, example.source == CORRECTION, example.message_id, example.user_id

@@ -1,0 +1,189 @@
+"""Examples as token ids: exactly the ids that serving saw and generated.
+
+The prompt is the chat template's rendering with the generation prompt, which serving calls here too.
+The completion is what the model emitted, where that was stored; so a reply that hit the token limit
+is not trained to stop, and no text is tokenised in another way than it was written.
+"""
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from storage.errors import InvalidInput
+from storage.examples.example import Example
+from storage.examples.filters import is_of_source
+
+Message = dict[str, str]
+
+
+# What a template written in Jinja can raise: its own refusals, and any slip of whoever wrote it.
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+NAMED = 5
+
+
+class LeftOut(Counter[str]):
+    """How many examples were left out for which reason, and the first few of each by name.
+
+    An example's name is its message id; for rows of a file that is their place in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str, detail: str = "") -> None:
+        self[reason] += 1
+        named = self.names.setdefault(reason, [])
+        if len(named) < NAMED:
+            named.append(f"{name} ({detail})" if detail else name)
+
+    def lines(self) -> list[str]:
+        """A sentence for each reason."""
+        told = []
+        for reason, count in self.items():
+            names = self.names[reason]
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            told.append(f"Left out {count}, because {reason}: {', '.join(names)}{more}.")
+        return told
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example, tokenised; neither side is empty."""
+
+    example: Example
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    weight: float = 1.0  # of this row's loss, beside the weight of its class
+
+    @property
+    def label(self) -> bool:
+        return self.example.label
+
+    @property
+    def chat_id(self) -> str:
+        return self.example.chat_id
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """The ids after which the model writes its reply; raises InvalidInput if the template refuses."""
+    return _render(tokenizer, messages, add_generation_prompt=True)
+
+
+def completion_ids(tokenizer: Any, example: Example) -> list[int]:
+    """The ids of the reply."""
+    return encode(tokenizer, example)[1]
+
+
+def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
+    """Prompt ids and completion ids.
+
+    A reply without stored ids is rendered by the template, and begins where that rendering leaves the
+    prompt's (as in TRL: not every template renders a prompt alone as it does before a reply).
+    """
+    prompt = prompt_ids(tokenizer, example.prompt)
+    if example.token_ids is not None:
+        return prompt, example.token_ids
+    both = _render(tokenizer, [*example.prompt, *example.completion], add_generation_prompt=False)
+    shared = _common_prefix(prompt, both)
+    return prompt[:shared], both[shared:]
+
+
+def tokenise(
+    tokenizer: Any,
+    examples: Iterable[Example],
+    *,
+    max_length: int,
+    import_weight: float = 1.0,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[list[Row], LeftOut]:
+    """The rows that can be trained on, and which examples were left out for which reason.
+
+    Rows of imported chats get the weight `import_weight`. `check` is called for each example, and may raise
+    Interrupted: a hundred thousand take minutes.
+    """
+    rows: list[Row] = []
+    dropped = LeftOut()
+    for example in examples:
+        check()
+        try:
+            prompt, completion = encode(tokenizer, example)
+        except InvalidInput as error:
+            dropped.add(
+                "the chat template refuses the conversation", example.message_id, str(error.__cause__)
+            )
+            continue
+        if not example.completion[0]["content"].strip() or not completion:
+            dropped.add("the reply is empty", example.message_id)
+        elif not prompt:
+            dropped.add("the chat template leaves no prompt before the reply", example.message_id)
+        elif len(prompt) >= max_length:
+            reason = f"the prompt alone fills the {max_length} tokens of a row"
+            dropped.add(reason, example.message_id, f"{len(prompt)} tokens")
+        else:
+            weight = source_weight(example.origin, import_weight)
+            rows.append(Row(example, prompt, completion, weight))
+    return rows, dropped
+
+
+def source_weight(source: str, import_weight: float) -> float:
+    """What an example from a chat of this source weighs."""
+    return import_weight if is_of_source(source, "import") else 1.0
+
+
+def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:
+    """What writes a conversation as text, as an export needs it; it raises InvalidInput like prompt_ids."""
+
+    def render(messages: list[Message], add_generation_prompt: bool) -> str:
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except TEMPLATE_ERRORS as error:
+            raise _refused(error) from error
+        return text
+
+    return render
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+        )
+    except TEMPLATE_ERRORS as error:
+        raise _refused(error) from error
+    return ids
+
+
+def _refused(error: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"The model's chat template refuses this conversation: {error}.", code="template_refused"
+    )
+
+
+def _common_prefix(left: list[int], right: list[int]) -> int:
+    for position, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return position
+    return min(len(left), len(right))
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    """SHA-256 over what the engine sees of the rows: their ids, labels, chats and weights, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        head = json.dumps([len(row.prompt_ids), len(row.completion_ids), row.label, row.chat_id, row.weight])
+        digest.update(head.encode())
+        digest.update(array("q", [*row.prompt_ids, *row.completion_ids]).tobytes())
+    return digest.hexdigest()

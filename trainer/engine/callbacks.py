@@ -1,0 +1,82 @@
+"""A training watched step by step: what is told of each, and what stops it. Knows no rows and no loss."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from trainer.errors import Diverged
+from trainer.model.fsdp import all_finite
+
+# A gradient norm beyond which a training is broken; those of sound ones are below a hundred.
+EXPLODED = 1e5
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Finished(Exception):
+    """The checkpoint is that of the last step: nothing is left to train."""
+
+
+class Watch(TrainerCallback):
+    """Reports each step, and stops at the first gradient that is not finite.
+
+    Raises Diverged, and Finished before it begins: after a last epoch that was not a whole one, the Trainer
+    would make a step too many.
+    """
+
+    def __init__(self, progress: Progress, rows_per_step: int) -> None:
+        self.progress, self.rows_per_step = progress, rows_per_step
+        self.margin: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.first_step, self.began = state.global_step, time.monotonic()
+        if not state.is_world_process_zero:
+            self.progress = lambda _state: None
+        self.progress({"phase": "training", "step": state.global_step, "steps": state.max_steps})
+        if state.global_step >= state.max_steps:
+            raise Finished
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.fp16:
+            return  # its scaler leaves such a step out, and tries a smaller scale
+        if not all_finite(p.grad for p in kwargs["model"].parameters() if p.grad is not None):
+            raise Diverged(
+                f"A gradient of step {state.global_step + 1} is not a finite number; "
+                f"lower THUMBLOOP_LEARNING_RATE, or set THUMBLOOP_PRECISION=fp32."
+            )
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
+        if "loss" not in logs:
+            return  # the summary at the end
+        if not math.isfinite(logs["loss"]):
+            raise Diverged(
+                f"The loss of step {state.global_step} is not a finite number; lower "
+                f"THUMBLOOP_LEARNING_RATE={args.learning_rate:g}, or set THUMBLOOP_PRECISION=fp32."
+            )
+        norm = logs.get("grad_norm", 1.0)
+        if not args.fp16 and (norm > EXPLODED or norm == 0):
+            # Where every reply is certain beyond what a float can tell, no gradient is left.
+            what = f"is {norm:.3g}" if norm else "is 0, because the steps before it went too far"
+            raise Diverged(
+                f"The gradient exploded: its norm in step {state.global_step} {what}; lower "
+                f"THUMBLOOP_LEARNING_RATE={args.learning_rate:g} or THUMBLOOP_BETA={args.beta:g}."
+            )
+        self.margin = logs.get("rewards/margins", self.margin)  # absent where a block has one kind only
+        per_step = (time.monotonic() - self.began) / (state.global_step - self.first_step)
+        self.progress(
+            {
+                "phase": "training",
+                "step": state.global_step,
+                "steps": state.max_steps,
+                "loss": logs["loss"],
+                "margin": self.margin,
+                "kl": logs.get("kl"),
+                "gradient_norm": logs.get("grad_norm"),
+                "rows_per_second": self.rows_per_step / per_step,
+                "seconds_left": per_step * (state.max_steps - state.global_step),
+            }
+        )

@@ -1,0 +1,215 @@
+"""KTO, of an adapter or of every weight, on rows of exact ids in the order of `batches`, with either engine.
+
+A fresh adapter on all linear layers with the base model (adapter off) as the reference, or an adapter to
+continue with its frozen copy; checkpoints that continue exactly, and a stop as soon as a gradient is not
+finite. Knows no database.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from peft import LoraConfig, PeftModel
+from trl.trainer.kto_config import KTOConfig
+
+from storage.settings import Settings
+from trainer.dataset.tokenise import Row
+from trainer.dataset.weights import Weights
+from trainer.engine.callbacks import Finished, Progress, Watch
+from trainer.engine.cancellation import interruptible
+from trainer.engine.memory_estimate import checkpoints_activations, peak_memory
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.reporting import reporters
+from trainer.engine.select import choose_engine
+from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer
+from trainer.engine.trl_trainer import ExactTrainer, newest_checkpoint, step_of
+from trainer.errors import Diverged, Interrupted
+from trainer.model.base_model import number_format
+from trainer.model.fsdp import all_finite, gather_trained, sharded_by
+
+log = logging.getLogger(__name__)
+
+# The settings that a trained adapter depends on, the rows being equal.
+SETTINGS = (
+    *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
+    *("engine", "tuning", "gradient_accumulation", "lora_rank", "seed", "max_weight"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """`mean_loss` is over all steps, `seconds` is of this process, `peak_memory` in bytes, of all together.
+
+    `noise_floor` is the largest |r| in nats while policy and reference were still the same model: rounding
+    alone. `references_reused` counts rows whose reference was kept by an earlier training, each once. Both
+    are None for `trl`.
+    """
+
+    engine: str
+    processes: int
+    rows: int
+    steps: int
+    resumed_from_step: int
+    mean_loss: float
+    last_loss: float
+    seconds: float
+    seconds_per_row: float
+    peak_memory: int
+    gradient_checkpointing: bool
+    noise_floor: float | None
+    references_reused: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    *,
+    weights: Weights,
+    settings: Settings,
+    output_dir: Path,
+    resume: bool,
+    references: ReferenceCache | None = None,
+    progress: Progress = lambda _state: None,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Any, TrainingResult]:
+    """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
+
+    A PEFT model is trained on from its own adapter, and a frozen copy of that is the reference, as in TRL.
+    With `tuning` full the model itself is trained, on references that are computed before the first step.
+    Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
+    must be of the same rows and settings. `references` are reused and added to. `check` is called at
+    each layer of a pass, forward and backward, and may raise Interrupted; for a terminated run a checkpoint
+    of the last whole step is kept. Of several processes each is called with the same arguments and
+    trains on every so many-th micro-batch; the first one reports and writes. Raises Diverged and OutOfMemory.
+    """
+    with PartialState(cpu=model.device.type == "cpu").main_process_first():
+        checkpoint = newest_checkpoint(output_dir) if resume else None
+        if checkpoint is None:
+            shutil.rmtree(output_dir, ignore_errors=True)
+    processes = PartialState().num_processes
+    rows_per_step = settings.batch_size * settings.gradient_accumulation * processes
+    engine, reason = choose_engine(settings.engine, model)
+    if reason:
+        log.warning("%s", reason)
+    checkpointing = checkpoints_activations(model, rows, settings, engine)
+    shared: dict[str, Any] = {
+        "max_length": settings.max_length,
+        "peft_config": (
+            None if isinstance(model, PeftModel) or settings.tuning == "full" else lora_config(settings)
+        ),
+        "callbacks": [Watch(progress, rows_per_step)],
+    }
+    trainer: Any
+    if engine == "trl":
+        args = training_arguments(model, weights, settings, output_dir, checkpointing)
+        trainer = ExactTrainer(model, tokenizer, rows, args=args, **shared)
+    else:
+        args = training_arguments(model, weights, settings, output_dir, checkpointing=False)
+        trainer = SharedPrefixTrainer(
+            model, rows, args=args, recompute=checkpointing, references=references, **shared
+        )
+    for reporter in reporters(settings.report_to, output_dir.parent):
+        trainer.add_callback(reporter)
+    began = time.monotonic()
+    try:
+        with interruptible(trainer.model, check):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Finished:
+        log.info("The last step had been made already.")
+    except Interrupted as interrupted:
+        if interrupted.why == "terminated":
+            trainer.keep_last_step()
+        raise
+    if not all_finite(p for p in trainer.model.parameters() if p.requires_grad):
+        raise Diverged("The adapter has weights that are no finite numbers.")
+    if sharded_by():
+        gather_trained(trainer.model)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    seconds = time.monotonic() - began
+    resumed_from = step_of(checkpoint) if checkpoint else 0
+    # What each process saw. By then each is done with its files, too.
+    seen = (getattr(trainer, name, None) for name in ("noise_floor", "references_reused", "recomputes"))
+    peaks, floors, reused, recomputed = zip(*gather_object([(peak_memory(), *seen)]), strict=True)
+    rows_trained = len(rows) * settings.epochs * (1 - resumed_from / trainer.state.global_step)
+    return trainer.model, TrainingResult(
+        engine=engine,
+        processes=processes,
+        rows=len(rows),
+        steps=trainer.state.global_step,
+        resumed_from_step=resumed_from,
+        mean_loss=sum(losses) / len(losses),
+        last_loss=losses[-1],
+        seconds=seconds,
+        seconds_per_row=seconds / max(rows_trained, 1),
+        peak_memory=sum(peaks),
+        gradient_checkpointing=checkpointing or any(recomputed),
+        noise_floor=None if None in floors else max(floors),
+        references_reused=None if None in reused else sum(reused),
+    )
+
+
+def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, naming the base and not its folder here.
+
+    A model of which every weight was trained is written whole.
+    """
+    if not isinstance(model, PeftModel):
+        model.save_pretrained(folder)
+        return
+    config: Any = model.peft_config["default"]
+    config.base_model_name_or_path = base_model
+    config.target_modules = sorted(config.target_modules)  # a set, whose order would change the hash
+    model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+
+
+def training_arguments(
+    model: Any, weights: Weights, settings: Settings, output_dir: Path, checkpointing: bool
+) -> KTOConfig:
+    full = settings.tuning == "full"  # whose weights are in fp32 whatever they are multiplied in
+    compute = number_format(settings.precision, model.device) if full else model.dtype
+    return KTOConfig(
+        output_dir=str(output_dir),
+        beta=settings.beta,
+        loss_type=settings.loss_type,
+        desirable_weight=weights.desirable,
+        undesirable_weight=weights.undesirable,
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        max_length=None,  # or TRL would drop rows by its own ids; the collator cuts ours
+        seed=settings.seed,
+        bf16=compute == torch.bfloat16,
+        fp16=compute == torch.float16,
+        use_cpu=model.device.type == "cpu",
+        gradient_checkpointing=checkpointing,
+        save_strategy="steps" if settings.checkpoint_steps else "no",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,  # the collator needs the row's number
+    )
+
+
+def lora_config(settings: Settings) -> LoraConfig:
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+    )

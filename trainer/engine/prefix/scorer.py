@@ -1,0 +1,285 @@
+"""Log-probabilities of replies and of their mismatched partners, with every shared beginning computed once.
+
+A row's [prompt, reply] runs once, with gradient, and leaves its keys and values. The mismatched reply
+continues from the prompt's part of them, without gradient. Rated turns on one path of a chat ride on
+its longest; sibling replies branch off, with gradient. Knows no objective and no trainer.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+from trl.trainer.utils import use_adapter
+
+from trainer.engine.fast.parallel import Apart
+from trainer.engine.prefix.output_layer import OutputLayer, completion_logps
+from trainer.engine.prefix.plan import Pass, Plan, plan
+
+# A pass of its own is one square block of attention; a branch has a longer memory and smaller products.
+# So few shared tokens, a system prompt for example, are computed again.
+WORTH_SHARING = 48
+# The adapter that stays as it was where training began, where it did not begin with the base model.
+REFERENCE = "ref"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A prompt and its reply as token ids, to be scored; `mismatched` is another row's reply, or none.
+
+    Without `wanted` only the mismatched reply is scored.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+    mismatched: list[int] | None = None
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Scores:
+    """log π in fp32, each of shape (replies,); 0 where it was not asked for. `mismatched` has no gradient."""
+
+    completions: torch.Tensor
+    mismatched: torch.Tensor
+
+
+class PrefixScorer:
+    """Scores replies with a model: a PEFT model's policy, and its base or adapter `ref` as the reference.
+
+    Products are in the format `compute`, by default that of the model. With `recompute` no activations are
+    kept: the backward pass computes each chat again. `at_once` is the most replies that share one pass.
+    The output layer's are in its weights'. On a processor chats of a micro-batch are computed beside each
+    other, where an adapter is trained.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        recompute: bool = False,
+        at_once: int | None = None,
+        compute: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.backbone: Any = base.base_model
+        self.output = output_layer(base)
+        self.recompute, self.at_once = recompute, at_once
+        # Of a model that is trained as a whole, the gradients of a chat are as large as the model.
+        aside = isinstance(model, PeftModel) and model.device.type == "cpu"
+        self.apart = Apart(torch.get_num_threads()) if aside else None
+        self.compute = compute or self.output.weight.dtype
+        self._largest = 1
+
+    def halve(self) -> str | None:
+        """Need less memory from now on for the same numbers; what changed, or None if nothing is left."""
+        if not self.recompute:
+            self.recompute = True
+            return "the backward pass computes each chat again from now on"
+        if self.apart is not None and self.apart.threads > 1:
+            self.apart.threads = 1
+            return "one chat is computed after the other from now on"
+        most = min(self._largest, self.at_once or self._largest)
+        if most <= 1:
+            return None
+        self.at_once = most // 2
+        return f"at most {self.at_once} replies share a pass from now on"
+
+    def policy(self, replies: Sequence[Reply]) -> Scores:
+        """With gradient for the adapter, where gradients are on."""
+        return self._score(replies)
+
+    @torch.no_grad()
+    def reference(self, replies: Sequence[Reply]) -> Scores:
+        """The reference adapter's or else the base model's, in the same passes, hence of the same shapes."""
+        with use_adapter(self.model, REFERENCE if REFERENCE in self.model.peft_config else None):
+            return self._score(replies)
+
+    def _score(self, replies: Sequence[Reply]) -> Scores:
+        # A Trainer sets a model to train, and then attention and routers drop something, with no module of
+        # their own for it. The scores of policy and reference must not depend on chance.
+        self.model.eval()
+        completions: dict[int, torch.Tensor] = {}
+        mismatched: dict[int, torch.Tensor] = {}
+        trees = self._trees(replies)
+        runs = [_Tree(self, [replies[number] for number in tree]) for tree in trees]
+        for tree, run, logps in zip(trees, runs, self._run_all(runs), strict=True):
+            completions |= zip(tree, logps.unbind(), strict=True)
+            mismatched |= zip(tree, run.mismatched, strict=True)
+        numbers = range(len(replies))
+        return Scores(
+            torch.stack([completions[number] for number in numbers]),
+            torch.stack([mismatched[number] for number in numbers]),
+        )
+
+    def _run_all(self, runs: "Sequence[_Tree]") -> list[torch.Tensor]:
+        pieces = [partial(self._run_one, run) for run in runs]
+        if self.apart is None:
+            return [piece() for piece in pieces]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return self.apart.run(pieces, [run.cost for run in runs], trained)
+
+    def _run_one(self, run: "_Tree") -> torch.Tensor:
+        with self._format():
+            if self.recompute and torch.is_grad_enabled():
+                found: torch.Tensor = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
+                return found
+            return run()
+
+    def later(self, task: Callable[[], None]) -> None:
+        """Run what a pass can do without, where there is a thread for it."""
+
+        def run() -> None:
+            with self._format():
+                task()
+
+        run() if self.apart is None else self.apart.later(run)
+
+    def _format(self) -> torch.autocast:
+        reduced = self.compute != torch.float32
+        # No copies are kept: those of one thread must not become part of another's graph.
+        return torch.autocast(
+            self.model.device.type,
+            self.compute if reduced else None,
+            enabled=reduced,
+            cache_enabled=self.apart is None,
+        )
+
+    def _trees(self, replies: Sequence[Reply]) -> list[list[int]]:
+        trees = _trees(replies)
+        self._largest = max(len(tree) for tree in trees)
+        size = self.at_once or self._largest
+        return [tree[start : start + size] for tree in trees for start in range(0, len(tree), size)]
+
+
+class _Tree:
+    """One micro-batch's replies that share beginnings; run once, and once more where it is recomputed."""
+
+    def __init__(self, scorer: PrefixScorer, replies: list[Reply]) -> None:
+        self.scorer, self.replies = scorer, replies
+        self.plan = plan([_inputs(reply) for reply in replies], worth_sharing=WORTH_SHARING)
+        self.mismatched: list[torch.Tensor] = []  # filled in until the scorer's run is over
+
+    @property
+    def cost(self) -> int:
+        """Tokens through the model."""
+        return sum(len(one.ids) for one in self.plan.passes)
+
+    def __call__(self) -> torch.Tensor:
+        caches: list[Cache] = []
+        hidden: list[torch.Tensor] = []
+        for one in self.plan.passes:
+            before = [] if one.parent is None else _kept(caches[one.parent], one.start)
+            states, cache = self._run(one, before)
+            hidden.append(states)
+            caches.append(cache)
+        if not self.mismatched:
+            self.mismatched = [hidden[0].new_zeros((), dtype=torch.float32)] * len(self.replies)
+            for number, reply in enumerate(self.replies):
+                if reply.mismatched is not None:
+                    self.scorer.later(partial(self._score_mismatched, number, reply, hidden, caches))
+        return torch.stack(
+            [
+                self._logp(_states(self.plan, hidden, number, reply), reply.completion)
+                if reply.wanted
+                else hidden[0].new_zeros((), dtype=torch.float32)
+                for reply, number in zip(self.replies, self.plan.of_sequence, strict=True)
+            ]
+        )
+
+    def _run(self, one: Pass, before: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, Cache]:
+        device = self.scorer.model.device
+        cache = _cache(before)
+        states = self.scorer.backbone(
+            input_ids=torch.tensor([one.ids], device=device),
+            position_ids=torch.arange(one.start, one.end, device=device)[None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[0]
+        return states, cache
+
+    @torch.no_grad()
+    def _score_mismatched(
+        self, number: int, reply: Reply, hidden: list[torch.Tensor], caches: list[Cache]
+    ) -> None:
+        assert reply.mismatched is not None
+        length, last = len(reply.prompt), self.plan.of_sequence[number]
+        ((owner, place),) = self.plan.spans(last, length - 1, length)
+        states = hidden[owner][place]
+        if len(reply.mismatched) > 1:
+            before = [(keys.detach(), values.detach()) for keys, values in _kept(caches[last], length)]
+            after, _ = self._run(Pass(length, reply.mismatched[:-1]), before)
+            states = torch.cat([states, after])
+        self.mismatched[number] = self._logp(states, reply.mismatched)
+
+    def _logp(self, states: torch.Tensor, ids: list[int]) -> torch.Tensor:
+        targets = torch.tensor(ids, device=states.device)
+        return completion_logps(states, targets, self.scorer.output).sum()
+
+
+def output_layer(base: Any) -> OutputLayer:
+    """A causal LM's output layer, with what its model multiplies and caps the scores by."""
+    head, config = base.get_output_embeddings(), base.config.get_text_config()
+    scale = getattr(config, "logit_scale", None)
+    if scale is None and getattr(config, "logits_scaling", None) is not None:
+        scale = 1 / config.logits_scaling
+    return OutputLayer(
+        head.weight,
+        head.bias,
+        scale=1.0 if scale is None else scale,
+        cap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _trees(replies: Sequence[Reply]) -> list[list[int]]:
+    """The replies by the first pass that they hang on."""
+    whole = plan([_inputs(reply) for reply in replies], worth_sharing=WORTH_SHARING)
+    trees: dict[int, list[int]] = {}
+    for number, last in enumerate(whole.of_sequence):
+        root = last
+        while (parent := whole.passes[root].parent) is not None:
+            root = parent
+        trees.setdefault(root, []).append(number)
+    return list(trees.values())
+
+
+def _inputs(reply: Reply) -> list[int]:
+    """What the model reads to score the reply: the last token is only predicted."""
+    return [*reply.prompt, *reply.completion[:-1]] if reply.wanted else reply.prompt
+
+
+def _states(plan: Plan, hidden: list[torch.Tensor], number: int, reply: Reply) -> torch.Tensor:
+    first = len(reply.prompt) - 1
+    spans = plan.spans(number, first, first + len(reply.completion))
+    parts = [hidden[owner][place] for owner, place in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class _Layer(DynamicLayer):
+    """Keys and values of a layer, each in its own format: rotated keys may be in fp32 beside bf16 values."""
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)  # type: ignore[no-untyped-call]
+        self.values = value_states.new_empty(0)
+
+
+def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
+    """A cache that keeps every position, in sliding layers too: their masks look at the window alone."""
+    cache = Cache(layer_class_to_replicate=_Layer)
+    for keys, values in before:
+        layer: Any = _Layer()  # type: ignore[no-untyped-call]
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
+
+
+def _kept(cache: Any, positions: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of the first positions."""
+    return [(layer.keys[:, :, :positions], layer.values[:, :, :positions]) for layer in cache.layers]

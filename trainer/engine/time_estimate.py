@@ -1,0 +1,52 @@
+"""How long a training will take, from the time of one pass through the model.
+
+An estimate before the first step; from then on the steps themselves are the measure (trainer.engine.kto).
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from storage.settings import Settings
+from trainer.dataset.plan import trained_tokens
+from trainer.dataset.tokenise import Row
+from trainer.engine.select import choose_engine
+
+PROBE_TOKENS = 256
+# Passes without gradient that cost as much as a row's training, each token counted once: forward and
+# backward of the policy, the reference, mismatched replies, scores over the vocabulary. Measured on the
+# default model.
+PASSES = {"shared-prefix": 8.0, "trl": 45.0}
+
+
+def expected_seconds(model: Any, rows: Sequence[Row], settings: Settings, processes: int = 1) -> float:
+    """Seconds that all epochs will take if no reference log-probability is known yet; takes one itself.
+
+    Each process has a GPU of its own; without GPUs they share the cores that one would have.
+    """
+    tokens = sum(trained_tokens(row, settings.max_length) for row in rows)
+    if model.device.type == "cuda":
+        tokens //= processes
+    return expected_passes(model, settings) * settings.epochs * tokens * _seconds_a_token(model)
+
+
+def expected_passes(model: Any, settings: Settings) -> float:
+    """Of the engine that will train this model, whichever is asked for."""
+    return PASSES[choose_engine(settings.engine, model)[0]]
+
+
+@torch.no_grad()
+def _seconds_a_token(model: Any) -> float:
+    config = model.config.get_text_config()
+    length = min(PROBE_TOKENS, getattr(config, "max_position_embeddings", None) or PROBE_TOKENS)
+    ids = torch.randint(config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(model.device)
+    began = 0.0
+    for _ in range(2):  # the first pass of a shape takes up to ten times as long
+        began = time.monotonic()
+        model(input_ids=ids, use_cache=False)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+    return (time.monotonic() - began) / length

@@ -1,0 +1,191 @@
+"""TRL's KTOTrainer on given ids, in a given order, with checkpoints that a kill cannot confuse.
+
+`InOurOrder` is what both engines share: the micro-batches, and the checkpoint of the last whole step.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils.constants import FSDP_MODEL_NAME
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from torch.utils.data import DataLoader, Sampler
+from transformers import PrinterCallback
+from trl.trainer.kto_config import KTOConfig
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
+
+from trainer.dataset import batch_order
+from trainer.dataset.tokenise import Row
+from trainer.model.fsdp import shard_on_processor, sharded_by
+
+
+class InOurOrder:
+    """Mixed into a transformers Trainer: it trains on the micro-batches of `blocks`, in their order."""
+
+    blocks: "Blocks"
+    alone = False  # whether this process saves a checkpoint without the others
+
+    def get_train_dataloader(self: Any) -> Any:
+        loader = DataLoader(self.train_dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
+        # The blocks are this process's own already: accelerate would fill up a short one with other rows.
+        return prepare_data_loader(
+            loader, device=self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+
+    def store_flos(self) -> None:
+        """Nobody wants them, and to add them up an interrupted process would wait for the others for ever."""
+
+    def keep_last_step(self: Any) -> None:
+        """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
+        if sharded_by():
+            return  # it takes all processes, of which this one alone has left the step
+        folder = Path(str(self.args.output_dir))
+        newest = newest_checkpoint(folder)
+        if self.state.global_step > (step_of(newest) if newest else 0):
+            # Of one that an earlier attempt began at this step the others' files would stay.
+            shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            self.alone = True
+            self._save_checkpoint(self.model, trial=None)
+
+    def _save_rng_state(self: Any, output_dir: str) -> None:
+        """The last that each process writes; all wait for it, since the state file says that it is there."""
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        if not self.alone:
+            self.accelerator.wait_for_everyone()
+
+
+class ExactTrainer(InOurOrder, KTOTrainer):
+    """KTOTrainer on given ids and in a given order.
+
+    Each row's loss is multiplied by the row's own weight, then averaged over the micro-batch as ever.
+    TRL renders conversations with the chat template and never shuffles. Here the collator replaces its
+    ids by ours, and the data loader takes them from `batches.blocks`, anew in every epoch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[Row],
+        *,
+        max_length: int,
+        args: KTOConfig,
+        **kwargs: Any,
+    ) -> None:
+        disable_progress_bar()
+        self.blocks = Blocks(rows, args)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(
+                [
+                    {
+                        "row": number,
+                        "prompt": row.example.prompt,
+                        "completion": row.example.completion,
+                        "label": row.label,
+                    }
+                    for number, row in enumerate(rows)
+                ]
+            ),
+            processing_class=tokenizer,
+            data_collator=_ExactIds(rows, tokenizer.pad_token_id, max_length),
+            **kwargs,
+        )
+        self.remove_callback(PrinterCallback)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if sharded_by() and not self.is_fsdp_enabled:
+            shard_on_processor(self.accelerator)
+            self.is_fsdp_enabled = True
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        # TRL multiplies the losses of the rows of a class, in their order, by the weight of that class.
+        # A tensor with a weight for each row in its place gives each row its own.
+        weights, labels = inputs.pop("weight"), torch.as_tensor(inputs["label"], dtype=torch.bool)
+        of_classes = self.desirable_weight, self.undesirable_weight
+        device = self.accelerator.device
+        self.desirable_weight = of_classes[0] * weights[labels].to(device)
+        self.undesirable_weight = of_classes[1] * weights[~labels].to(device)
+        try:
+            return super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
+        finally:
+            self.desirable_weight, self.undesirable_weight = of_classes
+
+
+class Blocks(Sampler[list[int]]):
+    """The micro-batches of one epoch that are this process's, as lists of row numbers.
+
+    Of several processes each takes the next block in turn. Where the last turn has too few, blocks from
+    the beginning of the epoch come a second time.
+    """
+
+    # Without a `batch_size` of its own, accelerate leaves out nothing of what it gathers in the last step.
+
+    def __init__(self, rows: Sequence[Row], args: KTOConfig) -> None:
+        self.rows, self.size, self.seed = rows, args.per_device_train_batch_size, args.seed
+        self.rank, self.processes = args.process_index, args.world_size
+        self.drop_last = False
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        blocks = batch_order.blocks(self.rows, batch_size=self.size, seed=self.seed, epoch=epoch)
+        turns = -(-len(blocks) // self.processes)
+        of_all = islice(cycle(blocks), turns * self.processes)
+        self.own = list(islice(of_all, self.rank, None, self.processes))
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.own
+
+
+class _ExactIds:
+    """Collates the rows' own ids; each prompt also with the reply before it in the block, for the KL term."""
+
+    def __init__(self, rows: Sequence[Row], pad_token_id: int, max_length: int) -> None:
+        self.rows = rows
+        self.collate = DataCollatorForUnpairedPreference(pad_token_id=pad_token_id, max_length=max_length)
+
+    def __call__(self, block: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [self.rows[item["row"]] for item in block]
+        collated: dict[str, Any] = self.collate(
+            [
+                {
+                    "prompt_ids": row.prompt_ids,
+                    "completion_ids": row.completion_ids,
+                    "KL_completion_ids": rows[position - 1].completion_ids,
+                    "label": row.label,
+                }
+                for position, row in enumerate(rows)
+            ]
+        )
+        return collated | {"weight": torch.tensor([row.weight for row in rows])}
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The newest whole one that this training can go on with; its state file is written last, after what all
+    processes write, so that tells.
+
+    Of weights that are spread over processes the checkpoints have a form of their own.
+    """
+    for folder in sorted(output_dir.glob("checkpoint-*"), key=step_of, reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if any(folder.glob(f"{FSDP_MODEL_NAME}*")) == (sharded_by() is not None):
+            return folder
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))

@@ -1,0 +1,54 @@
+"""What the gate's verdict does to a version: deployed, ready, rejected, or left for an admin."""
+
+from typing import Any
+
+from sqlmodel import Session
+
+from storage.db.tables import ModelVersion
+from storage.registry.canaries import open_canary
+from storage.registry.model_versions import deploy_version, deployed_version, get_version, set_state
+from trainer.gate.decision import Verdict
+
+
+def promote(
+    session: Session,
+    version_id: str,
+    verdict: Verdict,
+    *,
+    compared_with: ModelVersion,
+    metrics: dict[str, Any],
+    auto_deploy: bool,
+) -> str:
+    """Record the verdict and act on it, in the session's transaction; returns the sentence for people.
+
+    The last word is an admin's: a version that one has already deployed or turned down stays as it is,
+    and a version that was compared with one that is not deployed any more is not deployed unasked; nor is
+    any while a canary is under way, which that would end.
+    """
+    version = get_version(session, version_id)
+    if version.state != "candidate":
+        set_state(session, version.id, version.state, version.reason or "", metrics)
+        return f"{version.name} was made, and an admin has decided on it already: it is {version.state}."
+    if verdict.outcome == "fail":
+        set_state(session, version.id, "rejected", verdict.reason, metrics)
+        return f"{version.name} was made and rejected. {verdict.reason}"
+    if verdict.outcome == "not_enough_evidence":
+        set_state(session, version.id, "candidate", verdict.reason, metrics)
+        return f"{version.name} was made and waits for an admin. {verdict.reason}"
+    current = deployed_version(session)
+    if current.id != compared_with.id:
+        reason = f"It passed against {compared_with.name}, but {current.name} was deployed meanwhile."
+        set_state(session, version.id, "candidate", reason, metrics)
+        return f"{version.name} was made and waits for an admin. {reason}"
+    set_state(session, version.id, "ready", verdict.reason, metrics)
+    if not auto_deploy:
+        return f"{version.name} passed its gate and waits for an admin to deploy it. {verdict.reason}"
+    canary = open_canary(session)
+    if canary is not None:
+        tried = get_version(session, canary.version_id).name
+        return (
+            f"{version.name} passed its gate and waits for an admin, because {tried} is being tried as a "
+            f"canary. {verdict.reason}"
+        )
+    deploy_version(session, version.id, by="gate", why=verdict.reason)
+    return f"{version.name} is deployed. {verdict.reason}"

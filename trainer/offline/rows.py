@@ -1,0 +1,75 @@
+"""A file of rated data as examples, in any format that can be imported. Knows no database and no model.
+
+What names an example here is its place in the file: "line 3".
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from storage.errors import InvalidInput
+from storage.examples.duplicates import opening
+from storage.examples.example import Example
+from storage.imports.formats import ImportOptions
+from storage.imports.reader import ImportReport, Reading
+from storage.imports.rows import ImportedRow
+from storage.imports.source import open_source
+
+LONG_AGO = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The examples of a file in its order, and what became of the rest."""
+
+    examples: list[Example]
+    report: ImportReport
+
+    def lines(self) -> list[str]:
+        """A sentence for each record or kind of row that is not among the examples."""
+        left_out = [f"Left out {one.position}: {one.reason}" for one in self.report.rejections]
+        if (more := self.report.rejected - len(left_out)) > 0:
+            left_out.append(f"Left out {more} more.")
+        return left_out + [f"Left out {count}: {reason}." for reason, count in self.report.dropped.items()]
+
+
+def read_rows(
+    file: Path, *, options: ImportOptions, skip_bad: bool = False, max_rows: int | None = None
+) -> FileRows:
+    """The first `max_rows` examples of a file or a folder.
+
+    Raises InvalidInput for a file that cannot be read, for one without rows and, unless `skip_bad`, for a
+    bad record, by its position and with the reason.
+    """
+    with open_source(file, str(file)) as source:
+        reading = Reading(
+            source, None, options, skip_bad, "reading", lambda _: None, nothing="Nothing was trained"
+        )
+        examples: list[Example] = []
+        for position, row in reading.rows():
+            assert reading.format is not None
+            examples.append(_example(position, row, f"import:{reading.format.name}"))
+            if len(examples) == max_rows:
+                break
+    found = FileRows(examples, reading.report)
+    if not examples:
+        raise InvalidInput(" ".join([f"There are no rows in {file}.", *found.lines()]), field="data")
+    return found
+
+
+def _example(position: str, row: ImportedRow, source: str) -> Example:
+    *prompt, reply = ({"role": turn.role, "content": turn.content} for turn in row.turns)
+    return Example(
+        prompt=prompt,
+        completion=[reply],
+        label=row.label,
+        message_id=position,
+        chat_id=opening(prompt),
+        user_id="",
+        model_version=None,
+        voted_at=row.voted_at or LONG_AGO,
+        tags=list(row.tags),
+        comment=row.comment,
+        source=source,
+        token_ids=None,
+    )

@@ -1,0 +1,222 @@
+"""The engine alone on a file of rated data: rows in, an adapter folder out. Knows no database."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from storage.errors import InvalidInput, NotReady
+from storage.imports.formats import NO_OPTIONS, ImportOptions
+from storage.settings import Settings
+from trainer.adapters.lineage import write_lineage
+from trainer.adapters.tuning_modes import load_for_training, reference_name
+from trainer.dataset.contradictions import without_contradictions
+from trainer.dataset.plan import TrainingPlan, plan_training
+from trainer.dataset.tokenise import Row, rows_digest, tokenise
+from trainer.dataset.training_order import write_order
+from trainer.engine import kto
+from trainer.engine.callbacks import Progress
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.time_estimate import expected_seconds
+from trainer.launch import launcher
+from trainer.launch.worker import Job
+from trainer.model import base_model
+from trainer.model.base_model import BaseModelSource
+from trainer.model.host_limits import is_damaged, is_full
+from trainer.offline.out_folder import OutFolder
+from trainer.offline.report import FileReport
+from trainer.offline.rows import read_rows
+from trainer.text import counted, spoken
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OfflineTraining:
+    """What to train on and where to; `settings` says how.
+
+    `references` is the folder of the reference log-probabilities kept across trainings, if any. The order of
+    the micro-batches is written to the file `order` and the report to `report`, where they are given. Only
+    to plan, `out` may be missing.
+    """
+
+    data: Path
+    out: Path | None
+    settings: Settings
+    references: Path | None
+    max_rows: int | None = None
+    skip_bad: bool = False
+    options: ImportOptions = NO_OPTIONS
+    order: Path | None = None
+    report: Path | None = None
+
+
+def train_on_file(
+    wanted: OfflineTraining,
+    *,
+    progress: Progress = lambda _state: None,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Train on a file and leave the adapter in `out`; the report, as JSON.
+
+    Called again with the same arguments after an interruption, it goes on at the newest checkpoint.
+    `progress` gets what a run's row would; `check` may raise Interrupted. Raises InvalidInput, Conflict,
+    NotReady with the reason, and Diverged.
+    """
+    began = time.monotonic()
+    assert wanted.out is not None
+    out = OutFolder(wanted.out)
+    progress({"phase": "reading rows"})
+    source, settings = _resolve(wanted.settings)
+    rows, plan = _prepare(wanted, settings, base_model.load_tokenizer(source), check)
+    training = _Training(wanted, settings, source, rows, plan, out, began)
+    try:
+        with out.claimed(training.identity()) as resume:
+            return training.carry_out(resume, progress, check)
+    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
+        named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+        remedy = "see to that"
+        if is_full(error):
+            named, remedy = wanted.out, "free some space"
+        elif is_damaged(error):
+            named, remedy = out.checkpoints, "remove the newest of them"
+        elif not named:
+            raise
+        raise NotReady(
+            f"{named} could not be written or read ({error}); {remedy}, and the same command goes on at the "
+            f"last checkpoint.",
+            field="out",
+        ) from error
+
+
+def plan_on_file(wanted: OfflineTraining) -> TrainingPlan:
+    """Say what would be trained on, and write the order if it is wanted; no weight is loaded.
+
+    Raises what `train_on_file` would before it trains.
+    """
+    source, settings = _resolve(wanted.settings)
+    return _prepare(wanted, settings, base_model.load_tokenizer(source))[1]
+
+
+def _resolve(settings: Settings) -> tuple[BaseModelSource, Settings]:
+    """The base model, made ready, and the settings with what depends on it and on the machine."""
+    source = base_model.resolve(settings, progress=log.info)
+    update = {
+        "precision": base_model.name_of(source.dtype),
+        "max_length": min(settings.max_length, source.max_context),
+        "training_processes": launcher.how_many(settings.training_processes, source.device),
+    }
+    return source, settings.model_copy(update=update)
+
+
+def _prepare(
+    wanted: OfflineTraining, settings: Settings, tokenizer: Any, check: Callable[[], None] = lambda: None
+) -> tuple[list[Row], TrainingPlan]:
+    """The rows of the file, and what of them is trained on; said before anything is loaded or written."""
+    found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
+    for line in found.lines():
+        log.info("%s", line)
+    rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length, check=check)
+    rows = without_contradictions(rows, dropped)
+    plan = plan_training(rows, dropped, settings, processes=settings.training_processes)
+    if len(rows) < settings.batch_size:
+        few = (
+            f"{counted(len(rows), 'row')} to train on, fewer than a micro-batch of {settings.batch_size}, on "
+            f"which KTO estimates its KL term; add rows, or lower the batch size."
+        )
+        raise InvalidInput(" ".join([few, *dropped.lines()]), field="batch_size")
+    for line in plan.lines():
+        log.info("%s", line)
+    if wanted.order is not None:
+        write_order(rows, settings, wanted.order, processes=plan.processes)
+    return rows, plan
+
+
+@dataclass
+class _Training:
+    """A training whose rows are known: from the model to the report."""
+
+    wanted: OfflineTraining
+    settings: Settings
+    source: BaseModelSource
+    rows: list[Row]
+    plan: TrainingPlan
+    out: OutFolder
+    began: float
+
+    def __post_init__(self) -> None:
+        self.chosen = self.settings.model_dump(mode="json", include={*kto.SETTINGS, "training_processes"})
+        self.fingerprint = base_model.fingerprint(self.source)
+        self.sha256 = rows_digest(self.rows)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it the same training when it is asked for again."""
+        return self.chosen | {"data": self.sha256, "weights of the model": self.fingerprint}
+
+    def carry_out(self, resume: bool, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
+        progress({"phase": "loading the model"})
+        model, tokenizer = load_for_training(self.source, self.settings)
+        expected = expected_seconds(model, self.rows, self.settings, self.plan.processes)
+        log.info("That will take about %s from the start.", spoken(expected))
+        report = FileReport.continued(self.out.checkpoints) if resume else FileReport()
+        before = len(report.steps)
+
+        def note(state: dict[str, Any]) -> None:
+            if "loss" in state:
+                if len(report.steps) == before and state["step"] < state["steps"]:
+                    log.info("By the first step, about %s are left.", spoken(state["seconds_left"]))
+                report.note(state)
+            progress(state)
+
+        set_up = time.monotonic() - self.began
+        job = Job(
+            *(self.source, None, self.settings, self.rows, self.plan.weights),
+            *(self.out.checkpoints, resume, self._references()),
+        )
+        model, result = launcher.train(
+            job, model, tokenizer, processes=self.plan.processes, progress=note, check=check
+        )
+        progress({"phase": "writing the adapter"})
+        self._stage(model, tokenizer, result)
+        told = report.to_dict(
+            *(result, self.plan, self.source),
+            settings=self.chosen,
+            set_up=set_up,
+            expected=expected,
+        )
+        if self.wanted.report is not None:
+            self.wanted.report.write_text(json.dumps(told, indent=2) + "\n")
+        self.out.publish()  # last: until then, the same command makes up for what is missing
+        return told
+
+    def _references(self) -> ReferenceCache | None:
+        if self.wanted.references is None or not self.settings.reference_cache_mb:
+            return None
+        return ReferenceCache(
+            self.wanted.references / "references.db",
+            model=reference_name(self.source, self.fingerprint, self.settings),
+            max_mb=self.settings.reference_cache_mb,
+        )
+
+    def _stage(self, model: Any, tokenizer: Any, result: kto.TrainingResult) -> None:
+        staging = self.out.new_staging()
+        kto.save_adapter(model, staging, base_model=self.source.name)
+        if self.settings.tuning == "full":
+            tokenizer.save_pretrained(staging)
+        write_lineage(
+            staging,
+            origin={
+                "data": {"file": self.wanted.data.name, "sha256": self.sha256},
+                "records": [row.example.message_id for row in self.rows],
+            },
+            settings=self.chosen,
+            rows=self.rows,
+            weights=self.plan.weights,
+            training=result.to_dict(),
+            start=None,
+        )

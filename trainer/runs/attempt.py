@@ -1,0 +1,147 @@
+"""One trainer's attempt at a run: claim it, hold its lease, keep its log, and write down how it ended."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from storage.db.database import Database
+from storage.errors import LeaseLost, ThumbloopError
+from storage.registry import training_runs
+from storage.registry.artifacts import Artifacts
+from storage.settings import Settings
+from trainer.errors import Diverged, Interrupted, OutOfMemory, ProcessLost
+from trainer.launch.launcher import LOST
+from trainer.model.host_limits import is_full
+from trainer.runs.lease import Lease
+from trainer.runs.run import Outcome, carry_out
+
+log = logging.getLogger(__name__)
+
+# Exit codes. Released is EX_TEMPFAIL: the run waits for its next trainer, as it does after a loss.
+DONE, FAILED, NOT_OURS, RELEASED = 0, 1, 3, 75
+assert LOST == RELEASED
+
+
+def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: str) -> int:
+    """Claim the run and see it through; returns the exit code. Raises NotFound."""
+    with database.write() as session:
+        training_runs.get_run(session, run_id)
+        run = training_runs.claim_run(
+            session,
+            run_id,
+            owner=owner,
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+        )
+        if run is not None:
+            run.log_path = f"runs/{run.id}/train.log"
+    if run is None:
+        log.info("Run %s is over, or another trainer has it.", run_id)
+        return NOT_OURS
+    artifacts = Artifacts(settings.data_dir)
+    folder = artifacts.run_folder(run_id)
+    with _log_to(folder / "train.log"), Lease(database, run, lease_seconds=settings.lease_seconds) as lease:
+        log.info("Run %s, attempt %d, asked for by the %s.", run.id, run.attempts, run.trigger)
+        try:
+            outcome = carry_out(database, settings, artifacts, run, lease)
+        except Interrupted as interrupted:
+            if interrupted.why == "lost":
+                return NOT_OURS
+            if interrupted.why == "terminated":
+                return _release(database, lease)
+            outcome = Outcome("cancelled", "Cancelled while it was running.", {})
+        except LeaseLost as lost:
+            log.error("%s Stopping.", lost.message)
+            return NOT_OURS
+        except ProcessLost as lost_process:
+            return _give_up_attempt(database, lease, owner, lost_process)
+        except ThumbloopError as error:
+            outcome = Outcome("failed", error.message, {})
+        except (Diverged, OutOfMemory) as error:
+            outcome = Outcome("failed", str(error), {})
+        except (MemoryError, torch.OutOfMemoryError):
+            log.exception("Out of memory")
+            outcome = Outcome(
+                "failed",
+                f"The training ran out of memory; lower THUMBLOOP_MAX_LENGTH={settings.max_length} or "
+                f"THUMBLOOP_BATCH_SIZE={settings.batch_size}.",
+                {},
+            )
+        except Exception as error:
+            log.exception("The run failed")
+            reason = f"{type(error).__name__}: {error}. The run's log says where."
+            if is_full(error):
+                reason = f"{settings.data_dir} has no room left ({error}); free some and train again."
+            outcome = Outcome("failed", reason, {})
+        return _finish(database, lease, folder, outcome)
+
+
+def _finish(database: Database, lease: Lease, folder: Path, outcome: Outcome) -> int:
+    lease.close()
+    log.log(
+        logging.ERROR if outcome.state == "failed" else logging.INFO,
+        *("%s: %s", outcome.state.capitalize(), outcome.reason),
+    )
+    steps = outcome.metrics.get("training", {}).get("steps")
+    progress = {"phase": outcome.state} | ({"step": steps, "steps": steps} if steps else {})
+    try:
+        with database.write() as session:
+            training_runs.update_run(session, lease.run_id, lease.fence, progress=progress)
+            training_runs.finish_run(
+                session,
+                lease.run_id,
+                lease.fence,
+                state=outcome.state,
+                reason=outcome.reason,
+                metrics=outcome.metrics,
+            )
+    except LeaseLost as lost:
+        log.error("%s Stopping.", lost.message)
+        return NOT_OURS
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return FAILED if outcome.state == "failed" else DONE
+
+
+def _release(database: Database, lease: Lease) -> int:
+    lease.close()
+    reason = "Its trainer was stopped; the run goes on where it was when a trainer is at hand."
+    try:
+        with database.write() as session:
+            training_runs.release_run(session, lease.run_id, lease.fence, reason)
+    except LeaseLost as lost:
+        log.error("%s Stopping.", lost.message)
+        return NOT_OURS
+    log.info("Stopped as asked; the run is released and will be resumed.")
+    return RELEASED
+
+
+def _give_up_attempt(database: Database, lease: Lease, owner: str, lost: ProcessLost) -> int:
+    """As if this trainer had died as well: the attempt counts, and the run goes on with the next one."""
+    lease.close()
+    log.error("%s The run goes on there when a trainer is at hand.", lost)
+    with database.write() as session:
+        training_runs.expire_lease(session, lease.run_id, owner)
+    return RELEASED
+
+
+@contextmanager
+def _log_to(file: Path) -> Iterator[None]:
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(_UtcFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+class _UtcFormatter(logging.Formatter):
+    def converter(self, timestamp: float | None) -> time.struct_time:
+        return time.gmtime(timestamp)

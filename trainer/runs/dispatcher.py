@@ -1,0 +1,139 @@
+"""Sees to it that a requested run gets a trainer, a dead trainer a successor, and a cancelled one an end.
+
+Several dispatchers on one database are no harm: each may start a trainer, and the claim lets one work.
+"""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from storage.db.database import Database
+from storage.db.tables import TrainingRun
+from storage.registry.training_runs import active_run, claim_run, claimable_run, expire_lease, finish_run
+from storage.settings import Settings
+from trainer.runs.executors import Runner
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+# A trainer hears of a cancellation with its heartbeat and ends at its next pass through the model; that
+# takes a while on a large one, but not for ever.
+CANCEL_TERM_SECONDS = 10.0
+CANCEL_KILL_SECONDS = 30.0
+STOP_SECONDS = 60.0
+
+
+@dataclass
+class _Trainer:
+    """What is known of the trainer that was started here for a run."""
+
+    owner: str
+    claimed: bool = False
+    cancelled_at: float | None = None
+    silent_since: float | None = None
+
+
+class Dispatcher:
+    """A thread that looks at the queue once a second."""
+
+    def __init__(self, database: Database, settings: Settings, runner: Runner) -> None:
+        self._database = database
+        self._settings = settings
+        self._runner = runner
+        self._trainers: dict[str, _Trainer] = {}  # the latest started here, by run id
+        self._false_starts: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="dispatcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, *, terminate: bool) -> None:
+        """End the thread; with `terminate`, ask the trainers started here to give their runs back first."""
+        self._stop.set()
+        self._thread.join()
+        if not terminate:
+            return
+        for run_id in self._trainers:
+            self._runner.terminate(run_id)
+        deadline = time.monotonic() + STOP_SECONDS
+        for run_id, trainer in self._trainers.items():
+            while self._runner.alive(run_id) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if self._runner.alive(run_id):
+                log.error("The trainer of run %s did not end in %.0f s; killing it.", run_id, STOP_SECONDS)
+                self._runner.kill(run_id)
+            self._expire(run_id, trainer)  # it may have died without giving the run back
+
+    def _work(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            try:
+                self._look()
+            except Exception:
+                # The database may be away for a while; the queue is still there when it comes back.
+                log.exception("Looking at the training queue failed; trying again.")
+
+    def _look(self) -> None:
+        with self._database.read() as session:
+            run = active_run(session)
+            waits = claimable_run(session) is not None
+        if run is None:
+            return
+        trainer = self._trainers.get(run.id)
+        if trainer is not None and run.owner == trainer.owner:
+            self._mind(run, trainer, silent=waits)
+        if waits and not self._runner.alive(run.id):
+            self._begin(run, trainer)
+
+    def _begin(self, run: TrainingRun, former: _Trainer | None) -> None:
+        if former is not None and not former.claimed:
+            self._false_starts[run.id] = self._false_starts.get(run.id, 0) + 1
+            if self._false_starts[run.id] >= self._settings.max_attempts:
+                self._give_up(run)
+                return
+        log.info("Starting a trainer for run %s.", run.id)
+        self._trainers[run.id] = _Trainer(owner=self._runner.start(run.id))
+
+    def _mind(self, run: TrainingRun, trainer: _Trainer, *, silent: bool) -> None:
+        """A trainer of ours has the run: is it alive, does it speak, does it hear a cancellation?"""
+        trainer.claimed = True
+        now = time.monotonic()
+        if not self._runner.alive(run.id):
+            if not silent:
+                log.error("The trainer of run %s died; another one resumes the run.", run.id)
+                self._expire(run.id, trainer)
+            return
+        if run.cancel_requested:
+            trainer.cancelled_at = trainer.cancelled_at or now
+            if now - trainer.cancelled_at > CANCEL_KILL_SECONDS:
+                self._runner.kill(run.id)
+            elif now - trainer.cancelled_at > CANCEL_TERM_SECONDS:
+                self._runner.terminate(run.id)
+        # After the machine slept, a lease can have run out although its trainer is about to speak.
+        trainer.silent_since = (trainer.silent_since or now) if silent else None
+        if trainer.silent_since is not None and now - trainer.silent_since > self._settings.lease_seconds:
+            log.error("The trainer of run %s is alive but silent; killing it.", run.id)
+            self._runner.kill(run.id)
+
+    def _expire(self, run_id: str, trainer: _Trainer) -> None:
+        with self._database.write() as session:
+            expire_lease(session, run_id, trainer.owner)
+
+    def _give_up(self, run: TrainingRun) -> None:
+        """Trainers end before they claim the run: a broken installation, which no retry mends."""
+        reason = (
+            f"The trainer ended {self._settings.max_attempts} times before it began; the run's log says why."
+        )
+        with self._database.write() as session:
+            claimed = claim_run(
+                session,
+                run.id,
+                owner="dispatcher",
+                lease_seconds=self._settings.lease_seconds,
+                max_attempts=self._settings.max_attempts,
+            )
+            if claimed is not None:
+                claimed.log_path = f"runs/{run.id}/train.log"
+                finish_run(session, run.id, claimed.fence, state="failed", reason=reason)
+        log.error("Run %s failed: %s", run.id, reason)

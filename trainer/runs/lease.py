@@ -1,0 +1,136 @@
+"""A trainer's hold on its run: heartbeats in a thread, progress with them, and when to stop.
+
+A trainer stops when somebody cancels the run, when the process is asked to end, when another trainer
+took the run over, and when it could not reach the database for as long as its lease lasts, since then
+another may have. What cannot ask in between, loading a model for example, it breaks off. Knows no model.
+"""
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from storage.db.database import Database
+from storage.db.tables import TrainingRun
+from storage.errors import LeaseLost
+from storage.registry.training_runs import heartbeat
+from trainer.errors import Interrupted
+
+log = logging.getLogger(__name__)
+
+# A cancellation arrives with a heartbeat, so these come more often than the lease asks for.
+LONGEST_INTERVAL_SECONDS = 2.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WAKE = signal.SIGUSR1  # from the heartbeat to the main thread, where alone work can be broken off
+
+
+class Lease:
+    """Use it as a context: the heart beats until it closes."""
+
+    def __init__(self, database: Database, run: TrainingRun, *, lease_seconds: float) -> None:
+        self.run_id, self.fence = run.id, run.fence
+        self._database = database
+        self._seconds = lease_seconds
+        self._interval = min(LONGEST_INTERVAL_SECONDS, lease_seconds / 3)
+        self._progress: dict[str, Any] = {}
+        self._cancelled = self._terminated = self._lost = self._breakable = False
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._handlers = {number: signal.signal(number, self._terminate) for number in SIGNALS}
+        self._handlers[WAKE] = signal.signal(WAKE, self._break_off)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def close(self) -> None:
+        self._breakable = False
+        self._closed.set()
+        self._thread.join()
+
+    def report(self, progress: Mapping[str, Any]) -> None:
+        """Replace the progress that people see, with the next heartbeat. Raises Interrupted, as `check`."""
+        # PostgreSQL's JSON has no NaN.
+        self._progress = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in progress.items()
+        }
+        self.check()
+
+    def check(self) -> None:
+        """Raise Interrupted if the work must stop."""
+        if self._lost:
+            raise Interrupted("lost")
+        if self._cancelled:
+            raise Interrupted("cancelled")
+        if self._terminated:
+            raise Interrupted("terminated")
+
+    @contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """Work that may be broken off anywhere, for it leaves nothing behind that is taken for whole."""
+        self._breakable = True
+        try:
+            self.check()
+            yield
+        except Exception:
+            self.check()  # a library may have caught what broke it off, and failed of that
+            raise
+        finally:
+            self._breakable = False
+        self.check()
+
+    def _terminate(self, *_: object) -> None:
+        self._terminated = True
+        self._break_off()
+
+    def _break_off(self, *_: object) -> None:
+        if self._breakable:
+            self.check()
+
+    def _wake(self) -> None:
+        main = threading.main_thread().ident
+        if self._breakable and main is not None:
+            signal.pthread_kill(main, WAKE)
+
+    def _beat(self) -> None:
+        heard = time.monotonic()
+        while not self._closed.wait(self._interval):
+            try:
+                with self._database.write() as session:
+                    self._cancelled = heartbeat(
+                        session,
+                        self.run_id,
+                        self.fence,
+                        lease_seconds=self._seconds,
+                        progress=self._progress,
+                    )
+                heard = time.monotonic()
+            except LeaseLost as error:
+                log.error("%s Stopping.", error.message)
+                self._lost = True
+                break
+            except Exception as error:  # a database that is away, in any driver's words
+                silent = time.monotonic() - heard
+                log.warning("No heartbeat for %.0f s: %s", silent, error)
+                if silent > self._seconds:
+                    log.error("The lease has run out unheard; another trainer may have the run. Stopping.")
+                    self._lost = True
+                    break
+            if self._cancelled or self._terminated:
+                self._wake()  # again with each heartbeat: a library may catch what is raised, and go on
+        while self._lost and not self._closed.is_set():
+            self._wake()
+            self._closed.wait(self._interval)

@@ -1,0 +1,349 @@
+"""One training run, top to bottom: freeze, train, publish, compare, judge, deploy.
+
+Every step may be the last one of this process. What a successor needs is in the run's row (frozen
+settings and snapshot), in the run's folder (checkpoints) or in the version's row; so the same steps
+start a run and resume it. Knows no process and no schedule.
+"""
+
+import gc
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from typing import Any
+
+from storage.db.database import Database
+from storage.db.tables import ModelVersion, TrainingRun
+from storage.registry import model_versions, training_runs
+from storage.registry.artifacts import Artifacts
+from storage.registry.lineage import count_lost, keep_lineage
+from storage.settings import Settings, load_settings
+from trainer.adapters.lineage import write_lineage
+from trainer.adapters.parent import Start, find_start
+from trainer.adapters.tuning_modes import load_for_training, reference_name, refuse_full
+from trainer.dataset.plan import TrainingPlan, plan_training
+from trainer.dataset.readiness import check_readiness
+from trainer.dataset.snapshot import Snapshot, take_snapshot
+from trainer.dataset.split import divide
+from trainer.dataset.tokenise import Row
+from trainer.dataset.weights import Weights
+from trainer.engine import kto
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.time_estimate import expected_seconds
+from trainer.engine.trl_trainer import newest_checkpoint
+from trainer.gate.promote import promote
+from trainer.gate.verdict import reach_verdict
+from trainer.launch import launcher
+from trainer.launch.worker import Job
+from trainer.model import base_model
+from trainer.model.base_model import BaseModelSource
+from trainer.runs.device_wait import wait_for_device
+from trainer.runs.lease import Lease
+from trainer.runs.phase_timer import Clock
+from trainer.text import counted, spoken
+
+log = logging.getLogger(__name__)
+
+# What makes a run what it is: kept with it, so that a later attempt uses the same.
+FROZEN = {
+    *kto.SETTINGS,
+    *("checkpoint_steps", "hold_out_fraction"),
+    *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
+    *("auto_deploy", "train_on_corrections", "train_on_signals", "exclude_sources", "import_weight"),
+    *("data_policy", "window_days", "window_rows", "row_budget", "replay_share", "max_rows_per_person"),
+    *("half_life_days", "training_mode", "training_processes"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its state, a sentence for people, and the figures."""
+
+    state: str
+    reason: str
+    metrics: dict[str, Any]
+
+
+def carry_out(
+    database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
+) -> Outcome:
+    """Do what is left of a claimed run. Raises Interrupted, LeaseLost, Diverged, and what goes wrong."""
+    return _Steps(database, settings, artifacts, run, lease).to_outcome()
+
+
+class _Steps:
+    """The steps of a claimed run, in their order."""
+
+    def __init__(
+        self, database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
+    ) -> None:
+        self.database = database
+        self.artifacts = artifacts
+        self.run = run
+        self.lease = lease
+        self.clock = Clock()
+        self.figures: dict[str, Any] = {}  # of the training that is about to begin
+        self.checkpoints = artifacts.run_folder(run.id) / "checkpoints"
+        chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
+        self.settings = load_settings(**(settings.model_dump() | chosen))
+
+    def to_outcome(self) -> Outcome:
+        self._phase("loading the model")
+        source = self._freeze_settings()
+        tokenizer = base_model.load_tokenizer(source)
+
+        self._phase("reading votes")
+        with self.database.read() as session:
+            snapshot = take_snapshot(session, self.run, self.settings)
+            deployed = model_versions.get_version(session, snapshot.deployed)
+        for reason, count in snapshot.left_out.items():
+            log.info("The data policy left out up to %d votes: %s.", count, reason)
+        start = find_start(deployed, source, self.artifacts, self.settings)
+
+        self._phase("tokenising")
+        rows = divide(
+            tokenizer,
+            snapshot.examples,
+            self.settings,
+            moment=self.run.created_at,
+            on_policy=snapshot.deployed,
+            check=self.lease.check,
+        )
+        resumable = self._freeze_snapshot(snapshot, rows.held_chats, start)
+
+        refusal = self._refusal(snapshot, rows.training)
+        if refusal is not None:
+            figures = {"dropped": dict(rows.dropped), "dropped_rows": rows.dropped.names}
+            return Outcome("skipped", refusal, figures | {"left_out": dict(snapshot.left_out)})
+        wait_for_device(self.settings, self.lease, self._phase)
+        plan = plan_training(
+            rows.training,
+            rows.dropped,
+            self.settings,
+            held_out=len(rows.held_out),
+            processes=self.processes,
+        )
+        for line in plan.lines():
+            log.info("%s", line)
+
+        with self.database.read() as session:
+            version = model_versions.version_of_run(session, self.run.id)
+        if version is None:
+            version = self._train_and_publish(source, start, snapshot, rows.training, plan, resume=resumable)
+        else:
+            log.info("An earlier attempt published %s already.", version.name)
+        outcome = self._judge(version, source, rows.held_out, plan.weights)
+        return replace(outcome, metrics=outcome.metrics | {"seconds": self.clock.read()})
+
+    def _phase(self, phase: str) -> None:
+        log.info("%s", phase.capitalize())
+        self.clock.enter(phase)
+        self.lease.report({"phase": phase})
+
+    def _freeze_settings(self) -> BaseModelSource:
+        """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
+        refuse_full(self.settings)
+        with self.lease.breaking_off():
+            source = base_model.resolve(self.settings, progress=log.info)
+        earlier = self.settings.training_processes if self.run.snapshot else None
+        self.processes = launcher.how_many(self.settings.training_processes, source.device)
+        self.same_batches = earlier in (None, self.processes)
+        if not self.same_batches:
+            log.warning("Another number of processes makes other batches; training starts again.")
+            self._forget_checkpoints()
+        self.settings = self.settings.model_copy(
+            update={
+                "precision": base_model.name_of(source.dtype),
+                "max_length": min(self.settings.max_length, source.max_context),
+                "training_processes": self.processes,
+            }
+        )
+        with self.database.write() as session:
+            model_versions.ensure_base(session, source.name)
+            self.run = training_runs.update_run(
+                session, self.run.id, self.lease.fence, settings=self._frozen()
+            )
+        return source
+
+    def _frozen(self) -> dict[str, Any]:
+        return self.settings.model_dump(mode="json", include=FROZEN)
+
+    def _freeze_snapshot(self, snapshot: Snapshot, held_chats: set[str], start: Start | None) -> bool:
+        """Keep the snapshot with the run; whether an earlier attempt's checkpoints are of the same rows."""
+        earlier = self.run.snapshot["sha256"] if self.run.snapshot else None
+        if earlier not in (None, snapshot.sha256):
+            log.warning("Votes were withdrawn since the last attempt; training starts again without them.")
+            self._forget_checkpoints()
+        with self.database.write() as session:
+            self.run = training_runs.update_run(
+                session,
+                self.run.id,
+                self.lease.fence,
+                snapshot=snapshot.to_dict(held_chats, continued_from=start.version_id if start else None),
+                snapshot_event_id=snapshot.event_id,
+            )
+            keep_lineage(session, self.run.id, snapshot.keys)
+        return earlier == snapshot.sha256 and self.same_batches
+
+    def _forget_checkpoints(self) -> None:
+        """Before the row says what is trained on now: a later attempt takes what it finds to be of that."""
+        with self.database.write() as session:
+            training_runs.owned_run(session, self.run.id, self.lease.fence)
+            if self.checkpoints.exists():
+                shutil.rmtree(self.checkpoints)
+
+    def _refusal(self, snapshot: Snapshot, training: list[Row]) -> str | None:
+        """Why this run must not or cannot train, if so."""
+        readiness = check_readiness(
+            ups=snapshot.ups,
+            downs=snapshot.downs,
+            voters=snapshot.voters,
+            trainable_rows=len(training),
+            settings=self.settings,
+        )
+        log.info("%s", readiness.reason)
+        if not readiness.ready and not self.run.force:
+            return readiness.reason
+        ups = sum(row.label for row in training)
+        downs = len(training) - ups
+        if ups and downs:
+            return None
+        forced = ", even if forced" if self.run.force else ""
+        return (
+            f"There is nothing to learn from{forced}: of the "
+            f"{counted(len(snapshot.examples), 'vote')} {counted(ups, 'thumb')} up "
+            f"and {counted(downs, 'thumb')} down can be trained on, and KTO needs both kinds."
+        )
+
+    def _train_and_publish(
+        self,
+        source: BaseModelSource,
+        start: Start | None,
+        snapshot: Snapshot,
+        rows: list[Row],
+        plan: TrainingPlan,
+        *,
+        resume: bool,
+    ) -> ModelVersion:
+        newest = newest_checkpoint(self.checkpoints) if resume else None
+        log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
+        with self.lease.breaking_off():
+            references = self._references(source, start)
+            model, tokenizer = load_for_training(source, self.settings)
+            if start is not None:
+                model = start.load_into(model)
+        self.clock.enter("training")
+        expected = expected_seconds(model, rows, self.settings, plan.processes)
+        log.info("That will take about %s from the start.", spoken(expected))
+        self.figures = plan.to_metrics()
+        self.figures["plan"]["expected_seconds"] = expected
+        job = Job(source, start, self.settings, rows, plan.weights, self.checkpoints, resume, references)
+        model, result = launcher.train(
+            job,
+            model,
+            tokenizer,
+            processes=plan.processes,
+            progress=self._report_step,
+            check=self.lease.check,
+        )
+        log.info(
+            "Trained %s in %.0f s, %.2f s a row, at most %.1f GiB of memory.",
+            *(counted(result.steps, "step"), result.seconds, result.seconds_per_row),
+            result.peak_memory / 2**30,
+        )
+        self._phase("publishing")
+        staging = self.artifacts.staging(self.run.id)
+        kto.save_adapter(model, staging, base_model=source.name)
+        training = result.to_dict()
+        write_lineage(
+            staging,
+            origin={
+                "run_id": self.run.id,
+                "snapshot": {"event_id": snapshot.event_id, "sha256": snapshot.sha256},
+                "left_out": dict(snapshot.left_out),
+                "message_ids": [row.example.message_id for row in rows],
+            },
+            settings=self._frozen(),
+            rows=rows,
+            weights=plan.weights,
+            training=training,
+            start=start,
+        )
+        published = self.artifacts.seal(self.run.id)  # gigabytes, maybe: not while SQLite's lock is held
+        # One transaction around the rename: no other trainer can claim the run between check and rename.
+        with self.database.write() as session:
+            training_runs.owned_run(session, self.run.id, self.lease.fence)
+            self.artifacts.publish(self.run.id)
+            version = model_versions.publish_version(
+                session,
+                run_id=self.run.id,
+                fence=self.lease.fence,
+                base_model=source.name,
+                path=published.path,
+                sha256=published.sha256,
+                files=published.files,
+                metrics={"training": training, **self.figures, "left_out": dict(snapshot.left_out)},
+                parent_id=start.version_id if start else None,
+            )
+            count_lost(session, version)  # what was taken back while it was trained
+        log.info("Published %s.", version.name)
+        return version
+
+    def _references(self, source: BaseModelSource, start: Start | None) -> ReferenceCache | None:
+        if not self.settings.reference_cache_mb:
+            return None
+        return ReferenceCache(
+            self.settings.data_dir / "references.db",
+            model=reference_name(source, base_model.fingerprint(source), self.settings)
+            + (f" {start.sha256}" if start else ""),
+            max_mb=self.settings.reference_cache_mb,
+        )
+
+    def _report_step(self, state: dict[str, Any]) -> None:
+        if "loss" in state:
+            log.info(
+                "Step %d of %d: loss %.4f, reward margin %s, %.2f rows/s, %.0f s left",
+                *(state["step"], state["steps"], state["loss"]),
+                "unknown" if state["margin"] is None else f"{state['margin']:.4f}",
+                *(state["rows_per_second"], state["seconds_left"]),
+            )
+        self.lease.report({"plan": self.figures["plan"]} | state)
+
+    def _judge(
+        self, version: ModelVersion, source: BaseModelSource, held_out: list[Row], weights: Weights
+    ) -> Outcome:
+        if version.state != "candidate":  # an earlier attempt got as far as this
+            return Outcome(
+                "succeeded", f"{version.name} is {version.state}. {version.reason}", version.metrics
+            )
+        self._phase("evaluating")
+        gc.collect()  # the trained model refers to itself; two of a large kind may not fit
+        with self.database.read() as session:
+            deployed = model_versions.deployed_version(session)
+        with self.lease.breaking_off():
+            verdict = reach_verdict(
+                *(version, deployed, held_out),
+                source=source,
+                artifacts=self.artifacts,
+                weights=weights,
+                settings=self.settings,
+                report=self.lease.report,
+            )
+        log.info("Gate: %s. %s", verdict.outcome.replace("_", " "), verdict.reason)
+        metrics = {
+            **version.metrics,
+            **verdict.measures,
+            "outcome": verdict.outcome,
+            "compared_with": deployed.name,
+        }
+        self._phase("deciding")
+        with self.database.write() as session:
+            training_runs.owned_run(session, self.run.id, self.lease.fence)
+            reason = promote(
+                session,
+                version.id,
+                verdict,
+                compared_with=deployed,
+                metrics=metrics,
+                auto_deploy=self.settings.auto_deploy,
+            )
+        return Outcome("succeeded", reason, metrics)

@@ -1,0 +1,125 @@
+"""What a sweep trains on and what it measures on: votes or a file, split once for all of its points.
+
+The split is a run's (trainer.dataset.split).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from storage.db.database import Database
+from storage.db.tables import TrainingRun
+from storage.errors import InvalidInput
+from storage.examples.example import Example
+from storage.imports.formats import NO_OPTIONS, ImportOptions
+from storage.registry import model_versions
+from storage.settings import Settings
+from trainer.dataset.plan import TrainingPlan, plan_training
+from trainer.dataset.snapshot import take_snapshot
+from trainer.dataset.split import divide
+from trainer.dataset.tokenise import Row, rows_digest
+from trainer.model.base_model import BaseModelSource
+from trainer.offline.rows import read_rows
+from trainer.sweep.dpo import Pair, find_pairs
+from trainer.text import counted
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A file or folder of rated data; no database is needed."""
+
+    path: Path
+    max_rows: int | None = None
+    skip_bad: bool = False
+    options: ImportOptions = NO_OPTIONS
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The votes of an installation that a training run would read, up to a vote event."""
+
+    database: Database
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on and rows to measure on, of different chats; `pairs` are among the first.
+
+    `origin` says where they are from, as far as it takes to read the same ones again; `lines` tell people.
+    """
+
+    training: list[Row]
+    held_out: list[Row]
+    pairs: list[Pair]
+    plan: TrainingPlan
+    origin: dict[str, Any]
+    lines: list[str]
+
+    @property
+    def sha256(self) -> str:
+        """Over the ids, labels, chats and weights of both sides."""
+        both = rows_digest(self.training), rows_digest(self.held_out)
+        return hashlib.sha256(" ".join(both).encode()).hexdigest()
+
+
+def read_split(
+    of: FileSource | Votes,
+    tokenizer: Any,
+    source: BaseModelSource,
+    settings: Settings,
+    *,
+    origin: Mapping[str, Any] | None = None,
+) -> Split:
+    """Read, tokenise and split. With the `origin` of an earlier split, as of then, whatever came later.
+
+    Raises InvalidInput where there is not one row of each kind to train on, or fewer than a micro-batch.
+    """
+    moment, deployed = datetime.now(UTC), ""
+    lines: list[str] = []
+    if isinstance(of, FileSource):
+        found = read_rows(of.path, options=of.options, skip_bad=of.skip_bad, max_rows=of.max_rows)
+        examples: list[Example] = found.examples
+        lines += found.lines()
+        origin = {"file": of.path.name}
+    else:
+        run = _as_of(origin, moment)
+        moment = run.created_at
+        with of.database.write() as session:
+            model_versions.ensure_base(session, source.name)
+        with of.database.read() as session:
+            snapshot = take_snapshot(session, run, settings)
+        examples, deployed = snapshot.examples, snapshot.deployed
+        lines += [f"The data policy left out {n}: {reason}." for reason, n in snapshot.left_out.items()]
+        origin = {"votes_up_to": snapshot.event_id, "moment": moment.isoformat(), "deployed": deployed}
+    rows = divide(
+        tokenizer,
+        examples,
+        settings,
+        moment=moment if isinstance(of, Votes) else None,
+        on_policy=deployed,
+    )
+    training, held_out = rows.training, rows.held_out
+    plan = plan_training(training, rows.dropped, settings, held_out=len(held_out))
+    if len(training) < settings.batch_size:
+        raise InvalidInput(
+            f"{counted(len(training), 'row')} to train on, fewer than a micro-batch of "
+            f"{settings.batch_size}, on which KTO estimates its KL term; add votes, or lower "
+            f"THUMBLOOP_BATCH_SIZE.",
+            field="batch_size",
+        )
+    return Split(training, held_out, find_pairs(training), plan, origin, [*lines, *plan.lines()])
+
+
+def _as_of(origin: Mapping[str, Any] | None, now: datetime) -> TrainingRun:
+    """A run that is in no queue, for the snapshot it would take: of now, or of that origin."""
+    if origin is None:
+        return TrainingRun(trigger="sweep", created_at=now)
+    return TrainingRun(
+        trigger="sweep",
+        created_at=datetime.fromisoformat(origin["moment"]),
+        snapshot_event_id=origin["votes_up_to"],
+        snapshot={"deployed": origin["deployed"]},
+    )

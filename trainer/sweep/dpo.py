@@ -1,0 +1,183 @@
+"""DPO and IPO on pairs of an up and a down reply, by TRL's DPOTrainer on given ids. For sweeps alone.
+
+Knows no votes: a pair is two rows with the same prompt.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from peft import LoraConfig
+from transformers import PrinterCallback, set_seed
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+
+from storage.examples.pairs import iter_pairs
+from storage.settings import Settings
+from trainer.dataset.tokenise import Row
+from trainer.engine.callbacks import Progress, Watch
+from trainer.engine.cancellation import interruptible
+from trainer.engine.kto import lora_config
+from trainer.engine.memory_estimate import checkpoints_activations
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.prefix.scorer import Reply, Scores
+from trainer.errors import Diverged
+from trainer.sweep.grid import Loss
+
+LOSS_TYPES: dict[Loss, str] = {"dpo": "sigmoid", "ipo": "ipo"}  # as TRL names them
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A liked and a disliked reply to one prompt, whose ids are equal."""
+
+    up: Row
+    down: Row
+
+
+def find_pairs(rows: Sequence[Row]) -> list[Pair]:
+    """The pairs that an export of these rows would have, in its order."""
+    numbered = [replace(row.example, event_id=number) for number, row in enumerate(rows)]
+    found = iter_pairs(numbered, lambda numbers: (numbered[number] for number in numbers))
+    pairs = [Pair(rows[up.event_id], rows[down.event_id]) for up, down in found]
+    # A chat template may render the end of a prompt by what follows; then they share no prompt.
+    return [pair for pair in pairs if pair.up.prompt_ids == pair.down.prompt_ids]
+
+
+def train_on_pairs(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    *,
+    loss: Loss,
+    settings: Settings,
+    output_dir: Path,
+    references: ReferenceCache | None = None,
+    progress: Progress = lambda _state: None,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Any, float]:
+    """Put a new LoRA adapter on `model` and train it; the PEFT model and the seconds that took.
+
+    A micro-batch has half as many pairs as one of KTO has rows, so that a step sees as many replies. The
+    model with its adapter off is the reference. `check` is called at each layer of a pass and
+    may raise Interrupted. Raises Diverged.
+    """
+    set_seed(settings.seed)  # before the adapter is made, as TRL's KTOTrainer does
+    disable_progress_bar()
+    rows = [row for pair in pairs for row in (pair.up, pair.down)]
+    args = DPOConfig(
+        output_dir=str(output_dir),
+        beta=settings.beta,
+        loss_type=[LOSS_TYPES[loss]],
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=max(1, settings.batch_size // 2),
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        max_length=None,  # or TRL would drop pairs by its own ids; the collator cuts ours
+        seed=settings.seed,
+        bf16=model.dtype == torch.bfloat16,
+        fp16=model.dtype == torch.float16,
+        use_cpu=model.device.type == "cpu",
+        gradient_checkpointing=checkpoints_activations(model, rows, settings, "trl"),
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,  # the collator needs the pair's number
+    )
+    trainer: Any = _ExactPairs(
+        model,
+        tokenizer,
+        pairs,
+        args=args,
+        max_length=settings.max_length,
+        references=references,
+        peft_config=lora_config(settings),
+        callbacks=[Watch(progress, 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps)],
+    )
+    began = time.monotonic()
+    with interruptible(trainer.model, check):
+        trainer.train()
+    if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
+        raise Diverged("The adapter has weights that are no finite numbers.")
+    return trainer.model, time.monotonic() - began
+
+
+class _ExactPairs(DPOTrainer):
+    """DPOTrainer on the ids of rows, with reference log-probabilities that are kept across trainings."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        pairs: Sequence[Pair],
+        *,
+        args: DPOConfig,
+        max_length: int,
+        references: ReferenceCache | None,
+        peft_config: LoraConfig,
+        callbacks: list[Any],
+    ) -> None:
+        self.pairs, self.longest, self.references = pairs, max_length, references
+        collate = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id, max_length=max_length)
+
+        def collate_ids(block: list[dict[str, Any]]) -> dict[str, Any]:
+            numbers = [item["pair"] for item in block]
+            ids = [
+                {
+                    "prompt_ids": pairs[number].up.prompt_ids,
+                    "chosen_ids": pairs[number].up.completion_ids,
+                    "rejected_ids": pairs[number].down.completion_ids,
+                }
+                for number in numbers
+            ]
+            return {**collate(ids), "pair": torch.tensor(numbers)}
+
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list(
+                [
+                    {
+                        "pair": number,
+                        "prompt": pair.up.example.prompt,
+                        "chosen": pair.up.example.completion,
+                        "rejected": pair.down.example.completion,
+                    }
+                    for number, pair in enumerate(pairs)
+                ]
+            ),
+            processing_class=tokenizer,
+            data_collator=collate_ids,
+            peft_config=peft_config,
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+        self.precompute_ref_logps = True  # they come with the batch: _compute_loss puts them there
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        numbers = inputs.pop("pair").tolist()
+        known = self._reference([self.pairs[number] for number in numbers], inputs)
+        chosen, rejected = known.to(self.accelerator.device).chunk(2)
+        given = {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+        return super()._compute_loss(model, given, return_outputs)  # type: ignore[no-untyped-call]
+
+    def _reference(self, pairs: Sequence[Pair], inputs: dict[str, Any]) -> torch.Tensor:
+        """log π_ref of the liked replies, then of the disliked ones."""
+        replies = [
+            Reply(row.prompt_ids, row.completion_ids[: self.longest - len(row.prompt_ids)])
+            for row in (*(pair.up for pair in pairs), *(pair.down for pair in pairs))
+        ]
+        known = self.references.look_up(replies) if self.references is not None else None
+        if known is None:
+            logps = torch.cat(self.compute_ref_log_probs(self.model, inputs))  # type: ignore[no-untyped-call]
+            known = Scores(logps.float().cpu(), torch.zeros(len(replies)))
+            if self.references is not None:
+                self.references.keep(replies, known)
+        return known.completions

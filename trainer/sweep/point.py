@@ -1,0 +1,157 @@
+"""One point of a sweep: train for an epoch, then measure on the held-out votes. Knows no other point."""
+
+import gc
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from peft import PeftModel
+
+from storage.settings import Settings
+from trainer.adapters.tuning_modes import load_for_training, reference_name
+from trainer.engine import kto
+from trainer.engine.callbacks import Progress
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.errors import Diverged
+from trainer.gate.decision import chance_standard_error
+from trainer.gate.evaluate import Evaluation, evaluate
+from trainer.model.base_model import BaseModelSource, load_model
+from trainer.sweep.data import Split
+from trainer.sweep.dpo import train_on_pairs
+from trainer.sweep.grid import PAIRED, Point, Result
+
+NO_CHECKPOINTS = 0  # a point is made in one go, or again
+
+
+@dataclass(frozen=True)
+class PointMaker:
+    """Makes points that differ in nothing but themselves.
+
+    `fingerprint` is that of the base model. Adapters are written below `aside` and removed with their point.
+    """
+
+    split: Split
+    settings: Settings
+    source: BaseModelSource
+    fingerprint: str
+    aside: Path
+
+    def make(self, point: Point, progress: Progress, check: Callable[[], None]) -> Result:
+        """The measures of a point; `check` may raise Interrupted. A training that diverges is a result."""
+        check()
+        with TemporaryDirectory(prefix="point-", dir=self.aside) as folder:
+            adapter = Path(folder) / "adapter"
+            try:
+                seconds = self._train(point, adapter, progress, check)
+            except Diverged as error:
+                return Result(point, str(error))
+            evaluation = self._measure(adapter, progress, check)
+        labels = [row.label for row in self.split.held_out]
+        return read_measures(point, evaluation, labels, seconds)
+
+    def _train(self, point: Point, adapter: Path, progress: Progress, check: Callable[[], None]) -> float:
+        """Write the adapter; the seconds of the training."""
+        settings = self.settings.model_copy(
+            update={
+                "beta": point.beta,
+                "learning_rate": point.learning_rate,
+                "checkpoint_steps": NO_CHECKPOINTS,
+                "report_to": [],
+            }
+        )
+        gc.collect()  # the model of the point before refers to itself; two of a large kind may not fit
+        model, tokenizer = load_for_training(self.source, settings)
+        shared: dict[str, Any] = {
+            "output_dir": adapter.with_name("checkpoints"),
+            "references": self._references(" pairs" if point.loss in PAIRED else ""),
+            "progress": progress,
+            "check": check,
+        }
+        if point.loss in PAIRED:
+            model, seconds = train_on_pairs(
+                model, tokenizer, self.split.pairs, loss=point.loss, settings=settings, **shared
+            )
+        else:
+            model, trained = kto.train(
+                model,
+                tokenizer,
+                self.split.training,
+                weights=self.split.plan.weights,
+                settings=settings.model_copy(update={"loss_type": point.loss}),
+                resume=False,
+                **shared,
+            )
+            seconds = trained.seconds
+        kto.save_adapter(model, adapter, base_model=self.source.name)
+        return seconds
+
+    def _measure(self, adapter: Path, progress: Progress, check: Callable[[], None]) -> Evaluation | None:
+        """On a base model that no trainer has touched, as the gate does; None if nothing is held out."""
+        if not self.split.held_out:
+            return None
+        gc.collect()
+        base, tokenizer = load_model(self.source)
+
+        def note(row: int, rows: int) -> None:
+            check()
+            progress({"phase": "measuring", "step": row, "steps": rows})
+
+        return evaluate(
+            PeftModel.from_pretrained(base, adapter),
+            tokenizer,
+            [row.example for row in self.split.held_out],
+            weights=self.split.plan.weights,
+            beta=1.0,  # of the measures that are read none depends on it
+            loss_type="kto",  # which alone has a z0
+            max_length=self.settings.max_length,
+            batch_size=self.settings.batch_size,
+            references=self._references(" held out"),
+            progress=note,
+        )
+
+    def _references(self, shapes: str) -> ReferenceCache | None:
+        """Those of runs. What is computed in other shapes stands under a name of its own."""
+        if not self.settings.reference_cache_mb:
+            return None
+        name = reference_name(self.source, self.fingerprint, self.settings)
+        return ReferenceCache(
+            self.settings.data_dir / "references.db",
+            model=f"{name}{shapes}",
+            max_mb=self.settings.reference_cache_mb,
+        )
+
+
+def read_measures(
+    point: Point, evaluation: Evaluation | None, labels: Sequence[bool], seconds: float
+) -> Result:
+    """What ranks a point, from its evaluation on rows of these labels; pure.
+
+    The standard error of the AUC is the bootstrap's over chats, but not below the one that so few rewards
+    without meaning have: the bootstrap's is 0 where few votes happen to be ranked all right.
+    """
+    if evaluation is None:
+        return Result(point, "", seconds=seconds)
+    if not all(map(math.isfinite, (evaluation.z0, *evaluation.rewards))):
+        return Result(point, "Log-probabilities on held-out votes are not finite numbers.", seconds=seconds)
+    liked = [reward for reward, up in zip(evaluation.rewards, labels, strict=True) if up]
+    error = None
+    if evaluation.auc is not None:
+        error = max(
+            evaluation.auc_standard_error or 0.0,
+            chance_standard_error(evaluation.n_desirable, evaluation.n_undesirable),
+        )
+    return Result(
+        point,
+        "",
+        auc=evaluation.auc,
+        auc_standard_error=error,
+        margin=evaluation.margin,
+        liked_change=statistics.fmean(liked) if liked else None,
+        liked_standard_error=statistics.stdev(liked) / math.sqrt(len(liked)) if len(liked) > 1 else None,
+        z0=evaluation.z0,
+        seconds=seconds,
+    )

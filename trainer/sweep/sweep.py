@@ -1,0 +1,212 @@
+"""β, loss and learning rate, tried on one's own feedback: the points of a grid, one after another.
+
+Every point is one epoch from a fresh adapter on the same rows in the same order with the same seed, and is
+measured on the same held-out votes. The design is that of Hugging Face's study "Preference Tuning LLMs with
+Direct Preference Optimization Methods" (2024). trainer.sweep.grid says which point is best.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from storage.errors import Conflict, InvalidInput, NotReady
+from storage.settings import Settings
+from trainer.adapters.tuning_modes import refuse_full
+from trainer.engine import kto
+from trainer.engine.callbacks import Progress
+from trainer.model import base_model
+from trainer.model.base_model import BaseModelSource
+from trainer.model.host_limits import is_full
+from trainer.sweep.data import FileSource, Split, Votes, read_split
+from trainer.sweep.folder import Sweep, SweepFolder, all_sweeps, new_folder
+from trainer.sweep.grid import PAIRED, Grid, Result
+from trainer.sweep.plot import draw
+from trainer.sweep.point import PointMaker
+from trainer.text import spoken
+
+log = logging.getLogger(__name__)
+
+# What its points have in common, beside the rows themselves.
+SETTINGS = {*kto.SETTINGS, "hold_out_fraction"} - {"beta", "loss_type", "learning_rate", "epochs"}
+LEAST_PAIRS = 2
+
+
+@dataclass(frozen=True)
+class WantedSweep:
+    """What is asked for. With `strict`, losses that there is no data for are refused, not left out.
+
+    Without `out`, the newest unfinished sweep of the installation that is the same goes on, or a new one
+    begins. `budget` is in seconds.
+    """
+
+    of: FileSource | Votes
+    grid: Grid
+    settings: Settings
+    out: Path | None = None
+    strict: bool = False
+    budget: float | None = None
+
+
+def run_sweep(
+    wanted: WantedSweep,
+    *,
+    progress: Progress = lambda _state: None,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[SweepFolder, Sweep]:
+    """Make the points that are missing; the folder, and what is in it then.
+
+    With a budget no point is begun that would end after it, by the longest one so far; one is always made.
+    `check` may raise Interrupted: the point that was under way is made again by the next call. Raises
+    InvalidInput, Conflict and NotReady with the reason.
+    """
+    began = time.monotonic()
+    refuse_full(wanted.settings)
+    progress({"phase": "reading feedback"})
+    source = base_model.resolve(wanted.settings, progress=log.info)
+    settings = wanted.settings.model_copy(
+        update={
+            "precision": base_model.name_of(source.dtype),
+            "max_length": min(wanted.settings.max_length, source.max_context),
+            "epochs": 1.0,
+        }
+    )
+    fingerprint = base_model.fingerprint(source)
+    identity = {
+        **settings.model_dump(mode="json", include=SETTINGS),
+        "grid": {name: list(values) for name, values in asdict(wanted.grid).items()},
+        "source": "file" if isinstance(wanted.of, FileSource) else "votes",
+        "weights of the model": fingerprint,
+    }
+    folder, split = _find(wanted, identity, settings, source)
+    for line in split.lines:
+        log.info("%s", line)
+    plan = folder.plan or _plan(wanted, identity, settings, split)
+    for line in plan["left_out"]:
+        log.info("%s", line)
+    with folder.claimed():
+        if folder.plan is None:
+            folder.begin(plan)
+        for stale in folder.points.glob("point-*"):  # of a process that was killed
+            shutil.rmtree(stale)
+        log.info("The sweep is in %s.", folder.folder)
+        maker = PointMaker(split, settings, source, fingerprint, folder.points)
+        try:
+            _make_missing(folder, maker, wanted.budget, began, progress, check)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not is_full(error):
+                raise
+            raise NotReady(
+                f"{folder.folder} could not be written ({error}); free some space, and the same command goes "
+                f"on with the points that are missing.",
+                code="no_room",
+                field="out",
+            ) from error
+        sweep = folder.read()
+        draw(sweep, folder.plot)
+    return folder, sweep
+
+
+def _find(
+    wanted: WantedSweep, identity: dict[str, Any], settings: Settings, source: BaseModelSource
+) -> tuple[SweepFolder, Split]:
+    """The folder to go on in, or a new one, and the feedback as its plan has it."""
+    tokenizer = base_model.load_tokenizer(source)
+
+    def split_of(plan: dict[str, Any] | None) -> Split:
+        return read_split(wanted.of, tokenizer, source, settings, origin=plan and plan["origin"])
+
+    if wanted.out is not None:
+        folder = SweepFolder(wanted.out)
+        if folder.plan is None:
+            return folder, split_of(None)
+        found = folder.plan["identity"]
+        changed = [name for name, value in identity.items() if found.get(name) != value]
+        split = split_of(folder.plan) if not changed else None
+        if split is None or split.sha256 != folder.plan["split_sha256"]:
+            raise Conflict(
+                f"{wanted.out} holds a sweep with another {', '.join(changed) or 'feedback'}; repeat that "
+                f"command to go on with it, or name another folder with --out.",
+                field="out",
+            )
+        return folder, split
+    for folder in all_sweeps(settings.data_dir):
+        if folder.plan is not None and folder.plan["identity"] == identity and folder.read().missing:
+            split = split_of(folder.plan)
+            if split.sha256 == folder.plan["split_sha256"]:
+                return folder, split
+            log.info("Feedback that the sweep in %s has was changed or withdrawn since.", folder.folder)
+            break
+    split = split_of(None)
+    return SweepFolder(new_folder(settings.data_dir)), split
+
+
+def _plan(wanted: WantedSweep, identity: dict[str, Any], settings: Settings, split: Split) -> dict[str, Any]:
+    """What goes into sweep.json; raises InvalidInput where no point is left."""
+    points, left_out = wanted.grid.points(), []
+    unpaired = [point for point in points if point.loss not in PAIRED]
+    if len(unpaired) < len(points) and len(split.pairs) < LEAST_PAIRS:
+        told = (
+            f"DPO and IPO need pairs, an up and a down reply to the same prompt, and there are "
+            f"{len(split.pairs)} to train on"
+        )
+        if wanted.strict or not unpaired:
+            raise InvalidInput(f"{told}; leave them out of --losses.", field="losses")
+        points = unpaired
+        left_out.append(f"{told}: they are left out.")
+    ups = sum(row.label for row in split.held_out)
+    return {
+        "created_at": datetime.now(UTC).isoformat(),
+        "identity": identity,
+        "origin": split.origin,
+        "split_sha256": split.sha256,
+        "training": {"up": split.plan.up, "down": split.plan.down, "pairs": len(split.pairs)},
+        "held_out": {"up": ups, "down": len(split.held_out) - ups},
+        "gate_min_votes": settings.gate_min_votes,
+        "points": [asdict(point) for point in points],
+        "left_out": left_out,
+    }
+
+
+def _make_missing(
+    folder: SweepFolder,
+    maker: PointMaker,
+    budget: float | None,
+    began: float,
+    progress: Progress,
+    check: Callable[[], None],
+) -> None:
+    missing, longest = folder.read().missing, 0.0
+    for number, point in enumerate(missing):
+        start = time.monotonic()
+        if number and budget is not None and start - began + longest > budget:
+            log.info("The budget is used up.")
+            return
+        title = f"{number + 1} of {len(missing)}: {point.name}"
+        result = maker.make(point, partial(_titled, progress, title), check)
+        folder.keep(result)
+        took = time.monotonic() - start
+        longest = max(longest, took)
+        log.info("%s: %s", point.name, _told(result))
+        if not number and len(missing) > 1:
+            rest = len(missing) - 1
+            log.info("The other %d take about %s.", rest, spoken(rest * took))
+
+
+def _titled(progress: Progress, title: str, state: dict[str, Any]) -> None:
+    progress({**state, "phase": title})
+
+
+def _told(result: Result) -> str:
+    if result.diverged:
+        return f"diverged. {result.diverged}"
+    auc = "no AUC" if result.auc is None else f"AUC {result.auc:.3f} ± {result.auc_standard_error:.3f}"
+    liked = "" if result.liked_change is None else f", liked replies {result.liked_change:+.2f} nats"
+    return f"{auc}{liked}, {spoken(result.seconds)} of training."
