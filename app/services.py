@@ -14,10 +14,10 @@ from app.chat.service import ChatService
 from app.serving import memory
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
-from app.serving.device_sharing import DeviceTurns
+from app.serving.device_sharing import DeviceSharing
 from app.serving.local.backend import LocalBackend
 from app.serving.openai.backend import ExternalBackend
-from app.telemetry.collector import Standing
+from app.telemetry.collector import StateCollector
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 from storage.chats import chats
@@ -25,7 +25,7 @@ from storage.db.database import Database, open_database
 from storage.errors import ModelUnavailable
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
-from storage.registry.device_lock import Device
+from storage.registry.device_lock import DeviceLock
 from storage.settings import Settings
 from trainer.model.base_model import BaseModelSource, resolve
 from trainer.runs.dispatcher import Dispatcher
@@ -47,7 +47,7 @@ class Services:
     source: BaseModelSource | None  # None where an external server replies and this machine has no model
     backend: Backend
     deployments: Deployments
-    turns: DeviceTurns | None  # None where serving and training share the device
+    turns: DeviceSharing | None  # None where serving and training share the device
     chat_service: ChatService
     schedule: Schedule
     dispatcher: Dispatcher
@@ -112,13 +112,13 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         with database.write() as session:
             model_versions.ensure_base(session, settings.model)
         artifacts = Artifacts(settings.data_dir)
-        device = Device(settings.data_dir) if settings.device_mode == "exclusive" else None
+        device = DeviceLock(settings.data_dir) if settings.device_mode == "exclusive" else None
         backend = _make_backend(settings, source, wait=device is not None and not device.use())
     except BaseException:
         database.close()
         raise
     metrics = Metrics()
-    metrics.registry.register(Standing(database, backend))
+    metrics.registry.register(StateCollector(database, backend))
     deployments = Deployments(
         database,
         artifacts,
@@ -129,7 +129,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     turns = None
     if device is not None:
         assert isinstance(backend, LocalBackend)
-        turns = DeviceTurns(
+        turns = DeviceSharing(
             *(database, device, deployments, partial(backend.release, PATIENCE_SECONDS)),
             lease_seconds=settings.lease_seconds,
         )

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.chat.reply_stream import LiveReply
+from app.chat.live_reply import LiveReply
 from app.web.errors import error_body
 from storage.db.tables import Message
 from storage.errors import ThumbloopError

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
-from app.chat.reply_stream import LiveReply
+from app.chat.live_reply import LiveReply
 from app.serving.backend import Item, ReplyEnd
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
@@ -31,7 +31,7 @@ THREADS = 32  # that save replies; while the database is away, each waits for it
 STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
 
-class ReplyEnds:
+class ReplyRecorder:
     """`under_way` tells which replies there are. `over` is told of each that ended, by its chat and message,
     before its readers are.
     """

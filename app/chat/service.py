@@ -12,9 +12,9 @@ from secrets import randbits
 from sqlmodel import Session
 
 from app.chat.context_window import messages_left_out
+from app.chat.live_reply import LiveReply
 from app.chat.rate_limit import Limits
-from app.chat.reply_recorder import ReplyEnds
-from app.chat.reply_stream import LiveReply
+from app.chat.reply_recorder import ReplyRecorder
 from app.chat.tree_position import find_place, leaf_id_of, note_signal
 from app.serving.backend import Sampling
 from app.serving.deployments import Deployments
@@ -60,7 +60,7 @@ class ChatService:
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
         self._closed = False
-        self._ends = ReplyEnds(database, self._metrics, self._under_way, self._release, tracing)
+        self._ends = ReplyRecorder(database, self._metrics, self._under_way, self._release, tracing)
 
     def default_sampling(self) -> Sampling:
         """Sampling as the settings have it."""

@@ -15,7 +15,7 @@ from app.serving.deployments import Deployments
 from storage.db.database import Database
 from storage.errors import Busy
 from storage.registry import training_runs
-from storage.registry.device_lock import Device
+from storage.registry.device_lock import DeviceLock
 
 log = logging.getLogger("thumbloop.serving")
 
@@ -24,13 +24,13 @@ POLL_SECONDS = 0.25
 USUAL_SECONDS, LONGEST_SECONDS = 15, 300
 
 
-class DeviceTurns:
+class DeviceSharing:
     """A thread that watches for trainings. `free` unloads every model; what still replies then is cut off."""
 
     def __init__(
         self,
         database: Database,
-        device: Device,
+        device: DeviceLock,
         deployments: Deployments,
         free: Callable[[], object],
         *,

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class WaitingLine(Generic[T]):
+class FairQueue(Generic[T]):
     """Whoever has the fewest replies under way comes first, then whose last turn is longest ago.
 
     So ten replies that one person asked for hold up the reply of another by one turn, not by ten.

@@ -15,7 +15,7 @@ from storage.db.database import Database
 from storage.registry import model_versions, training_runs
 
 
-class Standing(Collector):
+class StateCollector(Collector):
     """Votes are counted from the log since this was made, whoever cast them: here or in another process."""
 
     def __init__(self, database: Database, backend: Backend) -> None:

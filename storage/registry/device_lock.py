@@ -11,7 +11,7 @@ from pathlib import Path
 CLAIM, USE = "device.claim", "device.use"
 
 
-class Device:
+class DeviceLock:
     """One process's hold on the device of a data directory; given up by `close` and by the process's end."""
 
     def __init__(self, data_dir: Path) -> None:

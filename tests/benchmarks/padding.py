@@ -15,7 +15,7 @@ from tests.benchmarks.kto_engine import read_examples
 from tests.benchmarks.report import print_report
 from tests.support.samples import SHARED_DATA
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.model.base_model import load_tokenizer, resolve
 
 SEEDS = 10
@@ -47,7 +47,9 @@ def main() -> None:
     )
 
 
-def _measure(rows: list[Row], ordered: list[Row], arguments: argparse.Namespace) -> dict[str, Any]:
+def _measure(
+    rows: list[TokenisedExample], ordered: list[TokenisedExample], arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Means over seeds of the padding, as a share of the tokens, and of the largest micro-batch's tokens."""
     shares, largest = [], []
     for seed in range(SEEDS):

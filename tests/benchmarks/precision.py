@@ -22,7 +22,7 @@ from storage.settings import Settings
 from tests.benchmarks.kto_engine import read_examples
 from tests.benchmarks.report import print_report
 from tests.support.samples import SHARED_DATA
-from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import class_weights
 from trainer.engine import kto
 from trainer.engine.fast.layers import fast_layers
@@ -173,7 +173,7 @@ def main() -> None:
     )
 
 
-def replies(rows: list[Row], max_length: int) -> list[Reply]:
+def replies(rows: list[TokenisedExample], max_length: int) -> list[Reply]:
     """As a training pairs them: each prompt with its own reply and the reply before it."""
     return [
         Reply(

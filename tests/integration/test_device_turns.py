@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from app.serving.backend import Sampling, ServedVersion
-from app.serving.device_sharing import DeviceTurns
+from app.serving.device_sharing import DeviceSharing
 from app.serving.local.backend import LocalBackend
 from storage.errors import BadSetting, Busy
 from storage.registry import training_runs
-from storage.registry.device_lock import Device
+from storage.registry.device_lock import DeviceLock
 from storage.settings import Settings, load_settings
 from tests.support import http_loop
 from tests.support.chat_env import LONG, SHORT, Place
@@ -136,14 +136,14 @@ def place(make_place: Callable[..., Place]) -> Place:
 
 
 @pytest.fixture
-def make_turns(place: Place, settings: Settings) -> Iterator[Callable[..., DeviceTurns]]:
-    made: list[DeviceTurns] = []
+def make_turns(place: Place, settings: Settings) -> Iterator[Callable[..., DeviceSharing]]:
+    made: list[DeviceSharing] = []
 
-    def make(patience: float, lease_seconds: float = 600) -> DeviceTurns:
+    def make(patience: float, lease_seconds: float = 600) -> DeviceSharing:
         backend = place.deployments._backend
         assert isinstance(backend, LocalBackend)
-        device = Device(settings.data_dir)
-        turns = DeviceTurns(
+        device = DeviceLock(settings.data_dir)
+        turns = DeviceSharing(
             *(place.database, device, place.deployments, lambda: backend.release(patience)),
             lease_seconds=lease_seconds,
         )
@@ -157,12 +157,12 @@ def make_turns(place: Place, settings: Settings) -> Iterator[Callable[..., Devic
 
 
 @pytest.fixture
-def training(settings: Settings, place: Place) -> Iterator[Device]:
+def training(settings: Settings, place: Place) -> Iterator[DeviceLock]:
     """A run that a trainer has, and this process's hold on the device in that trainer's place."""
     with place.database.write() as session:
         run_id = training_runs.request_run(session, trigger="admin").id
         training_runs.claim_run(session, run_id, owner="it", lease_seconds=600, max_attempts=1)
-    device = Device(settings.data_dir)
+    device = DeviceLock(settings.data_dir)
     yield device
     device.close()
 
@@ -176,7 +176,7 @@ def is_refused(place: Place) -> bool:
 
 
 def test_replies_under_way_end_before_the_models_go(
-    place: Place, make_turns: Callable[..., DeviceTurns], training: Device
+    place: Place, make_turns: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
     make_turns(patience=600)
     base, stream = place.deployments.stream(HELLO, LONG)
@@ -197,7 +197,7 @@ def test_replies_under_way_end_before_the_models_go(
 
 
 def test_a_reply_that_takes_too_long_is_cut_off_and_keeps_its_text(
-    place: Place, make_turns: Callable[..., DeviceTurns], training: Device
+    place: Place, make_turns: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
     make_turns(patience=0.2)
     _, running = place.deployments.stream(HELLO, LONG)
@@ -210,7 +210,7 @@ def test_a_reply_that_takes_too_long_is_cut_off_and_keeps_its_text(
 
 
 def test_a_trainer_that_is_silent_for_too_long_does_not_keep_everybody_waiting(
-    place: Place, make_turns: Callable[..., DeviceTurns], training: Device
+    place: Place, make_turns: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
     make_turns(patience=600, lease_seconds=0.5)
     wait_until(training.claim)
@@ -225,10 +225,10 @@ def test_a_trainer_that_is_silent_for_too_long_does_not_keep_everybody_waiting(
 
 
 def test_a_claim_without_a_run_changes_nothing(
-    place: Place, make_turns: Callable[..., DeviceTurns], settings: Settings
+    place: Place, make_turns: Callable[..., DeviceSharing], settings: Settings
 ) -> None:
     turns = make_turns(patience=0)
-    stranger = Device(settings.data_dir)
+    stranger = DeviceLock(settings.data_dir)
     assert not stranger.claim()
     turns._look()
     assert not is_refused(place)

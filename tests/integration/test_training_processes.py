@@ -27,10 +27,10 @@ from tests.support.live_server import wait_until
 from tests.support.rated_files import rated, write_rows
 from tests.support.training_env import LONG, House, houses
 from tests.support.two_blocks import train_doubled
-from trainer.adapters.parent import Start
+from trainer.adapters.parent import ParentAdapter
 from trainer.dataset.plan import plan_training
 from trainer.dataset.snapshot import take_snapshot
-from trainer.dataset.tokenise import LeftOut, Row, tokenise
+from trainer.dataset.tokenise import LeftOut, TokenisedExample, tokenise
 from trainer.engine.trl_trainer import newest_checkpoint, step_of
 from trainer.errors import Interrupted
 from trainer.launch import launcher
@@ -67,7 +67,7 @@ def is_over(process: psutil.Process) -> bool:
         return True
 
 
-def rows_of(house: House, run_id: str) -> list[Row]:
+def rows_of(house: House, run_id: str) -> list[TokenisedExample]:
     """What the run trained on, in its order."""
     run = house.run(run_id)
     with house.database.read() as session:
@@ -257,7 +257,7 @@ def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, 
 
 
 @dataclass(frozen=True)
-class SlowStart(Start):
+class SlowStart(ParentAdapter):
     """An adapter that takes minutes to load."""
 
     def load_into(self, model: Any) -> Any:

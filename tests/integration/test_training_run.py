@@ -18,7 +18,7 @@ from storage.chats import chats
 from storage.errors import LeaseLost
 from storage.imports.importer import import_file
 from storage.registry import model_versions, training_runs
-from storage.registry.device_lock import Device
+from storage.registry.device_lock import DeviceLock
 from tests.support.live_server import wait_until
 from tests.support.rated_files import rated, write_rows
 from tests.support.training_env import LONG, House, houses
@@ -198,7 +198,7 @@ def test_an_attempt_that_starts_again_and_dies_before_its_first_step_leaves_no_o
     withdrawn: Withdrawn,
 ) -> None:
     house, run_id, reply = withdrawn(device_mode="exclusive")
-    server = Device(house.settings.data_dir)
+    server = DeviceLock(house.settings.data_dir)
     wait_until(server.use)
     second = house.start(run_id)
     waiting = "waiting for the server to make way"

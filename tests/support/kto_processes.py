@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from storage.settings import Settings
 from tests.unit.trainer.dataset.test_tokenise import example
-from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -32,7 +32,7 @@ def settings(model: str, folder: Path) -> Settings:
     )
 
 
-def rows(tokenizer: Any, count: int) -> list[Row]:
+def rows(tokenizer: Any, count: int) -> list[TokenisedExample]:
     """Only two are voted down, so that most blocks have no such row."""
     examples = [
         example(f"What is {n} plus {n}?", f"It is {2 * n}.", label=n not in (3, 8), chat_id=str(n))

@@ -10,7 +10,7 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from storage.settings import Settings
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.trl_trainer import ExactTrainer
@@ -20,7 +20,7 @@ from trainer.model.base_model import load_model, resolve
 class _TwoBlocks:
     """Stock TRL's batch of two blocks whose mismatched pairs stay within each."""
 
-    def __init__(self, rows: Sequence[Row], tokenizer: Any) -> None:
+    def __init__(self, rows: Sequence[TokenisedExample], tokenizer: Any) -> None:
         self.rows, self.collate = rows, DataCollatorForUnpairedPreference(pad_token_id=tokenizer.pad_token_id)
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class _TwoBlocks:
 
 
 def train_doubled(
-    rows: Sequence[Row], weights: Weights, settings: Settings, folder: Path
+    rows: Sequence[TokenisedExample], weights: Weights, settings: Settings, folder: Path
 ) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """What was logged of each step, and the trained weights; `settings` are those of the two processes.
 

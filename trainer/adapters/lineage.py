@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.adapters.model_card import model_card
-from trainer.adapters.parent import Start
-from trainer.dataset.tokenise import Row
+from trainer.adapters.parent import ParentAdapter
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.dataset.weights import Weights
 
 LIBRARIES = ("torch", "transformers", "trl", "peft")
@@ -23,10 +23,10 @@ def write_lineage(
     *,
     origin: Mapping[str, Any],
     settings: Mapping[str, Any],
-    rows: Sequence[Row],
+    rows: Sequence[TokenisedExample],
     weights: Weights,
     training: Mapping[str, Any],
-    start: Start | None,
+    start: ParentAdapter | None,
 ) -> None:
     """Write both files; `origin` says where the rows came from, as a run or a file knows it."""
     ups = sum(row.label for row in rows)

@@ -25,7 +25,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Start:
+class ParentAdapter:
     """A version to continue from; `folder` is verified, `sha256` is that of all its files."""
 
     version_id: str
@@ -54,9 +54,9 @@ class Start:
         return adapted
 
 
-def find_start(
+def find_parent(
     deployed: ModelVersion, source: BaseModelSource, artifacts: Artifacts, settings: Settings
-) -> Start | None:
+) -> ParentAdapter | None:
     """What a run continues from, or None for a fresh adapter; raises ArtifactRefused."""
     if settings.training_mode == "fresh":
         return None
@@ -78,7 +78,7 @@ def find_start(
             deployed.name, f"its rank is {config.get('r')}, not THUMBLOOP_LORA_RANK={settings.lora_rank}"
         )
     log.info("Continuing from the adapter of %s, which is also the reference.", deployed.name)
-    return Start(deployed.id, deployed.name, folder, deployed.sha256)
+    return ParentAdapter(deployed.id, deployed.name, folder, deployed.sha256)
 
 
 def _refused(version: str, why: str) -> ArtifactRefused:

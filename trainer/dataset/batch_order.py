@@ -25,7 +25,7 @@ WINDOW = 32
 
 
 class Ordered(Protocol):
-    """What the order depends on; trainer.dataset.tokenise.Row is one."""
+    """What the order depends on; trainer.dataset.tokenise.TokenisedExample is one."""
 
     @property
     def label(self) -> bool: ...

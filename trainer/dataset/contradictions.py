@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from storage.examples.duplicates import digest
-from trainer.dataset.tokenise import LeftOut, Row
+from trainer.dataset.tokenise import LeftOut, TokenisedExample
 
 REASON = "the same reply to the same prompt is rated the other way at least as often"
 
 
-def without_contradictions(rows: Sequence[Row], dropped: LeftOut) -> list[Row]:
+def without_contradictions(rows: Sequence[TokenisedExample], dropped: LeftOut) -> list[TokenisedExample]:
     """The rows of whose text there are more of their label than of the other, in their order.
 
     A text is the messages of prompt and reply. The other rows are added to `dropped`, each with the first
@@ -17,7 +17,7 @@ def without_contradictions(rows: Sequence[Row], dropped: LeftOut) -> list[Row]:
     """
     texts = [digest(row.example.prompt, row.example.completion) for row in rows]
     votes = Counter((text, row.label) for text, row in zip(texts, rows, strict=True))
-    first: dict[tuple[bytes, bool], Row] = {}
+    first: dict[tuple[bytes, bool], TokenisedExample] = {}
     for text, row in zip(texts, rows, strict=True):
         first.setdefault((text, row.label), row)
     kept = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from storage.errors import InvalidInput
 from storage.settings import Settings
-from trainer.dataset.tokenise import LeftOut, Row
+from trainer.dataset.tokenise import LeftOut, TokenisedExample
 from trainer.dataset.weights import Weights, class_weights
 from trainer.text import counted
 
@@ -65,7 +65,12 @@ class TrainingPlan:
 
 
 def plan_training(
-    rows: Sequence[Row], dropped: LeftOut, settings: Settings, *, held_out: int = 0, processes: int = 1
+    rows: Sequence[TokenisedExample],
+    dropped: LeftOut,
+    settings: Settings,
+    *,
+    held_out: int = 0,
+    processes: int = 1,
 ) -> TrainingPlan:
     """The plan of training on these rows, with no more processes than micro-batches.
 
@@ -99,7 +104,7 @@ def plan_training(
     )
 
 
-def trained_tokens(row: Row, max_length: int) -> int:
+def trained_tokens(row: TokenisedExample, max_length: int) -> int:
     """The tokens of a row that reach the model."""
     return min(len(row.prompt_ids) + len(row.completion_ids), max_length)
 

@@ -18,7 +18,7 @@ from storage.chats.signals import SIGNAL
 from storage.examples.example import CORRECTION, PAGE, Example
 from storage.examples.filters import is_of_source
 from storage.settings import Settings
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 
 # Events drawn for each replayed row at most: one in eight must give an example, or fewer are replayed.
 DRAWS = 8
@@ -85,7 +85,9 @@ def age_weight(example: Example, settings: Settings, *, moment: datetime, on_pol
     return max(LEAST_WEIGHT, math.exp2(-min(days / settings.half_life_days, 1000.0)))
 
 
-def aged(rows: Sequence[Row], settings: Settings, *, moment: datetime, on_policy: str) -> list[Row]:
+def aged(
+    rows: Sequence[TokenisedExample], settings: Settings, *, moment: datetime, on_policy: str
+) -> list[TokenisedExample]:
     """The rows with the weight that age leaves them."""
     return [
         replace(

@@ -11,20 +11,20 @@ from trainer.dataset.batch_order import hold_out
 from trainer.dataset.contradictions import without_contradictions
 from trainer.dataset.selection import aged
 from trainer.dataset.snapshot import by_chat, is_vote
-from trainer.dataset.tokenise import LeftOut, Row, tokenise
+from trainer.dataset.tokenise import LeftOut, TokenisedExample, tokenise
 
 
 @dataclass(frozen=True)
-class Divided:
+class Split:
     """`dropped` counts the examples that are in neither; of `held_chats` only votes are judged by."""
 
-    training: list[Row]
-    held_out: list[Row]
+    training: list[TokenisedExample]
+    held_out: list[TokenisedExample]
     held_chats: set[str]
     dropped: LeftOut
 
 
-def divide(
+def split_by_chat(
     tokenizer: Any,
     examples: Sequence[Example],
     settings: Settings,
@@ -32,7 +32,7 @@ def divide(
     moment: datetime | None = None,
     on_policy: str = "",
     check: Callable[[], None] = lambda: None,
-) -> Divided:
+) -> Split:
     """Tokenise, settle contradictions and hold whole chats out, by a hash of the seed and the chat.
 
     With a `moment` rows weigh less with age, those of the version `on_policy` aside. `check` may raise
@@ -51,7 +51,7 @@ def divide(
     held_chats = hold_out(
         by_chat([row.example for row in rows]), fraction=settings.hold_out_fraction, seed=settings.seed
     )
-    return Divided(
+    return Split(
         training=[row for row in rows if row.chat_id not in held_chats],
         held_out=[row for row in rows if row.chat_id in held_chats and is_vote(row.example)],
         held_chats=held_chats,

@@ -54,7 +54,7 @@ class LeftOut(Counter[str]):
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenisedExample:
     """One example, tokenised; neither side is empty."""
 
     example: Example
@@ -106,13 +106,13 @@ def tokenise(
     max_length: int,
     import_weight: float = 1.0,
     check: Callable[[], None] = lambda: None,
-) -> tuple[list[Row], LeftOut]:
+) -> tuple[list[TokenisedExample], LeftOut]:
     """The rows that can be trained on, and which examples were left out for which reason.
 
     Rows of imported chats get the weight `import_weight`. `check` is called for each example, and may raise
     Interrupted: a hundred thousand take minutes.
     """
-    rows: list[Row] = []
+    rows: list[TokenisedExample] = []
     dropped = LeftOut()
     for example in examples:
         check()
@@ -132,7 +132,7 @@ def tokenise(
             dropped.add(reason, example.message_id, f"{len(prompt)} tokens")
         else:
             weight = source_weight(example.origin, import_weight)
-            rows.append(Row(example, prompt, completion, weight))
+            rows.append(TokenisedExample(example, prompt, completion, weight))
     return rows, dropped
 
 
@@ -179,7 +179,7 @@ def _common_prefix(left: list[int], right: list[int]) -> int:
     return min(len(left), len(right))
 
 
-def rows_digest(rows: Sequence[Row]) -> str:
+def rows_digest(rows: Sequence[TokenisedExample]) -> str:
     """SHA-256 over what the engine sees of the rows: their ids, labels, chats and weights, in order."""
     digest = hashlib.sha256()
     for row in rows:

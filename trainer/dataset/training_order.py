@@ -12,11 +12,11 @@ from typing import Any
 
 from storage.settings import Settings
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 
 
 def training_order(
-    rows: Sequence[Row], settings: Settings, *, processes: int = 1
+    rows: Sequence[TokenisedExample], settings: Settings, *, processes: int = 1
 ) -> Iterator[dict[str, Any]]:
     """Each micro-batch in its turn: `epoch`, `step` and `micro_batch`, all from 1, and its `records`.
 
@@ -42,7 +42,9 @@ def training_order(
             }
 
 
-def write_order(rows: Sequence[Row], settings: Settings, file: Path, *, processes: int = 1) -> None:
+def write_order(
+    rows: Sequence[TokenisedExample], settings: Settings, file: Path, *, processes: int = 1
+) -> None:
     with file.open("w", encoding="utf-8") as lines:
         for micro_batch in training_order(rows, settings, processes=processes):
             lines.write(json.dumps(micro_batch) + "\n")

@@ -20,7 +20,7 @@ class Finished(Exception):
     """The checkpoint is that of the last step: nothing is left to train."""
 
 
-class Watch(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Reports each step, and stops at the first gradient that is not finite.
 
     Raises Diverged, and Finished before it begins: after a last epoch that was not a whole one, the Trainer

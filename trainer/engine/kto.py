@@ -20,9 +20,9 @@ from peft import LoraConfig, PeftModel
 from trl.trainer.kto_config import KTOConfig
 
 from storage.settings import Settings
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.dataset.weights import Weights
-from trainer.engine.callbacks import Finished, Progress, Watch
+from trainer.engine.callbacks import Finished, Progress, ProgressCallback
 from trainer.engine.cancellation import interruptible
 from trainer.engine.memory_estimate import checkpoints_activations, peak_memory
 from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -73,7 +73,7 @@ class TrainingResult:
 def train(
     model: Any,
     tokenizer: Any,
-    rows: Sequence[Row],
+    rows: Sequence[TokenisedExample],
     *,
     weights: Weights,
     settings: Settings,
@@ -108,7 +108,7 @@ def train(
         "peft_config": (
             None if isinstance(model, PeftModel) or settings.tuning == "full" else lora_config(settings)
         ),
-        "callbacks": [Watch(progress, rows_per_step)],
+        "callbacks": [ProgressCallback(progress, rows_per_step)],
     }
     trainer: Any
     if engine == "trl":

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from accelerate.utils.memory import should_reduce_batch_size
 
 from storage.settings import Settings
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.model.host_limits import free_memory
 
 
@@ -23,14 +23,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, Exception) and should_reduce_batch_size(error)
 
 
-def checkpoints_activations(model: Any, rows: Sequence[Row], settings: Settings, engine: str) -> bool:
+def checkpoints_activations(
+    model: Any, rows: Sequence[TokenisedExample], settings: Settings, engine: str
+) -> bool:
     """Whether the backward pass is to compute activations again: as set, else where memory demands it."""
     if settings.gradient_checkpointing == "auto":
         return not fits_in_memory(model, rows, settings, engine)
     return settings.gradient_checkpointing == "on"
 
 
-def fits_in_memory(model: Any, rows: Sequence[Row], settings: Settings, engine: str) -> bool:
+def fits_in_memory(model: Any, rows: Sequence[TokenisedExample], settings: Settings, engine: str) -> bool:
     """Whether half of the free memory holds the activations of the largest possible micro-batch."""
     if model.device.type == "cuda":
         available = torch.cuda.mem_get_info(model.device)[0]
@@ -39,7 +41,7 @@ def fits_in_memory(model: Any, rows: Sequence[Row], settings: Settings, engine: 
     return bool(needed_bytes(model, rows, settings, engine) < available / 2)
 
 
-def needed_bytes(model: Any, rows: Sequence[Row], settings: Settings, engine: str) -> int:
+def needed_bytes(model: Any, rows: Sequence[TokenisedExample], settings: Settings, engine: str) -> int:
     """Of the activations of the longest rows that could meet in a micro-batch."""
     lengths = sorted(min(len(row.prompt_ids) + len(row.completion_ids), settings.max_length) for row in rows)
     if engine == "trl":  # which pads

@@ -21,7 +21,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
 
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.memory_estimate import is_out_of_memory
 from trainer.engine.prefix.objective import LossType, losses, reference_point
@@ -42,7 +42,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
     def __init__(
         self,
         model: Any,
-        rows: Sequence[Row],
+        rows: Sequence[TokenisedExample],
         *,
         max_length: int,
         args: KTOConfig,
@@ -157,7 +157,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         """The largest |r| in nats while policy and reference were still the same model."""
         return next((line["noise_floor"] for line in self.state.log_history if "noise_floor" in line), None)
 
-    def _replies(self, rows: list[Row]) -> list[Reply]:
+    def _replies(self, rows: list[TokenisedExample]) -> list[Reply]:
         replies = []
         for position, row in enumerate(rows):
             room = self.max_length - len(row.prompt_ids)

@@ -11,7 +11,7 @@ import torch
 
 from storage.settings import Settings
 from trainer.dataset.plan import trained_tokens
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.select import choose_engine
 
 PROBE_TOKENS = 256
@@ -21,7 +21,9 @@ PROBE_TOKENS = 256
 PASSES = {"shared-prefix": 8.0, "trl": 45.0}
 
 
-def expected_seconds(model: Any, rows: Sequence[Row], settings: Settings, processes: int = 1) -> float:
+def expected_seconds(
+    model: Any, rows: Sequence[TokenisedExample], settings: Settings, processes: int = 1
+) -> float:
     """Seconds that all epochs will take if no reference log-probability is known yet; takes one itself.
 
     Each process has a GPU of its own; without GPUs they share the cores that one would have.

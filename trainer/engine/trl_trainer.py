@@ -21,7 +21,7 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.model.fsdp import shard_on_processor, sharded_by
 
 
@@ -72,7 +72,7 @@ class ExactTrainer(InOurOrder, KTOTrainer):
         self,
         model: Any,
         tokenizer: Any,
-        rows: Sequence[Row],
+        rows: Sequence[TokenisedExample],
         *,
         max_length: int,
         args: KTOConfig,
@@ -129,7 +129,7 @@ class Blocks(Sampler[list[int]]):
 
     # Without a `batch_size` of its own, accelerate leaves out nothing of what it gathers in the last step.
 
-    def __init__(self, rows: Sequence[Row], args: KTOConfig) -> None:
+    def __init__(self, rows: Sequence[TokenisedExample], args: KTOConfig) -> None:
         self.rows, self.size, self.seed = rows, args.per_device_train_batch_size, args.seed
         self.rank, self.processes = args.process_index, args.world_size
         self.drop_last = False
@@ -151,7 +151,7 @@ class Blocks(Sampler[list[int]]):
 class _ExactIds:
     """Collates the rows' own ids; each prompt also with the reply before it in the block, for the KL term."""
 
-    def __init__(self, rows: Sequence[Row], pad_token_id: int, max_length: int) -> None:
+    def __init__(self, rows: Sequence[TokenisedExample], pad_token_id: int, max_length: int) -> None:
         self.rows = rows
         self.collate = DataCollatorForUnpairedPreference(pad_token_id=pad_token_id, max_length=max_length)
 

@@ -18,7 +18,7 @@ from peft import PeftModel
 from storage.errors import InvalidInput
 from storage.examples.example import Example
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -200,7 +200,7 @@ def auc_standard_error(
     return float(np.std(found)) if found else None
 
 
-def _partners(rows: Sequence[Row], batch_size: int) -> dict[int, int]:
+def _partners(rows: Sequence[TokenisedExample], batch_size: int) -> dict[int, int]:
     """Each row's neighbour, whose reply is its mismatched one; empty for a single row."""
     # Here no row may count twice, so a block of one is avoided by making all of them one block.
     block_size = batch_size if len(rows) % batch_size != 1 else max(2, len(rows))

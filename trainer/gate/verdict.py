@@ -6,7 +6,7 @@ from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.dataset.weights import Weights
 from trainer.gate.compare import compare
 from trainer.gate.decision import Verdict, judge
@@ -16,7 +16,7 @@ from trainer.model.base_model import BaseModelSource
 def reach_verdict(
     candidate: ModelVersion,
     deployed: ModelVersion,
-    held_out: Sequence[Row],
+    held_out: Sequence[TokenisedExample],
     *,
     source: BaseModelSource,
     artifacts: Artifacts,

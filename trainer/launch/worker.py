@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from storage.settings import Settings
-    from trainer.adapters.parent import Start
-    from trainer.dataset.tokenise import Row
+    from trainer.adapters.parent import ParentAdapter
+    from trainer.dataset.tokenise import TokenisedExample
     from trainer.dataset.weights import Weights
     from trainer.engine.kto import TrainingResult
     from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -39,9 +39,9 @@ class Job:
     """What each process needs to know of a training; see `kto.train`."""
 
     source: "BaseModelSource"
-    start: "Start | None"
+    start: "ParentAdapter | None"
     settings: "Settings"
-    rows: "Sequence[Row]"
+    rows: "Sequence[TokenisedExample]"
     weights: "Weights"
     output_dir: Path
     resume: bool

@@ -17,7 +17,7 @@ from trainer.adapters.lineage import write_lineage
 from trainer.adapters.tuning_modes import load_for_training, reference_name
 from trainer.dataset.contradictions import without_contradictions
 from trainer.dataset.plan import TrainingPlan, plan_training
-from trainer.dataset.tokenise import Row, rows_digest, tokenise
+from trainer.dataset.tokenise import TokenisedExample, rows_digest, tokenise
 from trainer.dataset.training_order import write_order
 from trainer.engine import kto
 from trainer.engine.callbacks import Progress
@@ -116,7 +116,7 @@ def _resolve(settings: Settings) -> tuple[BaseModelSource, Settings]:
 
 def _prepare(
     wanted: OfflineTraining, settings: Settings, tokenizer: Any, check: Callable[[], None] = lambda: None
-) -> tuple[list[Row], TrainingPlan]:
+) -> tuple[list[TokenisedExample], TrainingPlan]:
     """The rows of the file, and what of them is trained on; said before anything is loaded or written."""
     found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
     for line in found.lines():
@@ -144,7 +144,7 @@ class _Training:
     wanted: OfflineTraining
     settings: Settings
     source: BaseModelSource
-    rows: list[Row]
+    rows: list[TokenisedExample]
     plan: TrainingPlan
     out: OutFolder
     began: float

@@ -6,7 +6,7 @@ Knows the lock and the lease; who has to make way is for them to see.
 import time
 from collections.abc import Callable
 
-from storage.registry.device_lock import Device
+from storage.registry.device_lock import DeviceLock
 from storage.settings import Settings
 from trainer.runs.lease import Lease
 
@@ -21,7 +21,7 @@ def wait_for_device(settings: Settings, lease: Lease, phase: Callable[[str], Non
     if settings.device_mode == "share":
         return
     phase("waiting for the server to make way")
-    device = Device(settings.data_dir)
+    device = DeviceLock(settings.data_dir)
     while not device.claim():
         lease.check()
         time.sleep(POLL_SECONDS)

@@ -3,7 +3,7 @@
 import time
 
 
-class Clock:
+class PhaseTimer:
     """Seconds by phase; a phase that is entered ends the one before."""
 
     def __init__(self) -> None:

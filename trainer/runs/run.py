@@ -18,13 +18,13 @@ from storage.registry.artifacts import Artifacts
 from storage.registry.lineage import count_lost, keep_lineage
 from storage.settings import Settings, load_settings
 from trainer.adapters.lineage import write_lineage
-from trainer.adapters.parent import Start, find_start
+from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.adapters.tuning_modes import load_for_training, reference_name, refuse_full
 from trainer.dataset.plan import TrainingPlan, plan_training
 from trainer.dataset.readiness import check_readiness
 from trainer.dataset.snapshot import Snapshot, take_snapshot
-from trainer.dataset.split import divide
-from trainer.dataset.tokenise import Row
+from trainer.dataset.split import split_by_chat
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -38,7 +38,7 @@ from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
 from trainer.runs.device_wait import wait_for_device
 from trainer.runs.lease import Lease
-from trainer.runs.phase_timer import Clock
+from trainer.runs.phase_timer import PhaseTimer
 from trainer.text import counted, spoken
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class _Steps:
         self.artifacts = artifacts
         self.run = run
         self.lease = lease
-        self.clock = Clock()
+        self.clock = PhaseTimer()
         self.figures: dict[str, Any] = {}  # of the training that is about to begin
         self.checkpoints = artifacts.run_folder(run.id) / "checkpoints"
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
@@ -97,10 +97,10 @@ class _Steps:
             deployed = model_versions.get_version(session, snapshot.deployed)
         for reason, count in snapshot.left_out.items():
             log.info("The data policy left out up to %d votes: %s.", count, reason)
-        start = find_start(deployed, source, self.artifacts, self.settings)
+        start = find_parent(deployed, source, self.artifacts, self.settings)
 
         self._phase("tokenising")
-        rows = divide(
+        rows = split_by_chat(
             tokenizer,
             snapshot.examples,
             self.settings,
@@ -167,7 +167,7 @@ class _Steps:
     def _frozen(self) -> dict[str, Any]:
         return self.settings.model_dump(mode="json", include=FROZEN)
 
-    def _freeze_snapshot(self, snapshot: Snapshot, held_chats: set[str], start: Start | None) -> bool:
+    def _freeze_snapshot(self, snapshot: Snapshot, held_chats: set[str], start: ParentAdapter | None) -> bool:
         """Keep the snapshot with the run; whether an earlier attempt's checkpoints are of the same rows."""
         earlier = self.run.snapshot["sha256"] if self.run.snapshot else None
         if earlier not in (None, snapshot.sha256):
@@ -191,7 +191,7 @@ class _Steps:
             if self.checkpoints.exists():
                 shutil.rmtree(self.checkpoints)
 
-    def _refusal(self, snapshot: Snapshot, training: list[Row]) -> str | None:
+    def _refusal(self, snapshot: Snapshot, training: list[TokenisedExample]) -> str | None:
         """Why this run must not or cannot train, if so."""
         readiness = check_readiness(
             ups=snapshot.ups,
@@ -217,9 +217,9 @@ class _Steps:
     def _train_and_publish(
         self,
         source: BaseModelSource,
-        start: Start | None,
+        start: ParentAdapter | None,
         snapshot: Snapshot,
-        rows: list[Row],
+        rows: list[TokenisedExample],
         plan: TrainingPlan,
         *,
         resume: bool,
@@ -288,7 +288,7 @@ class _Steps:
         log.info("Published %s.", version.name)
         return version
 
-    def _references(self, source: BaseModelSource, start: Start | None) -> ReferenceCache | None:
+    def _references(self, source: BaseModelSource, start: ParentAdapter | None) -> ReferenceCache | None:
         if not self.settings.reference_cache_mb:
             return None
         return ReferenceCache(
@@ -309,7 +309,11 @@ class _Steps:
         self.lease.report({"plan": self.figures["plan"]} | state)
 
     def _judge(
-        self, version: ModelVersion, source: BaseModelSource, held_out: list[Row], weights: Weights
+        self,
+        version: ModelVersion,
+        source: BaseModelSource,
+        held_out: list[TokenisedExample],
+        weights: Weights,
     ) -> Outcome:
         if version.state != "candidate":  # an earlier attempt got as far as this
             return Outcome(

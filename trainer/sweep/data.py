@@ -19,8 +19,8 @@ from storage.registry import model_versions
 from storage.settings import Settings
 from trainer.dataset.plan import TrainingPlan, plan_training
 from trainer.dataset.snapshot import take_snapshot
-from trainer.dataset.split import divide
-from trainer.dataset.tokenise import Row, rows_digest
+from trainer.dataset.split import split_by_chat
+from trainer.dataset.tokenise import TokenisedExample, rows_digest
 from trainer.model.base_model import BaseModelSource
 from trainer.offline.rows import read_rows
 from trainer.sweep.dpo import Pair, find_pairs
@@ -45,14 +45,14 @@ class Votes:
 
 
 @dataclass(frozen=True)
-class Split:
+class SweepRows:
     """Rows to train on and rows to measure on, of different chats; `pairs` are among the first.
 
     `origin` says where they are from, as far as it takes to read the same ones again; `lines` tell people.
     """
 
-    training: list[Row]
-    held_out: list[Row]
+    training: list[TokenisedExample]
+    held_out: list[TokenisedExample]
     pairs: list[Pair]
     plan: TrainingPlan
     origin: dict[str, Any]
@@ -72,7 +72,7 @@ def read_split(
     settings: Settings,
     *,
     origin: Mapping[str, Any] | None = None,
-) -> Split:
+) -> SweepRows:
     """Read, tokenise and split. With the `origin` of an earlier split, as of then, whatever came later.
 
     Raises InvalidInput where there is not one row of each kind to train on, or fewer than a micro-batch.
@@ -94,7 +94,7 @@ def read_split(
         examples, deployed = snapshot.examples, snapshot.deployed
         lines += [f"The data policy left out {n}: {reason}." for reason, n in snapshot.left_out.items()]
         origin = {"votes_up_to": snapshot.event_id, "moment": moment.isoformat(), "deployed": deployed}
-    rows = divide(
+    rows = split_by_chat(
         tokenizer,
         examples,
         settings,
@@ -110,7 +110,7 @@ def read_split(
             f"THUMBLOOP_BATCH_SIZE.",
             field="batch_size",
         )
-    return Split(training, held_out, find_pairs(training), plan, origin, [*lines, *plan.lines()])
+    return SweepRows(training, held_out, find_pairs(training), plan, origin, [*lines, *plan.lines()])
 
 
 def _as_of(origin: Mapping[str, Any] | None, now: datetime) -> TrainingRun:

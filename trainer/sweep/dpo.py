@@ -19,8 +19,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from storage.examples.pairs import iter_pairs
 from storage.settings import Settings
-from trainer.dataset.tokenise import Row
-from trainer.engine.callbacks import Progress, Watch
+from trainer.dataset.tokenise import TokenisedExample
+from trainer.engine.callbacks import Progress, ProgressCallback
 from trainer.engine.cancellation import interruptible
 from trainer.engine.kto import lora_config
 from trainer.engine.memory_estimate import checkpoints_activations
@@ -36,11 +36,11 @@ LOSS_TYPES: dict[Loss, str] = {"dpo": "sigmoid", "ipo": "ipo"}  # as TRL names t
 class Pair:
     """A liked and a disliked reply to one prompt, whose ids are equal."""
 
-    up: Row
-    down: Row
+    up: TokenisedExample
+    down: TokenisedExample
 
 
-def find_pairs(rows: Sequence[Row]) -> list[Pair]:
+def find_pairs(rows: Sequence[TokenisedExample]) -> list[Pair]:
     """The pairs that an export of these rows would have, in its order."""
     numbered = [replace(row.example, event_id=number) for number, row in enumerate(rows)]
     found = iter_pairs(numbered, lambda numbers: (numbered[number] for number in numbers))
@@ -99,7 +99,11 @@ def train_on_pairs(
         max_length=settings.max_length,
         references=references,
         peft_config=lora_config(settings),
-        callbacks=[Watch(progress, 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps)],
+        callbacks=[
+            ProgressCallback(
+                progress, 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps
+            )
+        ],
     )
     began = time.monotonic()
     with interruptible(trainer.model, check):

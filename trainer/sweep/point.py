@@ -20,7 +20,7 @@ from trainer.errors import Diverged
 from trainer.gate.decision import chance_standard_error
 from trainer.gate.evaluate import Evaluation, evaluate
 from trainer.model.base_model import BaseModelSource, load_model
-from trainer.sweep.data import Split
+from trainer.sweep.data import SweepRows
 from trainer.sweep.dpo import train_on_pairs
 from trainer.sweep.grid import PAIRED, Point, Result
 
@@ -34,7 +34,7 @@ class PointMaker:
     `fingerprint` is that of the base model. Adapters are written below `aside` and removed with their point.
     """
 
-    split: Split
+    split: SweepRows
     settings: Settings
     source: BaseModelSource
     fingerprint: str

@@ -25,7 +25,7 @@ from trainer.engine.callbacks import Progress
 from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
 from trainer.model.host_limits import is_full
-from trainer.sweep.data import FileSource, Split, Votes, read_split
+from trainer.sweep.data import FileSource, SweepRows, Votes, read_split
 from trainer.sweep.folder import Sweep, SweepFolder, all_sweeps, new_folder
 from trainer.sweep.grid import PAIRED, Grid, Result
 from trainer.sweep.plot import draw
@@ -116,11 +116,11 @@ def run_sweep(
 
 def _find(
     wanted: WantedSweep, identity: dict[str, Any], settings: Settings, source: BaseModelSource
-) -> tuple[SweepFolder, Split]:
+) -> tuple[SweepFolder, SweepRows]:
     """The folder to go on in, or a new one, and the feedback as its plan has it."""
     tokenizer = base_model.load_tokenizer(source)
 
-    def split_of(plan: dict[str, Any] | None) -> Split:
+    def split_of(plan: dict[str, Any] | None) -> SweepRows:
         return read_split(wanted.of, tokenizer, source, settings, origin=plan and plan["origin"])
 
     if wanted.out is not None:
@@ -148,7 +148,9 @@ def _find(
     return SweepFolder(new_folder(settings.data_dir)), split
 
 
-def _plan(wanted: WantedSweep, identity: dict[str, Any], settings: Settings, split: Split) -> dict[str, Any]:
+def _plan(
+    wanted: WantedSweep, identity: dict[str, Any], settings: Settings, split: SweepRows
+) -> dict[str, Any]:
     """What goes into sweep.json; raises InvalidInput where no point is left."""
     points, left_out = wanted.grid.points(), []
     unpaired = [point for point in points if point.loss not in PAIRED]

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from app.api.openai.completions import Answer, CompletionRequest, check_supported, event, sampling_of, split
 from app.api.replies import PING, PING_SECONDS, ReplyResponse, finished
 from app.api.v1.chats import reply_threads
-from app.chat.reply_stream import LiveReply
+from app.chat.live_reply import LiveReply
 from app.services import Services
 from app.web.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
 from app.web.errors import openai_error

@@ -12,7 +12,7 @@ from app.api.paging import Cursor, Limit, Page, cut
 from app.api.replies import EVENT_SCHEMA, ReplyResponse, ReplyThreads, events, finished
 from app.api.schemas import ChatOut, ChatWithMessages, Id, MessageOut, Text, chat_out
 from app.api.v1.messages import messages_out
-from app.chat.reply_stream import LiveReply
+from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.services import Services
 from app.serving.backend import Sampling

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.chat.reply_stream import LiveReply
+from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.pages.chat.composer import TAKE_DRAFT, Draft, editing_banner, sent, sent_marker
 from app.pages.chat.render import Screen, Update

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.chat.reply_stream import LiveReply
+from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.pages.chat.sidebar import chat_list
 from app.pages.chat.tab_state import Look, View, look_at, paced, read_turns

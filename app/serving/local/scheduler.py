@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping, unloaded
-from app.serving.fair_queue import WaitingLine
+from app.serving.fair_queue import FairQueue
 from app.serving.local.engine import Engine, Update
 from app.serving.local.reply import Reply
 from app.serving.local.slot import Trial
@@ -56,7 +56,7 @@ class Desk:
         self._gone = False
         # What follows is the loop's alone.
         self._slots: list[Slot] = []
-        self._line: WaitingLine[tuple[Slot, Reply]] = WaitingLine()
+        self._line: FairQueue[tuple[Slot, Reply]] = FairQueue()
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="replies", daemon=True)

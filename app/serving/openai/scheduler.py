@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from app.serving.backend import FinishReason, Occupancy, ServedVersion, stopping
-from app.serving.fair_queue import WaitingLine
+from app.serving.fair_queue import FairQueue
 from app.serving.openai.reply import ExternalReply, broken_off
 from storage.errors import ThumbloopError
 
@@ -51,7 +51,7 @@ class ExternalDesk:
         self._lock = threading.Lock()  # guards `_gone` and with it the loop's end
         self._gone = False
         # What follows is the loop's alone.
-        self._line: WaitingLine[tuple[Held, ExternalReply]] = WaitingLine()
+        self._line: FairQueue[tuple[Held, ExternalReply]] = FairQueue()
         self._running: dict[ExternalReply, asyncio.Task[FinishReason]] = {}
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="replies", daemon=True)

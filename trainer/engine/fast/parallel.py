@@ -15,7 +15,7 @@ import torch
 Piece = Callable[[], torch.Tensor]
 
 
-class Apart:
+class ParallelGraphs:
     """Runs pieces on so many threads, which share the cores that PyTorch has now."""
 
     def __init__(self, threads: int) -> None:
@@ -93,9 +93,9 @@ def _results(futures: list[Future[Any]]) -> Iterator[Any]:
 class _Pieces(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, apart: Apart, pieces: Sequence[Piece], *parameters: torch.nn.Parameter
+        ctx: Any, apart: ParallelGraphs, pieces: Sequence[Piece], *parameters: torch.nn.Parameter
     ) -> tuple[torch.Tensor, ...]:
-        ctx.apart, ctx.parameters = apart, parameters
+        ctx.parallel, ctx.parameters = apart, parameters
         ctx.results = list(apart.each([partial(_with_graph, piece) for piece in pieces]))
         return tuple(result.detach() for result in ctx.results)
 
@@ -108,7 +108,7 @@ class _Pieces(torch.autograd.Function):
             if result.requires_grad
         ]
         ctx.results = None  # each task holds its own graph, and leaves it when it is done
-        return None, None, *_sum(ctx.apart.each(tasks), len(ctx.parameters))
+        return None, None, *_sum(ctx.parallel.each(tasks), len(ctx.parameters))
 
 
 def _with_graph(piece: Piece) -> torch.Tensor:

@@ -17,7 +17,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 from trl.trainer.utils import use_adapter
 
-from trainer.engine.fast.parallel import Apart
+from trainer.engine.fast.parallel import ParallelGraphs
 from trainer.engine.prefix.output_layer import OutputLayer, completion_logps
 from trainer.engine.prefix.plan import Pass, Plan, plan
 
@@ -73,7 +73,7 @@ class PrefixScorer:
         self.recompute, self.at_once = recompute, at_once
         # Of a model that is trained as a whole, the gradients of a chat are as large as the model.
         aside = isinstance(model, PeftModel) and model.device.type == "cpu"
-        self.apart = Apart(torch.get_num_threads()) if aside else None
+        self.parallel = ParallelGraphs(torch.get_num_threads()) if aside else None
         self.compute = compute or self.output.weight.dtype
         self._largest = 1
 
@@ -82,8 +82,8 @@ class PrefixScorer:
         if not self.recompute:
             self.recompute = True
             return "the backward pass computes each chat again from now on"
-        if self.apart is not None and self.apart.threads > 1:
-            self.apart.threads = 1
+        if self.parallel is not None and self.parallel.threads > 1:
+            self.parallel.threads = 1
             return "one chat is computed after the other from now on"
         most = min(self._largest, self.at_once or self._largest)
         if most <= 1:
@@ -120,10 +120,10 @@ class PrefixScorer:
 
     def _run_all(self, runs: "Sequence[_Tree]") -> list[torch.Tensor]:
         pieces = [partial(self._run_one, run) for run in runs]
-        if self.apart is None:
+        if self.parallel is None:
             return [piece() for piece in pieces]
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return self.apart.run(pieces, [run.cost for run in runs], trained)
+        return self.parallel.run(pieces, [run.cost for run in runs], trained)
 
     def _run_one(self, run: "_Tree") -> torch.Tensor:
         with self._format():
@@ -139,7 +139,7 @@ class PrefixScorer:
             with self._format():
                 task()
 
-        run() if self.apart is None else self.apart.later(run)
+        run() if self.parallel is None else self.parallel.later(run)
 
     def _format(self) -> torch.autocast:
         reduced = self.compute != torch.float32
@@ -148,7 +148,7 @@ class PrefixScorer:
             self.model.device.type,
             self.compute if reduced else None,
             enabled=reduced,
-            cache_enabled=self.apart is None,
+            cache_enabled=self.parallel is None,
         )
 
     def _trees(self, replies: Sequence[Reply]) -> list[list[int]]:

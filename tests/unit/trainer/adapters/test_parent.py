@@ -20,9 +20,9 @@ from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.adapters import seal_and_publish
 from tests.unit.trainer.dataset.test_tokenise import example
-from trainer.adapters.parent import Start, find_start
+from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -51,7 +51,7 @@ def source(settings: Settings) -> BaseModelSource:
 
 
 @pytest.fixture
-def rows(source: BaseModelSource) -> list[Row]:
+def rows(source: BaseModelSource) -> list[TokenisedExample]:
     _, tokenizer = load_model(source)
     examples = [
         example(f"What is {n} plus {n}?", f"It is {2 * n}.", label=n % 3 != 0, chat_id=str(n))
@@ -61,7 +61,9 @@ def rows(source: BaseModelSource) -> list[Row]:
 
 
 @pytest.fixture
-def deployed(settings: Settings, source: BaseModelSource, rows: list[Row], tmp_path: Path) -> ModelVersion:
+def deployed(
+    settings: Settings, source: BaseModelSource, rows: list[TokenisedExample], tmp_path: Path
+) -> ModelVersion:
     """A version that was trained and published."""
     model, _ = kto.train(
         *load_model(source),
@@ -85,8 +87,8 @@ def deployed(settings: Settings, source: BaseModelSource, rows: list[Row], tmp_p
 
 
 @pytest.fixture
-def start(deployed: ModelVersion, source: BaseModelSource, settings: Settings) -> Start:
-    found = find_start(deployed, source, Artifacts(settings.data_dir), settings)
+def start(deployed: ModelVersion, source: BaseModelSource, settings: Settings) -> ParentAdapter:
+    found = find_parent(deployed, source, Artifacts(settings.data_dir), settings)
     assert found is not None
     return found
 
@@ -96,7 +98,11 @@ Continue = Callable[..., tuple[Any, kto.TrainingResult]]
 
 @pytest.fixture
 def carry_on(
-    start: Start, settings: Settings, source: BaseModelSource, rows: list[Row], tmp_path: Path
+    start: ParentAdapter,
+    settings: Settings,
+    source: BaseModelSource,
+    rows: list[TokenisedExample],
+    tmp_path: Path,
 ) -> Continue:
     def carry_on(**changes: Any) -> tuple[Any, kto.TrainingResult]:
         model, tokenizer = load_model(source)
@@ -117,10 +123,10 @@ def trained(model: Any) -> dict[str, torch.Tensor]:
 
 def test_steps_and_weights_are_those_of_stock_trl_given_the_same_peft_model(
     carry_on: Continue,
-    start: Start,
+    start: ParentAdapter,
     settings: Settings,
     source: BaseModelSource,
-    rows: list[Row],
+    rows: list[TokenisedExample],
     tmp_path: Path,
 ) -> None:
     steps: list[dict[str, float]] = []
@@ -198,7 +204,7 @@ def test_a_killed_training_continues_to_the_same_weights(
 
 
 def test_in_bf16_the_adapters_stay_exact_and_begin_as_one(
-    start: Start, settings: Settings, rows: list[Row], tmp_path: Path
+    start: ParentAdapter, settings: Settings, rows: list[TokenisedExample], tmp_path: Path
 ) -> None:
     source = resolve(settings.model_copy(update={"precision": "bf16"}))
     model, tokenizer = load_model(source)
@@ -236,10 +242,10 @@ def test_there_is_nothing_to_continue_from_the_base_or_in_fresh_mode(
     caplog.set_level("INFO")
     artifacts = Artifacts(settings.data_dir)
     base = ModelVersion(number=1, kind="base", base_model=source.name)
-    assert find_start(base, source, artifacts, settings) is None
+    assert find_parent(base, source, artifacts, settings) is None
     assert "v1 is deployed, the base model" in caplog.text
     fresh = settings.model_copy(update={"training_mode": "fresh"})
-    assert find_start(deployed, source, artifacts, fresh) is None
+    assert find_parent(deployed, source, artifacts, fresh) is None
 
 
 def rewrite(artifacts: Artifacts, version: ModelVersion, **changes: Any) -> ModelVersion:
@@ -272,7 +278,7 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name_with_a_remedy(
     version = rewrite(artifacts, deployed, **changes)
 
     def begin() -> None:
-        start = find_start(version, source, artifacts, settings)
+        start = find_parent(version, source, artifacts, settings)
         assert start is not None
         start.load_into(load_model(source)[0])
 
@@ -281,7 +287,9 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name_with_a_remedy(
     assert said in refused.value.message
 
 
-def test_an_adapter_for_another_architecture_is_refused(start: Start, source: BaseModelSource) -> None:
+def test_an_adapter_for_another_architecture_is_refused(
+    start: ParentAdapter, source: BaseModelSource
+) -> None:
     for changes in ({"num_hidden_layers": 1}, {"hidden_size": 32}):
         other = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.folder, **changes))
         with pytest.raises(ArtifactRefused, match="adapter of v2 .*THUMBLOOP_TRAINING_MODE=fresh"):
@@ -289,9 +297,9 @@ def test_an_adapter_for_another_architecture_is_refused(start: Start, source: Ba
 
 
 def test_an_adapter_with_a_broken_hash_is_refused(
-    deployed: ModelVersion, source: BaseModelSource, settings: Settings, start: Start
+    deployed: ModelVersion, source: BaseModelSource, settings: Settings, start: ParentAdapter
 ) -> None:
     file = start.folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     with pytest.raises(ArtifactRefused, match=r"adapter of v2 .*has changed .*THUMBLOOP_TRAINING_MODE=fresh"):
-        find_start(deployed, source, Artifacts(settings.data_dir), settings)
+        find_parent(deployed, source, Artifacts(settings.data_dir), settings)

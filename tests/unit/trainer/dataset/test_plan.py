@@ -7,13 +7,13 @@ from storage.settings import Settings
 from tests.unit.trainer.dataset.test_tokenise import example
 from trainer.dataset.contradictions import REASON, without_contradictions
 from trainer.dataset.plan import plan_training
-from trainer.dataset.tokenise import LeftOut, Row
+from trainer.dataset.tokenise import LeftOut, TokenisedExample
 from trainer.text import spoken
 
 
-def row(name: str, label: bool, text: str | None = None, weight: float = 1.0) -> Row:
+def row(name: str, label: bool, text: str | None = None, weight: float = 1.0) -> TokenisedExample:
     told = example(answer=text or name, label=label, message_id=name, chat_id=name)
-    return Row(told, [1] * 6, [2] * 4, weight)
+    return TokenisedExample(told, [1] * 6, [2] * 4, weight)
 
 
 ROWS = [row(str(number), number % 3 != 0) for number in range(9)]
@@ -84,7 +84,7 @@ def test_less_than_a_micro_batch_is_said() -> None:
     ("rows", "reason"),
     [([], "no examples that"), ([row("a", True)], "all thumbs up"), ([row("a", False)], "all thumbs down")],
 )
-def test_one_kind_alone_is_refused(rows: list[Row], reason: str) -> None:
+def test_one_kind_alone_is_refused(rows: list[TokenisedExample], reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         plan_training(rows, LeftOut(), Settings())
 

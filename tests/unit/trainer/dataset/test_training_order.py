@@ -14,7 +14,7 @@ from storage.settings import Settings
 from tests.support.rated_files import rated, write_rows
 from tests.unit.trainer.dataset.test_tokenise import example
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import Row
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine import kto
 from trainer.engine.trl_trainer import Blocks
 from trainer.model.base_model import load_model, resolve
@@ -109,7 +109,9 @@ def test_it_has_a_line_for_each_micro_batch_of_every_step(
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_no_process_has_fewer_micro_batches_than_another(processes: int) -> None:
     """One that has none left would wait for ever: the first ones of the epoch come again."""
-    rows = [Row(example(label=n % 2 == 0, chat_id=str(n)), [1] * (n + 1), [2]) for n in range(10)]
+    rows = [
+        TokenisedExample(example(label=n % 2 == 0, chat_id=str(n)), [1] * (n + 1), [2]) for n in range(10)
+    ]
 
     def of_process(rank: int) -> list[list[int]]:
         given = {"per_device_train_batch_size": 2, "seed": 0, "process_index": rank, "world_size": processes}

@@ -10,7 +10,7 @@ from transformers import Gemma3nTextConfig
 
 from storage.settings import Settings
 from tests.unit.trainer.dataset.test_tokenise import example
-from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.memory_estimate import activation_bytes, checkpoints_activations, needed_bytes
@@ -80,7 +80,7 @@ def test_dropout_that_a_configuration_asks_of_attention_is_off(settings: Setting
 @pytest.mark.parametrize("engine", get_args(Engine))
 def test_memory_decides_where_nothing_is_set(settings: Settings, engine: Engine) -> None:
     model, _ = load_model(resolve(settings))
-    rows = [Row(example(), [1] * 10**6, [2])] * 10**5
+    rows = [TokenisedExample(example(), [1] * 10**6, [2])] * 10**5
 
     def found(length: int, choice: str) -> bool:
         changes = {"batch_size": len(rows), "max_length": length, "gradient_checkpointing": choice}
@@ -94,7 +94,7 @@ def test_memory_decides_where_nothing_is_set(settings: Settings, engine: Engine)
 
 def test_the_longest_rows_that_could_meet_count_and_stock_trl_pads_them(settings: Settings) -> None:
     model, _ = load_model(resolve(settings))
-    rows = [Row(example(), [1] * length, [2]) for length in (9, 49, 19, 29, 99)]
+    rows = [TokenisedExample(example(), [1] * length, [2]) for length in (9, 49, 19, 29, 99)]
     few = settings.model_copy(update={"batch_size": 3, "max_length": 80})
     tokens = {
         engine: needed_bytes(model, rows, few, engine) / activation_bytes(model, engine)

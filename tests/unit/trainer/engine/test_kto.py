@@ -15,7 +15,7 @@ from trl import KTOTrainer
 from storage.settings import Settings
 from tests.unit.trainer.dataset.test_tokenise import example
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.objective import LossType
@@ -40,7 +40,7 @@ def source(settings: Settings) -> BaseModelSource:
 
 
 @pytest.fixture
-def rows(source: BaseModelSource) -> list[Row]:
+def rows(source: BaseModelSource) -> list[TokenisedExample]:
     _, tokenizer = load_model(source)
     examples = [
         example(
@@ -58,7 +58,9 @@ Trainer = Callable[..., tuple[Any, kto.TrainingResult]]
 
 
 @pytest.fixture
-def train(settings: Settings, source: BaseModelSource, rows: list[Row], tmp_path: Path) -> Trainer:
+def train(
+    settings: Settings, source: BaseModelSource, rows: list[TokenisedExample], tmp_path: Path
+) -> Trainer:
     def train(**changes: Any) -> tuple[Any, kto.TrainingResult]:
         arguments: dict[str, Any] = {
             "weights": WEIGHTS,
@@ -77,7 +79,7 @@ def adapter(model: Any) -> dict[str, torch.Tensor]:
 
 
 def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
-    train: Trainer, settings: Settings, source: BaseModelSource, rows: list[Row], tmp_path: Path
+    train: Trainer, settings: Settings, source: BaseModelSource, rows: list[TokenisedExample], tmp_path: Path
 ) -> None:
     seen: list[dict[str, Any]] = []
     ours, _ = train(progress=seen.append)
@@ -115,12 +117,12 @@ def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
 
 
 def test_a_row_weight_multiplies_the_loss_of_that_row_alone(
-    source: BaseModelSource, settings: Settings, rows: list[Row], tmp_path: Path
+    source: BaseModelSource, settings: Settings, rows: list[TokenisedExample], tmp_path: Path
 ) -> None:
     given = [dataclasses.replace(row, weight=number + 0.5) for number, row in enumerate(rows[:4])]
     assert {row.label for row in given} == {True, False}
 
-    def loss(rows: list[Row]) -> float:
+    def loss(rows: list[TokenisedExample]) -> float:
         model, tokenizer = load_model(source)
         trainer: Any = ExactTrainer(
             model,
@@ -216,7 +218,7 @@ def test_weights_that_explode_stop_the_training(train: Trainer, settings: Settin
 
 
 def test_exact_ids_are_trained_on_and_cut_at_the_end(
-    train: Trainer, settings: Settings, rows: list[Row]
+    train: Trainer, settings: Settings, rows: list[TokenisedExample]
 ) -> None:
     """A reply without an end token must not be trained as if it had one."""
     cut = [dataclasses.replace(row, completion_ids=[i for i in row.completion_ids if i != 2]) for row in rows]
@@ -334,7 +336,7 @@ def test_accumulated_micro_batches_are_those_of_trl(
     assert found["shared-prefix"] == pytest.approx(found["trl"], rel=1e-4, abs=1e-4)
 
 
-def test_each_rows_own_weight_reaches_the_loss(train: Trainer, rows: list[Row]) -> None:
+def test_each_rows_own_weight_reaches_the_loss(train: Trainer, rows: list[TokenisedExample]) -> None:
     losses: list[list[float]] = [[], []]
     for weight, found in zip((1.0, 2.0), losses, strict=True):
 

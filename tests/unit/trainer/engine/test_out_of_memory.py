@@ -14,7 +14,7 @@ from peft import get_peft_model
 from storage.settings import Settings
 from tests.support import REPOSITORY
 from tests.unit.trainer.dataset.test_tokenise import example
-from trainer.dataset.tokenise import Row, tokenise
+from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.fast.layers import fast_layers
@@ -34,7 +34,7 @@ def settings(tmp_path: Path, tiny_model: Path) -> Settings:
     )
 
 
-def siblings(tokenizer: Any) -> list[Row]:
+def siblings(tokenizer: Any) -> list[TokenisedExample]:
     """Chats of four replies to one long prompt, which share a pass."""
     question = "What is one plus one, and why would anybody want to know that today of all days?"
     examples = [

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from storage.errors import InvalidInput
 from storage.examples.example import Example
 from trainer.dataset.batch_order import order
-from trainer.dataset.tokenise import Row, encode
+from trainer.dataset.tokenise import TokenisedExample, encode
 from trainer.dataset.weights import Weights
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.gate.evaluate import LossType, auc, auc_standard_error, evaluate, objective
@@ -216,7 +216,7 @@ def test_every_figure_against_a_plain_forward_pass(
     liked = [plain_log_probability(policy, *pairs[row], max_length) for row in (0, 2)]
     assert found.desirable_log_probability == pytest.approx(sum(liked) / 2, abs=1e-3)
 
-    rows = [Row(one, *pair) for one, pair in zip(EXAMPLES[:4], pairs, strict=True)]
+    rows = [TokenisedExample(one, *pair) for one, pair in zip(EXAMPLES[:4], pairs, strict=True)]
     ring = order(rows, batch_size=4, seed=0)
     kl = [ratio(pairs[row][0], pairs[ring[seat - 1]][1]) for seat, row in enumerate(ring)]
     expected = objective(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from trainer.engine.fast.parallel import Apart
+from trainer.engine.fast.parallel import ParallelGraphs
 
 THREADS = [1, 2, 3]
 
@@ -33,7 +33,7 @@ def test_values_and_gradients_are_those_of_one_graph(weight: torch.nn.Parameter,
     sum(piece()[0] * (number + 1) for number, piece in enumerate(pieces)).backward()  # type: ignore[union-attr]
     expected, weight.grad = weight.grad, None
 
-    found = Apart(threads).run(pieces, lengths, [weight])
+    found = ParallelGraphs(threads).run(pieces, lengths, [weight])
     for one, piece in zip(found, pieces, strict=True):
         torch.testing.assert_close(one, piece())
     sum(one[0] * (number + 1) for number, one in enumerate(found)).backward()  # type: ignore[union-attr]
@@ -45,7 +45,7 @@ def test_the_sum_is_the_same_to_the_last_bit_on_any_number_of_threads(weight: to
     gradients = []
     for threads in THREADS:
         weight.grad = None
-        found = Apart(threads).run([chain(weight, length) for length in lengths], lengths, [weight])
+        found = ParallelGraphs(threads).run([chain(weight, length) for length in lengths], lengths, [weight])
         torch.stack(found).sum().backward()  # type: ignore[no-untyped-call]
         gradients.append(weight.grad)
     assert all(torch.equal(gradients[0], other) for other in gradients[1:])
@@ -63,14 +63,14 @@ def test_pieces_run_at_the_same_time_and_those_that_cost_most_begin(weight: torc
 
         return run
 
-    Apart(2).run([piece(number) for number in range(4)], [1, 2, 30, 40], [weight])
+    ParallelGraphs(2).run([piece(number) for number in range(4)], [1, 2, 30, 40], [weight])
     assert set(begun[:2]) == {2, 3}
 
 
 @pytest.mark.parametrize("threads", THREADS)
 def test_without_gradients_there_is_no_graph(weight: torch.nn.Parameter, threads: int) -> None:
     with torch.no_grad():
-        found = Apart(threads).run([chain(weight, 2), chain(weight, 3)], [2, 3], [weight])
+        found = ParallelGraphs(threads).run([chain(weight, 2), chain(weight, 3)], [2, 3], [weight])
     assert not any(one.requires_grad for one in found)
 
 
@@ -81,13 +81,13 @@ def test_what_fails_is_raised_and_the_threads_are_gone(weight: torch.nn.Paramete
 
     cores = torch.get_num_threads()
     with pytest.raises(MemoryError, match="too much"):
-        Apart(threads).run([chain(weight, 2), fails, chain(weight, 3)], [1, 1, 1], [weight])
+        ParallelGraphs(threads).run([chain(weight, 2), fails, chain(weight, 3)], [1, 1, 1], [weight])
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("apart")]
     assert torch.get_num_threads() == cores
 
 
 def test_a_piece_without_gradient_leaves_the_others_theirs(weight: torch.nn.Parameter) -> None:
-    found = Apart(2).run([lambda: torch.ones(2), chain(weight, 2)], [1, 1], [weight])
+    found = ParallelGraphs(2).run([lambda: torch.ones(2), chain(weight, 2)], [1, 1], [weight])
     (found[0].sum() + found[1].sum()).backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
@@ -97,7 +97,7 @@ def test_a_piece_without_gradient_leaves_the_others_theirs(weight: torch.nn.Para
 def test_what_is_for_later_is_done_when_the_results_are_there(
     weight: torch.nn.Parameter, threads: int
 ) -> None:
-    apart = Apart(threads)
+    apart = ParallelGraphs(threads)
     order: list[str] = []
 
     def piece(number: int) -> Callable[[], torch.Tensor]:
@@ -121,7 +121,7 @@ def test_what_is_for_later_is_done_when_the_results_are_there(
 
 @pytest.mark.parametrize("threads", THREADS)
 def test_what_fails_later_is_raised(weight: torch.nn.Parameter, threads: int) -> None:
-    apart = Apart(threads)
+    apart = ParallelGraphs(threads)
 
     def fails() -> None:
         raise MemoryError("too much, later")

@@ -122,8 +122,8 @@ def test_chats_beside_each_other_share_no_converted_weight() -> None:
     def gradients(threads: int) -> list[torch.Tensor]:
         model.zero_grad()
         scorer = PrefixScorer(model)
-        assert scorer.apart is not None
-        scorer.apart.threads = threads
+        assert scorer.parallel is not None
+        scorer.parallel.threads = threads
         scorer.policy(REPLIES).completions.sum().backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.chat.reply_stream import LiveReply
+from app.chat.live_reply import LiveReply
 from app.serving.backend import ReplyStream
 from storage.db.tables import Message
 from storage.errors import Busy
