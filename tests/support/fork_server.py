@@ -161,7 +161,7 @@ def _connect(folder: Path) -> socket.socket:
             door.bind(address)
             door.listen()
             Plain(
-                [sys.executable, "-c", f"from tests import forge; forge.main({door.fileno()})"],
+                [sys.executable, "-c", f"from {__name__} import main; main({door.fileno()})"],
                 cwd=REPOSITORY,
                 env=ENVIRONMENT,
                 pass_fds=[door.fileno()],
