@@ -55,6 +55,16 @@ $(VENV)/.installed: $(VENV)/.dependencies pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# torch's own metadata brings the CUDA packages that belong to its build, and a build for the CPU needs none. So
+# these packages and the build's suffix, such as +cpu, are left out: the lock then installs either build.
+.PHONY: lock
+lock: install  ## renew requirements.lock; pins stay where they can. All new: make lock UPGRADE=--upgrade
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header \
+		$(UPGRADE) --output-file requirements.lock pyproject.toml
+	@sed -i -E -e '/^(cuda-|nvidia-|thumbloop|triton)/d' -e 's/^([^ ]+)\+[a-z0-9.]+/\1/' \
+		-e '1i # Made by `make lock`, for Python 3.11 and newer. `make install` reads this file.' \
+		-e '1i # The package of the default model is not here (see the Makefile).' requirements.lock
+
 .PHONY: run
 run: install  ## start Thumbloop at http://127.0.0.1:7860
 	@exec $(BIN)/thumbloop serve
@@ -72,11 +82,11 @@ parity: install  ## six steps of the default model against stock TRL, rows of th
 	THUMBLOOP_TEST_PARITY=full $(BIN)/python -m pytest tests/integration/test_default_model_parity.py
 
 .PHONY: check
-check: install  ## lint, format, types, import direction, docs
+check: install  ## lint, format, types, import direction, docs, packaging
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(TEST) tests/unit/test_architecture.py tests/unit/test_docs.py
+	$(TEST) tests/unit/test_architecture.py tests/unit/test_docs.py tests/unit/test_packaging.py
 
 # plain_votes.py is a server that votes.py starts. What lacks its data does not keep the others from running.
 .PHONY: bench
