@@ -29,7 +29,7 @@ from storage.registry.device_lock import DeviceLock
 from storage.settings import Settings
 from trainer.model.base_model import BaseModelSource, resolve
 from trainer.runs.dispatcher import Dispatcher
-from trainer.runs.executors.local import LocalRunner
+from trainer.runs.executors import open_executor
 from trainer.runs.schedule import Schedule
 
 log = logging.getLogger("thumbloop.serving")
@@ -105,6 +105,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
 
     Raises BadSetting, ModelUnavailable, NotReady, and Conflict for a database of another base model.
     """
+    executor = open_executor(settings)
     tracing = Tracing() if settings.opentelemetry else None
     database = open_database(settings)
     try:
@@ -143,7 +144,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         turns=turns,
         chat_service=ChatService(database, deployments, settings, metrics, tracing),
         schedule=Schedule(database, settings),
-        dispatcher=Dispatcher(database, settings, LocalRunner(settings)),
+        dispatcher=Dispatcher(database, settings, executor),
         metrics=metrics,
         webhook=WebhookSender(database, settings),
         housekeeping=Housekeeping(database, settings),

@@ -73,12 +73,12 @@ def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]
 
 def _start_if_alone(settings: "Settings", database: "Database", run_id: str) -> None:
     from storage.registry.training_runs import claimable_run
-    from trainer.runs.executors.local import LocalRunner
+    from trainer.runs.executors import open_executor
 
     with database.read() as session:
         waits = claimable_run(session) is not None
     if waits and not _server_answers(settings):
-        LocalRunner(settings).start(run_id)
+        open_executor(settings).start(run_id)
 
 
 def _server_answers(settings: "Settings") -> bool:
@@ -147,9 +147,9 @@ class _Standby:
         if self._active or self._waiting_since is None or now - self._waiting_since < self._patience:
             return
         from trainer.runs.dispatcher import Dispatcher
-        from trainer.runs.executors.local import LocalRunner
+        from trainer.runs.executors import open_executor
 
-        dispatcher = Dispatcher(self._database, self._settings, LocalRunner(self._settings))
+        dispatcher = Dispatcher(self._database, self._settings, open_executor(self._settings))
         dispatcher.start()
         # A trainer that was started here goes on without this command: it is a process of its own.
         self._at_end.callback(dispatcher.stop, terminate=False)

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import NoDecode
 
 from storage.settings.serving import ServingSettings
-from storage.settings.validators import AsList, Hours, Item, TimeZone
+from storage.settings.validators import AsList, Executor, Hours, Item, TimeZone
 
 SignalKind = Literal["regenerated", "edited", "copied"]
 
@@ -25,6 +25,11 @@ class TrainingSettings(ServingSettings):
     )
     timezone: TimeZone = Field(
         "UTC", description="Time zone of the schedule and the quiet hours, for example Europe/Berlin."
+    )
+    executor: Executor = Field(
+        "local",
+        description="Who starts the trainer of a run. local: this machine, as a process. "
+        "`package.module:Class`: a class of your own (docs/training.md).",
     )
     min_new_votes: int = Field(
         20, ge=1, description="A scheduled run needs this many vote changes since the last trained snapshot."

@@ -51,9 +51,16 @@ def _clock_hours(value: str) -> str:
     return value
 
 
+def _executor(value: str) -> str:
+    if value != "local" and not re.fullmatch(r"[\w.]+:\w+", value):
+        raise ValueError("write `local`, or `package.module:Class` of a class that Python can import")
+    return value
+
+
 AsList = BeforeValidator(_listed)
 Address = Annotated[str, AfterValidator(_http_address)]
 TimeZone = Annotated[str, AfterValidator(_known_timezone)]
+Executor = Annotated[str, AfterValidator(_executor)]
 Hours = Annotated[str, AfterValidator(_clock_hours)]
 Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 

@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.data.exists():
         raise SystemExit(f"{arguments.data} is not at hand; name KTO rows as JSON lines with --data FILE")
-    # As the product sets it for its own processes (trainer/runners/local.py).
+    # As the product sets it for its own processes (trainer/runs/executors/local.py).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,15 +1,17 @@
-"""The dispatcher and the local runner: trainers are started, replaced when they die, and stopped."""
+"""The dispatcher and the local executor: trainers are started, replaced when they die, and stopped."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from storage.errors import BadSetting
 from storage.settings import Settings, load_settings
 from tests.support.live_server import wait_until
 from tests.support.training_env import LONG, House, houses
 from trainer.runs.dispatcher import Dispatcher
-from trainer.runs.executors.local import LocalRunner, child_environment
+from trainer.runs.executors import open_executor
+from trainer.runs.executors.local import LocalExecutor, child_environment
 
 
 @pytest.fixture
@@ -21,31 +23,31 @@ def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., House]]:
 def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Callable[..., House]) -> None:
     house = build(**{**LONG, "lease_seconds": 600})
     house.vote(12)
-    runner = LocalRunner(house.settings)
-    dispatcher = Dispatcher(house.database, house.settings, runner)
+    executor = LocalExecutor(house.settings)
+    dispatcher = Dispatcher(house.database, house.settings, executor)
     dispatcher.start()
     run_id = house.request()
     try:
         wait_until(lambda: len(house.checkpoints(run_id)) > 1, 120, lambda: house.log(run_id))
-        runner.kill(run_id)
+        executor.kill(run_id)
         # Its lease has ten minutes to go, but the dispatcher saw its own child die.
         wait_until(lambda: house.run(run_id).attempts == 2, 60, lambda: house.log(run_id))
         wait_until(lambda: house.run(run_id).state == "succeeded", 120, lambda: house.log(run_id))
     finally:
         dispatcher.stop(terminate=True)
-    assert not runner.alive(run_id)
+    assert not executor.alive(run_id)
 
 
 def test_a_stopped_dispatcher_leaves_a_run_that_resumes(build: Callable[..., House]) -> None:
     house = build(**{**LONG, "epochs": 400})
     house.vote(12)
-    runner = LocalRunner(house.settings)
-    dispatcher = Dispatcher(house.database, house.settings, runner)
+    executor = LocalExecutor(house.settings)
+    dispatcher = Dispatcher(house.database, house.settings, executor)
     dispatcher.start()
     run_id = house.request()
     wait_until(lambda: house.checkpoints(run_id), 120, lambda: house.log(run_id))
     dispatcher.stop(terminate=True)
-    assert not runner.alive(run_id)
+    assert not executor.alive(run_id)
     assert house.run(run_id).state == "requested", house.log(run_id)
     assert house.checkpoints(run_id)
 
@@ -54,7 +56,7 @@ def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., House], 
     house = build(max_attempts=2)
     house.vote(12)
     broken = house.settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/absent/file.db"})
-    dispatcher = Dispatcher(house.database, house.settings, LocalRunner(broken))
+    dispatcher = Dispatcher(house.database, house.settings, LocalExecutor(broken))
     dispatcher.start()
     run_id = house.request()
     try:
@@ -76,3 +78,19 @@ def test_a_trainer_sees_exactly_the_settings_of_its_server(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings
+
+
+class OtherExecutor(LocalExecutor):
+    """An executor of somebody else."""
+
+
+def test_the_executor_is_a_setting(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path, executor=f"{__name__}:OtherExecutor")
+    assert isinstance(open_executor(settings), OtherExecutor)
+    assert type(open_executor(load_settings(data_dir=tmp_path))) is LocalExecutor
+
+
+@pytest.mark.parametrize("executor", ["slurm", "no.such.module:Executor", f"{__name__}:Missing"])
+def test_an_executor_that_cannot_be_imported_is_refused(tmp_path: Path, executor: str) -> None:
+    with pytest.raises(BadSetting, match="THUMBLOOP_EXECUTOR=.*Python can import"):
+        open_executor(load_settings(data_dir=tmp_path, executor=executor))

@@ -12,7 +12,7 @@ from storage.db.database import Database
 from storage.db.tables import TrainingRun
 from storage.registry.training_runs import active_run, claim_run, claimable_run, expire_lease, finish_run
 from storage.settings import Settings
-from trainer.runs.executors import Runner
+from trainer.runs.executors import Executor
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ class _Trainer:
 class Dispatcher:
     """A thread that looks at the queue once a second."""
 
-    def __init__(self, database: Database, settings: Settings, runner: Runner) -> None:
+    def __init__(self, database: Database, settings: Settings, executor: Executor) -> None:
         self._database = database
         self._settings = settings
-        self._runner = runner
+        self._executor = executor
         self._trainers: dict[str, _Trainer] = {}  # the latest started here, by run id
         self._false_starts: dict[str, int] = {}
         self._stop = threading.Event()
@@ -56,14 +56,14 @@ class Dispatcher:
         if not terminate:
             return
         for run_id in self._trainers:
-            self._runner.terminate(run_id)
+            self._executor.terminate(run_id)
         deadline = time.monotonic() + STOP_SECONDS
         for run_id, trainer in self._trainers.items():
-            while self._runner.alive(run_id) and time.monotonic() < deadline:
+            while self._executor.alive(run_id) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            if self._runner.alive(run_id):
+            if self._executor.alive(run_id):
                 log.error("The trainer of run %s did not end in %.0f s; killing it.", run_id, STOP_SECONDS)
-                self._runner.kill(run_id)
+                self._executor.kill(run_id)
             self._expire(run_id, trainer)  # it may have died without giving the run back
 
     def _work(self) -> None:
@@ -83,7 +83,7 @@ class Dispatcher:
         trainer = self._trainers.get(run.id)
         if trainer is not None and run.owner == trainer.owner:
             self._mind(run, trainer, silent=waits)
-        if waits and not self._runner.alive(run.id):
+        if waits and not self._executor.alive(run.id):
             self._begin(run, trainer)
 
     def _begin(self, run: TrainingRun, former: _Trainer | None) -> None:
@@ -93,13 +93,13 @@ class Dispatcher:
                 self._give_up(run)
                 return
         log.info("Starting a trainer for run %s.", run.id)
-        self._trainers[run.id] = _Trainer(owner=self._runner.start(run.id))
+        self._trainers[run.id] = _Trainer(owner=self._executor.start(run.id))
 
     def _mind(self, run: TrainingRun, trainer: _Trainer, *, silent: bool) -> None:
         """A trainer of ours has the run: is it alive, does it speak, does it hear a cancellation?"""
         trainer.claimed = True
         now = time.monotonic()
-        if not self._runner.alive(run.id):
+        if not self._executor.alive(run.id):
             if not silent:
                 log.error("The trainer of run %s died; another one resumes the run.", run.id)
                 self._expire(run.id, trainer)
@@ -107,14 +107,14 @@ class Dispatcher:
         if run.cancel_requested:
             trainer.cancelled_at = trainer.cancelled_at or now
             if now - trainer.cancelled_at > CANCEL_KILL_SECONDS:
-                self._runner.kill(run.id)
+                self._executor.kill(run.id)
             elif now - trainer.cancelled_at > CANCEL_TERM_SECONDS:
-                self._runner.terminate(run.id)
+                self._executor.terminate(run.id)
         # After the machine slept, a lease can have run out although its trainer is about to speak.
         trainer.silent_since = (trainer.silent_since or now) if silent else None
         if trainer.silent_since is not None and now - trainer.silent_since > self._settings.lease_seconds:
             log.error("The trainer of run %s is alive but silent; killing it.", run.id)
-            self._runner.kill(run.id)
+            self._executor.kill(run.id)
 
     def _expire(self, run_id: str, trainer: _Trainer) -> None:
         with self._database.write() as session:

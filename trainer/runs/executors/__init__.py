@@ -1,14 +1,19 @@
 """Where a training run executes.
 
-A runner starts a trainer for a run and can end it; the database decides whether the run may start.
-Begin with `local.py`.
+An executor starts a trainer for a run and can end it; the database decides whether the run may start.
+Imports storage. Begin with `local.py`.
 """
 
+from importlib import import_module
 from typing import Protocol
 
+from storage.errors import BadSetting
+from storage.settings import Settings
+from trainer.runs.executors.local import LocalExecutor
 
-class Runner(Protocol):
-    """Trainers that this runner started, by run id."""
+
+class Executor(Protocol):
+    """The trainers that this executor started, by run id."""
 
     def start(self, run_id: str) -> str:
         """Start a trainer for the run; returns the owner's name under which it will claim it."""
@@ -21,3 +26,19 @@ class Runner(Protocol):
 
     def kill(self, run_id: str) -> None:
         """End the trainer at once, with everything it started."""
+
+
+def open_executor(settings: Settings) -> Executor:
+    """The executor that the settings name. Raises BadSetting if it cannot be imported."""
+    if settings.executor == "local":
+        return LocalExecutor(settings)
+    module, _, name = settings.executor.partition(":")
+    try:
+        executor: Executor = getattr(import_module(module), name)(settings)
+    except (ImportError, AttributeError) as error:
+        raise BadSetting(
+            f"THUMBLOOP_EXECUTOR={settings.executor}: {error}. Write `local`, or `package.module:Class` of a "
+            f"class that Python can import here.",
+            field="executor",
+        ) from error
+    return executor

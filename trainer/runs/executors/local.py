@@ -26,7 +26,7 @@ class _Child:
     owner: str
 
 
-class LocalRunner:
+class LocalExecutor:
     """Starts `python -m trainer run ID`."""
 
     def __init__(self, settings: Settings) -> None:
