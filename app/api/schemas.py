@@ -13,7 +13,7 @@ from storage.chats.votes import CurrentVote
 from storage.db.ids import is_id
 from storage.db.tables import Chat, Message, ModelVersion, TrainingRun
 from storage.errors import InvalidInput, NotFound
-from storage.registry.traffic import Traffic
+from storage.registry.canaries import Traffic
 
 
 def _storable(text: str) -> str:

@@ -19,8 +19,8 @@ def start(
 ) -> None:
     """Try a version beside the deployed one, or change the share of the one that is tried."""
     from app.commands.versions import verify
+    from storage.registry.canaries import start_canary
     from storage.registry.model_versions import get_version
-    from storage.registry.traffic import start_canary
 
     with opened_database() as (settings, database):
         with database.read() as session:
@@ -35,7 +35,8 @@ def start(
 def show() -> None:
     """How the canary does beside the deployed version."""
     from storage.chats.stats import VersionStats, canary_stats, difference_interval
-    from storage.registry.canaries import count_chats, open_canary
+    from storage.registry.canaries import count_chats
+    from storage.registry.model_versions import open_canary
 
     def row(side: str, found: VersionStats) -> tuple[str, ...]:
         approval = "no votes" if found.approval is None else f"{found.approval:.0%}"
@@ -66,9 +67,8 @@ def show() -> None:
 @canary_commands.command("end")
 def end(why: str = WHY) -> None:
     """Let the deployed version answer the canary's chats, too."""
-    from storage.registry.canaries import count_chats
+    from storage.registry.canaries import count_chats, end_canary
     from storage.registry.model_versions import deployed_version, get_version
-    from storage.registry.traffic import end_canary
 
     with opened_database() as (_, database), database.write() as session:
         canary = end_canary(session, by=ACTOR, why=why)

@@ -8,14 +8,14 @@ from app.commands.terminal import ACTOR, opened_database, print_table, say, show
 
 if TYPE_CHECKING:
     from storage.db.tables import ModelVersion
-    from storage.registry.traffic import Traffic
+    from storage.registry.canaries import Traffic
     from storage.settings import Settings
 
 
 def versions() -> None:
     """List the model versions, newest first."""
+    from storage.registry.canaries import traffic
     from storage.registry.model_versions import list_versions
-    from storage.registry.traffic import traffic
 
     with opened_database() as (_, database), database.read() as session:
         answering = traffic(session)

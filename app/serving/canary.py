@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from app.serving.backend import ServedVersion
 from app.serving.loaded_versions import LoadedVersions
-from storage.db.canary_table import Canary
 from storage.db.database import Database
-from storage.db.tables import ModelVersion
+from storage.db.tables import Canary, ModelVersion
 from storage.errors import Busy, ThumbloopError
-from storage.registry import canaries, model_versions, traffic
+from storage.registry import canaries, model_versions
 
 log = logging.getLogger("thumbloop.serving")
 
@@ -58,7 +57,7 @@ class CanaryServing:
     def start(self, id_or_name: str, *, share: float, by: str, why: str) -> Canary:
         """Build and try the version, then give it a share of the chats that begin from now on.
 
-        Raises as `traffic.start_canary` does, and ArtifactRefused.
+        Raises as `canaries.start_canary` does, and ArtifactRefused.
         """
         with self._building:
             with self._database.read() as session:
@@ -66,7 +65,7 @@ class CanaryServing:
             if version.state in ("candidate", "ready"):  # others are refused below
                 self._versions.build(version)
             with self._database.write() as session:
-                canary = traffic.start_canary(session, version.id, share=share, by=by, why=why)
+                canary = canaries.start_canary(session, version.id, share=share, by=by, why=why)
             self.follow()
         return canary
 
@@ -76,7 +75,7 @@ class CanaryServing:
         Raises Conflict where no canary is under way.
         """
         with self._database.write() as session:
-            canary = traffic.end_canary(session, by=by, why=why)
+            canary = canaries.end_canary(session, by=by, why=why)
             ended = (
                 model_versions.get_version(session, canary.version_id),
                 canaries.count_chats(session, canary),
@@ -127,7 +126,7 @@ class CanaryServing:
 
     def _wanted(self) -> tuple[Canary, ModelVersion] | None:
         with self._database.read() as session:
-            canary = canaries.open_canary(session)
+            canary = model_versions.open_canary(session)
             if canary is None:
                 return None
             return canary, model_versions.get_version(session, canary.version_id)

@@ -10,7 +10,7 @@ from typing import get_args
 from sqlmodel import Session, col, func, select
 
 from storage.chats.chats import get_chat, get_message
-from storage.chats.votes import latest_event_id, take_turn
+from storage.chats.votes import latest_event_id, lock_vote_log
 from storage.db.tables import Chat, Message, Signal
 from storage.errors import Conflict, InvalidInput, NotAllowed
 from storage.people.end_users import speaks_for
@@ -30,7 +30,7 @@ def record_signal(session: Session, *, user_id: str, message_id: str, kind: Sign
     """
     if kind not in KINDS:
         raise InvalidInput(f"The kind {kind!r} is not one of {', '.join(KINDS)}.", field="kind")
-    take_turn(session)  # or a vote event could join a snapshot that this signal has missed
+    lock_vote_log(session)  # or a vote event could join a snapshot that this signal has missed
     message = get_message(session, message_id)
     person = get_chat(session, message.chat_id).owner_id
     if not speaks_for(session, user_id, person):

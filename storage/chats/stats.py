@@ -11,8 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
-from storage.db.canary_table import Canary
-from storage.db.tables import Chat, Message, ModelVersion, User, Vote, VoteEvent, now
+from storage.db.tables import Canary, Chat, Message, ModelVersion, User, Vote, VoteEvent, now
 
 WIDEST_INTERVAL = 0.3
 Z95 = 1.959963984540054

@@ -15,7 +15,7 @@ from storage.db.ids import is_id, new_id
 from storage.db.tables import Chat, Message, Table, Vote, VoteEvent, now
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, RevisionConflict
 
-# Any constant will do; see take_turn.
+# Any constant will do; see lock_vote_log.
 EVENT_LOCK = 7_463_552
 
 
@@ -113,7 +113,7 @@ def cast_vote(
         raise InvalidInput(f"The label must be true (up) or false (down), not {label!r}.", field="label")
     for text in (*(tags or ()), comment or "", correction or ""):
         check_text(text, "vote")
-    take_turn(session)
+    lock_vote_log(session)
     found = _find(session, user_id, message_id)
     _check_votable(found, message_id)
     current = _current(found, found.owner_id, message_id)
@@ -135,7 +135,7 @@ def clear_vote(
     session: Session, *, user_id: str, message_id: str, expected: Expected = ANYTHING
 ) -> CurrentVote:
     """Take a vote back, or leave it as it is where there is nothing to take back; raises as `cast_vote`."""
-    take_turn(session)
+    lock_vote_log(session)
     current = get_vote(session, user_id=user_id, message_id=message_id)
     _check_expected(current, expected)
     if current.label is None:
@@ -291,7 +291,7 @@ def _store(session: Session, vote: CurrentVote, action: str) -> CurrentVote:
     return vote
 
 
-def take_turn(session: Session) -> None:
+def lock_vote_log(session: Session) -> None:
     """Wait until no other transaction is adding vote events; call before adding some."""
     # A snapshot is "every event up to an id". PostgreSQL gives ids before commit, so two transactions
     # could commit out of order and change a snapshot afterwards; this lock makes them take turns.

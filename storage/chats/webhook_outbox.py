@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from storage.chats.votes import latest_event_id, take_turn
+from storage.chats.votes import latest_event_id, lock_vote_log
 from storage.db.database import database_now
 from storage.db.ids import is_id
 from storage.db.tables import Chat, Message, ModelVersion, VoteEvent, WebhookCursor, WebhookDelivery
@@ -47,7 +47,7 @@ def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
     """
     cursor = session.exec(select(WebhookCursor).with_for_update()).first()
     if cursor is None:
-        take_turn(session)  # two servers may begin at once
+        lock_vote_log(session)  # two servers may begin at once
         if session.get(WebhookCursor, 1) is None:
             session.add(WebhookCursor(event_id=latest_event_id(session)))
             session.flush()

@@ -11,7 +11,6 @@ from sqlalchemy import JSON, Column, Index, MetaData, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from storage.db.ids import new_id
-from storage.db.types import OPTIONAL_JSON, UtcDateTime
 
 # Named constraints, so that migrations can alter them on both engines.
 NAMING = {
@@ -23,8 +22,30 @@ NAMING = {
 }
 
 
+OPTIONAL_JSON = JSON(none_as_null=True)
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Aware UTC datetimes in Python; plain timestamps in both engines, which compare and sort alike."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value.astimezone(UTC).replace(tzinfo=None) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None else None
+
+
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def one_open(name: str, end: str, condition: str) -> Index:
+    """A unique index: of the rows that meet the condition, at most one has no moment of its end."""
+    where = sa.text(condition)
+    return Index(name, sa.text(f"({end} IS NULL)"), unique=True, sqlite_where=where, postgresql_where=where)
 
 
 class Table(SQLModel):
@@ -164,9 +185,6 @@ class Signal(Table, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
-WAITING_DELIVERY = "delivered_at IS NULL AND failed_at IS NULL"
-
-
 class WebhookDelivery(Table, table=True):
     """The outbox of the webhook: which vote event is to be sent, and how that went so far.
 
@@ -178,8 +196,8 @@ class WebhookDelivery(Table, table=True):
         Index(
             "ix_webhook_delivery_waiting",
             "next_attempt_at",
-            sqlite_where=sa.text(WAITING_DELIVERY),
-            postgresql_where=sa.text(WAITING_DELIVERY),
+            sqlite_where=sa.text("delivered_at IS NULL AND failed_at IS NULL"),
+            postgresql_where=sa.text("delivered_at IS NULL AND failed_at IS NULL"),
         ),
     )
 
@@ -218,25 +236,13 @@ class ImportRequest(Table, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
-ACTIVE_RUN = "state IN ('requested', 'running')"
-
-
 class TrainingRun(Table, table=True):
-    """One run; the row is the queue. A partial unique index allows one active run per policy."""
+    """One run; the row is the queue. One is active at a time."""
 
     __tablename__ = "training_run"
-    __table_args__ = (
-        Index(
-            "ix_training_run_active",
-            "policy",
-            unique=True,
-            sqlite_where=sa.text(ACTIVE_RUN),
-            postgresql_where=sa.text(ACTIVE_RUN),
-        ),
-    )
+    __table_args__ = (one_open("ix_training_run_active", "finished_at", "state IN ('requested', 'running')"),)
 
     id: str = Field(default_factory=new_id, primary_key=True)
-    policy: str = "default"
     state: str = "requested"  # requested, running, succeeded, skipped, failed, cancelled
     reason: str | None = Field(default=None, sa_type=Text)
     trigger: str  # admin, api, cli, schedule
@@ -265,10 +271,9 @@ class ScheduleTick(Table, table=True):
     """One firing of the schedule; the unique key makes it happen once however many schedulers run."""
 
     __tablename__ = "schedule_tick"
-    __table_args__ = (UniqueConstraint("policy", "due_at"),)
+    __table_args__ = (UniqueConstraint("due_at"),)
 
     id: str = Field(default_factory=new_id, primary_key=True)
-    policy: str = "default"
     due_at: datetime = Field(sa_type=UtcDateTime)
     outcome: str  # what came of it, for people
     run_id: str | None = Field(default=None, foreign_key="training_run.id")
@@ -314,23 +319,31 @@ class Deployment(Table, table=True):
     """Which version answered from when until when; the open row is the alias `deployed`."""
 
     __tablename__ = "deployment"
-    __table_args__ = (
-        Index(
-            "ix_deployment_open",
-            "policy",
-            unique=True,
-            sqlite_where=sa.text("ended_at IS NULL"),
-            postgresql_where=sa.text("ended_at IS NULL"),
-        ),
-    )
+    __table_args__ = (one_open("ix_deployment_open", "ended_at", "ended_at IS NULL"),)
 
     id: str = Field(default_factory=new_id, primary_key=True)
-    policy: str = "default"
     version_id: str = Field(foreign_key="model_version.id")
     started_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     by: str  # a user's name, or the gate
     why: str = Field(sa_type=Text)
+
+
+class Canary(Table, table=True):
+    """A version that was tried on a share of the new chats; the open row is the one under way."""
+
+    __tablename__ = "canary"
+    __table_args__ = (one_open("ix_canary_open", "ended_at", "ended_at IS NULL"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)  # also the seed of the split
+    version_id: str = Field(foreign_key="model_version.id")
+    compared_with_id: str = Field(foreign_key="model_version.id")  # deployed all the while
+    share: float  # of new chats, above 0 and below 1
+    started_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    by: str
+    why: str = Field(sa_type=Text)
+    ending: str | None = Field(default=None, sa_type=Text)  # why it ended
 
 
 class AuditEvent(Table, table=True):

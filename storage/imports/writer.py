@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, SQLModel, col, select
 
 from storage.chats.chats import TITLE_LENGTH
-from storage.chats.votes import take_turn
+from storage.chats.votes import lock_vote_log
 from storage.db.ids import new_id
 from storage.db.tables import Chat, Message, Table, User, Vote, VoteEvent, now
 from storage.imports.rows import ImportedRow
@@ -23,7 +23,7 @@ TITLE_FROM = 1000  # characters; the first line of a long message is title enoug
 
 def add_rows(session: Session, rows: Sequence[ImportedRow], source: str) -> int:
     """Add the rows that are new, in their order; returns how many those are."""
-    take_turn(session)  # or another import could add the same rows meanwhile
+    lock_vote_log(session)  # or another import could add the same rows meanwhile
     owner = find_user(session, IMPORT_USER) or _import_user(session)
     batch = _Batch(owner.id, source)
     by_key: dict[str, ImportedRow] = {}

@@ -6,7 +6,7 @@ was trained on them before is marked as after an erasure, until consent is given
 
 from sqlmodel import Session, col, select
 
-from storage.chats.votes import take_turn
+from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.tables import Chat, Message, Signal, VoteEvent
 from storage.registry.lineage import mark_affected
@@ -16,7 +16,7 @@ def set_consent(session: Session, chat: Chat, consent: bool, *, by: str) -> list
     """Change it; returns the names of the versions that were trained on the chat without it."""
     if chat.consent == consent:
         return []
-    take_turn(session)
+    lock_vote_log(session)
     chat.consent = consent
     session.add(chat)
     session.flush()

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from storage.chats.votes import take_turn
+from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import ApiToken, Chat, Message, Signal, User, Vote, VoteEvent, now
@@ -181,7 +181,7 @@ def _forgettable(moment: datetime) -> sa.ColumnElement[bool]:
 
 
 def _erase(session: Session, scope: _Scope) -> ErasureReport:
-    take_turn(session)
+    lock_vote_log(session)
     votes, signals = _keys(session, scope)
     report = ErasureReport(votes=len(votes))
     blank: dict[str, object] = {"label": None, "tags": [], "comment": None, "correction": None}

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from storage.chats.votes import take_turn
+from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.tables import User, Vote, VoteEvent
 from storage.errors import Conflict
@@ -36,7 +36,7 @@ def set_quarantine(
 
     Raises NotFound, or Conflict for a person who was erased.
     """
-    take_turn(session)
+    lock_vote_log(session)
     user = get_user(session, user_id)
     if user.erased_at is not None:
         raise Conflict(f"The user {user_id} was erased; there are no votes to set aside.")

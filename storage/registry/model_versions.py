@@ -1,6 +1,7 @@
 """Model versions and which of them is deployed.
 
-v1 is the base model. The open row of `deployment` is the alias `deployed`; rolling back moves it.
+v1 is the base model. The open row of `deployment` is the alias `deployed`; rolling back moves it. What a
+canary is given is in `canaries.py`; moving the alias ends one.
 """
 
 from typing import Any
@@ -9,9 +10,8 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.db import audit
-from storage.db.tables import Deployment, ModelVersion, Table, now
+from storage.db.tables import Canary, Deployment, ModelVersion, Table, now
 from storage.errors import Conflict, NotFound
-from storage.registry import canaries
 from storage.registry.training_runs import owned_run
 
 # Made once: every reply asks.
@@ -147,18 +147,18 @@ def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> M
     """Move the alias, which ends a canary; raises Conflict for a version that the gate rejected or that was
     retired.
     """
-    take_turn(session)
+    lock_versions(session)
     version = get_version(session, id_or_name)
     check_may_be_served(version)
     deployment = _open_deployment(session)
     if deployment is not None and deployment.version_id == version.id:
         return version
     make_ready(session, version)
-    canary = canaries.open_canary(session)
+    canary = open_canary(session)
     if canary is not None:
         promoted = canary.version_id == version.id
         ending = "It was deployed." if promoted else f"{version.name} was deployed."
-        canaries.end_canary(session, canary, by=by, why=ending)
+        close_canary(session, canary, by=by, why=ending)
     if deployment is not None:
         deployment.ended_at = now()
         session.add(deployment)
@@ -205,7 +205,22 @@ def make_ready(session: Session, version: ModelVersion) -> None:
         session.add(version)
 
 
-def take_turn(session: Session) -> None:
+def open_canary(session: Session) -> Canary | None:
+    """The one under way."""
+    return session.exec(select(Canary).where(col(Canary.ended_at).is_(None))).first()
+
+
+def close_canary(session: Session, canary: Canary, *, by: str, why: str) -> Canary:
+    """Its chats are answered by the deployed version from now on."""
+    canary.ended_at = now()
+    canary.ending = why
+    session.add(canary)
+    audit.record(session, by, "end canary", get_version(session, canary.version_id).name, why=why)
+    session.flush()
+    return canary
+
+
+def lock_versions(session: Session) -> None:
     """Until the transaction's end nobody else moves the alias, begins a canary or ends one.
 
     PostgreSQL: a lock on v1's row, one that replies by v1 do not wait for. SQLite has one writer anyway.

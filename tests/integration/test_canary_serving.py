@@ -14,7 +14,7 @@ from storage.chats import chats, stats, votes
 from storage.db.database import Database
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused, Busy, Conflict
-from storage.registry import canaries, model_versions, traffic
+from storage.registry import canaries, model_versions
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.integration.test_deployments import HELLO, SAMPLING, alias, damage, move_alias, reply
@@ -31,7 +31,7 @@ Publish = Callable[..., ModelVersion]
 def begin_canary(database: Database, name: str = "v2") -> str:
     """As the command line does: in the database alone."""
     with database.write() as session:
-        return traffic.start_canary(session, name, share=0.5, by="ada", why="see").id
+        return canaries.start_canary(session, name, share=0.5, by="ada", why="see").id
 
 
 def two_sides(place: Place) -> tuple[str, str]:
@@ -102,7 +102,7 @@ def test_a_canary_that_cannot_be_served_is_told_once_and_the_deployed_version_an
     with pytest.raises(ArtifactRefused, match=r"adapter_model\.safetensors has changed"):
         place.deployments.canary.start("v2", share=0.5, by="ada", why="hope")
     with place.database.read() as session:
-        assert canaries.open_canary(session) is None
+        assert model_versions.open_canary(session) is None
     with caplog.at_level(logging.ERROR, "thumbloop.serving"):
         begin_canary(place.database)
         given, beside = two_sides(place)

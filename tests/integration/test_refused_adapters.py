@@ -12,7 +12,7 @@ from app.serving.local.backend import LocalBackend
 from storage.db.database import Database
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
-from storage.registry import canaries
+from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 from tests.integration.test_deployments import alias, reply
 from tests.support.adapters import build_adapter
@@ -87,7 +87,7 @@ def test_each_is_refused_by_name_and_the_deployed_version_keeps_serving(
             assert version.path in str(refusal.value), kind
         assert (alias(database), reply(deployments), set(backend.loaded())) == ("v2", right, loaded)
     with database.read() as session:
-        assert canaries.open_canary(session) is None
+        assert model_versions.open_canary(session) is None
 
 
 def test_a_pickle_is_not_even_published(tmp_path: Path, model_folder: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from sqlmodel import col, select
 
 from storage.chats import chats
-from storage.chats.votes import take_turn
+from storage.chats.votes import lock_vote_log
 from storage.db.database import open_database
 from storage.db.tables import Vote, VoteEvent
 from storage.people import users
@@ -176,7 +176,7 @@ def test_votes_that_would_wait_too_long_are_refused_and_not_stored(
             return answer
 
         with database.write() as session:
-            take_turn(session)  # now no vote can be stored
+            lock_vote_log(session)  # now no vote can be stored
             voting = [asyncio.create_task(vote(client)) for client in clients]
             await asyncio.wait_for(refused.wait(), 60)
         return await asyncio.gather(*voting)

@@ -5,8 +5,13 @@ from typing import Any
 from sqlmodel import Session
 
 from storage.db.tables import ModelVersion
-from storage.registry.canaries import open_canary
-from storage.registry.model_versions import deploy_version, deployed_version, get_version, set_state
+from storage.registry.model_versions import (
+    deploy_version,
+    deployed_version,
+    get_version,
+    open_canary,
+    set_state,
+)
 from trainer.gate.decision import Verdict
 
 

@@ -74,7 +74,7 @@ def end_canary(identity: Admin, services: ServicesHere, body: Reason | None = No
 def current_canary(services: Services) -> CanaryOut | None:
     """The canary under way, beside the deployed version."""
     with services.database.read() as session:
-        canary = canaries.open_canary(session)
+        canary = model_versions.open_canary(session)
         if canary is None:
             return None
         tried, deployed = stats.canary_stats(session, canary)

@@ -8,7 +8,7 @@ from app.api.paging import Cursor, Limit, Page, cut
 from app.api.schemas import Text, VersionId, VersionOut, version_out
 from app.web.auth import Admin, CurrentUser, ServicesHere
 from app.web.openapi_names import Body
-from storage.registry import model_versions, traffic
+from storage.registry import canaries, model_versions
 
 router = APIRouter(tags=["model versions"])
 
@@ -26,7 +26,7 @@ def list_versions(
     """The versions, newest first."""
     with services.database.read() as session:
         found = model_versions.list_versions(session, limit=limit + 1, before=cursor)
-        answering = traffic.traffic(session)
+        answering = canaries.traffic(session)
     page, following = cut(found, limit, lambda version: version.id)
     return Page(items=[version_out(version, answering) for version in page], next=following)
 
@@ -35,7 +35,7 @@ def list_versions(
 def get_version(version: VersionId, _: CurrentUser, services: ServicesHere) -> VersionOut:
     """A version by id or name."""
     with services.database.read() as session:
-        return version_out(model_versions.get_version(session, version), traffic.traffic(session))
+        return version_out(model_versions.get_version(session, version), canaries.traffic(session))
 
 
 @router.post("/model-versions/{version}/deploy")
@@ -46,7 +46,7 @@ def deploy(
     why = (body.why if body is not None else "") or "Deployed over the API."
     deployed = services.deployments.deploy(version, by=identity.name, why=why)
     with services.database.read() as session:
-        return version_out(deployed, traffic.traffic(session))
+        return version_out(deployed, canaries.traffic(session))
 
 
 @router.post("/rollback")
@@ -55,9 +55,9 @@ def roll_back(identity: Admin, services: ServicesHere, body: Reason | None = Non
     why = (body.why if body is not None else "") or "Rolled back over the API."
     deployed = services.deployments.roll_back(by=identity.name, why=why)
     with services.database.read() as session:
-        return version_out(deployed, traffic.traffic(session))
+        return version_out(deployed, canaries.traffic(session))
 
 
 def all_versions(session: Session) -> list[VersionOut]:
-    answering = traffic.traffic(session)
+    answering = canaries.traffic(session)
     return [version_out(version, answering) for version in model_versions.list_versions(session)]

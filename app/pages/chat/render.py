@@ -21,7 +21,7 @@ from app.web.auth import Identity
 from storage.chats.chats import list_chats
 from storage.db.database import Database
 from storage.errors import ThumbloopError
-from storage.registry.traffic import answering_version
+from storage.registry.canaries import answering_version
 from storage.settings import Settings
 
 Update = dict[Any, Any]

@@ -3,7 +3,6 @@
 from alembic import context
 from sqlalchemy import create_engine
 
-from storage.db import canary_table  # noqa: F401 (its table, too)
 from storage.db.tables import Table
 
 

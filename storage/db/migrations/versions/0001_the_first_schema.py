@@ -6,7 +6,7 @@ Revision 0001
 import sqlalchemy as sa
 from alembic import op
 
-import storage.db.types
+import storage.db.tables
 
 revision = "0001"
 down_revision = None
@@ -18,7 +18,7 @@ def upgrade() -> None:
     op.create_table(
         "audit_event",
         sa.Column("id", sa.String(), nullable=False),
-        sa.Column("at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.Column("actor", sa.String(), nullable=False),
         sa.Column("action", sa.String(), nullable=False),
         sa.Column("target", sa.String(), nullable=False),
@@ -32,7 +32,7 @@ def upgrade() -> None:
         sa.Column("role", sa.String(), nullable=False),
         sa.Column("password_hash", sa.String(), nullable=True),
         sa.Column("disabled", sa.Boolean(), nullable=False),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_user_account")),
         sa.UniqueConstraint("name", name=op.f("uq_user_account_name")),
     )
@@ -44,9 +44,9 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("prefix", sa.String(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
-        sa.Column("expires_at", storage.db.types.UtcDateTime(), nullable=True),
-        sa.Column("revoked_at", storage.db.types.UtcDateTime(), nullable=True),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
+        sa.Column("expires_at", storage.db.tables.UtcDateTime(), nullable=True),
+        sa.Column("revoked_at", storage.db.tables.UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["user_account.id"], name=op.f("fk_api_token_user_id_user_account")
         ),
@@ -65,9 +65,9 @@ def upgrade() -> None:
         sa.Column("consent", sa.Boolean(), nullable=False),
         sa.Column("source", sa.String(), nullable=False),
         sa.Column("import_key", sa.String(), nullable=True),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
-        sa.Column("updated_at", storage.db.types.UtcDateTime(), nullable=False),
-        sa.Column("deleted_at", storage.db.types.UtcDateTime(), nullable=True),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
+        sa.Column("updated_at", storage.db.tables.UtcDateTime(), nullable=False),
+        sa.Column("deleted_at", storage.db.tables.UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(
             ["owner_id"], ["user_account.id"], name=op.f("fk_chat_owner_id_user_account")
         ),
@@ -92,15 +92,15 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(), nullable=True),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("lease_until", storage.db.types.UtcDateTime(), nullable=True),
-        sa.Column("heartbeat_at", storage.db.types.UtcDateTime(), nullable=True),
+        sa.Column("lease_until", storage.db.tables.UtcDateTime(), nullable=True),
+        sa.Column("heartbeat_at", storage.db.tables.UtcDateTime(), nullable=True),
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("progress", sa.JSON(), nullable=False),
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.Column("log_path", sa.String(), nullable=True),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
-        sa.Column("started_at", storage.db.types.UtcDateTime(), nullable=True),
-        sa.Column("finished_at", storage.db.types.UtcDateTime(), nullable=True),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
+        sa.Column("started_at", storage.db.tables.UtcDateTime(), nullable=True),
+        sa.Column("finished_at", storage.db.tables.UtcDateTime(), nullable=True),
         sa.ForeignKeyConstraint(
             ["requested_by"], ["user_account.id"], name=op.f("fk_training_run_requested_by_user_account")
         ),
@@ -129,7 +129,7 @@ def upgrade() -> None:
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["parent_id"], ["model_version.id"], name=op.f("fk_model_version_parent_id_model_version")
         ),
@@ -144,10 +144,10 @@ def upgrade() -> None:
         "schedule_tick",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("policy", sa.String(), nullable=False),
-        sa.Column("due_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("due_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.Column("outcome", sa.String(), nullable=False),
         sa.Column("run_id", sa.String(), nullable=True),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["run_id"], ["training_run.id"], name=op.f("fk_schedule_tick_run_id_training_run")
         ),
@@ -160,8 +160,8 @@ def upgrade() -> None:
         sa.Column("policy", sa.String(), nullable=False),
         sa.Column("version_id", sa.String(), nullable=False),
         sa.Column("share", sa.Float(), nullable=False),
-        sa.Column("started_at", storage.db.types.UtcDateTime(), nullable=False),
-        sa.Column("ended_at", storage.db.types.UtcDateTime(), nullable=True),
+        sa.Column("started_at", storage.db.tables.UtcDateTime(), nullable=False),
+        sa.Column("ended_at", storage.db.tables.UtcDateTime(), nullable=True),
         sa.Column("by", sa.String(), nullable=False),
         sa.Column("why", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -191,7 +191,7 @@ def upgrade() -> None:
         sa.Column("finish_reason", sa.String(), nullable=True),
         sa.Column("token_ids", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("timings", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["chat_id"], ["chat.id"], name=op.f("fk_message_chat_id_chat")),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_message_model_version_id_model_version")
@@ -213,8 +213,8 @@ def upgrade() -> None:
         sa.Column("comment", sa.Text(), nullable=True),
         sa.Column("correction", sa.Text(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
-        sa.Column("updated_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
+        sa.Column("updated_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["message_id"], ["message.id"], name=op.f("fk_vote_message_id_message")),
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_vote_user_id_user_account")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vote")),
@@ -234,7 +234,7 @@ def upgrade() -> None:
         sa.Column("comment", sa.Text(), nullable=True),
         sa.Column("correction", sa.Text(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["message_id"], ["message.id"], name=op.f("fk_vote_event_message_id_message")
         ),

@@ -8,7 +8,7 @@ from typing import Literal
 import sqlalchemy as sa
 from alembic import op
 
-import storage.db.types
+import storage.db.tables
 
 revision = "0002"
 down_revision = "0001"
@@ -29,7 +29,7 @@ def upgrade() -> None:
     with op.batch_alter_table("message", recreate=NEVER) as batch_op:
         batch_op.add_column(sa.Column("messages_left_out", sa.Integer(), nullable=False, server_default="0"))
     with op.batch_alter_table("user_account", recreate=NEVER) as batch_op:
-        batch_op.add_column(sa.Column("erased_at", storage.db.types.UtcDateTime(), nullable=True))
+        batch_op.add_column(sa.Column("erased_at", storage.db.tables.UtcDateTime(), nullable=True))
         batch_op.add_column(sa.Column("app_id", sa.String(), nullable=True))
         batch_op.add_column(sa.Column("app_key", sa.String(), nullable=True))
     op.create_index(op.f("ix_user_account_app_id"), "user_account", ["app_id"])
@@ -53,7 +53,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("after_event_id", sa.Integer(), nullable=False),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["message_id"], ["message.id"], name=op.f("fk_signal_message_id_message")),
         sa.ForeignKeyConstraint(
             ["user_id"], ["user_account.id"], name=op.f("fk_signal_user_id_user_account")
@@ -70,12 +70,12 @@ def upgrade() -> None:
         sa.Column("event_id", sa.Integer(), nullable=False),
         sa.Column("event", sa.String(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("next_attempt_at", storage.db.types.UtcDateTime(), nullable=False),
-        sa.Column("lease_until", storage.db.types.UtcDateTime(), nullable=True),
-        sa.Column("delivered_at", storage.db.types.UtcDateTime(), nullable=True),
-        sa.Column("failed_at", storage.db.types.UtcDateTime(), nullable=True),
+        sa.Column("next_attempt_at", storage.db.tables.UtcDateTime(), nullable=False),
+        sa.Column("lease_until", storage.db.tables.UtcDateTime(), nullable=True),
+        sa.Column("delivered_at", storage.db.tables.UtcDateTime(), nullable=True),
+        sa.Column("failed_at", storage.db.tables.UtcDateTime(), nullable=True),
         sa.Column("last_error", sa.Text(), nullable=True),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["event_id"], ["vote_event.id"], name=op.f("fk_webhook_delivery_event_id_vote_event")
         ),
@@ -104,7 +104,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("report", sa.JSON(), nullable=False),
-        sa.Column("created_at", storage.db.types.UtcDateTime(), nullable=False),
+        sa.Column("created_at", storage.db.tables.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
             ["user_id"], ["user_account.id"], name=op.f("fk_import_request_user_id_user_account")
         ),
@@ -119,8 +119,8 @@ def upgrade() -> None:
         sa.Column("version_id", sa.String(), nullable=False),
         sa.Column("compared_with_id", sa.String(), nullable=False),
         sa.Column("share", sa.Float(), nullable=False),
-        sa.Column("started_at", storage.db.types.UtcDateTime(), nullable=False),
-        sa.Column("ended_at", storage.db.types.UtcDateTime(), nullable=True),
+        sa.Column("started_at", storage.db.tables.UtcDateTime(), nullable=False),
+        sa.Column("ended_at", storage.db.tables.UtcDateTime(), nullable=True),
         sa.Column("by", sa.String(), nullable=False),
         sa.Column("why", sa.Text(), nullable=False),
         sa.Column("ending", sa.Text(), nullable=True),

@@ -18,6 +18,11 @@ from storage.privacy import erasure
 from storage.registry import model_versions, training_runs
 from tests.support import REPOSITORY
 
+# SQLAlchemy cannot read an index over an expression from SQLite; the tests of runs and versions try those.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index"),
+    pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index"),
+]
 FIXTURES = REPOSITORY / "tests" / "fixtures"
 RELEASES = sorted({path.name.split(".")[0] for path in FIXTURES.glob("*.sql")})
 
@@ -63,6 +68,10 @@ def restored(address: str, release: str) -> Database:
     return database
 
 
+def count_rows(connection: sa.Connection, table: str) -> int:
+    return connection.execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar_one()
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_database_of_an_earlier_release_goes_on_as_if_nothing_had_happened(
     database_url: str, release: str
@@ -70,8 +79,11 @@ def test_a_database_of_an_earlier_release_goes_on_as_if_nothing_had_happened(
     database = restored(database_url, release)
     with database.engine.connect() as connection:
         before = MigrationContext.configure(connection).get_current_revision()
+        rows = {name: count_rows(connection, name) for name in sa.inspect(connection).get_table_names()}
     database.migrate()
     with database.engine.connect() as connection:
+        new = {"run_vote": 2} if release == "0001" else {}  # were a list in the run's snapshot
+        assert {name: count_rows(connection, name) for name in rows | new} == rows | new
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert context.get_current_revision() != before
         assert compare_metadata(context, Table.metadata) == []

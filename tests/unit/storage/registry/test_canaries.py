@@ -9,12 +9,11 @@ from sqlmodel import Session
 
 from storage.chats import chats, stats, votes
 from storage.db import audit
-from storage.db.canary_table import Canary
 from storage.db.database import Database
-from storage.db.tables import Chat
+from storage.db.tables import Canary, Chat
 from storage.errors import Conflict, InvalidInput, NotFound
 from storage.people import users
-from storage.registry import canaries, model_versions, traffic
+from storage.registry import canaries, model_versions
 from tests.support.live_server import wait_until
 from tests.unit.storage.privacy.test_erasure import waiting
 from tests.unit.storage.registry.test_model_versions import add_version, deploy, roll_back
@@ -22,12 +21,12 @@ from tests.unit.storage.registry.test_model_versions import add_version, deploy,
 
 def start(database: Database, name: str = "v2", share: float = 0.5) -> Canary:
     with database.write() as session:
-        return traffic.start_canary(session, name, share=share, by="ada", why="Let us see.")
+        return canaries.start_canary(session, name, share=share, by="ada", why="Let us see.")
 
 
 def answering(database: Database, chat: Chat) -> str:
     with database.read() as session:
-        return traffic.answering_version(session, chats.get_chat(session, chat.id)).name
+        return canaries.answering_version(session, chats.get_chat(session, chat.id)).name
 
 
 def begin_chats(database: Database, count: int, **how: Any) -> list[Chat]:
@@ -63,10 +62,10 @@ def test_chats_keep_the_version_that_they_began_with(database: Database) -> None
     assert {answering(database, chat) for chat in others} == {"v1"}
     assert "v2" in {answering(database, chat) for chat in begin_chats(database, 5)}
     with database.write() as session:
-        found = canaries.open_canary(session)
+        found = model_versions.open_canary(session)
         assert found is not None
         assert (found.id, found.share) == (canary.id, 0.99)
-        canaries.end_canary(session, found, by="ada", why="Enough.")
+        canaries.end_canary(session, by="ada", why="Enough.")
     assert {answering(database, chat) for chat in new} == {"v1"}
     assert {chat.canary_id for chat in begin_chats(database, 20)} == {None}
     again = start(database)
@@ -98,7 +97,7 @@ def test_moving_the_alias_ends_a_canary(database: Database) -> None:
     replaced = start(database, "v3")
     assert roll_back(database) == "v1"
     with database.read() as session:
-        assert canaries.open_canary(session) is None
+        assert model_versions.open_canary(session) is None
         assert session.get_one(Canary, promoted.id).ending == "It was deployed."
         assert session.get_one(Canary, replaced.id).ending == "v1 was deployed."
         noted = [(event.action, event.target) for event in audit.list_events(session)]
@@ -146,14 +145,14 @@ def test_of_two_who_end_one_at_once_one_is_recorded(database: Database) -> None:
     def end() -> str:
         try:
             with database.write() as session:
-                traffic.end_canary(session, by="ben", why="Me too.")
+                canaries.end_canary(session, by="ben", why="Me too.")
         except Conflict as error:
             return error.code
         return "ended"
 
     with ThreadPoolExecutor(1) as pool:
         with database.write() as session:
-            traffic.end_canary(session, by="ada", why="Enough.")
+            canaries.end_canary(session, by="ada", why="Enough.")
             other = pool.submit(end)
             if database.dialect == "postgresql":  # SQLite lets nobody in meanwhile
                 wait_until(lambda: waiting(database))

@@ -7,7 +7,7 @@ from sqlmodel import Session
 
 from storage.db.database import Database
 from storage.db.tables import ModelVersion
-from storage.registry import model_versions, traffic, training_runs
+from storage.registry import canaries, model_versions, training_runs
 from trainer.gate.decision import Outcome, Verdict
 from trainer.gate.promote import promote
 
@@ -87,7 +87,7 @@ def test_a_pass_against_a_version_that_was_replaced_meanwhile_waits(database: Da
 def test_a_pass_waits_while_a_canary_is_under_way(database: Database) -> None:
     with database.write() as session:
         candidate(session)
-        canary = traffic.start_canary(session, "v2", share=0.1, by="admin", why="Let us see.")
+        canary = canaries.start_canary(session, "v2", share=0.1, by="admin", why="Let us see.")
         third = candidate(session)
         said = judged(session, third, "pass")
         assert said == (
