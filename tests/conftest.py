@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from storage.db.database import Database, open_database
 from storage.settings import Settings
+from tests.support.databases import new_postgres_database
 from tests.support.default_model import ConvertedDefault, convert_default
 from tests.support.fork_server import forged
 from tests.support.live_server import LiveServer
@@ -151,16 +152,3 @@ def _sample(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{name} is not at hand")
     return path
-
-
-def new_postgres_database(server_url: str) -> Iterator[str]:
-    import sqlalchemy as sa
-
-    name = f"thumbloop_{os.urandom(6).hex()}"
-    admin = sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()

@@ -1,34 +1,17 @@
 """Real Chromium through Playwright. In CI a missing browser is a failure, elsewhere a skip."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.support.chatting import FLAGS, WAIT_MS, OpenPage, chromium_path
 from tests.support.endless_model import build_endless_model
 from tests.support.live_server import LiveServer
 from tests.support.tiny_model import build_tiny_model
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-WAIT_MS = 60_000  # only bounds a failure
-
-OpenPage = Callable[..., Page]
-
-
-def chromium_path() -> str | None:
-    """The browser that CHROMIUM names, or the system's."""
-    return os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from storage.settings import DEFAULT_MODEL
-from tests.browser.conftest import FLAGS, chromium_path
 from tests.support import REPOSITORY
-from tests.support.chatting import new_chat, send_and_wait, thumb
+from tests.support.chatting import FLAGS, chromium_path, new_chat, send_and_wait, thumb
 from tests.support.http_loop import chat_once, vote
 from tests.support.live_server import LiveServer
 

@@ -13,10 +13,9 @@ from playwright.sync_api import Locator, Page, expect
 
 from storage.db.database import open_database
 from storage.registry.artifacts import Artifacts
-from tests.browser.conftest import OpenPage
 from tests.support import http_loop
 from tests.support.adapters import publish_adapter
-from tests.support.chatting import send_and_wait
+from tests.support.chatting import OpenPage, send_and_wait
 from tests.support.live_server import LiveServer
 from trainer.sweep.folder import SweepFolder, new_folder
 from trainer.sweep.grid import Point, Result

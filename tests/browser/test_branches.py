@@ -3,8 +3,16 @@
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import OpenPage
-from tests.support.chatting import box, chat_id, expect_vote, new_chat, send_and_wait, stored_messages, thumb
+from tests.support.chatting import (
+    OpenPage,
+    box,
+    chat_id,
+    expect_vote,
+    new_chat,
+    send_and_wait,
+    stored_messages,
+    thumb,
+)
 from tests.support.live_server import LiveServer
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import OpenPage
 from tests.support.chatting import (
     WATCH,
+    OpenPage,
     box,
     chat_id,
     expect_vote,

@@ -15,7 +15,7 @@ from app.server import mount_pages
 from app.web.page_guard import PageGuard
 from storage.db.database import open_database
 from storage.settings import Settings
-from tests.browser.conftest import WAIT_MS
+from tests.support.chatting import WAIT_MS
 from tests.support.live_server import wait_until
 
 HEAD = "<script>document.documentElement.dataset.ours = 'ran'</script>"

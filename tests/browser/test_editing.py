@@ -6,8 +6,16 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.conftest import OpenPage
-from tests.support.chatting import box, chat_id, new_chat, send, send_and_wait, stop_button, stored_messages
+from tests.support.chatting import (
+    OpenPage,
+    box,
+    chat_id,
+    new_chat,
+    send,
+    send_and_wait,
+    stop_button,
+    stored_messages,
+)
 from tests.support.live_server import LiveServer
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}

@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.conftest import OpenPage
-from tests.support.chatting import chat_id, expect_vote, new_chat, send, send_and_wait, stored_messages, thumb
+from tests.support.chatting import (
+    OpenPage,
+    chat_id,
+    expect_vote,
+    new_chat,
+    send,
+    send_and_wait,
+    stored_messages,
+    thumb,
+)
 from tests.support.live_server import LiveServer, wait_until
 
 NARROW = {"viewport": {"width": 375, "height": 740}, "is_mobile": True, "has_touch": True}

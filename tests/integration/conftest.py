@@ -18,7 +18,7 @@ from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.adapters import publish_adapter
-from tests.support.chat_env import Place
+from tests.support.chat_env import ChatEnv
 from tests.support.endless_model import CONTEXT, build_endless_model
 from tests.support.live_server import LiveServer
 from tests.support.tiny_model import build_tiny_model
@@ -53,12 +53,12 @@ def endless_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_place(
+def make_env(
     settings: Settings, database: Database, endless_folder: Path
-) -> Iterator[Callable[..., Place]]:
+) -> Iterator[Callable[..., ChatEnv]]:
     stops: list[Callable[[], None]] = []
 
-    def make(**changes: object) -> Place:
+    def make(**changes: object) -> ChatEnv:
         changed = settings.model_copy(
             update={"model": str(endless_folder), "precision": "fp32", "max_new_tokens": CONTEXT, **changes}
         )
@@ -74,7 +74,7 @@ def make_place(
         deployments.start()
         service = ChatService(database, deployments, changed)
         stops.extend((service.close, deployments.stop, backend.close))
-        return Place(service, database, deployments, artifacts, user.id, chat.id)
+        return ChatEnv(service, database, deployments, artifacts, user.id, chat.id)
 
     yield make
     for stop in stops:
@@ -82,8 +82,8 @@ def make_place(
 
 
 @pytest.fixture
-def place(make_place: Callable[..., Place]) -> Place:
-    return make_place()
+def env(make_env: Callable[..., ChatEnv]) -> ChatEnv:
+    return make_env()
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,8 @@ from storage.errors import ArtifactRefused, Busy, Conflict
 from storage.registry import canaries, model_versions
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from tests.integration.test_deployments import HELLO, SAMPLING, alias, damage, move_alias, reply
 from tests.support.adapters import publish_adapter
-from tests.support.chat_env import SHORT, Place
+from tests.support.chat_env import HELLO, SAMPLING, SHORT, ChatEnv, alias, damage, move_alias, reply
 from tests.support.live_server import wait_until
 from tests.support.recorded_vllm import KEY, MODEL, error, recorded_vllm, status
 
@@ -34,87 +33,87 @@ def begin_canary(database: Database, name: str = "v2") -> str:
         return canaries.start_canary(session, name, share=0.5, by="ada", why="see").id
 
 
-def two_sides(place: Place) -> tuple[str, str]:
+def two_sides(env: ChatEnv) -> tuple[str, str]:
     """A new chat that was given to the canary, and one that was not."""
-    with place.database.write() as session:
-        made = [chats.create_chat(session, place.user_id) for _ in range(60)]
+    with env.database.write() as session:
+        made = [chats.create_chat(session, env.user_id) for _ in range(60)]
     given = next(chat.id for chat in made if chat.canary_id)
     return given, next(chat.id for chat in made if not chat.canary_id)
 
 
-def answerer(place: Place, chat_id: str) -> str:
-    live = place.service.send(place.user_id, chat_id, "Hello", sampling=SHORT)
+def answerer(env: ChatEnv, chat_id: str) -> str:
+    live = env.service.send(env.user_id, chat_id, "Hello", sampling=SHORT)
     assert live.message().state == "complete"
-    with place.database.read() as session:
+    with env.database.read() as session:
         assert model_versions.get_version(session, str(live.message().model_version_id)).name == (
             live.model_version
         )
     return live.model_version
 
 
-def test_both_sides_chat_at_once_and_their_votes_are_compared(place: Place, endless_folder: Path) -> None:
-    publish_adapter(place.database, place.artifacts, endless_folder, state="candidate")
-    assert answerer(place, place.chat_id) == "v1"
-    canary = place.deployments.canary.start("v2", share=0.5, by="ada", why="see")
-    given, beside = two_sides(place)
+def test_both_sides_chat_at_once_and_their_votes_are_compared(env: ChatEnv, endless_folder: Path) -> None:
+    publish_adapter(env.database, env.artifacts, endless_folder, state="candidate")
+    assert answerer(env, env.chat_id) == "v1"
+    canary = env.deployments.canary.start("v2", share=0.5, by="ada", why="see")
+    given, beside = two_sides(env)
     with ThreadPoolExecutor(3) as pool:
         for _ in range(2):
-            answers = pool.map(lambda chat_id: answerer(place, chat_id), (given, beside, place.chat_id))
+            answers = pool.map(lambda chat_id: answerer(env, chat_id), (given, beside, env.chat_id))
             assert list(answers) == ["v2", "v1", "v1"]
-    with place.database.write() as session:
-        for chat_id, label in ((given, True), (beside, False), (place.chat_id, True)):
+    with env.database.write() as session:
+        for chat_id, label in ((given, True), (beside, False), (env.chat_id, True)):
             last = chats.current_path(session, chat_id)[-1]
-            votes.cast_vote(session, user_id=place.user_id, message_id=last.id, label=label)
+            votes.cast_vote(session, user_id=env.user_id, message_id=last.id, label=label)
         one, other = stats.canary_stats(session, canary)
     assert (one.version, one.replies, one.up, one.down) == ("v2", 2, 1, 0)
     assert (other.version, other.replies, other.up, other.down) == ("v1", 2, 0, 1)
-    assert alias(place.database) == "v1"
+    assert alias(env.database) == "v1"
 
 
 def test_the_end_of_a_canary_and_a_promotion_reach_its_chats_at_once(
-    place: Place, endless_folder: Path, caplog: pytest.LogCaptureFixture
+    env: ChatEnv, endless_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publish_adapter(place.database, place.artifacts, endless_folder)
-    place.deployments.canary.start("v2", share=0.5, by="ada", why="see")
-    given, beside = two_sides(place)
-    assert answerer(place, given) == "v2"
+    publish_adapter(env.database, env.artifacts, endless_folder)
+    env.deployments.canary.start("v2", share=0.5, by="ada", why="see")
+    given, beside = two_sides(env)
+    assert answerer(env, given) == "v2"
     with caplog.at_level(logging.INFO, "thumbloop.serving"):
-        version, count = place.deployments.canary.end(by="ada", why="enough")
+        version, count = env.deployments.canary.end(by="ada", why="enough")
     assert (version.name, count > 1) == ("v2", True)
     assert "The canary of v2 is over; the deployed version answers." in caplog.text
-    assert answerer(place, given) == "v1"
+    assert answerer(env, given) == "v1"
     with pytest.raises(Conflict, match="No canary is under way"):
-        place.deployments.canary.end(by="ada", why="again")
+        env.deployments.canary.end(by="ada", why="again")
 
-    begin_canary(place.database)  # by another process
-    given, beside = two_sides(place)
-    assert (answerer(place, given), answerer(place, beside)) == ("v2", "v1")
-    move_alias(place.database, "v2")
-    assert (answerer(place, given), answerer(place, beside)) == ("v2", "v2")
-    place.deployments.roll_back(by="ada", why="no")
-    assert (answerer(place, given), answerer(place, beside)) == ("v1", "v1")
+    begin_canary(env.database)  # by another process
+    given, beside = two_sides(env)
+    assert (answerer(env, given), answerer(env, beside)) == ("v2", "v1")
+    move_alias(env.database, "v2")
+    assert (answerer(env, given), answerer(env, beside)) == ("v2", "v2")
+    env.deployments.roll_back(by="ada", why="no")
+    assert (answerer(env, given), answerer(env, beside)) == ("v1", "v1")
 
 
 def test_a_canary_that_cannot_be_served_is_told_once_and_the_deployed_version_answers(
-    place: Place, endless_folder: Path, caplog: pytest.LogCaptureFixture
+    env: ChatEnv, endless_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = damage(place.artifacts, publish_adapter(place.database, place.artifacts, endless_folder))
+    file = damage(env.artifacts, publish_adapter(env.database, env.artifacts, endless_folder))
     with pytest.raises(ArtifactRefused, match=r"adapter_model\.safetensors has changed"):
-        place.deployments.canary.start("v2", share=0.5, by="ada", why="hope")
-    with place.database.read() as session:
+        env.deployments.canary.start("v2", share=0.5, by="ada", why="hope")
+    with env.database.read() as session:
         assert model_versions.open_canary(session) is None
     with caplog.at_level(logging.ERROR, "thumbloop.serving"):
-        begin_canary(place.database)
-        given, beside = two_sides(place)
-        assert [answerer(place, chat_id) for chat_id in (given, beside, given)] == ["v1"] * 3
+        begin_canary(env.database)
+        given, beside = two_sides(env)
+        assert [answerer(env, chat_id) for chat_id in (given, beside, given)] == ["v1"] * 3
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1
     assert "v2 is tried as a canary but cannot be served, so the deployed version answers" in told[0]
     file.write_bytes(file.read_bytes()[:-1])
-    place.deployments.canary.end(by="ada", why="repaired")
-    place.deployments.canary.start("v2", share=0.5, by="ada", why="again")
-    given, _ = two_sides(place)
-    assert answerer(place, given) == "v2"
+    env.deployments.canary.end(by="ada", why="repaired")
+    env.deployments.canary.start("v2", share=0.5, by="ada", why="again")
+    given, _ = two_sides(env)
+    assert answerer(env, given) == "v2"
 
 
 @ONE_ENGINE

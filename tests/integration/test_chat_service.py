@@ -25,18 +25,18 @@ from storage.errors import (
 from storage.examples.example import iter_examples
 from storage.registry import model_versions
 from tests.support.adapters import publish_adapter
-from tests.support.chat_env import LONG, SHORT, Place
+from tests.support.chat_env import LONG, SHORT, ChatEnv
 from tests.support.endless_model import CONTEXT, FATAL
 from tests.support.live_server import wait_until
 from trainer.dataset.tokenise import prompt_ids
 
 
 def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
-    place: Place, endless_folder: Path
+    env: ChatEnv, endless_folder: Path
 ) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "What is a river?", sampling=SHORT)
+    live = env.service.send(env.user_id, env.chat_id, "What is a river?", sampling=SHORT)
     text = "".join(live)
-    question, reply = place.path()
+    question, reply = env.path()
     assert (question.id, question.role, question.content) == (
         live.user_message_id,
         "user",
@@ -57,18 +57,18 @@ def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
     )
     assert live.message() == reply
     assert "".join(live) == text  # a later reader gets it all
-    with place.database.read() as session:
+    with env.database.read() as session:
         assert model_versions.get_version(session, str(reply.model_version_id)).name == "v1"
 
 
-def test_the_whole_branch_is_the_prompt(place: Place, endless_folder: Path) -> None:
+def test_the_whole_branch_is_the_prompt(env: ChatEnv, endless_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(endless_folder)
-    first = place.service.send(place.user_id, place.chat_id, "One", sampling=SHORT).message()
-    place.service.send(place.user_id, place.chat_id, "Two", sampling=SHORT).message()
-    branch = place.service.send(
-        place.user_id, place.chat_id, "Two, differently", parent_id=first.id, sampling=SHORT
+    first = env.service.send(env.user_id, env.chat_id, "One", sampling=SHORT).message()
+    env.service.send(env.user_id, env.chat_id, "Two", sampling=SHORT).message()
+    branch = env.service.send(
+        env.user_id, env.chat_id, "Two, differently", parent_id=first.id, sampling=SHORT
     ).message()
-    path = place.path()
+    path = env.path()
     assert [m.content for m in path] == ["One", first.content, "Two, differently", branch.content]
     prompt = [{"role": "system", "content": "Be brief."}]
     prompt += [{"role": m.role, "content": m.content} for m in path[:-1]]
@@ -77,27 +77,27 @@ def test_the_whole_branch_is_the_prompt(place: Place, endless_folder: Path) -> N
 
 
 def test_of_a_long_chat_the_model_reads_the_latest_turns_and_so_does_training(
-    make_place: Callable[..., Place], endless_folder: Path
+    make_env: Callable[..., ChatEnv], endless_folder: Path
 ) -> None:
-    place = make_place(serving_cache_tokens=256)
+    env = make_env(serving_cache_tokens=256)
     tokenizer = AutoTokenizer.from_pretrained(endless_folder)
     replies = [
-        place.service.send(place.user_id, place.chat_id, f"Question {turn}?", sampling=SHORT).message()
+        env.service.send(env.user_id, env.chat_id, f"Question {turn}?", sampling=SHORT).message()
         for turn in range(12)
     ]
     left_out = [reply.messages_left_out for reply in replies]
     assert left_out[0] == 0 < left_out[-1]
     assert left_out == sorted(left_out)
-    again = place.service.regenerate(place.user_id, replies[-1].id, sampling=SHORT).message()
+    again = env.service.regenerate(env.user_id, replies[-1].id, sampling=SHORT).message()
     assert again.messages_left_out == left_out[-1]
 
-    with place.database.write() as session:
+    with env.database.write() as session:
         for reply in replies:
-            votes.cast_vote(session, user_id=place.user_id, message_id=reply.id, label=True)
-    with place.database.read() as session:
+            votes.cast_vote(session, user_id=env.user_id, message_id=reply.id, label=True)
+    with env.database.read() as session:
         examples = {example.message_id: example for example in iter_examples(session, 12)}
     system = {"role": "system", "content": "Be brief."}
-    before = [{"role": m.role, "content": m.content} for m in place.path()]
+    before = [{"role": m.role, "content": m.content} for m in env.path()]
     for turn, reply in enumerate(replies):
         prompt = examples[reply.id].prompt
         assert prompt == [system, *before[left_out[turn] : 2 * turn + 1]]
@@ -105,35 +105,35 @@ def test_of_a_long_chat_the_model_reads_the_latest_turns_and_so_does_training(
         assert reply.timings["prompt_tokens"] == len(prompt_ids(tokenizer, prompt)) < 256
 
     with pytest.raises(InvalidInput, match="256") as refused:
-        place.service.send(place.user_id, place.chat_id, "Whole?", shorten=False)
+        env.service.send(env.user_id, env.chat_id, "Whole?", shorten=False)
     assert refused.value.code == "prompt_too_long"
     with pytest.raises(InvalidInput, match="256") as refused:  # a question alone
-        place.service.send(place.user_id, place.chat_id, "word " * 300)
+        env.service.send(env.user_id, env.chat_id, "word " * 300)
     assert refused.value.code == "prompt_too_long"
-    assert len(place.path()) == 24
+    assert len(env.path()) == 24
 
 
-def test_regenerating_makes_a_sibling_and_the_stored_seed_repeats_it(place: Place) -> None:
-    first = place.service.send(place.user_id, place.chat_id, "One", sampling=SHORT).message()
-    other = place.service.regenerate(place.user_id, first.id, sampling=SHORT).message()
+def test_regenerating_makes_a_sibling_and_the_stored_seed_repeats_it(env: ChatEnv) -> None:
+    first = env.service.send(env.user_id, env.chat_id, "One", sampling=SHORT).message()
+    other = env.service.regenerate(env.user_id, first.id, sampling=SHORT).message()
     assert first.sampling is not None
     again = Sampling(**{**first.sampling, "stop": tuple(first.sampling["stop"])})
-    same = place.service.regenerate(place.user_id, first.id, sampling=again).message()
-    with place.database.read() as session:
+    same = env.service.regenerate(env.user_id, first.id, sampling=again).message()
+    with env.database.read() as session:
         assert [m.id for m in chats.siblings(session, first.id)] == [first.id, other.id, same.id]
     assert same.content == first.content != other.content
     assert same.token_ids == first.token_ids
-    assert place.path()[-1].id == same.id
+    assert env.path()[-1].id == same.id
 
 
-def test_a_reply_is_saved_though_nobody_reads(place: Place) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT)
-    wait_until(lambda: place.stored(live.message_id).state == "complete", 30)
-    assert place.stored(live.message_id).content
-    assert place.service.live(live.message()) is None
+def test_a_reply_is_saved_though_nobody_reads(env: ChatEnv) -> None:
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT)
+    wait_until(lambda: env.stored(live.message_id).state == "complete", 30)
+    assert env.stored(live.message_id).content
+    assert env.service.live(live.message()) is None
 
 
-def test_a_reply_is_found_as_soon_as_it_is_stored(place: Place) -> None:
+def test_a_reply_is_found_as_soon_as_it_is_stored(env: ChatEnv) -> None:
     stored, goes_on, looking = threading.Event(), threading.Event(), threading.Lock()
 
     def hold(*_: object) -> None:
@@ -141,7 +141,7 @@ def test_a_reply_is_found_as_soon_as_it_is_stored(place: Place) -> None:
         if threading.current_thread() is threading.main_thread() or not looking.acquire(blocking=False):
             return
         try:
-            path = place.path()  # gives back a connection of its own
+            path = env.path()  # gives back a connection of its own
         finally:
             looking.release()
         if path and path[-1].state == "streaming":
@@ -150,12 +150,12 @@ def test_a_reply_is_found_as_soon_as_it_is_stored(place: Place) -> None:
 
     event.listen(Pool, "checkin", hold)
     try:
-        sending = threading.Thread(target=place.service.send, args=(place.user_id, place.chat_id, "Hello"))
+        sending = threading.Thread(target=env.service.send, args=(env.user_id, env.chat_id, "Hello"))
         sending.start()
         assert stored.wait(60)
-        reply = place.path()[-1]
+        reply = env.path()[-1]
         threading.Timer(0.2, goes_on.set).start()  # were it sooner than the question, little would be tested
-        live = place.service.live(reply)
+        live = env.service.live(reply)
         sending.join()
     finally:
         goes_on.set()
@@ -163,11 +163,11 @@ def test_a_reply_is_found_as_soon_as_it_is_stored(place: Place) -> None:
     assert live is not None
     live.cancel()
     assert live.message().id == reply.id
-    assert place.service.live(reply) is None
+    assert env.service.live(reply) is None
 
 
-def test_the_last_reader_to_leave_stops_the_reply_and_the_text_is_kept(place: Place) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+def test_the_last_reader_to_leave_stops_the_reply_and_the_text_is_kept(env: ChatEnv) -> None:
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
     one, two = iter(live), iter(live)
     text = next(one)
     assert next(two) == text
@@ -180,56 +180,56 @@ def test_the_last_reader_to_leave_stops_the_reply_and_the_text_is_kept(place: Pl
     assert len(reply.token_ids or []) < CONTEXT - 100
 
 
-def test_cancel_from_another_request(place: Place) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
-    assert [(m.id, m.state) for m in place.path()] == [
+def test_cancel_from_another_request(env: ChatEnv) -> None:
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    assert [(m.id, m.state) for m in env.path()] == [
         (live.user_message_id, "complete"),
         (live.message_id, "streaming"),
     ]
-    stranger = place.new_person()
+    stranger = env.new_person()
     with pytest.raises(NotAllowed):
-        place.service.cancel(live.message_id, stranger)
+        env.service.cancel(live.message_id, stranger)
     text = ""
     for delta in live:
         if not text:
-            assert place.service.cancel(live.message_id, place.user_id)
+            assert env.service.cancel(live.message_id, env.user_id)
         text += delta
-    reply = place.stored(live.message_id)
+    reply = env.stored(live.message_id)
     assert (reply.state, reply.finish_reason, reply.content) == ("stopped", "cancelled", text)
-    assert not place.service.cancel(live.message_id, place.user_id)
+    assert not env.service.cancel(live.message_id, env.user_id)
     with pytest.raises(NotFound):
-        place.service.cancel("nothing", place.user_id)
+        env.service.cancel("nothing", env.user_id)
 
 
-def test_a_reply_ends_where_its_chat_was_deleted(place: Place) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
-    with place.database.write() as session:
-        chats.delete_chat(session, place.chat_id)
+def test_a_reply_ends_where_its_chat_was_deleted(env: ChatEnv) -> None:
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    with env.database.write() as session:
+        chats.delete_chat(session, env.chat_id)
     assert live.message().state == "stopped"
 
 
-def test_one_reply_at_a_time_in_a_chat_and_several_in_several(place: Place) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
+def test_one_reply_at_a_time_in_a_chat_and_several_in_several(env: ChatEnv) -> None:
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
     with pytest.raises(Conflict) as refused:
-        place.service.send(place.user_id, place.chat_id, "And?")
+        env.service.send(env.user_id, env.chat_id, "And?")
     assert refused.value.code == "reply_streaming"
     with pytest.raises(Conflict):
-        place.service.regenerate(place.user_id, live.message_id)
-    other = place.service.send(place.user_id, place.new_chat(), "Hello", sampling=SHORT)
+        env.service.regenerate(env.user_id, live.message_id)
+    other = env.service.send(env.user_id, env.new_chat(), "Hello", sampling=SHORT)
     assert other.message().state == "complete"
     live.cancel()
     assert live.message().state == "stopped"
-    assert place.service.send(place.user_id, place.chat_id, "And?", sampling=SHORT).message().content
+    assert env.service.send(env.user_id, env.chat_id, "And?", sampling=SHORT).message().content
 
 
-def test_of_many_sends_at_the_same_moment_one_is_taken(place: Place) -> None:
+def test_of_many_sends_at_the_same_moment_one_is_taken(env: ChatEnv) -> None:
     barrier = threading.Barrier(6)
     taken, refused = [], []
 
     def send() -> None:
         barrier.wait()
         try:
-            taken.append(place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG))
+            taken.append(env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG))
         except Conflict as error:
             refused.append(error.code)
 
@@ -239,15 +239,15 @@ def test_of_many_sends_at_the_same_moment_one_is_taken(place: Place) -> None:
     for thread in threads:
         thread.join()
     assert (len(taken), len(refused)) == (1, 5)
-    assert len(place.path()) == 2
+    assert len(env.path()) == 2
     taken[0].cancel()
 
 
-def test_a_refused_message_leaves_no_trace(make_place: Callable[..., Place]) -> None:
-    place = make_place(max_concurrent_replies=1, max_waiting_replies=0, max_message_chars=CONTEXT + 10)
+def test_a_refused_message_leaves_no_trace(make_env: Callable[..., ChatEnv]) -> None:
+    env = make_env(max_concurrent_replies=1, max_waiting_replies=0, max_message_chars=CONTEXT + 10)
 
     def send(content: str) -> None:
-        place.service.send(place.user_id, place.chat_id, content, sampling=SHORT)
+        env.service.send(env.user_id, env.chat_id, content, sampling=SHORT)
 
     for content, error, match in (
         ("", InvalidInput, "is empty"),
@@ -260,84 +260,84 @@ def test_a_refused_message_leaves_no_trace(make_place: Callable[..., Place]) -> 
         with pytest.raises(error, match=match) as refused:
             send(content)
         assert refused.value.field == "content"
-    elsewhere = place.service.send(place.user_id, place.new_chat(), "Hello", sampling=LONG)
+    elsewhere = env.service.send(env.user_id, env.new_chat(), "Hello", sampling=LONG)
     with pytest.raises(Busy):
         send("Hello")
-    assert place.path() == []
-    with place.database.read() as session:
-        assert chats.get_chat(session, place.chat_id).title == ""
+    assert env.path() == []
+    with env.database.read() as session:
+        assert chats.get_chat(session, env.chat_id).title == ""
     elsewhere.cancel()
     assert elsewhere.message().state == "stopped"
     send("Hello")
-    assert len(place.path()) == 2
+    assert len(env.path()) == 2
 
 
-def test_wrong_places_are_refused(place: Place) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT)
+def test_wrong_places_are_refused(env: ChatEnv) -> None:
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT)
     live.message()
-    stranger = place.new_person()
+    stranger = env.new_person()
     with pytest.raises(NotAllowed):
-        place.service.send(stranger, place.chat_id, "Hello")
+        env.service.send(stranger, env.chat_id, "Hello")
     with pytest.raises(NotAllowed):
-        place.service.regenerate(stranger, live.message_id)
+        env.service.regenerate(stranger, live.message_id)
     with pytest.raises(InvalidInput, match="is not of chat"):
-        place.service.send(stranger, place.new_chat(stranger), "Hello", parent_id=live.message_id)
+        env.service.send(stranger, env.new_chat(stranger), "Hello", parent_id=live.message_id)
     with pytest.raises(Conflict):
-        place.service.send(place.user_id, place.chat_id, "Hello", parent_id=live.user_message_id)
+        env.service.send(env.user_id, env.chat_id, "Hello", parent_id=live.user_message_id)
     with pytest.raises(NotFound):
-        place.service.send(place.user_id, "no-such-chat", "Hello")
+        env.service.send(env.user_id, "no-such-chat", "Hello")
     with pytest.raises(NotFound):
-        place.service.regenerate(place.user_id, "no-such-message")
-    assert len(place.path()) == 2
+        env.service.regenerate(env.user_id, "no-such-message")
+    assert len(env.path()) == 2
 
 
-def test_a_model_that_fails_leaves_a_failed_reply_and_a_usable_chat(place: Place) -> None:
-    live = place.service.send(place.user_id, place.chat_id, FATAL, sampling=SHORT)
+def test_a_model_that_fails_leaves_a_failed_reply_and_a_usable_chat(env: ChatEnv) -> None:
+    live = env.service.send(env.user_id, env.chat_id, FATAL, sampling=SHORT)
     for read in (lambda: list(live), live.message):
         with pytest.raises(ThumbloopError, match="index out of range") as failure:
             read()
         assert failure.value.code == "generation_failed"
-    reply = place.stored(live.message_id)
+    reply = env.stored(live.message_id)
     assert (reply.state, reply.finish_reason, reply.content) == ("failed", "error", "")
     with pytest.raises(ThumbloopError):
-        place.service.regenerate(place.user_id, live.message_id, sampling=SHORT).message()
+        env.service.regenerate(env.user_id, live.message_id, sampling=SHORT).message()
 
 
-def test_a_new_version_takes_over_between_two_replies(place: Place, endless_folder: Path) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT)
-    publish_adapter(place.database, place.artifacts, endless_folder)
-    place.deployments.deploy("v2", by="ada", why="better")
+def test_a_new_version_takes_over_between_two_replies(env: ChatEnv, endless_folder: Path) -> None:
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT)
+    publish_adapter(env.database, env.artifacts, endless_folder)
+    env.deployments.deploy("v2", by="ada", why="better")
     first = live.message()
-    second = place.service.send(place.user_id, place.chat_id, "And now?", sampling=SHORT)
+    second = env.service.send(env.user_id, env.chat_id, "And now?", sampling=SHORT)
     assert (live.model_version, second.model_version) == ("v1", "v2")
     assert first.model_version_id != second.message().model_version_id
     assert first.state == "complete"
 
 
-def test_closing_saves_what_is_under_way(place: Place) -> None:
-    replies = [place.service.send(place.user_id, place.new_chat(), "Hello", sampling=LONG) for _ in range(3)]
-    place.service.close()
-    assert {place.stored(live.message_id).state for live in replies} == {"stopped"}
+def test_closing_saves_what_is_under_way(env: ChatEnv) -> None:
+    replies = [env.service.send(env.user_id, env.new_chat(), "Hello", sampling=LONG) for _ in range(3)]
+    env.service.close()
+    assert {env.stored(live.message_id).state for live in replies} == {"stopped"}
     with pytest.raises(Busy, match="stopping"):
-        place.service.send(place.user_id, place.chat_id, "Hello")
+        env.service.send(env.user_id, env.chat_id, "Hello")
 
 
-def test_the_settings_bound_what_is_asked_for(make_place: Callable[..., Place]) -> None:
-    place = make_place(max_new_tokens=5, temperature=0.0)
-    assert dataclasses.asdict(place.service.default_sampling())["temperature"] == 0
-    reply = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG).message()
+def test_the_settings_bound_what_is_asked_for(make_env: Callable[..., ChatEnv]) -> None:
+    env = make_env(max_new_tokens=5, temperature=0.0)
+    assert dataclasses.asdict(env.service.default_sampling())["temperature"] == 0
+    reply = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG).message()
     assert len(reply.token_ids or []) == 5
 
 
-def test_a_person_who_asks_too_often_waits_and_others_do_not(make_place: Callable[..., Place]) -> None:
-    place = make_place(max_replies_per_minute=2)
-    service, other = place.service, place.new_person()
-    first = service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT).message()
-    service.regenerate(place.user_id, first.id, sampling=SHORT).message()
-    before = [message.id for message in place.path()]
+def test_a_person_who_asks_too_often_waits_and_others_do_not(make_env: Callable[..., ChatEnv]) -> None:
+    env = make_env(max_replies_per_minute=2)
+    service, other = env.service, env.new_person()
+    first = service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT).message()
+    service.regenerate(env.user_id, first.id, sampling=SHORT).message()
+    before = [message.id for message in env.path()]
     for _ in range(2):
         with pytest.raises(TooOften, match="2 replies in a minute") as caught:
-            service.send(place.user_id, place.chat_id, "Again", sampling=SHORT)
+            service.send(env.user_id, env.chat_id, "Again", sampling=SHORT)
         assert 0 < caught.value.retry_after <= 60
-    assert [message.id for message in place.path()] == before
-    service.send(other, place.new_chat(other), "Hello", sampling=SHORT).message()
+    assert [message.id for message in env.path()] == before
+    service.send(other, env.new_chat(other), "Hello", sampling=SHORT).message()

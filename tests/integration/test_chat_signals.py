@@ -7,70 +7,70 @@ from storage.chats import chats
 from storage.db.tables import Signal
 from storage.errors import InvalidInput, NotFound
 from storage.privacy import erasure
-from tests.support.chat_env import LONG, SHORT, Place
+from tests.support.chat_env import LONG, SHORT, ChatEnv
 
 
-def noted(place: Place) -> list[tuple[str, str]]:
-    with place.database.read() as session:
+def noted(env: ChatEnv) -> list[tuple[str, str]]:
+    with env.database.read() as session:
         rows = session.exec(select(Signal).order_by(col(Signal.id)))
         return [(signal.message_id, signal.kind) for signal in rows]
 
 
-def test_regenerating_and_editing_are_noted_on_the_reply_that_was_not_good_enough(place: Place) -> None:
-    first = place.service.send(place.user_id, place.chat_id, "One", sampling=SHORT).message()
-    place.service.regenerate(place.user_id, first.id, sampling=SHORT).message()
-    assert noted(place) == [(first.id, "regenerated")]
-    asked, again = place.path()
-    second = place.service.send(place.user_id, place.chat_id, "Two", sampling=SHORT).message()
-    assert len(noted(place)) == 1  # going on is no signal
+def test_regenerating_and_editing_are_noted_on_the_reply_that_was_not_good_enough(env: ChatEnv) -> None:
+    first = env.service.send(env.user_id, env.chat_id, "One", sampling=SHORT).message()
+    env.service.regenerate(env.user_id, first.id, sampling=SHORT).message()
+    assert noted(env) == [(first.id, "regenerated")]
+    asked, again = env.path()
+    second = env.service.send(env.user_id, env.chat_id, "Two", sampling=SHORT).message()
+    assert len(noted(env)) == 1  # going on is no signal
 
-    edited = place.service.send(place.user_id, place.chat_id, "Two?", edits=second.parent_id, sampling=SHORT)
+    edited = env.service.send(env.user_id, env.chat_id, "Two?", edits=second.parent_id, sampling=SHORT)
     edited.message()
-    assert noted(place)[1:] == [(second.id, "edited")]
-    assert [m.content for m in place.path()][:3] == ["One", again.content, "Two?"]
-    branch = place.service.send(place.user_id, place.chat_id, "2!", parent_id=again.id, sampling=SHORT)
+    assert noted(env)[1:] == [(second.id, "edited")]
+    assert [m.content for m in env.path()][:3] == ["One", again.content, "Two?"]
+    branch = env.service.send(env.user_id, env.chat_id, "2!", parent_id=again.id, sampling=SHORT)
     branch.message()
-    assert noted(place)[2:] == [(edited.message_id, "edited")]
+    assert noted(env)[2:] == [(edited.message_id, "edited")]
 
-    root = place.service.send(place.user_id, place.chat_id, "Otherwise", edits=asked.id, sampling=SHORT)
+    root = env.service.send(env.user_id, env.chat_id, "Otherwise", edits=asked.id, sampling=SHORT)
     answer = root.message()
-    assert [m.content for m in place.path()] == ["Otherwise", answer.content]
-    assert noted(place)[3:] == [(again.id, "edited")]
-    place.service.regenerate(place.user_id, root.user_message_id, sampling=SHORT).message()
-    assert noted(place)[4:] == [(root.message_id, "regenerated")]
+    assert [m.content for m in env.path()] == ["Otherwise", answer.content]
+    assert noted(env)[3:] == [(again.id, "edited")]
+    env.service.regenerate(env.user_id, root.user_message_id, sampling=SHORT).message()
+    assert noted(env)[4:] == [(root.message_id, "regenerated")]
 
 
-def test_a_message_stands_in_place_of_an_own_one_of_the_same_chat_only(place: Place) -> None:
-    reply = place.service.send(place.user_id, place.chat_id, "One", sampling=SHORT).message()
+def test_a_message_stands_in_place_of_an_own_one_of_the_same_chat_only(env: ChatEnv) -> None:
+    reply = env.service.send(env.user_id, env.chat_id, "One", sampling=SHORT).message()
     for chat_id, changes, said in (
-        (place.chat_id, {"edits": reply.id}, "is a reply"),
-        (place.chat_id, {"edits": reply.parent_id, "parent_id": reply.id}, "not both"),
-        (place.new_chat(), {"edits": reply.parent_id}, "is not of chat"),
+        (env.chat_id, {"edits": reply.id}, "is a reply"),
+        (env.chat_id, {"edits": reply.parent_id, "parent_id": reply.id}, "not both"),
+        (env.new_chat(), {"edits": reply.parent_id}, "is not of chat"),
     ):
         with pytest.raises(InvalidInput, match=said):
-            place.service.send(place.user_id, chat_id, "Two", **changes)  # type: ignore[arg-type]
-    assert noted(place) == []
-    assert len(place.path()) == 2
+            env.service.send(env.user_id, chat_id, "Two", **changes)  # type: ignore[arg-type]
+    assert noted(env) == []
+    assert len(env.path()) == 2
 
 
-def test_a_reply_whose_person_is_erased_ends_and_writes_nothing_back(place: Place) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Tell me of the xylophone.", sampling=LONG)
+def test_a_reply_whose_person_is_erased_ends_and_writes_nothing_back(env: ChatEnv) -> None:
+    live = env.service.send(env.user_id, env.chat_id, "Tell me of the xylophone.", sampling=LONG)
     text = iter(live)
     assert next(text)
-    with place.database.write() as session:
-        erasure.erase_user(session, place.user_id, by="admin")
+    with env.database.write() as session:
+        erasure.erase_user(session, env.user_id, by="admin")
     for _ in text:  # it ends, long before the model would
         pass
-    reply = place.stored(live.message_id)
+    reply = env.stored(live.message_id)
     assert (reply.state, reply.content, reply.token_ids) == ("erased", "", None)
     assert live.message().content == ""
     with pytest.raises(NotFound):
-        place.service.regenerate(place.user_id, live.message_id)
+        env.service.regenerate(env.user_id, live.message_id)
 
 
-def test_no_reply_begins_in_a_chat_that_was_erased_meanwhile(place: Place) -> None:
-    reply = place.service.send(place.user_id, place.chat_id, "Hello", sampling=SHORT).message()
-    with place.database.write() as session:
-        erasure.erase_user(session, place.user_id, by="admin")
+def test_no_reply_begins_in_a_chat_that_was_erased_meanwhile(env: ChatEnv) -> None:
+    reply = env.service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT).message()
+    with env.database.write() as session:
+        erasure.erase_user(session, env.user_id, by="admin")
         with pytest.raises(NotFound):
-            chats.begin_reply(session, place.chat_id, str(reply.parent_id), model_version_id="", sampling={})
+            chats.begin_reply(session, env.chat_id, str(reply.parent_id), model_version_id="", sampling={})

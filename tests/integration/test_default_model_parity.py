@@ -15,7 +15,7 @@ import torch
 
 from storage.settings import Settings
 from tests.support.default_model import ConvertedDefault
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.dataset.tokenise import tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -21,36 +20,11 @@ from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused, Busy, Conflict, NotFound
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
+from tests.support.chat_env import HELLO, SAMPLING, alias, damage, move_alias, reply
 from tests.support.live_server import wait_until
 
-HELLO = [{"role": "user", "content": "Hello, who are you?"}]
-SAMPLING = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=16, seed=3)
 MOST = 4
 LONG = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=900, seed=3)
-
-
-def alias(database: Database) -> str:
-    with database.read() as session:
-        return model_versions.deployed_version(session).name
-
-
-def move_alias(database: Database, name: str) -> None:
-    """As the gate and the command line do: in the database alone."""
-    with database.write() as session:
-        model_versions.deploy_version(session, name, by="gate", why="passed")
-
-
-def reply(deployments: Deployments) -> tuple[str, str]:
-    version, stream = deployments.stream(HELLO, SAMPLING)
-    return version.name, stream.end.content
-
-
-def damage(artifacts: Artifacts, version: ModelVersion) -> Path:
-    """Append one byte; returns the file."""
-    assert version.path is not None
-    file = artifacts.folder(version.path) / "adapter_model.safetensors"
-    file.write_bytes(file.read_bytes() + b"x")
-    return file
 
 
 def test_a_deployed_version_answers_next_and_running_streams_end_on_theirs(

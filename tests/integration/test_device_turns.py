@@ -17,7 +17,7 @@ from storage.registry import training_runs
 from storage.registry.device_lock import DeviceLock
 from storage.settings import Settings, load_settings
 from tests.support import http_loop
-from tests.support.chat_env import LONG, SHORT, Place
+from tests.support.chat_env import LONG, SHORT, ChatEnv
 from tests.support.endless_model import CONTEXT
 from tests.support.live_server import LiveServer, get, wait_until
 
@@ -130,21 +130,21 @@ def answers(server: LiveServer) -> bool:
 
 
 @pytest.fixture
-def place(make_place: Callable[..., Place]) -> Place:
+def env(make_env: Callable[..., ChatEnv]) -> ChatEnv:
     """One whose LONG replies are under way for as long as a test looks."""
-    return make_place(serving_cache_tokens=CONTEXT)
+    return make_env(serving_cache_tokens=CONTEXT)
 
 
 @pytest.fixture
-def make_turns(place: Place, settings: Settings) -> Iterator[Callable[..., DeviceSharing]]:
+def make_turns(env: ChatEnv, settings: Settings) -> Iterator[Callable[..., DeviceSharing]]:
     made: list[DeviceSharing] = []
 
     def make(patience: float, lease_seconds: float = 600) -> DeviceSharing:
-        backend = place.deployments._backend
+        backend = env.deployments._backend
         assert isinstance(backend, LocalBackend)
         device = DeviceLock(settings.data_dir)
         turns = DeviceSharing(
-            *(place.database, device, place.deployments, lambda: backend.release(patience)),
+            *(env.database, device, env.deployments, lambda: backend.release(patience)),
             lease_seconds=lease_seconds,
         )
         made.append(turns)
@@ -157,9 +157,9 @@ def make_turns(place: Place, settings: Settings) -> Iterator[Callable[..., Devic
 
 
 @pytest.fixture
-def training(settings: Settings, place: Place) -> Iterator[DeviceLock]:
+def training(settings: Settings, env: ChatEnv) -> Iterator[DeviceLock]:
     """A run that a trainer has, and this process's hold on the device in that trainer's place."""
-    with place.database.write() as session:
+    with env.database.write() as session:
         run_id = training_runs.request_run(session, trigger="admin").id
         training_runs.claim_run(session, run_id, owner="it", lease_seconds=600, max_attempts=1)
     device = DeviceLock(settings.data_dir)
@@ -167,41 +167,41 @@ def training(settings: Settings, place: Place) -> Iterator[DeviceLock]:
     device.close()
 
 
-def is_refused(place: Place) -> bool:
+def is_refused(env: ChatEnv) -> bool:
     try:
-        place.deployments.current()
+        env.deployments.current()
     except Busy as busy:
         return busy.code == "training"
     return False
 
 
 def test_replies_under_way_end_before_the_models_go(
-    place: Place, make_turns: Callable[..., DeviceSharing], training: DeviceLock
+    env: ChatEnv, make_turns: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
     make_turns(patience=600)
-    base, stream = place.deployments.stream(HELLO, LONG)
+    base, stream = env.deployments.stream(HELLO, LONG)
     deltas = iter(stream)
     next(deltas)
     assert not training.claim()
-    wait_until(lambda: is_refused(place))
+    wait_until(lambda: is_refused(env))
     assert not training.claim(), "a reply is under way"
     assert next(deltas), "it goes on"
     stream.cancel()
     wait_until(training.claim)
     assert stream.end.finish_reason == "cancelled"
-    assert place.deployments._backend.loaded() == []
+    assert env.deployments._backend.loaded() == []
     assert base.name == "v1"
     training.close()
-    wait_until(lambda: not is_refused(place))
-    assert place.deployments.stream(HELLO, SHORT)[1].end.content
+    wait_until(lambda: not is_refused(env))
+    assert env.deployments.stream(HELLO, SHORT)[1].end.content
 
 
 def test_a_reply_that_takes_too_long_is_cut_off_and_keeps_its_text(
-    place: Place, make_turns: Callable[..., DeviceSharing], training: DeviceLock
+    env: ChatEnv, make_turns: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
     make_turns(patience=0.2)
-    _, running = place.deployments.stream(HELLO, LONG)
-    _, late = place.deployments.stream(HELLO, LONG)  # has its place, and begins when the models are gone
+    _, running = env.deployments.stream(HELLO, LONG)
+    _, late = env.deployments.stream(HELLO, LONG)  # has its place, and begins when the models are gone
     next(iter(running))
     wait_until(training.claim)
     assert (running.end.finish_reason, bool(running.end.content)) == ("cancelled", True)
@@ -210,28 +210,28 @@ def test_a_reply_that_takes_too_long_is_cut_off_and_keeps_its_text(
 
 
 def test_a_trainer_that_is_silent_for_too_long_does_not_keep_everybody_waiting(
-    place: Place, make_turns: Callable[..., DeviceSharing], training: DeviceLock
+    env: ChatEnv, make_turns: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
     make_turns(patience=600, lease_seconds=0.5)
     wait_until(training.claim)
-    wait_until(lambda: is_refused(place))
-    with place.database.write() as session:
+    wait_until(lambda: is_refused(env))
+    with env.database.write() as session:
         run = training_runs.active_run(session)
         assert run is not None
         training_runs.expire_lease(session, run.id, "it")
-    wait_until(lambda: not is_refused(place))
+    wait_until(lambda: not is_refused(env))
     assert training.claim(), "it has the device still"
-    assert place.deployments.stream(HELLO, SHORT)[1].end.content
+    assert env.deployments.stream(HELLO, SHORT)[1].end.content
 
 
 def test_a_claim_without_a_run_changes_nothing(
-    place: Place, make_turns: Callable[..., DeviceSharing], settings: Settings
+    env: ChatEnv, make_turns: Callable[..., DeviceSharing], settings: Settings
 ) -> None:
     turns = make_turns(patience=0)
     stranger = DeviceLock(settings.data_dir)
     assert not stranger.claim()
     turns._look()
-    assert not is_refused(place)
+    assert not is_refused(env)
     stranger.close()
 
 

@@ -8,63 +8,63 @@ import pytest
 from storage.errors import BadSetting
 from storage.settings import Settings, load_settings
 from tests.support.live_server import wait_until
-from tests.support.training_env import LONG, House, houses
+from tests.support.training_env import LONG, TrainingEnv, training_envs
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.executors import open_executor
 from trainer.runs.executors.local import LocalExecutor, child_environment
 
 
 @pytest.fixture
-def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., House]]:
-    with houses(tmp_path, tiny_model) as build:
+def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., TrainingEnv]]:
+    with training_envs(tmp_path, tiny_model) as build:
         yield build
 
 
-def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Callable[..., House]) -> None:
-    house = build(**{**LONG, "lease_seconds": 600})
-    house.vote(12)
-    executor = LocalExecutor(house.settings)
-    dispatcher = Dispatcher(house.database, house.settings, executor)
+def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Callable[..., TrainingEnv]) -> None:
+    env = build(**{**LONG, "lease_seconds": 600})
+    env.vote(12)
+    executor = LocalExecutor(env.settings)
+    dispatcher = Dispatcher(env.database, env.settings, executor)
     dispatcher.start()
-    run_id = house.request()
+    run_id = env.request()
     try:
-        wait_until(lambda: len(house.checkpoints(run_id)) > 1, 120, lambda: house.log(run_id))
+        wait_until(lambda: len(env.checkpoints(run_id)) > 1, 120, lambda: env.log(run_id))
         executor.kill(run_id)
         # Its lease has ten minutes to go, but the dispatcher saw its own child die.
-        wait_until(lambda: house.run(run_id).attempts == 2, 60, lambda: house.log(run_id))
-        wait_until(lambda: house.run(run_id).state == "succeeded", 120, lambda: house.log(run_id))
+        wait_until(lambda: env.run(run_id).attempts == 2, 60, lambda: env.log(run_id))
+        wait_until(lambda: env.run(run_id).state == "succeeded", 120, lambda: env.log(run_id))
     finally:
         dispatcher.stop(terminate=True)
     assert not executor.alive(run_id)
 
 
-def test_a_stopped_dispatcher_leaves_a_run_that_resumes(build: Callable[..., House]) -> None:
-    house = build(**{**LONG, "epochs": 400})
-    house.vote(12)
-    executor = LocalExecutor(house.settings)
-    dispatcher = Dispatcher(house.database, house.settings, executor)
+def test_a_stopped_dispatcher_leaves_a_run_that_resumes(build: Callable[..., TrainingEnv]) -> None:
+    env = build(**{**LONG, "epochs": 400})
+    env.vote(12)
+    executor = LocalExecutor(env.settings)
+    dispatcher = Dispatcher(env.database, env.settings, executor)
     dispatcher.start()
-    run_id = house.request()
-    wait_until(lambda: house.checkpoints(run_id), 120, lambda: house.log(run_id))
+    run_id = env.request()
+    wait_until(lambda: env.checkpoints(run_id), 120, lambda: env.log(run_id))
     dispatcher.stop(terminate=True)
     assert not executor.alive(run_id)
-    assert house.run(run_id).state == "requested", house.log(run_id)
-    assert house.checkpoints(run_id)
+    assert env.run(run_id).state == "requested", env.log(run_id)
+    assert env.checkpoints(run_id)
 
 
-def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., House], tmp_path: Path) -> None:
-    house = build(max_attempts=2)
-    house.vote(12)
-    broken = house.settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/absent/file.db"})
-    dispatcher = Dispatcher(house.database, house.settings, LocalExecutor(broken))
+def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., TrainingEnv], tmp_path: Path) -> None:
+    env = build(max_attempts=2)
+    env.vote(12)
+    broken = env.settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/absent/file.db"})
+    dispatcher = Dispatcher(env.database, env.settings, LocalExecutor(broken))
     dispatcher.start()
-    run_id = house.request()
+    run_id = env.request()
     try:
-        wait_until(lambda: house.run(run_id).state == "failed", 120, lambda: house.log(run_id))
+        wait_until(lambda: env.run(run_id).state == "failed", 120, lambda: env.log(run_id))
     finally:
         dispatcher.stop(terminate=True)
-    assert "before it began" in (house.run(run_id).reason or "")
-    assert "absent" in house.log(run_id)
+    assert "before it began" in (env.run(run_id).reason or "")
+    assert "absent" in env.log(run_id)
 
 
 def test_a_trainer_sees_exactly_the_settings_of_its_server(

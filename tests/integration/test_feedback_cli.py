@@ -19,7 +19,7 @@ from storage.db.database import open_database
 from storage.db.tables import Chat
 from storage.people.users import ensure_user
 from storage.settings import Settings
-from tests.integration.test_cli import PROGRAM, CommandLine
+from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.fake_hub import HUB_SETTINGS, FakeHub
 
 

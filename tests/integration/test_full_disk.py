@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_cli import PROGRAM, CommandLine
+from tests.support.command_line import PROGRAM, CommandLine
 
 # In a namespace of its own, where a process may mount a file system of a few megabytes. Prints what
 # each command said, its exit code and what is on the disk then, as JSON.

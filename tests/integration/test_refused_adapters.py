@@ -14,8 +14,8 @@ from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
-from tests.integration.test_deployments import alias, reply
 from tests.support.adapters import build_adapter
+from tests.support.chat_env import alias, reply
 
 WEIGHTS = "adapter_model.safetensors"
 Damage = Callable[[Path], object]

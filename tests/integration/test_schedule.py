@@ -18,8 +18,9 @@ from storage.errors import BadSetting
 from storage.people import users
 from storage.registry import training_runs
 from storage.settings import Settings
-from tests.conftest import new_postgres_database
+from tests.support.databases import new_postgres_database
 from tests.support.live_server import wait_until
+from tests.support.rows import add_reply
 from trainer.runs.schedule import ALREADY, Schedule, tick
 
 DUE = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
@@ -29,21 +30,9 @@ STARTERS = 3
 
 def cast_votes(database: Database, number: int) -> None:
     with database.write() as session:
-        user = users.create_anonymous(session)
-        chat = chats.create_chat(session, user.id)
+        chat = chats.create_chat(session, users.create_anonymous(session).id)
         for _ in range(number):
-            asked = chats.add_user_message(session, chat.id, "Are you there?")
-            reply = chats.begin_reply(session, chat.id, asked.id, model_version_id=None, sampling={})
-            chats.finish_reply(
-                session,
-                reply.id,
-                content="Yes.",
-                state="complete",
-                finish_reason="stop",
-                token_ids=[1],
-                timings={},
-            )
-            votes.cast_vote(session, user_id=user.id, message_id=reply.id, label=True)
+            add_reply(session, chat, label=True)
 
 
 def ticks(database: Database) -> list[ScheduleTick]:
@@ -293,3 +282,58 @@ def test_a_bad_schedule_is_refused_with_the_remedy(database: Database, settings:
         Schedule(database, settings.model_copy(update={"schedule": cron}))
     assert repr(cron) in refused.value.message
     assert refused.value.field == "schedule"
+
+
+# Quiet hours
+
+
+def hours_around_now(begin: timedelta, end: timedelta) -> str:
+    now = datetime.now(UTC)
+    return f"{now + begin:%H:%M}-{now + end:%H:%M}"
+
+
+def test_a_run_that_is_due_waits_for_the_quiet_hours_and_says_so(
+    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+) -> None:
+    cast_votes(database, 2)
+    note_tick(database, DUE)
+    later = hours_around_now(timedelta(hours=6), timedelta(hours=8))
+    schedule = open_schedule(settings.model_copy(update={"quiet_hours": later}))
+    schedule.start()
+    assert runs(database) == []
+    assert [t.due_at for t in ticks(database)] == [DUE], "it is still due"
+    begins = schedule.next_run_time()
+    assert begins is not None
+    assert f"{begins:%H:%M}" == later[:5]
+    assert timedelta(hours=5) < begins - datetime.now(UTC) <= timedelta(hours=6)
+    assert f"waits for these hours, until {begins:%Y-%m-%d %H:%M} UTC" in schedule.describe()
+    with database.write() as session:
+        training_runs.request_run(session, trigger="admin")
+    assert len(runs(database)) == 1, "who asks for a run does not wait"
+
+
+def test_in_the_quiet_hours_a_run_that_was_due_begins(
+    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+) -> None:
+    cast_votes(database, 2)
+    note_tick(database, DUE)
+    now = hours_around_now(-timedelta(hours=1), timedelta(hours=1))
+    schedule = open_schedule(settings.model_copy(update={"quiet_hours": now}))
+    schedule.start()
+    (run,) = runs(database)
+    assert run.trigger == "schedule"
+    assert "waits" not in schedule.describe()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_run_that_waited_begins_with_the_quiet_hours(
+    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+) -> None:
+    """Waits for the next full minute, the shortest that the setting can say."""
+    cast_votes(database, 2)
+    note_tick(database, DUE)
+    soon = hours_around_now(timedelta(minutes=1), timedelta(hours=1))
+    schedule = open_schedule(settings.model_copy(update={"quiet_hours": soon}))
+    schedule.start()
+    wait_until(lambda: runs(database), 90)
+    assert [t.run_id for t in ticks(database)[1:]] == [runs(database)[0].id]

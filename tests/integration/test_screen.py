@@ -16,20 +16,20 @@ from app.pages.chat.tab_state import View
 from app.web.auth import Identity
 from storage.privacy.consent import set_consent
 from storage.settings import Settings
-from tests.support.chat_env import LONG, Place
+from tests.support.chat_env import LONG, ChatEnv
 
 
 @pytest.fixture
-def screen(place: Place, settings: Settings) -> Screen:
+def screen(env: ChatEnv, settings: Settings) -> Screen:
     with gr.Blocks():
         names = ("side", "header", "notice")
         parts: dict[str, Any] = {name: gr.HTML() for name in names}
-        return Screen(settings, place.database, place.service, gr.Chatbot(), **parts, consent=gr.Checkbox())
+        return Screen(settings, env.database, env.service, gr.Chatbot(), **parts, consent=gr.Checkbox())
 
 
 @pytest.fixture
-def me(place: Place) -> Identity:
-    return Identity(place.user_id, "me", "user")
+def me(env: ChatEnv) -> Identity:
+    return Identity(env.user_id, "me", "user")
 
 
 def texts(screen: Screen, drawn: Update) -> str:
@@ -50,10 +50,10 @@ def next_whole(screen: Screen, drawing: Iterator[Update]) -> Update:
 
 
 def test_a_reply_that_ends_while_its_page_is_drawn_is_drawn_as_ended(
-    place: Place, screen: Screen, me: Identity
+    env: ChatEnv, screen: Screen, me: Identity
 ) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
-    drawing = screen.follow(View(chat_id=place.chat_id), me)
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    drawing = screen.follow(View(chat_id=env.chat_id), me)
     assert reply(screen, next(drawing)) == "streaming"
     live.cancel()
     live.message()
@@ -63,10 +63,10 @@ def test_a_reply_that_ends_while_its_page_is_drawn_is_drawn_as_ended(
 
 
 def test_a_reply_that_another_tab_asked_for_is_followed_to_its_end(
-    place: Place, screen: Screen, me: Identity
+    env: ChatEnv, screen: Screen, me: Identity
 ) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
-    drawing = screen.follow(View(chat_id=place.chat_id), me)
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    drawing = screen.follow(View(chat_id=env.chat_id), me)
     assert reply(screen, next(drawing)) == "streaming"
     assert any(list(drawn) == [screen.chatbot] for drawn in drawing)
     live.cancel()
@@ -74,13 +74,13 @@ def test_a_reply_that_another_tab_asked_for_is_followed_to_its_end(
 
 
 def test_what_another_event_began_while_the_page_was_drawn_is_drawn_too(
-    place: Place, screen: Screen, me: Identity
+    env: ChatEnv, screen: Screen, me: Identity
 ) -> None:
     view = View()
     drawing = screen.follow(view, me)
     assert next(drawing)[screen.chatbot] == []
-    live = place.service.send(place.user_id, place.chat_id, "Quick", sampling=LONG)
-    view.chat_id = place.chat_id
+    live = env.service.send(env.user_id, env.chat_id, "Quick", sampling=LONG)
+    view.chat_id = env.chat_id
     drawn = next_whole(screen, drawing)
     assert "Quick" in texts(screen, drawn)
     assert reply(screen, drawn) == "streaming"
@@ -88,10 +88,10 @@ def test_what_another_event_began_while_the_page_was_drawn_is_drawn_too(
 
 
 def test_a_text_that_was_on_its_way_when_its_chat_was_left_does_not_stay(
-    place: Place, screen: Screen, me: Identity
+    env: ChatEnv, screen: Screen, me: Identity
 ) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
-    view = View(chat_id=place.chat_id)
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    view = View(chat_id=env.chat_id)
     drawing = screen.stream(view, me, live)
     assert reply(screen, next(drawing)) == "streaming"
     assert list(next(drawing)) == [screen.chatbot]
@@ -105,10 +105,10 @@ def test_a_text_that_was_on_its_way_when_its_chat_was_left_does_not_stay(
 
 @pytest.mark.parametrize("leave", [True, False], ids=["left", "stayed"])
 def test_the_end_of_a_reply_is_drawn_last_only_where_its_chat_is_still_open(
-    place: Place, screen: Screen, me: Identity, leave: bool
+    env: ChatEnv, screen: Screen, me: Identity, leave: bool
 ) -> None:
-    live = place.service.send(place.user_id, place.chat_id, "Hello", sampling=LONG)
-    view = View(chat_id=place.chat_id)
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    view = View(chat_id=env.chat_id)
     drawing = screen.stream(view, me, live)
     next(drawing)
     assert list(next(drawing)) == [screen.chatbot]
@@ -122,15 +122,15 @@ def test_the_end_of_a_reply_is_drawn_last_only_where_its_chat_is_still_open(
 
 
 def test_the_box_is_drawn_where_it_changes_and_does_not_undo_a_click_on_its_way(
-    place: Place, screen: Screen, me: Identity
+    env: ChatEnv, screen: Screen, me: Identity
 ) -> None:
-    view = View(chat_id=place.chat_id)
+    view = View(chat_id=env.chat_id)
 
     def drawn() -> Any:
         return next(screen.show(view, me))[screen.consent]
 
     assert (drawn(), drawn()) == (True, gr.skip())
-    with place.database.write() as session:  # in another tab
+    with env.database.write() as session:  # in another tab
         set_consent(session, screen.look(view, me).chat, False, by="me")  # type: ignore[arg-type]
     assert (drawn(), drawn()) == (False, gr.skip())
     drawing = screen.show(view, me)

@@ -13,9 +13,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tests.integration.test_training_processes import TORCHRUN, rows_of
+from tests.support.kto_processes import TORCHRUN
 from tests.support.live_server import wait_until
-from tests.support.training_env import LONG, House, houses
+from tests.support.training_env import LONG, TrainingEnv, training_envs
 from tests.support.two_blocks import train_doubled
 from trainer.dataset.plan import plan_training
 from trainer.dataset.tokenise import LeftOut
@@ -33,8 +33,8 @@ FSDP = {
 
 
 @pytest.fixture
-def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., House]]:
-    with houses(tmp_path, tiny_model) as build:
+def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., TrainingEnv]]:
+    with training_envs(tmp_path, tiny_model) as build:
         yield build
 
 
@@ -75,38 +75,38 @@ def test_losses_and_adapter_are_those_of_whole_copies(trained: dict[str, dict[st
 
 
 def test_a_run_that_lost_a_process_goes_on_and_is_published_whole(
-    build: Callable[..., House], tmp_path: Path
+    build: Callable[..., TrainingEnv], tmp_path: Path
 ) -> None:
-    house = build(**LONG | {"batch_size": 2, "hold_out_fraction": 1e-9, "lease_seconds": 60, "epochs": 6})
-    house.vote(16)
-    run_id = house.request()
+    env = build(**LONG | {"batch_size": 2, "hold_out_fraction": 1e-9, "lease_seconds": 60, "epochs": 6})
+    env.vote(16)
+    run_id = env.request()
     command = [*TORCHRUN, "-m", "trainer", "run", run_id]
-    environment = child_environment(house.settings) | FSDP
+    environment = child_environment(env.settings) | FSDP
     launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    part = house.hold_second_process(run_id, 16)
+    part = env.hold_second_process(run_id, 16)
     processes = psutil.Process(launcher.pid).children()
     other = next(one for one in processes if one.environ()["RANK"] == "1")
     other.kill()
     launcher.communicate(timeout=60)
     assert not [one for one in processes if one.is_running()]
-    wait_until(house.claimable, 60, lambda: house.log(run_id))
+    wait_until(env.claimable, 60, lambda: env.log(run_id))
     part.unlink()
     part.touch()  # as far as it would have come
 
     subprocess.run(command, env=environment, check=True, timeout=120)
-    run = house.run(run_id)
-    assert run.state == "succeeded", house.log(run_id)
+    run = env.run(run_id)
+    assert run.state == "succeeded", env.log(run_id)
     result = run.metrics["training"]
     assert (result["engine"], result["processes"], result["steps"]) == ("trl", 2, 18)
     assert result["resumed_from_step"] == 14
-    assert "Training with stock TRL instead of the engine shared-prefix: with FSDP" in house.log(run_id)
+    assert "Training with stock TRL instead of the engine shared-prefix: with FSDP" in env.log(run_id)
 
-    rows = rows_of(house, run_id)
-    weights = plan_training(rows, LeftOut(), house.settings).weights
-    steps, expected = train_doubled(rows, weights, house.settings, tmp_path / "one")
+    rows = env.rows_of(run_id)
+    weights = plan_training(rows, LeftOut(), env.settings).weights
+    steps, expected = train_doubled(rows, weights, env.settings, tmp_path / "one")
     assert result["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
-    adapter = house.artifacts.folder(house.version("v2").path or "")
-    loaded = PeftModel.from_pretrained(load_model(resolve(house.settings))[0], str(adapter))
+    adapter = env.artifacts.folder(env.version("v2").path or "")
+    loaded = PeftModel.from_pretrained(load_model(resolve(env.settings))[0], str(adapter))
     found = {name: weight for name, weight in loaded.named_parameters() if "lora_" in name}
     assert found.keys() == expected.keys()
     for name, weight in found.items():

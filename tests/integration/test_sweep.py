@@ -15,8 +15,8 @@ from app.cli import cli
 from app.pages.admin.sweeps import sweep_panel
 from storage.errors import InvalidInput
 from storage.settings import Settings
-from tests.integration.test_cli import PROGRAM, CommandLine
 from tests.support import REPOSITORY, http_loop
+from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.live_server import LiveServer
 from tests.support.rated_files import write_rows
 from trainer.sweep.data import FileSource

@@ -9,7 +9,7 @@ import typer.main
 
 from app.cli import cli
 from storage.errors import InvalidInput
-from tests.integration.test_cli import CommandLine
+from tests.support.command_line import CommandLine
 from tests.support.rated_files import rated, write_rows
 
 ROWS = 12

@@ -6,7 +6,6 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,20 +21,20 @@ from storage.errors import Conflict
 from storage.imports.formats import NO_OPTIONS
 from storage.registry import training_runs
 from storage.settings import Settings
-from tests.integration.test_cli import CommandLine
+from tests.support.command_line import CommandLine
+from tests.support.kto_processes import TORCHRUN
 from tests.support.live_server import wait_until
 from tests.support.rated_files import rated, write_rows
-from tests.support.training_env import LONG, House, houses
+from tests.support.training_env import LONG, TrainingEnv, training_envs
 from tests.support.two_blocks import train_doubled
 from trainer.adapters.parent import ParentAdapter
 from trainer.dataset.plan import plan_training
-from trainer.dataset.snapshot import take_snapshot
-from trainer.dataset.tokenise import LeftOut, TokenisedExample, tokenise
+from trainer.dataset.tokenise import LeftOut, tokenise
 from trainer.engine.trl_trainer import newest_checkpoint, step_of
 from trainer.errors import Interrupted
 from trainer.launch import launcher
 from trainer.launch.worker import Job
-from trainer.model.base_model import load_model, load_tokenizer, resolve
+from trainer.model.base_model import load_model, resolve
 from trainer.offline.rows import read_rows
 from trainer.offline.train_file import OfflineTraining, train_on_file
 from trainer.runs import attempt
@@ -43,14 +42,12 @@ from trainer.runs.executors.local import child_environment
 
 TWO = {"training_processes": 2, "batch_size": 2}
 # So small a share leaves two votes of each kind held out, and of sixteen votes twelve: three turns of two.
-HOUSE = {**LONG, **TWO, "hold_out_fraction": 1e-9, "lease_seconds": 60}
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TWO_LONG = {**LONG, **TWO, "hold_out_fraction": 1e-9, "lease_seconds": 60}
 
 
 @pytest.fixture
-def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., House]]:
-    with houses(tmp_path, tiny_model) as build:
+def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., TrainingEnv]]:
+    with training_envs(tmp_path, tiny_model) as build:
         yield build
 
 
@@ -67,45 +64,34 @@ def is_over(process: psutil.Process) -> bool:
         return True
 
 
-def rows_of(house: House, run_id: str) -> list[TokenisedExample]:
-    """What the run trained on, in its order."""
-    run = house.run(run_id)
-    with house.database.read() as session:
-        snapshot = take_snapshot(session, run, house.settings)
-    tokenizer = load_tokenizer(resolve(house.settings))
-    rows, _ = tokenise(tokenizer, snapshot.examples, max_length=house.settings.max_length)
-    assert run.snapshot is not None
-    return [row for row in rows if row.chat_id not in run.snapshot["held_out_chats"]]
-
-
 def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
-    build: Callable[..., House], tmp_path: Path
+    build: Callable[..., TrainingEnv], tmp_path: Path
 ) -> None:
     # Over 120 steps Adam makes of rounding errors a share of the rate: at 1e-3 up to 1.6e-4.
-    house = build(**HOUSE, learning_rate=3e-4)
-    house.vote(16)
-    run_id = house.request()
-    leader = house.start_and_reach_checkpoint(run_id)
+    env = build(**TWO_LONG, learning_rate=3e-4)
+    env.vote(16)
+    run_id = env.request()
+    leader = env.start_and_reach_checkpoint(run_id)
     (other,) = followers(leader.pid)
     other.kill()
-    assert leader.wait(timeout=60) == attempt.RELEASED, house.log(run_id)
-    assert "Process 2 of 2 was ended by SIGKILL" in house.log(run_id)
-    assert house.claimable(), "nobody waits for the lease to run out"
-    assert house.train(run_id) == attempt.DONE, house.log(run_id)
+    assert leader.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
+    assert "Process 2 of 2 was ended by SIGKILL" in env.log(run_id)
+    assert env.claimable(), "nobody waits for the lease to run out"
+    assert env.train(run_id) == attempt.DONE, env.log(run_id)
 
-    run = house.run(run_id)
-    assert (run.state, run.attempts) == ("succeeded", 2), house.log(run_id)
+    run = env.run(run_id)
+    assert (run.state, run.attempts) == ("succeeded", 2), env.log(run_id)
     trained = run.metrics["training"]
     assert (trained["processes"], trained["steps"], run.metrics["plan"]["steps"]) == (2, 120, 120)
     assert trained["resumed_from_step"] > 0
-    assert "120 steps of 4 examples (2 processes together)" in house.log(run_id)
-    rows = rows_of(house, run_id)
-    weights = plan_training(rows, LeftOut(), house.settings).weights
-    steps, expected = train_doubled(rows, weights, house.settings, tmp_path / "one")
+    assert "120 steps of 4 examples (2 processes together)" in env.log(run_id)
+    rows = env.rows_of(run_id)
+    weights = plan_training(rows, LeftOut(), env.settings).weights
+    steps, expected = train_doubled(rows, weights, env.settings, tmp_path / "one")
     assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
-    margin = re.findall(r"Step 120 of 120: .* reward margin (\S+),", house.log(run_id))[-1]
+    margin = re.findall(r"Step 120 of 120: .* reward margin (\S+),", env.log(run_id))[-1]
     assert float(margin) == pytest.approx(steps[-1]["rewards/margins"], abs=1e-3)
-    folder = house.artifacts.folder(house.version("v2").path or "")
+    folder = env.artifacts.folder(env.version("v2").path or "")
     found = load_file(folder / "adapter_model.safetensors")
     assert len(found) == len(expected)
     for name, weight in found.items():
@@ -114,87 +100,87 @@ def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
 
 
 def test_a_process_killed_while_it_wrote_its_part_of_a_checkpoint_does_no_harm(
-    build: Callable[..., House],
+    build: Callable[..., TrainingEnv],
 ) -> None:
-    house = build(**HOUSE)
-    house.vote(16)
-    run_id = house.request()
-    leader = house.start(run_id)
-    part = house.hold_second_process(run_id, 100)
+    env = build(**TWO_LONG)
+    env.vote(16)
+    run_id = env.request()
+    leader = env.start(run_id)
+    part = env.hold_second_process(run_id, 100)
     (other,) = followers(leader.pid)
     other.kill()
-    assert leader.wait(timeout=60) == attempt.RELEASED, house.log(run_id)
+    assert leader.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
     part.unlink()
     part.touch()  # as far as it would have come
-    assert house.train(run_id) == attempt.DONE, house.log(run_id)
-    assert house.run(run_id).metrics["training"]["resumed_from_step"] == 98
+    assert env.train(run_id) == attempt.DONE, env.log(run_id)
+    assert env.run(run_id).metrics["training"]["resumed_from_step"] == 98
 
 
-def test_a_terminated_run_keeps_its_last_step_and_is_handed_on(build: Callable[..., House]) -> None:
-    house = build(**HOUSE)
-    house.vote(16)
-    run_id = house.request()
-    leader = house.start_and_reach_checkpoint(run_id)
+def test_a_terminated_run_keeps_its_last_step_and_is_handed_on(build: Callable[..., TrainingEnv]) -> None:
+    env = build(**TWO_LONG)
+    env.vote(16)
+    run_id = env.request()
+    leader = env.start_and_reach_checkpoint(run_id)
     (other,) = followers(leader.pid)
     os.killpg(leader.pid, signal.SIGTERM)  # as a service manager does: to all of them
-    assert leader.wait(timeout=60) == attempt.RELEASED, house.log(run_id)
+    assert leader.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
     assert not other.is_running()
-    assert house.claimable()
-    newest = newest_checkpoint(house.artifacts.run_folder(run_id) / "checkpoints")
+    assert env.claimable()
+    newest = newest_checkpoint(env.artifacts.run_folder(run_id) / "checkpoints")
     assert newest is not None
-    assert "Stopped as asked" in house.log(run_id)
-    assert int(re.findall(r"Step (\d+) of 120", house.log(run_id))[-1]) == step_of(newest)
-    assert house.train(run_id) == attempt.DONE, house.log(run_id)
-    trained = house.run(run_id).metrics["training"]
+    assert "Stopped as asked" in env.log(run_id)
+    assert int(re.findall(r"Step (\d+) of 120", env.log(run_id))[-1]) == step_of(newest)
+    assert env.train(run_id) == attempt.DONE, env.log(run_id)
+    trained = env.run(run_id).metrics["training"]
     assert (trained["processes"], trained["steps"]) == (2, 120)
     assert trained["resumed_from_step"] == step_of(newest)
 
 
-def test_a_cancelled_run_leaves_no_process(build: Callable[..., House]) -> None:
-    house = build(**HOUSE)
-    house.vote(16)
-    run_id = house.request()
-    leader = house.start_and_reach_checkpoint(run_id)
+def test_a_cancelled_run_leaves_no_process(build: Callable[..., TrainingEnv]) -> None:
+    env = build(**TWO_LONG)
+    env.vote(16)
+    run_id = env.request()
+    leader = env.start_and_reach_checkpoint(run_id)
     (other,) = followers(leader.pid)
-    with house.database.write() as session:
+    with env.database.write() as session:
         training_runs.cancel_run(session, run_id)
     assert leader.wait(timeout=60) == attempt.DONE
-    assert house.run(run_id).state == "cancelled", house.log(run_id)
+    assert env.run(run_id).state == "cancelled", env.log(run_id)
     assert not other.is_running()
 
 
 def test_others_end_with_a_killed_leader_and_another_number_of_them_starts_again(
-    build: Callable[..., House],
+    build: Callable[..., TrainingEnv],
 ) -> None:
-    house = build(**HOUSE | {"lease_seconds": 3})
-    house.vote(16)
-    run_id = house.request()
-    leader = house.start_and_reach_checkpoint(run_id)
+    env = build(**TWO_LONG | {"lease_seconds": 3})
+    env.vote(16)
+    run_id = env.request()
+    leader = env.start_and_reach_checkpoint(run_id)
     (other,) = followers(leader.pid)
     leader.kill()
     wait_until(lambda: is_over(other))
-    wait_until(house.claimable, 30)
+    wait_until(env.claimable, 30)
     three = [*TORCHRUN[:-1], "3", "-m", "trainer", "run", run_id]
-    subprocess.run(three, env=child_environment(house.settings), check=True, timeout=120)
-    run = house.run(run_id)
-    assert run.state == "succeeded", house.log(run_id)
-    assert "Another number of processes makes other batches; training starts again." in house.log(run_id)
+    subprocess.run(three, env=child_environment(env.settings), check=True, timeout=120)
+    run = env.run(run_id)
+    assert run.state == "succeeded", env.log(run_id)
+    assert "Another number of processes makes other batches; training starts again." in env.log(run_id)
     trained = run.metrics["training"]
     assert (trained["processes"], trained["resumed_from_step"], trained["steps"]) == (3, 0, 80)
 
 
-def test_launched_processes_end_where_there_is_nothing_to_train(build: Callable[..., House]) -> None:
-    house = build(min_votes_per_class=5)
-    house.vote(4)
-    run_id = house.request()
+def test_launched_processes_end_where_there_is_nothing_to_train(build: Callable[..., TrainingEnv]) -> None:
+    env = build(min_votes_per_class=5)
+    env.vote(4)
+    run_id = env.request()
     ended = subprocess.run(
         [*TORCHRUN, "-m", "trainer", "run", run_id],
-        env=child_environment(house.settings),
+        env=child_environment(env.settings),
         check=True,
         timeout=60,
     )
     assert ended.returncode == attempt.DONE
-    assert house.run(run_id).state == "skipped"
+    assert env.run(run_id).state == "skipped"
 
 
 def test_a_stopped_training_keeps_its_last_step_and_goes_on_under_torchrun(

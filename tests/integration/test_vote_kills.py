@@ -25,6 +25,7 @@ from storage.people.tokens import create_token
 from storage.registry import model_versions
 from tests.support import http_loop
 from tests.support.live_server import LiveServer
+from tests.support.rows import add_reply
 from tests.support.vote_load import Answer, VoteConnection, Voter
 
 CLIENTS, REPLIES_EACH = 32, 3
@@ -121,22 +122,7 @@ def add_clients(server: LiveServer) -> list[Client]:
             user = users.create_anonymous(session)
             token = create_token(session, user.id, name="test")[1]
             chat = chats.create_chat(session, user.id)
-            replies = []
-            for _ in range(REPLIES_EACH):
-                asked = chats.add_user_message(session, chat.id, "Why?")
-                reply = chats.begin_reply(
-                    session, chat.id, asked.id, model_version_id=version.id, sampling={}
-                )
-                chats.finish_reply(
-                    session,
-                    reply.id,
-                    content="Because.",
-                    state="complete",
-                    finish_reason="stop",
-                    token_ids=None,
-                    timings=None,
-                )
-                replies.append(reply.id)
+            replies = [add_reply(session, chat, version_id=version.id).id for _ in range(REPLIES_EACH)]
             clients.append(Client(Voter(token, replies)))
     database.close()
     return clients

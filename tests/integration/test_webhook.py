@@ -22,8 +22,8 @@ from storage.errors import BadSetting
 from storage.settings import Settings
 from tests.support import http_loop
 from tests.support.live_server import LiveServer, wait_until
-from tests.support.people import add_person_with_reply
 from tests.support.rest import refused
+from tests.support.rows import add_person_with_reply
 from tests.support.webhook_receiver import Answer, receiving, status
 
 SECRET = f"whsec_{base64.b64encode(b'k' * 32).decode()}"

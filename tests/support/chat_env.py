@@ -1,23 +1,27 @@
 """A chat service with one person and their chat: what the tests of replies stand on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.chat.service import ChatService
 from app.serving.backend import Sampling
 from app.serving.deployments import Deployments
 from storage.chats import chats
 from storage.db.database import Database
-from storage.db.tables import Message
+from storage.db.tables import Message, ModelVersion
 from storage.people import users
+from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 from tests.support.endless_model import CONTEXT
 
+HELLO = [{"role": "user", "content": "Hello, who are you?"}]
+SAMPLING = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=16, seed=3)
 SHORT = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=12)
 LONG = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=CONTEXT)
 
 
 @dataclass
-class Place:
+class ChatEnv:
     """A chat service with one person and their chat."""
 
     service: ChatService
@@ -42,3 +46,27 @@ class Place:
     def new_person(self) -> str:
         with self.database.write() as session:
             return users.create_anonymous(session).id
+
+
+def alias(database: Database) -> str:
+    with database.read() as session:
+        return model_versions.deployed_version(session).name
+
+
+def move_alias(database: Database, name: str) -> None:
+    """As the gate and the command line do: in the database alone."""
+    with database.write() as session:
+        model_versions.deploy_version(session, name, by="gate", why="passed")
+
+
+def reply(deployments: Deployments) -> tuple[str, str]:
+    version, stream = deployments.stream(HELLO, SAMPLING)
+    return version.name, stream.end.content
+
+
+def damage(artifacts: Artifacts, version: ModelVersion) -> Path:
+    """Append one byte; returns the file."""
+    assert version.path is not None
+    file = artifacts.folder(version.path) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes() + b"x")
+    return file

@@ -1,7 +1,21 @@
 """What a person does on the chat page, in one place for the tests and the screenshots."""
 
+import os
+import shutil
+from collections.abc import Callable
+
 from playwright.sync_api import Locator, Page, expect
 
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+WAIT_MS = 60_000  # only bounds a failure
+OpenPage = Callable[..., Page]
 # Notes every length that the newest reply's text had.
 WATCH = """() => {
   window.lengths = [];
@@ -63,3 +77,8 @@ def stored_messages(page: Page, origin: str) -> list[dict[str, object]]:
     assert response.ok, response.text()
     messages: list[dict[str, object]] = response.json()["messages"]
     return messages
+
+
+def chromium_path() -> str | None:
+    """The browser that CHROMIUM names, or the system's."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium")

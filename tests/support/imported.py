@@ -5,13 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
+from storage.chats import votes
+from storage.db.database import Database
+from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import InvalidInput
+from storage.examples import example
 from storage.imports.formats import ImportOptions, rows_of, sniff
+from storage.imports.reader import ImportReport
 from storage.imports.records import Record
 from storage.imports.rows import Dropped, ImportedRow
 from storage.imports.source import open_source
 
+SALT = b"s" * 32
+ROW = {
+    "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+    "completion": [{"role": "assistant", "content": "Hello! ☀ \u2028 end"}],
+    "label": True,
+}
 ROWS: list[dict[str, Any]] = [
     {"prompt": "What is ☀?", "completion": 'The "sun",\nsaid they.', "label": True},
     {"prompt": "Müßig?", "completion": "=1+1", "label": False},
@@ -67,3 +79,66 @@ def read(source: Path | bytes, name: str | None = None) -> list[Record]:
 def values(records: list[Record]) -> list[dict[str, Any] | None]:
     assert [record.fault for record in records if record.fault] == []
     return [record.value for record in records]
+
+
+def open_webui(**data: Any) -> dict[str, Any]:
+    """A feedback as Open WebUI exports it, of a chat in which the first reply was regenerated."""
+
+    def message(id: str, parent: str | None, role: str, content: str, **more: Any) -> dict[str, Any]:
+        return {"id": id, "parentId": parent, "childrenIds": [], "role": role, "content": content, **more}
+
+    messages = {
+        "u1": message("u1", None, "user", "Hi", models=["m"]),
+        "a1": message("a1", "u1", "assistant", "First", model="m"),
+        "a2": message("a2", "u1", "assistant", "Second", model="m"),
+        "u2": message("u2", "a2", "user", "More"),
+        "a3": message("a3", "u2", "assistant", "Third"),
+    }
+    return {
+        "id": "f1",
+        "user_id": "someone",
+        "version": 0,
+        "type": "rating",
+        "data": {"rating": 1, "model_id": "llama3.2:1b", "reason": "", "comment": "", "tags": []} | data,
+        "meta": {"arena": False, "model_id": "m", "message_id": "a3", "message_index": 4, "chat_id": "c1"},
+        "snapshot": {
+            "chat": {
+                "id": "c1",
+                "user_id": "someone",
+                "title": "Greetings",
+                "chat": {"models": ["m"], "params": {}, "history": {"messages": messages, "currentId": "a3"}},
+            }
+        },
+        "created_at": 1_700_000_000,
+        "updated_at": 1_700_000_060,
+    }
+
+
+def feel(*messages: tuple[str, Any, Any], **more: Any) -> dict[str, Any]:
+    chat = [{"role": role, "content": content, "rating": rating} for role, content, rating in messages]
+    return {
+        "conversation": chat,
+        "timestamp": "2025-03-01T12:00:00.5",
+        "session_id": "s",
+        "language": "English",
+    } | more
+
+
+def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [ROW | {"prompt": f"Question {n}", "label": n % 3 > 0} for n in range(start, start + count)]
+
+
+def counts(report: ImportReport) -> tuple[int, int, int, int]:
+    return report.accepted, report.duplicates, sum(report.dropped.values()), report.rejected
+
+
+def exported(database: Database, columns: tuple[str, ...] = tuple(ROW)) -> list[dict[str, Any]]:
+    with database.read() as session:
+        found = example.iter_examples(session, votes.latest_event_id(session))
+        rows = [one.to_row(salt=SALT) for one in found]
+    return [{name: row[name] for name in columns} for row in rows]
+
+
+def is_empty(database: Database) -> bool:
+    with database.read() as session:
+        return not any(session.exec(select(table)).first() for table in (Chat, Message, Vote, VoteEvent))

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from storage.settings import Settings
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.model.base_model import load_model, resolve
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
 # By engine: rows. Of 13 one comes twice, to make no block of one; then there are 7 blocks for two processes.
 TRAININGS = {"trl": 13, "shared-prefix": 13, "shared-prefix, whole": 12}

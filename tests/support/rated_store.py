@@ -1,14 +1,21 @@
-"""Votes on known texts that the tests of exports begin with."""
+"""Votes on known texts, and what an export makes of them, for the tests of exports."""
 
-from sqlmodel import Session
+import csv
+import io
+import json
+from typing import Any
 
-from storage.chats import chats, votes
+import pyarrow.parquet as pq
+
 from storage.db.database import Database
-from storage.db.tables import Message
-from storage.people import users
-from storage.registry import model_versions
+from storage.exports.encoders import restore_cell
+from storage.exports.exporter import Export
+from storage.exports.plan import ExportPlan
+from storage.exports.shapes import COLUMNS, Kind
+from tests.support.rows import rate
 
 SALT = b"s" * 32
+SHAPES = sorted(COLUMNS)
 # What breaks careless formats: quotes, newlines, separators, Unicode of all planes, formulas, empty space.
 NASTY = [
     "=1+1",
@@ -28,31 +35,6 @@ NASTY = [
 ]
 
 
-def rate(
-    session: Session, question: str, answers: dict[str, bool], *, system_prompt: str = "", **said: object
-) -> list[Message]:
-    """A new chat of a new person, in which one question has these answers, each with its vote."""
-    version = model_versions.ensure_base(session, "tiny")
-    person = users.create_anonymous(session)
-    chat = chats.create_chat(session, person.id, system_prompt=system_prompt)
-    asked = chats.add_user_message(session, chat.id, question)
-    replies = []
-    for answer, label in answers.items():
-        reply = chats.begin_reply(session, chat.id, asked.id, model_version_id=version.id, sampling={})
-        chats.finish_reply(
-            session,
-            reply.id,
-            content=answer,
-            state="complete",
-            finish_reason="stop",
-            token_ids=[5, 2],
-            timings={},
-        )
-        votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=label, **said)  # type: ignore[arg-type]
-        replies.append(reply)
-    return replies
-
-
 def fill(database: Database, rows: int = 40) -> None:
     """Votes on nasty texts, some with tags and comments; every third prompt has an up and a down."""
     with database.write() as session:
@@ -69,3 +51,35 @@ def fill(database: Database, rows: int = 40) -> None:
                 tags=["clear"] if number > rows // 2 else [],
                 comment=text if number % 5 == 0 else None,
             )
+
+
+def template(messages: list[dict[str, str]], generate: bool) -> str:
+    text = "".join(f"<{m['role']}>{m['content']}</>" for m in messages)
+    return text + "<assistant>" if generate else text
+
+
+def content(database: Database, **plan: Any) -> bytes:
+    with database.read() as session:
+        export = Export(session, ExportPlan(**plan), salt=SALT, template=template)
+        return b"".join(export.chunks())
+
+
+def exported_rows(database: Database, **plan: Any) -> list[dict[str, Any]]:
+    """The rows of an export, read back by each format's usual reader."""
+    data = content(database, **plan)
+    columns = COLUMNS[plan.get("shape", "kto")]
+    if plan.get("format") == "parquet":
+        return list(pq.read_table(io.BytesIO(data)).to_pylist())
+    if plan.get("format") == "csv":
+        cells = csv.DictReader(io.StringIO(data.decode(), newline=""))
+        return [
+            {
+                name: restore_cell(cell) if columns[name] is Kind.TEXT else json.loads(cell)
+                for name, cell in row.items()
+            }
+            for row in cells
+        ]
+    rows = [json.loads(line) for line in data.decode().split("\n")[:-1]]
+    for row in rows:
+        row |= {name: json.loads(row[name]) for name in columns if columns[name] is Kind.TAGS}
+    return rows

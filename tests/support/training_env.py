@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlmodel import select
 
-from storage.chats import chats, votes
+from storage.chats import chats
 from storage.db.database import Database, open_database
 from storage.db.tables import ModelVersion, RunVote, TrainingRun
 from storage.people import users
@@ -19,6 +19,10 @@ from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.live_server import TEST_SETTINGS, wait_until
+from tests.support.rows import add_reply
+from trainer.dataset.snapshot import take_snapshot
+from trainer.dataset.tokenise import TokenisedExample, tokenise
+from trainer.model.base_model import load_tokenizer, resolve
 from trainer.runs.executors.local import child_environment
 
 # The gate is tested by itself; here it must not depend on what random weights happen to do.
@@ -26,7 +30,7 @@ LENIENT = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0}
 LONG = {"epochs": 40, "checkpoint_steps": 2, "lease_seconds": 3}
 
 
-class House:
+class TrainingEnv:
     """A database with votes, and the trainers that were started for its run."""
 
     def __init__(self, settings: Settings) -> None:
@@ -43,18 +47,8 @@ class House:
             replies = []
             for number in range(count):
                 chat = chats.create_chat(session, person.id, system_prompt="Be brief.")
-                asked = chats.add_user_message(session, chat.id, f"What is {number} plus {number}?")
-                reply = chats.begin_reply(session, chat.id, asked.id, model_version_id=base.id, sampling={})
-                chats.finish_reply(
-                    session,
-                    reply.id,
-                    content=f"It is {2 * number}, of course.",
-                    state="complete",
-                    finish_reason="stop",
-                    token_ids=None,
-                    timings={},
-                )
-                votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=number % 3 != 0)
+                question, answer = f"What is {number} plus {number}?", f"It is {2 * number}, of course."
+                reply = add_reply(session, chat, question, answer, version_id=base.id, label=number % 3 != 0)
                 replies.append(reply.id)
         return replies
 
@@ -121,6 +115,16 @@ class House:
         with self.database.read() as session:
             return model_versions.deployed_version(session).name
 
+    def rows_of(self, run_id: str) -> list[TokenisedExample]:
+        """What the run trained on, in its order."""
+        run = self.run(run_id)
+        with self.database.read() as session:
+            snapshot = take_snapshot(session, run, self.settings)
+        tokenizer = load_tokenizer(resolve(self.settings))
+        rows, _ = tokenise(tokenizer, snapshot.examples, max_length=self.settings.max_length)
+        assert run.snapshot is not None
+        return [row for row in rows if row.chat_id not in run.snapshot["held_out_chats"]]
+
     def log(self, run_id: str) -> str:
         return (self.artifacts.run_folder(run_id) / "train.log").read_text()
 
@@ -140,16 +144,16 @@ class House:
 
 
 @contextmanager
-def houses(folder: Path, model: Path) -> Iterator[Callable[..., House]]:
+def training_envs(folder: Path, model: Path) -> Iterator[Callable[..., TrainingEnv]]:
     """Builds houses that differ in their settings; at the end, whatever still trains is killed."""
-    built: list[House] = []
+    built: list[TrainingEnv] = []
 
-    def build(**settings: Any) -> House:
+    def build(**settings: Any) -> TrainingEnv:
         values = {"data_dir": folder / f"data-{len(built)}", "model": str(model)}
-        house = House(Settings(**{**TEST_SETTINGS, **LENIENT, **values, **settings}))  # type: ignore[arg-type]
-        built.append(house)
-        return house
+        env = TrainingEnv(Settings(**{**TEST_SETTINGS, **LENIENT, **values, **settings}))  # type: ignore[arg-type]
+        built.append(env)
+        return env
 
     yield build
-    for house in built:
-        house.close()
+    for env in built:
+        env.close()

@@ -107,3 +107,9 @@ def test_package_is_small(name: str) -> None:
 def test_module_says_what_it_is(name: str) -> None:
     source = (MODULES | TESTS)[name].read_text()
     assert not source or ast.get_docstring(ast.parse(source))
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_no_test_module_is_imported(name: str) -> None:
+    imported = {module.rpartition(".")[2] for module in imports(TESTS[name]) if module.startswith("tests.")}
+    assert not {module for module in imported if module.startswith("test_")}, "move it to tests/support"

@@ -15,9 +15,9 @@ from storage.exports.exporter import export_jsonl
 from storage.files.installation_key import load_secret
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from tests.conftest import new_postgres_database
 from tests.support.adapters import seal_and_publish
-from tests.support.people import add_person_with_reply
+from tests.support.databases import new_postgres_database
+from tests.support.rows import add_person_with_reply
 
 
 @pytest.fixture(autouse=True)

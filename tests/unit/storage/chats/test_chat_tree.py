@@ -6,7 +6,7 @@ from storage.chats import chats
 from storage.db.database import Database
 from storage.db.tables import Message
 from storage.errors import NotFound
-from tests.support.people import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply
 
 
 def test_the_current_path_ends_with_the_newest_message_wherever_it_is(database: Database) -> None:

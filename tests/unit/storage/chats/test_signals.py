@@ -20,8 +20,8 @@ from storage.exports.exporter import Export
 from storage.exports.plan import ExportPlan
 from storage.privacy import erasure
 from storage.settings import Settings, SignalKind
-from tests.support.people import add_person_with_reply, add_reply
 from tests.support.rated_store import SALT
+from tests.support.rows import add_person_with_reply, add_reply
 from trainer.dataset.snapshot import Snapshot, take_snapshot
 
 NO_SIGNALS = {"tag": "wrong", "has_comment": True, "consent": "withheld", "quarantined": "only"}

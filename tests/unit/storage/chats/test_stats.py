@@ -5,7 +5,7 @@ import pytest
 from storage.chats import chats, stats, votes
 from storage.db.database import Database
 from storage.db.tables import now
-from tests.support.people import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply
 
 
 @pytest.mark.parametrize(

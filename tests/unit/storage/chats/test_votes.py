@@ -10,7 +10,7 @@ from storage.db.database import Database
 from storage.db.ids import new_id
 from storage.db.tables import Vote, VoteEvent
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from tests.support.people import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply
 
 
 def test_a_vote_is_cast_changed_and_cleared_and_every_step_is_logged(database: Database) -> None:

@@ -15,7 +15,7 @@ from storage.db.tables import Chat, Message, User, VoteEvent, WebhookDelivery, n
 from storage.errors import BadSetting, Conflict, NotFound
 from storage.privacy import erasure
 from storage.settings import load_settings
-from tests.support.people import add_person_with_reply
+from tests.support.rows import add_person_with_reply
 
 AGE = timedelta(hours=72)
 LEASE = timedelta(seconds=60)

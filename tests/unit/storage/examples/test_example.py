@@ -8,7 +8,7 @@ from storage.db.database import Database
 from storage.examples import example
 from storage.exports import exporter
 from storage.imports import importer
-from tests.support.people import add_person_with_reply, add_reply
+from tests.support.rows import add_answer, add_person_with_reply, add_reply
 
 SALT = b"s" * 32
 ROW = {
@@ -57,22 +57,7 @@ def test_a_snapshot_never_changes(database: Database) -> None:
 def test_a_regenerated_reply_shares_the_prompt_of_its_sibling(database: Database) -> None:
     with database.write() as session:
         person, chat, first = add_person_with_reply(session)
-        again = chats.begin_reply(
-            session,
-            chat.id,
-            first.parent_id or "",
-            model_version_id=first.model_version_id or "",
-            sampling={},
-        )
-        chats.finish_reply(
-            session,
-            again.id,
-            content="Other.",
-            state="complete",
-            finish_reason="stop",
-            token_ids=None,
-            timings=None,
-        )
+        again = add_answer(session, chat, first.parent_id or "", "Other.")
         for reply, label in ((first, False), (again, True)):
             votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=label)
         assert [m.id for m in chats.siblings(session, first.id)] == [first.id, again.id]

@@ -18,7 +18,7 @@ from storage.files.installation_key import pseudonym
 from storage.people import users
 from storage.privacy import erasure
 from storage.registry import model_versions
-from tests.support.people import add_reply
+from tests.support.rows import add_reply
 
 SALT = b"s" * 32
 

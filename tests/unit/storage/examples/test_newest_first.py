@@ -18,8 +18,8 @@ from storage.examples.signal_examples import signal_examples
 from storage.imports import importer
 from storage.privacy import consent, quarantine
 from storage.settings import Settings
-from tests.support.people import add_person_with_reply, add_reply
-from tests.unit.trainer.dataset.test_selection import Listed
+from tests.support.examples import Listed
+from tests.support.rows import add_person_with_reply, add_reply
 from trainer.dataset.selection import choose
 from trainer.dataset.snapshot import in_its_chat, take_snapshot
 

@@ -13,8 +13,8 @@ from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.imports import importer
 from storage.settings import Settings
-from tests.support.rated_store import SALT, fill, rate
-from tests.unit.storage.exports.test_encoders import template
+from tests.support.rated_store import SALT, fill, template
+from tests.support.rows import rate
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -11,8 +11,8 @@ from storage.db.database import Database
 from storage.examples.duplicates import Contradictions, TextCounts, digest
 from storage.exports.exporter import Export
 from storage.exports.plan import ExportPlan
-from tests.support.rated_store import SALT, rate
-from tests.unit.storage.exports.test_encoders import rows_of
+from tests.support.rated_store import SALT, exported_rows
+from tests.support.rows import rate
 
 messages = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=5)}),
@@ -41,7 +41,8 @@ def store(database: Database) -> Database:
 
 def exported(database: Database, **plan: Any) -> tuple[str, dict[str, Any]]:
     rows = [
-        row["completion"][0]["content"] + ("+" if row["label"] else "-") for row in rows_of(database, **plan)
+        row["completion"][0]["content"] + ("+" if row["label"] else "-")
+        for row in exported_rows(database, **plan)
     ]
     with database.read() as session:
         export = Export(session, ExportPlan(**plan), salt=SALT)
@@ -108,7 +109,7 @@ def test_counts_are_the_counts(votes: list[tuple[str, bool]]) -> None:
 def pairs(database: Database, **plan: Any) -> list[str]:
     return [
         row["chosen"][0]["content"] + row["rejected"][0]["content"]
-        for row in rows_of(database, shape="pairs", **plan)
+        for row in exported_rows(database, shape="pairs", **plan)
     ]
 
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,60 +20,28 @@ from storage.examples.filters import ExampleFilter
 from storage.exports.encoders import defuse_cell, restore_cell
 from storage.exports.exporter import Export, export_jsonl, export_to
 from storage.exports.plan import ExportPlan
-from storage.exports.shapes import COLUMNS, Kind
-from tests.support.rated_store import NASTY, SALT, fill, rate
+from storage.exports.shapes import COLUMNS
+from tests.support.rated_store import NASTY, SALT, SHAPES, content, exported_rows, fill, template
+from tests.support.rows import rate
 
-SHAPES = sorted(COLUMNS)
 FORMATS = ["jsonl", "csv", "parquet"]
-
-
-def template(messages: list[dict[str, str]], generate: bool) -> str:
-    text = "".join(f"<{m['role']}>{m['content']}</>" for m in messages)
-    return text + "<assistant>" if generate else text
-
-
-def content(database: Database, **plan: Any) -> bytes:
-    with database.read() as session:
-        export = Export(session, ExportPlan(**plan), salt=SALT, template=template)
-        return b"".join(export.chunks())
-
-
-def rows_of(database: Database, **plan: Any) -> list[dict[str, Any]]:
-    """The rows of an export, read back by each format's usual reader."""
-    data = content(database, **plan)
-    columns = COLUMNS[plan.get("shape", "kto")]
-    if plan.get("format") == "parquet":
-        return list(pq.read_table(io.BytesIO(data)).to_pylist())
-    if plan.get("format") == "csv":
-        cells = csv.DictReader(io.StringIO(data.decode(), newline=""))
-        return [
-            {
-                name: restore_cell(cell) if columns[name] is Kind.TEXT else json.loads(cell)
-                for name, cell in row.items()
-            }
-            for row in cells
-        ]
-    rows = [json.loads(line) for line in data.decode().split("\n")[:-1]]
-    for row in rows:
-        row |= {name: json.loads(row[name]) for name in columns if columns[name] is Kind.TAGS}
-    return rows
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_format_holds_the_same_rows(database: Database, shape: str) -> None:
     fill(database)
-    expected = rows_of(database, shape=shape)
+    expected = exported_rows(database, shape=shape)
     assert expected
     assert list(expected[0]) == list(COLUMNS[shape])
     for format in FORMATS[1:]:
-        assert rows_of(database, shape=shape, format=format) == expected
+        assert exported_rows(database, shape=shape, format=format) == expected
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_no_column_is_ever_null(database: Database, format: str) -> None:
     fill(database, 3)
     for shape in SHAPES:
-        for row in rows_of(database, shape=shape, format=format):
+        for row in exported_rows(database, shape=shape, format=format):
             assert None not in row.values()
 
 
@@ -82,27 +49,27 @@ def test_the_shapes(database: Database) -> None:
     with database.write() as session:
         up, down = rate(session, "Why?", {"Because.": True, "No.": False}, system_prompt="Be kind.")
     prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}]
-    kto, _ = rows_of(database)
+    kto, _ = exported_rows(database)
     assert (kto["prompt"], kto["completion"], kto["label"]) == (
         prompt,
         [{"role": "assistant", "content": "Because."}],
         True,
     )
     assert (kto["message_id"], kto["model_version"], kto["source"]) == (up.id, "v1", "web")
-    text, _ = rows_of(database, shape="kto-text")
+    text, _ = exported_rows(database, shape="kto-text")
     assert (text["prompt"], text["completion"], text["label"]) == (
         "<system>Be kind.</><user>Why?</><assistant>",
         "Because.</>",
         True,
     )
-    _, sharegpt = rows_of(database, shape="sharegpt")
+    _, sharegpt = exported_rows(database, shape="sharegpt")
     assert sharegpt["kto_tag"] is False
     assert sharegpt["conversations"] == [
         {"from": "system", "value": "Be kind."},
         {"from": "human", "value": "Why?"},
         {"from": "gpt", "value": "No."},
     ]
-    (pair,) = rows_of(database, shape="pairs")
+    (pair,) = exported_rows(database, shape="pairs")
     assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (
         prompt,
         [{"role": "assistant", "content": "Because."}],
@@ -190,11 +157,11 @@ def test_a_snapshot_gives_the_same_bytes_whatever_happens_later(database: Databa
 
 def test_filters_and_pseudonyms(database: Database) -> None:
     fill(database, 6)
-    everything = rows_of(database)
-    ups = rows_of(database, filter=ExampleFilter(label=True))
+    everything = exported_rows(database)
+    ups = exported_rows(database, filter=ExampleFilter(label=True))
     assert ups == [row for row in everything if row["label"]]
     (mine, *_) = everything
-    assert rows_of(database, filter=ExampleFilter(user=mine["user_hash"])) == [
+    assert exported_rows(database, filter=ExampleFilter(user=mine["user_hash"])) == [
         row for row in everything if row["user_hash"] == mine["user_hash"]
     ]
     with database.read() as session:
@@ -210,7 +177,7 @@ def test_lines_are_lines_whatever_they_hold(database: Database) -> None:
     with database.read() as session:
         lines = list(export_jsonl(session, votes.latest_event_id(session), SALT))
     assert "".join(lines).encode() == content(database)
-    assert [json.loads(line)["label"] for line in lines] == [row["label"] for row in rows_of(database)]
+    assert [json.loads(line)["label"] for line in lines] == [row["label"] for row in exported_rows(database)]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from storage.exports.exporter import export_to
 from storage.exports.files import Written, new_folder, write_file, write_with_manifest
 from storage.exports.plan import ExportPlan
 from storage.settings import Settings
-from tests.support.rated_store import SALT, fill, rate
+from tests.support.rated_store import SALT, fill
+from tests.support.rows import rate
 
 FORMATS = ["jsonl", "csv", "parquet", "datasets"]
 

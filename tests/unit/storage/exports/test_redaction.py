@@ -15,8 +15,8 @@ from storage.errors import BadSetting
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import OVERLAP, PIECE, Redactor, load_redactor
-from tests.support.rated_store import SALT, fill, rate
-from tests.unit.storage.exports.test_encoders import SHAPES, template
+from tests.support.rated_store import SALT, SHAPES, fill, template
+from tests.support.rows import rate
 
 FOUND = {
     "ada.lovelace@mail.example.co.uk": "EMAIL_ADDRESS",

@@ -8,42 +8,9 @@ import pytest
 from storage.errors import InvalidInput
 from storage.imports.formats import ImportOptions, named_format, rows_of
 from storage.imports.rows import Dropped, ImportedRow
-from tests.support.imported import convert, reason, row, short
+from tests.support.imported import convert, feel, open_webui, reason, row, short
 
 # Open WebUI
-
-
-def open_webui(**data: Any) -> dict[str, Any]:
-    """A feedback as Open WebUI exports it, of a chat in which the first reply was regenerated."""
-
-    def message(id: str, parent: str | None, role: str, content: str, **more: Any) -> dict[str, Any]:
-        return {"id": id, "parentId": parent, "childrenIds": [], "role": role, "content": content, **more}
-
-    messages = {
-        "u1": message("u1", None, "user", "Hi", models=["m"]),
-        "a1": message("a1", "u1", "assistant", "First", model="m"),
-        "a2": message("a2", "u1", "assistant", "Second", model="m"),
-        "u2": message("u2", "a2", "user", "More"),
-        "a3": message("a3", "u2", "assistant", "Third"),
-    }
-    return {
-        "id": "f1",
-        "user_id": "someone",
-        "version": 0,
-        "type": "rating",
-        "data": {"rating": 1, "model_id": "llama3.2:1b", "reason": "", "comment": "", "tags": []} | data,
-        "meta": {"arena": False, "model_id": "m", "message_id": "a3", "message_index": 4, "chat_id": "c1"},
-        "snapshot": {
-            "chat": {
-                "id": "c1",
-                "user_id": "someone",
-                "title": "Greetings",
-                "chat": {"models": ["m"], "params": {}, "history": {"messages": messages, "currentId": "a3"}},
-            }
-        },
-        "created_at": 1_700_000_000,
-        "updated_at": 1_700_000_060,
-    }
 
 
 def test_open_webui_feedback() -> None:
@@ -112,16 +79,6 @@ def test_bad_open_webui_feedback() -> None:
 
 
 # feel
-
-
-def feel(*messages: tuple[str, Any, Any], **more: Any) -> dict[str, Any]:
-    chat = [{"role": role, "content": content, "rating": rating} for role, content, rating in messages]
-    return {
-        "conversation": chat,
-        "timestamp": "2025-03-01T12:00:00.5",
-        "session_id": "s",
-        "language": "English",
-    } | more
 
 
 def test_feel_gives_a_row_for_each_rated_reply() -> None:

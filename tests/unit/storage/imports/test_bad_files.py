@@ -21,8 +21,7 @@ from storage.db.database import Database
 from storage.errors import InvalidInput
 from storage.imports.formats import ImportOptions
 from storage.imports.importer import import_file
-from tests.support.imported import ROWS, read
-from tests.unit.storage.imports.test_importer import counts, is_empty
+from tests.support.imported import ROWS, counts, is_empty, read
 
 GOOD = {"prompt": "Hi", "completion": "Hello", "label": True}
 STRUCTS = pa.list_(pa.struct({"x": pa.int64()}))

@@ -9,8 +9,7 @@ import pytest
 from storage.errors import InvalidInput
 from storage.imports.formats import FORMATS, ImportOptions, check_options, named_format, rows_of, sniff
 from storage.imports.rows import Dropped, ImportedRow
-from tests.support.imported import THRESHOLDS, convert, reason, row, short
-from tests.unit.storage.imports.test_apps import feel, open_webui
+from tests.support.imported import THRESHOLDS, convert, feel, open_webui, reason, row, short
 
 ASKED = [{"role": "user", "content": "Hi"}]
 CHAT = [*ASKED, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "More"}]

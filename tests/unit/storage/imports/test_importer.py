@@ -17,46 +17,18 @@ from storage.chats import votes
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import InvalidInput
-from storage.examples import example
 from storage.exports.exporter import export_to
 from storage.exports.plan import ExportPlan
 from storage.imports.formats import ImportOptions
 from storage.imports.importer import BATCH, import_file
 from storage.imports.reader import KEPT_REJECTIONS, ImportReport, Progress
 from storage.people import users
-from tests.support.imported import ROWS
-from tests.support.people import add_person_with_reply, add_reply
-
-SALT = b"s" * 32
-ROW = {
-    "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
-    "completion": [{"role": "assistant", "content": "Hello! ☀ \u2028 end"}],
-    "label": True,
-}
+from tests.support.imported import ROW, ROWS, SALT, counts, exported, is_empty, numbered
+from tests.support.rows import add_person_with_reply, add_reply
 
 
 def lines(*rows: dict[str, Any] | bytes) -> io.BytesIO:
     return io.BytesIO(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows))
-
-
-def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [ROW | {"prompt": f"Question {n}", "label": n % 3 > 0} for n in range(start, start + count)]
-
-
-def counts(report: ImportReport) -> tuple[int, int, int, int]:
-    return report.accepted, report.duplicates, sum(report.dropped.values()), report.rejected
-
-
-def exported(database: Database, columns: tuple[str, ...] = tuple(ROW)) -> list[dict[str, Any]]:
-    with database.read() as session:
-        found = example.iter_examples(session, votes.latest_event_id(session))
-        rows = [one.to_row(salt=SALT) for one in found]
-    return [{name: row[name] for name in columns} for row in rows]
-
-
-def is_empty(database: Database) -> bool:
-    with database.read() as session:
-        return not any(session.exec(select(table)).first() for table in (Chat, Message, Vote, VoteEvent))
 
 
 def test_rows_come_back_in_the_order_of_the_file_and_only_once(database: Database) -> None:

@@ -11,7 +11,7 @@ from sqlmodel import col, func, select
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.imports.importer import BATCH, import_file
-from tests.unit.storage.imports.test_importer import counts, exported, is_empty, numbered
+from tests.support.imported import counts, exported, is_empty, numbered
 
 ROWS = BATCH * 6
 # Says where it is, and waits there until it is killed.

@@ -16,7 +16,7 @@ from storage.people import users
 from storage.people.end_users import ensure_end_user, find_end_user
 from storage.privacy import erasure
 from storage.privacy.quarantine import set_quarantine
-from tests.support.people import add_reply
+from tests.support.rows import add_reply
 
 SALT = b"s" * 32
 

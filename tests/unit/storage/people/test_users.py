@@ -15,7 +15,7 @@ from storage.errors import BadSetting, Conflict, InvalidInput, NotAllowed, NotAu
 from storage.files.installation_key import load_secret
 from storage.people import tokens, users
 from storage.settings import Settings, load_settings
-from tests.support.people import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply
 
 
 def test_passwords(database: Database) -> None:

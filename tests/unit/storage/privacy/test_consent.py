@@ -10,7 +10,7 @@ from storage.exports import exporter
 from storage.privacy import consent, erasure
 from storage.registry import model_versions, training_runs
 from storage.registry.lineage import count_lost, keep_lineage
-from tests.support.people import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply
 
 SALT = b"s" * 32
 

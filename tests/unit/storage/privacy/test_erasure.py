@@ -22,9 +22,10 @@ from storage.privacy import erasure, retention
 from storage.registry import model_versions, training_runs
 from storage.registry.lineage import keep_lineage
 from storage.settings import Settings
+from tests.support.databases import waiting
 from tests.support.live_server import wait_until
-from tests.support.people import add_person_with_reply, add_reply
 from tests.support.rated_store import SALT
+from tests.support.rows import add_person_with_reply, add_reply
 
 SECRET_WORD = "xylophone"
 
@@ -223,13 +224,3 @@ def test_a_reply_that_ends_while_its_person_is_being_erased_is_not_written_back(
     assert SECRET_WORD not in everything(database)
     with database.read() as session:
         assert chats.get_message(session, reply.id).state == "erased"
-
-
-def waiting(database: Database) -> int:
-    """How many connections to this PostgreSQL database wait for a lock."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity "
-        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    with database.read() as session:
-        return int(session.execute(sa.text(query)).scalar_one())

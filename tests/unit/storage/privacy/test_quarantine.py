@@ -18,7 +18,7 @@ from storage.files.installation_key import load_secret
 from storage.people import users
 from storage.privacy import erasure
 from storage.privacy.quarantine import set_quarantine
-from tests.support.people import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply
 
 
 def voters_in(session: Session, snapshot: int, quarantined: str = "no") -> list[str]:

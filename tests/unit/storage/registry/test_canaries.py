@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from sqlmodel import Session
 
-from storage.chats import chats, stats, votes
+from storage.chats import chats, stats
 from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import Canary, Chat
 from storage.errors import Conflict, InvalidInput, NotFound
 from storage.people import users
 from storage.registry import canaries, model_versions
+from tests.support.databases import waiting
 from tests.support.live_server import wait_until
-from tests.unit.storage.privacy.test_erasure import waiting
-from tests.unit.storage.registry.test_model_versions import add_version, deploy, roll_back
+from tests.support.rows import add_reply, add_version, deploy, roll_back
 
 
 def start(database: Database, name: str = "v2", share: float = 0.5) -> Canary:
@@ -162,19 +162,8 @@ def test_of_two_who_end_one_at_once_one_is_recorded(database: Database) -> None:
 
 
 def reply_and_vote(session: Session, chat: Chat, version: str, label: bool | None) -> None:
-    asked = chats.add_user_message(session, chat.id, "Well?")
-    reply = chats.begin_reply(
-        session,
-        chat.id,
-        asked.id,
-        model_version_id=model_versions.get_version(session, version).id,
-        sampling={},
-    )
-    chats.finish_reply(
-        session, reply.id, content="So.", state="complete", finish_reason="stop", token_ids=None, timings=None
-    )
-    if label is not None:
-        votes.cast_vote(session, user_id=chat.owner_id, message_id=reply.id, label=label)
+    version_id = model_versions.get_version(session, version).id
+    add_reply(session, chat, version_id=version_id, label=label)
 
 
 def test_only_what_was_split_is_compared(database: Database) -> None:

@@ -6,45 +6,15 @@ import pytest
 
 from storage.db.database import Database
 from storage.errors import ArtifactRefused, Conflict, NotFound
-from storage.registry import model_versions, training_runs
+from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 from tests.support.adapters import seal_and_publish
-
-
-def add_version(database: Database, state: str = "ready") -> str:
-    with database.write() as session:
-        model_versions.ensure_base(session, "tiny")
-        run = training_runs.request_run(session, trigger="api")
-        held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
-        assert held is not None
-        version = model_versions.publish_version(
-            session,
-            run_id=run.id,
-            fence=held.fence,
-            base_model="tiny",
-            path="p",
-            sha256="s",
-            files={},
-            metrics={},
-        )
-        model_versions.set_state(session, version.id, state, f"The gate says {state}.")
-        training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="done")
-    return version.name
-
-
-def deploy(database: Database, name: str) -> None:
-    with database.write() as session:
-        model_versions.deploy_version(session, name, by="test", why="because")
+from tests.support.rows import add_version, deploy, roll_back
 
 
 def deployed(database: Database) -> str:
     with database.read() as session:
         return model_versions.deployed_version(session).name
-
-
-def roll_back(database: Database) -> str:
-    with database.write() as session:
-        return model_versions.roll_back(session, by="test", why="worse").name
 
 
 def test_rolling_back_twice_goes_back_two_steps(database: Database) -> None:

@@ -19,7 +19,7 @@ from storage.errors import ArtifactRefused
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.adapters import seal_and_publish
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample, tokenise

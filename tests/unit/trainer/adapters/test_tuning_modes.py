@@ -9,7 +9,7 @@ import torch
 
 from storage.errors import BadSetting
 from storage.settings import Settings
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.adapters.tuning_modes import load_for_training
 from trainer.dataset.tokenise import tokenise
 from trainer.dataset.weights import Weights

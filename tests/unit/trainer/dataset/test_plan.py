@@ -4,7 +4,7 @@ import pytest
 
 from storage.errors import InvalidInput
 from storage.settings import Settings
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.dataset.contradictions import REASON, without_contradictions
 from trainer.dataset.plan import plan_training
 from trainer.dataset.tokenise import LeftOut, TokenisedExample

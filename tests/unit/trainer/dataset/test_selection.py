@@ -1,7 +1,7 @@
 """The data policy: properties of what is chosen, and the store's answer against the plain one."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,36 +11,12 @@ from hypothesis import strategies as st
 
 from storage.examples.example import Example
 from storage.settings import Settings
+from tests.support.examples import Listed
 from trainer.dataset.batch_order import hold_out
 from trainer.dataset.selection import LEAST_WEIGHT, Choice, age_weight, choose
 from trainer.dataset.snapshot import by_chat
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-
-
-class Listed:
-    """A snapshot's examples in a list: what the store does with queries, done plainly."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = examples
-        self.read = 0
-
-    def of(self, label: bool, since: datetime | None = None) -> Iterator[Example]:
-        for example in reversed(self.examples):
-            if example.label == label and (since is None or example.voted_at >= since):
-                self.read += 1
-                yield example
-
-    def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
-        return (example for example in self.examples if example.event_id in set(event_ids))
-
-    def count(self, label: bool, *, up_to: int | None = None, before: datetime | None = None) -> int:
-        return sum(
-            example.label == label
-            and (up_to is None or example.event_id <= up_to)
-            and (before is None or example.voted_at < before)
-            for example in self.examples
-        )
 
 
 def vote(event_id: int, label: bool, person: str = "ada", age: float = 0.0, **changes: Any) -> Example:

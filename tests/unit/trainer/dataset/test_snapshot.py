@@ -13,7 +13,7 @@ from storage.db.database import Database
 from storage.db.tables import TrainingRun
 from storage.imports import importer
 from storage.settings import Settings
-from tests.support.people import add_person_with_reply
+from tests.support.rows import add_person_with_reply
 from trainer.dataset.snapshot import Snapshot, by_chat, take_snapshot
 from trainer.dataset.tokenise import tokenise
 

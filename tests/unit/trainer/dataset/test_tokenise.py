@@ -1,7 +1,6 @@
 """Ids are those that serving saw and generated."""
 
 import dataclasses
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import AutoTokenizer
 from trl.data_utils import common_prefix_length
 
 from storage.errors import InvalidInput
-from storage.examples.example import Example
+from tests.support.examples import example
 from trainer.dataset.tokenise import completion_ids, encode, prompt_ids, tokenise
 from trainer.errors import Interrupted
 
@@ -21,26 +20,6 @@ from trainer.errors import Interrupted
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_model)
-
-
-def example(
-    question: str = "Why?", answer: str = "Because.", token_ids: list[int] | None = None, **more: Any
-) -> Example:
-    given: dict[str, Any] = {
-        "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}],
-        "completion": [{"role": "assistant", "content": answer}],
-        "label": True,
-        "message_id": "m",
-        "chat_id": "c",
-        "user_id": "u",
-        "model_version": "v1",
-        "voted_at": datetime.now(UTC),
-        "tags": [],
-        "comment": None,
-        "source": "web",
-        "token_ids": token_ids,
-    }
-    return Example(**(given | more))
 
 
 def test_a_prompt_ends_where_the_reply_begins(tokenizer: Any) -> None:

@@ -11,8 +11,8 @@ from datasets import Dataset
 from trl import KTOConfig, KTOTrainer
 
 from storage.settings import Settings
+from tests.support.examples import example
 from tests.support.rated_files import rated, write_rows
-from tests.unit.trainer.dataset.test_tokenise import example
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine import kto

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from storage.settings import Settings
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.dataset.tokenise import tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto

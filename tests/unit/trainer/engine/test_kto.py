@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from trl import KTOTrainer
 
 from storage.settings import Settings
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights

@@ -13,7 +13,7 @@ from peft import get_peft_model
 
 from storage.settings import Settings
 from tests.support import REPOSITORY
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto

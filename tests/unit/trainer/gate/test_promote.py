@@ -7,30 +7,10 @@ from sqlmodel import Session
 
 from storage.db.database import Database
 from storage.db.tables import ModelVersion
-from storage.registry import canaries, model_versions, training_runs
+from storage.registry import canaries, model_versions
+from tests.support.rows import publish_candidate
 from trainer.gate.decision import Outcome, Verdict
 from trainer.gate.promote import promote
-
-
-def candidate(session: Session) -> ModelVersion:
-    """v2 as a run publishes it, beside v1."""
-    if not model_versions.list_versions(session):
-        model_versions.ensure_base(session, "tiny")
-    run = training_runs.request_run(session, trigger="cli")
-    claimed = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
-    assert claimed is not None
-    version = model_versions.publish_version(
-        session,
-        run_id=run.id,
-        fence=claimed.fence,
-        base_model="tiny",
-        path=f"adapters/{run.id}",
-        sha256="0",
-        files={},
-        metrics={},
-    )
-    training_runs.finish_run(session, run.id, claimed.fence, state="succeeded", reason="")
-    return version
 
 
 def judged(session: Session, version: ModelVersion, outcome: Outcome, **more: Any) -> str:
@@ -55,7 +35,7 @@ def test_a_verdict_decides(
     database: Database, outcome: Outcome, auto_deploy: bool, state: str, deployed: str, said: str
 ) -> None:
     with database.write() as session:
-        version = candidate(session)
+        version = publish_candidate(session)
         assert judged(session, version, outcome, auto_deploy=auto_deploy) == said
     with database.read() as session:
         version = model_versions.get_version(session, "v2")
@@ -65,7 +45,7 @@ def test_a_verdict_decides(
 
 def test_an_admin_who_was_quicker_has_the_last_word(database: Database) -> None:
     with database.write() as session:
-        version = candidate(session)
+        version = publish_candidate(session)
         model_versions.deploy_version(session, "v2", by="admin", why="I like it.")
         assert "an admin has decided on it already" in judged(session, version, "fail")
         assert model_versions.get_version(session, "v2").state == "ready"
@@ -74,10 +54,10 @@ def test_an_admin_who_was_quicker_has_the_last_word(database: Database) -> None:
 
 def test_a_pass_against_a_version_that_was_replaced_meanwhile_waits(database: Database) -> None:
     with database.write() as session:
-        candidate(session)
+        publish_candidate(session)
         before = model_versions.deployed_version(session)
         model_versions.deploy_version(session, "v2", by="admin", why="I like it.")
-        third = candidate(session)
+        third = publish_candidate(session)
         said = judged(session, third, "pass", compared_with=before)
         assert "It passed against v1, but v2 was deployed meanwhile." in said
         assert model_versions.get_version(session, "v3").state == "candidate"
@@ -86,9 +66,9 @@ def test_a_pass_against_a_version_that_was_replaced_meanwhile_waits(database: Da
 
 def test_a_pass_waits_while_a_canary_is_under_way(database: Database) -> None:
     with database.write() as session:
-        candidate(session)
+        publish_candidate(session)
         canary = canaries.start_canary(session, "v2", share=0.1, by="admin", why="Let us see.")
-        third = candidate(session)
+        third = publish_candidate(session)
         said = judged(session, third, "pass")
         assert said == (
             "v3 passed its gate and waits for an admin, because v2 is being tried as a canary. Because."

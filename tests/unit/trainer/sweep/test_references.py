@@ -7,7 +7,7 @@ from typing import Any
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import LlamaForCausalLM
 
-from tests.unit.trainer.sweep.test_sweep import some_rows, some_settings
+from tests.support.rated_files import some_rows, some_settings
 from trainer.sweep.data import FileSource
 from trainer.sweep.grid import Grid
 from trainer.sweep.sweep import WantedSweep, run_sweep

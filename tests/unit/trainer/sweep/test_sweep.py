@@ -18,7 +18,7 @@ from storage.db.database import Database
 from storage.errors import Conflict, InvalidInput
 from storage.imports.importer import import_file
 from storage.settings import Settings
-from tests.support.rated_files import write_rows
+from tests.support.rated_files import both_replies, some_rows, some_settings, write_rows
 from trainer.engine.kto import lora_config
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted
@@ -33,23 +33,6 @@ from trainer.sweep.sweep import WantedSweep, run_sweep
 
 RunSweep = Callable[..., Sweep]
 GRID = Grid((0.1, 0.5), ("kto", "dpo"), (1e-2,))
-
-
-def both_replies(number: int) -> list[dict[str, Any]]:
-    """A liked and a disliked reply to one question."""
-    prompt = f"What is {number} plus {number}?"
-    return [
-        {"prompt": prompt, "completion": f"It is {2 * number}.", "label": True},
-        {"prompt": prompt, "completion": "No idea; ask another one.", "label": False},
-    ]
-
-
-def some_settings(folder: Path, model: Path) -> Settings:
-    return Settings(data_dir=folder / "data", model=str(model), precision="fp32", lora_rank=4, max_length=128)
-
-
-def some_rows(folder: Path) -> Path:
-    return write_rows(folder / "rows.jsonl", [row for n in range(12) for row in both_replies(n)])
 
 
 @pytest.fixture

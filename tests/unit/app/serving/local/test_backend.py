@@ -19,9 +19,9 @@ from storage.errors import ArtifactRefused, Busy, InvalidInput, NotReady, Thumbl
 from storage.settings import Settings
 from tests.support.adapters import build_adapter
 from tests.support.endless_model import CONTEXT, FATAL, build_endless_model
+from tests.support.examples import example
 from tests.support.tiny_model import CONTEXT as TINY_CONTEXT
 from tests.support.tiny_model import build_tiny_model
-from tests.unit.trainer.dataset.test_tokenise import example
 from trainer.dataset.tokenise import prompt_ids, tokenise
 from trainer.model.base_model import load_model, resolve
 

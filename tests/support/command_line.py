@@ -1,0 +1,56 @@
+"""The command line on an installation of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.live_server import TEST_SETTINGS
+
+PROGRAM = [sys.executable, "-m", "app.cli"]
+
+
+class CommandLine:
+    """`thumbloop` on an installation of its own; `settings` may change between two commands."""
+
+    def __init__(self, data_dir: Path, model: Path) -> None:
+        self.data_dir = data_dir
+        self.settings: dict[str, object] = {**TEST_SETTINGS, "data_dir": data_dir, "model": model, "port": 1}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
+        return clean | {f"THUMBLOOP_{name.upper()}": str(value) for name, value in self.settings.items()}
+
+    def run(self, *words: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run to the end; the exit code must be `code`, and no error may be a traceback."""
+        ended = subprocess.run(
+            [*PROGRAM, *words],
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert ended.returncode == code, f"{words}: {ended.stdout}{ended.stderr}"
+        assert "Traceback" not in ended.stderr
+        return ended
+
+    def said(self, *words: str, stdin: str = "") -> str:
+        return self.run(*words, stdin=stdin).stdout
+
+    def refused(self, *words: str, stdin: str = "", code: int = 1) -> str:
+        """The one line on stderr of a refused command."""
+        (line,) = self.run(*words, stdin=stdin, code=code).stderr.splitlines()
+        assert line.startswith("thumbloop: ")
+        return line
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*PROGRAM, *words],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )

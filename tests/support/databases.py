@@ -1,0 +1,29 @@
+"""PostgreSQL databases for single tests, and what waits in them."""
+
+import os
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+
+from storage.db.database import Database
+
+
+def waiting(database: Database) -> int:
+    """How many connections to this PostgreSQL database wait for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with database.read() as session:
+        return int(session.execute(sa.text(query)).scalar_one())
+
+
+def new_postgres_database(server_url: str) -> Iterator[str]:
+    name = f"thumbloop_{os.urandom(6).hex()}"
+    admin = sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()

@@ -1,0 +1,105 @@
+"""Rows that many tests begin with: people, replies, votes and versions."""
+
+from typing import Any
+
+from sqlmodel import Session
+
+from storage.chats import chats, votes
+from storage.db.database import Database
+from storage.db.tables import Chat, Message, ModelVersion, User
+from storage.people import users
+from storage.registry import model_versions, training_runs
+
+
+def add_answer(
+    session: Session,
+    chat: Chat,
+    asked_id: str,
+    answer: str = "Because.",
+    *,
+    version_id: str | None = None,
+    state: str = "complete",
+    label: bool | None = None,
+    **said: Any,
+) -> Message:
+    """A reply to a message of the chat, by v1 unless `version_id` says otherwise.
+
+    With `label` the chat's owner votes on it; `said` are the vote's tags, comment and correction.
+    """
+    version_id = version_id or model_versions.ensure_base(session, "tiny").id
+    reply = chats.begin_reply(session, chat.id, asked_id, model_version_id=version_id, sampling={})
+    if state != "streaming":
+        chats.finish_reply(
+            session, reply.id, content=answer, state=state, finish_reason="stop", token_ids=[5, 2], timings={}
+        )
+    if label is not None:
+        votes.cast_vote(session, user_id=chat.owner_id, message_id=reply.id, label=label, **said)
+    return session.get_one(Message, reply.id)
+
+
+def add_reply(
+    session: Session,
+    chat: Chat,
+    question: str = "Why?",
+    answer: str = "Because.",
+    **more: Any,
+) -> Message:
+    """A question and its answer, appended to the chat; `more` as in `add_answer`."""
+    asked = chats.add_user_message(session, chat.id, question)
+    return add_answer(session, chat, asked.id, answer, **more)
+
+
+def add_person_with_reply(session: Session, system_prompt: str = "") -> tuple[User, Chat, Message]:
+    person = users.create_anonymous(session)
+    chat = chats.create_chat(session, person.id, system_prompt=system_prompt)
+    return person, chat, add_reply(session, chat)
+
+
+def rate(
+    session: Session, question: str, answers: dict[str, bool], *, system_prompt: str = "", **said: Any
+) -> list[Message]:
+    """A new chat of a new person, in which one question has these answers, each with its vote."""
+    person = users.create_anonymous(session)
+    chat = chats.create_chat(session, person.id, system_prompt=system_prompt)
+    asked = chats.add_user_message(session, chat.id, question)
+    return [
+        add_answer(session, chat, asked.id, answer, label=label, **said) for answer, label in answers.items()
+    ]
+
+
+def publish_candidate(session: Session) -> ModelVersion:
+    """The next version as a run publishes it; there is no adapter behind it."""
+    if not model_versions.list_versions(session):
+        model_versions.ensure_base(session, "tiny")
+    run = training_runs.request_run(session, trigger="api")
+    held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
+    assert held is not None
+    version = model_versions.publish_version(
+        session,
+        run_id=run.id,
+        fence=held.fence,
+        base_model="tiny",
+        path=f"adapters/{run.id}",
+        sha256="s",
+        files={},
+        metrics={},
+    )
+    training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="done")
+    return version
+
+
+def add_version(database: Database, state: str = "ready") -> str:
+    with database.write() as session:
+        version = publish_candidate(session)
+        model_versions.set_state(session, version.id, state, f"The gate says {state}.")
+    return version.name
+
+
+def deploy(database: Database, name: str) -> None:
+    with database.write() as session:
+        model_versions.deploy_version(session, name, by="test", why="because")
+
+
+def roll_back(database: Database) -> str:
+    with database.write() as session:
+        return model_versions.roll_back(session, by="test", why="worse").name
