@@ -24,11 +24,20 @@ from pydantic_settings import (
 
 from storage.errors import BadSetting
 from storage.files.installation_key import webhook_key
+from storage.settings.frozen import Frozen
 from storage.settings.serving import DEFAULT_MODEL
 from storage.settings.training import SignalKind, TrainingSettings
 from storage.settings.validators import Address, check_together
 
-__all__ = ["DEFAULT_MODEL", "SECRETS", "Settings", "SignalKind", "in_environment", "load_settings"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "SECRETS",
+    "Settings",
+    "SignalKind",
+    "frozen_settings",
+    "in_environment",
+    "load_settings",
+]
 
 # Settings whose values are shown nowhere.
 SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
@@ -102,6 +111,12 @@ class Settings(TrainingSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def frozen_settings(*kinds: Frozen) -> set[str]:
+    """The names of the settings whose fields are of these kinds (storage.settings.frozen)."""
+    wanted = [{"frozen": kind} for kind in kinds]
+    return {name for name, field in Settings.model_fields.items() if field.json_schema_extra in wanted}
 
 
 def in_environment(values: Mapping[str, Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode
 
+from storage.settings.frozen import AdapterField
 from storage.settings.validators import Address, AsList, Item
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -21,11 +22,11 @@ class ServingSettings(BaseSettings):
         description="SQLAlchemy address of the database. Empty: SQLite in the data directory. "
         "PostgreSQL: postgresql+psycopg://user:password@host/name",
     )
-    model: str = Field(
+    model: str = AdapterField(
         DEFAULT_MODEL,
         description=f"Base model: `{DEFAULT_MODEL}` (comes with the installation), a hub id, or a folder.",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = AdapterField(
         "auto",
         description="Number format of the base model. auto: bf16 where the processor has it, else fp32. "
         "fp16: for GPUs without bf16.",

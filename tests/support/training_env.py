@@ -119,7 +119,9 @@ class TrainingEnv:
         """What the run trained on, in its order."""
         run = self.run(run_id)
         with self.database.read() as session:
-            snapshot = take_snapshot(session, run, self.settings)
+            snapshot = take_snapshot(
+                session, self.settings, moment=run.created_at, event_id=run.snapshot_event_id
+            )
         tokenizer = load_tokenizer(resolve(self.settings))
         rows, _ = tokenise(tokenizer, snapshot.examples, max_length=self.settings.max_length)
         assert run.snapshot is not None

@@ -5,13 +5,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session
 
 from storage.chats.signals import SIGNAL
 from storage.chats.votes import latest_event_id
-from storage.db.tables import TrainingRun
 from storage.examples.duplicates import opening
 from storage.examples.example import CORRECTION, Example
 from storage.examples.filters import is_of_source
@@ -69,14 +69,22 @@ class Snapshot:
         }
 
 
-def take_snapshot(session: Session, run: TrainingRun, settings: Settings) -> Snapshot:
-    """The run's frozen votes, or those up to now, and what else the settings train on, by its data policy.
+def take_snapshot(
+    session: Session,
+    settings: Settings,
+    *,
+    moment: datetime,
+    event_id: int | None = None,
+    deployed: str | None = None,
+) -> Snapshot:
+    """The votes up to an event, and what else the settings train on, by the data policy as of a moment.
 
-    A chat that was deleted since is missing and changes the hash: nobody is trained on what they took
+    Without an event these are the votes up to now; without `deployed`, it is the version deployed now. A
+    chat that was deleted since is missing and changes the hash: nobody is trained on what they took
     back, and an earlier attempt's checkpoints, which saw it, do not fit any more.
     """
-    event_id = run.snapshot_event_id if run.snapshot_event_id is not None else latest_event_id(session)
-    deployed = (run.snapshot or {}).get("deployed") or deployed_version(session).name
+    event_id = latest_event_id(session) if event_id is None else event_id
+    deployed = deployed or deployed_version(session).name
     feedback = NewestExamples(
         session,
         event_id,
@@ -84,7 +92,7 @@ def take_snapshot(session: Session, run: TrainingRun, settings: Settings) -> Sna
         signals=settings.train_on_signals,
         exclude=settings.exclude_sources,
     )
-    chosen = choose(feedback, settings, moment=run.created_at)
+    chosen = choose(feedback, settings, moment=moment)
     examples = [in_its_chat(example) for example in chosen.examples]
     return Snapshot(event_id, _digest(examples), examples, deployed, chosen.left_out)
 

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from peft import LoraConfig, PeftModel
 from trl.trainer.kto_config import KTOConfig
 
-from storage.settings import Settings
+from storage.settings import Settings, frozen_settings
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.dataset.weights import Weights
 from trainer.engine.callbacks import Finished, Progress, ProgressCallback
@@ -37,10 +37,7 @@ from trainer.model.fsdp import all_finite, gather_trained, sharded_by
 log = logging.getLogger(__name__)
 
 # The settings that a trained adapter depends on, the rows being equal.
-SETTINGS = (
-    *("model", "precision", "beta", "loss_type", "learning_rate", "epochs", "batch_size", "max_length"),
-    *("engine", "tuning", "gradient_accumulation", "lora_rank", "seed", "max_weight"),
-)
+SETTINGS = frozen_settings("adapter")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from storage.db.tables import ModelVersion, TrainingRun
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
 from storage.registry.lineage import count_lost, keep_lineage
-from storage.settings import Settings, load_settings
+from storage.settings import Settings, frozen_settings, load_settings
 from trainer.adapters.lineage import write_lineage
 from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.adapters.tuning_modes import load_for_training, reference_name, refuse_full
@@ -44,14 +44,7 @@ from trainer.text import counted, spoken
 log = logging.getLogger(__name__)
 
 # What makes a run what it is: kept with it, so that a later attempt uses the same.
-FROZEN = {
-    *kto.SETTINGS,
-    *("checkpoint_steps", "hold_out_fraction"),
-    *("min_votes_per_class", "min_voters", "gate_min_votes", "gate_loss_tolerance", "gate_auc_tolerance"),
-    *("auto_deploy", "train_on_corrections", "train_on_signals", "exclude_sources", "import_weight"),
-    *("data_policy", "window_days", "window_rows", "row_budget", "replay_share", "max_rows_per_person"),
-    *("half_life_days", "training_mode", "training_processes"),
-}
+FROZEN = frozen_settings("adapter", "run")
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,13 @@ class _Steps:
 
         self._phase("reading votes")
         with self.database.read() as session:
-            snapshot = take_snapshot(session, self.run, self.settings)
+            snapshot = take_snapshot(
+                session,
+                self.settings,
+                moment=self.run.created_at,
+                event_id=self.run.snapshot_event_id,
+                deployed=(self.run.snapshot or {}).get("deployed"),
+            )
             deployed = model_versions.get_version(session, snapshot.deployed)
         for reason, count in snapshot.left_out.items():
             log.info("The data policy left out up to %d votes: %s.", count, reason)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from storage.db.database import Database
-from storage.db.tables import TrainingRun
 from storage.errors import InvalidInput
 from storage.examples.example import Example
 from storage.imports.formats import NO_OPTIONS, ImportOptions
@@ -85,12 +84,19 @@ def read_split(
         lines += found.lines()
         origin = {"file": of.path.name}
     else:
-        run = _as_of(origin, moment)
-        moment = run.created_at
+        as_of = origin or {}
+        if origin is not None:
+            moment = datetime.fromisoformat(origin["moment"])
         with of.database.write() as session:
             model_versions.ensure_base(session, source.name)
         with of.database.read() as session:
-            snapshot = take_snapshot(session, run, settings)
+            snapshot = take_snapshot(
+                session,
+                settings,
+                moment=moment,
+                event_id=as_of.get("votes_up_to"),
+                deployed=as_of.get("deployed"),
+            )
         examples, deployed = snapshot.examples, snapshot.deployed
         lines += [f"The data policy left out {n}: {reason}." for reason, n in snapshot.left_out.items()]
         origin = {"votes_up_to": snapshot.event_id, "moment": moment.isoformat(), "deployed": deployed}
@@ -111,15 +117,3 @@ def read_split(
             field="batch_size",
         )
     return SweepRows(training, held_out, find_pairs(training), plan, origin, [*lines, *plan.lines()])
-
-
-def _as_of(origin: Mapping[str, Any] | None, now: datetime) -> TrainingRun:
-    """A run that is in no queue, for the snapshot it would take: of now, or of that origin."""
-    if origin is None:
-        return TrainingRun(trigger="sweep", created_at=now)
-    return TrainingRun(
-        trigger="sweep",
-        created_at=datetime.fromisoformat(origin["moment"]),
-        snapshot_event_id=origin["votes_up_to"],
-        snapshot={"deployed": origin["deployed"]},
-    )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from sqlmodel import Session
 
 from storage.chats import chats, signals, votes
 from storage.db.database import Database
-from storage.db.tables import TrainingRun, User
+from storage.db.tables import User
 from storage.errors import Conflict, InvalidInput, NotAllowed
 from storage.examples.filters import ExampleFilter
 from storage.exports.exporter import Export
@@ -29,9 +29,13 @@ ALL: list[SignalKind] = ["regenerated", "edited", "copied"]
 
 
 def snapshot(database: Database, event_id: int, kinds: Sequence[SignalKind] = ALL, **more: Any) -> Snapshot:
-    run = TrainingRun(trigger="cli", snapshot_event_id=event_id)
     with database.read() as session:
-        return take_snapshot(session, run, Settings(train_on_signals=list(kinds), **more))
+        return take_snapshot(
+            session,
+            Settings(train_on_signals=list(kinds), **more),
+            moment=datetime.now(UTC),
+            event_id=event_id,
+        )
 
 
 def latest(database: Database) -> int:

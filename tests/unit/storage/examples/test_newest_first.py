@@ -2,7 +2,7 @@
 
 import io
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from storage.chats import chats, signals, votes
 from storage.db.database import Database
-from storage.db.tables import Chat, TrainingRun, now
+from storage.db.tables import Chat, now
 from storage.examples.example import PAGE, Example, iter_examples
 from storage.examples.newest_first import NewestExamples
 from storage.examples.queries import newest_events
@@ -123,10 +123,10 @@ def test_a_run_gets_from_the_store_what_the_policy_chooses_from_a_list(
     store: Database, policy: dict[str, Any]
 ) -> None:
     settings = Settings(train_on_corrections=True, train_on_signals=SIGNALS, **policy)
-    run = TrainingRun(trigger="cli", snapshot_event_id=newest_id(store) - 2)
+    as_of: Any = {"moment": datetime.now(UTC), "event_id": newest_id(store) - 2}
     with store.read() as session:
-        found = take_snapshot(session, run, settings)
-        again = take_snapshot(session, run, settings)
+        found = take_snapshot(session, settings, **as_of)
+        again = take_snapshot(session, settings, **as_of)
     assert found == again
     every = plain(store, found.event_id, corrections=True, signals=SIGNALS)
     by_event = sorted(every, key=lambda example: example.event_id)
@@ -136,13 +136,13 @@ def test_a_run_gets_from_the_store_what_the_policy_chooses_from_a_list(
         def at(self, event_ids: Any) -> Any:
             return (example for example in votes_only if example.event_id in set(event_ids))
 
-    expected = choose(Feedback(by_event), settings, moment=run.created_at)
+    expected = choose(Feedback(by_event), settings, moment=as_of["moment"])
     assert sorted(map(repr, found.examples)) == sorted(map(repr, map(in_its_chat, expected.examples)))
     with store.write() as session:  # what comes later changes nothing
         person, _, reply = add_person_with_reply(session)
         votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=False)
     with store.read() as session:
-        assert take_snapshot(session, run, settings) == found
+        assert take_snapshot(session, settings, **as_of) == found
 
 
 def test_the_newest_of_a_kind_are_found_by_an_index_alone(store: Database) -> None:

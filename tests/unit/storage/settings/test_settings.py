@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from storage.errors import BadSetting
-from storage.settings import Settings, in_environment, load_settings
+from storage.settings import Settings, frozen_settings, in_environment, load_settings
+from storage.settings.training import TrainingSettings
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
 
@@ -55,3 +56,9 @@ def test_a_child_process_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     for name, value in in_environment(given.model_dump(mode="json")).items():
         monkeypatch.setenv(name, value)
     assert load_settings() == given
+
+
+def test_each_setting_of_training_says_whether_a_run_keeps_it() -> None:
+    said = frozen_settings("adapter", "run", "never")
+    assert set(vars(TrainingSettings)["__annotations__"]) <= said, "use a field of storage.settings.frozen"
+    assert {"model", "precision", "beta"} <= frozen_settings("adapter")

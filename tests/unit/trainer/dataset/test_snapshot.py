@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from transformers import AutoTokenizer
 
 from storage.chats import votes
 from storage.db.database import Database
-from storage.db.tables import TrainingRun
 from storage.imports import importer
 from storage.settings import Settings
 from tests.support.rows import add_person_with_reply
@@ -33,7 +33,7 @@ def store(database: Database) -> Database:
 
 def taken(store: Database, **settings: Any) -> Snapshot:
     with store.read() as session:
-        return take_snapshot(session, TrainingRun(trigger="cli"), Settings(**settings))
+        return take_snapshot(session, Settings(**settings), moment=datetime.now(UTC))
 
 
 def shown(snapshot: Snapshot) -> list[tuple[str, bool, str]]:
@@ -75,8 +75,7 @@ def test_excluded_sources_take_their_corrections_with_them(
 def test_the_deployed_version_is_the_one_of_the_first_attempt(store: Database) -> None:
     assert taken(store).deployed == "v1"
     with store.read() as session:
-        run = TrainingRun(trigger="cli", snapshot={"deployed": "v7"})
-        resumed = take_snapshot(session, run, Settings())
+        resumed = take_snapshot(session, Settings(), moment=datetime.now(UTC), deployed="v7")
     assert resumed.deployed == "v7"
     kept = resumed.to_dict([], continued_from="an id")
     assert (kept["deployed"], kept["continued_from"]) == ("v7", "an id")
