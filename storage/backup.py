@@ -8,7 +8,6 @@ with a manifest was written to its end. Base models are not included: they can b
 import hashlib
 import io
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -24,6 +23,7 @@ import sqlalchemy as sa
 
 from storage.db.database import Database, make_data_dir
 from storage.errors import Conflict, InvalidInput, NotReady
+from storage.files.atomic import written_aside
 from storage.files.installation_key import FILE_NAME as SECRET
 from storage.settings import Settings
 
@@ -49,33 +49,28 @@ def back_up(settings: Settings, target: Path) -> BackupReport:
     if target.exists():
         raise Conflict(f"{target} exists already; choose another name, nothing is overwritten.")
     _check_there(settings.data_dir)
-    aside = target.with_name(f".{target.name}.partial")
     try:
-        with tempfile.TemporaryDirectory(dir=settings.data_dir) as folder:
+        with (
+            tempfile.TemporaryDirectory(dir=settings.data_dir) as folder,
+            written_aside(target, private=True) as aside,  # it holds the secret and what people said
+        ):
             dump = _dump(settings, Path(folder))
             files = {dump.name: dump} | dict(_data_files(settings.data_dir))
             hashes = {name: _hash(path) for name, path in files.items()}
-            with open(aside, "wb", opener=_private) as stream:
-                with tarfile.open(fileobj=stream, mode="w") as archive:
-                    for name, path in files.items():
-                        archive.add(path, arcname=name, recursive=False)
-                    manifest = json.dumps({"format": FORMAT, "files": hashes}, indent=1).encode()
-                    member = tarfile.TarInfo(MANIFEST)
-                    member.size = len(manifest)
-                    archive.addfile(member, io.BytesIO(manifest))
-                stream.flush()
-                os.fsync(stream.fileno())
-        report = verify(aside)
-        aside.rename(target)
+            with tarfile.open(aside, mode="w") as archive:
+                for name, path in files.items():
+                    archive.add(path, arcname=name, recursive=False)
+                manifest = json.dumps({"format": FORMAT, "files": hashes}, indent=1).encode()
+                member = tarfile.TarInfo(MANIFEST)
+                member.size = len(manifest)
+                archive.addfile(member, io.BytesIO(manifest))
+            return verify(aside)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise NotReady(
             f"The backup {target} could not be written ({why}). Free some space there and in "
             f"{settings.data_dir}, where the database is copied first."
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-    return report
 
 
 def verify(archive: Path) -> BackupReport:
@@ -133,10 +128,6 @@ def _check_there(path: Path) -> None:
         raise NotReady(f"{path} is not there; set THUMBLOOP_DATA_DIR to what is to be kept.")
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)  # the archive holds the secret and what people said
-
-
 def _dump(settings: Settings, folder: Path) -> Path:
     database = Database(settings.database_address)
     try:
@@ -158,8 +149,8 @@ def _load(database: Database, copy: Path) -> None:
     if database.path is None:
         _postgres(database, "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", str(copy))
     else:
-        shutil.copyfile(copy, aside := database.path.with_name(f".{database.path.name}.partial"))
-        aside.rename(database.path)
+        with written_aside(database.path, private=True) as aside:
+            shutil.copyfile(copy, aside)
 
 
 def _postgres(database: Database, program: str, *arguments: str) -> None:

@@ -5,7 +5,6 @@ lock of this process and then on SQLite's own. PostgreSQL uses a psycopg 3 pool.
 """
 
 import contextlib
-import fcntl
 import os
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from sqlmodel import Session, create_engine
 from storage.db.group_commit import GroupCommit
 from storage.errors import BadSetting, NotReady, NotStored
 from storage.files.disk_full import is_full, no_room
+from storage.files.locks import lock
 from storage.settings import Settings
 
 T = TypeVar("T")
@@ -169,8 +169,7 @@ class Database:
     @contextmanager
     def _migration_lock(self) -> Iterator[None]:
         if self.path is not None:
-            with self.path.with_suffix(".migration-lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with lock(self.path.with_suffix(".migration-lock")):
                 yield
         elif self.dialect == "postgresql":
             with self.engine.connect() as connection:

@@ -5,10 +5,13 @@ same bytes, and a manifest beside them says what they are. Knows no tokenizer: a
 handed in.
 """
 
+import hashlib
 import json
 import re
+import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,20 +19,23 @@ from typing import Any
 from sqlmodel import Session
 
 from storage.chats.votes import latest_event_id
-from storage.errors import InvalidInput
+from storage.errors import Conflict, InvalidInput
 from storage.examples.duplicates import Selection
 from storage.examples.example import Example, Examples
-from storage.examples.filters import EVERYTHING, ExampleFilter, resolve
+from storage.examples.filters import resolve
 from storage.examples.pairs import iter_pairs
 from storage.examples.signal_examples import signal_examples
 from storage.exports.dataset_card import dataset_card
 from storage.exports.encoders import ENCODERS
-from storage.exports.files import MANIFEST_END, Written, new_folder, write_file, write_with_manifest
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import Redaction, Redactor
 from storage.exports.shapes import COLUMNS, ChatTemplate, Row, Shaper
+from storage.files.atomic import sync, write_atomically, written_aside
+from storage.files.disk_full import is_full, no_room
 
 PROGRESS_ROWS = 1_000
+# The manifest of an exported file has the file's name with this at its end.
+MANIFEST_END = ".manifest.json"
 
 
 class Export:
@@ -85,12 +91,17 @@ class Export:
         self._left_out: Counter[str] = Counter()
         self._votes: dict[str, Counter[bool]] = {}
         self._largest_event_id = 0
+        self._digest, self._bytes = hashlib.sha256(), 0
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes of the file, or of the Parquet file inside for the format datasets."""
-        return ENCODERS[self.plan.format](self._rows(), COLUMNS[self.plan.shape])
+        self._digest, self._bytes = hashlib.sha256(), 0
+        for chunk in ENCODERS[self.plan.format](self._rows(), COLUMNS[self.plan.shape]):
+            self._digest.update(chunk)
+            self._bytes += len(chunk)
+            yield chunk
 
-    def manifest(self, written: Written | None = None) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
         """What the chunks hold; complete once they have been iterated."""
         repeats = self._selection
         versions = sorted(self._votes.items(), key=lambda item: (len(item[0]), item[0]))
@@ -114,7 +125,8 @@ class Export:
             "left_out": dict(sorted(self._left_out.items())),
             "redaction": self._redaction.about() if self._redaction is not None else None,
             "licence": self.plan.licence,
-            **({"sha256": written.sha256, "bytes": written.size} if written is not None else {}),
+            "sha256": self._digest.hexdigest(),
+            "bytes": self._bytes,
             "software": {"name": "thumbloop", "version": _software_version()},
         }
 
@@ -165,8 +177,9 @@ def export_to(
 ) -> dict[str, Any]:
     """Write the file with `<name>.manifest.json` beside it, or the `datasets` folder; returns the manifest.
 
-    Nothing appears under the final name unless all of it is on disk. Raises what Export, write_file
-    and new_folder raise.
+    Nothing appears under the final name unless all of it is on disk; only the owner may read it. Raises what
+    Export raises, Conflict for a folder that holds something, InvalidInput where nothing can be written, and
+    NotReady without disk space.
     """
     export = Export(
         session,
@@ -177,33 +190,51 @@ def export_to(
         redactor=redactor,
         progress=progress,
     )
-    if plan.format != "datasets":
-        beside = target.with_name(target.name + MANIFEST_END)
-        written = write_with_manifest(
-            target, export.chunks(), beside, lambda written: _manifest_bytes(export.manifest(written))
-        )
-        return export.manifest(written)
-    with new_folder(target) as folder:
+    with _write_errors(target):
+        if plan.format == "datasets":
+            _write_folder(target, export)
+        else:
+            _write_file(target, export)
+    return export.manifest()
+
+
+def _write_file(target: Path, export: Export) -> None:
+    manifest = target.with_name(target.name + MANIFEST_END)
+    for path in (target, manifest):
+        if path.is_dir():
+            raise InvalidInput(f"{path} is a folder; name a file in it.", field="file")
+    # Two names cannot change at once. A crash in between leaves a whole file without a manifest, never one
+    # with the manifest of another: the old manifest goes first, and the new one takes its name last.
+    with written_aside(manifest, private=True) as new_manifest, written_aside(target, private=True) as part:
+        with part.open("wb") as file:
+            file.writelines(export.chunks())
+        new_manifest.write_text(_to_json(export.manifest()))
+        manifest.unlink(missing_ok=True)
+        sync(manifest.parent)
+
+
+def _write_folder(target: Path, export: Export) -> None:
+    if target.is_dir() and any(target.iterdir()):
+        raise Conflict(f"The folder {target} is not empty; remove it or name another.", field="file")
+    with written_aside(target, folder=True, private=True) as folder:
         (folder / "data").mkdir()
-        manifest = export.manifest(
-            write_file(folder / "data" / "train.parquet", export.chunks(), about=target)
-        )
-        card = dataset_card(manifest, licence=plan.licence)
-        write_file(folder / "README.md", [card.encode()], about=target)
-        write_file(folder / "manifest.json", _manifest_bytes(manifest), about=target)
-    return manifest
+        write_atomically(folder / "data" / "train.parquet", export.chunks(), private=True)
+        manifest = export.manifest()
+        card = dataset_card(manifest, licence=export.plan.licence)
+        write_atomically(folder / "README.md", card, private=True)
+        write_atomically(folder / "manifest.json", _to_json(manifest), private=True)
 
 
-def export_jsonl(
-    session: Session, snapshot_event_id: int, salt: bytes, filter: ExampleFilter = EVERYTHING
-) -> Iterator[str]:
-    """One line per example, ending in a newline; the same snapshot gives the same lines.
-
-    `salt` keys the pseudonyms of the voters (see storage.files.installation_key).
-    """
-    export = Export(session, ExportPlan(filter=filter), salt=salt, snapshot_event_id=snapshot_event_id)
-    for chunk in export.chunks():
-        yield from (f"{line}\n" for line in chunk.decode().removesuffix("\n").split("\n"))
+@contextmanager
+def _write_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise no_room(target, error.strerror) from error
+        raise InvalidInput(f"{target} cannot be written: {error.strerror}.", field="file") from error
+    except sqlite3.OperationalError as error:  # a temporary file of storage.examples
+        raise no_room(target, error) from error
 
 
 def _known_snapshot(session: Session, event_id: int | None) -> int:
@@ -221,8 +252,8 @@ def _up_and_down(votes: Counter[bool]) -> dict[str, int]:
     return {"up": votes[True], "down": votes[False]}
 
 
-def _manifest_bytes(manifest: dict[str, Any]) -> Iterable[bytes]:
-    return [json.dumps(manifest, ensure_ascii=False, indent=2).encode() + b"\n"]
+def _to_json(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
 
 
 def _software_version() -> str:

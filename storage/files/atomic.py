@@ -1,10 +1,60 @@
-"""fsync by path: a file's content, or a folder's names, are on disk when it returns."""
+"""Files and folders that take their name only once they are whole and on disk."""
 
 import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
+@contextmanager
+def written_aside(target: Path, *, folder: bool = False, private: bool = False) -> Iterator[Path]:
+    """Yields an empty file or folder next to `target`, to be filled; afterwards it takes that name.
+
+    If anything raises, `target` stays as it was. A replaced file keeps its permissions, but a private one is
+    for its owner alone. A folder cannot replace one that holds something. Raises OSError.
+    """
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        if folder:
+            part.mkdir(mode=0o700 if private else 0o777)
+        else:
+            part.touch(mode=0o600 if private else 0o666, exist_ok=False)
+            if target.exists() and not private:
+                part.chmod(stat.S_IMODE(target.stat().st_mode))
+        yield part
+        sync_tree(part)
+        rename(part, target)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        part.unlink(missing_ok=True)
+
+
+def write_atomically(target: Path, content: str | Iterable[bytes], *, private: bool = False) -> None:
+    """Replace `target` by this text or these chunks; raises as `written_aside`."""
+    with written_aside(target, private=private) as part, part.open("wb") as file:
+        file.writelines([content.encode()] if isinstance(content, str) else content)
+
+
+def rename(part: Path, target: Path) -> None:
+    """Give a file or folder its name for good; it replaces a file or an empty folder."""
+    part.replace(target)
+    sync(target.parent)
+
+
+def sync_tree(path: Path) -> None:
+    """Returns once a file, or a folder with all that is in it, is on disk."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            sync_tree(inner)
+    sync(path)
+
+
 def sync(path: Path) -> None:
+    """Returns once a file's content, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,14 +2,14 @@
 
 import base64
 import binascii
-import contextlib
 import hmac
 import os
 import secrets
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from storage.errors import BadSetting
+from storage.files.atomic import write_atomically
 from storage.files.disk_full import is_full, no_room
 
 FILE_NAME = "secret.key"
@@ -35,18 +35,13 @@ def load_secret(data_dir: Path) -> bytes:
 
 
 def _make(path: Path) -> None:
-    # A file of its own for each caller, readable by its owner alone: threads make one at once too.
-    descriptor, name = tempfile.mkstemp(prefix=f"{FILE_NAME}.", dir=path.parent)
-    aside = Path(name)
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)  # of those who make one at once, the first one's secret stays
+        write_atomically(fresh, [secrets.token_bytes(32)], private=True)
+        with suppress(FileExistsError):  # several processes can do this at once; the first one wins
+            os.link(fresh, path)
     finally:
-        aside.unlink()
+        fresh.unlink(missing_ok=True)
 
 
 def pseudonym(salt: bytes, user_id: str) -> str:

@@ -22,7 +22,7 @@ from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import ApiToken, Chat, Message, Signal, User, Vote, VoteEvent, now
 from storage.errors import Conflict
-from storage.exports.files import MANIFEST_END
+from storage.exports.exporter import MANIFEST_END
 from storage.people.users import get_user
 from storage.registry.lineage import ERASED, Key, mark_affected, versions_trained_on
 

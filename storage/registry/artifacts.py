@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import ArtifactRefused, NotReady
-from storage.files.atomic import sync
+from storage.files.atomic import rename, sync_tree
 
 REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
 ALLOWED = (*REQUIRED, "README.md", "lineage.json")
@@ -59,9 +59,7 @@ class Artifacts:
         final = self.adapters / run_id
         files = _hash_folder(staging)
         with _written(final):
-            for name in files:
-                sync(staging / name)
-            sync(staging)
+            sync_tree(staging)
         return Published(str(final.relative_to(self.data_dir)), _digest_of(files), files)
 
     def publish(self, run_id: str) -> None:
@@ -72,8 +70,7 @@ class Artifacts:
         final = self.adapters / run_id
         with _written(final):
             shutil.rmtree(final, ignore_errors=True)
-            self._staging(run_id).rename(final)
-            sync(self.adapters)
+            rename(self._staging(run_id), final)
 
     def verify(self, path: str, files: Mapping[str, str]) -> Path:
         """The folder, if it holds exactly these files with these hashes; raises ArtifactRefused."""

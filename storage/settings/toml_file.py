@@ -10,7 +10,7 @@ from pathlib import Path
 import tomlkit
 
 from storage.errors import InvalidInput
-from storage.files.atomic import sync
+from storage.files.atomic import write_atomically
 from storage.settings import load_settings
 
 FILE = Path("thumbloop.toml")
@@ -33,10 +33,5 @@ def write_settings(values: Mapping[str, str | float], file: Path = FILE) -> list
     load_settings(**values)
     document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
     document.update(values)
-    aside = file.with_name(f".{file.name}.new")
-    aside.write_text(tomlkit.dumps(document))
-    if file.exists():
-        aside.chmod(file.stat().st_mode)
-    sync(aside)
-    aside.replace(file)
+    write_atomically(file, tomlkit.dumps(document))
     return [f"{name} = {tomlkit.item(value).as_string()}" for name, value in values.items()]

@@ -44,7 +44,6 @@ IMPORTS = (
     "peft",
     "pyarrow.parquet",
     "storage.backup",
-    "storage.exports.files",
     "trainer.runs.attempt",
     "trainer.offline.train_file",
     "transformers.models.llama.modeling_llama",

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pyarrow.parquet as pq
+from sqlmodel import Session
 
 from storage.db.database import Database
 from storage.exports.encoders import restore_cell
@@ -33,6 +34,12 @@ NASTY = [
     '{"role": "user"}',
     "x" * 5000,
 ]
+
+
+def exported_lines(session: Session, snapshot: int, salt: bytes = SALT) -> list[str]:
+    """The lines of an export of everything, as of a snapshot."""
+    export = Export(session, ExportPlan(), salt=salt, snapshot_event_id=snapshot)
+    return b"".join(export.chunks()).decode().split("\n")[:-1]
 
 
 def fill(database: Database, rows: int = 40) -> None:

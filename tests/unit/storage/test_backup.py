@@ -11,12 +11,12 @@ from storage import backup
 from storage.chats import votes
 from storage.db.database import Database, open_database
 from storage.errors import Conflict, InvalidInput
-from storage.exports.exporter import export_jsonl
 from storage.files.installation_key import load_secret
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.adapters import seal_and_publish
 from tests.support.databases import new_postgres_database
+from tests.support.rated_store import exported_lines
 from tests.support.rows import add_person_with_reply
 
 
@@ -56,7 +56,7 @@ def empty(tmp_path: Path, request: pytest.FixtureRequest, settings: Settings) ->
 def rows(settings: Settings) -> list[str]:
     database = open_database(settings)
     with database.read() as session:
-        found = list(export_jsonl(session, votes.latest_event_id(session), load_secret(settings.data_dir)))
+        found = exported_lines(session, votes.latest_event_id(session), load_secret(settings.data_dir))
     database.close()
     return found
 

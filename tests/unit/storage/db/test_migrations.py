@@ -12,11 +12,11 @@ from alembic.migration import MigrationContext
 from storage.chats import votes
 from storage.db.database import Database
 from storage.db.tables import Table
-from storage.exports.exporter import export_jsonl
 from storage.people import users
 from storage.privacy import erasure
 from storage.registry import model_versions, training_runs
 from tests.support import REPOSITORY
+from tests.support.rated_store import exported_lines
 
 # SQLAlchemy cannot read an index over an expression from SQLite; the tests of runs and versions try those.
 pytestmark = [
@@ -99,7 +99,7 @@ def test_a_database_of_an_earlier_release_goes_on_as_if_nothing_had_happened(
         assert votes.latest_event_id(session) == 7
         assert model_versions.deployed_version(session).name == "v2"
         assert training_runs.last_trained_event_id(session) == 7
-        rows = [json.loads(line) for line in export_jsonl(session, 7, b"s" * 32)]
+        rows = [json.loads(line) for line in exported_lines(session, 7)]
         assert [(row["completion"][0]["content"], row["label"]) for row in rows] == [
             ("Paris. 🙂", True),
             ("Bonn.", False),

@@ -6,11 +6,10 @@ import json
 from storage.chats import chats, votes
 from storage.db.database import Database
 from storage.examples import example
-from storage.exports import exporter
 from storage.imports import importer
+from tests.support.rated_store import exported_lines
 from tests.support.rows import add_answer, add_person_with_reply, add_reply
 
-SALT = b"s" * 32
 ROW = {
     "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
     "completion": [{"role": "assistant", "content": "Hello! ☀ \u2028 end"}],
@@ -20,7 +19,7 @@ ROW = {
 
 def export(database: Database, snapshot: int) -> list[str]:
     with database.read() as session:
-        return list(exporter.export_jsonl(session, snapshot, SALT))
+        return exported_lines(session, snapshot)
 
 
 def test_a_snapshot_never_changes(database: Database) -> None:

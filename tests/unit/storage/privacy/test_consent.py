@@ -6,10 +6,10 @@ from storage.chats import votes
 from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import Chat, ModelVersion
-from storage.exports import exporter
 from storage.privacy import consent, erasure
 from storage.registry import model_versions, training_runs
 from storage.registry.lineage import count_lost, keep_lineage
+from tests.support.rated_store import exported_lines
 from tests.support.rows import add_person_with_reply, add_reply
 
 SALT = b"s" * 32
@@ -57,7 +57,7 @@ def test_withdrawn_consent_ends_training_and_exports_and_marks_versions(
     assert lost(database) == {"v3": 0, "v2": 1}
     with database.read() as session:
         assert votes.count_votes(session) == votes.VoteCounts(1, 0)
-        assert len(list(exporter.export_jsonl(session, snapshot, SALT))) == 1
+        assert len(exported_lines(session, snapshot)) == 1
         event = audit.list_events(session)[0]
         assert (event.actor, event.action, event.target) == ("ada", "withdraw_consent", chat.id)
         assert event.detail == {"affected_versions": ["v2"]}
@@ -68,7 +68,7 @@ def test_withdrawn_consent_ends_training_and_exports_and_marks_versions(
         assert consent.set_consent(session, session.get_one(type(chat), chat.id), True, by="ada") == []
     assert lost(database) == {"v4": 0, "v3": 0, "v2": 0}
     with database.read() as session:
-        assert len(list(exporter.export_jsonl(session, snapshot, SALT))) == 3
+        assert len(exported_lines(session, snapshot)) == 3
 
 
 def test_votes_without_consent_that_are_erased_too_count_once(database: Database) -> None:

@@ -13,7 +13,6 @@ from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import Message, Table, now
 from storage.errors import Conflict
-from storage.exports import exporter
 from storage.exports.exporter import export_to
 from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
@@ -24,7 +23,7 @@ from storage.registry.lineage import keep_lineage
 from storage.settings import Settings
 from tests.support.databases import waiting
 from tests.support.live_server import wait_until
-from tests.support.rated_store import SALT
+from tests.support.rated_store import SALT, exported_lines
 from tests.support.rows import add_person_with_reply, add_reply
 
 SECRET_WORD = "xylophone"
@@ -40,7 +39,7 @@ def everything(database: Database) -> str:
 
 def export(database: Database, snapshot: int, tmp_path: Path) -> list[str]:
     with database.read() as session:
-        return list(exporter.export_jsonl(session, snapshot, load_secret(tmp_path)))
+        return exported_lines(session, snapshot, load_secret(tmp_path))
 
 
 def test_nothing_of_an_erased_person_is_left_and_their_models_are_marked(

@@ -13,11 +13,11 @@ from storage.db.tables import Vote, VoteEvent
 from storage.errors import Conflict, NotFound
 from storage.examples.example import iter_examples
 from storage.examples.filters import ExampleFilter
-from storage.exports import exporter
 from storage.files.installation_key import load_secret
 from storage.people import users
 from storage.privacy import erasure
 from storage.privacy.quarantine import set_quarantine
+from tests.support.rated_store import exported_lines
 from tests.support.rows import add_person_with_reply, add_reply
 
 
@@ -39,7 +39,7 @@ def test_a_quarantined_person_leaves_training_counts_and_exports_and_comes_back(
         votes.cast_vote(session, user_id=bad.id, message_id=taken_back.id, label=True)
         votes.clear_vote(session, user_id=bad.id, message_id=taken_back.id)
         before = votes.latest_event_id(session)
-        exported = list(exporter.export_jsonl(session, before, salt))
+        exported = exported_lines(session, before, salt)
         report = set_quarantine(session, bad.id, True, by="admin", reason="poison")
         assert (report.quarantined, report.votes) == (True, 1)
         assert set_quarantine(session, bad.id, True, by="admin").votes == 0
@@ -49,7 +49,7 @@ def test_a_quarantined_person_leaves_training_counts_and_exports_and_comes_back(
         assert voters_in(session, after) == [good.id]
         assert voters_in(session, after, "only") == [bad.id, bad.id]
         assert len(voters_in(session, after, "any")) == 3
-        assert list(exporter.export_jsonl(session, before, salt)) == exported
+        assert exported_lines(session, before, salt) == exported
         assert len(exported) == 2
         assert votes.count_votes(session) == votes.VoteCounts(up=1, down=0)
         assert votes.count_voters(session) == 1

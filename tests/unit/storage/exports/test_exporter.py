@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from storage.db.database import Database, open_database
 from storage.errors import Conflict, InvalidInput, NotReady
 from storage.examples.filters import ExampleFilter
 from storage.exports.exporter import export_to
-from storage.exports.files import Written, new_folder, write_file, write_with_manifest
 from storage.exports.plan import ExportPlan
 from storage.settings import Settings
 from tests.support.rated_store import SALT, fill
@@ -154,25 +151,39 @@ def test_a_file_whose_manifest_cannot_be_written_is_not_there_either(
 
 
 @pytest.mark.parametrize("blocked", ["out", "out.manifest.json"])
-def test_a_manifest_never_stands_beside_data_of_another_export(tmp_path: Path, blocked: str) -> None:
-    target, beside = tmp_path / "out", tmp_path / "out.manifest.json"
-    target.write_text("old")
-    beside.write_text("of the old")
+def test_a_manifest_never_stands_with_data_of_another_export(
+    database: Database, tmp_path: Path, blocked: str
+) -> None:
+    fill(database, 2)
+    (tmp_path / "out").write_text("old")
+    (tmp_path / "out.manifest.json").write_text("of the old")
 
-    def manifest(_: Written) -> list[bytes]:
-        (tmp_path / blocked).unlink()
-        (tmp_path / blocked).mkdir()  # the new names cannot be given from here on
-        return [b"of the new"]
+    def block(messages: object, prompt: bool) -> str:
+        if (tmp_path / blocked).is_file():
+            (tmp_path / blocked).unlink()
+            (tmp_path / blocked).mkdir()  # the new names cannot be given from here on
+        return ""
 
-    with pytest.raises(InvalidInput, match="cannot be written"):
-        write_with_manifest(target, [b"new"], beside, manifest)
+    plan = ExportPlan(shape="kto-text")
+    with database.read() as session, pytest.raises(InvalidInput, match="cannot be written"):
+        export_to(tmp_path / "out", session, plan, salt=SALT, template=block)
     if blocked == "out":
-        assert os.listdir(tmp_path) == ["out"]  # noqa: PTH208  hidden files count too
+        assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
     else:
-        assert target.read_text() == "old"
-    (tmp_path / blocked).rmdir()
-    write_with_manifest(target, [b"new"], beside, lambda _: [b"of the new"])
-    assert (target.read_text(), beside.read_text()) == ("new", "of the new")
+        assert (tmp_path / "out").read_text() == "old"
+
+
+def test_no_room_for_the_temporary_files_is_said_as_well(database: Database, tmp_path: Path) -> None:
+    fill(database, 2)
+
+    def full(messages: object, prompt: bool) -> str:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    plan = ExportPlan(shape="kto-text")
+    with database.read() as session, pytest.raises(NotReady, match="database or disk is full") as caught:
+        export_to(tmp_path / "file", session, plan, salt=SALT, template=full)
+    assert caught.value.code == "no_room"
+    assert not (tmp_path / "file").exists()
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -241,44 +252,3 @@ def test_a_file_is_replaced_and_a_filled_folder_is_not(database: Database, tmp_p
     with pytest.raises(InvalidInput, match="cannot be written: "):
         export(database, tmp_path / "file" / "folder", format="datasets")
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_whatever_stops_an_export_leaves_nothing(tmp_path: Path) -> None:
-    def broken() -> Iterator[bytes]:
-        yield b"half"
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_file(tmp_path / "file", broken())
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "folder") as folder:
-        write_file(folder / "file", broken())
-    assert os.listdir(tmp_path) == []  # noqa: PTH208  hidden files count too
-
-
-def test_no_room_for_the_temporary_files_is_said_as_well(tmp_path: Path) -> None:
-    def full() -> Iterator[bytes]:
-        yield b"half"
-        raise sqlite3.OperationalError("database or disk is full")
-
-    with pytest.raises(NotReady, match="database or disk is full") as caught:
-        write_file(tmp_path / "file", full())
-    assert caught.value.code == "no_room"
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_killed_export_leaves_nothing_under_the_final_name(database: Database, tmp_path: Path) -> None:
-    target = tmp_path / "file"
-
-    def killed() -> Iterator[bytes]:
-        yield b"half"
-        os._exit(9)
-
-    child = os.fork()
-    if child == 0:
-        try:
-            write_file(target, killed())
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 9
-    assert not target.exists()
