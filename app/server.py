@@ -140,6 +140,10 @@ def mount_pages(blocks: Sequence[tuple[str, gr.Blocks]], options: dict[str, Any]
     for path, page in blocks:
         # It looks for events a thousand times a second, and for progress a hundred times, which takes a
         # fifteenth of a core for nothing. There is no setting for it.
-        page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
+        queue: Any = getattr(page, "_queue", None)
+        if hasattr(queue, "sleep_when_free") and hasattr(queue, "progress_update_sleep_when_free"):
+            queue.sleep_when_free = queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
+        else:
+            log.warning("This version of Gradio polls its queue all the time, which costs CPU time.")
         gr.mount_gradio_app(pages, page, path=path, **options)
     return pages
