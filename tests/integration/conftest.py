@@ -1,6 +1,7 @@
 """A server that all tests of one module share; chat services and deployments without one."""
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,11 @@ def deployments(
 
 
 @pytest.fixture
-def open_schedule(database: Database) -> Iterator[Callable[[Settings], Schedule]]:
+def open_schedule(database: Database) -> Iterator[Callable[..., Schedule]]:
     schedules: list[Schedule] = []
 
-    def open_one(settings: Settings) -> Schedule:
-        schedules.append(Schedule(database, settings))
+    def open_one(settings: Settings, **clock: Callable[[], datetime]) -> Schedule:
+        schedules.append(Schedule(database, settings, **clock))
         return schedules[-1]
 
     yield open_one

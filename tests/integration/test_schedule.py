@@ -1,24 +1,20 @@
-"""The schedule on both engines, with real timers and real processes: one tick, one run."""
+"""The schedule and its quiet hours on both engines, with real timers and processes: one tick, one run."""
 
 import multiprocessing
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlmodel import select
 
 from storage.chats import chats, votes
-from storage.db.database import Database, open_database
+from storage.db.database import Database
 from storage.db.tables import ScheduleTick, TrainingRun
 from storage.errors import BadSetting
 from storage.people import users
 from storage.registry import training_runs
 from storage.settings import Settings
-from tests.support.databases import new_postgres_database
 from tests.support.live_server import wait_until
 from tests.support.rows import add_reply
 from trainer.runs.schedule import ALREADY, Schedule, tick
@@ -135,7 +131,7 @@ def test_many_threads_at_one_tick_request_one_run(database: Database, settings: 
 
 
 def test_a_new_database_has_missed_nothing(
-    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+    database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:
     cast_votes(database, 2)
     for _ in range(2):
@@ -147,7 +143,7 @@ def test_a_new_database_has_missed_nothing(
 
 
 def test_missed_ticks_run_once_at_start_up(
-    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+    database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:
     cast_votes(database, 2)
     note_tick(database, DUE)
@@ -163,7 +159,7 @@ def test_missed_ticks_run_once_at_start_up(
 
 
 def test_nothing_was_missed_since_the_last_tick(
-    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+    database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:
     cast_votes(database, 2)
     schedule = open_schedule(settings)
@@ -176,28 +172,32 @@ def test_nothing_was_missed_since_the_last_tick(
     assert runs(database) == []
 
 
+def clock_before(moment: datetime) -> Callable[[], datetime]:
+    """A clock that strikes that moment two seconds from now."""
+    offset = moment - timedelta(seconds=2) - datetime.now(UTC)
+    return lambda: datetime.now(UTC) + offset
+
+
 def start_schedule(settings: Settings, barrier: object, fire: bool) -> None:
     """A scheduler process of its own, with its own engine and timer; with `fire`, until that has gone off."""
     database = Database(settings.database_address)
-    schedule = Schedule(database, settings)
     barrier.wait(timeout=240)  # type: ignore[attr-defined]
+    schedule = Schedule(database, settings, **({"now": clock_before(DUE)} if fire else {}))
     schedule.start()
-    following = schedule.next_run_time()
-    if fire and following is not None:
-        time.sleep((following - datetime.now(UTC)).total_seconds() + 3)  # for the timers of all
-        wait_until(lambda: any(t.due_at >= following for t in ticks(database)))
+    if fire:
+        wait_until(lambda: any(t.due_at == DUE for t in ticks(database)))
+        wait_until(lambda: schedule.next_run_time() != DUE)
+        barrier.wait(timeout=240)  # type: ignore[attr-defined]
     schedule.stop()
     database.close()
 
 
-def run_processes(*of_stores: Settings, fire: bool) -> None:
-    """So many schedulers on each store, all at once."""
+def run_processes(settings: Settings, fire: bool) -> None:
+    """Several schedulers on one store, all at once."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(STARTERS * len(of_stores))
+    barrier = context.Barrier(STARTERS)
     processes = [
-        context.Process(target=start_schedule, args=(settings, barrier, fire))
-        for settings in of_stores
-        for _ in range(STARTERS)
+        context.Process(target=start_schedule, args=(settings, barrier, fire)) for _ in range(STARTERS)
     ]
     for process in processes:
         process.start()
@@ -216,26 +216,12 @@ def test_processes_that_start_together_make_up_for_a_missed_tick_once(
     assert [t.run_id for t in ticks(database) if t.run_id] == [runs(database)[0].id]
 
 
-def test_timers_of_several_processes_start_one_run(tmp_path: Path, postgres_url: str) -> None:
-    """Waits for the next full minute, the shortest that cron can say; on both engines at once."""
-    with contextmanager(new_postgres_database)(postgres_url) as on_server:
-        of_stores = [
-            Settings(data_dir=tmp_path, database_url=url, schedule="* * * * *", min_new_votes=2)
-            for url in (f"sqlite:///{tmp_path / 'timers.db'}", on_server)
-        ]
-        with ExitStack() as opened:
-            databases = [opened.enter_context(closing(open_database(store))) for store in of_stores]
-            for database in databases:
-                cast_votes(database, 2)
-            started = datetime.now(UTC)
-            run_processes(*of_stores, fire=True)
-            for database in databases:
-                fired = [t for t in ticks(database) if t.due_at > started]
-                assert fired, "the timers never fired"
-                assert all(t.due_at.second == t.due_at.microsecond == 0 for t in fired)
-                assert len({t.due_at for t in fired}) == len(fired)
-                assert [t.run_id for t in fired if t.run_id] == [runs(database)[0].id]
-                assert len(runs(database)) == 1
+def test_timers_of_several_processes_start_one_run(database: Database, settings: Settings) -> None:
+    cast_votes(database, 2)
+    run_processes(settings, fire=True)
+    (run,) = runs(database)
+    assert [t.run_id for t in ticks(database) if t.due_at == DUE] == [run.id]
+    assert len(ticks(database)) == 2, "one more for the begin"
 
 
 # What is said about it
@@ -259,7 +245,7 @@ def test_weekdays_are_numbered_as_in_cron(database: Database, settings: Settings
 
 
 def test_without_a_schedule_nothing_happens(
-    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+    database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:
     schedule = open_schedule(settings.model_copy(update={"schedule": ""}))
     schedule.start()
@@ -293,7 +279,7 @@ def hours_around_now(begin: timedelta, end: timedelta) -> str:
 
 
 def test_a_run_that_is_due_waits_for_the_quiet_hours_and_says_so(
-    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+    database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:
     cast_votes(database, 2)
     note_tick(database, DUE)
@@ -313,7 +299,7 @@ def test_a_run_that_is_due_waits_for_the_quiet_hours_and_says_so(
 
 
 def test_in_the_quiet_hours_a_run_that_was_due_begins(
-    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+    database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:
     cast_votes(database, 2)
     note_tick(database, DUE)
@@ -327,13 +313,14 @@ def test_in_the_quiet_hours_a_run_that_was_due_begins(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_run_that_waited_begins_with_the_quiet_hours(
-    database: Database, settings: Settings, open_schedule: Callable[[Settings], Schedule]
+    database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:
-    """Waits for the next full minute, the shortest that the setting can say."""
     cast_votes(database, 2)
-    note_tick(database, DUE)
-    soon = hours_around_now(timedelta(minutes=1), timedelta(hours=1))
-    schedule = open_schedule(settings.model_copy(update={"quiet_hours": soon}))
+    note_tick(database, DUE - timedelta(days=1))
+    evening = DUE.replace(hour=22)
+    later = settings.model_copy(update={"quiet_hours": "22:00-23:00"})
+    schedule = open_schedule(later, now=clock_before(evening))
     schedule.start()
-    wait_until(lambda: runs(database), 90)
-    assert [t.run_id for t in ticks(database)[1:]] == [runs(database)[0].id]
+    assert (schedule.next_run_time(), runs(database)) == (evening, [])
+    wait_until(lambda: runs(database))
+    assert [(t.due_at, t.run_id) for t in ticks(database)[1:]] == [(DUE, runs(database)[0].id)]

@@ -2,12 +2,13 @@
 
 Every step may be the last one of this process. What a successor needs is in the run's row (frozen
 settings and snapshot), in the run's folder (checkpoints) or in the version's row; so the same steps
-start a run and resume it. Knows no process and no schedule.
+start a run and resume it. Knows no schedule.
 """
 
 import gc
 import logging
 import shutil
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from storage.db.database import Database
 from storage.db.tables import ModelVersion, TrainingRun
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
+from storage.registry.device_lock import DeviceLock
 from storage.registry.lineage import count_lost, keep_lineage
 from storage.settings import Settings, frozen_settings, load_settings
 from trainer.adapters.lineage import write_lineage
@@ -36,12 +38,12 @@ from trainer.launch import launcher
 from trainer.launch.worker import Job
 from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
-from trainer.runs.device_wait import wait_for_device
 from trainer.runs.lease import Lease
-from trainer.runs.phase_timer import PhaseTimer
 from trainer.text import counted, spoken
 
 log = logging.getLogger(__name__)
+
+DEVICE_POLL_SECONDS = 0.1
 
 # What makes a run what it is: kept with it, so that a later attempt uses the same.
 FROZEN = frozen_settings("adapter", "run")
@@ -73,7 +75,7 @@ class _Steps:
         self.artifacts = artifacts
         self.run = run
         self.lease = lease
-        self.clock = PhaseTimer()
+        self.phases: list[tuple[str, float]] = []  # each with the time of its beginning
         self.figures: dict[str, Any] = {}  # of the training that is about to begin
         self.checkpoints = artifacts.run_folder(run.id) / "checkpoints"
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
@@ -113,7 +115,7 @@ class _Steps:
         if refusal is not None:
             figures = {"dropped": dict(rows.dropped), "dropped_rows": rows.dropped.names}
             return Outcome("skipped", refusal, figures | {"left_out": dict(snapshot.left_out)})
-        wait_for_device(self.settings, self.lease, self._phase)
+        self._wait_for_device()
         plan = plan_training(
             rows.training,
             rows.dropped,
@@ -131,12 +133,33 @@ class _Steps:
         else:
             log.info("An earlier attempt published %s already.", version.name)
         outcome = self._judge(version, source, rows.held_out, plan.weights)
-        return replace(outcome, metrics=outcome.metrics | {"seconds": self.clock.read()})
+        return replace(outcome, metrics=outcome.metrics | {"seconds": self._seconds()})
 
     def _phase(self, phase: str) -> None:
         log.info("%s", phase.capitalize())
-        self.clock.enter(phase)
+        self.phases.append((phase, time.monotonic()))
         self.lease.report({"phase": phase})
+
+    def _seconds(self) -> dict[str, float]:
+        """How long each phase took in this process."""
+        ends = [*(began for _, began in self.phases[1:]), time.monotonic()]
+        seconds: dict[str, float] = {}
+        for (phase, began), end in zip(self.phases, ends, strict=True):
+            seconds[phase] = seconds.get(phase, 0.0) + end - began
+        return seconds
+
+    def _wait_for_device(self) -> None:
+        """Where the device is not shared, wait until no server uses it.
+
+        It stays claimed until this process ends, since only then its memory is free.
+        """
+        if self.settings.device_mode == "share":
+            return
+        self._phase("waiting for the server to make way")
+        device = DeviceLock(self.settings.data_dir)
+        while not device.claim():
+            self.lease.check()
+            time.sleep(DEVICE_POLL_SECONDS)
 
     def _freeze_settings(self) -> BaseModelSource:
         """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
@@ -230,7 +253,7 @@ class _Steps:
             model, tokenizer = load_for_training(source, self.settings)
             if start is not None:
                 model = start.load_into(model)
-        self.clock.enter("training")
+        self.phases.append(("training", time.monotonic()))
         expected = expected_seconds(model, rows, self.settings, plan.processes)
         log.info("That will take about %s from the start.", spoken(expected))
         self.figures = plan.to_metrics()

@@ -6,7 +6,9 @@ key, so however many fire, late or twice, one of them counts. Knows nothing of h
 
 import logging
 import re
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -17,7 +19,6 @@ from storage.db.database import Database
 from storage.errors import BadSetting, Conflict
 from storage.registry import training_runs
 from storage.settings import Settings
-from trainer.runs.quiet_hours import QuietHours
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,47 @@ LONGEST_PAUSE = timedelta(days=366 * 50)  # a 29 February that is a Monday comes
 ALREADY = "This tick was already taken care of."
 
 
-class Schedule:
-    """The timer of one process; raises BadSetting if the schedule cannot be read."""
+class QuietHours:
+    """The hours of a day in which scheduled runs may begin.
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    `hours` is a setting such as `22:00-06:00`, or empty for the whole day; `timezone` is a name.
+    """
+
+    def __init__(self, hours: str, timezone: str) -> None:
+        self._zone = ZoneInfo(timezone)
+        first, _, last = (hours or "00:00-00:00").partition("-")
+        self._first, self._last = time.fromisoformat(first), time.fromisoformat(last)
+
+    def include(self, moment: datetime) -> bool:
+        """The first minute is one of them, the last is not; equal ones mean the whole day."""
+        clock = moment.astimezone(self._zone).time()
+        if self._first < self._last:
+            return self._first <= clock < self._last
+        return clock >= self._first or clock < self._last
+
+    def next_after(self, moment: datetime) -> datetime:
+        """When they begin next, in UTC."""
+        day = moment.astimezone(self._zone).date()
+        begins = (
+            datetime.combine(day + timedelta(days=days), self._first, self._zone).astimezone(UTC)
+            for days in range(3)
+        )
+        return next(begin for begin in begins if begin > moment)
+
+
+class Schedule:
+    """The timer of one process; raises BadSetting if the schedule cannot be read.
+
+    `now` gives the time in UTC. A test can pass a clock that stands shortly before a tick.
+    """
+
+    def __init__(
+        self, database: Database, settings: Settings, now: Callable[[], datetime] = partial(datetime.now, UTC)
+    ) -> None:
         self._database = database
         self._settings = settings
-        self._trigger = _trigger(settings)
+        self._now = now
+        self._trigger = _trigger(settings, now())
         self._hours = QuietHours(settings.quiet_hours, settings.timezone)
         self._scheduler: BackgroundScheduler | None = None
 
@@ -40,10 +75,14 @@ class Schedule:
         """Make up for a missed tick, once however many were missed, and start the timer."""
         if self._trigger is None or self._scheduler is not None:
             return
+        due_at = _latest_due(self._trigger, self._now())
+        with self._database.write() as session:
+            # A new installation has missed nothing, however old its schedule looks.
+            if due_at is not None and training_runs.last_tick(session) is None:
+                outcome = "The schedule begins here; nothing was due."
+                training_runs.record_tick(session, due_at, outcome=outcome)
         self._scheduler = BackgroundScheduler(timezone=UTC)
-        self._catch_up(self._trigger)
-        # Late is better than never: APScheduler's own default forgets a tick after one second.
-        self._scheduler.add_job(self._fire, self._trigger, misfire_grace_time=None, coalesce=True)
+        self._look(self._trigger, self._scheduler)
         self._scheduler.start()
 
     def stop(self) -> None:
@@ -56,8 +95,10 @@ class Schedule:
         """When the next tick is due or a waiting one may begin, in UTC; None without a schedule."""
         if self._trigger is None:
             return None
-        waiting = self._waiting()
-        return waiting[1] if waiting else _next_due(self._trigger, datetime.now(UTC))
+        now = self._now()
+        if not self._hours.include(now) and self._pending(self._trigger, now) is not None:
+            return self._hours.next_after(now)
+        return _next_due(self._trigger, now)
 
     def describe(self) -> str:
         """The schedule, and why a run that is due has to wait, if one has."""
@@ -68,65 +109,43 @@ class Schedule:
             f"Trains on `{self._settings.schedule}` ({self._settings.timezone}) "
             f"if at least {self._settings.min_new_votes} votes are new{hours}."
         )
-        waiting = self._waiting()
-        if waiting is None:
+        now = self._now()
+        due_at = self._pending(self._trigger, now)
+        if due_at is None or self._hours.include(now):
             return text
-        due_at, begins = waiting
-        return (
-            f"{text} The run that was due at {_shown(due_at)} waits for these hours, until {_shown(begins)}."
-        )
+        begins = _shown(self._hours.next_after(now))
+        return f"{text} The run that was due at {_shown(due_at)} waits for these hours, until {begins}."
 
-    def _waiting(self) -> tuple[datetime, datetime] | None:
-        """When the tick that waits for the quiet hours was due, and when they begin; None if none does."""
-        now = datetime.now(UTC)
-        if self._trigger is None or self._hours.include(now):
-            return None
-        due_at = _latest_due(self._trigger, now)
-        with self._database.read() as session:
-            last = training_runs.last_tick(session)
-        if due_at is None or last is None or last.due_at >= due_at:
-            return None
-        return due_at, self._hours.next_after(now)
-
-    def _catch_up(self, trigger: CronTrigger) -> None:
-        due_at = _latest_due(trigger, datetime.now(UTC))
-        if due_at is None:
-            return
-        with self._database.read() as session:
-            last = training_runs.last_tick(session)
-        if last is None:
-            # A new installation has missed nothing, however old its schedule looks.
-            with self._database.write() as session:
-                training_runs.record_tick(
-                    session, due_at, outcome="The schedule begins here; nothing was due."
+    def _look(self, trigger: CronTrigger, scheduler: BackgroundScheduler) -> None:
+        """Handle the tick that is due, if one is and the hours allow it, and set the timer for the next."""
+        now = self._now()
+        wake_at = _next_due(trigger, now)
+        try:
+            due_at = self._pending(trigger, now)
+            if due_at is not None and self._hours.include(now):
+                tick(self._database, self._settings, due_at)
+            elif due_at is not None:
+                wake_at = self._hours.next_after(now)
+                begins = _shown(wake_at)
+                log.info("Schedule of %s: it waits for the quiet hours, until %s.", _shown(due_at), begins)
+        finally:
+            if wake_at is not None:
+                wait = wake_at - self._now()
+                # By APScheduler's own clock. By default it forgets a job that is late by more than a second.
+                run_date = datetime.now(UTC) + wait
+                scheduler.add_job(
+                    self._look, "date", (trigger, scheduler), run_date=run_date, misfire_grace_time=None
                 )
-        elif last.due_at < due_at:
-            self._attend(due_at)
 
-    def _fire(self) -> None:
-        assert self._trigger is not None
-        # The time it was due, and not the time it is: all schedulers must name the same.
-        due_at = _latest_due(self._trigger, datetime.now(UTC))
-        if due_at is not None:
-            self._attend(due_at)
+    def _pending(self, trigger: CronTrigger, now: datetime) -> datetime | None:
+        """When the tick was due that nobody has handled yet; None if there is none.
 
-    def _attend(self, due_at: datetime) -> None:
-        """Handle the tick now, or when the quiet hours begin."""
-        now = datetime.now(UTC)
-        if self._hours.include(now):
-            tick(self._database, self._settings, due_at)
-            return
-        begins = self._hours.next_after(now)
-        log.info("Schedule of %s: it waits for the quiet hours, until %s.", _shown(due_at), _shown(begins))
-        assert self._scheduler is not None
-        self._scheduler.add_job(
-            self._fire,
-            "date",
-            run_date=begins,
-            id="quiet hours",
-            replace_existing=True,
-            misfire_grace_time=None,
-        )
+        The time it was due, and not the time it is: all schedulers must name the same.
+        """
+        due_at = _latest_due(trigger, now)
+        with self._database.read() as session:
+            last = training_runs.last_tick(session)
+        return due_at if due_at and last and last.due_at < due_at else None
 
 
 def tick(database: Database, settings: Settings, due_at: datetime) -> str:
@@ -168,7 +187,7 @@ def _request(database: Database, settings: Settings, due_at: datetime) -> str:
     return outcome
 
 
-def _trigger(settings: Settings) -> CronTrigger | None:
+def _trigger(settings: Settings, now: datetime) -> CronTrigger | None:
     fields = settings.schedule.split()
     if not fields:
         return None
@@ -176,7 +195,7 @@ def _trigger(settings: Settings) -> CronTrigger | None:
         fields[4] = _weekdays_by_name(fields[4])
     try:
         trigger = CronTrigger.from_crontab(" ".join(fields), timezone=ZoneInfo(settings.timezone))
-        if _next_due(trigger, datetime.now(UTC)) is None:
+        if _next_due(trigger, now) is None:
             raise ValueError("No such day ever comes")
     except ValueError as error:
         raise BadSetting(

@@ -6,7 +6,7 @@ import pytest
 
 from storage.errors import BadSetting
 from storage.settings import load_settings
-from trainer.runs.quiet_hours import QuietHours
+from trainer.runs.schedule import QuietHours
 
 
 def at(text: str) -> datetime:
