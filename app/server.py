@@ -70,6 +70,9 @@ API_ROUTERS = (
 ROOT_ROUTERS = (routes, health, metrics, docs, sign_in)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
+DESCRIPTION = """Every request carries an API token, made by `thumbloop token create NAME`, as the header
+`Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:
+`{"error": {"code", "message", "field"?}}`."""
 
 
 def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
@@ -92,6 +95,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     app = FastAPI(
         title="Thumbloop",
         summary="A chat app that learns from its thumbs.",
+        description=DESCRIPTION,
         version="1",
         docs_url=None,
         redoc_url=None,

@@ -1,4 +1,4 @@
-"""Tells another program of every vote, as https://www.standardwebhooks.com specifies: signed, and retried.
+"""Sends every vote to another program, as https://www.standardwebhooks.com specifies: signed, and retried.
 
 A thread fills the outbox from the log of vote events, claims what is due and sends it, several at once.
 At least once: a server that is killed between an answer and noting it down leaves a lease behind, and
@@ -6,23 +6,24 @@ after it the same delivery is sent again under the same webhook-id.
 """
 
 import asyncio
-import base64
-import hmac
 import json
 import logging
 import random
-import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
 import httpx
+from anyio.from_thread import start_blocking_portal
+from standardwebhooks import Webhook
 
 from app.background.retry_after import seconds_to_wait
 from storage.chats import webhook_outbox
 from storage.chats.webhook_outbox import Claim
 from storage.db.database import Database
-from storage.files.installation_key import load_secret, webhook_key
+from storage.db.tables import now
+from storage.files.installation_key import load_secret
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,48 +55,32 @@ class WebhookSender:
         self._give_up_after = timedelta(hours=settings.webhook_give_up_hours)
         self._salt = b""
         self._paused_until = 0.0  # by time.monotonic: the receiver asked for a pause
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop = asyncio.Event()
-        self._thread: threading.Thread | None = None
+        self._running = ExitStack()
 
     def start(self) -> None:
         if not self._settings.webhook_url:
             return
         self._salt = load_secret(self._settings.data_dir)
-        self._fill()  # here and not in the thread: of the votes that this server takes, all are told
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, args=(self._loop,), name="webhook", daemon=True)
-        self._thread.start()
+        self._fill()  # here and not in the thread: every vote that this server takes is sent
+        portal = self._running.enter_context(start_blocking_portal(name="webhook"))
+        working = portal.start_task_soon(self._work)
+        self._running.callback(working.cancel)
 
     def stop(self) -> None:
-        """End the thread; what is being sent is broken off, and sent again after the next start."""
-        if self._loop is not None and self._thread is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
-            self._loop.close()
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_until_complete(self._until_stopped())
-        loop.run_until_complete(loop.shutdown_default_executor())
-
-    async def _until_stopped(self) -> None:
-        working = asyncio.create_task(self._work())
-        await self._stop.wait()
-        working.cancel()
-        await asyncio.wait([working])
+        """End the thread; what is being sent is cancelled, and sent again after the next start."""
+        self._running.close()
 
     async def _work(self) -> None:
-        key = webhook_key(self._settings.webhook_secret)
         while True:
             try:
-                while await self._round(key):
+                while await self._round():
                     pass
             except Exception:
                 # The database may be away for a while; the log of votes is still there when it comes back.
-                log.exception("Looking for votes to tell the webhook of failed; trying again.")
+                log.exception("Looking for votes to send to the webhook failed; trying again.")
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _round(self, key: bytes) -> bool:
+    async def _round(self) -> bool:
         """Send what is due, a few deliveries; False where there was nothing to do."""
         filled = await asyncio.to_thread(self._fill)
         if time.monotonic() < self._paused_until:
@@ -106,11 +91,11 @@ class WebhookSender:
             asyncio.TaskGroup() as group,
         ):
             for claim in claims:
-                group.create_task(self._deliver(client, claim, key))
+                group.create_task(self._deliver(client, claim))
         return filled > 0 or len(claims) > 0
 
-    async def _deliver(self, client: httpx.AsyncClient, claim: Claim, key: bytes) -> None:
-        answer = await self._send(client, claim, key)
+    async def _deliver(self, client: httpx.AsyncClient, claim: Claim) -> None:
+        answer = await self._send(client, claim)
         if answer.status in PLEASE_WAIT:
             self._paused_until = time.monotonic() + answer.retry_after
         try:
@@ -118,12 +103,15 @@ class WebhookSender:
         except Exception:  # the others that are under way are noted all the same
             log.exception("How delivery %s went could not be noted; its lease will run out.", claim.id)
 
-    async def _send(self, client: httpx.AsyncClient, claim: Claim, key: bytes) -> _Answer:
+    async def _send(self, client: httpx.AsyncClient, claim: Claim) -> _Answer:
         body = json.dumps({"type": claim.event, "timestamp": claim.voted_at.isoformat(), "data": claim.data})
+        moment = now()
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "Thumbloop",
-            **signed(key, claim.id, int(time.time()), body),
+            "webhook-id": claim.id,
+            "webhook-timestamp": str(int(moment.timestamp())),
+            "webhook-signature": Webhook(self._settings.webhook_secret).sign(claim.id, moment, body),
         }
         url, seconds = self._settings.webhook_url, self._settings.webhook_timeout_seconds
         try:
@@ -159,16 +147,6 @@ class WebhookSender:
                 retry_in=None if answer.status == GONE else timedelta(seconds=pause),
                 give_up_after=self._give_up_after,
             )
-
-
-def signed(key: bytes, message_id: str, timestamp: int, body: str) -> dict[str, str]:
-    """The headers of Standard Webhooks that go with a body; `timestamp` is in seconds since 1970."""
-    signature = hmac.digest(key, f"{message_id}.{timestamp}.{body}".encode(), "sha256")
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
-    }
 
 
 def _backoff(attempt: int) -> float:

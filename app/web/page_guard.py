@@ -75,7 +75,7 @@ class PageGuard:
         self.pages = pages
         self.database = database
         self.settings = settings
-        self.script_hashes = [f"'sha256-{_sha256(text)}'" for text in _inline_scripts(head)]
+        self.script_hashes = [each for html in head for each in script_hashes(html)]
         self.sessions = Owners()
         self.events = Owners()
 
@@ -241,10 +241,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _inline_scripts(head: Iterable[str]) -> Iterable[str]:
-    for html in head:
-        yield from re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def script_hashes(html: str) -> list[str]:
+    """The inline scripts of a page as sources of a content policy."""
+    digests = (
+        hashlib.sha256(text.encode()).digest()
+        for text in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    )
+    return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]

@@ -1,7 +1,5 @@
-"""Secrets: that of this installation, which keys the pseudonyms, and the form of the webhook's."""
+"""The secret of this installation, which keys the pseudonyms."""
 
-import base64
-import binascii
 import hmac
 import os
 import secrets
@@ -47,14 +45,3 @@ def _make(path: Path) -> None:
 def pseudonym(salt: bytes, user_id: str) -> str:
     """What stands for a person in exports: the same in each, and not to be undone without the secret."""
     return hmac.digest(salt, user_id.encode(), "sha256").hex()[:16]
-
-
-def webhook_key(secret: str) -> bytes:
-    """The bytes of a secret as Standard Webhooks writes it; raises ValueError for any other text."""
-    try:
-        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except binascii.Error:
-        key = b""
-    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise ValueError("not whsec_ followed by 24 to 64 bytes in base64; docs/webhook.md makes one")
-    return key

@@ -23,11 +23,10 @@ from pydantic_settings import (
 )
 
 from storage.errors import BadSetting
-from storage.files.installation_key import webhook_key
 from storage.settings.frozen import Frozen
-from storage.settings.serving import DEFAULT_MODEL
+from storage.settings.serving import DEFAULT_MODEL, ServingSettings
 from storage.settings.training import SignalKind, TrainingSettings
-from storage.settings.validators import Address, check_together
+from storage.settings.validators import Address, check_together, check_webhook_secret
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -43,7 +42,7 @@ __all__ = [
 SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
 
 
-class Settings(TrainingSettings):
+class Settings(TrainingSettings, ServingSettings):
     """All settings; unknown names in thumbloop.toml are refused."""
 
     model_config = SettingsConfigDict(
@@ -88,7 +87,7 @@ class Settings(TrainingSettings):
     @classmethod
     def _standard_secret(cls, value: str, info: ValidationInfo) -> str:
         if value or info.data.get("webhook_url"):
-            webhook_key(value)
+            check_webhook_secret(value)
         return value
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 class ServingSettings(BaseSettings):
-    """The first part of `Settings`."""
+    """The part of `Settings` that servers read."""
 
     # Where things are
     data_dir: Path = Field(Path("data"), description="Folder for the database, models, adapters and logs.")

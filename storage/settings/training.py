@@ -2,17 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic_settings import NoDecode
+from pydantic_settings import BaseSettings, NoDecode
 
 from storage.settings.frozen import AdapterField, LiveField, RunField
-from storage.settings.serving import ServingSettings
 from storage.settings.validators import AsList, Executor, Hours, Item, TimeZone
 
 SignalKind = Literal["regenerated", "edited", "copied"]
 
 
-class TrainingSettings(ServingSettings):
-    """The second part of `Settings`."""
+class TrainingSettings(BaseSettings):
+    """The part of `Settings` that trainings read."""
 
     # When to train
     schedule: str = LiveField(

@@ -1,5 +1,7 @@
 """What a setting's type alone does not say: lists, addresses, time zones, settings that need each other."""
 
+import base64
+import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -55,6 +57,16 @@ def _executor(value: str) -> str:
     if value != "local" and not re.fullmatch(r"[\w.]+:\w+", value):
         raise ValueError("write `local`, or `package.module:Class` of a class that Python can import")
     return value
+
+
+def check_webhook_secret(value: str) -> None:
+    """Raise ValueError for a text that is no secret as Standard Webhooks writes it."""
+    try:
+        key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if not value.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("not whsec_ followed by 24 to 64 bytes in base64; docs/webhook.md makes one")
 
 
 AsList = BeforeValidator(_listed)

@@ -29,7 +29,7 @@ def _joined(content: Any) -> Any:
     return "".join(known)
 
 
-class Turn(BaseModel):
+class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[Text, BeforeValidator(_joined)]
 
@@ -58,7 +58,7 @@ class CompletionRequest(BaseModel):
     )
 
     model: str = Field(description="One of GET /v1/models.")
-    messages: list[Turn] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = None
@@ -141,7 +141,7 @@ def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:
     )
 
 
-def split(turns: Sequence[Turn]) -> tuple[str, list[tuple[str, str]], str]:
+def split(turns: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]], str]:
     """The system prompt, the earlier turns and the question; neighbours of one role become one turn."""
     system = [turn.content for turn in turns if turn.role in ("system", "developer")]
     merged: list[tuple[str, str]] = []

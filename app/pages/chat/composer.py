@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from app.pages.chat.transcript import Turn
+from app.pages.chat.transcript import ShownMessage
 
 TEMPLATE = """{{#if value}}<div class="tl-editing" role="status">
 <span>Editing your message. Sending it replaces what follows.</span>
@@ -134,8 +134,8 @@ class Draft:
         names = ("text", "edits", "after")
         return cls(**{name: kept[name] for name in names if isinstance(kept.get(name), str)})
 
-    def is_waiting(self, turns: Sequence[Turn]) -> bool:
-        """Whether it is still to be sent; `turns` are those of the open chat."""
-        sent = [turn.message for turn in turns if turn.message.role == "user"]
+    def is_waiting(self, messages: Sequence[ShownMessage]) -> bool:
+        """Whether it is still to be sent; `messages` are those of the open chat."""
+        sent = [item.message for item in messages if item.message.role == "user"]
         arrived = bool(sent) and sent[-1].id != self.after and sent[-1].content == self.text
         return bool(self.text) and not arrived

@@ -14,9 +14,9 @@ import gradio as gr
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.pages.chat.composer import TAKE_DRAFT, Draft, editing_banner, sent, sent_marker
-from app.pages.chat.render import Screen, Update
+from app.pages.chat.render import ChatRenderer, Update
 from app.pages.chat.sidebar import SIDEBAR_SCRIPT
-from app.pages.chat.tab_state import CHATS_SHOWN, View
+from app.pages.chat.tab_state import CHATS_SHOWN, TabState
 from app.pages.chat.transcript import notice
 from app.services import Services
 from app.web.auth import Identity, identity_of
@@ -47,7 +47,7 @@ class ChatPage:
             title="Thumbloop", analytics_enabled=False, fill_height=True, fill_width=True
         ) as self.blocks:
             # No factory: Gradio would call it in an event of its own, which may come after on_load.
-            self.view = gr.State(View())
+            self.tab = gr.State(TabState())
             self._lay_out()
             self._wire()
         self.blocks.max_threads = MAX_THREADS
@@ -113,7 +113,7 @@ class ChatPage:
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        self.screen = Screen(
+        self.renderer = ChatRenderer(
             self.services.settings,
             self.services.database,
             self.services.chat_service,
@@ -123,30 +123,30 @@ class ChatPage:
             notice=self.notice,
             consent=self.consent,
         )
-        screen = self.screen.components
+        drawn = self.renderer.components
         entry = [self.box, self.editing]
-        sending = {"inputs": [*entry, self.consent, self.view], "outputs": [*screen, self.sent], **quiet}
+        sending = {"inputs": [*entry, self.consent, self.tab], "outputs": [*drawn, self.sent], **quiet}
         # "multiple": a reply that still streams in one chat must not block sending in another.
         gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
-        self.again.click(self.on_regenerate, self.view, screen, trigger_mode="multiple", **quiet)
-        given = [self.consent, self.view]
+        self.again.click(self.on_regenerate, self.tab, drawn, trigger_mode="multiple", **quiet)
+        given = [self.consent, self.tab]
         # "always_last": a second click while the first is on its way counts, and is not dropped.
         self.consent.input(
             self.on_consent, given, [self.notice, self.consent], trigger_mode="always_last", **quiet
         )
-        self.stop.click(self.on_stop, self.view, self.notice, **quiet)
-        self.new.click(self.on_new, self.view, screen, trigger_mode="multiple", **quiet)
-        self.side.open_chat(self.on_open, self.view, screen, trigger_mode="multiple", **quiet)
-        self.side.older_chats(self.on_older, self.view, screen, **quiet)
-        self.side.show_branch(self.on_show, self.view, screen, trigger_mode="multiple", **quiet)
-        loading = {"inputs": [self.view, self.editing], "outputs": [*screen, *entry], **quiet}
+        self.stop.click(self.on_stop, self.tab, self.notice, **quiet)
+        self.new.click(self.on_new, self.tab, drawn, trigger_mode="multiple", **quiet)
+        self.side.open_chat(self.on_open, self.tab, drawn, trigger_mode="multiple", **quiet)
+        self.side.older_chats(self.on_older, self.tab, drawn, **quiet)
+        self.side.show_branch(self.on_show, self.tab, drawn, trigger_mode="multiple", **quiet)
+        loading = {"inputs": [self.tab, self.editing], "outputs": [*drawn, *entry], **quiet}
         self.blocks.load(self.on_load, js=TAKE_DRAFT, **loading)
 
-    def on_load(self, view: View, kept: object, request: gr.Request) -> Iterator[Update]:
+    def on_load(self, tab: TabState, kept: object, request: gr.Request) -> Iterator[Update]:
         """Open the chat that the address names, or the newest, or none for `?chat=new`, with its draft."""
         said = None  # nor is a notice taken away that somebody quick was given
         try:
-            identity = self._identify(view, request)
+            identity = self._identify(tab, request)
         except (NotFound, NotAllowed):
             identity = identity_of(request, self.services)
             said = "You have no such chat. Here is a new one."
@@ -154,138 +154,140 @@ class ChatPage:
             with self.services.database.read() as session:
                 newest = list_chats(session, identity.user_id, limit=1)
             # Whoever is quick has sent a message meanwhile, and its chat is open.
-            view.chat_id = view.chat_id or (newest[0].id if newest else None)
+            tab.chat_id = tab.chat_id or (newest[0].id if newest else None)
         draft = Draft.read(kept)
-        waits = draft.is_waiting(self.screen.look(view, identity).turns)
+        waits = draft.is_waiting(self.renderer.read(tab, identity).messages)
         entry: Update = {self.box: draft.text, self.editing: draft.edits} if waits else {}
-        yield from self.screen.follow(view, identity, said, entry)
+        yield from self.renderer.follow(tab, identity, said, entry)
 
-    def on_open(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+    def on_open(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         try:
-            identity = self._identify(view, request)
+            identity = self._identify(tab, request)
             with self.services.database.read() as session:
                 chat = get_chat(session, str(event.chat), owner_id=identity.user_id)
-            view.through = view.consent_shown = None  # first: another event may look meanwhile
-            view.chat_id = chat.id
+            tab.through = tab.consent_shown = None  # first: another event may look meanwhile
+            tab.chat_id = chat.id
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}
             return
-        yield from self.screen.follow(view, identity)
+        yield from self.renderer.follow(tab, identity)
 
-    def on_new(self, view: View, request: gr.Request) -> Iterator[Update]:
-        identity = self._identify(view, request)
-        view.chat_id = view.consent = view.consent_shown = view.through = None
-        yield from self.screen.show(view, identity)
+    def on_new(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
+        identity = self._identify(tab, request)
+        tab.chat_id = tab.consent = tab.consent_shown = tab.through = None
+        yield from self.renderer.show(tab, identity)
 
-    def on_older(self, view: View, request: gr.Request) -> Iterator[Update]:
-        view.chats_shown += CHATS_SHOWN
-        yield from self.screen.show(view, self._identify(view, request))
+    def on_older(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
+        tab.chats_shown += CHATS_SHOWN
+        yield from self.renderer.show(tab, self._identify(tab, request))
 
-    def on_show(self, view: View, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+    def on_show(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         """Show the branch with that message."""
-        before, chosen = view.through, str(event.message)
+        before, chosen = tab.through, str(event.message)
         try:
-            identity = self._identify(view, request)
-            view.through = chosen
-            yield from self.screen.show(view, identity)
+            identity = self._identify(tab, request)
+            tab.through = chosen
+            yield from self.renderer.show(tab, identity)
         except ThumbloopError as error:
-            if view.through == chosen:
-                view.through = before
+            if tab.through == chosen:
+                tab.through = before
             yield {self.notice: notice(error.message)}
 
     def on_send(
-        self, text: str, edits: str, consent: bool, view: View, request: gr.Request
+        self, text: str, edits: str, consent: bool, tab: TabState, request: gr.Request
     ) -> Iterator[Update]:
         try:
-            identity = self._identify(view, request)
-            before = view.consent
-            live = self._send(view, identity, text, edits or None, consent is True)
+            identity = self._identify(tab, request)
+            before = tab.consent
+            live = self._send(tab, identity, text, edits or None, consent is True)
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}  # and the text stays in the box
             return
-        if view.consent not in (before, None):  # clicked while there was no chat to store it with
-            yield from self.on_consent(view.consent is True, view, request)
+        if tab.consent not in (before, None):  # clicked while there was no chat to store it with
+            yield from self.on_consent(tab.consent is True, tab, request)
         stored = sent(live.user_message_id, text, edits)
-        yield from self.screen.stream(view, identity, live, {self.sent: stored})
+        yield from self.renderer.stream(tab, identity, live, {self.sent: stored})
 
-    def on_regenerate(self, view: View, request: gr.Request) -> Iterator[Update]:
+    def on_regenerate(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
         try:
-            identity = self._identify(view, request)
-            last = self.screen.look(view, identity).last
+            identity = self._identify(tab, request)
+            last = self.renderer.read(tab, identity).last
             if last is None:
                 raise Conflict("There is no reply to regenerate yet.")
             live = self.services.chat_service.regenerate(identity.user_id, last.id)
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}
             return
-        yield from self.screen.stream(view, identity, live)
+        yield from self.renderer.stream(tab, identity, live)
 
-    def on_consent(self, given: bool, view: View, request: gr.Request) -> Iterator[Update]:
+    def on_consent(self, given: bool, tab: TabState, request: gr.Request) -> Iterator[Update]:
         try:
-            identity = self._identify(view, request)
+            identity = self._identify(tab, request)
             # First, for a message that is being sent meanwhile.
-            view.consent = view.consent_shown = given is True
-            if view.chat_id is not None:
+            tab.consent = tab.consent_shown = given is True
+            if tab.chat_id is not None:
                 with self.services.database.write() as session:
-                    chat = get_chat(session, view.chat_id, owner_id=identity.user_id)
+                    chat = get_chat(session, tab.chat_id, owner_id=identity.user_id)
                     set_consent(session, chat, given is True, by=identity.name)
         except ThumbloopError as error:
-            view.consent_shown = given is not True
+            tab.consent_shown = given is not True
             yield {self.notice: notice(error.message), self.consent: given is not True}
         else:
             # A drawing of what was stored before may have come over the click.
-            look = self.screen.look(view, identity)
-            yield {self.notice: "", self.consent: self.screen.consent_box(view, look)}
-        yield self.screen.nothing
+            state = self.renderer.read(tab, identity)
+            yield {self.notice: "", self.consent: self.renderer.consent_box(tab, state)}
+        yield self.renderer.nothing
 
-    def on_stop(self, view: View, request: gr.Request) -> str:
+    def on_stop(self, tab: TabState, request: gr.Request) -> str:
         try:
-            identity = self._identify(view, request)
-            last = self.screen.look(view, identity).last
+            identity = self._identify(tab, request)
+            last = self.renderer.read(tab, identity).last
             if last is not None:
                 self.services.chat_service.cancel(last.id, identity.user_id)
         except ThumbloopError as error:
             return notice(error.message)
         return ""
 
-    def _identify(self, view: View, request: gr.Request) -> Identity:
+    def _identify(self, tab: TabState, request: gr.Request) -> Identity:
         """The person, with the chat open that their address names if this tab is not known yet."""
         identity = identity_of(request, self.services)
         named = request.query_params.get("chat", "")
         try:
-            if not view.loaded and named and named != "new":
+            if not tab.loaded and named and named != "new":
                 with self.services.database.read() as session:
-                    view.chat_id = get_chat(session, named, owner_id=identity.user_id).id
+                    tab.chat_id = get_chat(session, named, owner_id=identity.user_id).id
         finally:
-            view.loaded = True  # not before: another handler may look meanwhile
+            tab.loaded = True  # not before: another handler may look meanwhile
         return identity
 
-    def _send(self, view: View, identity: Identity, text: str, edits: str | None, consent: bool) -> LiveReply:
+    def _send(
+        self, tab: TabState, identity: Identity, text: str, edits: str | None, consent: bool
+    ) -> LiveReply:
         """`consent` is what the page shows, maybe of the chat before: a new one needs both to say yes."""
         service: ChatService = self.services.chat_service
-        if view.chat_id is not None:
-            last = self.screen.look(view, identity).last if view.through and not edits else None
+        if tab.chat_id is not None:
+            last = self.renderer.read(tab, identity).last if tab.through and not edits else None
             parent_id = last.id if last is not None else None  # without one it goes below the newest message
-            return service.send(identity.user_id, view.chat_id, text, edits=edits, parent_id=parent_id)
+            return service.send(identity.user_id, tab.chat_id, text, edits=edits, parent_id=parent_id)
         if not text.strip():
             raise InvalidInput("Write a message first.", field="content")
-        with self._beginning(view):
-            consent = consent and self.screen.look(view, identity).consent
+        with self._beginning(tab):
+            consent = consent and self.renderer.read(tab, identity).consent
             with self.services.database.read() as session:
                 prompt = self.services.settings.system_prompt
                 chat = draft_chat(session, identity.user_id, system_prompt=prompt, consent=consent)
             live = service.begin(chat, [], text)
-            view.chat_id = chat.id
+            tab.chat_id = chat.id
             return live
 
     @contextmanager
-    def _beginning(self, view: View) -> Iterator[None]:
+    def _beginning(self, tab: TabState) -> Iterator[None]:
         """Two messages sent at once shall not begin two chats."""
         with self._beginnings:
-            if view.beginning or view.chat_id is not None:
+            if tab.beginning or tab.chat_id is not None:
                 raise Conflict("A chat has just begun on this page; look at it and send again.")
-            view.beginning = True
+            tab.beginning = True
         try:
             yield
         finally:
-            view.beginning = False
+            tab.beginning = False

@@ -33,7 +33,7 @@ document.addEventListener('click', (event) => {
 def chat_list(chats: Sequence[Chat], current: str | None, more: bool, reply: str = "") -> str:
     """The sidebar: links, so that a chat can also be opened in a new tab.
 
-    `reply` (view.Look.reply) decides in the style sheet which of the buttons below the transcript are there:
+    By `reply` (tab_state.ChatState.reply) the style sheet shows or hides the buttons below the transcript:
     when several events toggle a component's `visible` at once, Gradio may apply them in the wrong order.
     """
     here = ' aria-current="page"'

@@ -1,4 +1,4 @@
-"""What one browser tab shows of a chat: which chat, its turns, and how often a stream is drawn.
+"""What one browser tab shows of a chat: which chat, its messages, and how often a stream is drawn.
 
 Knows storage; knows no component.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sqlmodel import Session
 
-from app.pages.chat.transcript import Turn
+from app.pages.chat.transcript import ShownMessage
 from storage.chats.chats import current_places, get_chat
 from storage.chats.votes import votes_of
 from storage.db.tables import Chat, Message
@@ -20,7 +20,7 @@ CHATS_SHOWN = 40
 
 
 @dataclass
-class View:
+class TabState:
     """One tab. All its handlers share this object, so that a stream notices when it is left."""
 
     loaded: bool = False  # not so after a restart of the server: the page is older than this object
@@ -33,7 +33,9 @@ class View:
     drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
 
 
-def read_turns(session: Session, chat_id: str, user_id: str, through: str | None = None) -> list[Turn]:
+def read_messages(
+    session: Session, chat_id: str, user_id: str, through: str | None = None
+) -> list[ShownMessage]:
     """A path of the chat (storage.chats.chats.current_path) with versions and the person's votes.
 
     Raises NotFound or NotAllowed.
@@ -43,7 +45,7 @@ def read_turns(session: Session, chat_id: str, user_id: str, through: str | None
     votes = votes_of(session, user_id, [place.message.id for place in path])
     names = {version.id: version.name for version in list_versions(session)}
     return [
-        Turn(
+        ShownMessage(
             place.message,
             version=names.get(place.message.model_version_id or ""),
             vote=votes.get(place.message.id),
@@ -54,11 +56,11 @@ def read_turns(session: Session, chat_id: str, user_id: str, through: str | None
 
 
 @dataclass(frozen=True)
-class Look:
+class ChatState:
     """A chat as a tab shows it, read at one moment; without a chat, the one that is about to begin."""
 
     chat: Chat | None
-    turns: list[Turn]
+    messages: list[ShownMessage]
     through: str | None
     consent: bool
 
@@ -68,7 +70,7 @@ class Look:
 
     @property
     def last(self) -> Message | None:
-        return self.turns[-1].message if self.turns else None
+        return self.messages[-1].message if self.messages else None
 
     @property
     def streaming(self) -> Message | None:
@@ -89,13 +91,13 @@ class Look:
         return self.chat_id, self.through, self.consent, last
 
 
-def look_at(session: Session, view: View, user_id: str, consent_default: bool) -> Look:
+def read_state(session: Session, tab: TabState, user_id: str, consent_default: bool) -> ChatState:
     """Raises NotFound, NotAllowed."""
-    chat_id, through = view.chat_id, view.through
+    chat_id, through = tab.chat_id, tab.through
     if chat_id is None:
-        return Look(None, [], through, consent_default if view.consent is None else view.consent)
+        return ChatState(None, [], through, consent_default if tab.consent is None else tab.consent)
     chat = get_chat(session, chat_id, owner_id=user_id)
-    return Look(chat, read_turns(session, chat_id, user_id, through), through, chat.consent)
+    return ChatState(chat, read_messages(session, chat_id, user_id, through), through, chat.consent)
 
 
 def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[str]:

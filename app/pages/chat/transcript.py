@@ -39,7 +39,7 @@ TYPING = (
 
 
 @dataclass(frozen=True)
-class Turn:
+class ShownMessage:
     """One message with what the page says about it; `version` is a name such as v2."""
 
     message: Message
@@ -48,47 +48,47 @@ class Turn:
     alternatives: Sequence[str] = ()  # ids of all messages in its place, oldest first
 
 
-def chatbot_messages(turns: Iterable[Turn], tags: OfferedTags = NO_TAGS) -> list[ChatbotMessage]:
+def chatbot_messages(messages: Iterable[ShownMessage], tags: OfferedTags = NO_TAGS) -> list[ChatbotMessage]:
     """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
 
     `tags` are the reasons that are offered once there is a thumb.
     """
-    turns = list(turns)
-    under_way = bool(turns) and turns[-1].message.state == "streaming"
+    messages = list(messages)
+    under_way = bool(messages) and messages[-1].message.state == "streaming"
     shown: list[ChatbotMessage] = []
-    for turn in turns:
-        message = turn.message
+    for item in messages:
+        message = item.message
         if message.role == "user":
-            shown.append({"role": "user", "content": [_html(sent_message(turn, editable=not under_way))]})
+            shown.append({"role": "user", "content": [_html(sent_message(item, editable=not under_way))]})
             continue
         content = [_markdown(message.content)] if message.content.strip() else []
         if message.state != "streaming":
-            content.append(_html(reply_bar(turn, tags, switchable=not under_way)))
+            content.append(_html(reply_bar(item, tags, switchable=not under_way)))
         elif not content:
             content.append(_html(TYPING))
         shown.append({"role": "assistant", "content": content})
     return shown
 
 
-def sent_message(turn: Turn, *, editable: bool) -> str:
+def sent_message(item: ShownMessage, *, editable: bool) -> str:
     """A person's message, and the button that puts its text back into the box (editing.py)."""
-    message = turn.message
+    message = item.message
     edit = _button("Edit message", PENCIL, "data-edit") if editable else ""
     return (
         f'<div data-sent="{escape(message.id)}"><p class="tl-said">{escape(message.content)}</p>{edit}'
-        f"{_alternatives(turn, 'message') if editable else ''}</div>"
+        f"{_alternatives(item, 'message') if editable else ''}</div>"
     )
 
 
-def _alternatives(turn: Turn, kind: str) -> str:
+def _alternatives(item: ShownMessage, kind: str) -> str:
     """The way to the other messages in this place, where there are some."""
-    count = len(turn.alternatives)
+    count = len(item.alternatives)
     if count < 2:
         return ""
-    here = turn.alternatives.index(turn.message.id)
+    here = item.alternatives.index(item.message.id)
 
     def button(name: str, icon: str, place: int) -> str:
-        there = f'data-show="{escape(turn.alternatives[place])}"' if 0 <= place < count else "disabled"
+        there = f'data-show="{escape(item.alternatives[place])}"' if 0 <= place < count else "disabled"
         return _button(f"{name} {kind}", icon, there)
 
     return (
@@ -98,26 +98,26 @@ def _alternatives(turn: Turn, kind: str) -> str:
     )
 
 
-def reply_bar(turn: Turn, tags: OfferedTags = NO_TAGS, *, switchable: bool = True) -> str:
+def reply_bar(item: ShownMessage, tags: OfferedTags = NO_TAGS, *, switchable: bool = True) -> str:
     """The line below a reply: copy, thumbs, the version that wrote it, how it ended; and more of the vote.
 
     Failed replies and those that a client sent as history have no thumbs.
     """
-    message = turn.message
-    label = turn.vote.label if turn.vote is not None else None
-    buttons = _alternatives(turn, "reply") if switchable else ""
+    message = item.message
+    label = item.vote.label if item.vote is not None else None
+    buttons = _alternatives(item, "reply") if switchable else ""
     if message.content.strip():
         buttons += _button("Copy", COPY, f'data-copy="{escape(message.content)}"')
     votable = message.state in ("complete", "stopped")
     if votable:
         for name, direction, pressed in (("Like", "up", label is True), ("Dislike", "down", label is False)):
             buttons += _button(name, THUMB, f'data-vote="{direction}" aria-pressed="{str(pressed).lower()}"')
-    made_by = escape(turn.version or "")
+    made_by = escape(item.version or "")
     title = f'title="Written by model version {made_by}"'
     version = f'<span class="tl-version" {title}>{made_by}</span>' if made_by else ""
     note = _note(message)
     ending = f'<span class="tl-note">{escape(note)}</span>' if note else ""
-    details = vote_details(turn.vote, tags) if votable else ""
+    details = vote_details(item.vote, tags) if votable else ""
     return (
         f'<div class="tl-bar" data-message="{escape(message.id)}">{buttons}{version}{ending}'
         f'<span class="tl-refused" role="status"></span>{details}</div>'

@@ -8,7 +8,7 @@ import pytest
 from app.api.schemas import RunOut
 from app.pages.admin.overview import run_panel, run_table
 from app.pages.chat.sidebar import chat_list
-from app.pages.chat.transcript import Turn, chatbot_messages, notice, plain_markdown, reply_bar
+from app.pages.chat.transcript import ShownMessage, chatbot_messages, notice, plain_markdown, reply_bar
 from app.pages.chat.vote_details import OfferedTags
 from storage.db.tables import Chat, Message, Vote
 
@@ -42,7 +42,7 @@ def test_tags_and_pictures_of_a_model_are_text(written: str, shown: str) -> None
 
 
 def test_what_a_person_wrote_is_escaped() -> None:
-    (shown,) = chatbot_messages([Turn(Message(chat_id="c", role="user", content=HOSTILE))])
+    (shown,) = chatbot_messages([ShownMessage(Message(chat_id="c", role="user", content=HOSTILE))])
     assert "<script" not in shown["content"][0]["value"]
     assert "<img" not in shown["content"][0]["value"]
 
@@ -51,7 +51,7 @@ def test_titles_copies_and_errors_are_escaped() -> None:
     chat = Chat(owner_id="u", title=HOSTILE)
     for html in (
         chat_list([chat], chat.id, more=False),
-        reply_bar(Turn(reply(content=HOSTILE))),
+        reply_bar(ShownMessage(reply(content=HOSTILE))),
         notice(HOSTILE),
     ):
         assert "<script" not in html
@@ -63,7 +63,7 @@ def test_titles_copies_and_errors_are_escaped() -> None:
 )
 def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
     vote = Vote(message_id="m", user_id="u", label=label) if label is not None else None
-    bar = reply_bar(Turn(reply(), version="v3", vote=vote))
+    bar = reply_bar(ShownMessage(reply(), version="v3", vote=vote))
     assert ('class="tl-details" data-thumb="" hidden' in bar) == (
         label is None
     )  # there is nothing to say more about yet
@@ -82,13 +82,13 @@ def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
     ],
 )
 def test_bar_says_how_a_reply_ended(columns: dict[str, Any], said: str) -> None:
-    assert said in reply_bar(Turn(reply(**columns)))
+    assert said in reply_bar(ShownMessage(reply(**columns)))
 
 
 def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
     said = {"tags": ["wrong", HOSTILE], "comment": f"\n</span>{HOSTILE}", "correction": "Better."}
     bar = reply_bar(
-        Turn(reply(), vote=Vote(message_id="m", user_id="u", label=False, **said)),
+        ShownMessage(reply(), vote=Vote(message_id="m", user_id="u", label=False, **said)),
         OfferedTags(up=["clear"], down=["wrong", "tone"]),
     )
     assert 'data-tag="wrong" data-after="down" aria-pressed="true"' in bar
@@ -103,11 +103,11 @@ def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
 
 @pytest.mark.parametrize("state", ["failed", "given", "erased"])
 def test_replies_that_cannot_be_voted_on_have_no_thumbs(state: str) -> None:
-    assert "data-vote" not in reply_bar(Turn(reply(state=state)), OfferedTags(down=["wrong"]))
+    assert "data-vote" not in reply_bar(ShownMessage(reply(state=state)), OfferedTags(down=["wrong"]))
 
 
 def test_streaming_replies_have_no_thumbs() -> None:
-    (shown,) = chatbot_messages([Turn(reply(state="streaming"))])
+    (shown,) = chatbot_messages([ShownMessage(reply(state="streaming"))])
     assert [part["type"] for part in shown["content"]] == ["text"]
 
 
@@ -152,21 +152,21 @@ def test_reasons_of_runs_are_escaped() -> None:
 def test_alternatives_lead_to_their_neighbours_and_no_further() -> None:
     message = reply(id="b")
     ids = ["a", "b", "c"]
-    middle = reply_bar(Turn(message, alternatives=ids))
+    middle = reply_bar(ShownMessage(message, alternatives=ids))
     assert 'data-show="a"' in middle
     assert 'data-show="c"' in middle
     assert ">2/3<" in middle
-    first = reply_bar(Turn(message, alternatives=ids[1:]))
+    first = reply_bar(ShownMessage(message, alternatives=ids[1:]))
     assert first.count("data-show") == 1
     assert first.count(" disabled") == 1
-    assert "tl-alternatives" not in reply_bar(Turn(message, alternatives=["b"]))
+    assert "tl-alternatives" not in reply_bar(ShownMessage(message, alternatives=["b"]))
 
 
 def test_nobody_leaves_a_reply_under_way_for_another_branch() -> None:
     sent = Message(id="q", chat_id="c", role="user", content="Hi")
     turns = [
-        Turn(sent, alternatives=["p", "q"]),
-        Turn(reply(id="b", state="streaming", content=""), alternatives=["a", "b"]),
+        ShownMessage(sent, alternatives=["p", "q"]),
+        ShownMessage(reply(id="b", state="streaming", content=""), alternatives=["a", "b"]),
     ]
     assert "data-show" not in str(chatbot_messages(turns))
     turns[1].message.state = "complete"
