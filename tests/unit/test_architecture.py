@@ -1,10 +1,13 @@
 """The rules of the tree: who imports whom, no cycles, packages that explain themselves."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from storage.db.tables import Table
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {"storage": {"storage"}, "trainer": {"storage", "trainer"}, "app": {"storage", "trainer", "app"}}
@@ -77,16 +80,45 @@ def test_no_import_cycles() -> None:
 
 
 def test_packages_import_each_other_one_way() -> None:
+    assert not in_a_circle(package_graph()), "these packages import each other in a circle"
+
+
+def test_a_circle_of_packages_would_be_found() -> None:
+    assert set(in_a_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+
+
+def package_graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {}
     for name, path in MODULES.items():
         package = package_of(name)
         found = {package_of(imported) for imported in imports(path) & MODULES.keys()}
         graph.setdefault(package, set()).update(found - {package})
-    assert not in_a_circle(graph), "these packages import each other in a circle"
+    return graph
 
 
-def test_a_circle_of_packages_would_be_found() -> None:
-    assert set(in_a_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+def test_a_vote_goes_the_way_that_the_docs_say() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| \d \| `([a-z_/0-9]+)` \|[^|\n]*\| ([^|\n]*) ?\|$", page, flags=re.MULTILINE)
+    stations = [station.replace("/", ".") for station, _ in rows]
+    assert 5 <= len(stations) == len(set(stations)) <= 9, "at most nine stations, none visited twice"
+    assert (stations[0].split(".")[0], stations[-1]) == ("app", "app.serving")
+    graph = package_graph()
+
+    def inside(station: str) -> set[str]:
+        return {package for package in graph if f"{package}.".startswith(f"{station}.")}
+
+    def reached(station: str) -> set[str]:
+        return set().union(*(graph[package] for package in inside(station)))
+
+    for (_, link), one, other in zip(rows, stations, stations[1:], strict=False):
+        if link.strip() == "import":
+            linked = reached(one) & inside(other) or reached(other) & inside(one)
+        else:
+            table = Table.metadata.tables[link.split("`")[1]]
+            linked = reached(one) & reached(other) & {"storage.registry", "storage.db"} and table.columns
+        assert linked, f"docs/architecture.md: {one} and {other} are not linked by: {link}"
+    for station, _ in rows:
+        assert f'["{station}"]' in page, f"the picture lacks {station}"
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -16,8 +16,8 @@ from app.commands.settings import markdown_page
 from app.server import API, API_ROUTERS, ROOT_ROUTERS
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 PACKAGES = [
     str(path.parent.relative_to(ROOT))
     for folder in ("storage", "trainer", "app")
@@ -68,14 +68,14 @@ BODIES = {
 
 
 def test_settings_page_is_what_the_command_prints() -> None:
-    assert (ROOT / "docs" / "settings.md").read_text() == markdown_page() + "\n", (
+    assert (DOCS / "settings.md").read_text() == markdown_page() + "\n", (
         "docs/settings.md is behind: thumbloop settings --markdown > docs/settings.md"
     )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_is_documented(name: str) -> None:
-    sections = re.split(r"^## ", (ROOT / "docs" / "cli.md").read_text(), flags=re.MULTILINE)
+    sections = re.split(r"^## ", (DOCS / "cli.md").read_text(), flags=re.MULTILINE)
     section = next((text for text in sections if f"`{name}" in text), None)
     assert section is not None, f"docs/cli.md does not mention `{name}`"
     for parameter in COMMANDS[name].params:
@@ -86,7 +86,7 @@ def test_command_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_route_is_documented(route: str) -> None:
-    assert f"`{route}`" in (ROOT / "docs" / "api.md").read_text(), f"docs/api.md does not list `{route}`"
+    assert f"`{route}`" in (DOCS / "api.md").read_text(), f"docs/api.md does not list `{route}`"
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -102,9 +102,45 @@ def test_help_of_a_command_loses_no_brackets(name: str) -> None:
         assert Text.from_markup(text).plain == text.replace("\\[", "["), "write \\\\[ for a bracket"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_readme_names_package(package: str) -> None:
-    assert f"{package}/" in README.read_text(), f"README's tree of packages lacks {package}/"
+@pytest.mark.parametrize("page", [README, DOCS / "architecture.md"], ids=lambda page: page.name)
+def test_page_names_every_package(page: Path) -> None:
+    missing = [package for package in PACKAGES if f"{package}/" not in page.read_text()]
+    assert not missing, f"{page.name} lacks packages"
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 130
+
+
+def test_index_names_every_page() -> None:
+    index = (DOCS / "README.md").read_text()
+    assert not [page.name for page in DOCS.glob("*.md") if page.name not in f"{index} README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    words = re.findall(r"`([\w./-]+)`", page.read_text())
+    paths = [word for word in words if word.startswith(("storage/", "trainer/", "app/", "tests/", "docs/"))]
+    assert not [path for path in paths if not (ROOT / path).exists()], f"{page.name} names what is gone"
+    names = {
+        path.name
+        for folder in ("storage", "trainer", "app", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert not [word for word in words if word.endswith(".py") and Path(word).name not in names]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_are_short_enough_for_a_diff(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert not [line for line in lines if len(line) > 160 and not line.startswith("|")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_compose_is_started_with_what_it_requires(page: Path) -> None:
+    required = set(re.findall(r"\$\{(\w+):\?", (ROOT / "compose.yaml").read_text()))
+    before, *after = page.read_text().split("docker compose up")
+    assert not after or all(name in before for name in required), f"compose needs {required}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
