@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from storage.examples.example import Example
+from storage.examples.messages import Message
 
 Duplicates = Literal["keep", "drop"]
 Contradictions = Literal["keep", "drop", "majority"]
-Message = dict[str, str]
 
 CACHE_KIB = 16 * 1024
 

@@ -10,10 +10,10 @@ from enum import Enum
 from typing import Any
 
 from storage.examples.example import Example
+from storage.examples.messages import Message, common_prefix
 from storage.files.installation_key import pseudonym
 
 Row = dict[str, Any]
-Message = dict[str, str]
 # (messages, add_generation_prompt) -> text, as a tokenizer's apply_chat_template does without tokenising
 ChatTemplate = Callable[[list[Message], bool], str]
 
@@ -81,7 +81,7 @@ class Shaper:
         prompt = self.template(example.prompt, True)
         both = self.template(example.prompt + example.completion, False)
         if not both.startswith(prompt):
-            prompt = _common_prefix(prompt, both)
+            prompt = both[: common_prefix(prompt, both)]
         return {
             "prompt": prompt,
             "completion": both[len(prompt) :],
@@ -119,10 +119,3 @@ class Shaper:
             "correction": example.correction or "",
             "source": example.source,
         }
-
-
-def _common_prefix(left: str, right: str) -> str:
-    for position, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return left[:position]
-    return min(left, right, key=len)

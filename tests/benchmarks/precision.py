@@ -22,11 +22,11 @@ from storage.settings import Settings
 from tests.benchmarks.kto_engine import read_examples
 from tests.benchmarks.report import print_report
 from tests.support.samples import SHARED_DATA
-from trainer.dataset.tokenise import TokenisedExample, tokenise
+from trainer.dataset.batch import Batch
+from trainer.dataset.tokenise import tokenise
 from trainer.dataset.weights import class_weights
 from trainer.engine import kto
 from trainer.engine.fast.layers import fast_layers
-from trainer.engine.prefix.scorer import Reply
 from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.engine.trl_trainer import ExactTrainer
 from trainer.model.base_model import load_model, resolve
@@ -82,7 +82,7 @@ class Training:
             self.trainer = SharedPrefixTrainer(model, self.rows, recompute=False, references=None, **shared)
         self.model = self.trainer.model
         self.blocks = list(self.trainer.blocks)
-        self.scores: Callable[[list[Reply]], Scored] = (
+        self.scores: Callable[[Batch], Scored] = (
             self._score_plainly if engine == "trl" else self._score_shared
         )
 
@@ -97,26 +97,27 @@ class Training:
             if parameter.requires_grad:
                 parameter.data.copy_(adapter[name])
         with torch.no_grad():
-            return self.scores(replies([self.rows[number] for number in block], self.max_length))
+            rows = [self.rows[number] for number in block]
+            return self.scores(Batch.of(rows, max_length=self.max_length))
 
-    def _score_shared(self, asked: list[Reply]) -> Scored:
+    def _score_shared(self, asked: Batch) -> Scored:
         with fast_layers(self.model):
             policy, reference = self.trainer.scorer.policy(asked), self.trainer.scorer.reference(asked)
         return policy.completions - reference.completions, policy.mismatched - reference.mismatched
 
-    def _score_plainly(self, asked: list[Reply]) -> Scored:
+    def _score_plainly(self, asked: Batch) -> Scored:
         """As TRL scores: autocast, and the softmax over scores that were rounded to bf16."""
         found = []
-        for completions in ([one.completion for one in asked], [one.mismatched for one in asked]):
+        for completions in (asked.completions, asked.mismatched):
             ratios = []
-            for one, completion in zip(asked, completions, strict=True):
-                ids = torch.tensor([[*one.prompt, *(completion or [])]])
+            for prompt, completion in zip(asked.prompts, completions, strict=True):
+                ids = torch.tensor([[*prompt, *(completion or [])]])
                 logps = []
                 for without in (False, True):
                     adapted = self.model.disable_adapter() if without else nullcontext()
                     with torch.autocast("cpu", torch.bfloat16), adapted:
-                        scores = self.model(input_ids=ids).logits[0, len(one.prompt) - 1 : -1]
-                    chosen = scores.float().log_softmax(-1).gather(1, ids[0, len(one.prompt) :, None])
+                        scores = self.model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+                    chosen = scores.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])
                     logps.append(chosen.sum())
                 ratios.append(logps[0] - logps[1])
             found.append(torch.stack(ratios))
@@ -171,18 +172,6 @@ def main() -> None:
         {"own steps": steps, "own steps, largest difference": largest}
         | {"same weights, mean r in nats": same_weights, "same weights, error of r in nats": errors},
     )
-
-
-def replies(rows: list[TokenisedExample], max_length: int) -> list[Reply]:
-    """As a training pairs them: each prompt with its own reply and the reply before it."""
-    return [
-        Reply(
-            row.prompt_ids,
-            row.completion_ids[: max_length - len(row.prompt_ids)],
-            rows[place - 1].completion_ids[: max_length - len(row.prompt_ids)],
-        )
-        for place, row in enumerate(rows)
-    ]
 
 
 def mean_scores(scored: Scored) -> dict[str, float]:

@@ -4,6 +4,7 @@ Loads the model accordingly. Knows no rows and no database.
 """
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import BitsAndBytesConfig
 
 from storage.errors import BadSetting
 from storage.settings import Settings
+from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.model.base_model import BaseModelSource, load_model
 from trainer.model.fsdp import sharded_by
 
@@ -42,14 +44,23 @@ def load_for_training(source: BaseModelSource, settings: Settings) -> tuple[Any,
     return load_model(source, dtype=dtype, quantization=quantization)
 
 
-def reference_name(source: BaseModelSource, fingerprint: str, settings: Settings) -> str:
-    """What the reference log-probabilities of a model depend on: its weights, their formats, the device, and
-    the code that computes them.
+def open_references(
+    folder: Path, source: BaseModelSource, fingerprint: str, settings: Settings, *, of: str = ""
+) -> ReferenceCache | None:
+    """The log-probabilities of a reference that are kept across trainings, unless the settings keep none.
+
+    Their name has what they depend on: the weights of the model (`fingerprint`), their formats, the device,
+    and the code that computes them. `of` names what else the reference is, an adapter for example.
     """
+    if not settings.reference_cache_mb:
+        return None
     kept = {"qlora": "4 bits", "full": "fp32"}.get(settings.tuning, str(source.dtype))
     device = torch.cuda.get_device_name() if source.device.type == "cuda" else source.device.type
     code = f"{ARITHMETIC} torch {torch.__version__} transformers {transformers.__version__}"
-    return f"{fingerprint} {kept} {source.dtype} {device} {code}"
+    name = f"{fingerprint} {kept} {source.dtype} {device} {code}"
+    return ReferenceCache(
+        folder / "references.db", model=f"{name} {of}".rstrip(), max_mb=settings.reference_cache_mb
+    )
 
 
 def refuse_full(settings: Settings) -> None:

@@ -18,9 +18,7 @@ from jinja2 import TemplateError
 from storage.errors import InvalidInput
 from storage.examples.example import Example
 from storage.examples.filters import is_of_source
-
-Message = dict[str, str]
-
+from storage.examples.messages import Message, common_prefix
 
 # What a template written in Jinja can raise: its own refusals, and any slip of whoever wrote it.
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
@@ -95,7 +93,7 @@ def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
     if example.token_ids is not None:
         return prompt, example.token_ids
     both = _render(tokenizer, [*example.prompt, *example.completion], add_generation_prompt=False)
-    shared = _common_prefix(prompt, both)
+    shared = common_prefix(prompt, both)
     return prompt[:shared], both[shared:]
 
 
@@ -170,13 +168,6 @@ def _refused(error: Exception) -> InvalidInput:
     return InvalidInput(
         f"The model's chat template refuses this conversation: {error}.", code="template_refused"
     )
-
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    for position, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return position
-    return min(len(left), len(right))
 
 
 def rows_digest(rows: Sequence[TokenisedExample]) -> str:

@@ -27,7 +27,6 @@ from trainer.engine.cancellation import interruptible
 from trainer.engine.memory_estimate import checkpoints_activations, peak_memory
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.reporting import reporters
-from trainer.engine.select import choose_engine
 from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.engine.trl_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.errors import Diverged, Interrupted
@@ -85,10 +84,11 @@ def train(
     A PEFT model is trained on from its own adapter, and a frozen copy of that is the reference, as in TRL.
     With `tuning` full the model itself is trained, on references that are computed before the first step.
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
-    must be of the same rows and settings. `references` are reused and added to. `check` is called at
-    each layer of a pass, forward and backward, and may raise Interrupted; for a terminated run a checkpoint
-    of the last whole step is kept. Of several processes each is called with the same arguments and
-    trains on every so many-th micro-batch; the first one reports and writes. Raises Diverged and OutOfMemory.
+    must be of the same rows and settings. The engine is that of the settings (`select.settle_engine`).
+    `references` are reused and added to. `check` is called at each layer of a pass, forward and backward,
+    and may raise Interrupted; for a terminated run a checkpoint of the last whole step is kept. Of several
+    processes each is called with the same arguments and trains on every so many-th micro-batch; the first
+    one reports and writes. Raises Diverged and OutOfMemory.
     """
     with PartialState(cpu=model.device.type == "cpu").main_process_first():
         checkpoint = newest_checkpoint(output_dir) if resume else None
@@ -96,9 +96,7 @@ def train(
             shutil.rmtree(output_dir, ignore_errors=True)
     processes = PartialState().num_processes
     rows_per_step = settings.batch_size * settings.gradient_accumulation * processes
-    engine, reason = choose_engine(settings.engine, model)
-    if reason:
-        log.warning("%s", reason)
+    engine = settings.engine
     checkpointing = checkpoints_activations(model, rows, settings, engine)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,

@@ -3,14 +3,24 @@
 Knows neither rows nor the database.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from peft import PeftModel
 from transformers.utils import logging as transformers_logging
+from trl.trainer.utils import selective_log_softmax
 
+from storage.settings import Settings
+from trainer.dataset.batch import Batch, Ids
+from trainer.engine.fast.layers import fast_layers
 from trainer.engine.memory_estimate import is_out_of_memory
-from trainer.engine.prefix.scorer import PrefixScorer, Reply
+from trainer.engine.prefix.scorer import PrefixScorer, Scores, keep_states_exact
 from trainer.model.fsdp import sharded_by
+
+log = logging.getLogger(__name__)
 
 Engine = Literal["shared-prefix", "trl"]
 
@@ -65,27 +75,59 @@ def _gap(model: Any) -> float:
     ids = torch.randint(vocabulary, (72,), generator=torch.Generator().manual_seed(0)).tolist()
     prompt, one, other, third = ids[:50], ids[50:56], ids[56:64], ids[64:]
     # A sibling and a later turn, so that one branches and one rides along.
-    replies = [
-        Reply(prompt, one, mismatched=third),
-        Reply(prompt, other, mismatched=one),
-        Reply(prompt + one, third),
-    ]
-    scores = PrefixScorer(model).policy(replies)
-    gaps = []
-    for reply, own, mismatched in zip(replies, scores.completions, scores.mismatched, strict=True):
-        for completion, found in ((reply.completion, own), (reply.mismatched, mismatched)):
-            if completion:
-                expected = _plain_logp(model, reply.prompt, completion)
-                gaps.append(abs(float(found) - expected) / len(completion))
-    return max(gaps)
-
-
-def _plain_logp(model: Any, prompt: list[int], completion: list[int]) -> float:
-    inputs = torch.tensor([prompt + completion], device=model.device)
+    batch = Batch([prompt, prompt, prompt + one], [one, other, third], [third, one, None])
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        logits = model(input_ids=inputs, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        found, expected = PrefixScorer(model).policy(batch), PlainScorer(model).policy(batch)
     finally:
         transformers_logging.set_verbosity(level)
-    return float(logits.log_softmax(-1).gather(1, inputs[0, len(prompt) :, None]).sum())
+    lengths = torch.tensor([[len(reply or [0]) for reply in replies] for _, *replies in batch])
+    off = torch.stack(
+        [found.completions - expected.completions, found.mismatched - expected.mismatched], dim=1
+    )
+    return float((off.abs().cpu() / lengths).max())
+
+
+class PlainScorer:
+    """log π by the model alone, one reply a pass; for models that PrefixScorer cannot score."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def policy(self, batch: Batch) -> Scores:
+        self.model.eval()
+        rows = [[self._logp(prompt, reply) for reply in replies] for prompt, *replies in batch]
+        return Scores(*torch.tensor(rows, device=self.model.device).unbind(1))
+
+    def reference(self, batch: Batch) -> Scores:
+        with self.model.disable_adapter():
+            return self.policy(batch)
+
+    def _logp(self, prompt: Ids, reply: Ids | None) -> float:
+        if reply is None:
+            return 0.0
+        inputs = torch.tensor([prompt + reply], device=self.model.device)
+        targets = inputs[0, len(prompt) :]
+        logits = self.model(input_ids=inputs[:, :-1], logits_to_keep=len(targets), use_cache=False).logits[0]
+        return float(selective_log_softmax(logits.float(), targets).sum())
+
+
+@contextmanager
+def scoring(engine: Engine, model: PeftModel) -> Iterator[PrefixScorer | PlainScorer]:
+    """Scores adapters on a base model as a training with this engine scores them."""
+    if engine == "trl":
+        yield PlainScorer(model)
+        return
+    keep_states_exact(model)
+    with fast_layers(model):
+        yield PrefixScorer(model)
+
+
+def settle_engine(settings: Settings, model: Any) -> Settings:
+    """The settings with the engine that will train a base model; the log says why it is another one."""
+    engine, reason = choose_engine(settings.engine, model)
+    if reason:
+        log.warning("%s", reason)
+    return settings.model_copy(update={"engine": engine})

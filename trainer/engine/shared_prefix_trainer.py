@@ -21,12 +21,13 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
 
+from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.memory_estimate import is_out_of_memory
 from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
-from trainer.engine.prefix.scorer import REFERENCE, PrefixScorer, Reply, Scores
+from trainer.engine.prefix.scorer import REFERENCE, PrefixScorer, Scores, keep_states_exact
 from trainer.engine.trl_trainer import Blocks, InOurOrder
 from trainer.errors import OutOfMemory
 
@@ -56,8 +57,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             _keep_start(model)
         elif peft_config is not None:
             model = get_peft_model(model, peft_config)
-        if model.dtype != torch.float32:
-            _keep_states_exact(model)
+        keep_states_exact(model)
         self.loss_type: LossType = args.loss_type  # type: ignore[assignment]
         self.settings, self.rows, self.max_length = args, rows, max_length
         self.blocks = Blocks(rows, args)
@@ -90,10 +90,10 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
     ) -> torch.Tensor:
         assert not return_outputs
         rows = [self.rows[number] for number in inputs["rows"].tolist()]
-        replies = self._replies(rows)
+        batch = self._batch(rows)
         known = self._of_base[tuple(inputs["rows"].tolist())] if self._of_base is not None else None
-        reference = known or self._reference(replies, self.scorer.reference)
-        policy = self.scorer.policy(replies)
+        reference = known or self._reference(batch, self.scorer.reference)
+        policy = self.scorer.policy(batch)
         device = policy.completions.device
         log_ratios = policy.completions - reference.completions
         if self._z0 is None:  # a micro-batch that is tried again must not ask the other processes again
@@ -157,19 +157,8 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         """The largest |r| in nats while policy and reference were still the same model."""
         return next((line["noise_floor"] for line in self.state.log_history if "noise_floor" in line), None)
 
-    def _replies(self, rows: list[TokenisedExample]) -> list[Reply]:
-        replies = []
-        for position, row in enumerate(rows):
-            room = self.max_length - len(row.prompt_ids)
-            mismatched = rows[position - 1].completion_ids[:room]
-            replies.append(
-                Reply(
-                    row.prompt_ids,
-                    row.completion_ids[:room],
-                    mismatched if self.loss_type == "kto" else None,
-                )
-            )
-        return replies
+    def _batch(self, rows: Sequence[TokenisedExample]) -> Batch:
+        return Batch.of(rows, max_length=self.max_length, mismatched=self.loss_type == "kto")
 
     def _precompute(self, kept: dict[tuple[int, ...], Scores]) -> None:
         """The reference of every micro-batch of the training, while the model still is its own reference."""
@@ -177,13 +166,13 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
             self.blocks.set_epoch(epoch)
             for block in self.blocks:
                 with torch.no_grad():
-                    replies = self._replies([self.rows[number] for number in block])
-                    kept[tuple(block)] = self._reference(replies, self.scorer.policy)
+                    batch = self._batch([self.rows[number] for number in block])
+                    kept[tuple(block)] = self._reference(batch, self.scorer.policy)
 
-    def _reference(self, replies: list[Reply], score: Callable[[list[Reply]], Scores]) -> Scores:
+    def _reference(self, batch: Batch, score: Callable[[Batch], Scores]) -> Scores:
         if self.references is None:
-            return score(replies)
-        found, known = self.references.complete(replies, score)
+            return score(batch)
+        found, known = self.references.complete(batch, score)
         self.references_reused += known
         device = self.scorer.model.device
         return Scores(found.completions.to(device), found.mismatched.to(device))
@@ -236,16 +225,3 @@ def _keep_start(model: PeftModel) -> None:
     model.add_adapter(REFERENCE, model.peft_config["default"])
     start = get_peft_model_state_dict(model, save_embedding_layers=False)
     set_peft_model_state_dict(model, start, adapter_name=REFERENCE)
-
-
-def _keep_states_exact(model: Any) -> None:
-    """Let what layers add up, and the norms, be in fp32 where the products are in bf16.
-
-    Otherwise each layer rounds the sum to 8 bits, and that alone moves a reply's reward by tenths of a nat.
-    """
-    for module in model.modules():
-        if not isinstance(module, torch.nn.Linear):
-            for parameter in module.parameters(recurse=False):
-                if parameter.ndim == 1:
-                    parameter.data = parameter.data.float()
-    model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, found: found.float())

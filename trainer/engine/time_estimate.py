@@ -1,6 +1,6 @@
 """How long a training will take, from the time of one pass through the model.
 
-An estimate before the first step; from then on the steps themselves are the measure (trainer.engine.kto).
+An estimate before the first step; from then on the steps are the measure (trainer.engine.callbacks).
 """
 
 import time
@@ -12,7 +12,6 @@ import torch
 from storage.settings import Settings
 from trainer.dataset.plan import trained_tokens
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.engine.select import choose_engine
 
 PROBE_TOKENS = 256
 # Passes without gradient that cost as much as a row's training, each token counted once: forward and
@@ -31,12 +30,7 @@ def expected_seconds(
     tokens = sum(trained_tokens(row, settings.max_length) for row in rows)
     if model.device.type == "cuda":
         tokens //= processes
-    return expected_passes(model, settings) * settings.epochs * tokens * _seconds_a_token(model)
-
-
-def expected_passes(model: Any, settings: Settings) -> float:
-    """Of the engine that will train this model, whichever is asked for."""
-    return PASSES[choose_engine(settings.engine, model)[0]]
+    return PASSES[settings.engine] * settings.epochs * tokens * _seconds_a_token(model)
 
 
 @torch.no_grad()

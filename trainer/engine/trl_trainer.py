@@ -21,6 +21,7 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 
 from trainer.dataset import batch_order
+from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.model.fsdp import shard_on_processor, sharded_by
 
@@ -152,20 +153,21 @@ class _ExactIds:
     """Collates the rows' own ids; each prompt also with the reply before it in the block, for the KL term."""
 
     def __init__(self, rows: Sequence[TokenisedExample], pad_token_id: int, max_length: int) -> None:
-        self.rows = rows
-        self.collate = DataCollatorForUnpairedPreference(pad_token_id=pad_token_id, max_length=max_length)
+        self.rows, self.max_length = rows, max_length
+        self.collate = DataCollatorForUnpairedPreference(pad_token_id=pad_token_id)
 
     def __call__(self, block: list[dict[str, Any]]) -> dict[str, Any]:
         rows = [self.rows[item["row"]] for item in block]
+        batch = Batch.of(rows, max_length=self.max_length)
         collated: dict[str, Any] = self.collate(
             [
                 {
-                    "prompt_ids": row.prompt_ids,
-                    "completion_ids": row.completion_ids,
-                    "KL_completion_ids": rows[position - 1].completion_ids,
+                    "prompt_ids": prompt,
+                    "completion_ids": completion,
+                    "KL_completion_ids": mismatched,
                     "label": row.label,
                 }
-                for position, row in enumerate(rows)
+                for row, (prompt, completion, mismatched) in zip(rows, batch, strict=True)
             ]
         )
         return collated | {"weight": torch.tensor([row.weight for row in rows])}

@@ -1,12 +1,11 @@
-"""The candidate and the deployed version, measured on the same held-out examples with one base model.
+"""The gate's verdict: the candidate and the deployed version, measured alike on the same held-out rows.
 
 Adapters are read from their published folders, verified: what is judged is what would be served.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from peft import PeftModel
@@ -14,90 +13,91 @@ from safetensors import SafetensorError
 
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
-from storage.examples.example import Example
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.dataset.weights import Weights
-from trainer.gate.evaluate import Evaluation, evaluate
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.select import scoring
+from trainer.gate.decision import Verdict, judge
+from trainer.gate.held_out import HeldOut, reference_scores
+from trainer.gate.measures import Evaluation
 from trainer.model.base_model import BaseModelSource, load_model
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was measured; an evaluation is None where there was nothing to measure or no way to."""
-
-    candidate: Evaluation | None
-    deployed: Evaluation | None
-    finite: bool
 
 
 def compare(
     candidate: ModelVersion,
     deployed: ModelVersion,
-    examples: Sequence[Example],
+    rows: Sequence[TokenisedExample],
     *,
     source: BaseModelSource,
     artifacts: Artifacts,
     weights: Weights,
     settings: Settings,
-    progress: Progress,
-) -> Comparison:
-    """Load both versions and score them; `progress` gets a version's name, rows done, and rows.
+    references: ReferenceCache | None,
+    report: Callable[[dict[str, object]], None],
+) -> Verdict:
+    """Load both versions, score them and judge; a candidate whose adapter is refused fails.
 
-    Raises ArtifactRefused if the candidate cannot be loaded.
+    The reference of both is the base model; `references` are those of fresh trainings on it, reused and
+    added to. Scores are computed with the engine that trained the candidate. `report` gets the progress.
     """
-    base, tokenizer = load_model(source)
-    with _refusing(candidate):
-        model = PeftModel.from_pretrained(base, _folder(candidate, artifacts), adapter_name=candidate.name)
+    base, _ = load_model(source)
+    try:
+        model = _load_adapter(base, candidate, artifacts)
+    except ArtifactRefused as error:
+        return Verdict("fail", error.message, {})
     finite = all(
         bool(tensor.isfinite().all()) for name, tensor in model.named_parameters() if "lora_" in name
     )
-    if not examples or not finite:
-        return Comparison(None, None, finite)
-
-    def score(version: ModelVersion, scored: Any) -> Evaluation:
-        return evaluate(
-            scored,
-            tokenizer,
-            examples,
-            weights=weights,
-            beta=settings.beta,
-            loss_type=settings.loss_type,
-            max_length=settings.max_length,
-            batch_size=settings.batch_size,
-            progress=lambda row, rows: progress(version.name, row, rows),
-        )
-
-    measured = score(candidate, model)
-    if deployed.id == candidate.id:  # an admin was quicker than the gate
-        return Comparison(measured, measured, finite)
-    if deployed.kind == "base":
-        with model.disable_adapter():
-            return Comparison(measured, score(deployed, model.get_base_model()), finite)
+    if not rows or not finite:
+        return judge(None, None, finite=finite, settings=settings)
     try:
-        with _refusing(deployed):
-            model.load_adapter(_folder(deployed, artifacts), adapter_name=deployed.name)
+        if deployed.kind != "base" and deployed.id != candidate.id:
+            _load_adapter(model, deployed, artifacts)
     except ArtifactRefused as error:
         log.warning("The new version cannot be compared with the deployed one. %s", error.message)
-        return Comparison(measured, None, finite)
-    model.set_adapter(deployed.name)
-    return Comparison(measured, score(deployed, model), finite)
+        old = None
+    else:
+        old = deployed
+    held_out = HeldOut(
+        rows, loss_type=settings.loss_type, max_length=settings.max_length, batch_size=settings.batch_size
+    )
+
+    def note(name: str, done: int) -> None:
+        report({"phase": f"evaluating {name}", "step": done, "steps": len(rows)})
+
+    with scoring(candidate.metrics["training"]["engine"], model) as scorer:
+        reference = held_out.score(reference_scores(scorer, references), partial(note, "the base model"))
+
+        def evaluate(version: ModelVersion) -> Evaluation:
+            if version.kind == "base":  # it is the reference
+                scores = reference
+            else:
+                model.set_adapter(version.name)
+                scores = held_out.score(scorer.policy, partial(note, version.name))
+            return held_out.evaluate(scores, reference, weights=weights, beta=settings.beta)
+
+        new = evaluate(candidate)
+        if old is None:
+            return judge(new, None, finite=finite, settings=settings)
+        # An admin may have been quicker than the gate and deployed the candidate.
+        measured = new if old.id == candidate.id else evaluate(old)
+    return judge(new, measured, finite=finite, settings=settings)
 
 
-@contextmanager
-def _refusing(version: ModelVersion) -> Iterator[None]:
+def _load_adapter(model: Any, version: ModelVersion, artifacts: Artifacts) -> PeftModel:
+    """The base model, or one that has an adapter already, with that of a version; raises ArtifactRefused."""
+    assert version.path is not None
+    folder = str(artifacts.verify(version.path, version.files))
     try:
-        yield
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(model, folder, adapter_name=version.name)
+        model.load_adapter(folder, adapter_name=version.name)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactRefused(
             f"The adapter of {version.name} does not load into {version.base_model}: {error}."
         ) from error
-
-
-def _folder(version: ModelVersion, artifacts: Artifacts) -> str:
-    assert version.path is not None
-    return str(artifacts.verify(version.path, version.files))
+    return model

@@ -14,7 +14,7 @@ from storage.errors import InvalidInput, NotReady
 from storage.imports.formats import NO_OPTIONS, ImportOptions
 from storage.settings import Settings
 from trainer.adapters.lineage import write_lineage
-from trainer.adapters.tuning_modes import load_for_training, reference_name
+from trainer.adapters.tuning_modes import load_for_training, open_references
 from trainer.dataset.contradictions import without_contradictions
 from trainer.dataset.plan import TrainingPlan, plan_training
 from trainer.dataset.tokenise import TokenisedExample, rows_digest, tokenise
@@ -22,6 +22,7 @@ from trainer.dataset.training_order import write_order
 from trainer.engine import kto
 from trainer.engine.callbacks import Progress
 from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.select import settle_engine
 from trainer.engine.time_estimate import expected_seconds
 from trainer.launch import launcher
 from trainer.launch.worker import Job
@@ -161,7 +162,8 @@ class _Training:
     def carry_out(self, resume: bool, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
         progress({"phase": "loading the model"})
         model, tokenizer = load_for_training(self.source, self.settings)
-        expected = expected_seconds(model, self.rows, self.settings, self.plan.processes)
+        settled = settle_engine(self.settings, model)
+        expected = expected_seconds(model, self.rows, settled, self.plan.processes)
         log.info("That will take about %s from the start.", spoken(expected))
         report = FileReport.continued(self.out.checkpoints) if resume else FileReport()
         before = len(report.steps)
@@ -175,7 +177,7 @@ class _Training:
 
         set_up = time.monotonic() - self.began
         job = Job(
-            *(self.source, None, self.settings, self.rows, self.plan.weights),
+            *(self.source, None, settled, self.rows, self.plan.weights),
             *(self.out.checkpoints, resume, self._references()),
         )
         model, result = launcher.train(
@@ -195,13 +197,9 @@ class _Training:
         return told
 
     def _references(self) -> ReferenceCache | None:
-        if self.wanted.references is None or not self.settings.reference_cache_mb:
+        if self.wanted.references is None:
             return None
-        return ReferenceCache(
-            self.wanted.references / "references.db",
-            model=reference_name(self.source, self.fingerprint, self.settings),
-            max_mb=self.settings.reference_cache_mb,
-        )
+        return open_references(self.wanted.references, self.source, self.fingerprint, self.settings)
 
     def _stage(self, model: Any, tokenizer: Any, result: kto.TrainingResult) -> None:
         staging = self.out.new_staging()

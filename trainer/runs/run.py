@@ -21,7 +21,7 @@ from storage.registry.lineage import count_lost, keep_lineage
 from storage.settings import Settings, frozen_settings, load_settings
 from trainer.adapters.lineage import write_lineage
 from trainer.adapters.parent import ParentAdapter, find_parent
-from trainer.adapters.tuning_modes import load_for_training, reference_name, refuse_full
+from trainer.adapters.tuning_modes import load_for_training, open_references, refuse_full
 from trainer.dataset.plan import TrainingPlan, plan_training
 from trainer.dataset.readiness import check_readiness
 from trainer.dataset.snapshot import Snapshot, take_snapshot
@@ -30,10 +30,11 @@ from trainer.dataset.tokenise import TokenisedExample
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.select import settle_engine
 from trainer.engine.time_estimate import expected_seconds
 from trainer.engine.trl_trainer import newest_checkpoint
+from trainer.gate.compare import compare
 from trainer.gate.promote import promote
-from trainer.gate.verdict import reach_verdict
 from trainer.launch import launcher
 from trainer.launch.worker import Job
 from trainer.model import base_model
@@ -76,6 +77,7 @@ class _Steps:
         self.run = run
         self.lease = lease
         self.phases: list[tuple[str, float]] = []  # each with the time of its beginning
+        self.fingerprint = ""  # of the base model; to compute it reads the whole of its weights
         self.figures: dict[str, Any] = {}  # of the training that is about to begin
         self.checkpoints = artifacts.run_folder(run.id) / "checkpoints"
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
@@ -254,11 +256,12 @@ class _Steps:
             if start is not None:
                 model = start.load_into(model)
         self.phases.append(("training", time.monotonic()))
-        expected = expected_seconds(model, rows, self.settings, plan.processes)
+        settled = settle_engine(self.settings, model)
+        expected = expected_seconds(model, rows, settled, plan.processes)
         log.info("That will take about %s from the start.", spoken(expected))
         self.figures = plan.to_metrics()
         self.figures["plan"]["expected_seconds"] = expected
-        job = Job(source, start, self.settings, rows, plan.weights, self.checkpoints, resume, references)
+        job = Job(source, start, settled, rows, plan.weights, self.checkpoints, resume, references)
         model, result = launcher.train(
             job,
             model,
@@ -311,14 +314,10 @@ class _Steps:
         return version
 
     def _references(self, source: BaseModelSource, start: ParentAdapter | None) -> ReferenceCache | None:
-        if not self.settings.reference_cache_mb:
-            return None
-        return ReferenceCache(
-            self.settings.data_dir / "references.db",
-            model=reference_name(source, base_model.fingerprint(source), self.settings)
-            + (f" {start.sha256}" if start else ""),
-            max_mb=self.settings.reference_cache_mb,
-        )
+        """Those of the base model, or of the adapter to continue with."""
+        self.fingerprint = self.fingerprint or base_model.fingerprint(source)
+        of = start.sha256 if start else ""
+        return open_references(self.settings.data_dir, source, self.fingerprint, self.settings, of=of)
 
     def _report_step(self, state: dict[str, Any]) -> None:
         if "loss" in state:
@@ -345,14 +344,20 @@ class _Steps:
         gc.collect()  # the trained model refers to itself; two of a large kind may not fit
         with self.database.read() as session:
             deployed = model_versions.deployed_version(session)
+
+        def note(state: dict[str, Any]) -> None:
+            self.lease.check()
+            self.lease.report(state)
+
         with self.lease.breaking_off():
-            verdict = reach_verdict(
+            verdict = compare(
                 *(version, deployed, held_out),
                 source=source,
                 artifacts=self.artifacts,
                 weights=weights,
                 settings=self.settings,
-                report=self.lease.report,
+                references=self._references(source, None),
+                report=note,
             )
         log.info("Gate: %s. %s", verdict.outcome.replace("_", " "), verdict.reason)
         metrics = {

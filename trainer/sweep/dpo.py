@@ -19,13 +19,14 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from storage.examples.pairs import iter_pairs
 from storage.settings import Settings
+from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.callbacks import Progress, ProgressCallback
 from trainer.engine.cancellation import interruptible
 from trainer.engine.kto import lora_config
 from trainer.engine.memory_estimate import checkpoints_activations
 from trainer.engine.prefix.reference_cache import ReferenceCache
-from trainer.engine.prefix.scorer import Reply, Scores
+from trainer.engine.prefix.scorer import Scores
 from trainer.errors import Diverged
 from trainer.sweep.grid import Loss
 
@@ -174,14 +175,12 @@ class _ExactPairs(DPOTrainer):
 
     def _reference(self, pairs: Sequence[Pair], inputs: dict[str, Any]) -> torch.Tensor:
         """log π_ref of the liked replies, then of the disliked ones."""
-        replies = [
-            Reply(row.prompt_ids, row.completion_ids[: self.longest - len(row.prompt_ids)])
-            for row in (*(pair.up for pair in pairs), *(pair.down for pair in pairs))
-        ]
-        known = self.references.look_up(replies) if self.references is not None else None
+        rows = [*(pair.up for pair in pairs), *(pair.down for pair in pairs)]
+        batch = Batch.of(rows, max_length=self.longest, mismatched=False)
+        known = self.references.look_up(batch) if self.references is not None else None
         if known is None:
             logps = torch.cat(self.compute_ref_log_probs(self.model, inputs))  # type: ignore[no-untyped-call]
-            known = Scores(logps.float().cpu(), torch.zeros(len(replies)))
+            known = Scores(logps.float().cpu(), torch.zeros(len(rows)))
             if self.references is not None:
-                self.references.keep(replies, known)
+                self.references.keep(batch, known)
         return known.completions

@@ -21,6 +21,7 @@ from typing import Any
 from storage.db.ids import is_id, new_id
 from storage.errors import Conflict, NotFound, NotReady
 from storage.files.atomic import sync
+from trainer.gate.decision import lack_of_evidence
 from trainer.sweep.grid import (
     LOSSES,
     PAIRED,
@@ -28,7 +29,6 @@ from trainer.sweep.grid import (
     Point,
     Result,
     is_above_chance,
-    lack_of_evidence,
     rank,
     winner,
 )

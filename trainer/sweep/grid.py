@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 from storage.errors import InvalidInput
 from storage.settings import Settings
-from trainer.gate.decision import MIN_OF_EACH_KIND
 
 Loss = Literal["kto", "apo_zero_unpaired", "dpo", "ipo"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
@@ -132,21 +131,6 @@ def rank(results: Iterable[Result]) -> list[Result]:
 def winner(ranked: Sequence[Result], *, losses: Sequence[Loss] = LOSSES) -> Result | None:
     """The first that may win: ranked, with liked replies that did not become less likely."""
     return next((r for r in ranked if r.is_sound and not r.fell and r.point.loss in losses), None)
-
-
-def lack_of_evidence(up: int, down: int, *, needed: int) -> str | None:
-    """Why so many held-out votes decide nothing, by the gate's rule, if so."""
-    if up + down < needed:
-        return (
-            f"there are {up + down} held-out votes and the gate needs {needed}; collect more votes, or lower "
-            f"THUMBLOOP_GATE_MIN_VOTES"
-        )
-    if min(up, down) < MIN_OF_EACH_KIND:
-        return (
-            f"of the {up + down} held-out votes {up} are up and {down} down, and the gate needs "
-            f"{MIN_OF_EACH_KIND} of each; collect more"
-        )
-    return None
 
 
 def is_above_chance(result: Result) -> bool:

@@ -12,13 +12,14 @@ from typing import Any
 from peft import PeftModel
 
 from storage.settings import Settings
-from trainer.adapters.tuning_modes import load_for_training, reference_name
+from trainer.adapters.tuning_modes import load_for_training, open_references
 from trainer.engine import kto
 from trainer.engine.callbacks import Progress
 from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.select import scoring, settle_engine
 from trainer.errors import Diverged
-from trainer.gate.decision import chance_standard_error
-from trainer.gate.evaluate import Evaluation, evaluate
+from trainer.gate.held_out import HeldOut, reference_scores
+from trainer.gate.measures import Evaluation
 from trainer.model.base_model import BaseModelSource, load_model
 from trainer.sweep.data import SweepRows
 from trainer.sweep.dpo import train_on_pairs
@@ -67,7 +68,7 @@ class PointMaker:
         model, tokenizer = load_for_training(self.source, settings)
         shared: dict[str, Any] = {
             "output_dir": adapter.with_name("checkpoints"),
-            "references": self._references(" pairs" if point.loss in PAIRED else ""),
+            "references": self._references("pairs" if point.loss in PAIRED else ""),
             "progress": progress,
             "check": check,
         }
@@ -81,7 +82,7 @@ class PointMaker:
                 tokenizer,
                 self.split.training,
                 weights=self.split.plan.weights,
-                settings=settings.model_copy(update={"loss_type": point.loss}),
+                settings=settle_engine(settings.model_copy(update={"loss_type": point.loss}), model),
                 resume=False,
                 **shared,
             )
@@ -94,61 +95,44 @@ class PointMaker:
         if not self.split.held_out:
             return None
         gc.collect()
-        base, tokenizer = load_model(self.source)
+        base, _ = load_model(self.source)
 
-        def note(row: int, rows: int) -> None:
+        def note(done: int) -> None:
             check()
-            progress({"phase": "measuring", "step": row, "steps": rows})
+            progress({"phase": "measuring", "step": done, "steps": len(self.split.held_out)})
 
-        return evaluate(
-            PeftModel.from_pretrained(base, adapter),
-            tokenizer,
-            [row.example for row in self.split.held_out],
-            weights=self.split.plan.weights,
-            beta=1.0,  # of the measures that are read none depends on it
-            loss_type="kto",  # which alone has a z0
+        # Of the measures that are read none depends on β, and KTO alone has a z0.
+        held_out = HeldOut(
+            self.split.held_out,
+            loss_type="kto",
             max_length=self.settings.max_length,
             batch_size=self.settings.batch_size,
-            references=self._references(" held out"),
-            progress=note,
         )
+        engine = settle_engine(self.settings, base).engine
+        with scoring(engine, PeftModel.from_pretrained(base, adapter)) as scorer:
+            reference = held_out.score(reference_scores(scorer, self._references()))
+            policy = held_out.score(scorer.policy, note)
+        return held_out.evaluate(policy, reference, weights=self.split.plan.weights, beta=1.0)
 
-    def _references(self, shapes: str) -> ReferenceCache | None:
-        """Those of runs. What is computed in other shapes stands under a name of its own."""
-        if not self.settings.reference_cache_mb:
-            return None
-        name = reference_name(self.source, self.fingerprint, self.settings)
-        return ReferenceCache(
-            self.settings.data_dir / "references.db",
-            model=f"{name}{shapes}",
-            max_mb=self.settings.reference_cache_mb,
-        )
+    def _references(self, of: str = "") -> ReferenceCache | None:
+        """Those of runs. What is computed in other shapes is of a name of its own."""
+        return open_references(self.settings.data_dir, self.source, self.fingerprint, self.settings, of=of)
 
 
 def read_measures(
     point: Point, evaluation: Evaluation | None, labels: Sequence[bool], seconds: float
 ) -> Result:
-    """What ranks a point, from its evaluation on rows of these labels; pure.
-
-    The standard error of the AUC is the bootstrap's over chats, but not below the one that so few rewards
-    without meaning have: the bootstrap's is 0 where few votes happen to be ranked all right.
-    """
+    """What ranks a point, from its evaluation on rows of these labels; pure."""
     if evaluation is None:
         return Result(point, "", seconds=seconds)
     if not all(map(math.isfinite, (evaluation.z0, *evaluation.rewards))):
         return Result(point, "Log-probabilities on held-out votes are not finite numbers.", seconds=seconds)
     liked = [reward for reward, up in zip(evaluation.rewards, labels, strict=True) if up]
-    error = None
-    if evaluation.auc is not None:
-        error = max(
-            evaluation.auc_standard_error or 0.0,
-            chance_standard_error(evaluation.n_desirable, evaluation.n_undesirable),
-        )
     return Result(
         point,
         "",
         auc=evaluation.auc,
-        auc_standard_error=error,
+        auc_standard_error=evaluation.auc_error if evaluation.auc is not None else None,
         margin=evaluation.margin,
         liked_change=statistics.fmean(liked) if liked else None,
         liked_standard_error=statistics.stdev(liked) / math.sqrt(len(liked)) if len(liked) > 1 else None,

@@ -10,20 +10,17 @@ import sqlite3
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from trainer.engine.prefix.scorer import Reply, Scores
+from trainer.dataset.batch import Batch, Ids
+from trainer.engine.prefix.scorer import Scores
 
 log = logging.getLogger(__name__)
 
 # Bytes that one entry takes in the file, index and pages included.
 ENTRY_BYTES = 64
-
-
-Known = tuple[float | None, float | None]
 
 
 class ReferenceCache:
@@ -34,9 +31,9 @@ class ReferenceCache:
     cache: it is then left alone, and the numbers are computed.
     """
 
-    def __init__(self, file: Path, *, model: str, max_mb: int) -> None:
+    def __init__(self, file: Path, *, model: str, max_mb: float) -> None:
         self._model = hashlib.sha256(model.encode()).digest()
-        self._most = max_mb * 2**20 // ENTRY_BYTES
+        self._most = int(max_mb * 2**20) // ENTRY_BYTES
         self._file = file
         self._broken = False
         self._before = 0  # the newest entry that was there already
@@ -54,43 +51,41 @@ class ReferenceCache:
             self._broken = True
             log.warning("Reference log-probabilities are not kept: %s cannot be used (%s).", file, error)
 
-    def look_up(self, replies: Sequence[Reply]) -> Scores | None:
-        """The scores of all replies, or None if one is missing."""
-        known = self._find(replies)
-        return None if any(_asked(*one) for one in zip(replies, known, strict=True)) else _scores(known)
+    def look_up(self, batch: Batch) -> Scores | None:
+        """The scores of the whole batch, or None if one is missing."""
+        found, missing = self._find(batch)
+        return None if _asked(missing) else found
 
-    def complete(
-        self, replies: Sequence[Reply], score: Callable[[list[Reply]], Scores]
-    ) -> tuple[Scores, int]:
-        """The scores of all replies, and how many were known from before this cache was opened, each once.
+    def complete(self, batch: Batch, score: Callable[[Batch], Scores]) -> tuple[Scores, int]:
+        """The scores, and how many replies were known from before this cache was opened, each once.
 
-        `score` is asked for what is missing.
-
-        A reply that is known beside a mismatched one that is not is not scored again: only its prompt is
-        read, and what the mismatched one adds.
+        `score` is asked for what is missing. A reply that is known beside a mismatched one that is not is not
+        scored again: only its prompt is read, and what the mismatched one adds.
         """
-        known = self._find(replies)
-        reused = self._count_earlier(replies)
-        found = _scores(known)
-        asked = {number: reply for number, one in enumerate(replies) if (reply := _asked(one, known[number]))}
-        if asked:
-            scores = score(list(asked.values()))
-            self.keep(list(asked.values()), scores)
-            for place, (number, reply) in enumerate(asked.items()):
-                if reply.wanted:
-                    found.completions[number] = scores.completions[place]
-                if reply.mismatched:
-                    found.mismatched[number] = scores.mismatched[place]
+        reused = self._count_earlier(batch)
+        found, missing = self._find(batch)
+        if numbers := _asked(missing):
+            asked = missing.part(numbers)
+            scores = score(asked)
+            self.keep(asked, scores)
+            found.completions[numbers] += scores.completions.float().cpu()  # one of the two is 0
+            found.mismatched[numbers] += scores.mismatched.float().cpu()
         return found, reused
 
-    def _find(self, replies: Sequence[Reply]) -> list[Known]:
-        """log π_ref of each reply and of its mismatched one; None where it is not known, or not asked for."""
-        values = self._read("logp", [key for reply in replies for key in self._keys(reply)])
-        found = [[values.get(key) for key in self._keys(reply)] for reply in replies]
-        return [(own, others[0] if others else None) for own, *others in found]
+    def _find(self, batch: Batch) -> tuple[Scores, Batch]:
+        """log π_ref as far as it is known, and the batch without what is known."""
+        own, other = self._keys(batch)
+        known = self._read("logp", [key for key in (*own, *other) if key])
 
-    def _count_earlier(self, replies: Sequence[Reply]) -> int:
-        keys = {self._keys(reply)[0] for reply in replies} - self._counted
+        def missing(ids: list[Ids | None], keys: list[bytes]) -> list[Ids | None]:
+            return [None if key in known else one for one, key in zip(ids, keys, strict=True)]
+
+        values = (torch.tensor([known.get(key, 0.0) for key in keys]) for keys in (own, other))
+        left = missing(batch.completions, own), missing(batch.mismatched, other)
+        return Scores(*values), Batch(batch.prompts, *left)
+
+    def _count_earlier(self, batch: Batch) -> int:
+        keys = {key for key in self._keys(batch)[0] if key} - self._counted
         numbers = self._read("number", list(keys))
         earlier = {key for key, number in numbers.items() if number <= self._before}
         self._counted |= earlier
@@ -105,17 +100,16 @@ class ReferenceCache:
                 )
         return {}
 
-    def keep(self, replies: Sequence[Reply], scores: Scores) -> None:
+    def keep(self, batch: Batch, scores: Scores) -> None:
         """Write down what was asked for, and drop the oldest entries beyond the limit."""
         if self._broken:
             return
-        entries: list[tuple[bytes, float]] = []
-        for reply, own, other in zip(
-            replies, scores.completions.tolist(), scores.mismatched.tolist(), strict=True
-        ):
-            own_key, *other_key = self._keys(reply)
-            entries += [(own_key, own)] if reply.wanted else []
-            entries += [(key, other) for key in other_key]
+        entries = [
+            (key, value)
+            for keys, values in zip(self._keys(batch), (scores.completions, scores.mismatched), strict=True)
+            for key, value in zip(keys, values.tolist(), strict=True)
+            if key
+        ]
         with suppress(sqlite3.Error), closing(self._open()) as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO reference (key, logp) VALUES (?, ?)", entries)
             connection.execute(
@@ -126,25 +120,23 @@ class ReferenceCache:
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self._file, timeout=10)
 
-    def _keys(self, reply: Reply) -> list[bytes]:
-        """Of the reply, and of its mismatched one if it has one."""
-        others = [reply.mismatched] if reply.mismatched else []
-        return [self._key(reply.prompt, completion) for completion in (reply.completion, *others)]
+    def _keys(self, batch: Batch) -> tuple[list[bytes], list[bytes]]:
+        """Of the replies and of the mismatched ones; empty where there is none."""
+        return (
+            [self._key(prompt, own) for prompt, own, _ in batch],
+            [self._key(prompt, other) for prompt, _, other in batch],
+        )
 
-    def _key(self, prompt: list[int], completion: list[int]) -> bytes:
+    def _key(self, prompt: Ids, reply: Ids | None) -> bytes:
+        if reply is None:
+            return b""
         digest = hashlib.sha256(self._model)
-        for ids in (prompt, completion):
+        for ids in (prompt, reply):
             digest.update(len(ids).to_bytes(8, "little"))
             digest.update(array("q", ids).tobytes())
         return digest.digest()[:16]
 
 
-def _asked(reply: Reply, known: Known) -> Reply | None:
-    """What is to be scored still, if anything."""
-    own, other = known
-    mismatched = reply.mismatched if other is None else None
-    return replace(reply, wanted=own is None, mismatched=mismatched) if own is None or mismatched else None
-
-
-def _scores(known: Sequence[Known]) -> Scores:
-    return Scores(*(torch.tensor([value or 0.0 for value in values]) for values in zip(*known, strict=True)))
+def _asked(batch: Batch) -> list[int]:
+    """The numbers of the rows of which anything is to be scored."""
+    return [number for number, (_, *replies) in enumerate(batch) if replies != [None, None]]

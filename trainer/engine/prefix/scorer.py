@@ -17,9 +17,10 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 from trl.trainer.utils import use_adapter
 
+from trainer.dataset.batch import Batch
 from trainer.engine.fast.parallel import ParallelGraphs
 from trainer.engine.prefix.output_layer import OutputLayer, completion_logps
-from trainer.engine.prefix.plan import Pass, Plan, plan
+from trainer.engine.prefix.passes import Pass, SharedPasses, share_prefixes
 
 # A pass of its own is one square block of attention; a branch has a longer memory and smaller products.
 # So few shared tokens, a system prompt for example, are computed again.
@@ -29,21 +30,8 @@ REFERENCE = "ref"
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A prompt and its reply as token ids, to be scored; `mismatched` is another row's reply, or none.
-
-    Without `wanted` only the mismatched reply is scored.
-    """
-
-    prompt: list[int]
-    completion: list[int]
-    mismatched: list[int] | None = None
-    wanted: bool = True
-
-
-@dataclass(frozen=True)
 class Scores:
-    """log π in fp32, each of shape (replies,); 0 where it was not asked for. `mismatched` has no gradient."""
+    """log π in fp32, each of shape (rows,); 0 for what is not scored. `mismatched` has no gradient."""
 
     completions: torch.Tensor
     mismatched: torch.Tensor
@@ -91,28 +79,28 @@ class PrefixScorer:
         self.at_once = most // 2
         return f"at most {self.at_once} replies share a pass from now on"
 
-    def policy(self, replies: Sequence[Reply]) -> Scores:
+    def policy(self, batch: Batch) -> Scores:
         """With gradient for the adapter, where gradients are on."""
-        return self._score(replies)
+        return self._score(batch)
 
     @torch.no_grad()
-    def reference(self, replies: Sequence[Reply]) -> Scores:
+    def reference(self, batch: Batch) -> Scores:
         """The reference adapter's or else the base model's, in the same passes, hence of the same shapes."""
         with use_adapter(self.model, REFERENCE if REFERENCE in self.model.peft_config else None):
-            return self._score(replies)
+            return self._score(batch)
 
-    def _score(self, replies: Sequence[Reply]) -> Scores:
+    def _score(self, batch: Batch) -> Scores:
         # A Trainer sets a model to train, and then attention and routers drop something, with no module of
         # their own for it. The scores of policy and reference must not depend on chance.
         self.model.eval()
         completions: dict[int, torch.Tensor] = {}
         mismatched: dict[int, torch.Tensor] = {}
-        trees = self._trees(replies)
-        runs = [_Tree(self, [replies[number] for number in tree]) for tree in trees]
+        trees = self._trees(batch)
+        runs = [_Tree(self, batch.part(tree)) for tree in trees]
         for tree, run, logps in zip(trees, runs, self._run_all(runs), strict=True):
             completions |= zip(tree, logps.unbind(), strict=True)
             mismatched |= zip(tree, run.mismatched, strict=True)
-        numbers = range(len(replies))
+        numbers = range(len(batch.prompts))
         return Scores(
             torch.stack([completions[number] for number in numbers]),
             torch.stack([mismatched[number] for number in numbers]),
@@ -151,45 +139,47 @@ class PrefixScorer:
             cache_enabled=self.parallel is None,
         )
 
-    def _trees(self, replies: Sequence[Reply]) -> list[list[int]]:
-        trees = _trees(replies)
+    def _trees(self, batch: Batch) -> list[list[int]]:
+        trees = _trees(batch)
         self._largest = max(len(tree) for tree in trees)
         size = self.at_once or self._largest
         return [tree[start : start + size] for tree in trees for start in range(0, len(tree), size)]
 
 
 class _Tree:
-    """One micro-batch's replies that share beginnings; run once, and once more where it is recomputed."""
+    """The rows of a micro-batch that share beginnings; run once, and once more where it is recomputed."""
 
-    def __init__(self, scorer: PrefixScorer, replies: list[Reply]) -> None:
-        self.scorer, self.replies = scorer, replies
-        self.plan = plan([_inputs(reply) for reply in replies], worth_sharing=WORTH_SHARING)
+    def __init__(self, scorer: PrefixScorer, batch: Batch) -> None:
+        self.scorer, self.batch = scorer, batch
+        self.shared = share_prefixes(_inputs(batch), worth_sharing=WORTH_SHARING)
         self.mismatched: list[torch.Tensor] = []  # filled in until the scorer's run is over
 
     @property
     def cost(self) -> int:
         """Tokens through the model."""
-        return sum(len(one.ids) for one in self.plan.passes)
+        return sum(len(one.ids) for one in self.shared.passes)
 
     def __call__(self) -> torch.Tensor:
         caches: list[Cache] = []
         hidden: list[torch.Tensor] = []
-        for one in self.plan.passes:
+        for one in self.shared.passes:
             before = [] if one.parent is None else _kept(caches[one.parent], one.start)
             states, cache = self._run(one, before)
             hidden.append(states)
             caches.append(cache)
         if not self.mismatched:
-            self.mismatched = [hidden[0].new_zeros((), dtype=torch.float32)] * len(self.replies)
-            for number, reply in enumerate(self.replies):
-                if reply.mismatched is not None:
-                    self.scorer.later(partial(self._score_mismatched, number, reply, hidden, caches))
+            self.mismatched = [hidden[0].new_zeros((), dtype=torch.float32)] * len(self.batch.prompts)
+            for number, (prompt, _, mismatched) in enumerate(self.batch):
+                if mismatched is not None:
+                    self.scorer.later(
+                        partial(self._score_mismatched, number, len(prompt), mismatched, hidden, caches)
+                    )
         return torch.stack(
             [
-                self._logp(_states(self.plan, hidden, number, reply), reply.completion)
-                if reply.wanted
-                else hidden[0].new_zeros((), dtype=torch.float32)
-                for reply, number in zip(self.replies, self.plan.of_sequence, strict=True)
+                hidden[0].new_zeros((), dtype=torch.float32)
+                if completion is None
+                else self._logp(_states(self.shared, hidden, last, len(prompt), len(completion)), completion)
+                for (prompt, completion, _), last in zip(self.batch, self.shared.of_sequence, strict=True)
             ]
         )
 
@@ -206,17 +196,17 @@ class _Tree:
 
     @torch.no_grad()
     def _score_mismatched(
-        self, number: int, reply: Reply, hidden: list[torch.Tensor], caches: list[Cache]
+        self, number: int, length: int, reply: list[int], hidden: list[torch.Tensor], caches: list[Cache]
     ) -> None:
-        assert reply.mismatched is not None
-        length, last = len(reply.prompt), self.plan.of_sequence[number]
-        ((owner, place),) = self.plan.spans(last, length - 1, length)
+        """`length` is that of the prompt."""
+        last = self.shared.of_sequence[number]
+        ((owner, place),) = self.shared.spans(last, length - 1, length)
         states = hidden[owner][place]
-        if len(reply.mismatched) > 1:
+        if len(reply) > 1:
             before = [(keys.detach(), values.detach()) for keys, values in _kept(caches[last], length)]
-            after, _ = self._run(Pass(length, reply.mismatched[:-1]), before)
+            after, _ = self._run(Pass(length, reply[:-1]), before)
             states = torch.cat([states, after])
-        self.mismatched[number] = self._logp(states, reply.mismatched)
+        self.mismatched[number] = self._logp(states, reply)
 
     def _logp(self, states: torch.Tensor, ids: list[int]) -> torch.Tensor:
         targets = torch.tensor(ids, device=states.device)
@@ -237,9 +227,9 @@ def output_layer(base: Any) -> OutputLayer:
     )
 
 
-def _trees(replies: Sequence[Reply]) -> list[list[int]]:
-    """The replies by the first pass that they hang on."""
-    whole = plan([_inputs(reply) for reply in replies], worth_sharing=WORTH_SHARING)
+def _trees(batch: Batch) -> list[list[int]]:
+    """The numbers of the rows by the first pass that they hang on."""
+    whole = share_prefixes(_inputs(batch), worth_sharing=WORTH_SHARING)
     trees: dict[int, list[int]] = {}
     for number, last in enumerate(whole.of_sequence):
         root = last
@@ -249,16 +239,33 @@ def _trees(replies: Sequence[Reply]) -> list[list[int]]:
     return list(trees.values())
 
 
-def _inputs(reply: Reply) -> list[int]:
-    """What the model reads to score the reply: the last token is only predicted."""
-    return [*reply.prompt, *reply.completion[:-1]] if reply.wanted else reply.prompt
+def _inputs(batch: Batch) -> list[list[int]]:
+    """What the model reads to score each reply: the last token is only predicted."""
+    return [prompt if reply is None else [*prompt, *reply[:-1]] for prompt, reply, _ in batch]
 
 
-def _states(plan: Plan, hidden: list[torch.Tensor], number: int, reply: Reply) -> torch.Tensor:
-    first = len(reply.prompt) - 1
-    spans = plan.spans(number, first, first + len(reply.completion))
+def _states(
+    shared: SharedPasses, hidden: list[torch.Tensor], last: int, prompt: int, completion: int
+) -> torch.Tensor:
+    """The states that predict a completion, from the lengths of it and its prompt."""
+    spans = shared.spans(last, prompt - 1, prompt - 1 + completion)
     parts = [hidden[owner][place] for owner, place in spans]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def keep_states_exact(model: Any) -> None:
+    """Let what layers add up, and the norms, be in fp32 where the products are in bf16.
+
+    Otherwise each layer rounds the sum to 8 bits, and that alone moves a reply's reward by tenths of a nat.
+    """
+    if model.dtype == torch.float32:
+        return
+    for module in model.modules():
+        if not isinstance(module, torch.nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim == 1:
+                    parameter.data = parameter.data.float()
+    model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, found: found.float())
 
 
 class _Layer(DynamicLayer):

@@ -14,12 +14,13 @@ from peft import get_peft_model
 from storage.settings import Settings
 from tests.support import REPOSITORY
 from tests.support.examples import example
+from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.memory_estimate import activation_bytes
-from trainer.engine.prefix.scorer import PrefixScorer, Reply
+from trainer.engine.prefix.scorer import PrefixScorer
 from trainer.errors import OutOfMemory
 from trainer.model.base_model import load_model, resolve
 
@@ -194,7 +195,7 @@ def test_the_estimate_of_what_a_token_keeps_is_near_the_truth(settings: Settings
 
     row = siblings(tokenizer)[0]
     with fast_layers(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        scores = PrefixScorer(model).policy([Reply(row.prompt_ids, row.completion_ids)])
+        scores = PrefixScorer(model).policy(Batch.of([row], max_length=row.length, mismatched=False))
     tokens = len(row.prompt_ids) + len(row.completion_ids)
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens
     assert scores.completions.requires_grad
@@ -204,11 +205,12 @@ def test_the_estimate_of_what_a_token_keeps_is_near_the_truth(settings: Settings
 def test_passes_are_halved_down_to_single_replies(settings: Settings) -> None:
     model, tokenizer = load_model(resolve(settings))
     scorer = PrefixScorer(model)
-    replies = [Reply(row.prompt_ids, row.completion_ids) for row in siblings(tokenizer)[:4]]
-    scores = [scorer.policy(replies).completions.detach()]
+    rows = siblings(tokenizer)[:4]
+    batch = Batch.of(rows, max_length=max(row.length for row in rows), mismatched=False)
+    scores = [scorer.policy(batch).completions.detach()]
     assert scorer.halve() == "the backward pass computes each chat again from now on"
     while scorer.halve() is not None:
-        scores.append(scorer.policy(replies).completions.detach())
+        scores.append(scorer.policy(batch).completions.detach())
     assert scorer.at_once == 1
     assert len(scores) == 3, "four, two, one"
     for found in scores[1:]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from storage.settings import Settings
-from trainer.gate.decision import Verdict, chance_standard_error, judge
-from trainer.gate.evaluate import Evaluation
+from trainer.gate.decision import Verdict, judge
+from trainer.gate.measures import Evaluation, chance_standard_error
 
 # So many that chance alone moves the AUC by less than any tolerance.
 MANY = {"n_desirable": 5000, "n_undesirable": 5000}
@@ -117,11 +117,10 @@ def test_figures_that_are_not_finite_fail(values: dict[str, Any]) -> None:
             "10 are up and 0 down, and the gate needs 2 of each",
         ),
         (
-            evaluation(n_desirable=0, n_undesirable=10, auc=None),
-            evaluation(n_desirable=0, n_undesirable=10, auc=None),
-            "0 are up and 10 down, and the gate needs 2 of each",
+            evaluation(n_desirable=1, n_undesirable=9),
+            evaluation(n_desirable=1, n_undesirable=9),
+            "1 are up and 9 down, and the gate needs 2 of each",
         ),
-        (evaluation(), evaluation(n_desirable=6), "was measured on 11 held-out votes and the new one on 10"),
     ],
 )
 def test_an_admin_decides_without_evidence(

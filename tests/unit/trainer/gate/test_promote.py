@@ -9,11 +9,11 @@ from storage.db.database import Database
 from storage.db.tables import ModelVersion
 from storage.registry import canaries, model_versions
 from tests.support.rows import publish_candidate
-from trainer.gate.decision import Outcome, Verdict
+from trainer.gate.decision import Verdict
 from trainer.gate.promote import promote
 
 
-def judged(session: Session, version: ModelVersion, outcome: Outcome, **more: Any) -> str:
+def judged(session: Session, version: ModelVersion, outcome: Any, **more: Any) -> str:
     arguments = {
         "compared_with": model_versions.deployed_version(session),
         "metrics": {"loss": 0.4},
@@ -32,7 +32,7 @@ def judged(session: Session, version: ModelVersion, outcome: Outcome, **more: An
     ],
 )
 def test_a_verdict_decides(
-    database: Database, outcome: Outcome, auto_deploy: bool, state: str, deployed: str, said: str
+    database: Database, outcome: Any, auto_deploy: bool, state: str, deployed: str, said: str
 ) -> None:
     with database.write() as session:
         version = publish_candidate(session)

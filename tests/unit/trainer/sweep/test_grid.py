@@ -14,7 +14,6 @@ from trainer.sweep.grid import (
     Point,
     Result,
     is_above_chance,
-    lack_of_evidence,
     named_grid,
     rank,
     winner,
@@ -150,15 +149,6 @@ def test_every_point_is_ranked_once_whatever_the_order(
     assert ranked[: len(sound)] == sound
     shuffled.shuffle(results)
     assert [result for result in rank(results) if result.is_sound] == sound
-
-
-@pytest.mark.parametrize(
-    ("up", "down", "reason"),
-    [(1, 2, "there are 3 held-out votes and the gate needs 4"), (9, 1, "9 are up and 1 down"), (2, 2, None)],
-)
-def test_too_few_held_out_votes_are_said(up: int, down: int, reason: str | None) -> None:
-    found = lack_of_evidence(up, down, needed=4)
-    assert found is None if reason is None else reason in (found or "")
 
 
 def test_an_auc_near_one_half_is_chance() -> None:

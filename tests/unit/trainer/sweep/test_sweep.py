@@ -22,7 +22,7 @@ from tests.support.rated_files import both_replies, some_rows, some_settings, wr
 from trainer.engine.kto import lora_config
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted
-from trainer.gate.evaluate import Evaluation
+from trainer.gate.measures import Evaluation
 from trainer.model import base_model
 from trainer.sweep.data import FileSource, Votes, read_split
 from trainer.sweep.dpo import find_pairs, train_on_pairs

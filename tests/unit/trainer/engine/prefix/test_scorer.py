@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from storage.settings import Settings
+from trainer.dataset.batch import Batch
 from trainer.engine.fast.attention import ATTENTION
 from trainer.engine.fast.layers import fast_layers
-from trainer.engine.prefix.scorer import PrefixScorer, Reply
-from trainer.engine.select import choose_engine
-from trainer.engine.time_estimate import PASSES, expected_passes
+from trainer.engine.prefix.scorer import PrefixScorer
+from trainer.engine.select import choose_engine, settle_engine
 
 SIZE: dict[str, Any] = {
     "vocab_size": 97,
@@ -61,12 +61,11 @@ DRAW = torch.Generator().manual_seed(1)
 IDS = torch.randint(1, 97, (200,), generator=DRAW).tolist()
 PROMPT, FIRST, SIBLING, LATER, OTHER = IDS[:60], IDS[60:75], IDS[75:95], IDS[95:110], IDS[110:150]
 # Two turns on one path, a sibling that branches off, and a chat of its own; each the next one's partner.
-REPLIES = [
-    Reply(PROMPT, FIRST, OTHER[:9]),
-    Reply(PROMPT + FIRST, LATER, FIRST),
-    Reply(PROMPT, SIBLING, LATER[:1]),
-    Reply(OTHER, IDS[150:170], SIBLING),
-]
+BATCH = Batch(
+    [PROMPT, PROMPT + FIRST, PROMPT, OTHER],
+    [FIRST, LATER, SIBLING, IDS[150:170]],
+    [OTHER[:9], FIRST, LATER[:1], SIBLING],
+)
 
 
 @pytest.fixture(params=CONFIGS)
@@ -80,7 +79,8 @@ def model(request: pytest.FixtureRequest) -> Any:
     return model
 
 
-def plain(model: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
+def plain(model: Any, prompt: list[int], completion: list[int] | None) -> torch.Tensor:
+    assert completion is not None
     ids = torch.tensor([prompt + completion])
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
     return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).sum()
@@ -88,20 +88,20 @@ def plain(model: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_scores_and_gradients_are_those_of_separate_rows(model: Any, recompute: bool) -> None:
-    expected = torch.stack([plain(model, one.prompt, one.completion) for one in REPLIES])
-    mismatched = torch.stack([plain(model, one.prompt, one.mismatched or []) for one in REPLIES])
+    expected = torch.stack([plain(model, prompt, own) for prompt, own, _ in BATCH])
+    mismatched = torch.stack([plain(model, prompt, other) for prompt, _, other in BATCH])
     by = torch.tensor([0.5, -1.0, 2.0, 0.25])
     (expected * by).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     with model.disable_adapter():
-        reference = torch.stack([plain(model, one.prompt, one.completion) for one in REPLIES])
+        reference = torch.stack([plain(model, prompt, own) for prompt, own, _ in BATCH])
 
     with fast_layers(model):
         scorer = PrefixScorer(model, recompute=recompute)
-        scores = scorer.policy(REPLIES)
+        scores = scorer.policy(BATCH)
         (scores.completions * by).sum().backward()
-        live = scorer.reference(REPLIES)
+        live = scorer.reference(BATCH)
     torch.testing.assert_close(scores.completions, expected, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(scores.mismatched, mismatched, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(live.completions, reference, rtol=1e-5, atol=1e-4)
@@ -124,7 +124,7 @@ def test_chats_beside_each_other_share_no_converted_weight() -> None:
         scorer = PrefixScorer(model)
         assert scorer.parallel is not None
         scorer.parallel.threads = threads
-        scorer.policy(REPLIES).completions.sum().backward()
+        scorer.policy(BATCH).completions.sum().backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     one, two = gradients(1), gradients(2)
@@ -154,7 +154,7 @@ def test_positions_that_depend_on_the_whole_length_are_left_to_trl(kind: str) ->
     model = AutoModelForCausalLM.from_config(small)
     engine, reason = choose_engine("shared-prefix", model)
     assert engine == "trl"
-    assert expected_passes(model, Settings(engine="shared-prefix")) == PASSES["trl"], "so it takes longer"
+    assert settle_engine(Settings(engine="shared-prefix"), model).engine == "trl"
     assert f"the model's {kind} positions depend on the length" in reason
 
 

@@ -8,6 +8,8 @@ so a chat template that renders a turn differently later simply shares less.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from storage.examples.messages import common_prefix
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -23,7 +25,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SharedPasses:
     """The passes, parents first, and for each sequence the pass on which it ends."""
 
     passes: list[Pass]
@@ -46,7 +48,7 @@ class Plan:
         return spans[::-1]
 
 
-def plan(sequences: Sequence[Sequence[int]], *, worth_sharing: int) -> Plan:
+def share_prefixes(sequences: Sequence[Sequence[int]], *, worth_sharing: int) -> SharedPasses:
     """Longest sequences first; each rides on the pass with which it shares most.
 
     One that is the beginning of another needs no pass of its own. One that shares at least
@@ -58,7 +60,7 @@ def plan(sequences: Sequence[Sequence[int]], *, worth_sharing: int) -> Plan:
     for number in sorted(range(len(sequences)), key=lambda one: (-len(sequences[one]), one)):
         ids = list(sequences[number])
         shared, parent = max(
-            ((_shared(ids, other), -index) for index, other in enumerate(whole)), default=(0, 0)
+            ((common_prefix(ids, other), -index) for index, other in enumerate(whole)), default=(0, 0)
         )
         if shared == len(ids):
             of_sequence[number] = -parent
@@ -70,11 +72,4 @@ def plan(sequences: Sequence[Sequence[int]], *, worth_sharing: int) -> Plan:
             # The earliest of those that share so much: what it branched from itself shares less.
             passes.append(Pass(shared, ids[shared:], -parent))
         whole.append(ids)
-    return Plan(passes, of_sequence)
-
-
-def _shared(left: list[int], right: list[int]) -> int:
-    for position, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return position
-    return min(len(left), len(right))
+    return SharedPasses(passes, of_sequence)

@@ -1,0 +1,48 @@
+"""A micro-batch as token ids: what the engines and the gate score."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from trainer.dataset.tokenise import TokenisedExample
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts, each with its own reply and with the mismatched reply of another row.
+
+    A reply that is None is not scored.
+    """
+
+    prompts: list[Ids]
+    completions: list[Ids | None]
+    mismatched: list[Ids | None]
+
+    @classmethod
+    def of(cls, rows: Sequence[TokenisedExample], *, max_length: int, mismatched: bool = True) -> "Batch":
+        """Each row's mismatched reply is that of the row before it, the first row's that of the last.
+
+        Replies are cut where prompt and reply would be longer than `max_length`.
+        """
+
+        def cut(row: TokenisedExample, reply_of: TokenisedExample) -> Ids:
+            return reply_of.completion_ids[: max_length - len(row.prompt_ids)]
+
+        return cls(
+            [row.prompt_ids for row in rows],
+            [cut(row, row) for row in rows],
+            [cut(row, rows[place - 1]) if mismatched else None for place, row in enumerate(rows)],
+        )
+
+    def __iter__(self) -> Iterator[tuple[Ids, Ids | None, Ids | None]]:
+        """(prompt, completion, mismatched reply) of each row."""
+        return zip(self.prompts, self.completions, self.mismatched, strict=True)
+
+    def part(self, numbers: Sequence[int]) -> "Batch":
+        """The rows with these numbers, in that order."""
+        return Batch(
+            [self.prompts[number] for number in numbers],
+            [self.completions[number] for number in numbers],
+            [self.mismatched[number] for number in numbers],
+        )

@@ -1,0 +1,78 @@
+"""Held-out rows scored by a model, in micro-batches that are the same for every version.
+
+The rows always have the same KL partners and one z0, so two versions can be compared row by row.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import torch
+
+from trainer.dataset import batch_order
+from trainer.dataset.batch import Batch
+from trainer.dataset.tokenise import TokenisedExample
+from trainer.dataset.weights import Weights
+from trainer.engine.prefix.objective import LossType, losses, reference_point
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.prefix.scorer import PrefixScorer, Scores
+from trainer.engine.select import PlainScorer
+from trainer.gate.measures import Evaluation, measure
+
+
+def reference_scores(
+    scorer: PrefixScorer | PlainScorer, known: ReferenceCache | None
+) -> Callable[[Batch], Scores]:
+    """What scores the reference, with those that are known and kept; another engine's are of no use."""
+    if known is None or isinstance(scorer, PlainScorer):
+        return scorer.reference
+    cache = known
+    return lambda batch: cache.complete(batch, scorer.reference)[0]
+
+
+class HeldOut:
+    """Rows to judge by, at least one. Mismatched replies come from the same micro-batch, as in training."""
+
+    def __init__(
+        self, rows: Sequence[TokenisedExample], *, loss_type: LossType, max_length: int, batch_size: int
+    ) -> None:
+        self.rows, self.loss_type, self.max_length = rows, loss_type, max_length
+        self.paired = loss_type == "kto" and len(rows) > 1
+        # No row may count twice here, so no micro-batch may be of a single row, which has no partner.
+        size = next((size for size in count(batch_size) if len(rows) % size != 1), 1) if len(rows) > 1 else 1
+        self.blocks = batch_order.blocks(rows, batch_size=size, seed=0) if len(rows) > 1 else [[0]]
+
+    @torch.no_grad()
+    def score(
+        self, score: Callable[[Batch], Scores], progress: Callable[[int], None] = lambda _done: None
+    ) -> Scores:
+        """log π in the order of the rows; `progress` gets the number of rows that are done."""
+        found = Scores(torch.zeros(len(self.rows)), torch.zeros(len(self.rows)))
+        done = 0
+        for block in self.blocks:
+            rows = [self.rows[number] for number in block]
+            scores = score(Batch.of(rows, max_length=self.max_length, mismatched=self.paired))
+            found.completions[block] = scores.completions.float().cpu()
+            found.mismatched[block] = scores.mismatched.float().cpu()
+            done += len(block)
+            progress(done)
+        return found
+
+    def evaluate(self, policy: Scores, reference: Scores, *, weights: Weights, beta: float) -> Evaluation:
+        """The measures of a policy: KTO's loss is as in training, with each row's own weight.
+
+        z0 is one mean over all mismatched replies, and 0 without any.
+        """
+        kl = (policy.mismatched - reference.mismatched).double()
+        z0 = reference_point(kl if self.paired else kl[:0])
+        labels = [row.label for row in self.rows]
+        rewards = (policy.completions - reference.completions).double()
+        weight = torch.tensor([row.weight * weights.of(row.label) for row in self.rows], dtype=torch.float64)
+        found = losses(rewards, torch.tensor(labels), weight, z0=z0, beta=beta, loss_type=self.loss_type)
+        return measure(
+            losses=found.tolist(),
+            z0=z0.item(),
+            rewards=rewards.tolist(),
+            log_probabilities=policy.completions.tolist(),
+            labels=labels,
+            chats=[row.chat_id for row in self.rows],
+        )

@@ -1,0 +1,152 @@
+"""What is measured of a version on held-out rows, and which of it the gate compares. Pure.
+
+A new measure of the gate is a field of `Evaluation` and a row of `MEASURES` here, and the setting that is its
+tolerance; verdicts and the admin page read the table.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; r is log π − log π_ref summed over a reply, in nats, without β."""
+
+    loss: float  # mean over the rows of w·λ·(1 − σ(…)), w being the row's own weight
+    auc: float | None  # of r against the label; None without both kinds
+    auc_standard_error: float | None  # bootstrap over chats
+    margin: float | None  # mean r of liked replies − mean r of disliked ones
+    desirable_log_probability: float | None  # mean log π of the liked replies, in nats a reply
+    n_desirable: int
+    n_undesirable: int
+    z0: float
+    rewards: list[float] = field(repr=False)  # r of each row, in the order of the rows
+
+    @property
+    def votes(self) -> int:
+        return self.n_desirable + self.n_undesirable
+
+    @property
+    def auc_error(self) -> float:
+        """Of the bootstrap, but no less than what so few rewards that say nothing have.
+
+        The bootstrap's own error is 0 where few votes happen to be ranked all right or all wrong.
+        """
+        return max(
+            self.auc_standard_error or 0.0, chance_standard_error(self.n_desirable, self.n_undesirable)
+        )
+
+    @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, (self.loss, self.z0, *self.rewards)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: without the single rows' rewards, and with None for what is not finite."""
+        values = asdict(self)
+        del values["rewards"]
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure that must not get worse by more than the setting `gate_NAME_tolerance` and its own error."""
+
+    name: str  # of the field of `Evaluation`
+    title: str
+    column: str  # on the admin page
+    digits: int
+    more_is_better: bool
+    error: str | None = None  # the property of `Evaluation` that is its standard error
+
+
+MEASURES = (
+    Measure("loss", "KTO loss", "Held-out loss", 4, more_is_better=False),
+    Measure("auc", "AUC", "AUC", 3, more_is_better=True, error="auc_error"),
+)
+
+
+def measure(
+    *,
+    losses: Sequence[float],
+    z0: float,
+    rewards: list[float],
+    log_probabilities: Sequence[float],
+    labels: Sequence[bool],
+    chats: Sequence[str],
+) -> Evaluation:
+    """From the figures of each row, in the same order. A NaN anywhere shows; none is hidden."""
+    liked = [value for value, label in zip(rewards, labels, strict=True) if label]
+    disliked = [value for value, label in zip(rewards, labels, strict=True) if not label]
+    likely = [value for value, label in zip(log_probabilities, labels, strict=True) if label]
+    return Evaluation(
+        loss=_mean(losses),
+        auc=auc(rewards, labels),
+        auc_standard_error=auc_standard_error(rewards, labels, chats),
+        margin=_mean(liked) - _mean(disliked) if liked and disliked else None,
+        desirable_log_probability=_mean(likely) if likely else None,
+        n_desirable=len(liked),
+        n_undesirable=len(disliked),
+        z0=z0,
+        rewards=rewards,
+    )
+
+
+def auc(
+    rewards: Sequence[float], labels: Sequence[bool], multiplicity: NDArray[np.int64] | None = None
+) -> float | None:
+    """Chance that a desirable row's r beats an undesirable one's, ties half; None without both kinds.
+
+    `multiplicity` says how often each row counts. Rewards that are not all finite give NaN.
+    """
+    up = np.asarray(labels, dtype=bool)
+    times = np.ones(len(up)) if multiplicity is None else multiplicity
+    _, rank = np.unique(np.asarray(rewards), return_inverse=True)
+    ups = np.bincount(rank, weights=times * up)
+    downs = np.bincount(rank, weights=times * ~up)
+    pairs = ups.sum() * downs.sum()
+    if pairs == 0:
+        return None
+    if not np.isfinite(rewards).all():
+        return math.nan
+    below = np.cumsum(downs) - downs
+    return float((ups * (below + downs / 2)).sum() / pairs)
+
+
+def auc_standard_error(
+    rewards: Sequence[float], labels: Sequence[bool], chats: Sequence[str]
+) -> float | None:
+    """Standard deviation of the AUC over resampled chats, whose rows stay together; seeded.
+
+    None where there is no AUC or only one chat.
+    """
+    names, chat = np.unique(np.asarray(chats), return_inverse=True)
+    if len(names) < 2 or auc(rewards, labels) is None:
+        return None
+    draw = np.random.default_rng(0)
+    found = []
+    for _ in range(RESAMPLES):
+        times = np.bincount(draw.integers(len(names), size=len(names)), minlength=len(names))
+        value = auc(rewards, labels, times[chat])
+        if value is not None:
+            found.append(value)
+    return float(np.std(found)) if found else None
+
+
+def chance_standard_error(n_desirable: int, n_undesirable: int) -> float:
+    """Standard error of the AUC of rewards that say nothing (Mann and Whitney 1947)."""
+    votes = n_desirable + n_undesirable
+    return math.sqrt((votes + 1) / (12 * n_desirable * n_undesirable))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
