@@ -6,8 +6,8 @@ Pure: everything it says is in the manifest, so the same export has the same car
 import json
 from typing import Any
 
-# The interval that the KTO paper (arXiv 2402.01306, equation 8) gives for the weighted class ratio.
-LOWEST, HIGHEST = 1, 4 / 3
+from storage.examples.weights import KEPT, class_weights
+from storage.settings import Settings
 
 USAGE = {
     "kto": """from datasets import load_dataset
@@ -47,15 +47,6 @@ def dataset_card(manifest: dict[str, Any], *, licence: str) -> str:
     return "\n".join([*_metadata(manifest, licence), *_body(manifest, licence)]) + "\n"
 
 
-def weights(up: int, down: int) -> tuple[float, float]:
-    """(desirable, undesirable) weights that bring the weighted ratio of the classes into the interval."""
-    if not up or not down or LOWEST <= up / down <= HIGHEST:
-        return 1.0, 1.0
-    if up < down:
-        return round(1.01 * down / up, 4), 1.0
-    return 1.0, round(up / (1.32 * down), 4)
-
-
 def _metadata(manifest: dict[str, Any], licence: str) -> list[str]:
     return [
         "---",
@@ -80,7 +71,7 @@ def _metadata(manifest: dict[str, Any], licence: str) -> list[str]:
 def _body(manifest: dict[str, Any], licence: str) -> list[str]:
     up, down = manifest["votes"]["up"], manifest["votes"]["down"]
     shape = manifest["shape"]
-    desirable, undesirable = weights(up, down)
+    balanced = class_weights(up, down, Settings.model_fields["max_weight"].default) if up and down else None
     usage = USAGE["kto" if shape == "kto-text" else shape]
     return [
         "# Thumbloop feedback",
@@ -112,16 +103,18 @@ def _body(manifest: dict[str, Any], licence: str) -> list[str]:
             if shape == "sharegpt"
             else ["```python"]
         ),
-        usage.format(desirable=desirable, undesirable=undesirable),
+        usage.format(
+            desirable=f"{balanced.desirable:.4f}" if balanced else 1.0,
+            undesirable=f"{balanced.undesirable:.4f}" if balanced else 1.0,
+        ),
         "```",
         "",
         *(
             [
-                "KTO wants desirable_weight × up / (undesirable_weight × down) between 1 and 4/3 "
-                "(arXiv 2402.01306); the weights above do that for these counts.",
+                f"The weights above keep desirable_weight × up / (undesirable_weight × down) {KEPT}.",
                 "",
             ]
-            if shape != "pairs" and up and down
+            if shape != "pairs" and balanced
             else []
         ),
         "`manifest.json` has the sha256 of the data, all counts, and what was left out.",

@@ -36,11 +36,11 @@ def _measure(trained: int, held: int, folder: Path) -> dict[str, Any]:
 
     prepare_process()  # as each training of the product begins
     from storage.db.tables import ModelVersion
+    from storage.examples.weights import Weights
     from storage.registry.artifacts import Artifacts
     from storage.settings import Settings
     from trainer.adapters.tuning_modes import load_for_training
     from trainer.dataset.tokenise import tokenise
-    from trainer.dataset.weights import Weights
     from trainer.engine import kto
     from trainer.gate.compare import compare
     from trainer.model.base_model import resolve

@@ -101,9 +101,9 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
 
     if name not in ("trl defaults", "trl best"):
         prepare_process()  # as each training of the product begins
+    from storage.examples.weights import class_weights
     from storage.settings import DEFAULT_MODEL, Settings
     from trainer.dataset.tokenise import tokenise
-    from trainer.dataset.weights import class_weights
     from trainer.engine import kto
     from trainer.engine.memory_estimate import peak_memory
     from trainer.engine.prefix.reference_cache import ReferenceCache

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from storage.examples.weights import class_weights
 from storage.settings import Settings
 from tests.benchmarks.kto_engine import read_examples
 from tests.benchmarks.report import print_report
 from tests.support.samples import SHARED_DATA
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import tokenise
-from trainer.dataset.weights import class_weights
 from trainer.engine import kto
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer

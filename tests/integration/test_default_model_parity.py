@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.default_model import ConvertedDefault
 from tests.support.examples import example
 from trainer.dataset.tokenise import tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.model.base_model import load_model, resolve
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset.tokenise import TokenisedExample, tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.model.base_model import load_model, resolve

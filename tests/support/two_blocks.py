@@ -8,10 +8,10 @@ import torch
 from transformers import TrainerCallback
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.trl_trainer import ExactTrainer
 from trainer.model.base_model import load_model, resolve

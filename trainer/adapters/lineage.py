@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from storage.examples.weights import Weights
 from trainer.adapters.model_card import model_card
 from trainer.adapters.parent import ParentAdapter
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.dataset.weights import Weights
 
 LIBRARIES = ("torch", "transformers", "trl", "peft")
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import InvalidInput
+from storage.examples.weights import Weights, class_weights
 from storage.settings import Settings
 from trainer.dataset.tokenise import LeftOut, TokenisedExample
-from trainer.dataset.weights import Weights, class_weights
 from trainer.text import counted
 
 

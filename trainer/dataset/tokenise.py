@@ -17,8 +17,8 @@ from jinja2 import TemplateError
 
 from storage.errors import InvalidInput
 from storage.examples.example import Example
-from storage.examples.filters import is_of_source
 from storage.examples.messages import Message, common_prefix
+from storage.examples.weights import source_weight
 
 # What a template written in Jinja can raise: its own refusals, and any slip of whoever wrote it.
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
@@ -132,11 +132,6 @@ def tokenise(
             weight = source_weight(example.origin, import_weight)
             rows.append(TokenisedExample(example, prompt, completion, weight))
     return rows, dropped
-
-
-def source_weight(source: str, import_weight: float) -> float:
-    """What an example from a chat of this source weighs."""
-    return import_weight if is_of_source(source, "import") else 1.0
 
 
 def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:

@@ -19,9 +19,9 @@ from accelerate.utils import gather_object
 from peft import LoraConfig, PeftModel
 from trl.trainer.kto_config import KTOConfig
 
+from storage.examples.weights import Weights
 from storage.settings import Settings, frozen_settings
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.dataset.weights import Weights
 from trainer.engine.callbacks import Finished, Progress, ProgressCallback
 from trainer.engine.cancellation import interruptible
 from trainer.engine.memory_estimate import checkpoints_activations, peak_memory

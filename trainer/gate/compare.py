@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
+from storage.examples.weights import Weights
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.dataset.weights import Weights
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.select import scoring
 from trainer.gate.decision import Verdict, judge

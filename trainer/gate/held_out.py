@@ -8,10 +8,10 @@ from itertools import count
 
 import torch
 
+from storage.examples.weights import Weights
 from trainer.dataset import batch_order
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.dataset.weights import Weights
 from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.prefix.scorer import PrefixScorer, Scores

@@ -23,10 +23,10 @@ from trainer.launch.environment import prepare_process
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from storage.examples.weights import Weights
     from storage.settings import Settings
     from trainer.adapters.parent import ParentAdapter
     from trainer.dataset.tokenise import TokenisedExample
-    from trainer.dataset.weights import Weights
     from trainer.engine.kto import TrainingResult
     from trainer.engine.prefix.reference_cache import ReferenceCache
     from trainer.model.base_model import BaseModelSource

@@ -14,6 +14,7 @@ from typing import Any
 
 from storage.db.database import Database
 from storage.db.tables import ModelVersion, TrainingRun
+from storage.examples.weights import Weights
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
 from storage.registry.device_lock import DeviceLock
@@ -27,7 +28,6 @@ from trainer.dataset.readiness import check_readiness
 from trainer.dataset.snapshot import Snapshot, take_snapshot
 from trainer.dataset.split import split_by_chat
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.select import settle_engine

@@ -13,11 +13,10 @@ from app.web.auth import Admin, ServicesHere
 from storage.chats import stats, votes
 from storage.chats.signals import count_signals
 from storage.examples.filters import is_of_source
+from storage.examples.weights import class_weights, source_weight
 from storage.registry.training_runs import active_run
 from storage.settings import SignalKind
 from trainer.dataset.readiness import check_readiness
-from trainer.dataset.tokenise import source_weight
-from trainer.dataset.weights import class_weights
 
 router = APIRouter(tags=["feedback"])
 

@@ -11,14 +11,13 @@ from typing import Any
 
 from app.api.schemas import RunOut, VersionOut
 from app.api.v1.stats import Figures
+from storage.examples.weights import KEPT
 from storage.privacy.erasure import ErasureReport
+from trainer.gate.measures import MEASURES
 
 ACTIVE = ("requested", "running")
 UP, DOWN = "λ<sub>D</sub>", "λ<sub>U</sub>"
-RULE = (
-    f"A rarer kind of vote weighs more: {UP}·up / {DOWN}·down is kept between 1 and 4/3 "
-    "(KTO paper, equation 8), as far as the largest weight allows."
-)
+RULE = f"A rarer kind of vote weighs more: {UP}·up / {DOWN}·down is kept {KEPT}."
 NO_WEIGHTS = "Weights follow from the counts once there are votes of both kinds."
 
 
@@ -96,14 +95,13 @@ def version_table(versions: Sequence[VersionOut]) -> str:
             (
                 f"<strong>{escape(version.name)}</strong>",
                 state + _erased(version),
-                _number(measured.get("loss"), 4),
-                _number(measured.get("auc")),
+                *(_number(measured.get(one.name), one.digits) for one in MEASURES),
                 _time(version.created_at),
                 _why(version.reason),
                 action,
             )
         )
-    heads = ("Version", "State", "Held-out loss", "AUC", "Made", "Verdict", "")
+    heads = ("Version", "State", *(one.column for one in MEASURES), "Made", "Verdict", "")
     return table("Model versions", heads, rows)
 
 

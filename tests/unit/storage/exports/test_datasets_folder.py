@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from storage.db.database import Database, open_database
+from storage.examples.weights import class_weights
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.imports import importer
@@ -209,18 +210,12 @@ def test_the_card_tells_the_counts_the_filters_and_the_way_to_train(
         assert known["license"] == "cc0-1.0"
         assert known["size_categories"] == ["n<1K"]
         assert f"- Rows: {manifest['rows']}\n" in body
+        if shape.startswith("kto"):
+            found = class_weights(manifest["votes"]["up"], manifest["votes"]["down"], 15)
+            assert f"desirable_weight={found.desirable:.4f}" in body, "as a training here weighs them"
         assert f"Thumbs up: {manifest['votes']['up']}, thumbs down: {manifest['votes']['down']}" in body
         assert '"consent": "given"' in body
         assert "| v1 |" in body
         assert {"kto": "KTOTrainer", "kto-text": "KTOTrainer", "pairs": "DPOTrainer"}.get(
             shape, '"kto_tag": "kto_tag"'
         ) in body
-
-
-@pytest.mark.parametrize(("up", "down"), [(1, 1), (10, 1), (1, 10), (4, 3), (5, 3), (3, 4), (1000, 7)])
-def test_the_suggested_weights_balance_the_classes(up: int, down: int) -> None:
-    from storage.exports.dataset_card import weights
-
-    desirable, undesirable = weights(up, down)
-    assert 1 <= desirable * up / (undesirable * down) <= 4 / 3
-    assert weights(0, down) == weights(up, 0) == (1.0, 1.0)

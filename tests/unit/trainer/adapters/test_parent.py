@@ -16,6 +16,7 @@ from trl import KTOTrainer
 
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
+from storage.examples.weights import Weights
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.adapters import seal_and_publish
@@ -23,7 +24,6 @@ from tests.support.examples import example
 from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample, tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted

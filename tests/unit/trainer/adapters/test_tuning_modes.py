@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from storage.errors import BadSetting
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.adapters.tuning_modes import load_for_training
 from trainer.dataset.tokenise import tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.model.base_model import resolve

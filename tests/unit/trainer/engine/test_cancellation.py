@@ -6,10 +6,10 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset.tokenise import tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.cancellation import interruptible
 from trainer.engine.select import Engine

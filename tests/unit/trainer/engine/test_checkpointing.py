@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import Gemma3nTextConfig
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset.tokenise import TokenisedExample, tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.memory_estimate import activation_bytes, checkpoints_activations, needed_bytes
 from trainer.engine.select import Engine

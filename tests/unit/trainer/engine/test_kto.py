@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl import KTOTrainer
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample, tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.objective import LossType
 from trainer.engine.prefix.reference_cache import ReferenceCache

@@ -11,12 +11,12 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support import REPOSITORY
 from tests.support.examples import example
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample, tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.memory_estimate import activation_bytes
@@ -111,7 +111,7 @@ from tests.unit.trainer.dataset.test_tokenise import example
 from trainer.engine import kto
 from trainer.model.base_model import load_model, resolve
 from trainer.dataset.tokenise import tokenise
-from trainer.dataset.weights import Weights
+from storage.examples.weights import Weights
 
 last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
 model, folder, room = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

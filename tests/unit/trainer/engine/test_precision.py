@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset.tokenise import tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.model.base_model import load_model, resolve
 

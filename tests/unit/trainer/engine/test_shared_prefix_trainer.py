@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset.tokenise import tokenise
-from trainer.dataset.weights import Weights
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer

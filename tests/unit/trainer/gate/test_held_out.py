@@ -14,8 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.examples.example import Example
+from storage.examples.weights import Weights
 from trainer.dataset.tokenise import TokenisedExample, encode
-from trainer.dataset.weights import Weights
 from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.select import Engine, scoring

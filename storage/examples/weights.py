@@ -1,11 +1,15 @@
-"""Desirable and undesirable weights from the class counts. Pure: knows no torch and no database.
+"""What an example weighs: by its class, as the KTO paper has it, and by its source. Pure.
 
-The rule is equation 8 of the KTO paper (arXiv 2402.01306): λ_D·n_D / (λ_U·n_U) inside [1, 4/3].
+Training, statistics, pages and dataset cards all take the rule and its words from here.
 """
 
 from dataclasses import asdict, dataclass
 
 from storage.errors import InvalidInput
+from storage.examples.filters import is_of_source
+
+# λ_D·n_D / (λ_U·n_U) is …
+KEPT = "between 1 and 4/3 (KTO paper, arXiv 2402.01306, equation 8), as far as the largest weight allows"
 
 # What is corrected lands a hundredth inside the interval, so that neither a float nor a rounded
 # display nor TRL's own 1.33 puts it outside.
@@ -48,3 +52,8 @@ def class_weights(n_desirable: float, n_undesirable: float, cap: float) -> Weigh
         ratio = 1.0
     undesirable = (n_desirable + n_undesirable) / (ratio * n_desirable + n_undesirable)
     return Weights(desirable=ratio * undesirable, undesirable=undesirable)
+
+
+def source_weight(source: str, import_weight: float) -> float:
+    """What an example from a chat of this source weighs."""
+    return import_weight if is_of_source(source, "import") else 1.0

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import InvalidInput
-from trainer.dataset.weights import Weights, class_weights
+from storage.examples.weights import Weights, class_weights
 
 counts = st.integers(1, 1_000_000)
 
