@@ -1,19 +1,21 @@
-"""Which chats are held out, and in which order the others are trained on. Pure; no torch.
+"""In which order rows are trained on, micro-batch by micro-batch. Pure; no torch.
 
 KTO estimates its KL term by pairing each prompt with its neighbour's reply inside a micro-batch, so
 the order of the rows is part of the objective and not a detail of loading.
 """
 
-import hashlib
 import heapq
+import json
+import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-# Below so many held-out votes of a kind, chats are added until that kind has its share.
-FEW = 4
+from storage.settings import Settings
+from trainer.dataset.tokenise import TokenisedExample
 
 # While some chat cannot be kept apart, rows are dealt anew until so many were dealt in all: a small
 # set can have few orders that do, and a large one many.
@@ -33,40 +35,6 @@ class Ordered(Protocol):
     def chat_id(self) -> str: ...
     @property
     def length(self) -> int: ...
-
-
-def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: int) -> set[str]:
-    """The chats kept out of training; `groups` maps a chat's id to its (ups, downs).
-
-    A chat is held out if a hash of the seed and its id falls below `fraction`, whatever other chats
-    there are. So it stays on its side as chats are added, and no version is judged by chats that an
-    earlier one was trained on. That alone could leave a small hold-out empty or of one kind. While a
-    kind has fewer than four held-out votes and less than its share of them (rounded, at least two),
-    the next chats in the order of the hash that have such votes are taken too.
-
-    At most half of the votes of either kind are held out, so that a rare kind is still trained on. A
-    chat can change sides as others are added where either of these two rules decides about it.
-    """
-    by_hash = sorted(groups, key=lambda chat: (_position(seed, chat), chat))
-    totals = [sum(counts[kind] for counts in groups.values()) for kind in (0, 1)]
-    votes = [0, 0]
-    held: set[str] = set()
-
-    def take(chat: str) -> None:
-        after = [votes[kind] + groups[chat][kind] for kind in (0, 1)]
-        if all(2 * after[kind] <= totals[kind] for kind in (0, 1)):
-            held.add(chat)
-            votes[:] = after
-
-    for chat in by_hash:
-        if _position(seed, chat) < fraction:
-            take(chat)
-    for kind in (0, 1):
-        share = min(FEW, max(2, round(fraction * totals[kind])))
-        for chat in by_hash:
-            if votes[kind] < share and chat not in held and groups[chat][kind]:
-                take(chat)
-    return held
 
 
 def order(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int = 0) -> list[int]:
@@ -109,10 +77,39 @@ def blocks(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: in
     return [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
 
 
-def _position(seed: int, chat: str) -> float:
-    """The chat's place between 0 and 1, the same whatever other chats there are."""
-    digest = hashlib.sha256(f"{seed}:{chat}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def training_order(
+    rows: Sequence[TokenisedExample], settings: Settings, *, processes: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Each micro-batch in its turn: `epoch`, `step` and `micro_batch`, all from 1, and its `records`.
+
+    Records go by the names of their examples: the place in a file, or a message id. Each prompt's mismatched
+    reply is that of the record before it in its micro-batch, the first one's that of the last. Of several
+    processes each takes the next micro-batch in turn.
+    """
+    in_a_step = settings.gradient_accumulation * processes
+    step = 0
+    for epoch in range(math.ceil(settings.epochs)):
+        micro_batches = blocks(rows, batch_size=settings.batch_size, seed=settings.seed, epoch=epoch)
+        steps_an_epoch = math.ceil(len(micro_batches) / in_a_step)
+        for number, block in enumerate(micro_batches):
+            if number % in_a_step == 0:
+                if step >= math.ceil(settings.epochs * steps_an_epoch):
+                    return
+                step += 1
+            yield {
+                "epoch": epoch + 1,
+                "step": step,
+                "micro_batch": number + 1,
+                "records": [rows[row].example.message_id for row in block],
+            }
+
+
+def write_order(
+    rows: Sequence[TokenisedExample], settings: Settings, file: Path, *, processes: int = 1
+) -> None:
+    with file.open("w", encoding="utf-8") as lines:
+        for micro_batch in training_order(rows, settings, processes=processes):
+            lines.write(json.dumps(micro_batch) + "\n")
 
 
 def _deal(examples: Sequence[Ordered], batch_size: int, draw: random.Random) -> list[list[int]]:

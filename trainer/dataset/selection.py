@@ -10,7 +10,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -18,7 +18,6 @@ from storage.chats.signals import SIGNAL
 from storage.examples.example import CORRECTION, PAGE, Example
 from storage.examples.filters import is_of_source
 from storage.settings import Settings
-from trainer.dataset.tokenise import TokenisedExample
 
 # Events drawn for each replayed row at most: one in eight must give an example, or fewer are replayed.
 DRAWS = 8
@@ -85,16 +84,8 @@ def age_weight(example: Example, settings: Settings, *, moment: datetime, on_pol
     return max(LEAST_WEIGHT, math.exp2(-min(days / settings.half_life_days, 1000.0)))
 
 
-def aged(
-    rows: Sequence[TokenisedExample], settings: Settings, *, moment: datetime, on_policy: str
-) -> list[TokenisedExample]:
-    """The rows with the weight that age leaves them."""
-    return [
-        replace(
-            row, weight=row.weight * age_weight(row.example, settings, moment=moment, on_policy=on_policy)
-        )
-        for row in rows
-    ]
+def is_vote(example: Example) -> bool:
+    return example.source != CORRECTION and not is_of_source(example.source, SIGNAL)
 
 
 class _Kind:

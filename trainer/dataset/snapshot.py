@@ -2,23 +2,21 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session
 
-from storage.chats.signals import SIGNAL
 from storage.chats.votes import latest_event_id
 from storage.examples.duplicates import opening
-from storage.examples.example import CORRECTION, Example
+from storage.examples.example import Example
 from storage.examples.filters import is_of_source
 from storage.examples.newest_first import NewestExamples
 from storage.registry.model_versions import deployed_version
 from storage.settings import Settings
-from trainer.dataset.selection import choose
+from trainer.dataset.selection import choose, is_vote
 
 
 @dataclass(frozen=True)
@@ -102,16 +100,6 @@ def in_its_chat(example: Example) -> Example:
     if not is_of_source(example.origin, "import"):
         return example
     return replace(example, chat_id=opening(example.prompt))
-
-
-def is_vote(example: Example) -> bool:
-    return example.source != CORRECTION and not is_of_source(example.source, SIGNAL)
-
-
-def by_chat(examples: Sequence[Example]) -> dict[str, tuple[int, int]]:
-    """The votes (up, down) of each chat, those chats included that have other examples only."""
-    counts = Counter((example.chat_id, example.label) for example in examples if is_vote(example))
-    return {e.chat_id: (counts[e.chat_id, True], counts[e.chat_id, False]) for e in examples}
 
 
 def _digest(examples: Iterable[Example]) -> str:

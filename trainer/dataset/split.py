@@ -1,17 +1,20 @@
 """From examples to rows to train on and rows to judge by, of different chats. Knows no run and no file."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from storage.examples.duplicates import digest
 from storage.examples.example import Example
+from storage.examples.weights import source_weight
 from storage.settings import Settings
-from trainer.dataset.batch_order import hold_out
-from trainer.dataset.contradictions import without_contradictions
-from trainer.dataset.selection import aged
-from trainer.dataset.snapshot import by_chat, is_vote
+from trainer.dataset.hold_out import hold_out
+from trainer.dataset.selection import age_weight, is_vote
 from trainer.dataset.tokenise import LeftOut, TokenisedExample, tokenise
+
+REASON = "the same reply to the same prompt is rated the other way at least as often"
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,15 @@ def split_by_chat(
     With a `moment` rows weigh less with age, those of the version `on_policy` aside. `check` may raise
     Interrupted.
     """
-    rows, dropped = tokenise(
-        tokenizer,
-        examples,
-        max_length=settings.max_length,
-        import_weight=settings.import_weight,
-        check=check,
-    )
+
+    def weigh(example: Example) -> float:
+        weight = source_weight(example.origin, settings.import_weight)
+        if moment is None:
+            return weight
+        return weight * age_weight(example, settings, moment=moment, on_policy=on_policy)
+
+    rows, dropped = tokenise(tokenizer, examples, max_length=settings.max_length, weigh=weigh, check=check)
     rows = without_contradictions(rows, dropped)
-    if moment is not None:
-        rows = aged(rows, settings, moment=moment, on_policy=on_policy)
     held_chats = hold_out(
         by_chat([row.example for row in rows]), fraction=settings.hold_out_fraction, seed=settings.seed
     )
@@ -57,3 +59,30 @@ def split_by_chat(
         held_chats=held_chats,
         dropped=dropped,
     )
+
+
+def without_contradictions(rows: Sequence[TokenisedExample], dropped: LeftOut) -> list[TokenisedExample]:
+    """The rows of whose text there are more of their label than of the other, in their order.
+
+    A text is the messages of prompt and reply. The other rows are added to `dropped`, each with the first
+    that says the opposite; where both labels are equally frequent, that is all rows of the text.
+    """
+    texts = [digest(row.example.prompt, row.example.completion) for row in rows]
+    votes = Counter((text, row.label) for text, row in zip(texts, rows, strict=True))
+    first: dict[tuple[bytes, bool], TokenisedExample] = {}
+    for text, row in zip(texts, rows, strict=True):
+        first.setdefault((text, row.label), row)
+    kept = []
+    for text, row in zip(texts, rows, strict=True):
+        if votes[text, row.label] > votes[text, not row.label]:
+            kept.append(row)
+        else:
+            opposite = first[text, not row.label].example.message_id
+            dropped.add(REASON, row.example.message_id, f"unlike {opposite}")
+    return kept
+
+
+def by_chat(examples: Sequence[Example]) -> dict[str, tuple[int, int]]:
+    """The votes (up, down) of each chat, those chats included that have other examples only."""
+    counts = Counter((example.chat_id, example.label) for example in examples if is_vote(example))
+    return {e.chat_id: (counts[e.chat_id, True], counts[e.chat_id, False]) for e in examples}

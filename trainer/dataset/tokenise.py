@@ -18,7 +18,6 @@ from jinja2 import TemplateError
 from storage.errors import InvalidInput
 from storage.examples.example import Example
 from storage.examples.messages import Message, common_prefix
-from storage.examples.weights import source_weight
 
 # What a template written in Jinja can raise: its own refusals, and any slip of whoever wrote it.
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
@@ -102,12 +101,12 @@ def tokenise(
     examples: Iterable[Example],
     *,
     max_length: int,
-    import_weight: float = 1.0,
+    weigh: Callable[[Example], float] = lambda _example: 1.0,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[list[TokenisedExample], LeftOut]:
     """The rows that can be trained on, and which examples were left out for which reason.
 
-    Rows of imported chats get the weight `import_weight`. `check` is called for each example, and may raise
+    `weigh` gives each row its weight. `check` is called for each example, and may raise
     Interrupted: a hundred thousand take minutes.
     """
     rows: list[TokenisedExample] = []
@@ -129,8 +128,7 @@ def tokenise(
             reason = f"the prompt alone fills the {max_length} tokens of a row"
             dropped.add(reason, example.message_id, f"{len(prompt)} tokens")
         else:
-            weight = source_weight(example.origin, import_weight)
-            rows.append(TokenisedExample(example, prompt, completion, weight))
+            rows.append(TokenisedExample(example, prompt, completion, weigh(example)))
     return rows, dropped
 
 

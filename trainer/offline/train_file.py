@@ -15,10 +15,10 @@ from storage.imports.formats import NO_OPTIONS, ImportOptions
 from storage.settings import Settings
 from trainer.adapters.lineage import write_lineage
 from trainer.adapters.tuning_modes import load_for_training, open_references
-from trainer.dataset.contradictions import without_contradictions
+from trainer.dataset.batch_order import write_order
 from trainer.dataset.plan import TrainingPlan, plan_training
+from trainer.dataset.split import without_contradictions
 from trainer.dataset.tokenise import TokenisedExample, rows_digest, tokenise
-from trainer.dataset.training_order import write_order
 from trainer.engine import kto
 from trainer.engine.callbacks import Progress
 from trainer.engine.prefix.reference_cache import ReferenceCache

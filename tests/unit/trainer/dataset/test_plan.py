@@ -5,8 +5,8 @@ import pytest
 from storage.errors import InvalidInput
 from storage.settings import Settings
 from tests.support.examples import example
-from trainer.dataset.contradictions import REASON, without_contradictions
 from trainer.dataset.plan import plan_training
+from trainer.dataset.split import REASON, without_contradictions
 from trainer.dataset.tokenise import LeftOut, TokenisedExample
 from trainer.text import spoken
 

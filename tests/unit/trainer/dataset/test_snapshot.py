@@ -11,10 +11,12 @@ from transformers import AutoTokenizer
 
 from storage.chats import votes
 from storage.db.database import Database
+from storage.examples.weights import source_weight
 from storage.imports import importer
 from storage.settings import Settings
 from tests.support.rows import add_person_with_reply
-from trainer.dataset.snapshot import Snapshot, by_chat, take_snapshot
+from trainer.dataset.snapshot import Snapshot, take_snapshot
+from trainer.dataset.split import by_chat
 from trainer.dataset.tokenise import tokenise
 
 
@@ -84,7 +86,7 @@ def test_the_deployed_version_is_the_one_of_the_first_attempt(store: Database) -
 def test_rows_of_imported_chats_get_the_weight_of_imports(store: Database, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     examples = taken(store, train_on_corrections=True).examples
-    rows, _ = tokenise(tokenizer, examples, max_length=256, import_weight=0.25)
+    rows, _ = tokenise(tokenizer, examples, max_length=256, weigh=lambda one: source_weight(one.origin, 0.25))
     assert [row.weight for row in rows] == [1.0, 1.0, 0.25, 0.25]
 
 
