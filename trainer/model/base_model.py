@@ -33,7 +33,7 @@ HUB_FILES = (WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")  # no pickles and
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class BaseModelSource:
     max_context: int
 
 
-def resolve(settings: Settings, progress: Progress = lambda _line: None) -> BaseModelSource:
+def resolve(settings: Settings, progress: Say = lambda _line: None) -> BaseModelSource:
     """Make sure the model is on this machine, converting or downloading it if need be.
 
     Loads no weights, except to convert the default model once. Raises ModelUnavailable, which says
@@ -140,7 +140,7 @@ def name_of(dtype: torch.dtype) -> str:
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
-def _converted_default(data_dir: Path, progress: Progress) -> Path:
+def _converted_default(data_dir: Path, progress: Say) -> Path:
     models = data_dir.absolute() / "models"
     folder = models / DEFAULT_MODEL
     if folder.is_dir():
@@ -173,7 +173,7 @@ def _packaged_gguf() -> Path:
     )
 
 
-def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
+def _convert(gguf: Path, folder: Path, progress: Say) -> None:
     """GGUF to safetensors, written aside and renamed.
 
     Saved in bf16: the weights come from 4-bit blocks, whose rounding is far coarser; the file is half as
@@ -210,7 +210,7 @@ def _checked_folder(folder: Path) -> Path:
     return folder.absolute()
 
 
-def _from_hub(name: str, progress: Progress) -> Path:
+def _from_hub(name: str, progress: Say) -> Path:
     try:
         return _checked_folder(Path(snapshot_download(name, local_files_only=True)))
     except HFValidationError as error:

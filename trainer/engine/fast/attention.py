@@ -28,6 +28,7 @@ def attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    kept_keys: int = KEPT_KEYS,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention in transformers' terms; without a mask the queries are the last positions of the keys."""
@@ -37,7 +38,8 @@ def attention(
     special = any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
     if attention_mask is None and not dropout and not special:
         with torch.autocast(query.device.type, enabled=False):
-            result = _CausalAttention.apply(query, key, value, scaling or query.shape[-1] ** -0.5)  # type: ignore[no-untyped-call]
+            scaling = scaling or query.shape[-1] ** -0.5
+            result = _CausalAttention.apply(query, key, value, scaling, kept_keys)  # type: ignore[no-untyped-call]
         return result, None
     value = value.float()
     if attention_mask is None:
@@ -96,7 +98,12 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        kept_keys: int,
     ) -> torch.Tensor:
         batch, heads, queries, width = query.shape
         groups, keys = key.shape[1:3]
@@ -104,7 +111,7 @@ class _CausalAttention(torch.autograd.Function):
         key, value = (one.reshape(batch * groups, keys, -1) for one in (key, value))
         result = value.new_empty(batch, queries, heads, value.shape[-1])
         by_group = result.view(batch, queries, groups, heads // groups, -1).permute(0, 2, 3, 1, 4)
-        keep = any(ctx.needs_input_grad) and keys <= KEPT_KEYS
+        keep = any(ctx.needs_input_grad) and keys <= kept_keys
         kept = []
         for begin, end in _blocks(queries):
             seen = keys - queries + end
@@ -147,7 +154,7 @@ class _CausalAttention(torch.autograd.Function):
             of_query.mul_(ctx.scaling).view(batch, -1, *query.shape[2:]),
             of_key.mul_(ctx.scaling).view(batch, -1, *key.shape[1:]),
             of_value.to(products).view(batch, -1, *value.shape[1:]),
-            None,
+            *(None, None),
         )
 
 

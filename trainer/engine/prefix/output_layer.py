@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 # Positions and vocabulary entries whose scores exist at once: 128 × 4096 in fp32 are 2 MiB.
-POSITIONS, ENTRIES = 128, 4096
-# A GPU wants larger pieces, and has the memory.
-CUDA_POSITIONS, CUDA_ENTRIES = 2048, 32768
+TILE = (128, 4096)
+# A GPU wants larger tiles, and has the memory.
+CUDA_TILE = (2048, 32768)
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class OutputLayer:
     """The output layer: `weight` (vocabulary, hidden), `bias` (vocabulary,) or None.
 
     Those that require a gradient get one. Scores are multiplied by `scale` and then capped softly to
-    ±`cap`, as some models do.
+    ±`cap`, as some models do. `tile` is how many positions and entries are scored at once on a CPU.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     scale: float = 1.0
     cap: float | None = None
+    tile: tuple[int, int] = TILE
 
     def scores(self, hidden: torch.Tensor, first: int, last: int) -> torch.Tensor:
         """Scores of the entries from `first` to `last` in fp32, before scale and cap.
@@ -135,7 +136,7 @@ class _TrainedOutput(torch.autograd.Function):
         of_bias = (
             torch.zeros_like(output.bias) if output.bias is not None and ctx.needs_input_grad[4] else None
         )
-        positions, entries = _piece(hidden)
+        positions, entries = CUDA_TILE if hidden.is_cuda else output.tile
         vocabulary = len(output.weight)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), positions):
@@ -175,7 +176,7 @@ def _chosen(
     """
     chosen = torch.empty(len(targets), device=hidden.device)
     normaliser = torch.empty_like(chosen)
-    positions, entries = _piece(hidden)
+    positions, entries = CUDA_TILE if hidden.is_cuda else output.tile
     vocabulary = len(output.weight)
     for start in range(0, len(targets), positions):
         here = slice(start, start + positions)
@@ -210,7 +211,3 @@ def _softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     shares = scores.softmax(1)
     return shares, scores.amax(1) - shares.amax(1).log_()
-
-
-def _piece(hidden: torch.Tensor) -> tuple[int, int]:
-    return (CUDA_POSITIONS, CUDA_ENTRIES) if hidden.is_cuda else (POSITIONS, ENTRIES)

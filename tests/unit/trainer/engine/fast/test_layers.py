@@ -115,9 +115,9 @@ def test_layers_are_put_back_whatever_goes_wrong() -> None:
     assert replaced(model) == set()
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[torch.Tensor]:
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: int) -> list[torch.Tensor]:
     leaves = [one.clone().requires_grad_() for one in (query, key, value)]
-    result, _ = attention.attention(nn.Module(), *leaves, attention_mask=None, scaling=0.3)
+    result, _ = attention.attention(nn.Module(), *leaves, attention_mask=None, scaling=0.3, **options)
     by = torch.linspace(-1, 1, result.numel()).view(result.shape).to(result.dtype)
     return [result.detach(), *torch.autograd.grad(result, leaves, by)]
 
@@ -125,14 +125,11 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[
 @pytest.mark.parametrize("kept", [True, False], ids=["softmax kept", "softmax computed again"])
 @pytest.mark.parametrize("queries", [300, 130, 7])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_attention_is_that_of_pytorch(
-    batch: int, queries: int, kept: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attention, "KEPT_KEYS", 300 if kept else 299)
+def test_attention_is_that_of_pytorch(batch: int, queries: int, kept: bool) -> None:
     draw = torch.Generator().manual_seed(queries)
     query = torch.randn(batch, 6, queries, 16, generator=draw)
     key, value = (torch.randn(batch, 2, 300, 16, generator=draw) for _ in range(2))
-    found = attend(query, key, value)
+    found = attend(query, key, value, kept_keys=300 if kept else 299)
 
     leaves = [one.clone().requires_grad_() for one in (query, key, value)]
     seen = torch.ones(queries, 300, dtype=torch.bool).tril(300 - queries)
@@ -191,8 +188,7 @@ def test_layers_of_two_formats_read_one_input_each_in_its_own() -> None:
 
 
 @pytest.mark.parametrize(("keys", "kept"), [(300, True), (301, False)])
-def test_a_long_softmax_is_not_kept(keys: int, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "KEPT_KEYS", 300)
+def test_a_long_softmax_is_not_kept(keys: int, kept: bool) -> None:
     saved: list[int] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -201,5 +197,5 @@ def test_a_long_softmax_is_not_kept(keys: int, kept: bool, monkeypatch: pytest.M
 
     leaves = [torch.randn(1, 1, keys, 4, requires_grad=True) for _ in range(3)]
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        attention.attention(nn.Module(), *leaves, attention_mask=None, scaling=0.3)
+        attention.attention(nn.Module(), *leaves, attention_mask=None, scaling=0.3, kept_keys=300)
     assert (sum(saved) > keys * keys / 2) == kept

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from trainer.engine.prefix import output_layer as module
 from trainer.engine.prefix.output_layer import OutputLayer, completion_logps
 
 POSITIONS, VOCABULARY, WIDTH = 37, 1003, 24
@@ -12,11 +11,7 @@ POSITIONS, VOCABULARY, WIDTH = 37, 1003, 24
 @pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
 @pytest.mark.parametrize("cap", [None, 5.0])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_tiles_give_the_numbers_of_the_whole(
-    cap: float | None, with_bias: bool, trained: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "POSITIONS", 16)
-    monkeypatch.setattr(module, "ENTRIES", 100)
+def test_tiles_give_the_numbers_of_the_whole(cap: float | None, with_bias: bool, trained: bool) -> None:
     draw = torch.Generator().manual_seed(0)
     hidden = torch.randn(POSITIONS, WIDTH, generator=draw, requires_grad=True)
     weight = torch.randn(VOCABULARY, WIDTH, generator=draw, requires_grad=trained)
@@ -25,7 +20,8 @@ def test_tiles_give_the_numbers_of_the_whole(
     targets = torch.randint(VOCABULARY, (POSITIONS,), generator=draw)
     wanted = torch.randn(POSITIONS, generator=draw)
 
-    found = completion_logps(hidden, targets, OutputLayer(weight, bias, scale=0.7, cap=cap))
+    output = OutputLayer(weight, bias, scale=0.7, cap=cap, tile=(16, 100))
+    found = completion_logps(hidden, targets, output)
     gradients = torch.autograd.grad(found, wanting, wanted)
 
     scores = 0.7 * (hidden @ weight.t() + (0 if bias is None else bias))
