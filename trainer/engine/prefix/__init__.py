@@ -1,4 +1,4 @@
 """Log-probabilities with every shared beginning computed once, and KTO's loss on them.
 
-Imports trainer.dataset. Begin with `plan.py` and `scorer.py`; docs/engine.md has the idea.
+Imports trainer.dataset. Begin with `passes.py` and `scorer.py`; docs/engine.md has the idea.
 """
