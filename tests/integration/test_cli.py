@@ -17,9 +17,10 @@ import pytest
 from storage.db.database import open_database
 from storage.people.users import check_password
 from storage.settings import Settings
-from tests.support import REPOSITORY, http_loop
+from tests.support import http_loop
 from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.live_server import LiveServer, get
+from tests.support.programs import run_command
 
 
 @pytest.fixture
@@ -62,14 +63,7 @@ def test_version_and_help_need_no_installation(thumbloop: CommandLine) -> None:
 def test_settings_say_where_their_values_come_from(thumbloop: CommandLine, tmp_path: Path) -> None:
     thumbloop.settings["database_url"] = "postgresql+psycopg://ada:secret@db/thumbloop"
     (tmp_path / "thumbloop.toml").write_text("beta = 0.25\nport = 8000\n")
-    listed = subprocess.run(
-        [*PROGRAM, "settings"],
-        cwd=tmp_path,
-        env=thumbloop.environment | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    listed = run_command("settings", environment=thumbloop.environment, folder=tmp_path, check=True).stdout
     rows = {line.split()[0]: line.split()[1:3] for line in listed.splitlines()}
     assert rows["THUMBLOOP_BETA"] == ["0.25", "thumbloop.toml"]
     assert rows["THUMBLOOP_PORT"] == ["1", "environment"]
@@ -183,13 +177,11 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
 def test_train_left_running_then_cancelled(thumbloop: CommandLine, rated: Path) -> None:
     thumbloop.said("import", str(rated))
     thumbloop.settings["epochs"] = 5000
-    with thumbloop.start("train") as followed:
-        assert followed.stdout is not None
-        lines = iter(followed.stdout.readline, "")
-        assert any(line == "training\n" for line in lines)
-        followed.send_signal(signal.SIGINT)  # nobody can be asked, so the run is left alone
-        assert "goes on by itself" in "".join(lines)
-    assert followed.returncode == 5
+    followed = thumbloop.start("train")
+    followed.wait_for("\ntraining\n")
+    followed.send_signal(signal.SIGINT)  # nobody can be asked, so the run is left alone
+    assert followed.wait() == 5
+    assert "goes on by itself" in followed.said()
 
     # Now at a terminal: the same run is followed, and Ctrl-C asks.
     pid, terminal = pty.fork()
@@ -225,9 +217,7 @@ class Terminal:
 
 def test_train_beside_a_server_is_the_servers_work(live_server: LiveServer, rated: Path) -> None:
     http_loop.checked(live_server.client().post("/api/v1/import", content=rated.read_bytes()))
-    ended = subprocess.run(
-        [*PROGRAM, "train"], env=live_server.environment, capture_output=True, text=True, check=True
-    )
+    ended = run_command("train", environment=live_server.environment, check=True)
     assert "Succeeded: v2" in ended.stdout
     assert "Starting a trainer" in live_server.log.read_text()
 
@@ -235,9 +225,7 @@ def test_train_beside_a_server_is_the_servers_work(live_server: LiveServer, rate
 def test_serve_prints_links_that_work_once_and_end_in_no_log(live_server: LiveServer) -> None:
     printed = re.search(r"Admin +(\S+)", live_server.log.read_text())
     assert printed is not None
-    asked = subprocess.run(
-        [*PROGRAM, "admin-link"], env=live_server.environment, capture_output=True, text=True, check=True
-    )
+    asked = run_command("admin-link", environment=live_server.environment, check=True)
     for link in (printed[1], asked.stdout.strip()):
         with httpx.Client(follow_redirects=True, timeout=60) as browser:
             page = browser.get(link)

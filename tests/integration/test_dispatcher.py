@@ -8,6 +8,7 @@ import pytest
 from storage.errors import BadSetting
 from storage.settings import Settings, load_settings
 from tests.support.live_server import wait_until
+from tests.support.programs import ForkedExecutor
 from tests.support.training_env import LONG, TrainingEnv, training_envs
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.executors import open_executor
@@ -41,7 +42,7 @@ def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Callable[...,
 def test_a_stopped_dispatcher_leaves_a_run_that_resumes(build: Callable[..., TrainingEnv]) -> None:
     env = build(**{**LONG, "epochs": 400})
     env.vote(12)
-    executor = LocalExecutor(env.settings)
+    executor = ForkedExecutor(env.settings)
     dispatcher = Dispatcher(env.database, env.settings, executor)
     dispatcher.start()
     run_id = env.request()
@@ -56,7 +57,7 @@ def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., Training
     env = build(max_attempts=2)
     env.vote(12)
     broken = env.settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/absent/file.db"})
-    dispatcher = Dispatcher(env.database, env.settings, LocalExecutor(broken))
+    dispatcher = Dispatcher(env.database, env.settings, ForkedExecutor(broken))
     dispatcher.start()
     run_id = env.request()
     try:

@@ -19,6 +19,7 @@ from storage.settings import Settings
 from tests.support import http_loop
 from tests.support.adapters import publish_adapter
 from tests.support.live_server import LiveServer, free_port, get, read_events, wait_until
+from tests.support.programs import run_command
 from tests.support.tiny_model import build_tiny_model
 from trainer.model.base_model import resolve
 
@@ -145,16 +146,7 @@ def test_a_version_that_the_server_cannot_load_is_an_instruction(
 def test_the_doctor_looks_at_the_server(ours: LiveServer) -> None:
     def line(**changes: str) -> str:
         names = {f"THUMBLOOP_{name.upper()}": value for name, value in changes.items()}
-        done = subprocess.run(
-            [sys.executable, "-m", "app.cli", "doctor"],
-            env=ours.environment | names,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        said = done.stdout
+        said = run_command("doctor", environment=ours.environment | names).stdout
         assert ours.settings.openai_api_key not in said
         return said[said.index("backend") :].partition("port ")[0]
 

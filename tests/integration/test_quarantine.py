@@ -1,19 +1,15 @@
 """Quarantine over the API and from the command line, beside a running server."""
 
-import subprocess
-import sys
-
 import httpx
 
 from tests.support import http_loop
 from tests.support.live_server import LiveServer
+from tests.support.programs import run_command
 from tests.support.rest import refused
 
 
 def thumbloop(server: LiveServer, *words: str) -> str:
-    command = [sys.executable, "-m", "app.cli", *words]
-    done = subprocess.run(command, env=server.environment, capture_output=True, text=True, check=True)
-    return done.stdout
+    return run_command(*words, environment=server.environment, check=True).stdout
 
 
 def test_an_admin_sets_a_person_aside_and_releases_them(

@@ -15,9 +15,10 @@ from app.cli import cli
 from app.pages.admin.sweeps import sweep_panel
 from storage.errors import InvalidInput
 from storage.settings import Settings
-from tests.support import REPOSITORY, http_loop
-from tests.support.command_line import PROGRAM, CommandLine
+from tests.support import http_loop
+from tests.support.command_line import CommandLine
 from tests.support.live_server import LiveServer
+from tests.support.programs import run_command
 from tests.support.rated_files import write_rows
 from trainer.sweep.data import FileSource
 from trainer.sweep.folder import SweepFolder
@@ -59,18 +60,17 @@ def test_one_that_is_stopped_and_killed_goes_on_with_the_points_that_are_missing
 ) -> None:
     points = tmp_path / "out" / "points"
     command = ["sweep", "--data", str(rows), *GRID, "--out", str(tmp_path / "out")]
-    with thumbloop.start(*command) as first:
-        assert first.stdout is not None
-        assert any(line.startswith("2 of 4: ") for line in iter(first.stdout.readline, ""))
-        first.send_signal(signal.SIGINT)
-        assert "The same command goes on with the points that are missing." in first.stdout.read()
-    assert first.returncode == 130
+    first = thumbloop.start(*command)
+    first.wait_for("\n2 of 4: ")
+    first.send_signal(signal.SIGINT)
+    assert first.wait() == 130
+    assert "The same command goes on with the points that are missing." in first.said()
     left = {file: file.stat().st_mtime_ns for file in points.glob("*.json")}
     assert left
-    with thumbloop.start(*command) as second:
-        assert second.stdout is not None
-        assert any(line.startswith("1 of ") for line in iter(second.stdout.readline, ""))
-        second.kill()
+    second = thumbloop.start(*command)
+    second.wait_for("\n1 of ")
+    second.kill()
+    second.wait()
     told = thumbloop.said(*command)
     assert "Best of 4 of 4 points: " in told
     assert all(file.stat().st_mtime_ns == moment for file, moment in left.items())
@@ -89,15 +89,8 @@ def test_the_winner_goes_into_the_settings(thumbloop: CommandLine, rows: Path, t
     out = str(tmp_path / "out")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = thumbloop.environment | {"PYTHONPATH": str(REPOSITORY)}
-        return subprocess.run(
-            [*PROGRAM, "sweep", "--data", str(rows), "--out", out, *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = ("sweep", "--data", str(rows), "--out", out, *words)
+        return run_command(*command, environment=thumbloop.environment, folder=tmp_path)
 
     refused = run(*GRID, "--budget", "0", "--apply")
     assert refused.returncode == 1

@@ -56,12 +56,11 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
 ) -> None:
     command = [*on_rows, "--epochs", "40", "--reference-cache", "none"]
     thumbloop.settings["checkpoint_steps"] = 2
-    with thumbloop.start(*command) as first:
-        assert first.stdout is not None
-        assert any(line == "training\n" for line in iter(first.stdout.readline, ""))
-        first.send_signal(signal.SIGINT)
-        assert "The same command goes on from here" in first.stdout.read()
-    assert first.returncode == 130
+    first = thumbloop.start(*command)
+    first.wait_for("\ntraining\n")
+    first.send_signal(signal.SIGINT)
+    assert first.wait() == 130
+    assert "The same command goes on from here" in first.said()
     told = thumbloop.said(*command, "--report", str(tmp_path / "report.json"))
     assert "The adapter is in" in told
     report = json.loads((tmp_path / "report.json").read_text())

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import psutil
@@ -20,6 +19,7 @@ from storage.imports.importer import import_file
 from storage.registry import model_versions, training_runs
 from storage.registry.device_lock import DeviceLock
 from tests.support.live_server import wait_until
+from tests.support.programs import Program
 from tests.support.rated_files import rated, write_rows
 from tests.support.training_env import LONG, TrainingEnv, training_envs
 from trainer.runs import attempt
@@ -246,7 +246,7 @@ def test_a_run_is_cancelled_and_released_while_it_reads_a_model_of_minutes(
     env.vote(12)
     run_id = env.request()
 
-    def begin() -> Popen[bytes]:
+    def begin() -> Program:
         process = env.start(run_id)
         wait_until(lambda: "Training from the start" in env.log(run_id), 120, lambda: env.log(run_id))
         return process

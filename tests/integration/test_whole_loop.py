@@ -13,12 +13,11 @@ from tests.support.default_model import ConvertedDefault
 from tests.support.live_server import LiveServer
 
 
-@pytest.mark.usefixtures("plain_processes")
 def test_votes_become_a_version_that_answers_the_next_message(
     start_server: Callable[..., LiveServer], tmp_path: Path
 ) -> None:
     # A random model cannot learn what its votes mean: the gate's tolerance lets any sound result pass.
-    server = start_server(gate_loss_tolerance=1.0, gate_auc_tolerance=1.0, gate_min_votes=2)
+    server = start_server(executor="local", gate_loss_tolerance=1.0, gate_auc_tolerance=1.0, gate_min_votes=2)
     admin, person = server.client(), server.client("user", "ada")
     replies = http_loop.chat_and_vote(person, 18)
     assert {reply["model_version"] for reply in replies} == {"v1"}

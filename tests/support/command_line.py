@@ -1,11 +1,13 @@
 """The command line on an installation of its own."""
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.live_server import TEST_SETTINGS
+from tests.support.live_server import FORKED, TEST_SETTINGS
+from tests.support.programs import Program, run_command
 
 PROGRAM = [sys.executable, "-m", "app.cli"]
 
@@ -15,7 +17,9 @@ class CommandLine:
 
     def __init__(self, data_dir: Path, model: Path) -> None:
         self.data_dir = data_dir
-        self.settings: dict[str, object] = {**TEST_SETTINGS, "data_dir": data_dir, "model": model, "port": 1}
+        own = {"data_dir": data_dir, "model": model, "port": 1, "executor": FORKED}
+        self.settings: dict[str, object] = {**TEST_SETTINGS, **own}
+        self._started = itertools.count()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -24,15 +28,7 @@ class CommandLine:
 
     def run(self, *words: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run to the end; the exit code must be `code`, and no error may be a traceback."""
-        ended = subprocess.run(
-            [*PROGRAM, *words],
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        ended = run_command(*words, environment=self.environment, stdin=stdin)
         assert ended.returncode == code, f"{words}: {ended.stdout}{ended.stderr}"
         assert "Traceback" not in ended.stderr
         return ended
@@ -46,11 +42,6 @@ class CommandLine:
         assert line.startswith("thumbloop: ")
         return line
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*PROGRAM, *words],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *words: str) -> Program:
+        output = self.data_dir.with_suffix(f".{next(self._started)}.output")
+        return Program("app.cli", *words, environment=self.environment, output=output)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
@@ -18,11 +19,13 @@ def waiting(database: Database) -> int:
         return int(session.execute(sa.text(query)).scalar_one())
 
 
-def new_postgres_database(server_url: str) -> Iterator[str]:
+@contextmanager
+def new_postgres_database(server_url: str, template: str = "template1") -> Iterator[str]:
+    """The address of a database that is dropped at the end; a copy of the one that `template` names."""
     name = f"thumbloop_{os.urandom(6).hex()}"
     admin = sa.create_engine(server_url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     yield sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
     with admin.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -21,7 +21,7 @@ from storage.db.database import open_database
 from storage.people.tokens import create_token
 from storage.people.users import ensure_user
 from storage.settings import Settings, in_environment
-from tests.support import fork_server
+from tests.support import programs
 
 # A tiny model learns nothing at the default rate; without a schedule nothing runs unasked.
 TEST_SETTINGS: dict[str, object] = {
@@ -33,18 +33,22 @@ TEST_SETTINGS: dict[str, object] = {
     "max_length": 256,
     "lease_seconds": 5,
 }
+FORKED = "tests.support.programs:ForkedExecutor"
 
 
 class LiveServer:
-    """One server on a free port with a data directory of its own."""
+    """One server on a free port with a data directory of its own.
+
+    It is forked, and so are its trainers; with the setting executor="local" both start as anybody's do.
+    """
 
     def __init__(self, settings: Mapping[str, object]) -> None:
-        values = {**TEST_SETTINGS, "port": free_port(), **settings}
+        values = {**TEST_SETTINGS, "port": free_port(), "executor": FORKED, **settings}
         texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         self.settings = Settings(**texts)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.log = Path(self.settings.data_dir).with_suffix(".server.log")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: programs.Program | subprocess.Popen[bytes] | None = None
         self._tokens: dict[str, str] = {}
 
     @property
@@ -56,15 +60,18 @@ class LiveServer:
 
     def start(self, *, wait: bool = True) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        if self.settings.executor == FORKED:
+            self.process = programs.Program("app.cli", "serve", environment=self.environment, output=self.log)
+        else:
+            with self.log.open("ab") as output:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "app.cli", "serve"],
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
         if wait:
             self.wait_ready()
 
@@ -92,7 +99,7 @@ class LiveServer:
 
     def trainers(self) -> list[psutil.Process]:
         """Trainer processes that work on this data directory, whoever started them."""
-        found = [psutil.Process(pid) for pid in fork_server.trainers(str(self.settings.data_dir))]
+        found = [psutil.Process(pid) for pid in programs.trainers(self.settings.data_dir)]
         for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
                 works_here = process.environ().get("THUMBLOOP_DATA_DIR") == str(self.settings.data_dir)

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.live_server import TEST_SETTINGS, wait_until
+from tests.support.programs import Program
 from tests.support.rows import add_reply
 from trainer.dataset.snapshot import take_snapshot
 from trainer.dataset.tokenise import TokenisedExample, tokenise
@@ -37,7 +36,7 @@ class TrainingEnv:
         self.settings = settings
         self.database: Database = open_database(settings)
         self.artifacts = Artifacts(settings.data_dir)
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Program] = []
 
     def vote(self, count: int) -> list[str]:
         """That many chats of one reply each, every third voted down; returns the message ids."""
@@ -62,22 +61,17 @@ class TrainingEnv:
             force = settings.pop("force", False)
             return training_runs.request_run(session, trigger="cli", force=force, settings=settings).id
 
-    def start(self, run_id: str) -> subprocess.Popen[bytes]:
-        with (self.artifacts.run_folder(run_id) / "train.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trainer", "run", run_id],
-                env=child_environment(self.settings),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+    def start(self, run_id: str) -> Program:
+        log = self.artifacts.run_folder(run_id) / "train.log"
+        environment = child_environment(self.settings)
+        process = Program("trainer", "run", run_id, environment=environment, output=log)
         self.processes.append(process)
         return process
 
     def train(self, run_id: str) -> int:
         return self.start(run_id).wait(timeout=240)
 
-    def start_and_reach_checkpoint(self, run_id: str) -> subprocess.Popen[bytes]:
+    def start_and_reach_checkpoint(self, run_id: str) -> Program:
         """A trainer in mid-training, with more than one checkpoint behind it."""
         process = self.start(run_id)
         folder = self.artifacts.run_folder(run_id)

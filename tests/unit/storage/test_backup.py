@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,14 @@ def filled(settings: Settings, database: Database) -> Settings:
 
 
 @pytest.fixture
-def empty(tmp_path: Path, request: pytest.FixtureRequest, settings: Settings) -> Settings:
+def empty(tmp_path: Path, request: pytest.FixtureRequest, settings: Settings) -> Iterator[Settings]:
     """Another installation of the same engine, with nothing in it."""
     data_dir = tmp_path / "restored"
     if not settings.database_url.startswith("postgresql"):
-        return Settings(data_dir=data_dir)
-    url = next(new_postgres_database(request.getfixturevalue("postgres_url")))
-    return Settings(data_dir=data_dir, database_url=url)
+        yield Settings(data_dir=data_dir)
+        return
+    with new_postgres_database(request.getfixturevalue("postgres_url")) as url:
+        yield Settings(data_dir=data_dir, database_url=url)
 
 
 def rows(settings: Settings) -> list[str]:

@@ -33,8 +33,8 @@ def test_the_migrated_schema_is_the_declared_one(database: Database) -> None:
         assert compare_metadata(context, Table.metadata) == []
 
 
-def test_several_servers_may_migrate_one_new_database_at_once(database_url: str) -> None:
-    databases = [Database(database_url) for _ in range(4)]
+def test_several_servers_may_migrate_one_new_database_at_once(empty_database_url: str) -> None:
+    databases = [Database(empty_database_url) for _ in range(4)]
     errors: list[BaseException] = []
 
     def migrate(database: Database) -> None:
@@ -74,9 +74,9 @@ def count_rows(connection: sa.Connection, table: str) -> int:
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_database_of_an_earlier_release_goes_on_as_if_nothing_had_happened(
-    database_url: str, release: str
+    empty_database_url: str, release: str
 ) -> None:
-    database = restored(database_url, release)
+    database = restored(empty_database_url, release)
     with database.engine.connect() as connection:
         before = MigrationContext.configure(connection).get_current_revision()
         rows = {name: count_rows(connection, name) for name in sa.inspect(connection).get_table_names()}

@@ -107,7 +107,7 @@ import json, os, resource, sys
 from pathlib import Path
 import torch
 from storage.settings import Settings
-from tests.unit.trainer.dataset.test_tokenise import example
+from tests.support.examples import example
 from trainer.engine import kto
 from trainer.model.base_model import load_model, resolve
 from trainer.dataset.tokenise import tokenise

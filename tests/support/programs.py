@@ -1,0 +1,281 @@
+"""`thumbloop` and its trainers, forked from a process that has imported their libraries: a start is quick.
+
+The standard library's fork server makes the processes, and a launcher keeps it: one light process for the
+whole test session, which tests ask for programs, and servers under test for trainers. What runs in a fork is
+what `python -m app.cli …` and `python -m trainer …` run, in a session, an environment and a working directory
+of its own. A test whose subject is the start itself uses `subprocess` as anybody does.
+"""
+
+import contextlib
+import gc
+import importlib
+import importlib.util
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from functools import cache
+from multiprocessing.connection import wait as wait_for_any
+from multiprocessing.managers import BaseManager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from storage.db.ids import new_id
+from storage.registry.artifacts import Artifacts
+from storage.settings import Settings
+from tests.support import REPOSITORY
+from trainer.runs.executors.local import child_environment
+
+# What the programs import sooner or later.
+IMPORTS = (
+    "app.cli",
+    "app.commands.sweep",
+    "app.commands.train_file",
+    "app.server",
+    "app.services",
+    "datasets",
+    "peft",
+    "pyarrow.parquet",
+    "storage.backup",
+    "trainer.__main__",
+    "trainer.offline.train_file",
+    "trainer.runs.attempt",
+    "transformers.models.llama.modeling_llama",
+    "uvicorn",
+)
+ADDRESS = "TEST_LAUNCHER"  # the variable that tells every process of the session where the launcher listens
+KEY = b"thumbloop"  # its socket is in a folder that only this user can open
+
+
+class Launcher:
+    """Starts programs and knows how they ended. Lives in a process of its own, with a thread a client."""
+
+    def __init__(self) -> None:
+        for name in IMPORTS:  # the fork server goes on without a module that it does not find
+            ours = name.startswith(("app.", "storage.", "trainer."))
+            assert not ours or importlib.util.find_spec(name), name
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(IMPORTS))
+        self._processes: dict[int, BaseProcess] = {}
+        self._trainers: dict[int, str] = {}  # the data directory of each
+        self._lock = threading.Lock()  # multiprocessing keeps its books for one thread
+
+    def start(
+        self, module: str, words: list[str], environment: dict[str, str], folder: str, files: list[str]
+    ) -> int:
+        """The id of a process that runs the module in this folder, with these files as its standard ones."""
+        with self._lock:
+            process = self._context.Process(target=_become, args=(module, words, environment, folder, files))
+            process.start()
+            assert process.pid is not None
+            self._processes[process.pid] = process
+            if module == "trainer":
+                self._trainers[process.pid] = environment["THUMBLOOP_DATA_DIR"]
+            return process.pid
+
+    def exit_code(self, pid: int, wait_seconds: float = 0) -> int | None:
+        """None while it runs, for at most that time."""
+        process = self._processes[pid]
+        wait_for_any([process.sentinel], wait_seconds)
+        with self._lock:
+            return process.exitcode
+
+    def trainers(self, data_dir: str) -> list[int]:
+        """The ids of the trainers that work there now."""
+        return [pid for pid, folder in self._trainers.items() if folder == data_dir and self._runs(pid)]
+
+    def _runs(self, pid: int) -> bool:
+        return self.exit_code(pid) is None
+
+
+def _become(
+    module: str, words: list[str], environment: dict[str, str], folder: str, files: list[str]
+) -> None:
+    """In the fork: be the program, to its end."""
+    gc.freeze()  # what was imported needs no more looking through, which would copy its memory
+    os.setsid()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # the launcher ignores it, and forks inherit that
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    for number, file in enumerate(files):
+        opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.argv = [module, *words]
+    if module == "trainer" or words[:1] in (["train"], ["sweep"]):
+        import transformers
+
+        transformers.logging.set_verbosity_error()  # a program says so in the environment before it imports
+    sys.exit(importlib.import_module({"trainer": "trainer.__main__"}.get(module, module)).main())
+
+
+class _Manager(BaseManager):
+    """Lets other processes call the launcher."""
+
+
+@cache
+def _the_launcher() -> Launcher:
+    return Launcher()
+
+
+_Manager.register("launcher", callable=_the_launcher, exposed=("start", "exit_code", "trainers"))
+
+
+def _end_with_the_session() -> None:
+    """In the launcher's process: a session that is killed leaves no launcher behind."""
+    session = multiprocessing.parent_process()
+    assert session is not None
+
+    def watch() -> None:
+        session.join()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def launcher() -> Iterator[None]:
+    """While this lasts, this process and those that it starts can start programs."""
+    # In /tmp, as the path of a Unix socket may have 107 characters only.
+    with tempfile.TemporaryDirectory(prefix="tl-launcher-", dir="/tmp") as folder:
+        spawn = multiprocessing.get_context("spawn")
+        manager = _Manager(address=f"{folder}/socket", authkey=KEY, ctx=spawn)
+        manager.start(_end_with_the_session)
+        os.environ[ADDRESS] = f"{folder}/socket"
+        try:
+            yield
+        finally:
+            del os.environ[ADDRESS]
+            manager.shutdown()
+
+
+@cache
+def _connected() -> Any:
+    manager: Any = _Manager(address=os.environ[ADDRESS], authkey=KEY)
+    manager.connect()
+    return manager.launcher()
+
+
+class Program:
+    """A running program, with what `subprocess.Popen` offers for one."""
+
+    def __init__(
+        self,
+        module: str,
+        *words: str,
+        environment: Mapping[str, str],
+        output: Path,
+        errors: Path | None = None,
+        stdin: str | Path = os.devnull,
+        folder: Path = REPOSITORY,
+    ) -> None:
+        self.args = [module, *words]
+        self.output = output
+        self.returncode: int | None = None
+        files = [str(Path(file).absolute()) for file in (stdin, output, errors or output)]
+        self.pid: int = _connected().start(module, list(words), dict(environment), str(folder), files)
+
+    def poll(self) -> int | None:
+        return self._ask(0)
+
+    def wait(self, timeout: float = 240) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        code = self._ask(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(self.args, timeout, self.output.read_bytes())
+        return code
+
+    def _ask(self, seconds: float) -> int | None:
+        if self.returncode is None:
+            self.returncode = _connected().exit_code(self.pid, seconds)
+        return self.returncode
+
+    def wait_for(self, text: str, timeout: float = 240) -> None:
+        """Until it has said that."""
+        deadline = time.monotonic() + timeout
+        while text not in self.said():
+            assert self.poll() is None, f"it ended without {text!r}: {self.said()}"
+            assert time.monotonic() < deadline, f"{text!r} was not said within {timeout} s: {self.said()}"
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        return self.output.read_text() if self.output.exists() else ""
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def trainers(data_dir: Path) -> list[int]:
+    """The ids of the forked trainers that work on this data directory now."""
+    pids: list[int] = _connected().trainers(str(data_dir))
+    return pids
+
+
+def run_command(
+    *words: str,
+    environment: Mapping[str, str],
+    stdin: str = "",
+    folder: Path = REPOSITORY,
+    check: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """`thumbloop` to its end; with `check`, that must be a good one."""
+    with tempfile.TemporaryDirectory(prefix="tl-command-") as files:
+        given, output, errors = (Path(files) / name for name in ("stdin", "stdout", "stderr"))
+        given.write_text(stdin)
+        where = {"output": output, "errors": errors, "stdin": given, "folder": folder}
+        program = Program("app.cli", *words, environment=environment, **where)
+        try:
+            code = program.wait()
+        finally:
+            program.kill()
+        done = subprocess.CompletedProcess(words, code, output.read_text(), errors.read_text())
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+class ForkedExecutor:
+    """The executor of the servers under test: as LocalExecutor, with trainers that are forked."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = child_environment(settings)
+        self._artifacts = Artifacts(settings.data_dir)
+        self._trainers: dict[str, Program] = {}
+
+    def start(self, run_id: str) -> str:
+        owner = f"{os.uname().nodename}-{new_id()}"
+        log = self._artifacts.run_folder(run_id) / "train.log"
+        words = ("run", run_id, "--owner", owner)
+        self._trainers[run_id] = Program("trainer", *words, environment=self._environment, output=log)
+        return owner
+
+    def alive(self, run_id: str) -> bool:
+        return run_id in self._trainers and self._trainers[run_id].poll() is None
+
+    def terminate(self, run_id: str) -> None:
+        if run_id in self._trainers:
+            self._trainers[run_id].terminate()
+
+    def kill(self, run_id: str) -> None:
+        if self.alive(run_id):
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.killpg(self._trainers[run_id].pid, signal.SIGKILL)
