@@ -14,7 +14,7 @@
     └── NotReady             500       the operator, at start-up or in a run; the CLI exits with 2
         ├── BadSetting                 the setting is wrong or unsafe
         ├── ModelUnavailable           the base model cannot be had
-        ├── ArtifactRefused            an adapter folder is damaged, foreign or unsafe
+        ├── ArtifactRefused  409       an adapter folder is damaged, foreign or unsafe
         └── LeaseLost                  a trainer that no longer owns its run
 
 The API turns these into one JSON shape, the CLI into one line on stderr. Nothing else does.

@@ -49,9 +49,9 @@ class Settings(TrainingSettings, ServingSettings):
         env_prefix="THUMBLOOP_", toml_file="thumbloop.toml", extra="forbid", frozen=True
     )
 
-    # What is told to others
+    # What is sent to others
     webhook_url: Address = Field(
-        "", description="Address that is told of every vote (docs/webhook.md). Empty: none."
+        "", description="Address that receives every vote (docs/webhook.md). Empty: none."
     )
     webhook_secret: str = Field(
         "",

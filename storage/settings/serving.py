@@ -48,7 +48,7 @@ class ServingSettings(BaseSettings):
     device_mode: Literal["share", "exclusive"] = Field(
         "share",
         description="Whether replies go on while a training has its model loaded on the same machine. share: "
-        "both at once. exclusive: the models that reply are unloaded, and whoever asks is answered 503.",
+        "both at once. exclusive: the models that reply are unloaded, and requests get 503.",
     )
 
     # Who may come in
@@ -56,7 +56,7 @@ class ServingSettings(BaseSettings):
     port: int = Field(7860, ge=0, le=65535, description="Port to listen on. 0 takes a free one.")
     auth: Literal["anonymous", "accounts"] = Field(
         "anonymous",
-        description="anonymous: whoever opens the page may chat (loopback addresses only). "
+        description="anonymous: anyone who opens the page may chat (loopback addresses only). "
         "accounts: people sign in with a name and a password.",
     )
     session_days: int = Field(30, ge=1, description="Days until a browser session ends.")

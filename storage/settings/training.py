@@ -42,7 +42,7 @@ class TrainingSettings(BaseSettings):
     train_on_corrections: bool = RunField(
         False,
         description="What people wrote that a reply should have been is a desirable example too. Off, "
-        "because whoever may write it may put any words into the model's mouth.",
+        "because its writer can put any words into the model's mouth.",
     )
     train_on_signals: Annotated[list[SignalKind], NoDecode, AsList] = RunField(
         [],
@@ -63,9 +63,9 @@ class TrainingSettings(BaseSettings):
         "THUMBLOOP_WINDOW_ROWS or both. balanced: the newest of each kind within THUMBLOOP_ROW_BUDGET.",
     )
     window_days: float = RunField(
-        0, ge=0, description="A window's votes are from so many days before the run."
+        0, ge=0, description="A window has the votes of this many days before the run."
     )
-    window_rows: int = RunField(0, ge=0, description="A window has at most so many examples, the newest.")
+    window_rows: int = RunField(0, ge=0, description="A window has at most this many examples, the newest.")
     row_budget: int = RunField(
         0,
         ge=0,
@@ -142,7 +142,7 @@ class TrainingSettings(BaseSettings):
     checkpoint_steps: int = RunField(10, ge=1, description="Optimizer steps between two checkpoints.")
     report_to: Annotated[list[Item], NoDecode, AsList] = LiveField(
         [],
-        description="Where a training reports its steps beside its log, as transformers names it: "
+        description="Where a training reports its steps in addition to its log, as transformers names it: "
         "`tensorboard` (needs thumbloop[tensorboard]; events in the run's folder), `wandb`, `mlflow` and "
         "others, which send figures elsewhere. Empty: nowhere.",
     )
