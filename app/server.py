@@ -21,9 +21,7 @@ from app.api.v1 import (
     chats,
     feedback,
     imports,
-    messages,
     model_versions,
-    signals,
     stats,
     sweeps,
     training_runs,
@@ -54,9 +52,7 @@ log = logging.getLogger(__name__)
 API = "/api/v1"
 API_ROUTERS = (
     chats,
-    messages,
     votes,
-    signals,
     training_runs,
     model_versions,
     canary,

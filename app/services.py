@@ -1,6 +1,6 @@
 """What a running server consists of, built and started in the right order.
 
-Knows every part and what it needs; knows no route and no page.
+It imports every part, but no route and no page.
 """
 
 import logging
@@ -101,7 +101,7 @@ class Services:
 def build_services(settings: Settings, progress: Callable[[str], None] = log.info) -> Services:
     """Open the database and load the base model, unless another server has it.
 
-    `progress` is told what takes long.
+    `progress` gets a sentence about each step that takes long.
 
     Raises BadSetting, ModelUnavailable, NotReady, and Conflict for a database of another base model.
     """

@@ -21,7 +21,7 @@ from storage.settings import Settings
 
 T = TypeVar("T")
 PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute
-SPARE_THREADS = 8  # for those who are told that every place is taken
+SPARE_THREADS = 8  # for requests that are refused because the server is busy
 PING = ": ping\n\n"
 # Of each event, for the API's description; the data is JSON.
 EVENT_SCHEMA = {
@@ -36,7 +36,7 @@ class ReplyThreads:
 
     def __init__(self, settings: Settings) -> None:
         places = settings.max_concurrent_replies + settings.max_waiting_replies
-        # As many again for newcomers' first replies (app/serving/places.py).
+        # As many again for newcomers' first replies (app/serving/admission.py).
         self._size = 2 * places + SPARE_THREADS
         self._limiter: CapacityLimiter | None = None
 

@@ -1,19 +1,27 @@
-"""The JSON that the API gives and takes: one model for each thing, and how a stored row becomes one."""
+"""The JSON that the API gives and takes: one model for each thing, and how a stored row becomes one.
 
-from collections.abc import Mapping, Sequence
+A list comes in pages: {"items", "next"}, where `next` is the query parameter `cursor` of the page after.
+A cursor is opaque to clients.
+"""
+
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from fastapi import Path
-from pydantic import AfterValidator, BaseModel, Field
+from fastapi import Path, Query
+from pydantic import AfterValidator, AliasPath, BaseModel, Field
+from sqlmodel import Session
 
-from storage.chats.chats import check_text
-from storage.chats.stats import VersionStats
-from storage.chats.votes import CurrentVote
+from storage.chats.chats import Place, check_text
+from storage.chats.votes import votes_of
 from storage.db.ids import is_id
-from storage.db.tables import Chat, Message, ModelVersion, TrainingRun
+from storage.db.tables import ModelVersion, TrainingRun
 from storage.errors import InvalidInput, NotFound
 from storage.registry.canaries import Traffic
+from storage.registry.model_versions import list_versions
+
+Item = TypeVar("Item")
+NO_CURSOR = "give `next` of the page before as it was, or leave it out for the first page"
 
 
 def _storable(text: str) -> str:
@@ -42,7 +50,33 @@ Id = Annotated[str, Path(description="An id, as the API gave it."), AfterValidat
 VersionId = Annotated[str, Path(description="An id, or a name such as v2."), AfterValidator(_id_or_name)]
 
 
-class VoteOut(BaseModel):
+class Page(BaseModel, Generic[Item]):
+    """One page of a list."""
+
+    items: list[Item]
+    next: str | None = Field(description="The `cursor` of the next page; null on the last one.")
+
+
+def _id_cursor(text: str) -> str:
+    if not is_id(text):
+        raise ValueError(NO_CURSOR)
+    return text
+
+
+CURSOR = Query(description="`next` of the page before; left out for the first one.")
+Limit = Annotated[int, Query(ge=1, le=200, description="The most items to give.")]
+Cursor = Annotated[Annotated[str, AfterValidator(_id_cursor)] | None, CURSOR]
+
+
+def cut(
+    found: Sequence[Item], limit: int, cursor: Callable[[Item], str]
+) -> tuple[Sequence[Item], str | None]:
+    """The page and its `next`, of what was found when one more than the limit was looked for."""
+    page = found[:limit]
+    return page, cursor(page[-1]) if len(found) > limit else None
+
+
+class VoteOut(BaseModel, from_attributes=True):
     message_id: str
     label: bool | None = Field(description="true: up, false: down, null: no vote.")
     revision: int = Field(description="Grows with every change; 0 before the first vote.")
@@ -71,7 +105,7 @@ class MessageOut(BaseModel):
     siblings: list[str] = Field([], description="Ids of all alternatives in this place, oldest first.")
 
 
-class ChatOut(BaseModel):
+class ChatOut(BaseModel, from_attributes=True):
     id: str
     title: str
     system_prompt: str
@@ -121,27 +155,19 @@ class VersionOut(BaseModel):
     created_at: datetime
 
 
-class ApprovalOut(BaseModel):
+class ApprovalOut(BaseModel, from_attributes=True):
     version: str
     replies: int = Field(description="Finished replies of this version; imported ones are left out.")
     up: int
     down: int
     approval: float | None = Field(description="up / (up + down); null without votes.")
-    low: float = Field(description="The 95 % Wilson interval of the approval, from here")
-    high: float = Field(description="to here.")
+    low: float = Field(
+        validation_alias=AliasPath("interval", "low"),
+        description="The 95 % Wilson interval of the approval, from here",
+    )
+    high: float = Field(validation_alias=AliasPath("interval", "high"), description="to here.")
     enough_votes: bool = Field(description="false: the interval is too wide to say anything.")
     vote_rate: float | None = Field(description="Votes per reply; null without replies.")
-
-
-def vote_out(vote: CurrentVote) -> VoteOut:
-    return VoteOut(
-        message_id=vote.message_id,
-        label=vote.label,
-        revision=vote.revision,
-        tags=list(vote.tags),
-        comment=vote.comment,
-        correction=vote.correction,
-    )
 
 
 OF_MESSAGE = {
@@ -150,20 +176,19 @@ OF_MESSAGE = {
 }
 
 
-def message_out(
-    message: Message, names: Mapping[str, str], vote: CurrentVote | None = None, siblings: Sequence[str] = ()
-) -> MessageOut:
-    """`names` are the names of the model versions by id."""
-    return MessageOut(
-        **message.model_dump(include=OF_MESSAGE),
-        model_version=names.get(message.model_version_id or ""),
-        vote=vote_out(vote) if vote is not None else None,
-        siblings=list(siblings),
-    )
-
-
-def chat_out(chat: Chat) -> ChatOut:
-    return ChatOut(**chat.model_dump(include=set(ChatOut.model_fields)))
+def messages_out(session: Session, places: Sequence[Place], user_id: str) -> list[MessageOut]:
+    """With that person's votes."""
+    names = {version.id: version.name for version in list_versions(session)}
+    votes = votes_of(session, user_id, [place.message.id for place in places])
+    return [
+        MessageOut(
+            **place.message.model_dump(include=OF_MESSAGE),
+            model_version=names.get(place.message.model_version_id or ""),
+            vote=VoteOut.model_validate(vote) if (vote := votes.get(place.message.id)) is not None else None,
+            siblings=place.alternatives,
+        )
+        for place in places
+    ]
 
 
 def run_out(run: TrainingRun, version: ModelVersion | None) -> RunOut:
@@ -179,18 +204,4 @@ def version_out(version: ModelVersion, traffic: Traffic) -> VersionOut:
         deployed=version.id == traffic.deployed_id,
         canary=version.id == traffic.canary_id,
         share=traffic.share_of(version.id),
-    )
-
-
-def approval_out(version: VersionStats) -> ApprovalOut:
-    return ApprovalOut(
-        version=version.version,
-        replies=version.replies,
-        up=version.up,
-        down=version.down,
-        approval=version.approval,
-        low=version.interval.low,
-        high=version.interval.high,
-        enough_votes=version.enough_votes,
-        vote_rate=version.vote_rate,
     )

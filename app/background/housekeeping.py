@@ -1,6 +1,6 @@
-"""What a server does once a day: chats past their time are erased, and what is kept for a while only goes.
+"""Daily housekeeping: erases chats past their retention, old import keys and old webhook deliveries.
 
-All of it may run on several servers at once, or be missed for a while: it works by age, not by turns.
+It may run on several servers at once, or be missed for a while, because it works by age.
 """
 
 import logging
@@ -33,7 +33,7 @@ class Housekeeping:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the batch that it is at."""
+        """End the thread after its current batch."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -1,4 +1,4 @@
 """The pages that people see: the chat at `/` and the administration at `/admin`, both Gradio Blocks.
 
-They know the services and storage; they know no SQL and no model. Begin with `chat/page.py`.
+They use the services and storage, but no SQL and no model. Begin with `chat/page.py`.
 """

@@ -1,6 +1,6 @@
 """How things stand, looked up whenever Prometheus asks: places, slots, the deployed version, runs, votes.
 
-Knows the backend and the database; knows no HTTP.
+Reads the backend and the database; no HTTP.
 """
 
 import threading
@@ -16,7 +16,7 @@ from storage.registry import model_versions, training_runs
 
 
 class StateCollector(Collector):
-    """Votes are counted from the log since this was made, whoever cast them: here or in another process."""
+    """Votes are counted from the log since this was made, also those that another process stored."""
 
     def __init__(self, database: Database, backend: Backend) -> None:
         self._database = database

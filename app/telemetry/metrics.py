@@ -1,7 +1,7 @@
 """What is counted while it happens, for Prometheus: replies, tokens, swaps, answers.
 
 Labels have few values, which are in the code or bounded by it: no ids, no people, no text. What can be
-looked up when it is asked for is in `standing.py`. Knows no HTTP and no database.
+looked up when it is asked for is in `collector.py`. Uses neither HTTP nor a database.
 """
 
 from prometheus_client import (

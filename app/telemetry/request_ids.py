@@ -1,6 +1,6 @@
 """Every request has an id: in the answer's head, and in each line that is logged while it is answered.
 
-Knows no routes. A caller that sends an id of its own finds that one.
+A caller that sends an id of its own finds that one.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Traces by OpenTelemetry, where they are wanted: a span for each request and one for the reply it asked for.
 
 Where they go, and what the server is called there, OpenTelemetry's own variables say (OTEL_…). No span holds
-a text or an address's query. Knows no route; the packages are an extra and are imported here alone.
+a text or an address's query. The packages are an extra and are imported here alone.
 """
 
 import os
@@ -18,7 +18,7 @@ LEFT_OUT = "/healthz,/readyz,/metrics,/gradio_api/(heartbeat|queue/data)"  # wha
 
 
 class Tracing:
-    """Sends spans from a thread of its own; a collector that is away delays nobody."""
+    """Sends spans from a thread of its own; a collector that is down delays no request."""
 
     def __init__(self) -> None:
         """Raises BadSetting where the packages are missing."""

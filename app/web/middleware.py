@@ -1,4 +1,4 @@
-"""What holds for every request, whoever answers it: headers, origins, sizes, counts, logs without secrets.
+"""Middleware for every request: headers, origins, sizes, counts, logs without secrets.
 
 Plain ASGI, because Starlette's BaseHTTPMiddleware would hide from a stream that its client hung up.
 """
@@ -138,7 +138,7 @@ class BodyLimit:
         self.app = app
         self.largest_import = settings.max_import_mb * 1024 * 1024
         # A character takes up to 12 bytes as JSON escapes; the rest of the body and whole
-        # conversations in the OpenAI format need room beside one message.
+        # conversations in the OpenAI format need more room than one message.
         self.largest_body = max(4 * 1024 * 1024, 16 * settings.max_message_chars)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,6 +1,6 @@
-"""What a request may say: the names that the API's own description has for its route.
+"""The parameter and field names that the API's own description has for a route.
 
-Knows no value: those are checked by the models of the routes.
+The models of the routes check the values.
 """
 
 import re
@@ -14,7 +14,7 @@ from storage.errors import InvalidInput
 
 
 class Body(BaseModel):
-    """A request's body. A field that is not known is refused: misspelt, it would change nothing, or worse."""
+    """A request's body. An unknown field is refused, as it may be a misspelt one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +37,7 @@ def refuse_unknown(request: Request, place: str, name: str) -> InvalidInput:
 
 
 async def refuse_repeated(request: Request) -> None:
-    """A dependency: raises InvalidInput for a query parameter that comes twice, of which one would count."""
+    """A dependency: raises InvalidInput for a repeated query parameter, as only one value would count."""
     given = Counter(name for name, _ in request.query_params.multi_items())
     twice = [name for name, times in given.items() if times > 1]
     if not twice:

@@ -1,8 +1,8 @@
-"""What stands between the network and Gradio: nothing of Gradio is reached without a session.
+"""The guard between the network and Gradio: nothing of Gradio can be reached without a session.
 
 Gradio's own login leaves routes open and trusts any `session_hash`. So every request to a page is
 identified here first; a session_hash or event belongs to the person who first used it; routes that our
-pages do not use do not exist; and the page's inline scripts run by a nonce alone. Knows no page.
+pages do not use do not exist; and the page's inline scripts run by a nonce alone.
 """
 
 import base64
@@ -66,7 +66,7 @@ class Owners:
 
 
 class PageGuard:
-    """The ASGI app in front of the mounted pages; answers what is for the sign-in, passes the rest on."""
+    """The ASGI app in front of the mounted pages: asks for a sign-in, or passes requests on."""
 
     def __init__(
         self, pages: ASGIApp, database: Database, settings: Settings, *, head: Iterable[str] = ()

@@ -48,8 +48,8 @@ def draft_chat(
     consent: bool = True,
     split_by: str = "",
 ) -> Chat:
-    """A new chat, not stored yet. It is given to the canary that is under way or not; `split_by` names what
-    is given as a whole, where that is more than this chat.
+    """A new chat, not stored yet. The canary under way gets it or not; chats with the same `split_by` stay
+    together.
     """
     chat = Chat(
         owner_id=owner_id,
@@ -124,7 +124,7 @@ def add_user_message(
     parent_id: str | None = None,
     edits: Message | None = None,
 ) -> Message:
-    """Append to the chat's current leaf, branch off below `parent_id`, or stand beside the one it edits."""
+    """Append to the chat's current leaf, branch off below `parent_id`, or be a sibling of what it edits."""
     chat = get_chat(session, chat_id)
     if edits is not None:
         parent = get_message(session, edits.parent_id) if edits.parent_id is not None else None
@@ -171,7 +171,7 @@ def draft_messages(chat: Chat, turns: Iterable[tuple[str, str]]) -> list[Message
 
 
 def add_chat(session: Session, chat: Chat, path: Sequence[Message]) -> None:
-    """Store a draft with its first messages, of which the last gives it its title.
+    """Store a draft with its first messages; the last one gives it its title.
 
     The objects stay outside of the session, so that this can run again after it was rolled back.
     """
@@ -249,7 +249,7 @@ def finish_reply(
 def current_path(session: Session, chat_id: str, through: str | None = None) -> list[Message]:
     """From the root to the newest message, where somebody last said something.
 
-    With `through`, the path to the newest message below that one; raises NotFound if the chat has no such.
+    With `through`, the path to the newest message below that one; raises NotFound if there is none.
     """
     return [place.message for place in current_places(session, chat_id, through)]
 
@@ -297,13 +297,6 @@ def newest_child(session: Session, message_id: str) -> Message | None:
     """The newest reply to a person's message, or what a person last answered to a reply."""
     query = select(Message).where(Message.parent_id == message_id)
     return session.exec(query.order_by(col(Message.id).desc()).limit(1)).first()
-
-
-def siblings(session: Session, message_id: str) -> list[Message]:
-    """All children of the same parent, that message included, oldest first."""
-    message = get_message(session, message_id)
-    query = select(Message).where(Message.chat_id == message.chat_id, Message.parent_id == message.parent_id)
-    return list(session.exec(query.order_by(col(Message.id))))
 
 
 def prompt_messages(chat: Chat, path: Iterable[Message]) -> list[dict[str, str]]:

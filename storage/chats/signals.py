@@ -55,7 +55,7 @@ def record_signal(session: Session, *, user_id: str, message_id: str, kind: Sign
 
 
 def is_over(message: Message) -> bool:
-    """Whether it is a reply of ours that came to its end, of which a signal can say something."""
+    """Whether it is a finished reply of ours, so that a signal can say something about it."""
     return message.role == "assistant" and message.state in OVER
 
 

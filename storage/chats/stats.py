@@ -1,7 +1,7 @@
-"""What the votes say: approval and vote rate per version, a canary's beside the deployed one's, tags, days.
+"""Statistics of votes: approval and vote rate per version, canary against deployed version, tags, days.
 
 An approval rate comes with its Wilson interval and is called unknown while that is wide: ten thumbs
-do not tell 60 % from 90 %. The vote rate stands beside it, because few who vote are not all who chat.
+do not tell 60 % from 90 %. The vote rate comes with it, because few of those who chat vote.
 """
 
 import math
@@ -68,24 +68,19 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> Interval:
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
-def version_stats(session: Session) -> list[VersionStats]:
-    """One entry per version that has replied, newest version first; of which chats, says `_counts`."""
-    return _version_stats(session)
-
-
 def canary_stats(session: Session, canary: Canary) -> tuple[VersionStats, VersionStats]:
-    """The canary's replies and those of the version beside it, each in the chats that were given to it.
+    """The canary's replies and those of the deployed version, each in its own chats.
 
     Only chats that began since the canary did, so that both are judged by the same days and people.
     """
     given = col(Chat.canary_id) == canary.id
-    beside = col(Chat.canary_id).is_(None) & (col(Chat.id) > canary.id)  # ids sort by time
+    others = col(Chat.canary_id).is_(None) & (col(Chat.id) > canary.id)  # ids sort by time
 
     def of(version_id: str, chats: sa.ColumnElement[bool]) -> VersionStats:
-        found = _version_stats(session, col(ModelVersion.id) == version_id, chats)
+        found = version_stats(session, col(ModelVersion.id) == version_id, chats)
         return found[0] if found else VersionStats(session.get_one(ModelVersion, version_id).name, 0, 0, 0)
 
-    return of(canary.version_id, given), of(canary.compared_with_id, beside)
+    return of(canary.version_id, given), of(canary.compared_with_id, others)
 
 
 def difference_interval(one: VersionStats, other: VersionStats) -> Interval | None:
@@ -102,7 +97,8 @@ def difference_interval(one: VersionStats, other: VersionStats) -> Interval | No
     )
 
 
-def _version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list[VersionStats]:
+def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list[VersionStats]:
+    """One entry per version that has replied, newest first; `_counts` says in which chats."""
     voted = sa.case((col(Vote.label).is_(True), 1), else_=0)
     refused = sa.case((col(Vote.label).is_(False), 1), else_=0)
     rows = session.exec(
@@ -123,7 +119,7 @@ def _version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> lis
 
 
 def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
-    """Current votes (up, down) per tag, most used first; of which votes, says `_counts`."""
+    """Current votes (up, down) per tag, most used first; `_counts` says which votes."""
     each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_array_elements_text
     tag = each(col(Vote.tags)).table_valued("value").c.value
     up = func.sum(sa.case((col(Vote.label).is_(True), 1), else_=0))
@@ -144,7 +140,7 @@ def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
     """What was voted on each of the last `days` UTC days, oldest first, empty days included.
 
-    Votes of people who are quarantined now are left out; of the others, `_counts` says which there are.
+    Votes of people who are quarantined now are left out; `_counts` says which others are.
     """
     today = now().date()
     first = today - timedelta(days=days - 1)

@@ -147,7 +147,7 @@ def clear_vote(
 
 
 def get_vote(session: Session, *, user_id: str, message_id: str) -> CurrentVote:
-    """How the vote on a reply stands that was given to this person, or to an end user of this application.
+    """The current vote on a reply to this person, or to an end user of this application.
 
     Raises NotFound or NotAllowed.
     """

@@ -1,9 +1,8 @@
-"""The outbox of the webhook: which vote events are still to be told, to be sent by whoever claims them.
+"""The outbox of the webhook: the vote events to be sent, by the server that claims them.
 
 The log of vote events is the durable part: an event is committed with its vote. Filling the outbox from
 it, claiming, and noting what came of an attempt are short transactions that any server may be killed
 between. What is sent is read from the event at each attempt, so an erased vote is not sent any more.
-Knows no HTTP.
 """
 
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ class Claim:
 def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
     """Turn the next new vote events into deliveries; returns how many events were looked at.
 
-    The first time it only notes where the log ends, so that a new webhook is not told all of history.
+    The first time it only notes where the log ends, so that a new webhook does not get all of history.
     Events that are too old to be sent, as after a long time without a webhook, are passed over.
     """
     cursor = session.exec(select(WebhookCursor).with_for_update()).first()
@@ -65,8 +64,8 @@ def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
     moment = database_now(session)
     for event, source in events:
         assert event.id is not None
-        told = event.action in EVENTS and not source.startswith(IMPORTED)
-        if told and event.created_at + give_up_after > moment:
+        sent = event.action in EVENTS and not source.startswith(IMPORTED)
+        if sent and event.created_at + give_up_after > moment:
             session.add(
                 WebhookDelivery(event_id=event.id, event=EVENTS[event.action], next_attempt_at=moment)
             )
@@ -77,7 +76,7 @@ def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
 
 
 def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: bytes) -> list[Claim]:
-    """Take the deliveries that are due, oldest first, for as long as the lease; nobody else gets them.
+    """Take the deliveries that are due, oldest first, for as long as the lease; no other server gets them.
 
     Deliveries whose vote was erased are given up here. `salt` keys the pseudonyms.
     """

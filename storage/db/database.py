@@ -1,7 +1,7 @@
 """The database: one engine, short read and write transactions, migrations.
 
 SQLite runs in WAL mode with `synchronous=FULL`, so a committed vote is on disk; writers queue on a
-lock of this process and then on SQLite's own. PostgreSQL uses a psycopg 3 pool. Knows no table.
+lock of this process and then on SQLite's own. PostgreSQL uses a psycopg 3 pool.
 """
 
 import contextlib
@@ -103,24 +103,8 @@ class Database:
         ):
             yield session
 
-    def group_write(self, write: Callable[[Session], T]) -> T:
-        """Run a small write that shares its commit with others; returns its result once it is on disk.
-
-        Raises what `write` raises, and what `submit` does.
-        """
-        return self.submit(write).result()
-
-    def small_write(self, write: Callable[[Session], T]) -> T:
-        """`group_write` where writers queue anyway, and `write` on PostgreSQL: there a group would hold the
-        locks of all its rows until its last write is done. Raises what they raise.
-        """
-        if self.dialect == "sqlite":
-            return self.group_write(write)
-        with self.write() as session:
-            return write(session)
-
     def submit(self, write: Callable[[Session], T]) -> Future[T]:
-        """The same for whoever has better to do than to wait: the future is done once it is on disk.
+        """A small write that shares its commit with others; the future is done once it is on disk.
 
         Raises Busy when more writes wait than can be served soon. See GroupCommit.submit.
         """
@@ -128,6 +112,16 @@ class Database:
             if self._groups is None:
                 self._groups = GroupCommit(self._writer, self._lock, longest_queue=self._longest_write_queue)
         return self._groups.submit(write)
+
+    def small_write(self, write: Callable[[Session], T]) -> T:
+        """Run a small write, and wait for it: in a group on SQLite, where writers queue anyway.
+
+        PostgreSQL gets a transaction for each: a group would hold the locks of all its rows until its end.
+        """
+        if self.dialect == "sqlite":
+            return self.submit(write).result()
+        with self.write() as session:
+            return write(session)
 
     def forget_old_pages(self) -> None:
         """Let no file of the database hold what was erased: SQLite's log is written back and emptied.
@@ -230,7 +224,7 @@ def make_data_dir(folder: Path) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Readable by their owner alone, whatever the umask: what SQLite makes beside the file takes its mode."""
+    """Readable by their owner alone, whatever the umask; SQLite gives the files it adds the same mode."""
     with contextlib.suppress(PermissionError):  # another's file: SQLite says what it cannot do with it
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):

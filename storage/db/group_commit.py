@@ -3,8 +3,8 @@
 A commit waits for the disk, and votes take turns anyway: SQLite has one writer, and on PostgreSQL their
 ids must become visible in order. So the writes that arrive while one commit is under way wait in a
 queue, and the next commit takes them all. A group first runs without savepoints; where one of its
-writes fails, it is rolled back and runs again with a savepoint each, so that nobody's failure takes
-anybody else's write with it. Callers get their answer after the commit, never before. Knows no tables.
+writes fails, it is rolled back and runs again with a savepoint each, so that one failure takes no other
+write with it. Callers get their answer after the commit, never before.
 """
 
 import contextlib
@@ -33,13 +33,15 @@ class GroupCommit:
     def __init__(
         self, engine: sa.Engine, lock: contextlib.AbstractContextManager[Any], *, longest_queue: int
     ) -> None:
-        """`lock` is what other writers of this process hold, so that nobody polls SQLite's own lock."""
+        """`lock` is what other writers of this process hold, so that none of them polls SQLite's own lock."""
         self._engine = engine
         self._lock = lock
         self._queue: Queue[Waiting | None] = Queue(longest_queue)
         self._thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
         self._closed = False
-        self._accepting = threading.Lock()  # nothing is queued behind the end, where nobody would write it
+        self._accepting = (
+            threading.Lock()
+        )  # so that no write is queued behind the end, where it would be lost
         self._thread.start()
 
     def submit(self, write: Callable[[Session], T]) -> Future[T]:
@@ -74,7 +76,7 @@ class GroupCommit:
             with contextlib.suppress(Empty):
                 while len(group) < LARGEST_GROUP and group[-1] is not None:
                     group.append(self._queue.get_nowait())
-            # A future that was cancelled while it waited has nobody left to answer.
+            # Nobody waits for a future that was cancelled in the queue.
             self._commit(
                 [each for each in group if each is not None and each[1].set_running_or_notify_cancel()]
             )
@@ -110,7 +112,7 @@ class GroupCommit:
         return answers
 
     def _not_stored(self, error: BaseException) -> BaseException:
-        """What each caller of a group is told whose transaction failed."""
+        """The error for each caller of a group whose transaction failed."""
         if self._engine.dialect.name != "sqlite":
             return error  # a connection that was lost in the commit leaves open whether it was kept
         root = error

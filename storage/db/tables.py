@@ -118,7 +118,7 @@ class Message(Table, table=True):
     model_version_id: str | None = Field(default=None, foreign_key="model_version.id")
     sampling: dict[str, Any] | None = Field(default=None, sa_column=Column(OPTIONAL_JSON))
     finish_reason: str | None = None  # stop, length, cancelled, error
-    # Of a reply: so many of the first messages on its branch the model did not read, the chat being too long.
+    # Of a reply: how many of the first messages on its branch the model did not read: the chat is too long.
     messages_left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     token_ids: list[int] | None = Field(
         default=None, sa_column=Column(OPTIONAL_JSON)

@@ -2,7 +2,7 @@
 
 Each is a person of their own, with chats and votes of their own, so that limits, quarantine and erasure
 hold for one of them. What the application calls them is kept as a keyed hash only, which nobody can undo
-without the installation's secret. Knows no requests.
+without the installation's secret.
 """
 
 import hmac
@@ -19,7 +19,7 @@ SEPARATOR = "/"  # between the application's account and its name for somebody, 
 def ensure_end_user(session: Session, app_id: str, name: str, *, salt: bytes) -> User:
     """The person whom the account `app_id` calls `name`, made when first named.
 
-    Whoever comes through an application that is quarantined is set aside, too.
+    An end user of a quarantined application is quarantined, too.
     """
     found = find_end_user(session, app_id, name, salt=salt)
     if found is not None:

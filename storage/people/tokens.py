@@ -1,6 +1,6 @@
 """Secrets that stand for a person: API tokens, browser sessions and one-time sign-in links.
 
-Only a SHA-256 of each is stored: 32 random bytes need no slow hash. Knows no cookies or headers.
+Only a SHA-256 of each is stored: 32 random bytes need no slow hash.
 """
 
 import hashlib

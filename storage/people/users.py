@@ -13,7 +13,7 @@ from storage.people.end_users import SEPARATOR, find_end_user
 ROLES = ("admin", "user")
 SHORTEST_PASSWORD = 10
 _hasher = PasswordHasher()
-# Checked when the name is unknown, so that an answer takes as long and tells no names.
+# Checked when the name is unknown, so that the time of an answer reveals no names.
 _no_such_hash = _hasher.hash("nobody has this password")
 
 

@@ -8,7 +8,7 @@ marked, and only a retrain from the base model, without those votes, forgets.
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def _described_by(manifest: Path) -> Path:
 
 
 def _is_manifest(file: Path) -> bool:
-    """Whether it is what an export wrote beside its rows."""
+    """Whether it is the manifest of an export."""
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -218,10 +218,6 @@ def _record(session: Session, by: str, action: str, target: str, report: Erasure
         by,
         action,
         target,
-        chats=report.chats,
-        messages=report.messages,
-        votes=report.votes,
-        signals=report.signals,
-        affected_versions=report.affected_versions,
+        **asdict(report),
     )
     session.flush()

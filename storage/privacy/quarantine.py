@@ -42,7 +42,7 @@ def set_quarantine(
         raise Conflict(f"The user {user_id} was erased; there are no votes to set aside.")
     if user.quarantined == quarantined:
         return QuarantineReport(quarantined, 0)
-    # An application's end users go with it: nobody but the application says who they are.
+    # An application's end users go with it: only the application knows who they are.
     whole = (col(User.id) == user_id) | (col(User.app_id) == user_id)
     session.execute(
         sa.update(User)

@@ -1,7 +1,7 @@
 """Adapter folders: written aside, synced, renamed, hashed; verified before they are loaded.
 
 A folder is a whitelist of files with hashes. Anything else in it, a pickle above all, is refused.
-Knows no tensors: whether an adapter fits a model is for whoever loads it.
+It does not look at tensors: the code that loads an adapter checks that it fits the model.
 """
 
 import hashlib

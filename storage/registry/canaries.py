@@ -30,9 +30,9 @@ _FIND_OPEN = sa.select(_canaries.c.id, _canaries.c.share).where(_canaries.c.ende
 
 
 def start_canary(session: Session, id_or_name: str, *, share: float, by: str, why: str) -> Canary:
-    """Give a share of the chats that begin from now on to a version beside the deployed one.
+    """Give a version other than the deployed one a share of the chats that begin from now on.
 
-    For the canary that is under way this changes the share; who was given to it stays. Raises NotFound,
+    For the canary that is under way this changes the share; chats stay on their side. Raises NotFound,
     InvalidInput, and Conflict for a version that is deployed or may not be, and while another is tried.
     """
     if not 0 < share < 1:
@@ -68,7 +68,7 @@ def end_canary(session: Session, *, by: str, why: str) -> Canary:
 
 
 def choose_canary(session: Session, key: str) -> str | None:
-    """The id of the canary under way if it gets this chat, or whatever else the key names."""
+    """The id of the canary under way if it gets the chat, or the group of chats, that the key names."""
     session.flush()  # a plain statement does not see what the session has still to write
     canary = session.connection().execute(_FIND_OPEN).one_or_none()
     return canary.id if canary is not None and is_chosen(canary.id, key, canary.share) else None

@@ -1,7 +1,7 @@
-"""Whose turn it is on the one device of a machine: two locks in the data directory.
+"""Who has the one device of a machine: two file locks in the data directory.
 
-Kept by the kernel, so whoever is killed gives them up. A server *uses* the device; a training *claims* it
-and then waits until no server uses it. Knows neither models nor runs.
+The kernel keeps them, so a killed process gives them up. A server *uses* the device; a training *claims* it
+and then waits until no server uses it.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ class DeviceLock:
         return self._lock(CLAIM, fcntl.LOCK_EX) and self._lock(USE, fcntl.LOCK_EX)
 
     def use(self) -> bool:
-        """For a server, beside others: False while a training has the device or wants it."""
+        """For a server, shared with others: False while a training has the device or wants it."""
         return not self.claimed() and self._lock(USE, fcntl.LOCK_SH)
 
     def claimed(self) -> bool:

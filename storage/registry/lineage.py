@@ -1,8 +1,8 @@
 """Which model versions learned from votes that were taken back since: erased, or without consent now.
 
 A model cannot unlearn; each such version says how many votes, until a retrain from the base replaces it.
-A version that was continued from another learned from all that this one did. Knows the votes that runs
-keep as their lineage; knows nobody's reasons.
+A version that was continued from another learned from all that this one did. A run keeps its votes
+as its lineage.
 """
 
 from collections.abc import Collection, Iterable

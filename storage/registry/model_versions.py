@@ -221,7 +221,7 @@ def close_canary(session: Session, canary: Canary, *, by: str, why: str) -> Cana
 
 
 def lock_versions(session: Session) -> None:
-    """Until the transaction's end nobody else moves the alias, begins a canary or ends one.
+    """Until the transaction's end no other moves the alias, begins a canary or ends one.
 
     PostgreSQL: a lock on v1's row, one that replies by v1 do not wait for. SQLite has one writer anyway.
     """

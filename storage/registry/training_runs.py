@@ -1,6 +1,6 @@
 """Training runs: the row is the queue. Request, claim, heartbeat, release, finish, cancel.
 
-Whoever runs a run holds a lease on it, by the database's clock, and a fence: a number that grows with
+A trainer holds a lease on its run, by the database's clock, and a fence: a number that grows with
 every claim. Every write of a trainer names its fence, so one that was given up for dead cannot write
 over its successor's work.
 """
@@ -171,7 +171,7 @@ def release_run(session: Session, run_id: str, fence: int, reason: str) -> None:
 
 
 def expire_lease(session: Session, run_id: str, owner: str) -> None:
-    """End the lease of a trainer that is known to be dead, so that nobody waits for it to run out."""
+    """End the lease of a trainer that is known to be dead, so that the next one need not wait."""
     run = get_run(session, run_id)
     if run.state == "running" and run.owner == owner:
         run.lease_until = database_now(session)

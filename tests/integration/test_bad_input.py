@@ -15,56 +15,39 @@ from tests.support import http_loop
 from tests.support.endless_model import build_endless_model
 from tests.support.live_server import LiveServer, get, read_events, wait_until
 from tests.support.programs import run_command
+from tests.support.rest import refused
 from tests.support.tiny_model import build_tiny_model
 
 
-def refused(response: httpx.Response, status: int, code: str | None = None) -> str:
-    """The message of a refusal in the one error shape."""
-    assert response.status_code == status, response.text
-    assert set(response.json()) == {"error"}
-    error = response.json()["error"]
-    assert set(error) - {"field"} == {"code", "message"}
-    assert code is None or error["code"] == code, error
-    return str(error["message"])
-
-
-def test_messages_that_must_be_refused(live_server: LiveServer) -> None:
-    client, stranger = live_server.client(), live_server.client("user", "eve")
+def test_messages_that_must_be_refused(
+    shared_server: LiveServer, client: httpx.Client, stranger: httpx.Client
+) -> None:
     reply = http_loop.chat_once(client, "Hello")
     messages = f"/api/v1/chats/{reply['chat_id']}/messages"
-
     for empty in ("", "   \n"):
         assert "empty" in refused(client.post(messages, json={"content": empty}), 422)
     assert "32000" in refused(client.post(messages, json={"content": "x" * 100_000}), 413)
     assert "1024" in refused(client.post(messages, json={"content": "word " * 3000}), 422, "prompt_too_long")
-    refused(client.post(messages, json={"text": "wrong name"}), 422)
-    refused(client.post(messages, content=b"{broken", headers={"Content-Type": "application/json"}), 422)
     refused(stranger.post(messages, json={"content": "Hi"}), 403, "not_yours")
-    refused(client.post(f"/api/v1/chats/{new_id()}/messages", json={"content": "Hi"}), 404)
     refused(client.post("/api/v1/chats/..%2f..%2fetc/messages", json={"content": "Hi"}), 404)
-    refused(get(f"{live_server.url}/api/v1/chats"), 401)
-    refused(get(f"{live_server.url}/api/v1/chats", headers={"Authorization": "Bearer tl_x"}), 401)
-    refused(stranger.post("/api/v1/training-runs", json={}), 403)
+    refused(get(f"{shared_server.url}/api/v1/chats", headers={"Authorization": "Bearer tl_x"}), 401)
 
     chat = http_loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))
     assert [message["content"] for message in chat["messages"]] == ["Hello", reply["content"]]
     assert http_loop.chat_once(client, "Still fine?", reply["chat_id"])["finish_reason"] in ("stop", "length")
 
 
-def test_votes_that_must_be_refused(live_server: LiveServer) -> None:
-    client, stranger = live_server.client(), live_server.client("user", "eve")
+def test_votes_that_must_be_refused(client: httpx.Client, stranger: httpx.Client) -> None:
     reply = http_loop.chat_once(client, "Hello")
+    vote = f"/api/v1/messages/{reply['message_id']}/vote"
     question = http_loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))["messages"][0]
-
-    def put(message_id: str, label: Any, who: httpx.Client = client) -> httpx.Response:
-        return who.put(f"/api/v1/messages/{message_id}/vote", json={"label": label})
-
     for label in ("true", 1, None, [True], "up"):
-        assert "true" in refused(put(reply["message_id"], label), 422)
-    refused(put(question["id"], True), 422, "not_a_reply")
-    refused(put(reply["message_id"], True, stranger), 403, "not_yours")
-    refused(put(new_id(), True), 404)
-    assert http_loop.checked(client.get("/api/v1/stats"))["votes"] == {"up": 0, "down": 0}
+        assert "true" in refused(client.put(vote, json={"label": label}), 422)
+    up = {"label": True}
+    refused(client.put(f"/api/v1/messages/{question['id']}/vote", json=up), 422, "not_a_reply")
+    refused(stranger.put(vote, json=up), 403, "not_yours")
+    refused(client.put(f"/api/v1/messages/{new_id()}/vote", json=up), 404)
+    assert http_loop.checked(client.get(vote))["revision"] == 0
 
 
 def test_a_reply_that_is_still_streaming_cannot_be_voted_on(
@@ -91,22 +74,16 @@ def stopped_reply(client: httpx.Client, chat_id: str) -> dict[str, Any] | None:
     return message if message["state"] == "stopped" else None
 
 
-def test_a_broken_line_is_named_and_nothing_is_imported_unless_told_to_skip(live_server: LiveServer) -> None:
-    client = live_server.client()
-    good = json.dumps({"prompt": "Hi", "completion": "Hello", "label": True})
+def test_a_broken_line_is_named_and_nothing_is_imported_unless_told_to_skip(client: httpx.Client) -> None:
+    def ups() -> int:
+        return int(http_loop.checked(client.get("/api/v1/stats"))["votes"]["up"])
+
+    good, before = json.dumps({"prompt": "Hi", "completion": "Hello", "label": True}), ups()
     body = f"{good}\n{{broken\n".encode()
     assert "line 2" in refused(client.post("/api/v1/import", content=body), 422, "bad_line")
-    assert http_loop.checked(client.get("/api/v1/stats"))["votes"]["up"] == 0
+    assert ups() == before
     report = http_loop.checked(client.post("/api/v1/import", content=body, params={"skip_bad": True}))
-    assert (report["accepted"], len(report["rejected"])) == (1, 1)
-
-
-def test_a_run_without_enough_votes_is_skipped_with_the_reason(live_server: LiveServer) -> None:
-    client = live_server.client()
-    http_loop.vote(client, http_loop.chat_once(client, "Hello")["message_id"], True)
-    run = http_loop.wait_for_run(live_server, client, http_loop.request_run(client))
-    assert run["state"] == "skipped"
-    assert "thumbs down" in run["reason"]
+    assert (report["accepted"], len(report["rejected"]), ups()) == (1, 1, before + 1)
 
 
 def test_a_damaged_adapter_is_refused_and_the_deployed_version_keeps_serving(

@@ -120,7 +120,8 @@ def test_regenerating_makes_a_sibling_and_the_stored_seed_repeats_it(env: ChatEn
     again = Sampling(**{**first.sampling, "stop": tuple(first.sampling["stop"])})
     same = env.service.regenerate(env.user_id, first.id, sampling=again).message()
     with env.database.read() as session:
-        assert [m.id for m in chats.siblings(session, first.id)] == [first.id, other.id, same.id]
+        places = chats.current_places(session, env.chat_id)
+    assert places[-1].alternatives == [first.id, other.id, same.id]
     assert same.content == first.content != other.content
     assert same.token_ids == first.token_ids
     assert env.path()[-1].id == same.id

@@ -1,6 +1,6 @@
-"""Chat completions as OpenAI writes them: what is asked, what of it is refused, and what is answered.
+"""Chat completions as OpenAI defines them: the request, what of it is refused, and the answer.
 
-Knows the fields of OpenAI's API; knows no chats, no people and no model versions.
+Uses the fields of OpenAI's API, but no chats, no people and no model versions.
 """
 
 import json

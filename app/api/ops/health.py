@@ -1,4 +1,4 @@
-"""For whoever watches the server: is it alive, and can it answer?"""
+"""Health checks for monitoring: is the server alive, and can it answer?"""
 
 import logging
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas import ApprovalOut, Text, VersionId, approval_out
+from app.api.schemas import ApprovalOut, Text, VersionId
 from app.api.v1.model_versions import Reason
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
@@ -90,7 +90,7 @@ def current_canary(services: Services) -> CanaryOut | None:
         compared_with=deployed.version,
         chats=chats,
         served=services.deployments.canary.serves(canary.id),
-        approval=approval_out(tried),
-        approval_deployed=approval_out(deployed),
+        approval=ApprovalOut.model_validate(tried),
+        approval_deployed=ApprovalOut.model_validate(deployed),
         difference=difference,
     )

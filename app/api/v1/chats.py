@@ -8,10 +8,19 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.responses import JSONResponse, Response
 
-from app.api.paging import Cursor, Limit, Page, cut
 from app.api.replies import EVENT_SCHEMA, ReplyResponse, ReplyThreads, events, finished
-from app.api.schemas import ChatOut, ChatWithMessages, Id, MessageOut, Text, chat_out
-from app.api.v1.messages import messages_out
+from app.api.schemas import (
+    ChatOut,
+    ChatWithMessages,
+    Cursor,
+    Id,
+    Limit,
+    MessageOut,
+    Page,
+    Text,
+    cut,
+    messages_out,
+)
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.services import Services
@@ -115,7 +124,7 @@ def create_chat(identity: CurrentUser, services: ServicesHere, body: NewChat | N
             source="api",
             consent=services.settings.consent_default if body.consent is None else body.consent,
         )
-    return chat_out(chat)
+    return ChatOut.model_validate(chat)
 
 
 @router.get("/chats")
@@ -126,7 +135,7 @@ def list_chats(
     with services.database.read() as session:
         found = chats.list_chats(session, identity.user_id, limit=limit + 1, before=cursor)
     page, following = cut(found, limit, lambda chat: chat.id)
-    return Page(items=[chat_out(chat) for chat in page], next=following)
+    return Page(items=[ChatOut.model_validate(chat) for chat in page], next=following)
 
 
 @router.get("/chats/{chat_id}")
@@ -134,8 +143,21 @@ def get_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> Chat
     """A chat with the messages of its current path, your vote on each, and the alternatives to each."""
     with services.database.read() as session:
         chat = chats.get_chat(session, chat_id, identity.user_id)
-        messages = messages_out(session, chats.current_path(session, chat_id), identity.user_id)
-    return ChatWithMessages(**chat_out(chat).model_dump(), messages=messages)
+        messages = messages_out(session, chats.current_places(session, chat_id), identity.user_id)
+    return ChatWithMessages(**chat.model_dump(include=set(ChatOut.model_fields)), messages=messages)
+
+
+@router.get("/chats/{chat_id}/messages")
+def list_messages(
+    chat_id: Id, identity: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+) -> Page[MessageOut]:
+    """The messages of a chat's current path, oldest first."""
+    with services.database.read() as session:
+        chats.get_chat(session, chat_id, identity.user_id)
+        path = chats.current_places(session, chat_id)
+        later = [place for place in path if cursor is None or place.message.id > cursor]
+        page, following = cut(later, limit, lambda place: place.message.id)
+        return Page(items=messages_out(session, page, identity.user_id), next=following)
 
 
 @router.patch("/chats/{chat_id}")
@@ -149,7 +171,7 @@ def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services:
             set_consent(session, chat, body.consent, by=identity.name)
         if body.title is not None:
             chat = chats.rename_chat(session, chat_id, body.title)
-    return chat_out(chat)
+    return ChatOut.model_validate(chat)
 
 
 @router.delete("/chats/{chat_id}", status_code=204)
@@ -222,6 +244,8 @@ async def _answer(
 
     def shown() -> MessageOut:
         with services.database.read() as session:
-            return messages_out(session, [message], user_id)[0]
+            places = chats.current_places(session, message.chat_id, message.id)
+            place = next(place for place in places if place.message.id == message.id)
+            return messages_out(session, [place], user_id)[0]
 
     return JSONResponse((await threads.run(shown)).model_dump(mode="json"), headers=headers)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, Field
 from starlette.responses import Response, StreamingResponse
 
-from app.api.paging import NO_CURSOR, Page
+from app.api.schemas import NO_CURSOR, Page
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
 from storage.chats import votes

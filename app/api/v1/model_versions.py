@@ -4,8 +4,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict
 from sqlmodel import Session
 
-from app.api.paging import Cursor, Limit, Page, cut
-from app.api.schemas import Text, VersionId, VersionOut, version_out
+from app.api.schemas import Cursor, Limit, Page, Text, VersionId, VersionOut, cut, version_out
 from app.web.auth import Admin, CurrentUser, ServicesHere
 from app.web.openapi_names import Body
 from storage.registry import canaries, model_versions

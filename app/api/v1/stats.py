@@ -5,7 +5,7 @@ from datetime import date, datetime
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.api.schemas import ApprovalOut, VersionOut, approval_out
+from app.api.schemas import ApprovalOut, VersionOut
 from app.api.v1.canary import CanaryOut, current_canary
 from app.api.v1.model_versions import all_versions
 from app.services import Services
@@ -91,7 +91,7 @@ def current_statistics(services: Services) -> Statistics:
         days = stats.daily_votes(session)
         noted = count_signals(session)
     return Statistics(
-        approval=[approval_out(version) for version in approval],
+        approval=[ApprovalOut.model_validate(version) for version in approval],
         canary=current_canary(services),
         tags={tag: Votes(up=up, down=down) for tag, (up, down) in tags.items()},
         signals=noted,

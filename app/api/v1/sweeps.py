@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.api.paging import Cursor, Limit, Page, cut
+from app.api.schemas import Cursor, Limit, Page, cut
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
 from trainer.sweep.folder import Sweep, all_sweeps, state_of

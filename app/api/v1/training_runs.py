@@ -12,9 +12,8 @@ from pydantic import ConfigDict, Field, StrictBool
 from sqlmodel import Session
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from app.api.paging import Cursor, Limit, Page, cut
 from app.api.replies import EVENT_SCHEMA, PING, PING_SECONDS, sse
-from app.api.schemas import Id, RunOut, run_out
+from app.api.schemas import Cursor, Id, Limit, Page, RunOut, cut, run_out
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
 from app.web.openapi_names import Body

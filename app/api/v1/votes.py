@@ -1,4 +1,4 @@
-"""Votes on replies, by the reply's message id.
+"""Votes on replies, by the reply's message id, and signals: what a person did with a reply without voting.
 
 A vote waits for its commit without holding a thread, and its voter is identified in its own
 transaction: hundreds come in a second.
@@ -13,13 +13,15 @@ from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlmodel import Session
 
-from app.api.schemas import Id, Text, VoteOut, vote_out
+from app.api.schemas import Id, Text, VoteOut
 from app.web.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
 from app.web.errors import ErrorOut
 from app.web.openapi_names import Body
 from storage.chats import votes
+from storage.chats.signals import record_signal
 from storage.db.database import Database
 from storage.errors import InvalidInput, TooLarge
+from storage.settings import SignalKind
 
 router = APIRouter(tags=["votes"])
 
@@ -51,6 +53,15 @@ class NewVote(Body):
     tags: list[Tag] | None = Field(None, max_length=20, description="Reasons, such as `wrong` or `too long`.")
     comment: Text | None = None
     correction: Text | None = Field(None, description="What the reply should have been.")
+
+
+class NewSignal(Body):
+    kind: SignalKind = Field(description="What was done with the reply: regenerated, edited or copied.")
+
+
+class SignalOut(BaseModel):
+    message_id: str
+    kind: SignalKind
 
 
 class VoteTags(BaseModel):
@@ -146,6 +157,17 @@ async def clear_vote(
     return _answer(await _store(services.database, secret, clear), response)
 
 
+@router.post("/messages/{message_id}/signals", status_code=201)
+def add_signal(message_id: Id, body: NewSignal, identity: CurrentUser, services: ServicesHere) -> SignalOut:
+    """Note what was done with a reply that was given to you; the same once more changes nothing.
+
+    `edited` means that its question was edited. Regenerating and editing over this API are noted anyway.
+    """
+    with services.database.write() as session:
+        record_signal(session, user_id=identity.user_id, message_id=message_id, kind=body.kind)
+    return SignalOut(message_id=message_id, kind=body.kind)
+
+
 async def _store(
     database: Database, secret: Secret, write: Callable[[Session, str], votes.CurrentVote]
 ) -> votes.CurrentVote:
@@ -159,4 +181,4 @@ async def _store(
 
 def _answer(vote: votes.CurrentVote, response: Response) -> VoteOut:
     response.headers["ETag"] = f'"{vote.revision}"'
-    return vote_out(vote)
+    return VoteOut.model_validate(vote)

@@ -1,12 +1,11 @@
-"""What became of the votes that the webhook tells of. For admins."""
+"""The deliveries of the webhook and how they went. For admins."""
 
 from datetime import datetime
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.api.paging import Cursor, Limit, Page, cut
-from app.api.schemas import Id
+from app.api.schemas import Cursor, Id, Limit, Page, cut
 from app.web.auth import Admin, ServicesHere
 from storage.chats import webhook_outbox
 from storage.db import audit

@@ -1,6 +1,6 @@
 """The admin page's panels as HTML: counts and weights, the run under way, runs, versions.
 
-Pure: knows neither database nor Gradio. Everything that comes from outside is escaped here.
+Pure functions: no database, no Gradio. Everything that comes from outside is escaped here.
 """
 
 import re

@@ -4,6 +4,7 @@ Knows Gradio, the services and storage. Every handler checks the role again, wha
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -31,8 +32,11 @@ LOG_CHARS = 20_000
 
 Update = dict[Any, Any]
 
-# Once a second, and only while somebody looks.
-REFRESH_SCRIPT = "setInterval(() => document.hidden || trigger('refresh'), 1000);"
+# Only while somebody looks. The reports read every reply, so they are asked for less often.
+REFRESH_SCRIPT = """
+setInterval(() => document.hidden || trigger('refresh'), 1000);
+setInterval(() => document.hidden || trigger('refresh_reports'), 30000);
+"""
 
 VERSIONS_SCRIPT = """
 element.addEventListener('click', (event) => {
@@ -50,8 +54,29 @@ HEADER = """<div class="tl-header"><h1>Thumbloop admin</h1>
 
 SHARES = [("5 %", 0.05), ("10 %", 0.1), ("25 %", 0.25), ("50 %", 0.5)]  # of new chats
 
-# These figures look at every reply, so they are asked for less often.
-STATISTICS_SCRIPT = "setInterval(() => document.hidden || trigger('refresh'), 30000);"
+
+@dataclass(frozen=True)
+class Report:
+    """A panel that only shows something; `draw` makes its HTML."""
+
+    title: str
+    element: str  # id in the page
+    draw: Callable[[Services], str]
+
+
+def _statistics(services: Services) -> str:
+    return statistics_panel(current_statistics(services))
+
+
+def _newest_sweep(services: Services) -> str:
+    sweep, plot = newest_sweep(services) or (None, None)
+    return sweep_panel(sweep, plot.read_bytes() if plot is not None and plot.is_file() else None)
+
+
+REPORTS = (
+    Report("What people think", "tl-statistics", _statistics),
+    Report("Newest sweep", "tl-sweep", _newest_sweep),
+)
 
 
 def build_admin_page(services: Services) -> gr.Blocks:
@@ -89,10 +114,10 @@ class AdminPage:
         self.versions = gr.HTML(js_on_load=VERSIONS_SCRIPT, elem_id="tl-versions", **html)
         gr.HTML("<h2>Runs</h2>", **html)
         self.runs = gr.HTML(elem_id="tl-runs", **html)
-        gr.HTML("<h2>What people think</h2>", **html)
-        self.statistics = gr.HTML(js_on_load=STATISTICS_SCRIPT, elem_id="tl-statistics", **html)
-        gr.HTML("<h2>Newest sweep</h2>", **html)
-        self.sweep = gr.HTML(elem_id="tl-sweep", **html)
+        self.reports: dict[gr.HTML, Report] = {}
+        for report in REPORTS:
+            gr.HTML(f"<h2>{report.title}</h2>", **html)
+            self.reports[gr.HTML(elem_id=report.element, **html)] = report
         gr.HTML(
             f'<h2>Feedback as data</h2><div class="tl-columns">{export_form()}{import_form()}</div>', **html
         )
@@ -116,17 +141,15 @@ class AdminPage:
         self.cancel.click(self.on_cancel, None, **acting)
         self.versions.deploy_version(self.on_deploy, None, **acting)
         self.roll_back.click(self.on_roll_back, None, **acting)
-        compared = {**acting, "outputs": [*acting["outputs"], self.statistics]}
+        compared = {**acting, "outputs": [*acting["outputs"], *self.reports]}
         self.versions.try_version(self.on_try, self.share, **compared)
         self.versions.end_canary(self.on_end_canary, None, **compared)
         self.versions.retrain(self.on_retrain, None, **acting)
-        self.blocks.load(self.on_statistics, None, self.statistics, **quiet)
-        self.statistics.refresh(self.on_statistics, None, self.statistics, **quiet)
-        self.blocks.load(self.on_sweep, None, self.sweep, **quiet)
-        self.statistics.refresh(self.on_sweep, None, self.sweep, **quiet)
+        self.blocks.load(self.on_reports, None, list(self.reports), **quiet)
+        self.overview.refresh_reports(self.on_reports, None, list(self.reports), **quiet)
         asked = [self.preview, self.erase, self.chosen]
         gr.on([self.look.click, self.person.submit], self.on_look, self.person, asked, **quiet)
-        erasing = {**acting, "outputs": [*acting["outputs"], *asked, self.person, self.statistics]}
+        erasing = {**compared, "outputs": [*compared["outputs"], *asked, self.person]}
         self.erase.click(self.on_erase, self.chosen, **erasing)
 
     def on_refresh(self, request: gr.Request) -> Update:
@@ -149,17 +172,9 @@ class AdminPage:
 
         return self._act(request, act)
 
-    def on_statistics(self, request: gr.Request) -> str:
+    def on_reports(self, request: gr.Request) -> Update:
         self._admin(request)
-        return statistics_panel(current_statistics(self.services))
-
-    def on_sweep(self, request: gr.Request) -> str:
-        self._admin(request)
-        found = newest_sweep(self.services)
-        if found is None:
-            return sweep_panel(None, None)
-        sweep, plot = found
-        return sweep_panel(sweep, plot.read_bytes() if plot.is_file() else None)
+        return {component: report.draw(self.services) for component, report in self.reports.items()}
 
     def on_look(self, person: str, request: gr.Request) -> Update:
         """What an erasure of that person would remove."""
@@ -186,7 +201,7 @@ class AdminPage:
             return f"Erased: {found.chats} chats, {found.messages} messages, {found.votes} votes.{affected}"
 
         shown = self._act(request, act)
-        return {**shown, **self._forget(), self.person: "", self.statistics: self.on_statistics(request)}
+        return {**shown, **self._forget(), self.person: "", **self.on_reports(request)}
 
     def _forget(self) -> Update:
         return {self.preview: "", self.erase: gr.Button(visible=False), self.chosen: ""}
@@ -219,7 +234,7 @@ class AdminPage:
             )
             return f"{event.version} answers {share:.0%} of the chats that begin from now on."
 
-        return {**self._act(request, act), self.statistics: self.on_statistics(request)}
+        return {**self._act(request, act), **self.on_reports(request)}
 
     def on_end_canary(self, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:
@@ -228,7 +243,7 @@ class AdminPage:
             )
             return f"The canary of {version.name} is over; the deployed version answers its {chats} chats."
 
-        return {**self._act(request, act), self.statistics: self.on_statistics(request)}
+        return {**self._act(request, act), **self.on_reports(request)}
 
     def on_roll_back(self, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:

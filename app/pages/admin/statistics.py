@@ -1,6 +1,6 @@
 """The statistics of the admin page as HTML: approval and vote rate per version, tags, signals, days.
 
-Pure: knows neither database nor Gradio. Everything that comes from outside is escaped here.
+Pure functions: no database, no Gradio. Everything that comes from outside is escaped here.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def statistics_panel(statistics: Statistics) -> str:
 
 
 def _canary(canary: CanaryOut) -> str:
-    """How it does beside the deployed version, each in the chats that were given to it."""
+    """The canary compared with the deployed version, each in its own chats."""
     sides = table(
         "The canary beside the deployed version",
         ("Version", "Approval", "Up", "Down", "Replies", "Vote rate"),

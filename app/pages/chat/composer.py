@@ -1,6 +1,6 @@
-"""The composer beyond sending: a message of one's own that is edited, and a draft that outlives a reload.
+"""The composer: how a person edits a message of theirs, and a draft that survives a reload.
 
-Knows no chat service and no storage. The page alone begins and ends the editing: a message's button puts
+Uses neither chat service nor storage. The page alone begins and ends the editing: a message's button puts
 its text into the box and its id into the component below, whose value goes with the next Send. Once the
 server has stored a message, the page takes its text out of the box, and leaves what was typed since. What
 is in the box when the page goes, because somebody reloads it or Gradio does after losing the server, is

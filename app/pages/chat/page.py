@@ -144,7 +144,7 @@ class ChatPage:
 
     def on_load(self, tab: TabState, kept: object, request: gr.Request) -> Iterator[Update]:
         """Open the chat that the address names, or the newest, or none for `?chat=new`, with its draft."""
-        said = None  # nor is a notice taken away that somebody quick was given
+        said = None  # keeps a notice that an earlier event has drawn already
         try:
             identity = self._identify(tab, request)
         except (NotFound, NotAllowed):
@@ -153,7 +153,7 @@ class ChatPage:
         if not request.query_params.get("chat"):
             with self.services.database.read() as session:
                 newest = list_chats(session, identity.user_id, limit=1)
-            # Whoever is quick has sent a message meanwhile, and its chat is open.
+            # A quick person has sent a message meanwhile, and its chat is open.
             tab.chat_id = tab.chat_id or (newest[0].id if newest else None)
         draft = Draft.read(kept)
         waits = draft.is_waiting(self.renderer.read(tab, identity).messages)

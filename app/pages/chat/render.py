@@ -2,7 +2,7 @@
 
 Gradio sends the drawings of one tab's events in any order, but goes on with a generator only once its last
 drawing is on the way. So after a drawing it is seen whether the tab has moved on meanwhile, and where it has,
-the present state is drawn last. Knows the chat service and storage; knows no event and no layout.
+the present state is drawn last. Uses the chat service and storage, but no event and no layout.
 """
 
 from collections.abc import Callable, Generator, Iterator

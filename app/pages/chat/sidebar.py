@@ -1,6 +1,6 @@
-"""One's chats beside the transcript, and what a click on a chat or on another branch tells the page.
+"""The list of chats next to the transcript, and the events that a click on a chat or branch triggers.
 
-Pure: knows no database, no request and no component.
+Pure functions: no database, no request, no component.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What one browser tab shows of a chat: which chat, its messages, and how often a stream is drawn.
 
-Knows storage; knows no component.
+Uses storage, but no component.
 """
 
 import time

@@ -1,6 +1,6 @@
 """A chat as the page shows it: stored messages in, Gradio Chatbot messages and header out.
 
-Pure: knows no database, no request and no component. Whatever a person or a model wrote is
+Pure functions: no database, no request, no component. Whatever a person or a model wrote is
 escaped here or handed to Gradio's sanitizer as Markdown.
 """
 

@@ -34,7 +34,7 @@ def test_one_failing_write_takes_no_other_with_it(sqlite: Database) -> None:
     def write(number: int) -> None:
         start.wait()
         try:
-            sqlite.group_write(lambda session: users.create_user(session, f"user-{number % 6}"))
+            sqlite.submit(lambda session: users.create_user(session, f"user-{number % 6}")).result()
             outcomes.append("stored")
         except Conflict:
             outcomes.append("refused")
@@ -51,7 +51,7 @@ def test_one_failing_write_takes_no_other_with_it(sqlite: Database) -> None:
 
 def test_an_answered_write_is_visible_to_another_connection(database: Database) -> None:
     for number in range(20):
-        user = database.group_write(lambda session, n=number: users.create_user(session, f"user-{n}"))
+        user = database.submit(lambda session, n=number: users.create_user(session, f"user-{n}")).result()
         with database.read() as session:
             assert users.get_user(session, user.id).name == f"user-{number}"
 
@@ -68,7 +68,9 @@ def test_a_commit_that_fails_is_told_to_every_caller(sqlite: Database) -> None:
 
     def write_until_full() -> None:
         for number in range(10_000):
-            sqlite.group_write(lambda session, n=number: users.create_user(session, f"user-{n}-" + "x" * 80))
+            sqlite.submit(
+                lambda session, n=number: users.create_user(session, f"user-{n}-" + "x" * 80)
+            ).result()
 
     with pytest.raises(NotStored, match="full"):
         write_until_full()

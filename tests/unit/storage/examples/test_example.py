@@ -59,8 +59,8 @@ def test_a_regenerated_reply_shares_the_prompt_of_its_sibling(database: Database
         again = add_answer(session, chat, first.parent_id or "", "Other.")
         for reply, label in ((first, False), (again, True)):
             votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=label)
-        assert [m.id for m in chats.siblings(session, first.id)] == [first.id, again.id]
-        assert chats.current_path(session, chat.id)[-1].id == again.id
+        newest = chats.current_places(session, chat.id)[-1]
+        assert (newest.message.id, newest.alternatives) == (again.id, [first.id, again.id])
         down, up = example.iter_examples(session, votes.latest_event_id(session))
     assert down.prompt == up.prompt == [{"role": "user", "content": "Why?"}]
     assert (down.completion[0]["content"], up.completion[0]["content"]) == ("Because.", "Other.")

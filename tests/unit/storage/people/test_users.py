@@ -161,7 +161,7 @@ def test_a_drafted_chat_is_stored_whole_though_its_write_ran_twice(database: Dat
         if len(runs) == 1:
             raise InvalidInput("Another write of the group failed.")
 
-    database.group_write(write)
+    database.submit(write).result()
     assert len(runs) == 2
     with database.read() as session:
         stored = chats.get_chat(session, chat.id, ada.id)
