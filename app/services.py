@@ -11,12 +11,10 @@ from functools import partial
 from app.background.housekeeping import Housekeeping
 from app.background.webhook import WebhookSender
 from app.chat.service import ChatService
-from app.serving import memory
 from app.serving.backend import Backend
 from app.serving.deployments import Deployments
-from app.serving.device_sharing import DeviceSharing
+from app.serving.device_sharing import DeviceSharing, freeze_loaded
 from app.serving.local.backend import LocalBackend
-from app.serving.openai.backend import ExternalBackend
 from app.telemetry.collector import StateCollector
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
@@ -69,7 +67,7 @@ class Services:
         if self.turns is not None:
             self.turns.start()
         self.deployments.start()
-        memory.keep()
+        freeze_loaded()
         self.webhook.start()
         self.housekeeping.start()
         self.dispatcher.start()
@@ -164,6 +162,8 @@ def _find_model(settings: Settings, progress: Callable[[str], None]) -> BaseMode
 
 def _make_backend(settings: Settings, source: BaseModelSource | None, *, wait: bool) -> Backend:
     if settings.backend == "openai":
+        from app.serving.openai.backend import ExternalBackend  # a second of imports that others are spared
+
         return ExternalBackend(settings, source)
     assert source is not None
     return LocalBackend(settings, source, wait=wait)

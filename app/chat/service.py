@@ -16,7 +16,7 @@ from app.chat.live_reply import LiveReply
 from app.chat.rate_limit import Limits
 from app.chat.reply_recorder import ReplyRecorder
 from app.chat.tree_position import find_place, leaf_id_of, note_signal
-from app.serving.backend import Sampling
+from app.serving.backend import Prompt, Sampling
 from app.serving.deployments import Deployments
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
@@ -205,8 +205,7 @@ class ChatService:
         self._claim(chat.id, path)
         try:
             self.limits.take(chat.owner_id)
-            left_out = self._left_out(chat, path) if shorten else 0
-            prompt = chats.prompt_messages(chat, path[left_out:])
+            left_out, prompt = self._prompt(chat, path, shorten=shorten)
             version, stream = self._deployments.stream(
                 prompt,
                 sampling,
@@ -247,11 +246,18 @@ class ChatService:
         stream.start()
         return reply
 
-    def _left_out(self, chat: Chat, path: Sequence[Message]) -> int:
-        def share(left_out: int) -> float:
-            return self._deployments.share_of_context(chats.prompt_messages(chat, path[left_out:]))
+    def _prompt(self, chat: Chat, path: Sequence[Message], *, shorten: bool) -> tuple[int, Prompt]:
+        """How many messages the model does not read, and what it reads."""
+        prompts: dict[int, Prompt] = {}
 
-        return messages_left_out(path, share)
+        def share(left_out: int) -> float:
+            prompts[left_out] = self._deployments.prompt(chats.prompt_messages(chat, path[left_out:]))
+            return prompts[left_out].share
+
+        if not shorten:
+            return 0, self._deployments.prompt(chats.prompt_messages(chat, path))
+        left_out = messages_left_out(path, share)  # measures what it decides for
+        return left_out, prompts[left_out]
 
     def _check_content(self, content: str) -> None:
         if not content.strip():

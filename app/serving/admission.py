@@ -1,50 +1,105 @@
-"""Places for replies: how many may be under way or wait at once, and when to come back if none is free.
+"""Admission of replies: how many are under way or wait at once, and who starts next, fair between people.
 
-Of people it knows who has how many places; it knows no model.
+Knows who asks for what version; knows no model and no thread of ours.
 """
 
 import math
 import threading
 from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
 
 from storage.errors import Busy
 
+T = TypeVar("T")
 
-class Places:
-    """May be used from any thread.
 
-    One person may take every place. Whoever has none yet gets their first all the same, beyond the limit and
-    up to as many again: nobody is kept out by what another asked for.
+class Admission:
+    """Counts admitted replies by person and by version. May be used from any thread.
+
+    One person may take the whole capacity. Anybody without a reply gets a first one all the same, beyond the
+    limit and up to as many again: nobody is kept out by what another asked for.
     """
 
-    def __init__(self, at_once: int, waiting: int) -> None:
-        self._at_once = at_once
-        self._most = at_once + waiting
-        self._lock = threading.Lock()
-        self._taken = 0
-        self._of: Counter[str] = Counter()
-        self._usual_seconds = 5.0  # a running mean over replies, to tell a refused caller when to return
+    def __init__(self, concurrent: int, waiting: int) -> None:
+        self._concurrent = concurrent
+        self._limit = concurrent + waiting
+        self._changed = threading.Condition()
+        self._persons: Counter[str] = Counter()
+        self._versions: Counter[str] = Counter()
+        self._usual_seconds = 5.0  # a running mean over replies: when a refused caller should return
 
-    def take(self, person: str) -> None:
-        """Raises Busy if all are taken."""
-        with self._lock:
-            most = self._most if self._of[person] else 2 * self._most
-            if self._taken >= most:
-                wait = math.ceil(self._usual_seconds * self._taken / self._at_once / 2)
+    def admit(self, person: str, version_id: str) -> None:
+        """Count one reply more; raises Busy if there is no capacity for it."""
+        with self._changed:
+            admitted = self._persons.total()
+            if admitted >= (self._limit if self._persons[person] else 2 * self._limit):
+                wait = math.ceil(self._usual_seconds * admitted / self._concurrent / 2)
                 raise Busy(
-                    f"{self._taken} replies are under way or waiting, which is the limit "
+                    f"{admitted} replies are under way or waiting, which is the limit "
                     f"(max_concurrent_replies + max_waiting_replies); try again in about {wait} s.",
                     retry_after=max(1, min(wait, 60)),
                 )
-            self._taken += 1
-            self._of[person] += 1
+            self._persons[person] += 1
+            self._versions[version_id] += 1
 
-    def free(self, person: str, seconds: float | None = None) -> None:
-        """`seconds` is how long a reply took, if it ran."""
-        with self._lock:
-            self._taken -= 1
-            self._of[person] -= 1
-            if not self._of[person]:
-                del self._of[person]
+    def release(self, person: str, version_id: str, seconds: float | None = None) -> None:
+        """Count one reply less; `seconds` is how long it took, if it ran to its end."""
+        with self._changed:
+            for counter, key in ((self._persons, person), (self._versions, version_id)):
+                counter[key] -= 1
+                if not counter[key]:
+                    del counter[key]
             if seconds is not None:
                 self._usual_seconds += 0.2 * (seconds - self._usual_seconds)
+            self._changed.notify_all()
+
+    def admitted(self, version_id: str | None = None) -> int:
+        """Replies by this version, or by all of them, begun or not."""
+        with self._changed:
+            return self._persons.total() if version_id is None else self._versions[version_id]
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Return when no reply is admitted any more, or after that time."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._persons, seconds)
+
+
+class FairQueue(Generic[T]):
+    """Whoever has the fewest replies under way comes first, then whoever was last served longest ago.
+
+    So ten replies that one person asked for delay the reply of another by one turn, not by ten.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[str, T]] = []
+        self._served: dict[str, int] = {}  # each person's latest turn, while anybody waits
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, person: str, item: T) -> None:
+        self._waiting.append((person, item))
+
+    def remove(self, chosen: Callable[[T], bool]) -> list[T]:
+        """Take those that are chosen out of the queue, without a turn."""
+        removed = [item for _, item in self._waiting if chosen(item)]
+        self._waiting = [entry for entry in self._waiting if not chosen(entry[1])]
+        return removed
+
+    def in_order(self, under_way: Mapping[str, int]) -> list[T]:
+        """All that wait, the next one first; `under_way` counts each person's replies."""
+
+        def rank(entry: tuple[str, T]) -> tuple[int, int]:
+            person = entry[0]
+            return under_way.get(person, 0), self._served.get(person, 0)
+
+        return [item for _, item in sorted(self._waiting, key=rank)]
+
+    def serve(self, item: T) -> None:
+        """It leaves the queue and has had its turn."""
+        at = next(at for at, (_, waiting) in enumerate(self._waiting) if waiting is item)
+        person, _ = self._waiting.pop(at)
+        self._served[person] = max(self._served.values(), default=0) + 1
+        if not self._waiting:
+            self._served.clear()

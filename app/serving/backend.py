@@ -154,10 +154,20 @@ class ReplyStream:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Replies as they were a moment ago."""
+    """Replies as they were a moment ago; those that are admitted need not have begun."""
 
     running: int
     waiting: int
+    admitted: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as the model reads it: its ids, if they are known, and their share of the context."""
+
+    messages: Sequence[Mapping[str, str]]
+    ids: list[int] | None
+    share: float
 
 
 class Backend(Protocol):
@@ -175,22 +185,22 @@ class Backend(Protocol):
     def unload(self, version_id: str) -> bool:
         """Free the version; False, and nothing changes, while one of its replies is under way."""
 
-    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
-        """Tokens of the prompt that these messages make, as a share of what the model can read."""
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """Tokenise the messages, which `stream` then need not do."""
 
     def stream(
         self,
         version_id: str,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, str]] | Prompt,
         sampling: Sampling,
         *,
         person: str = "",
     ) -> ReplyStream:
-        """Take a place for one reply, which holds the version until the stream is over.
+        """Admit one reply, which holds the version until the stream is over.
 
-        Who waits for a place is served in a fair order between persons, of whom only the name counts.
+        Replies that wait start in a fair order between persons, who are names here and nothing more.
 
-        Start the stream or cancel it: until then its place stays taken. Raises Busy,
+        Start the stream or cancel it: until then it counts as admitted. Raises Busy,
         InvalidInput (code `prompt_too_long`), NotReady (code `not_loaded`).
         """
 
@@ -198,7 +208,7 @@ class Backend(Protocol):
         """Why no version can reply now, as anybody may read it; None if all is well."""
 
     def occupancy(self) -> Occupancy:
-        """How many replies are being generated, and how many wait for it."""
+        """How many replies are being generated, wait for it, and are admitted."""
 
     def close(self) -> None:
         """Cancel every reply and free the models."""

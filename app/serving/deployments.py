@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from app.serving.backend import Backend, ReplyStream, Sampling, ServedVersion
+from app.serving.backend import Backend, Prompt, ReplyStream, Sampling, ServedVersion
 from app.serving.canary import CanaryServing
 from app.serving.loaded_versions import LoadedVersions
 from storage.db.database import Database
@@ -107,7 +107,7 @@ class Deployments:
 
     def stream(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, str]] | Prompt,
         sampling: Sampling,
         *,
         person: str = "",
@@ -127,9 +127,9 @@ class Deployments:
         # The slot was freed between choosing and using it.
         return self._stream(messages, sampling, person, canary_id, version_id)
 
-    def share_of_context(self, messages: Sequence[Mapping[str, str]]) -> float:
-        """As `Backend.share_of_context`."""
-        return self._backend.share_of_context(messages)
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """As `Backend.prompt`."""
+        return self._backend.prompt(messages)
 
     def deploy(self, id_or_name: str, *, by: str, why: str) -> ModelVersion:
         """Build and try the version, then move the alias: a refused adapter changes nothing.
@@ -155,7 +155,7 @@ class Deployments:
 
     def _stream(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, str]] | Prompt,
         sampling: Sampling,
         person: str,
         canary_id: str | None,

@@ -107,8 +107,7 @@ def in_this_process(
     model, tokenizer = load_model(source)
     one_by_one(model, tokenizer, 8, 1)
     rounds = {"generate_one_by_one": one_by_one(model, tokenizer, tokens, 4)}
-    backend = LocalBackend(settings, source)
-    backend._end_ids = frozenset()
+    backend = LocalBackend(settings, source, end_ids=frozenset())
     backend.load(BASE)
     at_once(backend, 2, 8)
     for name, count, system, temperature in (
@@ -124,8 +123,7 @@ def in_this_process(
     ready = slot_seconds(backend, build_adapter(source.folder, folder / "adapter", size=0.01))
     backend.close()
     tell("the plain engine")
-    plain = LocalBackend(settings.model_copy(update={"batching": "off"}), source)
-    plain._end_ids = frozenset()
+    plain = LocalBackend(settings.model_copy(update={"batching": "off"}), source, end_ids=frozenset())
     plain.load(BASE)
     at_once(plain, 2, 8)
     rounds["plain_1"] = at_once(plain, 1, tokens)

@@ -232,15 +232,15 @@ def test_rolling_back_loads_nothing(
     deployments.deploy(first.name, by="ada", why="good")
     _, text = reply(deployments)
     deployments.deploy(second.name, by="ada", why="better?")
-    slots = dict(backend._slots)
+    slots = backend.slots
     assert first.path is not None
     shutil.rmtree(artifacts.folder(first.path))
     began = time.monotonic()
     deployments.roll_back(by="ada", why="no")
     assert reply(deployments) == (first.name, text)
     sys.stdout.write(f"rolled back in {1000 * (time.monotonic() - began):.0f} ms, reply included\n")
-    assert all(backend._slots[version_id] is slot for version_id, slot in slots.items())
-    assert backend._slots.keys() == slots.keys()
+    assert all(backend.slots[version_id] is slot for version_id, slot in slots.items())
+    assert backend.slots.keys() == slots.keys()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -257,12 +257,12 @@ def test_rolling_back_after_a_restart_loads_nothing_either(
     deployments.start()
     assert deployments.current().name == second.name
     wait_until(lambda: first.id in backend.loaded(), 30)
-    slot = backend._slots[first.id]
+    slot = backend.slots[first.id]
     assert first.path is not None
     shutil.rmtree(artifacts.folder(first.path))
     deployments.roll_back(by="ada", why="no")
     assert reply(deployments)[0] == first.name
-    assert backend._slots[first.id] is slot
+    assert backend.slots[first.id] is slot
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -281,7 +281,7 @@ def test_what_rolling_back_needs_is_loaded_however_long_it_was_not_used(
             deployments.deploy(name, by="ada", why="next")
             assert len(backend.loaded()) <= most
         # Before v2 was first deployed there was v1, used longest ago of all.
-        wait_until(lambda: "v1" in {slot.version.name for slot in [*backend._slots.values()]}, 30)
+        wait_until(lambda: "v1" in {slot.version.name for slot in backend.slots.values()}, 30)
         wait_until(lambda: len(backend.loaded()) == most, 30)
         deployments.roll_back(by="ada", why="no")
         assert reply(deployments)[0] == "v1"

@@ -244,7 +244,7 @@ def test_released_models_are_gone_from_memory_and_come_back_the_same(
     before = backend.stream(base.id, HELLO, greedy).end
     gc.collect()
     gc.freeze()  # as a server does once it has started
-    gone = [weakref.ref(backend._base), weakref.ref(backend._slots[base.id].model)]
+    gone = [weakref.ref(backend._base), weakref.ref(backend.slots[base.id].model)]
     backend.release(0)
     assert [model() for model in gone] == [None, None]
     backend.load(base)

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from app.serving.backend import ReplyEnd, Sampling, ServedVersion
 from app.serving.openai.backend import ExternalBackend
+from app.serving.openai.breaker import Breaker
 from storage.errors import ThumbloopError
 from storage.settings import Settings
 from tests.support.recorded_vllm import KEY, MODEL, WORDS, Recorded
@@ -36,10 +37,12 @@ def backends(folder: Path, model: Path) -> Iterator[MakeBackend]:
     """Makes backends of servers; without `local` the model is not on this machine."""
     made = []
 
-    def make(server: Recorded, *, local: bool = True, **changes: object) -> ExternalBackend:
+    def make(
+        server: Recorded, *, local: bool = True, breaker: Breaker | None = None, **changes: object
+    ) -> ExternalBackend:
         given = {"openai_base_url": server.url, "openai_api_key": KEY, "openai_model": MODEL, **changes}
         settings = Settings(data_dir=folder, model=str(model), backend="openai", **given)  # type: ignore[arg-type]
-        made.append(ExternalBackend(settings, resolve(settings) if local else None))
+        made.append(ExternalBackend(settings, resolve(settings) if local else None, breaker))
         made[-1].load(BASE)
         return made[-1]
 

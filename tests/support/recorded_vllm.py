@@ -74,6 +74,7 @@ class Recorded:
         self.asked: list[dict[str, Any]] = []  # bodies of chat completions
         self.adapters: dict[str, str] = {}
         self.calls: list[str] = []  # every path
+        self.keys: list[str | None] = []  # the Authorization header of every call
         self.released = threading.Event()  # ends what hangs
         self.hung_up = threading.Event()  # a client left a stream
         self._tokenise = tokenise
@@ -86,6 +87,7 @@ class Recorded:
 
     def answer(self, handler: Handler, body: dict[str, Any]) -> None:
         self.calls.append(handler.path)
+        self.keys.append(handler.headers["Authorization"])
         if handler.headers["Authorization"] != f"Bearer {KEY}":
             handler.say(401, {"error": "Unauthorized"})
         elif handler.path == "/v1/models":

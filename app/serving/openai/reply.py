@@ -1,72 +1,52 @@
 """One reply by an external server: asked for, tried again while nothing of it was read, and passed on.
 
-Knows the server's chunks and a reply stream; knows no version and no line of waiting replies.
+Knows the server's chunks and a reply stream; knows no queue.
 """
 
 import asyncio
 import logging
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from app.serving.backend import FinishReason, ReplyEnd, ReplyStream, Sampling
+from tenacity import (
+    AsyncRetrying,
+    TryAgain,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from app.serving.backend import FinishReason, ReplyStream, ServedVersion
 from app.serving.openai.breaker import Breaker
 from app.serving.openai.client import FAILED, MISSING, ModelServer
-from app.serving.text import StopStrings
+from app.serving.reply import Reply, Request
 from storage.errors import ThumbloopError
 
 log = logging.getLogger("thumbloop.serving")
 
 ATTEMPTS = 3
-FIRST_PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 0.4  # at most, before the second attempt; twice that before the third
 MOST_STOPS = 4  # OpenAI takes no more; those beyond are found here
 
 
-@dataclass(frozen=True)
-class ExternalRequest:
-    """What is asked for; `prompt` is the conversation in ids of the local tokenizer, if there is one."""
+@dataclass(eq=False)
+class ExternalVersion:
+    """A version that the server can reply by."""
 
-    model: str
-    person: str
-    messages: Sequence[Mapping[str, str]]
-    prompt: list[int] | None
-    sampling: Sampling
-    limit: int
-    asked_at: float
-
-    def body(self) -> dict[str, Any]:
-        sampling = self.sampling
-        body = {
-            "model": self.model,
-            "messages": [dict(message) for message in self.messages],
-            "max_tokens": self.limit,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if sampling.seed is not None:
-            body["seed"] = sampling.seed
-        if sampling.stop:
-            body["stop"] = list(sampling.stop[:MOST_STOPS])
-        return body
+    version: ServedVersion
+    model: str  # its name there
+    repairing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class ExternalReply:
+class ExternalReply(Reply):
     """Made when its stream begins."""
 
-    def __init__(self, request: ExternalRequest, stream: ReplyStream) -> None:
-        self.request = request
-        self.stream = stream
-        self._stops = StopStrings(request.sampling.stop)
-        self._began_at: float | None = None
-        self._first_at: float | None = None
-        self._content: list[str] = []
+    def __init__(self, request: Request, stream: ReplyStream, loaded: ExternalVersion) -> None:
+        super().__init__(request, stream)
+        self.loaded = loaded
         self._pieces = 0
-        self._token_ids: list[int] = []
         self._same_prompt = False  # the server read the very ids that training will
         self._usage: dict[str, Any] = {}
 
@@ -83,50 +63,35 @@ class ExternalReply:
         not know the model, and raises if that stays so. Raises Busy,
         NotReady, InvalidInput, and ThumbloopError (code `generation_failed`) for a reply that broke off.
         """
-        self._began_at = time.perf_counter()
-        for attempt in range(1, ATTEMPTS + 1):
-            breaker.check()  # here, because its refusal is no failed attempt
-            try:
-                with breaker.attempt():
-                    return await self._attempt(server, breaker, extra)
-            except ThumbloopError as error:
-                if self._first_at is not None:
-                    log.error("A reply broke off: %s", error.message)
-                    raise broken_off() from error
-                if attempt == ATTEMPTS or error.code not in (FAILED, MISSING):
+        retries = AsyncRetrying(
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random_exponential(multiplier=PAUSE_SECONDS),
+            retry=retry_if_exception(lambda error: getattr(error, "code", "") == FAILED),
+            before_sleep=lambda state: log.warning(
+                "A reply is asked for again: %s", state.outcome and state.outcome.exception()
+            ),
+            reraise=True,
+        )
+        async for attempt in retries:
+            breaker.check()  # outside of the attempt: what it refuses is not asked for again
+            with attempt:
+                try:
+                    with breaker.attempt():
+                        return await self._attempt(server, breaker, extra)
+                except ThumbloopError as error:
+                    if self._first_at is not None:
+                        log.error("A reply broke off: %s", error.message)
+                        raise broken_off() from error
+                    if error.code == MISSING and attempt.retry_state.attempt_number < ATTEMPTS:
+                        await find_model(error)
+                        raise TryAgain(error.message) from error
                     raise
-                if error.code == MISSING:
-                    await find_model(error)
-                log.warning("A reply is asked for again: %s", error.message)
-            await asyncio.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable")
-
-    def seconds(self) -> float | None:
-        """Since it left the line, if it did."""
-        return None if self._began_at is None else time.perf_counter() - self._began_at
-
-    def finish(self, reason: FinishReason) -> None:
-        """Tell the reader."""
-        if not self._stops.found:
-            self._write(self._stops.flush())
-        ended = time.perf_counter()
-        began, asked = self._began_at or ended, self.request.asked_at
-        prompt = self.request.prompt or []
-        timings = {
-            "queued_s": round(began - asked, 4),
-            "first_token_s": round(self._first_at - asked, 4) if self._first_at else None,
-            "total_s": round(ended - asked, 4),
-            # Servers that count nothing send a token in each chunk.
-            "tokens": self._usage.get("completion_tokens", len(self._token_ids) or self._pieces),
-        }
-        ids = self._token_ids if self._same_prompt else None
-        prompt_tokens = self._usage.get("prompt_tokens", len(prompt))
-        self.stream.finish(ReplyEnd("".join(self._content), reason, ids, prompt_tokens, timings))
 
     async def _attempt(self, server: ModelServer, breaker: Breaker, extra: Mapping[str, Any]) -> FinishReason:
         reason: FinishReason = "stop"
         self._token_ids, self._usage = [], {}
-        async with aclosing(server.chat({**self.request.body(), **extra})) as chunks:
+        async with aclosing(server.chat({**self._body(), **extra})) as chunks:
             async for chunk in chunks:
                 breaker.succeed()
                 if chunk.get("prompt_token_ids"):
@@ -140,17 +105,40 @@ class ExternalReply:
                     return "stop"  # a server that does not know stop strings ends when the stream is closed
         return reason
 
+    def _body(self) -> dict[str, Any]:
+        request, sampling = self.request, self.request.sampling
+        body = {
+            "model": self.loaded.model,
+            "messages": [dict(message) for message in request.messages],
+            "max_tokens": request.limit,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if sampling.stop:
+            body["stop"] = list(sampling.stop[:MOST_STOPS])
+        return body
+
     def _take(self, choice: dict[str, Any]) -> None:
         self._token_ids += choice.get("token_ids") or []
         text = (choice.get("delta") or {}).get("content")
         if text:
-            self._first_at = self._first_at or time.perf_counter()
+            self._note_token()
             self._pieces += 1
-            self._write(self._stops.add(text))
+            self._add(text)
 
-    def _write(self, delta: str) -> None:
-        self._content.append(delta)
-        self.stream.write(delta)
+    def _tokens(self) -> int:
+        # Servers that count nothing send a token in each chunk.
+        return int(self._usage.get("completion_tokens", len(self._token_ids) or self._pieces))
+
+    def _prompt_tokens(self) -> int:
+        return int(self._usage.get("prompt_tokens", super()._prompt_tokens()))
+
+    def _known_ids(self) -> list[int] | None:
+        return self._token_ids if self._same_prompt else None
 
 
 def broken_off() -> ThumbloopError:

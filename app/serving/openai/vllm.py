@@ -8,8 +8,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from app.serving.backend import ServedVersion
-from app.serving.openai.client import Answer, ModelServer
+from app.serving.openai.client import ModelServer
 from storage.errors import ArtifactRefused, Busy, Conflict
 
 OWNER = "vllm"  # in its list of models
@@ -30,7 +32,7 @@ async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -
     Raises ArtifactRefused for what it refuses, Conflict if it cannot load any, Busy.
     """
     folder = _folder(version)
-    answer = await server.send("POST", "load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+    answer = await server.post("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
     if answer.is_success or "already been loaded" in answer.text:
         return
     if _has_no_route(answer) and str(folder) not in answer.text:
@@ -41,7 +43,7 @@ async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -
             code="adapters_not_loadable",
         )
     refusal = server.refusal(answer)
-    if answer.status in (401, 403) or (isinstance(refusal, Busy) and answer.status != 500):
+    if answer.status_code in (401, 403) or (isinstance(refusal, Busy) and answer.status_code != 500):
         raise refusal
     raise ArtifactRefused(
         f"The model server refuses {version.name} ({folder}): {server.said(answer)}. It has to see the "
@@ -52,19 +54,19 @@ async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -
 
 async def unload_adapter(server: ModelServer, name: str) -> None:
     """Free the adapter; one that is not there is fine."""
-    answer = await server.send("POST", "unload_lora_adapter", {"lora_name": name})
-    if not answer.is_success and answer.status != 404:
+    answer = await server.post("/unload_lora_adapter", {"lora_name": name})
+    if not answer.is_success and answer.status_code != 404:
         raise server.refusal(answer)
 
 
 async def loads_adapters(server: ModelServer, seconds: float) -> bool:
     """Whether it has the routes to load adapters; asks without loading any."""
     nothing = {"lora_name": "", "lora_path": ""}
-    return not _has_no_route(await server.send("POST", "load_lora_adapter", nothing, seconds=seconds))
+    return not _has_no_route(await server.post("/load_lora_adapter", nothing, seconds=seconds))
 
 
-def _has_no_route(answer: Answer) -> bool:
-    return answer.status in (404, 405, 501)
+def _has_no_route(answer: httpx2.Response) -> bool:
+    return answer.status_code in (404, 405, 501)
 
 
 def _folder(version: ServedVersion) -> Path:

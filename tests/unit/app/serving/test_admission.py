@@ -1,40 +1,41 @@
-"""Places for replies: one person may take all of them, and keeps nobody else out."""
+"""Admission: one person may take the whole capacity, and keeps nobody else out."""
 
 import pytest
 
-from app.serving.admission import Places
+from app.serving.admission import Admission
 from storage.errors import Busy
 
 
-def test_who_has_none_gets_the_first_beyond_the_limit() -> None:
-    places = Places(at_once=1, waiting=2)
+def test_a_newcomers_first_reply_is_admitted_beyond_the_limit() -> None:
+    admission = Admission(concurrent=1, waiting=2)
     for _ in range(3):
-        places.take("ada")
+        admission.admit("ada", "v1")
     with pytest.raises(Busy, match="3 replies"):
-        places.take("ada")
-    places.take("ben")
+        admission.admit("ada", "v1")
+    admission.admit("ben", "v2")
     with pytest.raises(Busy, match="4 replies"):
-        places.take("ben")
-    places.free("ada")
+        admission.admit("ben", "v2")
+    assert (admission.admitted(), admission.admitted("v1"), admission.admitted("v2")) == (4, 3, 1)
+    admission.release("ada", "v1")
     with pytest.raises(Busy):
-        places.take("ben")  # still as many as the limit
-    places.free("ada")
-    places.take("ben")
+        admission.admit("ben", "v2")  # still as many as the limit
+    admission.release("ada", "v1")
+    admission.admit("ben", "v2")
 
 
 def test_newcomers_have_a_limit_too() -> None:
-    places = Places(at_once=1, waiting=1)
+    admission = Admission(concurrent=1, waiting=1)
     for person in ("ada", "ada", "ben", "eve"):
-        places.take(person)
+        admission.admit(person, "v1")
     with pytest.raises(Busy, match="4 replies"):
-        places.take("joe")
-    places.free("eve", 0.5)
-    places.take("joe")
+        admission.admit("joe", "v1")
+    admission.release("eve", "v1", 0.5)
+    admission.admit("joe", "v1")
 
 
-def test_who_left_comes_back_as_a_newcomer() -> None:
-    places = Places(at_once=1, waiting=0)
-    places.take("ada")
-    places.take("ben")
-    places.free("ben")
-    places.take("ben")
+def test_a_person_without_replies_is_a_newcomer_again() -> None:
+    admission = Admission(concurrent=1, waiting=0)
+    admission.admit("ada", "v1")
+    admission.admit("ben", "v1")
+    admission.release("ben", "v1")
+    admission.admit("ben", "v1")

@@ -1,7 +1,9 @@
 """The local backend on a tiny real model: text, seeds, stops, cancelling, limits, adapters."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,9 +14,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from app.serving.backend import Sampling, ServedVersion
+from app.serving.admission import Admission
+from app.serving.backend import ReplyStream, Sampling, ServedVersion
 from app.serving.local.backend import LocalBackend
-from app.serving.local.slot import build_model
+from app.serving.local.plain_engine import PlainEngine
+from app.serving.local.reply import LocalReply
+from app.serving.local.scheduler import LocalScheduler, Slot
+from app.serving.local.slot import build_model, try_model
+from app.serving.reply import Request
 from storage.errors import ArtifactRefused, Busy, InvalidInput, NotReady, ThumbloopError
 from storage.settings import Settings
 from tests.support.adapters import build_adapter
@@ -121,12 +128,32 @@ def test_an_end_token_ends_the_reply_and_is_recorded(
     assert tokenizer.eos_token not in end.content
 
 
-def test_a_reply_that_its_engine_ends_unasked_ends_for_the_reader(
-    make_backend: Callable[..., LocalBackend], tiny_model: Path
-) -> None:
-    backend = make_backend(tiny_model, batching="off")
-    backend._end_ids = frozenset()  # the engine, built before, ends at its end token all the same
-    assert backend.stream(BASE.id, HELLO, ENDLESS).end.finish_reason == "stop"
+def test_a_reply_that_its_engine_ends_unasked_ends_for_the_reader(model_folder: Path, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, model=str(model_folder), precision="fp32")
+    base, tokenizer = load_model(resolve(settings))
+    prompt = prompt_ids(tokenizer, HELLO)
+    trial = try_model(base, BASE, prompt)
+    admission = Admission(1, 0)
+    engine_ends = frozenset([trial.tokens[3]])  # of which the reply knows nothing
+
+    def make_engine(slot: Slot) -> PlainEngine:
+        return PlainEngine(slot.model, engine_ends, 1, partial(scheduler.take, slot))
+
+    scheduler = LocalScheduler(1, admission, make_engine)
+    slot = Slot(BASE, base, trial)
+    slot.engine = make_engine(slot)
+    scheduler.open(slot)
+    admission.admit("ada", BASE.id)
+    request = Request("1", BASE.id, "ada", HELLO, prompt, GREEDY, 24, time.perf_counter())
+    stream = ReplyStream(lambda _stream: lambda: None)
+    scheduler.begin(LocalReply(request, stream, tokenizer, end_ids=frozenset()))
+    end = stream.end
+    scheduler.close()
+    assert (end.finish_reason, end.token_ids) == (
+        "stop",
+        trial.tokens[: trial.tokens.index(trial.tokens[3]) + 1],
+    )
+    assert admission.admitted() == 0
 
 
 def test_training_reads_the_ids_that_serving_saw(

@@ -14,7 +14,7 @@ import torch
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from app.serving.backend import Sampling, ServedVersion
+from app.serving.backend import Occupancy, Sampling, ServedVersion
 from app.serving.local import paged_attention
 from app.serving.local.backend import LocalBackend
 from app.serving.local.batching_engine import PAGE_TOKENS, ContinuousEngine, Unsuitable
@@ -61,7 +61,7 @@ def make_backend(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., L
 
 
 def engine_of(backend: LocalBackend, version: ServedVersion = BASE) -> Any:
-    return backend._slots[version.id].engine
+    return backend.slots[version.id].engine
 
 
 def held(engine: Any) -> tuple[int, int, int]:
@@ -135,7 +135,7 @@ def test_a_worker_that_dies_in_silence_is_noticed(make_backend: Callable[..., Lo
     right, dead = tokens(backend), engine_of(backend)
     stream = backend.stream(BASE.id, hello(), ENDLESS)
     next(iter(stream))
-    dead._router.sink = lambda _updates: None  # so that nothing tells of the end
+    dead.manager.output_router.sink = lambda _updates: None  # so that nothing tells of the end
     dead.manager.stop(hard_stop=True, block=False)
     with pytest.raises(ThumbloopError, match="ask for it again"):
         list(stream)
@@ -316,5 +316,5 @@ def test_a_thousand_clients_hang_up_at_random_moments(make_backend: Callable[...
     assert tokens(backend) == right
     assert engine_of(backend) is engine
     wait_until(lambda: is_empty(engine), 60, lambda: str(held(engine)))
-    assert (backend._places._taken, backend._slots[BASE.id].places, len(backend._desk._line)) == (0, 0, 0)
+    assert backend.occupancy() == Occupancy(running=0, waiting=0, admitted=0)
     assert threading.active_count() <= threads

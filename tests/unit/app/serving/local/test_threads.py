@@ -6,14 +6,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from app.serving.local import threads
+from app.serving.local.slot import limit_threads
 
 
 @pytest.fixture
-def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a machine of three threads; this thread's number is put back."""
+def restored() -> Iterator[None]:
+    """Puts this thread's number back."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "ALL", 3)
     yield
     torch.set_num_threads(before)
 
@@ -34,15 +33,15 @@ def model_of(hidden: int, intermediate: int) -> LlamaForCausalLM:
         **{"num_attention_heads": 2, "num_key_value_heads": 1},
     )
     model = LlamaForCausalLM(config).eval()
-    threads.suit(model)
+    limit_threads(model, available=3)
     return model
 
 
-def test_a_step_has_the_threads_that_its_tokens_need(three: None) -> None:
+def test_a_step_has_the_threads_that_its_tokens_need(restored: None) -> None:
     model = model_of(576, 1536)
     assert [threads_of(model, tokens) for tokens in (1, 16, 256, 16)] == [1, 1, 3, 1]
 
 
-def test_a_large_model_has_all_threads_for_every_step(three: None) -> None:
+def test_a_large_model_has_all_threads_for_every_step(restored: None) -> None:
     torch.set_num_threads(3)
     assert [threads_of(model_of(1024, 4096), tokens) for tokens in (1, 256)] == [3, 3]

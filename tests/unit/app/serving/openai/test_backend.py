@@ -156,7 +156,7 @@ def test_closing_ends_every_reader(make_external: MakeBackend, vllm_server: Reco
     for reader in readers:
         reader.start()
     # Who begins after the end is turned away, not cancelled.
-    wait_until(lambda: backend.occupancy() == Occupancy(running=2, waiting=2))
+    wait_until(lambda: backend.occupancy() == Occupancy(running=2, waiting=2, admitted=5))
     backend.close()
     for reader in readers:
         reader.join()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.serving.openai.backend import ExternalBackend
-from app.serving.openai.breaker import FAILURES
+from app.serving.openai.breaker import FAILURES, Breaker
 from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
 from tests.support.external_backend import BASE, HELLO, SAMPLING, WHOLE, MakeBackend, Tokenise, failure, reply
 from tests.support.live_server import free_port
@@ -93,6 +93,12 @@ def test_a_refusal_is_told_at_once_and_never_with_the_key(
     assert len(vllm_server.asked) == 1
 
 
+def test_without_a_key_none_is_sent(make_external: MakeBackend, vllm_server: Recorded) -> None:
+    with pytest.raises(NotReady, match="THUMBLOOP_OPENAI_API_KEY"):
+        make_external(vllm_server, openai_api_key="")
+    assert vllm_server.keys == [None]
+
+
 def test_silence_is_bounded_before_the_first_token_and_after_it(
     make_external: MakeBackend, vllm_server: Recorded
 ) -> None:
@@ -147,9 +153,12 @@ def test_a_server_that_is_not_there_yet_is_waited_for(make_external: MakeBackend
         port = free_port()
         server = stack.enter_context(recorded_vllm(tokenise, port=port))
         stack.close()
-        backend = make_external(server)
-        assert "cannot be reached" in (backend.trouble() or "")
+        breaker = Breaker()
+        backend = make_external(server, breaker=breaker)
+        trouble = backend.trouble() or ""
+        assert "cannot be reached (Connection refused)" in trouble
+        assert str(port) not in trouble
         assert failure(backend).code == "model_server_failed"
         stack.enter_context(recorded_vllm(tokenise, port=port))
-        backend._breaker.succeed()  # as if its pause were over
+        breaker.succeed()  # as if its pause were over
         assert reply(backend).token_ids is not None  # it was recognised as vLLM

@@ -1,5 +1,6 @@
 """Adapters on a server with vLLM's routes: loaded under names of their own, found again, unloaded."""
 
+import asyncio
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from app.serving.backend import Sampling, ServedVersion
 from app.serving.openai import vllm
 from app.serving.openai.backend import ExternalBackend
+from app.serving.openai.client import ModelServer
 from storage.errors import ArtifactRefused, Busy, Conflict
 from storage.settings import Settings
 from tests.support.adapters import build_adapter
@@ -121,13 +123,19 @@ def test_what_the_server_has_already_is_not_loaded_again(
 
 
 def test_two_servers_of_ours_that_load_at_once_are_both_content(
-    server: Recorded, backend: ExternalBackend, version: ServedVersion
+    server: Recorded, version: ServedVersion
 ) -> None:
+    async def load_and_unload() -> None:
+        client = ModelServer(server.url, KEY, 5)
+        for _ in range(2):  # the second answer is "has already been loaded"
+            await vllm.load_adapter(client, version, name)
+        assert set(server.adapters) == {name}
+        for _ in range(2):  # the second answer is "cannot be found"
+            await vllm.unload_adapter(client, name)
+        await client.close()
+
     name = vllm.adapter_name(version)
-    for _ in range(2):  # the second is told "has already been loaded"
-        backend._desk.run(vllm.load_adapter(backend._server, version, name))
-    backend._desk.run(vllm.unload_adapter(backend._server, name))
-    backend._desk.run(vllm.unload_adapter(backend._server, name))  # told "cannot be found"
+    asyncio.run(load_and_unload())
     assert server.adapters == {}
 
 
@@ -200,10 +208,14 @@ def test_a_damaged_adapter_never_reaches_the_server(
 
 
 @pytest.mark.parametrize("loads", [True, False])
-def test_whether_adapters_can_be_loaded_is_found_out_without_loading_any(
-    make_backend: Callable[[Recorded], ExternalBackend], loads: bool
-) -> None:
+def test_whether_adapters_can_be_loaded_is_found_out_without_loading_any(loads: bool) -> None:
+    async def ask(url: str) -> bool:
+        client = ModelServer(url, KEY, 5)
+        try:
+            return await vllm.loads_adapters(client, 5)
+        finally:
+            await client.close()
+
     with recorded_vllm(count, loads=loads) as server:
-        backend = make_backend(server)
-        assert backend._desk.run(vllm.loads_adapters(backend._server, 5)) is loads
+        assert asyncio.run(ask(server.url)) is loads
         assert server.adapters == {}

@@ -1,0 +1,95 @@
+"""One reply in the making: what was asked, the text that goes to its stream, and how long it took.
+
+Knows a reply stream; knows no model, no server and no thread.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from app.serving.backend import FinishReason, ReplyEnd, ReplyStream, Sampling
+from app.serving.text import StopStrings
+from storage.errors import ThumbloopError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a version.
+
+    `prompt` is the conversation in ids of the local tokenizer, if there is one; `limit` is in tokens,
+    `asked_at` is `time.perf_counter()` then.
+    """
+
+    id: str
+    version_id: str
+    person: str
+    messages: Sequence[Mapping[str, str]]
+    prompt: list[int] | None
+    sampling: Sampling
+    limit: int
+    asked_at: float
+
+
+class Reply:
+    """What the replies of both backends have in common."""
+
+    def __init__(self, request: Request, stream: ReplyStream) -> None:
+        self.request = request
+        self.stream = stream
+        self._stops = StopStrings(request.sampling.stop)
+        self._began_at: float | None = None
+        self._first_at: float | None = None
+        self._content: list[str] = []
+        self._token_ids: list[int] = []
+
+    def begin(self) -> None:
+        """It leaves the queue."""
+        self._began_at = time.perf_counter()
+
+    def seconds(self) -> float | None:
+        """Since it left the queue, if it did."""
+        return None if self._began_at is None else time.perf_counter() - self._began_at
+
+    def end(self, outcome: FinishReason | ThumbloopError) -> None:
+        """The reader hears how it ended."""
+        if isinstance(outcome, ThumbloopError):
+            self.stream.fail(outcome)
+            return
+        if not self._stops.found:
+            self._write(self._stops.add(self._rest()))
+            self._write(self._stops.flush())
+        ended, asked = time.perf_counter(), self.request.asked_at
+        timings = {
+            "queued_s": round((self._began_at or ended) - asked, 4),
+            "first_token_s": round(self._first_at - asked, 4) if self._first_at else None,
+            "total_s": round(ended - asked, 4),
+            "tokens": self._tokens(),
+        }
+        content, prompt_tokens = "".join(self._content), self._prompt_tokens()
+        self.stream.finish(ReplyEnd(content, outcome, self._known_ids(), prompt_tokens, timings))
+
+    def _add(self, text: str) -> None:
+        """More of the text; what may become a stop string is held back."""
+        self._write(self._stops.add(text))
+
+    def _note_token(self) -> None:
+        self._first_at = self._first_at or time.perf_counter()
+
+    def _write(self, delta: str) -> None:
+        self._content.append(delta)
+        self.stream.write(delta)
+
+    # What the backends know in different ways:
+
+    def _rest(self) -> str:
+        """Text that was not passed on yet when the reply ends."""
+        return ""
+
+    def _tokens(self) -> int:
+        return len(self._token_ids)
+
+    def _prompt_tokens(self) -> int:
+        return len(self.request.prompt or [])
+
+    def _known_ids(self) -> list[int] | None:
+        return self._token_ids

@@ -1,0 +1,140 @@
+"""The scheduler: one thread with an event loop that starts replies in a fair order, and ends them.
+
+What generates is for its subclasses, one a backend. Knows no tokenizer, no model and no database.
+"""
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+import uvloop
+
+from app.serving.admission import Admission, FairQueue
+from app.serving.backend import FinishReason, Occupancy, stopping, unloaded
+from app.serving.reply import Reply
+from storage.errors import ThumbloopError
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Reply)
+
+
+class Scheduler(ABC, Generic[R]):
+    """Its public methods may be called from any other thread; `begin`, `cancel` and `call` never block."""
+
+    def __init__(self, concurrent: int, admission: Admission) -> None:
+        self._concurrent = concurrent
+        self._admission = admission
+        self._lock = threading.Lock()  # guards `_ended` and with it the loop's end
+        self._ended = False
+        # What follows is the loop's alone.
+        self._closing = False
+        self._queue: FairQueue[R] = FairQueue()
+        self._running: dict[str, R] = {}  # by request id
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="replies", daemon=True)
+        self._thread.start()
+
+    def begin(self, reply: R) -> None:
+        if not self.call(self._begin, reply):
+            self._end(reply, stopping())
+
+    def cancel(self, reply: R) -> None:
+        self.call(self._cancel, reply)
+
+    def occupancy(self) -> Occupancy:
+        """Read from outside of the loop, so what starts or ends at that moment may be missed."""
+        return Occupancy(len(self._running), len(self._queue), self._admission.admitted())
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> bool:
+        """Have the loop make the call; False if it has ended."""
+        with self._lock:
+            if not self._ended:
+                self._loop.call_soon_threadsafe(function, *arguments)
+            return not self._ended
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work in the loop, after waiting for it; raises NotReady once the loop has ended."""
+        with self._lock:
+            if self._ended:
+                work.close()
+                raise stopping()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result()
+
+    def close(self) -> None:
+        """Cancel every reply, stop what generates, and end the thread."""
+        if self._ended:
+            return
+        self.run(self._close())
+        with self._lock:
+            self._ended = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @abstractmethod
+    def _start(self, reply: R) -> bool:
+        """Have the reply generated; False if there is no room for it now."""
+
+    @abstractmethod
+    def _stop(self, reply: R) -> None:
+        """Cancel a reply that was started."""
+
+    @abstractmethod
+    async def _stop_generating(self) -> None:
+        """Free what generates; no reply is under way."""
+
+    def _may_start(self, reply: R) -> bool:
+        """Whether its version is still there."""
+        return True
+
+    def _begin(self, reply: R) -> None:
+        if self._closing or not self._may_start(reply):
+            self._end(reply, stopping() if self._closing else unloaded())
+        else:
+            self._queue.add(reply.request.person, reply)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """Start waiting replies as far as there is room; none overtakes another of the same version."""
+        full: set[str] = set()  # versions whose next reply has to wait
+        while len(self._running) < self._concurrent:
+            under_way = Counter(reply.request.person for reply in self._running.values())
+            waiting = self._queue.in_order(under_way)
+            reply = next((one for one in waiting if one.request.version_id not in full), None)
+            if reply is None:
+                return
+            if self._start(reply):
+                self._queue.serve(reply)
+                self._running[reply.request.id] = reply
+                reply.begin()
+            else:
+                full.add(reply.request.version_id)
+
+    def _cancel(self, reply: R) -> None:
+        if reply.request.id in self._running:
+            self._stop(reply)
+        elif self._queue.remove(lambda waiting: waiting is reply):
+            self._end(reply, "cancelled")
+
+    def _end(self, reply: R, outcome: FinishReason | ThumbloopError) -> None:
+        # The place is free before the reader hears of the end, so that whoever asks next finds it.
+        request = reply.request
+        self._running.pop(request.id, None)
+        seconds = None if isinstance(outcome, ThumbloopError) else reply.seconds()
+        self._admission.release(request.person, request.version_id, seconds)
+        reply.end(outcome)
+
+    def _cancel_all(self, chosen: Callable[[R], bool] = lambda _reply: True) -> None:
+        for reply in self._queue.remove(chosen):
+            self._end(reply, "cancelled")
+        for reply in [one for one in self._running.values() if chosen(one)]:
+            self._stop(reply)
+
+    async def _close(self) -> None:
+        self._closing = True
+        self._cancel_all()
+        await self._stop_generating()
