@@ -107,7 +107,7 @@ def _become(
     os.environ.update(environment)
     os.chdir(folder)
     for number, file in enumerate(files):
-        opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
@@ -185,6 +185,8 @@ class Program:
         self.output = output
         self.returncode: int | None = None
         files = [str(Path(file).absolute()) for file in (stdin, output, errors or output)]
+        for file in files[1:]:
+            Path(file).touch()  # whoever waits for a word in it may look before the program writes one
         self.pid: int = _connected().start(module, list(words), dict(environment), str(folder), files)
 
     def poll(self) -> int | None:
@@ -211,7 +213,7 @@ class Program:
             time.sleep(0.05)
 
     def said(self) -> str:
-        return self.output.read_text() if self.output.exists() else ""
+        return self.output.read_text()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
