@@ -10,9 +10,10 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from app.commands.import_options import with_import_options
 from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, say
 from storage.errors import InvalidInput
-from storage.imports.formats import FORMATS
+from storage.imports.formats import FORMATS, NO_OPTIONS, ImportOptions
 from storage.settings import SignalKind
 
 if TYPE_CHECKING:
@@ -26,27 +27,19 @@ PIPE = "-"
 SIGNALS = get_args(SignalKind)
 
 
+@with_import_options()
 def import_feedback(
     file: str = typer.Argument(help="A file or a folder, or - for standard input."),
     format: str | None = typer.Option(
-        None, help=f"One of {', '.join(FORMATS)}; told from the data if not given."
+        None, help=f"One of {', '.join(FORMATS)}; detected from the data if not given."
     ),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out bad records, do not refuse the file."),
-    max_messages: int | None = typer.Option(None, help="Drop longer conversations, the reply included."),
-    min_rating: float | None = typer.Option(None, help="Drop pairs whose chosen reply is rated below."),
-    max_rating_rejected: float | None = typer.Option(
-        None, help="Drop pairs whose rejected reply is rated above."
-    ),
-    score_column: str | None = typer.Option(None, help="The column of the scores."),
-    up_from: float | None = typer.Option(None, help="Scores from here on are thumbs up."),
-    down_to: float | None = typer.Option(None, help="Scores up to here are thumbs down."),
+    options: ImportOptions = NO_OPTIONS,
 ) -> None:
     """Import rated chats. A row that is there already is not added again."""
     from storage.db import audit
-    from storage.imports.formats import ImportOptions
     from storage.imports.importer import import_file
 
-    options = ImportOptions(max_messages, min_rating, max_rating_rejected, score_column, up_from, down_to)
     name = "standard input" if file == PIPE else file
     with opened_database() as (_, database), _shown_progress() as progress:
         report = import_file(

@@ -6,13 +6,16 @@ from typing import Any, Literal
 
 import typer
 
+from app.commands.import_options import with_import_options
 from app.commands.train_file import option_of, refuse_launched, train_file
 from app.commands.train_votes import train_on_votes
 from storage.errors import InvalidInput
+from storage.imports.formats import NO_OPTIONS, ImportOptions
 
 ON_A_FILE = "On a file"
 
 
+@with_import_options(ON_A_FILE)
 def train(
     force: bool = typer.Option(False, "--force", help="Train even where the readiness check says no."),
     fresh: bool = typer.Option(
@@ -77,15 +80,7 @@ def train(
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave out bad records, do not refuse the file.", rich_help_panel=ON_A_FILE
     ),
-    score_column: str | None = typer.Option(
-        None, help="The column of the scores.", rich_help_panel=ON_A_FILE
-    ),
-    up_from: float | None = typer.Option(
-        None, help="Scores from here on are thumbs up.", rich_help_panel=ON_A_FILE
-    ),
-    down_to: float | None = typer.Option(
-        None, help="Scores up to here are thumbs down.", rich_help_panel=ON_A_FILE
-    ),
+    options: ImportOptions = NO_OPTIONS,
 ) -> None:
     """Request a training run and follow it; if one is under way, follow that one.
 
@@ -109,10 +104,9 @@ def train(
         "training_processes": training_processes,
         "gradient_checkpointing": checkpointing,
     }
-    reading = {"score_column": score_column, "up_from": up_from, "down_to": down_to}
     of_files = {"out": out, **how, "max_rows": max_rows, "reference_cache": reference_cache}
     of_files |= {"report": report, "order": order, "plan_only": plan_only or None}
-    of_files |= {"skip_bad": skip_bad or None, **reading}
+    of_files |= {"skip_bad": skip_bad or None, **dict(options)}
     if data is None:
         refuse_launched()
         _refuse_without_a_file(of_files, settings=how)
@@ -125,8 +119,6 @@ def train(
         )
     if plan_only:
         _refuse_without_training({"out": out, "report": report})
-    from storage.imports.formats import ImportOptions
-
     train_file(
         data,
         out,
@@ -136,7 +128,7 @@ def train(
         order=order,
         max_rows=max_rows,
         skip_bad=skip_bad,
-        options=ImportOptions(score_column=score_column, up_from=up_from, down_to=down_to),
+        options=options,
     )
 
 

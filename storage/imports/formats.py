@@ -6,8 +6,10 @@ storage.imports.apps. Knows no file and no database.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage.db.ids import is_id
 from storage.errors import InvalidInput
@@ -39,16 +41,22 @@ RATINGS = ("rating_{}", "{}_rating", "{}-rating", "score_{}", "{}_score", "{}_av
 MODELS = ("{}_model_version", "{}_model", "{}-model", "model_version", "model")
 
 
-@dataclass(frozen=True)
-class ImportOptions:
-    """What to leave out, and how to read scores; None where nothing was said."""
+class ImportOptions(BaseModel):
+    """What to leave out, and how to read scores; None where nothing was said.
 
-    max_messages: int | None = None  # in a conversation, the reply included
-    min_rating: float | None = None  # of chosen; a pair below it is dropped
-    max_rating_rejected: float | None = None  # of rejected; a pair above it is dropped
-    score_column: str | None = None
-    up_from: float | None = None  # scores from here on are thumbs up
-    down_to: float | None = None  # scores up to here are thumbs down; what is between is dropped
+    The API's query, the admin page's form and the command lines have what is a field here.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_messages: int | None = Field(None, description="Drop longer conversations, the reply included.")
+    min_rating: float | None = Field(None, description="Drop pairs whose chosen reply is rated below.")
+    max_rating_rejected: float | None = Field(
+        None, description="Drop pairs whose rejected reply is rated above."
+    )
+    score_column: str | None = Field(None, description="The column of the scores.")
+    up_from: float | None = Field(None, description="Scores from here on are thumbs up.")
+    down_to: float | None = Field(None, description="Scores up to here are thumbs down.")
 
 
 NO_OPTIONS = ImportOptions()
@@ -60,7 +68,7 @@ class Format:
     about: str  # for people: the columns it is known by
     fits: Callable[[Columns, ImportOptions], bool]
     rows: Callable[[Columns, ImportOptions], Rows]
-    options: tuple[str, ...] = ()  # beside max_messages
+    options: tuple[str, ...] = ()  # those that it takes, apart from max_messages
 
 
 def _kto_rows(record: Columns, options: ImportOptions) -> Rows:
@@ -197,14 +205,12 @@ def known_formats() -> str:
 
 def check_options(chosen: Format, options: ImportOptions) -> None:
     """Raises InvalidInput for an option that means nothing for the format, or one that is missing."""
-    for option in fields(options):
-        value = getattr(options, option.name)
-        given = value is not None
+    for name, value in options:
         if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidInput(f"{option.name} cannot be {value}; give a number.", field=option.name)
-        if given and option.name not in ("max_messages", *chosen.options):
+            raise InvalidInput(f"{name} cannot be {value}; give a number.", field=name)
+        if value is not None and name not in ("max_messages", *chosen.options):
             raise InvalidInput(
-                f"{option.name} has no meaning for the format {chosen.name}; leave it out.", field=option.name
+                f"{name} has no meaning for the format {chosen.name}; leave it out.", field=name
             )
     if "up_from" in chosen.options:
         _thresholds(options)

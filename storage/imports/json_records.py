@@ -1,147 +1,145 @@
 """JSON text as records: JSON lines, one array of objects, or objects one after another.
 
-Reads in pieces and holds one record at a time. A bad line is a fault of that line alone; in an array the
-place where a broken value ends is not known, so reading stops there.
+A bad line is a fault of that line alone. Where a broken element of an array ends is not known, so reading
+stops there.
 """
 
 import codecs
 import json
-import re
 from collections.abc import Iterator
 from typing import IO, Any
 
-from storage.imports.records import (
-    LONGEST_RECORD,
-    PIECE,
-    Record,
-    StrictJson,
-    bounded_lines,
-    record_of,
-    too_long,
-)
+import ijson
 
-SPACE = re.compile(r"[ \t\n\r]*")
-# A cut-off escape, literal or number is noticed this near to the end of the text at the latest.
-CUT = 16
+from storage.imports.records import LONGEST_RECORD, Record, TooLong, bounded_lines, kind_of, too_long
+
 REST = "what comes after it cannot be read."
 
 
-class BrokenJson(Exception):
-    """Reading cannot go on: the text is not JSON from here."""
-
-
 def read_json_lines(file: IO[bytes]) -> Iterator[Record]:
-    """One record per line; empty lines are passed over."""
-    decoder = StrictJson()
+    """One record per line; empty lines are skipped. NaN and Infinity, as pandas writes them, are null."""
     for number, done, line in bounded_lines(file):
         position = f"line {number}"
         if line is None:
             yield Record(position, done, fault=too_long("line"))
         elif line.strip():
-            yield _line_record(decoder, position, done, line)
+            yield _line_record(position, done, line)
 
 
 def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
     """The elements of the one array, or objects that follow each other, however they are laid out."""
-    text = _Pieces(file)
+    if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+        file.seek(0)
+    bounded = _Bounded(file)
+    repeats: list[tuple[dict[str, Any], str]] = []
+    elements = ijson.items(
+        bounded,
+        "item" if array else "",
+        multiple_values=not array,
+        use_float=True,
+        map_type=lambda: _Object(repeats),
+    )
     number = 0
     try:
-        if array:
-            text.take("[")
-        while (char := text.peek()) and not (array and char == "]"):
-            number += 1
-            value, flaw = text.value()
-            position = f"element {number}"
-            yield Record(position, text.done, fault=flaw) if flaw else record_of(position, text.done, value)
-            if array and text.peek() != "]":
-                text.take(",")
-        if array:
-            text.take("]")
-            if text.peek():
-                raise BrokenJson("There is more text after the end of the array; put one array into a file.")
-    except BrokenJson as error:
-        yield Record(f"element {max(number, 1)}", text.done, fault=str(error))
-    except UnicodeDecodeError as error:
-        yield Record(f"element {number + 1}", text.done, fault=f"This is not UTF-8 ({error.reason}); {REST}")
+        for number, value in enumerate(elements, 1):
+            repeated = _repeated_key(value, repeats)
+            yield _record(f"element {number}", bounded.done, value, repeated and _twice(repeated))
+            bounded.element_from = bounded.done
+    except TooLong:
+        yield Record(f"element {number + 1}", bounded.done, fault=f"{too_long('element')} Otherwise {REST}")
+    except ijson.JSONError as error:
+        fault = f"This is not JSON: {_reason(error)}; {REST}"
+        yield Record(f"element {number + 1}", bounded.done, fault=fault)
 
 
-def _line_record(decoder: StrictJson, position: str, done: int, line: bytes) -> Record:
-    fault: str | None
+def _line_record(position: str, done: int, line: bytes) -> Record:
     try:
         # A byte order mark at the start of a file is how some editors save UTF-8.
         text = line.decode("utf-8-sig").strip()
-        value, end, fault = decoder.scan(text)
-        if end != len(text):
-            fault = f"This is not JSON: there is more text after the value, at column {end + 1}."
-        elif fault is None:
-            return record_of(position, done, value)
+        value, end = LINE_DECODER.raw_decode(text)
+        if end == len(text):
+            return _record(position, done, value)
+        fault = f"This is not JSON: there is more text after the value, at column {end + 1}."
+    except _Repeated as error:
+        fault = str(error)
     except UnicodeDecodeError as error:
         fault = f"This is not UTF-8 (byte {error.start})."
     except json.JSONDecodeError as error:
         fault = f"This is not JSON: {error.msg} at column {error.pos + 1}."
     except RecursionError:
         fault = "The JSON is nested too deeply."
-    except ValueError as error:
+    except ValueError as error:  # a number of thousands of digits
         fault = f"This is not JSON that can be read: {error}."
     return Record(position, done, fault=fault)
 
 
-class _Pieces:
-    """UTF-8 text that is read in pieces; holds what is not consumed yet, which is one value at most."""
+def _record(position: str, done: int, value: Any, fault: str | None = None) -> Record:
+    if fault is None and not isinstance(value, dict):
+        fault = f"The row must be an object, not {kind_of(value)}."
+    return Record(position, done, fault=fault) if fault is not None else Record(position, done, value)
+
+
+def _reason(error: ijson.JSONError) -> str:
+    """The first line of what the parser says; the others draw an arrow below the place."""
+    message = error.args[0]
+    text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
+    reason, _, context = text.partition("\n")
+    near = context.partition("\n")[0].strip()
+    return reason.rstrip(".") + (f" near {near[:80]!r}" if near else "")
+
+
+class _Bounded:
+    """A file for ijson, which would gather an element without a bound."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.done = 0  # bytes
+        self.done = self.element_from = file.tell()  # bytes
         self._file = file
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        self._json = StrictJson()
-        self._text = ""
-        self._at = 0
-        self._ended = False
 
-    def peek(self) -> str:
-        """The next character that is not white space, "" at the end; moves there."""
-        while True:
-            self._at = SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._more():
-                return ""
-
-    def take(self, char: str) -> None:
-        found = self.peek()
-        if found != char:
-            where = f"{found!r} stands there" if found else "the file ends there"
-            raise BrokenJson(f"This is not JSON: {char!r} is expected after this, but {where}; {REST}")
-        self._at += 1
-
-    def value(self) -> tuple[Any, str | None]:
-        """The value that begins at the next character, and its flaw, if it has one."""
-        while True:
-            try:
-                value, end, flaw = self._json.scan(self._text, self._at)
-            except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - CUT
-                if not cut or self._ended:
-                    column = error.pos - self._at + 1
-                    raise BrokenJson(
-                        f"This is not JSON: {error.msg} at its character {column}; {REST}"
-                    ) from error
-            except RecursionError as error:
-                raise BrokenJson(f"The JSON is nested too deeply; {REST}") from error
-            except ValueError as error:
-                raise BrokenJson(f"This is not JSON that can be read: {error}; {REST}") from error
-            else:
-                self._at = end
-                return value, flaw
-            if len(self._text) - self._at > LONGEST_RECORD:
-                raise BrokenJson(f"{too_long('element')} Otherwise {REST}")
-            self._more()
-
-    def _more(self) -> bool:
-        held = len(self._text) - self._at
-        data = b"" if self._ended else self._file.read(max(PIECE, held))  # doubling keeps rescans linear
-        self._ended = not data
+    def read(self, size: int) -> bytes:
+        if self.done - self.element_from > LONGEST_RECORD:
+            raise TooLong
+        data = self._file.read(size)
         self.done += len(data)
-        self._text = self._text[self._at :] + self._decode(data, final=self._ended)
-        self._at = 0
-        return not self._ended
+        return data
+
+
+class _Repeated(ValueError):
+    """A key comes twice in one object, and nobody can know which of the two is meant."""
+
+
+def _twice(key: str) -> str:
+    return f"The key {key[:80]!r} comes twice in one object; keep one of them."
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Repeated(_twice(next(key for key in keys if keys.count(key) > 1)))
+    return found
+
+
+class _Object(dict[str, Any]):
+    """An object that ijson fills: reading goes on after a key that comes twice, so it is only noted."""
+
+    def __init__(self, repeats: list[tuple[dict[str, Any], str]]) -> None:
+        self._repeats = repeats
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self:
+            self._repeats.append((self, key))
+        super().__setitem__(key, value)
+
+
+def _repeated_key(value: Any, repeats: list[tuple[dict[str, Any], str]]) -> str | None:
+    """A key that comes twice somewhere in this element; those of later elements may be noted already."""
+    inside = [value] if repeats else []
+    for one in inside:
+        for owner, key in repeats:
+            if owner is one:
+                return key
+        inside.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+    return None
+
+
+LINE_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda _: None)

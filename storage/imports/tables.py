@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import InvalidInput
 from storage.exports.encoders import restore_cell
-from storage.imports.parquet_pages import unpacked_sizes
-from storage.imports.records import LONGEST_RECORD, Record, bounded_lines, too_long
+from storage.imports.records import LONGEST_RECORD, Record, TooLong, bounded_lines, too_long
 
 LABELS = ("label", "kto_tag")
 # Columns of plain text, alone or with a pair's side before them: what looks like messages there is none.
@@ -27,9 +26,6 @@ TEXTS = ("comment", "correction", "system")
 OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
 ROWS_AT_ONCE = 32
 HELD_AT_ONCE = 256 * 1024 * 1024
-# Parquet of real text is some ten times smaller than what it unpacks to.
-BOMB_RATIO = 200
-BOMB_BYTES = 64 * 1024 * 1024
 
 READING = (pa.ArrowException, OSError, ValueError)
 
@@ -52,7 +48,7 @@ def read_csv(file: IO[bytes]) -> Iterator[Record]:
         except csv.Error as error:
             yield Record(f"line {first}", lines.done, fault=f"This is not CSV: {error}.")
             continue
-        except _TooLong:
+        except TooLong:
             yield Record(f"line {first}", lines.done, fault=f"{too_long('row')} Reading ends here.")
             return
         if cells:
@@ -63,10 +59,8 @@ def read_parquet(file: IO[bytes], size: int) -> Iterator[Record]:
     """One record per row; `size` is the file's, in bytes."""
     try:
         table = pq.ParquetFile(file)
-        groups = unpacked_sizes(file, table.metadata)
-        _refuse_bomb(sum(groups), size)
         names = _column_names(table.schema_arrow)
-        batches = table.iter_batches(batch_size=_rows_at_once(groups))
+        batches = table.iter_batches(batch_size=_rows_at_once(table.metadata))
     except READING as error:
         raise InvalidInput(f"This is not a Parquet file that can be read: {_first_line(error)}.") from error
     total = max(table.metadata.num_rows, 1)
@@ -104,10 +98,6 @@ def _records(batches: Iterable[Any], names: list[str], done: Callable[[int], int
         yield Record(f"row {number + 1}", done(number), fault=fault)
 
 
-class _TooLong(Exception):
-    """A row of more than LONGEST_RECORD bytes."""
-
-
 class _CsvLines:
     """Lines as text for the csv module, which would gather a quoted cell without a bound."""
 
@@ -124,7 +114,7 @@ class _CsvLines:
         self.number, self.done, line = next(self._lines)
         self.record_bytes += LONGEST_RECORD + 1 if line is None else len(line)
         if line is None or self.record_bytes > LONGEST_RECORD:
-            raise _TooLong
+            raise TooLong
         # Bytes that are not UTF-8 become lone surrogates, so that the rows after them stay in step.
         return line.decode("utf-8-sig" if self.number == 1 else "utf-8", errors="surrogateescape")
 
@@ -134,7 +124,7 @@ def _csv_header(lines: _CsvLines) -> tuple[list[str], str]:
         first = next(lines, "")
         separator = max(",;\t", key=first.count)
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
-    except _TooLong as error:
+    except TooLong as error:
         raise InvalidInput(too_long("first line")) from error
     except csv.Error as error:
         raise InvalidInput("The first line of the CSV is not a row of column names.") from error
@@ -167,18 +157,10 @@ def _cell(name: str, text: str) -> Any:
     return text
 
 
-def _refuse_bomb(unpacked: int, size: int) -> None:
-    if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * size:
-        raise InvalidInput(
-            f"This Parquet file of {size} bytes unpacks to {unpacked} bytes, which no real text does; "
-            f"write it without compression if it is one."
-        )
-
-
-def _rows_at_once(groups: list[int]) -> int:
-    # A dictionary may repeat one long text in every row; no text is longer than its row group is packed.
-    longest = max(groups, default=0)
-    return min(max(HELD_AT_ONCE // max(longest, 1), 1), ROWS_AT_ONCE)
+def _rows_at_once(metadata: Any) -> int:
+    # A dictionary may repeat one long text in every row; no text is longer than its unpacked row group.
+    groups = [int(metadata.row_group(at).total_byte_size) for at in range(metadata.num_row_groups)]
+    return min(max(HELD_AT_ONCE // max([*groups, 1]), 1), ROWS_AT_ONCE)
 
 
 def _column_names(schema: Any) -> list[str]:

@@ -8,7 +8,7 @@ from typing import IO, Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlmodel import Session
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
@@ -57,23 +57,9 @@ Key = Annotated[
 ]
 
 
-class ImportQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    format: str | None = Field(None, description="Told from the data where it is not given.")
+class ImportQuery(ImportOptions):
+    format: str | None = Field(None, description="Detected from the data where it is not given.")
     skip_bad: bool = Field(False, description="true: leave bad records out and report them.")
-    max_messages: int | None = Field(None, description="Drop longer conversations, the reply included.")
-    min_rating: float | None = Field(None, description="Drop pairs whose chosen reply is rated below.")
-    max_rating_rejected: float | None = Field(
-        None, description="Drop pairs whose rejected reply is rated above."
-    )
-    score_column: str | None = Field(None, description="Where scores are.")
-    up_from: float | None = Field(None, description="Scores from here on are thumbs up.")
-    down_to: float | None = Field(None, description="Scores up to here are thumbs down.")
-
-    @property
-    def options(self) -> ImportOptions:
-        return ImportOptions(**self.model_dump(exclude={"format", "skip_bad"}))
 
 
 class Rejected(BaseModel):
@@ -164,7 +150,7 @@ class _Job:
             self.file,
             name=self.name,
             format=self.query.format,
-            options=self.query.options,
+            options=self.query,
             skip_bad=self.query.skip_bad,
             finish=finish,
         )

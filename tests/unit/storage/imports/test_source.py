@@ -86,9 +86,12 @@ def test_a_bad_line_is_a_fault_of_that_line_alone(line: bytes, fault: str) -> No
 FAULTY_ELEMENTS = {
     b'{"a": 1, "a": 2}': ("comes twice", True),
     b"[1]": ("must be an object, not a list", True),
-    b'{"a" 1}': ("Expecting ':'", False),
-    b'{"a": "\xff"}': ("not UTF-8", False),
-    b'{"a":' * 100_000: ("nested too deeply", False),
+    b'{"b": [{"c": 1, "c": 2}]}': ("The key 'c' comes twice", True),
+    b'{"a" 1}': ("object key and value must be separated by a colon", False),
+    b'{"a": "\xff"}': ("invalid bytes in UTF8 string near", False),
+    b'{"a":' * 100_000: ("unallowed token", False),
+    b'{"a": NaN}': ("invalid char in json text", False),
+    b'{"a": 100000000000000000000}': ("integer overflow", False),
 }
 
 
@@ -105,10 +108,10 @@ def test_a_bad_element_ends_an_array_only_if_its_end_is_not_known(
 
 
 def test_text_after_an_array_is_a_fault_and_not_lost_in_silence() -> None:
-    assert "after the end of the array" in (read(b'[{"n": 1}]\n[{"n": 2}]')[-1].fault or "")
+    assert "trailing garbage" in (read(b'[{"n": 1}]\n[{"n": 2}]')[-1].fault or "")
 
 
-def test_nan_and_infinity_as_pandas_writes_them_are_null() -> None:
+def test_nan_and_infinity_in_lines_as_pandas_writes_them_are_null() -> None:
     assert values(read(b'{"a": NaN, "b": [Infinity, -Infinity]}')) == [{"a": None, "b": [None, None]}]
 
 

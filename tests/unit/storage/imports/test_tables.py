@@ -144,13 +144,8 @@ def test_damaged_parquet_files_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
-def test_parquet_bombs_are_refused(tmp_path: Path) -> None:
+def test_a_long_text_that_a_parquet_dictionary_repeats_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"a": ["x" * 80_000_000]}), path, compression="zstd", use_dictionary=False)
-    assert path.stat().st_size < 100_000
-    with pytest.raises(InvalidInput, match="unpacks to"):
-        read(path)
-    # One long text that a dictionary repeats: small in the file, large as rows.
     long = pa.DictionaryArray.from_arrays(
         pa.array([0] * 20, pa.int32()), pa.array(["x" * (LONGEST_RECORD + 1)])
     )
