@@ -20,7 +20,6 @@ from sqlmodel import Session
 from storage.db.ids import is_id
 from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
 from storage.examples.queries import messages_up_to, next_event, standing_votes
-from storage.files.installation_key import pseudonym
 from storage.registry.lineage import ERASED
 
 # Event ids in a page. What is in memory is this many rows and the messages before their replies.
@@ -47,23 +46,6 @@ class Example:
     correction: str | None = None  # what the voter wrote the reply should have been
     event_id: int = 0  # of the vote; examples come in this order
     origin: str = ""  # the source of the chat, also where `source` says correction or signal
-
-    def to_row(self, *, salt: bytes) -> dict[str, Any]:
-        """TRL's conversational unpaired preference, with provenance columns beside it."""
-        return {
-            "prompt": self.prompt,
-            "completion": self.completion,
-            "label": self.label,
-            "message_id": self.message_id,
-            "chat_id": self.chat_id,
-            "user_hash": pseudonym(salt, self.user_id),
-            "model_version": self.model_version,
-            "voted_at": self.voted_at.isoformat(),
-            "tags": self.tags,
-            "comment": self.comment,
-            "correction": self.correction,
-            "source": self.source,
-        }
 
 
 class Examples:
@@ -162,18 +144,6 @@ class Examples:
         else:
             return self.filter.consent != "withheld" or not row.consent
         return False
-
-
-def iter_examples(
-    session: Session,
-    snapshot_event_id: int,
-    filter: ExampleFilter = EVERYTHING,
-    *,
-    after: int = 0,
-    corrections: bool = False,
-) -> Iterator[Example]:
-    """The examples of a snapshot in the order of their events; see `Examples`."""
-    return Examples(session, snapshot_event_id, filter, corrections=corrections).iterate(after)
 
 
 def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:

@@ -6,6 +6,8 @@ Pure: everything it says is in the manifest, so the same export has the same car
 import json
 from typing import Any
 
+from huggingface_hub import DatasetCardData
+
 from storage.examples.weights import KEPT, class_weights
 from storage.settings import Settings
 
@@ -44,28 +46,21 @@ MEANING = {
 
 def dataset_card(manifest: dict[str, Any], *, licence: str) -> str:
     """The card, with the metadata block that the hub and `datasets` read at its top."""
-    return "\n".join([*_metadata(manifest, licence), *_body(manifest, licence)]) + "\n"
+    return "\n".join([_metadata(manifest, licence), *_body(manifest, licence)]) + "\n"
 
 
-def _metadata(manifest: dict[str, Any], licence: str) -> list[str]:
-    return [
-        "---",
-        f"license: {json.dumps(licence)}",
-        "pretty_name: Thumbloop feedback",
-        "task_categories:",
-        "- text-generation",
-        "tags:",
-        *(f"- {tag}" for tag in ("kto", "trl", "preference", "human-feedback", "thumbloop")),
-        "size_categories:",
-        f"- {_size_category(manifest['rows'])}",
-        "configs:",
-        "- config_name: default",
-        "  data_files:",
-        "  - split: train",
-        "    path: data/train.parquet",
-        "---",
-        "",
-    ]
+def _metadata(manifest: dict[str, Any], licence: str) -> str:
+    data = DatasetCardData(
+        license=licence,
+        pretty_name="Thumbloop feedback",
+        task_categories=["text-generation"],
+        tags=["kto", "trl", "preference", "human-feedback", "thumbloop"],
+        size_categories=[_size_category(manifest["rows"])],
+        configs=[
+            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]}
+        ],
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def _body(manifest: dict[str, Any], licence: str) -> list[str]:
@@ -133,8 +128,5 @@ def _imbalance(up: int, down: int) -> str:
 
 
 def _size_category(rows: int) -> str:
-    limits = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-    for limit, name in limits.items():
-        if rows < limit:
-            return name
-    return "1M<n<10M" if rows < 10_000_000 else "10M<n<100M"
+    names = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
+    return names[min(max(len(str(rows)) - 3, 0), len(names) - 1)]

@@ -22,7 +22,7 @@ from storage.errors import (
     TooLarge,
     TooOften,
 )
-from storage.examples.example import iter_examples
+from storage.examples.example import Examples
 from storage.registry import model_versions
 from tests.support.adapters import publish_adapter
 from tests.support.chat_env import LONG, SHORT, ChatEnv
@@ -95,7 +95,7 @@ def test_of_a_long_chat_the_model_reads_the_latest_turns_and_so_does_training(
         for reply in replies:
             votes.cast_vote(session, user_id=env.user_id, message_id=reply.id, label=True)
     with env.database.read() as session:
-        examples = {example.message_id: example for example in iter_examples(session, 12)}
+        examples = {example.message_id: example for example in Examples(session, 12).iterate()}
     system = {"role": "system", "content": "Be brief."}
     before = [{"role": m.role, "content": m.content} for m in env.path()]
     for turn, reply in enumerate(replies):

@@ -14,13 +14,13 @@ import pytest
 from sqlmodel import select
 
 from storage.chats.chats import delete_chat
-from storage.db import audit
 from storage.db.database import open_database
 from storage.db.tables import Chat
 from storage.people.users import ensure_user
 from storage.settings import Settings
 from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.fake_hub import HUB_SETTINGS, FakeHub
+from tests.support.rows import audit_events
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_who_took_data_in_and_out_is_noted(thumbloop: CommandLine, tmp_path: Pat
     thumbloop.refused("export", "-", "--snapshot", "9")
     database = open_database(Settings(data_dir=thumbloop.data_dir))
     with database.read() as session:
-        events = audit.list_events(session)
+        events = audit_events(session)
     database.close()
     assert {event.actor for event in events} == {"command line"}
     assert [(event.action, event.target, event.detail) for event in reversed(events)] == [

@@ -1,6 +1,7 @@
 """What the tests of imports share: a file as records, and a record as rows."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ from storage.chats import votes
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import InvalidInput
-from storage.examples import example
 from storage.imports.formats import ImportOptions, rows_of, sniff
 from storage.imports.reader import ImportReport
 from storage.imports.records import Record
 from storage.imports.rows import Dropped, ImportedRow
 from storage.imports.source import open_source
+from tests.support.rated_store import exported_lines
 
-SALT = b"s" * 32
 ROW = {
     "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
     "completion": [{"role": "assistant", "content": "Hello! ☀ \u2028 end"}],
@@ -134,8 +134,7 @@ def counts(report: ImportReport) -> tuple[int, int, int, int]:
 
 def exported(database: Database, columns: tuple[str, ...] = tuple(ROW)) -> list[dict[str, Any]]:
     with database.read() as session:
-        found = example.iter_examples(session, votes.latest_event_id(session))
-        rows = [one.to_row(salt=SALT) for one in found]
+        rows = [json.loads(line) for line in exported_lines(session, votes.latest_event_id(session))]
     return [{name: row[name] for name in columns} for row in rows]
 
 

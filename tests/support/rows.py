@@ -2,13 +2,18 @@
 
 from typing import Any
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from storage.chats import chats, votes
 from storage.db.database import Database
-from storage.db.tables import Chat, Message, ModelVersion, User
+from storage.db.tables import AuditEvent, Chat, Message, ModelVersion, User
 from storage.people import users
 from storage.registry import model_versions, training_runs
+
+
+def audit_events(session: Session) -> list[AuditEvent]:
+    """What the audit log holds, newest first."""
+    return list(session.exec(select(AuditEvent).order_by(col(AuditEvent.id).desc())))
 
 
 def add_answer(

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from storage.settings import DEFAULT_MODEL
 from trainer.text import counted
 
@@ -15,15 +17,15 @@ def model_card(lineage: Mapping[str, Any]) -> str:
     settings, training = lineage["settings"], lineage["training"]
     counts, weights, base = lineage["trained_on"], lineage["weights"], lineage["base_model"]
     full = settings["tuning"] == "full"
-    # The hub takes an id here; a folder of this machine is none of its business.
-    base_line = f"base_model: {base}\n" if HUB_ID.fullmatch(base) else ""
+    head = ModelCardData(
+        library_name="transformers" if full else "peft",
+        pipeline_tag="text-generation",
+        # The hub takes an id here, and no folder of this machine.
+        base_model=base if HUB_ID.fullmatch(base) else None,
+        tags=["kto", settings["tuning"], "thumbloop"],
+    )
     return f"""---
-library_name: {"transformers" if full else "peft"}
-pipeline_tag: text-generation
-{base_line}tags:
-- kto
-- {settings["tuning"]}
-- thumbloop
+{head.to_yaml()}
 ---
 
 # A Thumbloop {"model" if full else "adapter"}

@@ -5,7 +5,7 @@ import json
 
 from storage.chats import chats, votes
 from storage.db.database import Database
-from storage.examples import example
+from storage.examples.example import PAGE, Examples
 from storage.imports import importer
 from tests.support.rated_store import exported_lines
 from tests.support.rows import add_answer, add_person_with_reply, add_reply
@@ -47,9 +47,7 @@ def test_a_snapshot_never_changes(database: Database) -> None:
     assert rows[0]["completion"] == [{"role": "assistant", "content": "Then this."}]
     assert rows[0]["model_version"] == "v1"
     with database.read() as session:
-        now = [
-            (e.message_id, e.label) for e in example.iter_examples(session, votes.latest_event_id(session))
-        ]
+        now = [(e.message_id, e.label) for e in Examples(session, votes.latest_event_id(session)).iterate()]
     assert now == [(second.id, False)]
 
 
@@ -61,17 +59,15 @@ def test_a_regenerated_reply_shares_the_prompt_of_its_sibling(database: Database
             votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=label)
         newest = chats.current_places(session, chat.id)[-1]
         assert (newest.message.id, newest.alternatives) == (again.id, [first.id, again.id])
-        down, up = example.iter_examples(session, votes.latest_event_id(session))
+        down, up = Examples(session, votes.latest_event_id(session)).iterate()
     assert down.prompt == up.prompt == [{"role": "user", "content": "Why?"}]
     assert (down.completion[0]["content"], up.completion[0]["content"]) == ("Because.", "Other.")
 
 
 def test_more_examples_than_a_page_come_in_order_and_once(database: Database) -> None:
-    lines = [json.dumps(ROW | {"prompt": f"Question {n}"}) for n in range(example.PAGE + 3)]
+    lines = [json.dumps(ROW | {"prompt": f"Question {n}"}) for n in range(PAGE + 3)]
     report = importer.import_file(database, io.BytesIO("\n".join(lines).encode()))
-    assert report.accepted == example.PAGE + 3
+    assert report.accepted == PAGE + 3
     with database.read() as session:
-        found = [
-            e.prompt[0]["content"] for e in example.iter_examples(session, votes.latest_event_id(session))
-        ]
-    assert found == [f"Question {n}" for n in range(example.PAGE + 3)]
+        found = [e.prompt[0]["content"] for e in Examples(session, votes.latest_event_id(session)).iterate()]
+    assert found == [f"Question {n}" for n in range(PAGE + 3)]

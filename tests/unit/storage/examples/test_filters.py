@@ -12,7 +12,7 @@ from storage.db.ids import new_id
 from storage.db.tables import Message, ModelVersion, VoteEvent
 from storage.errors import InvalidInput, NotFound
 from storage.examples import filters
-from storage.examples.example import Examples, iter_examples
+from storage.examples.example import Examples
 from storage.examples.filters import ExampleFilter, read_filter
 from storage.files.installation_key import pseudonym
 from storage.people import users
@@ -184,9 +184,9 @@ def test_pages_begin_after_the_last_event_of_the_page_before(
 
     monkeypatch.setattr(example, "PAGE", 2)
     with store.read() as session:
-        first = next(iter_examples(session, 4))
-        rest = list(iter_examples(session, 4, after=first.event_id))
-        earlier = list(iter_examples(session, 2))
+        first = next(Examples(session, 4).iterate())
+        rest = list(Examples(session, 4).iterate(first.event_id))
+        earlier = list(Examples(session, 2).iterate())
     assert [first.event_id, *(e.event_id for e in rest)] == [1, 2, 3, 4]
     assert [e.event_id for e in earlier] == [1, 2]
 
@@ -206,7 +206,7 @@ def test_what_may_not_be_used_is_left_out_and_counted(
     store: Database, change: Callable[[Session, str], None], reason: str
 ) -> None:
     with store.write() as session:
-        (chat_id,) = {e.chat_id for e in iter_examples(session, 4) if e.source == "api"}
+        (chat_id,) = {e.chat_id for e in Examples(session, 4).iterate() if e.source == "api"}
         change(session, chat_id)
     with store.read() as session:
         wanted = Examples(session, votes.latest_event_id(session))
@@ -219,16 +219,16 @@ def test_what_may_not_be_used_is_left_out_and_counted(
 
 def test_a_correction_becomes_a_desirable_example_when_wanted(store: Database) -> None:
     with store.write() as session:
-        second = next(e for e in iter_examples(session, 4) if e.prompt[-1]["content"] == "2")
+        second = next(e for e in Examples(session, 4).iterate() if e.prompt[-1]["content"] == "2")
         votes.cast_vote(
             session, user_id=second.user_id, message_id=second.message_id, label=False, correction="Two!"
         )
     with store.read() as session:
         latest = votes.latest_event_id(session)
-        *_, down, corrected = iter_examples(session, latest, corrections=True)
-        plain = list(iter_examples(session, latest))
+        *_, down, corrected = Examples(session, latest, corrections=True).iterate()
+        plain = list(Examples(session, latest).iterate())
         sourced = list(
-            iter_examples(session, latest, read_filter({"source": "correction"}), corrections=True)
+            Examples(session, latest, read_filter({"source": "correction"}), corrections=True).iterate()
         )
     assert (down.label, down.correction, corrected.label, corrected.source) == (
         False,

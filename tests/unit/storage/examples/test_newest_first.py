@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from storage.chats import chats, signals, votes
 from storage.db.database import Database
 from storage.db.tables import Chat, now
-from storage.examples.example import PAGE, Example, iter_examples
+from storage.examples.example import PAGE, Example, Examples
 from storage.examples.newest_first import NewestExamples
 from storage.examples.queries import newest_events
 from storage.examples.signal_examples import signal_examples
@@ -69,7 +69,7 @@ def plain(database: Database, snapshot: int, **options: Any) -> list[Example]:
     """The examples in the order of their events, read from the beginning."""
     with database.read() as session:
         return [
-            *iter_examples(session, snapshot, corrections=options.get("corrections", False)),
+            *Examples(session, snapshot, corrections=options.get("corrections", False)).iterate(),
             *signal_examples(session, snapshot, options.get("signals", ())),
         ]
 

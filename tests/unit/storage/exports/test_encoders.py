@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from storage.chats import chats, votes
 from storage.db.database import Database
 from storage.errors import InvalidInput
-from storage.examples.example import iter_examples
+from storage.examples.example import Examples
 from storage.examples.filters import ExampleFilter
 from storage.exports.encoders import defuse_cell, restore_cell
 from storage.exports.exporter import Export, export_to
@@ -129,7 +129,7 @@ def test_a_snapshot_gives_the_same_bytes_whatever_happens_later(database: Databa
     fill(database)
     with database.read() as session:
         snapshot = votes.latest_event_id(session)
-        one, other, *_ = iter_examples(session, snapshot)
+        one, other, *_ = Examples(session, snapshot).iterate()
 
     def exported() -> dict[str, bytes]:
         with database.read() as session:
@@ -165,7 +165,7 @@ def test_filters_and_pseudonyms(database: Database) -> None:
         row for row in everything if row["user_hash"] == mine["user_hash"]
     ]
     with database.read() as session:
-        ids = {example.user_id for example in iter_examples(session, votes.latest_event_id(session))}
+        ids = {example.user_id for example in Examples(session, votes.latest_event_id(session)).iterate()}
         strangers = Export(session, ExportPlan(), salt=b"t" * 32)
         other = [json.loads(line) for line in b"".join(strangers.chunks()).decode().split("\n")[:-1]]
     assert not [user_id for user_id in ids if user_id.encode() in content(database)]

@@ -23,7 +23,8 @@ from storage.imports.formats import ImportOptions
 from storage.imports.importer import BATCH, import_file
 from storage.imports.reader import KEPT_REJECTIONS, ImportReport, Progress
 from storage.people import users
-from tests.support.imported import ROW, ROWS, SALT, counts, exported, is_empty, numbered
+from tests.support.imported import ROW, ROWS, counts, exported, is_empty, numbered
+from tests.support.rated_store import SALT
 from tests.support.rows import add_person_with_reply, add_reply
 
 

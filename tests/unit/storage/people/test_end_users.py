@@ -29,7 +29,7 @@ def reply_for(session: Session, app_id: str, name: str) -> tuple[str, Message]:
 
 def voters(session: Session) -> list[str]:
     latest = votes.latest_event_id(session)
-    return [one.user_id for one in example.iter_examples(session, latest, ExampleFilter())]
+    return [one.user_id for one in example.Examples(session, latest, ExampleFilter()).iterate()]
 
 
 def test_an_end_user_is_one_person_for_each_application_and_their_name_is_not_stored(

@@ -15,7 +15,7 @@ from storage.errors import BadSetting, Conflict, InvalidInput, NotAllowed, NotAu
 from storage.files.installation_key import load_secret
 from storage.people import tokens, users
 from storage.settings import Settings, load_settings
-from tests.support.rows import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply, audit_events
 
 
 def test_passwords(database: Database) -> None:
@@ -93,7 +93,7 @@ def test_audit_events_come_newest_first(database: Database) -> None:
     with database.write() as session:
         for action in ("deploy", "roll_back"):
             audit.record(session, "ada", action, "v2", why="test")
-        assert [e.action for e in audit.list_events(session)] == ["roll_back", "deploy"]
+        assert [e.action for e in audit_events(session)] == ["roll_back", "deploy"]
 
 
 def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from storage.chats import votes
-from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import Chat, ModelVersion
 from storage.privacy import consent, erasure
 from storage.registry import model_versions, training_runs
 from storage.registry.lineage import count_lost, keep_lineage
 from tests.support.rated_store import exported_lines
-from tests.support.rows import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply, audit_events
 
 SALT = b"s" * 32
 
@@ -58,7 +57,7 @@ def test_withdrawn_consent_ends_training_and_exports_and_marks_versions(
     with database.read() as session:
         assert votes.count_votes(session) == votes.VoteCounts(1, 0)
         assert len(exported_lines(session, snapshot)) == 1
-        event = audit.list_events(session)[0]
+        event = audit_events(session)[0]
         assert (event.actor, event.action, event.target) == ("ada", "withdraw_consent", chat.id)
         assert event.detail == {"affected_versions": ["v2"]}
     publish(database, [(second.id, person.id)])  # its training had begun before

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 
 from app.background.housekeeping import Housekeeping
 from storage.chats import chats, votes
-from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import Message, Table, now
 from storage.errors import Conflict
@@ -24,7 +23,7 @@ from storage.settings import Settings
 from tests.support.databases import waiting
 from tests.support.live_server import wait_until
 from tests.support.rated_store import SALT, exported_lines
-from tests.support.rows import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply, audit_events
 
 SECRET_WORD = "xylophone"
 
@@ -85,7 +84,7 @@ def test_nothing_of_an_erased_person_is_left_and_their_models_are_marked(
     assert export(database, snapshot, tmp_path) == before[:1]
     with database.write() as session:
         assert model_versions.get_version(session, "v2").erased_votes == 1
-        assert audit.list_events(session)[0].action == "erase_user"
+        assert audit_events(session)[0].action == "erase_user"
         with pytest.raises(Conflict, match="already"):
             erasure.erase_user(session, gone.id, by="admin")
         admin = users.create_user(session, "root", role="admin")
@@ -127,10 +126,10 @@ def test_retention_erases_what_nobody_has_written_in_since(database: Database, t
     assert SECRET_WORD not in everything(database)
     with database.read() as session:
         export_to(tmp_path / "rows.jsonl", session, ExportPlan(), salt=SALT)
-        before = len(audit.list_events(session))
+        before = len(audit_events(session))
     assert retention.forget_before(database, tmp_path, moment, by="retention").chats == 0
     with database.read() as session:
-        assert len(audit.list_events(session)) == before == 2
+        assert len(audit_events(session)) == before == 2
         assert votes.count_votes(session) == votes.VoteCounts(0, 0)
         assert chats.get_chat(session, fresh.id).deleted_at is None
     assert (tmp_path / "rows.jsonl").exists()  # nothing of it was erased

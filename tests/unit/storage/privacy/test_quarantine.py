@@ -6,24 +6,23 @@ import pytest
 from sqlmodel import Session, select
 
 from storage.chats import stats, votes
-from storage.db import audit
 from storage.db.database import Database
 from storage.db.ids import new_id
 from storage.db.tables import Vote, VoteEvent
 from storage.errors import Conflict, NotFound
-from storage.examples.example import iter_examples
+from storage.examples.example import Examples
 from storage.examples.filters import ExampleFilter
 from storage.files.installation_key import load_secret
 from storage.people import users
 from storage.privacy import erasure
 from storage.privacy.quarantine import set_quarantine
 from tests.support.rated_store import exported_lines
-from tests.support.rows import add_person_with_reply, add_reply
+from tests.support.rows import add_person_with_reply, add_reply, audit_events
 
 
 def voters_in(session: Session, snapshot: int, quarantined: str = "no") -> list[str]:
     wanted = ExampleFilter(quarantined=quarantined)  # type: ignore[arg-type]
-    return [example.user_id for example in iter_examples(session, snapshot, wanted)]
+    return [example.user_id for example in Examples(session, snapshot, wanted).iterate()]
 
 
 def test_a_quarantined_person_leaves_training_counts_and_exports_and_comes_back(
@@ -76,8 +75,8 @@ def test_a_quarantined_person_leaves_training_counts_and_exports_and_comes_back(
         assert {(e.label, *e.tags, e.comment, e.created_at) for e in events} == {
             (False, "wrong", "c", events[0].created_at)
         }
-        assert [event.action for event in audit.list_events(session)] == ["release", "quarantine"]
-        assert audit.list_events(session)[1].detail == {"votes": 1, "reason": "poison"}
+        assert [event.action for event in audit_events(session)] == ["release", "quarantine"]
+        assert audit_events(session)[1].detail == {"votes": 1, "reason": "poison"}
 
 
 def test_a_quarantined_vote_is_erased_like_any_other(database: Database) -> None:

@@ -8,7 +8,6 @@ import pytest
 from sqlmodel import Session
 
 from storage.chats import chats, stats
-from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import Canary, Chat
 from storage.errors import Conflict, InvalidInput, NotFound
@@ -16,7 +15,7 @@ from storage.people import users
 from storage.registry import canaries, model_versions
 from tests.support.databases import waiting
 from tests.support.live_server import wait_until
-from tests.support.rows import add_reply, add_version, deploy, roll_back
+from tests.support.rows import add_reply, add_version, audit_events, deploy, roll_back
 
 
 def start(database: Database, name: str = "v2", share: float = 0.5) -> Canary:
@@ -100,7 +99,7 @@ def test_moving_the_alias_ends_a_canary(database: Database) -> None:
         assert model_versions.open_canary(session) is None
         assert session.get_one(Canary, promoted.id).ending == "It was deployed."
         assert session.get_one(Canary, replaced.id).ending == "v1 was deployed."
-        noted = [(event.action, event.target) for event in audit.list_events(session)]
+        noted = [(event.action, event.target) for event in audit_events(session)]
     assert noted[:4] == [("deploy", "v1"), ("end canary", "v3"), ("canary", "v3"), ("deploy", "v2")]
 
 
