@@ -141,10 +141,11 @@ def export_feedback(
             snapshot = Export(session, plan, snapshot_event_id=snapshot, **given).snapshot_event_id
             audit.record(session, ACTOR, "export", f"snapshot {snapshot}", format=format, file=file)
         with database.read() as session:
+            export = Export(session, plan, snapshot_event_id=snapshot, **given)
             if file == PIPE:
-                _print(Export(session, plan, snapshot_event_id=snapshot, **given).chunks())
+                _print(export.chunks())
                 return
-            manifest = export_to(Path(file), session, plan, snapshot_event_id=snapshot, **given)
+            manifest = export_to(Path(file), export)
     for reason, rows in manifest["left_out"].items():
         say(f"{rows} left out: {reason}")
     say(f"{manifest['rows']} rows to {file}.")

@@ -10,7 +10,7 @@ import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,7 +33,6 @@ from storage.exports.shapes import COLUMNS, ChatTemplate, Row, Shaper
 from storage.files.atomic import sync, write_atomically, written_aside
 from storage.files.disk_full import is_full, no_room
 
-PROGRESS_ROWS = 1_000
 # The manifest of an exported file has the file's name with this at its end.
 MANIFEST_END = ".manifest.json"
 
@@ -54,7 +53,6 @@ class Export:
         snapshot_event_id: int | None = None,
         template: ChatTemplate | None = None,
         redactor: Redactor | None = None,
-        progress: Callable[[int], None] = lambda rows: None,
     ) -> None:
         assert (redactor is not None) == plan.redact
         self.plan = plan
@@ -87,7 +85,6 @@ class Export:
         )
         self._shaper = Shaper(salt, template)
         self._redaction = Redaction(redactor) if redactor is not None else None
-        self._progress = progress
         self._left_out: Counter[str] = Counter()
         self._votes: dict[str, Counter[bool]] = {}
         self._largest_event_id = 0
@@ -136,8 +133,6 @@ class Export:
                 self._votes.setdefault(example.model_version or "", Counter())[example.label] += 1
                 self._largest_event_id = max(self._largest_event_id, example.event_id)
             self.rows += 1
-            if self.rows % PROGRESS_ROWS == 0:
-                self._progress(self.rows)
             yield row
 
     def _shaped(self) -> Iterator[tuple[Row, tuple[Example, ...]]]:
@@ -164,34 +159,15 @@ class Export:
         self._left_out += self._examples.left_out + self._signals_left_out
 
 
-def export_to(
-    target: Path,
-    session: Session,
-    plan: ExportPlan,
-    *,
-    salt: bytes,
-    snapshot_event_id: int | None = None,
-    template: ChatTemplate | None = None,
-    redactor: Redactor | None = None,
-    progress: Callable[[int], None] = lambda rows: None,
-) -> dict[str, Any]:
-    """Write the file with `<name>.manifest.json` beside it, or the `datasets` folder; returns the manifest.
+def export_to(target: Path, export: Export) -> dict[str, Any]:
+    """Write the file with `<name>.manifest.json` next to it, or the `datasets` folder; returns the manifest.
 
-    Nothing appears under the final name unless all of it is on disk; only the owner may read it. Raises what
-    Export raises, Conflict for a folder that holds something, InvalidInput where nothing can be written, and
-    NotReady without disk space.
+    Nothing appears under the final name unless all of it is on disk; only the owner may read it. Raises
+    Conflict for a folder that holds something, InvalidInput where nothing can be written, and NotReady
+    without disk space.
     """
-    export = Export(
-        session,
-        plan,
-        salt=salt,
-        snapshot_event_id=snapshot_event_id,
-        template=template,
-        redactor=redactor,
-        progress=progress,
-    )
     with _write_errors(target):
-        if plan.format == "datasets":
+        if export.plan.format == "datasets":
             _write_folder(target, export)
         else:
             _write_file(target, export)

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, Table, User, VoteEvent
-from storage.exports.exporter import export_to
+from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import load_redactor
 from storage.exports.shapes import COLUMNS
@@ -176,7 +176,7 @@ def export(kind: str, address: str, folder: str) -> None:
         with database.read() as session:
             target = Path(folder) / f"{format}-{shape}-{turn}"
             manifests.append(
-                export_to(target, session, plan, salt=SALT, template=_template, redactor=redactor)
+                export_to(target, Export(session, plan, salt=SALT, template=_template, redactor=redactor))
             )
         seconds.append(time.monotonic() - began)
         processor.append(time.process_time() - worked)

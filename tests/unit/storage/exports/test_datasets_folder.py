@@ -25,7 +25,7 @@ LOADERS = {"jsonl": "json", "csv": "csv", "parquet": "parquet"}
 
 def export(database: Database, target: Path, **plan: Any) -> dict[str, Any]:
     with database.read() as session:
-        return export_to(target, session, ExportPlan(**plan), salt=SALT, template=template)
+        return export_to(target, Export(session, ExportPlan(**plan), salt=SALT, template=template))
 
 
 def load(target: Path, format: str) -> Any:
@@ -125,7 +125,7 @@ def test_trl_prepares_every_kto_export(
     target = tmp_path / f"out.{format}"
     with database.read() as session:
         plan = ExportPlan(format=format, shape=shape)  # type: ignore[arg-type]
-        manifest = export_to(target, session, plan, salt=SALT, template=chat_template)
+        manifest = export_to(target, Export(session, plan, salt=SALT, template=chat_template))
     rows = load(target, format)
     if shape != "kto-text":
         texts = ("prompt", "completion") if shape == "kto" else ("prompt", "chosen", "rejected")

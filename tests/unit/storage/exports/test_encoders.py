@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -199,7 +198,9 @@ def test_what_cannot_be_exported_is_refused_at_once(
 def test_an_empty_store_exports_an_empty_file(database: Database, tmp_path: Path, format: str) -> None:
     target = tmp_path / "empty"
     with database.read() as session:
-        manifest = export_to(target, session, ExportPlan.model_validate({"format": format}), salt=SALT)
+        manifest = export_to(
+            target, Export(session, ExportPlan.model_validate({"format": format}), salt=SALT)
+        )
     assert (manifest["rows"], manifest["votes"], manifest["snapshot_event_id"]) == (
         0,
         {"up": 0, "down": 0},
@@ -224,15 +225,3 @@ def test_several_threads_may_take_turns_as_a_web_server_does(
         taken = list(iter(lambda: threads.submit(next, chunks, None).result(), None))
     assert len(taken) > 3
     assert b"".join(taken) == expected
-
-
-def test_progress_is_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    from storage.exports import exporter
-
-    monkeypatch.setattr(exporter, "PROGRESS_ROWS", 2)
-    fill(database, 3)
-    told: list[int] = []
-    progress: Callable[[int], None] = told.append
-    with database.read() as session:
-        list(Export(session, ExportPlan(), salt=SALT, progress=progress).chunks())
-    assert told == [2, 4]

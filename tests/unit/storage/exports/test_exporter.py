@@ -15,7 +15,7 @@ from storage.chats import votes
 from storage.db.database import Database, open_database
 from storage.errors import Conflict, InvalidInput, NotReady
 from storage.examples.filters import ExampleFilter
-from storage.exports.exporter import export_to
+from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.settings import Settings
 from tests.support.rated_store import SALT, fill
@@ -30,7 +30,7 @@ from pathlib import Path
 from storage.db.database import Database
 from storage.errors import NotReady
 from storage.exports.plan import ExportPlan
-from storage.exports.exporter import export_to
+from storage.exports.exporter import Export, export_to
 
 address, folder = sys.argv[1:]
 database = Database(address)
@@ -40,12 +40,12 @@ with database.read() as session:
         plan = ExportPlan(format=format)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         try:
-            export_to(Path(folder) / f"new-{format}", session, plan, salt=b"s" * 32)
+            export_to(Path(folder) / f"new-{format}", Export(session, plan, salt=b"s" * 32))
         except NotReady as error:
             told[format] = [error.code, error.message]
         if format != "datasets":
             try:
-                export_to(Path(folder) / f"old-{format}", session, plan, salt=b"s" * 32)
+                export_to(Path(folder) / f"old-{format}", Export(session, plan, salt=b"s" * 32))
             except NotReady:
                 pass
 print(json.dumps(told))
@@ -54,7 +54,7 @@ print(json.dumps(told))
 
 def export(database: Database, target: Path, **plan: Any) -> dict[str, Any]:
     with database.read() as session:
-        return export_to(target, session, ExportPlan(**plan), salt=SALT)
+        return export_to(target, Export(session, ExportPlan(**plan), salt=SALT))
 
 
 def test_a_full_disk_leaves_no_half_file_and_no_damaged_old_one(
@@ -94,7 +94,7 @@ from pathlib import Path
 from storage.db.database import Database
 from storage.errors import NotReady
 from storage.exports.plan import ExportPlan
-from storage.exports.exporter import export_to
+from storage.exports.exporter import Export, export_to
 
 address, disk = sys.argv[1], Path(sys.argv[2])
 with Database(address).read() as session:
@@ -102,11 +102,11 @@ with Database(address).read() as session:
         free = os.statvfs(disk)
         (disk / "ballast").write_bytes(b"x" * (free.f_bavail * free.f_bsize - 16_384))
         try:
-            export_to(disk / "out", session, ExportPlan(format=format), salt=b"s" * 32)
+            export_to(disk / "out", Export(session, ExportPlan(format=format), salt=b"s" * 32))
         except NotReady as error:
             print(format, error.code, os.listdir(disk), error.message)
         (disk / "ballast").unlink()
-        export_to(disk / f"whole-{format}", session, ExportPlan(format="jsonl"), salt=b"s" * 32)
+        export_to(disk / f"whole-{format}", Export(session, ExportPlan(format="jsonl"), salt=b"s" * 32))
         for file in disk.iterdir():
             file.unlink()
 """
@@ -166,7 +166,7 @@ def test_a_manifest_never_stands_with_data_of_another_export(
 
     plan = ExportPlan(shape="kto-text")
     with database.read() as session, pytest.raises(InvalidInput, match="cannot be written"):
-        export_to(tmp_path / "out", session, plan, salt=SALT, template=block)
+        export_to(tmp_path / "out", Export(session, plan, salt=SALT, template=block))
     if blocked == "out":
         assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
     else:
@@ -181,7 +181,7 @@ def test_no_room_for_the_temporary_files_is_said_as_well(database: Database, tmp
 
     plan = ExportPlan(shape="kto-text")
     with database.read() as session, pytest.raises(NotReady, match="database or disk is full") as caught:
-        export_to(tmp_path / "file", session, plan, salt=SALT, template=full)
+        export_to(tmp_path / "file", Export(session, plan, salt=SALT, template=full))
     assert caught.value.code == "no_room"
     assert not (tmp_path / "file").exists()
 

@@ -10,7 +10,7 @@ import pytest
 
 from storage.db.database import Database
 from storage.errors import InvalidInput
-from storage.exports.exporter import export_to
+from storage.exports.exporter import Export, export_to
 from storage.exports.hub import push_to_hub
 from storage.exports.plan import ExportPlan
 from tests.support.fake_hub import HUB_SETTINGS, FakeHub
@@ -41,7 +41,7 @@ def hub() -> Iterator[FakeHub]:
 def folder(database: Database, tmp_path: Path) -> Path:
     fill(database, 4)
     with database.read() as session:
-        export_to(tmp_path / "out", session, ExportPlan(format="datasets"), salt=SALT)
+        export_to(tmp_path / "out", Export(session, ExportPlan(format="datasets"), salt=SALT))
     return tmp_path / "out"
 
 

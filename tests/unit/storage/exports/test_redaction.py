@@ -158,8 +158,10 @@ def test_the_manifest_and_the_card_say_by_what(
     fill(database, 3)
     plan = ExportPlan(format="datasets", redact=True)
     with database.read() as session:
-        redaction = export_to(tmp_path / "out", session, plan, salt=SALT, redactor=redactor)["redaction"]
-        plain = export_to(tmp_path / "plain", session, ExportPlan(format="datasets"), salt=SALT)
+        redaction = export_to(tmp_path / "out", Export(session, plan, salt=SALT, redactor=redactor))[
+            "redaction"
+        ]
+        plain = export_to(tmp_path / "plain", Export(session, ExportPlan(format="datasets"), salt=SALT))
     assert (redaction["language"], redaction["model"]) == ("en", None)
     assert set(FOUND.values()) == set(redaction["entities"])
     assert set(redaction["engines"]) == {"presidio-analyzer", "presidio-anonymizer", "spacy", "phonenumbers"}

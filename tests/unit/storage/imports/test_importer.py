@@ -17,7 +17,7 @@ from storage.chats import votes
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import InvalidInput
-from storage.exports.exporter import export_to
+from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.imports.formats import ImportOptions
 from storage.imports.importer import BATCH, import_file
@@ -314,7 +314,7 @@ def test_every_exported_file_comes_back_the_same(database: Database, tmp_path: P
             target = tmp_path / f"{shape}.{format}"
             plan = ExportPlan.model_validate({"format": format, "shape": shape})
             with database.read() as session:
-                export_to(target, session, plan, salt=SALT)
+                export_to(target, Export(session, plan, salt=SALT))
             other = Database(f"sqlite:///{target}.db")
             other.migrate()
             assert counts(import_file(other, target)) == (5, 0, 0, 0)

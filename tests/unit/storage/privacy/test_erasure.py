@@ -12,7 +12,7 @@ from storage.chats import chats, votes
 from storage.db.database import Database
 from storage.db.tables import Message, Table, now
 from storage.errors import Conflict
-from storage.exports.exporter import export_to
+from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
 from storage.people import users
@@ -119,13 +119,13 @@ def test_retention_erases_what_nobody_has_written_in_since(database: Database, t
         batch = erasure.erase_before(session, moment, by="retention", limit=2)
         assert (batch.chats, batch.votes) == (2, 2)
     with database.read() as session:
-        export_to(tmp_path / "rows.jsonl", session, ExportPlan(), salt=SALT)
+        export_to(tmp_path / "rows.jsonl", Export(session, ExportPlan(), salt=SALT))
     report = retention.forget_before(database, tmp_path, moment, by="retention")
     assert (report.chats, report.messages, report.votes) == (3, 6, 3)
     assert not (tmp_path / "rows.jsonl").exists()
     assert SECRET_WORD not in everything(database)
     with database.read() as session:
-        export_to(tmp_path / "rows.jsonl", session, ExportPlan(), salt=SALT)
+        export_to(tmp_path / "rows.jsonl", Export(session, ExportPlan(), salt=SALT))
         before = len(audit_events(session))
     assert retention.forget_before(database, tmp_path, moment, by="retention").chats == 0
     with database.read() as session:
@@ -173,7 +173,9 @@ def test_exports_in_the_data_directory_are_copies_and_go_too(database: Database,
     (tmp_path / "mine" / "manifest.json").write_text('{"files": {}}')  # of something else
     with database.read() as session:
         for name, format in (("rows.csv", "csv"), ("mine/rows.jsonl", "jsonl"), ("folder", "datasets")):
-            export_to(tmp_path / name, session, ExportPlan.model_validate({"format": format}), salt=SALT)
+            export_to(
+                tmp_path / name, Export(session, ExportPlan.model_validate({"format": format}), salt=SALT)
+            )
     removed = erasure.remove_copies(database, tmp_path)
     assert set(removed) == {tmp_path / name for name in ("rows.csv", "mine/rows.jsonl", "folder")}
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["manifest.json"]
