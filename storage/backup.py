@@ -2,7 +2,7 @@
 
 Online and consistent: the database is copied first (SQLite's backup API, pg_dump), so every adapter that
 it names was on disk already. Every file is hashed; the manifest comes last in the archive, so an archive
-with a manifest was written to its end. Base models are not included: they can be had again.
+with a manifest was written to its end. Base models are not included: they can be downloaded again.
 """
 
 import hashlib
@@ -166,11 +166,9 @@ def _postgres(database: Database, program: str, *arguments: str) -> None:
 def _refuse_used_target(settings: Settings, database: Database) -> None:
     used = [path for path in settings.data_dir.glob("*") if path.name not in OF_A_NEW_DISK]
     if database.path is not None:
-        # Beside a log of another database SQLite would write that one's pages over the restored one.
-        beside = [
-            database.path.with_name(database.path.name + end) for end in ("", "-wal", "-shm", "-journal")
-        ]
-        used += [path for path in beside if path.exists()]
+        # SQLite would write the log of another database over the restored one.
+        logs = [database.path.with_name(database.path.name + end) for end in ("", "-wal", "-shm", "-journal")]
+        used += [path for path in logs if path.exists()]
     elif sa.inspect(database.engine).get_table_names():
         raise Conflict(f"The database {database.shown_address} has tables; restore into an empty one.")
     if used:

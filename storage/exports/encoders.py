@@ -17,15 +17,14 @@ from storage.exports.shapes import Kind, Row
 Columns = dict[str, Kind]
 Encoder = Callable[[Iterable[Row], Columns], Iterator[bytes]]
 
-# Text formats are handed on in pieces of about this size: a write for each row would cost more than
-# the row.
+# Text formats are passed on in pieces of about this size: a write for each row would cost more than the row.
 PIECE = 64 * 1024
-# A Parquet row group ends after so many rows, or earlier when their text would fill memory.
+# A Parquet row group ends after this many rows, or earlier when their text would fill memory.
 GROUP_ROWS = 2_000
 GROUP_CHARACTERS = 8 * 1024 * 1024
 
-# A spreadsheet takes a cell that begins so for a formula, or drops the character and looks at the
-# next. The quote that defuses it is in the list too, so that one taken away always restores the cell.
+# A spreadsheet takes a cell that begins with one of these for a formula, or drops the character and looks at
+# the next. The quote that defuses it is in the list too, so that removing one always restores the cell.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 _ARROW_TYPES = {
@@ -38,7 +37,7 @@ _ARROW_TYPES = {
 
 
 def jsonl(rows: Iterable[Row], columns: Columns) -> Iterator[bytes]:
-    """A JSON object in each line. Tags are JSON in a text, because an empty list tells `datasets` no type."""
+    """A JSON object in each line. Tags are JSON in a text, because an empty list gives `datasets` no type."""
     tags = [name for name, kind in columns.items() if kind is Kind.TAGS]
     lines = (_json(row | {name: _json(row[name]) for name in tags}) + "\n" for row in rows)
     return _pieces(lines)

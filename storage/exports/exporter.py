@@ -1,8 +1,8 @@
 """Ours out: the examples of a snapshot in the formats and shapes that other tools read.
 
 One pass from the database to bytes, a page at a time. The same snapshot and the same choices give the
-same bytes, and a manifest beside them says what they are. Knows no tokenizer: a chat template is
-handed in.
+same bytes, and a manifest next to them says what they are. Knows no tokenizer: a chat template is
+passed in.
 """
 
 import hashlib

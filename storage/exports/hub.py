@@ -15,7 +15,7 @@ def push_to_hub(
 ) -> str:
     """Upload the folder as the data set `repo` (owner/name) in one commit; returns the commit's address.
 
-    The repository is made if it is not there, private unless told otherwise: an export holds what people
+    The repository is created if need be, private unless `private` is off: an export holds what people
     said. Without a token, the one that `hf auth login` stored is used. Raises InvalidInput for what is
     no export or no name, NotReady where the hub refuses.
     """
@@ -30,7 +30,7 @@ def push_to_hub(
         raise InvalidInput(f"{repo!r} is not a name on the hub, such as you/feedback.", field="repo")
     manifest = json.loads((folder / "manifest.json").read_text())
 
-    # Imported here: it is slow to load, and hardly anybody pushes.
+    # Imported here: it is slow to load and rarely needed.
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 

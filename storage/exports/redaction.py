@@ -1,4 +1,4 @@
-"""Personal data out of exported texts: what Presidio recognises gives way to numbered placeholders.
+"""Personal data out of exported texts: numbered placeholders replace what Presidio recognises.
 
 Patterns (addresses, numbers, passwords in links) need no language model; names and places are recognised
 where the operator installed a spaCy model and set `redaction_model`. Nothing is fetched from a network.
@@ -23,7 +23,7 @@ PIECE = 10_000
 OVERLAP = 300
 CACHED_PIECES = 512  # a prompt comes again with each reply to it
 LEAST_SCORE = 0.35  # a credit card number whose check digit is wrong has 0.3, a phone number 0.4
-# What a spaCy model tells apart that is about people; organisations, dates and amounts stay.
+# What a spaCy model recognises about people; organisations, dates and amounts stay.
 NAMES_AND_PLACES = ("PERSON", "LOCATION", "NRP")
 LINK_WITH_PASSWORD = r"\b[a-z][a-z0-9+.-]{0,30}://[^\s/@:]{0,200}:[^\s/@]{1,200}@[^\s\"'<>]{1,500}"
 
@@ -77,7 +77,7 @@ class Redactor:
         }
 
     def spans(self, text: str) -> list[Span]:
-        """Where personal data stands in a text, in order and without overlaps."""
+        """Where personal data is in a text, in order and without overlaps."""
         found: list[Span] = []
         end = 0
         for at in range(0, len(text), PIECE):
@@ -93,7 +93,7 @@ class Redactor:
         results = self._analyzer.analyze(
             piece, self._language, entities=self._entities, score_threshold=LEAST_SCORE
         )
-        # The anonymizer settles which of several overlapping results stands; replacing is done here, since
+        # The anonymizer chooses between overlapping results; replacing is done here, since
         # it works from the end of the text and could not count from its beginning.
         settled = self._anonymizer.anonymize(
             piece,

@@ -43,5 +43,5 @@ def _make(path: Path) -> None:
 
 
 def pseudonym(salt: bytes, user_id: str) -> str:
-    """What stands for a person in exports: the same in each, and not to be undone without the secret."""
+    """A person's name in exports: the same in each; only the secret can undo it."""
     return hmac.digest(salt, user_id.encode(), "sha256").hex()[:16]

@@ -1,4 +1,4 @@
-"""The formats of rated data that can be imported: how a record of each is told, and what rows it gives.
+"""The formats of rated data that can be imported: how a record of each is detected, and what rows it gives.
 
 A record is what a file holds; a row is one rated reply. Formats of whole applications are in
 storage.imports.apps. Knows no file and no database.
@@ -117,7 +117,7 @@ def _sharegpt_rows(record: Columns, options: ImportOptions) -> Rows:
 
 
 def _rated_row(record: Columns, turns: list[Turn], name: str, label: bool, side: str = "") -> ImportedRow:
-    """The row, with what a Thumbloop export has beside it; a pair has those columns for each side."""
+    """The row with the other columns of a Thumbloop export; a pair has those columns for each side."""
     ours = _is_ours(record, side)
     return ImportedRow(
         checked(with_system(turns, record.get("system")), name),

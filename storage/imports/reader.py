@@ -1,6 +1,6 @@
-"""A file of rated data as rows: each record told, converted, counted, or refused with its position.
+"""A file of rated data as rows: each record is converted and counted, or refused with its position.
 
-Knows no database: what becomes of the rows is for storage.imports.importer and for the trainer.
+Knows no database: storage.imports.importer and the trainer use the rows.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from storage.imports.records import Record
 from storage.imports.rows import ImportedRow
 from storage.imports.source import Source
 
-SNIFFED = 20  # records without a known format, after which no more are tried
+SNIFFED = 20  # after as many records without a known format, the file is refused
 KEPT_REJECTIONS = 100
 PROGRESS_EVERY = 1000  # records
 
@@ -28,11 +28,11 @@ class Rejection:
 class ImportReport:
     """What became of a file. A record may give several rows: a pair gives two."""
 
-    format: str | None = None  # None where there was no record to tell it from
+    format: str | None = None  # None where no record showed it
     records: int = 0
     accepted: int = 0  # rows
     duplicates: int = 0  # rows
-    dropped: dict[str, int] = field(default_factory=dict)  # rows by reason: an option, or no vote in them
+    dropped: Counter[str] = field(default_factory=Counter)  # rows by reason: an option, or no vote in them
     rejected: int = 0  # records
     rejections: list[Rejection] = field(default_factory=list)  # the first KEPT_REJECTIONS of them
 
@@ -45,38 +45,30 @@ class Progress:
     records: int
 
 
+@dataclass
 class Reading:
-    """One way through the source: yields its rows and keeps the report.
+    """One pass over the source: yields its rows and keeps the report.
 
-    A bad record is refused with InvalidInput, whose message ends with what became of `nothing`; with
-    `skip_bad` it is left out and kept in the report.
+    A bad record is refused with InvalidInput, whose message ends with `nothing`; with `skip_bad` it is left
+    out and kept in the report.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        format: Format | None,
-        options: ImportOptions,
-        skip_bad: bool,
-        stage: str,
-        progress: Callable[[Progress], None],
-        nothing: str = "Nothing was imported",
-    ) -> None:
-        self.format = format
-        self.report = ImportReport()
-        self._source = source
-        self._options = options
-        self._skip_bad = skip_bad
-        self._stage = stage
-        self._progress = progress
-        self._nothing = nothing
-        self._dropped: Counter[str] = Counter()
-        if format is not None:
-            check_options(format, options)
+    source: Source
+    format: Format | None
+    options: ImportOptions
+    skip_bad: bool
+    stage: str
+    progress: Callable[[Progress], None] = lambda _: None
+    nothing: str = "Nothing was imported"
+    report: ImportReport = field(default_factory=ImportReport, init=False)
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            check_options(self.format, self.options)
 
     def rows(self) -> Iterator[tuple[str, ImportedRow]]:
         """Each row with the position of its record."""
-        for record in self._source.records():
+        for record in self.source.records():
             self.report.records += 1
             if self.report.records % PROGRESS_EVERY == 0:
                 self._tell(record.done)
@@ -85,30 +77,29 @@ class Reading:
             elif (chosen := self._format_of(record)) is not None:
                 yield from self._rows_of(record, chosen)
         self.report.format = self.format.name if self.format is not None else None
-        self.report.dropped = dict(self._dropped)
-        self._tell(self._source.size)
+        self._tell(self.source.size)
 
     def _rows_of(self, record: Record, chosen: Format) -> Iterator[tuple[str, ImportedRow]]:
         value = record.value or {}
         try:
-            for row in rows_of(chosen, value, self._options):
+            for row in rows_of(chosen, value, self.options):
                 if isinstance(row, ImportedRow):
                     yield record.position, row
                 else:
-                    self._dropped[row.reason] += row.rows
+                    self.report.dropped[row.reason] += row.rows
         except InvalidInput as error:
-            other = sniff(value, self._options) or chosen
+            other = sniff(value, self.options) or chosen
             hint = f" It looks like the format {other.name}." if other is not chosen else ""
             self._reject(record, f"{error.message}{hint}")
 
     def _format_of(self, record: Record) -> Format | None:
-        """The format, if need be told from this record."""
+        """The format, detected from this record where it is not known yet."""
         if self.format is None:
-            self.format = sniff(record.value or {}, self._options)
+            self.format = sniff(record.value or {}, self.options)
             if self.format is not None:
-                check_options(self.format, self._options)
+                check_options(self.format, self.options)
                 return self.format
-            if not self._skip_bad or self.report.records >= SNIFFED:
+            if not self.skip_bad or self.report.records >= SNIFFED:
                 self._refuse_format(record)
             self._reject(
                 record, f"No known format has these columns: {_columns(record)}.{self._hint(record)}"
@@ -117,25 +108,24 @@ class Reading:
 
     def _refuse_format(self, record: Record) -> None:
         raise InvalidInput(
-            f"{self._source.name}, {record.position}: no known format has these columns: {_columns(record)}."
-            f"{self._hint(record)} {known_formats()} {self._nothing}.",
+            f"{self.source.name}, {record.position}: no known format has these columns: {_columns(record)}."
+            f"{self._hint(record)} {known_formats()} {self.nothing}.",
             code="unknown_format",
             field="format",
         )
 
     def _hint(self, record: Record) -> str:
         lowered = sniff(
-            {str(name).lower(): value for name, value in (record.value or {}).items()}, self._options
+            {str(name).lower(): value for name, value in (record.value or {}).items()}, self.options
         )
         if lowered is None:
             return ""
         return f" In small letters they would be the format {lowered.name}: rename the columns."
 
     def _reject(self, record: Record, reason: str) -> None:
-        if not self._skip_bad:
+        if not self.skip_bad:
             raise InvalidInput(
-                f"{self._source.name}, {record.position}: {reason} "
-                f"{self._nothing}; mend it or skip bad rows.",
+                f"{self.source.name}, {record.position}: {reason} {self.nothing}; mend it or skip bad rows.",
                 code="bad_line",
                 field=record.position,
             )
@@ -144,7 +134,7 @@ class Reading:
             self.report.rejections.append(Rejection(record.position, reason))
 
     def _tell(self, done: int) -> None:
-        self._progress(Progress(self._stage, done, self._source.size, self.report.records))
+        self.progress(Progress(self.stage, done, self.source.size, self.report.records))
 
 
 def _columns(record: Record) -> str:

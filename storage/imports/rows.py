@@ -29,7 +29,7 @@ ROLES = {
 }
 # Unix times from here on are in milliseconds, microseconds, nanoseconds.
 FINER_THAN_SECONDS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # nobody rated a chat before: it is a time in another unit
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # no chat was rated before, so it is a time in another unit
 SLACK = timedelta(days=1)  # of clocks, and of times without their zone
 
 
@@ -62,7 +62,7 @@ class ImportedRow:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Rows that are left out on purpose, as an option or their own lack of a vote says."""
+    """Rows that are left out on purpose: an option says so, or they have no vote."""
 
     reason: str
     rows: int = 1
@@ -89,7 +89,7 @@ def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
     """The prompt and the reply as one conversation.
 
     The reply is text, one assistant message, or a whole conversation that ends with it. Then the prompt may
-    be missing, the beginning of that conversation, or a text, of which the conversation says more.
+    be missing, the beginning of that conversation, or a text that the conversation repeats.
     """
     if reply is None or reply == []:
         raise InvalidInput(f"{name} is missing.", field=name)
@@ -177,7 +177,7 @@ def read_time(value: Any, name: str) -> datetime | None:
 
 
 def read_note(value: Any, name: str) -> str | None:
-    """Text that stands beside the vote; anything else in a column of that name is not ours."""
+    """Text that belongs to the vote; anything else in a column of that name is ignored."""
     return check_text(value, name) if isinstance(value, str) and value else None
 
 

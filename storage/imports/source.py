@@ -1,7 +1,7 @@
-"""The file or folder an import reads: its kind, and its records from the beginning, as often as asked.
+"""The file or folder that an import reads: its kind, and its records from the beginning, any number of times.
 
-The kind is told from the first bytes, not from the name alone: many a .json file holds JSON lines. Archives
-are refused and never unpacked. Knows no format: what columns mean is for storage.imports.formats.
+The kind is detected from the first bytes, not from the name alone: many .json files hold JSON lines. Archives
+are refused and never unpacked. Knows no format: storage.imports.formats says what columns mean.
 """
 
 import json
@@ -33,7 +33,7 @@ ARCHIVES = {
 }
 SEPARATORS = (b",", b";", b"\t")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-# In a folder without a `datasets` state, the first of these that is there is read.
+# In a folder without a `datasets` state, files of the first of these kinds are read.
 TABLES = (".parquet", ".jsonl", ".csv")
 
 
@@ -110,7 +110,7 @@ def _kind(head: bytes, name: str) -> str:
                 code="archive",
                 field="file",
             )
-    # Without its mark it is told by the zeros beside its first two letters.
+    # Without a byte order mark, the zeros next to the first two letters show it.
     if head.startswith(UTF_16) or [byte == 0 for byte in head[:4]] in ([False, True] * 2, [True, False] * 2):
         raise InvalidInput(f"{name} is in UTF-16; save it as UTF-8.", field="file")
     if head.startswith(b"PAR1"):

@@ -1,8 +1,8 @@
 """Tables as records: CSV, Parquet, and the Arrow files of a folder that `datasets` saved.
 
-Rows are made one at a time, so that a batch of long or repeated texts never stands in memory as Python
-objects. What a column means is not known here, but for the two things a CSV cell cannot say by itself:
-that it holds true or false, and that it holds messages.
+Rows become Python objects one at a time, so that a batch of long or repeated texts never fills memory. Only
+two things about columns are known here, because a CSV cell cannot say them by itself: that it holds true
+or false, and that it holds messages.
 """
 
 import csv
@@ -19,10 +19,10 @@ from storage.exports.encoders import restore_cell
 from storage.imports.records import LONGEST_RECORD, Record, TooLong, bounded_lines, too_long
 
 LABELS = ("label", "kto_tag")
-# Columns of plain text, alone or with a pair's side before them: what looks like messages there is none.
+# Columns of plain text, alone or after a pair's side; text that looks like messages stays text there.
 TEXTS = ("comment", "correction", "system")
-# A Thumbloop export has these, or these with each side of a pair before them; in its cells a formula is
-# defused, which is undone here.
+# A Thumbloop export has these columns, or these for each side of a pair. It puts a quote before formulas,
+# which is taken away here.
 OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
 ROWS_AT_ONCE = 32
 HELD_AT_ONCE = 256 * 1024 * 1024

@@ -1,7 +1,7 @@
 """Imported rows into the database, many at a time: each becomes a chat with a vote on its last reply.
 
-The chats belong to the user `import`, as whom nobody can sign in. A row that is there already is not added
-again: its key is that of an imported chat, or it is a reply of this very database that comes home.
+The chats belong to the user `import`, who cannot sign in. A row is not added again where its key is that of
+an imported chat, or where it is an exported reply of this very database.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def _known_keys(session: Session, rows: Mapping[str, ImportedRow]) -> set[str]:
     known = {key for key in found if key is not None}
     origins = {row.origin[0] for row in rows.values() if row.origin is not None}
     ours = set(session.exec(select(Message.id).where(col(Message.id).in_(origins)))) if origins else set()
-    # Whatever became of a reply of our own since, its export does not bring it back.
+    # The export of a reply of our own does not bring it back, even if it was deleted since.
     return known | {key for key, row in rows.items() if row.origin is not None and row.origin[0] in ours}
 
 

@@ -42,9 +42,7 @@ def read_rows(
     bad record, by its position and with the reason.
     """
     with open_source(file, str(file)) as source:
-        reading = Reading(
-            source, None, options, skip_bad, "reading", lambda _: None, nothing="Nothing was trained"
-        )
+        reading = Reading(source, None, options, skip_bad, "reading", nothing="Nothing was trained")
         examples: list[Example] = []
         for position, row in reading.rows():
             assert reading.format is not None
