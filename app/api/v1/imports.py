@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated
 
@@ -105,17 +106,15 @@ async def import_feedback(
         return await to_thread.run_sync(job.run, key, response)
 
 
+@dataclass(frozen=True)
 class _Job:
     """One import, with or without an idempotency key."""
 
-    def __init__(
-        self, services: Services, identity: Identity, file: IO[bytes], name: str, query: ImportQuery
-    ) -> None:
-        self.services = services
-        self.identity = identity
-        self.file = file
-        self.name = name
-        self.query = query
+    services: Services
+    identity: Identity
+    file: IO[bytes]
+    name: str
+    query: ImportQuery
 
     def run(self, key: str | None, response: Response) -> Imported:
         if key is None:
