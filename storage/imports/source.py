@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from storage.errors import InvalidInput
 from storage.files.disk_full import is_full, no_room
 from storage.imports.json_records import read_json_lines, read_json_values
 from storage.imports.records import Record
-from storage.imports.tables import read_arrow, read_csv, read_parquet
+from storage.imports.tables import read_csv, read_dataset, read_parquet
 
 KINDS = "JSON lines, JSON, CSV, Parquet, or a folder that `datasets` saved"
 HEAD = 4096
@@ -143,7 +143,10 @@ def _is_indented(text: bytes) -> bool:
 
 
 def _folder(folder: Path, name: str) -> Source:
-    files = _saved_by_datasets(folder) or _tables_in(folder)
+    if any((folder / state).is_file() for state in ("state.json", "dataset_dict.json")):
+        size = sum(path.stat().st_size for path in folder.rglob("*.arrow"))
+        return Source(name, size, lambda: read_dataset(folder, size))
+    files = _tables_in(folder)
     if not files:
         raise InvalidInput(
             f"The folder {name} holds no data set: neither what `Dataset.save_to_disk` writes, nor "
@@ -156,11 +159,8 @@ def _folder(folder: Path, name: str) -> Source:
         before = 0
         for path, size in zip(files, sizes, strict=True):
             shown = path.relative_to(folder).as_posix()
-            if path.suffix == ".arrow":
-                yield from _placed(read_arrow(str(path), size), shown, before)
-            else:
-                with open_source(path, shown) as one:
-                    yield from _placed(one.records(), shown, before)
+            with open_source(path, shown) as one:
+                yield from _placed(one.records(), shown, before)
             before += size
 
     return Source(name, sum(sizes), records)
@@ -174,41 +174,9 @@ def _placed(records: Iterator[Record], name: str, before: int) -> Iterator[Recor
         raise InvalidInput(f"{name}: {error.message}", code=error.code, field="file") from error
 
 
-def _saved_by_datasets(folder: Path) -> list[Path]:
-    """The Arrow files of a saved Dataset, or of every split of a saved DatasetDict."""
-    splits = _read_json(folder / "dataset_dict.json").get("splits")
-    parts = [folder / _plain(split) for split in splits] if isinstance(splits, list) else [folder]
-    files = [
-        part / _plain(entry.get("filename") if isinstance(entry, dict) else entry)
-        for part in parts
-        for entry in _read_json(part / "state.json").get("_data_files") or ()
-    ]
-    for path in files:
-        if not path.is_file():
-            raise InvalidInput(f"The data set lacks its file {path.relative_to(folder)}.", field="file")
-    return files
-
-
 def _tables_in(folder: Path) -> list[Path]:
     for suffix in TABLES:
         found = sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file())
         if found:
             return found
     return []
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path.name} of the data set is not JSON.", field="file") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _plain(name: object) -> str:
-    """A file name from the folder's own description, which may not point out of the folder."""
-    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
-        raise InvalidInput(f"The data set names a file outside its folder: {str(name)[:80]!r}.", field="file")
-    return name

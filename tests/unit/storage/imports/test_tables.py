@@ -165,10 +165,12 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     whole.save_to_disk(tmp_path / "one", num_shards=2)
     records = read(tmp_path / "one", "one")
     assert values(records) == MESSAGES
-    assert records[-1].position == "data-00001-of-00002.arrow, row 2"
+    assert records[-1].position == "row 5"
     splits = datasets.DatasetDict(train=whole.select([4, 0]), test=whole.select([1]))
     splits.save_to_disk(tmp_path / "splits")
-    assert values(read(tmp_path / "splits")) == [MESSAGES[4], MESSAGES[0], MESSAGES[1]]
+    records = read(tmp_path / "splits")
+    assert values(records) == [MESSAGES[4], MESSAGES[0], MESSAGES[1]]
+    assert [record.position for record in records] == ["train row 1", "train row 2", "test row 1"]
     plain = tmp_path / "card" / "data"
     plain.mkdir(parents=True)
     whole.to_parquet(plain / "train-00000.parquet")
@@ -182,17 +184,13 @@ def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     datasets.Dataset.from_list(MESSAGES).save_to_disk(tmp_path / "set")
     arrow = next((tmp_path / "set").glob("*.arrow"))
     whole = arrow.read_bytes()
-    arrow.write_bytes(whole[:40])
-    with pytest.raises(InvalidInput, match=f"{arrow.name}: This is not an Arrow file"):
-        read(tmp_path / "set")
-    arrow.write_bytes(whole[:-100])
-    assert "damaged" in (read(tmp_path / "set")[-1].fault or "")
+    for half in (whole[:40], whole[:-100]):
+        arrow.write_bytes(half)
+        with pytest.raises(InvalidInput, match="data set cannot be read: Expected to"):
+            read(tmp_path / "set")
     arrow.unlink()
-    with pytest.raises(InvalidInput, match="lacks its file"):
-        read(tmp_path / "set")
-    (tmp_path / "set" / "state.json").write_text('{"_data_files": [{"filename": "../../etc/passwd"}]}')
-    with pytest.raises(InvalidInput, match="outside its folder"):
+    with pytest.raises(InvalidInput, match=f"data set cannot be read: .*{arrow.name}"):
         read(tmp_path / "set")
     (tmp_path / "set" / "state.json").write_text("{")
-    with pytest.raises(InvalidInput, match="is not JSON"):
+    with pytest.raises(InvalidInput, match="data set cannot be read: Expecting property name"):
         read(tmp_path / "set")
