@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from storage.chats import votes
-from storage.db.database import Database, open_database
+from storage.db.database import Database
 from storage.errors import Conflict, InvalidInput, NotReady
 from storage.examples.filters import ExampleFilter
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
-from storage.settings import Settings
 from tests.support.rated_store import SALT, fill
 from tests.support.rows import rate
 
@@ -85,59 +84,6 @@ def test_a_full_disk_leaves_no_half_file_and_no_damaged_old_one(
         assert ".part" not in message
     assert set(folder.iterdir()) == old
     assert {file.read_text() for file in old} == {"the last good export"}
-
-
-# In a namespace of its own, where a process may mount a file system of one megabyte.
-EXPORT_TO_A_FULL_DISK = """
-import os, sys
-from pathlib import Path
-from storage.db.database import Database
-from storage.errors import NotReady
-from storage.exports.plan import ExportPlan
-from storage.exports.exporter import Export, export_to
-
-address, disk = sys.argv[1], Path(sys.argv[2])
-with Database(address).read() as session:
-    for format in ("jsonl", "csv", "parquet", "datasets"):
-        free = os.statvfs(disk)
-        (disk / "ballast").write_bytes(b"x" * (free.f_bavail * free.f_bsize - 16_384))
-        try:
-            export_to(disk / "out", Export(session, ExportPlan(format=format), salt=b"s" * 32))
-        except NotReady as error:
-            print(format, error.code, os.listdir(disk), error.message)
-        (disk / "ballast").unlink()
-        export_to(disk / f"whole-{format}", Export(session, ExportPlan(format="jsonl"), salt=b"s" * 32))
-        for file in disk.iterdir():
-            file.unlink()
-"""
-
-
-def test_a_disk_that_is_full_leaves_no_half_file(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = f'mount -t tmpfs -o size=1m none {disk} && exec "$@"'
-    in_a_namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
-    if subprocess.run([*in_a_namespace, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine lets nobody mount a small disk")
-    database = open_database(Settings(data_dir=tmp_path / "data"))
-    with database.write() as session:
-        for number in range(200):
-            noise = hashlib.sha512(str(number).encode()).hexdigest()
-            rate(session, noise, {noise[::-1]: True})
-    database.close()
-    address = database.shown_address
-    done = subprocess.run(
-        [*in_a_namespace, sys.executable, "-c", EXPORT_TO_A_FULL_DISK, address, str(disk)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
-    assert [line.split()[0] for line in told] == FORMATS
-    for line in told:
-        assert " no_room ['ballast'] " in line
-        assert "No space left on device" in line
 
 
 def test_a_file_whose_manifest_cannot_be_written_is_not_there_either(

@@ -19,7 +19,6 @@ import pytest
 
 from storage.db.database import Database
 from storage.errors import InvalidInput
-from storage.imports.formats import ImportOptions
 from storage.imports.importer import import_file
 from tests.support.imported import ROWS, counts, is_empty, read
 
@@ -100,12 +99,6 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         b'{"Prompt": "a", "Completion": "b", "Label": true}',
         "'Label'. In small letters they would be the format kto: rename the columns. Known formats: ",
     ),
-    "a date that is none": (json.dumps(GOOD | {"voted_at": "2026-02-30"}).encode(), "voted_at is not a time"),
-    "a time that is none": (
-        json.dumps(GOOD | {"voted_at": 1e300}).encode(),
-        "voted_at is not a time: 1e[+]300",
-    ),
-    "a list for a time": (json.dumps(GOOD | {"voted_at": []}).encode(), "voted_at must be a number"),
     "another encoding": (
         json.dumps(GOOD, ensure_ascii=False).replace("Hi", "é").encode("latin-1"),
         "not UTF-8",
@@ -122,14 +115,6 @@ def test_broken_files(database: Database, data: bytes, reason: str) -> None:
         import_file(database, io.BytesIO(data), name="rows.jsonl")
     assert "rows.jsonl" in caught.value.message
     assert is_empty(database)
-
-
-def test_windows_line_ends_and_a_byte_order_mark_are_no_fault(database: Database) -> None:
-    lines = "\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\r\n"
-    assert counts(import_file(database, io.BytesIO(lines.encode()), name="rows.jsonl")) == (2, 0, 0, 0)
-    cells = '\ufeffprompt,completion,label\r\n"What is ☀?","The ""sun"",\nsaid they.",TRUE\r\n'
-    cells += "Müßig?,=1+1,FALSE\r\n"
-    assert counts(import_file(database, io.BytesIO(cells.encode()), name="rows.csv")) == (0, 2, 0, 0)
 
 
 def zipped(data: bytes) -> bytes:
@@ -202,10 +187,7 @@ print(memory("VmHWM") - before, file.at)
         ("rows.jsonl", '{"prompt": "'),
         ("rows.json", '[{"prompt": "'),
         ("rows.json", '{\n"prompt": "'),
-        ("rows.csv", "prompt,completion,label\n"),
         ("rows.csv", 'prompt,completion,label\n"'),
-        ("rows.csv", ""),
-        ("rows.jsonl", ""),
     ],
 )
 def test_a_line_of_two_gigabytes_is_refused_early_in_bounded_memory(
@@ -222,12 +204,3 @@ def test_a_line_of_two_gigabytes_is_refused_early_in_bounded_memory(
     assert "longer than 16777216 bytes" in message
     assert is_empty(database)
     database.close()
-
-
-def test_scores_that_are_none(database: Database) -> None:
-    options = ImportOptions(up_from=4, down_to=2)
-    for score in ("good", None, [], {}, True, "nan", "1e999"):
-        row = {"prompt": "Hi", "response": "Hello", "score": score, "rating": None}
-        with pytest.raises(InvalidInput, match="line 1: score must be a number"):
-            import_file(database, io.BytesIO(json.dumps(row).encode()), format="rated", options=options)
-    assert is_empty(database)

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -116,9 +115,6 @@ def test_nan_and_infinity_in_lines_as_pandas_writes_them_are_null() -> None:
 
 
 REFUSED = {
-    b"PK\x03\x04rest": "zip archive",
-    b"\x1f\x8b\x08rest": "gzip archive",
-    b"\x28\xb5\x2f\xfdrest": "zstd archive",
     '{"a": 1}'.encode("utf-16"): "UTF-16",
     b"\x89PNG\r\n\x1a\n\0\0": "not a kind of file",
     b"hello": "not a kind of file",
@@ -126,7 +122,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("start", "reason"), REFUSED.items(), ids=REFUSED.values())
-def test_archives_and_unknown_kinds_are_refused(start: bytes, reason: str) -> None:
+def test_unknown_kinds_are_refused(start: bytes, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         read(start)
 
@@ -146,21 +142,7 @@ def test_a_pipe_is_read_as_often_as_a_file() -> None:
         assert [record.value for record in opened.records()] == [{"n": 1}]
 
 
-@pytest.mark.parametrize("start", [b"", b'{"a": "', b'[{"a": "', b"[" + b" " * 100, b"a,label\n"])
-def test_a_huge_record_is_refused_in_bounded_memory(tmp_path: Path, start: bytes) -> None:
-    path = tmp_path / ("rows.csv" if start.startswith(b"a,") else "rows.jsonl")
-    with path.open("wb") as file:
-        file.write(start)
-        file.truncate(300_000_000)  # sparse: 300 MB without a line end
-        file.seek(0, 2)
-        file.write(b'\n{"n": 2}\n')
-    tracemalloc.start()
-    with open_source(path) as opened:
-        records = list(opened.records())
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 * LONGEST_RECORD
-    assert records[0].fault is not None
-    if start in (b"", b'{"a": "'):
-        assert "longer than" in records[0].fault
-        assert records[1].value == {"n": 2}  # the line after it is read
+def test_the_line_after_one_that_is_too_long_is_read() -> None:
+    first, second = read(b'{"a": "' + b"x" * LONGEST_RECORD + b'\n{"n": 2}\n', "rows.jsonl")
+    assert "longer than" in (first.fault or "")
+    assert second.value == {"n": 2}
