@@ -62,6 +62,10 @@ class ImportQuery(ImportOptions):
     format: str | None = Field(None, description="Detected from the data where it is not given.")
     skip_bad: bool = Field(False, description="true: leave bad records out and report them.")
 
+    @property
+    def options(self) -> ImportOptions:
+        return ImportOptions(**self.model_dump(include=set(ImportOptions.model_fields)))
+
 
 class Rejected(BaseModel):
     position: str = Field(description="As in `line 3`, `element 3` or `row 3`.")
@@ -149,7 +153,7 @@ class _Job:
             self.file,
             name=self.name,
             format=self.query.format,
-            options=self.query,
+            options=self.query.options,
             skip_bad=self.query.skip_bad,
             finish=finish,
         )
