@@ -1,8 +1,10 @@
 """`thumbloop import` and `thumbloop export`: rated data in and out, as files or through pipes."""
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -10,21 +12,44 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from app.commands.import_options import with_import_options
 from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, say
 from storage.errors import InvalidInput
 from storage.imports.formats import FORMATS, NO_OPTIONS, ImportOptions
 from storage.settings import SignalKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from storage.exports.shapes import ChatTemplate
     from storage.imports.reader import Progress
     from storage.settings import Settings
 
 PIPE = "-"
 SIGNALS = get_args(SignalKind)
+
+
+def with_import_options(panel: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command an option for each import option; it receives them together as `options`."""
+
+    def add_options(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_options(**given: Any) -> None:
+            options = ImportOptions(**{name: given.pop(name) for name in ImportOptions.model_fields})
+            command(**given, options=options)
+
+        signature = inspect.signature(command)
+        added = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=typer.Option(None, help=field.description, rich_help_panel=panel),
+                annotation=field.annotation,
+            )
+            for name, field in ImportOptions.model_fields.items()
+        ]
+        own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
+        with_options.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return with_options
+
+    return add_options
 
 
 @with_import_options()

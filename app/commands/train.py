@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import typer
 
-from app.commands.import_options import with_import_options
+from app.commands.feedback import with_import_options
 from app.commands.train_file import option_of, refuse_launched, train_file
 from app.commands.train_votes import train_on_votes
 from storage.errors import InvalidInput
