@@ -83,7 +83,6 @@ def train_file(
 
         def show(state: dict[str, Any]) -> None:
             progress.show_progress(state, str(state["phase"]))
-            check()
 
         try:
             found = train_on_file(wanted, progress=show, check=check)

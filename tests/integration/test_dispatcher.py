@@ -1,11 +1,13 @@
 """The dispatcher and the local executor: trainers are started, replaced when they die, and stopped."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from storage.errors import BadSetting
+from storage.registry import training_runs
 from storage.settings import Settings, load_settings
 from tests.support.live_server import wait_until
 from tests.support.programs import ForkedExecutor
@@ -51,6 +53,26 @@ def test_a_stopped_dispatcher_leaves_a_run_that_resumes(build: Callable[..., Tra
     assert not executor.alive(run_id)
     assert env.run(run_id).state == "requested", env.log(run_id)
     assert env.checkpoints(run_id)
+
+
+def test_a_cancelled_trainer_that_loads_a_model_of_minutes_is_killed(
+    build: Callable[..., TrainingEnv], tiny_model: Path, tmp_path: Path
+) -> None:
+    large = shutil.copytree(tiny_model, tmp_path / "large")
+    with (large / "more.safetensors").open("wb") as file:
+        file.truncate(500 * 10**9)  # no bytes on the disk, and minutes to hash
+    env = build(model=str(large))
+    env.vote(12)
+    dispatcher = Dispatcher(env.database, env.settings, LocalExecutor(env.settings), cancel_grace_seconds=1.0)
+    dispatcher.start()
+    run_id = env.request()
+    try:
+        wait_until(lambda: env.run(run_id).progress.get("phase") == "tokenising", 120)
+        with env.database.write() as session:
+            training_runs.cancel_run(session, run_id)
+        wait_until(lambda: env.run(run_id).state == "cancelled", 60, lambda: env.log(run_id))
+    finally:
+        dispatcher.stop(terminate=True)
 
 
 def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., TrainingEnv], tmp_path: Path) -> None:

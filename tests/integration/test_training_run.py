@@ -1,7 +1,6 @@
 """Training runs as they really are: a process of their own, SQLite, a tiny model, and sudden deaths."""
 
 import json
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -19,7 +18,6 @@ from storage.imports.importer import import_file
 from storage.registry import model_versions, training_runs
 from storage.registry.device_lock import DeviceLock
 from tests.support.live_server import wait_until
-from tests.support.programs import Program
 from tests.support.rated_files import rated, write_rows
 from tests.support.training_env import LONG, TrainingEnv, training_envs
 from trainer.runs import attempt
@@ -234,33 +232,6 @@ def test_cancel_stops_a_running_trainer(build: Callable[..., TrainingEnv]) -> No
     assert env.run(run_id).state == "cancelled"
     assert not env.checkpoints(run_id)
     assert env.deployed() == "v1"
-
-
-def test_a_run_is_cancelled_and_released_while_it_reads_a_model_of_minutes(
-    build: Callable[..., TrainingEnv], tiny_model: Path, tmp_path: Path
-) -> None:
-    large = shutil.copytree(tiny_model, tmp_path / "large")
-    with (large / "more.safetensors").open("wb") as file:
-        file.truncate(500 * 10**9)  # no bytes on the disk, and minutes to hash
-    env = build(model=str(large))
-    env.vote(12)
-    run_id = env.request()
-
-    def begin() -> Program:
-        process = env.start(run_id)
-        wait_until(lambda: "Training from the start" in env.log(run_id), 120, lambda: env.log(run_id))
-        return process
-
-    process = begin()
-    process.terminate()
-    assert process.wait(timeout=60) == attempt.RELEASED
-    log = env.artifacts.run_folder(run_id) / "train.log"
-    log.write_text("")
-    process = begin()
-    with env.database.write() as session:
-        training_runs.cancel_run(session, run_id)
-    assert process.wait(timeout=60) == attempt.DONE
-    assert env.run(run_id).state == "cancelled"
 
 
 def test_sigterm_releases_the_run_with_its_last_step(build: Callable[..., TrainingEnv]) -> None:

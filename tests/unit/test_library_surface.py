@@ -99,9 +99,7 @@ USES = {
         "use_adapter(model, adapter_name)": "The reference would be computed with the trained adapter.",
     },
     ("trainer/engine/trl_trainer.py", "transformers"): {
-        "Trainer._save_checkpoint(model, trial)": "A terminated run would lose its last step.",
         "Trainer._save_rng_state(output_dir)": "A checkpoint would count too early.",
-        "Trainer.store_flos": "A terminated run would wait for other processes.",
         "Trainer.create_accelerator_and_postprocess": "FSDP would be left out on a CPU.",
         "Trainer.get_train_dataloader": "Rows would come in another order.",
         "Trainer.is_fsdp_enabled": "Checkpoints of FSDP would be written as whole ones.",
@@ -127,9 +125,6 @@ USES = {
     },
     ("trainer/engine/memory_estimate.py", "accelerate.utils.memory"): {
         "should_reduce_batch_size": "Out of memory would not be recognised on some devices.",
-    },
-    ("trainer/engine/cancellation.py", "transformers.modeling_layers"): {
-        "GradientCheckpointingLayer": "A cancellation would wait for the end of a step.",
     },
     ("trainer/engine/reporting.py", "transformers.integrations.integration_utils"): {
         "INTEGRATION_TO_CALLBACK": "THUMBLOOP_REPORT_TO would know no name.",

@@ -1,19 +1,43 @@
-"""A training watched step by step: what is told of each, and what stops it. Knows no rows and no loss."""
+"""What happens at each step of a training: progress, a stop at a broken gradient, and cancellation."""
 
 import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
-from trainer.errors import Diverged
+from trainer.errors import Diverged, Interrupted
 from trainer.model.fsdp import all_finite
 
 # A gradient norm beyond which a training is broken; those of sound ones are below a hundred.
 EXPLODED = 1e5
 
 Progress = Callable[[dict[str, Any]], None]
+
+
+class CancellationCallback(TrainerCallback):
+    """Stops a training at the end of a step once `check` raises Interrupted; a terminated one is saved first.
+
+    Of several processes all stop as soon as one must. `stopped` is then what is to be raised.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self.check = check
+        self.stopped: Interrupted | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        try:
+            self.check()
+        except Interrupted as interrupted:
+            self.stopped = interrupted
+        reasons = gather_object([self.stopped and self.stopped.why])
+        why = next((why for why in reasons if why), None)
+        if why is not None:
+            self.stopped = Interrupted(why)
+            control.should_training_stop = True
+            control.should_save = control.should_save or why == "terminated"
 
 
 class Finished(Exception):

@@ -22,14 +22,13 @@ from trl.trainer.kto_config import KTOConfig
 from storage.examples.weights import Weights
 from storage.settings import Settings, frozen_settings
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.engine.callbacks import Finished, Progress, ProgressCallback
-from trainer.engine.cancellation import interruptible
+from trainer.engine.callbacks import CancellationCallback, Finished, Progress, ProgressCallback
 from trainer.engine.memory_estimate import checkpoints_activations, peak_memory
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.reporting import reporters
 from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.engine.trl_trainer import ExactTrainer, newest_checkpoint, step_of
-from trainer.errors import Diverged, Interrupted
+from trainer.errors import Diverged
 from trainer.model.base_model import number_format
 from trainer.model.fsdp import all_finite, gather_trained, sharded_by
 
@@ -85,8 +84,8 @@ def train(
     With `tuning` full the model itself is trained, on references that are computed before the first step.
     Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
     must be of the same rows and settings. The engine is that of the settings (`select.settle_engine`).
-    `references` are reused and added to. `check` is called at each layer of a pass, forward and backward,
-    and may raise Interrupted; for a terminated run a checkpoint of the last whole step is kept. Of several
+    `references` are reused and added to. `check` is called at the end of each step and may raise
+    Interrupted; for a terminated run that step is kept. Of several
     processes each is called with the same arguments and trains on every so many-th micro-batch; the first
     one reports and writes. Raises Diverged and OutOfMemory.
     """
@@ -98,12 +97,13 @@ def train(
     rows_per_step = settings.batch_size * settings.gradient_accumulation * processes
     engine = settings.engine
     checkpointing = checkpoints_activations(model, rows, settings, engine)
+    cancellation = CancellationCallback(check)
     shared: dict[str, Any] = {
         "max_length": settings.max_length,
         "peft_config": (
             None if isinstance(model, PeftModel) or settings.tuning == "full" else lora_config(settings)
         ),
-        "callbacks": [ProgressCallback(progress, rows_per_step)],
+        "callbacks": [ProgressCallback(progress, rows_per_step), cancellation],
     }
     trainer: Any
     if engine == "trl":
@@ -118,14 +118,11 @@ def train(
         trainer.add_callback(reporter)
     began = time.monotonic()
     try:
-        with interruptible(trainer.model, check):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Finished:
         log.info("The last step had been made already.")
-    except Interrupted as interrupted:
-        if interrupted.why == "terminated":
-            trainer.keep_last_step()
-        raise
+    if cancellation.stopped is not None:
+        raise cancellation.stopped
     if not all_finite(p for p in trainer.model.parameters() if p.requires_grad):
         raise Diverged("The adapter has weights that are no finite numbers.")
     if sharded_by():

@@ -1,10 +1,9 @@
 """TRL's KTOTrainer on given ids, in a given order, with checkpoints that a kill cannot confuse.
 
-`InOurOrder` is what both engines share: the micro-batches, and the checkpoint of the last whole step.
+`InOurOrder` is what both engines share: the micro-batches, and checkpoints that are whole.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -30,7 +29,6 @@ class InOurOrder:
     """Mixed into a transformers Trainer: it trains on the micro-batches of `blocks`, in their order."""
 
     blocks: "Blocks"
-    alone = False  # whether this process saves a checkpoint without the others
 
     def get_train_dataloader(self: Any) -> Any:
         loader = DataLoader(self.train_dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
@@ -39,26 +37,10 @@ class InOurOrder:
             loader, device=self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
 
-    def store_flos(self) -> None:
-        """Nobody wants them, and to add them up an interrupted process would wait for the others for ever."""
-
-    def keep_last_step(self: Any) -> None:
-        """Checkpoint in mid-step: the weights and the optimizer are still those of the last whole one."""
-        if sharded_by():
-            return  # it takes all processes, of which this one alone has left the step
-        folder = Path(str(self.args.output_dir))
-        newest = newest_checkpoint(folder)
-        if self.state.global_step > (step_of(newest) if newest else 0):
-            # Of one that an earlier attempt began at this step the others' files would stay.
-            shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
-            self.alone = True
-            self._save_checkpoint(self.model, trial=None)
-
     def _save_rng_state(self: Any, output_dir: str) -> None:
         """The last that each process writes; all wait for it, since the state file says that it is there."""
         super()._save_rng_state(output_dir)  # type: ignore[misc]
-        if not self.alone:
-            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
 
 
 class ExactTrainer(InOurOrder, KTOTrainer):

@@ -3,6 +3,7 @@
 It takes every so many-th micro-batch, and reports, publishes and decides nothing. Knows no database.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from trainer.errors import Interrupted
 from trainer.launch.environment import prepare_process
 
 if TYPE_CHECKING:
@@ -142,7 +144,8 @@ def train_along(loaded: "Callable[[], None]" = lambda: None) -> None:
     if job.start is not None:
         model = job.start.load_into(model)
     loaded()
-    job.train(model, tokenizer)
+    with contextlib.suppress(Interrupted):  # the leader stops for the same reason, and says so
+        job.train(model, tokenizer)
 
 
 def follow_launched() -> None:

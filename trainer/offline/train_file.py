@@ -162,6 +162,7 @@ class _Training:
     def carry_out(self, resume: bool, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
         progress({"phase": "loading the model"})
         model, tokenizer = load_for_training(self.source, self.settings)
+        check()
         settled = settle_engine(self.settings, model)
         expected = expected_seconds(model, self.rows, settled, self.plan.processes)
         log.info("That will take about %s from the start.", spoken(expected))

@@ -17,10 +17,9 @@ from trainer.runs.executors import Executor
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-# A trainer hears of a cancellation with its heartbeat and ends at its next pass through the model; that
-# takes a while on a large one, but not for ever.
-CANCEL_TERM_SECONDS = 10.0
-CANCEL_KILL_SECONDS = 30.0
+# A trainer reads of a cancellation with its heartbeat and ends with its step. Loading a large model, or a
+# long step, may take longer.
+CANCEL_GRACE_SECONDS = 30.0
 STOP_SECONDS = 60.0
 
 
@@ -37,7 +36,14 @@ class _Trainer:
 class Dispatcher:
     """A thread that looks at the queue once a second."""
 
-    def __init__(self, database: Database, settings: Settings, executor: Executor) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        executor: Executor,
+        cancel_grace_seconds: float = CANCEL_GRACE_SECONDS,
+    ) -> None:
+        self._cancel_grace = cancel_grace_seconds
         self._database = database
         self._settings = settings
         self._executor = executor
@@ -106,10 +112,9 @@ class Dispatcher:
             return
         if run.cancel_requested:
             trainer.cancelled_at = trainer.cancelled_at or now
-            if now - trainer.cancelled_at > CANCEL_KILL_SECONDS:
+            if now - trainer.cancelled_at > self._cancel_grace:
+                log.warning("The trainer of run %s goes on after its cancellation; killing it.", run.id)
                 self._executor.kill(run.id)
-            elif now - trainer.cancelled_at > CANCEL_TERM_SECONDS:
-                self._executor.terminate(run.id)
         # After the machine slept, a lease can have run out although its trainer is about to speak.
         trainer.silent_since = (trainer.silent_since or now) if silent else None
         if trainer.silent_since is not None and now - trainer.silent_since > self._settings.lease_seconds:

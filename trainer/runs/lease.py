@@ -2,7 +2,7 @@
 
 A trainer stops when somebody cancels the run, when the process is asked to end, when another trainer
 took the run over, and when it could not reach the database for as long as its lease lasts, since then
-another may have. What cannot ask in between, loading a model for example, it breaks off. Knows no model.
+another may have. Between two calls of `check` it goes on; the dispatcher kills what takes too long.
 """
 
 import logging
@@ -10,8 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +25,6 @@ log = logging.getLogger(__name__)
 # A cancellation arrives with a heartbeat, so these come more often than the lease asks for.
 LONGEST_INTERVAL_SECONDS = 2.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-WAKE = signal.SIGUSR1  # from the heartbeat to the main thread, where alone work can be broken off
 
 
 class Lease:
@@ -38,13 +36,12 @@ class Lease:
         self._seconds = lease_seconds
         self._interval = min(LONGEST_INTERVAL_SECONDS, lease_seconds / 3)
         self._progress: dict[str, Any] = {}
-        self._cancelled = self._terminated = self._lost = self._breakable = False
+        self._cancelled = self._terminated = self._lost = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self._handlers = {number: signal.signal(number, self._terminate) for number in SIGNALS}
-        self._handlers[WAKE] = signal.signal(WAKE, self._break_off)
         self._thread.start()
         return self
 
@@ -56,18 +53,21 @@ class Lease:
             signal.signal(number, handler)
 
     def close(self) -> None:
-        self._breakable = False
         self._closed.set()
         self._thread.join()
 
     def report(self, progress: Mapping[str, Any]) -> None:
         """Replace the progress that people see, with the next heartbeat. Raises Interrupted, as `check`."""
+        self.note(progress)
+        self.check()
+
+    def note(self, progress: Mapping[str, Any]) -> None:
+        """Replace the progress that people see, and do not stop."""
         # PostgreSQL's JSON has no NaN.
         self._progress = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in progress.items()
         }
-        self.check()
 
     def check(self) -> None:
         """Raise Interrupted if the work must stop."""
@@ -78,32 +78,8 @@ class Lease:
         if self._terminated:
             raise Interrupted("terminated")
 
-    @contextmanager
-    def breaking_off(self) -> Iterator[None]:
-        """Work that may be broken off anywhere, for it leaves nothing behind that is taken for whole."""
-        self._breakable = True
-        try:
-            self.check()
-            yield
-        except Exception:
-            self.check()  # a library may have caught what broke it off, and failed of that
-            raise
-        finally:
-            self._breakable = False
-        self.check()
-
     def _terminate(self, *_: object) -> None:
         self._terminated = True
-        self._break_off()
-
-    def _break_off(self, *_: object) -> None:
-        if self._breakable:
-            self.check()
-
-    def _wake(self) -> None:
-        main = threading.main_thread().ident
-        if self._breakable and main is not None:
-            signal.pthread_kill(main, WAKE)
 
     def _beat(self) -> None:
         heard = time.monotonic()
@@ -129,8 +105,3 @@ class Lease:
                     log.error("The lease has run out unheard; another trainer may have the run. Stopping.")
                     self._lost = True
                     break
-            if self._cancelled or self._terminated:
-                self._wake()  # again with each heartbeat: a library may catch what is raised, and go on
-        while self._lost and not self._closed.is_set():
-            self._wake()
-            self._closed.wait(self._interval)

@@ -166,8 +166,8 @@ class _Steps:
     def _freeze_settings(self) -> BaseModelSource:
         """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
         refuse_full(self.settings)
-        with self.lease.breaking_off():
-            source = base_model.resolve(self.settings, progress=log.info)
+        source = base_model.resolve(self.settings, progress=log.info)
+        self.lease.check()
         earlier = self.settings.training_processes if self.run.snapshot else None
         self.processes = launcher.how_many(self.settings.training_processes, source.device)
         self.same_batches = earlier in (None, self.processes)
@@ -250,11 +250,11 @@ class _Steps:
     ) -> ModelVersion:
         newest = newest_checkpoint(self.checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
-        with self.lease.breaking_off():
-            references = self._references(source, start)
-            model, tokenizer = load_for_training(source, self.settings)
-            if start is not None:
-                model = start.load_into(model)
+        references = self._references(source, start)
+        model, tokenizer = load_for_training(source, self.settings)
+        if start is not None:
+            model = start.load_into(model)
+        self.lease.check()
         self.phases.append(("training", time.monotonic()))
         settled = settle_engine(self.settings, model)
         expected = expected_seconds(model, rows, settled, plan.processes)
@@ -327,7 +327,7 @@ class _Steps:
                 "unknown" if state["margin"] is None else f"{state['margin']:.4f}",
                 *(state["rows_per_second"], state["seconds_left"]),
             )
-        self.lease.report({"plan": self.figures["plan"]} | state)
+        self.lease.note({"plan": self.figures["plan"]} | state)
 
     def _judge(
         self,
@@ -344,21 +344,16 @@ class _Steps:
         gc.collect()  # the trained model refers to itself; two of a large kind may not fit
         with self.database.read() as session:
             deployed = model_versions.deployed_version(session)
-
-        def note(state: dict[str, Any]) -> None:
-            self.lease.check()
-            self.lease.report(state)
-
-        with self.lease.breaking_off():
-            verdict = compare(
-                *(version, deployed, held_out),
-                source=source,
-                artifacts=self.artifacts,
-                weights=weights,
-                settings=self.settings,
-                references=self._references(source, None),
-                report=note,
-            )
+        verdict = compare(
+            *(version, deployed, held_out),
+            source=source,
+            artifacts=self.artifacts,
+            weights=weights,
+            settings=self.settings,
+            references=self._references(source, None),
+            report=self.lease.report,
+        )
+        self.lease.check()
         log.info("Gate: %s. %s", verdict.outcome.replace("_", " "), verdict.reason)
         metrics = {
             **version.metrics,

@@ -21,8 +21,7 @@ from storage.examples.pairs import iter_pairs
 from storage.settings import Settings
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.engine.callbacks import Progress, ProgressCallback
-from trainer.engine.cancellation import interruptible
+from trainer.engine.callbacks import CancellationCallback, Progress, ProgressCallback
 from trainer.engine.kto import lora_config
 from trainer.engine.memory_estimate import checkpoints_activations
 from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -92,6 +91,7 @@ def train_on_pairs(
         disable_tqdm=True,
         remove_unused_columns=False,  # the collator needs the pair's number
     )
+    cancellation = CancellationCallback(check)
     trainer: Any = _ExactPairs(
         model,
         tokenizer,
@@ -103,12 +103,14 @@ def train_on_pairs(
         callbacks=[
             ProgressCallback(
                 progress, 2 * args.per_device_train_batch_size * args.gradient_accumulation_steps
-            )
+            ),
+            cancellation,
         ],
     )
     began = time.monotonic()
-    with interruptible(trainer.model, check):
-        trainer.train()
+    trainer.train()
+    if cancellation.stopped is not None:
+        raise cancellation.stopped
     if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
         raise Diverged("The adapter has weights that are no finite numbers.")
     return trainer.model, time.monotonic() - began

@@ -20,6 +20,7 @@ from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.engine import kto
 from trainer.engine.prefix.objective import LossType
 from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.select import Engine
 from trainer.engine.trl_trainer import ExactTrainer, newest_checkpoint
 from trainer.errors import Diverged, Interrupted
 from trainer.model.base_model import BaseModelSource, load_model, resolve
@@ -157,13 +158,13 @@ def test_a_terminated_training_continues_exactly(train: Trainer, settings: Setti
 
         return lambda state: reached.append(state["step"]), check
 
-    for step in (2, 5):  # in the first epoch, and in the second
+    for step in (1, 4):  # in the first epoch, and in the second
         progress, check = stop_at(step)
         with pytest.raises(Interrupted):
             train(settings=several, resume=True, progress=progress, check=check)
         newest = newest_checkpoint(tmp_path / "checkpoints")
         assert newest is not None
-        assert newest.name == f"checkpoint-{step}"
+        assert newest.name == f"checkpoint-{step + 1}", "the step that was under way ends"
     resumed, second = train(settings=several, resume=True)
     assert (second.resumed_from_step, second.steps) == (5, result.steps) == (5, 9)
     assert second.mean_loss == pytest.approx(result.mean_loss)
@@ -186,12 +187,22 @@ def test_nothing_is_trained_after_the_last_step_of_half_an_epoch(train: Trainer,
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
 
 
-def test_a_cancelled_training_keeps_nothing(train: Trainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", get_args(Engine))
+def test_a_cancelled_training_ends_with_its_step_and_keeps_nothing(
+    train: Trainer, settings: Settings, tmp_path: Path, engine: Engine
+) -> None:
+    steps: list[int] = []
+
     def check() -> None:
         raise Interrupted("cancelled")
 
     with pytest.raises(Interrupted):
-        train(check=check)
+        train(
+            settings=settings.model_copy(update={"engine": engine}),
+            progress=lambda state: steps.append(state["step"]),
+            check=check,
+        )
+    assert steps == [0, 1]
     assert newest_checkpoint(tmp_path / "checkpoints") is None
 
 

@@ -139,8 +139,9 @@ def train(limited):
             resource.setrlimit(resource.RLIMIT_AS, (taken + room * 2**20, unlimited[1]))
         begun.append(True)
 
+    base.get_input_embeddings().register_forward_pre_hook(lambda *_: check())
     kto.train(base, tokenizer, rows, weights=Weights(1, 1), settings=settings, output_dir=folder / "out",
-              resume=False, progress=progress, check=check)
+              resume=False, progress=progress)
     return losses
 
 limited = train(True)

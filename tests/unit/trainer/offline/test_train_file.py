@@ -165,7 +165,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: 
     stop_in_step_five(train)
     assert files(tmp_path / "out") == ["unfinished"]
     resumed = train(epochs=3.0)
-    assert resumed["resumed_from_step"] == 4
+    assert resumed["resumed_from_step"] == 5
     assert resumed["steps"] == [pytest.approx(step) for step in whole["steps"]]
     assert files(tmp_path / "out") == ADAPTER
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "out"))

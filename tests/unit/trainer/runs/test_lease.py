@@ -1,11 +1,9 @@
 """When a trainer must stop, and how it learns of it."""
 
-import contextlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -95,64 +93,9 @@ def test_sigterm_and_ctrl_c_terminate(lease: Lease) -> None:
     assert wait_until(lambda: why(lease), 30) == "terminated"
 
 
-def never_asking() -> None:
-    while True:
-        pass
-
-
-def waiting() -> None:
-    threading.Event().wait()
-
-
-def catching_everything() -> None:
-    with contextlib.suppress(Exception):
-        never_asking()
-    raise ValueError("one of its parts failed")
-
-
-def catching_once_and_going_on() -> None:
-    with contextlib.suppress(Exception):
-        never_asking()
-    never_asking()
-
-
-@pytest.mark.parametrize("work", [never_asking, waiting, catching_everything, catching_once_and_going_on])
-@pytest.mark.parametrize(
-    ("end", "as_"), [(cancel, "cancelled"), (terminate, "terminated"), (take_over, "lost")]
-)
-def test_work_that_never_asks_is_broken_off(
-    database: Database,
-    run: TrainingRun,
-    lease: Lease,
-    work: Callable[[], None],
-    end: Callable[[Database, str], None],
-    as_: str,
-) -> None:
-    ending = threading.Timer(0.1, end, (database, run.id))
-
-    def begin() -> None:
-        with lease.breaking_off():
-            ending.start()
-            work()
-
-    with pytest.raises(Interrupted) as broken:
-        begin()
-    assert broken.value.why == as_
-    ending.join()
-
-
-def test_what_was_stopped_before_is_not_begun_and_errors_stay_errors(lease: Lease) -> None:
-    with pytest.raises(ValueError, match="its own"), lease.breaking_off():
-        raise ValueError("its own")
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert why(lease) == "terminated"  # noted, and nothing outside is broken off
-    with pytest.raises(Interrupted), lease.breaking_off():
-        pytest.fail("begun")
-
-
 def test_a_closed_lease_gives_the_signals_back(database: Database, run: TrainingRun) -> None:
     def handlers() -> list[Any]:
-        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     before = handlers()
     with Lease(database, run, lease_seconds=60):
