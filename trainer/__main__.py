@@ -1,7 +1,7 @@
-"""`python -m trainer run ID`: the process of one training run.
+"""Command `python -m trainer run ID`: claims one training run and carries it out.
 
-Exit codes: 0 the run is over, 1 it failed, 2 it could not begin, 3 it is another trainer's, 75 it was
-stopped and waits to be resumed.
+Exit codes: 0 the run is over, 1 it failed, 2 it could not start, 3 another trainer has it, 75 it was stopped
+and waits to be resumed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> int:
     arguments = parser.parse_args()
     _be_considerate()
     prepare_process()
-    if int(os.environ.get("RANK", "0")) > 0:  # of several that torchrun or accelerate launch started
+    if int(os.environ.get("RANK", "0")) > 0:  # one of several that torchrun or accelerate launch started
         from trainer.launch.worker import follow_launched
 
         follow_launched()
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _be_considerate() -> None:
-    """Chats come first on a shared machine: they get the processor, and memory when it runs short."""
+    """Give chats on this machine priority: they get the CPU first, and this process is killed first."""
     os.nice(5)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")

@@ -1,4 +1,4 @@
-"""What ends a training early. Errors that a person can mend are in storage.errors instead."""
+"""Exceptions that end a training early. Errors that a user can fix are in storage.errors."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ Why = Literal["cancelled", "terminated", "lost"]
 
 
 class Interrupted(Exception):
-    """Leave the work, now; no error. A `terminated` run is resumed, so its last step is worth keeping."""
+    """Stop working now. This is not an error: a `terminated` run is resumed, so its last step is saved."""
 
     def __init__(self, why: Why) -> None:
         super().__init__(why)
@@ -14,11 +14,11 @@ class Interrupted(Exception):
 
 
 class Diverged(ArithmeticError):
-    """A gradient or a weight is not a finite number any more."""
+    """A gradient, a weight or the loss is not finite, or the gradient exploded."""
 
 
 class OutOfMemory(MemoryError):
-    """Not even the smallest passes fit."""
+    """Even the smallest passes do not fit in memory."""
 
     def __init__(self, batch_size: int, max_length: int) -> None:
         super().__init__(
@@ -29,4 +29,4 @@ class OutOfMemory(MemoryError):
 
 
 class ProcessLost(RuntimeError):
-    """One of the processes was ended from outside. Its leader may go on at the newest checkpoint."""
+    """Another training process was killed. The leader can resume from the newest checkpoint."""

@@ -1,4 +1,4 @@
-"""Adapters as artifacts: what is trained of a model, what it starts from, what its folder says.
+"""Adapters as artifacts: what is trained, what training starts from, and what the adapter's folder says.
 
-Imports trainer.model and trainer.engine. Begin with `tuning_modes.py`.
+Imports storage, trainer.dataset, trainer.engine and trainer.model. Begin with `tuning_modes.py`.
 """

@@ -1,6 +1,6 @@
-"""What an adapter folder says about itself: lineage.json for programs, README.md for people.
+"""Writes an adapter folder's metadata: lineage.json for programs and README.md for people.
 
-Adapters get copied, so neither names a person or quotes a chat: only ids, counts and hashes.
+Adapters get copied, so neither file names a person or quotes a chat. They hold only ids, counts and hashes.
 """
 
 import json
@@ -28,7 +28,7 @@ def write_lineage(
     training: Mapping[str, Any],
     start: ParentAdapter | None,
 ) -> None:
-    """Write both files; `origin` says where the rows came from, as a run or a file knows it."""
+    """Write both files. `origin` describes where the rows came from: a run or a file."""
     ups = sum(row.label for row in rows)
     lineage = {
         **origin,

@@ -1,4 +1,4 @@
-"""The README.md of an adapter: what it is, what it was trained on and how, and how to load it. Pure."""
+"""Renders an adapter's model card: what it is, how it was trained, and how to load it. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_card(lineage: Mapping[str, Any]) -> str:
-    """The card of an adapter with this lineage, as Hugging Face's hub reads it."""
+    """README.md for an adapter with this lineage, in the format of the Hugging Face hub."""
     settings, training = lineage["settings"], lineage["training"]
     counts, weights, base = lineage["trained_on"], lineage["weights"], lineage["base_model"]
     full = settings["tuning"] == "full"
     head = ModelCardData(
         library_name="transformers" if full else "peft",
         pipeline_tag="text-generation",
-        # The hub takes an id here, and no folder of this machine.
+        # The hub expects a hub id here, not a local folder.
         base_model=base if HUB_ID.fullmatch(base) else None,
         tags=["kto", settings["tuning"], "thumbloop"],
     )
@@ -92,7 +92,7 @@ def _reference(lineage: Mapping[str, Any]) -> str:
 
 def _loaded_from(base: str) -> str:
     if base == DEFAULT_MODEL:
-        return f'"data/models/{base}"'  # it is in no hub: a Thumbloop converts it into its data directory
+        return f'"data/models/{base}"'  # not on any hub: Thumbloop converts it into its data directory
     return f'"{base}"'
 
 

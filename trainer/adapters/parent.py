@@ -1,7 +1,7 @@
-"""What training starts from: a fresh adapter, or the deployed version's to be continued.
+"""Chooses where training starts: a fresh adapter, or the deployed version's adapter to continue.
 
-Whatever is wrong with an adapter to continue from, it is refused before anything is trained, by the name
-of its version and with what to do; the deployed version is only read.
+An adapter that cannot be continued is refused before training starts; the error names its version and the
+remedy. The deployed version is only read.
 """
 
 import json
@@ -26,7 +26,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class ParentAdapter:
-    """A version to continue from; `folder` is verified, `sha256` is that of all its files."""
+    """A version to continue from. `folder` is verified; `sha256` covers all its files."""
 
     version_id: str
     name: str
@@ -34,11 +34,11 @@ class ParentAdapter:
     sha256: str
 
     def to_dict(self) -> dict[str, str]:
-        """For the lineage, which leaves this machine."""
+        """For the lineage, which may leave this machine."""
         return {"version": self.name, "sha256": self.sha256}
 
     def load_into(self, model: Any) -> PeftModel:
-        """The base model with this adapter, to be trained; raises ArtifactRefused if it does not fit."""
+        """Add this adapter to the base model, trainable. Raises ArtifactRefused if it does not fit."""
         try:
             adapted = PeftModel.from_pretrained(model, str(self.folder), is_trainable=True)
             with safe_open(self.folder / WEIGHTS, "pt") as file:
@@ -57,7 +57,7 @@ class ParentAdapter:
 def find_parent(
     deployed: ModelVersion, source: BaseModelSource, artifacts: Artifacts, settings: Settings
 ) -> ParentAdapter | None:
-    """What a run continues from, or None for a fresh adapter; raises ArtifactRefused."""
+    """The adapter that a run continues from, or None for a fresh one. Raises ArtifactRefused."""
     if settings.training_mode == "fresh":
         return None
     if deployed.kind == "base":

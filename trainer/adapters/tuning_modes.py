@@ -1,7 +1,4 @@
-"""What of a model is trained: adapters on it, adapters on it in 4 bits, or every weight of it.
-
-Loads the model accordingly. Knows no rows and no database.
-"""
+"""Loads the model for a tuning mode: LoRA, LoRA on a 4-bit base (QLoRA), or full fine-tuning."""
 
 import importlib.util
 from pathlib import Path
@@ -18,16 +15,16 @@ from trainer.model.base_model import BaseModelSource, load_model
 from trainer.model.fsdp import sharded_by
 
 EXTRA = "qlora"
-# Raised with each change of the engine that changes a log-probability beyond its last digits: references of
-# the old arithmetic beside a policy of the new one would bias every reward.
+# Increase this when a change to the engine alters log-probabilities beyond their last digits. Cached
+# references from the old code combined with a policy from the new code would bias every reward.
 ARITHMETIC = 1
 
 
 def load_for_training(source: BaseModelSource, settings: Settings) -> tuple[Any, Any]:
-    """The model and its tokenizer; raises BadSetting where this machine cannot tune in that way.
+    """The model and its tokenizer; raises BadSetting if this machine does not support the tuning mode.
 
-    Every weight is trained in fp32, whatever the products are computed in: AdamW's steps are smaller than
-    what bf16 can add to a weight. Products of a base in 4 bits are in bf16 or fp16, never in fp32.
+    Full fine-tuning keeps weights in fp32, whatever the format of the products: AdamW's steps are smaller
+    than bf16 can add to a weight. Products of a 4-bit base are in bf16 or fp16, never in fp32.
     """
     if settings.tuning == "full":
         return load_model(source, dtype=torch.float32)
@@ -47,10 +44,10 @@ def load_for_training(source: BaseModelSource, settings: Settings) -> tuple[Any,
 def open_references(
     folder: Path, source: BaseModelSource, fingerprint: str, settings: Settings, *, of: str = ""
 ) -> ReferenceCache | None:
-    """The log-probabilities of a reference that are kept across trainings, unless the settings keep none.
+    """Open the cache of reference log-probabilities, or None if the settings disable it.
 
-    Their name has what they depend on: the weights of the model (`fingerprint`), their formats, the device,
-    and the code that computes them. `of` names what else the reference is, an adapter for example.
+    The key has everything they depend on: the weights of the model (`fingerprint`), their formats, the
+    device, and the versions of the code. `of` identifies the rest of the reference, for example an adapter.
     """
     if not settings.reference_cache_mb:
         return None
@@ -64,7 +61,7 @@ def open_references(
 
 
 def refuse_full(settings: Settings) -> None:
-    """For runs whose result is served: raises BadSetting."""
+    """Raise BadSetting for full fine-tuning in a run, whose result is served as an adapter."""
     if settings.tuning == "full":
         raise BadSetting(
             "THUMBLOOP_TUNING=full: versions that are served are adapters on one base model; "

@@ -1,4 +1,4 @@
-"""From examples to tokenised rows: selection, split, weights, order.
+"""Turns examples into tokenised rows: selection, hold-out split, weights and order.
 
-Pure where possible; imports storage.examples and trainer.model. Begin with `tokenise.py`, then `split.py`.
+Imports storage, and nothing of the trainer but `trainer/text.py`. Begin with `tokenise.py`, then `split.py`.
 """

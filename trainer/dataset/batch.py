@@ -1,4 +1,4 @@
-"""A micro-batch as token ids: what the engines and the gate score."""
+"""A micro-batch as token ids: the input that the engines and the gate score."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts, each with its own reply and with the mismatched reply of another row.
+    """Prompts, each with its own reply and the mismatched reply of another row.
 
-    A reply that is None is not scored.
+    A reply of None is not scored.
     """
 
     prompts: list[Ids]
@@ -21,9 +21,9 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Sequence[TokenisedExample], *, max_length: int, mismatched: bool = True) -> "Batch":
-        """Each row's mismatched reply is that of the row before it, the first row's that of the last.
+        """Each row's mismatched reply is the reply of the row before it; the first row's is that of the last.
 
-        Replies are cut where prompt and reply would be longer than `max_length`.
+        Replies are cut so that prompt and reply together have at most `max_length` tokens.
         """
 
         def cut(row: TokenisedExample, reply_of: TokenisedExample) -> Ids:

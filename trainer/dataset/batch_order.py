@@ -1,7 +1,7 @@
-"""In which order rows are trained on, micro-batch by micro-batch. Pure; no torch.
+"""Decides the order in which rows are trained on, micro-batch by micro-batch. Pure; no torch.
 
-KTO estimates its KL term by pairing each prompt with its neighbour's reply inside a micro-batch, so
-the order of the rows is part of the objective and not a detail of loading.
+KTO estimates its KL term by pairing each prompt with its neighbour's reply inside a micro-batch, so the order
+of the rows is part of the objective, not a loading detail.
 """
 
 import heapq
@@ -17,17 +17,17 @@ from typing import Any, Protocol
 from storage.settings import Settings
 from trainer.dataset.tokenise import TokenisedExample
 
-# While some chat cannot be kept apart, rows are dealt anew until so many were dealt in all: a small
-# set can have few orders that do, and a large one many.
+# If the rows of some chat cannot be kept apart, the rows are shuffled again until this many rows have been
+# dealt in all. A small set may have few valid orders, and a large one has many.
 DEALT = 2000
 
-# Rows of like length are sought among so many blocks, and among a quarter of the epoch's at most: then
-# another shuffle brings other rows together.
+# Blocks per window in which rows of similar length are brought together. A window is at most a quarter of the
+# epoch, so that another shuffle combines other rows.
 WINDOW = 32
 
 
 class Ordered(Protocol):
-    """What the order depends on; trainer.dataset.tokenise.TokenisedExample is one."""
+    """The fields that the order depends on; trainer.dataset.tokenise.TokenisedExample has them."""
 
     @property
     def label(self) -> bool: ...
@@ -40,19 +40,19 @@ class Ordered(Protocol):
 def order(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int = 0) -> list[int]:
     """Indices of `examples` in the order of one epoch, to be cut into blocks of `batch_size`.
 
-    - The rarer label is spread evenly: every block has it if there are as many as blocks.
-    - Two rows of one chat are not neighbours in a block, its last and first row included, where
-      that can be avoided: neighbours are each other's mismatched pair.
-    - Beyond that, rows of one chat are in one block, the longest together and at most half a block: what
-      they share is then computed once. Which labels a block has does not depend on it.
-    - Within that, rows of like length meet: the shuffled rows are sorted by length in windows of some
-      blocks, and the blocks of a window then come in any order.
-    - No block is of one row, which would be its own pair. Nothing is left out for that: where one
-      row would remain, another comes a second time and makes the last block two. Only a single
-      example has no order at all; the list is then empty.
+    - The rarer label is spread evenly: every block has it if there are as many such rows as blocks.
+    - Two rows of one chat are not neighbours in a block where that can be avoided, because neighbours
+      are each other's mismatched pair. The last and the first row of a block count as neighbours.
+    - Subject to that, rows of one chat share a block, the longest together and at most half a block, so
+      that what they share is computed once. This does not change which labels a block has.
+    - Subject to that, rows of similar length share a block: the shuffled rows are sorted by length in
+      windows of a few blocks, and the blocks of a window are then shuffled.
+    - No block has a single row, which would be its own pair. No row is dropped for this: where one row
+      would remain, another row is repeated, so the last block has two. A single example has no order;
+      the list is then empty.
 
-    The same arguments give the same order on every machine. Several epochs are separate lists; the
-    last block of each may be short.
+    The same arguments give the same order on every machine. Each epoch has its own list, and its last block
+    may be short.
     """
     assert batch_size >= 2
     if len(examples) == 1:
@@ -72,7 +72,7 @@ def order(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int
 
 
 def blocks(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: int = 0) -> list[list[int]]:
-    """The order cut into its blocks, the micro-batches."""
+    """The order cut into micro-batches."""
     found = order(examples, batch_size=batch_size, seed=seed, epoch=epoch)
     return [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
 
@@ -80,11 +80,11 @@ def blocks(examples: Sequence[Ordered], *, batch_size: int, seed: int, epoch: in
 def training_order(
     rows: Sequence[TokenisedExample], settings: Settings, *, processes: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Each micro-batch in its turn: `epoch`, `step` and `micro_batch`, all from 1, and its `records`.
+    """Each micro-batch in order: `epoch`, `step` and `micro_batch`, all counted from 1, and its `records`.
 
-    Records go by the names of their examples: the place in a file, or a message id. Each prompt's mismatched
-    reply is that of the record before it in its micro-batch, the first one's that of the last. Of several
-    processes each takes the next micro-batch in turn.
+    Records are the names of examples: the position in a file, or a message id. Each prompt's mismatched reply
+    is that of the record before it in its micro-batch; the first one's is that of the last. With several
+    processes, each takes the next micro-batch in turn.
     """
     in_a_step = settings.gradient_accumulation * processes
     step = 0
@@ -113,7 +113,7 @@ def write_order(
 
 
 def _deal(examples: Sequence[Ordered], batch_size: int, draw: random.Random) -> list[list[int]]:
-    """Shuffle the rows into blocks, with the rarer label spread evenly and like lengths together."""
+    """Shuffle the rows into blocks, with the rarer label spread evenly and similar lengths together."""
     rows = list(range(len(examples)))
     draw.shuffle(rows)
     sizes = [min(batch_size, len(rows) - start) for start in range(0, len(rows), batch_size)]
@@ -143,7 +143,7 @@ def _deal(examples: Sequence[Ordered], batch_size: int, draw: random.Random) -> 
 
         def unlikeness(row: int) -> tuple[bool, bool, int]:
             company = examples[row]
-            # A large chat is hard enough to keep apart.
+            # Prefer a row of a small chat: the rows of a large one are hard enough to keep apart.
             return company.chat_id != alone.chat_id, company.label != alone.label, -of_chat[company.chat_id]
 
         blocks[-1].append(max((row for block in blocks[:-1] for row in block), key=unlikeness))
@@ -151,10 +151,10 @@ def _deal(examples: Sequence[Ordered], batch_size: int, draw: random.Random) -> 
 
 
 def _separate(examples: Sequence[Ordered], blocks: list[list[int]]) -> int:
-    """Swap rows between blocks until no chat has more than half a block; returns the rows left over.
+    """Swap rows between blocks until no chat has more than half a block.
 
-    A ring of k rows has no equal neighbours only if no chat has more than k // 2 of them. No swap
-    lets fewer blocks have the rarer label.
+    Returns how many rows could not be moved. A ring of k rows can keep a chat's rows from being neighbours
+    only if it has at most k // 2 of them. Swaps never reduce the number of blocks with the rarer label.
     """
     rare = _rarer_label(examples)
     chats = [Counter(examples[row].chat_id for row in block) for block in blocks]
@@ -193,23 +193,23 @@ def _separate(examples: Sequence[Ordered], blocks: list[list[int]]) -> int:
 
 
 def _gather(examples: Sequence[Ordered], blocks: list[list[int]]) -> None:
-    """Swap rows of the same label between blocks, so that rows of one chat meet; large chats first."""
+    """Swap rows of the same label between blocks to bring rows of one chat together, large chats first."""
     where = {row: number for number, block in enumerate(blocks) for row in block}
     times = Counter(row for block in blocks for row in block)
     chats = [Counter(examples[row].chat_id for row in block) for block in blocks]
     of_chat: dict[str, list[int]] = {}
     for row in where:
         of_chat.setdefault(examples[row].chat_id, []).append(row)
-    # One that comes twice could meet itself.
+    # A row that is repeated could be paired with itself.
     settled = {row for row in where if times[row] > 1}
 
     def has_room(number: int, chat: str) -> bool:
         return chats[number][chat] < len(blocks[number]) // 2
 
     def fetch(row: int, home: int) -> bool:
-        """Swap the row with one in the block `home` that nothing keeps there."""
+        """Swap `row` with a row in the block `home` that may leave it; returns whether there was one."""
         chat, label = examples[row].chat_id, examples[row].label
-        wanted = examples[row].length  # of the one that goes to the row's place
+        wanted = examples[row].length  # of the row to swap with
         seats = sorted(enumerate(blocks[home]), key=lambda one: abs(examples[one[1]].length - wanted))
         for seat, other in seats:
             goes = examples[other]
@@ -251,7 +251,7 @@ def _gather(examples: Sequence[Ordered], blocks: list[list[int]]) -> None:
 
 
 def _seat(examples: Sequence[Ordered], block: list[int], draw: random.Random) -> list[int]:
-    """The block as a ring in which rows of one chat are apart: every second seat, largest chat first."""
+    """Arrange the block as a ring that separates rows of one chat: every second seat, largest chat first."""
     draw.shuffle(block)
     of_chat = Counter(examples[row].chat_id for row in block)
     rank = {chat: place for place, (chat, _) in enumerate(of_chat.most_common())}

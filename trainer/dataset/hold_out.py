@@ -1,23 +1,23 @@
-"""Which chats are held out of training, to judge its result by. Pure; no torch."""
+"""Decides which chats are held out of training to evaluate its result. Pure; no torch."""
 
 import hashlib
 from collections.abc import Mapping
 
-# Below so many held-out votes of a kind, chats are added until that kind has its share.
+# If a kind has fewer held-out votes than this, chats are added until it has its share.
 FEW = 4
 
 
 def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: int) -> set[str]:
-    """The chats kept out of training; `groups` maps a chat's id to its (ups, downs).
+    """The ids of the chats to hold out; `groups` maps a chat's id to its (ups, downs).
 
-    A chat is held out if a hash of the seed and its id falls below `fraction`, whatever other chats
-    there are. So it stays on its side as chats are added, and no version is judged by chats that an
-    earlier one was trained on. That alone could leave a small hold-out empty or of one kind. While a
-    kind has fewer than four held-out votes and less than its share of them (rounded, at least two),
-    the next chats in the order of the hash that have such votes are taken too.
+    A chat is held out if a hash of the seed and its id is below `fraction`, independent of the other chats.
+    So it stays on its side as chats are added, and no version is evaluated on chats that an earlier one was
+    trained on. This alone could leave a small hold-out empty or with one kind of vote. So if a kind has fewer
+    than four held-out votes and less than its share (rounded, at least two), the next chats with such votes,
+    in hash order, are added.
 
-    At most half of the votes of either kind are held out, so that a rare kind is still trained on. A
-    chat can change sides as others are added where either of these two rules decides about it.
+    At most half of the votes of either kind are held out, so that a rare kind is still trained on. A chat
+    decided by one of these two rules can change sides as chats are added.
     """
     by_hash = sorted(groups, key=lambda chat: (_position(seed, chat), chat))
     totals = [sum(counts[kind] for counts in groups.values()) for kind in (0, 1)]
@@ -42,6 +42,6 @@ def hold_out(groups: Mapping[str, tuple[int, int]], *, fraction: float, seed: in
 
 
 def _position(seed: int, chat: str) -> float:
-    """The chat's place between 0 and 1, the same whatever other chats there are."""
+    """The chat's hash as a number from 0 to 1, independent of the other chats."""
     digest = hashlib.sha256(f"{seed}:{chat}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

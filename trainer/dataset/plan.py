@@ -1,4 +1,4 @@
-"""What a training will be on, said before it begins: rows, classes, weights, steps, time. Pure; no torch."""
+"""Plans a training before it begins: rows, class weights, steps and tokens. Pure; no torch."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from trainer.text import counted
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The figures of a training that is about to begin; `tokens` are those of one epoch."""
+    """The figures of a planned training. `tokens` is per epoch."""
 
     rows: int
     up: int
@@ -29,7 +29,7 @@ class TrainingPlan:
     tokens: int
 
     def lines(self) -> list[str]:
-        """The plan for people, a sentence or two a line."""
+        """The plan as text, a sentence or two per line."""
         short = (
             [f"That is less than a micro-batch of {self.batch_size}: KTO's KL term is estimated on fewer."]
             if self.rows < self.batch_size
@@ -47,7 +47,7 @@ class TrainingPlan:
         ]
 
     def to_metrics(self) -> dict[str, Any]:
-        """For the run's row and for a report; JSON."""
+        """The plan as JSON, for the run's row or a report."""
         return {
             "weights": self.weights.to_dict(),
             "dropped": dict(self.dropped),
@@ -72,9 +72,9 @@ def plan_training(
     held_out: int = 0,
     processes: int = 1,
 ) -> TrainingPlan:
-    """The plan of training on these rows, with no more processes than micro-batches.
+    """Plan a training on these rows, with at most one process per micro-batch.
 
-    Raises InvalidInput if there is not one row of each kind.
+    Raises InvalidInput unless there is at least one row of each kind.
     """
     ups = sum(row.label for row in rows)
     if not ups or ups == len(rows):
@@ -85,7 +85,7 @@ def plan_training(
         sum(row.weight for row in rows if not row.label),
         settings.max_weight,
     )
-    # As transformers' Trainer counts: the last step of an epoch may be short, the last epoch too.
+    # Counted like transformers' Trainer: the last step of an epoch may be short, and so may the last epoch.
     micro_batches = math.ceil(len(rows) / settings.batch_size)
     processes = min(processes, micro_batches)
     steps_an_epoch = math.ceil(math.ceil(micro_batches / processes) / settings.gradient_accumulation)
@@ -105,7 +105,7 @@ def plan_training(
 
 
 def trained_tokens(row: TokenisedExample, max_length: int) -> int:
-    """The tokens of a row that reach the model."""
+    """How many tokens of a row the model sees."""
     return min(len(row.prompt_ids) + len(row.completion_ids), max_length)
 
 

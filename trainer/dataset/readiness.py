@@ -1,4 +1,4 @@
-"""Is there enough feedback to train on? Pure; knows no database."""
+"""Checks whether there is enough feedback to train on. Pure; knows no database."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from trainer.text import counted
 
 @dataclass(frozen=True)
 class Readiness:
-    """The answer, and the sentence that says why to the people who see it."""
+    """The answer, and a sentence that explains it to people."""
 
     ready: bool
     reason: str
@@ -17,10 +17,10 @@ class Readiness:
 def check_readiness(
     *, ups: int, downs: int, voters: int, trainable_rows: int, settings: Settings
 ) -> Readiness:
-    """Judge the counts of the votes that training may use.
+    """Check the vote counts against the settings.
 
-    `voters` is how many people cast them. `trainable_rows` is what is left of them once chats are
-    held out and conversations that do not fit are dropped.
+    `voters` is the number of people who voted. `trainable_rows` is the number of rows left after the hold-out
+    and after dropping conversations that do not fit.
     """
     votes = f"{counted(ups, 'thumb')} up and {counted(downs, 'thumb')} down"
     people = counted(voters, "person", "people")

@@ -1,9 +1,9 @@
-"""Which examples a run learns from, and what age takes from their weight. Pure; knows no database.
+"""Selects the examples a run learns from, and reduces their weight with age. Pure; knows no database.
 
-all: everything. window: the newest rows, by days, number or both, and by choice a share that is drawn from
-before them. balanced: at most a budget of rows, half of each kind and the newest of it; where one kind has
-less than half, all of it, and more of the other. That needs no count of the store: only what is chosen is
-read, and one row more.
+Policies: `all` takes everything. `window` takes the newest rows, by days, by number or both, and optionally a
+random share of older ones. `balanced` takes the newest rows up to a budget, half of each kind; if one kind
+has fewer, it takes all of them and more of the other. `balanced` needs no count of the store: it reads only
+the chosen rows and one more.
 """
 
 import math
@@ -19,35 +19,36 @@ from storage.examples.example import CORRECTION, PAGE, Example
 from storage.examples.filters import is_of_source
 from storage.settings import Settings
 
-# Events drawn for each replayed row at most: one in eight must give an example, or fewer are replayed.
+# At most this many events are drawn per replayed row. If fewer than one in eight give an example, fewer rows
+# are replayed.
 DRAWS = 8
-# What age leaves of a weight at least, so that a kind with old rows only still has some.
+# Lower bound of the age weight, so that a kind with only old rows keeps some weight.
 LEAST_WEIGHT = 2.0**-10
 
 
 class Feedback(Protocol):
-    """A snapshot's examples; storage.examples.newest_first.NewestExamples is one."""
+    """The examples of a snapshot, as storage.examples.newest_first.NewestExamples gives them."""
 
     def of(self, label: bool, since: datetime | None = None) -> Iterator[Example]:
-        """Those of one label, newest first."""
+        """The examples with one label, newest first."""
 
     def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
-        """What at most a page of vote events give."""
+        """The examples of at most a page of vote events."""
 
     def count(self, label: bool, *, up_to: int | None = None, before: datetime | None = None) -> int:
-        """How many vote events have this label, up to an event's id or before a moment."""
+        """The number of vote events with this label, up to an event id or before a moment."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The examples in the order of their events, and how many votes the policy left out for which reason."""
+    """The chosen examples in the order of their events, and the number of votes left out, by reason."""
 
     examples: list[Example]
     left_out: Counter[str]
 
 
 def choose(feedback: Feedback, settings: Settings, *, moment: datetime) -> Choice:
-    """What the settings choose for a run of that moment; the same arguments choose the same examples."""
+    """Select the examples for a run created at `moment`. The same arguments select the same examples."""
     since = moment - timedelta(days=settings.window_days) if settings.window_days else None
     kinds = [_Kind(feedback.of(label, since), label, settings.max_rows_per_person) for label in (True, False)]
     chosen: list[Example] = []
@@ -74,9 +75,9 @@ def choose(feedback: Feedback, settings: Settings, *, moment: datetime) -> Choic
 
 
 def age_weight(example: Example, settings: Settings, *, moment: datetime, on_policy: str) -> float:
-    """What age leaves of an example's weight: 0.5^(days / half_life_days), at least 2^-10.
+    """The age factor of an example's weight: 0.5^(days / half_life_days), at least 2^-10.
 
-    What the version `on_policy` wrote keeps all of it.
+    It is 1 for replies by the version `on_policy`.
     """
     if not settings.half_life_days or example.model_version == on_policy:
         return 1.0
@@ -89,7 +90,7 @@ def is_vote(example: Example) -> bool:
 
 
 class _Kind:
-    """The examples of one label, newest first, without those beyond what a person may give."""
+    """The examples of one label, newest first, without those over the limit per person."""
 
     def __init__(self, examples: Iterator[Example], label: bool, cap: int) -> None:
         self.examples, self.label, self.cap = examples, label, cap
@@ -110,7 +111,7 @@ class _Kind:
             number -= 1
 
     def admits(self, example: Example) -> bool:
-        """Whether its person may give it."""
+        """Whether the example is within its person's limit."""
         return not self.cap or _is_imported(example) or self._given[example.user_id] < self.cap
 
     def admit(self, example: Example) -> None:
@@ -123,12 +124,12 @@ class _Kind:
 
 
 def _is_imported(example: Example) -> bool:
-    """Whether its person is not known: imported rows stand under one name, whoever voted on them."""
+    """Whether the voter is unknown: imported rows share one user name, whoever voted."""
     return is_of_source(example.origin, "import")
 
 
 def _newest_of(kinds: Sequence[_Kind]) -> _Kind | None:
-    """The kind whose next example is the newest."""
+    """The kind whose next example is newest, or None if no examples are left."""
     found = [(following.event_id, kind) for kind in kinds if (following := kind.peek()) is not None]
     return max(found, key=lambda one: one[0])[1] if found else None
 
@@ -136,7 +137,7 @@ def _newest_of(kinds: Sequence[_Kind]) -> _Kind | None:
 def _replay(
     feedback: Feedback, settings: Settings, window: Sequence[Example], kinds: Sequence[_Kind]
 ) -> list[Example]:
-    """Votes from before the window in a seeded order, as many as make up the wanted share of all rows."""
+    """Votes from before the window in a seeded random order, enough to make up `replay_share` of all rows."""
     share = settings.replay_share
     wanted = int(len(window) * share / (1 - share))
     if not wanted:
@@ -160,6 +161,6 @@ def _replay(
 
 
 def _place(example: Example) -> tuple[bool, int, bool, str, str]:
-    """Votes in the order of their events, each before its correction; then the signals."""
+    """Sort key: votes in the order of their events, each before its correction; then the signals."""
     is_signal = is_of_source(example.source, SIGNAL)
     return is_signal, example.event_id, example.source == CORRECTION, example.message_id, example.user_id

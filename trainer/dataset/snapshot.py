@@ -1,4 +1,7 @@
-"""What a run learns from: votes, and by setting corrections and signals; frozen when it first starts."""
+"""The snapshot of examples a run learns from, frozen when the run first starts.
+
+It has votes and, depending on the settings, corrections and signals.
+"""
 
 import hashlib
 import json
@@ -21,9 +24,10 @@ from trainer.dataset.selection import choose, is_vote
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The examples that the data policy chose up to a vote event, and a hash of what they say.
+    """The examples that the data policy chose up to a vote event, and a hash of their content.
 
-    `deployed` is the version that was deployed then. `left_out` counts votes by the policy's reason.
+    `deployed` is the name of the version deployed at that time. `left_out` counts votes by the policy's
+    reason.
     """
 
     event_id: int
@@ -34,7 +38,7 @@ class Snapshot:
 
     @property
     def votes(self) -> list[Example]:
-        """The examples that are votes themselves: they alone make a run ready and judge its result."""
+        """The examples that are votes. Only these count for readiness and for evaluation."""
         return [example for example in self.examples if is_vote(example)]
 
     @property
@@ -51,11 +55,11 @@ class Snapshot:
 
     @property
     def keys(self) -> list[tuple[str, str]]:
-        """(reply, person) of each vote, once, also where it gave a correction; of a signal, too."""
+        """(message id, user id) of each vote and signal, without repeats: a correction shares its vote's."""
         return list(dict.fromkeys((example.message_id, example.user_id) for example in self.examples))
 
     def to_dict(self, held_out: Iterable[str], *, continued_from: str | None = None) -> dict[str, Any]:
-        """For the run's row. `continued_from` is the id of the version whose adapter training begins with."""
+        """As JSON for the run's row. `continued_from` is the id of the version that training continues."""
         return {
             "event_id": self.event_id,
             "sha256": self.sha256,
@@ -75,11 +79,11 @@ def take_snapshot(
     event_id: int | None = None,
     deployed: str | None = None,
 ) -> Snapshot:
-    """The votes up to an event, and what else the settings train on, by the data policy as of a moment.
+    """Read the votes up to an event, and what else the settings train on, by the data policy as of `moment`.
 
-    Without an event these are the votes up to now; without `deployed`, it is the version deployed now. A
-    chat that was deleted since is missing and changes the hash: nobody is trained on what they took
-    back, and an earlier attempt's checkpoints, which saw it, do not fit any more.
+    `event_id` defaults to the latest event, and `deployed` to the version deployed now. A chat deleted since
+    then is missing and changes the hash: withdrawn feedback is not trained on, and checkpoints of an earlier
+    attempt that saw it no longer match.
     """
     event_id = latest_event_id(session) if event_id is None else event_id
     deployed = deployed or deployed_version(session).name
@@ -96,14 +100,14 @@ def take_snapshot(
 
 
 def in_its_chat(example: Example) -> Example:
-    """Both sides of an imported pair are chats of their own; neither is held out without the other."""
+    """Let an imported example's prompt decide its chat, so both sides of a pair are held out together."""
     if not is_of_source(example.origin, "import"):
         return example
     return replace(example, chat_id=opening(example.prompt))
 
 
 def _digest(examples: Iterable[Example]) -> str:
-    """SHA-256 over canonical JSON, one line an example."""
+    """SHA-256 over canonical JSON, one line per example."""
     digest = hashlib.sha256()
     for example in examples:
         row = {

@@ -1,4 +1,4 @@
-"""From examples to rows to train on and rows to judge by, of different chats. Knows no run and no file."""
+"""Splits examples by chat into tokenised rows to train on and rows to evaluate on."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ REASON = "the same reply to the same prompt is rated the other way at least as o
 
 @dataclass(frozen=True)
 class Split:
-    """`dropped` counts the examples that are in neither; of `held_chats` only votes are judged by."""
+    """Both sets of rows. `dropped` counts examples in neither; only votes of `held_chats` are held out."""
 
     training: list[TokenisedExample]
     held_out: list[TokenisedExample]
@@ -36,9 +36,9 @@ def split_by_chat(
     on_policy: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> Split:
-    """Tokenise, settle contradictions and hold whole chats out, by a hash of the seed and the chat.
+    """Tokenise the examples, drop contradictions, and hold out complete chats by a hash of seed and chat id.
 
-    With a `moment` rows weigh less with age, those of the version `on_policy` aside. `check` may raise
+    With a `moment`, rows lose weight with age, except replies by the version `on_policy`. `check` may raise
     Interrupted.
     """
 
@@ -62,10 +62,10 @@ def split_by_chat(
 
 
 def without_contradictions(rows: Sequence[TokenisedExample], dropped: LeftOut) -> list[TokenisedExample]:
-    """The rows of whose text there are more of their label than of the other, in their order.
+    """Keep the rows whose label is the majority for their text, in their order.
 
-    A text is the messages of prompt and reply. The other rows are added to `dropped`, each with the first
-    that says the opposite; where both labels are equally frequent, that is all rows of the text.
+    A text is the messages of prompt and reply. The other rows are added to `dropped`, each with the first row
+    that has the opposite label. If both labels are equally frequent, all rows of the text are dropped.
     """
     texts = [digest(row.example.prompt, row.example.completion) for row in rows]
     votes = Counter((text, row.label) for text, row in zip(texts, rows, strict=True))
@@ -83,6 +83,6 @@ def without_contradictions(rows: Sequence[TokenisedExample], dropped: LeftOut) -
 
 
 def by_chat(examples: Sequence[Example]) -> dict[str, tuple[int, int]]:
-    """The votes (up, down) of each chat, those chats included that have other examples only."""
+    """The votes (up, down) of each chat. Chats with no votes, only other examples, are included."""
     counts = Counter((example.chat_id, example.label) for example in examples if is_vote(example))
     return {e.chat_id: (counts[e.chat_id, True], counts[e.chat_id, False]) for e in examples}

@@ -1,8 +1,8 @@
-"""Examples as token ids: exactly the ids that serving saw and generated.
+"""Tokenises examples to exactly the ids that serving saw and generated.
 
-The prompt is the chat template's rendering with the generation prompt, which serving calls here too.
-The completion is what the model emitted, where that was stored; so a reply that hit the token limit
-is not trained to stop, and no text is tokenised in another way than it was written.
+The prompt is the chat template's rendering with the generation prompt; serving calls the same function. The
+completion is the ids the model generated, if they were stored. So a reply that hit the token limit is not
+trained to stop, and no text is tokenised differently from how it was generated.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from storage.errors import InvalidInput
 from storage.examples.example import Example
 from storage.examples.messages import Message, common_prefix
 
-# What a template written in Jinja can raise: its own refusals, and any slip of whoever wrote it.
+# A Jinja template can raise its own refusals and any programming error of its author.
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 NAMED = 5
 
 
 class LeftOut(Counter[str]):
-    """How many examples were left out for which reason, and the first few of each by name.
+    """How many examples were left out, by reason, with the names of the first few.
 
-    An example's name is its message id; for rows of a file that is their place in it.
+    An example's name is its message id, or its position for rows of a file.
     """
 
     def __init__(self) -> None:
@@ -52,12 +52,12 @@ class LeftOut(Counter[str]):
 
 @dataclass(frozen=True)
 class TokenisedExample:
-    """One example, tokenised; neither side is empty."""
+    """One tokenised example. Neither prompt nor completion is empty."""
 
     example: Example
     prompt_ids: list[int]
     completion_ids: list[int]
-    weight: float = 1.0  # of this row's loss, beside the weight of its class
+    weight: float = 1.0  # factor of this row's loss, in addition to its class weight
 
     @property
     def label(self) -> bool:
@@ -73,20 +73,20 @@ class TokenisedExample:
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """The ids after which the model writes its reply; raises InvalidInput if the template refuses."""
+    """The token ids of the prompt with the generation prompt. Raises InvalidInput if the template refuses."""
     return _render(tokenizer, messages, add_generation_prompt=True)
 
 
 def completion_ids(tokenizer: Any, example: Example) -> list[int]:
-    """The ids of the reply."""
+    """The token ids of the reply."""
     return encode(tokenizer, example)[1]
 
 
 def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
-    """Prompt ids and completion ids.
+    """Prompt ids and completion ids. Raises InvalidInput if the template refuses.
 
-    A reply without stored ids is rendered by the template, and begins where that rendering leaves the
-    prompt's (as in TRL: not every template renders a prompt alone as it does before a reply).
+    A reply without stored ids is rendered by the template. It begins where that rendering departs from the
+    prompt's; as in TRL, because some templates render a prompt differently when a reply follows.
     """
     prompt = prompt_ids(tokenizer, example.prompt)
     if example.token_ids is not None:
@@ -104,10 +104,10 @@ def tokenise(
     weigh: Callable[[Example], float] = lambda _example: 1.0,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[list[TokenisedExample], LeftOut]:
-    """The rows that can be trained on, and which examples were left out for which reason.
+    """The rows that can be trained on, and the examples that were left out, by reason.
 
-    `weigh` gives each row its weight. `check` is called for each example, and may raise
-    Interrupted: a hundred thousand take minutes.
+    `weigh` gives each row its weight. `check` is called for each example, because a hundred thousand take
+    minutes; it may raise Interrupted.
     """
     rows: list[TokenisedExample] = []
     dropped = LeftOut()
@@ -133,7 +133,7 @@ def tokenise(
 
 
 def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:
-    """What writes a conversation as text, as an export needs it; it raises InvalidInput like prompt_ids."""
+    """A function that renders a conversation as text, for exports; it raises InvalidInput like prompt_ids."""
 
     def render(messages: list[Message], add_generation_prompt: bool) -> str:
         try:
@@ -164,7 +164,7 @@ def _refused(error: Exception) -> InvalidInput:
 
 
 def rows_digest(rows: Sequence[TokenisedExample]) -> str:
-    """SHA-256 over what the engine sees of the rows: their ids, labels, chats and weights, in order."""
+    """SHA-256 over all that the engine uses of the rows: ids, labels, chats and weights, in order."""
     digest = hashlib.sha256()
     for row in rows:
         head = json.dumps([len(row.prompt_ids), len(row.completion_ids), row.label, row.chat_id, row.weight])

@@ -1,4 +1,4 @@
-"""May a candidate be deployed? Measure it and the deployed version alike, then decide.
+"""The gate: measures a candidate and the deployed version the same way and decides whether to deploy.
 
-Imports trainer.engine and trainer.dataset. Begin with `decision.py`.
+Imports storage, trainer.dataset, trainer.engine and trainer.model. Begin with `decision.py`.
 """

@@ -1,6 +1,6 @@
-"""The gate's verdict: the candidate and the deployed version, measured alike on the same held-out rows.
+"""Scores a candidate and the deployed version on the same held-out rows and returns the gate's verdict.
 
-Adapters are read from their published folders, verified: what is judged is what would be served.
+Adapters are loaded from their published folders, after verification: the gate judges what would be served.
 """
 
 import logging
@@ -39,10 +39,10 @@ def compare(
     references: ReferenceCache | None,
     report: Callable[[dict[str, object]], None],
 ) -> Verdict:
-    """Load both versions, score them and judge; a candidate whose adapter is refused fails.
+    """Load both versions, score them and judge. A candidate whose adapter is refused fails.
 
-    The reference of both is the base model; `references` are those of fresh trainings on it, reused and
-    added to. Scores are computed with the engine that trained the candidate. `report` gets the progress.
+    The reference for both is the base model. `references` caches its log-probabilities; this reads and
+    extends it. Scores come from the engine that trained the candidate. `report` receives the progress.
     """
     base, _ = load_model(source)
     try:
@@ -73,7 +73,7 @@ def compare(
         reference = held_out.score(reference_scores(scorer, references), partial(note, "the base model"))
 
         def evaluate(version: ModelVersion) -> Evaluation:
-            if version.kind == "base":  # it is the reference
+            if version.kind == "base":  # the base model is the reference
                 scores = reference
             else:
                 model.set_adapter(version.name)
@@ -83,13 +83,13 @@ def compare(
         new = evaluate(candidate)
         if old is None:
             return judge(new, None, finite=finite, settings=settings)
-        # An admin may have been quicker than the gate and deployed the candidate.
+        # An admin may have deployed the candidate already.
         measured = new if old.id == candidate.id else evaluate(old)
     return judge(new, measured, finite=finite, settings=settings)
 
 
 def _load_adapter(model: Any, version: ModelVersion, artifacts: Artifacts) -> PeftModel:
-    """The base model, or one that has an adapter already, with that of a version; raises ArtifactRefused."""
+    """Add a version's adapter to the base model or to a PEFT model; raises ArtifactRefused."""
     assert version.path is not None
     folder = str(artifacts.verify(version.path, version.files))
     try:

@@ -1,4 +1,4 @@
-"""May the candidate be deployed? Pure: two evaluations on the same held-out votes in, a verdict out."""
+"""Decides whether a candidate may be deployed, from two evaluations on the same held-out votes. Pure."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,13 +6,13 @@ from typing import Any, Literal
 from storage.settings import Settings
 from trainer.gate.measures import MEASURES, Evaluation
 
-# One vote of a kind makes an AUC of 0 or 1 and nothing between: that judges the vote, not the model.
+# With a single vote of one kind the AUC depends on that vote alone, not on the model.
 MIN_OF_EACH_KIND = 2
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome, the sentence for people, and the figures that it rests on."""
+    """The outcome, a sentence for people, and the figures behind it."""
 
     outcome: Literal["pass", "fail", "not_enough_evidence"]
     reason: str
@@ -24,10 +24,11 @@ def judge(
 ) -> Verdict:
     """Compare a candidate with the deployed version.
 
-    `finite` says whether every weight of the adapter is a finite number. An evaluation is None where
-    nothing was held out or it could not be made. Then, and where the held-out votes are too few or of
-    one kind, an admin has to decide. The candidate fails if one of the measures is worse than the deployed
-    version's by more than its tolerance and by more than the larger of its standard errors.
+    `finite` says whether all weights of the adapter are finite. An evaluation is None if no rows were held
+    out or the version could not be measured. In that case, or with too few held-out votes or votes of one
+    kind only, the verdict is `not_enough_evidence` and an admin decides. The candidate fails if a measure is
+    worse than the deployed version's by more than its tolerance and by more than the larger of the two
+    standard errors.
     """
     tolerances: dict[str, float] = {
         one.name: getattr(settings, f"gate_{one.name}_tolerance") for one in MEASURES
@@ -65,7 +66,7 @@ def judge(
 
 
 def lack_of_evidence(up: int, down: int, *, needed: int) -> str | None:
-    """Why so many held-out votes decide nothing, if so."""
+    """Why this many held-out votes are not enough, or None if they are."""
     if up + down < needed:
         return (
             f"there are {up + down} held-out votes and the gate needs {needed}; collect more votes, or lower "

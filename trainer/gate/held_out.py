@@ -1,6 +1,6 @@
-"""Held-out rows scored by a model, in micro-batches that are the same for every version.
+"""Scores held-out rows with a model, in the same micro-batches for every version.
 
-The rows always have the same KL partners and one z0, so two versions can be compared row by row.
+The KL partners of the rows never change, and all rows share one z0, so versions can be compared row by row.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,10 @@ from trainer.gate.measures import Evaluation, measure
 def reference_scores(
     scorer: PrefixScorer | PlainScorer, known: ReferenceCache | None
 ) -> Callable[[Batch], Scores]:
-    """What scores the reference, with those that are known and kept; another engine's are of no use."""
+    """The function that scores the reference, through the cache `known` if the engine can use it.
+
+    Cached values come from the shared-prefix engine, so a PlainScorer does not use them.
+    """
     if known is None or isinstance(scorer, PlainScorer):
         return scorer.reference
     cache = known
@@ -30,14 +33,15 @@ def reference_scores(
 
 
 class HeldOut:
-    """Rows to judge by, at least one. Mismatched replies come from the same micro-batch, as in training."""
+    """The held-out rows. Mismatched replies come from the same micro-batch, as in training."""
 
     def __init__(
         self, rows: Sequence[TokenisedExample], *, loss_type: LossType, max_length: int, batch_size: int
     ) -> None:
         self.rows, self.loss_type, self.max_length = rows, loss_type, max_length
         self.paired = loss_type == "kto" and len(rows) > 1
-        # No row may count twice here, so no micro-batch may be of a single row, which has no partner.
+        # No row may count twice here. A micro-batch of one row would need a second copy as its partner, so
+        # choose a size that leaves no such remainder.
         size = next((size for size in count(batch_size) if len(rows) % size != 1), 1) if len(rows) > 1 else 1
         self.blocks = batch_order.blocks(rows, batch_size=size, seed=0) if len(rows) > 1 else [[0]]
 
@@ -45,7 +49,7 @@ class HeldOut:
     def score(
         self, score: Callable[[Batch], Scores], progress: Callable[[int], None] = lambda _done: None
     ) -> Scores:
-        """log π in the order of the rows; `progress` gets the number of rows that are done."""
+        """log π of each row, in the order of the rows; `progress` receives the number scored so far."""
         found = Scores(torch.zeros(len(self.rows)), torch.zeros(len(self.rows)))
         done = 0
         for block in self.blocks:
@@ -58,9 +62,9 @@ class HeldOut:
         return found
 
     def evaluate(self, policy: Scores, reference: Scores, *, weights: Weights, beta: float) -> Evaluation:
-        """The measures of a policy: KTO's loss is as in training, with each row's own weight.
+        """The measures of a policy. The KTO loss is as in training, with each row's own weight.
 
-        z0 is one mean over all mismatched replies, and 0 without any.
+        z0 is the mean over all mismatched replies, or 0 if there are none.
         """
         kl = (policy.mismatched - reference.mismatched).double()
         z0 = reference_point(kl if self.paired else kl[:0])

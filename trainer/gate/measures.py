@@ -1,7 +1,7 @@
-"""What is measured of a version on held-out rows, and which of it the gate compares. Pure.
+"""Measures of a version on held-out rows, and the table of those that the gate compares. Pure.
 
-A new measure of the gate is a field of `Evaluation` and a row of `MEASURES` here, and the setting that is its
-tolerance; verdicts and the admin page read the table.
+To add a measure to the gate, add a field to `Evaluation`, a row to `MEASURES`, and a setting for its
+tolerance. Verdicts and the admin page read the table.
 """
 
 import math
@@ -17,7 +17,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured; r is log π − log π_ref summed over a reply, in nats, without β."""
+    """Measures of one version; r is log π − log π_ref summed over a reply, in nats, without β."""
 
     loss: float  # mean over the rows of w·λ·(1 − σ(…)), w being the row's own weight
     auc: float | None  # of r against the label; None without both kinds
@@ -35,9 +35,9 @@ class Evaluation:
 
     @property
     def auc_error(self) -> float:
-        """Of the bootstrap, but no less than what so few rewards that say nothing have.
+        """The bootstrap's standard error, but at least that of uninformative rewards.
 
-        The bootstrap's own error is 0 where few votes happen to be ranked all right or all wrong.
+        The bootstrap alone gives 0 when a few votes happen to be ranked all right or all wrong.
         """
         return max(
             self.auc_standard_error or 0.0, chance_standard_error(self.n_desirable, self.n_undesirable)
@@ -48,7 +48,7 @@ class Evaluation:
         return all(map(math.isfinite, (self.loss, self.z0, *self.rewards)))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: without the single rows' rewards, and with None for what is not finite."""
+        """As JSON: without the rewards of single rows, and with None for values that are not finite."""
         values = asdict(self)
         del values["rewards"]
         return {
@@ -59,9 +59,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure that must not get worse by more than the setting `gate_NAME_tolerance` and its own error."""
+    """A figure that must not get worse by more than `gate_NAME_tolerance` and its standard error."""
 
-    name: str  # of the field of `Evaluation`
+    name: str  # the field of `Evaluation`
     title: str
     column: str  # on the admin page
     digits: int
@@ -84,7 +84,7 @@ def measure(
     labels: Sequence[bool],
     chats: Sequence[str],
 ) -> Evaluation:
-    """From the figures of each row, in the same order. A NaN anywhere shows; none is hidden."""
+    """Compute the measures from per-row figures, all in the same order. NaN is passed on, not hidden."""
     liked = [value for value, label in zip(rewards, labels, strict=True) if label]
     disliked = [value for value, label in zip(rewards, labels, strict=True) if not label]
     likely = [value for value, label in zip(log_probabilities, labels, strict=True) if label]
@@ -104,9 +104,10 @@ def measure(
 def auc(
     rewards: Sequence[float], labels: Sequence[bool], multiplicity: NDArray[np.int64] | None = None
 ) -> float | None:
-    """Chance that a desirable row's r beats an undesirable one's, ties half; None without both kinds.
+    """Probability that a desirable row's r exceeds an undesirable row's, ties counting half.
 
-    `multiplicity` says how often each row counts. Rewards that are not all finite give NaN.
+    `multiplicity` says how often each row counts. Returns None without both labels, and NaN if a reward is
+    not finite.
     """
     up = np.asarray(labels, dtype=bool)
     times = np.ones(len(up)) if multiplicity is None else multiplicity
@@ -125,9 +126,9 @@ def auc(
 def auc_standard_error(
     rewards: Sequence[float], labels: Sequence[bool], chats: Sequence[str]
 ) -> float | None:
-    """Standard deviation of the AUC over resampled chats, whose rows stay together; seeded.
+    """Bootstrap standard deviation of the AUC, resampling complete chats with a fixed seed.
 
-    None where there is no AUC or only one chat.
+    None if there is no AUC or only one chat.
     """
     names, chat = np.unique(np.asarray(chats), return_inverse=True)
     if len(names) < 2 or auc(rewards, labels) is None:
@@ -143,7 +144,7 @@ def auc_standard_error(
 
 
 def chance_standard_error(n_desirable: int, n_undesirable: int) -> float:
-    """Standard error of the AUC of rewards that say nothing (Mann and Whitney 1947)."""
+    """Standard error of the AUC of uninformative rewards (Mann and Whitney 1947)."""
     votes = n_desirable + n_undesirable
     return math.sqrt((votes + 1) / (12 * n_desirable * n_undesirable))
 

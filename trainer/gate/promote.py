@@ -1,4 +1,4 @@
-"""What the gate's verdict does to a version: deployed, ready, rejected, or left for an admin."""
+"""Applies the gate's verdict to a version: deploy, reject, mark as ready, or leave it to an admin."""
 
 from typing import Any
 
@@ -24,11 +24,11 @@ def promote(
     metrics: dict[str, Any],
     auto_deploy: bool,
 ) -> str:
-    """Record the verdict and act on it, in the session's transaction; returns the sentence for people.
+    """Record the verdict and act on it in the session's transaction; returns a sentence for people.
 
-    The last word is an admin's: a version that one has already deployed or turned down stays as it is,
-    and a version that was compared with one that is not deployed any more is not deployed unasked; nor is
-    any while a canary is under way, which that would end.
+    An admin's decision wins: a version that an admin has already deployed or rejected keeps its state. A
+    version is not deployed automatically if the version it was compared with is no longer deployed, or while
+    a canary is open, since a deployment would end it.
     """
     version = get_version(session, version_id)
     if version.state != "candidate":

@@ -1,4 +1,4 @@
-"""The base model: where it is, loading it, and what the machine has left for it.
+"""The base model: finds it, loads it, and measures the memory left for it.
 
 Imports storage only. Begin with `base_model.py`.
 """

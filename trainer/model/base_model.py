@@ -1,8 +1,7 @@
-"""The base model: where it is, in which number format it runs, and loading it.
+"""The base model: finds, converts or downloads it, chooses its number format, and loads it.
 
-`THUMBLOOP_MODEL` is the packaged default, a folder, or a hub id. The default comes as a 4-bit GGUF
-file inside a Python package and is converted to safetensors once, into the data directory. Knows no
-adapter and no training.
+`THUMBLOOP_MODEL` is the packaged default, a folder, or a hub id. The default is a 4-bit GGUF file inside a
+Python package; it is converted to safetensors once, into the data directory.
 """
 
 import hashlib
@@ -38,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BaseModelSource:
-    """A base model that is on this machine. `max_context` is in tokens."""
+    """A base model on this machine. `max_context` is in tokens."""
 
     name: str
     folder: Path
@@ -48,10 +47,10 @@ class BaseModelSource:
 
 
 def resolve(settings: Settings, progress: Say = lambda _line: None) -> BaseModelSource:
-    """Make sure the model is on this machine, converting or downloading it if need be.
+    """Make sure the model is on this machine; converts or downloads it if necessary.
 
-    Loads no weights, except to convert the default model once. Raises ModelUnavailable, which says
-    what was tried and what to set.
+    Loads no weights, except for the one-time conversion of the default model. Raises ModelUnavailable, which
+    says what was tried and what to set, and BadSetting for fp16 without a GPU.
     """
     if settings.model == DEFAULT_MODEL:
         folder = _converted_default(settings.data_dir, progress)
@@ -69,13 +68,13 @@ def resolve(settings: Settings, progress: Say = lambda _line: None) -> BaseModel
         folder=folder,
         dtype=number_format(settings.precision, device),
         device=device,
-        # Without the field positions have no table, hence no hard end; this then bounds memory.
+        # Without this field the model has no fixed limit; 8192 then bounds memory.
         max_context=getattr(config, "max_position_embeddings", None) or 8192,
     )
 
 
 def fingerprint(source: BaseModelSource) -> str:
-    """SHA-256 over the configuration and the weights: what the model computes depends on nothing else."""
+    """SHA-256 of the configuration and the weights, which alone determine what the model computes."""
     digest = hashlib.sha256()
     for file in (source.folder / "config.json", *sorted(source.folder.glob(WEIGHTS))):
         with file.open("rb") as opened:
@@ -84,7 +83,7 @@ def fingerprint(source: BaseModelSource) -> str:
 
 
 def load_tokenizer(source: BaseModelSource) -> Any:
-    """The tokenizer, with a padding token; raises ModelUnavailable if it has no chat template or EOS."""
+    """The tokenizer, with a padding token. Raises ModelUnavailable without a chat template or EOS token."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
     except (OSError, ValueError, KeyError) as error:
@@ -101,7 +100,7 @@ def load_tokenizer(source: BaseModelSource) -> Any:
 def load_model(
     source: BaseModelSource, dtype: torch.dtype | None = None, quantization: Any = None
 ) -> tuple[Any, Any]:
-    """The model in evaluation mode on the source's device, and its tokenizer."""
+    """The model in evaluation mode on the source's device, and its tokenizer. Raises ModelUnavailable."""
     tokenizer = load_tokenizer(source)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -118,7 +117,7 @@ def load_model(
 
 
 def number_format(precision: str, device: torch.device) -> torch.dtype:
-    """The format that a setting means on a device; raises BadSetting for fp16 without a GPU."""
+    """The torch dtype for a `precision` setting on a device; raises BadSetting for fp16 without a GPU."""
     if precision == "fp16" and device.type != "cuda":
         raise BadSetting(
             "THUMBLOOP_PRECISION=fp16: that is for CUDA GPUs, and this machine has none; "
@@ -136,7 +135,7 @@ def number_format(precision: str, device: torch.device) -> torch.dtype:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """The setting that means this format."""
+    """The `precision` setting for a dtype."""
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
@@ -144,7 +143,7 @@ def _converted_default(data_dir: Path, progress: Say) -> Path:
     models = data_dir.absolute() / "models"
     folder = models / DEFAULT_MODEL
     if folder.is_dir():
-        return folder  # it was renamed when it was complete, so its existence is enough
+        return folder  # the folder is renamed into place last, so its existence means it is complete
     gguf = _packaged_gguf()
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -161,7 +160,7 @@ def _converted_default(data_dir: Path, progress: Say) -> Path:
 
 
 def _packaged_gguf() -> Path:
-    # The package is located and never imported: its import wants llama.cpp, which we do without.
+    # Locate the package without importing it: its import needs llama.cpp, which is not installed.
     spec = importlib.util.find_spec(PACKAGE)
     for location in (spec.submodule_search_locations or []) if spec else []:
         for file in sorted(Path(location).glob("*.gguf")):
@@ -174,19 +173,19 @@ def _packaged_gguf() -> Path:
 
 
 def _convert(gguf: Path, folder: Path, progress: Say) -> None:
-    """GGUF to safetensors, written aside and renamed.
+    """Convert GGUF to safetensors in a temporary folder, then rename it.
 
-    Saved in bf16: the weights come from 4-bit blocks, whose rounding is far coarser; the file is half as
-    large, loads sooner (0.16 s against 0.27 s), and every machine runs the same numbers.
+    Saved in bf16: the weights come from 4-bit blocks, whose rounding is far coarser. The file is half as
+    large, loads sooner (0.16 s against 0.27 s), and every machine uses the same numbers.
     """
     progress(f"Converting the default model {DEFAULT_MODEL}; once, about 15 seconds")
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with redirect_stderr(StringIO()):  # a bar that knows no switch
+    with redirect_stderr(StringIO()):  # this progress bar cannot be switched off
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # save_pretrained refuses a model that still says it is quantised, so the weights move to a plain one.
+    # save_pretrained refuses a model whose config says it is quantised, so copy the weights to a plain model.
     config = quantised.config.to_dict()
     config.pop("quantization_config")
     model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
@@ -216,7 +215,7 @@ def _from_hub(name: str, progress: Say) -> Path:
     except HFValidationError as error:
         raise _unusable(name, "there is no such folder, and a hub id looks like owner/name") from error
     except (LocalEntryNotFoundError, ModelUnavailable):
-        progress(f"Downloading {name}")  # not cached, or not all of it
+        progress(f"Downloading {name}")  # not cached, or only partly
     try:
         return _checked_folder(Path(snapshot_download(name, allow_patterns=list(HUB_FILES))))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

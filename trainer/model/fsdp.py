@@ -1,7 +1,4 @@
-"""Weights that are spread over the processes of a training by FSDP, as `accelerate launch` was told to.
-
-Knows models, accelerate and what its launcher leaves in the environment; no rows and no run.
-"""
+"""Helpers for models sharded over processes by FSDP under `accelerate launch`."""
 
 import os
 from collections.abc import Iterable
@@ -19,7 +16,7 @@ Way = Literal["FSDP", "DeepSpeed"]
 
 
 def sharded_by() -> Way | None:
-    """What accelerate was told to spread the weights over processes with, if anything."""
+    """How accelerate was configured to shard the weights, read from the environment; None if not."""
     ways: dict[str, Way] = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
     for name, way in ways.items():
         if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
@@ -28,7 +25,7 @@ def sharded_by() -> Way | None:
 
 
 def refuse_other_ways(processes: int) -> None:
-    """Raises BadSetting for whatever is not version 2 of FSDP in several processes."""
+    """Raise BadSetting for any sharding other than FSDP version 2 with several processes."""
     way, why = sharded_by(), None
     if way == "DeepSpeed":
         why = "use DeepSpeed, whose checkpoints no other training could go on with"
@@ -45,7 +42,7 @@ def refuse_other_ways(processes: int) -> None:
 
 
 def shard_on_processor(accelerator: Accelerator) -> None:
-    """Let it shard without a GPU, too: where there is none it leaves FSDP out, and says nothing."""
+    """Make accelerate shard on a CPU; without a GPU it silently skips FSDP."""
     plugin = FullyShardedDataParallelPlugin()
     if accelerator.mixed_precision != "no":
         plugin.set_mixed_precision(accelerator.mixed_precision)
@@ -54,9 +51,9 @@ def shard_on_processor(accelerator: Accelerator) -> None:
 
 
 def gather_trained(model: Any) -> None:
-    """Put what was trained back together; only the first process has it whole then, outside of any GPU.
+    """Collect the trained weights on the first process, in CPU memory. All processes must call this.
 
-    To be called by all processes. The model is of no use any more but for its trained weights.
+    Afterwards the model is useful only for its trained weights.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     for name, whole in get_model_state_dict(model, options=options).items():
@@ -66,7 +63,7 @@ def gather_trained(model: Any) -> None:
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether they are. If other processes have parts of them, those must ask at the same time."""
+    """Whether all values are finite. With sharded weights, all processes must call this at the same time."""
     own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in (*tensors,)]
     finite = all(bool(tensor.isfinite().all()) for tensor in own)
     return all(gather_object([finite])) if sharded_by() else finite

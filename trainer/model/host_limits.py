@@ -1,7 +1,4 @@
-"""What is left of the machine for a training: memory, and what a full disk looks like to its libraries.
-
-Knows no model and no run.
-"""
+"""Limits of the machine: free memory (container limits included), and errors from a full or damaged disk."""
 
 import errno
 import re
@@ -12,7 +9,8 @@ from safetensors import SafetensorError
 
 from storage.files import disk_full
 
-# By version of control groups: what limits one, what it has, and what of that are files that may be dropped.
+# Files by cgroup version: the limit, the usage, and the entry of memory.stat for file pages that can be
+# dropped.
 GROUPS = {
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -20,17 +18,18 @@ GROUPS = {
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error of the system, a database, safetensors or torch says that the disk is full."""
+    """Whether an error from the system, a database, safetensors or torch means that the disk is full."""
     if isinstance(error, SafetensorError):
         code = re.search(r"os error (\d+)", str(error))
         return code is not None and int(code[1]) in disk_full.NO_ROOM
-    # What torch writes with has no error of its own for it, but says why it could not open a file.
+    # torch has no exception type for a full disk. Its writer's message names no system error, unlike a
+    # failure to open a file.
     said = str(error) if isinstance(error, RuntimeError) else ""
     return disk_full.is_full(error) or ("inline_container" in said and "strerror" not in said)
 
 
 def is_damaged(error: BaseException) -> bool:
-    """Whether safetensors or torch says so of a file that it reads. Neither names the file."""
+    """Whether an error from safetensors or torch means a damaged file. Neither library names the file."""
     if isinstance(error, OSError):
         return error.errno == errno.EINVAL and error.filename is None
     if isinstance(error, RuntimeError):
@@ -39,14 +38,14 @@ def is_damaged(error: BaseException) -> bool:
 
 
 def free_memory(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes that this process may still take: of the machine, or of a container's limit where that is less.
+    """Bytes that this process can still allocate, limited by the machine and by its container.
 
-    `own` lists the control groups that the process is in, and they are below `mounted`.
+    `own` is the file that lists the process's control groups; their folders are below `mounted`.
     """
     free: list[int] = [psutil.virtual_memory().available]
     try:
         lines = own.read_text().splitlines()
-    except OSError:  # another system
+    except OSError:  # not Linux
         return free[0]
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -64,5 +63,5 @@ def _free_in(group: Path, version: int) -> int | None:
         most, taken = int((group / limit).read_text()), int((group / usage).read_text())
         counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return most - taken + int(counts.get(files, 0))
-    except (OSError, ValueError):  # no group, or one without a limit
+    except (OSError, ValueError):  # no such group, or no limit
         return None
