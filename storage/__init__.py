@@ -1,5 +1,5 @@
-"""What Thumbloop remembers: settings, people, chats, votes, model versions and runs.
+"""What Thumbloop stores: settings, people, chats, votes, model versions and training runs.
 
-The only package that knows the tables and most of the data directory. Imports no model library, no web
-framework and neither of its neighbours. Begin with `db/tables.py`, then `chats/votes.py`.
+Owns the database tables and most of the data directory. Imports neither trainer nor app, and no model
+library or web framework. Begin with `db/tables.py`, then `chats/votes.py`.
 """

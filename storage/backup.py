@@ -1,8 +1,8 @@
 """Backup and restore of one installation: the database, the adapters and the secret, in one tar file.
 
-Online and consistent: the database is copied first (SQLite's backup API, pg_dump), so every adapter that
-it names was on disk already. Every file is hashed; the manifest comes last in the archive, so an archive
-with a manifest was written to its end. Base models are not included: they can be downloaded again.
+A backup is consistent while the server runs: the database is copied first (SQLite's backup API, pg_dump), so
+every adapter it names is already on disk. Every file is hashed. The manifest is written last, so an archive
+with a manifest is complete. Base models are not included: they can be downloaded again.
 """
 
 import hashlib
@@ -34,16 +34,16 @@ OF_A_NEW_DISK = {"lost+found"}
 
 @dataclass(frozen=True)
 class BackupReport:
-    """What an archive holds."""
+    """What an archive holds: the number of files and their size in bytes, without the manifest."""
 
     files: int
     bytes: int
 
 
 def back_up(settings: Settings, target: Path) -> BackupReport:
-    """Write the archive aside, sync and verify it, then give it its name.
+    """Write the archive to a temporary file, verify and sync it, then rename it to `target`.
 
-    Raises Conflict if `target` exists, NotReady where the database cannot be copied or the disk is full.
+    Raises Conflict if `target` exists, NotReady if the database cannot be copied or the disk is full.
     """
     if target.exists():
         raise Conflict(f"{target} exists already; choose another name, nothing is overwritten.")
@@ -51,7 +51,7 @@ def back_up(settings: Settings, target: Path) -> BackupReport:
     try:
         with (
             tempfile.TemporaryDirectory(dir=settings.data_dir) as folder,
-            written_aside(target, private=True) as aside,  # it holds the secret and what people said
+            written_aside(target, private=True) as aside,  # it holds the secret and people's messages
         ):
             dump = _dump(settings, Path(folder))
             files = {dump.name: dump} | dict(_data_files(settings.data_dir))
@@ -73,7 +73,7 @@ def back_up(settings: Settings, target: Path) -> BackupReport:
 
 
 def verify(archive: Path) -> BackupReport:
-    """Read the whole archive and compare every hash; raises InvalidInput naming the damaged file."""
+    """Read the archive and compare every hash; raises InvalidInput, which names the damaged file."""
     hashes, found, size = _manifest(archive), set[str](), 0
     with _opened(archive) as members:
         for member in members:
@@ -93,10 +93,10 @@ def verify(archive: Path) -> BackupReport:
 
 
 def restore(settings: Settings, archive: Path) -> BackupReport:
-    """Verify the archive, then put it in place.
+    """Verify the archive, then restore it into an empty database and data directory.
 
-    Raises Conflict unless the target is empty, InvalidInput for a damaged archive or one of the other
-    database engine.
+    Raises Conflict if either is not empty, InvalidInput if the archive is damaged or from the other database
+    engine.
     """
     report = verify(archive)
     database = Database(settings.database_address)
@@ -165,7 +165,7 @@ def _postgres(database: Database, program: str, *arguments: str) -> None:
 def _refuse_used_target(settings: Settings, database: Database) -> None:
     used = [path for path in settings.data_dir.glob("*") if path.name not in OF_A_NEW_DISK]
     if database.path is not None:
-        # SQLite would write the log of another database over the restored one.
+        # SQLite would replay a leftover log of another database into the restored one.
         logs = [database.path.with_name(database.path.name + end) for end in ("", "-wal", "-shm", "-journal")]
         used += [path for path in logs if path.exists()]
     elif sa.inspect(database.engine).get_table_names():

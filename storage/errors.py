@@ -1,28 +1,28 @@
 """Every error Thumbloop raises on purpose.
 
-    ThumbloopError                     has a code, a status and a message that names value and remedy
+    ThumbloopError           status    who sees it; the message names the value and the remedy
     ├── InvalidInput         422       the person who sent it
     │   └── TooLarge         413       the person who sent it
     ├── NotAuthenticated     401       the caller without a valid token or session
     ├── NotAllowed           403       the caller, known, but not permitted
     ├── NotFound             404       the caller
-    ├── Conflict             409       the caller; the state of things forbids it now
+    ├── Conflict             409       the caller; the current state forbids it
     │   └── RevisionConflict 412       the caller, who expected another revision
     ├── TooOften             429       the caller; try again after `retry_after` seconds
     ├── Busy                 503       the caller; try again after `retry_after` seconds
-    ├── NotStored            507       the caller: the disk or the database refused, nothing was kept
+    ├── NotStored            507       the caller; the disk or the database failed, nothing was kept
     └── NotReady             500       the operator, at start-up or in a run; the CLI exits with 2
         ├── BadSetting                 the setting is wrong or unsafe
-        ├── ModelUnavailable           the base model cannot be had
+        ├── ModelUnavailable           the base model cannot be found or downloaded
         ├── ArtifactRefused  409       an adapter folder is damaged, foreign or unsafe
-        └── LeaseLost                  a trainer that no longer owns its run
+        └── LeaseLost                  the trainer no longer owns its run
 
-The API turns these into one JSON shape, the CLI into one line on stderr. Nothing else does.
+The API turns these into one JSON shape, the CLI into one line on stderr.
 """
 
 
 class ThumbloopError(Exception):
-    """Base of all; `code` is stable for programs, `field` names the offending input."""
+    """The base class. `code` is stable, for programs; `field` names the offending input."""
 
     status = 500
     code = "internal"
@@ -61,7 +61,7 @@ class NotFound(ThumbloopError):
 
 
 class Conflict(ThumbloopError):
-    """`retry_after`, in seconds, where waiting is all it takes."""
+    """`retry_after` is in seconds, set if waiting resolves the conflict."""
 
     status = 409
     code = "conflict"
@@ -95,7 +95,7 @@ class Busy(ThumbloopError):
 
 
 class TooOften(ThumbloopError):
-    """This person asks faster than they may; `retry_after` is in seconds."""
+    """This person is over their rate limit; `retry_after` is in seconds."""
 
     status = 429
     code = "rate_limit_exceeded"

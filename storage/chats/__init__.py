@@ -1,4 +1,4 @@
-"""Chats, their messages, and what people think of them: votes, signals, statistics.
+"""Chats and their messages, and the feedback on them: votes, signals, statistics, the webhook's outbox.
 
-Imports storage.db, storage.people and storage.registry. Begin with `votes.py`.
+May import storage.errors, .settings, .files, .db, .people and .registry. Begin with `votes.py`.
 """

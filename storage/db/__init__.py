@@ -1,4 +1,4 @@
 """The database: one engine, short transactions, tables, migrations, group commit.
 
-Imports storage.settings and storage.files. Begin with `tables.py`, then `database.py`.
+May import storage.errors, .settings and .files. Begin with `tables.py`, then `database.py`.
 """

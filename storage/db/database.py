@@ -1,7 +1,7 @@
 """The database: one engine, short read and write transactions, migrations.
 
-SQLite runs in WAL mode with `synchronous=FULL`, so a committed vote is on disk; writers queue on a
-lock of this process and then on SQLite's own. PostgreSQL uses a psycopg 3 pool.
+SQLite runs in WAL mode with `synchronous=FULL`, so a committed vote is on disk. Writers wait for a lock of
+this process, then for SQLite's own. PostgreSQL uses a psycopg 3 pool.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ from storage.settings import Settings
 
 T = TypeVar("T")
 
-# With secure_delete, what is erased or overwritten is zeroed in the file, not only unlinked.
+# secure_delete overwrites deleted content with zeros.
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
-# Any constant will do; it keeps two servers from migrating one PostgreSQL database at once.
+# The key of an advisory lock, any constant: no two servers migrate one PostgreSQL database at once.
 MIGRATION_LOCK = 7_463_551
 
 
@@ -69,7 +69,7 @@ class Database:
                 url, pool_size=8, max_overflow=24, pool_pre_ping=True, hide_parameters=True
             )
         self._writer = self.engine.execution_options(writes=True)
-        # An export reads for minutes: it must not see half of what is written meanwhile.
+        # An export can read for minutes and must not see writes made meanwhile.
         self._reader = (
             self.engine
             if self.dialect == "sqlite"
@@ -85,15 +85,15 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that sees one consistent state and changes nothing. Raises NotStored as `write` does."""
+        """A read-only session that sees one consistent state. Raises NotStored if the disk is full."""
         with self._room(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session that commits at the end, or leaves no trace if anything raises.
+        """A session that commits at the end, or rolls back if anything raises.
 
-        Raises NotStored where the database's disk is full.
+        Raises NotStored if the database's disk is full.
         """
         with (
             self._room(),
@@ -104,9 +104,9 @@ class Database:
             yield session
 
     def submit(self, write: Callable[[Session], T]) -> Future[T]:
-        """A small write that shares its commit with others; the future is done once it is on disk.
+        """Queue a small write that shares its commit with others; the future is done once it is on disk.
 
-        Raises Busy when more writes wait than can be served soon. See GroupCommit.submit.
+        Raises Busy if too many writes are waiting. See GroupCommit.submit.
         """
         with self._starting:
             if self._groups is None:
@@ -114,9 +114,9 @@ class Database:
         return self._groups.submit(write)
 
     def small_write(self, write: Callable[[Session], T]) -> T:
-        """Run a small write, and wait for it: in a group on SQLite, where writers queue anyway.
+        """Run a small write and wait for it: by group commit on SQLite, where writers queue anyway.
 
-        PostgreSQL gets a transaction for each: a group would hold the locks of all its rows until its end.
+        On PostgreSQL it has its own transaction: a group would hold all its row locks until its end.
         """
         if self.dialect == "sqlite":
             return self.submit(write).result()
@@ -124,17 +124,17 @@ class Database:
             return write(session)
 
     def forget_old_pages(self) -> None:
-        """Let no file of the database hold what was erased: SQLite's log is written back and emptied.
+        """Remove erased content from SQLite's write-ahead log, by writing the log back and truncating it.
 
-        It waits for those who read meanwhile, a few seconds at most; what it cannot empty then goes with the
-        next call. PostgreSQL's own files are its administrator's.
+        Waits a few seconds at most for readers; the next call does what is left. Does nothing on PostgreSQL,
+        whose files its administrator manages.
         """
         if self.dialect == "sqlite":
             with self._lock, self.engine.connect() as connection:
                 connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def migrate(self) -> None:
-        """Bring the schema to the newest version; safe when several processes start at once."""
+        """Upgrade the schema to the newest version; safe when several processes start at once."""
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._migration_lock(), self.engine.connect() as connection:
@@ -142,7 +142,7 @@ class Database:
             command.upgrade(config, "head")
 
     def close(self) -> None:
-        """Finish what was accepted and let go of every connection."""
+        """Finish the accepted writes and close every connection."""
         if self._groups is not None:
             self._groups.close()
         self.engine.dispose()
@@ -177,7 +177,7 @@ class Database:
 
 
 def open_database(settings: Settings) -> Database:
-    """Make the data directory if need be, connect and migrate; raises BadSetting or NotReady."""
+    """Create the data directory if needed, connect and migrate; raises BadSetting or NotReady."""
     make_data_dir(settings.data_dir)
     database = Database(settings.database_address, longest_write_queue=settings.max_waiting_writes)
     where = database.path or database.shown_address
@@ -209,7 +209,10 @@ def _full(where: object, why: object) -> NotReady:
 
 
 def make_data_dir(folder: Path) -> None:
-    """Create the data directory, private to this user; raises BadSetting if it cannot be written."""
+    """Create the data directory, private to this user.
+
+    Raises BadSetting if it cannot be written, NotReady if the disk is full.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.NamedTemporaryFile(dir=folder).close()
@@ -224,8 +227,8 @@ def make_data_dir(folder: Path) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Readable by their owner alone, whatever the umask; SQLite gives the files it adds the same mode."""
-    with contextlib.suppress(PermissionError):  # another's file: SQLite says what it cannot do with it
+    """Make the files private to the owner, whatever the umask; SQLite's later files get the same mode."""
+    with contextlib.suppress(PermissionError):  # somebody else's file: SQLite's own error will say more
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             if file.exists():
@@ -233,7 +236,7 @@ def _make_private(path: Path) -> None:
 
 
 def database_now(session: Session) -> datetime:
-    """The database's own clock: leases of several machines are only comparable by one clock."""
+    """The time by the database's clock, so that leases of several machines are comparable."""
     if session.get_bind().dialect.name == "sqlite":
         text = session.execute(sa.text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
         return datetime.fromisoformat(text).replace(tzinfo=UTC)

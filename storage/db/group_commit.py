@@ -1,10 +1,10 @@
-"""Many small writes, one commit: what makes votes both durable and fast.
+"""Group commit: many small writes share one commit, which makes votes both durable and fast.
 
-A commit waits for the disk, and votes take turns anyway: SQLite has one writer, and on PostgreSQL their
-ids must become visible in order. So the writes that arrive while one commit is under way wait in a
-queue, and the next commit takes them all. A group first runs without savepoints; where one of its
-writes fails, it is rolled back and runs again with a savepoint each, so that one failure takes no other
-write with it. Callers get their answer after the commit, never before.
+A commit waits for the disk, and votes are serialised anyway: SQLite has one writer, and on PostgreSQL their
+ids must become visible in order. So writes that arrive during a commit wait in a queue, and the next commit
+takes them all. A group first runs without savepoints. If one of its writes fails, the group is rolled back
+and runs again with a savepoint for each write, so a failure affects no other write. Callers get their answer
+only after the commit.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class GroupCommit:
     def __init__(
         self, engine: sa.Engine, lock: contextlib.AbstractContextManager[Any], *, longest_queue: int
     ) -> None:
-        """`lock` is what other writers of this process hold, so that none of them polls SQLite's own lock."""
+        """`lock` is shared with the other writers of this process, so that none polls SQLite's own lock."""
         self._engine = engine
         self._lock = lock
         self._queue: Queue[Waiting | None] = Queue(longest_queue)
@@ -41,15 +41,15 @@ class GroupCommit:
         self._closed = False
         self._accepting = (
             threading.Lock()
-        )  # so that no write is queued behind the end, where it would be lost
+        )  # so that no write is queued after the end marker, where it would be lost
         self._thread.start()
 
     def submit(self, write: Callable[[Session], T]) -> Future[T]:
-        """Queue a write; the future has its result once that is on disk, or what it raised.
+        """Queue a write; the future has its result once it is on disk, or the exception it raised.
 
-        `write` may run twice, the first time being rolled back: it changes nothing but the session. The
-        future fails with NotStored where the commit fails. Raises Busy instead of waiting behind a
-        queue that is full.
+        `write` may run twice, with the first run rolled back, so it must change only the session. If the
+        commit fails on SQLite the future fails with NotStored, on PostgreSQL with the driver's error.
+        Raises Busy if the queue is full and NotReady after `close`.
         """
         future: Future[T] = Future()
         try:
@@ -64,7 +64,7 @@ class GroupCommit:
         return future
 
     def close(self) -> None:
-        """Commit what was accepted, then end the thread."""
+        """Commit the accepted writes, then end the thread."""
         with self._accepting:
             self._closed = True
         self._queue.put(None)
@@ -76,7 +76,7 @@ class GroupCommit:
             with contextlib.suppress(Empty):
                 while len(group) < LARGEST_GROUP and group[-1] is not None:
                     group.append(self._queue.get_nowait())
-            # Nobody waits for a future that was cancelled in the queue.
+            # Skip futures that were cancelled in the queue.
             self._commit(
                 [each for each in group if each is not None and each[1].set_running_or_notify_cancel()]
             )
@@ -88,7 +88,7 @@ class GroupCommit:
             try:
                 answers = self._run(group, _plainly)
             except sa.exc.OperationalError:
-                raise  # the database itself fails: running again would not help
+                raise  # the database itself failed; running the group again would not help
             except Exception:
                 answers = self._run(group, _in_a_savepoint)
         except BaseException as error:
@@ -108,13 +108,13 @@ class GroupCommit:
             Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session,
         ):
             answers = [run(session, write) for write, _ in group]
-            session.commit()  # leaves the transaction open: the connection commits, once the session is gone
+            session.commit()  # the transaction stays open: engine.begin() commits it after the session closes
         return answers
 
     def _not_stored(self, error: BaseException) -> BaseException:
         """The error for each caller of a group whose transaction failed."""
         if self._engine.dialect.name != "sqlite":
-            return error  # a connection that was lost in the commit leaves open whether it was kept
+            return error  # if the connection was lost during the commit, nobody knows whether it was kept
         root = error
         while root.__context__ is not None:
             root = root.__context__
@@ -126,7 +126,7 @@ class GroupCommit:
 def _plainly(session: Session, write: Write) -> Outcome:
     result = write(session)
     session.flush()
-    session.expunge_all()  # two writes of one row do not share (and later change) one object
+    session.expunge_all()  # so that two writes of one row do not share an object, which the second changes
     return result, None
 
 
@@ -136,7 +136,7 @@ def _in_a_savepoint(session: Session, write: Write) -> Outcome:
         outcome = _plainly(session, write)
         savepoint.commit()
     except sa.exc.OperationalError:
-        # On a full disk SQLite rolls back the whole transaction, savepoints included: the group is lost.
+        # On a full disk SQLite rolls back the transaction, savepoints included: the group is lost.
         raise
     except Exception as error:
         savepoint.rollback()

@@ -1,4 +1,4 @@
-"""UUIDv7 ids: sortable by time of creation, unguessable, safe in addresses."""
+"""UUIDv7 ids: sortable by creation time, unguessable, safe in URLs."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ _last_tick = 0
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, section 5.7), strictly growing within one process.
+    """A UUIDv7 (RFC 9562, section 5.7), strictly increasing within one process.
 
     48 bits of Unix milliseconds, 12 bits of sub-millisecond time (section 6.2, method 3), 62 random bits.
     """

@@ -1,4 +1,4 @@
-"""The tables. Columns only: what may be done with them is in the module of each noun.
+"""The database tables. Columns only: the operations on them are in the other packages.
 
 No `from __future__ import annotations` here: SQLModel reads the annotations at import.
 """
@@ -26,7 +26,7 @@ OPTIONAL_JSON = JSON(none_as_null=True)
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """Aware UTC datetimes in Python; plain timestamps in both engines, which compare and sort alike."""
+    """Aware UTC datetimes in Python, naive timestamps in the database; both engines sort them alike."""
 
     impl = sa.DateTime
     cache_ok = True
@@ -43,7 +43,7 @@ def now() -> datetime:
 
 
 def one_open(name: str, end: str, condition: str) -> Index:
-    """A unique index: of the rows that meet the condition, at most one has no moment of its end."""
+    """A unique index: of the rows that meet `condition`, at most one has NULL in the column `end`."""
     where = sa.text(condition)
     return Index(name, sa.text(f"({end} IS NULL)"), unique=True, sqlite_where=where, postgresql_where=where)
 
@@ -62,12 +62,10 @@ class User(Table, table=True):
     disabled: bool = False
     quarantined: bool = Field(
         default=False, sa_column_kwargs={"server_default": sa.false()}
-    )  # their votes are kept, and train nothing
-    erased_at: datetime | None = Field(
-        default=None, sa_type=UtcDateTime
-    )  # a tombstone: all they wrote is gone
-    # Of an end user: the account of the application that speaks for them, and a keyed hash of what it calls
-    # them. No foreign key: SQLite could only add one by making the table anew.
+    )  # their votes are kept, but not used
+    erased_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # a tombstone: their data is gone
+    # End users only: the account of their application, and a keyed hash of the name it gives them.
+    # No foreign key: SQLite could only add one by rebuilding the table.
     app_id: str | None = Field(default=None, index=True)
     app_key: str | None = Field(default=None, unique=True, index=True)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
@@ -98,8 +96,9 @@ class Chat(Table, table=True):
     source: str = "web"  # web, api, openai, import
     import_key: str | None = Field(
         default=None, unique=True
-    )  # hash of an imported row, so that none comes twice
-    # Given to this canary when it began. No foreign key: SQLite could only add one by making the table anew.
+    )  # hash of an imported row, so that no row is imported twice
+    # The canary it was assigned to when it began. No foreign key: SQLite could only add one by rebuilding
+    # the table.
     canary_id: str | None = Field(default=None, index=True)
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
@@ -118,7 +117,7 @@ class Message(Table, table=True):
     model_version_id: str | None = Field(default=None, foreign_key="model_version.id")
     sampling: dict[str, Any] | None = Field(default=None, sa_column=Column(OPTIONAL_JSON))
     finish_reason: str | None = None  # stop, length, cancelled, error
-    # Of a reply: how many of the first messages on its branch the model did not read: the chat is too long.
+    # Of a reply in a chat too long for the model: how many of the branch's first messages it did not read.
     messages_left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     token_ids: list[int] | None = Field(
         default=None, sa_column=Column(OPTIONAL_JSON)
@@ -154,14 +153,14 @@ class VoteEvent(Table, table=True):
     __tablename__ = "vote_event"
     __table_args__ = (
         Index("ix_vote_event_message_user", "message_id", "user_id", "id"),
-        Index("ix_vote_event_label", "label", "id"),  # the newest of a kind, however rare it is
-        {"sqlite_autoincrement": True},  # an id that a snapshot names is never given twice
+        Index("ix_vote_event_label", "label", "id"),  # finds the newest of a label, however rare it is
+        {"sqlite_autoincrement": True},  # ids are never reused: snapshots are named by them
     )
 
     id: int | None = Field(default=None, primary_key=True)
     message_id: str = Field(foreign_key="message.id")
     user_id: str = Field(foreign_key="user_account.id")
-    action: str  # cast, change, clear, quarantine, release; erase once its content is gone
+    action: str  # cast, change, clear, quarantine, release; erase once its content is erased
     label: bool | None = None
     tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     comment: str | None = Field(default=None, sa_type=Text)
@@ -181,14 +180,14 @@ class Signal(Table, table=True):
     message_id: str = Field(foreign_key="message.id")
     user_id: str = Field(foreign_key="user_account.id", index=True)
     kind: str  # regenerated, edited, copied
-    after_event_id: int = Field(index=True)  # the newest vote event then; it is in every later snapshot
+    after_event_id: int = Field(index=True)  # the newest vote event then; only later snapshots include this
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
 class WebhookDelivery(Table, table=True):
-    """The outbox of the webhook: which vote event is to be sent, and how that went so far.
+    """The webhook's outbox: a vote event to send, and the outcome of its attempts.
 
-    What is sent is read from the event at each attempt, so no copy of it is here to be erased.
+    The content is read from the event at each attempt, so there is no copy here to erase.
     """
 
     __tablename__ = "webhook_delivery"
@@ -214,7 +213,7 @@ class WebhookDelivery(Table, table=True):
 
 
 class WebhookCursor(Table, table=True):
-    """One row: up to which vote event the outbox is filled."""
+    """One row: the last vote event that the outbox has processed."""
 
     __tablename__ = "webhook_cursor"
 
@@ -223,7 +222,7 @@ class WebhookCursor(Table, table=True):
 
 
 class ImportRequest(Table, table=True):
-    """What an import with an idempotency key answered, so that the same request answers it again."""
+    """The report of an import with an idempotency key, so that a repeated request gets it again."""
 
     __tablename__ = "import_request"
     __table_args__ = (UniqueConstraint("user_id", "key"),)
@@ -237,7 +236,7 @@ class ImportRequest(Table, table=True):
 
 
 class TrainingRun(Table, table=True):
-    """One run; the row is the queue. One is active at a time."""
+    """A training run. The table is also the queue; at most one run is active."""
 
     __tablename__ = "training_run"
     __table_args__ = (one_open("ix_training_run_active", "finished_at", "state IN ('requested', 'running')"),)
@@ -268,14 +267,14 @@ class TrainingRun(Table, table=True):
 
 
 class ScheduleTick(Table, table=True):
-    """One firing of the schedule; the unique key makes it happen once however many schedulers run."""
+    """One firing of the schedule; the unique key makes it happen once, even with several schedulers."""
 
     __tablename__ = "schedule_tick"
     __table_args__ = (UniqueConstraint("due_at"),)
 
     id: str = Field(default_factory=new_id, primary_key=True)
     due_at: datetime = Field(sa_type=UtcDateTime)
-    outcome: str  # what came of it, for people
+    outcome: str  # for people
     run_id: str | None = Field(default=None, foreign_key="training_run.id")
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
@@ -307,7 +306,7 @@ class ModelVersion(Table, table=True):
     reason: str | None = Field(default=None, sa_type=Text)
     erased_votes: int = Field(
         default=0, sa_column_kwargs={"server_default": "0"}
-    )  # votes it was trained on that were erased since; only a retrain forgets them
+    )  # votes it was trained on that are now erased or without consent
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
     @property
@@ -316,7 +315,7 @@ class ModelVersion(Table, table=True):
 
 
 class Deployment(Table, table=True):
-    """Which version answered from when until when; the open row is the alias `deployed`."""
+    """The period in which a version was deployed; the open row is the alias `deployed`."""
 
     __tablename__ = "deployment"
     __table_args__ = (one_open("ix_deployment_open", "ended_at", "ended_at IS NULL"),)
@@ -330,14 +329,14 @@ class Deployment(Table, table=True):
 
 
 class Canary(Table, table=True):
-    """A version that was tried on a share of the new chats; the open row is the one under way."""
+    """A version tried on a share of the new chats; the open row is the current canary."""
 
     __tablename__ = "canary"
     __table_args__ = (one_open("ix_canary_open", "ended_at", "ended_at IS NULL"),)
 
     id: str = Field(default_factory=new_id, primary_key=True)  # also the seed of the split
     version_id: str = Field(foreign_key="model_version.id")
-    compared_with_id: str = Field(foreign_key="model_version.id")  # deployed all the while
+    compared_with_id: str = Field(foreign_key="model_version.id")  # the version deployed meanwhile
     share: float  # of new chats, above 0 and below 1
     started_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

@@ -1,4 +1,4 @@
-"""Votes as KTO examples, as of a snapshot: SQL, filters, duplicates, pairs.
+"""Turns the votes of a snapshot into KTO examples: SQL, filters, duplicates, pairs, weights.
 
-Imports storage.chats. Begin with `example.py`.
+May import storage.errors, .settings, .files, .db, .people, .registry and .chats. Begin with `example.py`.
 """

@@ -1,4 +1,5 @@
-"""Examples out, in the formats and shapes that other tools read.
+"""Exports examples in the formats and shapes that other tools read.
 
-Imports storage.examples. Begin with `exporter.py`; a new shape goes into `shapes.py`.
+May import storage.errors, .settings, .files, .chats and .examples. Begin with `exporter.py`; a new shape
+goes into `shapes.py`.
 """

@@ -1,4 +1,4 @@
-"""Files that survive a crash: atomic writes, locks between processes, a full disk, the installation's key.
+"""Crash-safe file handling: atomic writes, file locks, full-disk errors, the installation's secret key.
 
-Imports storage.errors. Begin with `atomic.py`.
+May import storage.errors. Begin with `atomic.py`.
 """

@@ -1,4 +1,4 @@
-"""Files and folders that take their name only once they are whole and on disk."""
+"""Atomic writes: a file or folder gets its name only once it is complete and on disk."""
 
 import os
 import secrets
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def written_aside(target: Path, *, folder: bool = False, private: bool = False) -> Iterator[Path]:
-    """Yields an empty file or folder next to `target`, to be filled; afterwards it takes that name.
+    """Yield an empty file or folder next to `target` to fill; at the end, sync it and rename it to `target`.
 
-    If anything raises, `target` stays as it was. A replaced file keeps its permissions, but a private one is
-    for its owner alone. A folder cannot replace one that holds something. Raises OSError.
+    If anything raises, `target` is unchanged. A replaced file's permissions are kept, unless `private`, which
+    gives access to the owner only. A folder cannot replace one that is not empty. Raises OSError.
     """
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
@@ -34,19 +34,19 @@ def written_aside(target: Path, *, folder: bool = False, private: bool = False) 
 
 
 def write_atomically(target: Path, content: str | Iterable[bytes], *, private: bool = False) -> None:
-    """Replace `target` by this text or these chunks; raises as `written_aside`."""
+    """Replace `target` with this text or these chunks; raises OSError."""
     with written_aside(target, private=private) as part, part.open("wb") as file:
         file.writelines([content.encode()] if isinstance(content, str) else content)
 
 
 def rename(part: Path, target: Path) -> None:
-    """Give a file or folder its name for good; it replaces a file or an empty folder."""
+    """Rename a file or folder durably; it replaces a file or an empty folder."""
     part.replace(target)
     sync(target.parent)
 
 
 def sync_tree(path: Path) -> None:
-    """Returns once a file, or a folder with all that is in it, is on disk."""
+    """Return once a file, or a folder with all its contents, is on disk."""
     if path.is_dir():
         for inner in path.iterdir():
             sync_tree(inner)
@@ -54,7 +54,7 @@ def sync_tree(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Returns once a file's content, or a folder's list of names, is on disk."""
+    """Return once a file's content, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

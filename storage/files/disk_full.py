@@ -1,6 +1,6 @@
-"""What a full disk looks like, to this process and to the databases, and what is said of it.
+"""Recognises the errors of a full disk, from the system and from database drivers, and words the message.
 
-A full quota, a file over the limit of this process and a broken disk look the same and need the same care.
+A full quota, a file over the process's size limit and an I/O error are treated as a full disk.
 """
 
 import errno
@@ -15,17 +15,17 @@ POSTGRES = "53100"  # disk_full
 
 
 def is_full(error: object) -> bool:
-    """Whether this error of the system, or of a database's driver, says that there is no room."""
+    """Whether this error, from the system or a database driver, means that the disk is full."""
     if isinstance(error, OSError):
         return error.errno in NO_ROOM
     if isinstance(error, sqlite3.Error):
-        # The low byte is the kind; a full disk under the WAL index is an I/O error to SQLite.
+        # The low byte is the primary code. SQLite reports a full disk under the WAL index as an I/O error.
         return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in SQLITE
     return getattr(error, "sqlstate", None) == POSTGRES
 
 
 def no_room(target: Path | str, why: object) -> NotReady:
-    """The error of a file that could not be written, which names it and the remedy."""
+    """The error for a file that could not be written; it names the file and the remedy."""
     return NotReady(
         f"{target} could not be written ({why}); nothing new is under that name. "
         f"Free some space, for temporary files too, or write elsewhere.",

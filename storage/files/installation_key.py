@@ -1,4 +1,4 @@
-"""The secret of this installation, which keys the pseudonyms."""
+"""The installation's secret key, and the pseudonyms of people that it keys."""
 
 import hmac
 import os
@@ -14,9 +14,9 @@ FILE_NAME = "secret.key"
 
 
 def load_secret(data_dir: Path) -> bytes:
-    """32 random bytes, made at first use and readable by their owner alone.
+    """The key: 32 random bytes, created at first use and readable by the owner only.
 
-    Raises NotReady where there is no room for them, BadSetting where they are damaged.
+    Raises NotReady if the disk is full, BadSetting if the file has another length.
     """
     path = data_dir / FILE_NAME
     if not path.exists():
@@ -43,5 +43,5 @@ def _make(path: Path) -> None:
 
 
 def pseudonym(salt: bytes, user_id: str) -> str:
-    """A person's name in exports: the same in each; only the secret can undo it."""
+    """A person's `user_hash`, 16 hex digits: the same in every export, and linked to them only by the key."""
     return hmac.digest(salt, user_id.encode(), "sha256").hex()[:16]

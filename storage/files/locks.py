@@ -1,4 +1,4 @@
-"""Locks between processes; the kernel releases those of a process that ends, however it ends."""
+"""File locks between processes. The kernel releases them when the process ends, even if it is killed."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 
 
 def lock(file: Path, *, wait: bool = True) -> AcquireReturnProxy[FileLock]:
-    """Lock this file, which is created if need be, until the end of a `with` block.
+    """Lock this file until the end of a `with` block, creating it if needed.
 
-    Raises Timeout at once where another process has it and `wait` is off, else OSError. Both are OSErrors.
+    Raises Timeout, an OSError, at once if another process holds it and `wait` is off; OSError if it cannot
+    be opened.
     """
     # A soft lock, the fallback on file systems without flock, would outlive a killed process.
     return FileLock(file, fallback_to_soft=False).acquire(blocking=wait)

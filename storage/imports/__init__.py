@@ -1,4 +1,5 @@
-"""Rated data in: any known file becomes rated chats.
+"""Imports rated data from files of many formats, as chats with votes.
 
-Imports storage.examples and storage.chats. Begin with `importer.py`; a new format goes into `formats.py`.
+May import storage.errors, .files, .db, .people, .chats and .exports. Begin with `importer.py`; a new format
+goes into `formats.py`.
 """

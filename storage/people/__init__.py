@@ -1,4 +1,4 @@
 """People: accounts, API tokens and sessions, and the end users of an application.
 
-Imports storage.db. Begin with `users.py`.
+May import storage.errors, .files and .db. Begin with `users.py`.
 """

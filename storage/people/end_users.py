@@ -1,8 +1,7 @@
 """End users: the people behind an application that calls the API for them.
 
-Each is a person of their own, with chats and votes of their own, so that limits, quarantine and erasure
-hold for one of them. What the application calls them is kept as a keyed hash only, which nobody can undo
-without the installation's secret.
+Each is a separate person with their own chats and votes, so limits, quarantine and erasure apply to each
+individually. The application's name for them is stored only as a hash keyed with the installation's secret.
 """
 
 import hmac
@@ -13,13 +12,13 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from storage.db.tables import User
 
-SEPARATOR = "/"  # between the application's account and its name for somebody, where people type both
+SEPARATOR = "/"  # between the application's account and its name for an end user, as people type them
 
 
 def ensure_end_user(session: Session, app_id: str, name: str, *, salt: bytes) -> User:
-    """The person whom the account `app_id` calls `name`, made when first named.
+    """The end user that the application `app_id` calls `name`, created if needed.
 
-    An end user of a quarantined application is quarantined, too.
+    An end user of a quarantined application is quarantined too.
     """
     found = find_end_user(session, app_id, name, salt=salt)
     if found is not None:
@@ -39,7 +38,7 @@ def find_end_user(session: Session, app_id: str, name: str, *, salt: bytes) -> U
 
 
 def speaks_for(session: Session, user_id: str, person_id: str) -> bool:
-    """Whether `user_id` may act for that person: it is they themselves, or the application they came by."""
+    """Whether `user_id` may act for that person: it is the same person, or their application."""
     return user_id == person_id or session.get_one(User, person_id).app_id == user_id
 
 
@@ -48,5 +47,5 @@ def _named(salt: bytes, app_id: str, name: str) -> SelectOfScalar[User]:
 
 
 def _key(salt: bytes, app_id: str, name: str) -> str:
-    """Another for each application: what two of them call alike need not be one person."""
+    """The keyed hash; it differs between applications, since a name in two of them can mean two people."""
     return hmac.digest(salt, f"{app_id}\0{name}".encode(), "sha256").hex()

@@ -1,6 +1,6 @@
-"""Secrets that stand for a person: API tokens, browser sessions and one-time sign-in links.
+"""Secrets that identify a person: API tokens, browser sessions and one-time sign-in links.
 
-Only a SHA-256 of each is stored: 32 random bytes need no slow hash.
+Only the SHA-256 of each is stored: 32 random bytes need no slow hash.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ PREFIX = "tl_"
 KINDS = ("api", "session", "login")
 
 _tokens, _users = Table.metadata.tables["api_token"], Table.metadata.tables["user_account"]
-# A plain statement, made once: every request begins with it.
+# A Core statement, built once: every request begins with it.
 _FIND = (
     sa.select(
         _users.c.id,
@@ -37,7 +37,7 @@ _FIND = (
 
 @dataclass(frozen=True)
 class Person:
-    """Whom a secret stands for; anonymous people have no name."""
+    """The person that a secret identifies; anonymous people have no name."""
 
     id: str
     name: str | None
@@ -47,7 +47,7 @@ class Person:
 def create_token(
     session: Session, user_id: str, *, name: str, kind: str = "api", ttl: timedelta | None = None
 ) -> tuple[ApiToken, str]:
-    """Add a token; the plain text is returned this once and stored nowhere."""
+    """Add a token; returns it with its plain text, which is never stored. Raises InvalidInput."""
     if kind not in KINDS:
         raise InvalidInput(f"The token kind {kind!r} is not one of {', '.join(KINDS)}.", field="kind")
     plain = PREFIX + secrets.token_urlsafe(32)
@@ -65,8 +65,8 @@ def create_token(
 
 
 def authenticate(session: Session, plain: str, *, kinds: Sequence[str] = ("api", "session")) -> Person | None:
-    """The person behind a secret; None if it is unknown, expired, revoked, or the person disabled."""
-    session.flush()  # a plain statement does not see what the session has still to write
+    """The person a secret identifies; None if it is unknown, expired or revoked, or they are disabled."""
+    session.flush()  # a Core statement does not see the session's pending writes
     found = session.connection().execute(_FIND, {"sha256": _digest(plain)}).one_or_none()
     if found is None or found.kind not in kinds or found.revoked_at is not None or found.disabled:
         return None
@@ -76,7 +76,7 @@ def authenticate(session: Session, plain: str, *, kinds: Sequence[str] = ("api",
 
 
 def redeem_login(session: Session, plain: str) -> Person:
-    """Use up a one-time link; raises NotAuthenticated if it was used, has expired or never was."""
+    """Use up a one-time link; raises NotAuthenticated if it was used, has expired or is unknown."""
     user = authenticate(session, plain, kinds=("login",))
     if user is None:
         raise NotAuthenticated(

@@ -13,12 +13,12 @@ from storage.people.end_users import SEPARATOR, find_end_user
 ROLES = ("admin", "user")
 SHORTEST_PASSWORD = 10
 _hasher = PasswordHasher()
-# Checked when the name is unknown, so that the time of an answer reveals no names.
+# Verified when the name is unknown, so that response times reveal no names.
 _no_such_hash = _hasher.hash("nobody has this password")
 
 
 def create_user(session: Session, name: str, *, role: str = "user", password: str | None = None) -> User:
-    """Add an account; raises InvalidInput or Conflict if the name is taken."""
+    """Add an account; raises InvalidInput, or Conflict if the name is taken."""
     name = name.strip()
     if not name or len(name) > 100 or not name.isprintable():
         raise InvalidInput(f"The name {name!r} must have 1 to 100 printable characters.", field="name")
@@ -39,7 +39,7 @@ def create_anonymous(session: Session) -> User:
 
 
 def ensure_user(session: Session, name: str, role: str) -> User:
-    """The account of that name, made if need be; raises Conflict if it has another role."""
+    """The account of that name, created if needed; raises Conflict if it has another role."""
     user = find_user(session, name)
     if user is None:
         return create_user(session, name, role=role)
@@ -64,8 +64,9 @@ def find_user(session: Session, name: str) -> User | None:
 
 
 def find_person(session: Session, text: str, *, salt: bytes) -> User:
-    """By an account's name, an id, the user_hash of an export, or an application's name and then what it
-    calls one of its end users, as `app/4711`; raises NotFound."""
+    """Find a person by account name, id, the user_hash of an export, or as `app/4711`: an application's name
+    and its name for an end user. Raises NotFound.
+    """
     user = find_user(session, text) or (session.get(User, text) if is_id(text) else None)
     application, separator, name = text.partition(SEPARATOR)
     if user is None and separator and (account := find_user(session, application)) is not None:
@@ -91,7 +92,7 @@ def list_users(session: Session) -> list[User]:
 
 
 def check_password(session: Session, name: str, password: str) -> User:
-    """The user, if name and password fit; raises NotAuthenticated without saying which of them did not."""
+    """The user with this name and password; raises NotAuthenticated without saying which was wrong."""
     user = find_user(session, name)
     usable = user is not None and user.password_hash is not None and not user.disabled
     try:

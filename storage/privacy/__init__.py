@@ -1,4 +1,4 @@
-"""What a person can take back: erasure, retention, consent, quarantine.
+"""Removes data from the store or from training: erasure, retention, consent, quarantine.
 
-Imports storage.chats, storage.registry and storage.exports. Begin with `erasure.py`.
+May import storage.errors, .db, .people, .registry, .chats and .exports. Begin with `erasure.py`.
 """

@@ -1,4 +1,4 @@
 """What was trained and what is served: runs, versions, deployments, canaries, adapter folders.
 
-Imports storage.db. Begin with `model_versions.py`; `training_runs.py` is the queue.
+May import storage.errors, .files and .db. Begin with `model_versions.py`; `training_runs.py` is the queue.
 """

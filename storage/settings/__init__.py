@@ -1,6 +1,6 @@
 """Every setting: its name, its default and what it does.
 
-Imports storage.errors only. Begin with `serving.py` and `training.py`, which hold the settings themselves.
+May import storage.errors and .files. Begin with `serving.py` and `training.py`, which define the settings.
 """
 
 import json
@@ -38,24 +38,24 @@ __all__ = [
     "load_settings",
 ]
 
-# Settings whose values are shown nowhere.
+# Settings whose values are never shown.
 SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
 
 
 class Settings(TrainingSettings, ServingSettings):
-    """All settings; unknown names in thumbloop.toml are refused."""
+    """All settings. Unknown names in thumbloop.toml are an error."""
 
     model_config = SettingsConfigDict(
         env_prefix="THUMBLOOP_", toml_file="thumbloop.toml", extra="forbid", frozen=True
     )
 
-    # What is sent to others
+    # Sending data elsewhere
     webhook_url: Address = Field(
         "", description="Address that receives every vote (docs/webhook.md). Empty: none."
     )
     webhook_secret: str = Field(
         "",
-        validate_default=True,  # the address is never without it
+        validate_default=True,  # required with webhook_url, so an empty default is checked too
         description="What signs the webhook: `whsec_` and 24 to 64 random bytes in base64.",
     )
     webhook_timeout_seconds: float = Field(
@@ -78,7 +78,7 @@ class Settings(TrainingSettings, ServingSettings):
         "(pip install 'thumbloop[opentelemetry]').",
     )
 
-    # What is forgotten
+    # Retention
     retention_days: int = Field(
         0, ge=0, description="Days without a message after which a chat is erased. 0: never."
     )
@@ -97,7 +97,7 @@ class Settings(TrainingSettings, ServingSettings):
 
     @property
     def database_address(self) -> str:
-        """The SQLAlchemy address that is really used."""
+        """The SQLAlchemy address in use: `database_url`, or SQLite in the data directory."""
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'thumbloop.db'}"
 
     @classmethod
@@ -113,13 +113,13 @@ class Settings(TrainingSettings, ServingSettings):
 
 
 def frozen_settings(*kinds: Frozen) -> set[str]:
-    """The names of the settings whose fields are of these kinds (storage.settings.frozen)."""
+    """The names of the settings of these kinds (see storage.settings.frozen)."""
     wanted = [{"frozen": kind} for kind in kinds]
     return {name for name, field in Settings.model_fields.items() if field.json_schema_extra in wanted}
 
 
 def in_environment(values: Mapping[str, Any]) -> dict[str, str]:
-    """Settings, as `model_dump(mode="json")` gives them, as the variables that read back the same."""
+    """The environment variables that give these settings again; takes `model_dump(mode="json")`."""
     return {
         f"THUMBLOOP_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
         for name, value in values.items()
@@ -127,7 +127,7 @@ def in_environment(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings; raises BadSetting that names the setting, the value and what would do."""
+    """Read the settings; raises BadSetting, which names the setting, its value and the remedy."""
     known = {f"THUMBLOOP_{name.upper()}" for name in Settings.model_fields}
     for name in os.environ:
         if name.startswith("THUMBLOOP_") and name not in known and not name.startswith("THUMBLOOP_TEST_"):
@@ -136,7 +136,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # settings that do not go together
+        if not first["loc"]:  # settings that contradict each other
             raise BadSetting(f"{first['msg'].removeprefix('Value error, ')}.") from error
         name = ".".join(str(part) for part in first["loc"])
         given = "…" if name in SECRETS else repr(first.get("input"))

@@ -1,4 +1,4 @@
-"""The settings of serving: where things are, who may come in, how replies are made."""
+"""The serving settings: storage, backend, network, access, and how replies are generated."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,9 +13,9 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
 class ServingSettings(BaseSettings):
-    """The part of `Settings` that servers read."""
+    """The part of `Settings` that the server reads."""
 
-    # Where things are
+    # Data and model
     data_dir: Path = Field(Path("data"), description="Folder for the database, models, adapters and logs.")
     database_url: str = Field(
         "",
@@ -32,7 +32,7 @@ class ServingSettings(BaseSettings):
         "fp16: for GPUs without bf16.",
     )
 
-    # Who generates replies
+    # The backend that generates replies
     backend: Literal["local", "openai"] = Field(
         "local",
         description="Who replies. local: this process. openai: a server such as vLLM (docs/external.md).",
@@ -51,7 +51,7 @@ class ServingSettings(BaseSettings):
         "both at once. exclusive: the models that reply are unloaded, and requests get 503.",
     )
 
-    # Who may come in
+    # Network and access
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(7860, ge=0, le=65535, description="Port to listen on. 0 takes a free one.")
     auth: Literal["anonymous", "accounts"] = Field(

@@ -1,6 +1,6 @@
-"""Settings written into thumbloop.toml; what else is in the file stays as it is, comments included.
+"""Writes settings into thumbloop.toml; the rest of the file, comments included, stays unchanged.
 
-Read it back with storage.settings. A setting in the environment goes before the file.
+storage.settings reads the file. The environment takes precedence over it.
 """
 
 import os
@@ -17,10 +17,10 @@ FILE = Path("thumbloop.toml")
 
 
 def write_settings(values: Mapping[str, str | float], file: Path = FILE) -> list[str]:
-    """Put these settings into the file, which is made if absent; the lines that were written.
+    """Write these settings into the file, creating it if needed; returns the lines written.
 
-    Raises InvalidInput where the environment has one of them, because then the file's would not count, and
-    BadSetting for a value that the setting cannot have.
+    Raises InvalidInput if the environment sets one of them, because it would override the file, and
+    BadSetting for an invalid value.
     """
     for name in values:
         variable = f"THUMBLOOP_{name.upper()}"

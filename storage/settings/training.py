@@ -1,4 +1,4 @@
-"""The settings of training: when, on what, how, and what may be deployed."""
+"""The training settings: when, on what and how to train, and when to deploy the result."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ SignalKind = Literal["regenerated", "edited", "copied"]
 
 
 class TrainingSettings(BaseSettings):
-    """The part of `Settings` that trainings read."""
+    """The part of `Settings` that training reads."""
 
     # When to train
     schedule: str = LiveField(

@@ -1,4 +1,4 @@
-"""What a setting's type alone does not say: lists, addresses, time zones, settings that need each other."""
+"""Validation of settings beyond their types: lists, addresses, time zones, settings that depend on others."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
-# The settings that say how much a data policy takes; one of them must be given.
+# The settings that limit how much a data policy takes; each policy here needs at least one of its own.
 POLICY_NUMBERS = {"window": ("window_days", "window_rows"), "balanced": ("row_budget",)}
 ONLY_WITH = {name: policy for policy, names in POLICY_NUMBERS.items() for name in names} | {
     "replay_share": "window"
@@ -19,7 +19,7 @@ ONLY_WITH = {name: policy for policy, names in POLICY_NUMBERS.items() for name i
 
 
 def _listed(value: object) -> object:
-    """The items of a list that an environment variable holds as JSON or with commas between them."""
+    """A list from an environment variable, which holds JSON or comma-separated items."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -60,7 +60,7 @@ def _executor(value: str) -> str:
 
 
 def check_webhook_secret(value: str) -> None:
-    """Raise ValueError for a text that is no secret as Standard Webhooks writes it."""
+    """Raise ValueError unless the text is a secret in the form of Standard Webhooks."""
     try:
         key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
     except binascii.Error:
@@ -78,13 +78,13 @@ Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 def check_together(values: Mapping[str, Any]) -> None:
-    """Raise ValueError for settings that do not go together."""
+    """Raise ValueError for settings that contradict each other."""
     _check_data_policy(values)
     _check_backend(values)
 
 
 def _check_data_policy(values: Mapping[str, Any]) -> None:
-    # A data policy has its number, and no other policy's.
+    # A data policy needs one of its own limits, and refuses those of another policy.
     chosen = values["data_policy"]
     needed = POLICY_NUMBERS.get(chosen, ())
     if needed and not any(values[name] for name in needed):

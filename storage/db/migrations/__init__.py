@@ -1,1 +1,1 @@
-"""Alembic migrations; an old database of every released version upgrades on both engines."""
+"""Alembic migrations: a database of any released version upgrades, on both engines."""

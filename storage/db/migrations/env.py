@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `Database.migrate` hands over."""
+"""Alembic's entry point: runs the migrations on the connection that `Database.migrate` passes."""
 
 from alembic import context
 from sqlalchemy import create_engine
@@ -14,7 +14,7 @@ def run(connection) -> None:  # type: ignore[no-untyped-def]
 
 
 connection = context.config.attributes.get("connection")
-if connection is None:  # the `alembic` command itself, when a developer writes a migration
+if connection is None:  # the `alembic` command, run by a developer who writes a migration
     with create_engine(context.config.get_main_option("sqlalchemy.url") or "").connect() as connection:
         run(connection)
 else:

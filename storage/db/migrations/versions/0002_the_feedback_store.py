@@ -16,8 +16,8 @@ branch_labels = None
 depends_on = None
 
 QUARANTINABLE = ("user_account", "vote", "vote_event")
-# Making a table anew would have to drop the old one, which foreign keys forbid on SQLite once there are rows,
-# and vote_event would lose its AUTOINCREMENT. Adding a column needs neither.
+# Rebuilding a table drops the old one, which foreign keys forbid on SQLite once there are rows, and
+# vote_event would lose its AUTOINCREMENT. Adding a column needs no rebuild.
 NEVER: Literal["never"] = "never"
 OPEN = sa.text("ended_at IS NULL")
 WAITING = sa.text("delivered_at IS NULL AND failed_at IS NULL")

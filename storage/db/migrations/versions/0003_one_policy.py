@@ -11,7 +11,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# The tables with at most one open row: the index that says so, the end of a row, and when it is open.
+# The tables with at most one open row: the index that ensures it, its end column and its condition.
 ONE_OPEN = {
     "training_run": ("ix_training_run_active", "finished_at", "state IN ('requested', 'running')"),
     "deployment": ("ix_deployment_open", "ended_at", "ended_at IS NULL"),
@@ -20,7 +20,7 @@ ONE_OPEN = {
 
 
 def upgrade() -> None:
-    # SQLite makes this table anew, because the column is part of a constraint; no foreign key points at it.
+    # SQLite rebuilds this table, because the column is part of a constraint; no foreign key points at it.
     with op.batch_alter_table("schedule_tick") as batch_op:
         batch_op.drop_constraint("uq_schedule_tick_policy_due_at", type_="unique")
         batch_op.drop_column("policy")
