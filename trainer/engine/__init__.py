@@ -1,4 +1,4 @@
-"""KTO on given rows: the exact shared-prefix engine, and stock TRL beside it.
+"""Trains KTO on given rows, with the exact shared-prefix engine or with stock TRL.
 
-Imports trainer.dataset and trainer.model; knows no run and no gate. Begin with `kto.py`.
+Imports storage, trainer.errors, trainer.dataset and trainer.model. Begin with `kto.py`.
 """

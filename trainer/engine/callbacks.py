@@ -1,4 +1,4 @@
-"""What happens at each step of a training: progress, a stop at a broken gradient, and cancellation."""
+"""Trainer callbacks that report progress, stop a diverging training, and handle cancellation."""
 
 import math
 import time
@@ -11,16 +11,16 @@ from transformers import TrainerCallback
 from trainer.errors import Diverged, Interrupted
 from trainer.model.fsdp import all_finite
 
-# A gradient norm beyond which a training is broken; those of sound ones are below a hundred.
+# A training whose gradient norm exceeds this has diverged; normal norms are below a hundred.
 EXPLODED = 1e5
 
 Progress = Callable[[dict[str, Any]], None]
 
 
 class CancellationCallback(TrainerCallback):
-    """Stops a training at the end of a step once `check` raises Interrupted; a terminated one is saved first.
+    """Stops training at the end of a step once `check` raises Interrupted; saves first if terminated.
 
-    Of several processes all stop as soon as one must. `stopped` is then what is to be raised.
+    If one of several processes must stop, all stop. `stopped` is then the exception for the caller to raise.
     """
 
     def __init__(self, check: Callable[[], None]) -> None:
@@ -47,8 +47,8 @@ class Finished(Exception):
 class ProgressCallback(TrainerCallback):
     """Reports each step, and stops at the first gradient that is not finite.
 
-    Raises Diverged, and Finished before it begins: after a last epoch that was not a whole one, the Trainer
-    would make a step too many.
+    Raises Diverged. Raises Finished before training begins if no step is left: after a partial last epoch the
+    Trainer would otherwise make an extra step.
     """
 
     def __init__(self, progress: Progress, rows_per_step: int) -> None:
@@ -65,7 +65,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.fp16:
-            return  # its scaler leaves such a step out, and tries a smaller scale
+            return  # the gradient scaler skips such a step and reduces the scale
         if not all_finite(p.grad for p in kwargs["model"].parameters() if p.grad is not None):
             raise Diverged(
                 f"A gradient of step {state.global_step + 1} is not a finite number; "
@@ -75,7 +75,7 @@ class ProgressCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
-            return  # the summary at the end
+            return  # the summary after the last step
         if not math.isfinite(logs["loss"]):
             raise Diverged(
                 f"The loss of step {state.global_step} is not a finite number; lower "
@@ -83,13 +83,13 @@ class ProgressCallback(TrainerCallback):
             )
         norm = logs.get("grad_norm", 1.0)
         if not args.fp16 and (norm > EXPLODED or norm == 0):
-            # Where every reply is certain beyond what a float can tell, no gradient is left.
+            # The gradient is 0 once every reply's probability saturates in floating point.
             what = f"is {norm:.3g}" if norm else "is 0, because the steps before it went too far"
             raise Diverged(
                 f"The gradient exploded: its norm in step {state.global_step} {what}; lower "
                 f"THUMBLOOP_LEARNING_RATE={args.learning_rate:g} or THUMBLOOP_BETA={args.beta:g}."
             )
-        self.margin = logs.get("rewards/margins", self.margin)  # absent where a block has one kind only
+        self.margin = logs.get("rewards/margins", self.margin)  # absent if no micro-batch has both kinds
         per_step = (time.monotonic() - self.began) / (state.global_step - self.first_step)
         self.progress(
             {

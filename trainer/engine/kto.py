@@ -1,8 +1,7 @@
-"""KTO, of an adapter or of every weight, on rows of exact ids in the order of `batches`, with either engine.
+"""Trains an adapter, or every weight of a model, with KTO on tokenised rows, using either engine.
 
-A fresh adapter on all linear layers with the base model (adapter off) as the reference, or an adapter to
-continue with its frozen copy; checkpoints that continue exactly, and a stop as soon as a gradient is not
-finite. Knows no database.
+The reference is the base model for a fresh adapter, and a frozen copy for an adapter that is continued.
+Checkpoints resume exactly, and training stops as soon as a gradient is not finite. Knows no database.
 """
 
 import logging
@@ -34,17 +33,18 @@ from trainer.model.fsdp import all_finite, gather_trained, sharded_by
 
 log = logging.getLogger(__name__)
 
-# The settings that a trained adapter depends on, the rows being equal.
+# Settings that determine the trained adapter, given the same rows.
 SETTINGS = frozen_settings("adapter")
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """`mean_loss` is over all steps, `seconds` is of this process, `peak_memory` in bytes, of all together.
+    """What a training did and used.
 
-    `noise_floor` is the largest |r| in nats while policy and reference were still the same model: rounding
-    alone. `references_reused` counts rows whose reference was kept by an earlier training, each once. Both
-    are None for `trl`.
+    `mean_loss` is over all steps. `seconds` is of this process. `peak_memory` is in bytes, summed over the
+    processes. `noise_floor` is the largest |r| in nats while policy and reference were still the same model,
+    so it is rounding alone. `references_reused` counts rows whose reference an earlier training had cached,
+    each once. Both are None for `trl`.
     """
 
     engine: str
@@ -78,16 +78,17 @@ def train(
     progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Any, TrainingResult]:
-    """Put a new LoRA adapter on `model` and train it; the PEFT model and what happened.
+    """Train a new LoRA adapter on `model`; returns the PEFT model and what happened.
 
-    A PEFT model is trained on from its own adapter, and a frozen copy of that is the reference, as in TRL.
-    With `tuning` full the model itself is trained, on references that are computed before the first step.
-    Checkpoints go to `output_dir`. With `resume`, training continues from the newest whole one, which
-    must be of the same rows and settings. The engine is that of the settings (`select.settle_engine`).
-    `references` are reused and added to. `check` is called at the end of each step and may raise
-    Interrupted; for a terminated run that step is kept. Of several
-    processes each is called with the same arguments and trains on every so many-th micro-batch; the first
-    one reports and writes. Raises Diverged and OutOfMemory.
+    If `model` is a PEFT model, its own adapter is continued, and a frozen copy of it is the reference, as in
+    TRL. With `tuning` full the model itself is trained, with references computed before the first step.
+    Checkpoints go to `output_dir`. With `resume`, training continues from the newest complete one, which must
+    come from the same rows and settings. The engine is the one in the settings (`select.settle_engine`).
+    `references` is read and extended.
+
+    `check` is called at the end of each step and may raise Interrupted; for a terminated run that step is
+    saved. With several processes, each is called with the same arguments and trains on its share of the
+    micro-batches; the first one reports and writes. Raises Diverged and OutOfMemory.
     """
     with PartialState(cpu=model.device.type == "cpu").main_process_first():
         checkpoint = newest_checkpoint(output_dir) if resume else None
@@ -130,7 +131,7 @@ def train(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     seconds = time.monotonic() - began
     resumed_from = step_of(checkpoint) if checkpoint else 0
-    # What each process saw. By then each is done with its files, too.
+    # Gathering also waits until every process has finished with its files.
     seen = (getattr(trainer, name, None) for name in ("noise_floor", "references_reused", "recomputes"))
     peaks, floors, reused, recomputed = zip(*gather_object([(peak_memory(), *seen)]), strict=True)
     rows_trained = len(rows) * settings.epochs * (1 - resumed_from / trainer.state.global_step)
@@ -152,9 +153,9 @@ def train(
 
 
 def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, naming the base and not its folder here.
+    """Write adapter_config.json and adapter_model.safetensors, with the base model's name, not its folder.
 
-    A model of which every weight was trained is written whole.
+    A fully fine-tuned model is written as a complete model.
     """
     if not isinstance(model, PeftModel):
         model.save_pretrained(folder)
@@ -168,7 +169,7 @@ def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
 def training_arguments(
     model: Any, weights: Weights, settings: Settings, output_dir: Path, checkpointing: bool
 ) -> KTOConfig:
-    full = settings.tuning == "full"  # whose weights are in fp32 whatever they are multiplied in
+    full = settings.tuning == "full"  # full tuning keeps weights in fp32, whatever the products are in
     compute = number_format(settings.precision, model.device) if full else model.dtype
     return KTOConfig(
         output_dir=str(output_dir),
@@ -180,7 +181,7 @@ def training_arguments(
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
-        max_length=None,  # or TRL would drop rows by its own ids; the collator cuts ours
+        max_length=None,  # otherwise TRL drops rows by its own ids; the collator cuts ours
         seed=settings.seed,
         bf16=compute == torch.bfloat16,
         fp16=compute == torch.float16,

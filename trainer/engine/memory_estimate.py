@@ -1,7 +1,4 @@
-"""Memory of a training: what it will need, what it took, and what it looks like when there is none left.
-
-Knows models by their configuration only.
-"""
+"""Estimates the memory a training needs, measures its peak, and recognises out-of-memory errors."""
 
 import resource
 from collections.abc import Sequence
@@ -17,7 +14,7 @@ from trainer.model.host_limits import free_memory
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on whichever device."""
+    """Whether an allocation failed, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, Exception) and should_reduce_batch_size(error)
@@ -26,14 +23,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 def checkpoints_activations(
     model: Any, rows: Sequence[TokenisedExample], settings: Settings, engine: str
 ) -> bool:
-    """Whether the backward pass is to compute activations again: as set, else where memory demands it."""
+    """Whether to use gradient checkpointing: as set, or for `auto` if the activations do not fit."""
     if settings.gradient_checkpointing == "auto":
         return not fits_in_memory(model, rows, settings, engine)
     return settings.gradient_checkpointing == "on"
 
 
 def fits_in_memory(model: Any, rows: Sequence[TokenisedExample], settings: Settings, engine: str) -> bool:
-    """Whether half of the free memory holds the activations of the largest possible micro-batch."""
+    """Whether the activations of the largest possible micro-batch fit in half of the free memory."""
     if model.device.type == "cuda":
         available = torch.cuda.mem_get_info(model.device)[0]
     else:
@@ -42,31 +39,31 @@ def fits_in_memory(model: Any, rows: Sequence[TokenisedExample], settings: Setti
 
 
 def needed_bytes(model: Any, rows: Sequence[TokenisedExample], settings: Settings, engine: str) -> int:
-    """Of the activations of the longest rows that could meet in a micro-batch."""
+    """Bytes of activations for the longest rows that could share a micro-batch."""
     lengths = sorted(min(len(row.prompt_ids) + len(row.completion_ids), settings.max_length) for row in rows)
-    if engine == "trl":  # which pads
+    if engine == "trl":  # TRL pads
         lengths = [lengths[-1]] * settings.batch_size
     return sum(lengths[-settings.batch_size :]) * activation_bytes(model, engine)
 
 
 def activation_bytes(model: Any, engine: str) -> int:
-    """What a token of a micro-batch keeps for the backward pass, in bytes.
+    """Bytes of activations per token of a micro-batch, kept for the backward pass.
 
-    Measured on SmolLM2: shared-prefix up to 48 kB a layer in fp32 and 28 in bf16, where sums between layers
-    stay in fp32, at 1,000 tokens; models whose feed-forward `fast_layers` leaves alone keep more. Stock TRL
-    42 to 50 numbers a layer and hidden unit.
+    Measured on SmolLM2 at 1,000 tokens: shared-prefix up to 48 kB per layer in fp32 and 28 in bf16, where
+    sums between layers stay in fp32; models whose feed-forward `fast_layers` does not replace keep more.
+    Stock TRL keeps 42 to 50 numbers per layer and hidden unit.
     """
     config = model.config.get_text_config()
     hidden, size = config.hidden_size, model.dtype.itemsize
     wide = getattr(config, "intermediate_size", None) or 4 * hidden
-    if not isinstance(wide, int):  # one for each layer
+    if not isinstance(wide, int):  # one per layer
         wide = max(wide)
     a_layer = 50 * hidden * size if engine == "trl" else 40 * hidden + (2 * hidden + 5 * wide) * size
     return int(config.num_hidden_layers * a_layer)
 
 
 def peak_memory() -> int:
-    """The most that this process ever had, in bytes."""
+    """Peak memory of this process, in bytes."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

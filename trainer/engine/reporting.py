@@ -1,6 +1,6 @@
-"""Steps reported elsewhere: TensorBoard events, and whatever else transformers integrates with.
+"""Reports training steps to TensorBoard and the other integrations of transformers.
 
-Knows only what transformers' Trainer logs: numbers and the configuration, no text of any chat.
+They receive only what transformers' Trainer logs: numbers and the configuration, no text of any chat.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""Which engine trains a model: `shared-prefix`, or stock `trl` where the first cannot be exact.
-
-Knows neither rows nor the database.
-"""
+"""Selects the engine for a model: `shared-prefix`, or stock `trl` if `shared-prefix` would not be exact."""
 
 import logging
 from collections.abc import Iterator
@@ -24,12 +21,12 @@ log = logging.getLogger(__name__)
 
 Engine = Literal["shared-prefix", "trl"]
 
-# How far log-probabilities of the probe may be from the model's own, in nats a token.
+# Largest allowed difference between the probe's log-probabilities and the model's own, in nats per token.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
 def choose_engine(wanted: Engine, model: Any) -> tuple[Engine, str]:
-    """The engine to use for a base model, and a sentence why it is not the one that was wanted, or ''."""
+    """The engine for a base model, and a sentence that says why if it is not the one wanted, or ''."""
     if wanted == "trl":
         return wanted, ""
     reason = _why_not(model)
@@ -45,7 +42,7 @@ def _why_not(model: Any) -> str | None:
             f"depends on the rows of each"
         )
     config = model.config.get_text_config()
-    # As TRL decides it, whatever the configuration says of asking for the routers' scores.
+    # The same condition as TRL's, which ignores whether the configuration requests router logits.
     if hasattr(config, "output_router_logits") and getattr(config, "router_aux_loss_coef", 0.0) != 0.0:
         return "the model's experts have a loss of their own"
     if growing := _rope_types(config) & {"dynamic", "longrope"}:
@@ -62,7 +59,7 @@ def _why_not(model: Any) -> str | None:
 
 
 def _rope_types(config: Any) -> set[str]:
-    """The kinds of rotary positions that a configuration names, for all layers or for each kind of them."""
+    """The rotary position types in a configuration, whether given once or per kind of layer."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [rope, *(one for one in rope.values() if isinstance(one, dict))]
     return {str(one.get("rope_type", one.get("type"))) for one in kinds}
@@ -70,11 +67,11 @@ def _rope_types(config: Any) -> set[str]:
 
 @torch.no_grad()
 def _gap(model: Any) -> float:
-    """Largest mean difference a token between replies scored with shared prefixes and by the model alone."""
+    """Largest mean difference per token between shared-prefix scores and the model's own."""
     vocabulary = min(model.config.get_text_config().vocab_size, 1000)
     ids = torch.randint(vocabulary, (72,), generator=torch.Generator().manual_seed(0)).tolist()
     prompt, one, other, third = ids[:50], ids[50:56], ids[56:64], ids[64:]
-    # A sibling and a later turn, so that one branches and one rides along.
+    # A sibling reply, which branches, and a later turn, which extends the first row.
     batch = Batch([prompt, prompt, prompt + one], [one, other, third], [third, one, None])
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -90,7 +87,7 @@ def _gap(model: Any) -> float:
 
 
 class PlainScorer:
-    """log π by the model alone, one reply a pass; for models that PrefixScorer cannot score."""
+    """log π from the model alone, one reply per pass, for models that PrefixScorer cannot score."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -116,7 +113,7 @@ class PlainScorer:
 
 @contextmanager
 def scoring(engine: Engine, model: PeftModel) -> Iterator[PrefixScorer | PlainScorer]:
-    """Scores adapters on a base model as a training with this engine scores them."""
+    """A scorer of adapters on a base model that computes as a training with this engine does."""
     if engine == "trl":
         yield PlainScorer(model)
         return
@@ -126,7 +123,7 @@ def scoring(engine: Engine, model: PeftModel) -> Iterator[PrefixScorer | PlainSc
 
 
 def settle_engine(settings: Settings, model: Any) -> Settings:
-    """The settings with the engine that will train a base model; the log says why it is another one."""
+    """The settings with the engine that will be used; logs why if it is not the one wanted."""
     engine, reason = choose_engine(settings.engine, model)
     if reason:
         log.warning("%s", reason)

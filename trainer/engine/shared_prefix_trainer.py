@@ -1,4 +1,4 @@
-"""A transformers Trainer whose loss is KTO's, with log-probabilities from `shared_prefix`.
+"""A transformers Trainer with KTO's loss on log-probabilities from `engine/prefix`.
 
 Checkpoints, schedulers, callbacks and accumulation are the Trainer's own. Knows no database.
 """
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 
 class SharedPrefixTrainer(InOurOrder, Trainer):
-    """KTO on exact ids in the order of `batches`; the same numbers as TRL's trainer, with less work.
+    """KTO on exact ids in the order of `batch_order`: the same numbers as TRL's trainer, with less work.
 
-    A micro-batch is what z0 is estimated on: each row's mismatched reply is the one before it.
+    z0 is estimated on each micro-batch: each row's mismatched reply is the one before it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         references: ReferenceCache | None,
         callbacks: list[Any],
     ) -> None:
-        set_seed(args.seed)  # before the adapter is made, as TRL does
+        set_seed(args.seed)  # before the adapter is created, as in TRL
         if peft_config is None and isinstance(model, PeftModel):
             _keep_start(model)
         elif peft_config is not None:
@@ -96,7 +96,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         policy = self.scorer.policy(batch)
         device = policy.completions.device
         log_ratios = policy.completions - reference.completions
-        if self._z0 is None:  # a micro-batch that is tried again must not ask the other processes again
+        if self._z0 is None:  # a collective: a retried micro-batch must not repeat it
             self._z0 = self._reference_point(policy.mismatched - reference.mismatched)
         desirable = torch.tensor([row.label for row in rows], device=device)
         weights = torch.tensor(
@@ -114,7 +114,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         return found.mean()
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One micro-batch; where memory does not suffice, once more in smaller passes. Raises OutOfMemory."""
+        """Train on one micro-batch; on running out of memory, retry in smaller passes. Raises OutOfMemory."""
         self._z0 = None
         drain = torch.zeros((), requires_grad=True) * 1
         kept = [(p, None if p.grad is None else p.grad.clone()) for p in self._trained()]
@@ -128,8 +128,9 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
                 smaller = self.scorer.halve()
                 if smaller is None:
                     raise OutOfMemory(self.settings.per_device_train_batch_size, self.max_length) from error
-            # Out here nothing holds the failed pass any more, but for autograd's queue, which leaves what it
-            # had not come to until a backward pass finds it: one of an older, hence later, operation.
+            # Outside the except block only autograd's queue still holds the failed pass. It keeps the nodes
+            # it has not run until the next backward pass; `drain` is older than all of them, so it runs last
+            # and clears them.
             drain.backward(retain_graph=True)  # type: ignore[no-untyped-call]
             log.warning("Out of memory in step %d; %s.", self.state.global_step + 1, smaller)
             for parameter, gradient in kept:
@@ -143,13 +144,13 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update({name: sum(values) / len(values) for name, values in self._measures.items()})
         self._measures.clear()
-        if self._floor is not None:  # the history is in the checkpoints, and so outlives this process
+        if self._floor is not None:  # the log history is saved in checkpoints, so it survives this process
             logs["noise_floor"], self._floor = self._floor, None
         super().log(logs, start_time)
 
     @property
     def recomputes(self) -> bool:
-        """Whether the backward pass computes activations again, chosen before or when memory ran out."""
+        """Whether the backward pass recomputes activations, by choice or since memory ran out."""
         return self.scorer.recompute
 
     @property
@@ -161,7 +162,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         return Batch.of(rows, max_length=self.max_length, mismatched=self.loss_type == "kto")
 
     def _precompute(self, kept: dict[tuple[int, ...], Scores]) -> None:
-        """The reference of every micro-batch of the training, while the model still is its own reference."""
+        """Compute the reference of every micro-batch, while the model still is its own reference."""
         for epoch in range(math.ceil(self.settings.num_train_epochs)):
             self.blocks.set_epoch(epoch)
             for block in self.blocks:
@@ -178,7 +179,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         return Scores(found.completions.to(device), found.mismatched.to(device))
 
     def _reference_point(self, mismatched: torch.Tensor) -> torch.Tensor:
-        """z0 of what all processes compute at this moment: as TRL, the mean of their means."""
+        """z0 over all processes. As in TRL, the mean of their means."""
         if self.loss_type != "kto":
             return mismatched.new_zeros(())
         return reference_point(self.accelerator.gather(mismatched.detach().mean()[None]))
@@ -187,11 +188,11 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         return [p for p in self.scorer.model.parameters() if p.requires_grad]
 
     def _average_gradients(self) -> None:
-        """Over the processes. The model's passes do not go through what would do it by itself."""
+        """Average the gradients over the processes. DDP cannot: the passes bypass its wrapper."""
         if self.args.world_size == 1:
             return
         for parameter in self._trained():
-            if parameter.grad is None:  # an expert that no token here went to, and some token elsewhere
+            if parameter.grad is None:  # an expert used by tokens of other processes only
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self._trained() if p.grad is not None]
         together = self.accelerator.reduce(parameters_to_vector(gradients), reduction="mean")
@@ -221,7 +222,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
 
 
 def _keep_start(model: PeftModel) -> None:
-    """Keep the adapter that training starts from as a frozen second one, the reference; TRL does the same."""
+    """Keep a frozen copy of the initial adapter as the reference, as in TRL."""
     model.add_adapter(REFERENCE, model.peft_config["default"])
     start = get_peft_model_state_dict(model, save_embedding_layers=False)
     set_peft_model_state_dict(model, start, adapter_name=REFERENCE)

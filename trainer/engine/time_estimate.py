@@ -1,6 +1,7 @@
-"""How long a training will take, from the time of one pass through the model.
+"""Estimates how long a training will take, from the time of one forward pass.
 
-An estimate before the first step; from then on the steps are the measure (trainer.engine.callbacks).
+The estimate is for the time before the first step; later ones use the measured steps
+(trainer.engine.callbacks).
 """
 
 import time
@@ -14,8 +15,8 @@ from trainer.dataset.plan import trained_tokens
 from trainer.dataset.tokenise import TokenisedExample
 
 PROBE_TOKENS = 256
-# Passes without gradient that cost as much as a row's training, each token counted once: forward and
-# backward of the policy, the reference, mismatched replies, scores over the vocabulary. Measured on the
+# Cost of training a row, in forward passes without gradient, counting each token once. It covers forward and
+# backward of the policy, the reference, mismatched replies, and scores over the vocabulary. Measured on the
 # default model.
 PASSES = {"shared-prefix": 8.0, "trl": 45.0}
 
@@ -23,9 +24,9 @@ PASSES = {"shared-prefix": 8.0, "trl": 45.0}
 def expected_seconds(
     model: Any, rows: Sequence[TokenisedExample], settings: Settings, processes: int = 1
 ) -> float:
-    """Seconds that all epochs will take if no reference log-probability is known yet; takes one itself.
+    """Seconds for all epochs if no reference log-probability is cached. Runs a short probe itself.
 
-    Each process has a GPU of its own; without GPUs they share the cores that one would have.
+    On GPUs each process has its own; without GPUs the processes share the cores.
     """
     tokens = sum(trained_tokens(row, settings.max_length) for row in rows)
     if model.device.type == "cuda":
@@ -40,7 +41,7 @@ def _seconds_a_token(model: Any) -> float:
     ids = torch.randint(config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
     ids = ids.to(model.device)
     began = 0.0
-    for _ in range(2):  # the first pass of a shape takes up to ten times as long
+    for _ in range(2):  # the first pass of a shape is up to ten times slower
         began = time.monotonic()
         model(input_ids=ids, use_cache=False)
         if model.device.type == "cuda":

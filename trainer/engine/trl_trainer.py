@@ -1,6 +1,6 @@
-"""TRL's KTOTrainer on given ids, in a given order, with checkpoints that a kill cannot confuse.
+"""TRL's KTOTrainer on given token ids in a given order, with crash-safe checkpoints.
 
-`InOurOrder` is what both engines share: the micro-batches, and checkpoints that are whole.
+`InOurOrder` is shared by both engines: the order of micro-batches, and complete checkpoints.
 """
 
 import json
@@ -26,19 +26,19 @@ from trainer.model.fsdp import shard_on_processor, sharded_by
 
 
 class InOurOrder:
-    """Mixed into a transformers Trainer: it trains on the micro-batches of `blocks`, in their order."""
+    """Mixin for a transformers Trainer: it trains on the micro-batches of `blocks`, in their order."""
 
     blocks: "Blocks"
 
     def get_train_dataloader(self: Any) -> Any:
         loader = DataLoader(self.train_dataset, batch_sampler=self.blocks, collate_fn=self.data_collator)
-        # The blocks are this process's own already: accelerate would fill up a short one with other rows.
+        # The blocks are already this process's own. accelerate would fill a short block with other rows.
         return prepare_data_loader(
             loader, device=self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
 
     def _save_rng_state(self: Any, output_dir: str) -> None:
-        """The last that each process writes; all wait for it, since the state file says that it is there."""
+        """Wait for all processes: this is the last file each writes, and the state file vouches for them."""
         super()._save_rng_state(output_dir)  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
 
@@ -46,9 +46,9 @@ class InOurOrder:
 class ExactTrainer(InOurOrder, KTOTrainer):
     """KTOTrainer on given ids and in a given order.
 
-    Each row's loss is multiplied by the row's own weight, then averaged over the micro-batch as ever.
-    TRL renders conversations with the chat template and never shuffles. Here the collator replaces its
-    ids by ours, and the data loader takes them from `batches.blocks`, anew in every epoch.
+    Each row's loss is multiplied by the row's own weight, then averaged over the micro-batch as usual. TRL
+    renders conversations with the chat template and never shuffles. Here the collator replaces TRL's ids with
+    ours, and the data loader takes the order from `batch_order.blocks`, anew for each epoch.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class ExactTrainer(InOurOrder, KTOTrainer):
             self.is_fsdp_enabled = True
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        # TRL multiplies the losses of the rows of a class, in their order, by the weight of that class.
-        # A tensor with a weight for each row in its place gives each row its own.
+        # TRL multiplies the losses of each class, in row order, by the weight of that class. Replacing that
+        # weight with a tensor gives each row its own.
         weights, labels = inputs.pop("weight"), torch.as_tensor(inputs["label"], dtype=torch.bool)
         of_classes = self.desirable_weight, self.undesirable_weight
         device = self.accelerator.device
@@ -104,13 +104,14 @@ class ExactTrainer(InOurOrder, KTOTrainer):
 
 
 class Blocks(Sampler[list[int]]):
-    """The micro-batches of one epoch that are this process's, as lists of row numbers.
+    """This process's micro-batches of one epoch, as lists of row numbers.
 
-    Of several processes each takes the next block in turn. Where the last turn has too few, blocks from
-    the beginning of the epoch come a second time.
+    With several processes, each takes the next block in turn. If the last turn has too few blocks, blocks
+    from the start of the epoch are repeated.
     """
 
-    # Without a `batch_size` of its own, accelerate leaves out nothing of what it gathers in the last step.
+    # There is no `batch_size` attribute on purpose: without one, accelerate drops nothing of what it gathers
+    # in the last step.
 
     def __init__(self, rows: Sequence[TokenisedExample], args: KTOConfig) -> None:
         self.rows, self.size, self.seed = rows, args.per_device_train_batch_size, args.seed
@@ -132,7 +133,7 @@ class Blocks(Sampler[list[int]]):
 
 
 class _ExactIds:
-    """Collates the rows' own ids; each prompt also with the reply before it in the block, for the KL term."""
+    """Collates the rows' own ids. For the KL term each prompt also gets the reply before it in the block."""
 
     def __init__(self, rows: Sequence[TokenisedExample], pad_token_id: int, max_length: int) -> None:
         self.rows, self.max_length = rows, max_length
@@ -156,10 +157,10 @@ class _ExactIds:
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The newest whole one that this training can go on with; its state file is written last, after what all
-    processes write, so that tells.
+    """The newest complete checkpoint that this training can resume from, or None.
 
-    Of weights that are spread over processes the checkpoints have a form of their own.
+    The state file is written last, after the files of all processes, so it marks a complete checkpoint.
+    Checkpoints of sharded weights have their own format, and only a sharded training can resume from them.
     """
     for folder in sorted(output_dir.glob("checkpoint-*"), key=step_of, reverse=True):
         try:

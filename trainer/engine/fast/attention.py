@@ -1,7 +1,4 @@
-"""Causal attention for processors in plain products, a block of queries at a time.
-
-Knows tensors, and transformers' interface for attention functions, under which it is registered.
-"""
+"""Causal attention for CPUs, a block of queries at a time, registered with transformers."""
 
 from typing import Any
 
@@ -12,11 +9,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
 
 ATTENTION = "blockwise_causal"
-# Queries that are scored at once: few enough to skip most of what lies in their future, and for the scores
-# to stay in the cache; enough for the matrix products.
+# Queries per block: few enough to skip most future keys and to keep the scores in the cache, and enough for
+# efficient matrix products.
 QUERIES = 128
-# Up to so many keys the softmax is kept for the backward pass, in the format of the products: a third of
-# the time, for memory that grows with the square of the length. Beyond, it is computed again.
+# With at most this many keys the softmax is kept for the backward pass, in the format of the products. This
+# saves a third of the time, for memory that grows with the square of the length. With more keys it is
+# computed again.
 KEPT_KEYS = 1024
 
 
@@ -31,9 +29,9 @@ def attention(
     kept_keys: int = KEPT_KEYS,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention in transformers' terms; without a mask the queries are the last positions of the keys."""
-    # Scores are in fp32 also where the layers multiply in bf16: rounded ones are a good part of what
-    # rounding does to a reply's reward.
+    """Attention with transformers' interface. Without a mask, the queries are the keys' last positions."""
+    # Scores are in fp32 even if the layers multiply in bf16: rounded scores cause much of the rounding error
+    # in a reply's reward.
     query, key = query.float(), key.float()
     special = any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
     if attention_mask is None and not dropout and not special:
@@ -63,7 +61,7 @@ def mask(
     allow_is_causal_skip: bool = True,
     **kwargs: Any,
 ) -> torch.Tensor | None:
-    """None where `attention` needs no mask, else what transformers would give."""
+    """None if `attention` needs no mask, otherwise transformers' mask."""
     if (
         allow_is_causal_skip
         and attention_mask is None
@@ -88,12 +86,12 @@ def mask(
 
 
 class _CausalAttention(torch.autograd.Function):
-    """softmax(s·QKᵀ)·V for queries that are the last of the keys' positions, a block of queries at a time.
+    """softmax(s·QKᵀ)·V, a block of queries at a time; the queries are the last of the keys' positions.
 
     Shapes: queries (batch, heads, queries, width) and keys (batch, groups, keys, width) in fp32, values
-    (batch, groups, keys, width) in the format of every product but QKᵀ, which is also the format of the
-    result, (batch, queries, heads, width). PyTorch's own kernel for processors multiplies in fp32
-    throughout, which on the machines we measured takes four times as long as in bf16.
+    (batch, groups, keys, width) in the format of every product but QKᵀ. The result, (batch, queries, heads,
+    width), has that format too. PyTorch's own CPU kernel multiplies in fp32 throughout, which on the machines
+    we measured takes four times as long as bf16.
     """
 
     @staticmethod
@@ -163,12 +161,12 @@ def _blocks(queries: int) -> list[tuple[int, int]]:
 
 
 def _flat(one: torch.Tensor) -> torch.Tensor:
-    """(groups, heads, queries, …) as (groups, heads·queries, …)."""
+    """Reshape (groups, heads, queries, …) to (groups, heads·queries, …)."""
     return one.reshape(one.shape[0], -1, one.shape[-1])
 
 
 def _shares(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Softmax of the scores, 0 in the future, of shape (groups, heads·queries, keys).
+    """Softmax of the scores, 0 for future keys, of shape (groups, heads·queries, keys).
 
     The queries are the last of the keys' positions. PyTorch's fused softmax takes half the time of its exp.
     """

@@ -1,9 +1,8 @@
-"""Layers of a model through functions with fewer copies; the same numbers up to rounding.
+"""Replaces a model's layers with versions that copy less and give the same numbers up to rounding.
 
-PEFT's layers and PyTorch's attention for processors copy and convert more than they multiply. While
-`fast_layers` is open, vanilla LoRA layers, feed-forwards, norms and plain causal attention run through
-`fast_lora`, `fast_attention` and the functions here; whatever is not vanilla stays as it is. Knows no rows
-and no objective.
+PEFT's layers and PyTorch's CPU attention copy and convert more than they multiply. While `fast_layers` is
+open, vanilla LoRA layers, feed-forwards, norms and plain causal attention run through `lora.py`,
+`attention.py` and the functions here. Layers that are not vanilla are not replaced.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from trainer.engine.fast.lora import gated_forward, lora_forward
 
 @contextmanager
 def fast_layers(model: nn.Module) -> Iterator[None]:
-    """Replace the layers of a model, or of a PEFT model's base, that have a faster equal, until the end."""
+    """While open, replace the layers of a model, or of a PEFT model's base, that have a faster equivalent."""
     layers = [module for module in model.modules() if _is_vanilla(module)]
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     usual = base.config._attn_implementation
@@ -45,7 +44,7 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
 
 
 def _is_vanilla(module: Any) -> bool:
-    """Whether it is a plain linear layer with plain LoRA adapters."""
+    """Whether the module is a plain linear layer with plain LoRA adapters."""
     if type(module) is not lora.Linear or type(module.base_layer) is not nn.Linear:
         return False
     return (
@@ -66,7 +65,7 @@ def _gated(module: Any) -> Callable[..., torch.Tensor] | None:
 
 
 def _norm(module: Any) -> Callable[..., torch.Tensor] | None:
-    """For a root-mean-square norm in fp32 with a frozen weight."""
+    """A faster forward for an RMS norm in fp32 with a frozen weight, or None."""
     weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if (
         not isinstance(epsilon, float)
@@ -83,13 +82,13 @@ def _norm(module: Any) -> Callable[..., torch.Tensor] | None:
 def _if_same(
     module: nn.Module, fast: Callable[..., torch.Tensor], width: int
 ) -> Callable[..., torch.Tensor] | None:
-    """`fast` if it gives what the module gives: layers of one make differ from model to model."""
+    """`fast` if it gives the module's result, else None: layers of one name differ between models."""
     device = next(module.parameters()).device
     probe = torch.randn(1, 2, width, generator=torch.Generator().manual_seed(0)).to(device)
     try:
         with torch.no_grad():
             expected, found = module(probe), fast(probe)
-    except Exception:  # it takes something else than the positions alone
+    except Exception:  # its forward needs more than the hidden states
         return None
     if not isinstance(expected, torch.Tensor) or found.dtype != expected.dtype:
         return None

@@ -1,6 +1,6 @@
-"""Linear layers with a LoRA adapter, and feed-forwards of them, with fewer copies than PEFT's.
+"""Linear layers with LoRA adapters, and gated feed-forwards, with fewer copies than PEFT's.
 
-Each product is in the format of the base weight. Knows PEFT's layers, no model and no rows.
+Each product is in the format of the base weight.
 """
 
 import threading
@@ -22,9 +22,9 @@ def lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def gated_forward(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """The `forward` of a feed-forward that is down(silu(gate(x)) · up(x)), of vanilla LoRA layers.
+    """The `forward` of a feed-forward down(silu(gate(x)) · up(x)) of vanilla LoRA layers.
 
-    Neither the activation nor the product is kept for the backward pass, which computes them again.
+    Neither the activation nor the product is kept: the backward pass computes them again.
     """
     gate, up = module.gate_proj(x), module.up_proj(x)
     if module.down_proj.disable_adapters:
@@ -54,7 +54,7 @@ _last = _Last()
 
 
 def _narrow(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`x` in a format, without gradient; the layers that read one input in turn get one and the same copy."""
+    """`x` cast to `dtype`, without gradient. Layers that read the same input in turn share one copy."""
     if x.dtype == dtype or x.is_inference():
         return x.detach().to(dtype)
     known = _last.source is not None and _last.source() is x and _last.version == x._version
@@ -95,7 +95,7 @@ class _LoraLinear(torch.autograd.Function):
 
 
 class _GatedLoraLinear(torch.autograd.Function):
-    """The same for x = silu(gate)·up, with gradients for gate, up, A and B."""
+    """Like _LoraLinear, for x = silu(gate)·up, with gradients for gate, up, A and B."""
 
     @staticmethod
     def forward(
@@ -138,8 +138,8 @@ def _with_lora(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The layer's result and flat·Aᵀ, for `flat` of shape (positions, in).
 
-    The adapter's small term comes first and the large product is added to it before it is rounded. The other
-    way round bf16 rounds a young adapter's term away: it keeps 8 bits, and the term is below the last one.
+    The adapter's small term is computed first, and the large product is added to it before rounding. In the
+    other order bf16, which keeps 8 bits, would round a young adapter's term away.
     """
     down = flat @ lora_a.to(weight.dtype).t()
     result = down @ (lora_b * scaling).to(weight.dtype).t()
@@ -159,7 +159,7 @@ def _gradients(
     scaling: float,
     of_x: bool = True,
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """For `flat`, if it is wanted, A and B."""
+    """Gradients for `flat` (None unless `of_x`), A and B."""
     with torch.autocast(flat.device.type, enabled=False):
         gradient = gradient.reshape(-1, weight.shape[0]).to(weight.dtype)
         up = gradient @ (lora_b * scaling).to(weight.dtype)

@@ -1,7 +1,7 @@
-"""Independent computations beside each other on the cores of a processor, each with a graph of its own.
+"""Runs independent computations in parallel on CPU threads, each with its own autograd graph.
 
-The layers of a small model are too small to be shared: two threads on one matrix product wait for each other
-longer than they multiply. Two threads with a chat each do not wait. Knows tensors and functions only.
+The layers of a small model are too small to split: two threads on one matrix product wait for each other
+longer than they multiply. Two threads with a chat each do not wait.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ Piece = Callable[[], torch.Tensor]
 
 
 class ParallelGraphs:
-    """Runs pieces on so many threads, which share the cores that PyTorch has now."""
+    """Runs pieces on up to `threads` threads, which share the cores that PyTorch has now."""
 
     def __init__(self, threads: int) -> None:
         self.threads = max(threads, 1)
@@ -28,11 +28,11 @@ class ParallelGraphs:
     def run(
         self, pieces: Sequence[Piece], costs: Sequence[float], parameters: Sequence[torch.nn.Parameter]
     ) -> list[torch.Tensor]:
-        """What the pieces return, in their order; `costs` says which are best begun first.
+        """The results of the pieces, in their order. Pieces with the highest costs start first.
 
-        Where gradients are on they flow to `parameters` and to nothing else a piece closes over. They are
-        added up in one order, whatever finished first: the same pieces give the same sum on any number of
-        threads. Raises what the first piece raises that fails, once those have ended that had begun.
+        If gradients are enabled, they flow to `parameters` and to nothing else that a piece closes over. They
+        are summed in a fixed order, so the same pieces give the same sum on any number of threads. Raises the
+        exception of the first piece that fails, after the running pieces have ended.
         """
         order = sorted(range(len(pieces)), key=lambda number: -costs[number])
         sorted_pieces = [pieces[number] for number in order]
@@ -46,9 +46,9 @@ class ParallelGraphs:
         return results
 
     def later(self, task: Callable[[], None]) -> None:
-        """For a piece: a task that is done before `run` returns, after the pieces that wait for a thread.
+        """Schedule a task from within a piece. It runs after the waiting pieces, before `run` returns.
 
-        Small tasks fill the time in which one thread would wait for the other's last piece.
+        Small tasks use the time when a thread would otherwise wait for another's last piece.
         """
         if self._pool is None:
             task()
@@ -56,12 +56,12 @@ class ParallelGraphs:
             self._later.append(self._pool.submit(task))
 
     def each(self, tasks: Sequence[Callable[[], Any]]) -> Iterator[Any]:
-        """What the tasks return, in their order, as soon as it is there."""
+        """Yield the results of the tasks in their order, each as soon as it is available."""
         threads = min(self.threads, len(tasks))
         if threads < 2:
             yield from (task() for task in tasks)
             return
-        # Threads of these tasks alone: a thread that failed keeps what autograd had not come to.
+        # A new pool each time: a thread that failed keeps the part of the graph autograd had not processed.
         with ThreadPoolExecutor(threads, "apart", initializer=self._begin, initargs=(threads,)) as pool:
             self._pool = pool
             self._submitted.clear()
@@ -77,17 +77,17 @@ class ParallelGraphs:
                 for future in [*futures, *self._later]:
                     future.cancel()
                 self._pool, self._later = None, []
-                torch.set_num_threads(self.cores)  # what later threads begin with; this one has kept its own
+                torch.set_num_threads(self.cores)  # the default for later threads; this thread keeps its own
 
     def _begin(self, threads: int) -> None:
         torch.set_num_threads(max(self.cores // threads, 1))
-        self._submitted.wait()  # so that what is for later is behind all of it
+        self._submitted.wait()  # wait, so that `later` tasks queue behind all pieces
 
 
 def _results(futures: list[Future[Any]]) -> Iterator[Any]:
     futures.reverse()
     while futures:
-        yield futures.pop().result()  # and no reference to it stays here
+        yield futures.pop().result()  # keep no reference to the result
 
 
 class _Pieces(torch.autograd.Function):
@@ -107,7 +107,7 @@ class _Pieces(torch.autograd.Function):
             for result, gradient in zip(ctx.results, gradients, strict=True)
             if result.requires_grad
         ]
-        ctx.results = None  # each task holds its own graph, and leaves it when it is done
+        ctx.results = None  # each task holds its own graph and frees it when done
         return None, None, *_sum(ctx.parallel.each(tasks), len(ctx.parameters))
 
 

@@ -1,4 +1,5 @@
-"""Log-probabilities with every shared beginning computed once, and KTO's loss on them.
+"""Log-probabilities with every shared prefix computed once, and KTO's loss on them.
 
-Imports trainer.dataset. Begin with `passes.py` and `scorer.py`; docs/engine.md has the idea.
+Imports storage.examples, trainer.dataset and trainer.engine.fast. Begin with `passes.py` and `scorer.py`;
+docs/engine.md explains the idea.
 """

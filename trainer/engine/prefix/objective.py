@@ -1,7 +1,7 @@
-"""KTO's loss from log-ratios, as pure functions of tensors: knows no model, no rows and no trainer.
+"""KTO's loss as pure functions of log-ratios.
 
-A log-ratio is log π − log π_ref, summed over the tokens of a reply, in nats. Sources: the KTO paper
-(arXiv 2402.01306, equations 7 and 8) and the unpaired form of APO-zero (arXiv 2408.06266).
+A log-ratio is log π − log π_ref, summed over the tokens of a reply, in nats. Sources: the KTO paper (arXiv
+2402.01306, equations 7 and 8) and the unpaired form of APO-zero (arXiv 2408.06266).
 """
 
 from typing import Literal
@@ -12,9 +12,9 @@ LossType = Literal["kto", "apo_zero_unpaired"]
 
 
 def reference_point(mismatched: torch.Tensor) -> torch.Tensor:
-    """z0: the mean log-ratio of mismatched pairs, no less than 0; a scalar without gradient.
+    """z0: the mean log-ratio of mismatched pairs, at least 0; a scalar without gradient.
 
-    `mismatched` has shape (pairs,). Without pairs z0 is 0. A NaN stays one.
+    `mismatched` has shape (pairs,). z0 is 0 without pairs. NaN is passed on.
     """
     if not len(mismatched):
         return mismatched.new_zeros(())
@@ -30,10 +30,10 @@ def losses(
     beta: float,
     loss_type: LossType,
 ) -> torch.Tensor:
-    """The loss of each row; all tensors but the scalar `z0` have shape (rows,).
+    """The loss of each row. All tensors have shape (rows,), except the scalar `z0`.
 
-    A desirable row costs w·(1 − σ(β(r − z0))), an undesirable one w·(1 − σ(β(z0 − r))). For
-    `apo_zero_unpaired` z0 does not count. Finite for any finite r.
+    A desirable row costs w·(1 − σ(β(r − z0))), an undesirable one w·(1 − σ(β(z0 − r))). `apo_zero_unpaired`
+    ignores z0. Finite for any finite r.
     """
     point = z0 if loss_type == "kto" else torch.zeros_like(z0)
     distance = torch.where(desirable, log_ratios - point, point - log_ratios)

@@ -1,9 +1,9 @@
-"""Log-probabilities of chosen tokens from hidden states, without ever holding the scores of a vocabulary.
+"""Log-probabilities of chosen tokens from hidden states, without materialising the logits.
 
-Positions go through the output layer in tiles of the vocabulary that stay in the processor's cache. What
-flows back to a hidden state is one vector times a number, so where only those want a gradient the vector is
-made along with the scores; where the output layer is trained, too, the backward pass computes them again.
-Softmax and sums are in fp32. Knows tensors only.
+Positions pass through the output layer in tiles of the vocabulary that fit in the CPU cache. The gradient of
+a hidden state is one vector times a number. If only hidden states need a gradient, the forward pass computes
+that vector with the scores. If the output layer is trained too, the backward pass computes the scores again.
+Softmax and sums are in fp32.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-# Positions and vocabulary entries whose scores exist at once: 128 × 4096 in fp32 are 2 MiB.
+# Positions and vocabulary entries per tile: 128 × 4096 scores in fp32 are 2 MiB.
 TILE = (128, 4096)
-# A GPU wants larger tiles, and has the memory.
+# GPUs need larger tiles and have the memory for them.
 CUDA_TILE = (2048, 32768)
 
 
@@ -21,8 +21,8 @@ CUDA_TILE = (2048, 32768)
 class OutputLayer:
     """The output layer: `weight` (vocabulary, hidden), `bias` (vocabulary,) or None.
 
-    Those that require a gradient get one. Scores are multiplied by `scale` and then capped softly to
-    ±`cap`, as some models do. `tile` is how many positions and entries are scored at once on a CPU.
+    Parameters that require a gradient get one. Scores are multiplied by `scale` and then softly capped to
+    ±`cap`, as in some models. `tile` is the number of positions and entries scored at once on a CPU.
     """
 
     weight: torch.Tensor
@@ -35,8 +35,8 @@ class OutputLayer:
         """Scores of the entries from `first` to `last` in fp32, before scale and cap.
 
         A bf16 product is rounded to 8 bits: a score of 15 is off by up to 0.03, and a reply of hundreds of
-        tokens by a good part of a nat. A second product, from which the first is taken away before it
-        is rounded, gives what the rounding lost.
+        tokens by a good part of a nat. So the product is computed a second time and the rounded one
+        subtracted before rounding; the difference is what the rounding lost.
         """
         weight = self.weight[first:last].t()
         product = hidden @ weight
@@ -53,7 +53,7 @@ class OutputLayer:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
     def finish(self, scores: torch.Tensor) -> torch.Tensor:
-        """Scale and cap, in place."""
+        """Apply scale and cap, in place."""
         if self.scale != 1.0:
             scores.mul_(self.scale)
         if self.cap is not None:
@@ -61,18 +61,17 @@ class OutputLayer:
         return scores
 
     def slope(self, finished: torch.Tensor) -> torch.Tensor | float:
-        """Derivative of `finish` where it gave `finished`."""
+        """Derivative of `finish` at the point where it returned `finished`."""
         if self.cap is None:
             return self.scale
         return (1 - (finished / self.cap) ** 2) * self.scale
 
 
 def completion_logps(hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer) -> torch.Tensor:
-    """log π of each target in fp32, shape (positions,), with a gradient for `hidden`, and for
-    the output layer where that is trained.
+    """log π of each target in fp32, shape (positions,).
 
-    `hidden` has shape (positions, hidden), any number format; it is brought to the weight's. `targets` has
-    shape (positions,).
+    Gradients flow to `hidden`, and to the output layer if it is trained. `hidden` has shape (positions,
+    hidden) in any number format; it is cast to that of the weight. `targets` has shape (positions,).
     """
     with torch.autocast(hidden.device.type, enabled=False):
         logps: torch.Tensor
@@ -84,8 +83,10 @@ def completion_logps(hidden: torch.Tensor, targets: torch.Tensor, output: Output
 
 
 class _FrozenOutput(torch.autograd.Function):
-    """∂ log p(t) / ∂ hidden = (1 − p(t))·W(t) − Σ p(i)·W(i) over the other entries i, with the slope of
-    each score where there is one.
+    """log p of the targets, with a gradient for `hidden` only.
+
+    ∂ log p(t) / ∂ hidden = (1 − p(t))·W(t) − Σ p(i)·W(i) over the other entries i, each term times the slope
+    of its score.
     """
 
     @staticmethod
@@ -98,7 +99,7 @@ class _FrozenOutput(torch.autograd.Function):
         others = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
         chosen, normaliser = _chosen(hidden, targets, output, others)
         logps = chosen - normaliser
-        # Not a share among the shares: where it is nearly 1, what is left of it would be lost in rounding.
+        # Kept separate from the other terms: if p(t) is nearly 1, 1 − p(t) would be lost in rounding.
         left = torch.expm1(logps).neg_().mul_(output.slope(chosen))
         ctx.save_for_backward(others.neg_().addcmul_(output.weight[targets].float(), left[:, None]))
         return logps
@@ -169,7 +170,7 @@ class _TrainedOutput(torch.autograd.Function):
 def _chosen(
     hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer, others: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The targets' scores, and of each position the logarithm of the sum of the exponentials of all scores.
+    """The targets' scores, and the log-sum-exp of all scores at each position.
 
     `others`, zeros of shape (positions, hidden) in fp32, becomes Σ p(i)·slope(i)·W(i) over all entries but
     the target.
@@ -204,10 +205,10 @@ def _chosen(
 
 
 def _softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax over a tile's entries, and the logarithm of the sum of the exponentials of its scores.
+    """Softmax over a tile's entries, and the log-sum-exp of its scores.
 
-    The largest share is exp(largest score − that logarithm). PyTorch's fused softmax takes half the time of
-    its exp, and a quarter of its logsumexp.
+    The log-sum-exp is the largest score minus the log of its share. PyTorch's fused softmax takes half the
+    time of its exp, and a quarter of its logsumexp.
     """
     shares = scores.softmax(1)
     return shares, scores.amax(1) - shares.amax(1).log_()

@@ -1,8 +1,8 @@
-"""Which token sequences ride on which: passes through a model that share their beginnings. Pure.
+"""Plans which token sequences share a pass through the model, by their common prefixes. Pure.
 
-Rated turns of one chat are beginnings of one another, and regenerated replies share their prompt. A
-plan says which sequences run, and from where they branch; every sequence is found by its token ids,
-so a chat template that renders a turn differently later simply shares less.
+Rated turns of one chat are prefixes of one another, and regenerated replies share their prompt. The plan says
+which sequences run and where they branch. Sequences are compared by token ids, so a chat template that
+renders a turn differently later simply shares less.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from storage.examples.messages import common_prefix
 
 @dataclass(frozen=True)
 class Pass:
-    """`ids` from position `start` on; the positions before are those of the pass `parent`."""
+    """`ids` from position `start` on; earlier positions are those of the pass `parent`."""
 
     start: int
     ids: list[int]
@@ -26,15 +26,15 @@ class Pass:
 
 @dataclass(frozen=True)
 class SharedPasses:
-    """The passes, parents first, and for each sequence the pass on which it ends."""
+    """The passes, parents first, and for each sequence the pass where it ends."""
 
     passes: list[Pass]
     of_sequence: list[int]
 
     def spans(self, number: int, first: int, last: int) -> list[tuple[int, slice]]:
-        """Where the positions from `first` to `last` of what ends on pass `number` are.
+        """The positions from `first` to `last` of a sequence that ends on pass `number`.
 
-        Pairs of a pass and a slice of its positions, in their order.
+        Returns pairs of a pass and a slice of its positions, in order.
         """
         spans: list[tuple[int, slice]] = []
         here: int | None = number
@@ -49,10 +49,10 @@ class SharedPasses:
 
 
 def share_prefixes(sequences: Sequence[Sequence[int]], *, worth_sharing: int) -> SharedPasses:
-    """Longest sequences first; each rides on the pass with which it shares most.
+    """Assign sequences to passes, longest first; each joins the pass with which it shares most.
 
-    One that is the beginning of another needs no pass of its own. One that shares at least
-    `worth_sharing` tokens branches off. Others run on their own.
+    A sequence that is a prefix of another needs no pass. One that shares at least `worth_sharing` tokens
+    branches off. Others get a pass of their own.
     """
     passes: list[Pass] = []
     whole: list[list[int]] = []  # all ids up to the end of each pass
@@ -69,7 +69,7 @@ def share_prefixes(sequences: Sequence[Sequence[int]], *, worth_sharing: int) ->
         if shared < worth_sharing:
             passes.append(Pass(0, ids))
         else:
-            # The earliest of those that share so much: what it branched from itself shares less.
+            # On ties the earliest pass wins. Its own parent shares less, so the branch point is in this pass.
             passes.append(Pass(shared, ids[shared:], -parent))
         whole.append(ids)
     return SharedPasses(passes, of_sequence)

@@ -1,7 +1,7 @@
-"""Reference log-probabilities on disk, kept across runs: the base model gives the same ones for ever.
+"""Caches reference log-probabilities on disk across runs; the base model always gives the same ones.
 
-A small SQLite file that may be deleted at any time. Several runs may use it at once. Knows token ids
-and numbers; no text is in it.
+A small SQLite file that several runs may use at once and that may be deleted at any time. It has hashes of
+token ids and numbers, no text.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from trainer.engine.prefix.scorer import Scores
 
 log = logging.getLogger(__name__)
 
-# Bytes that one entry takes in the file, index and pages included.
+# Bytes per entry in the file, including index and pages.
 ENTRY_BYTES = 64
 
 
 class ReferenceCache:
-    """log π_ref of replies, by the model, its number format, the prompt's ids and the reply's ids.
+    """log π_ref of replies, keyed by the model, its number format, the prompt's ids and the reply's ids.
 
-    A mismatched pair is a prompt with another row's reply, so its key is of the same kind. When the file
-    would outgrow `max_mb`, the entries written first go. Whatever is wrong with the file, it is only a
-    cache: it is then left alone, and the numbers are computed.
+    A mismatched pair is a prompt with another row's reply, so its key has the same form. If the file would
+    exceed `max_mb`, the oldest entries are deleted. A file that cannot be used is ignored, and the numbers
+    are computed.
     """
 
     def __init__(self, file: Path, *, model: str, max_mb: float) -> None:
@@ -36,7 +36,7 @@ class ReferenceCache:
         self._most = int(max_mb * 2**20) // ENTRY_BYTES
         self._file = file
         self._broken = False
-        self._before = 0  # the newest entry that was there already
+        self._before = 0  # the newest entry when this cache was opened
         self._counted: set[bytes] = set()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -52,15 +52,15 @@ class ReferenceCache:
             log.warning("Reference log-probabilities are not kept: %s cannot be used (%s).", file, error)
 
     def look_up(self, batch: Batch) -> Scores | None:
-        """The scores of the whole batch, or None if one is missing."""
+        """The scores of the complete batch, or None if one is missing."""
         found, missing = self._find(batch)
         return None if _asked(missing) else found
 
     def complete(self, batch: Batch, score: Callable[[Batch], Scores]) -> tuple[Scores, int]:
-        """The scores, and how many replies were known from before this cache was opened, each once.
+        """The scores, and how many replies were cached before this cache was opened, each counted once.
 
-        `score` is asked for what is missing. A reply that is known beside a mismatched one that is not is not
-        scored again: only its prompt is read, and what the mismatched one adds.
+        Calls `score` for what is missing. If only a row's mismatched reply is missing, its own reply is not
+        scored again: only the prompt and the mismatched reply run.
         """
         reused = self._count_earlier(batch)
         found, missing = self._find(batch)
@@ -68,12 +68,12 @@ class ReferenceCache:
             asked = missing.part(numbers)
             scores = score(asked)
             self.keep(asked, scores)
-            found.completions[numbers] += scores.completions.float().cpu()  # one of the two is 0
+            found.completions[numbers] += scores.completions.float().cpu()  # one of the two terms is 0
             found.mismatched[numbers] += scores.mismatched.float().cpu()
         return found, reused
 
     def _find(self, batch: Batch) -> tuple[Scores, Batch]:
-        """log π_ref as far as it is known, and the batch without what is known."""
+        """Known log π_ref, and the batch reduced to what is unknown."""
         own, other = self._keys(batch)
         known = self._read("logp", [key for key in (*own, *other) if key])
 
@@ -101,7 +101,7 @@ class ReferenceCache:
         return {}
 
     def keep(self, batch: Batch, scores: Scores) -> None:
-        """Write down what was asked for, and drop the oldest entries beyond the limit."""
+        """Store the scores, and delete the oldest entries beyond the limit."""
         if self._broken:
             return
         entries = [
@@ -121,7 +121,7 @@ class ReferenceCache:
         return sqlite3.connect(self._file, timeout=10)
 
     def _keys(self, batch: Batch) -> tuple[list[bytes], list[bytes]]:
-        """Of the replies and of the mismatched ones; empty where there is none."""
+        """Keys of the replies and of the mismatched replies; b"" where there is none."""
         return (
             [self._key(prompt, own) for prompt, own, _ in batch],
             [self._key(prompt, other) for prompt, _, other in batch],
@@ -138,5 +138,5 @@ class ReferenceCache:
 
 
 def _asked(batch: Batch) -> list[int]:
-    """The numbers of the rows of which anything is to be scored."""
+    """Numbers of the rows that still need scoring."""
     return [number for number, (_, *replies) in enumerate(batch) if replies != [None, None]]

@@ -1,8 +1,8 @@
-"""Log-probabilities of replies and of their mismatched partners, with every shared beginning computed once.
+"""Scores replies and their mismatched partners with a model, computing every shared prefix once.
 
 A row's [prompt, reply] runs once, with gradient, and leaves its keys and values. The mismatched reply
-continues from the prompt's part of them, without gradient. Rated turns on one path of a chat ride on
-its longest; sibling replies branch off, with gradient. Knows no objective and no trainer.
+continues from the prompt's part of them, without gradient. Rated turns on one path of a chat share the pass
+of the longest; sibling replies branch off, with gradient. Knows no objective and no trainer.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,28 +22,28 @@ from trainer.engine.fast.parallel import ParallelGraphs
 from trainer.engine.prefix.output_layer import OutputLayer, completion_logps
 from trainer.engine.prefix.passes import Pass, SharedPasses, share_prefixes
 
-# A pass of its own is one square block of attention; a branch has a longer memory and smaller products.
-# So few shared tokens, a system prompt for example, are computed again.
+# A separate pass has one square block of attention; a branch has a longer context and smaller products. So a
+# few shared tokens, for example a system prompt, are cheaper to compute again.
 WORTH_SHARING = 48
-# The adapter that stays as it was where training began, where it did not begin with the base model.
+# The frozen copy of the initial adapter, if training did not begin with the base model.
 REFERENCE = "ref"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """log π in fp32, each of shape (rows,); 0 for what is not scored. `mismatched` has no gradient."""
+    """log π in fp32, each of shape (rows,), 0 if not scored. `mismatched` has no gradient."""
 
     completions: torch.Tensor
     mismatched: torch.Tensor
 
 
 class PrefixScorer:
-    """Scores replies with a model: a PEFT model's policy, and its base or adapter `ref` as the reference.
+    """Scores replies with a model; the reference of a PEFT model is its base or its adapter `ref`.
 
-    Products are in the format `compute`, by default that of the model. With `recompute` no activations are
-    kept: the backward pass computes each chat again. `at_once` is the most replies that share one pass.
-    The output layer's are in its weights'. On a processor chats of a micro-batch are computed beside each
-    other, where an adapter is trained.
+    Products are in the format `compute`, by default that of the model; those of the output layer are in the
+    format of its weights. With `recompute` no activations are kept: the backward pass computes each chat
+    again. `at_once` is the largest number of replies in one pass. On a CPU the chats of a micro-batch run in
+    parallel when an adapter is trained.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class PrefixScorer:
         self.backbone: Any = base.base_model
         self.output = output_layer(base)
         self.recompute, self.at_once = recompute, at_once
-        # Of a model that is trained as a whole, the gradients of a chat are as large as the model.
+        # Not in full fine-tuning, where each chat's gradients are as large as the model.
         aside = isinstance(model, PeftModel) and model.device.type == "cpu"
         self.parallel = ParallelGraphs(torch.get_num_threads()) if aside else None
         self.compute = compute or self.output.weight.dtype
         self._largest = 1
 
     def halve(self) -> str | None:
-        """Need less memory from now on for the same numbers; what changed, or None if nothing is left."""
+        """Reduce memory use without changing the numbers; returns what changed, or None if nothing can."""
         if not self.recompute:
             self.recompute = True
             return "the backward pass computes each chat again from now on"
@@ -80,18 +80,18 @@ class PrefixScorer:
         return f"at most {self.at_once} replies share a pass from now on"
 
     def policy(self, batch: Batch) -> Scores:
-        """With gradient for the adapter, where gradients are on."""
+        """Scores of the policy, with gradient for the trained weights if gradients are enabled."""
         return self._score(batch)
 
     @torch.no_grad()
     def reference(self, batch: Batch) -> Scores:
-        """The reference adapter's or else the base model's, in the same passes, hence of the same shapes."""
+        """Scores of the adapter `ref` or else the base model, in the same passes and so the same shapes."""
         with use_adapter(self.model, REFERENCE if REFERENCE in self.model.peft_config else None):
             return self._score(batch)
 
     def _score(self, batch: Batch) -> Scores:
-        # A Trainer sets a model to train, and then attention and routers drop something, with no module of
-        # their own for it. The scores of policy and reference must not depend on chance.
+        # Trainer switches the model to training mode, where attention and routers apply dropout even without
+        # a dropout module. Scores of policy and reference must not be random.
         self.model.eval()
         completions: dict[int, torch.Tensor] = {}
         mismatched: dict[int, torch.Tensor] = {}
@@ -121,7 +121,7 @@ class PrefixScorer:
             return run()
 
     def later(self, task: Callable[[], None]) -> None:
-        """Run what a pass can do without, where there is a thread for it."""
+        """Run a task that no pass waits for, in another thread if there is one."""
 
         def run() -> None:
             with self._format():
@@ -131,7 +131,7 @@ class PrefixScorer:
 
     def _format(self) -> torch.autocast:
         reduced = self.compute != torch.float32
-        # No copies are kept: those of one thread must not become part of another's graph.
+        # With threads, autocast caches no casts: a cast of one thread must not enter another's graph.
         return torch.autocast(
             self.model.device.type,
             self.compute if reduced else None,
@@ -147,16 +147,16 @@ class PrefixScorer:
 
 
 class _Tree:
-    """The rows of a micro-batch that share beginnings; run once, and once more where it is recomputed."""
+    """Rows of a micro-batch that share prefixes; run once, and again if activations are recomputed."""
 
     def __init__(self, scorer: PrefixScorer, batch: Batch) -> None:
         self.scorer, self.batch = scorer, batch
         self.shared = share_prefixes(_inputs(batch), worth_sharing=WORTH_SHARING)
-        self.mismatched: list[torch.Tensor] = []  # filled in until the scorer's run is over
+        self.mismatched: list[torch.Tensor] = []  # complete only when the scorer's run is over
 
     @property
     def cost(self) -> int:
-        """Tokens through the model."""
+        """Tokens that go through the model."""
         return sum(len(one.ids) for one in self.shared.passes)
 
     def __call__(self) -> torch.Tensor:
@@ -198,7 +198,7 @@ class _Tree:
     def _score_mismatched(
         self, number: int, length: int, reply: list[int], hidden: list[torch.Tensor], caches: list[Cache]
     ) -> None:
-        """`length` is that of the prompt."""
+        """Score a mismatched reply after a prompt of `length` tokens."""
         last = self.shared.of_sequence[number]
         ((owner, place),) = self.shared.spans(last, length - 1, length)
         states = hidden[owner][place]
@@ -214,7 +214,7 @@ class _Tree:
 
 
 def output_layer(base: Any) -> OutputLayer:
-    """A causal LM's output layer, with what its model multiplies and caps the scores by."""
+    """The output layer of a causal LM, with its model's scale and cap for the scores."""
     head, config = base.get_output_embeddings(), base.config.get_text_config()
     scale = getattr(config, "logit_scale", None)
     if scale is None and getattr(config, "logits_scaling", None) is not None:
@@ -228,7 +228,7 @@ def output_layer(base: Any) -> OutputLayer:
 
 
 def _trees(batch: Batch) -> list[list[int]]:
-    """The numbers of the rows by the first pass that they hang on."""
+    """Row numbers grouped by the root of their passes."""
     whole = share_prefixes(_inputs(batch), worth_sharing=WORTH_SHARING)
     trees: dict[int, list[int]] = {}
     for number, last in enumerate(whole.of_sequence):
@@ -240,23 +240,23 @@ def _trees(batch: Batch) -> list[list[int]]:
 
 
 def _inputs(batch: Batch) -> list[list[int]]:
-    """What the model reads to score each reply: the last token is only predicted."""
+    """The ids the model reads to score each reply: the last token is only predicted."""
     return [prompt if reply is None else [*prompt, *reply[:-1]] for prompt, reply, _ in batch]
 
 
 def _states(
     shared: SharedPasses, hidden: list[torch.Tensor], last: int, prompt: int, completion: int
 ) -> torch.Tensor:
-    """The states that predict a completion, from the lengths of it and its prompt."""
+    """The hidden states that predict a completion, given the lengths of its prompt and of itself."""
     spans = shared.spans(last, prompt - 1, prompt - 1 + completion)
     parts = [hidden[owner][place] for owner, place in spans]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def keep_states_exact(model: Any) -> None:
-    """Let what layers add up, and the norms, be in fp32 where the products are in bf16.
+    """Keep the residual stream and the norms in fp32 when the products are in bf16.
 
-    Otherwise each layer rounds the sum to 8 bits, and that alone moves a reply's reward by tenths of a nat.
+    Otherwise each layer rounds the sum to 8 bits, and that alone changes a reply's reward by tenths of a nat.
     """
     if model.dtype == torch.float32:
         return
@@ -269,7 +269,7 @@ def keep_states_exact(model: Any) -> None:
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of a layer, each in its own format: rotated keys may be in fp32 beside bf16 values."""
+    """Keys and values of a layer, each in its own format: rotated keys may be in fp32 and values in bf16."""
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)  # type: ignore[no-untyped-call]
@@ -277,7 +277,7 @@ class _Layer(DynamicLayer):
 
 
 def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
-    """A cache that keeps every position, in sliding layers too: their masks look at the window alone."""
+    """A cache that keeps every position, also in sliding layers, whose masks apply the window."""
     cache = Cache(layer_class_to_replicate=_Layer)
     for keys, values in before:
         layer: Any = _Layer()  # type: ignore[no-untyped-call]
@@ -288,5 +288,5 @@ def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
 
 
 def _kept(cache: Any, positions: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values of the first positions."""
+    """Keys and values of the first positions of each layer."""
     return [(layer.keys[:, :, :positions], layer.values[:, :, :positions]) for layer in cache.layers]
