@@ -1,4 +1,5 @@
-"""Replies: from a list of messages to a stream of text by one model version.
+"""Generates replies: from a list of messages to a stream of text by one model version.
 
-Knows models and adapters; knows no chats, no users and no routes. Begin with `backend.py`.
+Imports trainer.model, trainer.dataset and storage, but nothing about chats, people or routes.
+Begin with `backend.py`.
 """

@@ -1,7 +1,4 @@
-"""Admission of replies: how many are under way or wait at once, and who starts next, fair between people.
-
-Knows who asks for what version; knows no model and no thread of ours.
-"""
+"""Admission of replies: limits how many run or wait at once, and picks the next one fairly between people."""
 
 import math
 import threading
@@ -17,8 +14,8 @@ T = TypeVar("T")
 class Admission:
     """Counts admitted replies by person and by version. May be used from any thread.
 
-    One person may take the whole capacity. Anybody without a reply gets a first one all the same, beyond the
-    limit and up to as many again: nobody is kept out by what another asked for.
+    One person may take all of the capacity. A person without a reply is still admitted beyond the limit,
+    up to twice the limit in total, so that nobody is locked out by another.
     """
 
     def __init__(self, concurrent: int, waiting: int) -> None:
@@ -27,10 +24,10 @@ class Admission:
         self._changed = threading.Condition()
         self._persons: Counter[str] = Counter()
         self._versions: Counter[str] = Counter()
-        self._usual_seconds = 5.0  # a running mean over replies: when a refused caller should return
+        self._usual_seconds = 5.0  # running mean of a reply's duration, for Retry-After
 
     def admit(self, person: str, version_id: str) -> None:
-        """Count one reply more; raises Busy if there is no capacity for it."""
+        """Count one more reply; raises Busy if there is no capacity for it."""
         with self._changed:
             admitted = self._persons.total()
             if admitted >= (self._limit if self._persons[person] else 2 * self._limit):
@@ -44,7 +41,7 @@ class Admission:
             self._versions[version_id] += 1
 
     def release(self, person: str, version_id: str, seconds: float | None = None) -> None:
-        """Count one reply less; `seconds` is how long it took, if it ran to its end."""
+        """Count one reply less; `seconds` is its duration, if it did not fail."""
         with self._changed:
             for counter, key in ((self._persons, person), (self._versions, version_id)):
                 counter[key] -= 1
@@ -55,25 +52,25 @@ class Admission:
             self._changed.notify_all()
 
     def admitted(self, version_id: str | None = None) -> int:
-        """Replies by this version, or by all of them, begun or not."""
+        """Number of admitted replies by this version, or by all versions."""
         with self._changed:
             return self._persons.total() if version_id is None else self._versions[version_id]
 
     def wait_until_idle(self, seconds: float) -> None:
-        """Return when no reply is admitted any more, or after that time."""
+        """Return once no reply is admitted, or after `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._persons, seconds)
 
 
 class FairQueue(Generic[T]):
-    """Whoever has the fewest replies under way comes first, then whoever was last served longest ago.
+    """The person with the fewest replies under way comes first, then the one served longest ago.
 
-    So ten replies that one person asked for delay the reply of another by one turn, not by ten.
+    So ten replies of one person delay another person's reply by one, not by ten.
     """
 
     def __init__(self) -> None:
         self._waiting: list[tuple[str, T]] = []
-        self._served: dict[str, int] = {}  # each person's latest turn, while anybody waits
+        self._served: dict[str, int] = {}  # when each person was last served, as a counter
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -82,13 +79,13 @@ class FairQueue(Generic[T]):
         self._waiting.append((person, item))
 
     def remove(self, chosen: Callable[[T], bool]) -> list[T]:
-        """Take those that are chosen out of the queue, without a turn."""
+        """Remove the chosen items without counting them as served, and return them."""
         removed = [item for _, item in self._waiting if chosen(item)]
         self._waiting = [entry for entry in self._waiting if not chosen(entry[1])]
         return removed
 
     def in_order(self, under_way: Mapping[str, int]) -> list[T]:
-        """All that wait, the next one first; `under_way` counts each person's replies."""
+        """All waiting items, next first; `under_way` counts each person's running replies."""
 
         def rank(entry: tuple[str, T]) -> tuple[int, int]:
             person = entry[0]
@@ -97,7 +94,7 @@ class FairQueue(Generic[T]):
         return [item for _, item in sorted(self._waiting, key=rank)]
 
     def serve(self, item: T) -> None:
-        """It leaves the queue and has had its turn."""
+        """Remove the item and count its person as just served."""
         at = next(at for at, (_, waiting) in enumerate(self._waiting) if waiting is item)
         person, _ = self._waiting.pop(at)
         self._served[person] = max(self._served.values(), default=0) + 1

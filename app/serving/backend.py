@@ -1,6 +1,6 @@
-"""What a serving backend is: it holds model versions and turns messages into reply streams.
+"""The Backend protocol: holds model versions and turns messages into reply streams.
 
-Knows neither how a reply is generated nor where it is stored.
+Independent of how a reply is generated and where it is stored.
 """
 
 import threading
@@ -29,7 +29,7 @@ class ServedVersion:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: the whole of it, nothing is taken from the model's own defaults.
+    """How the next token is chosen. Nothing is taken from the model's own defaults.
 
     Temperature 0 is greedy. Raises InvalidInput naming the field.
     """
@@ -59,9 +59,9 @@ class Sampling:
 class ReplyEnd:
     """The finished reply.
 
-    `content` is all deltas joined. `token_ids` are as generated: an end token and the tokens of a stop
-    string included; None where they are not known to be ids of the local tokenizer. `timings` in seconds
-    from the request: queued_s, first_token_s (None if there was none), total_s; and tokens, how many.
+    `content` is all deltas joined. `token_ids` are as generated, including an end token and the tokens of a
+    stop string; None if they may not be ids of the local tokenizer. `timings` has queued_s, first_token_s
+    (None without a token) and total_s in seconds since the request, and tokens, their number.
     """
 
     content: str
@@ -71,20 +71,20 @@ class ReplyEnd:
     timings: dict[str, Any]
 
 
-Item = str | ReplyEnd | ThumbloopError  # of a stream: more text, or how it ended
+Item = str | ReplyEnd | ThumbloopError  # an item of a stream: more text, or how it ended
 
 
 class ReplyStream:
     """One reply under way: text deltas for one reader or listener, then its end.
 
-    Generation begins with `start` or with the first reading, so that a caller can store what it must
-    before. The backend promises one `finish` or `fail` for every stream that began: a reader never hangs.
+    Generation begins with `start` or with the first read, so that a caller can store what it must first.
+    The backend promises one `finish` or `fail` for every stream that began: a reader never hangs.
     """
 
     def __init__(self, begin: Callable[["ReplyStream"], Callable[[], object]]) -> None:
-        """`begin` hands the stream to the backend and returns what withdraws it while it still waits.
+        """`begin` hands the stream to the backend and returns a function that cancels it there.
 
-        It does not raise: what goes wrong there is told to the reader by `fail`.
+        It does not raise: its errors reach the reader through `fail`.
         """
         self._begin = begin
         self._withdraw: Callable[[], object] | None = None
@@ -95,20 +95,20 @@ class ReplyStream:
         self._outcome: ReplyEnd | ThumbloopError | None = None
 
     def listen(self, listener: Callable[[Item], object]) -> None:
-        """Before the stream begins: what comes of it goes to the listener, and no reader gets any.
+        """Send every item to the listener, and none to a reader. Call it before the stream begins.
 
-        It is called in the backend's own thread, which it must not keep.
+        The listener is called in the backend's own thread, so it must not block.
         """
         self._put = listener
 
     def start(self) -> None:
-        """Begin to generate; a second call changes nothing."""
+        """Start generating; a second call changes nothing."""
         with self._starting:
             if self._withdraw is None:
                 self._withdraw = self._begin(self)
 
     def __iter__(self) -> Iterator[str]:
-        """The deltas, each valid text, waiting for the next; raises the error that ended the reply."""
+        """The deltas as they arrive, each valid text; raises the error that ended the reply."""
         self.start()
         while self._outcome is None:
             item = self._items.get()
@@ -121,16 +121,16 @@ class ReplyStream:
 
     @property
     def end(self) -> ReplyEnd:
-        """The end; reads what is left of the stream first."""
+        """How the reply ended; reads the rest of the stream first."""
         for _ in self:
             pass
         assert isinstance(self._outcome, ReplyEnd)
         return self._outcome
 
     def cancel(self) -> None:
-        """Ask for the end; what was generated so far stays. May be called from any thread, at any time."""
+        """Stop the reply and keep the text so far. May be called from any thread, at any time."""
         self._cancelled.set()
-        self.start()  # so that a stream which nobody began gives its place back too
+        self.start()  # so that a stream that never began gives up its admission too
         assert self._withdraw is not None
         self._withdraw()
 
@@ -154,7 +154,7 @@ class ReplyStream:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Replies as they were a moment ago; those that are admitted need not have begun."""
+    """Counts of replies, as of a moment ago. An admitted reply may not have begun yet."""
 
     running: int
     waiting: int
@@ -163,7 +163,7 @@ class Occupancy:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation as the model reads it: its ids, if they are known, and their share of the context."""
+    """A conversation as the model reads it: its token ids, if known, and their share of the context."""
 
     messages: Sequence[Mapping[str, str]]
     ids: list[int] | None
@@ -171,22 +171,22 @@ class Prompt:
 
 
 class Backend(Protocol):
-    """Holds model versions and generates by any of them at the same time."""
+    """Holds model versions and generates with any of them at the same time."""
 
     def load(self, version: ServedVersion) -> None:
-        """Make the version ready and try it once; a loaded one is left alone.
+        """Load the version and try it once, unless it is loaded already.
 
-        The adapter's folder was verified by the caller. Raises ArtifactRefused.
+        The caller has verified the adapter's folder. Raises ArtifactRefused.
         """
 
     def loaded(self) -> list[str]:
         """Ids of the versions that can reply now."""
 
     def unload(self, version_id: str) -> bool:
-        """Free the version; False, and nothing changes, while one of its replies is under way."""
+        """Free the version. While one of its replies is under way, do nothing and return False."""
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
-        """Tokenise the messages, which `stream` then need not do."""
+        """Tokenise the messages in advance; pass the result to `stream`."""
 
     def stream(
         self,
@@ -196,19 +196,18 @@ class Backend(Protocol):
         *,
         person: str = "",
     ) -> ReplyStream:
-        """Admit one reply, which holds the version until the stream is over.
+        """Admit one reply, which keeps the version loaded until the stream is over.
 
-        Replies that wait start in a fair order between persons, who are names here and nothing more.
-
-        Start the stream or cancel it: until then it counts as admitted. Raises Busy,
-        InvalidInput (code `prompt_too_long`), NotReady (code `not_loaded`).
+        Waiting replies start in a fair order between persons; `person` is an opaque key. The caller must
+        start or cancel the stream: until then it counts as admitted. Raises Busy, InvalidInput (code
+        `prompt_too_long`), NotReady (code `not_loaded`).
         """
 
     def trouble(self) -> str | None:
-        """Why no version can reply now, as anybody may read it; None if all is well."""
+        """Why no version can reply now, in words that anyone may read; None if all is well."""
 
     def occupancy(self) -> Occupancy:
-        """How many replies are being generated, wait for it, and are admitted."""
+        """How many replies are being generated, are waiting, and are admitted."""
 
     def close(self) -> None:
         """Cancel every reply and free the models."""

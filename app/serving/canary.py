@@ -1,7 +1,7 @@
-"""The canary of the database, made true in the backend: the version that answers the chats given to it.
+"""Serves the canary that the database names: the version that answers the chats assigned to it.
 
-Where it cannot be served, the deployed version answers them; it is said once, and the canary goes on in
-the database, because another server may well serve it.
+If it cannot be loaded, the deployed version answers those chats. That is logged once. The canary stays
+active in the database, because another server may be able to serve it.
 """
 
 import logging
@@ -25,25 +25,25 @@ class _Tried:
 
 
 class CanaryServing:
-    """Follows the database, where the command line and other servers start and end canaries, too."""
+    """Polls the database, because the command line and other servers start and end canaries too."""
 
     def __init__(self, database: Database, versions: LoadedVersions, building: threading.RLock) -> None:
-        """`building` is held while a version is built that is to stay."""
+        """`building` is held while a version that must stay loaded is being loaded."""
         self._database = database
         self._versions = versions
         self._building = building
         self._tried: _Tried | None = None
-        self._refused: str | None = None  # the canary that could not be served: told once
-        self._waited_for: str | None = None  # the canary whose server did not answer: told once
+        self._refused: str | None = None  # the canary that failed to load: logged once
+        self._waited_for: str | None = None  # its model server did not answer: logged once
 
     @property
     def version(self) -> ServedVersion | None:
-        """The version that is tried, its slot ready."""
+        """The canary's version, if it is loaded."""
         tried = self._tried
         return tried.version if tried is not None else None
 
     def answering(self, canary_id: str | None) -> ServedVersion | None:
-        """The version for a chat that was given to this canary, while it goes on and can be served."""
+        """The version for a chat assigned to this canary, while the canary is active and loaded."""
         if canary_id is None:
             return None
         self.follow()
@@ -51,13 +51,13 @@ class CanaryServing:
         return tried.version if tried is not None and tried.canary_id == canary_id else None
 
     def serves(self, canary_id: str) -> bool:
-        """Whether this server answers the canary's chats by its version."""
+        """Whether this server answers the canary's chats with the canary's version."""
         return self._tried is not None and self._tried.canary_id == canary_id
 
     def start(self, id_or_name: str, *, share: float, by: str, why: str) -> Canary:
-        """Build and try the version, then give it a share of the chats that begin from now on.
+        """Load and try the version, then assign a share of the new chats to it.
 
-        Raises as `canaries.start_canary` does, and ArtifactRefused.
+        Raises ArtifactRefused, and as `canaries.start_canary` does.
         """
         with self._building:
             with self._database.read() as session:
@@ -70,9 +70,9 @@ class CanaryServing:
         return canary
 
     def end(self, *, by: str, why: str) -> tuple[ModelVersion, int]:
-        """Its chats are the deployed version's from now on; returns what was tried, and how many they are.
+        """Give the canary's chats to the deployed version; returns the canary's version and their number.
 
-        Raises Conflict where no canary is under way.
+        Raises Conflict if no canary is active.
         """
         with self._database.write() as session:
             canary = canaries.end_canary(session, by=by, why=why)
@@ -84,11 +84,11 @@ class CanaryServing:
         return ended
 
     def forget(self) -> None:
-        """Its model is gone; `follow` has it loaded again."""
+        """Note that its model was unloaded; `follow` loads it again."""
         self._tried = self._refused = None
 
     def follow(self) -> None:
-        """Have the version ready that is to be tried, unless that is so already or was found impossible."""
+        """Load the canary's version, unless it is loaded already or failed to load."""
         if self._is_settled(self._wanted()):
             return
         with self._building:
@@ -104,7 +104,7 @@ class CanaryServing:
     def _try(self, canary: Canary, version: ModelVersion) -> None:
         try:
             self._tried = _Tried(canary.id, self._versions.build(version))
-        except Busy as error:  # a model server that does not answer refuses nothing: ask again
+        except Busy as error:  # the model server did not answer, which is no refusal: try again
             if self._waited_for != canary.id:
                 log.error(
                     "%s is tried as a canary, but waits for the model server, so the deployed version "
@@ -113,7 +113,7 @@ class CanaryServing:
                     error,
                 )
             self._waited_for = canary.id
-        except Exception as error:  # whatever it is, its chats have to be answered
+        except Exception as error:  # whatever happened, its chats must be answered
             self._refused = canary.id
             log.error(
                 "%s is tried as a canary but cannot be served, so the deployed version answers its chats: %s",

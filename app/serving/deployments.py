@@ -1,7 +1,6 @@
-"""Which version replies: the alias `deployed` and the canary of the database, made true in the backend.
+"""Keeps the backend serving the version that the database marks as deployed, and the canary.
 
-Has the slot of a version built before requests go to it, and falls back to one that works. Knows no
-tensors, and of a chat only which canary it was given to.
+A version is loaded before requests reach it. If it cannot be loaded, one that works goes on replying.
 """
 
 import logging
@@ -23,7 +22,7 @@ POLL_SECONDS = 1.0
 
 
 class Deployments:
-    """Follows the database, where the trainer's gate, the command line and other servers deploy too."""
+    """Polls the database, because the trainer's gate, the command line and other servers deploy too."""
 
     def __init__(
         self,
@@ -40,17 +39,17 @@ class Deployments:
         self._versions = LoadedVersions(artifacts, backend, max_loaded_versions)
         self._building = threading.RLock()
         self._serving: ServedVersion | None = None
-        self._refused: str | None = None  # the deployed version that could not be built: told once
-        self._waited_for: str | None = None  # the deployed version whose server did not answer: told once
+        self._refused: str | None = None  # the deployed version that failed to load: logged once
+        self._waited_for: str | None = None  # deployed, but its model server did not answer: logged once
         self.canary = CanaryServing(database, self._versions, self._building)
         self._before: ModelVersion | None = None  # what rolling back would deploy
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="deployments", daemon=True)
 
     def start(self) -> None:
-        """Build the deployed version, or else the last one before it that can be, and watch the alias.
+        """Load the deployed version, or else the newest earlier one that loads, and watch the alias.
 
-        The alias stays as it is: an operator has to see what is wrong and decide. Raises NotReady if
+        The alias is not changed: an operator has to see what is wrong and decide. Raises NotReady if
         not even the base model replies.
         """
         if self._versions.refusal is None:
@@ -58,11 +57,11 @@ class Deployments:
         self._watcher.start()
 
     def refuse(self, why: Callable[[], Busy]) -> None:
-        """Load nothing and answer nobody, with that error, until `come_back`."""
+        """Refuse every load and every reply with this error, until `come_back`."""
         self._versions.refusal = why
 
     def make_way(self, why: Callable[[], Busy], free: Callable[[], object]) -> None:
-        """As `refuse`; `free` then unloads every model, in its own time."""
+        """Like `refuse`; then call `free`, which unloads every model and may take a while."""
         self.refuse(why)
         with self._building:
             self._serving = self._before = None
@@ -70,7 +69,7 @@ class Deployments:
             free()
 
     def come_back(self) -> None:
-        """Load what is to be served; raises as `start` does, and then goes on refusing."""
+        """Load the versions to serve again. Raises as `start` does, and then goes on refusing."""
         with self._building:
             why, self._versions.refusal = self._versions.refusal, None
             try:
@@ -81,7 +80,7 @@ class Deployments:
                 raise
 
     def trouble(self) -> str | None:
-        """Why nobody is answered now, as anybody may read it; None if all is well."""
+        """Why no reply is possible now, in words that anyone may read; None if all is well."""
         why = self._versions.refusal
         return why().message if why is not None else self._backend.trouble()
 
@@ -91,9 +90,9 @@ class Deployments:
             self._watcher.join()
 
     def current(self, canary_id: str | None = None) -> ServedVersion:
-        """The version for a new reply, its slot ready: the deployed one, or the one that still works.
+        """The loaded version for a new reply: the deployed one, or the one that still works.
 
-        For a chat that was given to a canary, the canary, while that goes on and can be served.
+        A chat assigned to a canary gets the canary's version, while the canary is active and loaded.
         """
         self._versions.check()
         tried = self.canary.answering(canary_id)
@@ -114,10 +113,10 @@ class Deployments:
         canary_id: str | None = None,
         version_id: str | None = None,
     ) -> tuple[ServedVersion, ReplyStream]:
-        """A reply by the current version, or by the one that is named, not yet begun.
+        """A reply, not yet started, by the current version or by `version_id`.
 
-        Raises as `Backend.stream` does; for a version that has to be built first also ArtifactRefused, and
-        Busy where no slot is free for it.
+        Raises as `Backend.stream` does. If the version must be loaded first, also raises ArtifactRefused,
+        and Busy if no slot is free for it.
         """
         try:
             return self._stream(messages, sampling, person, canary_id, version_id)
@@ -128,11 +127,11 @@ class Deployments:
         return self._stream(messages, sampling, person, canary_id, version_id)
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
-        """As `Backend.prompt`."""
+        """See `Backend.prompt`."""
         return self._backend.prompt(messages)
 
     def deploy(self, id_or_name: str, *, by: str, why: str) -> ModelVersion:
-        """Build and try the version, then move the alias: a refused adapter changes nothing.
+        """Load and try the version, then move the alias: a refused adapter changes nothing.
 
         Raises NotFound, Conflict (rejected or retired), ArtifactRefused.
         """
@@ -147,7 +146,7 @@ class Deployments:
         return version
 
     def roll_back(self, *, by: str, why: str) -> ModelVersion:
-        """Deploy what answered before; loads nothing while its slot is there. Raises as `deploy` does."""
+        """Deploy the previous version, usually still loaded. Raises as `deploy` does."""
         with self._building:
             with self._database.read() as session:
                 target = model_versions.roll_back_target(session)
@@ -167,7 +166,7 @@ class Deployments:
         return version, self._backend.stream(version.id, messages, sampling, person=person)
 
     def _named(self, version_id: str) -> ServedVersion:
-        """That version, its slot ready; one that is not loaded takes the slot of the least used."""
+        """The version, loaded if necessary in the slot of the least recently used one."""
         with self._database.read() as session:
             version = model_versions.get_version(session, version_id)
         found = self._versions.find(version)
@@ -189,26 +188,26 @@ class Deployments:
         self.canary.follow()
 
     def _follow(self) -> None:
-        """Serve what the database says, unless that is so already or was found impossible."""
+        """Serve the version that the database names, unless it is served already or failed to load."""
         with self._database.read() as session:
             deployed_id = model_versions.deployed_id(session)
         if deployed_id is not None and deployed_id == (self._refused or self._serving_id()):
             return
         with self._building:
-            with self._database.read() as session:  # whoever held the lock may have moved the alias
+            with self._database.read() as session:  # the last holder of the lock may have moved the alias
                 deployed = model_versions.deployed_version(session)
             if deployed.id == self._refused:
                 return
             if deployed.id == self._serving_id():
-                self._refused = None  # the alias went elsewhere; should it come back, try again
+                self._refused = None  # the alias moved on; if it returns to the failed version, try again
                 return
             try:
                 self._versions.build(deployed)
-            except Busy as error:  # a model server that does not answer refuses nothing: ask again
+            except Busy as error:  # the model server did not answer, which is no refusal: try again
                 if self._waited_for != deployed.id:
                     log.error("%s is deployed, but waits for the model server: %s", deployed.name, error)
                 self._waited_for = deployed.id
-            except Exception as error:  # whatever it is, the version that works has to go on working
+            except Exception as error:  # whatever happened, the working version must keep replying
                 self._refused = deployed.id
                 self._on_swap("refused")
                 kept = (
@@ -228,7 +227,7 @@ class Deployments:
         return None if self._serving is None else self._serving.id
 
     def _fall_back(self) -> None:
-        """At start: serve the newest of the versions deployed before that can be built."""
+        """At start: serve the newest earlier deployment that loads."""
         with self._database.read() as session:
             rows = model_versions.deployments(session, limit=100)
             ids = dict.fromkeys(row.version_id for row in rows)
@@ -239,7 +238,7 @@ class Deployments:
                 continue
             try:
                 self._serving = self._versions.build(version)
-            except Exception as error:  # whatever it is, an earlier one may do
+            except Exception as error:  # whatever happened, an earlier version may work
                 log.error("%s, deployed before, cannot be served either: %s", version.name, error)
             else:
                 break
@@ -249,7 +248,7 @@ class Deployments:
         log.error("%s replies in place of the deployed version. Deploy one that works.", version.name)
 
     def _serve(self, version: ModelVersion) -> None:
-        """New replies go to this version; those under way end on the one they began with."""
+        """Send new replies to this version; replies under way finish on the one they began with."""
         if self._serving is not None and self._serving.id != version.id:
             self._on_swap("done")
         self._serving = self._versions.build(version)
@@ -263,11 +262,11 @@ class Deployments:
         self._free_unused()
 
     def _needed(self) -> list[str]:
-        """What has to stay loaded, as far as there may be so many: the last is there to be rolled back to."""
+        """Ids of the versions to keep loaded, most important first; the last is the rollback target."""
         return [*self._answering(), *([self._before.id] if self._before is not None else [])]
 
     def _answering(self) -> list[str]:
-        """What chats get their next reply from."""
+        """Ids of the versions that new replies come from."""
         return [version.id for version in (self._serving, self.canary.version) if version is not None]
 
     def _free_unused(self) -> None:
@@ -275,14 +274,14 @@ class Deployments:
             self._versions.free(self._needed())
 
     def _load_before(self) -> None:
-        """What rolling back would deploy, so that it has to load nothing, after a restart too."""
+        """Load the rollback target, so that a rollback is instant, also after a restart."""
         before = self._before
         if before is None or not self._versions.is_missing(before.id, self._needed()):
             return
         try:
             self._versions.build(before)
         except Busy:
-            return  # a model server that does not answer; ask again
+            return  # the model server did not answer; try again
         except Exception as error:
             self._before = None
             log.warning("%s, which rolling back would deploy, cannot be loaded: %s", before.name, error)
@@ -299,6 +298,6 @@ class Deployments:
                 self._free_unused()
                 healthy = True
             except Exception:
-                if healthy:  # say an outage of the database once, not every second
+                if healthy:  # log an outage of the database once, not every second
                     log.exception("The deployed version cannot be looked up; trying again.")
                 healthy = False

@@ -1,7 +1,6 @@
-"""Serving and training that take turns on one device: the models make way for a training, and come back.
+"""Lets serving and training alternate on one device: unloads the models for a training, then reloads them.
 
-A training that wants the device claims it by a lock that ends with its process, and its run has a lease.
-Knows the lock, the run's row and the deployments; what is trained is not its concern.
+A training claims the device by a file lock, which ends with its process; its run holds a lease as well.
 """
 
 import gc
@@ -20,22 +19,22 @@ from storage.registry.device_lock import DeviceLock
 log = logging.getLogger("thumbloop.serving")
 
 POLL_SECONDS = 0.25
-# What those who ask meanwhile are told to wait, unless the training says how long it still takes.
+# Retry-After during a training: the default, used when the run gives no estimate, and the maximum.
 USUAL_SECONDS, LONGEST_SECONDS = 15, 300
 
 
 def freeze_loaded() -> None:
-    """Spare the garbage collector what is loaded by now, which lives as long as the server does.
+    """Exclude everything loaded so far from garbage collection; it lives as long as the server.
 
-    A full collection would go through all of it, torch and Gradio included, and for 0.7 s nobody would be
-    answered; now it takes 0.05 s.
+    A full collection would scan all of it, torch and Gradio included, and block replies for 0.7 s. Now it
+    takes 0.05 s.
     """
     gc.collect()
     gc.freeze()
 
 
 class DeviceSharing:
-    """A thread that watches for trainings. `free` unloads every model; what still replies then is cut off."""
+    """A thread that watches for trainings. `free` unloads every model and cuts off unfinished replies."""
 
     def __init__(
         self,
@@ -53,12 +52,12 @@ class DeviceSharing:
         self._lease_seconds = lease_seconds
         self._away = False
         self._alive_at = time.monotonic()  # when a training was last known to be alive
-        self._failed = False  # to come back; told once
+        self._failed = False  # the last look failed; logged once
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="device", daemon=True)
 
     def start(self) -> None:
-        """Before the deployments start: a server may come up in the middle of a training."""
+        """Call it before the deployments start: the server may come up in the middle of a training."""
         if not self._device.use():
             self._make_way()
         self._thread.start()
@@ -87,7 +86,7 @@ class DeviceSharing:
             if alive:
                 self._make_way()
             else:
-                self._device.use()  # after a trainer that was silent for too long is gone, too
+                self._device.use()  # also after a trainer that was silent for too long has gone
         elif not claimed:
             self._come_back("The training is over")
         elif time.monotonic() - self._alive_at > self._lease_seconds:
@@ -99,7 +98,7 @@ class DeviceSharing:
         try:
             self._deployments.make_way(self._why, self._free)
         finally:
-            self._device.close()  # a training that gets less memory than all beats one that waits for ever
+            self._device.close()  # even if unloading failed: less memory beats a training that waits for ever
 
     def _come_back(self, why: str) -> None:
         self._device.use()

@@ -1,6 +1,6 @@
-"""The model versions in memory: verified before they are loaded, at most so many, the least used freed first.
+"""The model versions in memory: loads verified ones, and frees the least recently used beyond a limit.
 
-Knows the adapter folders and the backend; which versions are needed is for Deployments.
+Which versions are needed is up to Deployments.
 """
 
 import threading
@@ -14,7 +14,7 @@ from storage.registry.artifacts import Artifacts
 
 
 class LoadedVersions:
-    """Safe from any thread; one version is built at a time."""
+    """Safe from any thread; one version is loaded at a time."""
 
     def __init__(self, artifacts: Artifacts, backend: Backend, most: int) -> None:
         self._artifacts = artifacts
@@ -30,7 +30,7 @@ class LoadedVersions:
             raise self.refusal()
 
     def build(self, version: ModelVersion) -> ServedVersion:
-        """Verify the adapter's folder and load it, unless it is loaded; raises ArtifactRefused and Busy."""
+        """Verify the adapter's folder and load it, unless loaded already. Raises ArtifactRefused, Busy."""
         with self._lock:
             self.check()
             if version.id not in self._backend.loaded():
@@ -44,21 +44,21 @@ class LoadedVersions:
         self._used[version_id] = time.monotonic()
 
     def find(self, version: ModelVersion) -> ServedVersion | None:
-        """The version if it is loaded; waits for none that is being built."""
+        """The version if it is loaded; does not wait for one that is being loaded."""
         return self._served(version) if version.id in self._backend.loaded() else None
 
     def free(self, needed: Sequence[str]) -> None:
-        """Down to the most that may be, the least used first; of those needed, the first that fit stay.
+        """Unload down to the limit, least recently used first; the first needed versions that fit stay.
 
-        One with a reply under way stays until later.
+        A version with a reply under way is left for a later call.
         """
         with self._lock:
             self._free(self._most, needed[: self._most])
 
     def make_room(self, needed: Sequence[str], answering: Sequence[str]) -> bool:
-        """Free slots as `free` does until another version fits; False where that is not possible.
+        """Unload until one more version fits; False if that is not possible.
 
-        Of those needed, only the ones answering are sure to stay, but the others go last.
+        The `answering` versions stay. The other `needed` ones are unloaded last.
         """
         with self._lock:
             self._free(self._most - 1, needed)
@@ -73,7 +73,7 @@ class LoadedVersions:
                 excess -= self._backend.unload(version_id)
 
     def is_missing(self, version_id: str, needed: Sequence[str]) -> bool:
-        """Whether it is not loaded although it is among those needed that fit."""
+        """Whether the version is needed and fits, but is not loaded."""
         return version_id in needed[: self._most] and version_id not in self._backend.loaded()
 
     def _served(self, version: ModelVersion) -> ServedVersion:

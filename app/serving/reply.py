@@ -1,6 +1,6 @@
-"""One reply in the making: what was asked, the text that goes to its stream, and how long it took.
+"""One reply being generated: the request, the text sent to its stream, and the timings.
 
-Knows a reply stream; knows no model, no server and no thread.
+The base class of both backends' replies.
 """
 
 import time
@@ -14,10 +14,10 @@ from storage.errors import ThumbloopError
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a version.
+    """A request for one reply.
 
-    `prompt` is the conversation in ids of the local tokenizer, if there is one; `limit` is in tokens,
-    `asked_at` is `time.perf_counter()` then.
+    `prompt` has the token ids of the conversation, if there is a local tokenizer; `limit` is in tokens;
+    `asked_at` is the `time.perf_counter()` of the request.
     """
 
     id: str
@@ -43,15 +43,15 @@ class Reply:
         self._token_ids: list[int] = []
 
     def begin(self) -> None:
-        """It leaves the queue."""
+        """Note that the reply left the queue."""
         self._began_at = time.perf_counter()
 
     def seconds(self) -> float | None:
-        """Since it left the queue, if it did."""
+        """Seconds since it left the queue; None if it did not."""
         return None if self._began_at is None else time.perf_counter() - self._began_at
 
     def end(self, outcome: FinishReason | ThumbloopError) -> None:
-        """The reader hears how it ended."""
+        """Finish or fail the stream."""
         if isinstance(outcome, ThumbloopError):
             self.stream.fail(outcome)
             return
@@ -69,7 +69,7 @@ class Reply:
         self.stream.finish(ReplyEnd(content, outcome, self._known_ids(), prompt_tokens, timings))
 
     def _add(self, text: str) -> None:
-        """More of the text; what may become a stop string is held back."""
+        """Pass on more text; what may become a stop string is held back."""
         self._write(self._stops.add(text))
 
     def _note_token(self) -> None:
@@ -79,10 +79,10 @@ class Reply:
         self._content.append(delta)
         self.stream.write(delta)
 
-    # What the backends know in different ways:
+    # The backends find these in different ways.
 
     def _rest(self) -> str:
-        """Text that was not passed on yet when the reply ends."""
+        """Text not yet passed on when the reply ends."""
         return ""
 
     def _tokens(self) -> int:

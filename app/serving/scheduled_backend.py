@@ -1,6 +1,6 @@
-"""What both backends do alike: hold versions, check and count prompts, and hand replies to a scheduler.
+"""The base class of both backends: holds versions, counts prompts, and hands replies to a scheduler.
 
-Knows no database: which version should answer is for Deployments.
+Which version should answer is up to Deployments.
 """
 
 import itertools
@@ -25,12 +25,12 @@ from storage.errors import NotReady
 from storage.settings import Settings
 from trainer.dataset.tokenise import prompt_ids
 
-V = TypeVar("V")  # what a backend keeps of a loaded version
+V = TypeVar("V")  # what a backend stores for a loaded version
 R = TypeVar("R", bound=Reply)
 
 
 class ScheduledBackend(ABC, Generic[V, R]):
-    """`tokenizer` and `context`, in tokens, are None where prompts are not counted."""
+    """`tokenizer` and `context` (in tokens) are None if prompts are not counted."""
 
     _scheduler: Scheduler[R]
 
@@ -40,7 +40,7 @@ class ScheduledBackend(ABC, Generic[V, R]):
         self._concurrent = settings.max_concurrent_replies
         self._admission = Admission(self._concurrent, settings.max_waiting_replies)
         self._request_ids = itertools.count(1)
-        self._lock = threading.Lock()  # guards the versions, and that none goes while a reply is admitted
+        self._lock = threading.Lock()  # guards `_versions`; none is removed while a reply is admitted
         self._versions: dict[str, V] = {}
 
     @abstractmethod
@@ -48,7 +48,7 @@ class ScheduledBackend(ABC, Generic[V, R]):
 
     @abstractmethod
     def _free(self, loaded: V) -> None:
-        """The version left; free what it holds."""
+        """Free the resources of a version that was removed."""
 
     def loaded(self) -> list[str]:
         with self._lock:
@@ -65,7 +65,7 @@ class ScheduledBackend(ABC, Generic[V, R]):
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         if self._tokenizer is None or self._context is None:
-            return Prompt(messages, None, 0.0)  # nothing is counted, so nothing is known to be too long
+            return Prompt(messages, None, 0.0)  # not counted, so never refused as too long
         ids = prompt_ids(self._tokenizer, [dict(message) for message in messages])
         return Prompt(messages, ids, len(ids) / self._context)
 
@@ -100,10 +100,10 @@ class ScheduledBackend(ABC, Generic[V, R]):
         return self._scheduler.occupancy()
 
     def _check_ready(self) -> None:
-        """Raises Busy while no reply can begin."""
+        """Raise Busy while no reply can begin."""
 
     def _limit(self, prompt: Prompt, sampling: Sampling) -> int:
-        """The most tokens that the reply may have; raises InvalidInput if there is no room for one."""
+        """The reply's maximum number of tokens; raises InvalidInput if there is no room for any."""
         if prompt.ids is None or self._context is None:
             return sampling.max_new_tokens
         if len(prompt.ids) >= self._context:

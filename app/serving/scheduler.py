@@ -1,6 +1,6 @@
 """The scheduler: one thread with an event loop that starts replies in a fair order, and ends them.
 
-What generates is for its subclasses, one a backend. Knows no tokenizer, no model and no database.
+Each backend has a subclass that does the generating.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Scheduler(ABC, Generic[R]):
         self._admission = admission
         self._lock = threading.Lock()  # guards `_ended` and with it the loop's end
         self._ended = False
-        # What follows is the loop's alone.
+        # The fields below are used in the loop only.
         self._closing = False
         self._queue: FairQueue[R] = FairQueue()
         self._running: dict[str, R] = {}  # by request id
@@ -45,18 +45,18 @@ class Scheduler(ABC, Generic[R]):
         self.call(self._cancel, reply)
 
     def occupancy(self) -> Occupancy:
-        """Read from outside of the loop, so what starts or ends at that moment may be missed."""
+        """Read from outside the loop, so a reply that starts or ends right now may be missed."""
         return Occupancy(len(self._running), len(self._queue), self._admission.admitted())
 
     def call(self, function: Callable[..., object], *arguments: Any) -> bool:
-        """Have the loop make the call; False if it has ended."""
+        """Call the function in the loop; False if the loop has ended."""
         with self._lock:
             if not self._ended:
                 self._loop.call_soon_threadsafe(function, *arguments)
             return not self._ended
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of work in the loop, after waiting for it; raises NotReady once the loop has ended."""
+        """Run the coroutine in the loop and wait for its result; raises NotReady if the loop has ended."""
         with self._lock:
             if self._ended:
                 work.close()
@@ -65,7 +65,7 @@ class Scheduler(ABC, Generic[R]):
         return future.result()
 
     def close(self) -> None:
-        """Cancel every reply, stop what generates, and end the thread."""
+        """Cancel every reply, stop generating, and end the thread."""
         if self._ended:
             return
         self.run(self._close())
@@ -77,7 +77,7 @@ class Scheduler(ABC, Generic[R]):
 
     @abstractmethod
     def _start(self, reply: R) -> bool:
-        """Have the reply generated; False if there is no room for it now."""
+        """Start generating the reply; False if there is no room for it now."""
 
     @abstractmethod
     def _stop(self, reply: R) -> None:
@@ -85,10 +85,10 @@ class Scheduler(ABC, Generic[R]):
 
     @abstractmethod
     async def _stop_generating(self) -> None:
-        """Free what generates; no reply is under way."""
+        """Free what generates; called once no reply is under way."""
 
     def _may_start(self, reply: R) -> bool:
-        """Whether its version is still there."""
+        """Whether its version is still loaded."""
         return True
 
     def _begin(self, reply: R) -> None:
@@ -99,7 +99,7 @@ class Scheduler(ABC, Generic[R]):
             self._schedule()
 
     def _schedule(self) -> None:
-        """Start waiting replies as far as there is room; none overtakes another of the same version."""
+        """Start waiting replies while there is room; a version's replies start in the queue's order."""
         full: set[str] = set()  # versions whose next reply has to wait
         while len(self._running) < self._concurrent:
             under_way = Counter(reply.request.person for reply in self._running.values())
@@ -121,7 +121,7 @@ class Scheduler(ABC, Generic[R]):
             self._end(reply, "cancelled")
 
     def _end(self, reply: R, outcome: FinishReason | ThumbloopError) -> None:
-        # The place is free before the reader hears of the end, so that whoever asks next finds it.
+        # Capacity is released before the reader gets the end, so that its next request finds it.
         request = reply.request
         self._running.pop(request.id, None)
         seconds = None if isinstance(outcome, ThumbloopError) else reply.seconds()

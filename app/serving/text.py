@@ -1,32 +1,31 @@
-"""Token ids to text while they arrive: whole characters only, and nothing of a stop string.
+"""Turns token ids into text as they arrive: complete characters only, cut before a stop string.
 
-Knows a tokenizer's `decode`; knows no model.
+Uses only a tokenizer's `decode`.
 """
 
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-# What `decode` puts where bytes are no character, among others where one is not complete yet.
+# `decode` writes this for bytes that are no character, such as one that is still incomplete.
 REPLACEMENT = "\ufffd"
 
 
 class Detokeniser:
-    """Text of one reply. A character whose bytes are spread over several tokens comes out whole.
+    """Text of one reply. A character whose bytes span several tokens is emitted once it is complete.
 
-    Decoding starts again at the last point between two characters, not at the beginning, and includes
-    the tokens before that point, because tokenizers of the SentencePiece kind decode a first token
-    without its space.
+    Each step decodes from the last boundary between characters, not from the beginning. It includes the
+    tokens just before that boundary, because SentencePiece tokenizers drop the space of a first token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._context = 0  # _ids from here to _done give the context that was emitted already
+        self._context = 0  # _ids[_context:_done] is emitted already and gives the context
         self._done = 0
 
     def add(self, token_id: int) -> str:
-        """The text that this token completes; empty while a character is open."""
+        """The text that this token completes; empty while a character is incomplete."""
         self._ids.append(token_id)
         text = self._pending()
         if not text or text.endswith(REPLACEMENT):
@@ -35,7 +34,7 @@ class Detokeniser:
         return text
 
     def flush(self) -> str:
-        """What is still open at the end, without a character that was never completed."""
+        """The remaining text at the end, without a character that was never completed."""
         text = self._pending().rstrip(REPLACEMENT)
         self._context = self._done = len(self._ids)
         return text
@@ -51,7 +50,7 @@ class Detokeniser:
 
 
 class StopStrings:
-    """Lets text through up to the first stop string; holds back what could become the start of one."""
+    """Passes text up to the first stop string; holds back what could be the start of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
@@ -59,7 +58,7 @@ class StopStrings:
         self.found = False
 
     def add(self, text: str) -> str:
-        """The text that is certainly before any stop string."""
+        """The text that is certain to come before any stop string."""
         self._held += text
         starts = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if starts:
@@ -76,6 +75,6 @@ class StopStrings:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,6 +1,6 @@
-"""The in-process backend: transformers, one slot per model version, an engine in each.
+"""The in-process backend: transformers, with one slot and one engine per model version.
 
-Knows no database: which version should answer is for Deployments.
+Which version should answer is up to Deployments.
 """
 
 import gc
@@ -30,9 +30,9 @@ log = logging.getLogger("thumbloop.serving")
 
 
 class LocalBackend(ScheduledBackend[Slot, LocalReply]):
-    """Loads the base model at once, or with the first version if it is to wait; raises ModelUnavailable.
+    """Loads the base model at once, or with the first version if `wait`; raises ModelUnavailable.
 
-    `end_ids` are the tokens that end a reply; without them those of the model and its tokenizer.
+    `end_ids` are the tokens that end a reply; by default those of the model and its tokenizer.
     """
 
     _scheduler: LocalScheduler
@@ -50,7 +50,7 @@ class LocalBackend(ScheduledBackend[Slot, LocalReply]):
         self._cache_tokens = settings.serving_cache_tokens
         super().__init__(settings, load_tokenizer(source), min(source.max_context, self._cache_tokens))
         self._batching = settings.batching == "auto"
-        # Tokenising once here also settles the tokenizer's state, which threads then only read.
+        # The first call sets the tokenizer's state; later calls, from any thread, only read it.
         self._trial_prompt = prompt_ids(self._tokenizer, [{"role": "user", "content": "Hello"}])
         self._given_end_ids = end_ids
         self._end_ids = end_ids or frozenset()
@@ -88,17 +88,17 @@ class LocalBackend(ScheduledBackend[Slot, LocalReply]):
     def release(self, patience: float) -> None:
         """Free every version and the base model, which the next `load` loads again.
 
-        Replies under way may go on for so many seconds and are cut off then.
+        Replies under way may run for another `patience` seconds and are then cut off.
         """
         with self._loading:
             self._admission.wait_until_idle(patience)
             with self._lock:
                 slots = list(self._versions.values())
                 self._versions.clear()
-            while slots:  # none keeps a name here, so that the collector finds it
+            while slots:  # leave no reference here, so that the collector can free the slots
                 self._scheduler.shut(slots.pop())
             self._base = None
-        # Models refer to themselves, so only a collection frees them.
+        # Models contain reference cycles, so only a collection frees them.
         gc.unfreeze()
         gc.collect()
         if torch.cuda.is_available():
@@ -124,7 +124,7 @@ class LocalBackend(ScheduledBackend[Slot, LocalReply]):
             self._end_ids = _end_ids(self._base, self._tokenizer)
 
     def _make_engine(self, slot: Slot) -> Engine:
-        """The batching engine; the plain one for a model that cannot be batched."""
+        """The batching engine, or the plain one for a model that cannot be batched."""
         take = partial(self._scheduler.take, slot)
         if self._batching:
             try:
@@ -146,7 +146,7 @@ class LocalBackend(ScheduledBackend[Slot, LocalReply]):
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end a reply: the tokenizer's, and those of the model's generation settings."""
+    """Tokens that end a reply: the tokenizer's and those of the model's generation config."""
     named = model.generation_config.eos_token_id
     ids = named if isinstance(named, list) else [named]
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)

@@ -1,8 +1,8 @@
 """The batching engine: continuous batching by transformers, one manager for one model.
 
-Requests join and leave the running batch at any token. What the library leaves to its callers is done
-here: a cache of stated size, room for a request before it enters, a seeded draw for each request,
-updates straight from the worker's thread, and telling that the worker is dead. Knows no text.
+Requests join and leave the running batch at any token. This module adds what the library leaves to its
+callers: a cache of fixed size, admission by free cache, a seeded draw for each request, updates straight
+from the worker's thread, and detection of a dead worker.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from app.serving.local.sampling import Sampler, choose_tokens
 from app.serving.local.slot import Trial
 
 PAGE_TOKENS = 32
-STEP_TOKENS = 256  # of prompts in one step: how long a newcomer's prompt may hold up everyone's next token
-# Room reserved for a reply, of what it may become: nearly all end earlier. Where too many grow past it
-# at once, the manager puts the youngest back and computes its cache again; its tokens stay.
+STEP_TOKENS = 256  # of prompts per step: bounds how long a new prompt delays everyone's next token
+# Cache reserved for a reply, however long it may become: nearly all end earlier. If too many outgrow it
+# at once, the manager requeues the youngest and recomputes its cache; its tokens are kept.
 RESERVED_TOKENS = 512
 TRIAL_SECONDS = 60.0
-TRIAL_TOLERANCE = 0.05  # of the distance between the best and the mean logit; bf16 differs by a tenth of it
+TRIAL_TOLERANCE = 0.05  # share of the gap between the best and the mean logit; bf16 differs by a tenth of it
 
 
 class Unsuitable(Exception):
-    """The library cannot batch this model, or not rightly."""
+    """The library cannot batch this model, or gives wrong results."""
 
 
 class ContinuousEngine:
-    """Ready when made, proved by a trial; raises Unsuitable if the library refuses the model.
+    """Ready once constructed and checked by a trial; raises Unsuitable if the library refuses the model.
 
     The model must not be used by anything else until the engine is stopped: its attention is replaced.
     """
@@ -63,10 +63,10 @@ class ContinuousEngine:
         self._reserved: dict[str, int] = {}  # pages by request
         config = ContinuousBatchingConfig(
             page_size=PAGE_TOKENS,
-            num_blocks=self._pages,  # else it takes most of the memory there is, and a second slot gets none
+            num_blocks=self._pages,  # the default takes most of the memory and leaves none for a second slot
             max_batch_tokens=max(STEP_TOKENS, at_once),
             max_requests_per_batch=at_once,
-            max_queue_size=2 * at_once,  # those of the batch, and as many dropped before it saw them
+            max_queue_size=2 * at_once,  # the batch, and as many dropped before the worker saw them
             use_cuda_graph=False,  # a graph replays kernels, not the draws of `_SeededChoice`
             use_async_batching=False,
             auto_switch_to_flash=False,  # would fetch a kernel from the hub
@@ -82,7 +82,7 @@ class ContinuousEngine:
             raise Unsuitable(str(error)) from error
         self._router = self.manager.output_router = _Router(sink)
         self.manager.logit_processor = _seeded_choice()
-        # A daemon's threads are daemons: a server that fails to start must not wait for an idle worker.
+        # Threads inherit the daemon flag: a server that fails to start must not wait for an idle worker.
         starter = threading.Thread(target=self.manager.start, daemon=True)
         starter.start()
         starter.join()
@@ -96,7 +96,7 @@ class ContinuousEngine:
     def submit(self, request_id: str, prompt: Sequence[int], limit: int, sampler: Sampler) -> bool:
         pages = -(-(len(prompt) + min(limit, RESERVED_TOKENS)) // PAGE_TOKENS)
         taken = sum(self._reserved.values())
-        # Only this thread adds to the queue, so what is not full now takes one more without blocking.
+        # Only this thread adds to the queue, so if it is not full now, adding one does not block.
         if (taken and taken + pages > self._pages) or self.manager.input_queue.full():
             return False
         added = self.manager.add_request(
@@ -107,7 +107,7 @@ class ContinuousEngine:
             eos_token_id=self._end_ids,
             sampler=sampler,
         )
-        if added is None:  # the worker has died: `failure` says of what
+        if added is None:  # the worker has died: `failure` says why
             return False
         self._reserved[request_id] = pages
         return True
@@ -129,7 +129,7 @@ class ContinuousEngine:
         self._model.set_attn_implementation(self._attention)
 
     def _prove(self, trial: Trial) -> None:
-        """Raises Unsuitable unless the manager picks what the model alone found best, or nearly so."""
+        """Raise Unsuitable unless the manager picks the token that the model alone finds best, or nearly."""
         news: SimpleQueue[list[Update]] = SimpleQueue()
         self._router.sink = news.put
         greedy = Sampler(Sampling(temperature=0, top_p=1, max_new_tokens=1))
@@ -148,11 +148,11 @@ class ContinuousEngine:
             if best - logits[token] > TRIAL_TOLERANCE * (best - logits.mean()):
                 raise Unsuitable(f"it continued a trial with token {token} instead of {alone}")
             if token != alone:
-                break  # as good, but the rest follows from another text
+                break  # equally good, but from here on the texts differ
 
 
 class _Router(OutputRouter):
-    """Hands outputs on in the worker's thread, where the library would want an event loop a handler."""
+    """Passes outputs on in the worker's thread; the library's own router needs an event loop per handler."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
@@ -168,9 +168,9 @@ class _Router(OutputRouter):
 
 
 class _SeededChoice(ContinuousBatchingLogitsProcessor):
-    """Draws for each request by its own sampler and leaves logits whose largest is the drawn token.
+    """Draws each request's token by its own sampler and returns logits whose maximum is that token.
 
-    A manager has one seed and one random generator for all; with `do_sample` off it takes the largest.
+    A manager has a single generator for all requests; with `do_sample` off it takes the maximum.
     """
 
     supported_kwargs = {"sampler": Sampler}  # noqa: RUF012 (as the base class has it)
@@ -183,12 +183,12 @@ class _SeededChoice(ContinuousBatchingLogitsProcessor):
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> torch.Tensor:
-        """Remembers whose rows come next; there is nothing to hand over as a tensor."""
+        """Remember which samplers the next rows belong to; no tensor is needed."""
         self._samplers = [state.state.logit_processor_kwargs["sampler"] for state in requests_with_new_token]
         return torch.zeros(0, dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        # Requests in the middle of their prompt have rows too, after the others; nobody reads their token.
+        # Requests still in their prompt have rows too, after the others; their tokens are not read.
         rows = len(self._samplers)
         if rows:
             scores[range(rows), choose_tokens(scores[:rows], self._samplers)] = torch.inf

@@ -1,7 +1,4 @@
-"""What an engine is: it turns prompts into tokens by one model, several at once.
-
-Knows no text, no queue and no version.
-"""
+"""The Engine protocol: turns prompts into tokens with one model, several prompts at once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +9,7 @@ from app.serving.local.sampling import Sampler
 
 @dataclass(frozen=True)
 class Update:
-    """News of one request, none after the last. `tokens` are all that were generated so far."""
+    """Progress of one request; `last` marks the final update. `tokens` are all generated so far."""
 
     request_id: str
     tokens: Sequence[int]
@@ -24,20 +21,20 @@ Sink = Callable[[list[Update]], object]  # called from the engine's own threads;
 
 
 class Engine(Protocol):
-    """One model that generates. `submit` and `drop` are called from one thread and never block."""
+    """Generates with one model. `submit` and `drop` are called from one thread and never block."""
 
     def submit(self, request_id: str, prompt: Sequence[int], limit: int, sampler: Sampler) -> bool:
-        """Take the request; False if there is no room for it now. Its updates go to the sink."""
+        """Accept the request; False if there is no room for it now. Its updates go to the sink."""
 
     def drop(self, request_id: str, *, over: bool) -> None:
-        """Forget the request, to be called once for each; unless it is over already, it ends here.
+        """Forget the request, and cancel it unless it is `over`. Call it once per request.
 
-        Updates that are under way may still come.
+        Updates already on their way may still arrive.
         """
 
     @property
     def failure(self) -> str | None:
-        """Why this engine will never generate again, if so. Its requests may have been told or not."""
+        """Why this engine has stopped for good; None if it works. Not all its requests may have ended."""
 
     def stop(self) -> None:
-        """End what runs and free the memory; may take a second."""
+        """Cancel all requests and free the memory; may take a second."""

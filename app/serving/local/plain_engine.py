@@ -1,7 +1,7 @@
-"""The plain engine: one thread and one decode loop a request, for models that cannot be batched.
+"""The plain engine: one thread and one decode loop per request, for models that cannot be batched.
 
-Its loop is written out rather than left to transformers' `generate`, because a loop that yields needs no
-streamer thread that can hang its reader, and it stops where we ask within one token. Knows no text.
+The loop replaces transformers' `generate`: as a generator it needs no streamer thread, which could hang
+its reader, and it can be cancelled within one token.
 """
 
 import logging
@@ -18,13 +18,13 @@ from app.serving.local.sampling import Sampler, choose_tokens
 
 log = logging.getLogger("thumbloop.serving")
 
-PREFILL_TOKENS = 512  # a long prompt goes in pieces: bounds memory, and a cancelled one stops early
+PREFILL_TOKENS = 512  # a long prompt is read in pieces: bounds memory, and cancelling stops it early
 
 
 class PlainEngine:
     """Replies share the weights and nothing else."""
 
-    failure = None  # a request that fails takes none other with it
+    failure = None  # a request that fails does not affect the others
 
     def __init__(self, model: Any, end_ids: frozenset[int], at_once: int, sink: Sink) -> None:
         self._model = model
@@ -75,9 +75,9 @@ def generate_tokens(
     max_new_tokens: int,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[int]:
-    """Yield up to `max_new_tokens` ids, without end; the caller stops at an end token.
+    """Yield up to `max_new_tokens` ids; the caller stops at an end token.
 
-    Ends early once `cancelled()` is true. Enter `torch.inference_mode()` around the whole iteration.
+    Ends early once `cancelled()` is true. Wrap the iteration in `torch.inference_mode()`.
     """
     cache = DynamicCache(config=model.config)
     pending = list(prompt)
@@ -91,7 +91,7 @@ def generate_tokens(
 
 
 def next_logits(model: Any, ids: Sequence[int], cache: Cache) -> torch.Tensor:
-    """Logits (vocabulary,) of the token after `ids`, which are added to the cache."""
+    """Logits (vocabulary,) of the token after `ids`; adds `ids` to the cache."""
     inputs = torch.tensor([list(ids)], device=model.device)
     output = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
     logits: torch.Tensor = output.logits[0, -1]

@@ -1,7 +1,4 @@
-"""One reply by a model in this process: token ids in, text out to its stream.
-
-Knows the tokenizer; knows no model and no thread.
-"""
+"""One reply by a model in this process: turns its token ids into text for its stream."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +10,7 @@ from app.serving.text import Detokeniser
 
 
 class LocalReply(Reply):
-    """Made when its stream begins."""
+    """Created when its stream begins."""
 
     def __init__(
         self, request: Request, stream: ReplyStream, tokenizer: Any, end_ids: frozenset[int]
@@ -24,7 +21,7 @@ class LocalReply(Reply):
         self._end_ids = end_ids
 
     def take(self, tokens: Sequence[int]) -> FinishReason | None:
-        """Pass on what is new in all the tokens so far; says why the reply ends, if it does."""
+        """Pass on the new part of all `tokens` so far; returns why the reply ends, None if it goes on."""
         for token in tokens[len(self._token_ids) :]:
             self._note_token()
             self._token_ids.append(token)

@@ -1,7 +1,4 @@
-"""Choosing the next token: temperature, nucleus and a seeded draw, for one reply or for a batch of them.
-
-Knows logits; knows no model, no batch engine and no text.
-"""
+"""Chooses the next token from logits: temperature, nucleus and a seeded draw, for one reply or a batch."""
 
 from collections.abc import Sequence
 from random import Random
@@ -10,21 +7,21 @@ import torch
 
 from app.serving.backend import Sampling
 
-# Nuclei are nearly always among so few; sorting a whole vocabulary costs milliseconds a token.
+# The nucleus is nearly always among this many; sorting all of the vocabulary costs milliseconds a token.
 CANDIDATES = (64, 2048)
 COLDEST = 1e-4  # below this, sampling is greedy to the last bit of float32
 
 
 class Sampler:
-    """How one reply draws: each token takes one number from a generator of its own.
+    """The random draws of one reply: each token takes one number from the reply's own generator.
 
-    So a token depends on the seed, its position and its logits alone, not on who else is in the batch.
+    So a token depends on the seed, its position and its logits alone, not on the rest of the batch.
     """
 
     def __init__(self, sampling: Sampling) -> None:
         self.temperature = sampling.temperature
         self.top_p = sampling.top_p
-        # 64 bits as they are: `Random` takes the absolute value of a negative seed.
+        # Wrapped to 64 bits, because `Random` takes the absolute value of a negative seed.
         self._random = Random(None if sampling.seed is None else sampling.seed % 2**64)
 
     @property
@@ -32,15 +29,14 @@ class Sampler:
         return self.temperature < COLDEST
 
     def draw(self) -> float:
-        """The next number, from 0 to below 1."""
+        """The next random number in [0, 1)."""
         return self._random.random()
 
 
 def choose_tokens(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """One token id a row by temperature and nucleus (Holtzman et al. 2020, arXiv 1904.09751).
+    """One token id per row, by temperature and nucleus (Holtzman et al. 2020, arXiv 1904.09751).
 
-    `logits` is (rows, vocabulary), with one sampler a row. Raises FloatingPointError for logits that
-    are no numbers.
+    `logits` is (rows, vocabulary), with one sampler per row. Raises FloatingPointError if not finite.
     """
     peaks, best = logits.float().max(dim=-1, keepdim=True)
     if not bool(torch.isfinite(peaks).all()):
@@ -76,5 +72,5 @@ def _pick(probabilities: torch.Tensor, sums: torch.Tensor, ids: torch.Tensor, sa
 
 
 def _at(sums: torch.Tensor, total: float, sampler: Sampler) -> int:
-    """Where a random share of the total falls among running sums."""
+    """Index at which a random share of the total falls among the running sums."""
     return min(int(torch.searchsorted(sums, sampler.draw() * total, right=True)), len(sums) - 1)

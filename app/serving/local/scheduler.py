@@ -1,7 +1,4 @@
-"""The local scheduler: gives replies to the engines, hands tokens to them, and replaces an engine that died.
-
-Knows no tokenizer, no model and no database.
-"""
+"""The local scheduler: submits replies to the engines, passes on their tokens, and replaces dead engines."""
 
 import asyncio
 import logging
@@ -20,13 +17,13 @@ from storage.errors import NotReady, ThumbloopError
 
 log = logging.getLogger("thumbloop.serving")
 
-CHECK_SECONDS = 0.25  # how soon the death of an engine is noticed that reported nothing
-RETRY_SECONDS = 5.0  # until an engine that could not be built is tried again
+CHECK_SECONDS = 0.25  # between two checks for an engine that died silently
+RETRY_SECONDS = 5.0  # before another attempt to build an engine
 
 
 @dataclass(eq=False)
 class Slot:
-    """A version that can reply. `engine` is None while a new one takes the place of a dead one."""
+    """A version that can reply. `engine` is None while a dead one is being replaced."""
 
     version: ServedVersion
     model: Any
@@ -35,16 +32,16 @@ class Slot:
 
 
 class LocalScheduler(Scheduler[LocalReply]):
-    """Starts replies by the engines of open slots."""
+    """Starts replies on the engines of open slots."""
 
     def __init__(self, concurrent: int, admission: Admission, make_engine: Callable[[Slot], Engine]) -> None:
         super().__init__(concurrent, admission)
         self._make_engine = make_engine
-        self._slots: dict[str, Slot] = {}  # by version id; the loop's alone
+        self._slots: dict[str, Slot] = {}  # by version id; used in the loop only
         self.call(self._watch)
 
     def open(self, slot: Slot) -> None:
-        """Start replies by this slot from now on; raises NotReady while the server stops."""
+        """Accept replies for this slot; raises NotReady while the server stops."""
 
         async def add() -> None:
             if self._closing:
@@ -54,7 +51,7 @@ class LocalScheduler(Scheduler[LocalReply]):
         self.run(add())
 
     def shut(self, slot: Slot) -> None:
-        """Free a slot and cancel its replies; waits until its engine has stopped."""
+        """Cancel a slot's replies and stop its engine, waiting until it has stopped."""
 
         async def remove() -> None:
             self._cancel_all(lambda reply: reply.request.version_id == slot.version.id)
@@ -63,12 +60,12 @@ class LocalScheduler(Scheduler[LocalReply]):
         try:
             self.run(remove())
         except NotReady:
-            return  # the scheduler was closed, and the engine stopped with it
+            return  # the scheduler is closed and has stopped the engine
         if slot.engine is not None:
             slot.engine.stop()
 
     def take(self, slot: Slot, updates: list[Update]) -> None:
-        """Updates from the slot's engine."""
+        """Accept updates from the slot's engine, in any thread."""
         self.call(self._take, slot, updates)
 
     def _may_start(self, reply: LocalReply) -> bool:
@@ -103,7 +100,7 @@ class LocalScheduler(Scheduler[LocalReply]):
                 log.exception("A reply by %s failed.", slot.version.name)
                 outcome = _failed(f"{type(error).__name__}: {error}")
             if update.last and outcome is None:
-                outcome = "stop"  # nothing more will come, whatever ended it: no reader may wait on
+                outcome = "stop"  # no more updates will come, so the reader must not wait
             if isinstance(outcome, ThumbloopError):
                 log.error("A reply by %s failed: %s", slot.version.name, outcome.message)
             if outcome is not None:
@@ -112,7 +109,7 @@ class LocalScheduler(Scheduler[LocalReply]):
         self._schedule()
 
     def _drop(self, reply: LocalReply, outcome: FinishReason | ThumbloopError, *, over: bool) -> None:
-        """End the reply, in its engine too."""
+        """End the reply, also in its engine."""
         engine = self._slots[reply.request.version_id].engine
         if engine is not None:
             engine.drop(reply.request.id, over=over)
@@ -125,7 +122,7 @@ class LocalScheduler(Scheduler[LocalReply]):
         self._loop.call_later(CHECK_SECONDS, self._watch)
 
     def _check(self, slot: Slot) -> None:
-        """Replace an engine that died: the replies that it was generating fail, and the queue waits."""
+        """Replace a dead engine: the replies it was generating fail; waiting ones stay in the queue."""
         engine = slot.engine
         if self._is_shut(slot) or engine is None or engine.failure is None:
             return  # the engine of a slot that was shut was stopped

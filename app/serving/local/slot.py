@@ -1,8 +1,7 @@
-"""A slot: one model version that can generate.
+"""Builds the model of one version: a clone of the base model with the version's LoRA weights.
 
-A clone of the base model that shares every tensor with it, and the version's own LoRA weights. An
-adapter is read as safetensors and JSON only, and whatever would reach beyond its own LoRA tensors is
-refused: the base's tensors are shared by every slot, so an adapter that changed one would change all.
+The clone shares every tensor with the base. An adapter is read as safetensors and JSON only, and refused
+if it would change anything but its own LoRA tensors: a change to the base would affect every version.
 """
 
 import copy
@@ -25,13 +24,13 @@ from storage.errors import ArtifactRefused
 
 TRIAL_TOKENS = 8
 AVAILABLE_THREADS = torch.get_num_threads()
-# Of a layer's largest matrix: with fewer weights reading them takes a fraction of a millisecond, and with
-# fewer multiplications computing them does, while waking a second thread takes as long (see
-# app/__init__.py). Measured on SmolLM2-135M (0.9 million weights): 16 tokens 54 ms with one thread and 71
-# with two, one token 35 and 55; 256 tokens are faster with two.
+# Limits for a layer's largest matrix. With fewer weights, reading them takes a fraction of a millisecond;
+# with fewer multiplications, so does the arithmetic. Waking a second thread takes as long (see
+# app/__init__.py). Measured on SmolLM2-135M (0.9 million weights): 16 tokens take 54 ms with one thread and
+# 71 with two, one token 35 and 55; 256 tokens are faster with two.
 SMALL_MATRIX = 4_000_000
 SMALL_PRODUCT = 32_000_000
-PEFT_PREFIX = "base_model.model."  # of names in a saved adapter: the path through PEFT's own wrappers
+PEFT_PREFIX = "base_model.model."  # of tensor names in a saved adapter: PEFT's own wrappers
 
 
 def build_model(base: Any, version: ServedVersion) -> Any:
@@ -42,7 +41,7 @@ def build_model(base: Any, version: ServedVersion) -> Any:
     config = _read_config(version)
     clone = _clone(base)
     try:
-        # low_cpu_mem_usage makes the LoRA tensors empty, so that none keeps a random value unnoticed.
+        # low_cpu_mem_usage leaves the LoRA tensors empty, so that none silently keeps a random value.
         adapted = inject_adapter_in_model(config, clone, low_cpu_mem_usage=True)
         result: Any = set_peft_model_state_dict(adapted, tensors, low_cpu_mem_usage=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -55,7 +54,7 @@ def build_model(base: Any, version: ServedVersion) -> Any:
 
 
 def limit_threads(model: Any, available: int = AVAILABLE_THREADS) -> None:
-    """Have each pass of a small model on the CPU computed by one thread, unless it has many tokens."""
+    """Make a small model on the CPU use one thread per forward pass, unless the pass has many tokens."""
     config = model.config.get_text_config()
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     weights = int(config.hidden_size * wide)
@@ -63,14 +62,14 @@ def limit_threads(model: Any, available: int = AVAILABLE_THREADS) -> None:
     def choose(_model: Any, _arguments: Any, inputs: dict[str, Any]) -> None:
         needed = 1 if inputs["input_ids"].numel() <= SMALL_PRODUCT // weights else available
         if torch.get_num_threads() != needed:
-            torch.set_num_threads(needed)  # of the thread that runs the model
+            torch.set_num_threads(needed)  # for the thread that runs the model
 
     if model.device.type == "cpu" and weights < SMALL_MATRIX and available > 1:
         model.register_forward_pre_hook(choose, with_kwargs=True)
 
 
 def check_adapter(version: ServedVersion) -> None:
-    """What can be told of an adapter without its base model; raises ArtifactRefused as `build_model` does."""
+    """Check what can be checked without the base model; raises ArtifactRefused as `build_model` does."""
     _read_tensors(version)
     _read_config(version)
 
@@ -103,7 +102,7 @@ def try_model(model: Any, version: ServedVersion, prompt: Sequence[int]) -> Tria
 
 
 def _clone(base: Any) -> Any:
-    """Other modules and settings around the same tensors."""
+    """A copy of the modules and configuration that shares the tensors."""
     return copy.deepcopy(base, {id(t): t for t in itertools.chain(base.parameters(), base.buffers())})
 
 
@@ -123,7 +122,7 @@ def _read_tensors(version: ServedVersion) -> dict[str, torch.Tensor]:
 
 
 def _read_config(version: ServedVersion) -> LoraConfig:
-    """The adapter's shape. Only these keys are taken over: others can alter base tensors or run code."""
+    """The adapter's configuration, safe keys only: others can alter base tensors or run code."""
     try:
         stored = json.loads((_folder(version) / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""The external backend: another server generates, which speaks OpenAI's protocol.
+"""The external backend: another server, which speaks OpenAI's protocol, generates the replies.
 
-A version is a model name there: the base model's is a setting, an adapter's is its own. Knows no database.
+Each version is a model name on that server: the base model's is a setting, an adapter has its own.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ log = logging.getLogger("thumbloop.serving")
 
 TRIAL = [{"role": "user", "content": "Hello"}]
 TRIAL_TOKENS = 8
-LOOK_SECONDS = 5.0  # for the server to say what models it has
-LOOK_AGAIN_SECONDS = 2.0  # until a caller of `trouble` has it asked again
+LOOK_SECONDS = 5.0  # timeout for listing the server's models
+LOOK_AGAIN_SECONDS = 2.0  # how long `trouble` reuses the last answer
 
 
 class ExternalScheduler(Scheduler[ExternalReply]):
-    """A task for each reply."""
+    """Runs one task per reply."""
 
     def __init__(self, concurrent: int, admission: Admission, backend: "ExternalBackend") -> None:
         super().__init__(concurrent, admission)
@@ -71,7 +71,7 @@ class ExternalScheduler(Scheduler[ExternalReply]):
 
 
 class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
-    """`source` is the base model on this machine, whose tokenizer counts; without it nothing is counted.
+    """`source` is the local base model, whose tokenizer counts prompts; without it nothing is counted.
 
     The server need not answer yet. Raises ModelUnavailable for a source without a tokenizer.
     """
@@ -84,20 +84,21 @@ class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
         tokenizer = load_tokenizer(source) if source is not None else None
         super().__init__(settings, tokenizer, source.max_context if source is not None else None)
         self._base_name = settings.openai_model
-        self._trial = self.prompt(TRIAL)  # settles the tokenizer's state, which threads then only read
+        self._trial = self.prompt(TRIAL)  # sets the tokenizer's state; later calls only read it
         self._server = ModelServer(
             settings.openai_base_url, settings.openai_api_key, settings.openai_timeout_seconds
         )
         self._breaker = breaker or Breaker()
-        self._models: list[str] | None = None  # what the server had when last asked
-        self._extra: Mapping[str, Any] = {}  # request fields that this server knows beyond OpenAI's
+        self._models: list[str] | None = None  # the server's models when last asked
+        self._extra: Mapping[str, Any] = {}  # request fields that this server accepts beyond OpenAI's
         self._looked: tuple[float, str | None] = (float("-inf"), None)
         self._scheduler = ExternalScheduler(self._concurrent, self._admission, self)
 
     def load(self, version: ServedVersion) -> None:
-        """Raises Conflict if the server loads no adapters, Busy if it does not answer, or as it refuses.
+        """Have the server load the version's adapter, and try it.
 
-        The base model needs no loading: while the server does not answer, it counts as loaded.
+        The base model needs no loading: it counts as loaded even while the server does not answer. Raises
+        Conflict if the server cannot load adapters, Busy if it does not answer, or the error it refuses with.
         """
         if version.id in self.loaded():
             return
@@ -137,7 +138,7 @@ class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
         await self._server.close()
 
     async def generate(self, reply: ExternalReply) -> FinishReason:
-        """For the scheduler: see `ExternalReply.generate`."""
+        """For the scheduler; see `ExternalReply.generate`."""
         if self._models is None:  # the server did not answer when we started
             with suppress(ThumbloopError):
                 await self._look()
@@ -159,7 +160,7 @@ class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
             log.warning("%s stays loaded in the model server: %s", loaded.version.name, error.message)
 
     async def _load(self, loaded: ExternalVersion) -> None:
-        """Have the server load the adapter unless it has it, and try it."""
+        """Have the server load the adapter if it lacks it, and try it."""
         version = loaded.version
         with self._breaker.attempt():
             models = await self._look()
@@ -181,7 +182,7 @@ class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
         self._compare(reply.stream.end.prompt_tokens)
 
     async def _look(self) -> list[str]:
-        """Ask the server what models it has, and note what follows for requests."""
+        """List the server's models, and note which extra request fields it accepts."""
         models = await self._server.models(LOOK_SECONDS)
         base = next((model for model in models if model["id"] == self._base_name), {})
         self._extra = vllm.FIELDS if base.get("owned_by") == vllm.OWNER else {}
@@ -192,7 +193,7 @@ class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
         return self._models
 
     def _compare(self, counted: int) -> None:
-        """Training reads prompts as the local tokenizer writes them; serving should read the same."""
+        """Warn if the server counts other prompt tokens than the local tokenizer, which training uses."""
         if self._trial.ids is not None and counted != len(self._trial.ids):
             log.warning(
                 "The model server reads %d tokens where the chat template of THUMBLOOP_MODEL makes %d. Does "
@@ -202,9 +203,9 @@ class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
             )
 
     async def _find(self, loaded: ExternalVersion, missing: ThumbloopError) -> None:
-        """Load an adapter again that the server has lost, as it does when it restarts."""
+        """Load an adapter again that the server lost, as it does in a restart."""
         if loaded.version.adapter is None:
             raise missing
-        async with loaded.repairing:  # one of the replies that miss it loads it, and the others find it there
+        async with loaded.repairing:  # the first reply that misses it loads it; the others find it loaded
             await vllm.load_adapter(self._server, loaded.version, loaded.model)
         log.warning("The model server had lost %s; it is loaded again.", loaded.version.name)

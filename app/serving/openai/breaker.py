@@ -1,7 +1,4 @@
-"""A circuit breaker: after failures in a row a server is left alone for a while, then tried once.
-
-Knows the clock and our errors; knows no server.
-"""
+"""A circuit breaker: after repeated failures it blocks requests for a while, then lets one through."""
 
 import math
 import time
@@ -17,10 +14,9 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 
 class Breaker:
-    """Closed, it lets all through. Open, it lets nobody through.
+    """While closed, every attempt passes; while open, none does.
 
-    When the pause is over it lets one through: its success closes the breaker, its failure opens it for
-    twice as long.
+    After the pause one attempt passes: its success closes the breaker, its failure doubles the pause.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,16 +28,16 @@ class Breaker:
 
     @property
     def wait_seconds(self) -> float:
-        """How long nobody is let through; 0 if the next one is."""
+        """How long attempts stay blocked; 0 if the next one passes."""
         if not self._pause:
             return 0.0
         return max(self._open_until - self._clock(), 1.0 if self._trying else 0.0)
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Counts what comes of an attempt at the server; raises Busy if none may be made now.
+        """Count the outcome of an attempt; raises Busy if none may be made now.
 
-        A refusal is no failure: the server is well. Nor is an attempt that was cancelled.
+        A refusal is not a failure, because the server works; nor is a cancelled attempt.
         """
         self.check()
         self._trying = self._pause > 0
@@ -59,7 +55,7 @@ class Breaker:
         self.succeed()
 
     def check(self) -> None:
-        """Raises Busy while it is open."""
+        """Raise Busy while it is open."""
         wait = math.ceil(self.wait_seconds)
         if wait:
             raise Busy(
@@ -75,7 +71,7 @@ class Breaker:
         self._failures += 1
         on_trial, self._trying = self._trying, False
         if self._pause and not on_trial:
-            return  # it began before the breaker opened
+            return  # this attempt began before the breaker opened
         if self._failures >= FAILURES:
             self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
             self._open_until = self._clock() + self._pause

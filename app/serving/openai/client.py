@@ -1,7 +1,6 @@
-"""A server that speaks OpenAI's protocol: requests to it, and what its answers mean for us.
+"""A client for a server that speaks OpenAI's protocol; turns the server's errors into ours.
 
-Knows no version, no prompt and no reply. Messages name the server by its settings, never by its address or
-key: anybody who chats may read them.
+Error messages never contain the server's address or key, because anyone who chats may read them.
 """
 
 import asyncio
@@ -18,30 +17,30 @@ import openai
 from app.background.retry_after import seconds_to_wait
 from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
 
-FAILED = "model_server_failed"  # code of what another attempt may mend
-BUSY = "model_server_busy"  # it works, but has no room
+FAILED = "model_server_failed"  # another attempt may succeed
+BUSY = "model_server_busy"  # it works, but has no capacity
 MISSING = "model_missing"
 CONNECT_SECONDS = 5.0
-# uvicorn, and with it vLLM, closes an idle connection after 5 s: ours has to go first.
+# uvicorn, and so vLLM, closes an idle connection after 5 s: ours must close first.
 IDLE_SECONDS = 4.0
 RETRY_AFTER_SECONDS = 5
 SHOWN_CHARS = 300
 
 
 class ModelServer:
-    """Its methods belong to one event loop. They raise Busy, NotReady and InvalidInput as `refusal` says."""
+    """Use it in one event loop. Its methods raise the errors of `refusal`: Busy, NotReady, InvalidInput."""
 
     def __init__(self, base_url: str, api_key: str, silence_seconds: float) -> None:
-        """`silence_seconds` is the longest wait for the first chunk of an answer, and for the next."""
+        """`silence_seconds` is the longest wait for the first chunk of an answer and for each next one."""
         self._key = api_key
         self._silence = silence_seconds
-        # A server without a key gets no Authorization header, which the client leaves out request by request.
+        # Without a key no Authorization header is sent; the client can omit it only per request.
         self._options: Any = {} if api_key else {"headers": {"Authorization": openai.Omit()}}
         timeout = openai.Timeout(None, connect=CONNECT_SECONDS)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",
-            max_retries=0,  # the reply decides: a refusal is no reason to ask again, a broken stream is
+            max_retries=0,  # ExternalReply decides: a broken stream is retried, a refusal is not
             timeout=timeout,
             default_headers={"User-Agent": "Thumbloop"},
             http_client=openai.DefaultAioHttpClient(
@@ -52,7 +51,7 @@ class ModelServer:
         )
 
     async def models(self, seconds: float) -> list[dict[str, Any]]:
-        """What it serves, each with its `id`; the whole answer has to arrive within that time."""
+        """The models it serves, each with its `id`; the complete answer must arrive within `seconds`."""
         with self._errors(seconds):
             async with asyncio.timeout(seconds):
                 response = await self._client.get("/models", cast_to=httpx2.Response, options=self._options)
@@ -66,7 +65,7 @@ class ModelServer:
             ) from error
 
     async def post(self, path: str, body: dict[str, Any], *, seconds: float | None = None) -> httpx2.Response:
-        """The whole answer, whatever its status; raises Busy if none came."""
+        """The complete answer, whatever its status; raises Busy if none came."""
         limit = seconds or self._silence
         with self._errors(limit):
             async with asyncio.timeout(limit):
@@ -78,14 +77,14 @@ class ModelServer:
                     return error.response
 
     async def chat(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of a chat completion as they arrive. Closing it early ends the server's work.
+        """The chunks of a chat completion as they arrive. Closing it early cancels the server's work.
 
-        A stream that ends before its `finish_reason`, or with an error in it, raises as one that broke.
+        Raises Busy (code `FAILED`) for a stream that ends without a `finish_reason` or contains an error.
         """
         finished, now = False, asyncio.get_running_loop().time
         with self._errors(self._silence):
             async with asyncio.timeout(self._silence) as limit:
-                # Not `chat.completions.create`: its models of pydantic take longer than all else here.
+                # Not `chat.completions.create`: its pydantic models take longer than everything else here.
                 stream = await self._client.post(
                     "/chat/completions",
                     cast_to=object,
@@ -108,7 +107,7 @@ class ModelServer:
         await self._client.close()
 
     def refusal(self, response: httpx2.Response) -> ThumbloopError:
-        """The error that an answer without success stands for."""
+        """The error for an answer without a success status."""
         status = response.status_code
         said = f"{status}: {self.said(response)}"
         if status in (401, 403):  # the answer may repeat the key
@@ -141,7 +140,7 @@ class ModelServer:
         )
 
     def said(self, response: httpx2.Response) -> str:
-        """What an error says for people, in any of the shapes that servers give it."""
+        """The message of an error answer, in any of the shapes that servers use."""
         try:
             return self._text(response.json())
         except ValueError:
@@ -156,7 +155,7 @@ class ModelServer:
 
     @contextmanager
     def _errors(self, seconds: float) -> Iterator[None]:
-        """Turns the errors of the client into ours."""
+        """Turn the client's errors into ours."""
         try:
             yield
         except openai.APIStatusError as error:
@@ -175,7 +174,7 @@ class ModelServer:
 
 
 def _broken(error: BaseException) -> Busy:
-    """Names the error of aiohttp, which the client maps to others, but never the address."""
+    """A Busy that names the underlying aiohttp error, but never the address."""
     while not isinstance(error, aiohttp.ClientError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, aiohttp.ClientConnectorError):

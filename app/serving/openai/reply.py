@@ -1,7 +1,4 @@
-"""One reply by an external server: asked for, tried again while nothing of it was read, and passed on.
-
-Knows the server's chunks and a reply stream; knows no queue.
-"""
+"""One reply by an external server: requests it, retries while no text has arrived, and passes it on."""
 
 import asyncio
 import logging
@@ -28,26 +25,26 @@ log = logging.getLogger("thumbloop.serving")
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.4  # at most, before the second attempt; twice that before the third
-MOST_STOPS = 4  # OpenAI takes no more; those beyond are found here
+MOST_STOPS = 4  # OpenAI accepts no more; further ones are found here
 
 
 @dataclass(eq=False)
 class ExternalVersion:
-    """A version that the server can reply by."""
+    """A version that the server can reply with."""
 
     version: ServedVersion
-    model: str  # its name there
+    model: str  # its name on the server
     repairing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class ExternalReply(Reply):
-    """Made when its stream begins."""
+    """Created when its stream begins."""
 
     def __init__(self, request: Request, stream: ReplyStream, loaded: ExternalVersion) -> None:
         super().__init__(request, stream)
         self.loaded = loaded
         self._pieces = 0
-        self._same_prompt = False  # the server read the very ids that training will
+        self._same_prompt = False  # the server read the same prompt ids that training will
         self._usage: dict[str, Any] = {}
 
     async def generate(
@@ -57,11 +54,11 @@ class ExternalReply(Reply):
         extra: Mapping[str, Any],
         find_model: Callable[[ThumbloopError], Awaitable[object]],
     ) -> FinishReason:
-        """Pass the reply on as it comes. Nothing is asked for twice once some of it has come.
+        """Stream the reply on as it arrives. Once a part has arrived, it is not requested again.
 
-        `extra` are request fields that only this server knows. `find_model` is called when the server does
-        not know the model, and raises if that stays so. Raises Busy,
-        NotReady, InvalidInput, and ThumbloopError (code `generation_failed`) for a reply that broke off.
+        `extra` are request fields that only this server accepts. `find_model` is called if the server does
+        not know the model, and raises if it cannot be loaded. Raises Busy, NotReady, InvalidInput, and
+        ThumbloopError (code `generation_failed`) for a reply that broke off.
         """
         retries = AsyncRetrying(
             stop=stop_after_attempt(ATTEMPTS),
@@ -73,7 +70,7 @@ class ExternalReply(Reply):
             reraise=True,
         )
         async for attempt in retries:
-            breaker.check()  # outside of the attempt: what it refuses is not asked for again
+            breaker.check()  # outside the attempt: its refusal is not retried
             with attempt:
                 try:
                     with breaker.attempt():
@@ -102,7 +99,7 @@ class ExternalReply(Reply):
                     if choice.get("finish_reason") == "length":
                         reason = "length"
                 if self._stops.found:
-                    return "stop"  # a server that does not know stop strings ends when the stream is closed
+                    return "stop"  # closing the stream stops a server that ignores stop strings
         return reason
 
     def _body(self) -> dict[str, Any]:
@@ -131,7 +128,7 @@ class ExternalReply(Reply):
             self._add(text)
 
     def _tokens(self) -> int:
-        # Servers that count nothing send a token in each chunk.
+        # Servers that report no usage send one token per chunk.
         return int(self._usage.get("completion_tokens", len(self._token_ids) or self._pieces))
 
     def _prompt_tokens(self) -> int:

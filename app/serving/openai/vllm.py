@@ -1,7 +1,7 @@
-"""What vLLM does beyond OpenAI's protocol: adapters loaded while it runs, and its own request fields.
+"""vLLM's extensions of OpenAI's protocol: loading adapters at run time, and extra request fields.
 
-Each version gets a name of its own and is never loaded in place: vLLM's prefix cache knows names only, and
-would go on with what another adapter computed.
+Each version gets a unique name and is never loaded in place: vLLM's prefix cache is keyed by name, and
+would reuse what another adapter computed.
 """
 
 import hashlib
@@ -14,22 +14,23 @@ from app.serving.backend import ServedVersion
 from app.serving.openai.client import ModelServer
 from storage.errors import ArtifactRefused, Busy, Conflict
 
-OWNER = "vllm"  # in its list of models
-# It takes what a request leaves out from the model's generation_config.json; and it tells token ids if asked.
+OWNER = "vllm"  # `owned_by` in its list of models
+# By default vLLM takes these sampling fields from the model's generation_config.json. It returns token ids
+# only on request.
 FIELDS: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
 
 
 def adapter_name(version: ServedVersion) -> str:
-    """Unlike that of any other version, of this installation or another that uses the same server."""
+    """A name that no other version has, in this installation or another on the same server."""
     digest = hashlib.sha256(version.id.encode())  # a UUID
     digest.update((_folder(version) / "adapter_model.safetensors").read_bytes())
     return f"thumbloop-{version.name}-{digest.hexdigest()[:12]}"
 
 
 async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -> None:
-    """Make the server reply by the adapter; one that it has already is left alone.
+    """Have the server load the adapter, unless it has it already.
 
-    Raises ArtifactRefused for what it refuses, Conflict if it cannot load any, Busy.
+    Raises ArtifactRefused if it refuses this adapter, Conflict if it cannot load adapters, Busy.
     """
     folder = _folder(version)
     answer = await server.post("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
@@ -53,14 +54,14 @@ async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -
 
 
 async def unload_adapter(server: ModelServer, name: str) -> None:
-    """Free the adapter; one that is not there is fine."""
+    """Unload the adapter; does nothing if it is not loaded."""
     answer = await server.post("/unload_lora_adapter", {"lora_name": name})
     if not answer.is_success and answer.status_code != 404:
         raise server.refusal(answer)
 
 
 async def loads_adapters(server: ModelServer, seconds: float) -> bool:
-    """Whether it has the routes to load adapters; asks without loading any."""
+    """Whether the server has the routes to load adapters; loads none."""
     nothing = {"lora_name": "", "lora_path": ""}
     return not _has_no_route(await server.post("/load_lora_adapter", nothing, seconds=seconds))
 
