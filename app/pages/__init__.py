@@ -1,4 +1,5 @@
-"""The pages that people see: the chat at `/` and the administration at `/admin`, both Gradio Blocks.
+"""The web pages: the chat at `/` and the administration at `/admin`, both Gradio Blocks.
 
-They use the services and storage, but no SQL and no model. Begin with `chat/page.py`.
+Imports app.services, app.chat, app.api, app.web and storage; runs no SQL and no model.
+Begin with `chat/page.py`.
 """

@@ -1,6 +1,6 @@
-"""How the pages look: system fonts, one accent colour, light and dark; and how they are mounted.
+"""The pages' theme: system fonts, one accent colour, light and dark; also the options to mount them.
 
-Nothing here is fetched from outside: no web fonts, no scripts but our own.
+Nothing is fetched from outside: no web fonts, and only our own scripts.
 """
 
 from pathlib import Path
@@ -48,7 +48,7 @@ def build_theme() -> gr.themes.Base:
 
 
 def mount_options() -> dict[str, Any]:
-    """Arguments for gr.mount_gradio_app, where Gradio's defaults are too open for us."""
+    """Arguments for gr.mount_gradio_app, stricter than Gradio's defaults."""
     scripts = "".join(f"<script>\n{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
     icon = quote((ASSETS / "icon.svg").read_text(encoding="utf-8"))
     return {

@@ -1,4 +1,4 @@
-"""The admin page.
+"""The admin page: figures, training, versions, exports, imports and erasure.
 
-Imports app.api, from which it takes what its panels show. Begin with `page.py`.
+Its panels show what app.api returns; also imports app.services, app.web and storage. Begin with `page.py`.
 """

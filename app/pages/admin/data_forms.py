@@ -1,6 +1,6 @@
-"""The forms of the admin page for exports and imports, from the very models that the API checks with.
+"""The export and import forms of the admin page, built from the models that the API validates with.
 
-Pure: the markup alone; assets/admin.js sends what is filled in to /api/v1 and shows the answer.
+Markup only; assets/admin.js sends the form to /api/v1 and shows the answer.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ TITLES = {
 
 
 def export_form() -> str:
-    """Format and shape, and below them every filter there is."""
+    """Format and shape, and below them every filter."""
     fields = _schema(ExportQuery)
     filters = [name for name in fields if name in ExampleFilter.model_fields]
     others = [name for name in fields if name not in ExampleFilter.model_fields]
@@ -53,7 +53,7 @@ def import_form() -> str:
 
 
 def _schema(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """What each field may be, by name."""
+    """The JSON schema of each field, by name."""
     return {
         name: schema | {"optional": "anyOf" in schema} | (schema["anyOf"][0] if "anyOf" in schema else {})
         for name, schema in model.model_json_schema()["properties"].items()

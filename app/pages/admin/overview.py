@@ -1,6 +1,6 @@
 """The admin page's panels as HTML: counts and weights, the run under way, runs, versions.
 
-Pure functions: no database, no Gradio. Everything that comes from outside is escaped here.
+Pure functions without database or Gradio. They escape all text from people and models.
 """
 
 import re
@@ -45,7 +45,7 @@ def overview(stats: Figures) -> str:
 
 
 def run_panel(run: RunOut | None) -> str:
-    """The latest run: its progress bar while it is under way, then what became of it."""
+    """The latest run: its progress bar while it is under way, then its result."""
     if run is None:
         return '<p class="tl-note">No training run yet.</p>'
     if run.state not in ACTIVE:
@@ -76,7 +76,7 @@ def run_table(runs: Sequence[RunOut]) -> str:
 
 
 def version_table(versions: Sequence[VersionOut]) -> str:
-    """Each version that may be served and is not has a button that names it."""
+    """The versions; each one that could be served but is not has a button that names it."""
     rows = []
     trying = any(version.canary for version in versions)
     for version in versions:
@@ -123,7 +123,7 @@ def _erased(version: VersionOut) -> str:
 
 
 def held_out(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What the gate measured of the candidate; empty for the base model."""
+    """The gate's measurements of the candidate; empty for the base model."""
     found = metrics.get("candidate", {})
     return found if isinstance(found, dict) else {}
 
@@ -134,7 +134,7 @@ def log_tail(text: str, lines: int = 200) -> str:
 
 
 def said(text: str, *, bad: bool = False) -> str:
-    """A line that assistive technology reads at once."""
+    """A message that assistive technology reads out at once."""
     role, kind = ("alert", "tl-alert") if bad else ("status", "tl-status")
     return f'<p class="{kind}" role="{role}">{escape(text)}</p>' if text else ""
 
@@ -189,7 +189,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML; the caption is for assistive technology."""
+    """An HTML table; the cells are HTML already, the caption is for assistive technology."""
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     none = "" if rows else f'<tr><td colspan="{len(heads)}">None yet.</td></tr>'
@@ -200,7 +200,7 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def erasure_preview(name: str, found: ErasureReport) -> str:
-    """What an erasure would remove; the name is as the admin wrote it."""
+    """What an erasure would remove; `name` is as the admin typed it."""
     versions = ", ".join(found.affected_versions)
     after = (
         f"Trained on some of it: <strong>{escape(versions)}</strong>; what they learned stays until a "

@@ -1,6 +1,6 @@
-"""The admin page: votes and weights, train and follow, versions, statistics, sweep, data in and out, erasure.
+"""The admin page: votes and weights, training, versions, statistics, sweeps, export and import, erasure.
 
-Knows Gradio, the services and storage. Every handler checks the role again, whatever let the request in.
+Every handler checks the admin role again, whatever checks the request passed before.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ LOG_CHARS = 20_000
 
 Update = dict[Any, Any]
 
-# Only while somebody looks. The reports read every reply, so they are asked for less often.
+# Only while the page is visible. The reports read every reply, so they are refreshed less often.
 REFRESH_SCRIPT = """
 setInterval(() => document.hidden || trigger('refresh'), 1000);
 setInterval(() => document.hidden || trigger('refresh_reports'), 30000);
@@ -57,7 +57,7 @@ SHARES = [("5 %", 0.05), ("10 %", 0.1), ("25 %", 0.25), ("50 %", 0.5)]  # of new
 
 @dataclass(frozen=True)
 class Report:
-    """A panel that only shows something; `draw` makes its HTML."""
+    """A read-only panel; `draw` makes its HTML."""
 
     title: str
     element: str  # id in the page
@@ -85,7 +85,7 @@ def build_admin_page(services: Services) -> gr.Blocks:
 
 
 class AdminPage:
-    """The components and what happens on each event; one instance serves every tab."""
+    """The components and the event handlers; one instance serves every browser tab."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -269,7 +269,7 @@ class AdminPage:
         return {self.said: done, **self._panels(identity)}
 
     def _panels(self, identity: Identity) -> Update:
-        """Every panel, as the database has it now."""
+        """An update of every panel from the database."""
         state = current_figures(self.services)
         with self.services.database.read() as session:
             rows = list_runs(session, limit=RUNS_SHOWN)

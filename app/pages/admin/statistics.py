@@ -1,6 +1,6 @@
 """The statistics of the admin page as HTML: approval and vote rate per version, tags, signals, days.
 
-Pure functions: no database, no Gradio. Everything that comes from outside is escaped here.
+Pure functions without database or Gradio. They escape all text from people and models.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from app.api.v1.canary import CanaryOut
 from app.api.v1.stats import DayOut, Statistics
 from app.pages.admin.overview import table
 
-HEIGHT, BAR, GAP = 60, 9, 3  # of the chart, in its own units
+HEIGHT, BAR, GAP = 60, 9, 3  # of the chart, in SVG units
 NOTE = (
     "Approval is the share of thumbs up among the votes on a version's replies, with the 95 % interval that "
     "so many votes allow. The vote rate says how few people that is."
@@ -86,7 +86,7 @@ def _approval(version: ApprovalOut) -> tuple[str, ...]:
 
 
 def _chart(days: Sequence[DayOut]) -> str:
-    """Thumbs up above the line, thumbs down below it, a bar for each day."""
+    """A bar chart with a bar per day: thumbs up above the line, thumbs down below it."""
     most = max([1, *(max(day.up, day.down) for day in days)])
     width = len(days) * (BAR + GAP)
     bars = "".join(_bars(number * (BAR + GAP), day, most) for number, day in enumerate(days))

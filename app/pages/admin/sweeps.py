@@ -1,6 +1,6 @@
-"""The newest sweep on the admin page: its verdict, its plot and a table of its points, as HTML.
+"""The newest sweep on the admin page as HTML: its verdict, its plot and a table of its points.
 
-Pure: knows neither folders nor Gradio. Everything that comes from outside is escaped here.
+Pure functions without files or Gradio. They escape all text from outside.
 """
 
 import base64
@@ -21,7 +21,7 @@ HEADS = ("Rank", "Loss", "β", "Learning rate", "AUC", "Margin", "Liked replies"
 
 
 def sweep_panel(sweep: SweepOut | None, plot: bytes | None) -> str:
-    """`plot` is a PNG; it stands in the page itself, so no address serves it."""
+    """`plot` is a PNG; it is embedded in the page, so it needs no URL."""
     if sweep is None:
         return NONE
     held_out = sweep.held_out

@@ -1,10 +1,10 @@
-"""The composer: how a person edits a message of theirs, and a draft that survives a reload.
+"""The composer: editing one's own message, and a draft that survives a reload.
 
-Uses neither chat service nor storage. The page alone begins and ends the editing: a message's button puts
-its text into the box and its id into the component below, whose value goes with the next Send. Once the
-server has stored a message, the page takes its text out of the box, and leaves what was typed since. What
-is in the box when the page goes, because somebody reloads it or Gradio does after losing the server, is
-kept in the tab (sessionStorage) and comes back with the page, unless that message has arrived.
+Editing happens in the browser: a message's button puts its text into the box and its id into the component
+below, whose value is sent with the next Send. Once the server has stored a message, the page removes its
+text from the box and leaves what was typed since. When the page unloads, because the person reloads it or
+Gradio does after losing the server, the box's text is kept in the tab (sessionStorage). It is restored with
+the page, unless that message has arrived.
 """
 
 import json
@@ -91,12 +91,12 @@ watch('value', () => {
 });
 """
 
-# The inputs of the page's load event: its state, and what the tab has kept.
+# The inputs of the page's load event: its state, and the draft that the tab kept.
 TAKE_DRAFT = "() => [null, JSON.parse(sessionStorage.getItem('tl-draft') ?? '{}')]"
 
 
 def editing_banner() -> gr.HTML:
-    """The component whose value is the id of the message that is edited, or empty."""
+    """The component whose value is the id of the message being edited, or empty."""
     return gr.HTML(
         "", html_template=TEMPLATE, js_on_load=SCRIPT, elem_id="tl-editing", apply_default_css=False
     )
@@ -114,13 +114,13 @@ def sent_marker() -> gr.HTML:
 
 
 def sent(message_id: str, text: str, edits: str) -> str:
-    """The text is stored as that message, in the place of `edits` if that is not empty."""
+    """The marker's value: `text` was stored as that message, replacing `edits` if that is not empty."""
     return json.dumps({"id": message_id, "text": text, "edits": edits})
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What was in the box: perhaps the new text of the message `edits`; `after` was the last one sent."""
+    """The text of the box, a new text for the message `edits` if set; `after` is the last message sent."""
 
     text: str = ""
     edits: str = ""
@@ -128,14 +128,14 @@ class Draft:
 
     @classmethod
     def read(cls, kept: object) -> "Draft":
-        """What the tab has kept; anything else than that is as good as nothing."""
+        """The draft that the tab kept; empty for anything else."""
         if not isinstance(kept, dict):
             return cls()
         names = ("text", "edits", "after")
         return cls(**{name: kept[name] for name in names if isinstance(kept.get(name), str)})
 
     def is_waiting(self, messages: Sequence[ShownMessage]) -> bool:
-        """Whether it is still to be sent; `messages` are those of the open chat."""
+        """Whether the draft is still unsent; `messages` are those of the open chat."""
         sent = [item.message for item in messages if item.message.role == "user"]
         arrived = bool(sent) and sent[-1].id != self.after and sent[-1].content == self.text
         return bool(self.text) and not arrived

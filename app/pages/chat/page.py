@@ -1,7 +1,7 @@
-"""The chat page: one's chats, a streaming reply, stop, regenerate, edit, consent, and votes on every reply.
+"""The chat page: a person's chats, streaming replies, stop, regenerate, edit, consent, and votes.
 
-Knows Gradio, the chat service and storage. A vote does not pass through Gradio: its thumbs carry the
-stored message's id to `PUT /api/v1/messages/{id}/vote` (assets/votes.js), where ownership is checked.
+Votes do not pass through Gradio: assets/votes.js sends them with the stored message's id to
+`PUT /api/v1/messages/{id}/vote`, where ownership is checked.
 """
 
 import threading
@@ -24,7 +24,7 @@ from storage.chats.chats import draft_chat, get_chat, list_chats
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
 from storage.privacy.consent import set_consent
 
-MAX_THREADS = 256  # with Gradio's own 40, the 41st stream would wait for the first to end
+MAX_THREADS = 256  # with Gradio's default of 40, the 41st stream would wait for another to end
 
 WELCOME = """<div class="tl-welcome"><h2>What would you like to talk about?</h2>
 <p>Vote on the replies: every thumb teaches the next version of the model.</p></div>"""
@@ -38,15 +38,15 @@ def build_chat_page(services: Services) -> gr.Blocks:
 
 
 class ChatPage:
-    """The components and what happens on each event; one instance serves every tab."""
+    """The components and the event handlers; one instance serves every browser tab."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._beginnings = threading.Lock()  # guards what tabs say of themselves in `beginning`
+        self._beginnings = threading.Lock()  # guards `beginning` of every tab
         with gr.Blocks(
             title="Thumbloop", analytics_enabled=False, fill_height=True, fill_width=True
         ) as self.blocks:
-            # No factory: Gradio would call it in an event of its own, which may come after on_load.
+            # Not a factory: Gradio would call it in a separate event, which may come after on_load.
             self.tab = gr.State(TabState())
             self._lay_out()
             self._wire()
@@ -130,7 +130,7 @@ class ChatPage:
         gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
         self.again.click(self.on_regenerate, self.tab, drawn, trigger_mode="multiple", **quiet)
         given = [self.consent, self.tab]
-        # "always_last": a second click while the first is on its way counts, and is not dropped.
+        # "always_last": a second click during the first one's event is handled afterwards, not dropped.
         self.consent.input(
             self.on_consent, given, [self.notice, self.consent], trigger_mode="always_last", **quiet
         )
@@ -143,8 +143,8 @@ class ChatPage:
         self.blocks.load(self.on_load, js=TAKE_DRAFT, **loading)
 
     def on_load(self, tab: TabState, kept: object, request: gr.Request) -> Iterator[Update]:
-        """Open the chat that the address names, or the newest, or none for `?chat=new`, with its draft."""
-        said = None  # keeps a notice that an earlier event has drawn already
+        """Open the chat that the URL names, or the newest, or none for `?chat=new`, and restore the draft."""
+        said = None  # keeps a notice that an earlier event has drawn
         try:
             identity = self._identify(tab, request)
         except (NotFound, NotAllowed):
@@ -153,7 +153,7 @@ class ChatPage:
         if not request.query_params.get("chat"):
             with self.services.database.read() as session:
                 newest = list_chats(session, identity.user_id, limit=1)
-            # A quick person has sent a message meanwhile, and its chat is open.
+            # A message may have been sent already, which opened its chat.
             tab.chat_id = tab.chat_id or (newest[0].id if newest else None)
         draft = Draft.read(kept)
         waits = draft.is_waiting(self.renderer.read(tab, identity).messages)
@@ -165,7 +165,7 @@ class ChatPage:
             identity = self._identify(tab, request)
             with self.services.database.read() as session:
                 chat = get_chat(session, str(event.chat), owner_id=identity.user_id)
-            tab.through = tab.consent_shown = None  # first: another event may look meanwhile
+            tab.through = tab.consent_shown = None  # first: another event may read them meanwhile
             tab.chat_id = chat.id
         except ThumbloopError as error:
             yield {self.notice: notice(error.message)}
@@ -182,7 +182,7 @@ class ChatPage:
         yield from self.renderer.show(tab, self._identify(tab, request))
 
     def on_show(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
-        """Show the branch with that message."""
+        """Show the branch that contains the message."""
         before, chosen = tab.through, str(event.message)
         try:
             identity = self._identify(tab, request)
@@ -201,7 +201,7 @@ class ChatPage:
             before = tab.consent
             live = self._send(tab, identity, text, edits or None, consent is True)
         except ThumbloopError as error:
-            yield {self.notice: notice(error.message)}  # and the text stays in the box
+            yield {self.notice: notice(error.message)}  # the text stays in the box
             return
         if tab.consent not in (before, None):  # clicked while there was no chat to store it with
             yield from self.on_consent(tab.consent is True, tab, request)
@@ -223,7 +223,7 @@ class ChatPage:
     def on_consent(self, given: bool, tab: TabState, request: gr.Request) -> Iterator[Update]:
         try:
             identity = self._identify(tab, request)
-            # First, for a message that is being sent meanwhile.
+            # First, so that a message being sent meanwhile sees it.
             tab.consent = tab.consent_shown = given is True
             if tab.chat_id is not None:
                 with self.services.database.write() as session:
@@ -233,7 +233,7 @@ class ChatPage:
             tab.consent_shown = given is not True
             yield {self.notice: notice(error.message), self.consent: given is not True}
         else:
-            # A drawing of what was stored before may have come over the click.
+            # A drawing of the earlier state may have overwritten the click.
             state = self.renderer.read(tab, identity)
             yield {self.notice: "", self.consent: self.renderer.consent_box(tab, state)}
         yield self.renderer.nothing
@@ -249,7 +249,7 @@ class ChatPage:
         return ""
 
     def _identify(self, tab: TabState, request: gr.Request) -> Identity:
-        """The person, with the chat open that their address names if this tab is not known yet."""
+        """The person; for a tab that is not loaded yet, also open the chat that its URL names."""
         identity = identity_of(request, self.services)
         named = request.query_params.get("chat", "")
         try:
@@ -257,13 +257,15 @@ class ChatPage:
                 with self.services.database.read() as session:
                     tab.chat_id = get_chat(session, named, owner_id=identity.user_id).id
         finally:
-            tab.loaded = True  # not before: another handler may look meanwhile
+            tab.loaded = True  # not earlier: another handler may read it meanwhile
         return identity
 
     def _send(
         self, tab: TabState, identity: Identity, text: str, edits: str | None, consent: bool
     ) -> LiveReply:
-        """`consent` is what the page shows, maybe of the chat before: a new one needs both to say yes."""
+        """`consent` is what the page shows, perhaps the previous chat's. A new chat has consent only if the
+        tab's state agrees.
+        """
         service: ChatService = self.services.chat_service
         if tab.chat_id is not None:
             last = self.renderer.read(tab, identity).last if tab.through and not edits else None
@@ -282,7 +284,7 @@ class ChatPage:
 
     @contextmanager
     def _beginning(self, tab: TabState) -> Iterator[None]:
-        """Two messages sent at once shall not begin two chats."""
+        """Keep two messages sent at once from beginning two chats; raises Conflict for the second."""
         with self._beginnings:
             if tab.beginning or tab.chat_id is not None:
                 raise Conflict("A chat has just begun on this page; look at it and send again.")

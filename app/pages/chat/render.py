@@ -1,8 +1,8 @@
 """Draws the open chat on the chat page, and a reply while it streams.
 
-Gradio sends the drawings of one tab's events in any order, but goes on with a generator only once its last
-drawing is on the way. So after a drawing it is seen whether the tab has moved on meanwhile, and where it has,
-the present state is drawn last. Uses the chat service and storage, but no event and no layout.
+Gradio may send the updates of one tab's events in any order, but it resumes a generator only after sending
+its last update. So after each drawing the renderer checks whether the tab's state has changed, and if so
+draws the current state again.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -30,7 +30,7 @@ Drawing = Callable[[ChatState], Update]
 
 @dataclass(frozen=True)
 class ChatRenderer:
-    """The components that depend on which chat is open, and all that is drawn on them."""
+    """The components that depend on the open chat, and their updates."""
 
     settings: Settings
     database: Database
@@ -46,21 +46,21 @@ class ChatRenderer:
         return [self.chatbot, self.side, self.header, self.notice, self.consent]
 
     def read(self, tab: TabState, identity: Identity) -> ChatState:
-        """The chat that the tab shows, as the database has it now. Raises NotFound, NotAllowed."""
+        """Read the chat that the tab shows from the database. Raises NotFound, NotAllowed."""
         with self.database.read() as session:
             return read_state(session, tab, identity.user_id, self.settings.consent_default)
 
     def show(self, tab: TabState, identity: Identity) -> Iterator[Update]:
-        """Draw all of it, and end an event."""
+        """Draw the current state, and end the event."""
         yield from self._settle(tab, identity, self._drawing(tab, identity))
         yield self.nothing
 
     def follow(
         self, tab: TabState, identity: Identity, said: str | None = "", also: Update | None = None
     ) -> Iterator[Update]:
-        """`show`, and go on with a reply that is under way: another tab has asked for it.
+        """Like `show`, and then stream a reply under way that another tab requested.
 
-        `said` is the notice, None leaves what is there; `also` goes with the first drawing.
+        `said` is the notice; None keeps the present one. `also` is added to the first drawing.
         """
         state = yield from self._settle(tab, identity, self._drawing(tab, identity, said), also)
         if state.streaming is not None and state.streaming.chat_id not in tab.drawn:
@@ -74,9 +74,9 @@ class ChatRenderer:
     def stream(
         self, tab: TabState, identity: Identity, live: LiveReply, also: Update | None = None
     ) -> Iterator[Update]:
-        """Draw a reply while it streams, and end the event with it; `also` goes with the first drawing.
+        """Draw a reply while it streams, and end the event; `also` is added to the first drawing.
 
-        A reply goes on, undrawn, while the tab shows another chat, and is drawn again on return.
+        While the tab shows another chat, the reply goes on but is not drawn.
         """
         tab.drawn.add(live.chat_id)
         tab.through = None  # the reply is the newest message, so its branch is shown
@@ -90,9 +90,9 @@ class ChatRenderer:
             for text in paced(live):
                 here = tab.chat_id
                 if here != live.chat_id:
-                    if here != shown:  # that drawing may have come after the one of the chat opened meanwhile
+                    if here != shown:  # the last drawing may have overwritten the chat opened since
                         yield draw(self.read(tab, identity))
-                elif reply.state == "streaming":  # otherwise it had ended before it was looked at
+                elif reply.state == "streaming":  # otherwise it had ended before it was read
                     reply.content = text
                     yield {self.chatbot: self._transcript(messages)}
                 shown = here
@@ -105,13 +105,13 @@ class ChatRenderer:
 
     @property
     def nothing(self) -> Update:
-        """The end of a generator's event draws once more what it drew last, over whatever came since."""
+        """An empty update to end with: at the end of a generator Gradio sends its last update again."""
         return {self.notice: gr.skip()}
 
     def _settle(
         self, tab: TabState, identity: Identity, draw: Drawing, also: Update | None = None
     ) -> Generator[Update, None, ChatState]:
-        """Draw until nothing has changed while it was sent; returns what was drawn."""
+        """Draw until the state did not change while it was sent; returns the state drawn."""
         state = self.read(tab, identity)
         yield {**draw(state), **(also or {})}
         while (now := self.read(tab, identity)).mark != state.mark:
@@ -122,7 +122,7 @@ class ChatRenderer:
         return state
 
     def _drawing(self, tab: TabState, identity: Identity, said: str | None = "") -> Drawing:
-        """How to draw all of a state, with that notice."""
+        """A function that draws a state with this notice."""
 
         def draw(state: ChatState) -> Update:
             with self.database.read() as session:
@@ -140,7 +140,7 @@ class ChatRenderer:
         return draw
 
     def consent_box(self, tab: TabState, state: ChatState) -> Any:
-        """Drawn where it changes only, or it would undo a click that is on its way."""
+        """The box's update, only if it changes: otherwise it could undo a click on its way here."""
         if tab.consent_shown is state.consent:
             return gr.skip()
         tab.consent_shown = state.consent

@@ -1,6 +1,6 @@
 """The list of chats next to the transcript, and the events that a click on a chat or branch triggers.
 
-Pure functions: no database, no request, no component.
+Pure functions and a script.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from html import escape
 
 from storage.db.tables import Chat
 
-# The address names the open chat, so that a reload opens it again.
+# The URL names the open chat, so that a reload opens it again.
 SIDEBAR_SCRIPT = """
 watch('value', () => {
   const chat = element.querySelector('[data-current]')?.dataset.current;

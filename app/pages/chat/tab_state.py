@@ -1,6 +1,6 @@
-"""What one browser tab shows of a chat: which chat, its messages, and how often a stream is drawn.
+"""The state of one browser tab of the chat page: which chat and branch it shows, read from storage.
 
-Uses storage, but no component.
+Also limits how often a stream is drawn. Uses no Gradio component.
 """
 
 import time
@@ -21,14 +21,14 @@ CHATS_SHOWN = 40
 
 @dataclass
 class TabState:
-    """One tab. All its handlers share this object, so that a stream notices when it is left."""
+    """One tab. All its handlers share this object, so a stream notices a change of chat."""
 
-    loaded: bool = False  # not so after a restart of the server: the page is older than this object
+    loaded: bool = False  # False after a server restart: the page is older than this object
     chat_id: str | None = None
-    consent: bool | None = None  # for the chat that is about to begin; None: as the settings say
-    consent_shown: bool | None = None  # by the box, as far as is known here; a click may be on its way
+    consent: bool | None = None  # for the next new chat; None: the default of the settings
+    consent_shown: bool | None = None  # by the box, as last drawn; a click may be on its way
     chats_shown: int = CHATS_SHOWN
-    through: str | None = None  # a message on the branch that was chosen; None: the newest branch
+    through: str | None = None  # a message on the chosen branch; None: the newest branch
     beginning: bool = False  # the first message of a new chat is being sent
     drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
 
@@ -57,7 +57,7 @@ def read_messages(
 
 @dataclass(frozen=True)
 class ChatState:
-    """A chat as a tab shows it, read at one moment; without a chat, the one that is about to begin."""
+    """A chat as a tab shows it, read in one transaction; `chat` is None before a new chat begins."""
 
     chat: Chat | None
     messages: list[ShownMessage]
@@ -79,20 +79,20 @@ class ChatState:
 
     @property
     def reply(self) -> str:
-        """Of the last message: `streaming` or `ended` where it is a reply, else nothing."""
+        """`streaming` or `ended` if the last message is a reply, else empty."""
         if self.last is None or self.last.role != "assistant":
             return ""
         return "streaming" if self.last.state == "streaming" else "ended"
 
     @property
     def mark(self) -> tuple[object, ...]:
-        """It differs where another event of the tab, or the end of a reply, calls for another drawing."""
+        """Changes when another event of the tab, or the end of a reply, requires another drawing."""
         last = (self.last.id, self.last.state) if self.last is not None else None
         return self.chat_id, self.through, self.consent, last
 
 
 def read_state(session: Session, tab: TabState, user_id: str, consent_default: bool) -> ChatState:
-    """Raises NotFound, NotAllowed."""
+    """Read the chat that the tab shows. Raises NotFound, NotAllowed."""
     chat_id, through = tab.chat_id, tab.through
     if chat_id is None:
         return ChatState(None, [], through, consent_default if tab.consent is None else tab.consent)
@@ -101,7 +101,7 @@ def read_state(session: Session, tab: TabState, user_id: str, consent_default: b
 
 
 def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[str]:
-    """The text so far, at most once in `every` seconds; what came last may be left to the end."""
+    """The text so far, at most once every `every` seconds; the last deltas may be left out."""
     text = ""
     due = 0.0
     for delta in deltas:

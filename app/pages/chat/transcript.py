@@ -1,7 +1,6 @@
-"""A chat as the page shows it: stored messages in, Gradio Chatbot messages and header out.
+"""Turns stored messages into Gradio Chatbot messages, and makes the page's header.
 
-Pure functions: no database, no request, no component. Whatever a person or a model wrote is
-escaped here or handed to Gradio's sanitizer as Markdown.
+Pure functions. All text by people and models is escaped here or passed to Gradio's sanitizer as Markdown.
 """
 
 import re
@@ -40,18 +39,18 @@ TYPING = (
 
 @dataclass(frozen=True)
 class ShownMessage:
-    """One message with what the page says about it; `version` is a name such as v2."""
+    """One message with what the page shows about it; `version` is a name such as v2."""
 
     message: Message
     version: str | None = None
     vote: CurrentVote | None = None
-    alternatives: Sequence[str] = ()  # ids of all messages in its place, oldest first
+    alternatives: Sequence[str] = ()  # ids of all messages at its position, itself included, oldest first
 
 
 def chatbot_messages(messages: Iterable[ShownMessage], tags: OfferedTags = NO_TAGS) -> list[ChatbotMessage]:
     """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
 
-    `tags` are the reasons that are offered once there is a thumb.
+    `tags` are the reasons offered after a vote.
     """
     messages = list(messages)
     under_way = bool(messages) and messages[-1].message.state == "streaming"
@@ -71,7 +70,7 @@ def chatbot_messages(messages: Iterable[ShownMessage], tags: OfferedTags = NO_TA
 
 
 def sent_message(item: ShownMessage, *, editable: bool) -> str:
-    """A person's message, and the button that puts its text back into the box (editing.py)."""
+    """A person's message, and the button that puts its text back into the box (composer.py)."""
     message = item.message
     edit = _button("Edit message", PENCIL, "data-edit") if editable else ""
     return (
@@ -81,7 +80,7 @@ def sent_message(item: ShownMessage, *, editable: bool) -> str:
 
 
 def _alternatives(item: ShownMessage, kind: str) -> str:
-    """The way to the other messages in this place, where there are some."""
+    """Buttons to the other messages at this position; empty if there are none."""
     count = len(item.alternatives)
     if count < 2:
         return ""
@@ -99,7 +98,7 @@ def _alternatives(item: ShownMessage, kind: str) -> str:
 
 
 def reply_bar(item: ShownMessage, tags: OfferedTags = NO_TAGS, *, switchable: bool = True) -> str:
-    """The line below a reply: copy, thumbs, the version that wrote it, how it ended; and more of the vote.
+    """The bar below a reply: copy, thumbs, the version, how it ended, and the details of the vote.
 
     Failed replies and those that a client sent as history have no thumbs.
     """
@@ -142,10 +141,10 @@ def notice(text: str) -> str:
 
 
 def plain_markdown(text: str) -> str:
-    """Markdown in which tags are text and images are links, outside of code.
+    """Markdown in which, outside code, tags are text and images are links.
 
-    A reader judges what the model wrote, so nothing of it may vanish in the sanitizer; and a picture
-    from a foreign address would tell its owner who reads.
+    People judge what the model wrote, so the sanitizer must not remove any of it; and an image from a
+    foreign server would reveal the reader to its owner.
     """
     pieces = CODE.split(text)
     # CODE has three groups: every fourth piece is prose, the one after it is code.

@@ -1,7 +1,7 @@
-"""What may be said with a vote beyond its thumb: reason tags, a comment, and a better answer.
+"""The markup for a vote's details: reason tags, a comment, and a better answer.
 
-Pure: the markup alone. Each change is a change of the same vote; assets/votes.js sends it, and asks for the
-texts in a dialog of its own, because Gradio may draw a reply anew while somebody types.
+Each change updates the same vote. assets/votes.js sends it, and asks for texts in a dialog of its own,
+because Gradio may redraw a reply while the person types.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ TITLES = {"comment": "Comment", "correction": "What should it have said?"}
 
 @dataclass(frozen=True)
 class OfferedTags:
-    """The reasons that are offered after a thumb up and after a thumb down."""
+    """The reasons offered after a thumb up and after a thumb down."""
 
     up: Sequence[str] = ()
     down: Sequence[str] = ()
 
     def after(self, tag: str) -> str:
-        """The thumbs after which a tag is offered; one that is in neither list comes from this very vote."""
+        """The thumbs after which a tag is offered; both for a tag in neither list, which the vote has."""
         thumbs = [name for name, tags in (("up", self.up), ("down", self.down)) if tag in tags]
         return " ".join(thumbs or ("up", "down"))
 
@@ -31,7 +31,7 @@ NO_TAGS = OfferedTags()
 
 
 def vote_details(vote: CurrentVote | None, tags: OfferedTags) -> str:
-    """The row below the thumbs, hidden until there is a vote; the vote's own tags are offered too."""
+    """The row below the thumbs, hidden until there is a vote. It also offers the vote's own tags."""
     label = vote.label if vote is not None else None
     chosen = vote.tags if vote is not None else []
     offered = dict.fromkeys([*tags.down, *tags.up, *chosen])
