@@ -1,8 +1,7 @@
-"""`thumbloop`: the commands, and every expected error as one line on stderr.
+"""The `thumbloop` command line: registers the commands and prints every expected error as one line on stderr.
 
 Exit codes: 0 done, 1 refused, 2 misused or not ready (a setting, the model, the machine); `train` adds
 its own.
-Knows no command's inside.
 """
 
 import sys
@@ -59,7 +58,7 @@ def main() -> None:
         typer.echo(f"thumbloop: {error.message}", err=True)
         sys.exit(2 if isinstance(error, NotReady | NotStored) else 1)
     except BrokenPipeError:  # as in `thumbloop export - | head`
-        sys.stdout = None  # nothing is left to flush
+        sys.stdout = None  # prevents a flush at exit, which would fail too
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`create_app(settings)`: the routers, the pages and the start and stop of the services, put together."""
+"""`create_app(settings)`: assembles the routers, the pages and the start and stop of the services."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -65,14 +65,14 @@ API_ROUTERS = (
 )
 ROOT_ROUTERS = (routes, health, metrics, docs, sign_in)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
-PROGRAMS = ("/api/", "/v1/")  # addresses for programs: pages are never looked for below them
+PROGRAMS = ("/api/", "/v1/")  # for programs: an unknown path below these is an error, never a page
 DESCRIPTION = """Every request carries an API token, made by `thumbloop token create NAME`, as the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:
 `{"error": {"code", "message", "field"?}}`."""
 
 
 def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
-    """The whole web application. Raises BadSetting if these settings are not safe to serve."""
+    """The complete web application. Raises BadSetting if these settings are not safe to serve."""
     check_safe(settings)
     keep_secrets_out_of_logs()
     parts = services if services is not None else build_services(settings)
@@ -113,7 +113,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         app.include_router(module.router, prefix=API, dependencies=[Depends(refuse_repeated)])
     for module in ROOT_ROUTERS:
         app.include_router(module.router)
-    # Not mounted: a mount at "/" would also take what a router knows under another method (405).
+    # Not mounted: a mount at "/" would also catch paths that a router has under another method (405).
     guard = PageGuard(pages, parts.database, settings, head=[options.get("head", "")])
     app.router.default = _PagesOnly(guard)
     if parts.tracing is not None:
@@ -122,7 +122,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
 
 
 class _PagesOnly:
-    """An unknown address for programs is an error in JSON, never a page."""
+    """Answers an unknown path for programs with an error in JSON, never a page."""
 
     def __init__(self, pages: ASGIApp) -> None:
         self.pages = pages
@@ -134,12 +134,12 @@ class _PagesOnly:
 
 
 def mount_pages(blocks: Sequence[tuple[str, gr.Blocks]], options: dict[str, Any]) -> FastAPI:
-    """Gradio's pages by their paths, in that order; reachable only through a PageGuard."""
-    # Gradio answers any origin with credentials unless the app around it has this middleware.
+    """An app with Gradio's pages mounted at their paths, in this order; serve it behind a PageGuard only."""
+    # Gradio allows any origin with credentials unless the app around it has this middleware.
     pages = FastAPI(openapi_url=None, middleware=[Middleware(CORSMiddleware, allow_origins=[])])
     for path, page in blocks:
-        # It looks for events a thousand times a second, and for progress a hundred times, which takes a
-        # fifteenth of a core for nothing. There is no setting for it.
+        # Gradio polls for events a thousand times a second, and for progress a hundred times, which wastes
+        # a fifteenth of a core. There is no setting for it.
         queue: Any = getattr(page, "_queue", None)
         if hasattr(queue, "sleep_when_free") and hasattr(queue, "progress_update_sleep_when_free"):
             queue.sleep_when_free = queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS

@@ -1,4 +1,4 @@
-"""What a running server consists of, built and started in the right order.
+"""Builds the parts of a running server, and starts and stops them in the right order.
 
 It imports every part, but no route and no page.
 """
@@ -32,7 +32,7 @@ from trainer.runs.schedule import Schedule
 
 log = logging.getLogger("thumbloop.serving")
 
-PATIENCE_SECONDS = 60.0  # for replies under way when a training wants the device for itself
+PATIENCE_SECONDS = 60.0  # for replies under way when a training claims the device
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Services:
     settings: Settings
     database: Database
     artifacts: Artifacts
-    source: BaseModelSource | None  # None where an external server replies and this machine has no model
+    source: BaseModelSource | None  # None if an external server replies and there is no local model
     backend: Backend
     deployments: Deployments
-    turns: DeviceSharing | None  # None where serving and training share the device
+    turns: DeviceSharing | None  # None if serving and training use the device at the same time
     chat_service: ChatService
     schedule: Schedule
     dispatcher: Dispatcher
@@ -55,7 +55,7 @@ class Services:
     tracing: Tracing | None
 
     def start(self) -> None:
-        """Tidy up after a server that was killed, serve the deployed version, then see to training.
+        """Clean up after a server that was killed, serve the deployed version, then start the schedule.
 
         Raises NotReady if no version can be served.
         """
@@ -74,7 +74,7 @@ class Services:
         self.schedule.start()
 
     def stop(self) -> None:
-        """End replies and training so that nothing is lost: replies are saved, a run is given back."""
+        """End replies and training without loss: replies are saved, and an unfinished run is requeued."""
         self.schedule.stop()
         self.chat_service.close()
         self.dispatcher.stop(terminate=True)
@@ -99,7 +99,7 @@ class Services:
 def build_services(settings: Settings, progress: Callable[[str], None] = log.info) -> Services:
     """Open the database and load the base model, unless another server has it.
 
-    `progress` gets a sentence about each step that takes long.
+    `progress` gets a sentence about each slow step.
 
     Raises BadSetting, ModelUnavailable, NotReady, and Conflict for a database of another base model.
     """
@@ -162,7 +162,7 @@ def _find_model(settings: Settings, progress: Callable[[str], None]) -> BaseMode
 
 def _make_backend(settings: Settings, source: BaseModelSource | None, *, wait: bool) -> Backend:
     if settings.backend == "openai":
-        from app.serving.openai.backend import ExternalBackend  # a second of imports that others are spared
+        from app.serving.openai.backend import ExternalBackend  # imports for a second, so only when used
 
         return ExternalBackend(settings, source)
     assert source is not None

@@ -1,4 +1,4 @@
-"""Background threads of a server: daily housekeeping, and the webhook.
+"""Background threads of a server: daily housekeeping and the webhook.
 
 Imports storage. Begin with `housekeeping.py`.
 """

@@ -1,6 +1,6 @@
 """Daily housekeeping: erases chats past their retention, old import keys and old webhook deliveries.
 
-It may run on several servers at once, or be missed for a while, because it works by age.
+It works by age, so it may run on several servers at once, or not run for a while.
 """
 
 import logging
@@ -21,7 +21,7 @@ ACTOR = "retention"
 
 
 class Housekeeping:
-    """A thread that works at start and once a day."""
+    """A thread that runs at start and once a day."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database

@@ -1,8 +1,8 @@
-"""Sends every vote to another program, as https://www.standardwebhooks.com specifies: signed, and retried.
+"""Sends every vote to a webhook, signed and retried as https://www.standardwebhooks.com specifies.
 
-A thread fills the outbox from the log of vote events, claims what is due and sends it, several at once.
-At least once: a server that is killed between an answer and noting it down leaves a lease behind, and
-after it the same delivery is sent again under the same webhook-id.
+A thread fills the outbox from the log of vote events, claims the due deliveries and sends several at once.
+Delivery is at least once: if a server is killed before it records an answer, its lease expires and the
+same delivery is sent again under the same webhook-id.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 AT_ONCE = 8
-# Beyond the time limit of a request, a lease leaves this for noting down what came of it.
+# A lease lasts this much longer than a request's time limit, to record the outcome.
 LEASE_SLACK = timedelta(seconds=10)
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 3600.0
@@ -40,13 +40,13 @@ PLEASE_WAIT = (429, 503)
 
 @dataclass(frozen=True)
 class _Answer:
-    status: int  # 0 where there was none
+    status: int  # 0 without an answer
     retry_after: float  # seconds
     error: str = ""
 
 
 class WebhookSender:
-    """The sender of one server; without an address it does nothing. Several servers share the work."""
+    """The sender of one server; does nothing without a webhook URL. Several servers share the work."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -54,20 +54,20 @@ class WebhookSender:
         self._lease = timedelta(seconds=settings.webhook_timeout_seconds) + LEASE_SLACK
         self._give_up_after = timedelta(hours=settings.webhook_give_up_hours)
         self._salt = b""
-        self._paused_until = 0.0  # by time.monotonic: the receiver asked for a pause
+        self._paused_until = 0.0  # time.monotonic(); set when the receiver asks for a pause
         self._running = ExitStack()
 
     def start(self) -> None:
         if not self._settings.webhook_url:
             return
         self._salt = load_secret(self._settings.data_dir)
-        self._fill()  # here and not in the thread: every vote that this server takes is sent
+        self._fill()  # before the thread starts, so that every vote this server stores is sent
         portal = self._running.enter_context(start_blocking_portal(name="webhook"))
         working = portal.start_task_soon(self._work)
         self._running.callback(working.cancel)
 
     def stop(self) -> None:
-        """End the thread; what is being sent is cancelled, and sent again after the next start."""
+        """End the thread. Deliveries being sent are cancelled, and sent again after the next start."""
         self._running.close()
 
     async def _work(self) -> None:
@@ -76,12 +76,12 @@ class WebhookSender:
                 while await self._round():
                     pass
             except Exception:
-                # The database may be away for a while; the log of votes is still there when it comes back.
+                # The database may be unavailable for a while; the log of votes keeps the events.
                 log.exception("Looking for votes to send to the webhook failed; trying again.")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _round(self) -> bool:
-        """Send what is due, a few deliveries; False where there was nothing to do."""
+        """Send a few due deliveries; False if there was nothing to do."""
         filled = await asyncio.to_thread(self._fill)
         if time.monotonic() < self._paused_until:
             return filled > 0
@@ -100,7 +100,7 @@ class WebhookSender:
             self._paused_until = time.monotonic() + answer.retry_after
         try:
             await asyncio.to_thread(self._note, claim, answer)
-        except Exception:  # the others that are under way are noted all the same
+        except Exception:  # the other deliveries under way must still be recorded
             log.exception("How delivery %s went could not be noted; its lease will run out.", claim.id)
 
     async def _send(self, client: httpx.AsyncClient, claim: Claim) -> _Answer:
@@ -115,7 +115,7 @@ class WebhookSender:
         }
         url, seconds = self._settings.webhook_url, self._settings.webhook_timeout_seconds
         try:
-            # One limit for all of it, however slowly an answer trickles in. Its body is never read.
+            # One limit for the entire exchange, however slow the answer. Its body is never read.
             async with (
                 asyncio.timeout(seconds),
                 client.stream("POST", url, content=body, headers=headers) as got,
@@ -150,6 +150,6 @@ class WebhookSender:
 
 
 def _backoff(attempt: int) -> float:
-    """Seconds until the next attempt: twice as many each time, and never the same for all."""
+    """Seconds until the next attempt: doubled each time, with jitter."""
     longest = min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 30), LONGEST_RETRY_SECONDS)
     return random.uniform(longest / 2, longest)

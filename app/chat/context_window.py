@@ -1,7 +1,4 @@
-"""What of a long chat the model reads: the system prompt and the latest turns.
-
-Pure but for the measure it is given. Knows no database and no tokenizer.
-"""
+"""Decides how much of a long chat the model reads: the system prompt and the latest turns."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,17 +6,17 @@ from storage.db.tables import Message
 
 # A prompt may take this share of the context; the rest is for the reply.
 FULL = 0.75
-# A cut leaves a prompt of this share, so that the next turns begin as this one does, and the backend's cache
-# of that beginning stays of use; otherwise the beginning would move with every message.
+# A cut shortens the prompt to this share. So the next prompts share its prefix and can use the backend's
+# prefix cache; otherwise the prefix would change with every message.
 KEPT = 0.5
 
 
 def messages_left_out(path: Sequence[Message], share: Callable[[int], float]) -> int:
-    """How many of the chat's first messages the model does not read when it replies to the last one.
+    """How many of the chat's first messages to leave out of the prompt for the last one.
 
-    At least as many as at the reply before. Where the rest takes more than `FULL` of the context, it begins
-    with a later question: the first with which it takes at most `KEPT`, or else the last. `share` says
-    how much of the context the prompt takes without so many messages.
+    At least as many as for the previous reply. If the rest takes more than `FULL` of the context, it is cut
+    to begin with the first question for which it takes at most `KEPT`, or else the last question.
+    `share(n)` is the share of the context that the prompt takes without its first n messages.
     """
     left_out = path[-2].messages_left_out if len(path) > 1 else 0
     if share(left_out) <= FULL:

@@ -1,7 +1,4 @@
-"""A reply while it is written: what has come so far, for any number of readers.
-
-Knows a reply stream and the stored message; knows no database.
-"""
+"""A reply being generated: its text so far, for any number of readers."""
 
 import asyncio
 import threading
@@ -15,7 +12,7 @@ from storage.errors import ThumbloopError
 
 
 class LiveReply:
-    """A reply under way. Any number of readers may iterate it, each from its first delta.
+    """A reply under way. Any number of readers may iterate it, each from the first delta.
 
     When the last reader leaves before the end, the reply is cancelled: the client is gone.
     """
@@ -30,13 +27,13 @@ class LiveReply:
         self._stream = stream
         self._changed = threading.Condition()
         self._deltas: list[str] = []
-        self._came_at = 0.0  # the last of them
-        self._bells: list[Callable[[], object]] = []  # of each reader: rung at every change
+        self._came_at = 0.0  # when the last delta arrived
+        self._bells: list[Callable[[], object]] = []  # one per reader, called at every change
         self._saved: Message | None = None
         self._error: ThumbloopError | None = None
 
     def __iter__(self) -> Iterator[str]:
-        """The deltas, to the end; raises the error that ended the reply. The end means it is saved."""
+        """The deltas, to the end; then the reply is saved. Raises the error that ended the reply."""
         with self._reading():
             seen = 0
             while (delta := self._wait_for(seen)) is not None:
@@ -46,9 +43,9 @@ class LiveReply:
             raise self._error
 
     async def follow(self, silence: float) -> AsyncIterator[str | None]:
-        """The same in an event loop: what came since the last look, or None after so many seconds of nothing.
+        """The same in an event loop: the text since the last item, or None after `silence` seconds without.
 
-        It takes no thread, and a loop that is busy looks once for all the deltas that came meanwhile.
+        It takes no thread. A busy loop gets all the deltas that arrived meanwhile as one item.
         """
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
@@ -85,7 +82,7 @@ class LiveReply:
             self._stream.cancel()
 
     def message(self) -> Message:
-        """The reply as saved, after waiting for its end; raises the error that ended it."""
+        """The saved reply; waits for its end and raises the error that ended it."""
         with self._changed:
             self._changed.wait_for(lambda: self.over)
         if self._error is not None:
@@ -95,12 +92,12 @@ class LiveReply:
 
     @property
     def text(self) -> str:
-        """So far."""
+        """The text so far."""
         with self._changed:
             return "".join(self._deltas)
 
     def add(self, delta: str) -> float | None:
-        """For the service: more text. Returns the seconds since the text before, if there was any."""
+        """For the service: add text. Returns the seconds since the previous text, None for the first."""
         now = time.monotonic()
         with self._changed:
             since = now - self._came_at if self._deltas else None
@@ -110,14 +107,14 @@ class LiveReply:
         return since
 
     def close(self, saved: Message | None, error: ThumbloopError | None) -> None:
-        """For the service: the reply is saved, or ended in an error."""
+        """For the service: end the reply, as saved or with an error."""
         with self._changed:
             self._saved, self._error = saved, error
             self._tell()
 
     @contextmanager
     def _reading(self, bell: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """A reader is there; the last who leaves before the end cancels the reply."""
+        """Count a reader; the last one to leave before the end cancels the reply."""
         with self._changed:
             self._bells.append(bell)
         try:

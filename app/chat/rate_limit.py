@@ -1,6 +1,6 @@
-"""How often a person may ask for a reply. Knows who asks and when; knows no messages.
+"""Limits how often a person may ask for a reply.
 
-A moving window in this process's memory: several servers each have their own, and a restart forgets.
+A sliding window in this process's memory: each server counts for itself, and a restart forgets.
 """
 
 import math
@@ -15,7 +15,7 @@ from storage.settings import Settings
 
 
 class Limits:
-    """`THUMBLOOP_MAX_REPLIES_PER_MINUTE` for each person; 0 lets everybody through. Safe from any thread."""
+    """`THUMBLOOP_MAX_REPLIES_PER_MINUTE` for each person; 0 means no limit. Safe from any thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._most = settings.max_replies_per_minute
@@ -23,7 +23,7 @@ class Limits:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def take(self, user_id: str) -> None:
-        """They ask for a reply; raises TooOften, which does not count as another one."""
+        """Count a request for a reply; raises TooOften at the limit. A refused request is not counted."""
         if self._most and not self._limiter.hit(self._window, user_id):
             raise self._refusal(user_id)
 

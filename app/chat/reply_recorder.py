@@ -1,6 +1,6 @@
-"""What becomes of the replies under way: heard in the backend's thread, saved at their ends by ours.
+"""Receives the replies under way from the backend and saves each when it ends.
 
-So a reply is stored whether or not anyone reads along. Knows storage; knows no HTTP and no model.
+So a reply is stored whether or not a client reads it.
 """
 
 import logging
@@ -26,14 +26,14 @@ from storage.errors import Busy, NotStored, ThumbloopError
 log = logging.getLogger("thumbloop.serving")
 
 SAVE_ATTEMPTS = 5
-LOOK_SECONDS = 1.0  # between two looks whether the replies under way are still wanted
-THREADS = 32  # that save replies; while the database is away, each waits for it with one
+LOOK_SECONDS = 1.0  # between two checks that the chats of the replies still exist
+THREADS = 32  # for saving; while the database is unavailable, each ended reply occupies one
 STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
 
 class ReplyRecorder:
-    """`under_way` tells which replies there are. `over` is told of each that ended, by its chat and message,
-    before its readers are.
+    """`under_way` returns the current replies. `over(chat_id, message_id)` is called when one has ended,
+    before its readers get the end.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class ReplyRecorder:
         self._threads = ThreadPoolExecutor(THREADS, "reply-end")
 
     def listener(self, reply: LiveReply) -> Callable[[Item], object]:
-        """For the reply's stream. What is logged of the reply names the request that this is called in."""
+        """A listener for the reply's stream. Its log lines carry the id of the current request."""
         return partial(self._hear, reply, copy_context())
 
     def close(self) -> None:
-        """Once no reply is under way."""
+        """Call it once no reply is under way."""
         self._threads.shutdown()
 
     def _hear(self, reply: LiveReply, context: Context, item: Item) -> None:
-        """In the backend's thread: pass text on to the readers, and leave the rest to another thread."""
+        """In the backend's thread: pass text on to the readers; hand slow work to another thread."""
         if not isinstance(item, str):
             self._threads.submit(context.run, self._end, reply, item)
             return
@@ -73,7 +73,7 @@ class ReplyRecorder:
             self._threads.submit(self._cancel_unwanted)
 
     def _end(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> None:
-        """Save the reply; only then do its readers hear of the end."""
+        """Save the reply, then let its readers see the end."""
         saved: Message | None = None
         error: ThumbloopError | None = None
         try:
@@ -102,7 +102,7 @@ class ReplyRecorder:
             reply.close(saved, error)
 
     def _cancel_unwanted(self) -> None:
-        """Those that have no place any more: a chat may have been deleted or erased, by any process."""
+        """Cancel replies whose chat was deleted or erased, perhaps by another process."""
         replies = self._under_way()
         try:
             with self._database.read() as session:
@@ -137,7 +137,7 @@ class ReplyRecorder:
         for attempt in range(1, SAVE_ATTEMPTS + 1):
             try:
                 return self._database.small_write(finish)
-            # The database is held by another process, restarting, or full for now.
+            # The database is locked by another process, restarting, or full for now.
             except (OperationalError, NotStored, Busy):
                 if attempt == SAVE_ATTEMPTS:
                     raise

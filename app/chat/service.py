@@ -1,7 +1,4 @@
-"""From a message to a saved reply: the one path that the page and both APIs share.
-
-Knows storage and deployments; knows no HTTP, no page and no model.
-"""
+"""From a message to a saved reply: the one path that the page and both APIs share."""
 
 import logging
 import threading
@@ -30,17 +27,17 @@ __all__ = ["ChatService", "LiveReply"]
 
 log = logging.getLogger("thumbloop.serving")
 
-SEED_BITS = 48  # a whole number in JSON for every reader, JavaScript included
+SEED_BITS = 48  # an exact integer for every JSON reader, JavaScript included
 CLOSE_SECONDS = 20.0
 
 
 class ChatService:
     """Sends messages, regenerates and cancels replies. Safe from any thread; calls may block for a while.
 
-    A refused message leaves no trace. The prompt is checked and a place for the reply is taken before
-    anything is stored; then the person's message and the empty reply are stored in one transaction;
-    only then does generation begin. So after Busy or prompt_too_long a person finds the chat as it was
-    and sends the same text again without doubling it; after a crash in mid-reply they find the message.
+    A refused message leaves no trace. The prompt is checked and the reply admitted before anything is
+    stored; then the person's message and the empty reply are stored in one transaction; only then does
+    generation begin. So after Busy or prompt_too_long the chat is unchanged, and the same text can be sent
+    again without duplicating it; after a crash in mid-reply the message is still there.
     """
 
     def __init__(
@@ -63,7 +60,7 @@ class ChatService:
         self._ends = ReplyRecorder(database, self._metrics, self._under_way, self._release, tracing)
 
     def default_sampling(self) -> Sampling:
-        """Sampling as the settings have it."""
+        """The sampling parameters of the settings."""
         settings = self._settings
         return Sampling(settings.temperature, settings.top_p, settings.max_new_tokens)
 
@@ -77,8 +74,8 @@ class ChatService:
         version_id: str | None = None,
         shorten: bool = True,
     ) -> LiveReply:
-        """Begin a drafted chat by the person's message; `turns` are what is said to have gone before it, as
-        (role, text). Raises as `send` does.
+        """Store a drafted chat with the person's message and reply to it. `turns` are the earlier messages,
+        as the client claims them, as (role, text). Raises as `send` does.
         """
         self._check_content(content)
         path = chats.draft_messages(chat, [*turns, ("user", content)])
@@ -100,12 +97,12 @@ class ChatService:
         sampling: Sampling | None = None,
         shorten: bool = True,
     ) -> LiveReply:
-        """Add the person's message at the end of the chat, below the reply `parent_id`, or in the place of
-        their message `edits`, and reply to it. What it
-        stands in place of stays as another branch, and the reply to that is noted as edited away.
+        """Add the person's message and reply to it: at the end of the chat, below the reply `parent_id`, or
+        in place of their message `edits`. The edited message stays as another branch, and its reply gets
+        the signal `edited`.
 
-        A seed is drawn where `sampling` has none, and stored, so that any reply can be made again. Of a chat
-        that is too long the model reads the latest turns; without `shorten` it is refused. Raises
+        A seed is drawn if `sampling` has none, and stored, so that any reply can be reproduced. In a chat
+        that is too long the model reads the latest turns; without `shorten` the message is refused. Raises
         InvalidInput, TooLarge, NotFound, NotAllowed, TooOften, Busy, Conflict (code `reply_streaming` while
         the chat's last reply is under way).
         """
@@ -128,7 +125,7 @@ class ChatService:
         return self._reply(chat, [*path, question], store, sampling, shorten=shorten)
 
     def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
-        """Another reply to the same message, beside the one named, or to a message that has none yet.
+        """Generate another reply to the same message. `message_id` names a reply, or a message without one.
 
         Raises as `send` does.
         """
@@ -160,9 +157,9 @@ class ChatService:
         return True
 
     def live(self, message: Message) -> LiveReply | None:
-        """The reply while it is under way here; one that is stored and about to begin is waited for.
+        """The reply if it is under way here; waits for one that is stored and about to begin.
 
-        Whoever asks has checked that it may be seen.
+        The caller has checked that the reply may be seen.
         """
         if message.state != "streaming":
             return None
@@ -178,7 +175,7 @@ class ChatService:
             return list(self._live.values())
 
     def close(self) -> None:
-        """Take no more messages, cancel what is under way and wait until it is saved."""
+        """Refuse new messages, cancel the replies under way and wait until they are saved."""
         with self._changed:
             self._closed = True
         for reply in self._under_way():
@@ -200,7 +197,7 @@ class ChatService:
         shorten: bool = True,
         new_chat: bool = False,
     ) -> LiveReply:
-        """Generate the reply to the last message of the path, which `store` adds or finds."""
+        """Generate the reply to the last message of the path; `store` adds or finds that message."""
         sampling = self._settle(sampling)
         self._claim(chat.id, path)
         try:
@@ -228,7 +225,7 @@ class ChatService:
             try:
                 message = self._database.small_write(begin)
             except BaseException:
-                stream.cancel()  # it holds a place
+                stream.cancel()  # it was admitted
                 raise
         except BaseException as error:
             self._release(chat.id)
@@ -247,7 +244,7 @@ class ChatService:
         return reply
 
     def _prompt(self, chat: Chat, path: Sequence[Message], *, shorten: bool) -> tuple[int, Prompt]:
-        """How many messages the model does not read, and what it reads."""
+        """How many messages are left out of the prompt, and the prompt."""
         prompts: dict[int, Prompt] = {}
 
         def share(left_out: int) -> float:
@@ -256,7 +253,7 @@ class ChatService:
 
         if not shorten:
             return 0, self._deployments.prompt(chats.prompt_messages(chat, path))
-        left_out = messages_left_out(path, share)  # measures what it decides for
+        left_out = messages_left_out(path, share)  # computes prompts[left_out] too
         return left_out, prompts[left_out]
 
     def _check_content(self, content: str) -> None:
@@ -271,14 +268,14 @@ class ChatService:
         chats.check_text(content, "content")
 
     def _settle(self, sampling: Sampling | None) -> Sampling:
-        """Within the settings' limit, and with a seed."""
+        """Limit the number of tokens to that of the settings, and draw a seed if there is none."""
         sampling = sampling or self.default_sampling()
         limit = min(sampling.max_new_tokens, self._settings.max_new_tokens)
         seed = sampling.seed if sampling.seed is not None else randbits(SEED_BITS)
         return replace(sampling, max_new_tokens=limit, seed=seed)
 
     def _claim(self, chat_id: str, path: Sequence[Message]) -> None:
-        """One reply at a time in a chat."""
+        """Allow one reply at a time in a chat."""
         with self._changed:
             if self._closed:
                 raise Busy("The server is stopping; send the message again once it is back.")

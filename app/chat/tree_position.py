@@ -1,7 +1,4 @@
-"""Where in a chat a new message goes, and what happens to what stood there.
-
-Knows the message tree; knows no replies under way.
-"""
+"""Finds the position of a new message in a chat's message tree, and notes the signal of what it replaces."""
 
 from sqlmodel import Session
 
@@ -14,7 +11,7 @@ from storage.settings import SignalKind
 def find_place(
     session: Session, chat_id: str, parent_id: str | None, edits: str | None
 ) -> tuple[list[Message], Message | None]:
-    """The messages before a new one, and the one that it stands in place of."""
+    """The path above a new message, and the message that it replaces. Raises InvalidInput, NotFound."""
     if parent_id is not None and edits is not None:
         raise InvalidInput("Give parent_id or edits, not both.", field="edits")
     named, field = (edits, "edits") if edits is not None else (parent_id, "parent_id")
@@ -32,7 +29,7 @@ def find_place(
 
 
 def note_signal(session: Session, user_id: str, reply: Message | None, kind: SignalKind) -> None:
-    # Before anything else is written: those who change votes wait for each other first, then write.
+    # Must be the transaction's first write: all that change the vote log wait for its lock before writing.
     if reply is not None and signals.is_over(reply):
         signals.record_signal(session, user_id=user_id, message_id=reply.id, kind=kind)
 

@@ -1,4 +1,4 @@
-"""Metrics, traces and request ids.
+"""Prometheus metrics, OpenTelemetry traces and request ids.
 
 Imports storage and app.serving. Begin with `metrics.py`.
 """

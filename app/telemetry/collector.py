@@ -1,7 +1,4 @@
-"""How things stand, looked up whenever Prometheus asks: places, slots, the deployed version, runs, votes.
-
-Reads the backend and the database; no HTTP.
-"""
+"""Prometheus metrics that are read at each scrape: occupancy, slots, the deployed version, runs, votes."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +13,7 @@ from storage.registry import model_versions, training_runs
 
 
 class StateCollector(Collector):
-    """Votes are counted from the log since this was made, also those that another process stored."""
+    """Reads the backend and the database. Votes are counted since construction, from all processes."""
 
     def __init__(self, database: Database, backend: Backend) -> None:
         self._database = database

@@ -1,7 +1,7 @@
-"""What is counted while it happens, for Prometheus: replies, tokens, swaps, answers.
+"""Prometheus metrics that are counted as events happen: replies, tokens, swaps, answers.
 
-Labels have few values, which are in the code or bounded by it: no ids, no people, no text. What can be
-looked up when it is asked for is in `collector.py`. Uses neither HTTP nor a database.
+Labels have few values, all set or bounded by the code: no ids, no people, no text. Metrics that are read at
+scrape time are in `collector.py`. Uses neither HTTP nor a database.
 """
 
 from prometheus_client import (
@@ -19,7 +19,7 @@ SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SHORT_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 AREAS = {"/api/": "api", "/v1/": "openai", "/healthz": "health", "/readyz": "health", "/metrics": "health"}
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter again, with when it was made
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they repeat each counter with its creation time
 
 
 class Metrics:
@@ -72,7 +72,7 @@ class Metrics:
             self._swaps.labels(outcome)
 
     def piece(self, seconds: float) -> None:
-        """More text came, so long after the text before."""
+        """Count a delta that came `seconds` after the previous one."""
         self._inter_token.observe(seconds)
 
     def reply_ended(self, end: ReplyEnd) -> None:
@@ -88,11 +88,11 @@ class Metrics:
         self.refused(error)
 
     def refused(self, error: ThumbloopError) -> None:
-        """A message got no reply, or no whole one."""
+        """Count a message that got no complete reply."""
         self._errors.labels(error.code).inc()
 
     def swapped(self, outcome: str) -> None:
-        """`done`: another version replies from now on. `refused`: the deployed one cannot be served."""
+        """Count a swap. `done`: another version replies now. `refused`: the deployed one failed to load."""
         self._swaps.labels(outcome).inc()
 
     def answered(self, path: str, status: int) -> None:

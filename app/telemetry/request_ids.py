@@ -1,6 +1,6 @@
-"""Every request has an id: in the answer's head, and in each line that is logged while it is answered.
+"""Gives every request an id, in the answer's headers and in each log line written for the request.
 
-A caller that sends an id of its own finds that one.
+A caller's own id, sent in the same header, is used instead.
 """
 
 import logging
@@ -13,18 +13,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from storage.db.ids import new_id
 
 HEADER = "X-Request-ID"
-GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")  # anything else could forge lines of the log
+GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")  # anything else could forge log lines
 
 _current: ContextVar[str] = ContextVar("request_id", default="")
 
 
 def request_id() -> str:
-    """Of the request that is being answered here; empty where none is."""
+    """The id of the current request; empty outside a request."""
     return _current.get()
 
 
 class RequestIds:
-    """Gives each request its id. Stands before all else that answers or logs."""
+    """Middleware that gives each request its id. It must be the outermost one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -35,8 +35,8 @@ class RequestIds:
             return
         given = Headers(scope=scope).get(HEADER, "")
         current = given if GIVEN.fullmatch(given) else new_id()
-        # Never taken back: each request is a task of its own, and whoever reports a failure of this one
-        # does so after it has left here.
+        # Never reset: each request is a task of its own, and a failure is logged after this function has
+        # returned.
         _current.set(current)
 
         async def send_with_id(message: Message) -> None:
@@ -48,7 +48,7 @@ class RequestIds:
 
 
 class RequestIdFilter(logging.Filter):
-    """Adds `request` to each record: the id in brackets, or nothing."""
+    """Adds `request` to each log record: the id in brackets, or an empty text."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.request = f" [{request_id()}]" if request_id() else ""

@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry, where they are wanted: a span for each request and one for the reply it asked for.
+"""Optional OpenTelemetry traces: a span for each request and one for the reply that it asked for.
 
-Where they go, and what the server is called there, OpenTelemetry's own variables say (OTEL_…). No span holds
-a text or an address's query. The packages are an extra and are imported here alone.
+OpenTelemetry's own variables (OTEL_…) set the destination and the server's name. No span contains a text or
+a URL's query. The packages are an extra and are imported only here.
 """
 
 import os
@@ -14,14 +14,14 @@ from app.serving.backend import ReplyEnd
 from app.telemetry.request_ids import HEADER
 from storage.errors import BadSetting
 
-LEFT_OUT = "/healthz,/readyz,/metrics,/gradio_api/(heartbeat|queue/data)"  # what is asked every few seconds
+LEFT_OUT = "/healthz,/readyz,/metrics,/gradio_api/(heartbeat|queue/data)"  # requested every few seconds
 
 
 class Tracing:
-    """Sends spans from a thread of its own; a collector that is down delays no request."""
+    """Sends spans from its own thread, so a collector that is down delays no request."""
 
     def __init__(self) -> None:
-        """Raises BadSetting where the packages are missing."""
+        """Raises BadSetting if the packages are missing."""
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -39,7 +39,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer("thumbloop")
 
     def watch(self, app: FastAPI) -> None:
-        """A span for each request to the app, below the caller's own if it sent a `traceparent`."""
+        """Trace each request to the app, as a child of the caller's span if it sent a `traceparent`."""
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
         from opentelemetry.metrics import NoOpMeterProvider
 
@@ -50,11 +50,11 @@ class Tracing:
             meter_provider=NoOpMeterProvider(),
             excluded_urls=LEFT_OUT,
             http_capture_headers_server_response=[HEADER],
-            exclude_spans=["receive", "send"],  # one for each piece of a stream
+            exclude_spans=["receive", "send"],  # one for each chunk of a stream
         )
 
     def reply_ended(self, version: str, end: ReplyEnd) -> None:
-        """A span for a whole reply, below that of the request in whose context this is called."""
+        """Record a span for a complete reply, as a child of the current request's span."""
         ended, timings = time.time_ns(), end.timings
         began = ended - _nanoseconds(timings["total_s"])
         span = self._tracer.start_span(
@@ -74,7 +74,7 @@ class Tracing:
         span.end(ended)
 
     def stop(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 

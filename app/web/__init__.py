@@ -1,4 +1,4 @@
-"""What holds for every request: who is asking, headers, errors, and what guards the pages.
+"""What applies to every request: authentication, middleware, errors, sign-in and the guard of the pages.
 
-Imports storage.people and app.telemetry. Begin with `auth.py`.
+Imports app.telemetry and storage. Begin with `auth.py`.
 """

@@ -1,6 +1,6 @@
-"""Who is asking: bearer tokens and browser sessions into an Identity.
+"""Authentication: turns bearer tokens and browser sessions into an Identity.
 
-Knows headers, cookies and roles. What a person may see of a chat is decided in storage.
+Also checks roles. Which chats a person may see is decided in storage.
 """
 
 import ipaddress
@@ -32,7 +32,7 @@ NO_TOKEN = (
 
 @dataclass(frozen=True)
 class Identity:
-    """One person, as their token or session says."""
+    """The person that a token or session belongs to."""
 
     user_id: str
     name: str
@@ -45,7 +45,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Secret:
-    """What a request brings to say who asks, and what kind of token that has to be."""
+    """The secret that a request presents, and the kind of token it must be."""
 
     plain: str
     kind: str
@@ -56,7 +56,9 @@ def identity_from(person: User | tokens.Person) -> Identity:
 
 
 def secret_of(headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool) -> Secret | None:
-    """A bearer token, or else a session; a bearer token that is not valid is not made up for by a cookie."""
+    """The bearer token, or else the session. If a bearer token is given, even an invalid one, the cookie is
+    ignored.
+    """
     bearer = bearer_token(headers)
     if bearer is not None:
         secret = Secret(bearer, "api")
@@ -76,7 +78,7 @@ def identify(session: Session, secret: Secret) -> Identity:
 def resolve(
     database: Database, headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool
 ) -> Identity | None:
-    """The person behind a request, if there is one."""
+    """The person behind a request; None without a valid secret."""
     secret = secret_of(headers, cookies, secure=secure)
     if secret is None:
         return None
@@ -86,18 +88,18 @@ def resolve(
 
 
 def bearer_token(headers: Mapping[str, str]) -> str | None:
-    """What stands after `Bearer`; None for other schemes, which a proxy in front may use for itself."""
+    """The token after `Bearer`; None for other schemes, which a proxy in front may use for itself."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     return value.strip() if scheme.lower() == "bearer" else None
 
 
 def cookie_name(secure: bool) -> str:
-    # The browser itself refuses a __Host- cookie that another host or an http page tries to set.
+    # Browsers refuse a __Host- cookie that another host or an http page tries to set.
     return f"__Host-{COOKIE}" if secure else COOKIE
 
 
 def start_session(database: Database, user_id: str, settings: Settings) -> str:
-    """A new session; the text that is returned is the cookie's value."""
+    """Start a session; returns the cookie's value."""
     with database.write() as session:
         _, plain = tokens.create_token(
             session, user_id, name="browser", kind="session", ttl=timedelta(days=settings.session_days)
@@ -122,10 +124,10 @@ def clear_cookie(response: Response, *, secure: bool) -> None:
 
 
 def identity_of(request: Any, services: "Services") -> Identity:
-    """The person behind a `gr.Request`, in any event handler; raises NotAuthenticated.
+    """The person behind a `gr.Request` in an event handler; raises NotAuthenticated.
 
-    The page guard has put the identity there before Gradio saw the request. A request that Gradio
-    rebuilt without its scope still has headers and cookies, which are resolved again.
+    The page guard put the identity there before Gradio got the request. A request that Gradio rebuilt
+    without its scope still has headers and cookies, which are resolved again.
     """
     known = getattr(getattr(request.request, "state", None), "identity", None)
     if isinstance(known, Identity):
@@ -147,7 +149,7 @@ async def services_of(request: Request) -> "Services":
 
 
 ServicesHere = Annotated["Services", Depends(services_of)]
-# Only for the API docs: the header itself is read in secret_of().
+# Only for the API docs: the header is read in secret_of().
 _bearer = HTTPBearer(auto_error=False, description="An API token; `thumbloop token create NAME` makes one.")
 
 
@@ -158,7 +160,7 @@ async def current_secret(request: Request, _: Annotated[Any, Security(_bearer)])
     return secret
 
 
-# For a route that identifies its caller in the transaction of what it does.
+# For a route that identifies its caller in the transaction of its work.
 CurrentSecret = Annotated[Secret, Depends(current_secret)]
 
 
@@ -184,7 +186,7 @@ Admin = Annotated[Identity, Depends(admin_user)]
 
 
 def check_safe(settings: Settings) -> None:
-    """Refuse to serve anonymous people on an address that others can reach; raises BadSetting."""
+    """Refuse anonymous access on an address that others can reach; raises BadSetting."""
     if settings.auth == "anonymous" and not is_loopback(settings.host):
         raise BadSetting(
             f"THUMBLOOP_HOST={settings.host} can be reached by others, and THUMBLOOP_AUTH=anonymous lets "

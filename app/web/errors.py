@@ -1,6 +1,6 @@
-"""Every error as JSON of one shape: {"error": {"code", "message", "field"?}}.
+"""Answers every error with JSON of one shape: {"error": {"code", "message", "field"?}}.
 
-Under /v1 it is OpenAI's, {"error": {"message", "type", "param", "code"}}, with its codes where it has one.
+Under /v1 the shape is OpenAI's, {"error": {"message", "type", "param", "code"}}, with OpenAI's codes if any.
 """
 
 import json
@@ -32,11 +32,11 @@ class ErrorOut(BaseModel):
     error: Problem
 
 
-# The shape of every refusal, for the API's description.
+# The shape of every refusal, for the OpenAPI description.
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorOut, "description": "What was refused."}}
 
 HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-OPENAI_TYPES = {403: "permission_error", 429: "rate_limit_error"}  # others by their class
+OPENAI_TYPES = {403: "permission_error", 429: "rate_limit_error"}  # the others follow from the status
 OPENAI_CODES = {"not_authenticated": "invalid_api_key", "invalid_input": "invalid_value"}
 
 
@@ -54,13 +54,13 @@ def error_response(error: ThumbloopError, path: str) -> JSONResponse:
 
 
 def openai_error(error: ThumbloopError) -> dict[str, Any]:
-    """The error as OpenAI writes it, for a stream that has begun."""
+    """The error in OpenAI's shape, for a stream that has begun."""
     return _as_openai(error.status, error_body(error))
 
 
 def _as_openai(status: int, body: dict[str, Any]) -> dict[str, Any]:
     kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    # A place in a list is written messages[0].content there.
+    # OpenAI writes an index as messages[0].content.
     param = re.sub(r"\.(\d+)\b", r"[\1]", body["field"]) if "field" in body else None
     code = OPENAI_CODES.get(body["code"], body["code"])
     return {"message": body["message"], "type": kind, "param": param, "code": code}
@@ -78,9 +78,9 @@ def is_openai(path: str) -> bool:
 
 
 def unexpected(path: str) -> JSONResponse:
-    """The answer to a request that met a bug of ours; what it was is in the log."""
+    """The answer to a request that hit a bug of ours; the log has the details."""
     message = "The server met an error that it did not expect; its log says more."
-    # Starlette answers this one outside of all middleware.
+    # Starlette sends this answer outside all middleware, so the header is set here.
     return _answer(500, {"code": "internal", "message": message}, path, {HEADER: request_id()})
 
 
@@ -119,7 +119,7 @@ def install(app: FastAPI) -> None:
         if error.status_code == 404:
             message = f"There is nothing at {path}; /docs lists what there is."
         elif error.status_code == 405:
-            # Starlette names the methods of one route only; an address may have several.
+            # Starlette lists the methods of one route only; a path may have several routes.
             headers["Allow"] = ", ".join(methods(request.app, path)) or headers.get("Allow", "GET")
             message = f"{path} does not take {request.method}; it takes {headers['Allow']}."
         code = HTTP_CODES.get(error.status_code, "http_error")
@@ -133,7 +133,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def bug(request: Request, _: Exception) -> Response:
-        return unexpected(request.url.path)  # Starlette raises it again, so that the log has its traceback
+        return unexpected(request.url.path)  # Starlette re-raises the error, so the log has its traceback
 
 
 def _first_problem(request: Request, error: RequestValidationError) -> ThumbloopError:
@@ -168,7 +168,7 @@ def _sentence(problem: dict[str, Any], what: str) -> str:
     message = message[:1].lower() + message[1:]
     if kind != "value_error":
         return f"{what}: {message}, not {_shown(problem)}."
-    # Our own checks say all there is to say, but for the value where it is one.
+    # Our own checks write the complete message; the value is added unless it is an object.
     return (
         f"{what}: {message}."
         if isinstance(given, dict)
@@ -177,7 +177,7 @@ def _sentence(problem: dict[str, Any], what: str) -> str:
 
 
 def _shown(problem: dict[str, Any]) -> str:
-    """The offending value as JSON, in ASCII: half a surrogate pair cannot be sent back as it is."""
+    """The offending value as JSON, in ASCII, because half a surrogate pair cannot be encoded."""
     try:
         text = json.dumps(problem.get("input"))
     except (TypeError, ValueError):

@@ -1,6 +1,6 @@
-"""Middleware for every request: headers, origins, sizes, counts, logs without secrets.
+"""Middleware for every request: security headers, origin check, body limit, counts, logs without secrets.
 
-Plain ASGI, because Starlette's BaseHTTPMiddleware would hide from a stream that its client hung up.
+Plain ASGI, because Starlette's BaseHTTPMiddleware hides from a stream that its client disconnected.
 """
 
 import logging
@@ -18,7 +18,7 @@ from storage.errors import NotAllowed, ThumbloopError, TooLarge
 from storage.settings import Settings
 
 UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
-# A refused upload is read and thrown away up to here, so that its sender gets to see the answer.
+# A refused upload is read and discarded up to this size, so that its sender gets to see the answer.
 MOST_DISCARDED = 32 * 1024 * 1024
 IMPORT_PATH = "/api/v1/import"
 
@@ -30,7 +30,7 @@ POLICY = (
 
 
 class SecurityHeaders:
-    """Headers that tell the browser what these pages may do; a page may bring its own policy."""
+    """Adds security headers to every answer; a page may set its own content policy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -74,16 +74,16 @@ class ResponseCounts:
         try:
             await self.app(scope, receive, counted)
         except Exception:
-            if not began:  # Starlette answers it from outside of all middleware
+            if not began:  # Starlette answers it outside all middleware
                 self.metrics.answered(scope["path"], 500)
             raise
 
 
 class OriginGuard:
-    """Refuse what another web site makes a visitor's browser send.
+    """Refuse requests that another web site makes a visitor's browser send (CSRF).
 
-    A request with a bearer token is exempt: no browser adds one by itself. Where everybody may chat,
-    the Host must be this machine's own name, or any site could point its name here (DNS rebinding).
+    A request with a bearer token is exempt: no browser adds one by itself. If anonymous chat is on, the
+    Host must be this machine's own name, or any site could point its name here (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -112,7 +112,7 @@ class OriginGuard:
         origin = headers.get("origin")
         site = headers.get("sec-fetch-site")
         if site is not None:
-            # The browser's own judgement; it holds behind proxies that change the Host, too.
+            # The browser's own judgement, which also holds behind proxies that change the Host.
             own = site in ("same-origin", "none")
         else:
             own = origin is None or origin.partition("://")[2] == host
@@ -132,13 +132,13 @@ def _host_name(host: str) -> str:
 
 
 class BodyLimit:
-    """Refuse large bodies by their announced length, or when they turn out longer than they may be."""
+    """Refuse large bodies by their announced length, or once they exceed the limit."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.largest_import = settings.max_import_mb * 1024 * 1024
-        # A character takes up to 12 bytes as JSON escapes; the rest of the body and whole
-        # conversations in the OpenAI format need more room than one message.
+        # A character takes up to 12 bytes as JSON escapes; the rest of the body, and complete
+        # conversations in the OpenAI format, need more room than one message.
         self.largest_body = max(4 * 1024 * 1024, 16 * settings.max_message_chars)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,7 +161,7 @@ class BodyLimit:
             if received > limit:
                 if message.get("more_body"):
                     await _discard(receive)
-                # FastAPI passes its own exception on from wherever the body is read.
+                # FastAPI passes its own exception on, wherever the body is read.
                 raise HTTPException(413, f"The body has more than {limit} bytes, which is the most.")
             return message
 
@@ -178,7 +178,7 @@ async def _discard(receive: Receive) -> None:
 
 
 class SecretsOut(logging.Filter):
-    """Takes tokens out of log lines: uvicorn logs whole addresses, the admin link's among them."""
+    """Removes tokens from log lines: uvicorn logs complete URLs, such as the admin link's."""
 
     SECRET = re.compile(r"\btl_[A-Za-z0-9_-]{16,}")
 

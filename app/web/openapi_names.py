@@ -1,6 +1,6 @@
-"""The parameter and field names that the API's own description has for a route.
+"""Refuses unknown and repeated parameters, by the names in the API's own OpenAPI description.
 
-The models of the routes check the values.
+The values are checked by the models of the routes.
 """
 
 import re
@@ -20,12 +20,12 @@ class Body(BaseModel):
 
 
 def methods(app: FastAPI, path: str) -> list[str]:
-    """The methods that an address takes, in capitals; none where there is no such address."""
+    """The HTTP methods of a path, in capitals; empty for an unknown path."""
     return [method.upper() for method in _operations(app, path)]
 
 
 def refuse_unknown(request: Request, place: str, name: str) -> InvalidInput:
-    """The refusal of a name that is not known in the `place`, query or body, with those that are."""
+    """The error for an unknown name in `place` (query or body); it lists the known names."""
     operation = _operations(request.app, request.url.path).get(request.method.lower(), {})
     known = _parameters(operation) if place == "query" else _fields(request.app, operation)
     what, code = ("parameter", "unknown_parameter") if place == "query" else ("field", "unknown_field")
@@ -37,7 +37,7 @@ def refuse_unknown(request: Request, place: str, name: str) -> InvalidInput:
 
 
 async def refuse_repeated(request: Request) -> None:
-    """A dependency: raises InvalidInput for a repeated query parameter, as only one value would count."""
+    """A dependency: raises InvalidInput for a repeated query parameter, of which one value would be lost."""
     given = Counter(name for name, _ in request.query_params.multi_items())
     twice = [name for name, times in given.items() if times > 1]
     if not twice:
@@ -62,7 +62,7 @@ def _operations(app: FastAPI, path: str) -> dict[str, Any]:
 
 
 def _parameters(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The schemas of the query's parameters by name."""
+    """The schemas of the query parameters, by name."""
     return {each["name"]: each["schema"] for each in operation.get("parameters", ()) if each["in"] == "query"}
 
 

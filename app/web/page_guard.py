@@ -1,8 +1,8 @@
-"""The guard between the network and Gradio: nothing of Gradio can be reached without a session.
+"""Guards Gradio: without a session no part of it can be reached.
 
 Gradio's own login leaves routes open and trusts any `session_hash`. So every request to a page is
-identified here first; a session_hash or event belongs to the person who first used it; routes that our
-pages do not use do not exist; and the page's inline scripts run by a nonce alone.
+authenticated here first. A session_hash or event belongs to the person who first used it, routes that our
+pages do not use are not found, and the page's inline scripts run by a nonce only.
 """
 
 import base64
@@ -47,14 +47,14 @@ POLICY = (
 
 
 class Owners:
-    """Who first used a session_hash or was given an event id; the least recently used are forgotten."""
+    """The owner of each session_hash and event id: its first user. Drops the least recently used."""
 
     def __init__(self, most: int = MOST_OWNERS) -> None:
         self._users: OrderedDict[str, str] = OrderedDict()
         self._most = most
 
     def claim(self, key: str, user_id: str) -> bool:
-        """Whether the key is this person's; a key that nobody has used becomes theirs."""
+        """Whether the key is this person's; an unused key becomes theirs."""
         owner = self._users.setdefault(key, user_id)
         self._users.move_to_end(key)
         if len(self._users) > self._most:
@@ -66,12 +66,12 @@ class Owners:
 
 
 class PageGuard:
-    """The ASGI app in front of the mounted pages: asks for a sign-in, or passes requests on."""
+    """The ASGI app in front of the mounted pages: requires a sign-in, or passes requests on."""
 
     def __init__(
         self, pages: ASGIApp, database: Database, settings: Settings, *, head: Iterable[str] = ()
     ) -> None:
-        """`head` is the HTML that Gradio adds to the pages' heads; its inline scripts may run."""
+        """`head` is the HTML that Gradio adds to each page's head; its inline scripts may run."""
         self.pages = pages
         self.database = database
         self.settings = settings
@@ -111,7 +111,7 @@ class PageGuard:
         headers = Headers(scope=scope)
         cookies = cookie_parser(headers.get("cookie", ""))
         if cookie_name(secure) not in cookies:
-            return None  # pages are for browsers: a bearer token opens the API alone
+            return None  # pages are for browsers: a bearer token opens the API only
         session_only = {"cookie": headers["cookie"]}
         return await to_thread.run_sync(lambda: resolve(self.database, session_only, cookies, secure=secure))
 
@@ -133,9 +133,9 @@ class PageGuard:
         return None
 
     async def _page(self, scope: Scope, receive: Receive) -> Response:
-        """Gradio's page, with a nonce on its own scripts, so that no other script runs."""
+        """Gradio's page with a nonce on its own scripts, so that no other script runs."""
         scope = dict(scope)
-        # Compressed, it could not be changed.
+        # A compressed page could not be changed.
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
         start: Message = {}
         body = bytearray()
@@ -148,7 +148,7 @@ class PageGuard:
 
         await self.pages(scope, receive, keep)
         nonce = secrets.token_urlsafe(16)
-        # Data inside Gradio's scripts has every < escaped, so these are its script tags and no text.
+        # Data inside Gradio's scripts has every < escaped, so this matches script tags only, never text.
         page = Response(bytes(body).replace(b"<script", f'<script nonce="{nonce}"'.encode()), start["status"])
         page.headers["Content-Type"] = MutableHeaders(raw=start["headers"]).get("content-type", "text/html")
         page.headers["Cache-Control"] = "no-store"
@@ -242,7 +242,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def script_hashes(html: str) -> list[str]:
-    """The inline scripts of a page as sources of a content policy."""
+    """The hashes of a page's inline scripts, as content policy sources."""
     digests = (
         hashlib.sha256(text.encode()).digest()
         for text in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)

@@ -82,7 +82,7 @@ def sign_in(
 ) -> Response:
     try:
         with services.database.read() as session:
-            # A NUL can be in no name, and PostgreSQL would not take it in a query.
+            # No name contains a NUL, and PostgreSQL does not accept one in a query.
             user = users.check_password(session, name.replace("\x00", ""), password)
     except NotAuthenticated as error:
         return _form(next, name=name, alert=error.message, status=401)
@@ -102,7 +102,7 @@ def sign_out(request: Request, services: ServicesHere) -> Response:
 
 @router.get("/admin")
 def redeem_admin_link(request: Request, services: ServicesHere, token: str = "") -> Response:
-    """The one-time link becomes a session, and the address loses its token."""
+    """Turn the one-time link into a session and redirect, so that the URL loses its token."""
     if not token:
         return RedirectResponse("/admin/", status_code=303)
     try:
@@ -129,7 +129,7 @@ def _form(target: str, *, name: str = "", alert: str = "", status: int = 200) ->
 
 
 def _own_path(target: str) -> str:
-    """Where to go after signing in: a path of this server and nothing else."""
+    """Where to go after signing in: always a path of this server."""
     own = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
     return quote(target, safe="/?=&-._~%") if own else "/"
 
