@@ -1,6 +1,7 @@
 """`thumbloop sweep`: β, loss and learning rate tried on one's own feedback; a table, and the winner."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from trainer.sweep.grid import Grid
     from trainer.sweep.sweep import WantedSweep
 
-HEADS = ("rank", "loss", "β", "learning rate", "AUC", "margin", "liked replies", "z0", "training", "")
 STATES = {"measured": "", "fell": "liked replies fell", "diverged": "diverged"}
+DRAWS = 20
 
 
 def sweep(
@@ -34,6 +35,10 @@ def sweep(
         None, help="Other losses, with commas: kto, apo_zero_unpaired, dpo, ipo."
     ),
     learning_rates: str | None = typer.Option(None, help="Other learning rates, with commas."),
+    sampler: Literal["grid", "random", "tpe"] | None = typer.Option(
+        None, help="grid (the default): every combination. random, tpe: points drawn between the values."
+    ),
+    points: int | None = typer.Option(None, min=1, help=f"How many to draw; {DRAWS} if not given."),
     budget: float | None = typer.Option(
         None, min=0, metavar="MINUTES", help="Begin no point that would end later; at least one is made."
     ),
@@ -57,15 +62,26 @@ def sweep(
         raise InvalidInput("--force is for --apply: add that, or leave it out.", field="force")
     refuse_launched()
     from storage.settings import load_settings
+    from trainer.sweep.grid import named_grid
 
     settings = load_settings()
-    chosen = _grid(settings, out, grid, betas, losses, learning_rates)
+    asked: dict[str, Any] = {
+        "betas": betas and _numbers("betas", betas),
+        "losses": losses and _parts(losses),
+        "learning_rates": learning_rates and _numbers("learning-rates", learning_rates),
+        "sampler": sampler,
+        "draws": DRAWS if points is None and sampler not in (None, "grid") else points,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    known = None if out is None or grid or asked else _grid_in(out)
+    chosen = known or replace(named_grid(grid or "full", settings), **asked)
 
     from trainer.launch.environment import prepare_process
 
     prepare_process()
     with ExitStack() as at_end:
-        database = at_end.enter_context(opened_database())[1] if data is None else None
+        if data is None:
+            database = at_end.enter_context(opened_database())[1]
         progress = at_end.enter_context(RunProgress())
         at_end.enter_context(lines_above(progress))
         check = at_end.enter_context(stop_signals())
@@ -73,24 +89,13 @@ def sweep(
         from trainer.sweep.data import FileSource, Votes
         from trainer.sweep.sweep import WantedSweep
 
-        of: FileSource | Votes
-        if data is not None:
-            of = FileSource(data, max_rows=max_rows, skip_bad=skip_bad)
-        else:
-            assert database is not None
-            of = Votes(database)
-        wanted = WantedSweep(
-            of,
-            chosen,
-            settings,
-            out,
-            strict=losses is not None,
-            budget=None if budget is None else 60 * budget,
-        )
+        of = Votes(database) if data is None else FileSource(data, max_rows, skip_bad)
+        seconds = None if budget is None else 60 * budget
+        wanted = WantedSweep(of, chosen, settings, out, strict=losses is not None, budget=seconds)
         folder, found = _run(wanted, progress, check)
     _show(found, folder)
     if apply:
-        _apply(found, force)
+        _apply(found, settings, force)
 
 
 def _run(wanted: "WantedSweep", progress: RunProgress, check: Any) -> tuple["SweepFolder", "Sweep"]:
@@ -111,31 +116,17 @@ def _run(wanted: "WantedSweep", progress: RunProgress, check: Any) -> tuple["Swe
         raise typer.Exit(STOPPED) from None
     except (MemoryError, torch.OutOfMemoryError) as error:
         longest = wanted.settings.max_length
-        told = str(error) or f"The sweep ran out of memory; lower THUMBLOOP_MAX_LENGTH ({longest})."
-        raise Conflict(told, code="out_of_memory") from error
+        reason = str(error) or f"The sweep ran out of memory; lower THUMBLOOP_MAX_LENGTH ({longest})."
+        raise Conflict(reason, code="out_of_memory") from error
 
 
-def _grid(
-    settings: "Settings",
-    out: Path | None,
-    name: Literal["full", "small"] | None,
-    betas: str | None,
-    losses: str | None,
-    learning_rates: str | None,
-) -> "Grid":
-    """What was asked for; where nothing was, that of the sweep to go on with."""
+def _grid_in(out: Path) -> "Grid | None":
+    """That of the sweep to go on with, if there is one."""
     from trainer.sweep.folder import SweepFolder
-    from trainer.sweep.grid import Grid, named_grid
+    from trainer.sweep.grid import Grid
 
-    asked = (name, betas, losses, learning_rates) != (None, None, None, None)
-    if out is not None and not asked and (plan := SweepFolder(out).plan) is not None:
-        return Grid(**{field: tuple(values) for field, values in plan["identity"]["grid"].items()})
-    known = named_grid(name or "full", settings)
-    return Grid(
-        known.betas if betas is None else _numbers("betas", betas),
-        known.losses if losses is None else tuple(_parts(losses)),  # type: ignore[arg-type]
-        known.learning_rates if learning_rates is None else _numbers("learning-rates", learning_rates),
-    )
+    plan = SweepFolder(out).plan
+    return None if plan is None else Grid.from_dict(plan["identity"]["grid"])
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
@@ -145,55 +136,44 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         raise InvalidInput(f"--{option} {text}: give numbers with commas, such as 0.1,0.3.") from error
 
 
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _show(found: "Sweep", folder: "SweepFolder") -> None:
-    from trainer.sweep.folder import PLOT, TABLE, state_of
+    from trainer.sweep.folder import PLOT, TABLE
+    from trainer.sweep.grid import TITLES, shown_measures
     from trainer.text import spoken
 
-    rows = []
-    for number, result in enumerate(found.ranked, 1):
-        point, error = result.point, result.auc_standard_error
-        rows.append(
-            (
-                str(number) if result.is_sound else "",
-                point.loss,
-                f"{point.beta:g}",
-                f"{point.learning_rate:g}",
-                _figure(result.auc, ".3f") + (f" ± {error:.3f}" if error is not None else ""),
-                _figure(result.margin, "+.2f"),
-                _figure(result.liked_change, "+.2f"),
-                _figure(result.z0, ".2f"),
-                spoken(result.seconds),
-                STATES[state_of(result)],
-            )
+    rows = [
+        (
+            str(number) if result.is_sound else "",
+            result.point.loss,
+            f"{result.point.beta:g}",
+            f"{result.point.learning_rate:g}",
+            *shown_measures(result.__getitem__),
+            spoken(result.seconds),
+            STATES[result.state],
         )
-    print_table(HEADS, rows, empty="No point has been made.")
-    if found.missing:
-        say(f"{len(found.missing)} points are missing; the same command goes on with them.")
+        for number, result in enumerate(found.ranked, 1)
+    ]
+    heads = ("rank", "loss", "β", "learning rate", *TITLES, "training", "")
+    print_table(heads, rows, empty="No point has been made.")
+    if found.left:
+        say(f"{found.left} points are missing; the same command goes on with them.")
     say(found.verdict())
-    files = " and ".join(
-        str(folder.folder / name) for name in (TABLE, PLOT) if (folder.folder / name).exists()
-    )
-    say(f"Figures in nats: {files}")
+    files = [folder.folder / name for name in (TABLE, PLOT) if (folder.folder / name).exists()]
+    say(f"Figures in nats: {' and '.join(map(str, files))}")
 
 
-def _figure(value: float | None, shown: str) -> str:
-    return "" if value is None else format(value, shown)
-
-
-def _apply(found: "Sweep", force: bool) -> None:
+def _apply(found: "Sweep", settings: "Settings", force: bool) -> None:
     """Write the best point that runs can train with; raises Conflict where nothing is decided."""
-    from storage.settings import load_settings
     from storage.settings.toml_file import FILE, write_settings
-    from trainer.sweep.folder import best_for_runs
 
-    best = best_for_runs(found)
+    best = found.best_for_runs
     if best is None:
         raise Conflict("Nothing was written: no point of kto or apo_zero_unpaired can win.", code="no_winner")
-    doubts = found.doubts_of(best) or (f"{len(found.missing)} points are missing" if found.missing else None)
+    doubts = found.doubts_of(best) or (f"{found.left} points are missing" if found.left else None)
     if doubts and not force:
         raise Conflict(
             f"Nothing was written into {FILE}: {doubts}. --force writes the winner all the same.",
@@ -201,13 +181,11 @@ def _apply(found: "Sweep", force: bool) -> None:
         )
     if best != found.winner:
         say(f"Runs train on votes, not on pairs: the best of their losses is {best.point.name}.")
-    values: dict[str, str | float] = {
-        "beta": best.point.beta,
-        "loss_type": best.point.loss,
-        "learning_rate": best.point.learning_rate,
-    }
-    lines = write_settings(values)
+    point = best.point
+    lines = write_settings(
+        {"beta": point.beta, "loss_type": point.loss, "learning_rate": point.learning_rate}
+    )
     say(f"Wrote into {FILE.absolute()}: {'; '.join(lines)}.")
     say("A server that runs takes them at its next start.")
-    if (epochs := load_settings().epochs) != 1:
-        say(f"The points were trained for one epoch, and THUMBLOOP_EPOCHS is {epochs:g}.")
+    if settings.epochs != 1:
+        say(f"The points were trained for one epoch, and THUMBLOOP_EPOCHS is {settings.epochs:g}.")

@@ -9,10 +9,12 @@ file; the texts are read again, a few pairs at a time.
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from storage.examples.duplicates import digest, scratch_file
 from storage.examples.example import CORRECTION, PAGE, Example
 
+Item = TypeVar("Item")
 Key = tuple[int, bool]  # of an example: its event id, and whether it is the vote's correction
 
 
@@ -38,6 +40,12 @@ def iter_pairs(
         file.close()
 
 
+def pair_up(ups: Sequence[Item], downs: Sequence[Item]) -> Iterator[tuple[Item, Item]]:
+    """Each of both kinds at least once, and as few pairs as that takes; none where one kind is missing."""
+    for number in range(max(len(ups), len(downs)) if ups and downs else 0):
+        yield ups[number % len(ups)], downs[number % len(downs)]
+
+
 def _note(file: sqlite3.Connection, examples: Iterable[Example]) -> None:
     file.execute(
         "CREATE TABLE reply (prompt BLOB, label INTEGER, completion BLOB, event_id INTEGER, "
@@ -57,9 +65,7 @@ def _pairs(file: sqlite3.Connection) -> Iterator[tuple[Key, Key]]:
         "SELECT prompt FROM reply GROUP BY prompt HAVING min(label) < max(label) ORDER BY min(event_id)"
     )
     for (prompt,) in prompts:
-        ups, downs = _replies(file, prompt, True), _replies(file, prompt, False)
-        for turn in range(max(len(ups), len(downs)) if ups and downs else 0):
-            yield ups[turn % len(ups)], downs[turn % len(downs)]
+        yield from pair_up(_replies(file, prompt, True), _replies(file, prompt, False))
 
 
 def _replies(file: sqlite3.Connection, prompt: bytes, label: bool) -> list[Key]:

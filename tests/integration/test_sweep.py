@@ -58,23 +58,23 @@ def table(folder: Path) -> list[dict[str, str]]:
 def test_one_that_is_stopped_and_killed_goes_on_with_the_points_that_are_missing(
     thumbloop: CommandLine, rows: Path, tmp_path: Path
 ) -> None:
-    points = tmp_path / "out" / "points"
     command = ["sweep", "--data", str(rows), *GRID, "--out", str(tmp_path / "out")]
     first = thumbloop.start(*command)
     first.wait_for("\n2 of 4: ")
     first.send_signal(signal.SIGINT)
     assert first.wait() == 130
     assert "The same command goes on with the points that are missing." in first.said()
-    left = {file: file.stat().st_mtime_ns for file in points.glob("*.json")}
-    assert left
+    assert table(tmp_path / "out")[0]["state"] == "measured"
     second = thumbloop.start(*command)
     second.wait_for("\n1 of ")
     second.kill()
     second.wait()
     told = thumbloop.said(*command)
     assert "Best of 4 of 4 points: " in told
-    assert all(file.stat().st_mtime_ns == moment for file, moment in left.items())
-    assert not list(points.glob("point-*")), "what the killed one left lying"
+    trials = SweepFolder(tmp_path / "out").study.trials
+    ended = [trial.state.name for trial in trials]
+    assert (ended.count("COMPLETE"), ended.count("FAIL")) == (4, 2), "what is finished is not repeated"
+    assert not list((tmp_path / "out").glob("point-*")), "what the killed one left lying"
 
     settings = Settings(**json.loads(json.dumps(thumbloop.settings, default=str)))
     grid = Grid((0.1, 0.5), ("kto", "ipo"), (0.01,))
@@ -137,6 +137,7 @@ MISUSED = {
     "a loss that is none": (["--losses", "kto,ppo"], "--losses ppo: there is no such loss"),
     "a number that is none": (["--betas", "0.1,much"], "--betas 0.1,much: give numbers with commas"),
     "no number": (["--learning-rates", ","], "--learning-rates names nothing"),
+    "points of a grid": (["--points", "3"], "--points is for --sampler random or tpe"),
     "force alone": (["--force"], "--force is for --apply"),
 }
 

@@ -4,8 +4,9 @@ Knows no votes: a pair is two rows with the same prompt.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from transformers import PrinterCallback, set_seed
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
-from storage.examples.pairs import iter_pairs
+from storage.examples.duplicates import digest
+from storage.examples.pairs import pair_up
 from storage.settings import Settings
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample
@@ -41,10 +43,19 @@ class Pair:
 
 
 def find_pairs(rows: Sequence[TokenisedExample]) -> list[Pair]:
-    """The pairs that an export of these rows would have, in its order."""
-    numbered = [replace(row.example, event_id=number) for number, row in enumerate(rows)]
-    found = iter_pairs(numbered, lambda numbers: (numbered[number] for number in numbers))
-    pairs = [Pair(rows[up.event_id], rows[down.event_id]) for up, down in found]
+    """The pairs that an export of these rows would have, in its order (storage.examples.pairs)."""
+    by_prompt: dict[bytes, tuple[dict[bytes, TokenisedExample], dict[bytes, TokenisedExample]]]
+    by_prompt = defaultdict(lambda: ({}, {}))
+    for row in rows:
+        by_prompt[digest(row.example.prompt)][row.label].setdefault(digest(row.example.completion), row)
+    pairs = [
+        Pair(up, down)
+        for downs, ups in by_prompt.values()
+        for up, down in pair_up(
+            [row for text, row in ups.items() if text not in downs],
+            [row for text, row in downs.items() if text not in ups],
+        )
+    ]
     # A chat template may render the end of a prompt by what follows; then they share no prompt.
     return [pair for pair in pairs if pair.up.prompt_ids == pair.down.prompt_ids]
 

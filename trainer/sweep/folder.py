@@ -1,31 +1,41 @@
-"""The folder of a sweep: its plan, one file for each point, and what follows from them.
+"""The folder of a sweep: an Optuna study, and what follows from it.
 
-    sweep.json          the plan: rows, split, settings, points; never changed
-    points/NAME.json    what was measured of a point; written once it is known, whole or not at all
-    results.csv         all points, best first
-    plot.png            where matplotlib is installed
+    journal.log     the study: its plan, which never changes, and a trial for each point that was begun
+    results.csv     all points, best first
+    plot.png        where matplotlib is installed
 
-A point without its file is one that is still to be made. Knows no model.
+A point without a result is one that is still to be made. Knows no model.
 """
 
 import csv
-import fcntl
-import io
+import importlib.util
 import json
+import logging
+import os
+import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import TrialState
+
 from storage.db.ids import is_id, new_id
 from storage.errors import Conflict, NotFound, NotReady
-from storage.files.atomic import sync
+from storage.files.atomic import written_aside
+from storage.files.locks import Timeout, lock
 from trainer.gate.decision import lack_of_evidence
 from trainer.sweep.grid import (
-    LOSSES,
-    PAIRED,
-    Loss,
+    MEASURES,
+    UNPAIRED,
+    Grid,
     Point,
     Result,
     is_above_chance,
@@ -33,24 +43,32 @@ from trainer.sweep.grid import (
     winner,
 )
 
+log = logging.getLogger(__name__)
+
 SWEEPS = "sweeps"
-PLAN, TABLE, PLOT = "sweep.json", "results.csv", "plot.png"
-# Of a result; the seconds last, because they alone differ from one making to the next.
-COLUMNS = [field.name for field in fields(Result) if field.name not in ("point", "diverged", "seconds")]
+JOURNAL, TABLE, PLOT = "journal.log", "results.csv", "plot.png"
+LOCK, JOURNAL_LOCK = "lock", f"{JOURNAL}.lock"  # ours, and the one that Optuna has while it writes
+PLAN, RESULT = "plan", "result"  # attributes of the study, and of a trial
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as far as it is done."""
+    """A sweep as far as it is done. `missing` are the points to come, where they are known before."""
 
     name: str
     plan: Mapping[str, Any]
     ranked: list[Result]
     missing: list[Point]
+    left: int  # points still to be made
 
     @property
     def winner(self) -> Result | None:
         return winner(self.ranked)
+
+    @property
+    def best_for_runs(self) -> Result | None:
+        """The best point of a loss that training runs have; they train on votes, not on pairs."""
+        return winner(self.ranked, losses=UNPAIRED)
 
     def doubts_of(self, best: Result) -> str | None:
         """Why it decides nothing that this is the best, if so."""
@@ -58,28 +76,24 @@ class Sweep:
         lack = lack_of_evidence(held_out["up"], held_out["down"], needed=self.plan["gate_min_votes"])
         if lack is None and not is_above_chance(best):
             lack = (
-                f"the best AUC, {best.auc:.3f} ± {best.auc_standard_error:.3f}, is not above 0.5 by a "
-                f"standard error, so that no point was seen to tell liked replies from disliked ones; "
+                f"the best AUC, {best['auc']:.3f} ± {best['auc_standard_error']:.3f}, is not above 0.5 by a "
+                f"standard error, so no point was seen to separate liked replies from disliked ones; "
                 f"collect more votes"
             )
         return lack
 
     def verdict(self) -> str:
         """A sentence or two on what came of it."""
-        done = len(self.ranked)
-        if not done:
-            return f"None of {len(self.missing)} points has been made."
-        of = f"{done} of {done + len(self.missing)} points"
-        if self.winner is None:
-            held_out = self.plan["held_out"]
-            if not (held_out["up"] and held_out["down"]):
-                return "Nothing can be ranked: the held-out votes are not of both kinds; collect more."
-            return (
-                f"None of the {of} that were made can win: each diverged or made liked replies less likely."
-            )
-        told = f"Best of {of}: {self.winner.point.name}."
-        doubts = self.doubts_of(self.winner)
-        return f"{told} Not enough evidence: {doubts}." if doubts else told
+        if not self.ranked:
+            return f"None of {self.left} points has been made."
+        of = f"{len(self.ranked)} of {len(self.ranked) + self.left} points"
+        if self.winner is not None:
+            doubts = self.doubts_of(self.winner)
+            best = f"Best of {of}: {self.winner.point.name}."
+            return f"{best} Not enough evidence: {doubts}." if doubts else best
+        if not all(self.plan["held_out"].values()):
+            return "Nothing can be ranked: the held-out votes are not of both kinds; collect more."
+        return f"None of the {of} that were made can win: each diverged or made liked replies less likely."
 
 
 class SweepFolder:
@@ -87,66 +101,149 @@ class SweepFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self.points = self.folder / "points"
-        self.plot = self.folder / PLOT
+        self.journal, self.plot = self.folder / JOURNAL, self.folder / PLOT
         self.plan: dict[str, Any] | None = None
+        if self.folder.exists() and not self.folder.is_dir():
+            raise Conflict(f"{folder} is a file; name a folder with --out.", field="out")
+        with suppress(KeyError):  # killed before the study had its plan
+            self.plan = self.study.user_attrs[PLAN] if self.journal.exists() else None
+        held = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if self.plan is None and held - {JOURNAL, JOURNAL_LOCK, LOCK}:
+            raise Conflict(
+                f"{folder} holds something that is not a sweep, or one of an earlier version; name a new or "
+                f"empty folder with --out.",
+                field="out",
+            )
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """Raises KeyError where none was begun, and Conflict where the journal is damaged."""
         try:
-            self.plan = json.loads((self.folder / PLAN).read_text())
-        except NotADirectoryError as error:
-            raise Conflict(f"{folder} is a file; name a folder with --out.", field="out") from error
-        except (FileNotFoundError, ValueError):
-            if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} - {"points"}:
-                raise Conflict(
-                    f"{folder} holds something that is no sweep; name a new or empty folder with --out.",
-                    field="out",
-                ) from None
+            return optuna.load_study(study_name=SWEEPS, storage=self._storage())
+        except ValueError as error:
+            raise Conflict(
+                f"{self.journal} is damaged: {error}; name another folder.", field="out"
+            ) from error
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Keep other processes out. Raises Conflict if one is at it, NotReady if nothing can be written."""
+    def claimed(self, plan: Mapping[str, Any]) -> Iterator[None]:
+        """Keep other processes out, and begin the study where that was not done.
+
+        Raises Conflict if another process is at it, NotReady if nothing can be written.
+        """
         try:
-            self.points.mkdir(parents=True, exist_ok=True)
-            lock = (self.points / "lock").open("w")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = lock(self.folder / LOCK, wait=False)
+        except Timeout as error:
+            raise Conflict(f"Another process works on the sweep in {self.folder}; wait for it.") from error
         except OSError as error:
             raise NotReady(f"{self.folder} cannot be written: {error.strerror}.", field="out") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(f"Another process is at the sweep in {self.folder}; wait for it.") from error
+        with held:
+            self._clear_up()
+            self._begin(plan)
             yield
 
-    def begin(self, plan: Mapping[str, Any]) -> None:
-        self.plan = json.loads(json.dumps(plan))
-        _write(self.folder / PLAN, json.dumps(plan, indent=2) + "\n")
+    def _clear_up(self) -> None:
+        """Remove what a killed process left."""
+        for stale in self.folder.glob("point-*"):
+            shutil.rmtree(stale)
+        (self.folder / JOURNAL_LOCK).unlink(missing_ok=True)
+        if self.journal.exists():  # a full disk may have cut the last line, which no reader takes
+            os.truncate(self.journal, self.journal.read_bytes().rfind(b"\n") + 1)
 
-    def keep(self, result: Result) -> None:
+    def _begin(self, plan: Mapping[str, Any]) -> None:
+        if self.plan is None:
+            optuna.create_study(
+                study_name=SWEEPS, storage=self._storage(), direction="maximize", load_if_exists=True
+            )
+            if PLAN in self.study.user_attrs:  # since the first look
+                raise Conflict(f"Another process began a sweep in {self.folder}; repeat the command.")
+            self.plan = json.loads(json.dumps(plan))
+            self.study.set_user_attr(PLAN, self.plan)
+        trials = self.study.get_trials(deepcopy=False)
+        sampler = TPESampler if self._grid().sampler == "tpe" else RandomSampler
+        # The seed moves on with the trials, so that a resumed sweep does not repeat its draws.
+        self.study.sampler = sampler(seed=self.plan["identity"]["seed"] + len(trials))
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:  # of a process that was killed
+                self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def next_trial(self) -> optuna.Trial:
+        """What to make next, with its Point as parameters, while some are left.
+
+        The points of a grid are enqueued one by one: Optuna's GridSampler counts one that was killed as made.
+        """
+        grid, missing = self._grid(), self.read().missing
+        if missing and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self.study.enqueue_trial(asdict(missing[0]))
+        betas, rates = grid.betas, grid.learning_rates
+        return self.study.ask(
+            {
+                "loss": CategoricalDistribution(grid.losses),
+                "beta": FloatDistribution(min(betas), max(betas), log=True),
+                "learning_rate": FloatDistribution(min(rates), max(rates), log=True),
+            }
+        )
+
+    def keep(self, trial: optuna.Trial, result: Result) -> None:
         """Write a point down, and the table anew."""
-        text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-        _write(self.points / f"{result.point.name}.json", text + "\n")
-        _write(self.folder / TABLE, to_csv(self.read()))
+        trial.set_user_attr(RESULT, {name: value for name, value in vars(result).items() if name != "point"})
+        if result.is_sound:
+            self.study.tell(trial, result["auc"])
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED)  # a sampler takes it for the worst
+        with written_aside(self.folder / TABLE) as part, part.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(_table(self.read()))
 
     def read(self) -> Sweep:
         """What there is by now. Raises NotFound where no sweep was begun."""
+        grid = self._grid()
+        assert self.plan is not None
+        results = [
+            Result(Point(**trial.params), **trial.user_attrs[RESULT])
+            for trial in self.study.get_trials(deepcopy=False)
+            if RESULT in trial.user_attrs
+        ]
+        made = {result.point for result in results}
+        missing = [point for point in grid.points() if point not in made]
+        return Sweep(self.folder.name, self.plan, rank(results), missing, max(0, len(grid) - len(results)))
+
+    def draw(self) -> None:
+        """Write the plot anew, if there is anything to draw; without matplotlib a line in the log says so."""
+        if importlib.util.find_spec("matplotlib") is None:
+            log.warning(
+                "No plot: matplotlib is not installed. After `pip install 'thumbloop[plot]'`, "
+                "`thumbloop sweep --out %s` draws it.",
+                self.folder,
+            )
+        elif any(result.is_sound for result in self.read().ranked):
+            import matplotlib as mpl
+
+            mpl.use("agg")  # not one that looks for a screen
+            from matplotlib import pyplot
+            from optuna.visualization.matplotlib import plot_slice
+
+            with warnings.catch_warnings(action="ignore"), written_aside(self.plot) as part:
+                plot_slice(self.study, target_name="AUC on held-out votes")  # experimental, hence a warning
+                pyplot.savefig(part, format="png", dpi=110)
+                pyplot.close()
+
+    def _storage(self) -> JournalStorage:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        return JournalStorage(JournalFileBackend(str(self.journal)))
+
+    def _grid(self) -> Grid:
         if self.plan is None:
             raise NotFound(f"There is no sweep in {self.folder}.")
-        results, missing = [], []
-        for values in self.plan["points"]:
-            point = Point(**values)
-            try:
-                results.append(Result.from_dict(json.loads((self.points / f"{point.name}.json").read_text())))
-            except FileNotFoundError:
-                missing.append(point)
-        return Sweep(self.folder.name, self.plan, rank(results), missing)
+        return Grid.from_dict(self.plan["grid"])
 
 
 def all_sweeps(data_dir: Path) -> list[SweepFolder]:
     """Those of an installation, newest first."""
-    folders = [folder for folder in (data_dir / SWEEPS).glob("*/") if is_id(folder.name)]
     found = []
-    for folder in sorted(folders, reverse=True):
+    for folder in sorted((data_dir / SWEEPS).glob("*/"), reverse=True):
         with suppress(Conflict):  # somebody keeps something else there
-            found.append(SweepFolder(folder))
+            found += [SweepFolder(folder)] if is_id(folder.name) else []
     return [folder for folder in found if folder.plan is not None]
 
 
@@ -156,37 +253,12 @@ def new_folder(data_dir: Path) -> Path:
     return data_dir / SWEEPS / new_id()
 
 
-def to_csv(sweep: Sweep) -> str:
-    """All points, best first, then those that are missing."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["rank", *(f.name for f in fields(Point)), "state", *COLUMNS, "reason", "seconds"])
-    for number, result in enumerate(sweep.ranked, 1):
-        values = result.to_dict()
-        place = number if result.is_sound else ""
-        figures = [values[name] for name in COLUMNS]
-        writer.writerow(
-            [place, *values["point"].values(), state_of(result), *figures, result.diverged, result.seconds]
-        )
-    for point in sweep.missing:
-        writer.writerow(["", *asdict(point).values(), "missing"])
-    return file.getvalue()
-
-
-def state_of(result: Result) -> str:
-    """measured, diverged, or fell: liked replies became less likely."""
-    return "diverged" if result.diverged else "fell" if result.fell else "measured"
-
-
-def best_for_runs(sweep: Sweep) -> Result | None:
-    """The best point of a loss that training runs have; they train on votes, not on pairs."""
-    unpaired: list[Loss] = [loss for loss in LOSSES if loss not in PAIRED]
-    return winner(sweep.ranked, losses=unpaired)
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text)
-    sync(aside)
-    aside.replace(path)
-    sync(path.parent)
+def _table(sweep: Sweep) -> Iterator[list[Any]]:
+    """All points, best first, then those that are missing. The seconds last: they differ each time."""
+    measures = [measure.name for measure in MEASURES]
+    yield ["rank", *(field.name for field in fields(Point)), "state", *measures, "reason", "seconds"]
+    for number, one in enumerate(sweep.ranked, 1):
+        place, point = number if one.is_sound else "", asdict(one.point).values()
+        yield [place, *point, one.state, *(one[name] for name in measures), one.diverged, one.seconds]
+    for missing in sweep.missing:
+        yield ["", *asdict(missing).values(), "missing"]

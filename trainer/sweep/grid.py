@@ -4,8 +4,8 @@ The KTO loss is no such measure: its value depends on β, and DPO and IPO have a
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -14,8 +14,46 @@ from storage.settings import Settings
 
 Loss = Literal["kto", "apo_zero_unpaired", "dpo", "ipo"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
-PAIRED: tuple[Loss, ...] = ("dpo", "ipo")  # on pairs of an up and a down reply; no run trains with these
+UNPAIRED: tuple[Loss, ...] = ("kto", "apo_zero_unpaired")  # what runs train with; the others need pairs
+NUMBERS = ("these are numbers above 0", lambda value: 0 < value < math.inf)
+KNOWN = (f"there is no such loss; there are {', '.join(LOSSES)}", LOSSES.__contains__)
 GridName = Literal["full", "small"]
+Sampler = Literal["grid", "random", "tpe"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a result. A field of Evaluation with its name is read by itself (trainer.sweep.point)."""
+
+    name: str  # in results.csv and in the API
+    title: str = ""  # of its column on terminals and pages, which leave it out without this
+    format: str = ""
+    about: str = ""  # for the API, which leaves it out without this
+    error: str = ""  # the measure that is its standard error
+
+
+# r is log π − log π_ref of a reply, in nats.
+MEASURES = (
+    Measure("auc", "AUC", ".3f", "Of r against the label, on the held-out votes.", "auc_standard_error"),
+    Measure("auc_standard_error", about="By bootstrap over chats."),
+    Measure("margin", "margin", "+.2f", "Mean r of liked replies less that of disliked ones, in nats."),
+    Measure("liked_change", "liked replies", "+.2f", "How much likelier liked replies became: their mean r."),
+    Measure("liked_standard_error"),  # of that mean, over replies
+    Measure("z0", "z0", ".2f", "An estimate of the KL divergence from the base model, in nats."),
+)
+NEEDED_TO_RANK = ("auc", "auc_standard_error", "liked_change", "z0")
+TITLES = tuple(measure.title for measure in MEASURES if measure.title)
+
+
+def shown_measures(value_of: Callable[[str], float | None]) -> list[str]:
+    """The cells of those columns that are measures."""
+    cells = []
+    for measure in MEASURES:
+        if measure.title:
+            value, error = value_of(measure.name), value_of(measure.error) if measure.error else None
+            cell = "" if value is None else format(value, measure.format)
+            cells.append(cell if error is None else f"{cell} ± {error:{measure.format}}")
+    return cells
 
 
 @dataclass(frozen=True)
@@ -33,36 +71,50 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """Every β with every loss and every learning rate; raises InvalidInput for a value that cannot be."""
+    """Every β with every loss and every learning rate; raises InvalidInput for a value that cannot be.
+
+    With another `sampler` than "grid", `draws` points between the smallest and the largest of the numbers.
+    """
 
     betas: tuple[float, ...]
     losses: tuple[Loss, ...]
     learning_rates: tuple[float, ...]
+    sampler: Sampler = "grid"
+    draws: int | None = None
 
     def __post_init__(self) -> None:
-        for field, values in asdict(self).items():
-            option = f"--{field.replace('_', '-')}"
+        numbers: dict[str, Sequence[object]] = {"betas": self.betas, "learning_rates": self.learning_rates}
+        for name, values in {**numbers, "losses": self.losses}.items():
+            rule, good = NUMBERS if name in numbers else KNOWN
+            fault = ""
             if not values:
-                raise InvalidInput(f"{option} names nothing; leave it out for the grid's own.", field=field)
-            if len(set(values)) < len(values):
-                raise InvalidInput(f"{option} {shown(values)} names a value twice.", field=field)
-        if unknown := [loss for loss in self.losses if loss not in LOSSES]:
-            raise InvalidInput(
-                f"--losses {shown(unknown)}: there is no such loss; there are {', '.join(LOSSES)}.",
-                field="losses",
-            )
-        for field, numbers in (("betas", self.betas), ("learning_rates", self.learning_rates)):
-            if bad := [number for number in numbers if not 0 < number < math.inf]:
-                raise InvalidInput(
-                    f"--{field.replace('_', '-')} {shown(bad)}: these are numbers above 0.", field=field
-                )
+                fault = " names nothing; leave it out for the grid's own"
+            elif len(set(values)) < len(values):
+                fault = f" {shown(values)} names a value twice"
+            elif bad := [value for value in values if not good(value)]:
+                fault = f" {shown(bad)}: {rule}"
+            if fault:
+                raise InvalidInput(f"--{name.replace('_', '-')}{fault}.", field=name)
+        if (self.draws is None) != (self.sampler == "grid"):
+            reason = "--points is for --sampler random or tpe; a grid has all of its points."
+            raise InvalidInput(reason, field="points")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Grid":
+        """From JSON, where tuples are lists."""
+        known: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return cls(**known)
+
+    def __len__(self) -> int:
+        return len(self.points()) if self.draws is None else self.draws
 
     def points(self) -> list[Point]:
-        """In the order of training: each β with all losses, so that a sweep cut short compares these."""
-        return [
-            Point(loss, beta, rate)
-            for rate, beta, loss in product(self.learning_rates, self.betas, self.losses)
-        ]
+        """In the order of training: each β with all losses, so that a sweep cut short compares these.
+
+        None where they are drawn.
+        """
+        every = product(self.learning_rates, self.betas, self.losses)
+        return [Point(loss, beta, rate) for rate, beta, loss in every if self.draws is None]
 
 
 def named_grid(name: GridName, settings: Settings) -> Grid:
@@ -74,40 +126,35 @@ def named_grid(name: GridName, settings: Settings) -> Grid:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a point on the held-out votes; r is log π − log π_ref of a reply, in nats.
+    """What was measured of a point on the held-out votes: `result["auc"]`, by the names of MEASURES.
 
     The numbers are None where the point diverged, or where the held-out votes are of one kind.
     """
 
     point: Point
-    diverged: str  # why, or ''
-    auc: float | None = None  # of r against the label
-    auc_standard_error: float | None = None  # bootstrap over chats
-    margin: float | None = None  # mean r of the liked replies − mean r of the disliked ones
-    liked_change: float | None = None  # mean r of the liked replies: how their log-probability changed
-    liked_standard_error: float | None = None  # of that mean, over replies
-    z0: float | None = None  # mean r of mismatched replies, at least 0: an estimate of the KL divergence
+    diverged: str = ""  # why, or ''
     seconds: float = 0.0  # of the training
+    measures: Mapping[str, float | None] = field(default_factory=dict)
+
+    def __getitem__(self, measure: str) -> float | None:
+        return self.measures.get(measure)
 
     @property
     def is_sound(self) -> bool:
         """Whether it can be ranked at all."""
         return not self.diverged and all(
-            value is not None and math.isfinite(value)
-            for value in (self.auc, self.auc_standard_error, self.liked_change, self.z0)
+            (value := self[name]) is not None and math.isfinite(value) for name in NEEDED_TO_RANK
         )
 
     @property
     def fell(self) -> bool:
         """Whether liked replies became less likely, by more than the standard error of that change."""
-        return self.liked_change is not None and self.liked_change < -(self.liked_standard_error or 0.0)
+        change = self["liked_change"]
+        return change is not None and change < -(self["liked_standard_error"] or 0.0)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Result":
-        return cls(**{**values, "point": Point(**values["point"])})
+    @property
+    def state(self) -> Literal["measured", "fell", "diverged"]:
+        return "diverged" if self.diverged else "fell" if self.fell else "measured"
 
 
 def rank(results: Iterable[Result]) -> list[Result]:
@@ -135,7 +182,7 @@ def winner(ranked: Sequence[Result], *, losses: Sequence[Loss] = LOSSES) -> Resu
 
 def is_above_chance(result: Result) -> bool:
     """Whether its AUC is above 0.5, that of the base model, by more than one standard error."""
-    return bool(result.is_sound and _number(result.auc) - _number(result.auc_standard_error) > 0.5)
+    return result.is_sound and _least(result) > 0.5
 
 
 def shown(values: Iterable[object]) -> str:
@@ -143,16 +190,20 @@ def shown(values: Iterable[object]) -> str:
 
 
 def _by_groups(results: Sequence[Result]) -> list[Result]:
-    left = sorted(results, key=lambda result: -_number(result.auc))
+    left = sorted(results, key=lambda result: -_number(result, "auc"))
     ranked: list[Result] = []
     while left:
-        least = _number(left[0].auc) - _number(left[0].auc_standard_error)
-        tied = [result for result in left if _number(result.auc) >= least]
-        ranked += sorted(tied, key=lambda r: (-_number(r.liked_change), _number(r.z0), r.point.name))
+        tied = [result for result in left if _number(result, "auc") >= _least(left[0])]
+        ranked += sorted(tied, key=lambda r: (-_number(r, "liked_change"), _number(r, "z0"), r.point.name))
         left = left[len(tied) :]
     return ranked
 
 
-def _number(value: float | None) -> float:
+def _least(result: Result) -> float:
+    return _number(result, "auc") - _number(result, "auc_standard_error")
+
+
+def _number(result: Result, measure: str) -> float:
+    value = result[measure]
     assert value is not None
     return value

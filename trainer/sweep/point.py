@@ -23,7 +23,7 @@ from trainer.gate.measures import Evaluation
 from trainer.model.base_model import BaseModelSource, load_model
 from trainer.sweep.data import SweepRows
 from trainer.sweep.dpo import train_on_pairs
-from trainer.sweep.grid import PAIRED, Point, Result
+from trainer.sweep.grid import MEASURES, UNPAIRED, Point, Result
 
 NO_CHECKPOINTS = 0  # a point is made in one go, or again
 
@@ -68,11 +68,11 @@ class PointMaker:
         model, tokenizer = load_for_training(self.source, settings)
         shared: dict[str, Any] = {
             "output_dir": adapter.with_name("checkpoints"),
-            "references": self._references("pairs" if point.loss in PAIRED else ""),
+            "references": self._references("" if point.loss in UNPAIRED else "pairs"),
             "progress": progress,
             "check": check,
         }
-        if point.loss in PAIRED:
+        if point.loss not in UNPAIRED:
             model, seconds = train_on_pairs(
                 model, tokenizer, self.split.pairs, loss=point.loss, settings=settings, **shared
             )
@@ -124,18 +124,12 @@ def read_measures(
 ) -> Result:
     """What ranks a point, from its evaluation on rows of these labels; pure."""
     if evaluation is None:
-        return Result(point, "", seconds=seconds)
+        return Result(point, seconds=seconds)
     if not all(map(math.isfinite, (evaluation.z0, *evaluation.rewards))):
-        return Result(point, "Log-probabilities on held-out votes are not finite numbers.", seconds=seconds)
+        return Result(point, "Log-probabilities on held-out votes are not finite numbers.", seconds)
+    found = {measure.name: getattr(evaluation, measure.name, None) for measure in MEASURES}
     liked = [reward for reward, up in zip(evaluation.rewards, labels, strict=True) if up]
-    return Result(
-        point,
-        "",
-        auc=evaluation.auc,
-        auc_standard_error=evaluation.auc_error if evaluation.auc is not None else None,
-        margin=evaluation.margin,
-        liked_change=statistics.fmean(liked) if liked else None,
-        liked_standard_error=statistics.stdev(liked) / math.sqrt(len(liked)) if len(liked) > 1 else None,
-        z0=evaluation.z0,
-        seconds=seconds,
-    )
+    found["auc_standard_error"] = None if evaluation.auc is None else evaluation.auc_error
+    found["liked_change"] = statistics.fmean(liked) if liked else None
+    found["liked_standard_error"] = statistics.stdev(liked) / math.sqrt(len(liked)) if liked[1:] else None
+    return Result(point, "", seconds, found)

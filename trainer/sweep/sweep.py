@@ -5,11 +5,11 @@ measured on the same held-out votes. The design is that of Hugging Face's study 
 Direct Preference Optimization Methods" (2024). trainer.sweep.grid says which point is best.
 """
 
+import json
 import logging
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,7 @@ from trainer.model.base_model import BaseModelSource
 from trainer.model.host_limits import is_full
 from trainer.sweep.data import FileSource, SweepRows, Votes, read_split
 from trainer.sweep.folder import Sweep, SweepFolder, all_sweeps, new_folder
-from trainer.sweep.grid import PAIRED, Grid, Result
-from trainer.sweep.plot import draw
+from trainer.sweep.grid import TITLES, UNPAIRED, Grid, Point, Result, shown_measures
 from trainer.sweep.point import PointMaker
 from trainer.text import spoken
 
@@ -81,7 +80,7 @@ def run_sweep(
     fingerprint = base_model.fingerprint(source)
     identity = {
         **settings.model_dump(mode="json", include=SETTINGS),
-        "grid": {name: list(values) for name, values in asdict(wanted.grid).items()},
+        "grid": json.loads(json.dumps(asdict(wanted.grid))),
         "source": "file" if isinstance(wanted.of, FileSource) else "votes",
         "weights of the model": fingerprint,
     }
@@ -91,27 +90,22 @@ def run_sweep(
     plan = folder.plan or _plan(wanted, identity, settings, split)
     for line in plan["left_out"]:
         log.info("%s", line)
-    with folder.claimed():
-        if folder.plan is None:
-            folder.begin(plan)
-        for stale in folder.points.glob("point-*"):  # of a process that was killed
-            shutil.rmtree(stale)
-        log.info("The sweep is in %s.", folder.folder)
-        maker = PointMaker(split, settings, source, fingerprint, folder.points)
-        try:
+    try:
+        with folder.claimed(plan):
+            log.info("The sweep is in %s.", folder.folder)
+            maker = PointMaker(split, settings, source, fingerprint, folder.folder)
             _make_missing(folder, maker, wanted.budget, began, progress, check)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if not is_full(error):
-                raise
-            raise NotReady(
-                f"{folder.folder} could not be written ({error}); free some space, and the same command goes "
-                f"on with the points that are missing.",
-                code="no_room",
-                field="out",
-            ) from error
-        sweep = folder.read()
-        draw(sweep, folder.plot)
-    return folder, sweep
+            folder.draw()
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not is_full(error):
+            raise
+        raise NotReady(
+            f"{folder.folder} could not be written ({error}); free some space, and the same command goes "
+            f"on with the points that are missing.",
+            code="no_room",
+            field="out",
+        ) from error
+    return folder, folder.read()
 
 
 def _find(
@@ -138,7 +132,7 @@ def _find(
             )
         return folder, split
     for folder in all_sweeps(settings.data_dir):
-        if folder.plan is not None and folder.plan["identity"] == identity and folder.read().missing:
+        if folder.plan is not None and folder.plan["identity"] == identity and folder.read().left:
             split = split_of(folder.plan)
             if split.sha256 == folder.plan["split_sha256"]:
                 return folder, split
@@ -151,18 +145,18 @@ def _find(
 def _plan(
     wanted: WantedSweep, identity: dict[str, Any], settings: Settings, split: SweepRows
 ) -> dict[str, Any]:
-    """What goes into sweep.json; raises InvalidInput where no point is left."""
-    points, left_out = wanted.grid.points(), []
-    unpaired = [point for point in points if point.loss not in PAIRED]
-    if len(unpaired) < len(points) and len(split.pairs) < LEAST_PAIRS:
-        told = (
+    """What the study keeps; raises InvalidInput where no point is left."""
+    grid, left_out = wanted.grid, []
+    unpaired = tuple(loss for loss in grid.losses if loss in UNPAIRED)
+    if len(unpaired) < len(grid.losses) and len(split.pairs) < LEAST_PAIRS:
+        lack = (
             f"DPO and IPO need pairs, an up and a down reply to the same prompt, and there are "
             f"{len(split.pairs)} to train on"
         )
         if wanted.strict or not unpaired:
-            raise InvalidInput(f"{told}; leave them out of --losses.", field="losses")
-        points = unpaired
-        left_out.append(f"{told}: they are left out.")
+            raise InvalidInput(f"{lack}; leave them out of --losses.", field="losses")
+        grid = replace(grid, losses=unpaired)
+        left_out.append(f"{lack}: they are left out.")
     ups = sum(row.label for row in split.held_out)
     return {
         "created_at": datetime.now(UTC).isoformat(),
@@ -172,7 +166,7 @@ def _plan(
         "training": {"up": split.plan.up, "down": split.plan.down, "pairs": len(split.pairs)},
         "held_out": {"up": ups, "down": len(split.held_out) - ups},
         "gate_min_votes": settings.gate_min_votes,
-        "points": [asdict(point) for point in points],
+        "grid": asdict(grid),
         "left_out": left_out,
     }
 
@@ -185,30 +179,30 @@ def _make_missing(
     progress: Progress,
     check: Callable[[], None],
 ) -> None:
-    missing, longest = folder.read().missing, 0.0
-    for number, point in enumerate(missing):
+    total, longest = folder.read().left, 0.0
+    for number in range(1, total + 1):
         start = time.monotonic()
-        if number and budget is not None and start - began + longest > budget:
+        if number > 1 and budget is not None and start - began + longest > budget:
             log.info("The budget is used up.")
             return
-        title = f"{number + 1} of {len(missing)}: {point.name}"
-        result = maker.make(point, partial(_titled, progress, title), check)
-        folder.keep(result)
+        trial = folder.next_trial()
+        point = Point(**trial.params)
+        result = maker.make(point, partial(_titled, progress, f"{number} of {total}: {point.name}"), check)
+        folder.keep(trial, result)
         took = time.monotonic() - start
         longest = max(longest, took)
-        log.info("%s: %s", point.name, _told(result))
-        if not number and len(missing) > 1:
-            rest = len(missing) - 1
-            log.info("The other %d take about %s.", rest, spoken(rest * took))
+        log.info("%s: %s", point.name, _described(result))
+        if number == 1 and total > 1:
+            log.info("The other %d take about %s.", total - 1, spoken((total - 1) * took))
 
 
 def _titled(progress: Progress, title: str, state: dict[str, Any]) -> None:
     progress({**state, "phase": title})
 
 
-def _told(result: Result) -> str:
+def _described(result: Result) -> str:
     if result.diverged:
         return f"diverged. {result.diverged}"
-    auc = "no AUC" if result.auc is None else f"AUC {result.auc:.3f} ± {result.auc_standard_error:.3f}"
-    liked = "" if result.liked_change is None else f", liked replies {result.liked_change:+.2f} nats"
-    return f"{auc}{liked}, {spoken(result.seconds)} of training."
+    cells = zip(TITLES, shown_measures(result.__getitem__), strict=True)
+    figures = [f"{title} {cell}" for title, cell in cells if cell]
+    return f"{', '.join(figures) or 'no AUC'}; {spoken(result.seconds)} of training."

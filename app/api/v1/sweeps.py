@@ -2,20 +2,23 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from app.api.schemas import Cursor, Limit, Page, cut
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
-from trainer.sweep.folder import Sweep, all_sweeps, state_of
+from trainer.sweep.grid import MEASURES, Point, Result
+
+if TYPE_CHECKING:
+    from trainer.sweep.folder import Sweep
 
 router = APIRouter(prefix="/sweeps", tags=["training runs"])
 
 
-class PointOut(BaseModel):
+class _Point(BaseModel):
     rank: int | None = Field(description="null for what cannot be ranked.")
     name: str
     loss: str
@@ -25,18 +28,14 @@ class PointOut(BaseModel):
         description="measured, fell (liked replies became less likely), diverged or missing (not made yet)."
     )
     reason: str | None = Field(None, description="Why it diverged.")
-    auc: float | None = Field(None, description="Of r against the label, on the held-out votes.")
-    auc_standard_error: float | None = None
-    margin: float | None = Field(
-        None, description="Mean r of liked replies less that of disliked ones, in nats."
-    )
-    liked_change: float | None = Field(
-        None, description="How much likelier liked replies became than by the base model, in nats a reply."
-    )
-    z0: float | None = Field(
-        None, description="An estimate of the KL divergence from the base model, in nats."
-    )
     seconds: float | None = Field(None, description="Of the training.")
+
+
+if TYPE_CHECKING:
+    PointOut = _Point
+else:
+    _figures = {m.name: (float | None, Field(None, description=m.about)) for m in MEASURES if m.about}
+    PointOut = create_model("PointOut", __base__=_Point, **_figures)
 
 
 class SweepOut(BaseModel):
@@ -53,6 +52,8 @@ class SweepOut(BaseModel):
 @router.get("")
 def list_sweeps(_: Admin, services: ServicesHere, limit: Limit = 20, cursor: Cursor = None) -> Page[SweepOut]:
     """The sweeps of this installation, newest first, without those that went elsewhere by `--out`."""
+    from trainer.sweep.folder import all_sweeps  # Optuna takes a while to load
+
     found = [
         folder
         for folder in all_sweeps(services.settings.data_dir)
@@ -64,32 +65,32 @@ def list_sweeps(_: Admin, services: ServicesHere, limit: Limit = 20, cursor: Cur
 
 def newest_sweep(services: Services) -> tuple[SweepOut, Path] | None:
     """And where its plot is, if it has one."""
+    from trainer.sweep.folder import all_sweeps
+
     found = all_sweeps(services.settings.data_dir)
     return (sweep_out(found[0].read()), found[0].plot) if found else None
 
 
-def sweep_out(sweep: Sweep) -> SweepOut:
-    points = []
-    for number, result in enumerate(sweep.ranked, 1):
-        values = result.to_dict()
-        del values["point"]
-        points.append(
-            PointOut(
-                **vars(result.point),
-                **{name: value for name, value in values.items() if name in PointOut.model_fields},
-                rank=number if result.is_sound else None,
-                name=result.point.name,
-                state=state_of(result),
-                reason=result.diverged or None,
-            )
-        )
-    points += [
-        PointOut(**vars(point), rank=None, name=point.name, state="missing") for point in sweep.missing
-    ]
+def sweep_out(sweep: "Sweep") -> SweepOut:
+    ranked = [_point(r.point, r, number) for number, r in enumerate(sweep.ranked, 1)]
     return SweepOut(
         id=sweep.name,
         **{name: sweep.plan[name] for name in ("created_at", "training", "held_out", "origin")},
-        points=points,
+        points=[*ranked, *(_point(point) for point in sweep.missing)],
         winner=sweep.winner.point.name if sweep.winner else None,
         verdict=sweep.verdict(),
+    )
+
+
+def _point(point: Point, result: Result | None = None, number: int = 0) -> PointOut:
+    if result is None:
+        return PointOut(**vars(point), rank=None, name=point.name, state="missing")
+    return PointOut(
+        **vars(point),
+        **{measure.name: result[measure.name] for measure in MEASURES if measure.about},
+        rank=number if result.is_sound else None,
+        name=point.name,
+        state=result.state,
+        reason=result.diverged or None,
+        seconds=result.seconds,
     )

@@ -8,6 +8,7 @@ from html import escape
 
 from app.api.v1.sweeps import PointOut, SweepOut
 from app.pages.admin.overview import table
+from trainer.sweep.grid import TITLES, shown_measures
 
 NONE = (
     '<p class="tl-note">No sweep yet: <code>thumbloop sweep</code> tries β, losses and learning rates on the '
@@ -17,7 +18,14 @@ NOTE = (
     "Measured on held-out votes: AUC of r = log π − log π_ref against the label, with its standard error; "
     "the margin of r, the change of liked replies against the base model and z0 in nats."
 )
-HEADS = ("Rank", "Loss", "β", "Learning rate", "AUC", "Margin", "Liked replies", "z0", "State")
+HEADS = (
+    "Rank",
+    "Loss",
+    "β",
+    "Learning rate",
+    *(t if len(t) < 3 else t[0].upper() + t[1:] for t in TITLES),
+    "State",
+)
 
 
 def sweep_panel(sweep: SweepOut | None, plot: bytes | None) -> str:
@@ -34,7 +42,7 @@ def sweep_panel(sweep: SweepOut | None, plot: bytes | None) -> str:
         data = base64.b64encode(plot).decode()
         picture = (
             f'<img class="tl-plot" src="data:image/png;base64,{data}" '
-            'alt="AUC and change of liked replies over β; the figures are in the table">'
+            'alt="AUC over β, loss and learning rate; the figures are in the table">'
         )
     rows = [_row(point) for point in sweep.points]
     return (
@@ -45,21 +53,11 @@ def sweep_panel(sweep: SweepOut | None, plot: bytes | None) -> str:
 
 
 def _row(point: PointOut) -> tuple[str, ...]:
-    auc = _figure(point.auc, ".3f")
-    if point.auc_standard_error is not None:
-        auc += f" ± {point.auc_standard_error:.3f}"
     return (
         "" if point.rank is None else str(point.rank),
         escape(point.loss),
         f"{point.beta:g}",
         f"{point.learning_rate:g}",
-        auc,
-        _figure(point.margin, "+.2f"),
-        _figure(point.liked_change, "+.2f"),
-        _figure(point.z0, ".2f"),
+        *shown_measures(lambda name: getattr(point, name)),
         escape(point.state),
     )
-
-
-def _figure(value: float | None, shown: str) -> str:
-    return "" if value is None else format(value, shown)

@@ -1,11 +1,12 @@
 """Sweeps on the tiny model: what is measured, what a stop leaves, and how often a reference is computed."""
 
 import csv
-import json
 import math
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from storage.db.database import Database
+from storage.db.ids import new_id
 from storage.errors import Conflict, InvalidInput
 from storage.imports.importer import import_file
 from storage.settings import Settings
@@ -46,12 +48,13 @@ def rows(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """The folder of a sweep of GRID in one go, without a reference cache."""
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> WantedSweep:
+    """A sweep of GRID in one go, without a reference cache."""
     folder = tmp_path_factory.mktemp("finished")
     settings = some_settings(folder, tiny_model).model_copy(update={"reference_cache_mb": 0})
-    run_sweep(WantedSweep(FileSource(some_rows(folder)), GRID, settings, folder / "out"))
-    return folder / "out"
+    wanted = WantedSweep(FileSource(some_rows(folder)), GRID, settings, folder / "out")
+    run_sweep(wanted)
+    return wanted
 
 
 @pytest.fixture
@@ -69,82 +72,123 @@ def sweep(tmp_path: Path, settings: Settings, rows: Path) -> RunSweep:
     return sweep
 
 
+def folder_of(wanted: WantedSweep) -> Path:
+    assert wanted.out is not None
+    return wanted.out
+
+
 def table(folder: Path) -> list[dict[str, str]]:
     """results.csv without the seconds, which differ each time."""
     with (folder / "results.csv").open() as file:
-        found = list(csv.DictReader(file))
-    for row in found:
-        del row["seconds"]
-    return found
+        return [{name: row[name] for name in row if name != "seconds"} for row in csv.DictReader(file)]
 
 
-def test_a_grid_is_measured_and_ranked(finished: Path) -> None:
-    found = SweepFolder(finished).read()
-    assert not found.missing
+def test_a_grid_is_measured_and_ranked(finished: WantedSweep) -> None:
+    folder = folder_of(finished)
+    found = SweepFolder(folder).read()
+    assert (found.missing, found.left) == ([], 0)
     assert {(r.point.loss, r.point.beta) for r in found.ranked} == {
         (loss, beta) for loss in ("kto", "dpo") for beta in (0.1, 0.5)
     }
     for result in found.ranked:
-        assert result.auc == 1.0, "so strong a training tells them apart"
-        assert result.auc_standard_error > 0  # type: ignore[operator]
-        assert result.liked_change > 1  # type: ignore[operator]
-        assert result.margin > result.liked_change  # type: ignore[operator]
+        assert result["auc"] == 1.0, "so strong a training tells them apart"
+        assert result["auc_standard_error"] > 0  # type: ignore[operator]
+        assert result["liked_change"] > 1  # type: ignore[operator]
+        assert result["margin"] > result["liked_change"]  # type: ignore[operator]
         assert result.seconds > 0
-    changes = [result.liked_change for result in found.ranked]
+    changes = [result["liked_change"] for result in found.ranked]
     assert len(set(changes)) == 4, "the points differ"
     assert changes == sorted(changes, reverse=True), "their AUC is tied"
-    plan = json.loads((finished / "sweep.json").read_text())
-    assert plan["training"] == {"up": 9, "down": 9, "pairs": 9}
-    assert plan["held_out"] == {"up": 3, "down": 3}
-    assert plan["identity"]["seed"] == 0
-    assert "plus" not in (finished / "sweep.json").read_text()
-    assert [row["rank"] for row in table(finished)] == ["1", "2", "3", "4"]
-    assert not list((finished / "points").glob("point-*"))
+    assert found.plan["training"] == {"up": 9, "down": 9, "pairs": 9}
+    assert found.plan["held_out"] == {"up": 3, "down": 3}
+    assert found.plan["identity"]["seed"] == 0
+    assert "plus" not in (folder / "journal.log").read_text()
+    assert [row["rank"] for row in table(folder)] == ["1", "2", "3", "4"]
+    assert not list(folder.glob("point-*"))
 
 
-def test_one_that_was_stopped_goes_on_and_ends_alike(sweep: RunSweep, tmp_path: Path, finished: Path) -> None:
+def test_the_plot_is_drawn_where_matplotlib_is(finished: WantedSweep) -> None:
+    pytest.importorskip("matplotlib")
+    assert (folder_of(finished) / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_that_was_stopped_goes_on_and_ends_alike(
+    sweep: RunSweep, settings: Settings, tmp_path: Path, finished: WantedSweep
+) -> None:
+    found = sweep(budget=0.0)
+    assert (len(found.ranked), found.left) == (1, 3), "a budget of nothing makes one point"
+    assert found.missing == GRID.points()[1:]
+    assert [row["state"] for row in table(tmp_path / "out")] == ["measured", *["missing"] * 3]
     made: list[str] = []
 
     def stop(state: dict[str, Any]) -> None:
-        made.append(state["phase"])
-        if state["phase"].startswith("3 of 4") and state.get("step") == 2:
+        if state["phase"].startswith("2 of 3") and state.get("step") == 2:
             raise Interrupted("terminated")
 
     with pytest.raises(Interrupted):
         sweep(progress=stop)
-    files = sorted((tmp_path / "out" / "points").glob("*.json"))
-    before = {file: file.stat().st_mtime_ns for file in files}
-    assert len(before) == 2
-    made.clear()
+    assert len(SweepFolder(tmp_path / "out").read().ranked) == 2
     sweep(progress=lambda state: made.append(state["phase"]))
-    assert all(file.stat().st_mtime_ns == moment for file, moment in before.items()), "nothing is made twice"
     assert {phase.split(":")[0] for phase in made} == {"reading feedback", "1 of 2", "2 of 2"}
-    assert table(tmp_path / "out") == table(finished), "and the same seed gives the same numbers"
+    assert table(tmp_path / "out") == table(folder_of(finished)), "the same seed gives the same numbers"
+
+    with sqlite3.connect(settings.data_dir / "references.db") as file:
+        file.execute("UPDATE reference SET logp = 2 * logp")
+    sweep("misled", grid=Grid((0.5,), GRID.losses, GRID.learning_rates))
+    honest = {row["loss"]: row["liked_change"] for row in table(tmp_path / "out") if row["beta"] == "0.5"}
+    misled = {row["loss"]: row["liked_change"] for row in table(tmp_path / "misled")}
+    assert all(honest[loss] != misled[loss] for loss in GRID.losses), "points share their references"
 
 
-def test_a_budget_of_nothing_makes_one_point(sweep: RunSweep, tmp_path: Path) -> None:
-    found = sweep(budget=0.0)
-    assert len(found.ranked) == 1
-    assert [point.name for point in found.missing] == [point.name for point in GRID.points()[1:]]
-    assert [row["state"] for row in table(tmp_path / "out")] == ["measured", *["missing"] * 3]
-    assert len(sweep(budget=0.0).missing) == 2
-
-
-def test_a_folder_takes_no_other_sweep(sweep: RunSweep, tmp_path: Path, rows: Path) -> None:
-    sweep(budget=0.0)
+def test_a_folder_takes_no_other_sweep(finished: WantedSweep, tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="another grid"):
-        sweep(grid=Grid((0.1,), ("kto",), (1e-2,)))
+        run_sweep(replace(finished, grid=Grid((0.1,), ("kto",), (1e-2,))))
     with pytest.raises(Conflict, match="another seed"):
-        sweep(seed=1)
-    write_rows(rows, [row for n in range(13) for row in both_replies(n)])
+        run_sweep(replace(finished, settings=finished.settings.model_copy(update={"seed": 1})))
+    more = write_rows(tmp_path / "rows.jsonl", [row for n in range(13) for row in both_replies(n)])
     with pytest.raises(Conflict, match="another feedback"):
-        sweep()
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "thesis.txt").touch()
-    with pytest.raises(Conflict, match="holds something that is no sweep"):
-        sweep("taken")
-    with SweepFolder(tmp_path / "out").claimed(), pytest.raises(Conflict, match="Another process"):
-        sweep(of=FileSource(write_rows(rows, [row for n in range(12) for row in both_replies(n)])))
+        run_sweep(replace(finished, of=FileSource(more)))
+    folder = SweepFolder(folder_of(finished))
+    assert folder.plan is not None
+    with folder.claimed(folder.plan), pytest.raises(Conflict, match="Another process"):
+        run_sweep(finished)
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "sweep.json"])
+def test_what_is_no_sweep_or_an_earlier_one_s_is_left_alone(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "sweeps" / new_id()
+    folder.mkdir(parents=True)
+    (folder / name).write_text("{}")
+    with pytest.raises(Conflict, match="holds something that is not a sweep, or one of an earlier version"):
+        SweepFolder(folder)
+    assert all_sweeps(tmp_path) == []
+
+
+def test_a_line_that_a_full_disk_cut_is_dropped(finished: WantedSweep, tmp_path: Path) -> None:
+    shutil.copytree(folder_of(finished), tmp_path / "copy")
+    journal = tmp_path / "copy" / "journal.log"
+    with journal.open("a") as file:
+        file.write('{"op_code": 4, "wor')
+    folder = SweepFolder(tmp_path / "copy")
+    assert folder.read().left == 0
+    assert folder.plan is not None
+    with folder.claimed(folder.plan):
+        folder.study.set_user_attr("written", "whole")
+    assert SweepFolder(tmp_path / "copy").study.user_attrs["written"] == "whole"
+    journal.write_text("{\n{\n")
+    with pytest.raises(Conflict, match="is damaged"):
+        SweepFolder(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_points_are_drawn_between_the_values(sweep: RunSweep, sampler: Any) -> None:
+    grid = Grid((0.1, 0.5), ("kto",), (1e-3, 1e-2), sampler, 2)
+    first = sweep(grid=grid, budget=0.0)
+    assert (len(first.ranked), first.missing, first.left) == (1, [], 1)
+    found = sweep(grid=grid)
+    one, other = (result.point for result in found.ranked)
+    assert (one != other, found.left) == (True, 0)
+    assert all(0.1 < point.beta < 0.5 and 1e-3 < point.learning_rate < 1e-2 for point in (one, other))
 
 
 def test_without_pairs_their_losses_are_left_out_or_refused(
@@ -152,26 +196,31 @@ def test_without_pairs_their_losses_are_left_out_or_refused(
 ) -> None:
     unpaired = [both_replies(n)[n % 2] for n in range(24)]
     of = FileSource(write_rows(tmp_path / "unpaired.jsonl", unpaired))
-    with pytest.raises(InvalidInput, match="DPO and IPO need pairs.*leave them out of --losses"):
+    with pytest.raises(InvalidInput, match=r"DPO and IPO need pairs.*leave them out of --losses"):
         sweep("strict", of=of, strict=True)
-    assert not (tmp_path / "strict" / "sweep.json").exists()
+    assert not (tmp_path / "strict").exists()
     with caplog.at_level("INFO", logger="trainer"):
-        found = sweep(of=of)
-    assert {result.point.loss for result in found.ranked} == {"kto"}
+        found = sweep(of=of, budget=0.0)
+    assert {point.loss for point in (*found.missing, found.ranked[0].point)} == {"kto"}
     assert "there are 0 to train on: they are left out." in caplog.text
 
 
-def test_a_point_that_diverges_is_listed_and_never_wins(sweep: RunSweep, tmp_path: Path) -> None:
-    found = sweep(grid=Grid((0.1,), ("kto", "dpo"), (1e-2, 1e30)))
-    assert [result.point.learning_rate for result in found.ranked] == [1e-2, 1e-2, 1e30, 1e30]
-    assert found.winner is found.ranked[0]
-    assert [row["state"] for row in table(tmp_path / "out")] == ["measured"] * 2 + ["diverged"] * 2
-    assert all("finite" in result.diverged for result in found.ranked[2:])
+def test_points_that_diverge_are_listed_and_never_win(sweep: RunSweep, tmp_path: Path) -> None:
+    found = sweep(grid=Grid((0.1,), ("kto", "dpo"), (1e30,)))
+    assert found.winner is None
+    assert [row["state"] for row in table(tmp_path / "out")] == ["diverged"] * 2
+    assert all("finite" in result.diverged for result in found.ranked)
+    assert "None of the 2 of 2 points that were made can win" in found.verdict()
 
 
-def test_too_little_held_out_is_said(sweep: RunSweep) -> None:
+def test_too_little_held_out_and_no_matplotlib_are_said(
+    sweep: RunSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     found = sweep(grid=Grid((0.1,), ("kto",), (1e-2,)), gate_min_votes=7)
     assert "Not enough evidence: there are 6 held-out votes and the gate needs 7" in found.verdict()
+    assert "`pip install 'thumbloop[plot]'`" in caplog.text
+    assert not (tmp_path / "out" / "plot.png").exists()
 
 
 def test_votes_are_swept_as_of_when_the_sweep_began(
@@ -190,19 +239,6 @@ def test_votes_are_swept_as_of_when_the_sweep_began(
     assert rows_of[1] > rows_of[0], "one that is done is not gone on with"
     newest, older = all_sweeps(settings.data_dir)
     assert (newest.read().name, older.read().name) == (again.name, found.name)
-
-
-def test_the_references_are_shared_among_the_points(
-    sweep: RunSweep, settings: Settings, tmp_path: Path, finished: Path
-) -> None:
-    sweep()
-    assert table(tmp_path / "out") == table(finished), "cached or not"
-    with sqlite3.connect(settings.data_dir / "references.db") as file:
-        file.execute("UPDATE reference SET logp = 2 * logp")
-    sweep("misled", grid=Grid((0.5,), GRID.losses, GRID.learning_rates))
-    honest = {row["loss"]: row["liked_change"] for row in table(finished) if row["beta"] == "0.5"}
-    misled = {row["loss"]: row["liked_change"] for row in table(tmp_path / "misled")}
-    assert all(honest[loss] != misled[loss] for loss in GRID.losses), "what others have written is read"
 
 
 @pytest.mark.parametrize(("loss", "stock"), [("dpo", "sigmoid"), ("ipo", "ipo")])
@@ -290,24 +326,9 @@ def test_what_is_read_from_an_evaluation() -> None:
     )
     point, labels = Point("kto", 0.1, 1e-4), [True, False, True, False]
     found = read_measures(point, evaluation, labels, 2.0)
-    assert found.liked_change == 1.5
-    assert found.liked_standard_error == pytest.approx(0.5)
-    assert found.auc_standard_error == pytest.approx(math.sqrt(5 / 48)), "so few votes are no certainty"
-    assert (found.z0, found.margin, found.seconds, found.diverged) == (0.25, 3.5, 2.0, "")
+    assert found["liked_change"] == 1.5
+    assert found["liked_standard_error"] == pytest.approx(0.5)
+    assert found["auc_standard_error"] == pytest.approx(math.sqrt(5 / 48)), "so few votes are no certainty"
+    assert (found["z0"], found["margin"], found.seconds, found.diverged) == (0.25, 3.5, 2.0, "")
     broken = Evaluation(**{**vars(evaluation), "rewards": [math.nan, 0.0, 0.0, 0.0]})
     assert "not finite" in read_measures(point, broken, labels, 1.0).diverged
-
-
-def test_the_plot_is_drawn_where_matplotlib_is(sweep: RunSweep, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    sweep(budget=0.0)
-    assert (tmp_path / "out" / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_without_matplotlib_the_sweep_says_so_and_goes_on(
-    sweep: RunSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert len(sweep(budget=0.0).ranked) == 1
-    assert "`pip install 'thumbloop[plot]'`" in caplog.text
-    assert not (tmp_path / "out" / "plot.png").exists()
