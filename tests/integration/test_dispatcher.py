@@ -90,6 +90,25 @@ def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., Training
     assert "absent" in env.log(run_id)
 
 
+class NeverStarts(LocalExecutor):
+    """An executor whose cluster is away."""
+
+    def start(self, run_id: str) -> str:
+        raise ConnectionError("no cluster")
+
+
+def test_an_executor_that_cannot_start_a_trainer_fails_the_run(build: Callable[..., TrainingEnv]) -> None:
+    env = build(max_attempts=2)
+    dispatcher = Dispatcher(env.database, env.settings, NeverStarts(env.settings))
+    dispatcher.start()
+    run_id = env.request()
+    try:
+        wait_until(lambda: env.run(run_id).state == "failed", 60)
+    finally:
+        dispatcher.stop(terminate=True)
+    assert "before it began" in (env.run(run_id).reason or "")
+
+
 def test_a_trainer_sees_exactly_the_settings_of_its_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

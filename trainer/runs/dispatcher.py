@@ -99,7 +99,8 @@ class Dispatcher:
                 self._give_up(run)
                 return
         log.info("Starting a trainer for run %s.", run.id)
-        self._trainers[run.id] = _Trainer(owner=self._executor.start(run.id))
+        self._trainers[run.id] = trainer = _Trainer(owner="")  # a false start, too, if the executor raises
+        trainer.owner = self._executor.start(run.id)
 
     def _mind(self, run: TrainingRun, trainer: _Trainer, *, silent: bool) -> None:
         """A trainer of ours has the run: is it alive, does it speak, does it hear a cancellation?"""
@@ -128,7 +129,8 @@ class Dispatcher:
     def _give_up(self, run: TrainingRun) -> None:
         """Trainers end before they claim the run: a broken installation, which no retry mends."""
         reason = (
-            f"The trainer ended {self._settings.max_attempts} times before it began; the run's log says why."
+            f"The trainer ended {self._settings.max_attempts} times before it began; "
+            f"the run's log or the server's says why."
         )
         with self._database.write() as session:
             claimed = claim_run(

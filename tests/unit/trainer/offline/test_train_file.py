@@ -188,11 +188,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
 ) -> None:
     stop_in_step_five(train)
     checkpoints = tmp_path / "out" / "unfinished" / "checkpoints"
-    os.truncate(checkpoints / "checkpoint-4" / name, left)
+    os.truncate(checkpoints / "checkpoint-5" / name, left)
     with pytest.raises(NotReady, match=f"{checkpoints} could not be .* read .*remove the newest of them"):
         train(epochs=3.0)
-    shutil.rmtree(checkpoints / "checkpoint-4")
-    assert train(epochs=3.0)["resumed_from_step"] == 2
+    shutil.rmtree(checkpoints / "checkpoint-5")
+    assert train(epochs=3.0)["resumed_from_step"] == 4
 
 
 def test_a_folder_that_holds_something_is_refused_by_name(train: Train, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_kill_while_the_adapter_is_brought_out_loses_nothing(train: Train, tmp
     # What publish leaves if it ends after its first files: some are out, the work is still there.
     (tmp_path / "out" / "README.md").write_text("half")
     (tmp_path / "out" / "unfinished" / "adapter").mkdir()
-    assert train()["resumed_from_step"] == 2
+    assert train()["resumed_from_step"] == 3
     assert files(tmp_path / "out") == ADAPTER
     assert "# A Thumbloop adapter" in (tmp_path / "out" / "README.md").read_text()
 
