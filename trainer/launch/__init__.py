@@ -1,4 +1,4 @@
 """Training with several processes: how many, how they start, and how they end.
 
-Imports trainer.engine. Begin with `launcher.py`.
+Imports storage, trainer.errors and trainer.adapters, dataset, engine and model. Begin with `launcher.py`.
 """

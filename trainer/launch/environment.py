@@ -1,4 +1,4 @@
-"""What a process that trains sets before it imports the libraries, and its GPUs. Knows no run."""
+"""Prepares a training process before its libraries are imported: memory, warnings, and one GPU."""
 
 import ctypes
 import os
@@ -10,23 +10,23 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 
 def prepare_process() -> None:
-    """Keep libraries from talking over the log, and from taking more than one GPU."""
+    """Set up memory, warnings and GPUs for a process that trains."""
     keep_freed_memory()
-    # The log is for people: two libraries warn in it of each other's new names, which nothing of ours uses.
+    # The log is for people. Two libraries write FutureWarnings about each other, for APIs that we do not use.
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # One GPU: TRL refuses the several that transformers would take. Of processes that train together each
-    # has its own already.
+    # Use one GPU: transformers would take all of them, which TRL refuses. Processes that train together
+    # already have one each.
     if os.environ.get("WORLD_SIZE", "1") == "1" and gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus()[0]
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep memory that is freed, for the next tensor of its size; other systems go without.
+    """Let glibc keep freed memory for the next tensor of its size. Does nothing on other systems.
 
-    By default it gives large blocks back and the kernel clears them anew each time: up to a third of a
-    processor's time in a training step. One arena for all threads: what one thread frees would lie idle
-    while the next one takes more, which made a training twice as large.
+    By default glibc returns large blocks to the kernel, which clears them anew each time: up to a third of
+    CPU time in a training step. One arena serves all threads: with several, memory freed by one thread stays
+    idle while another allocates more, which doubled a training's memory.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 
 @cache
 def gpus() -> tuple[str, ...]:
-    """What CUDA calls the GPUs that a training may use; the first is that of the process that asks."""
+    """CUDA's names for the GPUs that a training may use; the first one is this process's."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return tuple(name.strip() for name in given.split(",") if name.strip())

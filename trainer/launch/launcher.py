@@ -1,7 +1,7 @@
-"""Training with several processes: how many, and the one that leads them.
+"""Starts and supervises training with several processes, from the one that leads them.
 
-The leader is the process that holds the run: only it has the lease, the folder and the result. It starts
-the others for the time of the training, or finds them started by torchrun or accelerate launch. Knows no
+The leader is the process that holds the run: only it has the lease, the folder and the result. It starts the
+others for the duration of the training, unless torchrun or accelerate launch has started them. Knows no
 database.
 """
 
@@ -35,22 +35,22 @@ from trainer.model.fsdp import refuse_other_ways
 
 log = logging.getLogger(__name__)
 
-# The exit code of a leader that cannot even say that it lost a process; as a released run's, EX_TEMPFAIL.
+# Exit code of a leader that is stuck after losing a process; EX_TEMPFAIL, as for a released run.
 LOST = 75
 POLL_SECONDS = 0.2
-# A pass through the model, or the failing of a collective, tells the leader of a loss; else it ends itself.
+# Seconds for a lost process to be noticed, by a failed collective or a check. After that the leader exits.
 NOTICED_WITHIN = 10.0
 
 
 def launched() -> bool:
-    """Whether torchrun or accelerate launch started several processes, this one among them."""
+    """Whether torchrun or accelerate launch started several processes, including this one."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def how_many(wanted: int, device: torch.device) -> int:
-    """The processes to train with: as many as were started together, else as wanted, 0 for one a GPU.
+    """How many processes to train with: those already launched, otherwise `wanted`; 0 means one per GPU.
 
-    Where there are GPUs there are no more processes than those. Raises BadSetting.
+    On a GPU machine there is at most one process per GPU. Raises BadSetting.
     """
     processes = int(os.environ["WORLD_SIZE"]) if launched() else 1
     refuse_other_ways(processes)
@@ -81,10 +81,11 @@ def train(
     progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Any, kto.TrainingResult]:
-    """`kto.train` in so many processes; this one has the model loaded and leads.
+    """Run `kto.train` in this many processes; this one has loaded the model and leads.
 
-    Raises what that raises, ProcessLost, MemoryError where another process had too little, and RuntimeError
-    with the reason where it failed otherwise. Afterwards this process is alone again.
+    Raises what `kto.train` raises, ProcessLost, MemoryError if another process ran out of memory, and
+    RuntimeError with the reason if another process failed otherwise. Afterwards this process is on its own
+    again.
     """
 
     def lead(check: Callable[[], None]) -> tuple[Any, kto.TrainingResult]:
@@ -108,30 +109,32 @@ def train(
         try:
             followers.meeting.attend(0)
             broadcast_object_list([job])
-            followers.wait_until_ready(check)  # not in a collective, where nobody asks, while they load
+            followers.wait_until_ready(
+                check
+            )  # not in a collective, where nobody calls `check`, while they load
             return lead(lambda: followers.check(check))
-        except RuntimeError as error:  # what a collective raises when another process has gone
+        except RuntimeError as error:  # collectives raise this when another process is gone
             followers.check(check, patience=NOTICED_WITHIN * (3 if _of_other(error) else 0.5))
             raise
 
 
 def dismiss_launched() -> None:
-    """Part from processes that were started together with this one; those that still wait have no job."""
+    """Release processes launched together with this one. Those that still wait get no job."""
     if launched() and not torch.distributed.is_initialized():
         PartialState(cpu=not torch.cuda.is_available())
         broadcast_object_list([None])
     if launched():
-        torch.distributed.destroy_process_group()  # threads that outlive it abort the process at its end
+        torch.distributed.destroy_process_group()  # threads that outlive the group abort the process at exit
 
 
 def _of_other(error: RuntimeError) -> bool:
-    """Whether a collective failed, as when another process has gone, which may take its time to end."""
+    """Whether a collective failed, as it does when another process is gone, perhaps still exiting."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 @contextmanager
 def _told_by_launcher(check: Callable[[], None], processes: int) -> Iterator[None]:
-    """Where a collective fails because another process has gone, the launcher ends this one, too, at once."""
+    """Raise ProcessLost after a failed collective, but first give the launcher time to end this process."""
     try:
         yield
     except RuntimeError as error:
@@ -149,7 +152,7 @@ def _told_by_launcher(check: Callable[[], None], processes: int) -> Iterator[Non
 
 @contextmanager
 def _grouped(processes: int) -> Iterator[None]:
-    """This process as the first of so many, with its share of the cores; all of them on this machine."""
+    """Make this process the first of several on this machine, with its share of the cores."""
     threads = torch.get_num_threads()
     share = max(1, threads // processes)
     environment = {
@@ -169,7 +172,7 @@ def _grouped(processes: int) -> Iterator[None]:
 
 
 class _Followers:
-    """The other processes of a training; use it as a context, at whose end they are gone."""
+    """The other processes of a training, as a context manager; when it closes they are gone."""
 
     def __init__(self, processes: int, device: torch.device) -> None:
         self._folder = TemporaryDirectory(prefix="thumbloop-")
@@ -198,13 +201,13 @@ class _Followers:
             if kind is None:
                 line.send(None)
                 process.join(timeout=NOTICED_WITHIN)
-            process.kill()  # what it had to give is here already, or nobody wants it
+            process.kill()  # its results are here already or no longer wanted
             process.join()
         self._guard.join()
         self._folder.cleanup()
 
     def wait_until_ready(self, check: Callable[[], None]) -> None:
-        """Until each has said so once more. Raises what `check` raises."""
+        """Wait until each follower has sent READY once more. Raises what `check` raises."""
         waiting = set(self._lines)
         while waiting:
             wait(waiting, timeout=POLL_SECONDS)
@@ -212,18 +215,18 @@ class _Followers:
             self.check(check)
 
     def check(self, check: Callable[[], None], patience: float = 0.0) -> None:
-        """Raise if the work must stop, at first what `check` raises; wait so long for a process to end."""
+        """Raise if the work must stop, first what `check` raises; waits `patience` seconds for an exit."""
         ended = wait(self._sentinels, timeout=patience)
         check()
         if ended:
             raise self._reason()
 
     def _reason(self) -> Exception:
-        """A process that was ended makes others fail, so that it counts before what those say."""
+        """Why a follower ended. A killed process makes others fail, so it is reported first."""
         of_all = f"of {self.meeting.processes}"
         for number, process in enumerate(self._processes, start=2):
             if wait([process.sentinel], timeout=0):
-                process.join(NOTICED_WITHIN)  # a sentinel tells of an end a moment before there is a code
+                process.join(NOTICED_WITHIN)  # the sentinel fires a moment before the exit code is set
             if process.exitcode is not None and process.exitcode < 0:
                 return ProcessLost(
                     f"Process {number} {of_all} was ended by {signal.Signals(-process.exitcode).name} in "
@@ -238,14 +241,14 @@ class _Followers:
         return RuntimeError(f"One {of_all} processes ended before the training did; its output says why.")
 
     def _hear(self, line: Connection) -> object:
-        """What a process said and nobody has heard yet, or None."""
+        """The next unread message of a follower, or None."""
         said = line.recv() if line.poll() else None
         if isinstance(said, Failure):
             self._failures[line] = said
         return said
 
     def _end_if_unnoticed(self) -> None:
-        """Some collectives wait for a process that has gone, for many minutes."""
+        """Exit if a lost process goes unnoticed: some collectives wait many minutes for it."""
         while not self._over.wait(POLL_SECONDS):
             if wait(self._sentinels, timeout=0):
                 if not self._over.wait(NOTICED_WITHIN):

@@ -1,6 +1,6 @@
-"""A process that trains along with another one, the leader, from which it gets its job and its end.
+"""A worker process of a training: it trains its share of micro-batches for the leader.
 
-It takes every so many-th micro-batch, and reports, publishes and decides nothing. Knows no database.
+The leader gives it its job and ends it. It reports, publishes and decides nothing. Knows no database.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Job:
-    """What each process needs to know of a training; see `kto.train`."""
+    """What each process needs for a training; see `kto.train`."""
 
     source: "BaseModelSource"
     start: "ParentAdapter | None"
@@ -57,7 +57,7 @@ class Job:
         progress: "Callable[[dict[str, Any]], None]" = lambda _state: None,
         check: "Callable[[], None]" = lambda: None,
     ) -> "tuple[Any, TrainingResult]":
-        """`kto.train` of this process."""
+        """Run `kto.train` in this process."""
         from trainer.engine import kto
 
         return kto.train(
@@ -76,7 +76,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a follower ended before its training did."""
+    """Why a follower failed before its training ended."""
 
     out_of_memory: bool
     told: str
@@ -84,10 +84,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Meeting:
-    """How the processes of one machine find each other: by a file, so that no port is open to others.
+    """How the processes of one machine find each other: through a file, so that no port is open.
 
-    `gpus` has one for each process, or none. On its line each follower says that it is ready, at first to
-    meet and then to train, or why it failed, and waits at the end for leave to go.
+    `gpus` has one entry per process, or none. Each follower has a line to the leader. On it the follower
+    sends READY, first before joining and again before training, or a Failure. At the end it waits there for
+    leave to exit.
     """
 
     file: Path
@@ -96,7 +97,7 @@ class Meeting:
     lines: tuple[Connection, ...]
 
     def attend(self, rank: int) -> None:
-        """Wait for the others; from then on torch and accelerate know them."""
+        """Wait for the others; afterwards torch and accelerate have a process group."""
         PartialState(
             cpu=not self.gpus,
             init_method=f"file://{self.file}",
@@ -106,9 +107,9 @@ class Meeting:
 
 
 def follow(index: int, meeting: Meeting) -> None:
-    """The whole life of a follower that the leader started, the first of them with index 0."""
+    """Run a follower that the leader started; the first one has index 0."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # sent to all of a session: the leader decides what is kept
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole session; the leader decides what is saved
     threading.Thread(target=_end_with_leader, name="end with leader", daemon=True).start()
     rank = index + 1
     os.environ["RANK"] = str(rank)
@@ -119,7 +120,7 @@ def follow(index: int, meeting: Meeting) -> None:
     prepare_process()
     logging.basicConfig(format=f"Process {rank + 1}: %(message)s", level=logging.WARNING)
 
-    from trainer.engine import kto  # noqa: F401  Takes seconds, in which the leader must not wait for a collective.
+    from trainer.engine import kto  # noqa: F401  Takes seconds; the leader must not wait in a collective.
     from trainer.engine.memory_estimate import is_out_of_memory
 
     line = meeting.lines[index]
@@ -127,14 +128,14 @@ def follow(index: int, meeting: Meeting) -> None:
         line.send(READY)
         meeting.attend(rank)
         train_along(loaded=partial(line.send, READY))
-        line.recv()  # the leader's leave to go: it may still be reading what this process sent last
+        line.recv()  # the leader may still be reading the last message
     except BaseException as error:
         line.send(Failure(is_out_of_memory(error), f"{type(error).__name__}: {error}"))
         raise
 
 
 def train_along(loaded: "Callable[[], None]" = lambda: None) -> None:
-    """Do this process's part of the leader's job, if there is one; the processes have met."""
+    """Do this process's part of the leader's job, if there is one. The process group must exist."""
     from trainer.adapters.tuning_modes import load_for_training
 
     (job,) = broadcast_object_list([None])
@@ -144,21 +145,21 @@ def train_along(loaded: "Callable[[], None]" = lambda: None) -> None:
     if job.start is not None:
         model = job.start.load_into(model)
     loaded()
-    with contextlib.suppress(Interrupted):  # the leader stops for the same reason, and says so
+    with contextlib.suppress(Interrupted):  # the leader stops for the same reason and reports it
         job.train(model, tokenizer)
 
 
 def follow_launched() -> None:
-    """A follower that torchrun or accelerate launch started: it waits for the leader's job."""
+    """Run a follower that torchrun or accelerate launch started: it waits for the leader's job."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the launcher sends them to all
+        signal.signal(number, signal.SIG_IGN)  # the launcher sends them to every process
     PartialState(cpu=not torch.cuda.is_available())
     train_along()
-    torch.distributed.destroy_process_group()  # its threads would abort this process now and then, at its end
+    torch.distributed.destroy_process_group()  # otherwise its threads sometimes abort this process at exit
 
 
 def _end_with_leader() -> None:
     leader = multiprocessing.parent_process()
     assert leader is not None
     leader.join()
-    os._exit(1)  # the main thread may wait in a collective that never ends
+    os._exit(1)  # the main thread may be stuck in a collective

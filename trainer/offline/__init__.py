@@ -1,4 +1,4 @@
-"""The engine alone on a file: no database, no server.
+"""Trains on a file with the engine alone: no database, no server.
 
-Imports storage.imports, trainer.engine and trainer.launch. Begin with `train_file.py`.
+Imports storage and trainer.adapters, dataset, engine, launch and model. Begin with `train_file.py`.
 """

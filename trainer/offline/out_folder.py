@@ -1,8 +1,7 @@
-"""The folder of a training on a file: empty, half done, or finished with an adapter in it.
+"""The output folder of a training on a file: empty, unfinished, or finished with an adapter in it.
 
-While a training lasts, all it keeps is in one folder inside; the adapter's files come out of it last,
-and then that folder goes. So a folder that has it can be taken up again, and one that has not is done.
-Knows no model.
+During training everything is kept in a subfolder, `unfinished`. At the end the adapter's files are moved out
+of it and the subfolder is removed. So a folder with the subfolder can be resumed, and one without it is done.
 """
 
 import json
@@ -20,7 +19,7 @@ UNFINISHED = "unfinished"
 
 
 class OutFolder:
-    """Raises Conflict if the folder holds anything but an unfinished training."""
+    """An output folder. Raises Conflict if it holds anything but an unfinished training."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -29,7 +28,7 @@ class OutFolder:
         self.staging = self.work / "adapter"
         self.done = self.folder / ".done"
         if (folder / "lineage.json").exists():
-            shutil.rmtree(self.done, ignore_errors=True)  # of a publish that was killed at its very end
+            shutil.rmtree(self.done, ignore_errors=True)  # left by a publish that was killed at its very end
         if self.work.is_dir() or not self.folder.exists():
             return
         if not self.folder.is_dir():
@@ -40,10 +39,10 @@ class OutFolder:
 
     @contextmanager
     def claimed(self, identity: Mapping[str, Any]) -> Iterator[bool]:
-        """Keep others out; yields whether an earlier attempt at the same training is to be resumed.
+        """Lock the folder; yields whether an earlier attempt at the same training is to be resumed.
 
-        `identity` is what makes a training the same one. Raises Conflict if the folder belongs to another
-        one, or if another process is at it, and NotReady if it cannot be written.
+        `identity` defines what counts as the same training. Raises Conflict if the folder belongs to a
+        different one or if another process is using it, and NotReady if it cannot be written.
         """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ class OutFolder:
             raise NotReady(f"{self.folder} cannot be written: {error.strerror}.", field="out") from error
         with held:
             if (self.folder / "lineage.json").exists() and not self.checkpoints.exists():
-                # It was finished by another process between the first look and the lock.
+                # Another process finished it between the first look and the lock.
                 shutil.rmtree(self.work)
                 raise Conflict(
                     f"{self.folder} holds a finished adapter; name a new or empty folder with --out.",
@@ -66,7 +65,7 @@ class OutFolder:
             yield self._is_resumed(identity)
 
     def publish(self) -> None:
-        """Bring the staged adapter out, in whole files, and events; drop what else was kept."""
+        """Move the staged adapter's complete files and the TensorBoard events out; delete everything else."""
         if (events := self.work / "tensorboard").exists():
             shutil.rmtree(self.folder / events.name, ignore_errors=True)  # of a publish that was killed
             events.rename(self.folder / events.name)
@@ -74,11 +73,11 @@ class OutFolder:
         for file in sorted(self.staging.iterdir()):
             file.replace(self.folder / file.name)
         sync(self.folder)
-        self.work.rename(self.done)  # in one step: half removed, it would be an unfinished training
-        shutil.rmtree(self.done, ignore_errors=True)  # another process may be at it, which came too late
+        self.work.rename(self.done)  # in one step: a half-removed folder would look unfinished
+        shutil.rmtree(self.done, ignore_errors=True)  # a late process may be holding the lock in it
 
     def new_staging(self) -> Path:
-        """An empty folder to write the adapter into."""
+        """An empty folder for the adapter."""
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir()
         return self.staging
@@ -88,7 +87,7 @@ class OutFolder:
         wanted = json.loads(json.dumps(identity))
         try:
             found = json.loads(file.read_text())
-        except (OSError, ValueError):  # nothing was begun
+        except (OSError, ValueError):  # nothing was started
             write_atomically(file, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
             return False
         changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))

@@ -1,4 +1,4 @@
-"""The report of a training on a file, as JSON: what each step and the whole took and gave. Writes nothing."""
+"""Builds the JSON report of a training on a file: settings, each step, time and memory."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from trainer.model.base_model import BaseModelSource
 
 @dataclass
 class FileReport:
-    """`steps` has those that an interrupted training had made already."""
+    """Collects the steps, including those that an interrupted training had already made."""
 
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def continued(cls, checkpoints: Path) -> "FileReport":
-        """That of a training which goes on at its newest checkpoint, if it has one."""
+        """The report of a training that resumes from its newest checkpoint; empty if there is none."""
         newest = newest_checkpoint(checkpoints)
         if newest is None:
             return cls()
@@ -29,7 +29,7 @@ class FileReport:
         return cls([_step(entry, "grad_norm") for entry in history if "loss" in entry])
 
     def note(self, state: dict[str, Any]) -> None:
-        """Add a step that was reported as progress."""
+        """Add a step from reported progress."""
         self.steps.append(_step(state, "gradient_norm"))
 
     def to_dict(
@@ -42,7 +42,7 @@ class FileReport:
         set_up: float,
         expected: float,
     ) -> dict[str, Any]:
-        """`set_up` and `expected` are in seconds, `settings` those that the adapter depends on."""
+        """The report. `set_up` and `expected` are in seconds; `settings` are those the adapter depends on."""
         return {
             "engine": result.engine,
             "processes": result.processes,

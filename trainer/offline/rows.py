@@ -1,6 +1,6 @@
-"""A file of rated data as examples, in any format that can be imported. Knows no database and no model.
+"""Reads a file of rated data as examples, in any importable format.
 
-What names an example here is its place in the file: "line 3".
+An example's name is its position in the file, such as "line 3".
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 @dataclass(frozen=True)
 class FileRows:
-    """The examples of a file in its order, and what became of the rest."""
+    """The examples of a file in its order, and a report on the other records."""
 
     examples: list[Example]
     report: ImportReport
 
     def lines(self) -> list[str]:
-        """A sentence for each record or kind of row that is not among the examples."""
+        """A sentence for each rejected record and each kind of dropped row."""
         left_out = [f"Left out {one.position}: {one.reason}" for one in self.report.rejections]
         if (more := self.report.rejected - len(left_out)) > 0:
             left_out.append(f"Left out {more} more.")
@@ -36,10 +36,10 @@ class FileRows:
 def read_rows(
     file: Path, *, options: ImportOptions, skip_bad: bool = False, max_rows: int | None = None
 ) -> FileRows:
-    """The first `max_rows` examples of a file or a folder.
+    """The first `max_rows` examples of a file or folder.
 
-    Raises InvalidInput for a file that cannot be read, for one without rows and, unless `skip_bad`, for a
-    bad record, by its position and with the reason.
+    Raises InvalidInput for a file that cannot be read or has no rows, and for a bad record unless `skip_bad`
+    is set; the message has the record's position and the reason.
     """
     with open_source(file, str(file)) as source:
         reading = Reading(source, None, options, skip_bad, "reading", nothing="Nothing was trained")

@@ -1,4 +1,4 @@
-"""The engine alone on a file of rated data: rows in, an adapter folder out. Knows no database."""
+"""Trains on a file of rated data: rows in, an adapter folder out. Knows no database."""
 
 import json
 import logging
@@ -39,11 +39,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OfflineTraining:
-    """What to train on and where to; `settings` says how.
+    """What to train on and where to write; `settings` says how.
 
-    `references` is the folder of the reference log-probabilities kept across trainings, if any. The order of
-    the micro-batches is written to the file `order` and the report to `report`, where they are given. Only
-    to plan, `out` may be missing.
+    `references` is the folder of cached reference log-probabilities, if any. The order of the micro-batches
+    is written to `order` and the report to `report`, if given. `out` may be None for a plan only.
     """
 
     data: Path
@@ -63,11 +62,11 @@ def train_on_file(
     progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Train on a file and leave the adapter in `out`; the report, as JSON.
+    """Train on a file and leave the adapter in `out`; returns the report as JSON.
 
-    Called again with the same arguments after an interruption, it goes on at the newest checkpoint.
-    `progress` gets what a run's row would; `check` may raise Interrupted. Raises InvalidInput, Conflict,
-    NotReady with the reason, and Diverged.
+    Called again with the same arguments after an interruption, it resumes from the newest checkpoint.
+    `progress` receives what a run's row would; `check` may raise Interrupted. Raises InvalidInput, Conflict,
+    NotReady with the reason, Diverged, OutOfMemory and ProcessLost.
     """
     began = time.monotonic()
     assert wanted.out is not None
@@ -96,16 +95,16 @@ def train_on_file(
 
 
 def plan_on_file(wanted: OfflineTraining) -> TrainingPlan:
-    """Say what would be trained on, and write the order if it is wanted; no weight is loaded.
+    """Plan the training, and write the order if wanted, without loading weights.
 
-    Raises what `train_on_file` would before it trains.
+    Raises what `train_on_file` would raise before training.
     """
     source, settings = _resolve(wanted.settings)
     return _prepare(wanted, settings, base_model.load_tokenizer(source))[1]
 
 
 def _resolve(settings: Settings) -> tuple[BaseModelSource, Settings]:
-    """The base model, made ready, and the settings with what depends on it and on the machine."""
+    """The base model, ready to load, and the settings completed from it and the machine."""
     source = base_model.resolve(settings, progress=log.info)
     update = {
         "precision": base_model.name_of(source.dtype),
@@ -118,7 +117,7 @@ def _resolve(settings: Settings) -> tuple[BaseModelSource, Settings]:
 def _prepare(
     wanted: OfflineTraining, settings: Settings, tokenizer: Any, check: Callable[[], None] = lambda: None
 ) -> tuple[list[TokenisedExample], TrainingPlan]:
-    """The rows of the file, and what of them is trained on; said before anything is loaded or written."""
+    """Read and tokenise the file and plan the training; logs the plan before anything is loaded."""
     found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
     for line in found.lines():
         log.info("%s", line)
@@ -140,7 +139,7 @@ def _prepare(
 
 @dataclass
 class _Training:
-    """A training whose rows are known: from the model to the report."""
+    """A training whose rows are known, from loading the model to the report."""
 
     wanted: OfflineTraining
     settings: Settings
@@ -156,7 +155,7 @@ class _Training:
         self.sha256 = rows_digest(self.rows)
 
     def identity(self) -> dict[str, Any]:
-        """What makes it the same training when it is asked for again."""
+        """What must be equal for a repeated command to resume this training."""
         return self.chosen | {"data": self.sha256, "weights of the model": self.fingerprint}
 
     def carry_out(self, resume: bool, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
@@ -194,7 +193,7 @@ class _Training:
         )
         if self.wanted.report is not None:
             self.wanted.report.write_text(json.dumps(told, indent=2) + "\n")
-        self.out.publish()  # last: until then, the same command makes up for what is missing
+        self.out.publish()  # last: until then, the same command completes what is missing
         return told
 
     def _references(self) -> ReferenceCache | None:

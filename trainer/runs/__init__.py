@@ -1,4 +1,4 @@
-"""Training runs: when one is requested, who carries it out, what happens in which order.
+"""Training runs: when one is requested, which process carries it out, and its steps in order.
 
-Imports all other packages of the trainer but sweep and offline. Begin with `run.py`.
+Imports storage and every trainer package except offline and sweep. Begin with `run.py`.
 """

@@ -1,4 +1,4 @@
-"""One trainer's attempt at a run: claim it, hold its lease, keep its log, and write down how it ended."""
+"""One attempt at a run: claims it, holds its lease, writes its log, and records how it ended."""
 
 import logging
 import shutil
@@ -22,13 +22,13 @@ from trainer.runs.run import Outcome, carry_out
 
 log = logging.getLogger(__name__)
 
-# Exit codes. Released is EX_TEMPFAIL: the run waits for its next trainer, as it does after a loss.
+# Exit codes. RELEASED is EX_TEMPFAIL: the run waits for its next trainer, as after a lost process.
 DONE, FAILED, NOT_OURS, RELEASED = 0, 1, 3, 75
 assert LOST == RELEASED
 
 
 def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: str) -> int:
-    """Claim the run and see it through; returns the exit code. Raises NotFound."""
+    """Claim the run and carry it out; returns the exit code. Raises NotFound."""
     with database.write() as session:
         training_runs.get_run(session, run_id)
         run = training_runs.claim_run(
@@ -121,7 +121,7 @@ def _release(database: Database, lease: Lease) -> int:
 
 
 def _give_up_attempt(database: Database, lease: Lease, owner: str, lost: ProcessLost) -> int:
-    """As if this trainer had died as well: the attempt counts, and the run goes on with the next one."""
+    """End as if this trainer had died too: the attempt counts, and the next one resumes the run."""
     lease.close()
     log.error("%s The run goes on there when a trainer is at hand.", lost)
     with database.write() as session:

@@ -1,6 +1,6 @@
-"""Sees to it that a requested run gets a trainer, a dead trainer a successor, and a cancelled one an end.
+"""Starts a trainer for each requested run, replaces dead trainers, and ends cancelled runs.
 
-Several dispatchers on one database are no harm: each may start a trainer, and the claim lets one work.
+Several dispatchers may share a database: each may start a trainer, but only one trainer can claim the run.
 """
 
 import logging
@@ -17,15 +17,15 @@ from trainer.runs.executors import Executor
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-# A trainer reads of a cancellation with its heartbeat and ends with its step. Loading a large model, or a
-# long step, may take longer.
+# A trainer learns of a cancellation with its heartbeat and stops at the end of its step. Loading a large
+# model, or a long step, may exceed this.
 CANCEL_GRACE_SECONDS = 30.0
 STOP_SECONDS = 60.0
 
 
 @dataclass
 class _Trainer:
-    """What is known of the trainer that was started here for a run."""
+    """State of the trainer started here for a run."""
 
     owner: str
     claimed: bool = False
@@ -34,7 +34,7 @@ class _Trainer:
 
 
 class Dispatcher:
-    """A thread that looks at the queue once a second."""
+    """A thread that polls the queue once a second."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Dispatcher:
         self._database = database
         self._settings = settings
         self._executor = executor
-        self._trainers: dict[str, _Trainer] = {}  # the latest started here, by run id
+        self._trainers: dict[str, _Trainer] = {}  # the latest one started here, by run id
         self._false_starts: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="dispatcher", daemon=True)
@@ -56,7 +56,7 @@ class Dispatcher:
         self._thread.start()
 
     def stop(self, *, terminate: bool) -> None:
-        """End the thread; with `terminate`, ask the trainers started here to give their runs back first."""
+        """Stop the thread; with `terminate`, first ask the trainers started here to release their runs."""
         self._stop.set()
         self._thread.join()
         if not terminate:
@@ -70,14 +70,14 @@ class Dispatcher:
             if self._executor.alive(run_id):
                 log.error("The trainer of run %s did not end in %.0f s; killing it.", run_id, STOP_SECONDS)
                 self._executor.kill(run_id)
-            self._expire(run_id, trainer)  # it may have died without giving the run back
+            self._expire(run_id, trainer)  # it may have died without releasing the run
 
     def _work(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._look()
             except Exception:
-                # The database may be away for a while; the queue is still there when it comes back.
+                # The database may be unreachable for a while; the queue is still there afterwards.
                 log.exception("Looking at the training queue failed; trying again.")
 
     def _look(self) -> None:
@@ -103,7 +103,7 @@ class Dispatcher:
         trainer.owner = self._executor.start(run.id)
 
     def _mind(self, run: TrainingRun, trainer: _Trainer, *, silent: bool) -> None:
-        """A trainer of ours has the run: is it alive, does it speak, does it hear a cancellation?"""
+        """Watch a trainer of ours: is it alive, does it send heartbeats, does it obey a cancellation?"""
         trainer.claimed = True
         now = time.monotonic()
         if not self._executor.alive(run.id):
@@ -116,7 +116,8 @@ class Dispatcher:
             if now - trainer.cancelled_at > self._cancel_grace:
                 log.warning("The trainer of run %s goes on after its cancellation; killing it.", run.id)
                 self._executor.kill(run.id)
-        # After the machine slept, a lease can have run out although its trainer is about to speak.
+        # After the machine slept, the lease may have expired although the trainer is about to send a
+        # heartbeat.
         trainer.silent_since = (trainer.silent_since or now) if silent else None
         if trainer.silent_since is not None and now - trainer.silent_since > self._settings.lease_seconds:
             log.error("The trainer of run %s is alive but silent; killing it.", run.id)
@@ -127,7 +128,7 @@ class Dispatcher:
             expire_lease(session, run_id, trainer.owner)
 
     def _give_up(self, run: TrainingRun) -> None:
-        """Trainers end before they claim the run: a broken installation, which no retry mends."""
+        """Fail the run: trainers that end before they claim it mean a broken installation."""
         reason = (
             f"The trainer ended {self._settings.max_attempts} times before it began; "
             f"the run's log or the server's says why."

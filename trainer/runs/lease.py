@@ -1,8 +1,9 @@
-"""A trainer's hold on its run: heartbeats in a thread, progress with them, and when to stop.
+"""A trainer's lease on its run: sends heartbeats with progress from a thread, and says when to stop.
 
-A trainer stops when somebody cancels the run, when the process is asked to end, when another trainer
-took the run over, and when it could not reach the database for as long as its lease lasts, since then
-another may have. Between two calls of `check` it goes on; the dispatcher kills what takes too long.
+A trainer stops if the run is cancelled, if the process receives SIGTERM or SIGINT, if another trainer took
+the run over, or if it could not reach the database for the length of its lease, since another trainer may
+then have the run. It notices only at the next call of `check`; the dispatcher kills a trainer that takes too
+long.
 """
 
 import logging
@@ -22,13 +23,13 @@ from trainer.errors import Interrupted
 
 log = logging.getLogger(__name__)
 
-# A cancellation arrives with a heartbeat, so these come more often than the lease asks for.
+# Heartbeats also deliver cancellations, so they are more frequent than the lease requires.
 LONGEST_INTERVAL_SECONDS = 2.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Lease:
-    """Use it as a context: the heart beats until it closes."""
+    """A context manager that sends heartbeats until it closes."""
 
     def __init__(self, database: Database, run: TrainingRun, *, lease_seconds: float) -> None:
         self.run_id, self.fence = run.id, run.fence
@@ -57,12 +58,12 @@ class Lease:
         self._thread.join()
 
     def report(self, progress: Mapping[str, Any]) -> None:
-        """Replace the progress that people see, with the next heartbeat. Raises Interrupted, as `check`."""
+        """Replace the progress shown to people, with the next heartbeat. Raises Interrupted, like `check`."""
         self.note(progress)
         self.check()
 
     def note(self, progress: Mapping[str, Any]) -> None:
-        """Replace the progress that people see, and do not stop."""
+        """Replace the progress shown to people, without stopping."""
         # PostgreSQL's JSON has no NaN.
         self._progress = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -98,7 +99,7 @@ class Lease:
                 log.error("%s Stopping.", error.message)
                 self._lost = True
                 break
-            except Exception as error:  # a database that is away, in any driver's words
+            except Exception as error:  # an unreachable database, whatever the driver raises
                 silent = time.monotonic() - heard
                 log.warning("No heartbeat for %.0f s: %s", silent, error)
                 if silent > self._seconds:

@@ -1,8 +1,8 @@
 """One training run, top to bottom: freeze, train, publish, compare, judge, deploy.
 
-Every step may be the last one of this process. What a successor needs is in the run's row (frozen
-settings and snapshot), in the run's folder (checkpoints) or in the version's row; so the same steps
-start a run and resume it. Knows no schedule.
+The process may die at any step. What a later attempt needs is in the run's row (frozen settings and
+snapshot), in the run's folder (checkpoints) or in the version's row, so the same steps start a run and resume
+it.
 """
 
 import gc
@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 
 DEVICE_POLL_SECONDS = 0.1
 
-# What makes a run what it is: kept with it, so that a later attempt uses the same.
+# Settings stored with the run, so that a later attempt uses the same ones.
 FROZEN = frozen_settings("adapter", "run")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its state, a sentence for people, and the figures."""
+    """How a run ended: its state, a sentence for people, and the metrics."""
 
     state: str
     reason: str
@@ -62,12 +62,12 @@ class Outcome:
 def carry_out(
     database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
 ) -> Outcome:
-    """Do what is left of a claimed run. Raises Interrupted, LeaseLost, Diverged, and what goes wrong."""
+    """Carry out the remaining steps of a claimed run. Raises Interrupted, LeaseLost, Diverged and others."""
     return _Steps(database, settings, artifacts, run, lease).to_outcome()
 
 
 class _Steps:
-    """The steps of a claimed run, in their order."""
+    """The steps of a claimed run, in order."""
 
     def __init__(
         self, database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
@@ -76,9 +76,9 @@ class _Steps:
         self.artifacts = artifacts
         self.run = run
         self.lease = lease
-        self.phases: list[tuple[str, float]] = []  # each with the time of its beginning
-        self.fingerprint = ""  # of the base model; to compute it reads the whole of its weights
-        self.figures: dict[str, Any] = {}  # of the training that is about to begin
+        self.phases: list[tuple[str, float]] = []  # each with its start time
+        self.fingerprint = ""  # of the base model; computing it reads all weights
+        self.figures: dict[str, Any] = {}  # of the planned training
         self.checkpoints = artifacts.run_folder(run.id) / "checkpoints"
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
         self.settings = load_settings(**(settings.model_dump() | chosen))
@@ -143,7 +143,7 @@ class _Steps:
         self.lease.report({"phase": phase})
 
     def _seconds(self) -> dict[str, float]:
-        """How long each phase took in this process."""
+        """Seconds that each phase took in this process."""
         ends = [*(began for _, began in self.phases[1:]), time.monotonic()]
         seconds: dict[str, float] = {}
         for (phase, began), end in zip(self.phases, ends, strict=True):
@@ -151,9 +151,9 @@ class _Steps:
         return seconds
 
     def _wait_for_device(self) -> None:
-        """Where the device is not shared, wait until no server uses it.
+        """Unless the device is shared, wait until no server uses it.
 
-        It stays claimed until this process ends, since only then its memory is free.
+        The device stays claimed until this process ends, because only then is its memory free.
         """
         if self.settings.device_mode == "share":
             return
@@ -164,7 +164,7 @@ class _Steps:
             time.sleep(DEVICE_POLL_SECONDS)
 
     def _freeze_settings(self) -> BaseModelSource:
-        """Fill in what depends on the machine and keep all of it with the run; makes the base model ready."""
+        """Fill in machine-dependent settings and store them all with the run; prepares the base model."""
         refuse_full(self.settings)
         source = base_model.resolve(self.settings, progress=log.info)
         self.lease.check()
@@ -192,7 +192,7 @@ class _Steps:
         return self.settings.model_dump(mode="json", include=FROZEN)
 
     def _freeze_snapshot(self, snapshot: Snapshot, held_chats: set[str], start: ParentAdapter | None) -> bool:
-        """Keep the snapshot with the run; whether an earlier attempt's checkpoints are of the same rows."""
+        """Store the snapshot with the run; returns whether an earlier attempt's checkpoints fit it."""
         earlier = self.run.snapshot["sha256"] if self.run.snapshot else None
         if earlier not in (None, snapshot.sha256):
             log.warning("Votes were withdrawn since the last attempt; training starts again without them.")
@@ -209,14 +209,14 @@ class _Steps:
         return earlier == snapshot.sha256 and self.same_batches
 
     def _forget_checkpoints(self) -> None:
-        """Before the row says what is trained on now: a later attempt takes what it finds to be of that."""
+        """Delete the checkpoints before the row changes: a later attempt assumes that they match the row."""
         with self.database.write() as session:
             training_runs.owned_run(session, self.run.id, self.lease.fence)
             if self.checkpoints.exists():
                 shutil.rmtree(self.checkpoints)
 
     def _refusal(self, snapshot: Snapshot, training: list[TokenisedExample]) -> str | None:
-        """Why this run must not or cannot train, if so."""
+        """Why this run must not or cannot train, or None."""
         readiness = check_readiness(
             ups=snapshot.ups,
             downs=snapshot.downs,
@@ -293,7 +293,7 @@ class _Steps:
             training=training,
             start=start,
         )
-        published = self.artifacts.seal(self.run.id)  # gigabytes, maybe: not while SQLite's lock is held
+        published = self.artifacts.seal(self.run.id)  # may hash gigabytes: not while SQLite's lock is held
         # One transaction around the rename: no other trainer can claim the run between check and rename.
         with self.database.write() as session:
             training_runs.owned_run(session, self.run.id, self.lease.fence)
@@ -309,12 +309,12 @@ class _Steps:
                 metrics={"training": training, **self.figures, "left_out": dict(snapshot.left_out)},
                 parent_id=start.version_id if start else None,
             )
-            count_lost(session, version)  # what was taken back while it was trained
+            count_lost(session, version)  # votes withdrawn during the training
         log.info("Published %s.", version.name)
         return version
 
     def _references(self, source: BaseModelSource, start: ParentAdapter | None) -> ReferenceCache | None:
-        """Those of the base model, or of the adapter to continue with."""
+        """Cached references of the base model, or of the adapter that is continued."""
         self.fingerprint = self.fingerprint or base_model.fingerprint(source)
         of = start.sha256 if start else ""
         return open_references(self.settings.data_dir, source, self.fingerprint, self.settings, of=of)
@@ -336,12 +336,12 @@ class _Steps:
         held_out: list[TokenisedExample],
         weights: Weights,
     ) -> Outcome:
-        if version.state != "candidate":  # an earlier attempt got as far as this
+        if version.state != "candidate":  # decided in an earlier attempt
             return Outcome(
                 "succeeded", f"{version.name} is {version.state}. {version.reason}", version.metrics
             )
         self._phase("evaluating")
-        gc.collect()  # the trained model refers to itself; two of a large kind may not fit
+        gc.collect()  # the trained model has reference cycles; two large models may not fit
         with self.database.read() as session:
             deployed = model_versions.deployed_version(session)
         verdict = compare(

@@ -1,7 +1,7 @@
-"""When to ask for a training run. Whether there is one, the database decides.
+"""Requests training runs on a cron schedule, once per scheduled time on all servers.
 
-Every process has its own timer, in memory. All of them write the same scheduled time to one unique
-key, so however many fire, late or twice, one of them counts. Knows nothing of how a run is executed.
+Every process has its own timer in memory. All of them write the same scheduled time to a unique key, so only
+one counts, however many fire, late or twice. Knows nothing of how a run is executed.
 """
 
 import logging
@@ -28,9 +28,9 @@ ALREADY = "This tick was already taken care of."
 
 
 class QuietHours:
-    """The hours of a day in which scheduled runs may begin.
+    """The hours of a day in which scheduled runs may start.
 
-    `hours` is a setting such as `22:00-06:00`, or empty for the whole day; `timezone` is a name.
+    `hours` is a setting such as `22:00-06:00`, or empty for all day; `timezone` is an IANA name.
     """
 
     def __init__(self, hours: str, timezone: str) -> None:
@@ -39,14 +39,14 @@ class QuietHours:
         self._first, self._last = time.fromisoformat(first), time.fromisoformat(last)
 
     def include(self, moment: datetime) -> bool:
-        """The first minute is one of them, the last is not; equal ones mean the whole day."""
+        """Whether `moment` is in these hours. The last minute is excluded; equal ends mean all day."""
         clock = moment.astimezone(self._zone).time()
         if self._first < self._last:
             return self._first <= clock < self._last
         return clock >= self._first or clock < self._last
 
     def next_after(self, moment: datetime) -> datetime:
-        """When they begin next, in UTC."""
+        """When these hours next begin, in UTC."""
         day = moment.astimezone(self._zone).date()
         begins = (
             datetime.combine(day + timedelta(days=days), self._first, self._zone).astimezone(UTC)
@@ -56,9 +56,9 @@ class QuietHours:
 
 
 class Schedule:
-    """The timer of one process; raises BadSetting if the schedule cannot be read.
+    """The timer of one process. Raises BadSetting if the schedule cannot be parsed.
 
-    `now` gives the time in UTC. A test can pass a clock that stands shortly before a tick.
+    `now` returns the time in UTC; a test can pass its own clock.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Schedule:
         self._scheduler: BackgroundScheduler | None = None
 
     def start(self) -> None:
-        """Make up for a missed tick, once however many were missed, and start the timer."""
+        """Handle a missed tick, once however many were missed, and start the timer."""
         if self._trigger is None or self._scheduler is not None:
             return
         due_at = _latest_due(self._trigger, self._now())
@@ -86,13 +86,13 @@ class Schedule:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Stop the timer; a tick that is being handled is finished first."""
+        """Stop the timer, after finishing a tick that is being handled."""
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=True)
             self._scheduler = None
 
     def next_run_time(self) -> datetime | None:
-        """When the next tick is due or a waiting one may begin, in UTC; None without a schedule."""
+        """When the next tick is due or a waiting one may start, in UTC; None without a schedule."""
         if self._trigger is None:
             return None
         now = self._now()
@@ -101,7 +101,7 @@ class Schedule:
         return _next_due(self._trigger, now)
 
     def describe(self) -> str:
-        """The schedule, and why a run that is due has to wait, if one has."""
+        """The schedule as text, and why a run that is due has to wait, if one has."""
         if self._trigger is None:
             return "No schedule: training starts only when somebody asks for it."
         hours = f", in the hours {self._settings.quiet_hours}" if self._settings.quiet_hours else ""
@@ -117,7 +117,7 @@ class Schedule:
         return f"{text} The run that was due at {_shown(due_at)} waits for these hours, until {begins}."
 
     def _look(self, trigger: CronTrigger, scheduler: BackgroundScheduler) -> None:
-        """Handle the tick that is due, if one is and the hours allow it, and set the timer for the next."""
+        """Handle the tick that is due, if the hours allow it, and set the timer for the next one."""
         now = self._now()
         wake_at = _next_due(trigger, now)
         try:
@@ -131,16 +131,16 @@ class Schedule:
         finally:
             if wake_at is not None:
                 wait = wake_at - self._now()
-                # By APScheduler's own clock. By default it forgets a job that is late by more than a second.
+                # APScheduler uses its own clock. By default it drops a job that is more than a second late.
                 run_date = datetime.now(UTC) + wait
                 scheduler.add_job(
                     self._look, "date", (trigger, scheduler), run_date=run_date, misfire_grace_time=None
                 )
 
     def _pending(self, trigger: CronTrigger, now: datetime) -> datetime | None:
-        """When the tick was due that nobody has handled yet; None if there is none.
+        """The scheduled time of a tick that nobody has handled yet, or None.
 
-        The time it was due, and not the time it is: all schedulers must name the same.
+        The scheduled time and not the current one, so that all schedulers write the same key.
         """
         due_at = _latest_due(trigger, now)
         with self._database.read() as session:
@@ -151,7 +151,7 @@ class Schedule:
 def tick(database: Database, settings: Settings, due_at: datetime) -> str:
     """Handle one tick of the schedule, once: request a run, or record why there is none.
 
-    Returns what came of it, for people.
+    Returns the outcome as text.
     """
     try:
         outcome = _request(database, settings, due_at)
@@ -171,7 +171,7 @@ def _shown(moment: datetime) -> str:
 
 
 class _AlreadyTaken(Exception):
-    """Undoes the transaction, and with it the run that this late scheduler would have requested."""
+    """Rolls the transaction back, including the run that this late scheduler would have requested."""
 
 
 def _request(database: Database, settings: Settings, due_at: datetime) -> str:
@@ -208,7 +208,7 @@ def _trigger(settings: Settings, now: datetime) -> CronTrigger | None:
 
 
 def _weekdays_by_name(field: str) -> str:
-    """Cron counts weekdays from Sunday as 0 or 7, APScheduler 3 from Monday; both know the names."""
+    """Replace weekday numbers by names: cron counts from Sunday as 0 or 7, APScheduler 3 from Monday."""
     names: list[str] = []
     for part in field.split(","):
         found = re.fullmatch(r"(?:\*|([0-7])(?:-([0-7]))?)(?:/([1-9]))?", part)

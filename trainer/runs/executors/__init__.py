@@ -1,7 +1,7 @@
-"""Where a training run executes.
+"""Executors: where the process of a training run is started.
 
-An executor starts a trainer for a run and can end it; the database decides whether the run may start.
-Imports storage. Begin with `local.py`.
+An executor starts a trainer for a run and can end it; the database decides whether the run may start. Imports
+storage, and the class that THUMBLOOP_EXECUTOR names. Begin with `local.py`.
 """
 
 from importlib import import_module
@@ -16,20 +16,20 @@ class Executor(Protocol):
     """The trainers that this executor started, by run id."""
 
     def start(self, run_id: str) -> str:
-        """Start a trainer for the run; returns the owner's name under which it will claim it."""
+        """Start a trainer for the run; returns the owner name under which it will claim the run."""
 
     def alive(self, run_id: str) -> bool:
-        """Whether a trainer that was started here for this run still works."""
+        """Whether the trainer started here for this run is still running."""
 
     def terminate(self, run_id: str) -> None:
-        """Ask the trainer to checkpoint and give its run back."""
+        """Ask the trainer to save a checkpoint and release its run."""
 
     def kill(self, run_id: str) -> None:
-        """End the trainer at once, with everything it started."""
+        """Kill the trainer at once, with everything it started."""
 
 
 def open_executor(settings: Settings) -> Executor:
-    """The executor that the settings name. Raises BadSetting if it cannot be imported."""
+    """The executor named in the settings. Raises BadSetting if it cannot be imported."""
     if settings.executor == "local":
         return LocalExecutor(settings)
     module, _, name = settings.executor.partition(":")

@@ -1,4 +1,4 @@
-"""Trainers as processes of this machine, each in a session of its own: a server's end is not theirs."""
+"""Runs trainers as local processes, each in its own session, so that they outlive the server."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from storage.settings import Settings, in_environment
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment in which a child process reads exactly these settings."""
+    """An environment from which a child process loads exactly these settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
     values = settings.model_dump(mode="json")
     values["data_dir"] = str(settings.data_dir.absolute())
@@ -36,7 +36,7 @@ class LocalExecutor:
 
     def start(self, run_id: str) -> str:
         owner = f"{os.uname().nodename}-{new_id()}"
-        # What libraries print, and the traceback of a trainer that cannot even start, belong in the log too.
+        # The log also receives what libraries print, and the traceback of a trainer that cannot even start.
         with (self._artifacts.run_folder(run_id) / "train.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "trainer", "run", run_id, "--owner", owner],
@@ -44,7 +44,7 @@ class LocalExecutor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the server's terminal is not meant for it
+                start_new_session=True,  # Ctrl-C in the server's terminal must not reach it
             )
         self._children[run_id] = _Child(process, owner)
         return owner
@@ -61,5 +61,5 @@ class LocalExecutor:
 
     def _signal(self, run_id: str, number: signal.Signals) -> None:
         if self.alive(run_id):
-            with contextlib.suppress(ProcessLookupError):  # it ended just now
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.killpg(self._children[run_id].process.pid, number)
