@@ -1,6 +1,6 @@
-"""Chats and their messages: a tree, in which a regenerated reply is a sibling of the first.
+"""Chats and their messages: each chat is a tree, in which a regenerated reply is a sibling of the first.
 
-Message text never changes once a reply is finished: votes and snapshots rely on it.
+The text of a finished message never changes, except by erasure: votes and snapshots rely on this.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from storage.registry.canaries import choose_canary
 TITLE_LENGTH = 60
 
 _chat_table, _message_table = Table.metadata.tables["chat"], Table.metadata.tables["message"]
-# Plain statements, made once: each reply begins and ends with them.
+# Core statements, built once: each reply begins and ends with them.
 _ADD_CHAT = sa.insert(_chat_table)
 _ADD_MESSAGE = sa.insert(_message_table)
 _ENDS = ("content", "state", "finish_reason", "token_ids", "timings")
@@ -32,7 +32,7 @@ _FINISH = (
 
 @dataclass(frozen=True)
 class Place:
-    """A message on a path; `alternatives` are the ids of all below its parent, oldest first, its own too."""
+    """A message on a path; `alternatives` are the ids of its siblings and itself, oldest first."""
 
     message: Message
     alternatives: list[str]
@@ -48,8 +48,9 @@ def draft_chat(
     consent: bool = True,
     split_by: str = "",
 ) -> Chat:
-    """A new chat, not stored yet. The canary under way gets it or not; chats with the same `split_by` stay
-    together.
+    """A new chat, not stored yet, and assigned to the current canary or not.
+
+    Chats with the same `split_by` are assigned alike. Raises InvalidInput.
     """
     chat = Chat(
         owner_id=owner_id,
@@ -63,7 +64,7 @@ def draft_chat(
 
 
 def create_chat(session: Session, owner_id: str, **how: Any) -> Chat:
-    """A new chat, as `draft_chat` makes it, stored."""
+    """A new chat from `draft_chat`, stored."""
     chat = draft_chat(session, owner_id, **how)
     session.add(chat)
     session.flush()
@@ -71,7 +72,7 @@ def create_chat(session: Session, owner_id: str, **how: Any) -> Chat:
 
 
 def get_chat(session: Session, chat_id: str, owner_id: str | None = None) -> Chat:
-    """The chat; with `owner_id`, raises NotAllowed if it is somebody else's."""
+    """The chat; raises NotFound, or NotAllowed if it does not belong to `owner_id`, where given."""
     chat = session.get(Chat, chat_id) if is_id(chat_id) else None
     if chat is None or chat.deleted_at is not None:
         raise NotFound(f"There is no chat {chat_id}.")
@@ -81,14 +82,14 @@ def get_chat(session: Session, chat_id: str, owner_id: str | None = None) -> Cha
 
 
 def still_there(session: Session, chat_ids: Sequence[str]) -> set[str]:
-    """Those of the chats that were not deleted."""
+    """The ids of these chats that are not deleted."""
     return set(
         session.exec(select(Chat.id).where(col(Chat.id).in_(chat_ids), col(Chat.deleted_at).is_(None)))
     )
 
 
 def list_chats(session: Session, owner_id: str, *, limit: int = 50, before: str | None = None) -> list[Chat]:
-    """A person's chats, newest first; `before` is the id of the last chat of the previous page."""
+    """A person's chats, newest first; `before` is the id of the last chat on the previous page."""
     query = select(Chat).where(Chat.owner_id == owner_id, col(Chat.deleted_at).is_(None))
     if before is not None:
         query = query.where(col(Chat.id) < before)
@@ -124,7 +125,10 @@ def add_user_message(
     parent_id: str | None = None,
     edits: Message | None = None,
 ) -> Message:
-    """Append to the chat's current leaf, branch off below `parent_id`, or be a sibling of what it edits."""
+    """Add a message below the chat's newest one, below `parent_id`, or as a sibling of `edits`.
+
+    Raises NotFound, InvalidInput, or Conflict if the parent is not a reply.
+    """
     chat = get_chat(session, chat_id)
     if edits is not None:
         parent = get_message(session, edits.parent_id) if edits.parent_id is not None else None
@@ -153,9 +157,9 @@ def add_user_message(
 
 
 def draft_messages(chat: Chat, turns: Iterable[tuple[str, str]]) -> list[Message]:
-    """The first messages of a chat as (role, text), below each other, not stored yet.
+    """A chat's first messages from (role, text) pairs, each the child of the one before, not stored yet.
 
-    Replies among them are "given": nobody here wrote them, so they cannot be voted on.
+    Replies among them have the state "given": no model of ours wrote them, so they cannot be voted on.
     """
     path: list[Message] = []
     for role, content in turns:
@@ -171,9 +175,9 @@ def draft_messages(chat: Chat, turns: Iterable[tuple[str, str]]) -> list[Message
 
 
 def add_chat(session: Session, chat: Chat, path: Sequence[Message]) -> None:
-    """Store a draft with its first messages; the last one gives it its title.
+    """Store a drafted chat with its first messages; without a title, it gets one from the last message.
 
-    The objects stay outside of the session, so that this can run again after it was rolled back.
+    The objects are not added to the session, so this can run again after a rollback.
     """
     chat.title = chat.title or _title(path[-1].content)
     connection = session.connection()
@@ -191,13 +195,13 @@ def begin_reply(
     messages_left_out: int = 0,
     new_chat: bool = False,
 ) -> Message:
-    """A reply that is about to be streamed, below a user's message; raises NotFound for a deleted chat.
+    """Store a reply that is about to stream, below a user's message; raises NotFound for a deleted chat.
 
-    Nobody has deleted a `new_chat`, which is stored by the same transaction. The object stays outside of the
+    With `new_chat`, stored in the same transaction, that check is skipped. The returned object is not in the
     session.
     """
     if not new_chat:
-        # Locked, so that the chat is not erased between this look and the new row (PostgreSQL).
+        # Locked, so that the chat is not erased between this check and the insert (PostgreSQL).
         chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
         if chat is None or chat.deleted_at is not None:
             raise NotFound(f"There is no chat {chat_id}.")
@@ -210,7 +214,7 @@ def begin_reply(
         sampling=sampling,
         messages_left_out=messages_left_out,
     )
-    session.flush()  # a plain statement does not see what the session has still to write
+    session.flush()  # a Core statement does not see the session's pending writes
     session.connection().execute(_ADD_MESSAGE, reply.model_dump())
     return reply
 
@@ -225,20 +229,20 @@ def finish_reply(
     token_ids: list[int] | None,
     timings: dict[str, Any] | None,
 ) -> Message:
-    """Store the end of a reply; a reply that is not streaming any more keeps what it has.
+    """Store the end of a streaming reply; a reply in another state is returned unchanged.
 
-    The object of one that was stored now stays outside of the session.
+    The object of a reply that was streaming is not in the session.
     """
-    session.flush()  # a plain statement does not see what the session has still to write
+    session.flush()  # a Core statement does not see the session's pending writes
     ends = {
-        "content": content.replace("\x00", ""),  # PostgreSQL has no NUL in text
+        "content": content.replace("\x00", ""),  # PostgreSQL cannot store NUL in text
         "state": state,
         "finish_reason": finish_reason,
         "token_ids": token_ids,
         "timings": timings,
     }
     named = {f"new_{name}": value for name, value in ends.items()}
-    # One statement, so that what is erased meanwhile is not written over: PostgreSQL looks again at a row
+    # One statement, so that it never overwrites an erasure: PostgreSQL checks the condition again on a row
     # that it waited for.
     row = session.connection().execute(_FINISH, {"reply_id": message_id, **named}).one_or_none()
     if row is None:
@@ -247,9 +251,10 @@ def finish_reply(
 
 
 def current_path(session: Session, chat_id: str, through: str | None = None) -> list[Message]:
-    """From the root to the newest message, where somebody last said something.
+    """The messages from the root to the newest one.
 
-    With `through`, the path to the newest message below that one; raises NotFound if there is none.
+    With `through`, to the newest message on a branch through that one; raises NotFound if it is not in the
+    chat.
     """
     return [place.message for place in current_places(session, chat_id, through)]
 
@@ -275,13 +280,13 @@ def current_places(session: Session, chat_id: str, through: str | None = None) -
 
 
 def path_to(session: Session, message_id: str) -> list[Message]:
-    """From the root to that message, which is the last."""
+    """The messages from the root to this one, inclusive; raises NotFound."""
     message = get_message(session, message_id)
     return _up(_messages(session, message.chat_id), message)
 
 
 def _messages(session: Session, chat_id: str) -> dict[str, Message]:
-    """By id, oldest first."""
+    """The chat's messages by id, oldest first."""
     query = select(Message).where(Message.chat_id == chat_id).order_by(col(Message.id))
     return {message.id: message for message in session.exec(query)}
 
@@ -294,19 +299,19 @@ def _up(messages: dict[str, Message], leaf: Message) -> list[Message]:
 
 
 def newest_child(session: Session, message_id: str) -> Message | None:
-    """The newest reply to a person's message, or what a person last answered to a reply."""
+    """The newest message directly below this one, if any."""
     query = select(Message).where(Message.parent_id == message_id)
     return session.exec(query.order_by(col(Message.id).desc()).limit(1)).first()
 
 
 def prompt_messages(chat: Chat, path: Iterable[Message]) -> list[dict[str, str]]:
-    """What the model is given: the system prompt, if there is one, and the messages of a path."""
+    """The messages for the model: the system prompt, if there is one, then those of the path."""
     system = [{"role": "system", "content": chat.system_prompt}] if chat.system_prompt else []
     return system + [{"role": message.role, "content": message.content} for message in path]
 
 
 def recover_interrupted(session: Session) -> int:
-    """Close the replies that a killed server left streaming; returns how many there were."""
+    """Mark replies that a killed server left streaming as failed; returns how many."""
     replies = list(session.exec(select(Message).where(Message.state == "streaming")))
     for reply in replies:
         reply.state = "failed"
@@ -316,7 +321,7 @@ def recover_interrupted(session: Session) -> int:
 
 
 def check_text(text: str, field: str) -> str:
-    """Text that both engines can store; raises InvalidInput otherwise."""
+    """Return the text if both database engines can store it; raises InvalidInput otherwise."""
     if "\x00" in text:
         raise InvalidInput(f"The {field} holds a NUL character; remove it.", field=field)
     try:

@@ -1,8 +1,8 @@
-"""Implicit signals: what a person did with a reply without voting on it. Never a vote, nor counted as one.
+"""Implicit signals: what a person did with a reply without voting on it. They never count as votes.
 
-A reply that was regenerated, or whose question was edited, was not good enough; one that was copied was.
-They are examples only for a training that asks for their kinds. Each is noted with the newest vote event
-of that moment and belongs to the snapshots of later events alone, so no snapshot that was taken changes.
+Copying a reply suggests that it was good; regenerating it or editing its question suggests that it was not.
+Signals become examples only if a training run asks for their kinds. A signal is stored with the newest vote
+event at the time and belongs only to snapshots of later events, so it never changes an existing snapshot.
 """
 
 from typing import get_args
@@ -23,14 +23,14 @@ OVER = ("complete", "stopped")
 
 
 def record_signal(session: Session, *, user_id: str, message_id: str, kind: SignalKind) -> Signal:
-    """Note it, as that of the person to whom the reply was given; the same once more changes nothing.
+    """Store a signal of the person who got the reply; repeating it changes nothing.
 
-    Raises NotFound, NotAllowed (somebody else's chat), InvalidInput (not a reply of ours) or Conflict
-    (not finished, or failed).
+    Raises NotFound, NotAllowed (somebody else's chat), InvalidInput (unknown kind, or not a reply of ours) or
+    Conflict (the reply is unfinished or failed).
     """
     if kind not in KINDS:
         raise InvalidInput(f"The kind {kind!r} is not one of {', '.join(KINDS)}.", field="kind")
-    lock_vote_log(session)  # or a vote event could join a snapshot that this signal has missed
+    lock_vote_log(session)  # no vote event may come between reading the newest one and storing the signal
     message = get_message(session, message_id)
     person = get_chat(session, message.chat_id).owner_id
     if not speaks_for(session, user_id, person):
@@ -55,12 +55,12 @@ def record_signal(session: Session, *, user_id: str, message_id: str, kind: Sign
 
 
 def is_over(message: Message) -> bool:
-    """Whether it is a finished reply of ours, so that a signal can say something about it."""
+    """Whether it is a finished reply of ours, and so can have signals."""
     return message.role == "assistant" and message.state in OVER
 
 
 def count_signals(session: Session) -> dict[SignalKind, int]:
-    """How often each kind was noted, in chats that are still there."""
+    """The number of signals of each kind, in chats that are not deleted."""
     rows = session.exec(
         select(Signal.kind, func.count())
         .join(Message, col(Message.id) == Signal.message_id)

@@ -1,7 +1,7 @@
-"""Statistics of votes: approval and vote rate per version, canary against deployed version, tags, days.
+"""Vote statistics: approval and vote rate per version, canary against deployed version, tags, days.
 
-An approval rate comes with its Wilson interval and is called unknown while that is wide: ten thumbs
-do not tell 60 % from 90 %. The vote rate comes with it, because few of those who chat vote.
+An approval rate comes with its Wilson interval and counts as unknown while the interval is wide: ten votes
+cannot distinguish 60 % from 90 %. It also comes with the vote rate, because few people vote.
 """
 
 import math
@@ -25,7 +25,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class VersionStats:
-    """Votes on the finished replies of one version; rates are shares from 0 to 1, None without votes."""
+    """Votes on the finished replies of one version. Rates are from 0 to 1, or None without data."""
 
     version: str
     replies: int
@@ -51,7 +51,7 @@ class VersionStats:
 
 @dataclass(frozen=True)
 class DayStats:
-    """The votes that were cast or changed on one UTC day, each once, as they stood at its end."""
+    """The votes cast or changed on one UTC day, each counted once, as it stood at the end of the day."""
 
     day: date
     up: int
@@ -59,7 +59,7 @@ class DayStats:
 
 
 def wilson_interval(successes: int, trials: int, z: float = Z95) -> Interval:
-    """The Wilson score interval of a share (Wilson 1927); [0, 1] without trials."""
+    """The Wilson score interval of a proportion (Wilson 1927); [0, 1] without trials."""
     if trials == 0:
         return Interval(0.0, 1.0)
     share = successes / trials
@@ -69,9 +69,9 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> Interval:
 
 
 def canary_stats(session: Session, canary: Canary) -> tuple[VersionStats, VersionStats]:
-    """The canary's replies and those of the deployed version, each in its own chats.
+    """The statistics of the canary and of the version it is compared with, each in its own chats.
 
-    Only chats that began since the canary did, so that both are judged by the same days and people.
+    Only chats that began after the canary count, so both cover the same days and people.
     """
     given = col(Chat.canary_id) == canary.id
     others = col(Chat.canary_id).is_(None) & (col(Chat.id) > canary.id)  # ids sort by time
@@ -84,8 +84,9 @@ def canary_stats(session: Session, canary: Canary) -> tuple[VersionStats, Versio
 
 
 def difference_interval(one: VersionStats, other: VersionStats) -> Interval | None:
-    """The 95 % interval of the first approval minus the second (Newcombe 1998, method 10); None without
-    votes on both. It takes votes for independent, which those of one person are not quite.
+    """The 95 % interval of the first approval minus the second (Newcombe 1998, method 10).
+
+    None unless both have votes. It assumes independent votes, which one person's are not quite.
     """
     p, q = one.approval, other.approval
     if p is None or q is None:
@@ -98,7 +99,7 @@ def difference_interval(one: VersionStats, other: VersionStats) -> Interval | No
 
 
 def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list[VersionStats]:
-    """One entry per version that has replied, newest first; `_counts` says in which chats."""
+    """One entry per version that has replied in chats that count (`_counts`), newest first."""
     voted = sa.case((col(Vote.label).is_(True), 1), else_=0)
     refused = sa.case((col(Vote.label).is_(False), 1), else_=0)
     rows = session.exec(
@@ -119,7 +120,7 @@ def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list
 
 
 def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
-    """Current votes (up, down) per tag, most used first; `_counts` says which votes."""
+    """Current votes (up, down) per tag in chats that count (`_counts`), most used first."""
     each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_array_elements_text
     tag = each(col(Vote.tags)).table_valued("value").c.value
     up = func.sum(sa.case((col(Vote.label).is_(True), 1), else_=0))
@@ -138,14 +139,14 @@ def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
 
 
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
-    """What was voted on each of the last `days` UTC days, oldest first, empty days included.
+    """The votes of each of the last `days` UTC days, oldest first, days without votes included.
 
-    Votes of people who are quarantined now are left out; `_counts` says which others are.
+    Leaves out votes of people who are now quarantined, and chats that do not count (`_counts`).
     """
     today = now().date()
     first = today - timedelta(days=days - 1)
     day = func.date(col(VoteEvent.created_at))
-    # A tag or a comment that follows a thumb is a change of the same vote, not another one.
+    # A tag or comment added after the thumb changes the same vote; it is not another one.
     last = (
         select(func.max(VoteEvent.id))
         .where(
@@ -172,12 +173,12 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
 
 
 def _counts() -> tuple[sa.ColumnElement[bool], ...]:
-    """Chats that are there, and took place here: what was imported says nothing of the versions."""
+    """The chats that count: not deleted and not imported, since imports say nothing about our versions."""
     return col(Chat.deleted_at).is_(None), ~col(Chat.source).startswith("import")
 
 
 def count_events(session: Session, after: int, up_to: int) -> dict[str, int]:
-    """How many events of these ids cast or changed a vote to `up` or `down`, or have it `taken_back`."""
+    """Counts events with `after` < id <= `up_to`: votes set to `up` or `down`, and votes `taken_back`."""
     rows = session.exec(
         select(VoteEvent.label, func.count())
         .where(

@@ -1,6 +1,6 @@
 """Votes: one current vote per reply and person, and the append-only log of every change.
 
-The reply's text, its history and its owner are looked up here; nothing of them is taken from a client.
+The reply and its owner are looked up in the database, never taken from a client.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -15,13 +15,13 @@ from storage.db.ids import is_id, new_id
 from storage.db.tables import Chat, Message, Table, Vote, VoteEvent, now
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, RevisionConflict
 
-# Any constant will do; see lock_vote_log.
+# The key of an advisory lock, any constant; see lock_vote_log.
 EVENT_LOCK = 7_463_552
 
 
 @dataclass(frozen=True)
 class CurrentVote:
-    """How one person's vote on one reply stands; before the first vote its revision is 0."""
+    """One person's current vote on one reply; the revision is 0 before the first vote."""
 
     message_id: str
     user_id: str
@@ -35,7 +35,7 @@ class CurrentVote:
 
 @dataclass(frozen=True)
 class Expected:
-    """What must hold for a vote to be changed: its revision, or that there is no vote."""
+    """The precondition of a change: the vote's revision, or that there is no vote."""
 
     revision: int | None = None
     unvoted: bool = False
@@ -52,7 +52,7 @@ class VoteCounts:
     down: int
 
 
-# Plain statements, made once: votes are the one thing that comes in hundreds a second.
+# Core statements, built once: votes are the one write that can come hundreds of times a second.
 _users, _chats, _messages, _votes, _events = (
     Table.metadata.tables[name] for name in ("user_account", "chat", "message", "vote", "vote_event")
 )
@@ -80,10 +80,10 @@ _INSERT = sa.insert(_votes)
 _UPDATE = sa.update(_votes).where(
     _votes.c.message_id == sa.bindparam("message"), _votes.c.user_id == sa.bindparam("user")
 )
-_LOG = sa.insert(_events).inline()  # its id is not asked for
+_LOG = sa.insert(_events).inline()  # its id is not fetched
 
 
-# What training may use.
+# The votes that training may use.
 _USABLE = (
     _votes.c.label.is_not(None),
     _votes.c.quarantined.is_(False),
@@ -103,11 +103,11 @@ def cast_vote(
     correction: str | None = None,
     expected: Expected = ANYTHING,
 ) -> CurrentVote:
-    """Cast or change a vote; the same vote again changes nothing.
+    """Cast or change a vote; repeating the same vote changes nothing.
 
-    `user_id` is the person to whom the reply was given, or the application that speaks for them; the vote
-    is that person's. Raises InvalidInput, NotFound, NotAllowed (somebody else's chat), Conflict (still
-    streaming) or RevisionConflict (the vote is not as expected).
+    `user_id` is the person who got the reply, or the application that speaks for them; the vote belongs to
+    that person. Raises InvalidInput, NotFound, NotAllowed (somebody else's chat), Conflict (the reply is
+    streaming or failed) or RevisionConflict (the vote is not as expected).
     """
     if label is not True and label is not False:
         raise InvalidInput(f"The label must be true (up) or false (down), not {label!r}.", field="label")
@@ -134,7 +134,10 @@ def cast_vote(
 def clear_vote(
     session: Session, *, user_id: str, message_id: str, expected: Expected = ANYTHING
 ) -> CurrentVote:
-    """Take a vote back, or leave it as it is where there is nothing to take back; raises as `cast_vote`."""
+    """Take a vote back; does nothing if there is none.
+
+    Raises NotFound, NotAllowed (somebody else's chat) or RevisionConflict (the vote is not as expected).
+    """
     lock_vote_log(session)
     current = get_vote(session, user_id=user_id, message_id=message_id)
     _check_expected(current, expected)
@@ -156,7 +159,7 @@ def get_vote(session: Session, *, user_id: str, message_id: str) -> CurrentVote:
 
 
 def votes_of(session: Session, user_id: str, message_ids: Iterable[str]) -> dict[str, CurrentVote]:
-    """A person's current votes by message id; cleared ones are left out."""
+    """A person's current votes on these messages by message id, without cleared ones."""
     query = select(Vote).where(
         Vote.user_id == user_id, col(Vote.message_id).in_(list(message_ids)), col(Vote.label).is_not(None)
     )
@@ -164,7 +167,7 @@ def votes_of(session: Session, user_id: str, message_ids: Iterable[str]) -> dict
 
 
 def count_votes(session: Session) -> VoteCounts:
-    """Current votes that training may use: not in deleted chats, with consent, and not quarantined."""
+    """Current votes that training may use: not quarantined, in chats with consent that are not deleted."""
     counts = count_by_source(session).values()
     return VoteCounts(up=sum(one.up for one in counts), down=sum(one.down for one in counts))
 
@@ -186,7 +189,7 @@ def count_by_source(session: Session) -> dict[str, VoteCounts]:
 
 
 def count_voters(session: Session, *, sources: Collection[str] | None = None) -> int:
-    """How many people cast the votes that `count_votes` counts, or those of them from these sources."""
+    """How many people cast the votes that `count_votes` counts, or only those from these sources."""
     query = (
         select(func.count(sa.distinct(col(Vote.user_id))))
         .join(Message, col(Message.id) == Vote.message_id)
@@ -199,12 +202,12 @@ def count_voters(session: Session, *, sources: Collection[str] | None = None) ->
 
 
 def latest_event_id(session: Session) -> int:
-    """The newest event's id, which names the snapshot of all votes so far; 0 before the first vote."""
+    """The newest event's id, which identifies the snapshot of all votes so far; 0 without votes."""
     return session.exec(select(func.max(VoteEvent.id))).one() or 0
 
 
 def count_events_after(session: Session, event_id: int) -> int:
-    """How much is new since a snapshot; what is quarantined is nothing new."""
+    """How many events are newer than a snapshot, quarantined ones not counted."""
     query = select(func.count()).where(col(VoteEvent.id) > event_id, col(VoteEvent.quarantined).is_(False))
     return session.exec(query).one()
 
@@ -212,7 +215,7 @@ def count_events_after(session: Session, event_id: int) -> int:
 def _find(session: Session, user_id: str, message_id: str) -> Any:
     """The message's role and state, its chat, its owner and their vote, if any, in one row."""
     found = None
-    session.flush()  # a plain statement does not see what the session has still to write
+    session.flush()  # a Core statement does not see the session's pending writes
     if is_id(message_id):
         found = session.connection().execute(_FIND, {"message": message_id}).one_or_none()
     if found is None:
@@ -266,7 +269,7 @@ def _check_expected(current: CurrentVote, expected: Expected) -> None:
 
 
 def _store(session: Session, vote: CurrentVote, action: str) -> CurrentVote:
-    """Keep the vote as its next revision, and append that to the log."""
+    """Store the vote as its next revision and append it to the log."""
     vote = replace(vote, revision=vote.revision + 1)
     moment = now()
     state = {
@@ -293,7 +296,7 @@ def _store(session: Session, vote: CurrentVote, action: str) -> CurrentVote:
 
 def lock_vote_log(session: Session) -> None:
     """Wait until no other transaction is adding vote events; call before adding some."""
-    # A snapshot is "every event up to an id". PostgreSQL gives ids before commit, so two transactions
+    # A snapshot is "every event up to an id". PostgreSQL assigns ids before commit, so two transactions
     # could commit out of order and change a snapshot afterwards; this lock makes them take turns.
     # SQLite has one writer anyway.
     if session.get_bind().dialect.name == "postgresql":

@@ -1,8 +1,8 @@
-"""The outbox of the webhook: the vote events to be sent, by the server that claims them.
+"""The webhook's outbox: the vote events to send, each claimed by one server at a time.
 
-The log of vote events is the durable part: an event is committed with its vote. Filling the outbox from
-it, claiming, and noting what came of an attempt are short transactions that any server may be killed
-between. What is sent is read from the event at each attempt, so an erased vote is not sent any more.
+The log of vote events is durable: an event is committed with its vote. Filling the outbox from the log,
+claiming a delivery and recording its outcome are short transactions; a server may be killed between any two.
+The content is read from the event at each attempt, so an erased vote is no longer sent.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ from storage.errors import Conflict, NotFound
 from storage.files.installation_key import pseudonym
 
 EVENTS = {"cast": "vote.cast", "change": "vote.changed", "clear": "vote.cleared"}
-IMPORTED = "import:"  # how the source of an imported chat begins
-FILL = 500  # events that one transaction looks at
-KEPT = timedelta(days=30)  # after they were delivered or given up
+IMPORTED = "import:"  # the prefix of an imported chat's source
+FILL = 500  # events processed in one transaction
+KEPT = timedelta(days=30)  # after delivery or giving up
 ERROR_CHARS = 500
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A delivery that one server may send now; `attempt` counts from 1 and fences what it reports."""
+    """A delivery that one server may send now; `attempt` counts from 1, and only the latest can report."""
 
     id: str
     attempt: int
@@ -39,14 +39,14 @@ class Claim:
 
 
 def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
-    """Turn the next new vote events into deliveries; returns how many events were looked at.
+    """Turn the next vote events into deliveries; returns how many events were processed.
 
-    The first time it only notes where the log ends, so that a new webhook does not get all of history.
-    Events that are too old to be sent, as after a long time without a webhook, are passed over.
+    The first call only records the end of the log, so a new webhook does not get the old events. Events
+    older than `give_up_after`, as after a long time without a webhook, are skipped.
     """
     cursor = session.exec(select(WebhookCursor).with_for_update()).first()
     if cursor is None:
-        lock_vote_log(session)  # two servers may begin at once
+        lock_vote_log(session)  # two servers may start at once
         if session.get(WebhookCursor, 1) is None:
             session.add(WebhookCursor(event_id=latest_event_id(session)))
             session.flush()
@@ -76,9 +76,9 @@ def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
 
 
 def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: bytes) -> list[Claim]:
-    """Take the deliveries that are due, oldest first, for as long as the lease; no other server gets them.
+    """Claim the deliveries that are due, oldest first; no other server gets them until the lease ends.
 
-    Deliveries whose vote was erased are given up here. `salt` keys the pseudonyms.
+    Gives up deliveries whose vote was erased. `salt` keys the pseudonyms.
     """
     moment = database_now(session)
     due = session.exec(
@@ -117,7 +117,7 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
 
 
 def note_delivered(session: Session, claim: Claim) -> bool:
-    """The receiver took it; False where another attempt has the delivery by now."""
+    """Record that the receiver accepted it; False if a later attempt has claimed the delivery."""
     moment = database_now(session)
     return _note(session, claim, {"delivered_at": moment, "failed_at": None, "last_error": None})
 
@@ -125,7 +125,10 @@ def note_delivered(session: Session, claim: Claim) -> bool:
 def note_failure(
     session: Session, claim: Claim, error: str, *, retry_in: timedelta | None, give_up_after: timedelta
 ) -> bool:
-    """The attempt failed: try again in a while, or not where `retry_in` is None or the vote is too old."""
+    """Record a failed attempt; schedules a retry unless `retry_in` is None or the vote would be too old.
+
+    Returns False if a later attempt has claimed the delivery.
+    """
     moment = database_now(session)
     values: dict[str, Any] = {"last_error": error[:ERROR_CHARS]}
     if retry_in is None or moment + retry_in > claim.voted_at + give_up_after:
@@ -136,7 +139,7 @@ def note_failure(
 
 
 def list_deliveries(session: Session, *, limit: int, before: str | None = None) -> list[WebhookDelivery]:
-    """The deliveries, newest first; `before` is the id of the last one of the page before."""
+    """The deliveries, newest first; `before` is the id of the last one on the previous page."""
     query = select(WebhookDelivery).order_by(col(WebhookDelivery.id).desc()).limit(limit)
     if before is not None:
         query = query.where(col(WebhookDelivery.id) < before)
@@ -144,7 +147,7 @@ def list_deliveries(session: Session, *, limit: int, before: str | None = None) 
 
 
 def retry_delivery(session: Session, delivery_id: str) -> WebhookDelivery:
-    """Send it now, whatever was given up; raises NotFound, or Conflict if it was delivered."""
+    """Make it due now, even if it was given up; raises NotFound, or Conflict if it was delivered."""
     delivery = session.get(WebhookDelivery, delivery_id) if is_id(delivery_id) else None
     if delivery is None:
         raise NotFound(f"There is no webhook delivery {delivery_id}.")
@@ -158,7 +161,7 @@ def retry_delivery(session: Session, delivery_id: str) -> WebhookDelivery:
 
 
 def remove_old_deliveries(session: Session) -> int:
-    """Forget what was delivered or given up a month ago; returns how many those were."""
+    """Delete deliveries that were delivered or given up over 30 days ago; returns how many."""
     over = database_now(session) - KEPT
     old = (col(WebhookDelivery.delivered_at) < over) | (col(WebhookDelivery.failed_at) < over)
     removed = session.execute(sa.delete(WebhookDelivery).where(old))

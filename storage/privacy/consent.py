@@ -1,7 +1,7 @@
-"""Consent to training, chat by chat: its owner gives it and takes it back whenever they like.
+"""Consent to training, per chat: the owner can give or withdraw it at any time.
 
-Without it the chat's votes are in no training and no export from then on, whatever their snapshot. What
-was trained on them before is marked as after an erasure, until consent is given again.
+Without consent, training leaves the chat's votes out, whatever the snapshot, and so do exports by default.
+Versions already trained on them are marked, as after an erasure, until consent is given again.
 """
 
 from sqlmodel import Session, col, select
@@ -13,7 +13,7 @@ from storage.registry.lineage import mark_affected
 
 
 def set_consent(session: Session, chat: Chat, consent: bool, *, by: str) -> list[str]:
-    """Change it; returns the names of the versions that were trained on the chat without it."""
+    """Set the chat's consent; returns the names of the versions trained on it that have lost votes."""
     if chat.consent == consent:
         return []
     lock_vote_log(session)

@@ -1,8 +1,8 @@
-"""Removing a person's data, and data that is too old: text and votes go, tombstones stay.
+"""Erasure of a person's data, and of old chats: text and votes are removed, empty rows stay.
 
-Rows keep their ids, so that lineage stays readable; what was in them is gone. An erased vote counts in
-no snapshot, whatever its id. A model that was trained on it still remembers: each such version is
-marked, and only a retrain from the base model, without those votes, forgets.
+Rows keep their ids, so that lineage stays readable, but lose their content. An erased vote counts in no
+snapshot. A model trained on it still remembers it: each such version is marked, and only a retrain from the
+base model without those votes forgets.
 """
 
 import json
@@ -31,7 +31,7 @@ ERASED_MESSAGE = "erased"  # the state of an erased message
 
 @dataclass
 class ErasureReport:
-    """What was removed, and the names of the versions that were trained on some of it."""
+    """How much was removed, and the names of the versions trained on any of it."""
 
     chats: int = 0
     messages: int = 0
@@ -40,7 +40,7 @@ class ErasureReport:
     affected_versions: list[str] = field(default_factory=list)
 
     def add(self, other: "ErasureReport") -> None:
-        """Count what another erasure removed, too."""
+        """Add another erasure's counts and versions."""
         self.chats += other.chats
         self.messages += other.messages
         self.votes += other.votes
@@ -50,11 +50,10 @@ class ErasureReport:
 
 
 def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
-    """Erase a person: their account's name and secrets, chats, messages and votes.
+    """Erase a person: their account's name and secrets, chats, messages, votes and signals.
 
-    An application's end users are erased with it: without it nobody could say any more who they are.
-
-    Raises NotFound, or Conflict where a person is the last admin or was erased already.
+    An application's end users are erased with it: nobody else knows who they are. Raises NotFound, or
+    Conflict for an admin and for a person who was erased already.
     """
     _erasable(session, user_id)
     report = _erase(session, _of_user(user_id))
@@ -88,13 +87,13 @@ def preview_user(session: Session, user_id: str) -> ErasureReport:
 
 
 def erase_before(session: Session, moment: datetime, *, by: str, limit: int | None = None) -> ErasureReport:
-    """Retention: erase the chats that nobody has written in since `moment`, at most `limit` of them.
+    """Retention: erase chats that nobody has written in since `moment`, at most `limit` of them.
 
-    Chats that their owners deleted are among them: until then their text is only hidden. Where there is
-    nothing to erase nothing is audited.
+    This includes chats that their owners deleted, whose text is only hidden until then. If there is nothing
+    to erase, nothing is audited.
     """
     old = select(Chat.id).where(_forgettable(moment)).order_by(col(Chat.id)).limit(limit)
-    # Two servers may do this at once: the second one leaves out what the first has locked.
+    # Two servers may do this at once: the second skips the rows that the first has locked.
     chats = list(session.exec(old.with_for_update(skip_locked=True)))
     if not chats:
         return ErasureReport()
@@ -104,7 +103,7 @@ def erase_before(session: Session, moment: datetime, *, by: str, limit: int | No
 
 
 def count_before(session: Session, moment: datetime) -> ErasureReport:
-    """What `erase_before` would remove; which versions that affects is not counted."""
+    """How much `erase_before` would remove, without signals and affected versions."""
     in_chats = select(Message.id).where(col(Message.chat_id).in_(select(Chat.id).where(_forgettable(moment))))
     return ErasureReport(
         chats=session.exec(select(func.count()).select_from(Chat).where(_forgettable(moment))).one(),
@@ -114,9 +113,9 @@ def count_before(session: Session, moment: datetime) -> ErasureReport:
 
 
 def remove_copies(database: Database, data_dir: Path) -> list[Path]:
-    """After an erasure: remove the exports that lie in the data directory, and what the database's log holds.
+    """Remove what still holds erased data: exports in the data directory, and the database's log.
 
-    An export is known by its manifest. Returns what was removed.
+    An export is recognised by its manifest. Returns the paths of the removed exports.
     """
     database.forget_old_pages()
     removed = []
@@ -148,7 +147,7 @@ def _is_manifest(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Scope:
-    """Whole chats, and all that one person said about any."""
+    """What to erase: these chats, and this person's votes and signals in any chat."""
 
     chats: SelectOfScalar[str] | Sequence[str]
     user_id: str | None = None
@@ -159,7 +158,7 @@ class _Scope:
 
 
 def _of_user(user_id: str) -> _Scope:
-    """All of theirs, and of the end users for whom they speak, who vote in their own chats only."""
+    """A person's data and that of their end users, who have votes only in their own chats."""
     people = select(User.id).where((col(User.id) == user_id) | (col(User.app_id) == user_id))
     return _Scope(select(Chat.id).where(col(Chat.owner_id).in_(people)), user_id)
 
@@ -174,7 +173,7 @@ def _erasable(session: Session, user_id: str) -> User:
 
 
 def _forgettable(moment: datetime) -> sa.ColumnElement[bool]:
-    """Old chats with anything left in them: text, a title, a system prompt."""
+    """Chats without activity since `moment` that still have content: text, a title or a system prompt."""
     written = sa.exists().where(col(Message.chat_id) == Chat.id, col(Message.state) != ERASED_MESSAGE)
     said = (col(Chat.title) != "") | (col(Chat.system_prompt) != "")
     return (col(Chat.updated_at) < moment) & (col(Chat.deleted_at).is_(None) | said | written)
@@ -186,7 +185,7 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
     report = ErasureReport(votes=len(votes))
     blank: dict[str, object] = {"label": None, "tags": [], "comment": None, "correction": None}
     session.execute(sa.delete(Vote).where(scope.covers(Vote)))
-    # A vote that was taken back left an empty event: there is nothing in it to erase, and no row to count.
+    # An event of a vote that was taken back is empty: there is nothing to erase or to count.
     events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED) & col(VoteEvent.label).is_not(None)
     session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))
     report.signals = _rows(session.execute(sa.delete(Signal).where(scope.covers(Signal))))
@@ -201,7 +200,7 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
 
 
 def _keys(session: Session, scope: _Scope) -> tuple[set[Key], set[Key]]:
-    """The (reply, person) of the votes and of the signals that are still there."""
+    """The (reply, person) keys of the votes and of the signals that are not erased."""
     events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED)
     votes = session.exec(select(VoteEvent.message_id, VoteEvent.user_id).where(events))
     signals = session.exec(select(Signal.message_id, Signal.user_id).where(scope.covers(Signal)))

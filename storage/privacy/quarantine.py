@@ -1,7 +1,7 @@
-"""Setting a person aside: their votes are kept, and train, count and export nothing until released.
+"""Quarantine: a person's votes are kept, but not counted, trained on or (by default) exported until released.
 
-Each of their votes gets an event of its own, so a snapshot from before is what it was. That event keeps
-the time of the vote; when the person was set aside is in the audit log.
+Each of their votes gets a new event, so earlier snapshots do not change. The event keeps the vote's time;
+the audit log has the time of the quarantine.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ QUARANTINE, RELEASE = "quarantine", "release"
 
 @dataclass(frozen=True)
 class QuarantineReport:
-    """How a person stands now, and how many of their votes changed with it."""
+    """Whether the person is quarantined now, and how many votes changed."""
 
     quarantined: bool
     votes: int
@@ -30,11 +30,10 @@ class QuarantineReport:
 def set_quarantine(
     session: Session, user_id: str, quarantined: bool, *, by: str, reason: str = ""
 ) -> QuarantineReport:
-    """Set a person aside, or release them; later votes of theirs follow. Twice the same changes nothing.
+    """Quarantine or release a person; their later votes are treated alike. Repeating it changes nothing.
 
-    With the account of an application go all its end users, whether or not one was set aside before.
-
-    Raises NotFound, or Conflict for a person who was erased.
+    It applies to all end users of an application's account too, whatever state each was in. Raises NotFound,
+    or Conflict for a person who was erased.
     """
     lock_vote_log(session)
     user = get_user(session, user_id)
@@ -42,7 +41,7 @@ def set_quarantine(
         raise Conflict(f"The user {user_id} was erased; there are no votes to set aside.")
     if user.quarantined == quarantined:
         return QuarantineReport(quarantined, 0)
-    # An application's end users go with it: only the application knows who they are.
+    # Includes an application's end users: only the application knows who they are.
     whole = (col(User.id) == user_id) | (col(User.app_id) == user_id)
     session.execute(
         sa.update(User)
@@ -76,7 +75,7 @@ def _change_votes(session: Session, people: SelectOfScalar[str], quarantined: bo
         .order_by(col(Vote.id))
     )
     columns = [*kept, "action", "quarantined", "revision", "created_at"]
-    # The log first: once changed, a vote does not tell any more that it was.
+    # The log first: afterwards, the changed votes cannot be distinguished from the others.
     session.execute(sa.insert(VoteEvent).from_select(columns, events))
     values = {"quarantined": quarantined, "revision": col(Vote.revision) + 1}
     done = session.execute(

@@ -1,8 +1,8 @@
-"""Forgetting by age: chats in which nobody has written for long are erased, a few in each transaction.
+"""Retention: erases chats that nobody has written in for long, a few in each transaction.
 
-Each batch is an erasure like any other: text and votes go, versions that learned from them are marked, it
-is audited, and the exports in the data directory, which are copies, go with it. Running it again, or on
-several servers at once, removes nothing twice.
+Each batch is a normal, audited erasure: text and votes are removed, and versions that learned from them are
+marked. At the end the exports in the data directory are removed too. It is safe to run again, or on several
+servers at once.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def forget_before(
     by: str,
     stop: Callable[[], bool] = lambda: False,
 ) -> ErasureReport:
-    """Erase the chats that nobody has written in since `moment`, until `stop`; returns what that was."""
+    """Erase the chats that nobody has written in since `moment`, until `stop`; returns what was removed."""
     total = ErasureReport()
     while not stop():
         with database.write() as session:

@@ -1,7 +1,7 @@
-"""Adapter folders: written aside, synced, renamed, hashed; verified before they are loaded.
+"""Adapter folders: staged, hashed, synced and renamed into place; verified before they are loaded.
 
-A folder is a whitelist of files with hashes. Anything else in it, a pickle above all, is refused.
-It does not look at tensors: the code that loads an adapter checks that it fits the model.
+A folder may hold only known files with known hashes; anything else, above all a pickle, is refused. Tensors
+are not checked here: the code that loads an adapter checks that it fits the model.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class Artifacts:
         return self.data_dir / path
 
     def run_folder(self, run_id: str) -> Path:
-        """Where a run keeps its log and checkpoints."""
+        """The folder for a run's log and checkpoints, created if needed."""
         folder = self.runs / run_id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -54,7 +54,10 @@ class Artifacts:
         return folder
 
     def seal(self, run_id: str) -> Published:
-        """Hash what was staged and see to it that it is on the disk; what it will be when it is published."""
+        """Hash the staged folder and sync it to disk; returns what `publish` will put in place.
+
+        Raises ArtifactRefused for an unexpected or missing file, NotReady if it cannot be written.
+        """
         staging = self._staging(run_id)
         final = self.adapters / run_id
         files = _hash_folder(staging)
@@ -63,9 +66,9 @@ class Artifacts:
         return Published(str(final.relative_to(self.data_dir)), _digest_of(files), files)
 
     def publish(self, run_id: str) -> None:
-        """Rename what was sealed to its final name.
+        """Rename the sealed folder to its final name; raises NotReady if that fails.
 
-        Publishing the same run again replaces what an attempt left behind before its row was written.
+        It replaces a folder that an earlier attempt left behind before its row was written.
         """
         final = self.adapters / run_id
         with _written(final):
@@ -73,7 +76,7 @@ class Artifacts:
             rename(self._staging(run_id), final)
 
     def verify(self, path: str, files: Mapping[str, str]) -> Path:
-        """The folder, if it holds exactly these files with these hashes; raises ArtifactRefused."""
+        """The folder, if it holds exactly these files with these hashes; else raises ArtifactRefused."""
         folder = self.folder(path)
         found = _hash_folder(folder)
         for name, expected in files.items():
@@ -88,7 +91,7 @@ class Artifacts:
         return folder
 
     def sweep(self, known_paths: Iterable[str], active_runs: Iterable[str] = ()) -> list[str]:
-        """Remove adapter folders that no version and no active run owns; returns their names."""
+        """Remove adapter folders that belong to no version and no active run; returns their names."""
         keep = {Path(path).name for path in known_paths}
         keep |= {name for run_id in active_runs for name in (run_id, self._staging(run_id).name)}
         swept = []

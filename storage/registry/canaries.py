@@ -1,7 +1,7 @@
-"""Canaries: a version tried on a share of the new chats, while the deployed one answers the others.
+"""Canaries: a version is tried on a share of the new chats, while the deployed one answers the others.
 
-A chat is given to the canary, or not, when it begins, and that is stored with it: nobody is moved
-between versions in the middle of a chat, and every process and restart agrees.
+A chat is assigned when it begins, and the assignment is stored with it. So no chat changes versions in the
+middle, and all processes agree, also after a restart.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from storage.registry.model_versions import (
 )
 
 _canaries = Table.metadata.tables["canary"]
-# Made once: every new chat asks.
+# Built once: every new chat runs it.
 _FIND_OPEN = sa.select(_canaries.c.id, _canaries.c.share).where(_canaries.c.ended_at.is_(None))
 
 
 def start_canary(session: Session, id_or_name: str, *, share: float, by: str, why: str) -> Canary:
     """Give a version other than the deployed one a share of the chats that begin from now on.
 
-    For the canary that is under way this changes the share; chats stay on their side. Raises NotFound,
-    InvalidInput, and Conflict for a version that is deployed or may not be, and while another is tried.
+    For the current canary, changes the share; existing chats stay where they are. Raises NotFound,
+    InvalidInput, or Conflict if the version is deployed, rejected or retired, or another canary is open.
     """
     if not 0 < share < 1:
         raise InvalidInput(f"share is {share!r}; it must be above 0 and below 1.", field="share")
@@ -59,7 +59,7 @@ def start_canary(session: Session, id_or_name: str, *, share: float, by: str, wh
 
 
 def end_canary(session: Session, *, by: str, why: str) -> Canary:
-    """End the canary that is under way; raises Conflict where none is."""
+    """End the current canary; raises Conflict if there is none."""
     lock_versions(session)
     canary = open_canary(session)
     if canary is None:
@@ -68,8 +68,8 @@ def end_canary(session: Session, *, by: str, why: str) -> Canary:
 
 
 def choose_canary(session: Session, key: str) -> str | None:
-    """The id of the canary under way if it gets the chat, or the group of chats, that the key names."""
-    session.flush()  # a plain statement does not see what the session has still to write
+    """The id of the current canary if it gets the chat, or group of chats, with this key; else None."""
+    session.flush()  # a Core statement does not see the session's pending writes
     canary = session.connection().execute(_FIND_OPEN).one_or_none()
     return canary.id if canary is not None and is_chosen(canary.id, key, canary.share) else None
 
@@ -77,14 +77,14 @@ def choose_canary(session: Session, key: str) -> str | None:
 def is_chosen(canary_id: str, key: str, share: float) -> bool:
     """Whether the first 64 bits of sha256("canary id:key"), as a fraction of 1, are below the share.
 
-    So every canary splits anew, and a larger share only adds to those who were chosen.
+    So each canary has its own split, and raising the share only adds to the chosen keys.
     """
     digest = hashlib.sha256(f"{canary_id}:{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
 def count_chats(session: Session, canary: Canary) -> int:
-    """The chats that were given to it and are still there."""
+    """The number of chats assigned to it that are not deleted."""
     given = (col(Chat.canary_id) == canary.id) & col(Chat.deleted_at).is_(None)
     return session.exec(select(func.count()).select_from(Chat).where(given)).one()
 
@@ -100,7 +100,7 @@ def answering_version(session: Session, chat: Chat | None = None) -> ModelVersio
 
 @dataclass(frozen=True)
 class Traffic:
-    """Who answers new chats: the deployed version, but for the canary's share."""
+    """Which versions answer new chats: the canary its share, the deployed version the rest."""
 
     deployed_id: str | None
     canary_id: str | None

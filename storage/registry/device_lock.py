@@ -1,7 +1,7 @@
-"""Who has the one device of a machine: two file locks in the data directory.
+"""Shares one device between serving and training, by two file locks in the data directory.
 
-The kernel keeps them, so a killed process gives them up. A server *uses* the device; a training *claims* it
-and then waits until no server uses it.
+A server *uses* the device; a training run *claims* it, then waits until no server uses it. The kernel
+releases the locks of a killed process.
 """
 
 import fcntl
@@ -12,22 +12,22 @@ CLAIM, USE = "device.claim", "device.use"
 
 
 class DeviceLock:
-    """One process's hold on the device of a data directory; given up by `close` and by the process's end."""
+    """One process's locks on the device of a data directory; released by `close` or the process's end."""
 
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir.absolute()
         self._held: dict[str, int] = {}  # open files by name
 
     def claim(self) -> bool:
-        """For a training: say that it wants the device for itself; True once no server uses it."""
+        """For training: ask for exclusive use. True once no server uses the device; call again until then."""
         return self._lock(CLAIM, fcntl.LOCK_EX) and self._lock(USE, fcntl.LOCK_EX)
 
     def use(self) -> bool:
-        """For a server, shared with others: False while a training has the device or wants it."""
+        """For a server, shared with other servers: False while a training run holds or claims the device."""
         return not self.claimed() and self._lock(USE, fcntl.LOCK_SH)
 
     def claimed(self) -> bool:
-        """Whether a training elsewhere has the device or wants it."""
+        """Whether a training run in another process holds or claims the device."""
         file = self._open(CLAIM)
         try:
             return not _locked(file, fcntl.LOCK_SH)
@@ -35,7 +35,7 @@ class DeviceLock:
             os.close(file)
 
     def close(self) -> None:
-        """Give up what this process holds."""
+        """Release the locks of this process."""
         while self._held:
             os.close(self._held.popitem()[1])
 

@@ -1,8 +1,7 @@
-"""Which model versions learned from votes that were taken back since: erased, or without consent now.
+"""Which model versions learned from votes that are now erased or without consent, and from how many.
 
-A model cannot unlearn; each such version says how many votes, until a retrain from the base replaces it.
-A version that was continued from another learned from all that this one did. A run keeps its votes
-as its lineage.
+A model cannot unlearn: an affected version shows the number until a retrain from the base replaces it. Each
+run stores the votes it learned from as its lineage. A version continued from another has that one's too.
 """
 
 from collections.abc import Collection, Iterable
@@ -13,14 +12,14 @@ from sqlmodel import Session, col, select
 
 from storage.db.tables import Chat, Message, ModelVersion, RunVote, TrainingRun, VoteEvent
 
-ERASED = "erase"  # the action of an event whose content is gone
+ERASED = "erase"  # the action of an event whose content was erased
 AT_ONCE = 500
 
 Key = tuple[str, str]  # the ids of a reply and of the person who voted on it
 
 
 def keep_lineage(session: Session, run_id: str, keys: Iterable[Key]) -> None:
-    """Write down which votes a run learns from, in place of those of its earlier attempt."""
+    """Store which votes a run learns from, replacing those of an earlier attempt."""
     session.flush()
     session.execute(sa.delete(RunVote).where(col(RunVote.run_id) == run_id))
     for page in _pages(keys):
@@ -29,7 +28,7 @@ def keep_lineage(session: Session, run_id: str, keys: Iterable[Key]) -> None:
 
 
 def versions_trained_on(session: Session, keys: Collection[Key]) -> dict[str, ModelVersion]:
-    """The versions whose lineage has any of these votes, by name."""
+    """The versions whose lineage contains any of these votes, by name."""
     key = sa.tuple_(col(RunVote.message_id), col(RunVote.user_id))
     runs: set[str] = set()
     for page in _pages(keys):
@@ -38,7 +37,7 @@ def versions_trained_on(session: Session, keys: Collection[Key]) -> dict[str, Mo
         return {}
     found: dict[str, ModelVersion] = {}
     ids = set()
-    for version, run in _lineage(session):  # in the order of their numbers: each after what it continued from
+    for version, run in _lineage(session):  # by number, so each comes after the version it continued from
         if run.id in runs or _continued_from(run) in ids:
             found[version.name] = version
             ids.add(version.id)
@@ -46,7 +45,7 @@ def versions_trained_on(session: Session, keys: Collection[Key]) -> dict[str, Mo
 
 
 def mark_affected(session: Session, keys: Collection[Key]) -> list[str]:
-    """Count anew what each version trained on these votes has lost; the versions that have lost some."""
+    """Recount the lost votes of each version trained on these; returns the names of those with any."""
     affected = versions_trained_on(session, keys)
     for version in affected.values():
         count_lost(session, version)
@@ -54,7 +53,7 @@ def mark_affected(session: Session, keys: Collection[Key]) -> list[str]:
 
 
 def count_lost(session: Session, version: ModelVersion) -> None:
-    """Set the version's `erased_votes` to what is so now, as also at its publication."""
+    """Set the version's `erased_votes` to the current count; also called when it is published."""
     runs: list[str] = []
     ancestor: ModelVersion | None = version
     while ancestor is not None and (run := session.get(TrainingRun, ancestor.run_id)) is not None:
@@ -76,13 +75,13 @@ def _lineage(session: Session) -> Iterable[tuple[ModelVersion, TrainingRun]]:
 
 
 def _continued_from(run: TrainingRun) -> str | None:
-    """The id of the version whose adapter this run began with, if it did."""
+    """The id of the version whose adapter this run started from, if any."""
     found: str | None = (run.snapshot or {}).get("continued_from")
     return found
 
 
 def _count_lost(session: Session, runs: Collection[str]) -> int:
-    """How many votes that these runs learned from, each once, are gone or without consent."""
+    """How many distinct votes of these runs are erased or without consent."""
     used = (
         sa.select(col(RunVote.message_id), col(RunVote.user_id))
         .where(col(RunVote.run_id).in_(runs))

@@ -1,7 +1,7 @@
-"""Model versions and which of them is deployed.
+"""Model versions, and which of them is deployed.
 
-v1 is the base model. The open row of `deployment` is the alias `deployed`; rolling back moves it. What a
-canary is given is in `canaries.py`; moving the alias ends one.
+v1 is the base model. The open row of `deployment` is the alias `deployed`; deploying and rolling back move
+it, which ends a canary. `canaries.py` assigns chats to canaries.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from storage.db.tables import Canary, Deployment, ModelVersion, Table, now
 from storage.errors import Conflict, NotFound
 from storage.registry.training_runs import owned_run
 
-# Made once: every reply asks.
+# Built once: every reply runs them.
 _OPEN = col(Deployment.ended_at).is_(None)
 _FIND_DEPLOYED = select(ModelVersion).join(
     Deployment, (col(Deployment.version_id) == ModelVersion.id) & _OPEN
@@ -23,9 +23,9 @@ _FIND_DEPLOYED_ID = sa.select(Table.metadata.tables["deployment"].c.version_id).
 
 
 def ensure_base(session: Session, base_model: str) -> ModelVersion:
-    """v1, made at first start and deployed if nothing is.
+    """v1, created at the first start, and deployed if nothing else is.
 
-    Raises Conflict when the database belongs to another base model: its adapters would not fit.
+    Raises Conflict if the database belongs to another base model, whose adapters would not fit.
     """
     base = session.exec(select(ModelVersion).where(ModelVersion.number == 1)).first()
     if base is None:
@@ -58,10 +58,9 @@ def publish_version(
     metrics: dict[str, Any],
     parent_id: str | None = None,
 ) -> ModelVersion:
-    """Add the candidate that a run made; raises LeaseLost if the run is not this trainer's any more.
+    """Add the candidate that a run made; raises LeaseLost if the run no longer belongs to this trainer.
 
-    Its parent is the deployed version, unless another is named. A run has one version: publishing again
-    returns the first.
+    The parent defaults to the deployed version. A run has one version: publishing again returns it unchanged.
     """
     owned_run(session, run_id, fence)
     existing = version_of_run(session, run_id)
@@ -104,7 +103,7 @@ def set_state(
 
 
 def get_version(session: Session, id_or_name: str) -> ModelVersion:
-    """By id, or by name as `v2`."""
+    """By id, or by name such as `v2`; raises NotFound."""
     number = id_or_name.removeprefix("v")
     named = id_or_name.startswith("v") and number.isascii() and number.isdigit() and len(number) < 10
     key = ModelVersion.number == int(number) if named else ModelVersion.id == id_or_name
@@ -117,7 +116,7 @@ def get_version(session: Session, id_or_name: str) -> ModelVersion:
 def list_versions(
     session: Session, *, limit: int | None = None, before: str | None = None
 ) -> list[ModelVersion]:
-    """Newest first; `before` is the id of the last version of the page before."""
+    """Newest first; `before` is the id or name of the last version on the previous page."""
     query = select(ModelVersion).order_by(col(ModelVersion.number).desc()).limit(limit)
     if before is not None:
         query = query.where(col(ModelVersion.number) < get_version(session, before).number)
@@ -132,20 +131,21 @@ def deployed_version(session: Session) -> ModelVersion:
 
 
 def find_deployed(session: Session) -> ModelVersion | None:
-    """As `deployed_version`; None before the first start."""
+    """The deployed version; None before the first start."""
     return session.exec(_FIND_DEPLOYED).first()
 
 
 def deployed_id(session: Session) -> str | None:
-    """The id of the deployed version, at a third of the price; None before the first start."""
-    session.flush()  # a plain statement does not see what the session has still to write
+    """The id of the deployed version, at a third of the cost; None before the first start."""
+    session.flush()  # a Core statement does not see the session's pending writes
     found: str | None = session.connection().execute(_FIND_DEPLOYED_ID).scalar_one_or_none()
     return found
 
 
 def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> ModelVersion:
-    """Move the alias, which ends a canary; raises Conflict for a version that the gate rejected or that was
-    retired.
+    """Move the alias to this version, which ends a canary.
+
+    Raises NotFound, or Conflict for a version that is rejected or retired.
     """
     lock_versions(session)
     version = get_version(session, id_or_name)
@@ -162,7 +162,7 @@ def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> M
     if deployment is not None:
         deployment.ended_at = now()
         session.add(deployment)
-        session.flush()  # the old row must close before the new one opens: one open row is the rule
+        session.flush()  # close the old row before the new one opens: a unique index allows one open row
     session.add(Deployment(version_id=version.id, by=by, why=why))
     audit.record(session, by, "deploy", version.name, why=why)
     session.flush()
@@ -170,15 +170,15 @@ def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> M
 
 
 def roll_back(session: Session, *, by: str, why: str) -> ModelVersion:
-    """Deploy what answered before; raises Conflict where nothing did."""
+    """Deploy the previous version (`roll_back_target`); raises Conflict if there is none."""
     return deploy_version(session, roll_back_target(session).id, by=by, why=why)
 
 
 def roll_back_target(session: Session) -> ModelVersion:
     """The version that was deployed before the current one and may still be served.
 
-    Rolling back twice goes back two steps, not back and forth: only versions older in the chain of
-    deployments than the current one's first deployment count.
+    Only deployments before the current version's first one count, so rolling back twice goes back two
+    versions, not back and forth. Raises Conflict if there is none.
     """
     current = deployed_version(session)
     history = list(session.exec(select(Deployment).order_by(col(Deployment.id))))
@@ -191,7 +191,7 @@ def roll_back_target(session: Session) -> ModelVersion:
 
 
 def check_may_be_served(version: ModelVersion) -> None:
-    """Raises Conflict for a version that the gate rejected or that was retired."""
+    """Raise Conflict if the version is rejected or retired."""
     if version.state in ("rejected", "retired"):
         raise Conflict(
             f"{version.name} is {version.state} and is never served: {version.reason}", code="not_deployable"
@@ -199,19 +199,19 @@ def check_may_be_served(version: ModelVersion) -> None:
 
 
 def make_ready(session: Session, version: ModelVersion) -> None:
-    """An admin has decided on a candidate."""
+    """Make a candidate ready; other states stay as they are."""
     if version.state == "candidate":
         version.state = "ready"
         session.add(version)
 
 
 def open_canary(session: Session) -> Canary | None:
-    """The one under way."""
+    """The current canary, if any."""
     return session.exec(select(Canary).where(col(Canary.ended_at).is_(None))).first()
 
 
 def close_canary(session: Session, canary: Canary, *, by: str, why: str) -> Canary:
-    """Its chats are answered by the deployed version from now on."""
+    """End the canary; the deployed version answers its chats from now on."""
     canary.ended_at = now()
     canary.ending = why
     session.add(canary)
@@ -221,9 +221,9 @@ def close_canary(session: Session, canary: Canary, *, by: str, why: str) -> Cana
 
 
 def lock_versions(session: Session) -> None:
-    """Until the transaction's end no other moves the alias, begins a canary or ends one.
+    """Until this transaction ends, no other can move the alias or start or end a canary.
 
-    PostgreSQL: a lock on v1's row, one that replies by v1 do not wait for. SQLite has one writer anyway.
+    On PostgreSQL, a lock on v1's row that does not block replies by v1. SQLite has one writer anyway.
     """
     base = select(ModelVersion.id).where(ModelVersion.number == 1)
     session.exec(base.with_for_update(key_share=True)).first()

@@ -1,8 +1,7 @@
-"""Training runs: the row is the queue. Request, claim, heartbeat, release, finish, cancel.
+"""The queue of training runs: request, claim, heartbeat, release, finish, cancel.
 
-A trainer holds a lease on its run, by the database's clock, and a fence: a number that grows with
-every claim. Every write of a trainer names its fence, so one that was given up for dead cannot write
-over its successor's work.
+A trainer holds a lease on its run, by the database's clock, and a fence: a number that grows with every
+claim. Each of its writes names the fence, so a trainer presumed dead cannot overwrite its successor's work.
 """
 
 from datetime import datetime, timedelta
@@ -31,7 +30,7 @@ def request_run(
 ) -> TrainingRun:
     """Queue a run; raises Conflict (code `run_active`) while another is requested or running.
 
-    `fresh` begins it at the base model, whatever the settings say: only that forgets what was erased.
+    `fresh` starts from the base model, whatever the settings say: only that forgets erased votes.
     """
     chosen = (settings or {}) | ({"training_mode": "fresh"} if fresh else {})
     run = TrainingRun(trigger=trigger, requested_by=requested_by, force=force, settings=chosen)
@@ -57,13 +56,13 @@ def get_run(session: Session, run_id: str) -> TrainingRun:
 
 
 def list_runs(session: Session, limit: int = 20, before: str | None = None) -> list[TrainingRun]:
-    """Newest first; `before` is the id of the last run of the previous page."""
+    """Newest first; `before` is the id of the last run on the previous page."""
     query = select(TrainingRun).order_by(col(TrainingRun.id).desc()).limit(limit)
     return list(session.exec(query.where(col(TrainingRun.id) < before) if before else query))
 
 
 def count_by_state(session: Session) -> dict[str, int]:
-    """How many runs are in each state there is."""
+    """The number of runs in each state, zeros included."""
     rows = session.exec(select(TrainingRun.state, func.count()).group_by(col(TrainingRun.state)))
     return dict.fromkeys((*ACTIVE, *OVER), 0) | {state: number for state, number in rows}
 
@@ -73,19 +72,19 @@ def active_run(session: Session) -> TrainingRun | None:
 
 
 def last_trained_event_id(session: Session) -> int:
-    """Where the snapshot of the latest successful run ended; votes after it are new."""
+    """The largest snapshot of a successful run, 0 if there is none; votes after it are new."""
     query = select(sa.func.max(TrainingRun.snapshot_event_id)).where(TrainingRun.state == "succeeded")
     return session.exec(query).one() or 0
 
 
 def claimable_run(session: Session) -> TrainingRun | None:
-    """The run that waits for a trainer: requested, or running with a lease that has run out."""
+    """The run that waits for a trainer: requested, or running with an expired lease."""
     run = active_run(session)
     return run if run is not None and _claimable(run, database_now(session)) else None
 
 
 def leased_run(session: Session) -> TrainingRun | None:
-    """The run that a trainer works on: running, with a lease that has not run out."""
+    """The run that a trainer works on: running, with a valid lease."""
     run = active_run(session)
     if run is None or run.state != "running" or _claimable(run, database_now(session)):
         return None
@@ -95,9 +94,9 @@ def leased_run(session: Session) -> TrainingRun | None:
 def claim_run(
     session: Session, run_id: str, *, owner: str, lease_seconds: float, max_attempts: int
 ) -> TrainingRun | None:
-    """Take the run; None if another trainer has it or it is over.
+    """Claim the run; None if another trainer has it or it is over.
 
-    A run that has been tried `max_attempts` times is failed instead.
+    Ends the run instead, and returns None, if it is to be cancelled or has had `max_attempts` attempts.
     """
     query = select(TrainingRun).where(TrainingRun.id == run_id).with_for_update(skip_locked=True)
     run = session.exec(query).first()
@@ -160,7 +159,7 @@ def owned_run(session: Session, run_id: str, fence: int) -> TrainingRun:
 
 
 def release_run(session: Session, run_id: str, fence: int, reason: str) -> None:
-    """Give the run back unfinished, without counting the attempt: the next trainer resumes it."""
+    """Give the run back unfinished, without counting the attempt, for another trainer; raises LeaseLost."""
     run = owned_run(session, run_id, fence)
     run.state = "requested"
     run.attempts -= 1
@@ -171,7 +170,7 @@ def release_run(session: Session, run_id: str, fence: int, reason: str) -> None:
 
 
 def expire_lease(session: Session, run_id: str, owner: str) -> None:
-    """End the lease of a trainer that is known to be dead, so that the next one need not wait."""
+    """End the lease of a trainer known to be dead, so that the next one need not wait."""
     run = get_run(session, run_id)
     if run.state == "running" and run.owner == owner:
         run.lease_until = database_now(session)
@@ -196,7 +195,10 @@ def finish_run(
 
 
 def cancel_run(session: Session, run_id: str) -> TrainingRun:
-    """Cancel at once what has not begun; ask a running trainer to stop. Raises Conflict if it is over."""
+    """Cancel a requested run at once; ask a running trainer to stop.
+
+    Raises NotFound, or Conflict if the run is over.
+    """
     get_run(session, run_id)
     run = session.exec(select(TrainingRun).where(TrainingRun.id == run_id).with_for_update()).one()
     if run.state in OVER:
@@ -210,7 +212,7 @@ def cancel_run(session: Session, run_id: str) -> TrainingRun:
 
 
 def record_tick(session: Session, due_at: datetime, *, outcome: str, run_id: str | None = None) -> bool:
-    """Note that the schedule fired; False if another scheduler was first."""
+    """Record that the schedule fired; False if another scheduler was first."""
     try:
         with session.begin_nested():
             session.add(ScheduleTick(due_at=due_at, outcome=outcome, run_id=run_id))
