@@ -1,7 +1,7 @@
-"""Identical texts among examples: repeated votes and votes that contradict each other.
+"""Finds duplicate and contradictory votes: votes on the same text, with the same label or different ones.
 
-A text is a prompt with a completion. Its 16-byte digest and its votes are counted in a private
-temporary SQLite file, so that a million texts need no more memory than its cache. Knows no tables.
+A text is a prompt with a completion. Votes are counted by the text's 16-byte digest in a private temporary
+SQLite file, so a million texts need no more memory than its cache.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class TextCounts:
         return TextVotes(*row) if row is not None else TextVotes(0, 0)
 
     def contradictory(self) -> tuple[int, int]:
-        """How many texts have votes of both kinds, and how many votes those are."""
+        """How many texts have votes of both labels, and how many votes those texts have."""
         texts, votes = self._file.execute(
             "SELECT count(*), coalesce(sum(up + down), 0) FROM text WHERE up > 0 AND down > 0"
         ).fetchone()
@@ -59,11 +59,11 @@ class TextCounts:
 
 
 class Selection:
-    """The examples that are left once duplicates and contradictions are dealt with.
+    """The examples that remain after handling duplicates and contradictions.
 
-    duplicates: "drop" keeps the first of the examples with the same text and label.
-    contradictions: "drop" leaves out every vote on a text that has both kinds, "majority" keeps the
-    votes of the larger kind, and none where both are equal. Both read `examples` twice.
+    duplicates: "drop" keeps the first example with each text and label.
+    contradictions: "drop" leaves out every vote on a text that has votes of both labels; "majority" keeps the
+    votes of the more frequent label, or none if both are equal. These two read `examples` twice.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Selection:
         self._examples = examples
         self._duplicates = duplicates
         self._contradictions = contradictions
-        self.duplicate_votes = 0  # votes whose text and label had come before, dropped or not
+        self.duplicate_votes = 0  # votes whose text and label had occurred before, dropped or not
         self.contradictory_texts = 0
         self.contradictory_votes = 0
         self.contradictions_dropped = 0
@@ -115,18 +115,18 @@ class Selection:
 
 
 def opening(prompt: list[Message]) -> str:
-    """What stands for the chat of a prompt that came without one: its first message, and a system prompt.
+    """A stand-in chat id for a row without a chat: a digest of its system prompt and first message.
 
-    Rows that open alike are then of one chat: its rated turns, its siblings, both sides of a pair.
+    Rows with the same opening then count as one chat: its rated turns, sibling replies, both sides of a pair.
     """
     return digest(prompt[: 1 + (prompt[0]["role"] == "system")]).hex()
 
 
 def digest(*parts: list[Message]) -> bytes:
-    """16 bytes that stand for these messages: equal for equal roles and contents only."""
+    """A 16-byte digest of these lists of messages, their roles and contents."""
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
-        # Lengths before texts, so that no two lists of messages run together into the same bytes.
+        # Each length comes before its text, so that different lists never give the same bytes.
         found.update(b"%d;" % len(part))
         for message in part:
             for text in (message["role"].encode(), message["content"].encode()):
@@ -136,8 +136,8 @@ def digest(*parts: list[Message]) -> bytes:
 
 
 def scratch_file() -> sqlite3.Connection:
-    """A database of this connection alone, on disk beyond its cache, gone when it is closed."""
-    # Several threads take turns when a web server streams an export.
+    """A private temporary database, on disk beyond its cache, deleted when the connection closes."""
+    # Threads take turns using it when a web server streams an export.
     file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
         file.execute(f"PRAGMA {pragma}")

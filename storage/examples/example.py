@@ -1,12 +1,12 @@
-"""Votes as KTO examples, as of a snapshot.
+"""Reads the votes of a snapshot as KTO examples.
 
-A snapshot is a vote event's id: each (reply, person) counts with its latest event up to that id. The
-prompt is every message before the reply on its branch that the model read, the system prompt included;
-the completion is the reply alone. Deleted chats and chats without consent give no examples, so these
-two, like erasure, can take rows out of an old snapshot; `Examples.left_out` says how many.
+A snapshot is a vote event's id: for each (reply, person), the latest event up to that id counts. The prompt
+is every message before the reply on its branch that the model read, including the system prompt; the
+completion is the reply alone. Deleting a chat, withdrawing consent or erasing a vote removes rows from old
+snapshots too; `Examples.left_out` counts them.
 
-Read in pages of event ids, each answered through primary keys: a row costs the same in a small and in
-a large store, and only a page is in memory.
+Examples are read in pages of event ids by primary key: a row costs the same in a small and a large store, and
+only one page is in memory.
 """
 
 from collections import Counter
@@ -22,14 +22,14 @@ from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
 from storage.examples.queries import messages_up_to, next_event, standing_votes
 from storage.registry.lineage import ERASED
 
-# Event ids in a page. What is in memory is this many rows and the messages before their replies.
+# Event ids in a page. Memory holds this many rows and the messages before their replies.
 PAGE = 250
 CORRECTION = "correction"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One unpaired preference, with where it came from."""
+    """One unpaired preference and its provenance."""
 
     prompt: list[dict[str, str]]
     completion: list[dict[str, str]]
@@ -49,11 +49,11 @@ class Example:
 
 
 class Examples:
-    """The examples of a snapshot that a filter lets through, in the order of their vote events.
+    """The examples of a snapshot that pass a filter, in the order of their vote events.
 
-    The filter is one that storage.examples.filters.resolve returned, where it names a person or on_policy.
-    `corrections` adds, after a vote that says what the reply should have been, a desirable example
-    with source "correction". Without `token_ids` they are not read (an export has no use for them).
+    A filter by person or on_policy must come from storage.examples.filters.resolve. `corrections` adds a
+    desirable example with the source "correction" after each vote that has a correction. `token_ids=False`
+    skips reading them; exports do not need them.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Examples:
         self._query = standing_votes(filter, token_ids=token_ids)
 
     def iterate(self, after: int = 0) -> Iterator[Example]:
-        """The examples whose event ids are larger than `after`; counts `left_out` anew."""
+        """The examples with event ids above `after`; counts `left_out` from zero."""
         self.left_out.clear()
         while (first := next_event(self.session, after, self.snapshot_event_id)) is not None:
             after = min(first + PAGE - 1, self.snapshot_event_id)
             yield from self.at(range(first, after + 1))
 
     def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
-        """The examples of these events, at most a page of them, in the order of their ids."""
+        """The examples of these events (at most PAGE), in the order of their ids."""
         rows = self.session.execute(
             self._query, {"ids": list(event_ids), "snapshot": self.snapshot_event_id}
         ).all()
@@ -98,7 +98,7 @@ class Examples:
                 yield found
 
     def _of_vote(self, row: Any) -> Iterator[Example]:
-        """What one vote gives, still without its prompt, as far as the vote alone can tell."""
+        """The examples of one vote, without prompts, that pass the filters not needing one."""
         if row.action == ERASED:
             self.left_out["erased vote"] += 1
             return
@@ -147,9 +147,9 @@ class Examples:
 
 
 def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
-    """What the model read: the messages before a reply but for the first `messages_left_out`.
+    """What the model read: the messages before a reply, without the first `messages_left_out`.
 
-    From the reply's row with that, its `parent_id` and its `system_prompt`, and the messages by id.
+    `row` has the reply's `parent_id`, `messages_left_out` and `system_prompt`; `before` the messages by id.
     """
     prompt: list[dict[str, str]] = []
     step = row.parent_id
@@ -164,7 +164,10 @@ def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def matches(example: Example, wanted: ExampleFilter, token_count: int | None) -> bool:
-    """Whether a filter lets an example through, as far as label, version, source, tag and tokens go."""
+    """Whether an example passes a filter's label, version, source, tag and token limits.
+
+    If `token_count` is None, every four characters count as a token.
+    """
     if token_count is None:
         token_count = -(-len(example.completion[0]["content"]) // 4)
     return (
@@ -177,7 +180,7 @@ def matches(example: Example, wanted: ExampleFilter, token_count: int | None) ->
 
 
 def has_length(example: Example, wanted: ExampleFilter) -> bool:
-    """Whether a filter lets through an example of so many messages, the reply included."""
+    """Whether an example passes a filter's limits on messages, the reply included."""
     return _within(len(example.prompt) + 1, wanted.min_messages, wanted.max_messages)
 
 

@@ -1,8 +1,7 @@
-"""Which examples are wanted: the filters of exports, of the examples API and of training.
+"""Filters that select examples, for exports, the examples API and training.
 
-`ExampleFilter` says what people may write, `read_filter` refuses the rest by name, and `resolve`
-replaces what means something else tomorrow (on_policy) or in another installation (a user's hash).
-Knows nothing of how examples are read.
+`ExampleFilter` defines the filters, and `read_filter` validates them. `resolve` replaces values whose meaning
+changes over time (on_policy) or between installations (a user's hash).
 """
 
 import re
@@ -121,7 +120,7 @@ class ExampleFilter(BaseModel):
         return self.min_tokens is not None or self.max_tokens is not None
 
     def describe(self, salt: bytes) -> dict[str, Any]:
-        """For a manifest: the filters that were given, and a person by pseudonym only."""
+        """The filters that are set, for a manifest; a person appears only as a pseudonym."""
         shown = self.model_dump(mode="json", exclude_defaults=True) | {"consent": self.consent}
         if self.user is not None and is_id(self.user):
             shown["user"] = pseudonym(salt, self.user)
@@ -132,14 +131,14 @@ EVERYTHING = ExampleFilter()
 
 
 def is_of_source(source: str, wanted: str) -> bool:
-    """Whether `source` is the wanted one or of its kind, as `import:pairs` is of the kind `import`."""
+    """Whether `source` is the wanted one or a kind of it, as `import:pairs` is a kind of `import`."""
     return source == wanted or source.startswith(f"{wanted}:")
 
 
 def read_filter(values: Mapping[str, object]) -> ExampleFilter:
-    """The filter of a query string or of command line options.
+    """The filter from a query string or command-line options.
 
-    Raises InvalidInput (`field` is the filter's name) for an unknown name or a value that is none.
+    Raises InvalidInput (`field` is the filter's name) for an unknown name or an invalid value.
     """
     try:
         return ExampleFilter.model_validate(dict(values))
@@ -159,9 +158,9 @@ def read_filter(values: Mapping[str, object]) -> ExampleFilter:
 
 
 def resolve(session: Session, filter: ExampleFilter, *, salt: bytes) -> ExampleFilter:
-    """The same filter with the deployed version for on_policy and an id for a user's hash.
+    """The filter with on_policy replaced by the deployed version, and a user's hash by their id.
 
-    Raises NotFound for a version or a person that does not exist.
+    Raises NotFound if the version or the person does not exist.
     """
     found: dict[str, object] = {}
     if filter.on_policy:

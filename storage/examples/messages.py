@@ -1,4 +1,4 @@
-"""What examples, exports and tokenising share: the type of a message, and where two texts part."""
+"""Shared by examples, exports and tokenisation: the type of a message, and the common prefix of two texts."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ Message = dict[str, str]
 
 
 def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
-    """How many items at the beginning of two sequences are equal."""
+    """The length of the common prefix of two sequences, in items."""
     for position, (one, other) in enumerate(zip(left, right, strict=False)):
         if one != other:
             return position

@@ -1,7 +1,7 @@
-"""Examples from the newest back, for runs that do not learn from all of them.
+"""Examples in order from the newest, for runs that do not learn from all of them.
 
-Read a page of one label at a time, and only as far as somebody asks: so what it costs depends on how
-many rows are wanted, and not on the store's size. Knows no data policy.
+They are read lazily, one page of one label at a time, so the cost depends on how many rows are wanted, not on
+the store's size.
 """
 
 import heapq
@@ -18,7 +18,7 @@ from storage.settings import SignalKind
 
 
 class NewestExamples:
-    """The examples of a snapshot, newest first. Examples of the sources `exclude` are passed over."""
+    """The examples of a snapshot, newest first, without those from the sources in `exclude`."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class NewestExamples:
         self.corrections, self.signals, self.exclude = corrections, signals, exclude
 
     def of(self, label: bool, since: datetime | None = None) -> Iterator[Example]:
-        """Votes and corrections of this label, and signals of its kinds, `since` that moment."""
+        """Examples with this label since that moment, newest first: votes, corrections and signals."""
         signals = signal_examples(
             self.session,
             self.snapshot_event_id,
@@ -42,19 +42,18 @@ class NewestExamples:
             newest_first=True,
         )
         recent = (one for one in signals if since is None or one.voted_at >= since)
-        # A signal came after the event that it stands beside.
+        # With equal event ids, the signal is newer than the vote event.
         both = heapq.merge(recent, self._votes(label, since), key=lambda one: one.event_id, reverse=True)
         return filter(self._is_wanted, both)
 
     def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
-        """What these events give, at most a page of them, in the order of their ids."""
+        """The examples of these events (at most PAGE), in the order of their ids."""
         return filter(self._is_wanted, self._examples(EVERYTHING).at(event_ids))
 
     def count(self, label: bool, *, up_to: int | None = None, before: datetime | None = None) -> int:
         """How many vote events have this label, up to an event's id or before a moment.
 
-        From an index and not from the votes themselves: those that do not stand or that training may not use
-        are counted too.
+        This counts index entries, so it includes superseded votes and votes that training may not use.
         """
         last = self.snapshot_event_id if up_to is None else up_to
         return count_events(self.session, label, last, before=before)

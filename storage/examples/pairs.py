@@ -1,9 +1,9 @@
 """Preference pairs from votes: a reply voted up and a reply voted down to the same prompt.
 
-The same prompt is the same text, so regenerated replies pair, and so do the two halves of a pair that
-was imported. Every reply with a counterpart is in at least one pair, and a prompt with u replies up
-and d down gives at most max(u, d) of them, not u × d. Digests and event ids are kept in a temporary
-file; the texts are read again, a few pairs at a time.
+Prompts are the same if their text is, so regenerated replies form pairs, and so do both halves of an imported
+pair. Every reply with a counterpart is in at least one pair. A prompt with u replies up and d down gives at
+most max(u, d) pairs, not u × d. A temporary file holds digests and event ids; the texts are read again, a few
+pairs at a time.
 """
 
 import sqlite3
@@ -15,7 +15,7 @@ from storage.examples.duplicates import digest, scratch_file
 from storage.examples.example import CORRECTION, PAGE, Example
 
 Item = TypeVar("Item")
-Key = tuple[int, bool]  # of an example: its event id, and whether it is the vote's correction
+Key = tuple[int, bool]  # an example's event id, and whether it is the vote's correction
 
 
 def iter_pairs(
@@ -23,8 +23,8 @@ def iter_pairs(
 ) -> Iterator[tuple[Example, Example]]:
     """(up, down) in the order of each prompt's first vote; `at` reads examples by event id.
 
-    Of several votes on the same text, the first counts. A text with votes of both kinds is in no pair:
-    nobody can say which side it belongs to (`duplicates.Selection` may have settled that before).
+    Of several votes on the same text, the first counts. A text with votes of both labels is in no pair, since
+    its side is unclear (`duplicates.Selection` may have resolved that before).
     """
     file = scratch_file()
     try:
@@ -41,7 +41,7 @@ def iter_pairs(
 
 
 def pair_up(ups: Sequence[Item], downs: Sequence[Item]) -> Iterator[tuple[Item, Item]]:
-    """Each of both kinds at least once, and as few pairs as that takes; none where one kind is missing."""
+    """The fewest pairs that use every item of both kinds at least once; none if one kind is empty."""
     for number in range(max(len(ups), len(downs)) if ups and downs else 0):
         yield ups[number % len(ups)], downs[number % len(downs)]
 
@@ -69,7 +69,7 @@ def _pairs(file: sqlite3.Connection) -> Iterator[tuple[Key, Key]]:
 
 
 def _replies(file: sqlite3.Connection, prompt: bytes, label: bool) -> list[Key]:
-    """The texts that have votes of this kind only."""
+    """The keys of the prompt's replies that have only votes of this label, by event id."""
     rows = file.execute(
         "SELECT event_id, correction FROM reply WHERE prompt = :prompt AND label = :label "
         "AND completion NOT IN (SELECT completion FROM reply WHERE prompt = :prompt AND label = 1 - :label) "

@@ -1,7 +1,7 @@
-"""The SQL of snapshots: which votes stand as of an event, and the messages that led to their replies.
+"""The SQL of snapshots: the votes that are current as of an event, and the messages before their replies.
 
-Every statement is answered through primary keys and the index of vote_event by (message, user), so
-its cost depends on the page and not on the store.
+The queries of a page use primary keys and the index of vote_event on (message, user), so their cost depends
+on the size of the page, not of the store.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from storage.registry.lineage import ERASED
 
 
 def next_event(session: Session, after: int, snapshot_event_id: int) -> int | None:
-    """The first event of the snapshot beyond `after`."""
+    """The id of the snapshot's first event after `after`, if any."""
     event_id = col(VoteEvent.id)
     query = select(func.min(event_id)).where(event_id > after, event_id <= snapshot_event_id)
     return session.exec(query).one()
@@ -35,7 +35,7 @@ def newest_events(
 ) -> list[int]:
     """The ids of the newest events with this label below `before`, newest first.
 
-    With `corrections`, those that have a correction too. A single label is answered from an index alone.
+    With `corrections`, also events of any label that have a correction. Without, an index alone suffices.
     """
     wanted: sa.ColumnElement[bool] = col(VoteEvent.label).is_(label)
     if corrections:
@@ -48,7 +48,7 @@ def newest_events(
 
 
 def count_events(session: Session, label: bool, up_to: int, *, before: datetime | None = None) -> int:
-    """How many events have this label, those that were changed later included."""
+    """How many events have this label, including those superseded by later ones."""
     query = select(func.count()).where(col(VoteEvent.label).is_(label), col(VoteEvent.id) <= up_to)
     if before is not None:
         query = query.where(col(VoteEvent.created_at) < before)
@@ -56,14 +56,14 @@ def count_events(session: Session, label: bool, up_to: int, *, before: datetime 
 
 
 def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tuple[Any, ...]]:
-    """Votes that stand as of :snapshot or were erased, among the events :ids, with replies and chats.
+    """Among the events :ids, the votes current as of :snapshot or erased, with their replies and chats.
 
-    A list of ids instead of a range tells PostgreSQL how few rows it gets even where it has no
-    statistics yet, so it never reads whole tables for a page.
+    A list of ids, unlike a range, shows PostgreSQL how few rows there are even without statistics, so it
+    never scans a table for a page.
     """
     later = aliased(VoteEvent)
-    # A scalar subquery and not NOT EXISTS: PostgreSQL would hash all events for each page of a small
-    # store, where this is a look-up in the index for each event.
+    # A scalar subquery instead of NOT EXISTS: this is an index look-up per event, where PostgreSQL would hash
+    # all events for each page of a small store.
     latest = (
         sa.select(func.max(col(later.id)))
         .where(
@@ -111,7 +111,7 @@ def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tupl
 
 
 def messages_up_to(session: Session, ids: set[str]) -> dict[str, Any]:
-    """These messages and all before them, by id: a generation at a time, each through the primary key."""
+    """These messages and all their ancestors by id, one query per generation, each by primary key."""
     found: dict[str, Any] = {}
     query = sa.select(col(Message.id), col(Message.parent_id), col(Message.role), col(Message.content)).where(
         col(Message.id).in_(sa.bindparam("ids", expanding=True))
@@ -124,7 +124,7 @@ def messages_up_to(session: Session, ids: set[str]) -> dict[str, Any]:
 
 
 def _conditions(filter: ExampleFilter) -> Iterator[sa.ColumnElement[bool]]:
-    """What the tables can tell; the rest is checked on each example."""
+    """The filters that SQL can check; the others are checked on each example."""
     if filter.quarantined != "any":
         yield col(VoteEvent.quarantined).is_(filter.quarantined == "only")
     if filter.from_date is not None:

@@ -1,4 +1,4 @@
-"""Implicit signals as KTO examples, for a training that asks for their kinds."""
+"""Turns implicit signals into KTO examples, for runs and exports that ask for their kinds."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -27,10 +27,9 @@ def signal_examples(
 ) -> Iterator[Example]:
     """The signals of these kinds in a snapshot, as examples with the source `signal:KIND`, oldest first.
 
-    A person's own vote on the reply goes before what they did with it. Of several signals of one person
-    on one reply the first counts, and none where they contradict each other. As with votes, chats
-    that are deleted or without consent give none, nor do people whose votes are quarantined; so a filter
-    for these finds none. The filter is one that storage.examples.filters.resolve returned.
+    A person's vote on the reply overrides their signals. Of one person's signals on a reply the first counts,
+    or none if they contradict each other. Deleted chats, chats without consent and quarantined people give no
+    examples, even if the filter asks for them. The filter must come from storage.examples.filters.resolve.
     """
     if not kinds or filter.consent == "withheld" or filter.quarantined == "only":
         return
@@ -55,7 +54,7 @@ def signal_examples(
 
 
 def _taken_back(row: Any) -> str:
-    """Why a signal gives no example any more, in the words of storage.examples.example; '' if it does."""
+    """Why a signal gives no example, in the words of storage.examples.example; '' if it gives one."""
     if row.deleted_at is not None:
         return "deleted chat"
     if not row.consent:

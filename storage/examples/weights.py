@@ -1,6 +1,6 @@
-"""What an example weighs: by its class, as the KTO paper has it, and by its source. Pure.
+"""The weight of an example in the loss: by class, after the KTO paper, and by source.
 
-Training, statistics, pages and dataset cards all take the rule and its words from here.
+Training, statistics, pages and dataset cards all use this rule and its wording.
 """
 
 from dataclasses import asdict, dataclass
@@ -11,14 +11,14 @@ from storage.examples.filters import is_of_source
 # λ_D·n_D / (λ_U·n_U) is …
 KEPT = "between 1 and 4/3 (KTO paper, arXiv 2402.01306, equation 8), as far as the largest weight allows"
 
-# What is corrected lands a hundredth inside the interval, so that neither a float nor a rounded
-# display nor TRL's own 1.33 puts it outside.
+# A corrected ratio lands a hundredth inside the interval, so that neither rounding nor TRL's own limit of
+# 1.33 puts it outside.
 LOWEST, HIGHEST = 1.01, 1.32
 
 
 @dataclass(frozen=True)
 class Weights:
-    """λ_D, the weight of each desirable example, and λ_U, that of each undesirable one."""
+    """λ_D, the weight of each desirable example, and λ_U, the weight of each undesirable one."""
 
     desirable: float
     undesirable: float
@@ -31,12 +31,11 @@ class Weights:
 
 
 def class_weights(n_desirable: float, n_undesirable: float, cap: float) -> Weights:
-    """Weight the minority up, by as little as brings λ_D·n_D / (λ_U·n_U) inside [1, 4/3].
+    """Class weights that bring λ_D·n_D / (λ_U·n_U) into [1, 4/3] with the least correction.
 
-    Counts whose own ratio is inside already get equal weights. No weight exceeds `cap` times the
-    other, even where that leaves the ratio outside. The mean over the rows is 1:
-    (λ_D·n_D + λ_U·n_U) / (n_D + n_U) = 1, so that the learning rate means the same for any counts.
-    Rows with weights of their own count with these instead of one each.
+    Weights are equal if n_D / n_U is already inside. Neither weight exceeds `cap` times the other, even if
+    the ratio stays outside. The mean over the rows is 1: (λ_D·n_D + λ_U·n_U) / (n_D + n_U) = 1, so the
+    learning rate means the same for any counts. If rows have their own weights, pass their sums as counts.
     Raises InvalidInput for a class without examples or a cap below 1.
     """
     for name, count in (("thumbs up", n_desirable), ("thumbs down", n_undesirable)):
@@ -55,5 +54,5 @@ def class_weights(n_desirable: float, n_undesirable: float, cap: float) -> Weigh
 
 
 def source_weight(source: str, import_weight: float) -> float:
-    """What an example from a chat of this source weighs."""
+    """The weight of an example from a chat of this source."""
     return import_weight if is_of_source(source, "import") else 1.0

@@ -1,6 +1,6 @@
-"""README.md of an exported `datasets` folder: what is in it and how to train on it.
+"""Writes the dataset card, README.md of an exported `datasets` folder: its contents and how to train on it.
 
-Pure: everything it says is in the manifest, so the same export has the same card.
+Everything in it comes from the manifest and the licence, so the same export has the same card.
 """
 
 import json
@@ -45,7 +45,7 @@ MEANING = {
 
 
 def dataset_card(manifest: dict[str, Any], *, licence: str) -> str:
-    """The card, with the metadata block that the hub and `datasets` read at its top."""
+    """The card, beginning with the metadata block that the hub and `datasets` read."""
     return "\n".join([_metadata(manifest, licence), *_body(manifest, licence)]) + "\n"
 
 

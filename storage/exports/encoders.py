@@ -1,6 +1,6 @@
-"""Rows as bytes: JSON lines, CSV and Parquet, each a stream in constant memory.
+"""Encodes rows as JSON lines, CSV or Parquet, as a stream in constant memory.
 
-The same rows give the same bytes: fixed column order, fixed row groups, no time of writing.
+The same rows give the same bytes: fixed column order, fixed row groups, no timestamps.
 """
 
 import csv
@@ -17,14 +17,14 @@ from storage.exports.shapes import Kind, Row
 Columns = dict[str, Kind]
 Encoder = Callable[[Iterable[Row], Columns], Iterator[bytes]]
 
-# Text formats are passed on in pieces of about this size: a write for each row would cost more than the row.
+# Text formats yield pieces of about this many characters: a write per row would cost more than the row.
 PIECE = 64 * 1024
-# A Parquet row group ends after this many rows, or earlier when their text would fill memory.
+# A Parquet row group ends after this many rows or this much text, whichever is first.
 GROUP_ROWS = 2_000
 GROUP_CHARACTERS = 8 * 1024 * 1024
 
-# A spreadsheet takes a cell that begins with one of these for a formula, or drops the character and looks at
-# the next. The quote that defuses it is in the list too, so that removing one always restores the cell.
+# Spreadsheets read a cell that begins with one of these as a formula, or drop the character and look at the
+# next. The quote that prevents this is in the list too, so that removing one quote always restores the cell.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 _ARROW_TYPES = {
@@ -37,17 +37,16 @@ _ARROW_TYPES = {
 
 
 def jsonl(rows: Iterable[Row], columns: Columns) -> Iterator[bytes]:
-    """A JSON object in each line. Tags are JSON in a text, because an empty list gives `datasets` no type."""
+    """One JSON object per line. Tags are a JSON string: `datasets` cannot infer an empty list's type."""
     tags = [name for name, kind in columns.items() if kind is Kind.TAGS]
     lines = (_json(row | {name: _json(row[name]) for name in tags}) + "\n" for row in rows)
     return _pieces(lines)
 
 
 def csv_table(rows: Iterable[Row], columns: Columns) -> Iterator[bytes]:
-    """CSV as RFC 4180 has it, in UTF-8, with a header; lists are JSON, true and false are words.
+    """CSV after RFC 4180, in UTF-8, with a header; lists and booleans are JSON.
 
-    A text that a spreadsheet could take for a formula has a single quote before it; `restore_cell`
-    takes it away again.
+    Text that a spreadsheet could read as a formula gets a leading single quote; `restore_cell` removes it.
     """
     return _pieces(_csv_lines(rows, columns))
 
@@ -72,7 +71,7 @@ def defuse_cell(text: str) -> str:
 
 
 def restore_cell(text: str) -> str:
-    """What defuse_cell was given."""
+    """Undo defuse_cell."""
     return text.removeprefix("'")
 
 
@@ -131,7 +130,7 @@ def _characters(value: Any) -> int:
 
 
 class _Sink(io.RawIOBase):
-    """A file that keeps what is written until it is taken."""
+    """A write-only file that buffers what is written until `take`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""Ours out: the examples of a snapshot in the formats and shapes that other tools read.
+"""Exports the examples of a snapshot in the formats and shapes that other tools read.
 
-One pass from the database to bytes, a page at a time. The same snapshot and the same choices give the
-same bytes, and a manifest next to them says what they are. Knows no tokenizer: a chat template is
-passed in.
+Data streams from the database to bytes, one page at a time. The same snapshot and plan give the same bytes; a
+manifest describes them. The chat template is passed in, so no tokenizer is loaded here.
 """
 
 import hashlib
@@ -33,15 +32,15 @@ from storage.exports.shapes import COLUMNS, ChatTemplate, Row, Shaper
 from storage.files.atomic import sync, write_atomically, written_aside
 from storage.files.disk_full import is_full, no_room
 
-# The manifest of an exported file has the file's name with this at its end.
+# An exported file's manifest has the file's name with this suffix.
 MANIFEST_END = ".manifest.json"
 
 
 class Export:
-    """One export: iterate `chunks` once, then `manifest` is complete.
+    """One export: iterate `chunks` once; then `manifest` is complete.
 
-    `snapshot_event_id` defaults to all votes so far. Raises InvalidInput or NotFound at once for what
-    cannot be exported, so a web server can still answer with an error.
+    `snapshot_event_id` defaults to all votes so far. The constructor raises InvalidInput or NotFound for what
+    cannot be exported, while a web server can still answer with an error.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class Export:
         self._digest, self._bytes = hashlib.sha256(), 0
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes of the file, or of the Parquet file inside for the format datasets."""
+        """The bytes of the file; for the format datasets, of the Parquet file in the folder."""
         self._digest, self._bytes = hashlib.sha256(), 0
         for chunk in ENCODERS[self.plan.format](self._rows(), COLUMNS[self.plan.shape]):
             self._digest.update(chunk)
@@ -99,7 +98,7 @@ class Export:
             yield chunk
 
     def manifest(self) -> dict[str, Any]:
-        """What the chunks hold; complete once they have been iterated."""
+        """The description of the export; complete once `chunks` has been iterated."""
         repeats = self._selection
         versions = sorted(self._votes.items(), key=lambda item: (len(item[0]), item[0]))
         return {
@@ -162,9 +161,8 @@ class Export:
 def export_to(target: Path, export: Export) -> dict[str, Any]:
     """Write the file with `<name>.manifest.json` next to it, or the `datasets` folder; returns the manifest.
 
-    Nothing appears under the final name unless all of it is on disk; only the owner may read it. Raises
-    Conflict for a folder that holds something, InvalidInput where nothing can be written, and NotReady
-    without disk space.
+    The final name appears only once all of it is on disk; only the owner may read it. Raises Conflict for a
+    folder that is not empty, InvalidInput if the target cannot be written, NotReady if the disk is full.
     """
     with _write_errors(target):
         if export.plan.format == "datasets":
@@ -179,8 +177,8 @@ def _write_file(target: Path, export: Export) -> None:
     for path in (target, manifest):
         if path.is_dir():
             raise InvalidInput(f"{path} is a folder; name a file in it.", field="file")
-    # Two names cannot change at once. A crash in between leaves a whole file without a manifest, never one
-    # with the manifest of another: the old manifest goes first, and the new one takes its name last.
+    # Two files cannot be renamed at once. The old manifest is removed first and the new one renamed last, so
+    # a crash can leave a complete file without a manifest, never one with the manifest of another file.
     with written_aside(manifest, private=True) as new_manifest, written_aside(target, private=True) as part:
         with part.open("wb") as file:
             file.writelines(export.chunks())

@@ -1,6 +1,6 @@
-"""An exported `datasets` folder onto the Hugging Face hub, or a server that speaks like it.
+"""Uploads an exported `datasets` folder to the Hugging Face hub, or to a server with the same API.
 
-The only module of storage that reaches for the network, and only when asked to. Knows no rows.
+Apart from the database connection, the only module of storage that uses the network.
 """
 
 import json
@@ -13,11 +13,11 @@ from storage.errors import InvalidInput, NotReady
 def push_to_hub(
     folder: Path, repo: str, *, token: str | None = None, endpoint: str | None = None, private: bool = True
 ) -> str:
-    """Upload the folder as the data set `repo` (owner/name) in one commit; returns the commit's address.
+    """Upload the folder as the data set `repo` (owner/name) in one commit; returns the commit's URL.
 
-    The repository is created if need be, private unless `private` is off: an export holds what people
-    said. Without a token, the one that `hf auth login` stored is used. Raises InvalidInput for what is
-    no export or no name, NotReady where the hub refuses.
+    The repository is created if needed, by default private: an export holds people's messages. Without
+    `token`, the one stored by `hf auth login` is used. Raises InvalidInput if the folder is not an export or
+    `repo` is not a valid name, NotReady if the hub refuses.
     """
     for name in ("README.md", "manifest.json", "data/train.parquet"):
         if not (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""What is exported and how: the choices that the command, the API and the admin page offer. Knows no rows."""
+"""The options of an export, as the command, the API and the admin page offer them."""
 
 from typing import Literal
 

@@ -1,8 +1,7 @@
-"""Personal data out of exported texts: numbered placeholders replace what Presidio recognises.
+"""Redacts exported texts: numbered placeholders replace the personal data that Presidio recognises.
 
-Patterns (addresses, numbers, passwords in links) need no language model; names and places are recognised
-where the operator installed a spaCy model and set `redaction_model`. Nothing is fetched from a network.
-Knows examples, and no database.
+Patterns (addresses, numbers, passwords in links) need no language model. Names and places are recognised if
+the operator installed a spaCy model and set `redaction_model`. Nothing is downloaded.
 """
 
 from collections import Counter
@@ -17,12 +16,12 @@ from storage.examples.example import Example
 if TYPE_CHECKING:
     from presidio_analyzer import EntityRecognizer
 
-# Longer texts are analysed in pieces, because some patterns take the square of a text's length, and spaCy
-# refuses a million characters. A piece reaches into the next one, so that nothing is cut in two.
+# Longer texts are analysed in pieces, because some patterns take time quadratic in the length, and spaCy
+# refuses a million characters. Pieces overlap, so that no match is cut in two.
 PIECE = 10_000
 OVERLAP = 300
-CACHED_PIECES = 512  # a prompt comes again with each reply to it
-LEAST_SCORE = 0.35  # a credit card number whose check digit is wrong has 0.3, a phone number 0.4
+CACHED_PIECES = 512  # a prompt recurs with each reply to it
+LEAST_SCORE = 0.35  # a credit card number with a wrong check digit scores 0.3, a phone number 0.4
 # What a spaCy model recognises about people; organisations, dates and amounts stay.
 NAMES_AND_PLACES = ("PERSON", "LOCATION", "NRP")
 LINK_WITH_PASSWORD = r"\b[a-z][a-z0-9+.-]{0,30}://[^\s/@:]{0,200}:[^\s/@]{1,200}@[^\s\"'<>]{1,500}"
@@ -35,13 +34,13 @@ class Span(NamedTuple):
 
 
 class Redactor:
-    """Finds personal data; one serves any number of exports and threads."""
+    """Finds personal data in texts; can be shared by exports and threads."""
 
     def __init__(self, language: str, model: str = "") -> None:
-        """`model` is the name or folder of a spaCy model, "" for patterns alone.
+        """`model` is the name or folder of a spaCy model, or "" for patterns alone.
 
-        Raises InvalidInput where the extra is not installed, BadSetting for a language or a model that
-        spaCy does not have.
+        Raises InvalidInput if the extra `redaction` is not installed, BadSetting for a language or model that
+        spaCy does not have, or a model of another language.
         """
         try:
             import spacy
@@ -58,7 +57,7 @@ class Redactor:
         pipeline = _load(spacy, language, model)
         recognizers = _recognizers(language, named=bool(model))
         engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": model or "blank"}])
-        engine.nlp = {language: pipeline}  # type: ignore[assignment]  # or it would look for a model, and download it
+        engine.nlp = {language: pipeline}  # type: ignore[assignment]  # otherwise it would download a model
         self._analyzer = AnalyzerEngine(
             registry=RecognizerRegistry(recognizers=recognizers, supported_languages=[language]),
             nlp_engine=engine,
@@ -77,7 +76,7 @@ class Redactor:
         }
 
     def spans(self, text: str) -> list[Span]:
-        """Where personal data is in a text, in order and without overlaps."""
+        """The personal data in a text, in order and without overlaps."""
         found: list[Span] = []
         end = 0
         for at in range(0, len(text), PIECE):
@@ -93,8 +92,8 @@ class Redactor:
         results = self._analyzer.analyze(
             piece, self._language, entities=self._entities, score_threshold=LEAST_SCORE
         )
-        # The anonymizer chooses between overlapping results; replacing is done here, since
-        # it works from the end of the text and could not count from its beginning.
+        # The anonymizer only resolves overlaps. We replace the spans ourselves: it works from the end of the
+        # text, so it could not number them from the beginning.
         settled = self._anonymizer.anonymize(
             piece,
             results,  # type: ignore[arg-type]
@@ -106,14 +105,14 @@ class Redactor:
 
 
 class Redaction:
-    """One export's way through its texts; `counts` is how often what was replaced."""
+    """Redacts the examples of one export; `counts` has the number of replacements per entity."""
 
     def __init__(self, redactor: Redactor) -> None:
         self.counts: Counter[str] = Counter()
         self._redactor = redactor
 
     def of(self, *examples: Example) -> tuple[Example, ...]:
-        """The examples of one row; the same data has the same number in all of their texts."""
+        """Redact the examples of one row; equal data gets the same number in all their texts."""
         numbers: dict[tuple[str, str], int] = {}
 
         def text(value: str) -> str:
@@ -138,7 +137,7 @@ class Redaction:
         )
 
     def about(self) -> dict[str, Any]:
-        """For a manifest."""
+        """The settings, engines and counts of replacements, for a manifest."""
         return self._redactor.about | {"replaced": dict(sorted(self.counts.items()))}
 
     def _replaced(self, text: str, numbers: dict[tuple[str, str], int]) -> str:
@@ -155,7 +154,7 @@ class Redaction:
 
 @cache
 def load_redactor(language: str, model: str) -> Redactor:
-    """The Redactor of these settings, loaded once in a process."""
+    """The Redactor for these settings, loaded once per process."""
     return Redactor(language, model)
 
 
@@ -206,7 +205,7 @@ def _recognizers(language: str, *, named: bool) -> list["EntityRecognizer"]:
             PhoneRecognizer,
         )
     ]
-    # Presidio's own would look domains up in a list that it fetches, and pass over ada@mail.internal.
+    # Presidio's own recognizer would download a list of domains, and miss ada@mail.internal.
     found.append(
         PatternRecognizer("EMAIL_ADDRESS", patterns=EmailRecognizer.PATTERNS, supported_language=language)
     )

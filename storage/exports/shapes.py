@@ -1,7 +1,7 @@
-"""The shapes of an exported row: which columns it has and what an example becomes in them.
+"""The shapes of exported rows: their columns, and how an example fills them.
 
-Every column of a shape has a value of one type in every row: where something is not known the text is
-empty. `datasets` reads JSON in blocks and gives up when a column is null in one and text in another.
+Every column has a value of one type in every row; unknown text is empty. `datasets` reads JSON in blocks and
+fails if a column is null in one block and text in another.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ COLUMNS: dict[str, dict[str, Kind]] = {
     },
     "sharegpt": {"conversations": Kind.TURNS, "kto_tag": Kind.FLAG, **PROVENANCE},
 }
-# As LLaMA-Factory names the speakers unless its dataset_info.json says otherwise.
+# LLaMA-Factory's default names of the speakers.
 SHAREGPT_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
@@ -74,8 +74,8 @@ class Shaper:
     def kto_text(self, example: Example) -> Row:
         """TRL's plain-text unpaired preference: what the model reads, and what it should write.
 
-        The completion begins where the rendered prompt and the rendered conversation part: not every
-        template renders a prompt alone as it does before a reply.
+        The completion begins where the rendered prompt and the rendered conversation diverge: some templates
+        render a prompt differently alone than before a reply.
         """
         assert self.template is not None
         prompt = self.template(example.prompt, True)

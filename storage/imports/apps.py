@@ -1,8 +1,9 @@
-"""The feedback of other chat applications: Open WebUI's export and huggingface/feel's log.
+"""Import formats of other chat applications: Open WebUI's feedback export and huggingface/feel's log.
 
-Open WebUI exports one object per feedback: `data` has the rating, `meta` says which message it is for, and
-`snapshot` is the chat as it was, a tree of messages by id. feel logs a conversation after every event, with
-a rating on each message: 1, -1 or 0. Their shapes are from their public code; both have changed over time.
+Open WebUI exports one object per feedback: `data` has the rating, `meta` identifies the message, and
+`snapshot` is the chat at that time, a tree of messages by id. feel logs a conversation after every event,
+with a rating on each message: 1, -1 or 0. Both follow the applications' public code and have changed over
+time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from storage.imports.rows import (
     with_system,
 )
 
-# What Open WebUI shows folded away above a reply; it is not part of what the model is given later.
+# Collapsed sections that Open WebUI keeps in a reply; they are not sent to the model later.
 FOLDED = '<details type="'
 FOLDED_END = "</details>"
 
@@ -72,7 +73,7 @@ def is_feel(record: Mapping[str, Any]) -> bool:
 
 
 def feel_rows(record: Mapping[str, Any]) -> Iterator[ImportedRow | Dropped]:
-    """A row for each rated reply; a reply that was written anew is a thumbs down with its correction."""
+    """One row per rated reply; an unrated reply that was rewritten is a thumbs down with a correction."""
     chat = record.get("conversation")
     if not isinstance(chat, list):
         raise InvalidInput(f"conversation must be a list, not {kind_of(chat)}.", field="conversation")
@@ -110,7 +111,7 @@ def _feel_rating(message: Mapping[str, Any], name: str) -> int:
 
 
 def _open_webui_history(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
-    """The messages by id and the system prompt: two wrappers deep today, fewer in older exports."""
+    """The messages by id and the system prompt; nested two levels deep today, fewer in older exports."""
     snapshot = record.get("snapshot")
     level = snapshot if isinstance(snapshot, Mapping) else {}
     levels = [level]
@@ -133,7 +134,7 @@ def _open_webui_history(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], A
 
 
 def _path(messages: Mapping[str, Any], message_id: Any) -> list[Any]:
-    """From the first message to that one, by parentId."""
+    """The messages from the first to this one, by parentId."""
     path: list[Any] = []
     step = message_id
     while step is not None:
@@ -150,7 +151,7 @@ def _path(messages: Mapping[str, Any], message_id: Any) -> list[Any]:
 
 
 def _unfolded(text: str) -> str:
-    """The text without the reasoning and tool calls that Open WebUI keeps in it."""
+    """The text without the reasoning and tool calls that Open WebUI embeds in it."""
     kept: list[str] = []
     at = 0
     while (start := text.find(FOLDED, at)) >= 0 and (end := text.find(FOLDED_END, start)) >= 0:

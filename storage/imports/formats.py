@@ -1,7 +1,7 @@
-"""The formats of rated data that can be imported: how a record of each is detected, and what rows it gives.
+"""The import formats of rated data: how to detect a record of each, and how to convert it to rows.
 
-A record is what a file holds; a row is one rated reply. Formats of whole applications are in
-storage.imports.apps. Knows no file and no database.
+A record is one entry of a file; a row is one rated reply. The formats of other chat applications are in
+storage.imports.apps.
 """
 
 import math
@@ -36,15 +36,15 @@ REPLIES = ("completion", "response", "reply", "answer", "output")
 CHATS = ("conversations", "messages")
 SCORES = ("score", "rating")
 KTO_TAGS = ("kto_tag", "label")
-# As the data sets of Argilla, Hugging Face and others name them; {} is chosen or rejected.
+# Column names in data sets of Argilla, Hugging Face and others; {} is chosen or rejected.
 RATINGS = ("rating_{}", "{}_rating", "{}-rating", "score_{}", "{}_score", "{}_avg_rating")
 MODELS = ("{}_model_version", "{}_model", "{}-model", "model_version", "model")
 
 
 class ImportOptions(BaseModel):
-    """What to leave out, and how to read scores; None where nothing was said.
+    """What to leave out, and how to read scores; None where not given.
 
-    The API's query, the admin page's form and the command lines have what is a field here.
+    The API's query, the admin page's form and the commands offer these fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,10 +65,10 @@ NO_OPTIONS = ImportOptions()
 @dataclass(frozen=True)
 class Format:
     name: str
-    about: str  # for people: the columns it is known by
+    about: str  # for people: the columns that identify it
     fits: Callable[[Columns, ImportOptions], bool]
     rows: Callable[[Columns, ImportOptions], Rows]
-    options: tuple[str, ...] = ()  # those that it takes, apart from max_messages
+    options: tuple[str, ...] = ()  # the options it supports besides max_messages
 
 
 def _kto_rows(record: Columns, options: ImportOptions) -> Rows:
@@ -117,7 +117,7 @@ def _sharegpt_rows(record: Columns, options: ImportOptions) -> Rows:
 
 
 def _rated_row(record: Columns, turns: list[Turn], name: str, label: bool, side: str = "") -> ImportedRow:
-    """The row with the other columns of a Thumbloop export; a pair has those columns for each side."""
+    """The row, with the provenance columns of a Thumbloop export; `side` is their prefix in a pair."""
     ours = _is_ours(record, side)
     return ImportedRow(
         checked(with_system(turns, record.get("system")), name),
@@ -132,7 +132,7 @@ def _rated_row(record: Columns, turns: list[Turn], name: str, label: bool, side:
 
 
 def _is_ours(record: Columns, side: str = "") -> bool:
-    """Whether it has the columns by which an export of ours names a vote."""
+    """Whether the record has the columns that identify a vote in a Thumbloop export."""
     message_id, user_hash = record.get(f"{side}message_id"), record.get(f"{side}user_hash")
     return isinstance(message_id, str) and isinstance(user_hash, str) and is_id(message_id)
 
@@ -142,7 +142,7 @@ def _is_rated(record: Columns, options: ImportOptions) -> bool:
     return _first_name(record, scores) is not None and _first_name(record, (*REPLIES, *CHATS)) is not None
 
 
-# In this order a record is tried: the first that fits is the one.
+# Tried in this order: the first format that fits a record is used.
 FORMATS = {
     known.name: known
     for known in (
@@ -189,7 +189,7 @@ FORMATS = {
 
 
 def named_format(name: str) -> Format:
-    """The format of that name; raises InvalidInput that lists them all."""
+    """The format of that name; raises InvalidInput, which lists them all."""
     if name not in FORMATS:
         raise InvalidInput(f"There is no import format {name[:80]!r}. {known_formats()}", field="format")
     return FORMATS[name]
@@ -204,7 +204,7 @@ def known_formats() -> str:
 
 
 def check_options(chosen: Format, options: ImportOptions) -> None:
-    """Raises InvalidInput for an option that means nothing for the format, or one that is missing."""
+    """Raise InvalidInput if an option does not apply to the format, is not finite, or is missing."""
     for name, value in options:
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidInput(f"{name} cannot be {value}; give a number.", field=name)
@@ -217,7 +217,7 @@ def check_options(chosen: Format, options: ImportOptions) -> None:
 
 
 def rows_of(chosen: Format, record: Columns, options: ImportOptions) -> Rows:
-    """The rows of one record; raises InvalidInput with the reason where it gives none."""
+    """The rows of one record; raises InvalidInput with the reason if it cannot be converted."""
     for row in chosen.rows(record, options):
         most = options.max_messages
         if isinstance(row, ImportedRow) and most is not None and len(row.turns) > most:

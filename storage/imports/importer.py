@@ -1,9 +1,9 @@
-"""Other people's feedback in: a file or a folder, read as records, turned into rows, stored as rated chats.
+"""Imports a file or folder of rated data: reads records, converts them to rows, stores these as rated chats.
 
-All or nothing: the whole file is checked before the database is locked, and then written in one transaction.
-With `skip_bad`, bad records are left out and rows are committed in batches, so that others can write between
-them. Either way a row that is there already is counted as a duplicate: importing a file again adds what is
-missing, and nothing twice.
+An import is all or nothing: the file is checked completely before the database is locked, then written in one
+transaction. With `skip_bad`, bad records are left out and rows are committed in batches, so that others can
+write in between. Either way existing rows count as duplicates: importing a file again adds only what is
+missing.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from storage.imports.source import open_source
 from storage.imports.writer import add_rows
 
 BATCH = 500  # rows
-# Of a record that may have 16 MiB each, no more than this many are held before they are written.
+# A record may have 16 MiB, so a batch is also written once it exceeds this many characters.
 BATCH_CHARS = 32 * 1024 * 1024
 
 
@@ -36,12 +36,12 @@ def import_file(
     progress: Callable[[Progress], None] = lambda _: None,
     finish: Callable[[Session, ImportReport], None] = lambda _, __: None,
 ) -> ImportReport:
-    """Import a file, a folder or a stream; messages call it `name`, whose ending is a hint of its kind.
+    """Import a file, a folder or a stream; messages call it `name`, whose suffix helps to detect its kind.
 
-    Raises InvalidInput: the kind or the format is unknown, an option does not fit, or, unless `skip_bad`, a
-    record is bad; its position is the error's `field`. Then nothing was imported. An exception of `progress`
-    ends the import likewise; what `skip_bad` committed before stays, and the same file again adds the rest.
-    `finish` is called at the end, in the transaction of the rows or, with `skip_bad`, in one of its own.
+    Raises InvalidInput, with nothing imported, if the kind or format is unknown, an option does not fit, or,
+    without `skip_bad`, a record is bad; `field` is then its position. An exception from `progress` also ends
+    the import; batches that `skip_bad` committed stay, and importing the file again adds the rest. `finish`
+    is called at the end, in the transaction of the rows or, with `skip_bad`, in its own.
     """
     with open_source(source, name) as opened:
         chosen = named_format(format) if format is not None else None
@@ -82,7 +82,7 @@ def _store(
 
 
 def _add(session: Session, reading: Reading, batch: list[ImportedRow]) -> None:
-    """Store rows that the reading gave, and count them."""
+    """Store a batch of rows and count it in the report."""
     assert reading.format is not None
     added = add_rows(session, batch, f"import:{reading.format.name}")
     reading.report.accepted += added

@@ -1,7 +1,6 @@
-"""JSON text as records: JSON lines, one array of objects, or objects one after another.
+"""Reads JSON as records: JSON lines, one array of objects, or objects one after another.
 
-A bad line is a fault of that line alone. Where a broken element of an array ends is not known, so reading
-stops there.
+A bad line affects only itself. After a broken element of an array reading stops, because its end is unknown.
 """
 
 import codecs
@@ -17,7 +16,7 @@ REST = "what comes after it cannot be read."
 
 
 def read_json_lines(file: IO[bytes]) -> Iterator[Record]:
-    """One record per line; empty lines are skipped. NaN and Infinity, as pandas writes them, are null."""
+    """One record per line; empty lines are skipped. NaN and Infinity, which pandas writes, become null."""
     for number, done, line in bounded_lines(file):
         position = f"line {number}"
         if line is None:
@@ -27,7 +26,7 @@ def read_json_lines(file: IO[bytes]) -> Iterator[Record]:
 
 
 def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
-    """The elements of the one array, or objects that follow each other, however they are laid out."""
+    """One record per element of the array, or per object of a sequence, in any layout."""
     if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
         file.seek(0)
     bounded = _Bounded(file)
@@ -54,7 +53,7 @@ def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
 
 def _line_record(position: str, done: int, line: bytes) -> Record:
     try:
-        # A byte order mark at the start of a file is how some editors save UTF-8.
+        # utf-8-sig: some editors save UTF-8 with a byte order mark.
         text = line.decode("utf-8-sig").strip()
         value, end = LINE_DECODER.raw_decode(text)
         if end == len(text):
@@ -80,7 +79,7 @@ def _record(position: str, done: int, value: Any, fault: str | None = None) -> R
 
 
 def _reason(error: ijson.JSONError) -> str:
-    """The first line of what the parser says; the others draw an arrow below the place."""
+    """The parser's reason and the text near it, without the lines that draw an arrow."""
     message = error.args[0]
     text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
     reason, _, context = text.partition("\n")
@@ -89,7 +88,7 @@ def _reason(error: ijson.JSONError) -> str:
 
 
 class _Bounded:
-    """A file for ijson, which would gather an element without a bound."""
+    """A file for ijson with a limit: ijson would read an element of any length."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.done = self.element_from = file.tell()  # bytes
@@ -104,7 +103,7 @@ class _Bounded:
 
 
 class _Repeated(ValueError):
-    """A key comes twice in one object, and nobody can know which of the two is meant."""
+    """A key occurs twice in one object, so its value is ambiguous."""
 
 
 def _twice(key: str) -> str:
@@ -120,7 +119,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Object(dict[str, Any]):
-    """An object that ijson fills: reading goes on after a key that comes twice, so it is only noted."""
+    """An object that ijson fills. A duplicate key is only recorded, so that reading can continue."""
 
     def __init__(self, repeats: list[tuple[dict[str, Any], str]]) -> None:
         self._repeats = repeats
@@ -132,7 +131,7 @@ class _Object(dict[str, Any]):
 
 
 def _repeated_key(value: Any, repeats: list[tuple[dict[str, Any], str]]) -> str | None:
-    """A key that comes twice somewhere in this element; those of later elements may be noted already."""
+    """A duplicate key in this element, if any; `repeats` may already have some of later elements."""
     inside = [value] if repeats else []
     for one in inside:
         for owner, key in repeats:

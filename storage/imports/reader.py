@@ -1,6 +1,6 @@
-"""A file of rated data as rows: each record is converted and counted, or refused with its position.
+"""Reads a file of rated data as rows: each record is converted and counted, or refused with its position.
 
-Knows no database: storage.imports.importer and the trainer use the rows.
+Used by storage.imports.importer, and by the trainer to train on a file without a database.
 """
 
 from collections import Counter
@@ -13,26 +13,26 @@ from storage.imports.records import Record
 from storage.imports.rows import ImportedRow
 from storage.imports.source import Source
 
-SNIFFED = 20  # after as many records without a known format, the file is refused
+SNIFFED = 20  # the file is refused after this many records without a known format
 KEPT_REJECTIONS = 100
 PROGRESS_EVERY = 1000  # records
 
 
 @dataclass(frozen=True)
 class Rejection:
-    position: str  # "line 3", "element 3", "row 3"; in a folder with the file's name before it
+    position: str  # "line 3", "element 3", "row 3"; in a folder, after the file's name
     reason: str
 
 
 @dataclass
 class ImportReport:
-    """What became of a file. A record may give several rows: a pair gives two."""
+    """The result of an import. A record may give several rows: a pair gives two."""
 
-    format: str | None = None  # None where no record showed it
+    format: str | None = None  # None if no record showed it
     records: int = 0
     accepted: int = 0  # rows
     duplicates: int = 0  # rows
-    dropped: Counter[str] = field(default_factory=Counter)  # rows by reason: an option, or no vote in them
+    dropped: Counter[str] = field(default_factory=Counter)  # rows by reason: an option, or no vote
     rejected: int = 0  # records
     rejections: list[Rejection] = field(default_factory=list)  # the first KEPT_REJECTIONS of them
 
@@ -47,10 +47,10 @@ class Progress:
 
 @dataclass
 class Reading:
-    """One pass over the source: yields its rows and keeps the report.
+    """One pass over the source: yields its rows and fills the report.
 
-    A bad record is refused with InvalidInput, whose message ends with `nothing`; with `skip_bad` it is left
-    out and kept in the report.
+    A bad record raises InvalidInput, whose message includes `nothing`; with `skip_bad` it is left out and
+    counted in the report.
     """
 
     source: Source
@@ -93,7 +93,7 @@ class Reading:
             self._reject(record, f"{error.message}{hint}")
 
     def _format_of(self, record: Record) -> Format | None:
-        """The format, detected from this record where it is not known yet."""
+        """The format, detected from this record if not known yet; None if the record was rejected."""
         if self.format is None:
             self.format = sniff(record.value or {}, self.options)
             if self.format is not None:

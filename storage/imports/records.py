@@ -1,6 +1,6 @@
-"""What a reader of a file yields: one record after another, or why there is none.
+"""Records, which the file readers yield one at a time: a row of the file, or why it cannot be read.
 
-One record is held at a time, and one that is longer than LONGEST_RECORD is skipped before it is held.
+Only one record is in memory, and one longer than LONGEST_RECORD is never loaded completely.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ PIECE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of the file as it came, or the fault that kept it from being read."""
+    """A row of the file, unconverted, or the fault that prevented reading it."""
 
     position: str  # where it is, for people: "line 3", "element 3", "row 3"
     done: int  # bytes of the file read so far
@@ -26,7 +26,7 @@ class TooLong(Exception):
 
 
 def kind_of(value: Any) -> str:
-    """What JSON calls the type of a value, with an article."""
+    """JSON's name for the type of a value, with an article, for messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -44,7 +44,7 @@ def too_long(what: str) -> str:
 
 
 def bounded_lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes | None]]:
-    """(line number from 1, bytes read so far, the line with its end, or None where it is too long)."""
+    """Yields (line number from 1, bytes read so far, the line with its newline, or None if too long)."""
     number = done = 0
     while line := file.readline(LONGEST_RECORD + 1):
         number += 1
@@ -52,7 +52,7 @@ def bounded_lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes | None]]:
         if len(line) <= LONGEST_RECORD:
             yield number, done, line
             continue
-        yield number, done, None  # at once, so that a file that is refused for it is not read to its end
+        yield number, done, None  # before skipping the rest: if the file is refused, it need not be read on
         while line and not line.endswith(b"\n"):
             line = file.readline(PIECE)
             done += len(line)

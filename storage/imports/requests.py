@@ -1,7 +1,7 @@
-"""Idempotency keys of imports: the same request again gets the same report, and imports nothing.
+"""Idempotency keys of imports: a repeated request gets the stored report and imports nothing.
 
-A key is a person's own. Its report is stored in the transaction that stores the rows, so neither exists
-alone; a refused import leaves no trace, and its key may be used again.
+Keys are per person. The report is stored in the transaction that stores the rows, so neither exists alone. A
+refused import leaves no trace, and its key may be used again.
 """
 
 import threading
@@ -20,23 +20,23 @@ from storage.errors import Conflict, InvalidInput
 KEPT = timedelta(days=30)
 RETRY_AFTER = 5  # seconds
 
-# SQLite serves one process, so its memory is enough. On PostgreSQL the database keeps the others out.
+# The keys in use, for SQLite, which serves only one process. PostgreSQL uses advisory locks.
 _under_way: set[tuple[str, str]] = set()
 _lock = threading.Lock()
 
 
 @contextmanager
 def one_at_a_time(database: Database, user_id: str, key: str) -> Iterator[None]:
-    """Holds the key while its import is under way; raises Conflict where another request holds it."""
+    """Hold the key during its import; raises Conflict if another request holds it."""
     held = _held_by_the_database if database.dialect == "postgresql" else _held_by_this_process
     with held(database, key, f"{user_id}/{key}"):
         yield
 
 
 def stored_report(session: Session, user_id: str, key: str, sha256: str) -> dict[str, Any] | None:
-    """The report of the same request, None where there was none; `sha256` is of its options and its file.
+    """The report of the same request, or None; `sha256` is of its options and file.
 
-    Raises InvalidInput where the key came with another request.
+    Raises InvalidInput if the key was used with another request.
     """
     found = _find(session, user_id, key)
     if found is None:
@@ -57,7 +57,7 @@ def store_report(session: Session, user_id: str, key: str, sha256: str, report: 
 
 
 def remove_old_requests(session: Session) -> int:
-    """Forget the keys of a month ago; returns how many those were."""
+    """Delete keys older than 30 days; returns how many."""
     old = sa.delete(ImportRequest).where(col(ImportRequest.created_at) < now() - KEPT)
     return int(session.execute(old).rowcount)  # type: ignore[attr-defined]
 
@@ -84,7 +84,7 @@ def _held_by_this_process(database: Database, key: str, name: str) -> Iterator[N
 @contextmanager
 def _held_by_the_database(database: Database, key: str, name: str) -> Iterator[None]:
     number = sa.func.hashtextextended(name, 0)
-    # No transaction stays open meanwhile, and the lock of a server that dies goes with its connection.
+    # No transaction stays open meanwhile. If the server dies, its connection and the lock end.
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(number))).scalar_one():
             raise _busy(key)

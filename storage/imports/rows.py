@@ -1,7 +1,6 @@
-"""One imported example in its normal form, and the checks that every format shares.
+"""Imported rows in their normalised form, and the conversions and checks that all formats share.
 
-Every function raises InvalidInput with a reason that names the column and the value. Knows no file and
-no database.
+Every function raises InvalidInput with a reason that names the column and the value.
 """
 
 import hashlib
@@ -27,10 +26,10 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
-# Unix times from here on are in milliseconds, microseconds, nanoseconds.
+# (least value, units per second): Unix times from these values on are in nano-, micro- or milliseconds.
 FINER_THAN_SECONDS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # no chat was rated before, so it is a time in another unit
-SLACK = timedelta(days=1)  # of clocks, and of times without their zone
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # an earlier time has another unit: no chat was rated then
+SLACK = timedelta(days=1)  # for wrong clocks and missing time zones
 
 
 class Turn(NamedTuple):
@@ -40,7 +39,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImportedRow:
-    """A rated reply: perhaps a system message, then user and assistant in turn; the reply is the last."""
+    """A rated conversation: an optional system message, then user and assistant in turn, the reply last."""
 
     turns: tuple[Turn, ...]
     label: bool
@@ -53,7 +52,7 @@ class ImportedRow:
 
     @property
     def key(self) -> str:
-        """Equal for rows that say the same; rows of one Thumbloop's export differ if their votes do."""
+        """A hash of conversation and label, and in a Thumbloop export of message id and user too."""
         said: list[Any] = [self.turns[:-1], self.turns[-1].content, self.label]
         if self.origin is not None:
             said.append(self.origin)
@@ -62,7 +61,7 @@ class ImportedRow:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Rows that are left out on purpose: an option says so, or they have no vote."""
+    """Rows left out on purpose: by an option, or because they have no vote."""
 
     reason: str
     rows: int = 1
@@ -76,7 +75,7 @@ def shown(value: Any) -> str:
 
 
 def read_turns(value: Any, name: str, role: str) -> list[Turn]:
-    """Text (said by `role`), one message, or a list of messages: role and content, or from and value."""
+    """Turns from text (by `role`), a message or a list of them, with role and content or from and value."""
     if isinstance(value, str):
         return [Turn(role, value)]
     messages = [value] if isinstance(value, Mapping) else value
@@ -88,8 +87,8 @@ def read_turns(value: Any, name: str, role: str) -> list[Turn]:
 def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
     """The prompt and the reply as one conversation.
 
-    The reply is text, one assistant message, or a whole conversation that ends with it. Then the prompt may
-    be missing, the beginning of that conversation, or a text that the conversation repeats.
+    The reply is text, one assistant message, or a conversation that ends with it. Then the prompt
+    may be missing, the beginning of that conversation, or text, which is not used.
     """
     if reply is None or reply == []:
         raise InvalidInput(f"{name} is missing.", field=name)
@@ -107,13 +106,13 @@ def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
 
 
 def with_system(turns: list[Turn], system: Any) -> list[Turn]:
-    """The conversation below the system prompt of a column of its own, where there is one."""
+    """The conversation with `system`, a separate column, as its system prompt, unless it has one already."""
     has_one = bool(turns) and turns[0].role == "system"
     return turns if has_one or not isinstance(system, str) or not system else [Turn("system", system), *turns]
 
 
 def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
-    """The conversation, if its roles are in order, its texts can be stored and its reply says something."""
+    """The conversation, if its roles alternate, its texts can be stored and its reply is not empty."""
     roles = [turn.role for turn in turns]
     if not roles or roles[-1] != "assistant":
         raise InvalidInput(f"{name} must end with an assistant message.", field=name)
@@ -133,7 +132,7 @@ def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
 
 def read_label(row: Mapping[str, Any], name: str) -> bool:
     label = row.get(name)
-    if name == "kto_tag" and label in ("true", "false"):  # LLaMA-Factory takes text for it
+    if name == "kto_tag" and label in ("true", "false"):  # LLaMA-Factory accepts text
         return bool(label == "true")
     if label is True or label is False:
         return label
@@ -141,7 +140,7 @@ def read_label(row: Mapping[str, Any], name: str) -> bool:
 
 
 def read_number(value: Any, name: str) -> float:
-    """A finite number, or the text of one, as a CSV cell has it."""
+    """A finite number, given as a number or as text, as in CSV."""
     try:
         number = float(value) if isinstance(value, str | int | float) else math.nan
     except (ValueError, OverflowError):
@@ -152,7 +151,7 @@ def read_number(value: Any, name: str) -> float:
 
 
 def read_time(value: Any, name: str) -> datetime | None:
-    """A time in ISO 8601 or Unix time of any unit; without a zone it is UTC. Neither long ago nor to come."""
+    """A time in ISO 8601, or Unix time in any unit, from 2000 to a day from now; without a zone it is UTC."""
     if value is None or value == "":
         return None
     try:
@@ -177,12 +176,12 @@ def read_time(value: Any, name: str) -> datetime | None:
 
 
 def read_note(value: Any, name: str) -> str | None:
-    """Text that belongs to the vote; anything else in a column of that name is ignored."""
+    """The text, or None for an empty one or any other type."""
     return check_text(value, name) if isinstance(value, str) and value else None
 
 
 def read_tags(value: Any) -> tuple[str, ...]:
-    """A list of tags, in JSON where it comes from a CSV cell, or one tag."""
+    """Tags from a list, its JSON (as in CSV), or one tag; without duplicates and values that are not text."""
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
@@ -195,7 +194,7 @@ def read_tags(value: Any) -> tuple[str, ...]:
 def _turn(message: Any, name: str) -> Turn:
     if not isinstance(message, Mapping):
         raise InvalidInput(f"{name} must be a message, not {kind_of(message)}.", field=name)
-    # A column of messages that are not all alike has every key in each, null where it does not belong.
+    # In Parquet and Arrow every message has the keys of all messages, null where it lacks one.
     role = message.get("role") or message.get("from")
     content = message.get("content")
     known = ROLES.get(role) if isinstance(role, str) else None

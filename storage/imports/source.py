@@ -1,7 +1,7 @@
-"""The file or folder that an import reads: its kind, and its records from the beginning, any number of times.
+"""Opens the file or folder of an import: detects its kind, and reads its records any number of times.
 
 The kind is detected from the first bytes, not from the name alone: many .json files hold JSON lines. Archives
-are refused and never unpacked. Knows no format: storage.imports.formats says what columns mean.
+are refused, never unpacked. What the columns mean is in storage.imports.formats.
 """
 
 import json
@@ -33,13 +33,13 @@ ARCHIVES = {
 }
 SEPARATORS = (b",", b";", b"\t")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-# In a folder without a `datasets` state, files of the first of these kinds are read.
+# In a folder that `datasets` did not save, the files of the first kind found are read.
 TABLES = (".parquet", ".jsonl", ".csv")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is imported; `records` starts again at the first one whenever it is called."""
+    """What is imported; each call of `records` starts again at the first record."""
 
     name: str
     size: int  # bytes
@@ -48,7 +48,7 @@ class Source:
 
 @contextmanager
 def open_source(source: Path | IO[bytes], name: str | None = None) -> Iterator[Source]:
-    """Open a file, a folder or a stream; raises InvalidInput if it cannot be read or is no kind we know."""
+    """Open a file, a folder or a stream; raises InvalidInput if it cannot be read or its kind is unknown."""
     if isinstance(source, Path):
         shown = name or source.name
         if source.is_dir():
@@ -110,7 +110,7 @@ def _kind(head: bytes, name: str) -> str:
                 code="archive",
                 field="file",
             )
-    # Without a byte order mark, the zeros next to the first two letters show it.
+    # Without a byte order mark, UTF-16 is recognised by the zero bytes of the first two letters.
     if head.startswith(UTF_16) or [byte == 0 for byte in head[:4]] in ([False, True] * 2, [True, False] * 2):
         raise InvalidInput(f"{name} is in UTF-16; save it as UTF-8.", field="file")
     if head.startswith(b"PAR1"):
@@ -130,12 +130,12 @@ def _kind(head: bytes, name: str) -> str:
 
 
 def _is_indented(text: bytes) -> bool:
-    """Whether an object goes on below its first line; JSON lines hold a whole one in each."""
+    """Whether an object continues after its first line; JSON lines have a complete one on each."""
     first, _, rest = text.partition(b"\n")
     try:
         json.loads(first)
     except json.JSONDecodeError as error:
-        # JSON lines whose first is cut short begin like this, too, but the next one with a brace.
+        # JSON lines with a truncated first line fail alike, but their next line begins with a brace.
         return error.pos >= len(error.doc.rstrip()) and rest.strip() != b"" and not rest.startswith(b"{")
     except (ValueError, RecursionError):
         return False

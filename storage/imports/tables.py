@@ -1,8 +1,7 @@
-"""Tables as records: CSV, Parquet, and the Arrow files of a folder that `datasets` saved.
+"""Reads tables as records: CSV, Parquet, and folders that `datasets` saved.
 
-Rows become Python objects one at a time, so that a batch of long or repeated texts never fills memory. Only
-two things about columns are known here, because a CSV cell cannot say them by itself: that it holds true
-or false, and that it holds messages.
+Rows become Python objects one at a time, so that a batch of long or repeated texts never fills memory. In
+CSV cells, only labels (true or false) and messages are converted here; the rest stays text.
 """
 
 import csv
@@ -21,10 +20,10 @@ from storage.exports.encoders import restore_cell
 from storage.imports.records import LONGEST_RECORD, Record, TooLong, bounded_lines, too_long
 
 LABELS = ("label", "kto_tag")
-# Columns of plain text, alone or after a pair's side; text that looks like messages stays text there.
+# Columns of plain text, also with the prefix of a pair's side: text that looks like messages stays text.
 TEXTS = ("comment", "correction", "system")
-# A Thumbloop export has these columns, or these for each side of a pair. It puts a quote before formulas,
-# which is taken away here.
+# A Thumbloop export is recognised by the first columns, one of pairs by the second. The quote that exports
+# put before formulas is removed.
 OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
 ROWS_AT_ONCE = 32
 HELD_AT_ONCE = 256 * 1024 * 1024
@@ -35,7 +34,7 @@ csv.field_size_limit(LONGEST_RECORD)  # the default of 128 KiB is less than a lo
 
 
 def read_csv(file: IO[bytes]) -> Iterator[Record]:
-    """One record per row below the header; empty cells are null, and no cell is ever a formula."""
+    """One record per row below the header; empty cells are null."""
     lines = _CsvLines(file)
     header, separator = _csv_header(lines)
     restore = restore_cell if any(set(header) >= ours for ours in OUR_COLUMNS) else str
@@ -70,7 +69,7 @@ def read_parquet(file: IO[bytes], size: int) -> Iterator[Record]:
 
 
 def read_dataset(folder: Path, size: int) -> Iterator[Record]:
-    """One record per row of what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, every split."""
+    """One record per row of every split that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     import datasets  # slow to load, and only folders need it
 
     try:
@@ -89,7 +88,7 @@ def read_dataset(folder: Path, size: int) -> Iterator[Record]:
 
 
 def _records(batches: Iterable[Any], names: list[str], done: Callable[[int], int]) -> Iterator[Record]:
-    """The rows of Arrow batches; a file that is damaged further on ends with a fault."""
+    """The rows of Arrow batches; if a file turns out to be damaged, the last record is a fault."""
     number = 0
     try:
         for batch in batches:
@@ -102,7 +101,7 @@ def _records(batches: Iterable[Any], names: list[str], done: Callable[[int], int
 
 
 class _CsvLines:
-    """Lines as text for the csv module, which would gather a quoted cell without a bound."""
+    """Lines as text for the csv module, with a limit: csv would read a quoted cell of any length."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.number = 0
@@ -118,7 +117,7 @@ class _CsvLines:
         self.record_bytes += LONGEST_RECORD + 1 if line is None else len(line)
         if line is None or self.record_bytes > LONGEST_RECORD:
             raise TooLong
-        # Bytes that are not UTF-8 become lone surrogates, so that the rows after them stay in step.
+        # Bytes that are not UTF-8 become lone surrogates; _csv_record then refuses only that row.
         return line.decode("utf-8-sig" if self.number == 1 else "utf-8", errors="surrogateescape")
 
 
@@ -161,7 +160,7 @@ def _cell(name: str, text: str) -> Any:
 
 
 def _rows_at_once(metadata: Any) -> int:
-    # A dictionary may repeat one long text in every row; no text is longer than its unpacked row group.
+    # A dictionary may repeat one long text in every row; no text is longer than its uncompressed row group.
     groups = [int(metadata.row_group(at).total_byte_size) for at in range(metadata.num_row_groups)]
     return min(max(HELD_AT_ONCE // max([*groups, 1]), 1), ROWS_AT_ONCE)
 

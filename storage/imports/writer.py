@@ -1,7 +1,7 @@
-"""Imported rows into the database, many at a time: each becomes a chat with a vote on its last reply.
+"""Writes imported rows to the database in batches: each becomes a chat with a vote on its last reply.
 
-The chats belong to the user `import`, who cannot sign in. A row is not added again where its key is that of
-an imported chat, or where it is an exported reply of this very database.
+The chats belong to the user `import`, who cannot sign in. A row is skipped if its key belongs to an imported
+chat, or if it is an exported reply of this same database.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ from storage.imports.rows import ImportedRow
 from storage.people.users import find_user
 
 IMPORT_USER = "import"
-TITLE_FROM = 1000  # characters; the first line of a long message is title enough
+TITLE_FROM = 1000  # characters of the first message that are enough for a title
 
 
 def add_rows(session: Session, rows: Sequence[ImportedRow], source: str) -> int:
-    """Add the rows that are new, in their order; returns how many those are."""
-    lock_vote_log(session)  # or another import could add the same rows meanwhile
+    """Add the new rows, in order; returns how many."""
+    lock_vote_log(session)  # otherwise another import could add the same rows meanwhile
     owner = find_user(session, IMPORT_USER) or _import_user(session)
     batch = _Batch(owner.id, source)
     by_key: dict[str, ImportedRow] = {}
     for row in rows:
-        by_key.setdefault(row.key, row)  # of rows that say the same, the first
+        by_key.setdefault(row.key, row)  # of rows with the same key, the first
     known = _known_keys(session, by_key)
     for key, row in by_key.items():
         if key not in known:
@@ -41,15 +41,15 @@ def _known_keys(session: Session, rows: Mapping[str, ImportedRow]) -> set[str]:
     known = {key for key in found if key is not None}
     origins = {row.origin[0] for row in rows.values() if row.origin is not None}
     ours = set(session.exec(select(Message.id).where(col(Message.id).in_(origins)))) if origins else set()
-    # The export of a reply of our own does not bring it back, even if it was deleted since.
+    # Importing an export of our own reply does not bring the reply back, even if it was deleted since.
     return known | {key for key, row in rows.items() if row.origin is not None and row.origin[0] in ours}
 
 
 class _Batch:
-    """The values of the rows' chats, messages, votes and events, for one insert into each table."""
+    """The column values of chats, messages, votes and events, for one bulk insert into each table."""
 
     def __init__(self, owner_id: str, source: str) -> None:
-        # Every column with its default: inserts of plain values make no objects that would fill them in.
+        # Templates with every column's default: a bulk insert creates no objects that would apply them.
         self._chat = Chat(owner_id=owner_id, source=source).model_dump()
         self._message = Message(chat_id="", role="").model_dump()
         self._vote = Vote(message_id="", user_id=owner_id).model_dump()
@@ -100,7 +100,7 @@ class _Batch:
         self._events.append(self._event | said)
 
     def insert(self, session: Session) -> int:
-        """Insert all of it; returns how many rows that was."""
+        """Insert everything; returns the number of rows."""
         for table, values in (
             (Chat, self._chats),
             (Message, self._messages),
