@@ -1,4 +1,4 @@
-"""β, loss and learning rate, tried on one's own feedback.
+"""Sweeps: try β, loss and learning rate on your own feedback, and rank the results.
 
-Imports trainer.offline, trainer.gate and trainer.engine. Begin with `sweep.py`.
+Imports storage and every trainer package except launch and runs. Begin with `sweep.py`.
 """

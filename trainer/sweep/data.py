@@ -1,7 +1,4 @@
-"""What a sweep trains on and what it measures on: votes or a file, split once for all of its points.
-
-The split is a run's (trainer.dataset.split).
-"""
+"""Reads a sweep's data, votes or a file, and splits it once for all points, as a training run does."""
 
 import hashlib
 from collections.abc import Mapping
@@ -45,9 +42,9 @@ class Votes:
 
 @dataclass(frozen=True)
 class SweepRows:
-    """Rows to train on and rows to measure on, of different chats; `pairs` are among the first.
+    """Rows to train on and rows to measure on, from different chats; `pairs` are among the training rows.
 
-    `origin` says where they are from, as far as it takes to read the same ones again; `lines` tell people.
+    `origin` has what is needed to read the same rows again; `lines` describes them to people.
     """
 
     training: list[TokenisedExample]
@@ -59,7 +56,7 @@ class SweepRows:
 
     @property
     def sha256(self) -> str:
-        """Over the ids, labels, chats and weights of both sides."""
+        """SHA-256 over the ids, labels, chats and weights of both sides."""
         both = rows_digest(self.training), rows_digest(self.held_out)
         return hashlib.sha256(" ".join(both).encode()).hexdigest()
 
@@ -72,9 +69,9 @@ def read_split(
     *,
     origin: Mapping[str, Any] | None = None,
 ) -> SweepRows:
-    """Read, tokenise and split. With the `origin` of an earlier split, as of then, whatever came later.
+    """Read, tokenise and split. With the `origin` of an earlier split, later feedback is ignored.
 
-    Raises InvalidInput where there is not one row of each kind to train on, or fewer than a micro-batch.
+    Raises InvalidInput unless there is a training row of each kind and at least one micro-batch.
     """
     moment, deployed = datetime.now(UTC), ""
     lines: list[str] = []

@@ -1,6 +1,6 @@
-"""DPO and IPO on pairs of an up and a down reply, by TRL's DPOTrainer on given ids. For sweeps alone.
+"""Trains DPO and IPO on pairs of an up and a down reply, for sweeps, with TRL's DPOTrainer on given ids.
 
-Knows no votes: a pair is two rows with the same prompt.
+A pair is two rows with the same prompt.
 """
 
 import time
@@ -36,7 +36,7 @@ LOSS_TYPES: dict[Loss, str] = {"dpo": "sigmoid", "ipo": "ipo"}  # as TRL names t
 
 @dataclass(frozen=True)
 class Pair:
-    """A liked and a disliked reply to one prompt, whose ids are equal."""
+    """A liked and a disliked reply to one prompt, with equal prompt ids."""
 
     up: TokenisedExample
     down: TokenisedExample
@@ -56,7 +56,7 @@ def find_pairs(rows: Sequence[TokenisedExample]) -> list[Pair]:
             [row for text, row in downs.items() if text not in ups],
         )
     ]
-    # A chat template may render the end of a prompt by what follows; then they share no prompt.
+    # A chat template may render the end of a prompt differently for each reply; such rows share no prompt.
     return [pair for pair in pairs if pair.up.prompt_ids == pair.down.prompt_ids]
 
 
@@ -72,13 +72,13 @@ def train_on_pairs(
     progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Any, float]:
-    """Put a new LoRA adapter on `model` and train it; the PEFT model and the seconds that took.
+    """Train a new LoRA adapter on `model`; returns the PEFT model and the seconds it took.
 
-    A micro-batch has half as many pairs as one of KTO has rows, so that a step sees as many replies. The
-    model with its adapter off is the reference. `check` is called at each layer of a pass and
-    may raise Interrupted. Raises Diverged.
+    A micro-batch has half as many pairs as KTO's has rows, so that a step sees the same number of replies.
+    The model with its adapter off is the reference. `check` is called at the end of each step and may raise
+    Interrupted. Raises Diverged.
     """
-    set_seed(settings.seed)  # before the adapter is made, as TRL's KTOTrainer does
+    set_seed(settings.seed)  # before the adapter is created, as in TRL's KTOTrainer
     disable_progress_bar()
     rows = [row for pair in pairs for row in (pair.up, pair.down)]
     args = DPOConfig(
@@ -89,7 +89,7 @@ def train_on_pairs(
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=max(1, settings.batch_size // 2),
         gradient_accumulation_steps=settings.gradient_accumulation,
-        max_length=None,  # or TRL would drop pairs by its own ids; the collator cuts ours
+        max_length=None,  # otherwise TRL drops pairs by its own ids; the collator cuts ours
         seed=settings.seed,
         bf16=model.dtype == torch.bfloat16,
         fp16=model.dtype == torch.float16,
@@ -128,7 +128,7 @@ def train_on_pairs(
 
 
 class _ExactPairs(DPOTrainer):
-    """DPOTrainer on the ids of rows, with reference log-probabilities that are kept across trainings."""
+    """DPOTrainer on the ids of rows, with cached reference log-probabilities."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class _ExactPairs(DPOTrainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
-        self.precompute_ref_logps = True  # they come with the batch: _compute_loss puts them there
+        self.precompute_ref_logps = True  # _compute_loss adds them to the batch
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         numbers = inputs.pop("pair").tolist()

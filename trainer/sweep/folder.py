@@ -1,10 +1,10 @@
-"""The folder of a sweep: an Optuna study, and what follows from it.
+"""The folder of a sweep: an Optuna study and the results derived from it.
 
-    journal.log     the study: its plan, which never changes, and a trial for each point that was begun
+    journal.log     the study: its plan, which never changes, and a trial for each point that was started
     results.csv     all points, best first
-    plot.png        where matplotlib is installed
+    plot.png        if matplotlib is installed
 
-A point without a result is one that is still to be made. Knows no model.
+A point without a result is still missing. Knows no model.
 """
 
 import csv
@@ -53,7 +53,7 @@ PLAN, RESULT = "plan", "result"  # attributes of the study, and of a trial
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as far as it is done. `missing` are the points to come, where they are known before."""
+    """A sweep as far as it is done. `missing` has the remaining points if they are known in advance."""
 
     name: str
     plan: Mapping[str, Any]
@@ -67,11 +67,11 @@ class Sweep:
 
     @property
     def best_for_runs(self) -> Result | None:
-        """The best point of a loss that training runs have; they train on votes, not on pairs."""
+        """The best point with a loss that training runs support; they train on votes, not on pairs."""
         return winner(self.ranked, losses=UNPAIRED)
 
     def doubts_of(self, best: Result) -> str | None:
-        """Why it decides nothing that this is the best, if so."""
+        """Why this result is not enough evidence, or None if it is."""
         held_out = self.plan["held_out"]
         lack = lack_of_evidence(held_out["up"], held_out["down"], needed=self.plan["gate_min_votes"])
         if lack is None and not is_above_chance(best):
@@ -83,7 +83,7 @@ class Sweep:
         return lack
 
     def verdict(self) -> str:
-        """A sentence or two on what came of it."""
+        """The outcome, in a sentence or two."""
         if not self.ranked:
             return f"None of {self.left} points has been made."
         of = f"{len(self.ranked)} of {len(self.ranked) + self.left} points"
@@ -97,7 +97,7 @@ class Sweep:
 
 
 class SweepFolder:
-    """Raises Conflict for a folder that holds something else."""
+    """The folder of a sweep. Raises Conflict if it holds something else."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -117,7 +117,7 @@ class SweepFolder:
 
     @cached_property
     def study(self) -> optuna.Study:
-        """Raises KeyError where none was begun, and Conflict where the journal is damaged."""
+        """The Optuna study. Raises KeyError if none was started, Conflict if the journal is damaged."""
         try:
             return optuna.load_study(study_name=SWEEPS, storage=self._storage())
         except ValueError as error:
@@ -127,9 +127,9 @@ class SweepFolder:
 
     @contextmanager
     def claimed(self, plan: Mapping[str, Any]) -> Iterator[None]:
-        """Keep other processes out, and begin the study where that was not done.
+        """Lock the folder, and start the study if that was not done.
 
-        Raises Conflict if another process is at it, NotReady if nothing can be written.
+        Raises Conflict if another process has the folder, NotReady if it cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -165,13 +165,14 @@ class SweepFolder:
         # The seed moves on with the trials, so that a resumed sweep does not repeat its draws.
         self.study.sampler = sampler(seed=self.plan["identity"]["seed"] + len(trials))
         for trial in trials:
-            if trial.state == TrialState.RUNNING:  # of a process that was killed
+            if trial.state == TrialState.RUNNING:  # left by a process that was killed
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def next_trial(self) -> optuna.Trial:
-        """What to make next, with its Point as parameters, while some are left.
+        """The next trial, with its Point as parameters; call only while points are left.
 
-        The points of a grid are enqueued one by one: Optuna's GridSampler counts one that was killed as made.
+        The points of a grid are enqueued one by one, because Optuna's GridSampler counts a killed one as
+        done.
         """
         grid, missing = self._grid(), self.read().missing
         if missing and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -186,17 +187,17 @@ class SweepFolder:
         )
 
     def keep(self, trial: optuna.Trial, result: Result) -> None:
-        """Write a point down, and the table anew."""
+        """Store a point's result in the study, and write the table again."""
         trial.set_user_attr(RESULT, {name: value for name, value in vars(result).items() if name != "point"})
         if result.is_sound:
             self.study.tell(trial, result["auc"])
         else:
-            self.study.tell(trial, state=TrialState.PRUNED)  # a sampler takes it for the worst
+            self.study.tell(trial, state=TrialState.PRUNED)  # a sampler treats it as the worst
         with written_aside(self.folder / TABLE) as part, part.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(_table(self.read()))
 
     def read(self) -> Sweep:
-        """What there is by now. Raises NotFound where no sweep was begun."""
+        """The sweep so far. Raises NotFound if none was started."""
         grid = self._grid()
         assert self.plan is not None
         results = [
@@ -209,7 +210,7 @@ class SweepFolder:
         return Sweep(self.folder.name, self.plan, rank(results), missing, max(0, len(grid) - len(results)))
 
     def draw(self) -> None:
-        """Write the plot anew, if there is anything to draw; without matplotlib a line in the log says so."""
+        """Write the plot if there is anything to draw; without matplotlib, log that it is missing."""
         if importlib.util.find_spec("matplotlib") is None:
             log.warning(
                 "No plot: matplotlib is not installed. After `pip install 'thumbloop[plot]'`, "
@@ -219,7 +220,7 @@ class SweepFolder:
         elif any(result.is_sound for result in self.read().ranked):
             import matplotlib as mpl
 
-            mpl.use("agg")  # not one that looks for a screen
+            mpl.use("agg")  # a backend that needs no display
             from matplotlib import pyplot
             from optuna.visualization.matplotlib import plot_slice
 
@@ -239,22 +240,25 @@ class SweepFolder:
 
 
 def all_sweeps(data_dir: Path) -> list[SweepFolder]:
-    """Those of an installation, newest first."""
+    """The sweeps of an installation, newest first."""
     found = []
     for folder in sorted((data_dir / SWEEPS).glob("*/"), reverse=True):
-        with suppress(Conflict):  # somebody keeps something else there
+        with suppress(Conflict):  # not a sweep
             found += [SweepFolder(folder)] if is_id(folder.name) else []
     return [folder for folder in found if folder.plan is not None]
 
 
 def new_folder(data_dir: Path) -> Path:
-    """Where the next sweep of an installation goes; not made yet."""
+    """The folder for the next sweep of an installation; not created yet."""
     (data_dir / SWEEPS).mkdir(mode=0o700, parents=True, exist_ok=True)
     return data_dir / SWEEPS / new_id()
 
 
 def _table(sweep: Sweep) -> Iterator[list[Any]]:
-    """All points, best first, then those that are missing. The seconds last: they differ each time."""
+    """Rows of the table: all points, best first, then the missing ones.
+
+    The seconds come last, because they differ between repetitions.
+    """
     measures = [measure.name for measure in MEASURES]
     yield ["rank", *(field.name for field in fields(Point)), "state", *measures, "reason", "seconds"]
     for number, one in enumerate(sweep.ranked, 1):

@@ -1,6 +1,6 @@
-"""The points of a sweep, what is measured of each, and which is best. Pure: knows no model and no file.
+"""Defines the points of a sweep, their measures, and the ranking. Pure.
 
-The KTO loss is no such measure: its value depends on β, and DPO and IPO have another one.
+The KTO loss is not a measure: its value depends on β, and DPO and IPO have other losses.
 """
 
 import math
@@ -23,7 +23,7 @@ Sampler = Literal["grid", "random", "tpe"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a result. A field of Evaluation with its name is read by itself (trainer.sweep.point)."""
+    """One number of a result. If Evaluation has a field of this name, it is read from there."""
 
     name: str  # in results.csv and in the API
     title: str = ""  # of its column on terminals and pages, which leave it out without this
@@ -46,7 +46,7 @@ TITLES = tuple(measure.title for measure in MEASURES if measure.title)
 
 
 def shown_measures(value_of: Callable[[str], float | None]) -> list[str]:
-    """The cells of those columns that are measures."""
+    """The table cells of the measures that have a title."""
     cells = []
     for measure in MEASURES:
         if measure.title:
@@ -71,9 +71,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Grid:
-    """Every β with every loss and every learning rate; raises InvalidInput for a value that cannot be.
+    """Every combination of β, loss and learning rate. Raises InvalidInput for an invalid value.
 
-    With another `sampler` than "grid", `draws` points between the smallest and the largest of the numbers.
+    With a `sampler` other than "grid", `draws` points are drawn between the smallest and largest numbers.
     """
 
     betas: tuple[float, ...]
@@ -109,16 +109,16 @@ class Grid:
         return len(self.points()) if self.draws is None else self.draws
 
     def points(self) -> list[Point]:
-        """In the order of training: each β with all losses, so that a sweep cut short compares these.
+        """The points in training order, or an empty list if they are drawn.
 
-        None where they are drawn.
+        Each β comes with all losses, so that a sweep cut short can compare them.
         """
         every = product(self.learning_rates, self.betas, self.losses)
         return [Point(loss, beta, rate) for rate, beta, loss in every if self.draws is None]
 
 
 def named_grid(name: GridName, settings: Settings) -> Grid:
-    """full: the pref-tuning study's β, every loss, three learning rates. small: a first look."""
+    """The grid `full`: the study's β, every loss, three learning rates. The grid `small`: a first look."""
     if name == "small":
         return Grid((0.1, 0.3, 0.5), ("kto", "apo_zero_unpaired"), (settings.learning_rate,))
     return Grid((0.01, *(tenth / 10 for tenth in range(1, 10))), LOSSES, (5e-5, 2e-5, 1e-4))
@@ -126,9 +126,9 @@ def named_grid(name: GridName, settings: Settings) -> Grid:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a point on the held-out votes: `result["auc"]`, by the names of MEASURES.
+    """Measures of a point on the held-out votes, such as `result["auc"]`; MEASURES has their names.
 
-    The numbers are None where the point diverged, or where the held-out votes are of one kind.
+    The numbers are None if the point diverged or the held-out votes are of one kind.
     """
 
     point: Point
@@ -141,7 +141,7 @@ class Result:
 
     @property
     def is_sound(self) -> bool:
-        """Whether it can be ranked at all."""
+        """Whether it can be ranked."""
         return not self.diverged and all(
             (value := self[name]) is not None and math.isfinite(value) for name in NEEDED_TO_RANK
         )
@@ -158,13 +158,13 @@ class Result:
 
 
 def rank(results: Iterable[Result]) -> list[Result]:
-    """Best first.
+    """Rank the results, best first.
 
-    By AUC; points within one standard error of the best one's AUC are tied, and so are, of the rest, those
-    within one standard error of the best of these, and so on. Of tied points the one whose liked replies
-    became likelier comes first, then the one with the smaller z0. A point whose liked replies became less
-    likely stands behind all whose did not: a margin can grow while both kinds fall. Behind these come the
-    ones that cannot be ranked: diverged, not finite, or without an AUC.
+    Results are ranked by AUC. Those within one standard error of the best AUC are tied; of the rest, those
+    within one standard error of the best of them are tied, and so on. Among ties, the larger `liked_change`
+    comes first, then the smaller z0. Points whose liked replies became less likely come after all others,
+    because a margin can grow while both kinds fall. Last come those that cannot be ranked: diverged, not
+    finite, or without an AUC.
     """
     every = list(results)
     sound = [result for result in every if result.is_sound]
@@ -176,12 +176,12 @@ def rank(results: Iterable[Result]) -> list[Result]:
 
 
 def winner(ranked: Sequence[Result], *, losses: Sequence[Loss] = LOSSES) -> Result | None:
-    """The first that may win: ranked, with liked replies that did not become less likely."""
+    """The first result that may win: ranked, and its liked replies did not become less likely."""
     return next((r for r in ranked if r.is_sound and not r.fell and r.point.loss in losses), None)
 
 
 def is_above_chance(result: Result) -> bool:
-    """Whether its AUC is above 0.5, that of the base model, by more than one standard error."""
+    """Whether its AUC exceeds 0.5, that of the base model, by more than one standard error."""
     return result.is_sound and _least(result) > 0.5
 
 

@@ -1,4 +1,4 @@
-"""One point of a sweep: train for an epoch, then measure on the held-out votes. Knows no other point."""
+"""Makes one point of a sweep: trains for an epoch, then measures on the held-out votes."""
 
 import gc
 import math
@@ -25,14 +25,14 @@ from trainer.sweep.data import SweepRows
 from trainer.sweep.dpo import train_on_pairs
 from trainer.sweep.grid import MEASURES, UNPAIRED, Point, Result
 
-NO_CHECKPOINTS = 0  # a point is made in one go, or again
+NO_CHECKPOINTS = 0  # an interrupted point is made again
 
 
 @dataclass(frozen=True)
 class PointMaker:
-    """Makes points that differ in nothing but themselves.
+    """Makes points that share everything but their own values.
 
-    `fingerprint` is that of the base model. Adapters are written below `aside` and removed with their point.
+    `fingerprint` is that of the base model. Adapters are written below `aside` and removed after their point.
     """
 
     split: SweepRows
@@ -42,7 +42,7 @@ class PointMaker:
     aside: Path
 
     def make(self, point: Point, progress: Progress, check: Callable[[], None]) -> Result:
-        """The measures of a point; `check` may raise Interrupted. A training that diverges is a result."""
+        """Train and measure a point; `check` may raise Interrupted. A training that diverges is a result."""
         check()
         with TemporaryDirectory(prefix="point-", dir=self.aside) as folder:
             adapter = Path(folder) / "adapter"
@@ -55,7 +55,7 @@ class PointMaker:
         return read_measures(point, evaluation, labels, seconds)
 
     def _train(self, point: Point, adapter: Path, progress: Progress, check: Callable[[], None]) -> float:
-        """Write the adapter; the seconds of the training."""
+        """Train and write the adapter; returns the seconds of training."""
         settings = self.settings.model_copy(
             update={
                 "beta": point.beta,
@@ -64,7 +64,7 @@ class PointMaker:
                 "report_to": [],
             }
         )
-        gc.collect()  # the model of the point before refers to itself; two of a large kind may not fit
+        gc.collect()  # the previous model has reference cycles; two large models may not fit
         model, tokenizer = load_for_training(self.source, settings)
         shared: dict[str, Any] = {
             "output_dir": adapter.with_name("checkpoints"),
@@ -91,7 +91,7 @@ class PointMaker:
         return seconds
 
     def _measure(self, adapter: Path, progress: Progress, check: Callable[[], None]) -> Evaluation | None:
-        """On a base model that no trainer has touched, as the gate does; None if nothing is held out."""
+        """Measure on a fresh base model, as the gate does; None if nothing is held out."""
         if not self.split.held_out:
             return None
         gc.collect()
@@ -101,7 +101,7 @@ class PointMaker:
             check()
             progress({"phase": "measuring", "step": done, "steps": len(self.split.held_out)})
 
-        # Of the measures that are read none depends on β, and KTO alone has a z0.
+        # None of the measures used depends on β, and only KTO has a z0.
         held_out = HeldOut(
             self.split.held_out,
             loss_type="kto",
@@ -115,14 +115,14 @@ class PointMaker:
         return held_out.evaluate(policy, reference, weights=self.split.plan.weights, beta=1.0)
 
     def _references(self, of: str = "") -> ReferenceCache | None:
-        """Those of runs. What is computed in other shapes is of a name of its own."""
+        """The cache that runs use. References computed in other shapes have their own name, `of`."""
         return open_references(self.settings.data_dir, self.source, self.fingerprint, self.settings, of=of)
 
 
 def read_measures(
     point: Point, evaluation: Evaluation | None, labels: Sequence[bool], seconds: float
 ) -> Result:
-    """What ranks a point, from its evaluation on rows of these labels; pure."""
+    """The measures that rank a point, from its evaluation on rows with these labels. Pure."""
     if evaluation is None:
         return Result(point, seconds=seconds)
     if not all(map(math.isfinite, (evaluation.z0, *evaluation.rewards))):

@@ -1,8 +1,8 @@
-"""β, loss and learning rate, tried on one's own feedback: the points of a grid, one after another.
+"""Runs a sweep: trains and measures points with different β, loss and learning rate.
 
-Every point is one epoch from a fresh adapter on the same rows in the same order with the same seed, and is
-measured on the same held-out votes. The design is that of Hugging Face's study "Preference Tuning LLMs with
-Direct Preference Optimization Methods" (2024). trainer.sweep.grid says which point is best.
+Every point is one epoch from a fresh adapter on the same rows in the same order with the same seed, measured
+on the same held-out votes. The design follows Hugging Face's study "Preference Tuning LLMs with Direct
+Preference Optimization Methods" (2024). trainer.sweep.grid ranks the points.
 """
 
 import json
@@ -33,17 +33,17 @@ from trainer.text import spoken
 
 log = logging.getLogger(__name__)
 
-# What its points have in common, beside the rows themselves.
+# Settings that all points share, in addition to the rows.
 SETTINGS = {*kto.SETTINGS, "hold_out_fraction"} - {"beta", "loss_type", "learning_rate", "epochs"}
 LEAST_PAIRS = 2
 
 
 @dataclass(frozen=True)
 class WantedSweep:
-    """What is asked for. With `strict`, losses that there is no data for are refused, not left out.
+    """The sweep to run. With `strict`, losses without data are refused instead of left out.
 
-    Without `out`, the newest unfinished sweep of the installation that is the same goes on, or a new one
-    begins. `budget` is in seconds.
+    Without `out`, the newest unfinished sweep of the installation with the same plan is resumed, or a new one
+    starts. `budget` is in seconds.
     """
 
     of: FileSource | Votes
@@ -60,11 +60,11 @@ def run_sweep(
     progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[SweepFolder, Sweep]:
-    """Make the points that are missing; the folder, and what is in it then.
+    """Train and measure the missing points; returns the folder and its contents.
 
-    With a budget no point is begun that would end after it, by the longest one so far; one is always made.
-    `check` may raise Interrupted: the point that was under way is made again by the next call. Raises
-    InvalidInput, Conflict and NotReady with the reason.
+    With a budget, no point is started that would exceed it if it took as long as the longest one so far; the
+    first missing point is always made. `check` may raise Interrupted; the next call repeats the interrupted
+    point. Raises InvalidInput, Conflict and NotReady with the reason.
     """
     began = time.monotonic()
     refuse_full(wanted.settings)
@@ -111,7 +111,7 @@ def run_sweep(
 def _find(
     wanted: WantedSweep, identity: dict[str, Any], settings: Settings, source: BaseModelSource
 ) -> tuple[SweepFolder, SweepRows]:
-    """The folder to go on in, or a new one, and the feedback as its plan has it."""
+    """The folder to resume or a new one, with the feedback that its plan refers to."""
     tokenizer = base_model.load_tokenizer(source)
 
     def split_of(plan: dict[str, Any] | None) -> SweepRows:
@@ -145,7 +145,7 @@ def _find(
 def _plan(
     wanted: WantedSweep, identity: dict[str, Any], settings: Settings, split: SweepRows
 ) -> dict[str, Any]:
-    """What the study keeps; raises InvalidInput where no point is left."""
+    """The plan that the study stores. Raises InvalidInput if no point is left."""
     grid, left_out = wanted.grid, []
     unpaired = tuple(loss for loss in grid.losses if loss in UNPAIRED)
     if len(unpaired) < len(grid.losses) and len(split.pairs) < LEAST_PAIRS:
