@@ -1,4 +1,5 @@
 """The HTTP API: our own under /api/v1, OpenAI's under /v1, and what operators need.
 
-Imports app.chat, app.web and storage. Begin with `v1/votes.py`; `schemas.py` has the JSON shapes.
+Imports app.services, app.chat, app.serving, app.web, trainer and storage. Begin with `v1/votes.py`;
+`schemas.py` has the JSON shapes.
 """

@@ -1,7 +1,7 @@
-"""A reply under way as HTTP: server-sent events, or one answer at its end.
+"""Sends a reply under way over HTTP: as server-sent events, or as one answer at its end.
 
-A stream takes no thread. What does, to begin a reply or to wait for a whole one, has threads of its own:
-the other requests never wait for one. A client that hangs up cancels its reply.
+A stream takes no thread. Beginning a reply, and waiting for its end, use a separate pool of threads, so
+that other requests never wait for them. A client that disconnects cancels its reply.
 """
 
 import json
@@ -23,7 +23,7 @@ T = TypeVar("T")
 PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute
 SPARE_THREADS = 8  # for requests that are refused because the server is busy
 PING = ": ping\n\n"
-# Of each event, for the API's description; the data is JSON.
+# The schema of each event, for the OpenAPI description; the data is JSON.
 EVENT_SCHEMA = {
     "type": "object",
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
@@ -32,26 +32,26 @@ EVENT_SCHEMA = {
 
 
 class ReplyThreads:
-    """Enough threads for every reply that runs or waits."""
+    """A pool with enough threads for every running or waiting reply."""
 
     def __init__(self, settings: Settings) -> None:
         places = settings.max_concurrent_replies + settings.max_waiting_replies
-        # As many again for newcomers' first replies (app/serving/admission.py).
+        # Admission admits up to twice the limit (app/serving/admission.py).
         self._size = 2 * places + SPARE_THREADS
         self._limiter: CapacityLimiter | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
-        """The call's result. A caller that is cancelled leaves at once, and the call ends by itself."""
+        """Run the call in a thread. If the caller is cancelled, it returns at once and the call goes on."""
         if self._limiter is None:
             self._limiter = CapacityLimiter(self._size)  # belongs to the running event loop
         return await to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
 
 
 class ReplyResponse(StreamingResponse):
-    """Server-sent events of a reply, which is cancelled if they are not read to their end."""
+    """Server-sent events of a reply; the reply is cancelled if the client does not read to the end."""
 
     def __init__(self, live: LiveReply, events: AsyncIterator[str], headers: dict[str, str]) -> None:
-        # Nginx would hold back small chunks otherwise.
+        # Otherwise nginx would buffer small chunks.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._live = live
@@ -68,7 +68,7 @@ def sse(event: str, data: dict[str, Any]) -> str:
 
 
 async def events(live: LiveReply) -> AsyncIterator[str]:
-    """The reply as server-sent events: `message`, `delta` and again, then `done` or `error`."""
+    """The reply as server-sent events: `message`, any number of `delta`, then `done` or `error`."""
     yield sse(
         "message",
         {
@@ -96,7 +96,7 @@ async def events(live: LiveReply) -> AsyncIterator[str]:
 
 
 async def finished(live: LiveReply, threads: ReplyThreads, request: Request) -> Message:
-    """The saved reply; raises the error that ended it."""
+    """Wait for the saved reply; raises the error that ended it. Cancels it if the client disconnects."""
     failure: Exception | None = None
     message: Message | None = None
 
@@ -110,7 +110,7 @@ async def finished(live: LiveReply, threads: ReplyThreads, request: Request) -> 
         group.start_soon(cancel_if_gone)
         try:
             message = await threads.run(live.message)
-        except Exception as error:  # raised below, outside of the group, which would wrap it
+        except Exception as error:  # raised below, outside the group, which would wrap it
             failure = error
         group.cancel_scope.cancel()
     if failure is not None:

@@ -1,7 +1,7 @@
-"""The JSON that the API gives and takes: one model for each thing, and how a stored row becomes one.
+"""The JSON models that the API's routes share, and functions that build them from stored rows.
 
-A list comes in pages: {"items", "next"}, where `next` is the query parameter `cursor` of the page after.
-A cursor is opaque to clients.
+Lists are paged: {"items", "next"}, where `next` is the `cursor` query parameter of the next page. A cursor
+is opaque to clients.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def _storable(text: str) -> str:
 
 
 def _existing_id(text: str) -> str:
-    # What has not the shape of an id names nothing; that is a 404 like any other, not bad input.
+    # A text that cannot be an id names nothing, so the answer is a 404, not a 422.
     if not is_id(text):
         raise NotFound(f"There is nothing with the id {text!r}.")
     return text
@@ -71,7 +71,7 @@ Cursor = Annotated[Annotated[str, AfterValidator(_id_cursor)] | None, CURSOR]
 def cut(
     found: Sequence[Item], limit: int, cursor: Callable[[Item], str]
 ) -> tuple[Sequence[Item], str | None]:
-    """The page and its `next`, of what was found when one more than the limit was looked for."""
+    """The page and its `next`; `found` is the result of a query for one item more than the limit."""
     page = found[:limit]
     return page, cursor(page[-1]) if len(found) > limit else None
 
@@ -177,7 +177,7 @@ OF_MESSAGE = {
 
 
 def messages_out(session: Session, places: Sequence[Place], user_id: str) -> list[MessageOut]:
-    """With that person's votes."""
+    """The messages with this person's votes."""
     names = {version.id: version.name for version in list_versions(session)}
     votes = votes_of(session, user_id, [place.message.id for place in places])
     return [

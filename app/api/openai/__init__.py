@@ -1,4 +1,4 @@
-"""/v1, as OpenAI's clients expect it.
+"""The OpenAI-compatible API under /v1.
 
-Begin with `routes.py`.
+Imports app.api, app.chat, app.services, app.serving, app.web and storage. Begin with `routes.py`.
 """

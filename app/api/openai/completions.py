@@ -1,7 +1,4 @@
-"""Chat completions as OpenAI defines them: the request, what of it is refused, and the answer.
-
-Uses the fields of OpenAI's API, but no chats, no people and no model versions.
-"""
+"""Chat completions in OpenAI's format: parses requests, refuses unsupported fields, and formats answers."""
 
 import json
 import time
@@ -19,7 +16,7 @@ USER_ID = "user_id"  # the key of `metadata` that names the end user
 
 
 def _joined(content: Any) -> Any:
-    """Text given in parts becomes one text; parts of another kind are for models that see or hear."""
+    """Join a text given in parts; other kinds of parts (images, audio) raise ValueError."""
     if not isinstance(content, list):
         return content
     texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
@@ -80,7 +77,7 @@ class CompletionRequest(BaseModel):
 
     @property
     def end_user(self) -> str | None:
-        """Whom the application calls for, if it says so."""
+        """The application's name for its end user, if given."""
         return self.user or self.safety_identifier or (self.metadata or {}).get(USER_ID) or None
 
     @property
@@ -88,7 +85,7 @@ class CompletionRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-# What each may be without changing the reply. Those below the line are not OpenAI's but other servers'.
+# The values of each field that do not change the reply. Fields below the line are other servers' extensions.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -112,7 +109,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def check_supported(asked: CompletionRequest) -> None:
-    """Raises InvalidInput for what would change the reply and cannot be done."""
+    """Raise InvalidInput for an unsupported field that would change the reply."""
     if asked.n not in (None, 1):
         raise InvalidInput(
             f"n is {asked.n}; only 1 reply at a time is supported.", field="n", code="unsupported_value"
@@ -126,7 +123,7 @@ def check_supported(asked: CompletionRequest) -> None:
 
 
 def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:
-    """Raises InvalidInput naming the field."""
+    """The request's sampling; raises InvalidInput naming the field."""
     name = "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens"
     most: int | None = getattr(asked, name)
     if most is not None and most < 1:
@@ -142,7 +139,7 @@ def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:
 
 
 def split(turns: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]], str]:
-    """The system prompt, the earlier turns and the question; neighbours of one role become one turn."""
+    """The system prompt, the earlier turns and the question; adjacent messages of one role are merged."""
     system = [turn.content for turn in turns if turn.role in ("system", "developer")]
     merged: list[tuple[str, str]] = []
     for turn in turns:
@@ -158,7 +155,7 @@ def split(turns: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]], str
 
 
 class Answer:
-    """One completion, whole or in chunks, which all have the same id and time."""
+    """Formats one completion, as one answer or as chunks, which all have the same id and time."""
 
     def __init__(self, completion_id: str, model: str, *, with_usage: bool) -> None:
         self._head = {"id": completion_id, "created": int(time.time()), "model": model}
@@ -180,7 +177,7 @@ class Answer:
         return self._chunk({"content": text})
 
     def ending(self, message: Message) -> str:
-        """The last chunk, the usage if it was asked for, and the mark that ends a stream."""
+        """The last chunk, the usage if requested, and the end-of-stream marker."""
         end = self._chunk({}, _finish_reason(message))
         if self._with_usage:
             end += self._event([], _usage(message))

@@ -1,7 +1,7 @@
 """The OpenAI-compatible API: /v1/models and /v1/chat/completions.
 
-A completion's id is the message id, so any client votes with PUT /api/v1/messages/{id}/vote. Each
-request becomes a chat of its own, in which the earlier turns are what the client says they were.
+A completion's id is the message id, so a client votes with PUT /api/v1/messages/{id}/vote. Each request
+becomes a separate chat; its earlier turns are stored as the client sent them.
 """
 
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ from storage.registry import model_versions
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 
 ALIAS = "deployed"  # the model name that always means the deployed version
-BASE = "base"  # and the one for the model that nothing was trained into
+BASE = "base"  # the model name of the untrained base model
 
 
 @router.get("/models")
@@ -64,7 +64,7 @@ async def complete(
 
 
 def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> LiveReply:
-    # Tokens are for programs, which have users of their own. A browser's session is one person's.
+    # A token belongs to a program, which has users of its own; a browser session to one person.
     end_user = asked.end_user if secret.kind == "api" else None
     with services.database.read() as session:
         person_id = identify(session, secret).user_id
@@ -91,7 +91,7 @@ def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> Live
             question,
             sampling=sampling,
             version_id=version.id if version is not None else None,
-            shorten=False,  # the client keeps the conversation; so does it with the service it knows
+            shorten=False,  # as with OpenAI, the client manages the conversation's length
         )
     except ThumbloopError as error:
         if error.code == "prompt_too_long":
@@ -102,7 +102,7 @@ def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> Live
 
 
 def _end_user_id(services: Services, session: Session, app_id: str, name: str) -> str:
-    """The person whom the application calls so; they are stored when they first come."""
+    """The id of the application's end user; creates them on first use."""
     salt = load_secret(services.settings.data_dir)
     person = find_end_user(session, app_id, name, salt=salt)
     if person is None:
@@ -112,7 +112,7 @@ def _end_user_id(services: Services, session: Session, app_id: str, name: str) -
 
 
 def _chosen(session: Session, name: str) -> ModelVersion:
-    """The version to call by that name; raises NotFound."""
+    """The version with this model name; raises NotFound."""
     if name == ALIAS:
         return model_versions.deployed_version(session)
     version = None

@@ -1,4 +1,4 @@
-"""Health, metrics and the API's own documentation.
+"""What operators need: health checks, metrics and the API's documentation.
 
-Begin with `health.py`.
+Imports app.web and storage. Begin with `health.py`.
 """

@@ -1,4 +1,4 @@
-"""The API's documentation at /docs: FastAPI's page of Swagger UI, without a network.
+"""The API's documentation at /docs: FastAPI's Swagger UI page, served without access to the internet.
 
 Swagger UI's files are those of swagger-ui-dist 5.35.0, in `assets/`. The page's inline script runs by
 its hash; otherwise the content policy of the API holds.

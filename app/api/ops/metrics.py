@@ -1,4 +1,4 @@
-"""What Prometheus reads: /metrics, for a scraper with a token of its own, and for admins."""
+"""/metrics for Prometheus: open to a scraper with its own token, and to admins."""
 
 import hmac
 
@@ -13,7 +13,7 @@ router = APIRouter(tags=["health"])
 
 
 def may_scrape(request: Request, secret: CurrentSecret, services: ServicesHere) -> None:
-    """The scraper's own token opens this and nothing else. Raises NotAuthenticated, NotAllowed."""
+    """Allow the scraper's own token, which opens nothing else. Raises NotAuthenticated, NotAllowed."""
     token = services.settings.metrics_token
     if token and secret.kind == "api" and hmac.compare_digest(secret.plain.encode(), token.encode()):
         return

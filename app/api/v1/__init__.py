@@ -1,4 +1,5 @@
-"""/api/v1: a module for each kind of resource.
+"""Our own API under /api/v1: one module per kind of resource.
 
-Begin with `votes.py` or `chats.py`. A new module is listed in app/server.py.
+Imports app.api, app.chat, app.services, app.serving, app.web, trainer and storage. Begin with `votes.py` or
+`chats.py`. List a new module in app/server.py.
 """

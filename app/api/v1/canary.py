@@ -1,4 +1,4 @@
-"""Canaries: try a version on a share of the new chats, see how it does, end it. Deploying it promotes it."""
+"""Canaries: try a version on a share of the new chats, compare it, and end it. Deploying promotes it."""
 
 from datetime import datetime
 
@@ -72,7 +72,7 @@ def end_canary(identity: Admin, services: ServicesHere, body: Reason | None = No
 
 
 def current_canary(services: Services) -> CanaryOut | None:
-    """The canary under way, beside the deployed version."""
+    """The active canary, compared with the deployed version; None without one."""
     with services.database.read() as session:
         canary = model_versions.open_canary(session)
         if canary is None:

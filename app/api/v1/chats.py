@@ -1,4 +1,4 @@
-"""Chats and messages: a reply comes as server-sent events, or whole with `?stream=false`."""
+"""Chats and messages: a reply comes as server-sent events, or as one answer with `?stream=false`."""
 
 from dataclasses import replace
 from functools import partial

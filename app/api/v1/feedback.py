@@ -1,4 +1,4 @@
-"""Feedback out: examples and export. For admins."""
+"""Exports feedback: a list of examples, and files of them. For admins."""
 
 import re
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -77,7 +77,7 @@ class ExamplePage(Page[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a page begins: in a snapshot, beyond the first `seen` examples of a vote event."""
+    """Where a page begins: in a snapshot, after the first `seen` examples of a vote event."""
 
     snapshot: int
     event_id: int = 0
@@ -115,7 +115,7 @@ def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery
     """The examples that the filters let through, as one file."""
     plan, given = _planned(services, query)
     with services.database.write() as session:
-        # Made here too, because an answer that has begun can no longer turn into an error.
+        # Made here too, because once the answer has begun, errors cannot be reported.
         snapshot = Export(session, plan, snapshot_event_id=query.snapshot, **given).snapshot_event_id
         audit.record(session, identity.name, "export", f"snapshot {snapshot}", format=plan.format)
     return StreamingResponse(
@@ -146,7 +146,7 @@ def export_manifest(
 
 
 def _planned(services: Services, query: ExportQuery) -> tuple[ExportPlan, dict[str, Any]]:
-    """What is to be exported, and what an Export is given for it."""
+    """The export's plan, and further arguments for Export."""
     plan = ExportPlan(
         filter=_filter(query), **query.model_dump(include=ExportPlan.model_fields.keys() - {"filter"})
     )
@@ -182,7 +182,7 @@ async def _chunks(services: Services, plan: ExportPlan, given: dict[str, Any]) -
         while (piece := await to_thread.run_sync(next, pieces, None)) is not None:
             yield piece
     finally:
-        pieces.close()  # a client that hung up must not keep the transaction open
+        pieces.close()  # a client that disconnected must not keep the transaction open
 
 
 def _pieces(services: Services, plan: ExportPlan, given: dict[str, Any]) -> Generator[bytes, None, None]:

@@ -1,4 +1,4 @@
-"""Feedback in: a file of rated data as the body or in a form. For admins."""
+"""Imports feedback: a file of rated data as the body or in a form. For admins."""
 
 import hashlib
 import json
@@ -160,7 +160,7 @@ class _Job:
         return _imported(report)
 
     def _sha256(self) -> str:
-        """Of the options and the file's bytes; its name says nothing about what is imported."""
+        """The SHA-256 of the options and the file's bytes; the file's name does not matter."""
         digest = hashlib.sha256(json.dumps(self.query.model_dump(), sort_keys=True).encode())
         self.file.seek(0)
         while chunk := self.file.read(KEPT_IN_MEMORY):

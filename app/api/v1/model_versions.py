@@ -1,4 +1,4 @@
-"""Model versions: what there is, what is deployed, deploy and roll back."""
+"""Model versions: list, deploy and roll back."""
 
 from fastapi import APIRouter
 from pydantic import ConfigDict

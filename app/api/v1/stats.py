@@ -1,4 +1,4 @@
-"""The figures: votes, weights, approval per version, readiness and schedule. For admins."""
+"""Statistics: votes, weights, approval per version, readiness and schedule. For admins."""
 
 from datetime import date, datetime
 
@@ -84,7 +84,7 @@ def show_stats(_: Admin, services: ServicesHere) -> Stats:
 
 
 def current_statistics(services: Services) -> Statistics:
-    """What takes a look at every reply and vote."""
+    """The statistics that need a scan of every reply and vote."""
     with services.database.read() as session:
         approval = stats.version_stats(session)
         tags = stats.tag_counts(session)
@@ -100,7 +100,7 @@ def current_statistics(services: Services) -> Statistics:
 
 
 def current_figures(services: Services) -> Figures:
-    """What is cheap enough to be asked for every second."""
+    """The figures that are cheap enough to read every second."""
     settings = services.settings
     with services.database.read() as session:
         of_source = votes.count_by_source(session)

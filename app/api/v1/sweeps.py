@@ -1,4 +1,4 @@
-"""Sweeps: what `thumbloop sweep` found, best point first. For admins."""
+"""The results of `thumbloop sweep`, best point first. For admins."""
 
 from datetime import datetime
 from pathlib import Path
@@ -64,7 +64,7 @@ def list_sweeps(_: Admin, services: ServicesHere, limit: Limit = 20, cursor: Cur
 
 
 def newest_sweep(services: Services) -> tuple[SweepOut, Path] | None:
-    """And where its plot is, if it has one."""
+    """The newest sweep and the path of its plot, which may be missing; None without a sweep."""
     from trainer.sweep.folder import all_sweeps
 
     found = all_sweeps(services.settings.data_dir)

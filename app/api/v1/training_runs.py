@@ -32,7 +32,7 @@ EVENT_ANSWERS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
     }
 }
-# Declared here and not by the response's class, which would make plain text of the refusals, too.
+# Declared here and not by the response class, which would also declare the refusals as plain text.
 LOG_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The log.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }

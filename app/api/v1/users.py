@@ -1,4 +1,4 @@
-"""Who the caller is, and what admins do about a person: quarantine, and erasure of what they said."""
+"""Routes about people: who the caller is, and for admins quarantine and erasure."""
 
 from dataclasses import asdict
 

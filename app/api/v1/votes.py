@@ -1,7 +1,7 @@
 """Votes on replies, by the reply's message id, and signals: what a person did with a reply without voting.
 
-A vote waits for its commit without holding a thread, and its voter is identified in its own
-transaction: hundreds come in a second.
+There may be hundreds a second, so a vote waits for its commit without holding a thread, and its voter is
+identified in the same transaction.
 """
 
 import asyncio
@@ -171,7 +171,7 @@ def add_signal(message_id: Id, body: NewSignal, identity: CurrentUser, services:
 async def _store(
     database: Database, secret: Secret, write: Callable[[Session, str], votes.CurrentVote]
 ) -> votes.CurrentVote:
-    """Identify the voter and write, in one transaction; the vote as it then is on disk."""
+    """Identify the voter and write, in one transaction; returns the vote once it is on disk."""
 
     def identified(session: Session) -> votes.CurrentVote:
         return write(session, identify(session, secret).user_id)

@@ -1,4 +1,4 @@
-"""The deliveries of the webhook and how they went. For admins."""
+"""The webhook's deliveries and their outcomes. For admins."""
 
 from datetime import datetime
 
