@@ -1,5 +1,5 @@
-"""The commands of `thumbloop`, a module for each group of them.
+"""The commands of `thumbloop`, one module per group.
 
-torch, transformers and Gradio are imported inside the commands that need them: the others answer at once.
-Imports everything but the pages. Begin with `serve.py`.
+Commands import torch, transformers and Gradio only when they need them, so that the others start at once.
+Imports app.server, app.services, app.serving, app.web, trainer and storage. Begin with `serve.py`.
 """

@@ -1,4 +1,4 @@
-"""`thumbloop user`, `token` and `admin-link`: who may come in."""
+"""`thumbloop user`, `token` and `admin-link`: accounts, API tokens and sign-in links."""
 
 import sys
 from datetime import timedelta
@@ -171,7 +171,7 @@ def admin_link() -> None:
 
 
 def new_admin_link(session: "Session", address: str) -> str:
-    """A link that signs in to the account `admin`, which is made if need be, once."""
+    """A one-time link that signs in to the account `admin`; creates the account if it is missing."""
     from storage.db import audit
     from storage.people import tokens, users
 
@@ -182,7 +182,7 @@ def new_admin_link(session: "Session", address: str) -> str:
 
 
 def page_address(host: str, port: int) -> str:
-    """Where a browser on this machine finds a server that listens on `host`."""
+    """The URL at which a browser on this machine reaches a server that listens on `host`."""
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     reachable = everywhere.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

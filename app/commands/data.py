@@ -1,4 +1,4 @@
-"""`thumbloop backup`, `restore`, `erase-user`, `erase-before`: the whole installation, and parts that go."""
+"""`thumbloop backup`, `restore`, `erase-user`, `erase-before`, `quarantine`: backup and erasure of data."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`thumbloop doctor`: is this machine ready? Looks, changes nothing, and says what to do."""
+"""`thumbloop doctor`: checks whether this machine is ready, without changes, and says what to do."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found; `remedy` is what to do, unless all is well."""
+    """The result of one check; `remedy` says what to do about a problem."""
 
     status: Literal["ok", "warn", "fail"]
     text: str
@@ -168,7 +168,7 @@ def check_model(settings: "Settings") -> Finding:
 
 
 def _would_download(name: str) -> bool:
-    """Whether this can be a hub id and is not in the cache."""
+    """Whether this may be a Hugging Face Hub id that is not in the local cache."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

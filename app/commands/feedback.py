@@ -1,4 +1,4 @@
-"""`thumbloop import` and `thumbloop export`: rated data in and out, as files or through pipes."""
+"""`thumbloop import` and `thumbloop export`: reads and writes rated data, as files or through pipes."""
 
 import inspect
 import sys
@@ -27,7 +27,7 @@ SIGNALS = get_args(SignalKind)
 
 
 def with_import_options(panel: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command an option for each import option; it receives them together as `options`."""
+    """A decorator that adds every import option to a command, which receives them as `options`."""
 
     def add_options(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
@@ -162,7 +162,7 @@ def export_feedback(
             ),
         }
         with database.write() as session:
-            # Before the first byte, as over the API: what has left by then has left, however it ends.
+            # Recorded before the first byte, as in the API: even a failed export may have written data.
             snapshot = Export(session, plan, snapshot_event_id=snapshot, **given).snapshot_event_id
             audit.record(session, ACTOR, "export", f"snapshot {snapshot}", format=format, file=file)
         with database.read() as session:
@@ -209,7 +209,7 @@ def _template(settings: "Settings") -> "ChatTemplate":
 
 @contextmanager
 def _shown_progress() -> "Iterator[Callable[[Progress], None]]":
-    """A bar over the bytes of the file, on a terminal only."""
+    """A progress bar over the file's bytes, on a terminal only."""
     with ProgressBar(
         TextColumn("{task.description:<10}"),
         BarColumn(bar_width=30),

@@ -1,6 +1,6 @@
-"""How a training run looks on a terminal: a bar, the step, the loss, the time left.
+"""Shows a training run's progress on a terminal: a bar, the step, the loss, the time left.
 
-Where there is no terminal, a line whenever the phase changes. Knows a run's `progress` and nothing else.
+Without a terminal it prints a line whenever the phase changes.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ FIGURES = {
 
 
 class RunProgress(Progress):
-    """Use it as a context; `show` a run's row as often as it is read, or its progress as it comes."""
+    """A context manager. Call `show` with each new row of the run, or `show_progress` with its progress."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -62,7 +62,7 @@ class RunProgress(Progress):
         figures = [
             shown.format(progress[name]) for name, shown in FIGURES.items() if progress.get(name) is not None
         ]
-        self.tasks[0].total = progress.get("steps")  # `update` takes None for "as it is"
+        self.tasks[0].total = progress.get("steps")  # set here, because `update` ignores None
         self.update(
             self._task, description=phase, completed=progress.get("step", 0), figures=", ".join(figures)
         )

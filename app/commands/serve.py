@@ -1,4 +1,4 @@
-"""`thumbloop serve`: take the port, load what is served, say what that is, and answer until stopped."""
+"""`thumbloop serve`: binds the port, loads the model, prints the addresses, and serves until stopped."""
 
 import contextlib
 import errno
@@ -66,7 +66,7 @@ class TidyAccess(logging.Filter):
 
 
 class OneLineFailure:
-    """The application, keeping an expected error that ends its start: uvicorn would log a traceback of it."""
+    """Wraps the application and keeps an expected startup error, of which uvicorn would log a traceback."""
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
         self.application = application
@@ -74,7 +74,7 @@ class OneLineFailure:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def watching(message: Any) -> None:
-            error = sys.exception()  # Starlette reports from where it caught it
+            error = sys.exception()  # Starlette sends this inside its `except` block
             if message["type"] == "lifespan.startup.failed" and isinstance(error, ThumbloopError):
                 self.error = error
                 message = {"type": message["type"]}
@@ -91,7 +91,7 @@ def serve() -> None:
     started = time.monotonic()
     settings = load_settings()
     check_safe(settings)
-    # Before anything slow: whoever starts Thumbloop twice should know at once.
+    # Before anything slow, so that a second start of Thumbloop fails at once.
     with _listen(settings.host, settings.port) as listener:
         say(f"Starting with {settings.model} …")
         import uvicorn
@@ -118,7 +118,7 @@ def serve() -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises BadSetting if it cannot be had."""
+    """A listening socket; raises BadSetting if the address cannot be bound."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
@@ -171,6 +171,6 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
     console.print(table)
     with services.database.write() as session:
         link = new_admin_link(session, address)
-    # Outside the table, whole on a line each: a terminal makes links of them.
+    # Not in a table, so that each stays on one line and the terminal makes it a link.
     say(f"Chat    {address}/\nAPI     {address}/docs\nAdmin   {link}   (signs in once)\n")
     say("Ctrl-C stops it.")

@@ -1,4 +1,4 @@
-"""`thumbloop settings`: every setting, its value, where that comes from, and what it does."""
+"""`thumbloop settings`: lists every setting with its value, the value's origin, and what it does."""
 
 import os
 import tomllib
@@ -58,7 +58,7 @@ def settings(
 
 
 def markdown_page() -> str:
-    """docs/settings.md, without the newline at its end."""
+    """The text of docs/settings.md, without its final newline."""
     from storage.settings import Settings
 
     return TITLE + "\n".join(
@@ -83,7 +83,7 @@ def shown_value(name: str, value: object) -> str:
         try:
             return sqlalchemy.make_url(str(value)).render_as_string(hide_password=True)
         except sqlalchemy.exc.ArgumentError:
-            return "not an address"  # it may hold a password all the same
+            return "not an address"  # it may still contain a password
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`thumbloop sweep`: β, loss and learning rate tried on one's own feedback; a table, and the winner."""
+"""`thumbloop sweep`: tries β, loss and learning rate on one's own feedback; shows a table and the winner."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -121,7 +121,7 @@ def _run(wanted: "WantedSweep", progress: RunProgress, check: Any) -> tuple["Swe
 
 
 def _grid_in(out: Path) -> "Grid | None":
-    """That of the sweep to go on with, if there is one."""
+    """The grid of the sweep to resume, if there is one."""
     from trainer.sweep.folder import SweepFolder
     from trainer.sweep.grid import Grid
 
@@ -167,7 +167,7 @@ def _show(found: "Sweep", folder: "SweepFolder") -> None:
 
 
 def _apply(found: "Sweep", settings: "Settings", force: bool) -> None:
-    """Write the best point that runs can train with; raises Conflict where nothing is decided."""
+    """Write the best point for runs into the settings file; raises Conflict without a clear winner."""
     from storage.settings.toml_file import FILE, write_settings
 
     best = found.best_for_runs

@@ -1,4 +1,4 @@
-"""What all commands share: the console, plain tables, and the database of the settings in force."""
+"""Shared by all commands: the console, plain tables, and opening the database of the current settings."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from storage.db.database import Database
     from storage.settings import Settings
 
-ACTOR = "command line"  # as the audit log and the deployments name it
+ACTOR = "command line"  # its name in the audit log and the deployments
 
-# A pipe has no width: cutting its lines at 80 would spoil them for grep and for people alike.
+# A pipe has no width: cutting its lines at 80 would break grep, and reading too.
 _probe = Console()
 console = _probe if _probe.is_terminal else Console(width=240)
 
 
 @contextmanager
 def opened_database() -> Iterator[tuple["Settings", "Database"]]:
-    """The settings and their database, migrated; raises BadSetting, or NotReady where it fails."""
+    """The settings and their database, migrated; raises BadSetting, or NotReady if it cannot be opened."""
     from sqlalchemy.exc import OperationalError
 
     from storage.db.database import open_database
@@ -48,12 +48,12 @@ def opened_database() -> Iterator[tuple["Settings", "Database"]]:
 
 @contextmanager
 def onto_stdout() -> Iterator[None]:
-    """Around what writes to standard output; raises NotReady where that is a file on a full disk."""
+    """Wrap writes to standard output in this; raises NotReady if that is a file on a full disk."""
     try:
         yield
     except OSError as error:
         if is_full(error):
-            sys.stdout = None  # what it holds cannot be written: not at exit either
+            sys.stdout = None  # its buffer cannot be written, at exit neither
             raise NotReady(
                 f"Standard output could not be written ({error.strerror}); free some space where it goes.",
                 code="no_room",
@@ -62,14 +62,14 @@ def onto_stdout() -> Iterator[None]:
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty: str) -> None:
-    """A borderless table; the last column takes what width is left. Without rows, `empty` is said."""
+    """Print a borderless table, or `empty` without rows. The last column takes the remaining width."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     *narrow, last = columns
     for name in narrow:
         table.add_column(name, no_wrap=True)
     table.add_column(last, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in it are no markup
+        table.add_row(*(Text(cell) for cell in row))  # Text, so that brackets are not markup
     with onto_stdout():
         if table.row_count:
             console.print(table)
@@ -78,7 +78,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty:
 
 
 def say(text: str) -> None:
-    """One line, as it is: no markup, no colours guessed, no line breaks added."""
+    """Print one line as it is: no markup, no highlighting, no line breaks added."""
     with onto_stdout():
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""`thumbloop train`: a run on the votes of this installation, or the engine alone on a file."""
+"""`thumbloop train`: its options; trains on this installation's votes, or on a file."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`thumbloop train --data F --out DIR`: the engine alone on a file, in this process; no database."""
+"""`thumbloop train --data F --out DIR`: trains on a file, in this process and without a database."""
 
 import logging
 import os
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from storage.imports.formats import ImportOptions
     from storage.settings import Settings
 
-STOPPED = 130  # as a shell says of what Ctrl-C ended
+STOPPED = 130  # the shell's exit code for Ctrl-C
 NO_REFERENCES = "none"
-# Settings whose option is not called as they are.
+# Settings whose option has another name.
 OTHERWISE_NAMED = {"gradient_checkpointing": "checkpointing", "training_processes": "processes"}
 
 
@@ -37,9 +37,9 @@ def train_file(
     skip_bad: bool,
     options: "ImportOptions",
 ) -> None:
-    """Train and say what came of it, or without `out` what would be trained on.
+    """Train and print the result; without `out` only print what would be trained on.
 
-    `settings` are those that the command line has options for, by their names; None where it was not given.
+    `settings` has the settings with a command line option, by name; None for an option not given.
     """
     _check_is_file(report, "report")
     _check_is_file(order, "order")
@@ -47,7 +47,7 @@ def train_file(
     chosen = _settings(given)
     if reference_cache is None:
         references: Path | None = chosen.data_dir
-        with suppress(OSError):  # what needs the folder says so
+        with suppress(OSError):  # whatever needs the folder reports it
             chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # a server may live in it later
     else:
         references = None if reference_cache == NO_REFERENCES else Path(reference_cache)
@@ -55,7 +55,7 @@ def train_file(
     from trainer.launch.environment import prepare_process
 
     prepare_process()
-    if int(os.environ.get("RANK", "0")) > 0:  # of several that torchrun or accelerate launch started
+    if int(os.environ.get("RANK", "0")) > 0:  # a worker of torchrun or accelerate launch
         from trainer.launch.worker import follow_launched
 
         follow_launched()
@@ -115,7 +115,7 @@ def train_file(
 
 
 def _check_is_file(path: Path | None, name: str) -> None:
-    """Refuse what cannot be written, before hours of training and not after them."""
+    """Refuse a path that cannot be written, before hours of training and not after them."""
     if path is None:
         return
     if not path.absolute().parent.is_dir():
@@ -125,7 +125,7 @@ def _check_is_file(path: Path | None, name: str) -> None:
 
 
 def _settings(given: Mapping[str, Any]) -> "Settings":
-    """The settings in force with those of the command line; a bad one of these is called by its option."""
+    """The current settings with those of the command line; errors name a bad one by its option."""
     from storage.settings import load_settings
 
     try:
@@ -137,7 +137,7 @@ def _settings(given: Mapping[str, Any]) -> "Settings":
 
 
 def refuse_launched() -> None:
-    """For what is one process, and would be done several times."""
+    """Refuse torchrun and accelerate launch, which would run the command once per process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InvalidInput(
             "torchrun and accelerate launch are for `thumbloop train --data` and `python -m trainer run`; "
@@ -146,12 +146,12 @@ def refuse_launched() -> None:
 
 
 def option_of(name: str) -> str:
-    """The option of `thumbloop train` for a setting, or for a parameter of that name."""
+    """The option of `thumbloop train` for a setting or parameter."""
     return "--" + OTHERWISE_NAMED.get(name, name).replace("_", "-")
 
 
 def _by_options(message: str, settings: Iterable[str]) -> str:
-    """The message with those settings called by their options, which this command's user can change."""
+    """The message with these settings replaced by the options that set them."""
     for name in settings:
         message = message.replace(f"THUMBLOOP_{name.upper()}=", f"{option_of(name)} ")
         message = re.sub(rf"THUMBLOOP_{name.upper()}\b", option_of(name), message)
@@ -160,7 +160,7 @@ def _by_options(message: str, settings: Iterable[str]) -> str:
 
 @contextmanager
 def lines_above(progress: RunProgress) -> Iterator[None]:
-    """What the trainer logs, as lines above the bar."""
+    """Print the trainer's log messages as lines above the bar."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -179,7 +179,7 @@ def lines_above(progress: RunProgress) -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> "Iterator[Any]":
-    """What raises Interrupted once SIGINT or SIGTERM came; a second one of them ends at once."""
+    """A check that raises Interrupted after a SIGINT or SIGTERM; a second one stops at once."""
     received: list[int] = []
 
     def stop(number: int, _frame: object) -> None:

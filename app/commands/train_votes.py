@@ -1,6 +1,6 @@
-"""`thumbloop train` on votes: request a run and follow it; starts the trainer itself where no server does.
+"""`thumbloop train` on votes: requests a run and follows it; starts the trainer itself if no server does.
 
-Knows a run only through its row, as the admin page does.
+It follows the run through its database row, as the admin page does.
 """
 
 import json
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from storage.db.tables import TrainingRun
     from storage.settings import Settings
 
-# Skipped is no failure, but a script must be able to tell it from a new version.
+# Skipped is not a failure, but a script must be able to distinguish it from success.
 EXIT_CODES = {"succeeded": 0, "failed": 1, "skipped": 3, "cancelled": 4}
 LEFT_RUNNING = 5
 POLL_SECONDS = 0.5
-# A trainer loads its libraries before it claims its run. If it takes longer than this, another one is
-# started for nothing: it finds the run claimed and ends.
+# A trainer loads its libraries before it claims its run. If that takes longer than this, a second one is
+# started needlessly: it finds the run claimed and ends.
 TRAINER_CLAIMS_WITHIN = 20.0
 
 
 def train_on_votes(*, force: bool, fresh: bool, follow: bool) -> None:
-    """Request a run and follow it, or follow the one under way; ends with an exit code of its own."""
+    """Request a run and follow it, or follow the one under way; exits with one of the codes above."""
     with opened_database() as (settings, database):
         run_id, ours = _request(database, force, fresh)
         if not follow:
@@ -52,7 +52,7 @@ def train_on_votes(*, force: bool, fresh: bool, follow: bool) -> None:
 
 
 def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]:
-    """The run to follow, and whether it was requested here."""
+    """The id of the run to follow, and whether it was requested here."""
     from storage.db import audit
     from storage.registry.training_runs import active_run, request_run
 
@@ -64,7 +64,7 @@ def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]
     except Conflict:
         with database.read() as session:
             active = active_run(session)
-        if active is None:  # it ended between the two looks
+        if active is None:  # it ended between the two reads
             raise
         say(f"Training run {active.id} is under way already; following that one.")
         return active.id, False
@@ -91,7 +91,7 @@ def _server_answers(settings: "Settings") -> bool:
 def _follow(
     settings: "Settings", database: "Database", run_id: str, *, patience: float
 ) -> "TrainingRun | None":
-    """Show the run until it is over; None if the person leaves it running."""
+    """Show the run until it is over; None if the user leaves it running."""
     from storage.registry.training_runs import OVER, cancel_run, claimable_run, get_run
 
     with ExitStack() as at_end:
@@ -129,7 +129,7 @@ def _ask() -> str:
 
 
 class _Standby:
-    """Starts trainers here, once the run has waited for one elsewhere for `patience` seconds."""
+    """Starts trainers here, once the run has waited `patience` seconds for one started elsewhere."""
 
     def __init__(
         self, settings: "Settings", database: "Database", at_end: ExitStack, patience: float
@@ -151,6 +151,6 @@ class _Standby:
 
         dispatcher = Dispatcher(self._database, self._settings, open_executor(self._settings))
         dispatcher.start()
-        # A trainer that was started here goes on without this command: it is a process of its own.
+        # A trainer started here is a separate process and outlives this command.
         self._at_end.callback(dispatcher.stop, terminate=False)
         self._active = True

@@ -70,7 +70,7 @@ def _answers(version_id: str, answering: "Traffic") -> str:
 
 
 def verify(settings: "Settings", version: "ModelVersion") -> None:
-    """Raises ArtifactRefused unless the version's files are those that were published."""
+    """Raise ArtifactRefused unless the version's files are as published."""
     from storage.registry.artifacts import Artifacts
 
     if version.path is not None:
