@@ -1,4 +1,5 @@
 """The admin page: figures, training, versions, exports, imports and erasure.
 
-Its panels show what app.api returns; also imports app.services, app.web and storage. Begin with `page.py`.
+Its panels show what app.api returns; also imports app.services, app.web, trainer and storage.
+Begin with `page.py`.
 """
