@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from storage.db.database import open_database
@@ -18,7 +17,7 @@ from tests.support.adapters import publish_adapter
 from tests.support.chatting import OpenPage, send_and_wait
 from tests.support.live_server import LiveServer
 from trainer.sweep.folder import SweepFolder, new_folder
-from trainer.sweep.grid import Point, Result
+from trainer.sweep.grid import Grid, Point, Result
 
 StartServer = Callable[..., LiveServer]
 
@@ -264,22 +263,20 @@ def test_the_newest_sweep_with_its_plot(start_server: StartServer, open_page: Op
     panel = page.locator("#tl-sweep")
     expect(panel).to_contain_text("No sweep yet")
     folder = SweepFolder(new_folder(server.settings.data_dir))
-    points = [Point("kto", 0.1, 5e-5), Point("dpo", 0.1, 5e-5)]
-    with folder.claimed():
-        folder.begin(
-            {
-                "created_at": "2026-01-02T03:04:05+00:00",
-                "training": {"up": 30, "down": 10, "pairs": 5},
-                "held_out": {"up": 8, "down": 4},
-                "origin": {"file": "votes.jsonl"},
-                "gate_min_votes": 4,
-                "points": [asdict(point) for point in points],
-            }
-        )
-        folder.keep(
-            Result(points[0], "", auc=0.9, auc_standard_error=0.1, margin=2.0, liked_change=1.5, z0=0.25)
-        )
-    Image.new("RGB", (8, 8)).save(folder.plot)
+    plan = {
+        "created_at": "2026-01-02T03:04:05+00:00",
+        "identity": {"seed": 0},
+        "training": {"up": 30, "down": 10, "pairs": 5},
+        "held_out": {"up": 8, "down": 4},
+        "origin": {"file": "votes.jsonl"},
+        "gate_min_votes": 4,
+        "grid": asdict(Grid((0.1,), ("kto", "dpo"), (5e-5,))),
+    }
+    measures = {"auc": 0.9, "auc_standard_error": 0.1, "margin": 2.0, "liked_change": 1.5, "z0": 0.25}
+    with folder.claimed(plan):
+        trial = folder.next_trial()
+        folder.keep(trial, Result(Point(**trial.params), measures=measures))
+        folder.draw()
     page.reload()
     expect(panel).to_contain_text("8 up and 4 down held out. Best of 1 of 2 points: kto-beta-0.1-lr-5e-05.")
     row = panel.locator("tbody tr").filter(has_text="kto")
