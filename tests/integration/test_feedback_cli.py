@@ -197,7 +197,9 @@ def test_an_export_is_pushed_to_the_hub(
     for name, value in (HUB_SETTINGS | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_secret"}).items():
         monkeypatch.setenv(name, value)
     folder = tmp_path / "out"
-    said = thumbloop.said("export", str(folder), "--format", "datasets", "--push-to-hub", "me/feedback")
+    # huggingface_hub reads its environment when it is imported, so a forked process would not do.
+    words = ["export", str(folder), "--format", "datasets", "--push-to-hub", "me/feedback"]
+    done = subprocess.run([*PROGRAM, *words], env=thumbloop.environment, capture_output=True, text=True)
     hub.close()
-    assert f"Pushed: {hub.endpoint}/datasets/me/feedback/commit/" in said
+    assert f"Pushed: {hub.endpoint}/datasets/me/feedback/commit/" in done.stdout, done.stderr
     assert hub.files["data/train.parquet"] == (folder / "data" / "train.parquet").read_bytes()
