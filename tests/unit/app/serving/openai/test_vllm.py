@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from storage.settings import Settings
 from tests.support.adapters import build_adapter
 from tests.support.recorded_vllm import KEY, MODEL, WORDS, Recorded, cut_after, error, recorded_vllm, status
 
+T = TypeVar("T")
 HELLO = [{"role": "user", "content": "Hello"}]
 SAMPLING = Sampling(temperature=0, top_p=1, max_new_tokens=24)
 BASE = ServedVersion("base", "v1", None)
@@ -122,6 +124,12 @@ def test_what_the_server_has_already_is_not_loaded_again(
     assert reply(backend, version).startswith(name)
 
 
+def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in a thread: in this one, Playwright's loop may be running when browser tests came before."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 def test_two_servers_of_ours_that_load_at_once_are_both_content(
     server: Recorded, version: ServedVersion
 ) -> None:
@@ -135,7 +143,7 @@ def test_two_servers_of_ours_that_load_at_once_are_both_content(
         await client.close()
 
     name = vllm.adapter_name(version)
-    asyncio.run(load_and_unload())
+    in_a_loop(load_and_unload())
     assert server.adapters == {}
 
 
@@ -217,5 +225,5 @@ def test_whether_adapters_can_be_loaded_is_found_out_without_loading_any(loads: 
             await client.close()
 
     with recorded_vllm(count, loads=loads) as server:
-        assert asyncio.run(ask(server.url)) is loads
+        assert in_a_loop(ask(server.url)) is loads
         assert server.adapters == {}
