@@ -31,6 +31,7 @@ def server_with(**settings: object) -> Iterator[LiveServer]:
                 "lora_rank": 16,
                 "max_length": 1024,
                 "lease_seconds": 30,
+                "executor": "local",
                 **settings,
             }
         )

@@ -57,7 +57,9 @@ def main(model: str) -> None:
     expect.set_options(timeout=PATIENCE_MS)
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server = LiveServer({**SETTINGS, "data_dir": Path(folder) / "data", "model": model})
+        server = LiveServer(
+            {**SETTINGS, "data_dir": Path(folder) / "data", "model": model, "executor": "local"}
+        )
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
             server.start()

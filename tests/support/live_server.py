@@ -99,7 +99,8 @@ class LiveServer:
 
     def trainers(self) -> list[psutil.Process]:
         """Trainer processes that work on this data directory, whoever started them."""
-        found = [psutil.Process(pid) for pid in programs.trainers(self.settings.data_dir)]
+        forked = programs.trainers(self.settings.data_dir) if self.settings.executor == FORKED else []
+        found = [psutil.Process(pid) for pid in forked]
         for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
                 works_here = process.environ().get("THUMBLOOP_DATA_DIR") == str(self.settings.data_dir)
