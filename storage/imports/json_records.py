@@ -5,7 +5,7 @@ A bad line affects only itself. After a broken element of an array reading stops
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import ijson
@@ -31,13 +31,7 @@ def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
         file.seek(0)
     bounded = _Bounded(file)
     repeats: list[tuple[dict[str, Any], str]] = []
-    elements = ijson.items(
-        bounded,
-        "item" if array else "",
-        multiple_values=not array,
-        use_float=True,
-        map_type=lambda: _Object(repeats),
-    )
+    elements = _elements(bounded, array, lambda: _Object(repeats))
     number = 0
     try:
         for number, value in enumerate(elements, 1):
@@ -49,6 +43,23 @@ def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
     except ijson.JSONError as error:
         fault = f"This is not JSON: {_reason(error)}; {REST}"
         yield Record(f"element {number + 1}", bounded.done, fault=fault)
+
+
+def _elements(file: "_Bounded", array: bool, map_type: Callable[[], dict[str, Any]]) -> Iterator[Any]:
+    """As ijson.items, but without the path it keeps per level, whose memory is quadratic in the depth."""
+    depth, top = 0, 1 if array else 0
+    builder = ijson.ObjectBuilder(map_type)
+    for event, value in ijson.basic_parse(file, multiple_values=not array, use_float=True):
+        ends = event in ("end_map", "end_array")
+        depth -= ends
+        if array and depth == 0:  # the array itself begins or ends
+            depth += not ends
+            continue
+        builder.event(event, value)
+        depth += event in ("start_map", "start_array")
+        if depth == top and event != "map_key":
+            yield builder.value
+            builder = ijson.ObjectBuilder(map_type)
 
 
 def _line_record(position: str, done: int, line: bytes) -> Record:
