@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import typer
 
-from app.commands import accounts, canary, data, doctor, feedback, serve, settings, sweep, train, versions
+from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions
 from storage.errors import NotReady, NotStored, ThumbloopError
 
 cli = typer.Typer(
@@ -43,7 +43,7 @@ cli.command("quarantine")(data.quarantine)
 cli.command("versions")(versions.versions)
 cli.command("deploy")(versions.deploy)
 cli.command("rollback")(versions.rollback)
-cli.add_typer(canary.canary_commands, name="canary")
+cli.add_typer(versions.canary_commands, name="canary")
 cli.add_typer(accounts.user_commands, name="user")
 cli.add_typer(accounts.token_commands, name="token")
 cli.command("admin-link")(accounts.admin_link)

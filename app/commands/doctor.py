@@ -1,5 +1,6 @@
 """`thumbloop doctor`: checks whether this machine is ready, without changes, and says what to do."""
 
+import asyncio
 import importlib.util
 import os
 import platform
@@ -7,18 +8,21 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import psutil
+import sqlalchemy as sa
 import typer
 from rich.text import Text
 
 from app.commands.terminal import console
-from storage.errors import NotReady
-
-if TYPE_CHECKING:
-    from storage.settings import Settings
+from storage.db.database import Database
+from storage.errors import NotReady, ThumbloopError
+from storage.settings import DEFAULT_MODEL, Settings, load_settings
+from trainer.runs.schedule import Schedule
 
 GIB = 1024**3
 MEMORY_NEEDED = 2 * GIB  # to train the default model
@@ -40,12 +44,13 @@ class Finding:
 
 def doctor() -> None:
     """Check whether this machine is ready. The exit code is 1 if something is missing."""
-    from storage.settings import load_settings
-
     settings = load_settings()
     failed = False
     for name, check in CHECKS.items():
-        finding = _run(check, settings)
+        try:
+            finding = check(settings)
+        except (ImportError, OSError) as error:  # OSError: torch misses a library of CUDA or of the system
+            finding = Finding("fail", f"a package cannot be loaded: {error}", "Run `make clean install`.")
         failed |= finding.status == "fail"
         status = (f"{finding.status:<5}", COLOURS[finding.status])
         console.print(Text.assemble(status, f"{name:<11}{finding.text}"), soft_wrap=True)
@@ -55,30 +60,25 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _run(check: Callable[["Settings"], Finding], settings: "Settings") -> Finding:
-    try:
-        return check(settings)
-    except (ImportError, OSError) as error:  # OSError: torch misses a library of CUDA or of the system
-        return Finding("fail", f"a package cannot be loaded: {error}", "Run `make clean install`.")
-
-
-def check_python(_: "Settings") -> Finding:
+def check_python(_: Settings) -> Finding:
     text = f"{platform.python_version()} in {sys.prefix}"
     if sys.version_info[:2] > NEWEST_TESTED:
-        return Finding("warn", text, "Newer than what was tested; if packages fail, use Python 3.11 to 3.13.")
+        return Finding(
+            "warn", text, "Newer than the tested versions; if packages fail, use Python 3.11 to 3.13."
+        )
     return Finding("ok", text)
 
 
-def check_torch(_: "Settings") -> Finding:
+def check_torch(_: Settings) -> Finding:
     import torch
 
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         return Finding("ok", f"{torch.__version__} on {gpu.name}, {gpu.total_memory / GIB:.0f} GiB")
-    return Finding("ok", f"{torch.__version__} on the processor, {os.cpu_count()} cores; no GPU was found")
+    return Finding("ok", f"{torch.__version__} on the CPU, {os.cpu_count()} cores; no GPU was found")
 
 
-def check_precision(settings: "Settings") -> Finding:
+def check_precision(settings: Settings) -> Finding:
     import torch
 
     from trainer.model.base_model import number_format
@@ -88,9 +88,7 @@ def check_precision(settings: "Settings") -> Finding:
     return Finding("ok", f"{settings.precision}: this machine is fastest with {chosen}")
 
 
-def check_memory(_: "Settings") -> Finding:
-    import psutil
-
+def check_memory(_: Settings) -> Finding:
     available = psutil.virtual_memory().available
     text = f"{available / GIB:.1f} GiB available"
     if available < MEMORY_NEEDED:
@@ -98,7 +96,7 @@ def check_memory(_: "Settings") -> Finding:
     return Finding("ok", text)
 
 
-def check_data(settings: "Settings") -> Finding:
+def check_data(settings: Settings) -> Finding:
     folder = settings.data_dir.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -107,51 +105,38 @@ def check_data(settings: "Settings") -> Finding:
     text = f"{folder}, {free / GIB:.1f} GiB free"
     if free < DISK_NEEDED:
         return Finding("fail", text, "Free some space, or set THUMBLOOP_DATA_DIR to a larger disk.")
-    return Finding("ok", text if folder.exists() else f"{text}; made at the first start")
+    return Finding("ok", text if folder.exists() else f"{text}; created at the first start")
 
 
-def check_database(settings: "Settings") -> Finding:
-    import sqlalchemy as sa
-
-    from storage.db.database import Database
-
+def check_database(settings: Settings) -> Finding:
     try:
-        database = Database(settings.database_address)
+        with closing(Database(settings.database_address)) as database:
+            if database.path is not None and not database.path.exists():
+                return Finding("ok", f"{database.shown_address}, created at the first start")
+            with database.read() as session:
+                session.execute(sa.text("SELECT 1"))
+            return Finding("ok", database.shown_address)
     except NotReady as error:
         return Finding("fail", error.message)
-    try:
-        if database.path is not None and not database.path.exists():
-            return Finding("ok", f"{database.shown_address}, made at the first start")
-        with database.read() as session:
-            session.execute(sa.text("SELECT 1"))
-        return Finding("ok", database.shown_address)
     except sa.exc.DBAPIError as error:
         return Finding(
             "fail", f"{database.shown_address}: {error.orig}", "Start it, or set THUMBLOOP_DATABASE_URL."
         )
-    finally:
-        database.close()
 
 
-def check_schedule(settings: "Settings") -> Finding:
-    from storage.db.database import Database
-    from trainer.runs.schedule import Schedule
-
+def check_schedule(settings: Settings) -> Finding:
     if check_database(settings).status == "fail":
-        return Finding("warn", settings.schedule or "none", "Mend the database first.")
-    database = Database(settings.database_address)
-    try:
+        return Finding("warn", settings.schedule or "none", "Fix the database first.")
+    with closing(Database(settings.database_address)) as database:
         if database.path is not None and not database.path.exists():
             return Finding("ok", f"`{settings.schedule}`; nothing was due yet")
-        return Finding("ok", Schedule(database, settings).describe())
-    except NotReady as error:
-        return Finding("fail", settings.schedule, error.message)
-    finally:
-        database.close()
+        try:
+            return Finding("ok", Schedule(database, settings).describe())
+        except NotReady as error:
+            return Finding("fail", settings.schedule, error.message)
 
 
-def check_model(settings: "Settings") -> Finding:
-    from storage.settings import DEFAULT_MODEL
+def check_model(settings: Settings) -> Finding:
     from trainer.model.base_model import PACKAGE, resolve
 
     if settings.model == DEFAULT_MODEL:
@@ -159,7 +144,7 @@ def check_model(settings: "Settings") -> Finding:
         if not converted and importlib.util.find_spec(PACKAGE) is not None:
             return Finding("ok", f"{DEFAULT_MODEL}, converted at the first start")
     elif not Path(settings.model).is_dir() and _would_download(settings.model):
-        return Finding("warn", f"{settings.model} is not here yet", "The first start downloads it.")
+        return Finding("warn", f"{settings.model} is not downloaded yet", "The first start downloads it.")
     try:
         source = resolve(settings)
     except NotReady as error:
@@ -178,12 +163,9 @@ def _would_download(name: str) -> bool:
         return False
 
 
-def check_backend(settings: "Settings") -> Finding:
-    import asyncio
-
+def check_backend(settings: Settings) -> Finding:
     from app.serving.openai.client import ModelServer
     from app.serving.openai.vllm import loads_adapters
-    from storage.errors import ThumbloopError
 
     if settings.backend == "local":
         return Finding("ok", "this process generates replies")
@@ -212,7 +194,7 @@ def check_backend(settings: "Settings") -> Finding:
     return Finding("ok", f"{place}, which loads adapters")
 
 
-def check_port(settings: "Settings") -> Finding:
+def check_port(settings: Settings) -> Finding:
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.settimeout(2)
         taken = settings.port and probe.connect_ex((settings.host, settings.port)) == 0
@@ -222,14 +204,14 @@ def check_port(settings: "Settings") -> Finding:
     return Finding("ok", f"{address} is free")
 
 
-def check_browser(_: "Settings") -> Finding:
+def check_browser(_: Settings) -> Finding:
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found:
         return Finding("ok", found)
     return Finding("warn", "no Chromium", "Only the browser tests need it: apt-get install chromium.")
 
 
-CHECKS: dict[str, Callable[["Settings"], Finding]] = {
+CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "python": check_python,
     "torch": check_torch,
     "precision": check_precision,

@@ -1,20 +1,23 @@
 """`thumbloop import` and `thumbloop export`: reads and writes rated data, as files or through pipes."""
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from app.commands.options import field_options, import_options, with_options
 from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, say
+from storage.db import audit
 from storage.errors import InvalidInput
-from storage.imports.formats import FORMATS, NO_OPTIONS, ImportOptions
+from storage.examples.filters import read_filter
+from storage.exports.plan import ExportPlan
+from storage.files.installation_key import load_secret
+from storage.imports.formats import FORMATS, ImportOptions
 from storage.settings import SignalKind
 
 if TYPE_CHECKING:
@@ -24,46 +27,25 @@ if TYPE_CHECKING:
 
 PIPE = "-"
 SIGNALS = get_args(SignalKind)
+# Both of the others need an option of another name.
+EXPORT_OPTIONS = field_options(
+    ExportPlan, [name for name in ExportPlan.model_fields if name not in ("filter", "signals")]
+)
 
 
-def with_import_options(panel: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that adds every import option to a command, which receives them as `options`."""
-
-    def add_options(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def with_options(**given: Any) -> None:
-            options = ImportOptions(**{name: given.pop(name) for name in ImportOptions.model_fields})
-            command(**given, options=options)
-
-        signature = inspect.signature(command)
-        added = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=typer.Option(None, help=field.description, rich_help_panel=panel),
-                annotation=field.annotation,
-            )
-            for name, field in ImportOptions.model_fields.items()
-        ]
-        own = [parameter for name, parameter in signature.parameters.items() if name != "options"]
-        with_options.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-        return with_options
-
-    return add_options
-
-
-@with_import_options()
+@with_options("options", import_options())
 def import_feedback(
+    options: dict[str, Any],
     file: str = typer.Argument(help="A file or a folder, or - for standard input."),
     format: str | None = typer.Option(
         None, help=f"One of {', '.join(FORMATS)}; detected from the data if not given."
     ),
-    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out bad records, do not refuse the file."),
-    options: ImportOptions = NO_OPTIONS,
+    skip_bad: bool = typer.Option(
+        False, "--skip-bad", help="Leave out bad records instead of refusing the file."
+    ),
 ) -> None:
-    """Import rated chats. A row that is there already is not added again."""
-    from storage.db import audit
-    from storage.imports.importer import import_file
+    """Import rated chats. A row that was already imported is not added again."""
+    from storage.imports.importer import import_file  # loads pyarrow
 
     name = "standard input" if file == PIPE else file
     with opened_database() as (_, database), _shown_progress() as progress:
@@ -72,7 +54,7 @@ def import_feedback(
             sys.stdin.buffer if file == PIPE else Path(file),
             name=name,
             format=format,
-            options=options,
+            options=ImportOptions(**options),
             skip_bad=skip_bad,
             progress=progress,
             finish=lambda session, report: audit.record(
@@ -85,86 +67,55 @@ def import_feedback(
         say(f"and {report.rejected - len(report.rejections)} more")
     for reason, rows in report.dropped.items():
         say(f"{rows} dropped: {reason}")
-    say(f"{report.accepted} imported, {report.duplicates} there already, {report.rejected} left out.")
+    say(f"{report.accepted} imported, {report.duplicates} duplicates, {report.rejected} left out.")
 
 
+@with_options("options", EXPORT_OPTIONS)
 def export_feedback(
-    file: str = typer.Argument(help="Where to write, or - for standard output."),
-    format: Literal["jsonl", "parquet", "csv", "datasets"] = typer.Option(
-        "jsonl", help="datasets is a folder with a dataset card."
-    ),
-    shape: Literal["kto", "kto-text", "pairs", "sharegpt"] = typer.Option(
-        "kto", help="What a row is; pairs are for DPO."
-    ),
+    options: dict[str, Any],
+    file: str = typer.Argument(help="The file to write, or - for standard output."),
     filters: list[str] = typer.Option(
         [], "--filter", metavar="NAME=VALUE", help="Which examples; may be given several times."
     ),
-    duplicates: Literal["keep", "drop"] = typer.Option(
-        "keep", help="drop: the same text and label only once."
-    ),
-    contradictions: Literal["keep", "drop", "majority"] = typer.Option(
-        "keep", help="Votes of both kinds on the same text."
-    ),
-    corrections: bool = typer.Option(
-        False, "--corrections", help="Add what replies should have been, as good examples."
-    ),
     signals: list[str] = typer.Option(
-        [],
-        "--signal",
-        help=f"Add what people did without voting: {', '.join(SIGNALS)}. May be given several times.",
-    ),
-    redact: bool = typer.Option(
-        False, "--redact", help="Replace personal data by placeholders; needs thumbloop\\[redaction]."
+        [], "--signal", help=f"Add signals: {', '.join(SIGNALS)}. May be given several times."
     ),
     snapshot: int | None = typer.Option(
-        None, help="As of this vote event, which a manifest names; otherwise all votes so far."
+        None, help="Export as of this vote event, which a manifest names. Default: all votes so far."
     ),
-    licence: str = typer.Option("unknown", help="Licence of the data, such as cc0-1.0."),
     push_to_hub: str | None = typer.Option(
         None, metavar="OWNER/NAME", help="Upload the folder of the format datasets to the Hugging Face hub."
     ),
     public: bool = typer.Option(False, "--public", help="With --push-to-hub: let everybody read it."),
 ) -> None:
-    """Export the votes that training may use, with the chats they judge and a manifest."""
-    from storage.db import audit
-    from storage.examples.filters import read_filter
-    from storage.exports.exporter import Export, export_to
-    from storage.exports.plan import ExportPlan
+    """Export the votes that training may use, with their chats and a manifest."""
+    from storage.exports.exporter import Export, export_to  # loads pyarrow
     from storage.exports.redaction import load_redactor
-    from storage.files.installation_key import load_secret
 
-    if file == PIPE and format != "jsonl":
-        raise InvalidInput(f"Standard output takes jsonl only; name a file for {format}.", field="format")
-    if push_to_hub is not None and format != "datasets":
-        raise InvalidInput(
-            f"--push-to-hub takes a folder; add --format datasets, not {format}.", field="format"
-        )
     for kind in signals:
         if kind not in SIGNALS:
             raise InvalidInput(f"--signal {kind!r} is not one of {', '.join(SIGNALS)}.", field="signal")
-    plan = ExportPlan(
-        format=format,
-        shape=shape,
-        filter=read_filter(_pairs(filters)),
-        duplicates=duplicates,
-        contradictions=contradictions,
-        corrections=corrections,
-        signals=signals,
-        redact=redact,
-        licence=licence,
-    )
+    plan = ExportPlan(filter=read_filter(_pairs(filters)), signals=signals, **options)
+    if file == PIPE and plan.format != "jsonl":
+        raise InvalidInput(
+            f"Standard output takes jsonl only; name a file for {plan.format}.", field="format"
+        )
+    if push_to_hub is not None and plan.format != "datasets":
+        raise InvalidInput(
+            f"--push-to-hub takes a folder; add --format datasets, not {plan.format}.", field="format"
+        )
     with opened_database() as (settings, database):
         given: dict[str, Any] = {
             "salt": load_secret(settings.data_dir),
-            "template": _template(settings) if shape == "kto-text" else None,
+            "template": _template(settings) if plan.shape == "kto-text" else None,
             "redactor": (
                 load_redactor(settings.redaction_language, settings.redaction_model) if plan.redact else None
             ),
         }
         with database.write() as session:
-            # Recorded before the first byte, as in the API: even a failed export may have written data.
+            # Recorded before the first byte, because even a failed export may have written data.
             snapshot = Export(session, plan, snapshot_event_id=snapshot, **given).snapshot_event_id
-            audit.record(session, ACTOR, "export", f"snapshot {snapshot}", format=format, file=file)
+            audit.record(session, ACTOR, "export", f"snapshot {snapshot}", format=plan.format, file=file)
         with database.read() as session:
             export = Export(session, plan, snapshot_event_id=snapshot, **given)
             if file == PIPE:
@@ -173,7 +124,7 @@ def export_feedback(
             manifest = export_to(Path(file), export)
     for reason, rows in manifest["left_out"].items():
         say(f"{rows} left out: {reason}")
-    say(f"{manifest['rows']} rows to {file}.")
+    say(f"{manifest['rows']} rows written to {file}.")
     if push_to_hub is not None:
         from storage.exports.hub import push_to_hub as push
 

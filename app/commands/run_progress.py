@@ -4,7 +4,7 @@ Without a terminal it prints a line whenever the phase changes.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -16,9 +16,7 @@ from rich.progress import (
 )
 
 from app.commands.terminal import console, say
-
-if TYPE_CHECKING:
-    from storage.db.tables import TrainingRun
+from storage.db.tables import TrainingRun
 
 FIGURES = {
     "loss": "loss {:.4f}",
@@ -47,15 +45,16 @@ class RunProgress(Progress):
         self._task = self.add_task("", total=None, figures="")
         self._phase = ""
 
-    def show(self, run: "TrainingRun") -> None:
-        phase = str(run.progress.get("phase", "starting"))
+    def show(self, run: TrainingRun) -> None:
+        phase = run.progress.get("phase", "starting")
         if run.cancel_requested:
             phase = "cancelling"
         elif run.state != "running":
             phase = "waiting for a trainer"
-        self.show_progress(run.progress, phase)
+        self.show_progress({**run.progress, "phase": phase})
 
-    def show_progress(self, progress: Mapping[str, Any], phase: str) -> None:
+    def show_progress(self, progress: Mapping[str, Any]) -> None:
+        phase = str(progress["phase"])
         if phase != self._phase and self.disable:
             say(phase)
         self._phase = phase

@@ -17,6 +17,8 @@ from rich.text import Text
 from app.commands.accounts import new_admin_link, page_address
 from app.commands.terminal import console, say, shown_time
 from storage.errors import BadSetting, ThumbloopError
+from storage.registry.model_versions import deployed_version
+from storage.settings import load_settings
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -47,14 +49,8 @@ class TidyAccess(logging.Filter):
     """Access lines without query strings, which may hold tokens, and without the pages' own traffic."""
 
     QUIET = (
-        "/gradio_api/",
-        "/assets/",
-        "/static/",
-        "/svelte/",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-        "/theme.css",
+        *("/gradio_api/", "/assets/", "/static/", "/svelte/", "/theme.css"),
+        *("/healthz", "/readyz", "/metrics"),
     )
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -66,7 +62,7 @@ class TidyAccess(logging.Filter):
 
 
 class OneLineFailure:
-    """Wraps the application and keeps an expected startup error, of which uvicorn would log a traceback."""
+    """Wraps the application and keeps an expected startup error; uvicorn would log its traceback."""
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
         self.application = application
@@ -86,7 +82,6 @@ class OneLineFailure:
 def serve() -> None:
     """Start the pages, the API and the schedule; prints the addresses and an admin link."""
     from app.web.auth import check_safe
-    from storage.settings import load_settings
 
     started = time.monotonic()
     settings = load_settings()
@@ -111,7 +106,7 @@ def serve() -> None:
                     _print_summary(services, address, time.monotonic() - started)
 
         config = uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=SECONDS_TO_FINISH)
-        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to end
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop
             Server(config).run(sockets=[listener])
     if application.error is not None:
         raise application.error
@@ -123,7 +118,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
         raise BadSetting(
-            f"THUMBLOOP_HOST={host} cannot be found ({error.strerror}); use an address of this machine, "
+            f"THUMBLOOP_HOST={host} cannot be resolved ({error.strerror}); use an address of this machine, "
             f"such as 127.0.0.1.",
             field="host",
         ) from error
@@ -135,7 +130,9 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            message = f"THUMBLOOP_PORT={port} is in use on {host}: stop what uses it, or set another port."
+            message = (
+                f"THUMBLOOP_PORT={port} is in use on {host}: stop the other program, or set another port."
+            )
             raise BadSetting(message, field="port") from error
         raise BadSetting(
             f"Thumbloop cannot listen on {host}:{port} ({error.strerror}); "
@@ -146,8 +143,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _print_summary(services: "Services", address: str, seconds: float) -> None:
-    from storage.registry.model_versions import deployed_version
-
     settings, source = services.settings, services.source
     replies = f"{settings.openai_model} on {settings.openai_base_url}"
     if settings.backend == "local" and source is not None:
@@ -164,7 +159,9 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
         "Database": services.database.shown_address,
         "Data": str(settings.data_dir.absolute()),
         "Schedule": f"{services.schedule.describe()} {f'Next: {due}.' if due else ''}",
-        "Sign-in": "none: whoever opens the page may chat" if settings.auth == "anonymous" else "accounts",
+        "Sign-in": "none: everybody who opens the page may chat"
+        if settings.auth == "anonymous"
+        else "accounts",
         "Started in": f"{seconds:.1f} s",
     }.items():
         table.add_row(name, Text(value))

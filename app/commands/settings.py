@@ -5,9 +5,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy
 import typer
 
 from app.commands.terminal import print_table
+from storage.settings import SECRETS, Settings, load_settings
 
 TITLE = """# Settings
 
@@ -19,10 +21,10 @@ port = 8000
 schedule = "0 3 * * *"
 ```
 
-A name or a value that does not exist is refused at start with one line that says what would do.
-`thumbloop settings` shows the values in force and where they come from.
+An unknown name or an invalid value is refused at start, with one line that says what is allowed.
+`thumbloop settings` shows the current values and where they come from.
 
-This page is what `thumbloop settings --markdown` prints; a test keeps it so.
+`thumbloop settings --markdown` prints this page.
 
 | Setting | Default | Values | What it does |
 |---|---|---|---|
@@ -36,8 +38,6 @@ def settings(
     markdown: bool = typer.Option(False, "--markdown", help="Print docs/settings.md instead."),
 ) -> None:
     """List all settings with their values and what they do."""
-    from storage.settings import Settings, load_settings
-
     if markdown:
         typer.echo(markdown_page())
         return
@@ -53,14 +53,11 @@ def settings(
             )
             for name, field in Settings.model_fields.items()
         ],
-        empty="There are no settings.",
     )
 
 
 def markdown_page() -> str:
     """The text of docs/settings.md, without its final newline."""
-    from storage.settings import Settings
-
     return TITLE + "\n".join(
         f"| `{variable(name)}` | `{shown_value(name, schema['default'])}` | {_values(schema)} "
         f"| {schema['description']} |"
@@ -73,13 +70,9 @@ def variable(name: str) -> str:
 
 
 def shown_value(name: str, value: object) -> str:
-    from storage.settings import SECRETS
-
     if name in SECRETS and value:
         return "…"
     if name == "database_url" and value:
-        import sqlalchemy
-
         try:
             return sqlalchemy.make_url(str(value)).render_as_string(hide_password=True)
         except sqlalchemy.exc.ArgumentError:

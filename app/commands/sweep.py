@@ -1,5 +1,6 @@
 """`thumbloop sweep`: tries β, loss and learning rate on one's own feedback; shows a table and the winner."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,36 +12,40 @@ from app.commands.run_progress import RunProgress
 from app.commands.terminal import opened_database, print_table, say
 from app.commands.train_file import STOPPED, lines_above, refuse_launched, stop_signals
 from storage.errors import Conflict, InvalidInput
+from storage.settings import Settings, load_settings
+from storage.settings.toml_file import FILE, write_settings
+from trainer.errors import Interrupted
+from trainer.launch.environment import prepare_process
+from trainer.sweep.grid import TITLES, Grid, named_grid, shown_measures
+from trainer.text import spoken
 
 if TYPE_CHECKING:
-    from storage.settings import Settings
     from trainer.sweep.folder import Sweep, SweepFolder
-    from trainer.sweep.grid import Grid
     from trainer.sweep.sweep import WantedSweep
 
-STATES = {"measured": "", "fell": "liked replies fell", "diverged": "diverged"}
+STATES = {"measured": "", "fell": "liked replies became less likely", "diverged": "diverged"}
 DRAWS = 20
 
 
 def sweep(
-    data: Path | None = typer.Option(None, help="Sweep on this file or folder alone, not on votes."),
+    data: Path | None = typer.Option(None, help="Sweep on this file or folder instead of on votes."),
     out: Path | None = typer.Option(
-        None, help="Folder of the sweep, new or one to go on with; in the data directory if not given."
+        None, help="Folder of the sweep, new or to be resumed. Default: one in the data directory."
     ),
     grid: Literal["full", "small"] | None = typer.Option(
         None, help="full (the default): 10 β, 4 losses, 3 learning rates. small: 3 β, 2 losses, one."
     ),
-    betas: str | None = typer.Option(None, help="Other values of β, with commas."),
+    betas: str | None = typer.Option(None, help="Other values of β, separated by commas."),
     losses: str | None = typer.Option(
-        None, help="Other losses, with commas: kto, apo_zero_unpaired, dpo, ipo."
+        None, help="Other losses, separated by commas: kto, apo_zero_unpaired, dpo, ipo."
     ),
-    learning_rates: str | None = typer.Option(None, help="Other learning rates, with commas."),
+    learning_rates: str | None = typer.Option(None, help="Other learning rates, separated by commas."),
     sampler: Literal["grid", "random", "tpe"] | None = typer.Option(
         None, help="grid (the default): every combination. random, tpe: points drawn between the values."
     ),
-    points: int | None = typer.Option(None, min=1, help=f"How many to draw; {DRAWS} if not given."),
+    points: int | None = typer.Option(None, min=1, help=f"Number of points to draw; {DRAWS} if not given."),
     budget: float | None = typer.Option(
-        None, min=0, metavar="MINUTES", help="Begin no point that would end later; at least one is made."
+        None, min=0, metavar="MINUTES", help="Start no point that would end later; at least one is trained."
     ),
     max_rows: int | None = typer.Option(None, min=1, help="Only the first rows of the file."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out bad records of the file."),
@@ -48,12 +53,12 @@ def sweep(
         False, "--apply", help="Write beta, loss_type and learning_rate of the winner into thumbloop.toml."
     ),
     force: bool = typer.Option(
-        False, "--force", help="With --apply: also where the evidence is thin or points are missing."
+        False, "--force", help="With --apply: even if the evidence is thin or points are missing."
     ),
 ) -> None:
     """Train a grid of settings for an epoch each and rank them on held-out votes.
 
-    Ctrl-C stops, with exit code 130; the same command goes on with the points that are missing.
+    Ctrl-C stops, with exit code 130; the same command continues with the missing points.
     """
     if data is None and (max_rows is not None or skip_bad):
         option = "--skip-bad" if skip_bad else "--max-rows"
@@ -61,9 +66,6 @@ def sweep(
     if force and not apply:
         raise InvalidInput("--force is for --apply: add that, or leave it out.", field="force")
     refuse_launched()
-    from storage.settings import load_settings
-    from trainer.sweep.grid import named_grid
-
     settings = load_settings()
     asked: dict[str, Any] = {
         "betas": betas and _numbers("betas", betas),
@@ -75,9 +77,6 @@ def sweep(
     asked = {name: value for name, value in asked.items() if value is not None}
     known = None if out is None or grid or asked else _grid_in(out)
     chosen = known or replace(named_grid(grid or "full", settings), **asked)
-
-    from trainer.launch.environment import prepare_process
-
     prepare_process()
     with ExitStack() as at_end:
         if data is None:
@@ -85,7 +84,7 @@ def sweep(
         progress = at_end.enter_context(RunProgress())
         at_end.enter_context(lines_above(progress))
         check = at_end.enter_context(stop_signals())
-        progress.show_progress({}, "loading libraries")
+        progress.show_progress({"phase": "loading libraries"})
         from trainer.sweep.data import FileSource, Votes
         from trainer.sweep.sweep import WantedSweep
 
@@ -98,21 +97,22 @@ def sweep(
         _apply(found, settings, force)
 
 
-def _run(wanted: "WantedSweep", progress: RunProgress, check: Any) -> tuple["SweepFolder", "Sweep"]:
+def _run(
+    wanted: "WantedSweep", progress: RunProgress, check: Callable[[], None]
+) -> tuple["SweepFolder", "Sweep"]:
     import torch
 
-    from trainer.errors import Interrupted
     from trainer.sweep.sweep import run_sweep
 
     def show(state: dict[str, Any]) -> None:
-        progress.show_progress(state, str(state["phase"]))
+        progress.show_progress(state)
         check()
 
     try:
         return run_sweep(wanted, progress=show, check=check)
     except (Interrupted, KeyboardInterrupt):
         progress.stop()
-        say("Stopped. The same command goes on with the points that are missing.")
+        say("Stopped. The same command continues with the missing points.")
         raise typer.Exit(STOPPED) from None
     except (MemoryError, torch.OutOfMemoryError) as error:
         longest = wanted.settings.max_length
@@ -120,10 +120,9 @@ def _run(wanted: "WantedSweep", progress: RunProgress, check: Any) -> tuple["Swe
         raise Conflict(reason, code="out_of_memory") from error
 
 
-def _grid_in(out: Path) -> "Grid | None":
+def _grid_in(out: Path) -> Grid | None:
     """The grid of the sweep to resume, if there is one."""
     from trainer.sweep.folder import SweepFolder
-    from trainer.sweep.grid import Grid
 
     plan = SweepFolder(out).plan
     return None if plan is None else Grid.from_dict(plan["identity"]["grid"])
@@ -133,7 +132,9 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in _parts(text))
     except ValueError as error:
-        raise InvalidInput(f"--{option} {text}: give numbers with commas, such as 0.1,0.3.") from error
+        raise InvalidInput(
+            f"--{option} {text}: give numbers separated by commas, such as 0.1,0.3."
+        ) from error
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -142,8 +143,6 @@ def _parts(text: str) -> tuple[str, ...]:
 
 def _show(found: "Sweep", folder: "SweepFolder") -> None:
     from trainer.sweep.folder import PLOT, TABLE
-    from trainer.sweep.grid import TITLES, shown_measures
-    from trainer.text import spoken
 
     rows = [
         (
@@ -158,34 +157,32 @@ def _show(found: "Sweep", folder: "SweepFolder") -> None:
         for number, result in enumerate(found.ranked, 1)
     ]
     heads = ("rank", "loss", "β", "learning rate", *TITLES, "training", "")
-    print_table(heads, rows, empty="No point has been made.")
+    print_table(heads, rows, empty="No point has been trained.")
     if found.left:
-        say(f"{found.left} points are missing; the same command goes on with them.")
+        say(f"{found.left} points are missing; the same command continues with them.")
     say(found.verdict())
     files = [folder.folder / name for name in (TABLE, PLOT) if (folder.folder / name).exists()]
     say(f"Figures in nats: {' and '.join(map(str, files))}")
 
 
-def _apply(found: "Sweep", settings: "Settings", force: bool) -> None:
+def _apply(found: "Sweep", settings: Settings, force: bool) -> None:
     """Write the best point for runs into the settings file; raises Conflict without a clear winner."""
-    from storage.settings.toml_file import FILE, write_settings
-
     best = found.best_for_runs
     if best is None:
         raise Conflict("Nothing was written: no point of kto or apo_zero_unpaired can win.", code="no_winner")
     doubts = found.doubts_of(best) or (f"{found.left} points are missing" if found.left else None)
     if doubts and not force:
         raise Conflict(
-            f"Nothing was written into {FILE}: {doubts}. --force writes the winner all the same.",
+            f"Nothing was written into {FILE}: {doubts}. --force writes the winner anyway.",
             code="not_enough_evidence",
         )
     if best != found.winner:
-        say(f"Runs train on votes, not on pairs: the best of their losses is {best.point.name}.")
+        say(f"Runs train on votes, not on pairs; the best point with a loss for votes is {best.point.name}.")
     point = best.point
     lines = write_settings(
         {"beta": point.beta, "loss_type": point.loss, "learning_rate": point.learning_rate}
     )
     say(f"Wrote into {FILE.absolute()}: {'; '.join(lines)}.")
-    say("A server that runs takes them at its next start.")
+    say("A running server reads them at its next start.")
     if settings.epochs != 1:
         say(f"The points were trained for one epoch, and THUMBLOOP_EPOCHS is {settings.epochs:g}.")

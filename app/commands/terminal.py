@@ -4,18 +4,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.exc import OperationalError
 
+from storage.db.database import Database, open_database
 from storage.errors import NotReady
 from storage.files.disk_full import is_full
-
-if TYPE_CHECKING:
-    from storage.db.database import Database
-    from storage.settings import Settings
+from storage.settings import Settings, load_settings
 
 ACTOR = "command line"  # its name in the audit log and the deployments
 
@@ -25,13 +23,8 @@ console = _probe if _probe.is_terminal else Console(width=240)
 
 
 @contextmanager
-def opened_database() -> Iterator[tuple["Settings", "Database"]]:
+def opened_database() -> Iterator[tuple[Settings, Database]]:
     """The settings and their database, migrated; raises BadSetting, or NotReady if it cannot be opened."""
-    from sqlalchemy.exc import OperationalError
-
-    from storage.db.database import open_database
-    from storage.settings import load_settings
-
     settings = load_settings()
     database = open_database(settings)
     try:
@@ -39,7 +32,7 @@ def opened_database() -> Iterator[tuple["Settings", "Database"]]:
     except OperationalError as error:
         raise NotReady(
             f"The database {database.shown_address} does not answer ({error.orig}); "
-            f"try again once what else writes to it is done.",
+            f"try again when other programs have finished writing to it.",
             code="database_unavailable",
         ) from error
     finally:
@@ -53,15 +46,15 @@ def onto_stdout() -> Iterator[None]:
         yield
     except OSError as error:
         if is_full(error):
-            sys.stdout = None  # its buffer cannot be written, at exit neither
+            sys.stdout = None  # prevents a flush at exit, which would fail too
             raise NotReady(
-                f"Standard output could not be written ({error.strerror}); free some space where it goes.",
+                f"Cannot write to standard output ({error.strerror}); free some disk space.",
                 code="no_room",
             ) from error
         raise
 
 
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty: str) -> None:
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, empty: str = "") -> None:
     """Print a borderless table, or `empty` without rows. The last column takes the remaining width."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     *narrow, last = columns

@@ -4,56 +4,49 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
+from app.commands.options import option_name
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import say
 from storage.errors import BadSetting, Conflict, InvalidInput, ThumbloopError
-
-if TYPE_CHECKING:
-    from storage.imports.formats import ImportOptions
-    from storage.settings import Settings
+from storage.imports.formats import ImportOptions
+from storage.settings import Settings, load_settings
+from trainer.errors import Diverged, Interrupted, ProcessLost
+from trainer.launch.environment import prepare_process
+from trainer.text import counted
 
 STOPPED = 130  # the shell's exit code for Ctrl-C
 NO_REFERENCES = "none"
-# Settings whose option has another name.
+# The settings that have an option.
+SETTINGS = (
+    *("engine", "model", "beta", "learning_rate", "batch_size", "max_length", "lora_rank", "epochs", "seed"),
+    *("tuning", "precision", "training_processes", "gradient_checkpointing"),
+)
 OTHERWISE_NAMED = {"gradient_checkpointing": "checkpointing", "training_processes": "processes"}
 
 
-def train_file(
-    data: Path,
-    out: Path | None,
-    *,
-    settings: Mapping[str, Any],
-    reference_cache: str | None,
-    report: Path | None,
-    order: Path | None,
-    max_rows: int | None,
-    skip_bad: bool,
-    options: "ImportOptions",
-) -> None:
+def train_file(data: Path, given: Mapping[str, Any]) -> None:
     """Train and print the result; without `out` only print what would be trained on.
 
-    `settings` has the settings with a command line option, by name; None for an option not given.
+    `given` has the options that were given: settings by their names, ImportOptions and those of
+    OfflineTraining.
     """
-    _check_is_file(report, "report")
-    _check_is_file(order, "order")
-    given = {name: value for name, value in settings.items() if value is not None}
-    chosen = _settings(given)
-    if reference_cache is None:
-        references: Path | None = chosen.data_dir
+    for name in ("report", "order"):
+        _check_is_file(given.get(name), name)
+    settings = _settings({name: given[name] for name in SETTINGS if name in given})
+    if "reference_cache" not in given:
+        references: Path | None = settings.data_dir
         with suppress(OSError):  # whatever needs the folder reports it
-            chosen.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # a server may live in it later
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # a server may live in it later
     else:
-        references = None if reference_cache == NO_REFERENCES else Path(reference_cache)
-
-    from trainer.launch.environment import prepare_process
-
+        cache = given["reference_cache"]
+        references = None if cache == NO_REFERENCES else Path(cache)
     prepare_process()
     if int(os.environ.get("RANK", "0")) > 0:  # a worker of torchrun or accelerate launch
         from trainer.launch.worker import follow_launched
@@ -61,50 +54,45 @@ def train_file(
         follow_launched()
         return
     with RunProgress() as progress, lines_above(progress), stop_signals() as check:
-        progress.show_progress({}, "loading libraries")
+        progress.show_progress({"phase": "loading libraries"})
         import torch
 
-        from trainer.errors import Diverged, Interrupted, ProcessLost
         from trainer.launch.launcher import dismiss_launched
         from trainer.offline.train_file import OfflineTraining, plan_on_file, train_on_file
 
+        out = given.get("out")
         wanted = OfflineTraining(
-            *(data, out, chosen, references),
-            max_rows=max_rows,
-            skip_bad=skip_bad,
-            options=options,
-            order=order,
-            report=report,
+            *(data, out, settings, references),
+            options=ImportOptions(
+                **{name: given[name] for name in ImportOptions.model_fields if name in given}
+            ),
+            **{name: given[name] for name in ("max_rows", "skip_bad", "order", "report") if name in given},
         )
         if out is None:
             refuse_launched()
             plan_on_file(wanted)
             return
-
-        def show(state: dict[str, Any]) -> None:
-            progress.show_progress(state, str(state["phase"]))
-
         try:
-            found = train_on_file(wanted, progress=show, check=check)
+            found = train_on_file(wanted, progress=progress.show_progress, check=check)
         except (Interrupted, KeyboardInterrupt):
             progress.stop()
-            say("Stopped. The same command goes on from here.")
+            say("Stopped. The same command resumes the training.")
             raise typer.Exit(STOPPED) from None
         except Diverged as error:
-            raise Conflict(_by_options(str(error), settings), code="diverged") from error
+            raise Conflict(_by_options(str(error), SETTINGS), code="diverged") from error
         except ProcessLost as error:
-            raise Conflict(f"{error} The same command goes on there.", code="process_lost") from error
+            raise Conflict(f"{error} The same command resumes the training.", code="process_lost") from error
         except (MemoryError, torch.OutOfMemoryError) as error:
-            told = str(error) or f"The training ran out of memory; lower --max-length ({chosen.max_length})."
-            raise Conflict(_by_options(told, settings), code="out_of_memory") from error
+            reason = (
+                str(error) or f"The training ran out of memory; lower --max-length ({settings.max_length})."
+            )
+            raise Conflict(_by_options(reason, SETTINGS), code="out_of_memory") from error
         except ThumbloopError as error:
-            if error.field is None or error.field in given or error.field not in settings:
-                error.message = _by_options(error.message, settings)
+            if error.field is None or error.field in given or error.field not in SETTINGS:
+                error.message = _by_options(error.message, SETTINGS)
             raise
         finally:
             dismiss_launched()
-    from trainer.text import counted
-
     together = f" with {found['processes']} processes" if found["processes"] > 1 else ""
     say(
         f"Trained on {counted(found['rows'], 'row')}{together} in {found['seconds']['training']:.1f} s "
@@ -124,10 +112,8 @@ def _check_is_file(path: Path | None, name: str) -> None:
         raise InvalidInput(f"--{name} {path} is a folder; name a file in it.", field=name)
 
 
-def _settings(given: Mapping[str, Any]) -> "Settings":
+def _settings(given: Mapping[str, Any]) -> Settings:
     """The current settings with those of the command line; errors name a bad one by its option."""
-    from storage.settings import load_settings
-
     try:
         return load_settings(**given)
     except BadSetting as error:
@@ -147,7 +133,7 @@ def refuse_launched() -> None:
 
 def option_of(name: str) -> str:
     """The option of `thumbloop train` for a setting or parameter."""
-    return "--" + OTHERWISE_NAMED.get(name, name).replace("_", "-")
+    return option_name(OTHERWISE_NAMED.get(name, name))
 
 
 def _by_options(message: str, settings: Iterable[str]) -> str:
@@ -178,7 +164,7 @@ def lines_above(progress: RunProgress) -> Iterator[None]:
 
 
 @contextmanager
-def stop_signals() -> "Iterator[Any]":
+def stop_signals() -> Iterator[Callable[[], None]]:
     """A check that raises Interrupted after a SIGINT or SIGTERM; a second one stops at once."""
     received: list[int] = []
 
@@ -188,8 +174,6 @@ def stop_signals() -> "Iterator[Any]":
 
     def check() -> None:
         if received:
-            from trainer.errors import Interrupted
-
             raise Interrupted("terminated")
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -8,7 +8,6 @@ import sys
 import time
 import urllib.request
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
 import typer
 from rich.prompt import Prompt
@@ -16,12 +15,14 @@ from rich.prompt import Prompt
 from app.commands.accounts import page_address
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import ACTOR, console, opened_database, say
+from storage.db import audit
+from storage.db.database import Database
+from storage.db.tables import TrainingRun
 from storage.errors import Conflict
-
-if TYPE_CHECKING:
-    from storage.db.database import Database
-    from storage.db.tables import TrainingRun
-    from storage.settings import Settings
+from storage.registry.training_runs import OVER, active_run, cancel_run, claimable_run, get_run, request_run
+from storage.settings import Settings
+from trainer.runs.dispatcher import Dispatcher
+from trainer.runs.executors import open_executor
 
 # Skipped is not a failure, but a script must be able to distinguish it from success.
 EXIT_CODES = {"succeeded": 0, "failed": 1, "skipped": 3, "cancelled": 4}
@@ -33,17 +34,20 @@ TRAINER_CLAIMS_WITHIN = 20.0
 
 
 def train_on_votes(*, force: bool, fresh: bool, follow: bool) -> None:
-    """Request a run and follow it, or follow the one under way; exits with one of the codes above."""
+    """Request a run and follow it, or follow the active one; exits with one of the codes above."""
     with opened_database() as (settings, database):
         run_id, ours = _request(database, force, fresh)
         if not follow:
-            _start_if_alone(settings, database, run_id)
-            say(f"Training run {run_id} is under way; `thumbloop train` follows it.")
+            with database.read() as session:
+                waits = claimable_run(session) is not None
+            if waits and not _server_answers(settings):
+                open_executor(settings).start(run_id)
+            say(f"Training run {run_id} is active; `thumbloop train` follows it.")
             return
         alone = ours and not _server_answers(settings)
         run = _follow(settings, database, run_id, patience=0.0 if alone else TRAINER_CLAIMS_WITHIN)
         if run is None:
-            say(f"Training run {run_id} goes on by itself; `thumbloop train` follows it again.")
+            say(f"Training run {run_id} continues in the background; `thumbloop train` follows it again.")
             raise typer.Exit(LEFT_RUNNING)
         say(f"{run.state.capitalize()}: {run.reason}")
         if run.state == "failed" and run.log_path:
@@ -51,11 +55,8 @@ def train_on_votes(*, force: bool, fresh: bool, follow: bool) -> None:
         raise typer.Exit(EXIT_CODES[run.state])
 
 
-def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]:
+def _request(database: Database, force: bool, fresh: bool) -> tuple[str, bool]:
     """The id of the run to follow, and whether it was requested here."""
-    from storage.db import audit
-    from storage.registry.training_runs import active_run, request_run
-
     try:
         with database.write() as session:
             run = request_run(session, trigger="cli", force=force, fresh=fresh)
@@ -66,36 +67,26 @@ def _request(database: "Database", force: bool, fresh: bool) -> tuple[str, bool]
             active = active_run(session)
         if active is None:  # it ended between the two reads
             raise
-        say(f"Training run {active.id} is under way already; following that one.")
+        say(f"Training run {active.id} is already active; following it.")
         return active.id, False
     return run.id, True
 
 
-def _start_if_alone(settings: "Settings", database: "Database", run_id: str) -> None:
-    from storage.registry.training_runs import claimable_run
-    from trainer.runs.executors import open_executor
-
-    with database.read() as session:
-        waits = claimable_run(session) is not None
-    if waits and not _server_answers(settings):
-        open_executor(settings).start(run_id)
-
-
-def _server_answers(settings: "Settings") -> bool:
+def _server_answers(settings: Settings) -> bool:
     address = f"{page_address(settings.host, settings.port)}/healthz"
     with suppress(OSError, ValueError), urllib.request.urlopen(address, timeout=2) as answer:
         return bool(json.load(answer) == {"status": "alive"})
     return False
 
 
-def _follow(
-    settings: "Settings", database: "Database", run_id: str, *, patience: float
-) -> "TrainingRun | None":
-    """Show the run until it is over; None if the user leaves it running."""
-    from storage.registry.training_runs import OVER, cancel_run, claimable_run, get_run
+def _follow(settings: Settings, database: Database, run_id: str, *, patience: float) -> TrainingRun | None:
+    """Show the run until it is over; None if the user leaves it running.
 
+    Starts trainers here if the run waits longer than `patience` seconds for one started elsewhere.
+    """
+    waiting_since: float | None = None
+    dispatcher: Dispatcher | None = None
     with ExitStack() as at_end:
-        standby = _Standby(settings, database, at_end, patience)
         progress = at_end.enter_context(RunProgress())
         while True:
             try:
@@ -104,7 +95,13 @@ def _follow(
                     waits = claimable_run(session) is not None
                 if run.state in OVER:
                     return run
-                standby.look(waits)
+                now = time.monotonic()
+                waiting_since = (waiting_since or now) if waits else None
+                if dispatcher is None and waiting_since is not None and now - waiting_since >= patience:
+                    dispatcher = Dispatcher(database, settings, open_executor(settings))
+                    dispatcher.start()
+                    # A trainer started here is a separate process and outlives this command.
+                    at_end.callback(dispatcher.stop, terminate=False)
                 progress.show(run)
                 time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
@@ -122,35 +119,7 @@ def _ask() -> str:
     if not sys.stdin.isatty():
         return "leave"
     try:
-        question = "\nLeave the run to itself, cancel it, or follow on?"
+        question = "\nLeave the run running, cancel it, or continue to follow it?"
         return Prompt.ask(question, choices=["leave", "cancel", "follow"], default="leave", console=console)
     except (KeyboardInterrupt, EOFError):
         return "leave"
-
-
-class _Standby:
-    """Starts trainers here, once the run has waited `patience` seconds for one started elsewhere."""
-
-    def __init__(
-        self, settings: "Settings", database: "Database", at_end: ExitStack, patience: float
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._at_end = at_end
-        self._patience = patience
-        self._waiting_since: float | None = None
-        self._active = False
-
-    def look(self, waits: bool) -> None:
-        now = time.monotonic()
-        self._waiting_since = (self._waiting_since or now) if waits else None
-        if self._active or self._waiting_since is None or now - self._waiting_since < self._patience:
-            return
-        from trainer.runs.dispatcher import Dispatcher
-        from trainer.runs.executors import open_executor
-
-        dispatcher = Dispatcher(self._database, self._settings, open_executor(self._settings))
-        dispatcher.start()
-        # A trainer started here is a separate process and outlives this command.
-        self._at_end.callback(dispatcher.stop, terminate=False)
-        self._active = True

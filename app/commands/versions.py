@@ -1,27 +1,38 @@
-"""`thumbloop versions`, `deploy` and `rollback`: a running server follows within a second."""
-
-from typing import TYPE_CHECKING
+"""`thumbloop versions`, `deploy`, `rollback` and `canary`: a running server follows within a second."""
 
 import typer
 
 from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
+from storage.chats.stats import VersionStats, canary_stats, difference_interval
+from storage.db.tables import ModelVersion
+from storage.registry.artifacts import Artifacts
+from storage.registry.canaries import count_chats, end_canary, start_canary, traffic
+from storage.registry.model_versions import (
+    deploy_version,
+    deployed_version,
+    get_version,
+    list_versions,
+    open_canary,
+    roll_back,
+    roll_back_target,
+)
+from storage.settings import Settings
 
-if TYPE_CHECKING:
-    from storage.db.tables import ModelVersion
-    from storage.registry.canaries import Traffic
-    from storage.settings import Settings
+canary_commands = typer.Typer(
+    help="Try a version on a share of the new chats; `thumbloop deploy` promotes it.", no_args_is_help=True
+)
+VERSION = typer.Argument(help="A version, such as v2.")
+WHY = typer.Option("Asked for.", help="The reason, for the record.")
 
 
 def versions() -> None:
     """List the model versions, newest first."""
-    from storage.registry.canaries import traffic
-    from storage.registry.model_versions import list_versions
-
     with opened_database() as (_, database), database.read() as session:
         answering = traffic(session)
+        marks = {answering.deployed_id: "*", answering.canary_id: f"canary {answering.canary_share:.0%}"}
         rows = [
             (
-                _answers(version.id, answering),
+                marks.get(version.id, ""),
                 version.name,
                 version.state,
                 shown_time(version.created_at),
@@ -30,48 +41,88 @@ def versions() -> None:
             for version in list_versions(session)
         ]
     print_table(
-        ("deployed", "version", "state", "made", "reason"),
+        ("deployed", "version", "state", "created", "reason"),
         rows,
         empty="There is no model version yet; `thumbloop serve` adds the base model as v1.",
     )
 
 
-def deploy(
-    version: str = typer.Argument(help="A version, such as v2."),
-    why: str = typer.Option("Asked for.", help="The reason, for the record."),
-) -> None:
-    """Let another version answer from now on."""
-    from storage.registry.model_versions import deploy_version, get_version
-
+def deploy(version: str = VERSION, why: str = WHY) -> None:
+    """Deploy a version: it answers from now on."""
     with opened_database() as (settings, database):
         with database.read() as session:
-            verify(settings, get_version(session, version))
+            _verify(settings, get_version(session, version))
         with database.write() as session:
             deployed = deploy_version(session, version, by=ACTOR, why=why)
     say(f"{deployed.name} is deployed.")
 
 
-def rollback(why: str = typer.Option("Asked for.", help="The reason, for the record.")) -> None:
+def rollback(why: str = WHY) -> None:
     """Go back to the version that was deployed before."""
-    from storage.registry.model_versions import roll_back, roll_back_target
-
     with opened_database() as (settings, database):
         with database.read() as session:
-            verify(settings, roll_back_target(session))
+            _verify(settings, roll_back_target(session))
         with database.write() as session:
             deployed = roll_back(session, by=ACTOR, why=why)
     say(f"{deployed.name} is deployed again.")
 
 
-def _answers(version_id: str, answering: "Traffic") -> str:
-    if version_id == answering.canary_id:
-        return f"canary {answering.canary_share:.0%}"
-    return "*" if version_id == answering.deployed_id else ""
+@canary_commands.command("start")
+def start(
+    version: str = VERSION,
+    share: float = typer.Option(0.1, help="Share of the new chats; above 0 and below 1."),
+    why: str = WHY,
+) -> None:
+    """Start a canary, or change the share of the active one."""
+    with opened_database() as (settings, database):
+        with database.read() as session:
+            _verify(settings, get_version(session, version))
+        with database.write() as session:
+            canary = start_canary(session, version, share=share, by=ACTOR, why=why)
+            name = get_version(session, canary.version_id).name
+    say(f"{name} answers {share:.0%} of the chats that begin from now on.")
 
 
-def verify(settings: "Settings", version: "ModelVersion") -> None:
+@canary_commands.command("show")
+def show() -> None:
+    """Compare the canary with the deployed version."""
+
+    def row(side: str, found: VersionStats) -> tuple[str, ...]:
+        approval = "no votes" if found.approval is None else f"{found.approval:.0%}"
+        interval = f"{found.interval.low:.0%} to {found.interval.high:.0%}"
+        return (side, found.version, approval, interval, str(found.up), str(found.down), str(found.replies))
+
+    with opened_database() as (_, database), database.read() as session:
+        canary = open_canary(session)
+        if canary is None:
+            say("No canary is under way.")
+            return
+        tried, deployed = canary_stats(session, canary)
+        chats = count_chats(session, canary)
+    print_table(
+        ("", "version", "approval", "95 % interval", "up", "down", "replies"),
+        [row("canary", tried), row("deployed", deployed)],
+    )
+    difference = difference_interval(tried, deployed)
+    if difference is not None:
+        say(f"The canary's approval minus the other's: {difference.low:+.0%} to {difference.high:+.0%}.")
+    say(
+        f"It was given {chats} chats since {shown_time(canary.started_at)} "
+        f"and gets {canary.share:.0%} of the new ones."
+    )
+
+
+@canary_commands.command("end")
+def end(why: str = WHY) -> None:
+    """End the canary: the deployed version answers its chats, too."""
+    with opened_database() as (_, database), database.write() as session:
+        canary = end_canary(session, by=ACTOR, why=why)
+        tried, deployed = get_version(session, canary.version_id).name, deployed_version(session).name
+        chats = count_chats(session, canary)
+    say(f"The canary of {tried} has ended; {deployed} answers its {chats} chats from now on.")
+
+
+def _verify(settings: Settings, version: ModelVersion) -> None:
     """Raise ArtifactRefused unless the version's files are as published."""
-    from storage.registry.artifacts import Artifacts
-
     if version.path is not None:
         Artifacts(settings.data_dir).verify(version.path, version.files)

@@ -12,8 +12,8 @@ Format = Literal["jsonl", "parquet", "csv", "datasets"]
 Shape = Literal["kto", "kto-text", "pairs", "sharegpt"]
 
 
-class ExportPlan(BaseModel):
-    """What is exported and how."""
+class ExportOptions(BaseModel):
+    """The options that every way to export offers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,24 +23,28 @@ class ExportPlan(BaseModel):
         description="kto: TRL's conversational rows. kto-text: the chat template applied. pairs: an up and a "
         "down reply to the same prompt, for DPO. sharegpt: as LLaMA-Factory reads KTO data.",
     )
-    filter: ExampleFilter = Field(EVERYTHING, description="Which examples.")
     duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
     contradictions: Contradictions = Field(
         "keep",
         description="Votes of both kinds on the same text. drop: none of them. majority: those of the larger "
-        "kind, none where both are equal.",
+        "kind, none if both are equal.",
     )
-    corrections: bool = Field(
-        False, description="Add what people wrote a reply should have been, as a desirable example."
-    )
+    corrections: bool = Field(False, description="Add corrections as desirable examples.")
     signals: list[SignalKind] = Field(
         [],
-        description="Add, after the votes, what people did with replies without voting: regenerated or "
-        "edited (undesirable), copied (desirable).",
+        description="Add signals after the votes: regenerated or edited (undesirable), copied (desirable).",
     )
     redact: bool = Field(
-        False, description="Replace personal data in all texts by placeholders such as <EMAIL_ADDRESS_1>."
+        False,
+        description="Replace personal data in all texts by placeholders such as <EMAIL_ADDRESS_1>; needs "
+        "thumbloop[redaction].",
     )
+
+
+class ExportPlan(ExportOptions):
+    """What is exported and how."""
+
+    filter: ExampleFilter = Field(EVERYTHING, description="Which examples.")
     licence: str = Field(
         "unknown", description="Licence of the data, as the hub names it, for example cc0-1.0."
     )

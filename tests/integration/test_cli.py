@@ -120,8 +120,8 @@ def test_tokens(thumbloop: CommandLine) -> None:
 
 
 def test_import_and_export(thumbloop: CommandLine, rated: Path, tmp_path: Path) -> None:
-    assert thumbloop.said("import", str(rated)).startswith("24 imported, 0 there already")
-    assert thumbloop.said("import", "-", stdin=rated.read_text()).startswith("0 imported, 24 there already")
+    assert thumbloop.said("import", str(rated)).startswith("24 imported, 0 duplicates")
+    assert thumbloop.said("import", "-", stdin=rated.read_text()).startswith("0 imported, 24 duplicates")
     exported = tmp_path / "exported.jsonl"
     assert thumbloop.said("export", str(exported)).startswith("24 rows")
     rows = [json.loads(line) for line in exported.read_text().splitlines()]
@@ -162,7 +162,7 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
     assert "canary 10%" in thumbloop.said("versions")
     shown = thumbloop.said("canary", "show")
     assert "no votes" in shown
-    assert "0 were given to it; it gets 10% of the new ones." in shown
+    assert "It was given 0 chats since" in shown
     assert deployed() == "v1"
     assert "v1 answers its 0 chats" in thumbloop.said("canary", "end", "--why", "enough")
 
@@ -181,7 +181,7 @@ def test_train_left_running_then_cancelled(thumbloop: CommandLine, rated: Path) 
     followed.wait_for("\ntraining\n")
     followed.send_signal(signal.SIGINT)  # nobody can be asked, so the run is left alone
     assert followed.wait() == 5
-    assert "goes on by itself" in followed.said()
+    assert "continues in the background" in followed.said()
 
     # Now at a terminal: the same run is followed, and Ctrl-C asks.
     pid, terminal = pty.fork()

@@ -95,7 +95,7 @@ def test_older_snapshots_and_exports_without_personal_data(thumbloop: CommandLin
     assert thumbloop.said("export", "-", "--snapshot", "2") == before
     assert "3" in thumbloop.refused("export", "-", "--snapshot", "4")
     said = thumbloop.said("export", str(out), "--redact", "--snapshot", "1")
-    assert said == f"1 rows to {out}.\n"
+    assert said == f"1 rows written to {out}.\n"
     assert "<EMAIL_ADDRESS_1>" in out.read_text()
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert (manifest["snapshot_event_id"], manifest["redaction"]["replaced"]) == (1, {"EMAIL_ADDRESS": 1})
@@ -107,7 +107,7 @@ def test_older_snapshots_and_exports_without_personal_data(thumbloop: CommandLin
         delete_chat(session, chat.id)
     database.close()
     said = thumbloop.said("export", str(out), "--snapshot", "2")
-    assert said.splitlines() == ["1 left out: deleted chat", f"1 rows to {out}."]
+    assert said.splitlines() == ["1 left out: deleted chat", f"1 rows written to {out}."]
     thumbloop.settings["redaction_model"] = "no_such_model"
     assert "spacy download no_such_model" in thumbloop.refused("export", "-", "--redact", code=2)
 
@@ -146,7 +146,7 @@ def test_scores(thumbloop: CommandLine, tmp_path: Path) -> None:
     said = thumbloop.said(*words, "--up-from", "4")
     assert said.splitlines() == [
         "1 dropped: stars is between 2 and 4",
-        "4 imported, 0 there already, 0 left out.",
+        "4 imported, 0 duplicates, 0 left out.",
     ]
 
 
@@ -166,18 +166,18 @@ def test_backup_restore_and_erasure(thumbloop: CommandLine, tmp_path: Path, kto_
 
     assert "--yes" in thumbloop.refused("erase-user", "ada")
     assert "no user 'bob'" in thumbloop.refused("erase-user", "bob", "--yes")
-    assert "votes of ada are erased" in thumbloop.said("erase-user", "ada", "--yes")
+    assert "votes of ada." in thumbloop.said("erase-user", "ada", "--yes")
     assert "ada" not in thumbloop.said("user", "list")
 
     tomorrow = f"{date.today() + timedelta(days=2)}"
-    assert "yet to come" in thumbloop.refused("erase-before", tomorrow, "--yes")
+    assert "in the future" in thumbloop.refused("erase-before", tomorrow, "--yes")
     assert "not a date" in thumbloop.refused("erase-before", "yesterday", "--yes")
     assert thumbloop.said("erase-before", "2020-01-31").startswith("0 chats")
     soon = datetime.now(UTC).isoformat()
     assert "nothing was erased" in thumbloop.said("erase-before", soon, "--dry-run")
     assert "--yes" in thumbloop.refused("erase-before", soon)
     assert thumbloop.said("export", "-") == rows
-    assert "are erased" in thumbloop.said("erase-before", soon, "--yes")
+    assert "Erased" in thumbloop.said("erase-before", soon, "--yes")
     assert thumbloop.said("export", "-") == ""
 
     thumbloop.settings["data_dir"] = tmp_path / "restored"

@@ -95,7 +95,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_done(tmp_path: 
     assert not (tmp_path / "backup.tar").exists()
     assert not (tmp_path / "out.jsonl").exists()
     assert not [name for name in found["secret"][3] if "secret" in name]
-    assert found["kept by import"][1].startswith("1 rows to ")
+    assert found["kept by import"][1].startswith("1 rows written to ")
     kept = re.search(r"(\d+) rows were imported before", said["import --skip-bad"])
     assert kept is not None
     assert int(kept[1]) > 0

@@ -63,7 +63,7 @@ def test_one_that_is_stopped_and_killed_goes_on_with_the_points_that_are_missing
     first.wait_for("\n2 of 4: ")
     first.send_signal(signal.SIGINT)
     assert first.wait() == 130
-    assert "The same command goes on with the points that are missing." in first.said()
+    assert "The same command continues with the missing points." in first.said()
     assert table(tmp_path / "out")[0]["state"] == "measured"
     second = thumbloop.start(*command)
     second.wait_for("\n1 of ")
@@ -94,7 +94,7 @@ def test_the_winner_goes_into_the_settings(thumbloop: CommandLine, rows: Path, t
 
     refused = run(*GRID, "--budget", "0", "--apply")
     assert refused.returncode == 1
-    assert "3 points are missing; the same command goes on with them." in refused.stdout
+    assert "3 points are missing; the same command continues with them." in refused.stdout
     assert "Nothing was written into thumbloop.toml: 3 points are missing. --force writes" in refused.stderr
     done = run("--apply")
     assert done.returncode == 0, done.stderr

@@ -60,7 +60,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     first.wait_for("\ntraining\n")
     first.send_signal(signal.SIGINT)
     assert first.wait() == 130
-    assert "The same command goes on from here" in first.said()
+    assert "The same command resumes the training" in first.said()
     told = thumbloop.said(*command, "--report", str(tmp_path / "report.json"))
     assert "The adapter is in" in told
     report = json.loads((tmp_path / "report.json").read_text())

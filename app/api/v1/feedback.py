@@ -16,15 +16,13 @@ from app.web.auth import Admin, ServicesHere
 from storage.chats import votes
 from storage.db import audit
 from storage.errors import InvalidInput
-from storage.examples.duplicates import Contradictions, Duplicates
 from storage.examples.example import Example, Examples
 from storage.examples.filters import ExampleFilter, resolve
 from storage.exports.exporter import Export
-from storage.exports.plan import ExportPlan, Shape
+from storage.exports.plan import ExportOptions, ExportPlan
 from storage.exports.redaction import load_redactor
 from storage.exports.shapes import Shaper
 from storage.files.installation_key import load_secret
-from storage.settings import SignalKind
 from trainer.dataset.tokenise import chat_template
 from trainer.model.base_model import load_tokenizer
 
@@ -58,16 +56,10 @@ class ExamplesQuery(ExampleFilter):
     )
 
 
-class ExportQuery(ExampleFilter):
+class ExportQuery(ExportOptions, ExampleFilter):
     format: Literal["jsonl", "parquet", "csv"] = Field("jsonl", description="File format.")
-    shape: Shape = Field("kto", description="kto, kto-text, pairs (for DPO) or sharegpt.")
-    duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
-    contradictions: Contradictions = Field("keep", description="Votes of both kinds on the same text.")
-    corrections: bool = Field(False, description="Add corrections as desirable examples.")
-    signals: list[SignalKind] = Field([], description="Add what people did with replies without voting.")
-    redact: bool = Field(False, description="Replace personal data in all texts by placeholders.")
     snapshot: int | None = Field(
-        None, ge=0, description="As of this vote event; otherwise all votes so far.", examples=[0]
+        None, ge=0, description="Export as of this vote event. Default: all votes so far.", examples=[0]
     )
 
 
@@ -147,9 +139,7 @@ def export_manifest(
 
 def _planned(services: Services, query: ExportQuery) -> tuple[ExportPlan, dict[str, Any]]:
     """The export's plan, and further arguments for Export."""
-    plan = ExportPlan(
-        filter=_filter(query), **query.model_dump(include=ExportPlan.model_fields.keys() - {"filter"})
-    )
+    plan = ExportPlan(filter=_filter(query), **query.model_dump(include=set(ExportOptions.model_fields)))
     settings, source = services.settings, services.source
     template = None
     if plan.shape == "kto-text" and source is not None:
