@@ -11,8 +11,8 @@ only one page is in memory.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlmodel import Session
@@ -25,6 +25,7 @@ from storage.registry.lineage import ERASED
 # Event ids in a page. Memory holds this many rows and the messages before their replies.
 PAGE = 250
 CORRECTION = "correction"
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,15 @@ class Example:
     prompt: list[dict[str, str]]
     completion: list[dict[str, str]]
     label: bool
-    message_id: str
+    message_id: str  # or the position in a file
     chat_id: str
-    user_id: str
-    model_version: str | None
-    voted_at: datetime
-    tags: list[str]
-    comment: str | None
     source: str
-    token_ids: list[int] | None  # the reply as generated, any EOS included; None for imported replies
+    user_id: str = ""
+    model_version: str | None = None
+    voted_at: datetime = LONG_AGO
+    tags: list[str] = field(default_factory=list)
+    comment: str | None = None
+    token_ids: list[int] | None = None  # the reply as generated, any EOS included; None for imported replies
     correction: str | None = None  # what the voter wrote the reply should have been
     event_id: int = 0  # of the vote; examples come in this order
     origin: str = ""  # the source of the chat, also where `source` says correction or signal

@@ -84,8 +84,6 @@ def _example(row: Any, before: dict[str, Any]) -> Example:
         user_id=row.user_id,
         model_version=f"v{row.version}" if row.version is not None else None,
         voted_at=row.created_at,
-        tags=[],
-        comment=None,
         source=f"{SIGNAL}:{row.kind}",
         token_ids=row.token_ids,
         event_id=row.after_event_id,

@@ -105,7 +105,7 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
     from storage.settings import DEFAULT_MODEL, Settings
     from trainer.dataset.tokenise import tokenise
     from trainer.engine import kto
-    from trainer.engine.memory_estimate import peak_memory
+    from trainer.engine.estimates import peak_memory
     from trainer.engine.prefix.reference_cache import ReferenceCache
     from trainer.engine.trl_trainer import ExactTrainer
     from trainer.model.base_model import load_model, resolve

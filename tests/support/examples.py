@@ -19,8 +19,6 @@ def example(
         "user_id": "u",
         "model_version": "v1",
         "voted_at": datetime.now(UTC),
-        "tags": [],
-        "comment": None,
         "source": "web",
         "token_ids": token_ids,
     }

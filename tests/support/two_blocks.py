@@ -1,6 +1,7 @@
 """One process with the doubled batch that TRL has: what two processes with two rows each must equal."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,10 @@ def train_doubled(
     one.data_collator = _TwoBlocks(rows, tokenizer)
 
     def set_epoch(epoch: int) -> None:
-        order = batch_order.order(rows, batch_size=2, seed=settings.seed, epoch=epoch)
-        one.blocks.own = [order[start : start + 4] for start in range(0, len(rows), 4)]
+        blocks = batch_order.blocks(rows, batch_size=2, seed=settings.seed, epoch=epoch)
+        one.blocks.own = [
+            list(chain.from_iterable(blocks[start : start + 2])) for start in range(0, len(blocks), 2)
+        ]
 
     one.blocks.set_epoch = set_epoch
     set_epoch(0)

@@ -106,6 +106,7 @@ USES = {
     },
     ("trainer/engine/trl_trainer.py", "trl.trainer.kto_trainer"): {
         "KTOTrainer._compute_loss(model, inputs, return_outputs)": "Rows would lose their own weights.",
+        "KTOTrainer._prepare_dataset(dataset)": "TRL would look for texts to tokenise.",
         "KTOTrainer.desirable_weight": "Rows would lose their own weights.",
         "KTOTrainer.undesirable_weight": "Rows would lose their own weights.",
         "DataCollatorForUnpairedPreference(pad_token_id, max_length)": "TRL would train on ids of its own.",
@@ -123,15 +124,16 @@ USES = {
     ("trainer/engine/shared_prefix_trainer.py", "accelerate.utils.memory"): {
         "clear_device_cache(garbage_collection)": "Smaller passes would run out of memory again.",
     },
-    ("trainer/engine/memory_estimate.py", "accelerate.utils.memory"): {
+    ("trainer/engine/estimates.py", "accelerate.utils.memory"): {
         "should_reduce_batch_size": "Out of memory would not be recognised on some devices.",
     },
-    ("trainer/engine/reporting.py", "transformers.integrations.integration_utils"): {
-        "INTEGRATION_TO_CALLBACK": "THUMBLOOP_REPORT_TO would know no name.",
+    ("trainer/engine/callbacks.py", "transformers.integrations.integration_utils"): {
+        "get_reporting_integration_callbacks(report_to)": "THUMBLOOP_REPORT_TO would know no name.",
         "TensorBoardCallback.logging_dir": "TensorBoard's events would lie in the working directory.",
     },
     ("trainer/sweep/dpo.py", "trl.trainer.dpo_trainer"): {
         "DPOTrainer._compute_loss(model, inputs, return_outputs)": "References would be computed anew.",
+        "DPOTrainer._prepare_dataset(dataset)": "TRL would look for texts to tokenise.",
         "DPOTrainer.precompute_ref_logps": "References would be computed anew.",
         "DPOTrainer.compute_ref_log_probs(model, inputs)": "There would be no references.",
         "DataCollatorForPreference(pad_token_id, max_length)": "TRL would train on ids of its own.",

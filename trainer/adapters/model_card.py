@@ -17,6 +17,8 @@ def model_card(lineage: Mapping[str, Any]) -> str:
     settings, training = lineage["settings"], lineage["training"]
     counts, weights, base = lineage["trained_on"], lineage["weights"], lineage["base_model"]
     full = settings["tuning"] == "full"
+    together = f" × {training['processes']} processes," if training["processes"] > 1 else ""
+    noise = training["noise_floor"]
     head = ModelCardData(
         library_name="transformers" if full else "peft",
         pipeline_tag="text-generation",
@@ -50,7 +52,7 @@ from people's feedback.
 | Sources | {", ".join(f"{name} {count}" for name, count in lineage["sources"].items())} |
 | Trained | {"every weight" if full else f"LoRA of rank {settings['lora_rank']} on all linear layers"} |
 | Learning rate | {settings["learning_rate"]:g} |
-| Batch | {settings["batch_size"]} × {settings["gradient_accumulation"]}{_together(training)} examples \
+| Batch | {settings["batch_size"]} × {settings["gradient_accumulation"]}{together} examples \
 of at most {settings["max_length"]} tokens |
 | Epochs | {settings["epochs"]:g}, {counted(training["steps"], "step")} |
 | Seed | {settings["seed"]} |
@@ -63,14 +65,10 @@ of at most {settings["max_length"]} tokens |
 |---|---|
 | Loss, mean over the steps | {training["mean_loss"]:.4f} |
 | Loss of the last step | {training["last_loss"]:.4f} |
-| Noise floor of the reward | {_nats(training["noise_floor"])} |
+| Noise floor of the reward | {"not measured" if noise is None else f"{noise:.2g} nats"} |
 
 `lineage.json` has all of this for programs, and which examples these were.
 """
-
-
-def _together(training: Mapping[str, Any]) -> str:
-    return f" × {training['processes']} processes," if training["processes"] > 1 else ""
 
 
 def _code(base: str, full: bool) -> str:
@@ -78,22 +76,18 @@ def _code(base: str, full: bool) -> str:
         return """from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("this folder")"""
+    # The default model is not on any hub: Thumbloop converts it into its data directory.
+    path = f"data/models/{base}" if base == DEFAULT_MODEL else base
     return f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained({_loaded_from(base)})
+base = AutoModelForCausalLM.from_pretrained("{path}")
 model = PeftModel.from_pretrained(base, "this folder")"""
 
 
 def _reference(lineage: Mapping[str, Any]) -> str:
     start = lineage["continued_from"]
     return f"the adapter of {start['version']}, where training began" if start else "the base model"
-
-
-def _loaded_from(base: str) -> str:
-    if base == DEFAULT_MODEL:
-        return f'"data/models/{base}"'  # not on any hub: Thumbloop converts it into its data directory
-    return f'"{base}"'
 
 
 def _origin(lineage: Mapping[str, Any]) -> str:
@@ -104,7 +98,3 @@ def _origin(lineage: Mapping[str, Any]) -> str:
         f"training run {lineage['run_id']}, votes up to event {snapshot['event_id']}, "
         f"SHA-256 {snapshot['sha256']}"
     )
-
-
-def _nats(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2g} nats"

@@ -14,7 +14,6 @@ from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.model.base_model import BaseModelSource, load_model
 from trainer.model.fsdp import sharded_by
 
-EXTRA = "qlora"
 # Increase this when a change to the engine alters log-probabilities beyond their last digits. Cached
 # references from the old code combined with a policy from the new code would bias every reward.
 ARITHMETIC = 1
@@ -71,20 +70,12 @@ def refuse_full(settings: Settings) -> None:
 
 
 def _check_qlora(source: BaseModelSource) -> None:
+    why = None
     if sharded_by():
-        raise BadSetting(
-            "THUMBLOOP_TUNING=qlora: FSDP would leave weights of 4 bits whole in each process; launch "
-            "without it, or set lora.",
-            field="tuning",
-        )
-    if source.device.type != "cuda":
-        raise BadSetting(
-            "THUMBLOOP_TUNING=qlora: that is for CUDA GPUs, and this machine has none; set lora.",
-            field="tuning",
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise BadSetting(
-            f"THUMBLOOP_TUNING=qlora needs bitsandbytes, which is not installed: "
-            f"`pip install 'thumbloop[{EXTRA}]'`, or set lora.",
-            field="tuning",
-        )
+        why = "FSDP would leave weights of 4 bits whole in each process; launch without it, or set lora"
+    elif source.device.type != "cuda":
+        why = "that is for CUDA GPUs, and this machine has none; set lora"
+    elif importlib.util.find_spec("bitsandbytes") is None:
+        why = "that needs bitsandbytes; run `pip install 'thumbloop[qlora]'`, or set lora"
+    if why is not None:
+        raise BadSetting(f"THUMBLOOP_TUNING=qlora: {why}.", field="tuning")

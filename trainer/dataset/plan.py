@@ -30,37 +30,34 @@ class TrainingPlan:
 
     def lines(self) -> list[str]:
         """The plan as text, a sentence or two per line."""
-        short = (
-            [f"That is less than a micro-batch of {self.batch_size}: KTO's KL term is estimated on fewer."]
-            if self.rows < self.batch_size
-            else []
-        )
+        short = f"That is less than a micro-batch of {self.batch_size}: KTO's KL term is estimated on fewer."
         held_out = f", {self.held_out} held out" if self.held_out else ""
         together = f" ({self.processes} processes together)" if self.processes > 1 else ""
         return [
             *self.dropped.lines(),
             f"{counted(self.rows, 'example')} to train on ({self.up} up, {self.down} down){held_out}; "
             f"weights {self.weights.desirable:.3f} up, {self.weights.undesirable:.3f} down.",
-            *short,
+            *([short] if self.rows < self.batch_size else []),
             f"{counted(self.steps, 'step')} of {counted(self.rows_per_step, 'example')}{together}, "
             f"{self.tokens} tokens an epoch.",
         ]
 
+    def refuse_few_rows(self) -> None:
+        """Raise InvalidInput if there are fewer rows than a micro-batch."""
+        if self.rows < self.batch_size:
+            few = (
+                f"{counted(self.rows, 'row')} to train on, fewer than a micro-batch of {self.batch_size}, on "
+                f"which KTO estimates its KL term; add some, or lower THUMBLOOP_BATCH_SIZE."
+            )
+            raise InvalidInput(" ".join([few, *self.dropped.lines()]), field="batch_size")
+
     def to_metrics(self) -> dict[str, Any]:
         """The plan as JSON, for the run's row or a report."""
+        counts = ("rows", "up", "down", "held_out", "steps", "processes", "tokens")
         return {
             "weights": self.weights.to_dict(),
             "dropped": dict(self.dropped),
-            "plan": {
-                "rows": self.rows,
-                "up": self.up,
-                "down": self.down,
-                "held_out": self.held_out,
-                "steps": self.steps,
-                "processes": self.processes,
-                "tokens": self.tokens,
-                "dropped_rows": self.dropped.names,
-            },
+            "plan": {name: getattr(self, name) for name in counts} | {"dropped_rows": self.dropped.names},
         }
 
 
@@ -78,8 +75,10 @@ def plan_training(
     """
     ups = sum(row.label for row in rows)
     if not ups or ups == len(rows):
-        alike = _all_alike(len(rows), bool(ups))
-        raise InvalidInput(" ".join([f"{alike}, and KTO needs both kinds.", *dropped.lines()]))
+        found = f"{counted(len(rows), 'example')} can be trained on, all thumbs {'up' if ups else 'down'}"
+        if not rows:
+            found = "There are no examples that can be trained on"
+        raise InvalidInput(" ".join([f"{found}, and KTO needs both kinds.", *dropped.lines()]))
     weights = class_weights(
         sum(row.weight for row in rows if row.label),
         sum(row.weight for row in rows if not row.label),
@@ -100,16 +99,5 @@ def plan_training(
         batch_size=settings.batch_size,
         processes=processes,
         rows_per_step=settings.batch_size * settings.gradient_accumulation * processes,
-        tokens=sum(trained_tokens(row, settings.max_length) for row in rows),
+        tokens=sum(min(row.length, settings.max_length) for row in rows),
     )
-
-
-def trained_tokens(row: TokenisedExample, max_length: int) -> int:
-    """How many tokens of a row the model sees."""
-    return min(len(row.prompt_ids) + len(row.completion_ids), max_length)
-
-
-def _all_alike(rows: int, up: bool) -> str:
-    if not rows:
-        return "There are no examples that can be trained on"
-    return f"{counted(rows, 'example')} can be trained on, all thumbs {'up' if up else 'down'}"

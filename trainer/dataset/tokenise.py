@@ -42,12 +42,12 @@ class LeftOut(Counter[str]):
 
     def lines(self) -> list[str]:
         """A sentence for each reason."""
-        told = []
+        sentences = []
         for reason, count in self.items():
             names = self.names[reason]
             more = f" and {count - len(names)} more" if count > len(names) else ""
-            told.append(f"Left out {count}, because {reason}: {', '.join(names)}{more}.")
-        return told
+            sentences.append(f"Left out {count}, because {reason}: {', '.join(names)}{more}.")
+        return sentences
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,8 @@ class TokenisedExample:
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The token ids of the prompt with the generation prompt. Raises InvalidInput if the template refuses."""
-    return _render(tokenizer, messages, add_generation_prompt=True)
-
-
-def completion_ids(tokenizer: Any, example: Example) -> list[int]:
-    """The token ids of the reply."""
-    return encode(tokenizer, example)[1]
+    ids: list[int] = _render(tokenizer, messages, add_generation_prompt=True)
+    return ids
 
 
 def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
@@ -136,31 +132,21 @@ def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:
     """A function that renders a conversation as text, for exports; it raises InvalidInput like prompt_ids."""
 
     def render(messages: list[Message], add_generation_prompt: bool) -> str:
-        try:
-            text: str = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=add_generation_prompt, tokenize=False
-            )
-        except TEMPLATE_ERRORS as error:
-            raise _refused(error) from error
+        text: str = _render(tokenizer, messages, add_generation_prompt, tokenize=False)
         return text
 
     return render
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool, **how: Any) -> Any:
     try:
-        ids: list[int] = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+        return tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, return_dict=False, **how
         )
     except TEMPLATE_ERRORS as error:
-        raise _refused(error) from error
-    return ids
-
-
-def _refused(error: Exception) -> InvalidInput:
-    return InvalidInput(
-        f"The model's chat template refuses this conversation: {error}.", code="template_refused"
-    )
+        raise InvalidInput(
+            f"The model's chat template refuses this conversation: {error}.", code="template_refused"
+        ) from error
 
 
 def rows_digest(rows: Sequence[TokenisedExample]) -> str:

@@ -1,13 +1,23 @@
-"""Trainer callbacks that report progress, stop a diverging training, and handle cancellation."""
+"""Trainer callbacks that report progress, stop a diverging training, and handle cancellation.
+
+Integrations such as TensorBoard receive only what transformers' Trainer logs: numbers and the configuration,
+no text of any chat.
+"""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import (
+    TensorBoardCallback,
+    get_reporting_integration_callbacks,
+)
 
+from storage.errors import BadSetting
 from trainer.errors import Diverged, Interrupted
 from trainer.model.fsdp import all_finite
 
@@ -15,6 +25,26 @@ from trainer.model.fsdp import all_finite
 EXPLODED = 1e5
 
 Progress = Callable[[dict[str, Any]], None]
+
+
+def reporters(names: Sequence[str], folder: Path) -> list[Any]:
+    """A callback for each integration of transformers; TensorBoard's events go into `folder`/tensorboard.
+
+    Raises BadSetting for a name that transformers does not know or whose package is missing.
+    """
+    found: list[Any] = []
+    for name in names:
+        try:
+            found.append(get_reporting_integration_callbacks([name])[0]())  # type: ignore[no-untyped-call]
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise BadSetting(
+                f"THUMBLOOP_REPORT_TO={name}: {error} Install its package, for example with "
+                f"`pip install 'thumbloop[tensorboard]'`, or leave it out.",
+                field="report_to",
+            ) from error
+        if isinstance(found[-1], TensorBoardCallback):
+            found[-1].logging_dir = str(folder / "tensorboard")
+    return found
 
 
 class CancellationCallback(TrainerCallback):

@@ -21,10 +21,9 @@ from trl.trainer.kto_config import KTOConfig
 from storage.examples.weights import Weights
 from storage.settings import Settings, frozen_settings
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.engine.callbacks import CancellationCallback, Finished, Progress, ProgressCallback
-from trainer.engine.memory_estimate import checkpoints_activations, peak_memory
+from trainer.engine.callbacks import CancellationCallback, Finished, Progress, ProgressCallback, reporters
+from trainer.engine.estimates import checkpoints_activations, peak_memory
 from trainer.engine.prefix.reference_cache import ReferenceCache
-from trainer.engine.reporting import reporters
 from trainer.engine.shared_prefix_trainer import SharedPrefixTrainer
 from trainer.engine.trl_trainer import ExactTrainer, newest_checkpoint, step_of
 from trainer.errors import Diverged
@@ -117,19 +116,8 @@ def train(
         )
     for reporter in reporters(settings.report_to, output_dir.parent):
         trainer.add_callback(reporter)
-    began = time.monotonic()
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except Finished:
-        log.info("The last step had been made already.")
-    if cancellation.stopped is not None:
-        raise cancellation.stopped
-    if not all_finite(p for p in trainer.model.parameters() if p.requires_grad):
-        raise Diverged("The adapter has weights that are no finite numbers.")
-    if sharded_by():
-        gather_trained(trainer.model)
+    seconds = run_trainer(trainer, cancellation, checkpoint)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    seconds = time.monotonic() - began
     resumed_from = step_of(checkpoint) if checkpoint else 0
     # Gathering also waits until every process has finished with its files.
     seen = (getattr(trainer, name, None) for name in ("noise_floor", "references_reused", "recomputes"))
@@ -152,6 +140,22 @@ def train(
     )
 
 
+def run_trainer(trainer: Any, cancellation: CancellationCallback, checkpoint: Path | None = None) -> float:
+    """Train, from the checkpoint if there is one; returns the seconds. Raises Interrupted and Diverged."""
+    began = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Finished:
+        log.info("The checkpoint is that of the last step.")
+    if cancellation.stopped is not None:
+        raise cancellation.stopped
+    if not all_finite(p for p in trainer.model.parameters() if p.requires_grad):
+        raise Diverged("The trained weights are not all finite numbers.")
+    if sharded_by():
+        gather_trained(trainer.model)
+    return time.monotonic() - began
+
+
 def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
     """Write adapter_config.json and adapter_model.safetensors, with the base model's name, not its folder.
 
@@ -169,33 +173,40 @@ def save_adapter(model: Any, folder: Path, *, base_model: str) -> None:
 def training_arguments(
     model: Any, weights: Weights, settings: Settings, output_dir: Path, checkpointing: bool
 ) -> KTOConfig:
-    full = settings.tuning == "full"  # full tuning keeps weights in fp32, whatever the products are in
-    compute = number_format(settings.precision, model.device) if full else model.dtype
     return KTOConfig(
-        output_dir=str(output_dir),
-        beta=settings.beta,
+        **common_arguments(model, settings, output_dir, checkpointing),
         loss_type=settings.loss_type,
         desirable_weight=weights.desirable,
         undesirable_weight=weights.undesirable,
-        learning_rate=settings.learning_rate,
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        max_length=None,  # otherwise TRL drops rows by its own ids; the collator cuts ours
-        seed=settings.seed,
-        bf16=compute == torch.bfloat16,
-        fp16=compute == torch.float16,
-        use_cpu=model.device.type == "cpu",
-        gradient_checkpointing=checkpointing,
-        save_strategy="steps" if settings.checkpoint_steps else "no",
-        save_steps=settings.checkpoint_steps,
-        save_total_limit=2,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,  # the collator needs the row's number
     )
+
+
+def common_arguments(model: Any, settings: Settings, output_dir: Path, checkpointing: bool) -> dict[str, Any]:
+    """The arguments that TRL's configurations of KTO and DPO share."""
+    full = settings.tuning == "full"  # full tuning keeps weights in fp32, whatever the products are in
+    compute = number_format(settings.precision, model.device) if full else model.dtype
+    return {
+        "output_dir": str(output_dir),
+        "beta": settings.beta,
+        "learning_rate": settings.learning_rate,
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "max_length": None,  # otherwise TRL drops rows by its own ids; the collator cuts ours
+        "seed": settings.seed,
+        "bf16": compute == torch.bfloat16,
+        "fp16": compute == torch.float16,
+        "use_cpu": model.device.type == "cpu",
+        "gradient_checkpointing": checkpointing,
+        "save_strategy": "steps" if settings.checkpoint_steps else "no",
+        "save_steps": settings.checkpoint_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,  # the collator needs the row's number
+    }
 
 
 def lora_config(settings: Settings) -> LoraConfig:

@@ -12,8 +12,8 @@ from trl.trainer.utils import selective_log_softmax
 
 from storage.settings import Settings
 from trainer.dataset.batch import Batch, Ids
+from trainer.engine.estimates import is_out_of_memory
 from trainer.engine.fast.layers import fast_layers
-from trainer.engine.memory_estimate import is_out_of_memory
 from trainer.engine.prefix.scorer import PrefixScorer, Scores, keep_states_exact
 from trainer.model.fsdp import sharded_by
 
@@ -27,9 +27,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 def choose_engine(wanted: Engine, model: Any) -> tuple[Engine, str]:
     """The engine for a base model, and a sentence that says why if it is not the one wanted, or ''."""
-    if wanted == "trl":
-        return wanted, ""
-    reason = _why_not(model)
+    reason = None if wanted == "trl" else _why_not(model)
     if reason is None:
         return wanted, ""
     return "trl", f"Training with stock TRL instead of the engine shared-prefix: {reason}."
@@ -38,8 +36,8 @@ def choose_engine(wanted: Engine, model: Any) -> tuple[Engine, str]:
 def _why_not(model: Any) -> str | None:
     if way := sharded_by():
         return (
-            f"with {way} all processes run the same layers at the same time, and which ones that engine runs "
-            f"depends on the rows of each"
+            f"with {way} all processes run the same layers at the same time, but which layers this engine "
+            f"runs depends on the rows of each process"
         )
     config = model.config.get_text_config()
     # The same condition as TRL's, which ignores whether the configuration requests router logits.

@@ -21,10 +21,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
 
+from storage.examples.weights import Weights
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample
+from trainer.engine.estimates import is_out_of_memory
 from trainer.engine.fast.layers import fast_layers
-from trainer.engine.memory_estimate import is_out_of_memory
 from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.prefix.scorer import REFERENCE, PrefixScorer, Scores, keep_states_exact
@@ -99,14 +100,8 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         if self._z0 is None:  # a collective: a retried micro-batch must not repeat it
             self._z0 = self._reference_point(policy.mismatched - reference.mismatched)
         desirable = torch.tensor([row.label for row in rows], device=device)
-        weights = torch.tensor(
-            [
-                row.weight
-                * (self.settings.desirable_weight if row.label else self.settings.undesirable_weight)
-                for row in rows
-            ],
-            device=device,
-        )
+        of_class = Weights(self.settings.desirable_weight, self.settings.undesirable_weight)
+        weights = torch.tensor([row.weight * of_class.of(row.label) for row in rows], device=device)
         found = losses(
             log_ratios, desirable, weights, z0=self._z0, beta=self.settings.beta, loss_type=self.loss_type
         )
@@ -202,12 +197,8 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         if self.state.global_step == 0:
             found = float((self._rewards / self.settings.beta).abs().max())
             self._floor = max(self._floor or 0.0, found)
-        sums = torch.stack(
-            [
-                *(self._rewards[self._labels].sum(), self._labels.sum()),
-                *(self._rewards[~self._labels].sum(), (~self._labels).sum()),
-            ]
-        )
+        sides = self._labels, ~self._labels
+        sums = torch.stack([total for side in sides for total in (self._rewards[side].sum(), side.sum())])
         up, ups, down, downs = self.accelerator.reduce(sums, reduction="sum").tolist()
         assert self._z0 is not None
         measures = {"kl": self._z0.item()}

@@ -13,7 +13,6 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from datasets import Dataset
-from datasets.utils.logging import disable_progress_bar
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback
 from trl.trainer.kto_config import KTOConfig
@@ -47,8 +46,8 @@ class ExactTrainer(InOurOrder, KTOTrainer):
     """KTOTrainer on given ids and in a given order.
 
     Each row's loss is multiplied by the row's own weight, then averaged over the micro-batch as usual. TRL
-    renders conversations with the chat template and never shuffles. Here the collator replaces TRL's ids with
-    ours, and the data loader takes the order from `batch_order.blocks`, anew for each epoch.
+    would render the conversations itself and train in their order. Here the collator has the ids, and the
+    data loader takes the order from `batch_order.blocks`, anew for each epoch.
     """
 
     def __init__(
@@ -61,27 +60,39 @@ class ExactTrainer(InOurOrder, KTOTrainer):
         args: KTOConfig,
         **kwargs: Any,
     ) -> None:
-        disable_progress_bar()
         self.blocks = Blocks(rows, args)
+        collate = DataCollatorForUnpairedPreference(pad_token_id=tokenizer.pad_token_id)
+
+        def collate_ids(block: list[dict[str, Any]]) -> dict[str, Any]:
+            """The rows' own ids. For the KL term each prompt also gets the reply before it in the block."""
+            chosen = [rows[item["row"]] for item in block]
+            collated: dict[str, Any] = collate(
+                [
+                    {
+                        "prompt_ids": prompt,
+                        "completion_ids": completion,
+                        "KL_completion_ids": mismatched,
+                        "label": row.label,
+                    }
+                    for row, (prompt, completion, mismatched) in zip(
+                        chosen, Batch.of(chosen, max_length=max_length), strict=True
+                    )
+                ]
+            )
+            return collated | {"weight": torch.tensor([row.weight for row in chosen])}
+
         super().__init__(
             model=model,
             args=args,
-            train_dataset=Dataset.from_list(
-                [
-                    {
-                        "row": number,
-                        "prompt": row.example.prompt,
-                        "completion": row.example.completion,
-                        "label": row.label,
-                    }
-                    for number, row in enumerate(rows)
-                ]
-            ),
+            train_dataset=Dataset.from_dict({"row": range(len(rows)), "label": [row.label for row in rows]}),
             processing_class=tokenizer,
-            data_collator=_ExactIds(rows, tokenizer.pad_token_id, max_length),
+            data_collator=collate_ids,
             **kwargs,
         )
         self.remove_callback(PrinterCallback)
+
+    def _prepare_dataset(self, dataset: Any, *_args: Any) -> Any:
+        return dataset  # TRL would tokenise texts itself
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -130,30 +141,6 @@ class Blocks(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         yield from self.own
-
-
-class _ExactIds:
-    """Collates the rows' own ids. For the KL term each prompt also gets the reply before it in the block."""
-
-    def __init__(self, rows: Sequence[TokenisedExample], pad_token_id: int, max_length: int) -> None:
-        self.rows, self.max_length = rows, max_length
-        self.collate = DataCollatorForUnpairedPreference(pad_token_id=pad_token_id)
-
-    def __call__(self, block: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [self.rows[item["row"]] for item in block]
-        batch = Batch.of(rows, max_length=self.max_length)
-        collated: dict[str, Any] = self.collate(
-            [
-                {
-                    "prompt_ids": prompt,
-                    "completion_ids": completion,
-                    "KL_completion_ids": mismatched,
-                    "label": row.label,
-                }
-                for row, (prompt, completion, mismatched) in zip(rows, batch, strict=True)
-            ]
-        )
-        return collated | {"weight": torch.tensor([row.weight for row in rows])}
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:

@@ -54,14 +54,13 @@ def compare(
     )
     if not rows or not finite:
         return judge(None, None, finite=finite, settings=settings)
+    old: ModelVersion | None = deployed
     try:
         if deployed.kind != "base" and deployed.id != candidate.id:
             _load_adapter(model, deployed, artifacts)
     except ArtifactRefused as error:
         log.warning("The new version cannot be compared with the deployed one. %s", error.message)
         old = None
-    else:
-        old = deployed
     held_out = HeldOut(
         rows, loss_type=settings.loss_type, max_length=settings.max_length, batch_size=settings.batch_size
     )
@@ -80,12 +79,10 @@ def compare(
                 scores = held_out.score(scorer.policy, partial(note, version.name))
             return held_out.evaluate(scores, reference, weights=weights, beta=settings.beta)
 
-        new = evaluate(candidate)
-        if old is None:
-            return judge(new, None, finite=finite, settings=settings)
         # An admin may have deployed the candidate already.
-        measured = new if old.id == candidate.id else evaluate(old)
-    return judge(new, measured, finite=finite, settings=settings)
+        versions = {version.id: version for version in (candidate, old) if version is not None}
+        found = {version_id: evaluate(version) for version_id, version in versions.items()}
+    return judge(found[candidate.id], found[old.id] if old else None, finite=finite, settings=settings)
 
 
 def _load_adapter(model: Any, version: ModelVersion, artifacts: Artifacts) -> PeftModel:

@@ -16,7 +16,7 @@ from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.prefix.scorer import PrefixScorer, Scores
 from trainer.engine.select import PlainScorer
-from trainer.gate.measures import Evaluation, measure
+from trainer.gate.measures import Evaluation, auc, auc_standard_error
 
 
 def reference_scores(
@@ -71,12 +71,19 @@ class HeldOut:
         labels = [row.label for row in self.rows]
         rewards = (policy.completions - reference.completions).double()
         weight = torch.tensor([row.weight * weights.of(row.label) for row in self.rows], dtype=torch.float64)
-        found = losses(rewards, torch.tensor(labels), weight, z0=z0, beta=beta, loss_type=self.loss_type)
-        return measure(
-            losses=found.tolist(),
+        up = torch.tensor(labels)
+        found = losses(rewards, up, weight, z0=z0, beta=beta, loss_type=self.loss_type)
+        both = up.any() and not up.all()
+        return Evaluation(
+            loss=found.mean().item(),
+            auc=auc(rewards.tolist(), labels),
+            auc_standard_error=auc_standard_error(
+                rewards.tolist(), labels, [row.chat_id for row in self.rows]
+            ),
+            margin=(rewards[up].mean() - rewards[~up].mean()).item() if both else None,
+            desirable_log_probability=policy.completions[up].double().mean().item() if up.any() else None,
+            n_desirable=int(up.sum()),
+            n_undesirable=int((~up).sum()),
             z0=z0.item(),
             rewards=rewards.tolist(),
-            log_probabilities=policy.completions.tolist(),
-            labels=labels,
-            chats=[row.chat_id for row in self.rows],
         )

@@ -75,32 +75,6 @@ MEASURES = (
 )
 
 
-def measure(
-    *,
-    losses: Sequence[float],
-    z0: float,
-    rewards: list[float],
-    log_probabilities: Sequence[float],
-    labels: Sequence[bool],
-    chats: Sequence[str],
-) -> Evaluation:
-    """Compute the measures from per-row figures, all in the same order. NaN is passed on, not hidden."""
-    liked = [value for value, label in zip(rewards, labels, strict=True) if label]
-    disliked = [value for value, label in zip(rewards, labels, strict=True) if not label]
-    likely = [value for value, label in zip(log_probabilities, labels, strict=True) if label]
-    return Evaluation(
-        loss=_mean(losses),
-        auc=auc(rewards, labels),
-        auc_standard_error=auc_standard_error(rewards, labels, chats),
-        margin=_mean(liked) - _mean(disliked) if liked and disliked else None,
-        desirable_log_probability=_mean(likely) if likely else None,
-        n_desirable=len(liked),
-        n_undesirable=len(disliked),
-        z0=z0,
-        rewards=rewards,
-    )
-
-
 def auc(
     rewards: Sequence[float], labels: Sequence[bool], multiplicity: NDArray[np.int64] | None = None
 ) -> float | None:
@@ -147,7 +121,3 @@ def chance_standard_error(n_desirable: int, n_undesirable: int) -> float:
     """Standard error of the AUC of uninformative rewards (Mann and Whitney 1947)."""
     votes = n_desirable + n_undesirable
     return math.sqrt((votes + 1) / (12 * n_desirable * n_undesirable))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

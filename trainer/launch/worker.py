@@ -121,7 +121,7 @@ def follow(index: int, meeting: Meeting) -> None:
     logging.basicConfig(format=f"Process {rank + 1}: %(message)s", level=logging.WARNING)
 
     from trainer.engine import kto  # noqa: F401  Takes seconds; the leader must not wait in a collective.
-    from trainer.engine.memory_estimate import is_out_of_memory
+    from trainer.engine.estimates import is_out_of_memory
 
     line = meeting.lines[index]
     try:

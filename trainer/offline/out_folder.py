@@ -18,6 +18,25 @@ from storage.files.locks import Timeout, lock
 UNFINISHED = "unfinished"
 
 
+@contextmanager
+def claimed_folder(folder: Path, lock_file: str, work: str) -> Iterator[None]:
+    """Lock a folder by a file in it, which is created with its parents; `work` says what the lock is for.
+
+    Raises Conflict if another process has locked it, NotReady if the folder cannot be written.
+    """
+    try:
+        file = folder / lock_file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = lock(file, wait=False)
+    except Timeout as error:
+        reason = f"Another process {work} {folder}; wait for it, or name another folder."
+        raise Conflict(reason, field="out") from error
+    except OSError as error:
+        raise NotReady(f"{folder} cannot be written: {error.strerror}.", field="out") from error
+    with held:
+        yield
+
+
 class OutFolder:
     """An output folder. Raises Conflict if it holds anything but an unfinished training."""
 
@@ -27,15 +46,18 @@ class OutFolder:
         self.checkpoints = self.work / "checkpoints"
         self.staging = self.work / "adapter"
         self.done = self.folder / ".done"
-        if (folder / "lineage.json").exists():
+        self.lineage = self.folder / "lineage.json"
+        if self.lineage.exists():
             shutil.rmtree(self.done, ignore_errors=True)  # left by a publish that was killed at its very end
         if self.work.is_dir() or not self.folder.exists():
             return
         if not self.folder.is_dir():
-            raise Conflict(f"{folder} is a file; name a new or empty folder with --out.", field="out")
+            raise self._refused("is a file")
         if any(self.folder.iterdir()):
-            what = "holds a finished adapter" if (folder / "lineage.json").exists() else "is not empty"
-            raise Conflict(f"{folder} {what}; name a new or empty folder with --out.", field="out")
+            raise self._refused("holds a finished adapter" if self.lineage.exists() else "is not empty")
+
+    def _refused(self, why: str) -> Conflict:
+        return Conflict(f"{self.folder} {why}; name a new or empty folder with --out.", field="out")
 
     @contextmanager
     def claimed(self, identity: Mapping[str, Any]) -> Iterator[bool]:
@@ -44,24 +66,11 @@ class OutFolder:
         `identity` defines what counts as the same training. Raises Conflict if the folder belongs to a
         different one or if another process is using it, and NotReady if it cannot be written.
         """
-        try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            held = lock(self.work / "lock", wait=False)
-        except Timeout as error:
-            raise Conflict(
-                f"Another process is training into {self.folder}; wait for it, or name another folder.",
-                field="out",
-            ) from error
-        except OSError as error:
-            raise NotReady(f"{self.folder} cannot be written: {error.strerror}.", field="out") from error
-        with held:
-            if (self.folder / "lineage.json").exists() and not self.checkpoints.exists():
-                # Another process finished it between the first look and the lock.
+        with claimed_folder(self.folder, f"{UNFINISHED}/lock", "is training into"):
+            if self.lineage.exists() and not self.checkpoints.exists():
+                # Another process finished it after this one opened it and before the lock.
                 shutil.rmtree(self.work)
-                raise Conflict(
-                    f"{self.folder} holds a finished adapter; name a new or empty folder with --out.",
-                    field="out",
-                )
+                raise self._refused("holds a finished adapter")
             yield self._is_resumed(identity)
 
     def publish(self) -> None:

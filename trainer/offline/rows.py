@@ -4,7 +4,6 @@ An example's name is its position in the file, such as "line 3".
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from storage.errors import InvalidInput
@@ -12,10 +11,7 @@ from storage.examples.duplicates import opening
 from storage.examples.example import Example
 from storage.imports.formats import ImportOptions
 from storage.imports.reader import ImportReport, Reading
-from storage.imports.rows import ImportedRow
 from storage.imports.source import open_source
-
-LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True)
@@ -46,28 +42,20 @@ def read_rows(
         examples: list[Example] = []
         for position, row in reading.rows():
             assert reading.format is not None
-            examples.append(_example(position, row, f"import:{reading.format.name}"))
+            *prompt, reply = ({"role": turn.role, "content": turn.content} for turn in row.turns)
+            examples.append(
+                Example(
+                    prompt=prompt,
+                    completion=[reply],
+                    label=row.label,
+                    message_id=position,
+                    chat_id=opening(prompt),
+                    source=f"import:{reading.format.name}",
+                )
+            )
             if len(examples) == max_rows:
                 break
     found = FileRows(examples, reading.report)
     if not examples:
         raise InvalidInput(" ".join([f"There are no rows in {file}.", *found.lines()]), field="data")
     return found
-
-
-def _example(position: str, row: ImportedRow, source: str) -> Example:
-    *prompt, reply = ({"role": turn.role, "content": turn.content} for turn in row.turns)
-    return Example(
-        prompt=prompt,
-        completion=[reply],
-        label=row.label,
-        message_id=position,
-        chat_id=opening(prompt),
-        user_id="",
-        model_version=None,
-        voted_at=row.voted_at or LONG_AGO,
-        tags=list(row.tags),
-        comment=row.comment,
-        source=source,
-        token_ids=None,
-    )

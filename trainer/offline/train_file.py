@@ -1,16 +1,18 @@
-"""Trains on a file of rated data: rows in, an adapter folder out. Knows no database."""
+"""Trains on a file of rated data: rows in, an adapter folder and a report out. Knows no database."""
 
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
-from storage.errors import InvalidInput, NotReady
+from storage.errors import NotReady
 from storage.imports.formats import NO_OPTIONS, ImportOptions
 from storage.settings import Settings
 from trainer.adapters.lineage import write_lineage
@@ -21,18 +23,17 @@ from trainer.dataset.split import without_contradictions
 from trainer.dataset.tokenise import TokenisedExample, rows_digest, tokenise
 from trainer.engine import kto
 from trainer.engine.callbacks import Progress
-from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.estimates import expected_seconds
 from trainer.engine.select import settle_engine
-from trainer.engine.time_estimate import expected_seconds
+from trainer.engine.trl_trainer import newest_checkpoint
 from trainer.launch import launcher
 from trainer.launch.worker import Job
 from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
 from trainer.model.host_limits import is_damaged, is_full
 from trainer.offline.out_folder import OutFolder
-from trainer.offline.report import FileReport
 from trainer.offline.rows import read_rows
-from trainer.text import counted, spoken
+from trainer.text import spoken
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,24 @@ class OfflineTraining:
     report: Path | None = None
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A base model, settings completed from it and the machine, and the planned rows."""
+
+    source: BaseModelSource
+    settings: Settings
+    rows: list[TokenisedExample]
+    plan: TrainingPlan
+
+
+def plan_on_file(wanted: OfflineTraining) -> TrainingPlan:
+    """Plan the training, and write the order if wanted, without loading weights.
+
+    Raises what `train_on_file` would raise before training.
+    """
+    return _prepare(wanted).plan
+
+
 def train_on_file(
     wanted: OfflineTraining,
     *,
@@ -72,149 +91,137 @@ def train_on_file(
     assert wanted.out is not None
     out = OutFolder(wanted.out)
     progress({"phase": "reading rows"})
-    source, settings = _resolve(wanted.settings)
-    rows, plan = _prepare(wanted, settings, base_model.load_tokenizer(source), check)
-    training = _Training(wanted, settings, source, rows, plan, out, began)
-    try:
-        with out.claimed(training.identity()) as resume:
-            return training.carry_out(resume, progress, check)
-    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
-        named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
-        remedy = "see to that"
-        if is_full(error):
-            named, remedy = wanted.out, "free some space"
-        elif is_damaged(error):
-            named, remedy = out.checkpoints, "remove the newest of them"
-        elif not named:
-            raise
-        raise NotReady(
-            f"{named} could not be written or read ({error}); {remedy}, and the same command goes on at the "
-            f"last checkpoint.",
-            field="out",
-        ) from error
+    prepared = _prepare(wanted, check)
+    source, settings, rows, plan = prepared.source, prepared.settings, prepared.rows, prepared.plan
+    chosen = settings.model_dump(mode="json", include={*kto.SETTINGS, "training_processes"})
+    fingerprint, sha256 = base_model.fingerprint(source), rows_digest(rows)
+    identity = chosen | {"data": sha256, "weights of the model": fingerprint}
+    with _named_file_errors(out), out.claimed(identity) as resume:
+        progress({"phase": "loading the model"})
+        model, tokenizer = load_for_training(source, settings)
+        check()
+        settled = settle_engine(settings, model)
+        expected = expected_seconds(model, rows, settled, plan.processes)
+        log.info("The training takes about %s from the beginning.", spoken(expected))
+        steps = _steps_of_checkpoint(out.checkpoints) if resume else []
+        before = len(steps)
+
+        def note(state: dict[str, Any]) -> None:
+            if "loss" in state:
+                if len(steps) == before and state["step"] < state["steps"]:
+                    log.info("By the first step, about %s are left.", spoken(state["seconds_left"]))
+                steps.append(_step(state, "gradient_norm"))
+            progress(state)
+
+        references = None
+        if wanted.references is not None:
+            references = open_references(wanted.references, source, fingerprint, settings)
+        set_up = time.monotonic() - began
+        job = Job(source, None, settled, rows, plan.weights, out.checkpoints, resume, references)
+        model, result = launcher.train(
+            job, model, tokenizer, processes=plan.processes, progress=note, check=check
+        )
+        progress({"phase": "writing the adapter"})
+        staging = out.new_staging()
+        kto.save_adapter(model, staging, base_model=source.name)
+        if settings.tuning == "full":
+            tokenizer.save_pretrained(staging)
+        write_lineage(
+            staging,
+            origin={
+                "data": {"file": wanted.data.name, "sha256": sha256},
+                "records": [row.example.message_id for row in rows],
+            },
+            settings=chosen,
+            rows=rows,
+            weights=plan.weights,
+            training=result.to_dict(),
+            start=None,
+        )
+        report = {
+            "engine": result.engine,
+            "processes": result.processes,
+            "model": source.name,
+            "device": torch.cuda.get_device_name() if source.device.type == "cuda" else source.device.type,
+            "precision": settings.precision,
+            "rows": plan.rows,
+            "tokens": plan.tokens,
+            "seconds": {"set_up": set_up, "training": result.seconds, "expected": expected},
+            "seconds_per_row": result.seconds_per_row,
+            "peak_memory_mb": result.peak_memory / 2**20,
+            "steps": steps,
+            "resumed_from_step": result.resumed_from_step,
+            "gradient_checkpointing": result.gradient_checkpointing,
+            "noise_floor": result.noise_floor,
+            "references_reused": result.references_reused,
+            "settings": chosen,
+            **plan.to_metrics(),
+        }
+        if wanted.report is not None:
+            wanted.report.write_text(json.dumps(report, indent=2) + "\n")
+        out.publish()  # last: until then, the same command completes what is missing
+    return report
 
 
-def plan_on_file(wanted: OfflineTraining) -> TrainingPlan:
-    """Plan the training, and write the order if wanted, without loading weights.
-
-    Raises what `train_on_file` would raise before training.
-    """
-    source, settings = _resolve(wanted.settings)
-    return _prepare(wanted, settings, base_model.load_tokenizer(source))[1]
-
-
-def _resolve(settings: Settings) -> tuple[BaseModelSource, Settings]:
-    """The base model, ready to load, and the settings completed from it and the machine."""
-    source = base_model.resolve(settings, progress=log.info)
-    update = {
-        "precision": base_model.name_of(source.dtype),
-        "max_length": min(settings.max_length, source.max_context),
-        "training_processes": launcher.how_many(settings.training_processes, source.device),
-    }
-    return source, settings.model_copy(update=update)
-
-
-def _prepare(
-    wanted: OfflineTraining, settings: Settings, tokenizer: Any, check: Callable[[], None] = lambda: None
-) -> tuple[list[TokenisedExample], TrainingPlan]:
-    """Read and tokenise the file and plan the training; logs the plan before anything is loaded."""
+def _prepare(wanted: OfflineTraining, check: Callable[[], None] = lambda: None) -> _Prepared:
+    """Read and tokenise the file and plan the training; logs the plan before weights are loaded."""
+    source = base_model.resolve(wanted.settings, progress=log.info)
+    settings = wanted.settings.model_copy(
+        update={
+            "precision": base_model.name_of(source.dtype),
+            "max_length": min(wanted.settings.max_length, source.max_context),
+            "training_processes": launcher.how_many(wanted.settings.training_processes, source.device),
+        }
+    )
+    tokenizer = base_model.load_tokenizer(source)
     found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
     for line in found.lines():
         log.info("%s", line)
     rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length, check=check)
     rows = without_contradictions(rows, dropped)
     plan = plan_training(rows, dropped, settings, processes=settings.training_processes)
-    if len(rows) < settings.batch_size:
-        few = (
-            f"{counted(len(rows), 'row')} to train on, fewer than a micro-batch of {settings.batch_size}, on "
-            f"which KTO estimates its KL term; add rows, or lower the batch size."
-        )
-        raise InvalidInput(" ".join([few, *dropped.lines()]), field="batch_size")
+    plan.refuse_few_rows()
     for line in plan.lines():
         log.info("%s", line)
     if wanted.order is not None:
         write_order(rows, settings, wanted.order, processes=plan.processes)
-    return rows, plan
+    return _Prepared(source, settings, rows, plan)
 
 
-@dataclass
-class _Training:
-    """A training whose rows are known, from loading the model to the report."""
+@contextmanager
+def _named_file_errors(out: OutFolder) -> Iterator[None]:
+    """Turn errors of files, the disk and damaged checkpoints into NotReady with a remedy."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
+        named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+        remedy = "correct that"
+        if is_full(error):
+            named, remedy = out.folder, "free some disk space"
+        elif is_damaged(error):
+            named, remedy = out.checkpoints, "remove the newest of them"
+        elif not named:
+            raise
+        raise NotReady(
+            f"{named} could not be written or read ({error}); {remedy} and repeat the command: it resumes at "
+            f"the last checkpoint.",
+            field="out",
+        ) from error
 
-    wanted: OfflineTraining
-    settings: Settings
-    source: BaseModelSource
-    rows: list[TokenisedExample]
-    plan: TrainingPlan
-    out: OutFolder
-    began: float
 
-    def __post_init__(self) -> None:
-        self.chosen = self.settings.model_dump(mode="json", include={*kto.SETTINGS, "training_processes"})
-        self.fingerprint = base_model.fingerprint(self.source)
-        self.sha256 = rows_digest(self.rows)
+def _steps_of_checkpoint(checkpoints: Path) -> list[dict[str, Any]]:
+    """The steps that an interrupted training had made by its newest checkpoint."""
+    newest = newest_checkpoint(checkpoints)
+    if newest is None:
+        return []
+    history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
+    return [_step(entry, "grad_norm") for entry in history if "loss" in entry]
 
-    def identity(self) -> dict[str, Any]:
-        """What must be equal for a repeated command to resume this training."""
-        return self.chosen | {"data": self.sha256, "weights of the model": self.fingerprint}
 
-    def carry_out(self, resume: bool, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
-        progress({"phase": "loading the model"})
-        model, tokenizer = load_for_training(self.source, self.settings)
-        check()
-        settled = settle_engine(self.settings, model)
-        expected = expected_seconds(model, self.rows, settled, self.plan.processes)
-        log.info("That will take about %s from the start.", spoken(expected))
-        report = FileReport.continued(self.out.checkpoints) if resume else FileReport()
-        before = len(report.steps)
-
-        def note(state: dict[str, Any]) -> None:
-            if "loss" in state:
-                if len(report.steps) == before and state["step"] < state["steps"]:
-                    log.info("By the first step, about %s are left.", spoken(state["seconds_left"]))
-                report.note(state)
-            progress(state)
-
-        set_up = time.monotonic() - self.began
-        job = Job(
-            *(self.source, None, settled, self.rows, self.plan.weights),
-            *(self.out.checkpoints, resume, self._references()),
-        )
-        model, result = launcher.train(
-            job, model, tokenizer, processes=self.plan.processes, progress=note, check=check
-        )
-        progress({"phase": "writing the adapter"})
-        self._stage(model, tokenizer, result)
-        told = report.to_dict(
-            *(result, self.plan, self.source),
-            settings=self.chosen,
-            set_up=set_up,
-            expected=expected,
-        )
-        if self.wanted.report is not None:
-            self.wanted.report.write_text(json.dumps(told, indent=2) + "\n")
-        self.out.publish()  # last: until then, the same command completes what is missing
-        return told
-
-    def _references(self) -> ReferenceCache | None:
-        if self.wanted.references is None:
-            return None
-        return open_references(self.wanted.references, self.source, self.fingerprint, self.settings)
-
-    def _stage(self, model: Any, tokenizer: Any, result: kto.TrainingResult) -> None:
-        staging = self.out.new_staging()
-        kto.save_adapter(model, staging, base_model=self.source.name)
-        if self.settings.tuning == "full":
-            tokenizer.save_pretrained(staging)
-        write_lineage(
-            staging,
-            origin={
-                "data": {"file": self.wanted.data.name, "sha256": self.sha256},
-                "records": [row.example.message_id for row in self.rows],
-            },
-            settings=self.chosen,
-            rows=self.rows,
-            weights=self.plan.weights,
-            training=result.to_dict(),
-            start=None,
-        )
+def _step(logged: dict[str, Any], norm: str) -> dict[str, Any]:
+    return {
+        "step": logged["step"],
+        "loss": logged["loss"],
+        "grad_norm": logged.get(norm),
+        "z0": logged.get("kl"),
+    }

@@ -29,9 +29,9 @@ from trainer.dataset.snapshot import Snapshot, take_snapshot
 from trainer.dataset.split import split_by_chat
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine import kto
+from trainer.engine.estimates import expected_seconds
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.select import settle_engine
-from trainer.engine.time_estimate import expected_seconds
 from trainer.engine.trl_trainer import newest_checkpoint
 from trainer.gate.compare import compare
 from trainer.gate.promote import promote

@@ -1,15 +1,16 @@
 """Reads a sweep's data, votes or a file, and splits it once for all points, as a training run does."""
 
 import hashlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from storage.db.database import Database
-from storage.errors import InvalidInput
-from storage.examples.example import Example
+from storage.examples.duplicates import digest
+from storage.examples.pairs import pair_up
 from storage.imports.formats import NO_OPTIONS, ImportOptions
 from storage.registry import model_versions
 from storage.settings import Settings
@@ -19,8 +20,6 @@ from trainer.dataset.split import split_by_chat
 from trainer.dataset.tokenise import TokenisedExample, rows_digest
 from trainer.model.base_model import BaseModelSource
 from trainer.offline.rows import read_rows
-from trainer.sweep.dpo import Pair, find_pairs
-from trainer.text import counted
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,14 @@ class Votes:
     """The votes of an installation that a training run would read, up to a vote event."""
 
     database: Database
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A liked and a disliked reply to one prompt, with equal prompt ids."""
+
+    up: TokenisedExample
+    down: TokenisedExample
 
 
 @dataclass(frozen=True)
@@ -73,17 +80,13 @@ def read_split(
 
     Raises InvalidInput unless there is a training row of each kind and at least one micro-batch.
     """
-    moment, deployed = datetime.now(UTC), ""
-    lines: list[str] = []
     if isinstance(of, FileSource):
         found = read_rows(of.path, options=of.options, skip_bad=of.skip_bad, max_rows=of.max_rows)
-        examples: list[Example] = found.examples
-        lines += found.lines()
-        origin = {"file": of.path.name}
+        lines, origin = found.lines(), {"file": of.path.name}
+        rows = split_by_chat(tokenizer, found.examples, settings)
     else:
         as_of = origin or {}
-        if origin is not None:
-            moment = datetime.fromisoformat(origin["moment"])
+        moment = datetime.fromisoformat(as_of["moment"]) if origin else datetime.now(UTC)
         with of.database.write() as session:
             model_versions.ensure_base(session, source.name)
         with of.database.read() as session:
@@ -94,23 +97,34 @@ def read_split(
                 event_id=as_of.get("votes_up_to"),
                 deployed=as_of.get("deployed"),
             )
-        examples, deployed = snapshot.examples, snapshot.deployed
-        lines += [f"The data policy left out {n}: {reason}." for reason, n in snapshot.left_out.items()]
-        origin = {"votes_up_to": snapshot.event_id, "moment": moment.isoformat(), "deployed": deployed}
-    rows = split_by_chat(
-        tokenizer,
-        examples,
-        settings,
-        moment=moment if isinstance(of, Votes) else None,
-        on_policy=deployed,
-    )
-    training, held_out = rows.training, rows.held_out
-    plan = plan_training(training, rows.dropped, settings, held_out=len(held_out))
-    if len(training) < settings.batch_size:
-        raise InvalidInput(
-            f"{counted(len(training), 'row')} to train on, fewer than a micro-batch of "
-            f"{settings.batch_size}, on which KTO estimates its KL term; add votes, or lower "
-            f"THUMBLOOP_BATCH_SIZE.",
-            field="batch_size",
+        lines = [f"The data policy left out {n}: {reason}." for reason, n in snapshot.left_out.items()]
+        origin = {
+            "votes_up_to": snapshot.event_id,
+            "moment": moment.isoformat(),
+            "deployed": snapshot.deployed,
+        }
+        rows = split_by_chat(
+            tokenizer, snapshot.examples, settings, moment=moment, on_policy=snapshot.deployed
         )
-    return SweepRows(training, held_out, find_pairs(training), plan, origin, [*lines, *plan.lines()])
+    plan = plan_training(rows.training, rows.dropped, settings, held_out=len(rows.held_out))
+    plan.refuse_few_rows()
+    lines += plan.lines()
+    return SweepRows(rows.training, rows.held_out, find_pairs(rows.training), plan, origin, lines)
+
+
+def find_pairs(rows: Sequence[TokenisedExample]) -> list[Pair]:
+    """The pairs that an export of these rows would have, in its order (storage.examples.pairs)."""
+    by_prompt: dict[bytes, tuple[dict[bytes, TokenisedExample], dict[bytes, TokenisedExample]]]
+    by_prompt = defaultdict(lambda: ({}, {}))
+    for row in rows:
+        by_prompt[digest(row.example.prompt)][row.label].setdefault(digest(row.example.completion), row)
+    pairs = [
+        Pair(up, down)
+        for downs, ups in by_prompt.values()
+        for up, down in pair_up(
+            [row for text, row in ups.items() if text not in downs],
+            [row for text, row in downs.items() if text not in ups],
+        )
+    ]
+    # A chat template may render the end of a prompt differently for each reply; such rows share no prompt.
+    return [pair for pair in pairs if pair.up.prompt_ids == pair.down.prompt_ids]

@@ -22,26 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
 from storage.db.ids import is_id, new_id
-from storage.errors import Conflict, NotFound, NotReady
+from storage.errors import Conflict, NotFound
 from storage.files.atomic import written_aside
-from storage.files.locks import Timeout, lock
 from trainer.gate.decision import lack_of_evidence
-from trainer.sweep.grid import (
-    MEASURES,
-    UNPAIRED,
-    Grid,
-    Point,
-    Result,
-    is_above_chance,
-    rank,
-    winner,
-)
+from trainer.offline.out_folder import claimed_folder
+from trainer.sweep.grid import MEASURES, UNPAIRED, Grid, Point, Result, is_above_chance, rank, winner
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +44,7 @@ PLAN, RESULT = "plan", "result"  # attributes of the study, and of a trial
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as far as it is done. `missing` has the remaining points if they are known in advance."""
+    """A sweep so far. `missing` has the remaining points if they are known in advance."""
 
     name: str
     plan: Mapping[str, Any]
@@ -93,7 +84,7 @@ class Sweep:
             return f"{best} Not enough evidence: {doubts}." if doubts else best
         if not all(self.plan["held_out"].values()):
             return "Nothing can be ranked: the held-out votes are not of both kinds; collect more."
-        return f"None of the {of} that were made can win: each diverged or made liked replies less likely."
+        return f"No winner among {of}: each diverged or made liked replies less likely."
 
 
 class SweepFolder:
@@ -119,11 +110,10 @@ class SweepFolder:
     def study(self) -> optuna.Study:
         """The Optuna study. Raises KeyError if none was started, Conflict if the journal is damaged."""
         try:
-            return optuna.load_study(study_name=SWEEPS, storage=self._storage())
+            return optuna.load_study(study_name=SWEEPS, storage=_storage(self.journal))
         except ValueError as error:
-            raise Conflict(
-                f"{self.journal} is damaged: {error}; name another folder.", field="out"
-            ) from error
+            reason = f"{self.journal} is damaged: {error}; name another folder."
+            raise Conflict(reason, field="out") from error
 
     @contextmanager
     def claimed(self, plan: Mapping[str, Any]) -> Iterator[None]:
@@ -131,38 +121,27 @@ class SweepFolder:
 
         Raises Conflict if another process has the folder, NotReady if it cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            held = lock(self.folder / LOCK, wait=False)
-        except Timeout as error:
-            raise Conflict(f"Another process works on the sweep in {self.folder}; wait for it.") from error
-        except OSError as error:
-            raise NotReady(f"{self.folder} cannot be written: {error.strerror}.", field="out") from error
-        with held:
-            self._clear_up()
+        with claimed_folder(self.folder, LOCK, "works on the sweep in"):
+            for stale in self.folder.glob("point-*"):  # left by a process that was killed, like the next two
+                shutil.rmtree(stale)
+            (self.folder / JOURNAL_LOCK).unlink(missing_ok=True)
+            if self.journal.exists():  # a full disk may have cut the last line, which no reader accepts
+                os.truncate(self.journal, self.journal.read_bytes().rfind(b"\n") + 1)
             self._begin(plan)
             yield
-
-    def _clear_up(self) -> None:
-        """Remove what a killed process left."""
-        for stale in self.folder.glob("point-*"):
-            shutil.rmtree(stale)
-        (self.folder / JOURNAL_LOCK).unlink(missing_ok=True)
-        if self.journal.exists():  # a full disk may have cut the last line, which no reader takes
-            os.truncate(self.journal, self.journal.read_bytes().rfind(b"\n") + 1)
 
     def _begin(self, plan: Mapping[str, Any]) -> None:
         if self.plan is None:
             optuna.create_study(
-                study_name=SWEEPS, storage=self._storage(), direction="maximize", load_if_exists=True
+                study_name=SWEEPS, storage=_storage(self.journal), direction="maximize", load_if_exists=True
             )
-            if PLAN in self.study.user_attrs:  # since the first look
+            if PLAN in self.study.user_attrs:  # since the folder was opened
                 raise Conflict(f"Another process began a sweep in {self.folder}; repeat the command.")
             self.plan = json.loads(json.dumps(plan))
             self.study.set_user_attr(PLAN, self.plan)
         trials = self.study.get_trials(deepcopy=False)
         sampler = TPESampler if self._grid().sampler == "tpe" else RandomSampler
-        # The seed moves on with the trials, so that a resumed sweep does not repeat its draws.
+        # The seed changes with the trials, so that a resumed sweep does not repeat its draws.
         self.study.sampler = sampler(seed=self.plan["identity"]["seed"] + len(trials))
         for trial in trials:
             if trial.state == TrialState.RUNNING:  # left by a process that was killed
@@ -177,29 +156,23 @@ class SweepFolder:
         grid, missing = self._grid(), self.read().missing
         if missing and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self.study.enqueue_trial(asdict(missing[0]))
-        betas, rates = grid.betas, grid.learning_rates
-        return self.study.ask(
-            {
-                "loss": CategoricalDistribution(grid.losses),
-                "beta": FloatDistribution(min(betas), max(betas), log=True),
-                "learning_rate": FloatDistribution(min(rates), max(rates), log=True),
-            }
-        )
+        space: dict[str, BaseDistribution] = {
+            name: FloatDistribution(min(values), max(values), log=True)
+            for name, values in (("beta", grid.betas), ("learning_rate", grid.learning_rates))
+        }
+        return self.study.ask({"loss": CategoricalDistribution(grid.losses)} | space)
 
     def keep(self, trial: optuna.Trial, result: Result) -> None:
         """Store a point's result in the study, and write the table again."""
         trial.set_user_attr(RESULT, {name: value for name, value in vars(result).items() if name != "point"})
-        if result.is_sound:
-            self.study.tell(trial, result["auc"])
-        else:
-            self.study.tell(trial, state=TrialState.PRUNED)  # a sampler treats it as the worst
+        pruned = None if result.is_sound else TrialState.PRUNED  # a sampler treats it as the worst
+        self.study.tell(trial, None if pruned else result["auc"], state=pruned)
         with written_aside(self.folder / TABLE) as part, part.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(_table(self.read()))
 
     def read(self) -> Sweep:
         """The sweep so far. Raises NotFound if none was started."""
         grid = self._grid()
-        assert self.plan is not None
         results = [
             Result(Point(**trial.params), **trial.user_attrs[RESULT])
             for trial in self.study.get_trials(deepcopy=False)
@@ -207,10 +180,11 @@ class SweepFolder:
         ]
         made = {result.point for result in results}
         missing = [point for point in grid.points() if point not in made]
-        return Sweep(self.folder.name, self.plan, rank(results), missing, max(0, len(grid) - len(results)))
+        left = max(0, len(grid) - len(results))
+        return Sweep(self.folder.name, self.plan or {}, rank(results), missing, left)
 
     def draw(self) -> None:
-        """Write the plot if there is anything to draw; without matplotlib, log that it is missing."""
+        """Write the plot if a point can be ranked; without matplotlib, log that it is missing."""
         if importlib.util.find_spec("matplotlib") is None:
             log.warning(
                 "No plot: matplotlib is not installed. After `pip install 'thumbloop[plot]'`, "
@@ -225,13 +199,9 @@ class SweepFolder:
             from optuna.visualization.matplotlib import plot_slice
 
             with warnings.catch_warnings(action="ignore"), written_aside(self.plot) as part:
-                plot_slice(self.study, target_name="AUC on held-out votes")  # experimental, hence a warning
+                plot_slice(self.study, target_name="AUC on held-out votes")  # experimental, so it warns
                 pyplot.savefig(part, format="png", dpi=110)
                 pyplot.close()
-
-    def _storage(self) -> JournalStorage:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return JournalStorage(JournalFileBackend(str(self.journal)))
 
     def _grid(self) -> Grid:
         if self.plan is None:
@@ -252,6 +222,11 @@ def new_folder(data_dir: Path) -> Path:
     """The folder for the next sweep of an installation; not created yet."""
     (data_dir / SWEEPS).mkdir(mode=0o700, parents=True, exist_ok=True)
     return data_dir / SWEEPS / new_id()
+
+
+def _storage(journal: Path) -> JournalStorage:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return JournalStorage(JournalFileBackend(str(journal)))
 
 
 def _table(sweep: Sweep) -> Iterator[list[Any]]:

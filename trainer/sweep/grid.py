@@ -15,8 +15,6 @@ from storage.settings import Settings
 Loss = Literal["kto", "apo_zero_unpaired", "dpo", "ipo"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 UNPAIRED: tuple[Loss, ...] = ("kto", "apo_zero_unpaired")  # what runs train with; the others need pairs
-NUMBERS = ("these are numbers above 0", lambda value: 0 < value < math.inf)
-KNOWN = (f"there is no such loss; there are {', '.join(LOSSES)}", LOSSES.__contains__)
 GridName = Literal["full", "small"]
 Sampler = Literal["grid", "random", "tpe"]
 
@@ -26,9 +24,9 @@ class Measure:
     """One number of a result. If Evaluation has a field of this name, it is read from there."""
 
     name: str  # in results.csv and in the API
-    title: str = ""  # of its column on terminals and pages, which leave it out without this
+    title: str = ""  # of its column on terminals and pages, if they show it
     format: str = ""
-    about: str = ""  # for the API, which leaves it out without this
+    about: str = ""  # for the API, if it shows it
     error: str = ""  # the measure that is its standard error
 
 
@@ -83,16 +81,19 @@ class Grid:
     draws: int | None = None
 
     def __post_init__(self) -> None:
-        numbers: dict[str, Sequence[object]] = {"betas": self.betas, "learning_rates": self.learning_rates}
-        for name, values in {**numbers, "losses": self.losses}.items():
-            rule, good = NUMBERS if name in numbers else KNOWN
+        for name in ("betas", "losses", "learning_rates"):
+            values = getattr(self, name)
+            if name == "losses":
+                bad, rule = set(values) - {*LOSSES}, f"the losses are {', '.join(LOSSES)}"
+            else:
+                bad, rule = {one for one in values if not 0 < one < math.inf}, "give numbers above 0"
             fault = ""
             if not values:
-                fault = " names nothing; leave it out for the grid's own"
+                fault = " has no value; leave it out for the values of the grid"
             elif len(set(values)) < len(values):
-                fault = f" {shown(values)} names a value twice"
-            elif bad := [value for value in values if not good(value)]:
-                fault = f" {shown(bad)}: {rule}"
+                fault = f" {','.join(map(str, values))} has a value twice"
+            elif bad:
+                fault = f" {','.join(map(str, bad))}: {rule}"
             if fault:
                 raise InvalidInput(f"--{name.replace('_', '-')}{fault}.", field=name)
         if (self.draws is None) != (self.sampler == "grid"):
@@ -111,7 +112,7 @@ class Grid:
     def points(self) -> list[Point]:
         """The points in training order, or an empty list if they are drawn.
 
-        Each β comes with all losses, so that a sweep cut short can compare them.
+        Each β comes with all losses, so that an unfinished sweep can compare them.
         """
         every = product(self.learning_rates, self.betas, self.losses)
         return [Point(loss, beta, rate) for rate, beta, loss in every if self.draws is None]
@@ -163,7 +164,7 @@ def rank(results: Iterable[Result]) -> list[Result]:
     Results are ranked by AUC. Those within one standard error of the best AUC are tied; of the rest, those
     within one standard error of the best of them are tied, and so on. Among ties, the larger `liked_change`
     comes first, then the smaller z0. Points whose liked replies became less likely come after all others,
-    because a margin can grow while both kinds fall. Last come those that cannot be ranked: diverged, not
+    because a margin can grow while both kinds fall. Results that cannot be ranked come last: diverged, not
     finite, or without an AUC.
     """
     every = list(results)
@@ -183,10 +184,6 @@ def winner(ranked: Sequence[Result], *, losses: Sequence[Loss] = LOSSES) -> Resu
 def is_above_chance(result: Result) -> bool:
     """Whether its AUC exceeds 0.5, that of the base model, by more than one standard error."""
     return result.is_sound and _least(result) > 0.5
-
-
-def shown(values: Iterable[object]) -> str:
-    return ",".join(str(value) for value in values)
 
 
 def _by_groups(results: Sequence[Result]) -> list[Result]:

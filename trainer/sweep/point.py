@@ -32,19 +32,19 @@ NO_CHECKPOINTS = 0  # an interrupted point is made again
 class PointMaker:
     """Makes points that share everything but their own values.
 
-    `fingerprint` is that of the base model. Adapters are written below `aside` and removed after their point.
+    `fingerprint` is that of the base model. Adapters are written below `folder` and then removed.
     """
 
     split: SweepRows
     settings: Settings
     source: BaseModelSource
     fingerprint: str
-    aside: Path
+    folder: Path
 
     def make(self, point: Point, progress: Progress, check: Callable[[], None]) -> Result:
         """Train and measure a point; `check` may raise Interrupted. A training that diverges is a result."""
         check()
-        with TemporaryDirectory(prefix="point-", dir=self.aside) as folder:
+        with TemporaryDirectory(prefix="point-", dir=self.folder) as folder:
             adapter = Path(folder) / "adapter"
             try:
                 seconds = self._train(point, adapter, progress, check)
@@ -68,25 +68,27 @@ class PointMaker:
         model, tokenizer = load_for_training(self.source, settings)
         shared: dict[str, Any] = {
             "output_dir": adapter.with_name("checkpoints"),
-            "references": self._references("" if point.loss in UNPAIRED else "pairs"),
             "progress": progress,
             "check": check,
         }
-        if point.loss not in UNPAIRED:
-            model, seconds = train_on_pairs(
-                model, tokenizer, self.split.pairs, loss=point.loss, settings=settings, **shared
-            )
-        else:
+        if point.loss in UNPAIRED:
             model, trained = kto.train(
-                model,
-                tokenizer,
-                self.split.training,
+                *(model, tokenizer, self.split.training),
                 weights=self.split.plan.weights,
                 settings=settle_engine(settings.model_copy(update={"loss_type": point.loss}), model),
                 resume=False,
+                references=self._references(),
                 **shared,
             )
             seconds = trained.seconds
+        else:
+            model, seconds = train_on_pairs(
+                *(model, tokenizer, self.split.pairs),
+                loss=point.loss,
+                settings=settings,
+                references=self._references("pairs"),
+                **shared,
+            )
         kto.save_adapter(model, adapter, base_model=self.source.name)
         return seconds
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ class WantedSweep:
     """The sweep to run. With `strict`, losses without data are refused instead of left out.
 
     Without `out`, the newest unfinished sweep of the installation with the same plan is resumed, or a new one
-    starts. `budget` is in seconds.
+    begins. `budget` is in seconds.
     """
 
     of: FileSource | Votes
@@ -85,10 +84,8 @@ def run_sweep(
         "weights of the model": fingerprint,
     }
     folder, split = _find(wanted, identity, settings, source)
-    for line in split.lines:
-        log.info("%s", line)
     plan = folder.plan or _plan(wanted, identity, settings, split)
-    for line in plan["left_out"]:
+    for line in (*split.lines, *plan["left_out"]):
         log.info("%s", line)
     try:
         with folder.claimed(plan):
@@ -100,8 +97,8 @@ def run_sweep(
         if not is_full(error):
             raise
         raise NotReady(
-            f"{folder.folder} could not be written ({error}); free some space, and the same command goes "
-            f"on with the points that are missing.",
+            f"{folder.folder} could not be written ({error}); free some disk space and repeat the command: "
+            f"it resumes with the missing points.",
             code="no_room",
             field="out",
         ) from error
@@ -123,23 +120,20 @@ def _find(
             return folder, split_of(None)
         found = folder.plan["identity"]
         changed = [name for name, value in identity.items() if found.get(name) != value]
-        split = split_of(folder.plan) if not changed else None
-        if split is None or split.sha256 != folder.plan["split_sha256"]:
-            raise Conflict(
-                f"{wanted.out} holds a sweep with another {', '.join(changed) or 'feedback'}; repeat that "
-                f"command to go on with it, or name another folder with --out.",
-                field="out",
-            )
-        return folder, split
+        if not changed and (split := split_of(folder.plan)).sha256 == folder.plan["split_sha256"]:
+            return folder, split
+        raise Conflict(
+            f"{wanted.out} holds a sweep with another {', '.join(changed) or 'feedback'}; repeat that "
+            f"command to resume it, or name another folder with --out.",
+            field="out",
+        )
     for folder in all_sweeps(settings.data_dir):
         if folder.plan is not None and folder.plan["identity"] == identity and folder.read().left:
-            split = split_of(folder.plan)
-            if split.sha256 == folder.plan["split_sha256"]:
+            if (split := split_of(folder.plan)).sha256 == folder.plan["split_sha256"]:
                 return folder, split
-            log.info("Feedback that the sweep in %s has was changed or withdrawn since.", folder.folder)
+            log.info("The feedback of the sweep in %s has changed; a new sweep begins.", folder.folder)
             break
-    split = split_of(None)
-    return SweepFolder(new_folder(settings.data_dir)), split
+    return SweepFolder(new_folder(settings.data_dir)), split_of(None)
 
 
 def _plan(
@@ -187,17 +181,17 @@ def _make_missing(
             return
         trial = folder.next_trial()
         point = Point(**trial.params)
-        result = maker.make(point, partial(_titled, progress, f"{number} of {total}: {point.name}"), check)
+
+        def show(state: dict[str, Any], phase: str = f"{number} of {total}: {point.name}") -> None:
+            progress({**state, "phase": phase})
+
+        result = maker.make(point, show, check)
         folder.keep(trial, result)
         took = time.monotonic() - start
         longest = max(longest, took)
         log.info("%s: %s", point.name, _described(result))
         if number == 1 and total > 1:
             log.info("The other %d take about %s.", total - 1, spoken((total - 1) * took))
-
-
-def _titled(progress: Progress, title: str, state: dict[str, Any]) -> None:
-    progress({**state, "phase": title})
 
 
 def _described(result: Result) -> str:

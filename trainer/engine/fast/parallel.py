@@ -39,7 +39,7 @@ class ParallelGraphs:
         if torch.is_grad_enabled():
             found: Sequence[torch.Tensor] = _Pieces.apply(self, sorted_pieces, *parameters)  # type: ignore[no-untyped-call]
         else:
-            found = list(self.each([partial(_without_graph, piece) for piece in sorted_pieces]))
+            found = list(self.each([torch.no_grad()(piece) for piece in sorted_pieces]))
         results: list[Any] = [None] * len(pieces)
         for number, result in zip(order, found, strict=True):
             results[number] = result
@@ -62,7 +62,7 @@ class ParallelGraphs:
             yield from (task() for task in tasks)
             return
         # A new pool each time: a thread that failed keeps the part of the graph autograd had not processed.
-        with ThreadPoolExecutor(threads, "apart", initializer=self._begin, initargs=(threads,)) as pool:
+        with ThreadPoolExecutor(threads, "graph", initializer=self._begin, initargs=(threads,)) as pool:
             self._pool = pool
             self._submitted.clear()
             try:
@@ -93,10 +93,10 @@ def _results(futures: list[Future[Any]]) -> Iterator[Any]:
 class _Pieces(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, apart: ParallelGraphs, pieces: Sequence[Piece], *parameters: torch.nn.Parameter
+        ctx: Any, parallel: ParallelGraphs, pieces: Sequence[Piece], *parameters: torch.nn.Parameter
     ) -> tuple[torch.Tensor, ...]:
-        ctx.parallel, ctx.parameters = apart, parameters
-        ctx.results = list(apart.each([partial(_with_graph, piece) for piece in pieces]))
+        ctx.parallel, ctx.parameters = parallel, parameters
+        ctx.results = list(parallel.each([torch.enable_grad()(piece) for piece in pieces]))
         return tuple(result.detach() for result in ctx.results)
 
     @staticmethod
@@ -109,16 +109,6 @@ class _Pieces(torch.autograd.Function):
         ]
         ctx.results = None  # each task holds its own graph and frees it when done
         return None, None, *_sum(ctx.parallel.each(tasks), len(ctx.parameters))
-
-
-def _with_graph(piece: Piece) -> torch.Tensor:
-    with torch.enable_grad():
-        return piece()
-
-
-def _without_graph(piece: Piece) -> torch.Tensor:
-    with torch.no_grad():
-        return piece()
 
 
 def _gradients(

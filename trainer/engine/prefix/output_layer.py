@@ -182,7 +182,7 @@ def _chosen(
     for start in range(0, len(targets), positions):
         here = slice(start, start + positions)
         part, wanted = hidden[here], targets[here]
-        whole = torch.full((len(wanted),), -torch.inf, device=hidden.device)
+        total = torch.full((len(wanted),), -torch.inf, device=hidden.device)
         for first in range(0, vocabulary, entries):
             last = min(first + entries, vocabulary)
             scores = output.finish(output.scores(part, first, last))
@@ -190,17 +190,17 @@ def _chosen(
             column = (wanted - first).clamp(0, last - first - 1)[:, None]
             chosen[here] = torch.where(inside, scores.gather(1, column)[:, 0], chosen[here])
             shares, of_tile = _softmax(scores)
-            before, whole = whole, torch.logaddexp(whole, of_tile)
+            before, total = total, torch.logaddexp(total, of_tile)
             if others is not None:
                 shares.scatter_(1, column, shares.gather(1, column).masked_fill_(inside[:, None], 0))
                 slope = output.slope(scores)
                 if isinstance(slope, torch.Tensor) or slope != 1.0:
                     shares.mul_(slope)
                 product = shares.to(part.dtype) @ output.weight[first:last]
-                others[here].mul_((before - whole).exp_()[:, None]).addcmul_(
-                    product.float(), (of_tile - whole).exp_()[:, None]
+                others[here].mul_((before - total).exp_()[:, None]).addcmul_(
+                    product.float(), (of_tile - total).exp_()[:, None]
                 )
-        normaliser[here] = whole
+        normaliser[here] = total
     return chosen, normaliser
 
 

@@ -55,12 +55,12 @@ def share_prefixes(sequences: Sequence[Sequence[int]], *, worth_sharing: int) ->
     branches off. Others get a pass of their own.
     """
     passes: list[Pass] = []
-    whole: list[list[int]] = []  # all ids up to the end of each pass
+    full_ids: list[list[int]] = []  # all ids up to the end of each pass
     of_sequence = [0] * len(sequences)
     for number in sorted(range(len(sequences)), key=lambda one: (-len(sequences[one]), one)):
         ids = list(sequences[number])
         shared, parent = max(
-            ((common_prefix(ids, other), -index) for index, other in enumerate(whole)), default=(0, 0)
+            ((common_prefix(ids, other), -index) for index, other in enumerate(full_ids)), default=(0, 0)
         )
         if shared == len(ids):
             of_sequence[number] = -parent
@@ -71,5 +71,5 @@ def share_prefixes(sequences: Sequence[Sequence[int]], *, worth_sharing: int) ->
         else:
             # On ties the earliest pass wins. Its own parent shares less, so the branch point is in this pass.
             passes.append(Pass(shared, ids[shared:], -parent))
-        whole.append(ids)
+        full_ids.append(ids)
     return SharedPasses(passes, of_sequence)

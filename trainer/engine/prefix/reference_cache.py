@@ -8,7 +8,7 @@ import hashlib
 import logging
 import sqlite3
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -53,8 +53,8 @@ class ReferenceCache:
 
     def look_up(self, batch: Batch) -> Scores | None:
         """The scores of the complete batch, or None if one is missing."""
-        found, missing = self._find(batch)
-        return None if _asked(missing) else found
+        found, missing = self._find(batch, self._read(self._keys(batch)))
+        return None if _unscored(missing) else found
 
     def complete(self, batch: Batch, score: Callable[[Batch], Scores]) -> tuple[Scores, int]:
         """The scores, and how many replies were cached before this cache was opened, each counted once.
@@ -62,42 +62,39 @@ class ReferenceCache:
         Calls `score` for what is missing. If only a row's mismatched reply is missing, its own reply is not
         scored again: only the prompt and the mismatched reply run.
         """
-        reused = self._count_earlier(batch)
-        found, missing = self._find(batch)
-        if numbers := _asked(missing):
-            asked = missing.part(numbers)
-            scores = score(asked)
-            self.keep(asked, scores)
+        own, other = self._keys(batch)
+        known = self._read((own, other))
+        reused = {key for key in own if key in known and known[key][0] <= self._before} - self._counted
+        self._counted |= reused
+        found, missing = self._find(batch, known)
+        if numbers := _unscored(missing):
+            part = missing.part(numbers)
+            scores = score(part)
+            self.keep(part, scores)
             found.completions[numbers] += scores.completions.float().cpu()  # one of the two terms is 0
             found.mismatched[numbers] += scores.mismatched.float().cpu()
-        return found, reused
+        return found, len(reused)
 
-    def _find(self, batch: Batch) -> tuple[Scores, Batch]:
+    def _find(self, batch: Batch, known: Mapping[bytes, tuple[int, float]]) -> tuple[Scores, Batch]:
         """Known log π_ref, and the batch reduced to what is unknown."""
-        own, other = self._keys(batch)
-        known = self._read("logp", [key for key in (*own, *other) if key])
-
-        def missing(ids: list[Ids | None], keys: list[bytes]) -> list[Ids | None]:
-            return [None if key in known else one for one, key in zip(ids, keys, strict=True)]
-
-        values = (torch.tensor([known.get(key, 0.0) for key in keys]) for keys in (own, other))
-        left = missing(batch.completions, own), missing(batch.mismatched, other)
+        keys = self._keys(batch)
+        values = [torch.tensor([known[key][1] if key in known else 0.0 for key in side]) for side in keys]
+        left = [
+            [None if key in known else reply for reply, key in zip(replies, side, strict=True)]
+            for replies, side in zip((batch.completions, batch.mismatched), keys, strict=True)
+        ]
         return Scores(*values), Batch(batch.prompts, *left)
 
-    def _count_earlier(self, batch: Batch) -> int:
-        keys = {key for key in self._keys(batch)[0] if key} - self._counted
-        numbers = self._read("number", list(keys))
-        earlier = {key for key, number in numbers.items() if number <= self._before}
-        self._counted |= earlier
-        return len(earlier)
-
-    def _read(self, column: str, keys: Sequence[bytes]) -> dict[bytes, float]:
+    def _read(self, keys: tuple[list[bytes], list[bytes]]) -> dict[bytes, tuple[int, float]]:
+        """The entries with these keys: each one's number and log-probability."""
+        wanted = [key for side in keys for key in side if key]
         if not self._broken:
-            marks = ",".join("?" * len(keys))
+            marks = ",".join("?" * len(wanted))
             with suppress(sqlite3.Error), closing(self._open()) as connection:
-                return dict(
-                    connection.execute(f"SELECT key, {column} FROM reference WHERE key IN ({marks})", keys)
+                rows = connection.execute(
+                    f"SELECT key, number, logp FROM reference WHERE key IN ({marks})", wanted
                 )
+                return {key: (number, logp) for key, number, logp in rows}
         return {}
 
     def keep(self, batch: Batch, scores: Scores) -> None:
@@ -137,6 +134,6 @@ class ReferenceCache:
         return digest.digest()[:16]
 
 
-def _asked(batch: Batch) -> list[int]:
+def _unscored(batch: Batch) -> list[int]:
     """Numbers of the rows that still need scoring."""
     return [number for number, (_, *replies) in enumerate(batch) if replies != [None, None]]

@@ -60,8 +60,8 @@ class PrefixScorer:
         self.output = output_layer(base)
         self.recompute, self.at_once = recompute, at_once
         # Not in full fine-tuning, where each chat's gradients are as large as the model.
-        aside = isinstance(model, PeftModel) and model.device.type == "cpu"
-        self.parallel = ParallelGraphs(torch.get_num_threads()) if aside else None
+        parallel = isinstance(model, PeftModel) and model.device.type == "cpu"
+        self.parallel = ParallelGraphs(torch.get_num_threads()) if parallel else None
         self.compute = compute or self.output.weight.dtype
         self._largest = 1
 
@@ -140,10 +140,16 @@ class PrefixScorer:
         )
 
     def _trees(self, batch: Batch) -> list[list[int]]:
-        trees = _trees(batch)
-        self._largest = max(len(tree) for tree in trees)
+        """Row numbers grouped by the root of their passes, at most `at_once` in a group."""
+        shared = share_prefixes(_inputs(batch), worth_sharing=WORTH_SHARING)
+        trees: dict[int, list[int]] = {}
+        for number, root in enumerate(shared.of_sequence):
+            while (parent := shared.passes[root].parent) is not None:
+                root = parent
+            trees.setdefault(root, []).append(number)
+        self._largest = max(map(len, trees.values()))
         size = self.at_once or self._largest
-        return [tree[start : start + size] for tree in trees for start in range(0, len(tree), size)]
+        return [tree[start : start + size] for tree in trees.values() for start in range(0, len(tree), size)]
 
 
 class _Tree:
@@ -225,18 +231,6 @@ def output_layer(base: Any) -> OutputLayer:
         scale=1.0 if scale is None else scale,
         cap=getattr(config, "final_logit_softcapping", None),
     )
-
-
-def _trees(batch: Batch) -> list[list[int]]:
-    """Row numbers grouped by the root of their passes."""
-    whole = share_prefixes(_inputs(batch), worth_sharing=WORTH_SHARING)
-    trees: dict[int, list[int]] = {}
-    for number, last in enumerate(whole.of_sequence):
-        root = last
-        while (parent := whole.passes[root].parent) is not None:
-            root = parent
-        trees.setdefault(root, []).append(number)
-    return list(trees.values())
 
 
 def _inputs(batch: Batch) -> list[list[int]]:

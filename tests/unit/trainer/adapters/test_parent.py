@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
-from trl import KTOTrainer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
@@ -20,14 +18,13 @@ from storage.examples.weights import Weights
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.adapters import seal_and_publish
-from tests.support.examples import example
+from tests.support.trainings import Steps, in_order, sums, train_with_stock_trl
 from trainer.adapters.parent import ParentAdapter, find_parent
-from trainer.dataset import batch_order
-from trainer.dataset.tokenise import TokenisedExample, tokenise
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted
-from trainer.model.base_model import BaseModelSource, load_model, resolve
+from trainer.model.base_model import BaseModelSource, load_model, load_tokenizer, resolve
 
 WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
 
@@ -52,12 +49,7 @@ def source(settings: Settings) -> BaseModelSource:
 
 @pytest.fixture
 def rows(source: BaseModelSource) -> list[TokenisedExample]:
-    _, tokenizer = load_model(source)
-    examples = [
-        example(f"What is {n} plus {n}?", f"It is {2 * n}.", label=n % 3 != 0, chat_id=str(n))
-        for n in range(10)
-    ]
-    return tokenise(tokenizer, examples, max_length=256)[0]
+    return sums(load_tokenizer(source))
 
 
 @pytest.fixture
@@ -129,42 +121,21 @@ def test_steps_and_weights_are_those_of_stock_trl_given_the_same_peft_model(
     rows: list[TokenisedExample],
     tmp_path: Path,
 ) -> None:
-    steps: list[dict[str, float]] = []
-
-    class Steps(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if "loss" in kwargs["logs"]:
-                steps.append(kwargs["logs"])
-
     base, tokenizer = load_model(source)
     whole = settings.model_copy(update={"epochs": 1.0})
-    order = batch_order.order(rows, batch_size=settings.batch_size, seed=settings.seed)
-    stock = KTOTrainer(
-        model=PeftModel.from_pretrained(base, str(start.folder), is_trainable=True),
-        args=kto.training_arguments(base, WEIGHTS, whole, tmp_path / "stock", checkpointing=False),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt": rows[i].example.prompt,
-                    "completion": rows[i].example.completion,
-                    "label": rows[i].label,
-                }
-                for i in order
-            ]
-        ),
-        processing_class=tokenizer,
-        callbacks=[Steps()],
-    )
-    stock.train()
-    theirs = trained(stock.model)
+    ordered = in_order(rows, settings)
+    args = kto.training_arguments(base, WEIGHTS, whole, tmp_path / "stock", checkpointing=False)
+    parent = PeftModel.from_pretrained(base, str(start.folder), is_trainable=True)
+    steps, stock = train_with_stock_trl(parent, tokenizer, ordered, args)
+    theirs = trained(stock)
     begun = load_file(start.folder / "adapter_model.safetensors")
     for name, engine in (("trl", "trl"), ("cold", "shared-prefix"), ("warm", "shared-prefix")):
-        seen: list[dict[str, Any]] = []
+        seen = Steps()
         model, result = carry_on(
             settings=whole.model_copy(update={"engine": engine}),
             references=ReferenceCache(tmp_path / "references.db", model=f"tiny {start.sha256}", max_mb=1),
             output_dir=tmp_path / name,
-            progress=lambda state, seen=seen: seen.append(state) if "loss" in state else None,
+            progress=seen,
         )
         assert len(seen) == len(steps) == 3
         for ours, stocks in zip(seen, steps, strict=True):
@@ -172,7 +143,7 @@ def test_steps_and_weights_are_those_of_stock_trl_given_the_same_peft_model(
             assert ours["gradient_norm"] == pytest.approx(stocks["grad_norm"], rel=1e-4)
             assert ours["kl"] == pytest.approx(stocks["kl"], rel=1e-3, abs=1e-4)
         # Policy and reference begin as one, so each row costs half of its weight; not so against the base.
-        first = [WEIGHTS.of(rows[i].label) / 2 for i in order[:4]]
+        first = [WEIGHTS.of(row.label) / 2 for row in ordered[:4]]
         assert seen[0]["loss"] == pytest.approx(sum(first) / 4, rel=1e-4)
         for key, tensor in trained(model).items():
             torch.testing.assert_close(tensor, theirs[key], rtol=0, atol=1e-4)

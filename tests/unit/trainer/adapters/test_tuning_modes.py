@@ -10,9 +10,8 @@ import torch
 from storage.errors import BadSetting
 from storage.examples.weights import Weights
 from storage.settings import Settings
-from tests.support.examples import example
+from tests.support.trainings import Steps, sums
 from trainer.adapters.tuning_modes import load_for_training
-from trainer.dataset.tokenise import tokenise
 from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.model.base_model import resolve
@@ -26,21 +25,15 @@ def settings(tmp_path: Path, tiny_model: Path) -> Settings:
     )
 
 
-def train(
-    settings: Settings, folder: Path, **more: Any
-) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+def train(settings: Settings, folder: Path, **more: Any) -> tuple[Steps, dict[str, torch.Tensor]]:
     model, tokenizer = load_for_training(resolve(settings), settings)
-    examples = [
-        example(f"What is {n} plus {n}?", f"It is {2 * n}.", label=n % 3 != 0, chat_id=str(n))
-        for n in range(10)
-    ]
-    steps: list[dict[str, Any]] = []
+    steps = Steps()
     trained, _ = kto.train(
-        *(model, tokenizer, tokenise(tokenizer, examples, max_length=256)[0]),
+        *(model, tokenizer, sums(tokenizer)),
         weights=Weights(0.8, 1.3),
         settings=settings,
         output_dir=folder,
-        progress=lambda state: steps.append(state) if "loss" in state else None,
+        progress=steps,
         **({"resume": False} | more),
     )
     return steps, {name: p.detach().clone() for name, p in trained.named_parameters()}
@@ -74,8 +67,8 @@ def test_a_resumed_training_of_all_weights_has_the_references_of_the_base(
     assert len(whole) == 8
     shutil.rmtree(tmp_path / "one" / "checkpoint-8")  # as if the training had ended after its fifth step
     rest, weights = train(few, tmp_path / "one", resume=True)
-    assert [step["step"] for step in rest] == [6, 7, 8]
-    assert [step["loss"] for step in rest] == pytest.approx([step["loss"] for step in whole[5:]], rel=1e-5)
+    assert rest.of("step") == [6, 7, 8]
+    assert rest.of("loss") == pytest.approx(whole.of("loss")[5:], rel=1e-5)
     for name, weight in expected.items():
         torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-7)
 

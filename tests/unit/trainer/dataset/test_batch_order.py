@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trainer.dataset.batch_order import blocks, order
+from trainer.dataset.batch_order import blocks
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ def rows_of(chats: str, *, max_size: int) -> st.SearchStrategy[list[Row]]:
 seeds = st.integers(0, 2**32)
 rows = rows_of("abcdefghijkl", max_size=60)
 batch_sizes = st.integers(2, 9)
+
+
+def order(examples: list[Row], **how: int) -> list[int]:
+    return [row for block in blocks(examples, **how) for row in block]
 
 
 def blocks_of(examples: list[Row], indices: list[int], size: int) -> list[list[Row]]:

@@ -26,11 +26,8 @@ def vote(event_id: int, label: bool, person: str = "ada", age: float = 0.0, **ch
         "message_id": f"m{event_id}",
         "chat_id": f"c{event_id}",
         "model_version": "v1",
-        "tags": [],
-        "comment": None,
         "source": "web",
         "origin": "web",
-        "token_ids": None,
     }
     return Example(
         label=label,

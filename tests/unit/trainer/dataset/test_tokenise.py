@@ -13,7 +13,7 @@ from trl.data_utils import common_prefix_length
 
 from storage.errors import InvalidInput
 from tests.support.examples import example
-from trainer.dataset.tokenise import completion_ids, encode, prompt_ids, tokenise
+from trainer.dataset.tokenise import encode, prompt_ids, tokenise
 from trainer.errors import Interrupted
 
 
@@ -48,7 +48,6 @@ def test_replies_without_ids_are_split_as_trl_splits_them(tokenizer: Any, questi
     shared = common_prefix_length(alone, both)
     assert (prompt, completion) == (alone[:shared], both[shared:])
     assert completion.count(tokenizer.eos_token_id) >= 1
-    assert completion_ids(tokenizer, row) == completion
 
 
 def test_one_bos_and_one_eos_where_template_and_tokenizer_both_add_one(tokenizer: Any) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
@@ -11,9 +11,10 @@ from transformers import Gemma3nTextConfig
 from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
+from tests.support.trainings import Steps
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.engine import kto
-from trainer.engine.memory_estimate import activation_bytes, checkpoints_activations, needed_bytes
+from trainer.engine.estimates import activation_bytes, checkpoints_activations, needed_bytes
 from trainer.engine.select import Engine
 from trainer.model.base_model import load_model, resolve
 
@@ -32,23 +33,18 @@ def test_the_setting_decides_and_the_result_says_so(settings: Settings, engine: 
         examples = [example(answer=f"It is {n}.", label=n % 2 == 0, chat_id=str(n)) for n in range(4)]
         rows = tokenise(tokenizer, examples, max_length=256)[0]
         count: list[int] = []
-        steps: list[float] = []
+        steps = Steps()
         model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
-
-        def note(state: dict[str, Any], steps: list[float] = steps) -> None:
-            if "loss" in state:
-                steps.append(state["gradient_norm"])
-
         _, result = kto.train(
             *(model, tokenizer, rows),
             weights=Weights(1.0, 1.0),
             settings=settings.model_copy(update={"engine": engine, "gradient_checkpointing": choice}),
             output_dir=settings.data_dir / "checkpoints",
             resume=False,
-            progress=note,
+            progress=steps,
         )
         assert result.gradient_checkpointing == (choice == "on")
-        passes[choice], losses[choice] = len(count), steps
+        passes[choice], losses[choice] = len(count), steps.of("gradient_norm")
     assert passes["auto"] == passes["off"] < passes["on"]
     assert losses["on"] == pytest.approx(losses["off"], rel=1e-5)
 
@@ -62,7 +58,7 @@ def test_dropout_that_a_configuration_asks_of_attention_is_off(settings: Setting
         for module in model.modules():
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = dropout
-        seen: list[dict[str, Any]] = []
+        seen = Steps()
         examples = [example(answer=f"It is {n}.", label=n % 2 == 0, chat_id=str(n)) for n in range(8)]
         kto.train(
             *(model, tokenizer, tokenise(tokenizer, examples, max_length=256)[0]),
@@ -70,9 +66,9 @@ def test_dropout_that_a_configuration_asks_of_attention_is_off(settings: Setting
             settings=settings.model_copy(update={"gradient_checkpointing": choice}),
             output_dir=settings.data_dir / "checkpoints",
             resume=False,
-            progress=seen.append,
+            progress=seen,
         )
-        return [(state["loss"], state["gradient_norm"]) for state in seen if "loss" in state]
+        return list(zip(seen.of("loss"), seen.of("gradient_norm"), strict=True))
 
     assert steps(0.5) == steps(0.0)
 

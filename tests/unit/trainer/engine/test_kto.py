@@ -7,15 +7,12 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import TrainerCallback
-from trl import KTOTrainer
 
 from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
-from trainer.dataset import batch_order
+from tests.support.trainings import Steps, in_order, sums, train_with_stock_trl
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.engine import kto
 from trainer.engine.prefix.objective import LossType
@@ -23,7 +20,7 @@ from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.select import Engine
 from trainer.engine.trl_trainer import ExactTrainer, newest_checkpoint
 from trainer.errors import Diverged, Interrupted
-from trainer.model.base_model import BaseModelSource, load_model, resolve
+from trainer.model.base_model import BaseModelSource, load_model, load_tokenizer, resolve
 
 WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
 
@@ -42,17 +39,7 @@ def source(settings: Settings) -> BaseModelSource:
 
 @pytest.fixture
 def rows(source: BaseModelSource) -> list[TokenisedExample]:
-    _, tokenizer = load_model(source)
-    examples = [
-        example(
-            f"What is {number} plus {number}?",
-            f"It is {2 * number}.",
-            label=number % 3 != 0,
-            chat_id=str(number),
-        )
-        for number in range(10)
-    ]
-    return tokenise(tokenizer, examples, max_length=256)[0]
+    return sums(load_tokenizer(source))
 
 
 Trainer = Callable[..., tuple[Any, kto.TrainingResult]]
@@ -82,39 +69,17 @@ def adapter(model: Any) -> dict[str, torch.Tensor]:
 def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
     train: Trainer, settings: Settings, source: BaseModelSource, rows: list[TokenisedExample], tmp_path: Path
 ) -> None:
-    seen: list[dict[str, Any]] = []
-    ours, _ = train(progress=seen.append)
-    order = batch_order.order(rows, batch_size=settings.batch_size, seed=settings.seed)
-    losses: list[float] = []
-
-    class Losses(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if "loss" in kwargs["logs"]:
-                losses.append(kwargs["logs"]["loss"])
-
+    seen = Steps()
+    ours, _ = train(progress=seen)
     model, tokenizer = load_model(source)
-    stock = KTOTrainer(
-        model=model,
-        args=kto.training_arguments(model, WEIGHTS, settings, tmp_path / "stock", checkpointing=False),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt": rows[i].example.prompt,
-                    "completion": rows[i].example.completion,
-                    "label": rows[i].label,
-                }
-                for i in order
-            ]
-        ),
-        processing_class=tokenizer,
-        peft_config=kto.lora_config(settings),
-        callbacks=[Losses()],
+    args = kto.training_arguments(model, WEIGHTS, settings, tmp_path / "stock", checkpointing=False)
+    theirs, stock = train_with_stock_trl(
+        model, tokenizer, in_order(rows, settings), args, peft_config=kto.lora_config(settings)
     )
-    stock.train()
-    assert [state["loss"] for state in seen if "loss" in state] == pytest.approx(losses, abs=1e-6)
-    theirs = adapter(stock.model)
+    assert seen.of("loss") == pytest.approx([step["loss"] for step in theirs], abs=1e-6)
+    expected = adapter(stock)
     for name, tensor in adapter(ours).items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-4)
 
 
 def test_a_row_weight_multiplies_the_loss_of_that_row_alone(
@@ -176,12 +141,12 @@ def test_a_terminated_training_continues_exactly(train: Trainer, settings: Setti
 
 def test_nothing_is_trained_after_the_last_step_of_half_an_epoch(train: Trainer, settings: Settings) -> None:
     half = settings.model_copy(update={"epochs": 1.5})
-    told: list[dict[str, Any]] = []
+    seen = Steps()
     whole, first = train(settings=half)
-    again, second = train(settings=half, resume=True, progress=told.append)
+    again, second = train(settings=half, resume=True, progress=seen)
     assert first.steps == second.steps == second.resumed_from_step == 5
     assert second.mean_loss == first.mean_loss
-    assert not any("loss" in state for state in told)
+    assert not seen
     expected = adapter(whole)
     for name, tensor in adapter(again).items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
@@ -233,15 +198,10 @@ def test_exact_ids_are_trained_on_and_cut_at_the_end(
 ) -> None:
     """A reply without an end token must not be trained as if it had one."""
     cut = [dataclasses.replace(row, completion_ids=[i for i in row.completion_ids if i != 2]) for row in rows]
-    losses: list[list[float]] = [[], []]
-    for trained, found in zip((rows, cut), losses, strict=True):
-
-        def note(state: dict[str, Any], found: list[float] = found) -> None:
-            if "loss" in state:
-                found.append(state["loss"])
-
-        train(rows=trained, progress=note)
-    assert losses[0][1:] != losses[1][1:]
+    whole, shorter = Steps(), Steps()
+    train(rows=rows, progress=whole)
+    train(rows=cut, progress=shorter)
+    assert whole.of("loss")[1:] != shorter.of("loss")[1:]
     short = settings.model_copy(update={"max_length": max(len(row.prompt_ids) for row in rows) + 2})
     train(settings=short)
 
@@ -308,7 +268,7 @@ def test_twenty_steps_are_those_of_trl_with_turns_siblings_and_kept_references(
     # Long enough for 20 steps, short enough to cut some replies, which must be cut for partners too.
     longest = max(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
     several = settings.model_copy(update={"epochs": 5.0, "max_length": longest - 3, "learning_rate": 2e-3})
-    seen: dict[str, list[dict[str, Any]]] = {"trl": [], "cold": [], "warm": []}
+    seen = {"trl": Steps(), "cold": Steps(), "warm": Steps()}
     adapters = {}
     for name, steps in seen.items():
         model, result = train(
@@ -316,7 +276,7 @@ def test_twenty_steps_are_those_of_trl_with_turns_siblings_and_kept_references(
             settings=several.model_copy(update={"engine": "trl" if name == "trl" else "shared-prefix"}),
             references=ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1),
             output_dir=tmp_path / name,
-            progress=lambda state, steps=steps: steps.append(state) if "loss" in state else None,
+            progress=steps,
         )
         assert result.references_reused == {"trl": None, "cold": 0, "warm": len(rows)}[name], "once a row"
         adapters[name] = adapter(model)
@@ -334,26 +294,19 @@ def test_twenty_steps_are_those_of_trl_with_turns_siblings_and_kept_references(
 def test_accumulated_micro_batches_are_those_of_trl(
     train: Trainer, settings: Settings, tmp_path: Path, loss_type: LossType
 ) -> None:
-    found: dict[str, list[float]] = {"trl": [], "shared-prefix": []}
-    for engine, norms in found.items():
-
-        def note(state: dict[str, Any], norms: list[float] = norms) -> None:
-            if "loss" in state:
-                norms.extend([state["loss"], state["gradient_norm"], state["kl"]])
-
+    found = {"trl": Steps(), "shared-prefix": Steps()}
+    for engine, steps in found.items():
         changes = {"engine": engine, "gradient_accumulation": 2, "batch_size": 3, "epochs": 2.0}
         changes["loss_type"] = loss_type
-        train(settings=settings.model_copy(update=changes), output_dir=tmp_path / engine, progress=note)
-    assert found["shared-prefix"] == pytest.approx(found["trl"], rel=1e-4, abs=1e-4)
+        train(settings=settings.model_copy(update=changes), output_dir=tmp_path / engine, progress=steps)
+    for name in ("loss", "gradient_norm", "kl"):
+        expected = pytest.approx(found["trl"].of(name), rel=1e-4, abs=1e-4)
+        assert found["shared-prefix"].of(name) == expected
 
 
 def test_each_rows_own_weight_reaches_the_loss(train: Trainer, rows: list[TokenisedExample]) -> None:
-    losses: list[list[float]] = [[], []]
-    for weight, found in zip((1.0, 2.0), losses, strict=True):
-
-        def note(state: dict[str, Any], found: list[float] = found) -> None:
-            if "loss" in state:
-                found.append(state["loss"])
-
-        train(rows=[dataclasses.replace(row, weight=weight) for row in rows], progress=note)
+    losses = []
+    for weight in (1.0, 2.0):
+        train(rows=[dataclasses.replace(row, weight=weight) for row in rows], progress=(seen := Steps()))
+        losses.append(seen.of("loss"))
     assert losses[1][0] == pytest.approx(2 * losses[0][0])

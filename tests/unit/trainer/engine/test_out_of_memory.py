@@ -15,11 +15,12 @@ from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support import REPOSITORY
 from tests.support.examples import example
+from tests.support.trainings import Steps
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.engine import kto
+from trainer.engine.estimates import activation_bytes
 from trainer.engine.fast.layers import fast_layers
-from trainer.engine.memory_estimate import activation_bytes
 from trainer.engine.prefix.scorer import PrefixScorer
 from trainer.errors import OutOfMemory
 from trainer.model.base_model import load_model, resolve
@@ -66,18 +67,18 @@ class _Failing:
 def train(settings: Settings, tmp_path: Path) -> Any:
     def train(
         failing: _Failing | None = None, tuning: str = "lora"
-    ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor], bool]:
+    ) -> tuple[Steps, dict[str, torch.Tensor], bool]:
         model, tokenizer = load_model(resolve(settings))
         if failing is not None:
             model.model.layers[0].register_forward_hook(failing.arm)
-        steps: list[dict[str, Any]] = []
+        steps = Steps()
         trained, result = kto.train(
             *(model, tokenizer, siblings(tokenizer)),
             weights=WEIGHTS,
             settings=settings.model_copy(update={"tuning": tuning}),
             output_dir=tmp_path / "checkpoints",
             resume=False,
-            progress=lambda state: steps.append(state) if "loss" in state else None,
+            progress=steps,
         )
         weights = {n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad}
         return steps, weights, result.gradient_checkpointing
@@ -108,6 +109,7 @@ from pathlib import Path
 import torch
 from storage.settings import Settings
 from tests.support.examples import example
+from tests.support.trainings import Steps
 from trainer.engine import kto
 from trainer.model.base_model import load_model, resolve
 from trainer.dataset.tokenise import tokenise

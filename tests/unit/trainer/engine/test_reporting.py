@@ -7,7 +7,7 @@ import pytest
 from storage.errors import BadSetting
 from storage.settings import Settings
 from tests.support.rated_files import rated, write_rows
-from trainer.engine.reporting import reporters
+from trainer.engine.callbacks import reporters
 from trainer.offline.train_file import OfflineTraining, train_on_file
 
 
@@ -16,7 +16,7 @@ def test_nothing_is_reported_unless_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("tensorbored", "it knows .*tensorboard"), ("comet_ml", "pip install")]
+    ("name", "remedy"), [("tensorbored", "tensorboard.* are supported"), ("comet_ml", "pip install")]
 )
 def test_what_cannot_be_reported_to_is_refused(name: str, remedy: str) -> None:
     with pytest.raises(BadSetting, match=f"THUMBLOOP_REPORT_TO={name}: .*{remedy}"):

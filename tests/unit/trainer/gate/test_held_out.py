@@ -2,7 +2,6 @@
 
 import json
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,7 @@ def example(number: int, label: bool, *, chat: str | None = None, reply: str | N
         label=label,
         message_id=f"m{number}",
         chat_id=chat or f"c{number}",
-        user_id="u",
-        model_version=None,
-        voted_at=datetime(2026, 1, 1, tzinfo=UTC),
-        tags=[],
-        comment=None,
         source="import",
-        token_ids=None,
     )
 
 

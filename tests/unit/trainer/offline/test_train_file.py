@@ -231,7 +231,7 @@ def test_a_full_disk_is_said_and_loses_nothing(train: Train, tmp_path: Path, byt
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, limits[1]))
     try:
-        with pytest.raises(NotReady, match=f"{tmp_path}/out could not be written .*; free some space"):
+        with pytest.raises(NotReady, match=f"{tmp_path}/out could not be written .*; free some disk space"):
             train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -243,7 +243,7 @@ def test_a_report_that_cannot_be_written_is_named_and_the_training_is_not_lost(
     train: Train, tmp_path: Path
 ) -> None:
     report = tmp_path / "missing" / "report.json"
-    with pytest.raises(NotReady, match=f"{report} could not be written .*the same command goes on"):
+    with pytest.raises(NotReady, match=f"{report} could not be written .*repeat the command"):
         train(report=report)
     report.parent.mkdir()
     assert train(report=report)["resumed_from_step"] == 3

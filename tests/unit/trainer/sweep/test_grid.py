@@ -52,14 +52,14 @@ def test_the_study_s_grid_and_a_small_one() -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"betas": (0.0,)}, "--betas 0.0: these are numbers above 0"),
+        ({"betas": (0.0,)}, "--betas 0.0: give numbers above 0"),
         ({"betas": (math.nan,)}, "--betas nan"),
         ({"learning_rates": (math.inf,)}, "--learning-rates inf"),
-        ({"learning_rates": ()}, "--learning-rates names nothing"),
-        ({"betas": (0.1, 0.1)}, "--betas 0.1,0.1 names a value twice"),
+        ({"learning_rates": ()}, "--learning-rates has no value"),
+        ({"betas": (0.1, 0.1)}, "--betas 0.1,0.1 has a value twice"),
         ({"sampler": "tpe"}, "--points is for --sampler random or tpe"),
         ({"draws": 3}, "--points is for --sampler random or tpe"),
-        ({"losses": ("kto", "ppo")}, "--losses ppo: there is no such loss; there are kto, apo_zero_unpaired"),
+        ({"losses": ("kto", "ppo")}, "--losses ppo: the losses are kto, apo_zero_unpaired"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(values: dict[str, Any], reason: str) -> None:

@@ -26,8 +26,8 @@ from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted
 from trainer.gate.measures import Evaluation
 from trainer.model import base_model
-from trainer.sweep.data import FileSource, Votes, read_split
-from trainer.sweep.dpo import find_pairs, train_on_pairs
+from trainer.sweep.data import FileSource, Votes, find_pairs, read_split
+from trainer.sweep.dpo import train_on_pairs
 from trainer.sweep.folder import Sweep, SweepFolder, all_sweeps
 from trainer.sweep.grid import Grid, Point
 from trainer.sweep.point import read_measures
@@ -210,7 +210,7 @@ def test_points_that_diverge_are_listed_and_never_win(sweep: RunSweep, tmp_path:
     assert found.winner is None
     assert [row["state"] for row in table(tmp_path / "out")] == ["diverged"] * 2
     assert all("finite" in result.diverged for result in found.ranked)
-    assert "None of the 2 of 2 points that were made can win" in found.verdict()
+    assert "No winner among 2 of 2 points: each diverged" in found.verdict()
 
 
 def test_too_little_held_out_and_no_matplotlib_are_said(

@@ -82,7 +82,7 @@ def test_what_fails_is_raised_and_the_threads_are_gone(weight: torch.nn.Paramete
     cores = torch.get_num_threads()
     with pytest.raises(MemoryError, match="too much"):
         ParallelGraphs(threads).run([chain(weight, 2), fails, chain(weight, 3)], [1, 1, 1], [weight])
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("apart")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("graph")]
     assert torch.get_num_threads() == cores
 
 
@@ -97,12 +97,12 @@ def test_a_piece_without_gradient_leaves_the_others_theirs(weight: torch.nn.Para
 def test_what_is_for_later_is_done_when_the_results_are_there(
     weight: torch.nn.Parameter, threads: int
 ) -> None:
-    apart = ParallelGraphs(threads)
+    parallel = ParallelGraphs(threads)
     order: list[str] = []
 
     def piece(number: int) -> Callable[[], torch.Tensor]:
         def run() -> torch.Tensor:
-            apart.later(lambda: order.append(f"later {number}"))
+            parallel.later(lambda: order.append(f"later {number}"))
             order.append(f"piece {number}")
             return weight.sum()
 
@@ -110,7 +110,7 @@ def test_what_is_for_later_is_done_when_the_results_are_there(
 
     for _ in range(2):  # the second time nothing is left of the first
         order.clear()
-        apart.run([piece(number) for number in range(5)], [1, 1, 1, 1, 1], [weight])
+        parallel.run([piece(number) for number in range(5)], [1, 1, 1, 1, 1], [weight])
         assert sorted(order) == sorted(
             [f"{kind} {number}" for kind in ("piece", "later") for number in range(5)]
         )
@@ -121,16 +121,16 @@ def test_what_is_for_later_is_done_when_the_results_are_there(
 
 @pytest.mark.parametrize("threads", THREADS)
 def test_what_fails_later_is_raised(weight: torch.nn.Parameter, threads: int) -> None:
-    apart = ParallelGraphs(threads)
+    parallel = ParallelGraphs(threads)
 
     def fails() -> None:
         raise MemoryError("too much, later")
 
     def piece() -> torch.Tensor:
-        apart.later(fails)
+        parallel.later(fails)
         return weight.sum()
 
     with pytest.raises(MemoryError, match="too much, later"):
-        apart.run([piece, chain(weight, 2)], [1, 1], [weight])
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("apart")]
-    assert len(apart.run([chain(weight, 2), chain(weight, 3)], [1, 1], [weight])) == 2
+        parallel.run([piece, chain(weight, 2)], [1, 1], [weight])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("graph")]
+    assert len(parallel.run([chain(weight, 2), chain(weight, 3)], [1, 1], [weight])) == 2
