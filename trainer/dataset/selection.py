@@ -99,8 +99,11 @@ class _Kind:
         self._next: Example | None = None
 
     def peek(self) -> Example | None:
-        if self._next is None:
-            self._next = next((one for one in self.examples if self._has_room(one)), None)
+        while self._next is None and (example := next(self.examples, None)) is not None:
+            if self.admits(example):
+                self._next = example
+            else:
+                self.capped += 1
         return self._next
 
     def take(self, number: int) -> Iterator[Example]:
@@ -116,11 +119,6 @@ class _Kind:
 
     def admit(self, example: Example) -> None:
         self._given[example.user_id] += not _is_imported(example)
-
-    def _has_room(self, example: Example) -> bool:
-        room = self.admits(example)
-        self.capped += not room
-        return room
 
 
 def _is_imported(example: Example) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from storage.errors import InvalidInput
 from storage.examples.duplicates import opening
 from storage.examples.example import Example
-from storage.imports.formats import ImportOptions
+from storage.imports.formats import NO_OPTIONS, ImportOptions
 from storage.imports.reader import ImportReport, Reading
 from storage.imports.source import open_source
 
@@ -30,7 +30,11 @@ class FileRows:
 
 
 def read_rows(
-    file: Path, *, options: ImportOptions, skip_bad: bool = False, max_rows: int | None = None
+    file: Path,
+    *,
+    options: ImportOptions = NO_OPTIONS,
+    skip_bad: bool = False,
+    max_rows: int | None = None,
 ) -> FileRows:
     """The first `max_rows` examples of a file or folder.
 

@@ -11,7 +11,6 @@ from typing import Any
 from storage.db.database import Database
 from storage.examples.duplicates import digest
 from storage.examples.pairs import pair_up
-from storage.imports.formats import NO_OPTIONS, ImportOptions
 from storage.registry import model_versions
 from storage.settings import Settings
 from trainer.dataset.plan import TrainingPlan, plan_training
@@ -29,7 +28,6 @@ class FileSource:
     path: Path
     max_rows: int | None = None
     skip_bad: bool = False
-    options: ImportOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def read_split(
     Raises InvalidInput unless there is a training row of each kind and at least one micro-batch.
     """
     if isinstance(of, FileSource):
-        found = read_rows(of.path, options=of.options, skip_bad=of.skip_bad, max_rows=of.max_rows)
+        found = read_rows(of.path, skip_bad=of.skip_bad, max_rows=of.max_rows)
         lines, origin = found.lines(), {"file": of.path.name}
         rows = split_by_chat(tokenizer, found.examples, settings)
     else:

@@ -6,6 +6,7 @@ that vector with the scores. If the output layer is trained too, the backward pa
 Softmax and sums are in fp32.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,40 +32,38 @@ class OutputLayer:
     cap: float | None = None
     tile: tuple[int, int] = TILE
 
-    def scores(self, hidden: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """Scores of the entries from `first` to `last` in fp32, before scale and cap.
+    def scores(self, hidden: torch.Tensor, entries: slice) -> torch.Tensor:
+        """Scores of these entries of the vocabulary in fp32, with scale and cap.
 
         A bf16 product is rounded to 8 bits: a score of 15 is off by up to 0.03, and a reply of hundreds of
         tokens by a good part of a nat. So the product is computed a second time and the rounded one
         subtracted before rounding; the difference is what the rounding lost.
         """
-        weight = self.weight[first:last].t()
+        weight = self.weight[entries].t()
         product = hidden @ weight
         if product.dtype == torch.float32:
             found = product
         else:
             found = product.float().add_(torch.addmm(product, hidden, weight, beta=-1))
         if self.bias is not None:
-            found += self.bias[first:last].float()
+            found += self.bias[entries].float()
+        if self.scale != 1.0:
+            found.mul_(self.scale)
+        if self.cap is not None:
+            found.div_(self.cap).tanh_().mul_(self.cap)
         return found
+
+    def times_slope(self, values: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Multiply by the derivative of scale and cap where they gave these scores, in place."""
+        if self.cap is not None:
+            values.mul_((1 - (scores / self.cap) ** 2) * self.scale)
+        elif self.scale != 1.0:
+            values.mul_(self.scale)
+        return values
 
     @property
     def trained(self) -> bool:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-
-    def finish(self, scores: torch.Tensor) -> torch.Tensor:
-        """Apply scale and cap, in place."""
-        if self.scale != 1.0:
-            scores.mul_(self.scale)
-        if self.cap is not None:
-            scores.div_(self.cap).tanh_().mul_(self.cap)
-        return scores
-
-    def slope(self, finished: torch.Tensor) -> torch.Tensor | float:
-        """Derivative of `finish` at the point where it returned `finished`."""
-        if self.cap is None:
-            return self.scale
-        return (1 - (finished / self.cap) ** 2) * self.scale
 
 
 def completion_logps(hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer) -> torch.Tensor:
@@ -100,7 +99,7 @@ class _FrozenOutput(torch.autograd.Function):
         chosen, normaliser = _chosen(hidden, targets, output, others)
         logps = chosen - normaliser
         # Kept separate from the other terms: if p(t) is nearly 1, 1 − p(t) would be lost in rounding.
-        left = torch.expm1(logps).neg_().mul_(output.slope(chosen))
+        left = output.times_slope(torch.expm1(logps).neg_(), chosen)
         ctx.save_for_backward(others.neg_().addcmul_(output.weight[targets].float(), left[:, None]))
         return logps
 
@@ -137,33 +136,21 @@ class _TrainedOutput(torch.autograd.Function):
         of_bias = (
             torch.zeros_like(output.bias) if output.bias is not None and ctx.needs_input_grad[4] else None
         )
-        positions, entries = CUDA_TILE if hidden.is_cuda else output.tile
-        vocabulary = len(output.weight)
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(targets), positions):
-                here = slice(start, start + positions)
-                part, wanted, by = hidden[here], targets[here], gradient[here, None]
-                rows = torch.arange(len(wanted), device=hidden.device)
-                for first in range(0, vocabulary, entries):
-                    last = min(first + entries, vocabulary)
-                    weight = output.weight[first:last]
-                    scores = (part @ weight.t()).float()
-                    if output.bias is not None:
-                        scores += output.bias[first:last].float()
-                    scores = output.finish(scores)
-                    slope = output.slope(scores)
-                    change, of_tile = _softmax(scores)
-                    change.mul_((of_tile - normaliser[here]).exp_().neg_()[:, None])
-                    inside = (wanted >= first) & (wanted < last)
-                    change[rows[inside], wanted[inside] - first] += 1
-                    if isinstance(slope, torch.Tensor) or slope != 1.0:
-                        change.mul_(slope)
-                    change = change.mul_(by).to(weight.dtype)
-                    wanted_gradient[here] += change @ weight
-                    if of_weight is not None:
-                        of_weight[first:last].addmm_(change.t(), part)
-                    if of_bias is not None:
-                        of_bias[first:last] += change.sum(0)
+            for here, entries in _tiles(hidden, output):
+                part, weight = hidden[here], output.weight[entries]
+                scores = output.scores(part, entries)
+                change, of_tile = _softmax(scores)
+                change.mul_((of_tile - normaliser[here]).exp_().neg_()[:, None])
+                column = targets[here] - entries.start
+                (inside,) = ((column >= 0) & (column < len(weight))).nonzero(as_tuple=True)
+                change[inside, column[inside]] += 1
+                change = output.times_slope(change, scores).mul_(gradient[here, None]).to(weight.dtype)
+                wanted_gradient[here] += change @ weight
+                if of_weight is not None:
+                    of_weight[entries].addmm_(change.t(), part)
+                if of_bias is not None:
+                    of_bias[entries] += change.sum(0)
         return wanted_gradient.to(ctx.format), None, None, of_weight, of_bias
 
 
@@ -176,32 +163,31 @@ def _chosen(
     the target.
     """
     chosen = torch.empty(len(targets), device=hidden.device)
-    normaliser = torch.empty_like(chosen)
-    positions, entries = CUDA_TILE if hidden.is_cuda else output.tile
-    vocabulary = len(output.weight)
-    for start in range(0, len(targets), positions):
-        here = slice(start, start + positions)
-        part, wanted = hidden[here], targets[here]
-        total = torch.full((len(wanted),), -torch.inf, device=hidden.device)
-        for first in range(0, vocabulary, entries):
-            last = min(first + entries, vocabulary)
-            scores = output.finish(output.scores(part, first, last))
-            inside = (wanted >= first) & (wanted < last)
-            column = (wanted - first).clamp(0, last - first - 1)[:, None]
-            chosen[here] = torch.where(inside, scores.gather(1, column)[:, 0], chosen[here])
-            shares, of_tile = _softmax(scores)
-            before, total = total, torch.logaddexp(total, of_tile)
-            if others is not None:
-                shares.scatter_(1, column, shares.gather(1, column).masked_fill_(inside[:, None], 0))
-                slope = output.slope(scores)
-                if isinstance(slope, torch.Tensor) or slope != 1.0:
-                    shares.mul_(slope)
-                product = shares.to(part.dtype) @ output.weight[first:last]
-                others[here].mul_((before - total).exp_()[:, None]).addcmul_(
-                    product.float(), (of_tile - total).exp_()[:, None]
-                )
-        normaliser[here] = total
+    normaliser = torch.full_like(chosen, -torch.inf)
+    for here, entries in _tiles(hidden, output):
+        part, column = hidden[here], targets[here] - entries.start
+        scores = output.scores(part, entries)
+        inside = (column >= 0) & (column < scores.shape[1])
+        column = column.clamp(0, scores.shape[1] - 1)[:, None]
+        chosen[here] = torch.where(inside, scores.gather(1, column)[:, 0], chosen[here])
+        shares, of_tile = _softmax(scores)
+        before = normaliser[here].clone()
+        normaliser[here] = total = torch.logaddexp(before, of_tile)
+        if others is not None:
+            shares.scatter_(1, column, shares.gather(1, column).masked_fill_(inside[:, None], 0))
+            product = output.times_slope(shares, scores).to(part.dtype) @ output.weight[entries]
+            others[here].mul_((before - total).exp_()[:, None]).addcmul_(
+                product.float(), (of_tile - total).exp_()[:, None]
+            )
     return chosen, normaliser
+
+
+def _tiles(hidden: torch.Tensor, output: OutputLayer) -> Iterator[tuple[slice, slice]]:
+    """Slices of positions and of vocabulary entries; the last ones may reach beyond the end."""
+    positions, entries = CUDA_TILE if hidden.is_cuda else output.tile
+    for start in range(0, len(hidden), positions):
+        for first in range(0, len(output.weight), entries):
+            yield slice(start, start + positions), slice(first, first + entries)
 
 
 def _softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
