@@ -30,25 +30,17 @@ def _options(show_version: bool = VERSION) -> None:
         raise typer.Exit
 
 
-cli.command("serve")(serve.serve)
-cli.command("train")(train.train)
-cli.command("sweep")(sweep.sweep)
+for command in (
+    *(serve.serve, train.train, sweep.sweep, versions.versions, versions.deploy, versions.rollback),
+    *(data.backup, data.restore, data.erase_user, data.erase_before, data.quarantine),
+    *(accounts.admin_link, settings.settings, doctor.doctor),
+):
+    cli.command()(command)  # by the function's name
 cli.command("import")(feedback.import_feedback)
 cli.command("export")(feedback.export_feedback)
-cli.command("backup")(data.backup)
-cli.command("restore")(data.restore)
-cli.command("erase-user")(data.erase_user)
-cli.command("erase-before")(data.erase_before)
-cli.command("quarantine")(data.quarantine)
-cli.command("versions")(versions.versions)
-cli.command("deploy")(versions.deploy)
-cli.command("rollback")(versions.rollback)
 cli.add_typer(versions.canary_commands, name="canary")
 cli.add_typer(accounts.user_commands, name="user")
 cli.add_typer(accounts.token_commands, name="token")
-cli.command("admin-link")(accounts.admin_link)
-cli.command("settings")(settings.settings)
-cli.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

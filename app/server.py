@@ -11,10 +11,10 @@ from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.api.openai import routes
-from app.api.ops import docs, health, metrics
+from app.api.ops import docs, monitoring
 from app.api.replies import ReplyThreads
 from app.api.v1 import (
     canary,
@@ -63,10 +63,10 @@ API_ROUTERS = (
     users,
     webhooks,
 )
-ROOT_ROUTERS = (routes, health, metrics, docs, sign_in)
+ROOT_ROUTERS = (routes, monitoring, docs, sign_in)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 PROGRAMS = ("/api/", "/v1/")  # for programs: an unknown path below these is an error, never a page
-DESCRIPTION = """Every request carries an API token, made by `thumbloop token create NAME`, as the header
+DESCRIPTION = """Every request needs an API token (`thumbloop token create NAME`) in the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:
 `{"error": {"code", "message", "field"?}}`."""
 
@@ -115,22 +115,16 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         app.include_router(module.router)
     # Not mounted: a mount at "/" would also catch paths that a router has under another method (405).
     guard = PageGuard(pages, parts.database, settings, head=[options.get("head", "")])
-    app.router.default = _PagesOnly(guard)
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PROGRAMS):
+            raise HTTPException(404)
+        await guard(scope, receive, send)
+
+    app.router.default = page
     if parts.tracing is not None:
         parts.tracing.watch(app)
     return app
-
-
-class _PagesOnly:
-    """Answers an unknown path for programs with an error in JSON, never a page."""
-
-    def __init__(self, pages: ASGIApp) -> None:
-        self.pages = pages
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PROGRAMS):
-            raise HTTPException(404)
-        await self.pages(scope, receive, send)
 
 
 def mount_pages(blocks: Sequence[tuple[str, gr.Blocks]], options: dict[str, Any]) -> FastAPI:

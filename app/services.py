@@ -32,7 +32,7 @@ from trainer.runs.schedule import Schedule
 
 log = logging.getLogger("thumbloop.serving")
 
-PATIENCE_SECONDS = 60.0  # for replies under way when a training claims the device
+PATIENCE_SECONDS = 60.0  # for replies in progress when a training claims the device
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ class Services:
         with self.database.write() as session:
             interrupted = chats.recover_interrupted(session)
         if interrupted:
-            log.warning("%d replies were under way when the server ended; they are failed.", interrupted)
+            log.warning(
+                "%d replies were in progress when the server was killed; they are marked as failed.",
+                interrupted,
+            )
         self._sweep()
         if self.turns is not None:
             self.turns.start()
@@ -156,7 +159,7 @@ def _find_model(settings: Settings, progress: Callable[[str], None]) -> BaseMode
     except ModelUnavailable as error:
         if settings.backend == "local":
             raise
-        log.warning("Prompts are not counted and nothing can be trained. %s", error)
+        log.warning("Prompts are not counted and training is impossible. %s", error)
         return None
 
 

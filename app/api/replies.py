@@ -1,4 +1,4 @@
-"""Sends a reply under way over HTTP: as server-sent events, or as one answer at its end.
+"""Sends a reply in progress over HTTP: as server-sent events, or as one answer at its end.
 
 A stream takes no thread. Beginning a reply, and waiting for its end, use a separate pool of threads, so
 that other requests never wait for them. A client that disconnects cancels its reply.
@@ -41,7 +41,7 @@ class ReplyThreads:
         self._limiter: CapacityLimiter | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Run the call in a thread. If the caller is cancelled, it returns at once and the call goes on."""
+        """Run the call in a thread. If the caller is cancelled, it returns at once and the call continues."""
         if self._limiter is None:
             self._limiter = CapacityLimiter(self._size)  # belongs to the running event loop
         return await to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)

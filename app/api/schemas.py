@@ -4,9 +4,9 @@ Lists are paged: {"items", "next"}, where `next` is the `cursor` query parameter
 is opaque to clients.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 from fastapi import Path, Query
 from pydantic import AfterValidator, AliasPath, BaseModel, Field
@@ -16,12 +16,19 @@ from storage.chats.chats import Place, check_text
 from storage.chats.votes import votes_of
 from storage.db.ids import is_id
 from storage.db.tables import ModelVersion, TrainingRun
-from storage.errors import InvalidInput, NotFound
+from storage.errors import InvalidInput, NotFound, TooLarge
 from storage.registry.canaries import Traffic
-from storage.registry.model_versions import list_versions
+from storage.registry.model_versions import list_versions, version_of_run
+from storage.settings import Settings
+
+
+class HasId(Protocol):
+    id: str
+
 
 Item = TypeVar("Item")
-NO_CURSOR = "give `next` of the page before as it was, or leave it out for the first page"
+Identified = TypeVar("Identified", bound=HasId)
+NO_CURSOR = "give `next` of the previous page unchanged, or leave it out for the first page"
 
 
 def _storable(text: str) -> str:
@@ -45,8 +52,15 @@ def _id_or_name(text: str) -> str:
     return text
 
 
+def check_length(text: str, settings: Settings, field: str) -> None:
+    """Raise TooLarge for a text beyond THUMBLOOP_MAX_MESSAGE_CHARS."""
+    most = settings.max_message_chars
+    if len(text) > most:
+        raise TooLarge(f"{field} has {len(text)} characters; the limit is {most}.", field=field)
+
+
 Text = Annotated[str, AfterValidator(_storable)]
-Id = Annotated[str, Path(description="An id, as the API gave it."), AfterValidator(_existing_id)]
+Id = Annotated[str, Path(description="An id that the API returned."), AfterValidator(_existing_id)]
 VersionId = Annotated[str, Path(description="An id, or a name such as v2."), AfterValidator(_id_or_name)]
 
 
@@ -63,17 +77,16 @@ def _id_cursor(text: str) -> str:
     return text
 
 
-CURSOR = Query(description="`next` of the page before; left out for the first one.")
-Limit = Annotated[int, Query(ge=1, le=200, description="The most items to give.")]
-Cursor = Annotated[Annotated[str, AfterValidator(_id_cursor)] | None, CURSOR]
+Limit = Annotated[int, Query(ge=1, le=200, description="The largest number of items.")]
+Cursor = Annotated[
+    Annotated[str, AfterValidator(_id_cursor)] | None,
+    Query(description="`next` of the previous page; left out for the first one."),
+]
 
 
-def cut(
-    found: Sequence[Item], limit: int, cursor: Callable[[Item], str]
-) -> tuple[Sequence[Item], str | None]:
-    """The page and its `next`; `found` is the result of a query for one item more than the limit."""
-    page = found[:limit]
-    return page, cursor(page[-1]) if len(found) > limit else None
+def page_of(items: list[Identified], limit: int) -> "Page[Identified]":
+    """The first page of the items, which a query for one more than the limit found."""
+    return Page(items=items[:limit], next=items[limit - 1].id if len(items) > limit else None)
 
 
 class VoteOut(BaseModel, from_attributes=True):
@@ -98,11 +111,11 @@ class MessageOut(BaseModel):
         None, description="Of a reply: tokens, and in seconds queued_s, first_token_s and total_s."
     )
     messages_left_out: int = Field(
-        description="Of a reply: so many of the first messages before it the model did not read."
+        description="Of a reply: how many of the first messages the model did not read."
     )
     created_at: datetime
     vote: VoteOut | None = Field(None, description="The caller's own vote.")
-    siblings: list[str] = Field([], description="Ids of all alternatives in this place, oldest first.")
+    siblings: list[str] = Field([], description="Ids of this message and its alternatives, oldest first.")
 
 
 class ChatOut(BaseModel, from_attributes=True):
@@ -110,7 +123,7 @@ class ChatOut(BaseModel, from_attributes=True):
     title: str
     system_prompt: str
     source: str
-    consent: bool = Field(description="May it be used for training?")
+    consent: bool = Field(description="Whether it may be used for training.")
     created_at: datetime
     updated_at: datetime
 
@@ -128,7 +141,7 @@ class RunOut(BaseModel):
     cancel_requested: bool
     progress: dict[str, Any]
     metrics: dict[str, Any]
-    model_version: str | None = Field(description="The version that the run made, such as v2.")
+    model_version: str | None = Field(description="The version that the run produced, such as v2.")
     attempts: int
     created_at: datetime
     started_at: datetime | None
@@ -140,7 +153,7 @@ class VersionOut(BaseModel):
     name: str
     state: str = Field(description="candidate, ready, rejected or retired.")
     deployed: bool
-    canary: bool = Field(description="It is tried on a share of the new chats.")
+    canary: bool = Field(description="Whether it is the canary.")
     share: float = Field(description="Share of the new chats that it answers.")
     kind: str
     base_model: str
@@ -150,7 +163,7 @@ class VersionOut(BaseModel):
     sha256: str | None
     metrics: dict[str, Any]
     erased_votes: int = Field(
-        description="Votes it was trained on that were erased, or whose chat is without consent now."
+        description="Votes it was trained on that were erased, or whose chat has no consent now."
     )
     created_at: datetime
 
@@ -191,7 +204,8 @@ def messages_out(session: Session, places: Sequence[Place], user_id: str) -> lis
     ]
 
 
-def run_out(run: TrainingRun, version: ModelVersion | None) -> RunOut:
+def run_out(session: Session, run: TrainingRun) -> RunOut:
+    version = version_of_run(session, run.id)
     fields = run.model_dump(include=set(RunOut.model_fields))
     return RunOut(**fields, model_version=version.name if version is not None else None)
 

@@ -5,7 +5,9 @@ It works by age, so it may run on several servers at once, or not run for a whil
 
 import logging
 import threading
-from datetime import timedelta
+from datetime import UTC, timedelta
+
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from storage.chats import webhook_outbox
 from storage.db.database import Database
@@ -16,38 +18,31 @@ from storage.settings import Settings
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 86_400.0
 ACTOR = "retention"
 
 
 class Housekeeping:
-    """A thread that runs at start and once a day."""
+    """Runs at start and once a day. APScheduler logs a failure; the next day is another attempt."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
+        self._scheduler = BackgroundScheduler(timezone=UTC)
+        self._scheduler.add_job(
+            self._run, "interval", days=1, next_run_time=now(), coalesce=True, misfire_grace_time=None
+        )
 
     def start(self) -> None:
-        self._thread.start()
+        self._scheduler.start()
 
     def stop(self) -> None:
-        """End the thread after its current batch."""
+        """Stop after the current batch."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._scheduler.running:
+            self._scheduler.shutdown()
 
-    def _work(self) -> None:
-        while True:
-            try:
-                self._tidy()
-            except Exception:
-                log.exception("The daily housekeeping failed; it is tried again tomorrow.")
-            if self._stop.wait(EVERY_SECONDS):
-                return
-
-    def _tidy(self) -> None:
+    def _run(self) -> None:
         with self._database.write() as session:
             requests.remove_old_requests(session)
             webhook_outbox.remove_old_deliveries(session)

@@ -46,7 +46,7 @@ class _Answer:
 
 
 class WebhookSender:
-    """The sender of one server; does nothing without a webhook URL. Several servers share the work."""
+    """The sender of one server; does nothing without a webhook URL. Several servers share the deliveries."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -76,8 +76,8 @@ class WebhookSender:
                 while await self._round():
                     pass
             except Exception:
-                # The database may be unavailable for a while; the log of votes keeps the events.
-                log.exception("Looking for votes to send to the webhook failed; trying again.")
+                # The database may be unavailable for a while; the vote events stay in it.
+                log.exception("Reading votes for the webhook failed; trying again.")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _round(self) -> bool:
@@ -100,8 +100,8 @@ class WebhookSender:
             self._paused_until = time.monotonic() + answer.retry_after
         try:
             await asyncio.to_thread(self._note, claim, answer)
-        except Exception:  # the other deliveries under way must still be recorded
-            log.exception("How delivery %s went could not be noted; its lease will run out.", claim.id)
+        except Exception:  # the other deliveries must still be recorded
+            log.exception("The outcome of delivery %s could not be stored; its lease will expire.", claim.id)
 
     async def _send(self, client: httpx.AsyncClient, claim: Claim) -> _Answer:
         body = json.dumps({"type": claim.event, "timestamp": claim.voted_at.isoformat(), "data": claim.data})

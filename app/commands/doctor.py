@@ -35,7 +35,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check; `remedy` says what to do about a problem."""
+    """The result of one check."""
 
     status: Literal["ok", "warn", "fail"]
     text: str

@@ -37,15 +37,16 @@ def train_on_votes(*, force: bool, fresh: bool, follow: bool) -> None:
     """Request a run and follow it, or follow the active one; exits with one of the codes above."""
     with opened_database() as (settings, database):
         run_id, ours = _request(database, force, fresh)
+        alone = not _server_answers(settings)
         if not follow:
             with database.read() as session:
                 waits = claimable_run(session) is not None
-            if waits and not _server_answers(settings):
+            if waits and alone:
                 open_executor(settings).start(run_id)
             say(f"Training run {run_id} is active; `thumbloop train` follows it.")
             return
-        alone = ours and not _server_answers(settings)
-        run = _follow(settings, database, run_id, patience=0.0 if alone else TRAINER_CLAIMS_WITHIN)
+        patience = 0.0 if ours and alone else TRAINER_CLAIMS_WITHIN
+        run = _follow(settings, database, run_id, patience=patience)
         if run is None:
             say(f"Training run {run_id} continues in the background; `thumbloop train` follows it again.")
             raise typer.Exit(LEFT_RUNNING)

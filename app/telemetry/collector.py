@@ -1,6 +1,7 @@
 """Prometheus metrics that are read at each scrape: occupancy, slots, the deployed version, runs, votes."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,31 +22,25 @@ class StateCollector(Collector):
         self._lock = threading.Lock()  # guards the fields below
         with database.read() as session:
             self._seen = votes.latest_event_id(session)
-        self._votes = dict.fromkeys(("up", "down", "taken_back"), 0)
+        self._votes = Counter(up=0, down=0, taken_back=0)
 
     def collect(self) -> Iterator[Metric]:
         occupancy = self._backend.occupancy()
-        yield GaugeMetricFamily(
-            "thumbloop_replies_running", "Replies that are being generated.", occupancy.running
-        )
-        yield GaugeMetricFamily(
-            "thumbloop_replies_waiting", "Replies that wait for their place.", occupancy.waiting
-        )
-        yield GaugeMetricFamily("thumbloop_slots", "Versions that are loaded.", len(self._backend.loaded()))
         with self._lock, self._database.read() as session:
             deployed = model_versions.deployed_version(session)
             runs = training_runs.count_by_state(session)
             latest = votes.latest_event_id(session)
-            for kind, number in stats.count_events(session, self._seen, latest).items():
-                self._votes[kind] += number
+            self._votes.update(stats.count_events(session, self._seen, latest))
             self._seen = latest
             cast = dict(self._votes)
-        yield GaugeMetricFamily(
-            "thumbloop_deployed_version", "The number of the version that is deployed.", deployed.number
-        )
-        by_state = GaugeMetricFamily(
-            "thumbloop_training_runs", "Training runs by their state.", labels=["state"]
-        )
+        for name, about, value in (
+            ("thumbloop_replies_running", "Replies that are being generated.", occupancy.running),
+            ("thumbloop_replies_waiting", "Replies that wait to start.", occupancy.waiting),
+            ("thumbloop_slots", "Versions that are loaded.", len(self._backend.loaded())),
+            ("thumbloop_deployed_version", "The number of the deployed version.", deployed.number),
+        ):
+            yield GaugeMetricFamily(name, about, value)
+        by_state = GaugeMetricFamily("thumbloop_training_runs", "Training runs by state.", labels=["state"])
         for state, number in runs.items():
             by_state.add_metric([state], number)
         yield by_state

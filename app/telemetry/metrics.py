@@ -4,13 +4,9 @@ Labels have few values, all set or bounded by the code: no ids, no people, no te
 scrape time are in `collector.py`. Uses neither HTTP nor a database.
 """
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 
 from app.serving.backend import ReplyEnd
 from storage.errors import ThumbloopError
@@ -26,50 +22,33 @@ class Metrics:
     """The counters of one server. Safe from any thread."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self._first_token = Histogram(
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self._first_token = histogram(
             "thumbloop_first_token_seconds",
             "From the request to the first token of its reply, waiting included.",
             buckets=SECONDS,
-            registry=registry,
         )
-        self._inter_token = Histogram(
-            "thumbloop_inter_token_seconds",
-            "Between two pieces of a reply's text.",
-            buckets=SHORT_SECONDS,
-            registry=registry,
+        self._inter_token = histogram(
+            "thumbloop_inter_token_seconds", "Between two pieces of a reply's text.", buckets=SHORT_SECONDS
         )
-        self._queue = Histogram(
-            "thumbloop_queue_seconds",
-            "What a reply waited for its place.",
-            buckets=SECONDS,
-            registry=registry,
+        self._queue = histogram("thumbloop_queue_seconds", "Time a reply waited to start.", buckets=SECONDS)
+        self._tokens = counter("thumbloop_tokens", "Tokens of replies and of their prompts.", ["kind"])
+        self._replies = counter("thumbloop_replies", "Replies by how they ended.", ["outcome"])
+        self._errors = counter(
+            "thumbloop_reply_errors", "Refused messages and failed replies, by the error's code.", ["code"]
         )
-        self._tokens = Counter(
-            "thumbloop_tokens", "Tokens of replies and of their prompts.", ["kind"], registry=registry
-        )
-        self._replies = Counter(
-            "thumbloop_replies", "Replies by how they ended.", ["outcome"], registry=registry
-        )
-        self._errors = Counter(
-            "thumbloop_reply_errors",
-            "Messages that were refused and replies that failed, by the error's code.",
-            ["code"],
-            registry=registry,
-        )
-        self._swaps = Counter(
-            "thumbloop_swaps", "Changes of the version that replies.", ["outcome"], registry=registry
-        )
-        self._responses = Counter(
-            "thumbloop_http_responses", "Answers to requests.", ["area", "status"], registry=registry
-        )
-        for outcome in ("stop", "length", "cancelled", "failed"):
-            self._replies.labels(outcome)
-        for kind in ("prompt", "reply"):
-            self._tokens.labels(kind)
-        for outcome in ("done", "refused"):
-            self._swaps.labels(outcome)
+        self._swaps = counter("thumbloop_swaps", "Changes of the version that replies.", ["outcome"])
+        self._responses = counter("thumbloop_http_responses", "HTTP responses.", ["area", "status"])
+        for metric, labels in (
+            (self._replies, ("stop", "length", "cancelled", "failed")),
+            (self._tokens, ("prompt", "reply")),
+            (self._swaps, ("done", "refused")),
+        ):
+            for label in labels:
+                metric.labels(label)  # exported as 0 before the first event
 
     def piece(self, seconds: float) -> None:
         """Count a delta that came `seconds` after the previous one."""

@@ -99,40 +99,27 @@ def test_other_web_sites_cannot_act_for_a_visitor(shared_server: LiveServer, vis
 def test_nothing_of_gradio_is_reached_without_a_session(
     shared_server: LiveServer, visitor: httpx.Client, admin: httpx.Client
 ) -> None:
-    used = [
-        ("GET", "/config"),
-        ("GET", "/theme.css"),
-        ("GET", "/assets/x.js"),
-        ("GET", "/static/js/iframeResizer.contentWindow.min.js"),
-        ("GET", "/gradio_api/info"),
-        ("GET", "/gradio_api/app_id"),
-        ("GET", "/gradio_api/heartbeat/abc"),
-        ("GET", "/gradio_api/queue/data?session_hash=abc"),
-        ("POST", "/gradio_api/queue/join"),
-        ("POST", "/gradio_api/run/predict"),
-        ("POST", "/gradio_api/cancel"),
-        ("POST", "/gradio_api/reset"),
-        ("POST", "/gradio_api/component_server"),
+    used = [("GET", path) for path in ("/config", "/theme.css", "/assets/x.js")]
+    used += [("GET", "/static/js/iframeResizer.contentWindow.min.js")]
+    used += [
+        ("GET", f"/gradio_api/{path}")
+        for path in ("info", "app_id", "heartbeat/abc", "queue/data?session_hash=abc")
     ]
-    unused = [
-        ("GET", "/gradio_api/token"),
-        ("GET", "/gradio_api/user"),
-        ("GET", "/gradio_api/startup-events"),
-        ("GET", "/gradio_api/file=/etc/passwd"),
-        ("GET", "/gradio_api/file/etc/passwd"),
-        ("GET", "/gradio_api/proxy=https://example.com"),
-        ("GET", "/gradio_api/runs"),
-        ("GET", "/gradio_api/openapi.json"),
-        ("GET", "/gradio_api/deep_link"),
-        ("GET", "/gradio_api/queue/status"),
-        ("GET", "/gradio_api/dev/reload"),
-        ("GET", "/monitoring"),
-        ("POST", "/gradio_api/upload"),
-        ("POST", "/gradio_api/call/predict"),
-        ("POST", "/gradio_api/stream/abc"),
-        ("POST", "/gradio_api/vibe-edit"),
-        ("POST", "/gradio_api/process_recording"),
-        ("OPTIONS", "/config"),
+    used += [
+        ("POST", f"/gradio_api/{path}")
+        for path in ("queue/join", "run/predict", "cancel", "reset", "component_server")
+    ]
+    unused = [("GET", "/monitoring"), ("OPTIONS", "/config")]
+    unused += [
+        ("GET", f"/gradio_api/{path}")
+        for path in (
+            *("token", "user", "startup-events", "file=/etc/passwd", "file/etc/passwd", "runs", "deep_link"),
+            *("proxy=https://example.com", "openapi.json", "queue/status", "dev/reload"),
+        )
+    ]
+    unused += [
+        ("POST", f"/gradio_api/{path}")
+        for path in ("upload", "call/predict", "stream/abc", "vibe-edit", "process_recording")
     ]
     for prefix in ("", "/admin"):
         for method, path in used:

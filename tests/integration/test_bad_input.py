@@ -5,6 +5,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_votes_that_must_be_refused(client: httpx.Client, stranger: httpx.Client
     vote = f"/api/v1/messages/{reply['message_id']}/vote"
     question = http_loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))["messages"][0]
     for label in ("true", 1, None, [True], "up"):
-        assert "true" in refused(client.put(vote, json={"label": label}), 422)
+        assert "must be true or false" in refused(client.put(vote, json={"label": label}), 422, field="label")
     up = {"label": True}
     refused(client.put(f"/api/v1/messages/{question['id']}/vote", json=up), 422, "not_a_reply")
     refused(stranger.put(vote, json=up), 403, "not_yours")
@@ -86,40 +87,6 @@ def test_a_broken_line_is_named_and_nothing_is_imported_unless_told_to_skip(clie
     assert (report["accepted"], len(report["rejected"]), ups()) == (1, 1, before + 1)
 
 
-def test_a_damaged_adapter_is_refused_and_the_deployed_version_keeps_serving(
-    start_server: Callable[..., LiveServer],
-) -> None:
-    server = start_server(
-        auto_deploy=False, gate_loss_tolerance=1.0, gate_auc_tolerance=1.0, gate_min_votes=2
-    )
-    client = server.client()
-    http_loop.chat_and_vote(client, 18)
-    run_id = http_loop.request_run(client)
-    run = http_loop.wait_for_run(server, client, run_id)
-    assert run["state"] == "succeeded", http_loop.explain(server, run_id)
-    weights = server.settings.data_dir / "adapters" / run_id / "adapter_model.safetensors"
-    whole = weights.read_bytes()
-
-    weights.write_bytes(whole[: len(whole) // 2])
-    answer = client.post(f"/api/v1/model-versions/{run['model_version']}/deploy")
-    assert "adapter_model.safetensors has changed" in refused(answer, 409, "artifact_refused")
-    assert http_loop.chat_once(client, "Still v1?")["model_version"] == "v1"
-
-    weights.write_bytes(whole)
-    assert (
-        http_loop.checked(client.post(f"/api/v1/model-versions/{run['model_version']}/deploy"))["deployed"]
-        is True
-    )
-    assert http_loop.chat_once(client, "Now v2?")["model_version"] == "v2"
-
-    # Damaged while the server was down: it starts with the last good version, and says so.
-    server.stop()
-    weights.write_bytes(whole[: len(whole) // 2])
-    server.start()
-    assert http_loop.chat_once(server.client(), "Who answers?")["model_version"] == "v1"
-    assert "has changed since it was published" in server.log.read_text()
-
-
 def serve(tmp_path: Path, model: Path, settings: dict[str, object]) -> subprocess.CompletedProcess[str]:
     """Run `thumbloop serve` with settings it cannot start with."""
     server = LiveServer({"data_dir": tmp_path / "data", "model": model} | settings)
@@ -154,25 +121,20 @@ def test_more_chats_at_once_than_there_is_room_for_are_told_to_wait(
         max_waiting_replies=1,
         max_new_tokens=900,
     )
-    answers: list[httpx.Response] = []
-    barrier = threading.Barrier(6)
+    start = threading.Barrier(6)
 
-    def send(number: int) -> None:
+    def send(number: int) -> httpx.Response:
         client = server.client("user", f"person-{number}")
         chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
-        barrier.wait()
+        start.wait()
         path = f"/api/v1/chats/{chat}/messages"
-        answers.append(client.post(path, params={"stream": False}, json={"content": "Hi"}))
+        return client.post(path, params={"stream": False}, json={"content": "Hi"})
 
     for number in range(6):
         server.token("user", f"person-{number}")
-    threads = [threading.Thread(target=send, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    statuses = sorted(answer.status_code for answer in answers)
-    assert set(statuses) == {200, 503}
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(send, range(6)))
+    assert {answer.status_code for answer in answers} == {200, 503}
     for answer in answers:
         if answer.status_code == 503:
             refused(answer, 503, "busy")

@@ -119,4 +119,4 @@ def test_standard_output_on_a_full_disk(tmp_path: Path, tiny_model: Path) -> Non
             )
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert line.startswith("thumbloop: Standard output could not be written (No space left on device)")
+        assert line.startswith("thumbloop: Cannot write to standard output (No space left on device)")

@@ -1,6 +1,7 @@
 """An import with an idempotency key: the same request again answers the same and imports nothing."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import httpx
@@ -56,18 +57,14 @@ def test_a_key_is_bounded(client: httpx.Client) -> None:
 
 
 def test_the_same_key_twice_at_once_is_refused_while_the_first_is_under_way(client: httpx.Client) -> None:
-    many, answers = rows("e", 20_000), []
-    barrier = threading.Barrier(4)
+    many, start = rows("e", 20_000), threading.Barrier(4)
 
-    def send() -> None:
-        barrier.wait()
-        answers.append(post(client, "e", many))
+    def send(_: int) -> httpx.Response:
+        start.wait()
+        return post(client, "e", many)
 
-    threads = [threading.Thread(target=send) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(send, range(4)))
     done = [answer for answer in answers if answer.status_code == 200]
     refusals = [answer for answer in answers if answer.status_code != 200]
     assert done

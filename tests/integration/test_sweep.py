@@ -135,7 +135,7 @@ def test_votes_are_swept_and_an_admin_sees_it(
 MISUSED = {
     "rows without a file": (["--max-rows", "3"], "--max-rows is for a sweep on a file"),
     "a loss that is none": (["--losses", "kto,ppo"], "--losses ppo: the losses are kto"),
-    "a number that is none": (["--betas", "0.1,much"], "--betas 0.1,much: give numbers with commas"),
+    "a number that is none": (["--betas", "0.1,much"], "--betas 0.1,much: give numbers separated by commas"),
     "no number": (["--learning-rates", ","], "--learning-rates has no value"),
     "points of a grid": (["--points", "3"], "--points is for --sampler random or tpe"),
     "force alone": (["--force"], "--force is for --apply"),

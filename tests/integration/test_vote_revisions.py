@@ -1,10 +1,13 @@
 """A vote changes only if it is as its sender believes: ETag, If-Match and If-None-Match."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from storage.db.database import open_database
+from storage.people import tokens, users
 from tests.support import http_loop
 from tests.support.live_server import LiveServer, get
 from tests.support.rest import refused
@@ -53,19 +56,14 @@ def test_a_first_vote_only(client: httpx.Client, address: str) -> None:
 
 def test_of_two_who_saw_the_same_revision_one_wins(shared_server: LiveServer, address: str) -> None:
     start = threading.Barrier(8)
-    answers: list[int] = []
 
-    def change() -> None:
+    def change(_: int) -> int:
         with shared_server.client() as client:
             start.wait()
-            answers.append(client.put(address, json=UP, headers={"If-Match": '"0"'}).status_code)
+            return client.put(address, json=UP, headers={"If-Match": '"0"'}).status_code
 
-    threads = [threading.Thread(target=change) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(answers) == [200] + [412] * 7
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(change, range(8))) == [200] + [412] * 7
 
 
 @pytest.mark.parametrize(
@@ -90,9 +88,6 @@ def test_only_the_voter_reads_their_vote(client: httpx.Client, stranger: httpx.C
 
 
 def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, address: str) -> None:
-    from storage.db.database import open_database
-    from storage.people import tokens, users
-
     database = open_database(shared_server.settings)
     with database.write() as session:
         admin = users.ensure_user(session, "admin", "admin")

@@ -39,7 +39,7 @@ EndUser = Annotated[Text, Field(max_length=512)]
 
 
 class CompletionRequest(BaseModel):
-    """Of OpenAI's other fields, those that would change the reply are refused and the rest ignored."""
+    """Other fields of OpenAI are refused if they would change the reply, and ignored otherwise."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -61,18 +61,18 @@ class CompletionRequest(BaseModel):
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
-    max_completion_tokens: int | None = Field(None, description="Counts before `max_tokens`.")
+    max_completion_tokens: int | None = Field(None, description="Overrides `max_tokens`.")
     seed: int | None = None
     stop: str | list[str] | None = None
     n: int | None = Field(None, description="1, or left out.")
     user: EndUser | None = Field(
-        None, description="Your own user, whose chat and whose vote it is. Kept as a keyed hash only."
+        None, description="Your end user, who owns the chat and the vote. Only a keyed hash is stored."
     )
     safety_identifier: EndUser | None = Field(None, description="OpenAI's newer name for `user`.")
     metadata: dict[str, EndUser] | None = Field(
         None,
         max_length=16,
-        description="Its `user_id` stands for `user`; nothing else of it is read or kept.",
+        description="Its `user_id` is read like `user`; the rest is ignored.",
     )
 
     @property

@@ -34,7 +34,7 @@ BASE = "base"  # the model name of the untrained base model
 
 @router.get("/models")
 def list_models(_: CurrentUser, services: ServicesHere) -> dict[str, Any]:
-    """The names to call: `deployed`, `base`, and that of each version that may reply."""
+    """The model names: `deployed`, `base`, and each version that may reply."""
     with services.database.read() as session:
         models = {name: _chosen(session, name) for name in (ALIAS, BASE)}
         versions = model_versions.list_versions(session)
@@ -53,7 +53,7 @@ def get_model(model: str, _: CurrentUser, services: ServicesHere) -> dict[str, A
 async def complete(
     body: CompletionRequest, request: Request, secret: CurrentSecret, services: ServicesHere
 ) -> Response:
-    """A chat completion, whole or as a stream."""
+    """Create a chat completion, whole or as a stream."""
     threads = reply_threads(request)
     live = await threads.run(lambda: _begin(services, secret, body))
     headers = {"X-Thumbloop-Model-Version": live.model_version}

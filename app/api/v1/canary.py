@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.schemas import ApprovalOut, Text, VersionId
-from app.api.v1.model_versions import Reason
+from app.api.v1.model_versions import Reason, reason_or
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
 from app.web.openapi_names import Body
@@ -19,7 +19,7 @@ router = APIRouter(tags=["model versions"])
 class NewCanary(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"share": 0.1, "why": "It passed its gate."}]})
 
-    share: float = Field(description="Of the chats that begin from now on; above 0 and below 1.")
+    share: float = Field(description="Share of the new chats; above 0 and below 1.")
     why: Text = ""
 
 
@@ -30,12 +30,12 @@ class DifferenceOut(BaseModel):
 
 
 class CanaryOut(BaseModel):
-    """Approval is of the chats that began since the canary did, each on the side that it was given to."""
+    """Approval counts the chats that began since the canary started, each on its assigned side."""
 
     version: str
     compared_with: str = Field(description="The deployed version.")
     share: float
-    chats: int = Field(description="Chats that were given to it.")
+    chats: int = Field(description="Chats assigned to it.")
     served: bool = Field(description="false: this server could not load it; the deployed version answers.")
     by: str
     why: str
@@ -46,15 +46,15 @@ class CanaryOut(BaseModel):
 
 
 class CanaryEnded(BaseModel):
-    version: str = Field(description="What was tried.")
-    chats: int = Field(description="Chats that were given to it, which the deployed version answers now.")
+    version: str = Field(description="The version that was the canary.")
+    chats: int = Field(description="Chats that were assigned to it; the deployed version answers them now.")
     deployed: str
 
 
 @router.post("/model-versions/{version}/canary")
 def start_canary(version: VersionId, body: NewCanary, identity: Admin, services: ServicesHere) -> CanaryOut:
-    """Try a version on a share of the new chats, or change that share; chats keep the side they are on."""
-    why = body.why or "Tried over the API."
+    """Start a canary, or change its share. Chats stay on their assigned side."""
+    why = body.why or "Started over the API."
     services.deployments.canary.start(version, share=body.share, by=identity.name, why=why)
     found = current_canary(services)
     assert found is not None
@@ -63,8 +63,8 @@ def start_canary(version: VersionId, body: NewCanary, identity: Admin, services:
 
 @router.post("/canary/end")
 def end_canary(identity: Admin, services: ServicesHere, body: Reason | None = None) -> CanaryEnded:
-    """End the canary under way: its chats are answered by the deployed version from now on."""
-    why = (body.why if body is not None else "") or "Ended over the API."
+    """End the active canary: the deployed version answers its chats from now on."""
+    why = reason_or(body, "Ended over the API.")
     version, chats = services.deployments.canary.end(by=identity.name, why=why)
     with services.database.read() as session:
         deployed = model_versions.deployed_version(session).name

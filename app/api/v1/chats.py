@@ -1,4 +1,4 @@
-"""Chats and messages: a reply comes as server-sent events, or as one answer with `?stream=false`."""
+"""Chats and messages. A reply is sent as server-sent events, or as one answer with `?stream=false`."""
 
 from dataclasses import replace
 from functools import partial
@@ -18,8 +18,9 @@ from app.api.schemas import (
     MessageOut,
     Page,
     Text,
-    cut,
+    check_length,
     messages_out,
+    page_of,
 )
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
@@ -28,15 +29,13 @@ from app.serving.backend import Sampling
 from app.web.auth import CurrentUser, ServicesHere
 from app.web.openapi_names import Body
 from storage.chats import chats
-from storage.errors import TooLarge
 from storage.privacy.consent import set_consent
 
 router = APIRouter(tags=["chats"])
 
 LONGEST_TITLE = 200
-STREAM_HELP = "false: answer once, with the whole reply, instead of server-sent events."
-Stream = Annotated[bool, Query(description=STREAM_HELP)]
-CONSENT_HELP = "May it be used for training?"
+Stream = Annotated[bool, Query(description="false: one answer with the whole reply, no server-sent events.")]
+CONSENT_HELP = "Whether it may be used for training."
 REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events: `message`, then `delta` with each piece of text, then `done` or "
@@ -61,12 +60,12 @@ class NewChat(Body):
     )
 
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)] = ""
-    system_prompt: Text | None = Field(None, description="Left out: the one of the settings. Empty: none.")
-    consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: as the settings say.")
+    system_prompt: Text | None = Field(None, description="Left out: from the settings. Empty: none.")
+    consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: from the settings.")
 
 
 class ChatChanges(Body):
-    """What is left out stays."""
+    """A field that is left out stays unchanged."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Capitals of Europe"}]})
 
@@ -75,13 +74,13 @@ class ChatChanges(Body):
 
 
 class SamplingChoice(Body):
-    """What is left out is as the settings say."""
+    """A field that is left out comes from the settings."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]})
 
     temperature: float | None = Field(None, description="0 to 2; 0 is greedy.")
     top_p: float | None = Field(None, description="Above 0, at most 1.")
-    max_new_tokens: int | None = Field(None, description="At most the setting of the same name.")
+    max_new_tokens: int | None = Field(None, description="At most the setting of this name.")
     seed: int | None = None
     stop: list[str] | None = Field(None, description="Texts that end the reply and are left out of it.")
 
@@ -96,25 +95,23 @@ class NewMessage(SamplingChoice):
     model_config = ConfigDict(json_schema_extra={"examples": [{"content": "What is the capital of France?"}]})
 
     content: Text
-    parent_id: str | None = Field(None, description="The reply to answer; left out: the chat's last one.")
-    edits: str | None = Field(None, description="Your earlier message in whose place this one stands.")
+    parent_id: str | None = Field(
+        None, description="The reply to answer; left out: the last one of the chat."
+    )
+    edits: str | None = Field(None, description="Your earlier message that this one replaces.")
 
 
 class Cancelled(BaseModel):
     message_id: str
-    cancelled: bool = Field(description="false: the reply had ended already.")
+    cancelled: bool = Field(description="false: the reply had already ended.")
 
 
 @router.post("/chats", status_code=201)
 def create_chat(identity: CurrentUser, services: ServicesHere, body: NewChat | None = None) -> ChatOut:
-    """Begin a chat."""
+    """Create a chat."""
     body = body or NewChat()
     prompt = services.settings.system_prompt if body.system_prompt is None else body.system_prompt
-    most = services.settings.max_message_chars
-    if len(prompt) > most:
-        raise TooLarge(
-            f"The system prompt has {len(prompt)} characters; the most is {most}.", field="system_prompt"
-        )
+    check_length(prompt, services.settings, "system_prompt")
     with services.database.write() as session:
         chat = chats.create_chat(
             session,
@@ -134,13 +131,12 @@ def list_chats(
     """Your own chats, newest first."""
     with services.database.read() as session:
         found = chats.list_chats(session, identity.user_id, limit=limit + 1, before=cursor)
-    page, following = cut(found, limit, lambda chat: chat.id)
-    return Page(items=[ChatOut.model_validate(chat) for chat in page], next=following)
+    return page_of([ChatOut.model_validate(chat) for chat in found], limit)
 
 
 @router.get("/chats/{chat_id}")
 def get_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> ChatWithMessages:
-    """A chat with the messages of its current path, your vote on each, and the alternatives to each."""
+    """A chat with the messages of its current path, each with your vote and its alternatives."""
     with services.database.read() as session:
         chat = chats.get_chat(session, chat_id, identity.user_id)
         messages = messages_out(session, chats.current_places(session, chat_id), identity.user_id)
@@ -156,14 +152,14 @@ def list_messages(
         chats.get_chat(session, chat_id, identity.user_id)
         path = chats.current_places(session, chat_id)
         later = [place for place in path if cursor is None or place.message.id > cursor]
-        page, following = cut(later, limit, lambda place: place.message.id)
-        return Page(items=messages_out(session, page, identity.user_id), next=following)
+        return page_of(messages_out(session, later[: limit + 1], identity.user_id), limit)
 
 
 @router.patch("/chats/{chat_id}")
 def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services: ServicesHere) -> ChatOut:
-    """Change the title, or give or withdraw consent to training: without it the chat's votes are in no
-    training and no export from then on.
+    """Change the title, or give or withdraw consent to training.
+
+    Without consent, the chat's votes are not trained on or exported.
     """
     with services.database.write() as session:
         chat = chats.get_chat(session, chat_id, identity.user_id)
@@ -191,7 +187,7 @@ async def send_message(
     services: ServicesHere,
     stream: Stream = True,
 ) -> Response:
-    """Send a message and get the reply. Hanging up stops the reply; what was written so far is kept."""
+    """Send a message and get the reply. Disconnecting stops the reply; the text so far is kept."""
     send = partial(
         services.chat_service.send,
         identity.user_id,
@@ -214,7 +210,7 @@ async def regenerate(
     body: SamplingChoice | None = None,
     stream: Stream = True,
 ) -> Response:
-    """Get another reply beside this one."""
+    """Get an alternative to this reply."""
     sampling = (body or SamplingChoice()).sampling(services.chat_service)
     again = partial(services.chat_service.regenerate, identity.user_id, message_id, sampling=sampling)
     live = await reply_threads(request).run(again)
@@ -223,7 +219,7 @@ async def regenerate(
 
 @router.post("/messages/{message_id}/cancel")
 def cancel_reply(message_id: Id, identity: CurrentUser, services: ServicesHere) -> Cancelled:
-    """Stop a reply that is being written; what was written so far is kept."""
+    """Stop a reply in progress; the text so far is kept."""
     cancelled = services.chat_service.cancel(message_id, identity.user_id)
     return Cancelled(message_id=message_id, cancelled=cancelled)
 

@@ -35,8 +35,7 @@ MEDIA_TYPES = {
 }
 EXPORT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The rows in the format that was asked for; the header X-Thumbloop-Snapshot names the "
-        "snapshot.",
+        "description": "The rows in the requested format; the header X-Thumbloop-Snapshot has the snapshot.",
         "content": {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()},
     }
 }
@@ -49,10 +48,10 @@ def _place(text: str) -> str:
 
 
 class ExamplesQuery(ExampleFilter):
-    limit: int = Field(100, ge=1, le=1000, description="The most examples to give.")
+    limit: int = Field(100, ge=1, le=1000, description="The largest number of examples.")
     cursor: Annotated[str, AfterValidator(_place)] | None = Field(
         None,
-        description="`next` of the page before, of the same filters; left out for the first one.",
+        description="`next` of the previous page with the same filters; left out for the first one.",
     )
 
 
@@ -64,7 +63,7 @@ class ExportQuery(ExportOptions, ExampleFilter):
 
 
 class ExamplePage(Page[dict[str, Any]]):
-    snapshot: int = Field(description="What all pages are of, whatever is voted meanwhile.")
+    snapshot: int = Field(description="The snapshot of all pages; later votes do not change it.")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Place:
 
 @router.get("/examples")
 def list_examples(_: Admin, services: ServicesHere, query: Annotated[ExamplesQuery, Query()]) -> ExamplePage:
-    """What training would see now: the rows of an export, in the order of their votes."""
+    """The examples that training would read now: the rows of an export, in the order of their votes."""
     shaper = Shaper(load_secret(services.settings.data_dir))
     with services.database.read() as session:
         latest = votes.latest_event_id(session)
@@ -104,10 +103,10 @@ def list_examples(_: Admin, services: ServicesHere, query: Annotated[ExamplesQue
 
 @router.get("/export", responses=EXPORT_ANSWERS, response_class=StreamingResponse)
 def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery, Query()]) -> Response:
-    """The examples that the filters let through, as one file."""
+    """The examples that match the filters, as one file."""
     plan, given = _planned(services, query)
     with services.database.write() as session:
-        # Made here too, because once the answer has begun, errors cannot be reported.
+        # Also built here, because errors cannot be reported once the answer has begun.
         snapshot = Export(session, plan, snapshot_event_id=query.snapshot, **given).snapshot_event_id
         audit.record(session, identity.name, "export", f"snapshot {snapshot}", format=plan.format)
     return StreamingResponse(
@@ -125,9 +124,9 @@ def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery
 def export_manifest(
     _: Admin, services: ServicesHere, query: Annotated[ExportQuery, Query()]
 ) -> dict[str, Any]:
-    """What an export of the same parameters holds: its counts, filters, snapshot, size and sha256.
+    """The manifest of an export with these parameters: counts, filters, snapshot, size and sha256.
 
-    All rows are read for it, so it takes as long as the export. Name the export's snapshot.
+    It reads all rows and takes as long as the export. Give the export's snapshot.
     """
     plan, given = _planned(services, query)
     with services.database.read() as session:

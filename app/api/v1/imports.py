@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated
 
@@ -52,15 +51,15 @@ Key = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]+$",
-        description="Your own name for this import: sent again with it, the request gets the same answer "
-        "(`Idempotent-Replayed: true`) for 30 days and imports nothing.",
+        description="A name of your own for this import. For 30 days, another request with it imports "
+        "nothing and gets the same answer (`Idempotent-Replayed: true`).",
     ),
 ]
 
 
 class ImportQuery(ImportOptions):
-    format: str | None = Field(None, description="Detected from the data where it is not given.")
-    skip_bad: bool = Field(False, description="true: leave bad records out and report them.")
+    format: str | None = Field(None, description="Detected from the data if not given.")
+    skip_bad: bool = Field(False, description="true: leave out bad records and report them.")
 
     @property
     def options(self) -> ImportOptions:
@@ -68,21 +67,19 @@ class ImportQuery(ImportOptions):
 
 
 class Rejected(BaseModel):
-    position: str = Field(description="As in `line 3`, `element 3` or `row 3`.")
-    line: int | None = Field(None, description="The same as a number; left out where the file has no lines.")
+    position: str = Field(description="Such as `line 3`, `element 3` or `row 3`.")
+    line: int | None = Field(None, description="The line as a number; left out if the file has no lines.")
     reason: str
 
 
 class Imported(BaseModel):
     accepted: int
-    duplicates: int = Field(description="Rows that were there already.")
+    duplicates: int = Field(description="Rows that were already imported.")
     rejected: list[Rejected] = Field(description="The first hundred of them.")
-    rejected_records: int | None = Field(
-        None, description="How many there are; left out where there are none."
-    )
+    rejected_records: int | None = Field(None, description="How many there are; left out if there are none.")
     dropped: dict[str, int] | None = Field(
         None,
-        description="Rows that an option or the format dropped, by reason; left out where there are none.",
+        description="Rows that an option or the format dropped, by reason; left out if there are none.",
     )
 
 
@@ -95,78 +92,69 @@ async def import_feedback(
     query: Annotated[ImportQuery, Query()],
     key: Key = None,
 ) -> Imported:
-    """Import a file of rated data: as the body, or as a multipart `file`. All rows or none."""
+    """Import a file of rated data, sent as the body or as a multipart `file`. Imports all rows or none."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with request.form(max_files=1) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise InvalidInput("The form has no file; send it as the field `file`.", field="file")
-            job = _Job(services, identity, file.file, file.filename or "upload", query)
-            return await to_thread.run_sync(job.run, key, response)
+            name = file.filename or "upload"
+            return await to_thread.run_sync(
+                _import, services, identity, file.file, name, query, key, response
+            )
     with SpooledTemporaryFile(max_size=KEPT_IN_MEMORY) as body:
         async for chunk in request.stream():
             body.write(chunk)
-        job = _Job(services, identity, body, "request", query)
-        return await to_thread.run_sync(job.run, key, response)
+        return await to_thread.run_sync(_import, services, identity, body, "request", query, key, response)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One import, with or without an idempotency key."""
-
-    services: Services
-    identity: Identity
-    file: IO[bytes]
-    name: str
-    query: ImportQuery
-
-    def run(self, key: str | None, response: Response) -> Imported:
-        if key is None:
-            return self._import(lambda session, imported: None)
-        database, user_id, sha256 = self.services.database, self.identity.user_id, self._sha256()
-        with requests.one_at_a_time(database, user_id, key):
+def _import(
+    services: Services,
+    identity: Identity,
+    file: IO[bytes],
+    name: str,
+    query: ImportQuery,
+    key: str | None,
+    response: Response,
+) -> Imported:
+    """Import the file, or answer as before if the idempotency key is known."""
+    database, user_id = services.database, identity.user_id
+    sha256 = _sha256(query, file) if key is not None else ""
+    with requests.one_at_a_time(database, user_id, key) if key is not None else nullcontext():
+        if key is not None:
             with database.read() as session:
                 stored = requests.stored_report(session, user_id, key, sha256)
             if stored is not None:
                 response.headers["Idempotent-Replayed"] = "true"
                 return Imported(**stored)
-            return self._import(
-                lambda session, imported: requests.store_report(
-                    session, user_id, key, sha256, imported.model_dump(mode="json")
-                )
-            )
 
-    def _import(self, remember: Callable[[Session, Imported], None]) -> Imported:
         def finish(session: Session, report: ImportReport) -> None:
-            audit.record(
-                session,
-                self.identity.name,
-                "import",
-                self.name,
-                accepted=report.accepted,
-                rejected=report.rejected,
-            )
-            remember(session, _imported(report))
+            counts = {"accepted": report.accepted, "rejected": report.rejected}
+            audit.record(session, identity.name, "import", name, **counts)
+            if key is not None:
+                answer = _imported(report).model_dump(mode="json")
+                requests.store_report(session, user_id, key, sha256, answer)
 
         report = import_file(
-            self.services.database,
-            self.file,
-            name=self.name,
-            format=self.query.format,
-            options=self.query.options,
-            skip_bad=self.query.skip_bad,
+            database,
+            file,
+            name=name,
+            format=query.format,
+            options=query.options,
+            skip_bad=query.skip_bad,
             finish=finish,
         )
-        return _imported(report)
+    return _imported(report)
 
-    def _sha256(self) -> str:
-        """The SHA-256 of the options and the file's bytes; the file's name does not matter."""
-        digest = hashlib.sha256(json.dumps(self.query.model_dump(), sort_keys=True).encode())
-        self.file.seek(0)
-        while chunk := self.file.read(KEPT_IN_MEMORY):
-            digest.update(chunk)
-        self.file.seek(0)
-        return digest.hexdigest()
+
+def _sha256(query: ImportQuery, file: IO[bytes]) -> str:
+    """The SHA-256 of the options and the file's bytes; the file's name does not matter."""
+    digest = hashlib.sha256(json.dumps(query.model_dump(), sort_keys=True).encode())
+    file.seek(0)
+    while chunk := file.read(KEPT_IN_MEMORY):
+        digest.update(chunk)
+    file.seek(0)
+    return digest.hexdigest()
 
 
 def _imported(report: ImportReport) -> Imported:

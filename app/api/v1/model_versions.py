@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict
 from sqlmodel import Session
 
-from app.api.schemas import Cursor, Limit, Page, Text, VersionId, VersionOut, cut, version_out
+from app.api.schemas import Cursor, Limit, Page, Text, VersionId, VersionOut, page_of, version_out
 from app.web.auth import Admin, CurrentUser, ServicesHere
 from app.web.openapi_names import Body
 from storage.registry import canaries, model_versions
@@ -18,6 +18,10 @@ class Reason(Body):
     why: Text = ""
 
 
+def reason_or(body: Reason | None, default: str) -> str:
+    return (body.why if body is not None else "") or default
+
+
 @router.get("/model-versions")
 def list_versions(
     _: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
@@ -26,8 +30,7 @@ def list_versions(
     with services.database.read() as session:
         found = model_versions.list_versions(session, limit=limit + 1, before=cursor)
         answering = canaries.traffic(session)
-    page, following = cut(found, limit, lambda version: version.id)
-    return Page(items=[version_out(version, answering) for version in page], next=following)
+    return page_of([version_out(version, answering) for version in found], limit)
 
 
 @router.get("/model-versions/{version}")
@@ -41,8 +44,8 @@ def get_version(version: VersionId, _: CurrentUser, services: ServicesHere) -> V
 def deploy(
     version: VersionId, identity: Admin, services: ServicesHere, body: Reason | None = None
 ) -> VersionOut:
-    """Verify the version and let it answer from now on; replies under way end on the one they began with."""
-    why = (body.why if body is not None else "") or "Deployed over the API."
+    """Verify and deploy a version; replies in progress finish on the version they began with."""
+    why = reason_or(body, "Deployed over the API.")
     deployed = services.deployments.deploy(version, by=identity.name, why=why)
     with services.database.read() as session:
         return version_out(deployed, canaries.traffic(session))
@@ -50,8 +53,8 @@ def deploy(
 
 @router.post("/rollback")
 def roll_back(identity: Admin, services: ServicesHere, body: Reason | None = None) -> VersionOut:
-    """Deploy the version that answered before; 409 where there was none."""
-    why = (body.why if body is not None else "") or "Rolled back over the API."
+    """Deploy the previously deployed version; 409 if there is none."""
+    why = reason_or(body, "Rolled back over the API.")
     deployed = services.deployments.roll_back(by=identity.name, why=why)
     with services.database.read() as session:
         return version_out(deployed, canaries.traffic(session))

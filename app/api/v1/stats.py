@@ -21,17 +21,17 @@ from trainer.dataset.readiness import check_readiness
 router = APIRouter(tags=["feedback"])
 
 
-class Votes(BaseModel):
+class Votes(BaseModel, from_attributes=True):
     up: int
     down: int
 
 
-class WeightsOut(BaseModel):
+class WeightsOut(BaseModel, from_attributes=True):
     desirable: float | None = Field(description="null until there are votes of both kinds.")
     undesirable: float | None
 
 
-class ReadinessOut(BaseModel):
+class ReadinessOut(BaseModel, from_attributes=True):
     ready: bool
     reason: str
 
@@ -41,7 +41,7 @@ class ScheduleOut(BaseModel):
     next_run: datetime | None
 
 
-class DayOut(BaseModel):
+class DayOut(BaseModel, from_attributes=True):
     day: date
     up: int
     down: int
@@ -50,14 +50,14 @@ class DayOut(BaseModel):
 class Figures(BaseModel):
     votes: Votes
     weights: WeightsOut = Field(
-        description="What these votes weigh by their counts, those of THUMBLOOP_EXCLUDE_SOURCES left out and "
-        "imported ones counted by THUMBLOOP_IMPORT_WEIGHT. A run computes its own, which are in its metrics, "
-        "after its data policy, corrections, signals and hold-out."
+        description="The class weights of these votes, without those of THUMBLOOP_EXCLUDE_SOURCES and with "
+        "imported ones counted by THUMBLOOP_IMPORT_WEIGHT. A run computes its own after its data policy, "
+        "corrections, signals and hold-out; they are in its metrics."
     )
     versions: list[VersionOut]
     readiness: ReadinessOut = Field(
-        description="Whether there are enough of these votes, those of THUMBLOOP_EXCLUDE_SOURCES left out. "
-        "A run judges what its data policy chooses."
+        description="Whether there are enough of these votes, without those of THUMBLOOP_EXCLUDE_SOURCES. "
+        "A run checks the votes that its data policy selects."
     )
     schedule: ScheduleOut
     active_run: str | None = Field(description="The id of the run that is requested or running.")
@@ -65,11 +65,11 @@ class Figures(BaseModel):
 
 class Statistics(BaseModel):
     approval: list[ApprovalOut] = Field(description="Per version that has replied, newest first.")
-    canary: CanaryOut | None = Field(description="The canary under way, beside the deployed version.")
+    canary: CanaryOut | None = Field(description="The active canary, compared with the deployed version.")
     tags: dict[str, Votes] = Field(description="Current votes per reason tag, most used first.")
-    signals: dict[SignalKind, int] = Field(description="What people did with replies; these are no votes.")
+    signals: dict[SignalKind, int] = Field(description="What people did with replies without voting.")
     days: list[DayOut] = Field(
-        description="Votes cast or changed on each of the last 30 UTC days, each once a day."
+        description="Votes cast or changed on each of the last 30 UTC days; each counts once a day."
     )
 
 
@@ -86,17 +86,13 @@ def show_stats(_: Admin, services: ServicesHere) -> Stats:
 def current_statistics(services: Services) -> Statistics:
     """The statistics that need a scan of every reply and vote."""
     with services.database.read() as session:
-        approval = stats.version_stats(session)
-        tags = stats.tag_counts(session)
-        days = stats.daily_votes(session)
-        noted = count_signals(session)
-    return Statistics(
-        approval=[ApprovalOut.model_validate(version) for version in approval],
-        canary=current_canary(services),
-        tags={tag: Votes(up=up, down=down) for tag, (up, down) in tags.items()},
-        signals=noted,
-        days=[DayOut(day=day.day, up=day.up, down=day.down) for day in days],
-    )
+        return Statistics(
+            approval=[ApprovalOut.model_validate(version) for version in stats.version_stats(session)],
+            canary=current_canary(services),
+            tags={tag: Votes(up=up, down=down) for tag, (up, down) in stats.tag_counts(session).items()},
+            signals=count_signals(session),
+            days=[DayOut.model_validate(day) for day in stats.daily_votes(session)],
+        )
 
 
 def current_figures(services: Services) -> Figures:
@@ -112,32 +108,28 @@ def current_figures(services: Services) -> Figures:
         voters = votes.count_voters(session, sources=list(trainable))
         versions = all_versions(session)
         active = active_run(session)
-    every = of_source.values()
     ups = sum(counts.up for counts in trainable.values())
     downs = sum(counts.down for counts in trainable.values())
     weights = WeightsOut(desirable=None, undesirable=None)
     if ups and downs:
-        weighed = [
-            (source_weight(source, settings.import_weight), counts) for source, counts in trainable.items()
-        ]
+        factors = {source: source_weight(source, settings.import_weight) for source in trainable}
         found = class_weights(
-            sum(weight * counts.up for weight, counts in weighed),
-            sum(weight * counts.down for weight, counts in weighed),
+            sum(factors[source] * counts.up for source, counts in trainable.items()),
+            sum(factors[source] * counts.down for source, counts in trainable.items()),
             settings.max_weight,
         )
-        weights = WeightsOut(desirable=found.desirable, undesirable=found.undesirable)
+        weights = WeightsOut.model_validate(found)
     readiness = check_readiness(
-        ups=ups,
-        downs=downs,
-        voters=voters,
-        trainable_rows=ups + downs,
-        settings=settings,
+        ups=ups, downs=downs, voters=voters, trainable_rows=ups + downs, settings=settings
     )
     return Figures(
-        votes=Votes(up=sum(counts.up for counts in every), down=sum(counts.down for counts in every)),
+        votes=Votes(
+            up=sum(counts.up for counts in of_source.values()),
+            down=sum(counts.down for counts in of_source.values()),
+        ),
         weights=weights,
         versions=versions,
-        readiness=ReadinessOut(ready=readiness.ready, reason=readiness.reason),
+        readiness=ReadinessOut.model_validate(readiness),
         schedule=ScheduleOut(
             description=services.schedule.describe(), next_run=services.schedule.next_run_time()
         ),

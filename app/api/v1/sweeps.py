@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, create_model
 
-from app.api.schemas import Cursor, Limit, Page, cut
+from app.api.schemas import Cursor, Limit, Page, page_of
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
 from trainer.sweep.grid import MEASURES, Point, Result
@@ -19,13 +19,13 @@ router = APIRouter(prefix="/sweeps", tags=["training runs"])
 
 
 class _Point(BaseModel):
-    rank: int | None = Field(description="null for what cannot be ranked.")
+    rank: int | None = Field(description="null if the point cannot be ranked.")
     name: str
     loss: str
     beta: float
     learning_rate: float
     state: str = Field(
-        description="measured, fell (liked replies became less likely), diverged or missing (not made yet)."
+        description="measured, fell (liked replies became less likely), diverged or missing (not yet trained)"
     )
     reason: str | None = Field(None, description="Why it diverged.")
     seconds: float | None = Field(None, description="Of the training.")
@@ -51,7 +51,7 @@ class SweepOut(BaseModel):
 
 @router.get("")
 def list_sweeps(_: Admin, services: ServicesHere, limit: Limit = 20, cursor: Cursor = None) -> Page[SweepOut]:
-    """The sweeps of this installation, newest first, without those that went elsewhere by `--out`."""
+    """The sweeps in the data directory, newest first."""
     from trainer.sweep.folder import all_sweeps  # Optuna takes a while to load
 
     found = [
@@ -59,8 +59,7 @@ def list_sweeps(_: Admin, services: ServicesHere, limit: Limit = 20, cursor: Cur
         for folder in all_sweeps(services.settings.data_dir)
         if cursor is None or folder.folder.name < cursor
     ]
-    page, following = cut(found, limit, lambda folder: folder.folder.name)
-    return Page(items=[sweep_out(folder.read()) for folder in page], next=following)
+    return page_of([sweep_out(folder.read()) for folder in found[: limit + 1]], limit)
 
 
 def newest_sweep(services: Services) -> tuple[SweepOut, Path] | None:

@@ -1,4 +1,4 @@
-"""Training runs: ask for one, follow it, read its log, cancel it. For admins."""
+"""Training runs: request one, follow it, read its log, cancel it. For admins."""
 
 import asyncio
 import time
@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import ConfigDict, Field, StrictBool
-from sqlmodel import Session
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from app.api.replies import EVENT_SCHEMA, PING, PING_SECONDS, sse
-from app.api.schemas import Cursor, Id, Limit, Page, RunOut, cut, run_out
+from app.api.schemas import Cursor, Id, Limit, Page, RunOut, page_of, run_out
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
 from app.web.openapi_names import Body
 from storage.db import audit
 from storage.registry import training_runs
-from storage.registry.model_versions import version_of_run
 from storage.registry.training_runs import OVER
 
 router = APIRouter(prefix="/training-runs", tags=["training runs"])
@@ -41,22 +39,22 @@ LOG_ANSWERS: dict[int | str, dict[str, Any]] = {
 class NewRun(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
 
-    force: StrictBool = Field(False, description="Train even where the readiness check says no.")
+    force: StrictBool = Field(False, description="Train even if the readiness check fails.")
     fresh: StrictBool = Field(
-        False, description="Begin at the base model, also where THUMBLOOP_TRAINING_MODE=continue."
+        False, description="Start from the base model even if THUMBLOOP_TRAINING_MODE=continue."
     )
 
 
 @router.post("", status_code=202)
 def request_run(identity: Admin, services: ServicesHere, body: NewRun | None = None) -> RunOut:
-    """Ask for a training run; 409 while another one is requested or running."""
+    """Request a training run; 409 while another one is requested or running."""
     body = body or NewRun()
     with services.database.write() as session:
         run = training_runs.request_run(
             session, trigger="api", requested_by=identity.user_id, force=body.force, fresh=body.fresh
         )
         audit.record(session, identity.name, "request run", run.id, force=body.force, fresh=body.fresh)
-    return run_out(run, None)
+        return run_out(session, run)
 
 
 @router.get("")
@@ -64,20 +62,17 @@ def list_runs(_: Admin, services: ServicesHere, limit: Limit = 20, cursor: Curso
     """The runs, newest first."""
     with services.database.read() as session:
         found = training_runs.list_runs(session, limit=limit + 1, before=cursor)
-        page, following = cut(found, limit, lambda run: run.id)
-        items = [run_out(run, version_of_run(session, run.id)) for run in page]
-    return Page(items=items, next=following)
+        return page_of([run_out(session, run) for run in found], limit)
 
 
 @router.get("/{run_id}")
 def get_run(run_id: Id, _: Admin, services: ServicesHere) -> RunOut:
     """A run with its progress and its result."""
-    with services.database.read() as session:
-        return _shown(session, run_id)
+    return _read(services, run_id)
 
 
 @router.get("/{run_id}/events", responses=EVENT_ANSWERS, response_class=StreamingResponse)
-async def follow_run(run_id: Id, request: Request, _: Admin, services: ServicesHere) -> Response:
+async def follow_run(run_id: Id, _: Admin, services: ServicesHere) -> Response:
     """Follow a run until it is over."""
     await to_thread.run_sync(_read, services, run_id)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -86,7 +81,7 @@ async def follow_run(run_id: Id, request: Request, _: Admin, services: ServicesH
 
 @router.get("/{run_id}/log", responses=LOG_ANSWERS, response_class=Response)
 def get_log(run_id: Id, _: Admin, services: ServicesHere) -> PlainTextResponse:
-    """The end of the run's log, up to a megabyte; empty before it begins."""
+    """The last megabyte of the run's log; empty before the run begins."""
     with services.database.read() as session:
         run = training_runs.get_run(session, run_id)
     return PlainTextResponse(read_log(services.settings.data_dir, run.log_path))
@@ -94,11 +89,11 @@ def get_log(run_id: Id, _: Admin, services: ServicesHere) -> PlainTextResponse:
 
 @router.post("/{run_id}/cancel")
 def cancel_run(run_id: Id, identity: Admin, services: ServicesHere) -> RunOut:
-    """Cancel at once what has not begun; ask a running trainer to stop. 409 if the run is over."""
+    """Cancel a requested run at once, or ask a running trainer to stop. 409 if the run is over."""
     with services.database.write() as session:
         run = training_runs.cancel_run(session, run_id)
         audit.record(session, identity.name, "cancel run", run.id)
-        return run_out(run, version_of_run(session, run.id))
+        return run_out(session, run)
 
 
 def read_log(data_dir: Path, log_path: str | None) -> str:
@@ -111,13 +106,9 @@ def read_log(data_dir: Path, log_path: str | None) -> str:
         return file.read(LOG_BYTES).decode("utf-8", "replace")
 
 
-def _shown(session: Session, run_id: str) -> RunOut:
-    return run_out(training_runs.get_run(session, run_id), version_of_run(session, run_id))
-
-
 def _read(services: Services, run_id: str) -> RunOut:
     with services.database.read() as session:
-        return _shown(session, run_id)
+        return run_out(session, training_runs.get_run(session, run_id))
 
 
 async def _events(services: Services, run_id: str) -> AsyncIterator[str]:

@@ -1,6 +1,4 @@
-"""Routes about people: who the caller is, and for admins quarantine and erasure."""
-
-from dataclasses import asdict
+"""People: who the caller is; quarantine and erasure for admins."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StrictBool
@@ -24,60 +22,60 @@ class Me(BaseModel):
     role: str
 
 
-class Erased(BaseModel):
+class Erased(BaseModel, from_attributes=True):
     chats: int
     messages: int
     votes: int
     signals: int
     affected_versions: list[str] = Field(
-        description="Trained on some of it; only a run from the base model forgets it."
+        description="Versions trained on some of it; only a run from the base model forgets it."
     )
 
 
 @router.get("/me")
 def me(identity: CurrentUser) -> Me:
-    """Whose token or session this is."""
+    """The owner of this token or session."""
     return Me(id=identity.user_id, name=identity.name, role=identity.role)
 
 
 class Quarantine(Body):
-    quarantined: StrictBool = Field(description="true: set aside. false: release.")
+    quarantined: StrictBool = Field(description="true: quarantine. false: release.")
     reason: Text = Field("", max_length=1000, description="For the audit log.")
 
 
-class Quarantined(BaseModel):
+class Quarantined(BaseModel, from_attributes=True):
     quarantined: bool
-    votes: int = Field(description="How many of their votes changed with it.")
+    votes: int = Field(description="How many of their votes this changed.")
 
 
 @router.put("/users/{user_id}/quarantine")
 def quarantine(user_id: Id, body: Quarantine, identity: Admin, services: ServicesHere) -> Quarantined:
-    """Set a person aside, or release them: their votes are kept, but train, count and export nothing."""
+    """Quarantine or release a person. Quarantined votes are kept, but not trained on, counted or exported."""
     with services.database.write() as session:
         report = set_quarantine(session, user_id, body.quarantined, by=identity.name, reason=body.reason)
-    return Quarantined(quarantined=report.quarantined, votes=report.votes)
+    return Quarantined.model_validate(report)
 
 
 @router.delete("/users/{user_id}/data")
 def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
-    """Erase a person: name, secrets, chats and votes. Exports in the data directory go too. For admins."""
+    """Erase a person: name, secrets, chats, votes, and exports in the data directory. For admins."""
     return _erase(services, user_id, by=identity.name)
 
 
 @router.get("/users/{user_id}/data")
 def preview_erasure(user_id: Id, _: Admin, services: ServicesHere) -> Erased:
-    """What an erasure of this person would remove, and the versions that it would affect. For admins."""
+    """What an erasure of this person would remove, and which versions it would affect. For admins."""
     with services.database.read() as session:
-        return Erased(**asdict(preview_user(session, user_id)))
+        return Erased.model_validate(preview_user(session, user_id))
 
 
 class EndUser(Body):
-    user: Text = Field(description="As your application named them in `user`.")
+    user: Text = Field(description="The name that your application sent as `user`.")
 
 
 @router.post("/end-users/erase")
 def erase_end_user(body: EndUser, identity: CurrentUser, services: ServicesHere) -> Erased:
-    """Erase one of your own application's end users: chats, votes, and that they were ever named."""
+    """Erase an end user of your own application: chats, votes and the name's hash."""
     salt = load_secret(services.settings.data_dir)
     with services.database.read() as session:
         person = find_end_user(session, identity.user_id, body.user, salt=salt)
@@ -90,4 +88,4 @@ def _erase(services: Services, user_id: str, *, by: str) -> Erased:
     with services.database.write() as session:
         report = erase_user(session, user_id, by=by)
     remove_copies(services.database, services.settings.data_dir)
-    return Erased(**asdict(report))
+    return Erased.model_validate(report)

@@ -7,20 +7,21 @@ identified in the same transaction.
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlmodel import Session
 
-from app.api.schemas import Id, Text, VoteOut
+from app.api.schemas import Id, Text, VoteOut, check_length
 from app.web.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
 from app.web.errors import ErrorOut
 from app.web.openapi_names import Body
 from storage.chats import votes
 from storage.chats.signals import record_signal
 from storage.db.database import Database
-from storage.errors import InvalidInput, TooLarge
+from storage.errors import InvalidInput
 from storage.settings import SignalKind
 
 router = APIRouter(tags=["votes"])
@@ -65,14 +66,14 @@ class SignalOut(BaseModel):
 
 
 class VoteTags(BaseModel):
-    tags: list[str] = Field(description="All that are offered.")
-    up: list[str] = Field(description="Those to offer after a thumb up.")
-    down: list[str] = Field(description="Those to offer after a thumb down.")
+    tags: list[str] = Field(description="All offered tags.")
+    up: list[str] = Field(description="Tags to offer after a thumb up.")
+    down: list[str] = Field(description="Tags to offer after a thumb down.")
 
 
 @router.get("/vote-tags")
 def list_vote_tags(_: CurrentUser, services: ServicesHere) -> VoteTags:
-    """The reason tags to offer with a vote; a vote may have others."""
+    """The reason tags to offer with a vote; other tags are allowed."""
     up, down = services.settings.vote_tags_up, services.settings.vote_tags
     return VoteTags(tags=list(dict.fromkeys([*down, *up])), up=up, down=down)
 
@@ -95,8 +96,8 @@ async def expected(
         )
     if if_none_match is not None and if_none_match.strip() != "*":
         raise InvalidInput(
-            f"If-None-Match must be * (only if there is no vote), not {if_none_match!r}; "
-            f"to name a revision, use If-Match.",
+            f"If-None-Match must be * (only if there is no vote), not {if_none_match!r}; use If-Match for a "
+            f"revision.",
             field="If-None-Match",
         )
     return votes.Expected(
@@ -109,7 +110,7 @@ ExpectedHere = Annotated[votes.Expected, Depends(expected)]
 
 @router.get("/messages/{message_id}/vote", responses=WITH_ETAG)
 def get_vote(message_id: Id, identity: CurrentUser, services: ServicesHere, response: Response) -> VoteOut:
-    """Your vote on a reply that was given to you; its revision is 0 before you vote."""
+    """Your vote on a reply that you received; its revision is 0 before you vote."""
     with services.database.read() as session:
         vote = votes.get_vote(session, user_id=identity.user_id, message_id=message_id)
     return _answer(vote, response)
@@ -124,25 +125,11 @@ async def cast_vote(
     expected: ExpectedHere,
     response: Response,
 ) -> VoteOut:
-    """Vote on a reply that was given to you, or change your vote. Once answered, it is on disk."""
-    most = services.settings.max_message_chars
-    for field, text in (("comment", body.comment), ("correction", body.correction)):
-        if text is not None and len(text) > most:
-            raise TooLarge(f"The {field} has {len(text)} characters; the most is {most}.", field=field)
-
-    def cast(session: Session, user_id: str) -> votes.CurrentVote:
-        return votes.cast_vote(
-            session,
-            user_id=user_id,
-            message_id=message_id,
-            label=body.label,
-            tags=body.tags,
-            comment=body.comment,
-            correction=body.correction,
-            expected=expected,
-        )
-
-    return _answer(await _store(services.database, secret, cast), response)
+    """Vote on a reply that you received, or change your vote. It is on disk before the answer."""
+    check_length(body.comment or "", services.settings, "comment")
+    check_length(body.correction or "", services.settings, "correction")
+    cast = partial(votes.cast_vote, message_id=message_id, expected=expected, **body.model_dump())
+    return await _store(services.database, secret, cast, response)
 
 
 @router.delete("/messages/{message_id}/vote", responses=CHANGES)
@@ -150,18 +137,15 @@ async def clear_vote(
     message_id: Id, secret: CurrentSecret, services: ServicesHere, expected: ExpectedHere, response: Response
 ) -> VoteOut:
     """Take your vote back."""
-
-    def clear(session: Session, user_id: str) -> votes.CurrentVote:
-        return votes.clear_vote(session, user_id=user_id, message_id=message_id, expected=expected)
-
-    return _answer(await _store(services.database, secret, clear), response)
+    clear = partial(votes.clear_vote, message_id=message_id, expected=expected)
+    return await _store(services.database, secret, clear, response)
 
 
 @router.post("/messages/{message_id}/signals", status_code=201)
 def add_signal(message_id: Id, body: NewSignal, identity: CurrentUser, services: ServicesHere) -> SignalOut:
-    """Note what was done with a reply that was given to you; the same once more changes nothing.
+    """Record what was done with a reply that you received; repeating it changes nothing.
 
-    `edited` means that its question was edited. Regenerating and editing over this API are noted anyway.
+    `edited` means that its question was edited. This API records regenerating and editing by itself.
     """
     with services.database.write() as session:
         record_signal(session, user_id=identity.user_id, message_id=message_id, kind=body.kind)
@@ -169,14 +153,14 @@ def add_signal(message_id: Id, body: NewSignal, identity: CurrentUser, services:
 
 
 async def _store(
-    database: Database, secret: Secret, write: Callable[[Session, str], votes.CurrentVote]
-) -> votes.CurrentVote:
-    """Identify the voter and write, in one transaction; returns the vote once it is on disk."""
+    database: Database, secret: Secret, write: Callable[..., votes.CurrentVote], response: Response
+) -> VoteOut:
+    """Identify the voter and write, in one transaction; answers once the vote is on disk."""
 
     def identified(session: Session) -> votes.CurrentVote:
-        return write(session, identify(session, secret).user_id)
+        return write(session, user_id=identify(session, secret).user_id)
 
-    return await asyncio.wrap_future(database.submit(identified))
+    return _answer(await asyncio.wrap_future(database.submit(identified)), response)
 
 
 def _answer(vote: votes.CurrentVote, response: Response) -> VoteOut:

@@ -5,18 +5,17 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.api.schemas import Cursor, Id, Limit, Page, cut
+from app.api.schemas import Cursor, Id, Limit, Page, page_of
 from app.web.auth import Admin, ServicesHere
 from storage.chats import webhook_outbox
 from storage.db import audit
-from storage.db.tables import WebhookDelivery
 
 router = APIRouter(prefix="/webhook-deliveries", tags=["webhook"])
 
 
-class DeliveryOut(BaseModel):
-    id: str = Field(description="What the receiver saw as `webhook-id`.")
-    event_id: int = Field(description="Of the vote event that it tells of.")
+class DeliveryOut(BaseModel, from_attributes=True):
+    id: str = Field(description="What the receiver gets as `webhook-id`.")
+    event_id: int = Field(description="The id of the vote event that it reports.")
     event: str = Field(description="vote.cast, vote.changed or vote.cleared.")
     attempts: int
     next_attempt_at: datetime
@@ -33,18 +32,13 @@ def list_deliveries(
     """The deliveries of the last month, newest first."""
     with services.database.read() as session:
         found = webhook_outbox.list_deliveries(session, limit=limit + 1, before=cursor)
-    page, following = cut(found, limit, lambda delivery: delivery.id)
-    return Page(items=[_shown(delivery) for delivery in page], next=following)
+    return page_of([DeliveryOut.model_validate(delivery) for delivery in found], limit)
 
 
 @router.post("/{delivery_id}/retry", status_code=202)
 def retry_delivery(delivery_id: Id, identity: Admin, services: ServicesHere) -> DeliveryOut:
-    """Send it again soon, even if it was given up; 409 if it was answered."""
+    """Send a delivery again soon, even if it was given up; 409 if the receiver already accepted it."""
     with services.database.write() as session:
         delivery = webhook_outbox.retry_delivery(session, delivery_id)
         audit.record(session, identity.name, "retry webhook", delivery_id)
-    return _shown(delivery)
-
-
-def _shown(delivery: WebhookDelivery) -> DeliveryOut:
-    return DeliveryOut(**delivery.model_dump(include=set(DeliveryOut.model_fields)))
+    return DeliveryOut.model_validate(delivery)

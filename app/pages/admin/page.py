@@ -24,7 +24,7 @@ from storage.errors import Conflict, NotAllowed, ThumbloopError
 from storage.files.installation_key import load_secret
 from storage.people.users import find_person
 from storage.privacy.erasure import erase_user, preview_user, remove_copies
-from storage.registry.model_versions import roll_back_target, version_of_run
+from storage.registry.model_versions import roll_back_target
 from storage.registry.training_runs import cancel_run, list_runs, request_run
 
 RUNS_SHOWN = 10
@@ -273,7 +273,7 @@ class AdminPage:
         state = current_figures(self.services)
         with self.services.database.read() as session:
             rows = list_runs(session, limit=RUNS_SHOWN)
-            runs = [run_out(row, version_of_run(session, row.id)) for row in rows]
+            runs = [run_out(session, row) for row in rows]
             try:
                 back = roll_back_target(session).name
             except ThumbloopError:
