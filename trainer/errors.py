@@ -21,7 +21,11 @@ class OutOfMemory(MemoryError):
     """Even the smallest passes do not fit in memory."""
 
     def __init__(self, batch_size: int, max_length: int) -> None:
-        super().__init__(
+        super().__init__(batch_size, max_length)  # both, so that it can be pickled
+
+    def __str__(self) -> str:
+        batch_size, max_length = self.args
+        return (
             f"The training ran out of memory, even with one reply at a time and nothing kept for the "
             f"backward pass. Lower THUMBLOOP_MAX_LENGTH={max_length}, set THUMBLOOP_PRECISION=bf16, or free "
             f"some memory; a smaller THUMBLOOP_BATCH_SIZE={batch_size} would not help."
@@ -29,4 +33,4 @@ class OutOfMemory(MemoryError):
 
 
 class ProcessLost(RuntimeError):
-    """Another training process was killed. The leader can resume from the newest checkpoint."""
+    """A training process was killed. Another attempt can resume from the newest checkpoint."""

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from storage.errors import Conflict
+from storage.errors import Conflict, ModelUnavailable
 from storage.imports.formats import NO_OPTIONS
 from storage.registry import training_runs
 from storage.settings import Settings
@@ -34,7 +35,7 @@ from trainer.engine.trl_trainer import newest_checkpoint, step_of
 from trainer.errors import Interrupted
 from trainer.launch import launcher
 from trainer.launch.worker import Job
-from trainer.model.base_model import load_model, resolve
+from trainer.model.base_model import load_tokenizer, resolve
 from trainer.offline.rows import read_rows
 from trainer.offline.train_file import OfflineTraining, train_on_file
 from trainer.runs import attempt
@@ -51,9 +52,12 @@ def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., TrainingEn
         yield build
 
 
-def followers(leader: int | None = None) -> list[psutil.Process]:
-    """The processes that a leader started; of this process, if no other is named."""
-    return [one for one in psutil.Process(leader).children() if "--multiprocessing-fork" in one.cmdline()]
+def workers(supervisor: int | None = None) -> list[psutil.Process]:
+    """The workers that a supervisor started, in order; of this process, if no other is named."""
+    children = psutil.Process(supervisor).children()
+    return sorted(
+        (one for one in children if "--multiprocessing-fork" in one.cmdline()), key=attrgetter("pid")
+    )
 
 
 def is_over(process: psutil.Process) -> bool:
@@ -71,10 +75,10 @@ def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
     env = build(**TWO_LONG, learning_rate=3e-4)
     env.vote(16)
     run_id = env.request()
-    leader = env.start_and_reach_checkpoint(run_id)
-    (other,) = followers(leader.pid)
+    supervisor = env.start_and_reach_checkpoint(run_id)
+    _, other = workers(supervisor.pid)
     other.kill()
-    assert leader.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
+    assert supervisor.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
     assert "Process 2 of 2 was ended by SIGKILL" in env.log(run_id)
     assert env.claimable(), "nobody waits for the lease to run out"
     assert env.train(run_id) == attempt.DONE, env.log(run_id)
@@ -105,11 +109,11 @@ def test_a_process_killed_while_it_wrote_its_part_of_a_checkpoint_does_no_harm(
     env = build(**TWO_LONG)
     env.vote(16)
     run_id = env.request()
-    leader = env.start(run_id)
+    supervisor = env.start(run_id)
     part = env.hold_second_process(run_id, 100)
-    (other,) = followers(leader.pid)
+    _, other = workers(supervisor.pid)
     other.kill()
-    assert leader.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
+    assert supervisor.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
     part.unlink()
     part.touch()  # as far as it would have come
     assert env.train(run_id) == attempt.DONE, env.log(run_id)
@@ -120,10 +124,10 @@ def test_a_terminated_run_keeps_its_last_step_and_is_handed_on(build: Callable[.
     env = build(**TWO_LONG)
     env.vote(16)
     run_id = env.request()
-    leader = env.start_and_reach_checkpoint(run_id)
-    (other,) = followers(leader.pid)
-    os.killpg(leader.pid, signal.SIGTERM)  # as a service manager does: to all of them
-    assert leader.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
+    supervisor = env.start_and_reach_checkpoint(run_id)
+    _, other = workers(supervisor.pid)
+    os.killpg(supervisor.pid, signal.SIGTERM)  # as a service manager does: to all of them
+    assert supervisor.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
     assert not other.is_running()
     assert env.claimable()
     newest = newest_checkpoint(env.artifacts.run_folder(run_id) / "checkpoints")
@@ -136,28 +140,31 @@ def test_a_terminated_run_keeps_its_last_step_and_is_handed_on(build: Callable[.
     assert trained["resumed_from_step"] == step_of(newest)
 
 
-def test_a_cancelled_run_leaves_no_process(build: Callable[..., TrainingEnv]) -> None:
+def test_a_cancelled_run_leaves_no_process_and_opens_no_port(build: Callable[..., TrainingEnv]) -> None:
     env = build(**TWO_LONG)
     env.vote(16)
     run_id = env.request()
-    leader = env.start_and_reach_checkpoint(run_id)
-    (other,) = followers(leader.pid)
+    supervisor = env.start_and_reach_checkpoint(run_id)
+    both = workers(supervisor.pid)
+    for process in (psutil.Process(supervisor.pid), *both):
+        listening = [one for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+        assert all(one.laddr.ip == "127.0.0.1" for one in listening), listening
     with env.database.write() as session:
         training_runs.cancel_run(session, run_id)
-    assert leader.wait(timeout=60) == attempt.DONE
+    assert supervisor.wait(timeout=60) == attempt.DONE
     assert env.run(run_id).state == "cancelled", env.log(run_id)
-    assert not other.is_running()
+    assert not any(one.is_running() for one in both)
 
 
-def test_others_end_with_a_killed_leader_and_another_number_of_them_starts_again(
+def test_others_end_with_a_killed_supervisor_and_another_number_of_them_starts_again(
     build: Callable[..., TrainingEnv],
 ) -> None:
     env = build(**TWO_LONG | {"lease_seconds": 3})
     env.vote(16)
     run_id = env.request()
-    leader = env.start_and_reach_checkpoint(run_id)
-    (other,) = followers(leader.pid)
-    leader.kill()
+    supervisor = env.start_and_reach_checkpoint(run_id)
+    _, other = workers(supervisor.pid)
+    supervisor.kill()
     wait_until(lambda: is_over(other))
     wait_until(env.claimable, 30)
     three = [*TORCHRUN[:-1], "3", "-m", "trainer", "run", run_id]
@@ -200,7 +207,7 @@ def test_a_stopped_training_keeps_its_last_step_and_goes_on_under_torchrun(
 
     with pytest.raises(Interrupted):
         train_on_file(wanted, progress=lambda state: reached.append(state.get("step", 0)), check=stop)
-    assert not followers()
+    assert not workers()
     newest = newest_checkpoint(tmp_path / "out" / "unfinished" / "checkpoints")
     assert newest is not None
     assert step_of(newest) == reached[-1]
@@ -218,16 +225,15 @@ def test_a_stopped_training_keeps_its_last_step_and_goes_on_under_torchrun(
     assert [step["step"] for step in report["steps"]] == list(range(1, 10 * 3 + 1))
 
 
-def job_of_two(kind: type[Job], folder: Path, model: Path, **other: Any) -> tuple[Job, Any, Any]:
-    """A job on eight long rows, the model and its tokenizer."""
+def job_of_two(kind: type[Job], folder: Path, model: Path, **other: Any) -> Job:
+    """A job on eight long rows."""
     settings = Settings(data_dir=folder, model=str(model), precision="fp32", lora_rank=4, **TWO | other)
     source = resolve(settings)
-    loaded, tokenizer = load_model(source)
     long = [rated(number, completion=f"It is {2 * number}. " * 80) for number in range(8)]
     examples = read_rows(write_rows(folder / "rows.jsonl", long), options=NO_OPTIONS).examples
-    rows = tokenise(tokenizer, examples, max_length=1024)[0]
+    rows = tokenise(load_tokenizer(source), examples, max_length=1024)[0]
     weights = plan_training(rows, LeftOut(), settings).weights
-    return kind(source, None, settings, rows, weights, folder / "out", False, None), loaded, tokenizer
+    return kind(source, None, settings, rows, weights, folder / "out", folder / "adapter", False, None)
 
 
 def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, tiny_model: Path) -> None:
@@ -235,11 +241,11 @@ def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, 
     copy.mkdir()
     for file in tiny_model.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    job, model, tokenizer = job_of_two(Job, tmp_path, copy)
+    job = job_of_two(Job, tmp_path, copy)
     (copy / "config.json").unlink()
-    with pytest.raises(RuntimeError, match="Process 2 of 2 failed: ModelUnavailable: .*cannot be loaded"):
-        launcher.train(job, model, tokenizer, processes=2)
-    assert not followers()
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        launcher.train(job, processes=2)
+    assert not workers()
 
 
 @dataclass(frozen=True)
@@ -252,7 +258,7 @@ class SlowStart(ParentAdapter):
 
 
 def test_a_training_is_stopped_while_its_other_processes_still_load(tmp_path: Path, tiny_model: Path) -> None:
-    job, model, tokenizer = job_of_two(Job, tmp_path, tiny_model)
+    job = job_of_two(Job, tmp_path, tiny_model)
     slow = SlowStart("id", "v2", tmp_path, "sha256")
 
     def check() -> None:
@@ -260,8 +266,8 @@ def test_a_training_is_stopped_while_its_other_processes_still_load(tmp_path: Pa
             raise Interrupted("cancelled")
 
     with pytest.raises(Interrupted):
-        launcher.train(replace(job, start=slow), model, tokenizer, processes=2, check=check)
-    assert not followers()
+        launcher.train(replace(job, start=slow), processes=2, check=check)
+    assert not workers()
 
 
 HOARD: list[bytearray] = []
@@ -270,10 +276,11 @@ HOARD: list[bytearray] = []
 class CrampedJob(Job):
     """A job whose second process gets no more memory from its first step on."""
 
-    def train(self, model: Any, tokenizer: Any, **how: Any) -> Any:
+    def train(self, **how: Any) -> Any:
+        loading = iter((True,))  # the first check comes before the training
         if torch.distributed.get_rank() == 1:
-            how["check"] = get_no_more_memory
-        return super().train(model, tokenizer, **how)
+            how["check"] = lambda: None if next(loading, False) else get_no_more_memory()
+        return super().train(**how)
 
 
 def get_no_more_memory() -> None:
@@ -290,7 +297,7 @@ def get_no_more_memory() -> None:
 
 def test_a_process_without_memory_ends_the_training_with_its_reason(tmp_path: Path, tiny_model: Path) -> None:
     """Stock TRL has no smaller passes; the engine shared-prefix gets through with them."""
-    job, model, tokenizer = job_of_two(CrampedJob, tmp_path, tiny_model, engine="trl")
-    with pytest.raises(MemoryError, match="Process 2 of 2 failed: .*(ran out of|allocate) memory"):
-        launcher.train(job, model, tokenizer, processes=2)
-    assert not followers()
+    job = job_of_two(CrampedJob, tmp_path, tiny_model, engine="trl")
+    with pytest.raises(MemoryError, match="(ran out of|allocate) memory"):
+        launcher.train(job, processes=2)
+    assert not workers()

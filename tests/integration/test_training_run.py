@@ -69,7 +69,7 @@ def test_a_run_trains_publishes_and_deploys(build: Callable[..., TrainingEnv]) -
     assert plan["expected_seconds"] > 0
     said = env.log(run_id)
     assert f"{plan['rows']} examples to train on ({plan['up']} up, {plan['down']} down)" in said
-    assert said.index("That will take about") < said.index("Step 1 of 8")
+    assert said.index("The training takes about") < said.index("Step 1 of 8")
     card = (folder / "README.md").read_text()
     assert f"{plan['up']} desirable" in card
     assert run.snapshot["sha256"] in card

@@ -117,6 +117,16 @@ USES = {
         ),
         "utils.constants.FSDP_MODEL_NAME": "Checkpoints of FSDP would be taken for whole ones.",
     },
+    ("trainer/launch/launcher.py", "torch.distributed.launcher.api"): {
+        "LaunchConfig(nproc_per_node, rdzv_backend, rdzv_endpoint, rdzv_configs, local_addr, logs_specs)": (
+            "Several processes could not start, or would listen on a port."
+        ),
+        "elastic_launch": "Several processes could not start.",
+    },
+    ("trainer/launch/launcher.py", "torch.distributed.elastic.multiprocessing"): {
+        "DefaultLogsSpecs(log_dir)": "Each training would leave a folder in /tmp.",
+        "errors.ChildFailedError.get_first_failure": "A lost process would fail the run.",
+    },
     ("trainer/engine/shared_prefix_trainer.py", "transformers"): {
         "Trainer.training_step(model, inputs, num_items_in_batch)": "Out of memory would end a run.",
         "Trainer.compute_loss(model, inputs, return_outputs, num_items_in_batch)": "It would be no KTO.",

@@ -1,165 +1,180 @@
-"""A worker process of a training: it trains its share of micro-batches for the leader.
-
-The leader gives it its job and ends it. It reports, publishes and decides nothing. Knows no database.
-"""
+"""A worker: one of the processes that train together. Knows no database."""
 
 import contextlib
 import logging
-import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from storage.examples.weights import Weights
+from storage.settings import Settings
+from trainer.adapters.parent import ParentAdapter
+from trainer.adapters.tuning_modes import load_for_training
+from trainer.dataset.tokenise import TokenisedExample
+from trainer.engine import kto
+from trainer.engine.callbacks import Progress
+from trainer.engine.estimates import expected_seconds, is_out_of_memory
+from trainer.engine.prefix.reference_cache import ReferenceCache
+from trainer.engine.select import settle_engine
 from trainer.errors import Interrupted
 from trainer.launch.environment import prepare_process
+from trainer.model.base_model import BaseModelSource
+from trainer.text import spoken
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+log = logging.getLogger(__name__)
 
-    from storage.examples.weights import Weights
-    from storage.settings import Settings
-    from trainer.adapters.parent import ParentAdapter
-    from trainer.dataset.tokenise import TokenisedExample
-    from trainer.engine.kto import TrainingResult
-    from trainer.engine.prefix.reference_cache import ReferenceCache
-    from trainer.model.base_model import BaseModelSource
-
-READY = "ready"
+SIGNALS = signal.SIGINT, signal.SIGTERM
+# The elastic agent looks at its workers ten times a second and reports the first one that has ended.
+AGENT_NOTICES_WITHIN = 1.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """What each process needs for a training; see `kto.train`."""
+    """What each process needs for a training; see `kto.train`. `adapter` is the folder for the result."""
 
-    source: "BaseModelSource"
-    start: "ParentAdapter | None"
-    settings: "Settings"
-    rows: "Sequence[TokenisedExample]"
-    weights: "Weights"
+    source: BaseModelSource
+    start: ParentAdapter | None
+    settings: Settings
+    rows: Sequence[TokenisedExample]
+    weights: Weights
     output_dir: Path
+    adapter: Path
     resume: bool
-    references: "ReferenceCache | None"
+    references: ReferenceCache | None
 
     def train(
         self,
-        model: Any,
-        tokenizer: Any,
         *,
-        progress: "Callable[[dict[str, Any]], None]" = lambda _state: None,
-        check: "Callable[[], None]" = lambda: None,
-    ) -> "tuple[Any, TrainingResult]":
-        """Run `kto.train` in this process."""
-        from trainer.engine import kto
+        processes: int = 1,
+        progress: Progress = lambda _state: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> kto.TrainingResult:
+        """Load the model and train it in this process; the first process saves the adapter.
 
-        return kto.train(
-            model,
-            tokenizer,
-            self.rows,
+        `progress` receives `expected_seconds` before what `kto.train` reports.
+        """
+        model, tokenizer = load_for_training(self.source, self.settings)
+        if self.start is not None:
+            model = self.start.load_into(model)
+        check()
+        settings = settle_engine(self.settings, model)
+        expected = expected_seconds(model, self.rows, settings, processes)
+        log.info("The training takes about %s from the beginning.", spoken(expected))
+        progress({"phase": "training", "expected_seconds": expected})
+        model, result = kto.train(
+            *(model, tokenizer, self.rows),
             weights=self.weights,
-            settings=self.settings,
+            settings=settings,
             output_dir=self.output_dir,
             resume=self.resume,
             references=self.references,
             progress=progress,
             check=check,
         )
+        if PartialState().is_main_process:
+            kto.save_adapter(model, self.adapter, base_model=self.source.name)
+            if settings.tuning == "full":
+                tokenizer.save_pretrained(self.adapter)
+        return result
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a follower failed before its training ended."""
+def work(
+    job: Job, store: str, gpus: Sequence[str], lines: Sequence[Connection]
+) -> kto.TrainingResult | Interrupted:
+    """Train in a process of the elastic agent; sends log records, progress and a failure to the supervisor.
 
-    out_of_memory: bool
-    told: str
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """How the processes of one machine find each other: through a file, so that no port is open.
-
-    `gpus` has one entry per process, or none. Each follower has a line to the leader. On it the follower
-    sends READY, first before joining and again before training, or a Failure. At the end it waits there for
-    leave to exit.
+    Each process has its line. What the supervisor sends on it means: stop after this step. Its end means:
+    end now. The processes find each other through the file `store`, so no port is open.
     """
-
-    file: Path
-    processes: int
-    gpus: tuple[str, ...]
-    lines: tuple[Connection, ...]
-
-    def attend(self, rank: int) -> None:
-        """Wait for the others; afterwards torch and accelerate have a process group."""
-        PartialState(
-            cpu=not self.gpus,
-            init_method=f"file://{self.file}",
-            rank=rank,
-            world_size=self.processes,
-        )
-
-
-def follow(index: int, meeting: Meeting) -> None:
-    """Run a follower that the leader started; the first one has index 0."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # sent to the whole session; the leader decides what is saved
-    threading.Thread(target=_end_with_leader, name="end with leader", daemon=True).start()
-    rank = index + 1
-    os.environ["RANK"] = str(rank)
-    if meeting.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = meeting.gpus[rank]
-    else:
-        os.environ["LOCAL_RANK"] = str(rank)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole session; the supervisor decides
+    rank, processes = int(os.environ["RANK"]), len(lines)
+    line, stop = lines[rank], threading.Event()
+    threading.Thread(target=_listen, args=(line, stop), name="supervisor", daemon=True).start()
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # accelerate takes the one of LOCAL_RANK
     prepare_process()
-    logging.basicConfig(format=f"Process {rank + 1}: %(message)s", level=logging.WARNING)
+    share = max(1, torch.get_num_threads() // processes)
+    os.environ["OMP_NUM_THREADS"] = str(share)  # accelerate would set another number without it
+    torch.set_num_threads(share)
+    handler = QueueHandler(SimpleNamespace(put_nowait=line.send))
+    if rank > 0:
+        handler.setFormatter(logging.Formatter(f"Process {rank + 1}: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("trainer").setLevel(logging.INFO if rank == 0 else logging.WARNING)
 
-    from trainer.engine import kto  # noqa: F401  Takes seconds; the leader must not wait in a collective.
-    from trainer.engine.estimates import is_out_of_memory
+    def check() -> None:
+        if stop.is_set():
+            raise Interrupted("terminated")
 
-    line = meeting.lines[index]
     try:
-        line.send(READY)
-        meeting.attend(rank)
-        train_along(loaded=partial(line.send, READY))
-        line.recv()  # the leader may still be reading the last message
-    except BaseException as error:
-        line.send(Failure(is_out_of_memory(error), f"{type(error).__name__}: {error}"))
+        PartialState(cpu=not gpus, init_method=f"file://{store}", rank=rank, world_size=processes)
+        progress: Progress = line.send if rank == 0 else lambda _state: None
+        return job.train(processes=processes, progress=progress, check=check)
+    except Interrupted as interrupted:
+        return interrupted
+    except Exception as error:
+        if is_of_another(error):
+            time.sleep(AGENT_NOTICES_WITHIN)
+        line.send(_portable(error, f"In process {rank + 1} of {processes}:\n{traceback.format_exc()}"))
         raise
-
-
-def train_along(loaded: "Callable[[], None]" = lambda: None) -> None:
-    """Do this process's part of the leader's job, if there is one. The process group must exist."""
-    from trainer.adapters.tuning_modes import load_for_training
-
-    (job,) = broadcast_object_list([None])
-    if job is None:
-        return
-    model, tokenizer = load_for_training(job.source, job.settings)
-    if job.start is not None:
-        model = job.start.load_into(model)
-    loaded()
-    with contextlib.suppress(Interrupted):  # the leader stops for the same reason and reports it
-        job.train(model, tokenizer)
+    finally:
+        leave_group()
 
 
 def follow_launched() -> None:
-    """Run a follower that torchrun or accelerate launch started: it waits for the leader's job."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Be a worker that torchrun or accelerate launch started: wait for the first one's job and do it."""
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the launcher sends them to every process
     PartialState(cpu=not torch.cuda.is_available())
-    train_along()
-    torch.distributed.destroy_process_group()  # otherwise its threads sometimes abort this process at exit
+    (job,) = broadcast_object_list([None])
+    if job is not None:
+        with contextlib.suppress(Interrupted):  # the first process stops for the same reason and reports it
+            job.train()
+    leave_group()
 
 
-def _end_with_leader() -> None:
-    leader = multiprocessing.parent_process()
-    assert leader is not None
-    leader.join()
+def is_of_another(error: Exception) -> bool:
+    """Whether a collective failed, as it does when another process is gone, perhaps still exiting."""
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
+
+
+def leave_group() -> None:
+    """End the process group, if there is one: threads that outlive it abort the process at exit."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _listen(line: Connection, stop: threading.Event) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while line.recv():
+            stop.set()
     os._exit(1)  # the main thread may be stuck in a collective
+
+
+def _portable(error: Exception, note: str) -> Exception:
+    """The error with a note, or one with the same text if it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    if is_out_of_memory(error) and not isinstance(error, MemoryError):
+        error = MemoryError(str(error))
+    error.add_note(note)
+    return error

@@ -16,15 +16,13 @@ from storage.errors import NotReady
 from storage.imports.formats import NO_OPTIONS, ImportOptions
 from storage.settings import Settings
 from trainer.adapters.lineage import write_lineage
-from trainer.adapters.tuning_modes import load_for_training, open_references
+from trainer.adapters.tuning_modes import open_references
 from trainer.dataset.batch_order import write_order
 from trainer.dataset.plan import TrainingPlan, plan_training
 from trainer.dataset.split import without_contradictions
 from trainer.dataset.tokenise import TokenisedExample, rows_digest, tokenise
 from trainer.engine import kto
 from trainer.engine.callbacks import Progress
-from trainer.engine.estimates import expected_seconds
-from trainer.engine.select import settle_engine
 from trainer.engine.trl_trainer import newest_checkpoint
 from trainer.launch import launcher
 from trainer.launch.worker import Job
@@ -98,15 +96,13 @@ def train_on_file(
     identity = chosen | {"data": sha256, "weights of the model": fingerprint}
     with _named_file_errors(out), out.claimed(identity) as resume:
         progress({"phase": "loading the model"})
-        model, tokenizer = load_for_training(source, settings)
-        check()
-        settled = settle_engine(settings, model)
-        expected = expected_seconds(model, rows, settled, plan.processes)
-        log.info("The training takes about %s from the beginning.", spoken(expected))
+        seconds: dict[str, float] = {}
         steps = _steps_of_checkpoint(out.checkpoints) if resume else []
         before = len(steps)
 
         def note(state: dict[str, Any]) -> None:
+            if "expected_seconds" in state:
+                seconds.update(set_up=time.monotonic() - began, expected=state["expected_seconds"])
             if "loss" in state:
                 if len(steps) == before and state["step"] < state["steps"]:
                     log.info("By the first step, about %s are left.", spoken(state["seconds_left"]))
@@ -116,16 +112,10 @@ def train_on_file(
         references = None
         if wanted.references is not None:
             references = open_references(wanted.references, source, fingerprint, settings)
-        set_up = time.monotonic() - began
-        job = Job(source, None, settled, rows, plan.weights, out.checkpoints, resume, references)
-        model, result = launcher.train(
-            job, model, tokenizer, processes=plan.processes, progress=note, check=check
-        )
-        progress({"phase": "writing the adapter"})
         staging = out.new_staging()
-        kto.save_adapter(model, staging, base_model=source.name)
-        if settings.tuning == "full":
-            tokenizer.save_pretrained(staging)
+        job = Job(source, None, settings, rows, plan.weights, out.checkpoints, staging, resume, references)
+        result = launcher.train(job, processes=plan.processes, progress=note, check=check)
+        progress({"phase": "writing the adapter"})
         write_lineage(
             staging,
             origin={
@@ -146,7 +136,7 @@ def train_on_file(
             "precision": settings.precision,
             "rows": plan.rows,
             "tokens": plan.tokens,
-            "seconds": {"set_up": set_up, "training": result.seconds, "expected": expected},
+            "seconds": seconds | {"training": result.seconds},
             "seconds_per_row": result.seconds_per_row,
             "peak_memory_mb": result.peak_memory / 2**20,
             "steps": steps,

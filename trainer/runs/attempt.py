@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from storage.db.database import Database
+from storage.db.tables import TrainingRun
 from storage.errors import LeaseLost, ThumbloopError
 from storage.registry import training_runs
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from trainer.errors import Diverged, Interrupted, OutOfMemory, ProcessLost
-from trainer.launch.launcher import LOST
 from trainer.model.host_limits import is_full
 from trainer.runs.lease import Lease
 from trainer.runs.run import Outcome, carry_out
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 # Exit codes. RELEASED is EX_TEMPFAIL: the run waits for its next trainer, as after a lost process.
 DONE, FAILED, NOT_OURS, RELEASED = 0, 1, 3, 75
-assert LOST == RELEASED
 
 
 def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: str) -> int:
@@ -48,63 +47,70 @@ def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: s
     with _log_to(folder / "train.log"), Lease(database, run, lease_seconds=settings.lease_seconds) as lease:
         log.info("Run %s, attempt %d, asked for by the %s.", run.id, run.attempts, run.trigger)
         try:
-            outcome = carry_out(database, settings, artifacts, run, lease)
+            outcome = _outcome(database, settings, artifacts, run, lease)
+            lease.close()
+            _finish(database, lease, outcome)
         except Interrupted as interrupted:
-            if interrupted.why == "lost":
-                return NOT_OURS
-            if interrupted.why == "terminated":
-                return _release(database, lease)
-            outcome = Outcome("cancelled", "Cancelled while it was running.", {})
+            return NOT_OURS if interrupted.why == "lost" else _release(database, lease)
+        except ProcessLost as lost_process:
+            # End as if this trainer had died too: the attempt counts, and the next one resumes the run.
+            lease.close()
+            log.error("%s The run goes on there when a trainer is at hand.", lost_process)
+            with database.write() as session:
+                training_runs.expire_lease(session, run_id, owner)
+            return RELEASED
         except LeaseLost as lost:
             log.error("%s Stopping.", lost.message)
             return NOT_OURS
-        except ProcessLost as lost_process:
-            return _give_up_attempt(database, lease, owner, lost_process)
-        except ThumbloopError as error:
-            outcome = Outcome("failed", error.message, {})
-        except (Diverged, OutOfMemory) as error:
-            outcome = Outcome("failed", str(error), {})
-        except (MemoryError, torch.OutOfMemoryError):
-            log.exception("Out of memory")
-            outcome = Outcome(
-                "failed",
-                f"The training ran out of memory; lower THUMBLOOP_MAX_LENGTH={settings.max_length} or "
-                f"THUMBLOOP_BATCH_SIZE={settings.batch_size}.",
-                {},
-            )
-        except Exception as error:
-            log.exception("The run failed")
-            reason = f"{type(error).__name__}: {error}. The run's log says where."
-            if is_full(error):
-                reason = f"{settings.data_dir} has no room left ({error}); free some and train again."
-            outcome = Outcome("failed", reason, {})
-        return _finish(database, lease, folder, outcome)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return FAILED if outcome.state == "failed" else DONE
 
 
-def _finish(database: Database, lease: Lease, folder: Path, outcome: Outcome) -> int:
-    lease.close()
+def _outcome(
+    database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
+) -> Outcome:
+    """Carry out the run; an error becomes a failed run, unless another attempt goes on with it."""
+    try:
+        return carry_out(database, settings, artifacts, run, lease)
+    except Interrupted as interrupted:
+        if interrupted.why != "cancelled":
+            raise
+        return Outcome("cancelled", "Cancelled while it was running.", {})
+    except (LeaseLost, ProcessLost):
+        raise
+    except (ThumbloopError, Diverged, OutOfMemory) as error:
+        return Outcome("failed", str(error), {})
+    except (MemoryError, torch.OutOfMemoryError):
+        log.exception("Out of memory")
+        reason = (
+            f"The training ran out of memory; lower THUMBLOOP_MAX_LENGTH={settings.max_length} or "
+            f"THUMBLOOP_BATCH_SIZE={settings.batch_size}."
+        )
+    except Exception as error:
+        log.exception("The run failed")
+        reason = f"{type(error).__name__}: {error}. The run's log says where."
+        if is_full(error):
+            reason = f"{settings.data_dir} has no room left ({error}); free some and train again."
+    return Outcome("failed", reason, {})
+
+
+def _finish(database: Database, lease: Lease, outcome: Outcome) -> None:
     log.log(
         logging.ERROR if outcome.state == "failed" else logging.INFO,
         *("%s: %s", outcome.state.capitalize(), outcome.reason),
     )
     steps = outcome.metrics.get("training", {}).get("steps")
     progress = {"phase": outcome.state} | ({"step": steps, "steps": steps} if steps else {})
-    try:
-        with database.write() as session:
-            training_runs.update_run(session, lease.run_id, lease.fence, progress=progress)
-            training_runs.finish_run(
-                session,
-                lease.run_id,
-                lease.fence,
-                state=outcome.state,
-                reason=outcome.reason,
-                metrics=outcome.metrics,
-            )
-    except LeaseLost as lost:
-        log.error("%s Stopping.", lost.message)
-        return NOT_OURS
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return FAILED if outcome.state == "failed" else DONE
+    with database.write() as session:
+        training_runs.update_run(session, lease.run_id, lease.fence, progress=progress)
+        training_runs.finish_run(
+            session,
+            lease.run_id,
+            lease.fence,
+            state=outcome.state,
+            reason=outcome.reason,
+            metrics=outcome.metrics,
+        )
 
 
 def _release(database: Database, lease: Lease) -> int:
@@ -117,15 +123,6 @@ def _release(database: Database, lease: Lease) -> int:
         log.error("%s Stopping.", lost.message)
         return NOT_OURS
     log.info("Stopped as asked; the run is released and will be resumed.")
-    return RELEASED
-
-
-def _give_up_attempt(database: Database, lease: Lease, owner: str, lost: ProcessLost) -> int:
-    """End as if this trainer had died too: the attempt counts, and the next one resumes the run."""
-    lease.close()
-    log.error("%s The run goes on there when a trainer is at hand.", lost)
-    with database.write() as session:
-        training_runs.expire_lease(session, lease.run_id, owner)
     return RELEASED
 
 

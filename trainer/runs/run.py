@@ -22,16 +22,13 @@ from storage.registry.lineage import count_lost, keep_lineage
 from storage.settings import Settings, frozen_settings, load_settings
 from trainer.adapters.lineage import write_lineage
 from trainer.adapters.parent import ParentAdapter, find_parent
-from trainer.adapters.tuning_modes import load_for_training, open_references, refuse_full
+from trainer.adapters.tuning_modes import open_references, refuse_full
 from trainer.dataset.plan import TrainingPlan, plan_training
 from trainer.dataset.readiness import check_readiness
 from trainer.dataset.snapshot import Snapshot, take_snapshot
 from trainer.dataset.split import split_by_chat
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.engine import kto
-from trainer.engine.estimates import expected_seconds
 from trainer.engine.prefix.reference_cache import ReferenceCache
-from trainer.engine.select import settle_engine
 from trainer.engine.trl_trainer import newest_checkpoint
 from trainer.gate.compare import compare
 from trainer.gate.promote import promote
@@ -40,7 +37,7 @@ from trainer.launch.worker import Job
 from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
 from trainer.runs.lease import Lease
-from trainer.text import counted, spoken
+from trainer.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -250,25 +247,14 @@ class _Steps:
     ) -> ModelVersion:
         newest = newest_checkpoint(self.checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
-        references = self._references(source, start)
-        model, tokenizer = load_for_training(source, self.settings)
-        if start is not None:
-            model = start.load_into(model)
-        self.lease.check()
-        self.phases.append(("training", time.monotonic()))
-        settled = settle_engine(self.settings, model)
-        expected = expected_seconds(model, rows, settled, plan.processes)
-        log.info("That will take about %s from the start.", spoken(expected))
         self.figures = plan.to_metrics()
-        self.figures["plan"]["expected_seconds"] = expected
-        job = Job(source, start, settled, rows, plan.weights, self.checkpoints, resume, references)
-        model, result = launcher.train(
-            job,
-            model,
-            tokenizer,
-            processes=plan.processes,
-            progress=self._report_step,
-            check=self.lease.check,
+        staging = self.artifacts.staging(self.run.id)
+        job = Job(
+            *(source, start, self.settings, rows, plan.weights),
+            *(self.checkpoints, staging, resume, self._references(source, start)),
+        )
+        result = launcher.train(
+            job, processes=plan.processes, progress=self._report_step, check=self.lease.check
         )
         log.info(
             "Trained %s in %.0f s, %.2f s a row, at most %.1f GiB of memory.",
@@ -276,8 +262,6 @@ class _Steps:
             result.peak_memory / 2**30,
         )
         self._phase("publishing")
-        staging = self.artifacts.staging(self.run.id)
-        kto.save_adapter(model, staging, base_model=source.name)
         training = result.to_dict()
         write_lineage(
             staging,
@@ -320,6 +304,9 @@ class _Steps:
         return open_references(self.settings.data_dir, source, self.fingerprint, self.settings, of=of)
 
     def _report_step(self, state: dict[str, Any]) -> None:
+        if "expected_seconds" in state:
+            self.phases.append(("training", time.monotonic()))
+            self.figures["plan"]["expected_seconds"] = state["expected_seconds"]
         if "loss" in state:
             log.info(
                 "Step %d of %d: loss %.4f, reward margin %s, %.2f rows/s, %.0f s left",
