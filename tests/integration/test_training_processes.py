@@ -41,6 +41,7 @@ from trainer.offline.train_file import OfflineTraining, train_on_file
 from trainer.runs import attempt
 from trainer.runs.executors.local import child_environment
 
+EARLIER = psutil.Process().children()  # pytest's own
 TWO = {"training_processes": 2, "batch_size": 2}
 # So small a share leaves two votes of each kind held out, and of sixteen votes twelve: three turns of two.
 TWO_LONG = {**LONG, **TWO, "hold_out_fraction": 1e-9, "lease_seconds": 60}
@@ -55,9 +56,8 @@ def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., TrainingEn
 def workers(supervisor: int | None = None) -> list[psutil.Process]:
     """The workers that a supervisor started, in order; of this process, if no other is named."""
     children = psutil.Process(supervisor).children()
-    return sorted(
-        (one for one in children if "--multiprocessing-fork" in one.cmdline()), key=attrgetter("pid")
-    )
+    found = [one for one in children if "--multiprocessing-fork" in one.cmdline() and one not in EARLIER]
+    return sorted(found, key=attrgetter("pid"))
 
 
 def is_over(process: psutil.Process) -> bool:

@@ -154,7 +154,15 @@ def tick(database: Database, settings: Settings, due_at: datetime) -> str:
     Returns the outcome as text.
     """
     try:
-        outcome = _request(database, settings, due_at)
+        with database.write() as session:
+            new = votes.count_events_after(session, training_runs.last_trained_event_id(session))
+            run_id = None
+            outcome = f"No run: {new} new votes, and {settings.min_new_votes} are needed."
+            if new >= settings.min_new_votes:
+                run_id = training_runs.request_run(session, trigger="schedule").id
+                outcome = f"Requested run {run_id} for {new} new votes."
+            if not training_runs.record_tick(session, due_at, outcome=outcome, run_id=run_id):
+                raise _AlreadyTaken
     except Conflict as conflict:
         outcome = f"No run: {conflict.message}"
         with database.write() as session:
@@ -172,19 +180,6 @@ def _shown(moment: datetime) -> str:
 
 class _AlreadyTaken(Exception):
     """Rolls the transaction back, including the run that this late scheduler would have requested."""
-
-
-def _request(database: Database, settings: Settings, due_at: datetime) -> str:
-    with database.write() as session:
-        new = votes.count_events_after(session, training_runs.last_trained_event_id(session))
-        run_id = None
-        outcome = f"No run: {new} new votes, and {settings.min_new_votes} are needed."
-        if new >= settings.min_new_votes:
-            run_id = training_runs.request_run(session, trigger="schedule").id
-            outcome = f"Requested run {run_id} for {new} new votes."
-        if not training_runs.record_tick(session, due_at, outcome=outcome, run_id=run_id):
-            raise _AlreadyTaken
-    return outcome
 
 
 def _trigger(settings: Settings, now: datetime) -> CronTrigger | None:
