@@ -3,13 +3,13 @@
 Nothing is fetched from outside: no web fonts, and only our own scripts.
 """
 
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
 
-ASSETS = Path(__file__).parent / "assets"
+from app.pages.html import ASSETS, asset
+
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 SCRIPTS = ("thumbloop.js", "votes.js", "admin.js")
@@ -49,8 +49,8 @@ def build_theme() -> gr.themes.Base:
 
 def mount_options() -> dict[str, Any]:
     """Arguments for gr.mount_gradio_app, stricter than Gradio's defaults."""
-    scripts = "".join(f"<script>\n{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS)
-    icon = quote((ASSETS / "icon.svg").read_text(encoding="utf-8"))
+    scripts = "".join(f"<script>\n{asset(name)}</script>" for name in SCRIPTS)
+    icon = quote(asset("icon.svg"))
     return {
         "theme": build_theme(),
         "css_paths": [ASSETS / "thumbloop.css"],

@@ -1,10 +1,10 @@
 """Signing in and out: the form for accounts, and the one-time admin link. Plain HTML without scripts."""
 
-from html import escape
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
+from jinja2 import Environment, PackageLoader
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.web.auth import ServicesHere, clear_cookie, cookie_name, resolve, set_cookie, start_session
@@ -13,56 +13,16 @@ from storage.people import tokens, users
 
 router = APIRouter(include_in_schema=False)
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} · Thumbloop</title>
-<link rel="icon" href="data:,">
-<style>
-  :root {{ color-scheme: light dark; }}
-  body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; background: Canvas;
-         color: CanvasText; font: 16px/1.5 system-ui, sans-serif; }}
-  main {{ width: min(22rem, 100vw - 3rem); padding: 2rem 0; }}
-  h1 {{ font-size: 1.4rem; margin: 0 0 1rem; }}
-  label {{ display: block; margin: 1rem 0 .3rem; }}
-  input {{ width: 100%; box-sizing: border-box; font: inherit; padding: .6rem .7rem;
-          border: 1px solid GrayText; border-radius: .5rem; background: Field; color: FieldText; }}
-  button {{ width: 100%; margin-top: 1.5rem; padding: .7rem; font: inherit; font-weight: 600;
-           color: #fff; background: #0f766e; border: 0; border-radius: .5rem; cursor: pointer; }}
-  :is(input, button, a):focus-visible {{ outline: 3px solid #14b8a6; outline-offset: 2px; }}
-  code {{ font: .9em ui-monospace, monospace; padding: .1rem .3rem; border: 1px solid GrayText;
-         border-radius: .3rem; white-space: nowrap; }}
-  [role=alert] {{ border-left: 4px solid #b91c1c; padding: .3rem .8rem; }}
-</style>
-</head>
-<body><main><h1>{title}</h1>{body}</main></body>
-</html>
-"""
-
-FORM = """{alert}<form method="post" action="login">
-<input type="hidden" name="next" value="{next}">
-<label for="name">Name</label>
-<input id="name" name="name" autocomplete="username" required autofocus value="{name}">
-<label for="password">Password</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required>
-<button>Sign in</button>
-</form>"""
-
-ADMIN_ONLY = """<p>Only an admin can open this page. On the machine that runs Thumbloop,</p>
-<p><code>thumbloop admin-link</code></p>
-<p>prints a link that signs you in. <a href="/">Back to the chat</a></p>"""
+_templates = Environment(loader=PackageLoader("app.web"), autoescape=True)
 
 
-def page(title: str, body: str, status: int = 200) -> Response:
-    return HTMLResponse(
-        PAGE.format(title=escape(title), body=body), status_code=status, headers={"Cache-Control": "no-store"}
-    )
+def page(template: str, title: str, status: int = 200, **values: str) -> Response:
+    html = _templates.get_template(template).render(title=title, **values)
+    return HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
 
 
 def admin_only_page() -> Response:
-    return page("Admins only", ADMIN_ONLY, status=403)
+    return page("admins_only.html", "Admins only", 403)
 
 
 @router.get("/login")
@@ -109,7 +69,7 @@ def redeem_admin_link(request: Request, services: ServicesHere, token: str = "")
         with services.database.write() as session:
             user = tokens.redeem_login(session, token)
     except NotAuthenticated as error:
-        return page("This link does not work", f"<p role=alert>{escape(error.message)}</p>", status=403)
+        return page("page.html", "This link does not work", 403, alert=error.message)
     return _signed_in(request, services, user.id, "/admin/")
 
 
@@ -122,10 +82,7 @@ def _signed_in(request: Request, services: ServicesHere, user_id: str, target: s
 
 
 def _form(target: str, *, name: str = "", alert: str = "", status: int = 200) -> Response:
-    shown = f"<p role=alert>{escape(alert)}</p>" if alert else ""
-    return page(
-        "Sign in", FORM.format(alert=shown, next=escape(_own_path(target)), name=escape(name)), status
-    )
+    return page("sign_in.html", "Sign in", status, next=_own_path(target), name=name, alert=alert)
 
 
 def _own_path(target: str) -> str:

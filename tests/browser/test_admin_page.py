@@ -58,7 +58,7 @@ def import_votes(page: Page, file: Path) -> None:
     form = page.locator("[data-import]")
     form.locator("input[type=file]").set_input_files(file)
     form.get_by_role("button", name="Import").click()
-    expect(form.locator("[data-said]")).to_contain_text("Imported")
+    expect(form.locator("[data-result]")).to_contain_text("Imported")
 
 
 def version_row(page: Page, name: str) -> Locator:
@@ -117,12 +117,12 @@ def test_a_canary_is_tried_and_ended(
     database.close()
     page = open_page(server.admin_link())
     page.get_by_role("button", name="Try v2").click()
-    expect(page.locator("#tl-said")).to_contain_text("v2 answers 10% of the chats that begin from now on.")
+    expect(page.locator("#tl-result")).to_contain_text("v2 answers 10% of the chats that begin from now on.")
     expect(version_row(page, "v2")).to_contain_text("canary 10%")
     expect(version_row(page, "v1")).to_contain_text("deployed")
     expect(page.locator("#tl-canary")).to_contain_text("v2 gets 10% of the new chats, 0 so far.")
     page.get_by_role("button", name="End canary of v2").click()
-    expect(page.locator("#tl-said")).to_contain_text("The canary of v2 is over")
+    expect(page.locator("#tl-result")).to_contain_text("The canary of v2 is over")
     expect(page.locator("#tl-canary")).to_have_count(0)
     expect(page.get_by_role("button", name="Try v2")).to_be_visible()
 
@@ -152,7 +152,7 @@ def test_data_in_and_out(start_server: StartServer, open_page: OpenPage, votes: 
     expect(page.get_by_text("Next run:")).to_contain_text("04:30")
     expect(page.locator("code", has_text="30 4 * * *")).to_be_visible()
     forms = {name: page.locator(f"[data-{name}]") for name in ("import", "export")}
-    said = forms["import"].locator("[data-said]")
+    said = forms["import"].locator("[data-result]")
     import_votes(page, votes)
     import_votes(page, votes)
     expect(said).to_contain_text("40 were there already")
@@ -173,7 +173,7 @@ def test_data_in_and_out(start_server: StartServer, open_page: OpenPage, votes: 
     forms["export"].get_by_label("Label").select_option("thumbs down")
     forms["export"].get_by_label("Model version").fill("v99")
     forms["export"].get_by_role("button", name="Export").click()
-    expect(forms["export"].locator("[data-said]")).to_contain_text("v99")
+    expect(forms["export"].locator("[data-result]")).to_contain_text("v99")
     forms["export"].get_by_label("Model version").fill("")
     forms["export"].get_by_label("Format").select_option("csv")
     with page.expect_download() as download:
@@ -213,12 +213,12 @@ def test_a_person_is_erased_and_what_remembers_them_is_marked(
     expect(page.locator("#tl-preview")).to_contain_text("no user 'nobody'")
     expect(page.get_by_role("button", name="Erase for ever")).not_to_be_visible()
     person.fill("eve")
-    page.get_by_role("button", name="Show what would go").click()
+    page.get_by_role("button", name="Preview").click()
     preview = page.locator("#tl-preview")
     expect(preview).to_contain_text("8 chats with 16 messages, 8 votes and 0 signals")
     expect(preview).to_contain_text("v2")
     page.get_by_role("button", name="Erase for ever").click()
-    expect(page.locator("#tl-said")).to_contain_text("Erased: 8 chats, 16 messages, 8 votes. Affected: v2.")
+    expect(page.locator("#tl-result")).to_contain_text("Erased: 8 chats, 16 messages, 8 votes. Affected: v2.")
     expect(page.get_by_role("button", name="Erase for ever")).not_to_be_visible()
     expect(version_row(page, "v2")).to_contain_text("remembers")
     # How many of the eight were held out and not trained on is a draw over the chats' random ids.

@@ -84,14 +84,14 @@ def test_an_earlier_wording_of_a_message_comes_back_with_its_reply(
     page.get_by_role("button", name="Edit message").click()
     box(page).fill("One, edited")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator(".tl-said")).to_have_text(["One, edited"])
+    expect(page.locator(".tl-text")).to_have_text(["One, edited"])
     expect(page.locator(f'[data-message]:not([data-message="{first}"])')).to_have_count(1)
 
     arrow(page, "Earlier message").click()
-    expect(page.locator(".tl-said")).to_have_text(["One"])
+    expect(page.locator(".tl-text")).to_have_text(["One"])
     expect(page.locator(f'[data-message="{first}"]')).to_be_visible()
     arrow(page, "Later message").press("Enter")
-    expect(page.locator(".tl-said")).to_have_text(["One, edited"])
+    expect(page.locator(".tl-text")).to_have_text(["One, edited"])
 
 
 def test_another_chat_is_opened_at_its_newest_message(chat_server: LiveServer, open_page: OpenPage) -> None:

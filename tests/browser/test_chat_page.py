@@ -258,9 +258,9 @@ def test_code_and_tags_of_a_person_are_shown_as_written(chat_server: LiveServer,
     page = open_page(chat_server.url)
     text = "if a < b:\n    print('<i>**x**</i>')\n![](http://example.com/x.png)"
     send_and_wait(page, text)
-    assert page.locator(".user-row .tl-said").inner_text() == text
+    assert page.locator(".user-row .tl-text").inner_text() == text
     page.reload()
-    expect(page.locator(".user-row .tl-said")).to_have_text(text, use_inner_text=True)
+    expect(page.locator(".user-row .tl-text")).to_have_text(text, use_inner_text=True)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -30,7 +30,7 @@ def banner(page: Page) -> Locator:
 
 
 def said(page: Page) -> Locator:
-    return page.locator(".tl-said")
+    return page.locator(".tl-text")
 
 
 def stored_texts(page: Page, server: LiveServer) -> list[object]:
@@ -214,7 +214,7 @@ def test_what_is_typed_while_a_message_is_on_its_way_stays(
         box(page).press("Enter")
     box(page).press_sequentially(" and second")
     held[0].continue_()
-    expect(page.locator(".tl-said").last).to_have_text("First")
+    expect(page.locator(".tl-text").last).to_have_text("First")
     expect(box(page)).to_have_value("kept aside,  and second" if edited else " and second")
     expect(page.locator(".tl-editing")).to_have_count(0)
 

@@ -12,7 +12,8 @@ import typer.main
 
 from app.api.v1.sweeps import sweep_out
 from app.cli import cli
-from app.pages.admin.sweeps import sweep_panel
+from app.pages.admin.panels import sweep_values
+from app.pages.html import render
 from storage.errors import InvalidInput
 from storage.settings import Settings
 from tests.support import http_loop
@@ -126,7 +127,7 @@ def test_votes_are_swept_and_an_admin_sees_it(
     assert sweep["verdict"] in told
     assert sweep["id"] in told
     found = SweepFolder(thumbloop.data_dir / "sweeps" / sweep["id"]).read()
-    panel = sweep_panel(sweep_out(found), b"\x89PNG")
+    panel = render("admin/sweep.html", **sweep_values(sweep_out(found), b"\x89PNG"))
     assert panel.count("<tr>") == 3
     assert 'src="data:image/png;base64,iVBORw=="' in panel
     assert json.dumps(found.plan).count("plus") == 0

@@ -32,20 +32,20 @@
     return made;
   };
 
-  const exportVotes = async (form, said) => {
+  const exportVotes = async (form, result) => {
     const filters = filledIn(form.querySelector("[data-filters]"));
     filters.append("limit", "1");
     const found = await fetch(`../api/v1/examples?${filters}`, { credentials: "same-origin" });
     if (!found.ok) throw new Error(await refusal(found));
     // A download does not leave the page, and streams to disk.
     location.assign(`${form.getAttribute("action")}?${filledIn(form)}`);
-    said.textContent = "The download begins.";
+    result.textContent = "The download begins.";
   };
 
-  const importVotes = async (form, said) => {
+  const importVotes = async (form, result) => {
     const report = form.querySelector("[data-report]");
     report.replaceChildren();
-    said.textContent = "Importing…";
+    result.textContent = "Importing…";
     const body = new FormData();
     body.append("file", form.elements.file.files[0]);
     const response = await fetch(`${form.getAttribute("action")}?${filledIn(form)}`, {
@@ -53,7 +53,7 @@
     });
     if (!response.ok) throw new Error(await refusal(response));
     const { accepted, duplicates, rejected, rejected_records: bad, dropped } = await response.json();
-    said.textContent = `Imported ${accepted} rows; ${duplicates} were there already.`;
+    result.textContent = `Imported ${accepted} rows; ${duplicates} were there already.`;
     const counts = [["Imported", accepted], ["There already", duplicates], ["Left out as bad", bad ?? 0],
       ...Object.entries(dropped ?? {}).map(([reason, rows]) => [`Dropped: ${reason}`, rows])];
     report.append(table("Report of the import", ["Rows", "Number"], counts.map(([name, n]) => [name, String(n)])));
@@ -68,14 +68,14 @@
     const work = form.matches("[data-export]") ? exportVotes : form.matches("[data-import]") ? importVotes : null;
     if (!work) return;
     event.preventDefault();
-    const said = form.querySelector("[data-said]");
+    const result = form.querySelector("[data-result]");
     const button = form.querySelector("[type=submit]");
     button.disabled = true;
-    said.textContent = "";
+    result.textContent = "";
     try {
-      await work(form, said);
+      await work(form, result);
     } catch (error) {
-      said.textContent = error instanceof TypeError ? "No connection to the server." : error.message;
+      result.textContent = error instanceof TypeError ? "No connection to the server." : error.message;
     } finally {
       button.disabled = false;
     }

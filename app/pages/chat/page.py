@@ -4,8 +4,10 @@ Votes do not pass through Gradio: assets/votes.js sends them with the stored mes
 `PUT /api/v1/messages/{id}/vote`, where ownership is checked.
 """
 
+import functools
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +15,10 @@ import gradio as gr
 
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
-from app.pages.chat.composer import TAKE_DRAFT, Draft, editing_banner, sent, sent_marker
 from app.pages.chat.render import ChatRenderer, Update
-from app.pages.chat.sidebar import SIDEBAR_SCRIPT
 from app.pages.chat.tab_state import CHATS_SHOWN, TabState
-from app.pages.chat.transcript import notice
+from app.pages.chat.transcript import ShownMessage
+from app.pages.html import asset, notice
 from app.services import Services
 from app.web.auth import Identity, identity_of
 from storage.chats.chats import draft_chat, get_chat, list_chats
@@ -31,10 +32,30 @@ WELCOME = """<div class="tl-welcome"><h2>What would you like to talk about?</h2>
 
 HINT = "Enter sends, Shift+Enter starts a new line."
 
+EDITING = """{{#if value}}<div class="tl-editing" role="status">
+<span>Editing your message. Sending it replaces what follows.</span>
+<button type="button" data-leave-edit>Cancel</button></div>{{/if}}"""
+
+# The inputs of the page's load event: its state, and the draft that the tab kept (assets/composer.js).
+TAKE_DRAFT = "() => [null, JSON.parse(sessionStorage.getItem('tl-draft') ?? '{}')]"
+
 
 def build_chat_page(services: Services) -> gr.Blocks:
     page: gr.Blocks = ChatPage(services).blocks
     return page
+
+
+def shows_errors(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
+    """Let an event handler of the page end with the error's message as the notice."""
+
+    @functools.wraps(handler)
+    def shown(self: "ChatPage", *arguments: Any) -> Iterator[Update]:
+        try:
+            yield from handler(self, *arguments)
+        except ThumbloopError as error:
+            yield {self.notice: notice(error.message)}
+
+    return shown
 
 
 class ChatPage:
@@ -54,12 +75,15 @@ class ChatPage:
         self.blocks.queue(default_concurrency_limit=None, api_open=False)
 
     def _lay_out(self) -> None:
+        def html(**options: Any) -> gr.HTML:
+            return gr.HTML(apply_default_css=False, **options)
+
         with gr.Row(elem_id="tl-page", equal_height=True):
             with gr.Column(elem_id="tl-side", scale=0, min_width=260):
                 self.new = gr.Button("New chat", elem_id="tl-new", size="md")
-                self.side = gr.HTML(js_on_load=SIDEBAR_SCRIPT, elem_id="tl-chats", apply_default_css=False)
+                self.side = html(js_on_load=asset("sidebar.js"), elem_id="tl-chats")
             with gr.Column(elem_id="tl-main", scale=1, min_width=320):
-                self.header = gr.HTML(elem_id="tl-header", apply_default_css=False)
+                self.header = html(elem_id="tl-header")
                 self.chatbot = gr.Chatbot(
                     elem_id="tl-transcript",
                     show_label=False,
@@ -75,9 +99,18 @@ class ChatPage:
                     placeholder=WELCOME,
                 )
                 with gr.Column(elem_id="tl-composer", scale=0):
-                    self.notice = gr.HTML(elem_id="tl-notice", apply_default_css=False)
-                    self.editing = editing_banner()
-                    self.sent = sent_marker()
+                    self.notice = html(elem_id="tl-notice")
+                    # Its value is the id of the message being edited, or empty.
+                    self.editing = html(
+                        value="", html_template=EDITING, js_on_load=asset("composer.js"), elem_id="tl-editing"
+                    )
+                    # Its value tells the composer which message was stored.
+                    self.sent = html(
+                        value="",
+                        html_template="<i hidden></i>",
+                        js_on_load=asset("sent.js"),
+                        elem_id="tl-sent",
+                    )
                     with gr.Row(elem_id="tl-entry", equal_height=False):
                         self.box = gr.Textbox(
                             label="Message",
@@ -109,7 +142,7 @@ class ChatPage:
                             min_width=200,
                             elem_id="tl-consent",
                         )
-                        gr.HTML(HINT, elem_id="tl-hint", apply_default_css=False)
+                        html(value=HINT, elem_id="tl-hint")
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -144,32 +177,28 @@ class ChatPage:
 
     def on_load(self, tab: TabState, kept: object, request: gr.Request) -> Iterator[Update]:
         """Open the chat that the URL names, or the newest, or none for `?chat=new`, and restore the draft."""
-        said = None  # keeps a notice that an earlier event has drawn
+        message = None  # keeps a notice that an earlier event has drawn
         try:
             identity = self._identify(tab, request)
         except (NotFound, NotAllowed):
             identity = identity_of(request, self.services)
-            said = "You have no such chat. Here is a new one."
+            message = "You have no such chat. Here is a new one."
         if not request.query_params.get("chat"):
             with self.services.database.read() as session:
                 newest = list_chats(session, identity.user_id, limit=1)
             # A message may have been sent already, which opened its chat.
             tab.chat_id = tab.chat_id or (newest[0].id if newest else None)
-        draft = Draft.read(kept)
-        waits = draft.is_waiting(self.renderer.read(tab, identity).messages)
-        entry: Update = {self.box: draft.text, self.editing: draft.edits} if waits else {}
-        yield from self.renderer.follow(tab, identity, said, entry)
+        draft = unsent_draft(kept, self.renderer.read(tab, identity).messages)
+        entry: Update = {self.box: draft[0], self.editing: draft[1]} if draft else {}
+        yield from self.renderer.follow(tab, identity, message, entry)
 
+    @shows_errors
     def on_open(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
-        try:
-            identity = self._identify(tab, request)
-            with self.services.database.read() as session:
-                chat = get_chat(session, str(event.chat), owner_id=identity.user_id)
-            tab.through = tab.consent_shown = None  # first: another event may read them meanwhile
-            tab.chat_id = chat.id
-        except ThumbloopError as error:
-            yield {self.notice: notice(error.message)}
-            return
+        identity = self._identify(tab, request)
+        with self.services.database.read() as session:
+            chat = get_chat(session, str(event.chat), owner_id=identity.user_id)
+        tab.through = tab.consent_shown = None  # first: another event may read them meanwhile
+        tab.chat_id = chat.id
         yield from self.renderer.follow(tab, identity)
 
     def on_new(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
@@ -181,43 +210,39 @@ class ChatPage:
         tab.chats_shown += CHATS_SHOWN
         yield from self.renderer.show(tab, self._identify(tab, request))
 
+    @shows_errors
     def on_show(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         """Show the branch that contains the message."""
         before, chosen = tab.through, str(event.message)
+        identity = self._identify(tab, request)
         try:
-            identity = self._identify(tab, request)
             tab.through = chosen
             yield from self.renderer.show(tab, identity)
-        except ThumbloopError as error:
+        except ThumbloopError:
             if tab.through == chosen:
                 tab.through = before
-            yield {self.notice: notice(error.message)}
+            raise
 
+    @shows_errors
     def on_send(
         self, text: str, edits: str, consent: bool, tab: TabState, request: gr.Request
     ) -> Iterator[Update]:
-        try:
-            identity = self._identify(tab, request)
-            before = tab.consent
-            live = self._send(tab, identity, text, edits or None, consent is True)
-        except ThumbloopError as error:
-            yield {self.notice: notice(error.message)}  # the text stays in the box
-            return
+        """Send the message. If it is refused, its text stays in the box."""
+        identity = self._identify(tab, request)
+        before = tab.consent
+        live = self._send(tab, identity, text, edits or None, consent is True)
         if tab.consent not in (before, None):  # clicked while there was no chat to store it with
             yield from self.on_consent(tab.consent is True, tab, request)
-        stored = sent(live.user_message_id, text, edits)
+        stored = json.dumps({"id": live.user_message_id, "text": text, "edits": edits})
         yield from self.renderer.stream(tab, identity, live, {self.sent: stored})
 
+    @shows_errors
     def on_regenerate(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
-        try:
-            identity = self._identify(tab, request)
-            last = self.renderer.read(tab, identity).last
-            if last is None:
-                raise Conflict("There is no reply to regenerate yet.")
-            live = self.services.chat_service.regenerate(identity.user_id, last.id)
-        except ThumbloopError as error:
-            yield {self.notice: notice(error.message)}
-            return
+        identity = self._identify(tab, request)
+        last = self.renderer.read(tab, identity).last
+        if last is None:
+            raise Conflict("There is no reply to regenerate yet.")
+        live = self.services.chat_service.regenerate(identity.user_id, last.id)
         yield from self.renderer.stream(tab, identity, live)
 
     def on_consent(self, given: bool, tab: TabState, request: gr.Request) -> Iterator[Update]:
@@ -238,15 +263,13 @@ class ChatPage:
             yield {self.notice: "", self.consent: self.renderer.consent_box(tab, state)}
         yield self.renderer.nothing
 
-    def on_stop(self, tab: TabState, request: gr.Request) -> str:
-        try:
-            identity = self._identify(tab, request)
-            last = self.renderer.read(tab, identity).last
-            if last is not None:
-                self.services.chat_service.cancel(last.id, identity.user_id)
-        except ThumbloopError as error:
-            return notice(error.message)
-        return ""
+    @shows_errors
+    def on_stop(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
+        identity = self._identify(tab, request)
+        last = self.renderer.read(tab, identity).last
+        if last is not None:
+            self.services.chat_service.cancel(last.id, identity.user_id)
+        yield {self.notice: ""}
 
     def _identify(self, tab: TabState, request: gr.Request) -> Identity:
         """The person; for a tab that is not loaded yet, also open the chat that its URL names."""
@@ -293,3 +316,16 @@ class ChatPage:
             yield
         finally:
             tab.beginning = False
+
+
+def unsent_draft(kept: object, messages: Sequence[ShownMessage]) -> tuple[str, str] | None:
+    """The text of the draft that the tab kept, and the id of the message that it edits, or "".
+
+    None if the draft is empty or was sent. `kept` is what assets/composer.js stored: also `after`, the last
+    message sent before. `messages` are those of the open chat.
+    """
+    draft = kept if isinstance(kept, dict) else {}
+    text, edits, after = (str(draft.get(name) or "") for name in ("text", "edits", "after"))
+    sent = [item.message for item in messages if item.message.role == "user"]
+    arrived = bool(sent) and sent[-1].id != after and sent[-1].content == text
+    return None if arrived or not text else (text, edits)

@@ -13,10 +13,9 @@ import gradio as gr
 
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
-from app.pages.chat.sidebar import chat_list
 from app.pages.chat.tab_state import ChatState, TabState, paced, read_messages, read_state
-from app.pages.chat.transcript import ShownMessage, chatbot_messages, header, notice
-from app.pages.chat.vote_details import OfferedTags
+from app.pages.chat.transcript import ShownMessage, chatbot_messages, offered_tags
+from app.pages.html import notice, render
 from app.web.auth import Identity
 from storage.chats.chats import list_chats
 from storage.db.database import Database
@@ -56,13 +55,13 @@ class ChatRenderer:
         yield self.nothing
 
     def follow(
-        self, tab: TabState, identity: Identity, said: str | None = "", also: Update | None = None
+        self, tab: TabState, identity: Identity, message: str | None = "", also: Update | None = None
     ) -> Iterator[Update]:
         """Like `show`, and then stream a reply under way that another tab requested.
 
-        `said` is the notice; None keeps the present one. `also` is added to the first drawing.
+        `message` is the notice; None keeps the present one. `also` is added to the first drawing.
         """
-        state = yield from self._settle(tab, identity, self._drawing(tab, identity, said), also)
+        state = yield from self._settle(tab, identity, self._drawing(tab, identity, message), also)
         if state.streaming is not None and state.streaming.chat_id not in tab.drawn:
             live = self.chat_service.live(state.streaming)
             if live is not None:
@@ -121,19 +120,27 @@ class ChatRenderer:
             yield draw(state)
         return state
 
-    def _drawing(self, tab: TabState, identity: Identity, said: str | None = "") -> Drawing:
+    def _drawing(self, tab: TabState, identity: Identity, message: str | None = "") -> Drawing:
         """A function that draws a state with this notice."""
 
         def draw(state: ChatState) -> Update:
             with self.database.read() as session:
                 chats = list_chats(session, identity.user_id, limit=tab.chats_shown + 1)
                 answering = answering_version(session, state.chat).name
-            more = len(chats) > tab.chats_shown
+            accounts = self.settings.auth == "accounts"
             return {
                 self.chatbot: self._transcript(state.messages),
-                self.side: chat_list(chats[: tab.chats_shown], state.chat_id, more, state.reply),
-                self.header: header(identity, answering, accounts=self.settings.auth == "accounts"),
-                self.notice: gr.skip() if said is None else notice(said),
+                self.side: render(
+                    "chat/chats.html",
+                    chats=chats[: tab.chats_shown],
+                    current=state.chat_id,
+                    more=len(chats) > tab.chats_shown,
+                    reply=state.reply,
+                ),
+                self.header: render(
+                    "chat/header.html", identity=identity, answering=answering, accounts=accounts
+                ),
+                self.notice: gr.skip() if message is None else notice(message),
                 self.consent: self.consent_box(tab, state),
             }
 
@@ -148,4 +155,4 @@ class ChatRenderer:
 
     def _transcript(self, messages: list[ShownMessage]) -> list[dict[str, Any]]:
         settings = self.settings
-        return chatbot_messages(messages, OfferedTags(settings.vote_tags_up, settings.vote_tags))
+        return chatbot_messages(messages, offered_tags(settings.vote_tags_up, settings.vote_tags))

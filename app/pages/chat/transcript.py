@@ -1,20 +1,19 @@
-"""Turns stored messages into Gradio Chatbot messages, and makes the page's header.
+"""Turns stored messages into Gradio Chatbot messages. Pure functions.
 
-Pure functions. All text by people and models is escaped here or passed to Gradio's sanitizer as Markdown.
+Text by people and models is escaped by the template, or passed to Gradio's sanitizer as Markdown.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from app.pages.chat.vote_details import NO_TAGS, OfferedTags, vote_details
-from app.web.auth import Identity
+from app.pages.html import render
 from storage.chats.votes import CurrentVote
 from storage.db.tables import Message
 
 ChatbotMessage = dict[str, Any]
+OfferedTags = Mapping[str, str]  # reason tags, each with the thumbs after which it is offered
 
 # Fenced blocks (an unclosed one runs to the end, as it does while streaming), then inline code.
 CODE = re.compile(
@@ -22,19 +21,14 @@ CODE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
-
-ICON = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="{}"/></svg>'
-THUMB = ICON.format(
-    "M7 10v11H3V10h4Zm3 11V10l4-7.5c1.6 0 2.5 1.1 2.5 2.6 0 1.4-.9 3-1.2 3.9h4.2c1.2 0 2 1 1.7 2.2l-1.6 8"
-    "c-.2 1-1 1.8-2 1.8H10Z"
-)
-PENCIL = ICON.format("M4 20l1-4.5L16 4.5l3.5 3.5L8.5 19ZM13.5 7l3.5 3.5")
-COPY = ICON.format("M9 9h11v12H9zM5 15H4V3h11v1")
-LEFT = ICON.format("M15 5l-7 7 7 7")
-RIGHT = ICON.format("M9 5l7 7-7 7")
 TYPING = (
     '<span class="tl-typing" role="status" aria-label="The reply is on its way"><i></i><i></i><i></i></span>'
 )
+STATES = {
+    "failed": "This reply failed before its end. Regenerate it to try again.",
+    "given": "sent by an application as history",
+    "stopped": "stopped",
+}
 
 
 @dataclass(frozen=True)
@@ -47,97 +41,50 @@ class ShownMessage:
     alternatives: Sequence[str] = ()  # ids of all messages at its position, itself included, oldest first
 
 
-def chatbot_messages(messages: Iterable[ShownMessage], tags: OfferedTags = NO_TAGS) -> list[ChatbotMessage]:
-    """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
+def offered_tags(up: Sequence[str], down: Sequence[str]) -> OfferedTags:
+    """The reasons to offer after a thumb up and after a thumb down."""
+    return {
+        tag: " ".join(thumb for thumb, tags in (("up", up), ("down", down)) if tag in tags)
+        for tag in [*down, *up]
+    }
 
-    `tags` are the reasons offered after a vote.
-    """
+
+def chatbot_messages(
+    messages: Iterable[ShownMessage], tags: OfferedTags | None = None
+) -> list[ChatbotMessage]:
+    """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version."""
     messages = list(messages)
     under_way = bool(messages) and messages[-1].message.state == "streaming"
     shown: list[ChatbotMessage] = []
     for item in messages:
-        message = item.message
-        if message.role == "user":
-            shown.append({"role": "user", "content": [_html(sent_message(item, editable=not under_way))]})
-            continue
-        content = [_markdown(message.content)] if message.content.strip() else []
+        message, content = item.message, []
+        if message.role == "assistant" and message.content.strip():
+            content.append({"type": "text", "text": plain_markdown(message.content)})
         if message.state != "streaming":
-            content.append(_html(reply_bar(item, tags, switchable=not under_way)))
+            content.append(_html(message_html(item, tags, under_way=under_way)))
         elif not content:
             content.append(_html(TYPING))
-        shown.append({"role": "assistant", "content": content})
+        shown.append({"role": message.role, "content": content})
     return shown
 
 
-def sent_message(item: ShownMessage, *, editable: bool) -> str:
-    """A person's message, and the button that puts its text back into the box (composer.py)."""
-    message = item.message
-    edit = _button("Edit message", PENCIL, "data-edit") if editable else ""
-    return (
-        f'<div data-sent="{escape(message.id)}"><p class="tl-said">{escape(message.content)}</p>{edit}'
-        f"{_alternatives(item, 'message') if editable else ''}</div>"
-    )
+def message_html(item: ShownMessage, tags: OfferedTags | None = None, *, under_way: bool = False) -> str:
+    """A person's message, or the bar below a reply.
 
-
-def _alternatives(item: ShownMessage, kind: str) -> str:
-    """Buttons to the other messages at this position; empty if there are none."""
-    count = len(item.alternatives)
-    if count < 2:
-        return ""
-    here = item.alternatives.index(item.message.id)
-
-    def button(name: str, icon: str, place: int) -> str:
-        there = f'data-show="{escape(item.alternatives[place])}"' if 0 <= place < count else "disabled"
-        return _button(f"{name} {kind}", icon, there)
-
-    return (
-        f'<span class="tl-alternatives">{button("Earlier", LEFT, here - 1)}'
-        f'<span aria-label="{kind} {here + 1} of {count}">{here + 1}/{count}</span>'
-        f"{button('Later', RIGHT, here + 1)}</span>"
-    )
-
-
-def reply_bar(item: ShownMessage, tags: OfferedTags = NO_TAGS, *, switchable: bool = True) -> str:
-    """The bar below a reply: copy, thumbs, the version, how it ended, and the details of the vote.
-
-    Failed replies and those that a client sent as history have no thumbs.
+    While a reply of the chat is `under_way`, nothing can be edited and no other branch be chosen. Failed
+    replies and those that a client sent as history have no thumbs.
     """
-    message = item.message
-    label = item.vote.label if item.vote is not None else None
-    buttons = _alternatives(item, "reply") if switchable else ""
-    if message.content.strip():
-        buttons += _button("Copy", COPY, f'data-copy="{escape(message.content)}"')
-    votable = message.state in ("complete", "stopped")
-    if votable:
-        for name, direction, pressed in (("Like", "up", label is True), ("Dislike", "down", label is False)):
-            buttons += _button(name, THUMB, f'data-vote="{direction}" aria-pressed="{str(pressed).lower()}"')
-    made_by = escape(item.version or "")
-    title = f'title="Written by model version {made_by}"'
-    version = f'<span class="tl-version" {title}>{made_by}</span>' if made_by else ""
-    note = _note(message)
-    ending = f'<span class="tl-note">{escape(note)}</span>' if note else ""
-    details = vote_details(item.vote, tags) if votable else ""
-    return (
-        f'<div class="tl-bar" data-message="{escape(message.id)}">{buttons}{version}{ending}'
-        f'<span class="tl-refused" role="status"></span>{details}</div>'
+    offered = dict(tags or {})
+    for tag in item.vote.tags if item.vote is not None else ():
+        offered.setdefault(tag, "up down")
+    return render(
+        "chat/message.html",
+        item=item,
+        under_way=under_way,
+        votable=item.message.state in ("complete", "stopped"),
+        note=_note(item.message),
+        offered=offered,
     )
-
-
-def header(identity: Identity, answering: str, *, accounts: bool) -> str:
-    links = '<a href="admin/">Admin</a>' if identity.is_admin else ""
-    if accounts:
-        leave = '<form method="post" action="logout"><button type="submit">Sign out</button></form>'
-        links = f"<span>{escape(identity.name)}</span>{links}{leave}"
-    return (
-        '<div class="tl-header"><button type="button" class="tl-menu" data-drawer aria-expanded="false"'
-        ' aria-controls="tl-side">Chats</button><h1>Thumbloop</h1>'
-        f'<span class="tl-version">answers by {escape(answering)}</span>'
-        f'<nav aria-label="Pages">{links}</nav></div>'
-    )
-
-
-def notice(text: str) -> str:
-    return f'<p class="tl-alert" role="alert">{escape(text)}</p>' if text else ""
 
 
 def plain_markdown(text: str) -> str:
@@ -155,27 +102,14 @@ def plain_markdown(text: str) -> str:
     )
 
 
-def _button(label: str, icon: str, attributes: str) -> str:
-    name = f'aria-label="{label}" title="{label}"'
-    return f'<button type="button" class="tl-icon" {name} {attributes}>{icon}</button>'
-
-
 def _note(message: Message) -> str:
-    if message.state == "failed":
-        return "This reply failed before its end. Regenerate it to try again."
-    if message.state == "given":
-        return "sent by an application as history"
-    if message.state == "stopped":
-        return "stopped"
+    if message.state in STATES:
+        return STATES[message.state]
     if message.finish_reason == "length":
         return "cut at the length limit"
     if message.messages_left_out:
         return f"without the first {message.messages_left_out} messages: the chat is long"
-    return "" if message.content.strip() else "The model answered with nothing."
-
-
-def _markdown(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": plain_markdown(text)}
+    return "" if message.content.strip() else "The model's answer is empty."
 
 
 def _html(markup: str) -> dict[str, Any]:

@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 
 from app.api.schemas import RunOut
-from app.pages.admin.overview import run_panel, run_table
-from app.pages.chat.sidebar import chat_list
-from app.pages.chat.transcript import ShownMessage, chatbot_messages, notice, plain_markdown, reply_bar
-from app.pages.chat.vote_details import OfferedTags
+from app.pages.chat.transcript import (
+    ShownMessage,
+    chatbot_messages,
+    message_html,
+    offered_tags,
+    plain_markdown,
+)
+from app.pages.html import notice, render
 from storage.db.tables import Chat, Message, Vote
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -50,8 +54,8 @@ def test_what_a_person_wrote_is_escaped() -> None:
 def test_titles_copies_and_errors_are_escaped() -> None:
     chat = Chat(owner_id="u", title=HOSTILE)
     for html in (
-        chat_list([chat], chat.id, more=False),
-        reply_bar(ShownMessage(reply(content=HOSTILE))),
+        render("chat/chats.html", chats=[chat], current=chat.id, more=False, reply=""),
+        message_html(ShownMessage(reply(content=HOSTILE))),
         notice(HOSTILE),
     ):
         assert "<script" not in html
@@ -63,10 +67,8 @@ def test_titles_copies_and_errors_are_escaped() -> None:
 )
 def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
     vote = Vote(message_id="m", user_id="u", label=label) if label is not None else None
-    bar = reply_bar(ShownMessage(reply(), version="v3", vote=vote))
-    assert ('class="tl-details" data-thumb="" hidden' in bar) == (
-        label is None
-    )  # there is nothing to say more about yet
+    bar = message_html(ShownMessage(reply(), version="v3", vote=vote))
+    assert ('class="tl-details" data-thumb="" hidden' in bar) == (label is None)
     assert f'data-vote="up" aria-pressed="{up}"' in bar
     assert f'data-vote="down" aria-pressed="{down}"' in bar
     assert "v3" in bar
@@ -77,19 +79,19 @@ def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
     [
         ({"state": "stopped"}, "stopped"),
         ({"finish_reason": "length"}, "cut at the length limit"),
-        ({"content": " "}, "answered with nothing"),
+        ({"content": " "}, "answer is empty"),
         ({"state": "failed"}, "Regenerate"),
     ],
 )
 def test_bar_says_how_a_reply_ended(columns: dict[str, Any], said: str) -> None:
-    assert said in reply_bar(ShownMessage(reply(**columns)))
+    assert said in message_html(ShownMessage(reply(**columns)))
 
 
 def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
     said = {"tags": ["wrong", HOSTILE], "comment": f"\n</span>{HOSTILE}", "correction": "Better."}
-    bar = reply_bar(
+    bar = message_html(
         ShownMessage(reply(), vote=Vote(message_id="m", user_id="u", label=False, **said)),
-        OfferedTags(up=["clear"], down=["wrong", "tone"]),
+        offered_tags(up=["clear"], down=["wrong", "tone"]),
     )
     assert 'data-tag="wrong" data-after="down" aria-pressed="true"' in bar
     assert 'data-tag="tone" data-after="down" aria-pressed="false"' in bar
@@ -103,7 +105,9 @@ def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
 
 @pytest.mark.parametrize("state", ["failed", "given", "erased"])
 def test_replies_that_cannot_be_voted_on_have_no_thumbs(state: str) -> None:
-    assert "data-vote" not in reply_bar(ShownMessage(reply(state=state)), OfferedTags(down=["wrong"]))
+    assert "data-vote" not in message_html(
+        ShownMessage(reply(state=state)), offered_tags(up=[], down=["wrong"])
+    )
 
 
 def test_streaming_replies_have_no_thumbs() -> None:
@@ -132,34 +136,36 @@ def run(**fields: Any) -> RunOut:
 
 def test_progress_bar_has_the_share_that_is_done() -> None:
     progress = {"phase": "training", "step": 3, "steps": 12, "loss": 0.5, "seconds_left": 75.2}
-    panel = run_panel(run(progress=progress))
+    panel = render("admin/progress.html", runs=[run(progress=progress)])
     assert 'aria-valuenow="25"' in panel
     assert "step 3 of 12 · loss 0.5000 · 1 min 15 s left" in panel
 
 
 @pytest.mark.parametrize("progress", [{}, {"phase": "evaluating"}, {"step": 0, "steps": 0}])
 def test_progress_bar_without_a_share_waits(progress: dict[str, Any]) -> None:
-    panel = run_panel(run(progress=progress))
+    panel = render("admin/progress.html", runs=[run(progress=progress)])
     assert "aria-valuenow" not in panel
     assert 'role="progressbar"' in panel
 
 
 def test_reasons_of_runs_are_escaped() -> None:
     over = run(state="failed", reason=HOSTILE)
-    assert "<script" not in run_panel(over) + run_table([over])
+    assert "<script" not in "".join(
+        render(f"admin/{panel}.html", runs=[over]) for panel in ("progress", "runs")
+    )
 
 
 def test_alternatives_lead_to_their_neighbours_and_no_further() -> None:
     message = reply(id="b")
     ids = ["a", "b", "c"]
-    middle = reply_bar(ShownMessage(message, alternatives=ids))
+    middle = message_html(ShownMessage(message, alternatives=ids))
     assert 'data-show="a"' in middle
     assert 'data-show="c"' in middle
     assert ">2/3<" in middle
-    first = reply_bar(ShownMessage(message, alternatives=ids[1:]))
+    first = message_html(ShownMessage(message, alternatives=ids[1:]))
     assert first.count("data-show") == 1
     assert first.count(" disabled") == 1
-    assert "tl-alternatives" not in reply_bar(ShownMessage(message, alternatives=["b"]))
+    assert "tl-alternatives" not in message_html(ShownMessage(message, alternatives=["b"]))
 
 
 def test_nobody_leaves_a_reply_under_way_for_another_branch() -> None:
