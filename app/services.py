@@ -45,7 +45,7 @@ class Services:
     source: BaseModelSource | None  # None if an external server replies and there is no local model
     backend: Backend
     deployments: Deployments
-    turns: DeviceSharing | None  # None if serving and training use the device at the same time
+    device_sharing: DeviceSharing | None  # None if serving and training use the device at the same time
     chat_service: ChatService
     schedule: Schedule
     dispatcher: Dispatcher
@@ -67,8 +67,8 @@ class Services:
                 interrupted,
             )
         self._sweep()
-        if self.turns is not None:
-            self.turns.start()
+        if self.device_sharing is not None:
+            self.device_sharing.start()
         self.deployments.start()
         freeze_loaded()
         self.webhook.start()
@@ -81,8 +81,8 @@ class Services:
         self.schedule.stop()
         self.chat_service.close()
         self.dispatcher.stop(terminate=True)
-        if self.turns is not None:
-            self.turns.stop()
+        if self.device_sharing is not None:
+            self.device_sharing.stop()
         self.deployments.stop()
         self.backend.close()
         self.webhook.stop()
@@ -128,10 +128,10 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         max_loaded_versions=settings.max_loaded_versions,
         on_swap=metrics.swapped,
     )
-    turns = None
+    device_sharing = None
     if device is not None:
         assert isinstance(backend, LocalBackend)
-        turns = DeviceSharing(
+        device_sharing = DeviceSharing(
             *(database, device, deployments, partial(backend.release, PATIENCE_SECONDS)),
             lease_seconds=settings.lease_seconds,
         )
@@ -142,7 +142,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         source=source,
         backend=backend,
         deployments=deployments,
-        turns=turns,
+        device_sharing=device_sharing,
         chat_service=ChatService(database, deployments, settings, metrics, tracing),
         schedule=Schedule(database, settings),
         dispatcher=Dispatcher(database, settings, executor),

@@ -18,7 +18,7 @@ import httpx
 from anyio.from_thread import start_blocking_portal
 from standardwebhooks import Webhook
 
-from app.background.retry_after import seconds_to_wait
+from app.retry_after import seconds_to_wait
 from storage.chats import webhook_outbox
 from storage.chats.webhook_outbox import Claim
 from storage.db.database import Database

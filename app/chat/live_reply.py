@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from app.serving.backend import ReplyStream
+from app.serving.reply import ReplyStream
 from storage.db.tables import Message
 from storage.errors import ThumbloopError
 

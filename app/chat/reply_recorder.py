@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from app.chat.live_reply import LiveReply
-from app.serving.backend import Item, ReplyEnd
+from app.serving.reply import Item, ReplyEnd
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 from storage.chats import chats

@@ -13,8 +13,9 @@ from app.chat.live_reply import LiveReply
 from app.chat.rate_limit import Limits
 from app.chat.reply_recorder import ReplyRecorder
 from app.chat.tree_position import find_place, leaf_id_of, note_signal
-from app.serving.backend import Prompt, Sampling
+from app.serving.backend import Prompt
 from app.serving.deployments import Deployments
+from app.serving.reply import Sampling
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 from storage.chats import chats

@@ -1,21 +1,24 @@
-"""The Backend protocol: holds model versions and turns messages into reply streams.
+"""The base class of both backends: holds model versions, counts prompts, and hands replies to a scheduler.
 
-Independent of how a reply is generated and where it is stored.
+Independent of how a reply is generated. Which version should answer is up to Deployments.
 """
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
-
-MAX_STOP_STRINGS = 16
-MAX_STOP_CHARS = 256
-
-FinishReason = Literal["stop", "length", "cancelled"]
+from app.serving.admission import Admission
+from app.serving.reply import Reply, ReplyStream, Request, Sampling
+from app.serving.scheduler import Occupancy, Scheduler
+from storage.errors import InvalidInput, NotReady
+from storage.settings import Settings
+from trainer.dataset.tokenise import prompt_ids
 
 
 @dataclass(frozen=True)
@@ -28,140 +31,6 @@ class ServedVersion:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. Nothing is taken from the model's own defaults.
-
-    Temperature 0 is greedy. Raises InvalidInput naming the field.
-    """
-
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check("temperature", self.temperature, "from 0 to 2", _is_number(self.temperature, 0, 2))
-        _check("top_p", self.top_p, "above 0 and at most 1", self.top_p != 0 and _is_number(self.top_p, 0, 1))
-        _check("max_new_tokens", self.max_new_tokens, "at least 1", _is_whole(self.max_new_tokens, 1, 2**31))
-        if self.seed is not None:
-            _check("seed", self.seed, "a whole number of 64 bits", _is_whole(self.seed, -(2**63), 2**63 - 1))
-        rule = f"at most {MAX_STOP_STRINGS} texts of 1 to {MAX_STOP_CHARS} characters"
-        fits = len(self.stop) <= MAX_STOP_STRINGS
-        fits = fits and all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARS for text in self.stop)
-        _check("stop", list(self.stop), rule, fits)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "stop": list(self.stop)}
-
-
-@dataclass(frozen=True)
-class ReplyEnd:
-    """The finished reply.
-
-    `content` is all deltas joined. `token_ids` are as generated, including an end token and the tokens of a
-    stop string; None if they may not be ids of the local tokenizer. `timings` has queued_s, first_token_s
-    (None without a token) and total_s in seconds since the request, and tokens, their number.
-    """
-
-    content: str
-    finish_reason: FinishReason
-    token_ids: list[int] | None
-    prompt_tokens: int
-    timings: dict[str, Any]
-
-
-Item = str | ReplyEnd | ThumbloopError  # an item of a stream: more text, or how it ended
-
-
-class ReplyStream:
-    """One reply under way: text deltas for one reader or listener, then its end.
-
-    Generation begins with `start` or with the first read, so that a caller can store what it must first.
-    The backend promises one `finish` or `fail` for every stream that began: a reader never hangs.
-    """
-
-    def __init__(self, begin: Callable[["ReplyStream"], Callable[[], object]]) -> None:
-        """`begin` hands the stream to the backend and returns a function that cancels it there.
-
-        It does not raise: its errors reach the reader through `fail`.
-        """
-        self._begin = begin
-        self._withdraw: Callable[[], object] | None = None
-        self._starting = threading.Lock()
-        self._cancelled = threading.Event()
-        self._items: SimpleQueue[Item] = SimpleQueue()
-        self._put: Callable[[Item], object] = self._items.put
-        self._outcome: ReplyEnd | ThumbloopError | None = None
-
-    def listen(self, listener: Callable[[Item], object]) -> None:
-        """Send every item to the listener, and none to a reader. Call it before the stream begins.
-
-        The listener is called in the backend's own thread, so it must not block.
-        """
-        self._put = listener
-
-    def start(self) -> None:
-        """Start generating; a second call changes nothing."""
-        with self._starting:
-            if self._withdraw is None:
-                self._withdraw = self._begin(self)
-
-    def __iter__(self) -> Iterator[str]:
-        """The deltas as they arrive, each valid text; raises the error that ended the reply."""
-        self.start()
-        while self._outcome is None:
-            item = self._items.get()
-            if isinstance(item, str):
-                yield item
-            else:
-                self._outcome = item
-        if isinstance(self._outcome, ThumbloopError):
-            raise self._outcome
-
-    @property
-    def end(self) -> ReplyEnd:
-        """How the reply ended; reads the rest of the stream first."""
-        for _ in self:
-            pass
-        assert isinstance(self._outcome, ReplyEnd)
-        return self._outcome
-
-    def cancel(self) -> None:
-        """Stop the reply and keep the text so far. May be called from any thread, at any time."""
-        self._cancelled.set()
-        self.start()  # so that a stream that never began gives up its admission too
-        assert self._withdraw is not None
-        self._withdraw()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    def write(self, delta: str) -> None:
-        """For the backend: more text."""
-        if delta:
-            self._put(delta)
-
-    def finish(self, end: ReplyEnd) -> None:
-        """For the backend: the reply is over."""
-        self._put(end)
-
-    def fail(self, error: ThumbloopError) -> None:
-        """For the backend: the reply cannot go on."""
-        self._put(error)
-
-
-@dataclass(frozen=True)
-class Occupancy:
-    """Counts of replies, as of a moment ago. An admitted reply may not have begun yet."""
-
-    running: int
-    waiting: int
-    admitted: int
-
-
-@dataclass(frozen=True)
 class Prompt:
     """A conversation as the model reads it: its token ids, if known, and their share of the context."""
 
@@ -170,23 +39,59 @@ class Prompt:
     share: float
 
 
-class Backend(Protocol):
-    """Holds model versions and generates with any of them at the same time."""
+class Backend(ABC):
+    """Holds model versions and generates with any of them at the same time.
 
+    `tokenizer` and `context` (in tokens) are None if prompts are not counted. A subclass stores what it
+    needs for a loaded version in `_versions`, by the version's id.
+    """
+
+    _scheduler: Scheduler[Any]
+
+    def __init__(self, settings: Settings, tokenizer: Any, context: int | None) -> None:
+        self._tokenizer = tokenizer
+        self._context = context
+        self._concurrent = settings.max_concurrent_replies
+        self._admission = Admission(self._concurrent, settings.max_waiting_replies)
+        self._request_ids = itertools.count(1)
+        self._lock = threading.Lock()  # guards `_versions`; none is removed while a reply is admitted
+        self._versions: dict[str, Any] = {}
+
+    @abstractmethod
     def load(self, version: ServedVersion) -> None:
         """Load the version and try it once, unless it is loaded already.
 
         The caller has verified the adapter's folder. Raises ArtifactRefused.
         """
 
+    @abstractmethod
+    def _free(self, loaded: Any) -> None:
+        """Free the resources of a version that was removed."""
+
+    @abstractmethod
+    def _make_reply(self, request: Request, loaded: Any, stream: ReplyStream) -> Reply: ...
+
     def loaded(self) -> list[str]:
         """Ids of the versions that can reply now."""
+        with self._lock:
+            return list(self._versions)
 
     def unload(self, version_id: str) -> bool:
         """Free the version. While one of its replies is under way, do nothing and return False."""
+        with self._lock:
+            if self._admission.admitted(version_id):
+                return False
+            loaded = self._versions.pop(version_id, None)
+        if loaded is not None:
+            self._free(loaded)
+        return True
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """Tokenise the messages in advance; pass the result to `stream`."""
+        if self._tokenizer is None or self._context is None:
+            return Prompt(messages, None, 0.0)  # not counted, so never refused as too long
+        ids = prompt_ids(self._tokenizer, [dict(message) for message in messages])
+        return Prompt(messages, ids, len(ids) / self._context)
 
     def stream(
         self,
@@ -202,42 +107,58 @@ class Backend(Protocol):
         start or cancel the stream: until then it counts as admitted. Raises Busy, InvalidInput (code
         `prompt_too_long`), NotReady (code `not_loaded`).
         """
+        asked_at = time.perf_counter()
+        with self._lock:
+            loaded = self._versions.get(version_id)
+            if loaded is None:
+                raise NotReady(f"The model version {version_id} is not loaded.", code="not_loaded")
+            self._check_ready()
+            self._admission.admit(person, version_id)
+        try:
+            prompt = messages if isinstance(messages, Prompt) else self.prompt(messages)
+            limit = self._limit(prompt, sampling)
+        except BaseException:
+            self._admission.release(person, version_id)
+            raise
+        request = Request(
+            *(str(next(self._request_ids)), version_id, person, prompt.messages, prompt.ids),
+            *(sampling, limit, asked_at),
+        )
+        return ReplyStream(partial(self._begin, request, loaded))
 
     def trouble(self) -> str | None:
         """Why no version can reply now, in words that anyone may read; None if all is well."""
+        return None if self.loaded() else "No model is loaded yet."
 
     def occupancy(self) -> Occupancy:
         """How many replies are being generated, are waiting, and are admitted."""
+        return self._scheduler.occupancy()
 
     def close(self) -> None:
         """Cancel every reply and free the models."""
+        with self._lock:
+            self._versions.clear()
+        self._scheduler.close()
 
+    def _check_ready(self) -> None:
+        """Raise Busy while no reply can begin."""
+        return
 
-def prompt_too_long(tokens: int, most: int) -> InvalidInput:
-    return InvalidInput(
-        f"The conversation is {tokens} tokens long, but the model reads at most {most}, "
-        f"its reply included. Shorten the message or start a new chat.",
-        code="prompt_too_long",
-        field="content",
-    )
+    def _limit(self, prompt: Prompt, sampling: Sampling) -> int:
+        """The reply's maximum number of tokens; raises InvalidInput if there is no room for any."""
+        if prompt.ids is None or self._context is None:
+            return sampling.max_new_tokens
+        room = self._context - len(prompt.ids)
+        if room <= 0:
+            raise InvalidInput(
+                f"The conversation is {len(prompt.ids)} tokens long, but the model reads at most "
+                f"{self._context}, its reply included. Shorten the message or start a new chat.",
+                code="prompt_too_long",
+                field="content",
+            )
+        return min(sampling.max_new_tokens, room)
 
-
-def stopping() -> NotReady:
-    return NotReady("The server is stopping; send the message again once it is back.")
-
-
-def unloaded() -> Busy:
-    return Busy("The model was unloaded before this reply began; send the message again.")
-
-
-def _is_number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _check(field: str, value: object, rule: str, fits: bool) -> None:
-    if not fits:
-        raise InvalidInput(f"{field} is {value!r}; it must be {rule}.", field=field)
+    def _begin(self, request: Request, loaded: Any, stream: ReplyStream) -> Callable[[], object]:
+        reply = self._make_reply(request, loaded, stream)
+        self._scheduler.begin(reply)
+        return partial(self._scheduler.cancel, reply)

@@ -7,12 +7,15 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from app.serving.backend import Backend, Prompt, ReplyStream, Sampling, ServedVersion
+from sqlmodel import Session
+
+from app.serving.backend import Backend, Prompt, ServedVersion
 from app.serving.canary import CanaryServing
-from app.serving.loaded_versions import LoadedVersions
+from app.serving.loaded_versions import Follower, LoadedVersions, OnSwap
+from app.serving.reply import ReplyStream, Sampling
 from storage.db.database import Database
 from storage.db.tables import ModelVersion
-from storage.errors import Busy, Conflict, NotReady, ThumbloopError
+from storage.errors import Busy, Conflict, NotReady
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 
@@ -21,8 +24,68 @@ log = logging.getLogger("thumbloop.serving")
 POLL_SECONDS = 1.0
 
 
+class DeployedServing(Follower):
+    """Its key is the version's id. If that cannot be loaded, the version served so far goes on."""
+
+    role = "deployed"
+
+    def forget(self) -> None:
+        super().forget()
+        self.previous: ModelVersion | None = None  # what rolling back would deploy
+
+    def serve(self, key: str, served: ServedVersion) -> None:
+        if self.key is not None and self.key != key:
+            self._on_swap("done")
+        super().serve(key, served)
+        with self.versions.database.read() as session:
+            try:
+                self.previous = model_versions.roll_back_target(session)
+            except Conflict:
+                self.previous = None
+        log.info("%s replies from now on.", served.name)
+
+    def fall_back(self) -> None:
+        """At start: serve the newest earlier deployment that loads, or else the base model."""
+        with self.versions.database.read() as session:
+            rows = model_versions.deployments(session, limit=100)
+            ids = dict.fromkeys(row.version_id for row in rows)
+            versions = [model_versions.get_version(session, version_id) for version_id in ids]
+            base = model_versions.get_version(session, "v1")
+        earlier = [one for one in versions if one.state == "ready" and one.id not in (self._refused, base.id)]
+        for version in [*earlier, base]:
+            try:
+                self.version = self.versions.load(version)
+                break
+            except Exception as error:  # whatever happened, an earlier version may work
+                if version is base:
+                    raise
+                log.error("%s, deployed before, cannot be served either: %s", version.name, error)
+        self.key = version.id
+        log.error("%s replies in place of the deployed version. Deploy one that works.", version.name)
+
+    def load_previous(self, needed: Sequence[str]) -> None:
+        """Load the rollback target, so that a rollback is instant, also after a restart."""
+        previous = self.previous
+        if previous is None or not self.versions.is_missing(previous.id, needed):
+            return
+        try:
+            self.versions.load(previous)
+        except Busy:
+            return  # the model server did not answer; try again
+        except Exception as error:
+            self.previous = None
+            log.warning("%s, which rolling back would deploy, cannot be loaded: %s", previous.name, error)
+
+    def _named(self, session: Session) -> tuple[str | None, str | None]:
+        version_id = model_versions.deployed_id(session)
+        return version_id, version_id
+
+    def _fallback(self) -> str:
+        return f"{self.version.name} keeps replying" if self.version else "an earlier version replies"
+
+
 class Deployments:
-    """Polls the database, because the trainer's gate, the command line and other servers deploy too."""
+    """Chooses the version of each reply, and deploys. A thread follows the database."""
 
     def __init__(
         self,
@@ -31,49 +94,42 @@ class Deployments:
         backend: Backend,
         *,
         max_loaded_versions: int,
-        on_swap: Callable[[str], None] = lambda _outcome: None,
+        on_swap: OnSwap = lambda _outcome: None,
     ) -> None:
-        self._on_swap = on_swap  # called with "done" or "refused"
         self._database = database
         self._backend = backend
-        self._versions = LoadedVersions(artifacts, backend, max_loaded_versions)
-        self._building = threading.RLock()
-        self._serving: ServedVersion | None = None
-        self._refused: str | None = None  # the deployed version that failed to load: logged once
-        self._waited_for: str | None = None  # deployed, but its model server did not answer: logged once
-        self.canary = CanaryServing(database, self._versions, self._building)
-        self._before: ModelVersion | None = None  # what rolling back would deploy
+        self._versions = LoadedVersions(database, artifacts, backend, max_loaded_versions)
+        self._deployed = DeployedServing(self._versions, on_swap)
+        self.canary = CanaryServing(self._versions)
         self._stopping = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="deployments", daemon=True)
+        self._poller = threading.Thread(target=self._poll, name="deployments", daemon=True)
 
     def start(self) -> None:
-        """Load the deployed version, or else the newest earlier one that loads, and watch the alias.
+        """Load the deployed version, or else the newest earlier one that loads, and follow the alias.
 
         The alias is not changed: an operator has to see what is wrong and decide. Raises NotReady if
         not even the base model replies.
         """
         if self._versions.refusal is None:
             self._begin()
-        self._watcher.start()
+        self._poller.start()
 
-    def refuse(self, why: Callable[[], Busy]) -> None:
-        """Refuse every load and every reply with this error, until `come_back`."""
+    def pause(self, why: Callable[[], Busy], unload: Callable[[], object]) -> None:
+        """Refuse every load and reply with this error until `resume`, and unload the models.
+
+        `unload` may take a while.
+        """
         self._versions.refusal = why
-
-    def make_way(self, why: Callable[[], Busy], free: Callable[[], object]) -> None:
-        """Like `refuse`; then call `free`, which unloads every model and may take a while."""
-        self.refuse(why)
-        with self._building:
-            self._serving = self._before = None
+        with self._versions.lock:
+            self._deployed.forget()
             self.canary.forget()
-            free()
+            unload()
 
-    def come_back(self) -> None:
+    def resume(self) -> None:
         """Load the versions to serve again. Raises as `start` does, and then goes on refusing."""
-        with self._building:
+        with self._versions.lock:
             why, self._versions.refusal = self._versions.refusal, None
             try:
-                self._refused = self._waited_for = None
                 self._begin()
             except BaseException:
                 self._versions.refusal = why
@@ -86,8 +142,8 @@ class Deployments:
 
     def stop(self) -> None:
         self._stopping.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
+        if self._poller.is_alive():
+            self._poller.join()
 
     def current(self, canary_id: str | None = None) -> ServedVersion:
         """The loaded version for a new reply: the deployed one, or the one that still works.
@@ -95,14 +151,15 @@ class Deployments:
         A chat assigned to a canary gets the canary's version, while the canary is active and loaded.
         """
         self._versions.check()
-        tried = self.canary.answering(canary_id)
-        if tried is not None:
-            return tried
-        self._follow()
-        if self._serving is None:
+        candidate = self.canary.answering(canary_id)
+        if candidate is not None:
+            return candidate
+        self._follow_deployed()
+        deployed = self._deployed.version
+        if deployed is None:
             self._versions.check()
             raise NotReady("No model version is being served; see the server's log.")
-        return self._serving
+        return deployed
 
     def stream(
         self,
@@ -118,13 +175,19 @@ class Deployments:
         Raises as `Backend.stream` does. If the version must be loaded first, also raises ArtifactRefused,
         and Busy if no slot is free for it.
         """
+
+        def attempt() -> tuple[ServedVersion, ReplyStream]:
+            self._versions.check()
+            version = self.current(canary_id) if version_id is None else self._load_named(version_id)
+            self._versions.use(version.id)
+            return version, self._backend.stream(version.id, messages, sampling, person=person)
+
         try:
-            return self._stream(messages, sampling, person, canary_id, version_id)
+            return attempt()
         except NotReady as error:
             if error.code != "not_loaded":
                 raise
-        # The slot was freed between choosing and using it.
-        return self._stream(messages, sampling, person, canary_id, version_id)
+        return attempt()  # the slot was freed between choosing and using it
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """See `Backend.prompt`."""
@@ -135,166 +198,72 @@ class Deployments:
 
         Raises NotFound, Conflict (rejected or retired), ArtifactRefused.
         """
-        with self._building:
-            with self._database.read() as session:
-                version = model_versions.get_version(session, id_or_name)
-            if version.state in ("candidate", "ready"):  # others are refused below
-                self._versions.build(version)
+        with self._versions.lock:
+            version_id = self._versions.load_if_servable(id_or_name).id
             with self._database.write() as session:
-                version = model_versions.deploy_version(session, version.id, by=by, why=why)
-            self._serve(version)
+                version = model_versions.deploy_version(session, version_id, by=by, why=why)
+            self._deployed.serve(version.id, self._versions.load(version))
+            self._free_unused()
         return version
 
     def roll_back(self, *, by: str, why: str) -> ModelVersion:
         """Deploy the previous version, usually still loaded. Raises as `deploy` does."""
-        with self._building:
+        with self._versions.lock:
             with self._database.read() as session:
                 target = model_versions.roll_back_target(session)
             return self.deploy(target.id, by=by, why=why)
 
-    def _stream(
-        self,
-        messages: Sequence[Mapping[str, str]] | Prompt,
-        sampling: Sampling,
-        person: str,
-        canary_id: str | None,
-        version_id: str | None,
-    ) -> tuple[ServedVersion, ReplyStream]:
-        self._versions.check()
-        version = self.current(canary_id) if version_id is None else self._named(version_id)
-        self._versions.use(version.id)
-        return version, self._backend.stream(version.id, messages, sampling, person=person)
-
-    def _named(self, version_id: str) -> ServedVersion:
+    def _load_named(self, version_id: str) -> ServedVersion:
         """The version, loaded if necessary in the slot of the least recently used one."""
         with self._database.read() as session:
             version = model_versions.get_version(session, version_id)
         found = self._versions.find(version)
         if found is not None:
             return found
-        with self._building:
+        with self._versions.lock:
             if not self._versions.make_room(self._needed(), self._answering()):
                 raise Busy(
                     f"Every slot belongs to a version that is needed or replying, so {version.name} has to "
                     f"wait. Try again in a moment, ask for the deployed version, or raise "
                     f"THUMBLOOP_MAX_LOADED_VERSIONS."
                 )
-            return self._versions.build(version)
+            return self._versions.load(version)
 
     def _begin(self) -> None:
-        self._follow()
-        if self._serving is None:
-            self._fall_back()
+        self._follow_deployed()
+        if self._deployed.version is None:
+            self._deployed.fall_back()
         self.canary.follow()
 
-    def _follow(self) -> None:
-        """Serve the version that the database names, unless it is served already or failed to load."""
-        with self._database.read() as session:
-            deployed_id = model_versions.deployed_id(session)
-        if deployed_id is not None and deployed_id == (self._refused or self._serving_id()):
-            return
-        with self._building:
-            with self._database.read() as session:  # the last holder of the lock may have moved the alias
-                deployed = model_versions.deployed_version(session)
-            if deployed.id == self._refused:
-                return
-            if deployed.id == self._serving_id():
-                self._refused = None  # the alias moved on; if it returns to the failed version, try again
-                return
-            try:
-                self._versions.build(deployed)
-            except Busy as error:  # the model server did not answer, which is no refusal: try again
-                if self._waited_for != deployed.id:
-                    log.error("%s is deployed, but waits for the model server: %s", deployed.name, error)
-                self._waited_for = deployed.id
-            except Exception as error:  # whatever happened, the working version must keep replying
-                self._refused = deployed.id
-                self._on_swap("refused")
-                kept = (
-                    f"{self._serving.name} keeps replying" if self._serving else "an earlier one will reply"
-                )
-                log.error(
-                    "%s is deployed but cannot be served, so %s: %s",
-                    deployed.name,
-                    kept,
-                    error,
-                    exc_info=not isinstance(error, ThumbloopError),
-                )
-            else:
-                self._serve(deployed)
-
-    def _serving_id(self) -> str | None:
-        return None if self._serving is None else self._serving.id
-
-    def _fall_back(self) -> None:
-        """At start: serve the newest earlier deployment that loads."""
-        with self._database.read() as session:
-            rows = model_versions.deployments(session, limit=100)
-            ids = dict.fromkeys(row.version_id for row in rows)
-            versions = [model_versions.get_version(session, version_id) for version_id in ids]
-            base = model_versions.get_version(session, "v1")
-        for version in versions:
-            if version.id in (self._refused, base.id) or version.state != "ready":
-                continue
-            try:
-                self._serving = self._versions.build(version)
-            except Exception as error:  # whatever happened, an earlier version may work
-                log.error("%s, deployed before, cannot be served either: %s", version.name, error)
-            else:
-                break
-        else:
-            version = base
-            self._serving = self._versions.build(base)
-        log.error("%s replies in place of the deployed version. Deploy one that works.", version.name)
-
-    def _serve(self, version: ModelVersion) -> None:
-        """Send new replies to this version; replies under way finish on the one they began with."""
-        if self._serving is not None and self._serving.id != version.id:
-            self._on_swap("done")
-        self._serving = self._versions.build(version)
-        self._refused = self._waited_for = None
-        with self._database.read() as session:
-            try:
-                self._before = model_versions.roll_back_target(session)
-            except Conflict:
-                self._before = None
-        log.info("%s replies from now on.", version.name)
-        self._free_unused()
+    def _follow_deployed(self) -> None:
+        before = self._deployed.key
+        self._deployed.follow()
+        if self._deployed.key != before:
+            self._free_unused()
 
     def _needed(self) -> list[str]:
         """Ids of the versions to keep loaded, most important first; the last is the rollback target."""
-        return [*self._answering(), *([self._before.id] if self._before is not None else [])]
+        previous = self._deployed.previous
+        return [*self._answering(), *([previous.id] if previous is not None else [])]
 
     def _answering(self) -> list[str]:
         """Ids of the versions that new replies come from."""
-        return [version.id for version in (self._serving, self.canary.version) if version is not None]
+        served = (self._deployed.version, self.canary.version)
+        return [version.id for version in served if version is not None]
 
     def _free_unused(self) -> None:
-        with self._building:
+        with self._versions.lock:
             self._versions.free(self._needed())
 
-    def _load_before(self) -> None:
-        """Load the rollback target, so that a rollback is instant, also after a restart."""
-        before = self._before
-        if before is None or not self._versions.is_missing(before.id, self._needed()):
-            return
-        try:
-            self._versions.build(before)
-        except Busy:
-            return  # the model server did not answer; try again
-        except Exception as error:
-            self._before = None
-            log.warning("%s, which rolling back would deploy, cannot be loaded: %s", before.name, error)
-
-    def _watch(self) -> None:
+    def _poll(self) -> None:
         healthy = True
         while not self._stopping.wait(POLL_SECONDS):
             try:
                 if self._versions.refusal is not None:
                     continue
-                self._follow()
+                self._follow_deployed()
                 self.canary.follow()
-                self._load_before()
+                self._deployed.load_previous(self._needed())
                 self._free_unused()
                 healthy = True
             except Exception:

@@ -34,32 +34,31 @@ def freeze_loaded() -> None:
 
 
 class DeviceSharing:
-    """A thread that watches for trainings. `free` unloads every model and cuts off unfinished replies."""
+    """A thread that watches for trainings. `unload` unloads every model and cuts off unfinished replies."""
 
     def __init__(
         self,
         database: Database,
         device: DeviceLock,
         deployments: Deployments,
-        free: Callable[[], object],
+        unload: Callable[[], object],
         *,
         lease_seconds: float,
     ) -> None:
         self._database = database
         self._device = device
         self._deployments = deployments
-        self._free = free
+        self._unload = unload
         self._lease_seconds = lease_seconds
-        self._away = False
+        self._paused = False
         self._alive_at = time.monotonic()  # when a training was last known to be alive
-        self._failed = False  # the last look failed; logged once
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="device", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="device", daemon=True)
 
     def start(self) -> None:
         """Call it before the deployments start: the server may come up in the middle of a training."""
         if not self._device.use():
-            self._make_way()
+            self._pause()
         self._thread.start()
 
     def stop(self) -> None:
@@ -67,44 +66,46 @@ class DeviceSharing:
         self._thread.join()
         self._device.close()
 
-    def _watch(self) -> None:
+    def _poll(self) -> None:
+        healthy = True
         while not self._stopping.wait(POLL_SECONDS):
             try:
-                self._look()
-                self._failed = False
+                self.check()
+                healthy = True
             except Exception:
-                if not self._failed:
-                    log.exception("Serving and training cannot take turns; trying again.")
-                self._failed = True
+                if healthy:  # log an outage once, not at every poll
+                    log.exception("The state of the device cannot be read; trying again.")
+                healthy = False
 
-    def _look(self) -> None:
+    def check(self) -> None:
+        """Unload the models if a training has claimed the device, and load them again once it is over."""
         claimed = self._device.claimed()
         alive = claimed and self._training_is_alive()
         if alive:
             self._alive_at = time.monotonic()
-        if not self._away:
+        if not self._paused:
             if alive:
-                self._make_way()
+                self._pause()
             else:
                 self._device.use()  # also after a trainer that was silent for too long has gone
         elif not claimed:
-            self._come_back("The training is over")
+            self._resume("The training is over")
         elif time.monotonic() - self._alive_at > self._lease_seconds:
-            self._come_back("The trainer has the device but has been silent for too long")
+            self._resume("The trainer has the device but has been silent for too long")
 
-    def _make_way(self) -> None:
+    def _pause(self) -> None:
         log.info("A training wants the device: nobody is answered until it ends.")
-        self._away = True
+        self._paused = True
         try:
-            self._deployments.make_way(self._why, self._free)
+            self._deployments.pause(self._why, self._unload)
         finally:
             self._device.close()  # even if unloading failed: less memory beats a training that waits for ever
 
-    def _come_back(self, why: str) -> None:
+    def _resume(self, why: str) -> None:
         self._device.use()
         log.info("%s: replies go on.", why)
-        self._deployments.come_back()
-        self._away = False
+        self._deployments.resume()
+        self._paused = False
         freeze_loaded()
 
     def _training_is_alive(self) -> bool:
@@ -117,7 +118,7 @@ class DeviceSharing:
         left = run.progress.get("seconds_left") if run is not None and run.progress else None
         seconds = min(max(math.ceil(left or USUAL_SECONDS), 5), LONGEST_SECONDS)
         return Busy(
-            f"The model is being trained and has the machine to itself; ask again in about {seconds} s.",
+            f"The model is being trained, which takes the whole machine; ask again in about {seconds} s.",
             retry_after=seconds,
             code="training",
         )

@@ -3,42 +3,62 @@
 Which versions are needed is up to Deployments.
 """
 
+import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+from sqlmodel import Session
+
 from app.serving.backend import Backend, ServedVersion
+from storage.db.database import Database
 from storage.db.tables import ModelVersion
-from storage.errors import Busy
+from storage.errors import Busy, ThumbloopError
+from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
+
+log = logging.getLogger("thumbloop.serving")
+
+OnSwap = Callable[[str], None]  # called with "done" or "refused"
 
 
 class LoadedVersions:
-    """Safe from any thread; one version is loaded at a time."""
+    """Safe from any thread. Hold `lock` while a version that must stay loaded is chosen and loaded."""
 
-    def __init__(self, artifacts: Artifacts, backend: Backend, most: int) -> None:
+    def __init__(self, database: Database, artifacts: Artifacts, backend: Backend, most: int) -> None:
+        self.database = database
+        self.lock = threading.RLock()
+        self.refusal: Callable[[], Busy] | None = None  # why nothing may be loaded for now
         self._artifacts = artifacts
         self._backend = backend
         self._most = most
-        self._lock = threading.Lock()
         self._used: dict[str, float] = {}  # version id -> when it last began a reply or was needed
-        self.refusal: Callable[[], Busy] | None = None  # why nothing may be loaded for now
 
     def check(self) -> None:
         """Raise Busy while nothing may be loaded."""
         if self.refusal is not None:
             raise self.refusal()
 
-    def build(self, version: ModelVersion) -> ServedVersion:
+    def load(self, version: ModelVersion) -> ServedVersion:
         """Verify the adapter's folder and load it, unless loaded already. Raises ArtifactRefused, Busy."""
-        with self._lock:
+        with self.lock:
             self.check()
+            served = self._served(version)
             if version.id not in self._backend.loaded():
                 if version.path is not None:
                     self._artifacts.verify(version.path, version.files)
-                self._backend.load(self._served(version))
+                self._backend.load(served)
             self.use(version.id)
-        return self._served(version)
+        return served
+
+    def load_if_servable(self, id_or_name: str) -> ModelVersion:
+        """Find the version, and load it unless its state forbids to serve it: storage refuses that one."""
+        with self.database.read() as session:
+            version = model_versions.get_version(session, id_or_name)
+        if version.state in ("candidate", "ready"):
+            self.load(version)
+        return version
 
     def use(self, version_id: str) -> None:
         self._used[version_id] = time.monotonic()
@@ -52,7 +72,7 @@ class LoadedVersions:
 
         A version with a reply under way is left for a later call.
         """
-        with self._lock:
+        with self.lock:
             self._free(self._most, needed[: self._most])
 
     def make_room(self, needed: Sequence[str], answering: Sequence[str]) -> bool:
@@ -60,7 +80,7 @@ class LoadedVersions:
 
         The `answering` versions stay. The other `needed` ones are unloaded last.
         """
-        with self._lock:
+        with self.lock:
             self._free(self._most - 1, needed)
             self._free(self._most - 1, answering)
             return len(self._backend.loaded()) < self._most
@@ -79,3 +99,78 @@ class LoadedVersions:
     def _served(self, version: ModelVersion) -> ServedVersion:
         adapter = self._artifacts.folder(version.path) if version.path is not None else None
         return ServedVersion(version.id, version.name, adapter)
+
+
+class Follower(ABC):
+    """Serves the version that the database names in one role, as deployed or as the canary.
+
+    It polls, because the trainer's gate, the command line and other servers change the database too. A
+    failure to load is logged once, and another version goes on answering.
+    """
+
+    role: str  # of the version, in log lines
+
+    def __init__(self, versions: LoadedVersions, on_swap: OnSwap = lambda _outcome: None) -> None:
+        self.versions = versions
+        self._on_swap = on_swap
+        self.forget()
+
+    def forget(self) -> None:
+        """Note that the models were unloaded; `follow` loads them again."""
+        self.version: ServedVersion | None = None  # the loaded version
+        self.key: str | None = None  # what the database called it; see `_named`
+        self._refused: str | None = None  # the key of one that failed to load
+        self._waiting: str | None = None  # the key of one whose model server did not answer
+
+    def follow(self) -> None:
+        """Load the version that the database names, unless it is served already or failed to load."""
+        with self.versions.database.read() as session:
+            key = self._named(session)[0]
+        if key == (self._refused or self.key):
+            return
+        with self.versions.lock:
+            with self.versions.database.read() as session:  # the last holder of the lock may have changed it
+                key, version_id = self._named(session)
+                version = model_versions.get_version(session, version_id) if version_id else None
+            if key is not None and key == self._refused:
+                return
+            if key == self.key:
+                self._refused = None  # the role moved on; if it returns to the failed version, try again
+                return
+            self._change(key, version)
+
+    def _change(self, key: str | None, version: ModelVersion | None) -> None:
+        """Serve what the database names now, if it can be loaded."""
+        if key is None or version is None:
+            return
+        problem = "%s is %s but %s, so %s: %s"
+        try:
+            served = self.versions.load(version)
+        except Busy as error:  # the model server did not answer, which is no refusal: try again
+            if self._waiting != key:
+                why = "waits for the model server"
+                log.error(problem, version.name, self.role, why, self._fallback(), error)
+            self._waiting = key
+        except Exception as error:  # whatever happened, another version must keep replying
+            self._refused = key
+            unexpected = not isinstance(error, ThumbloopError)
+            log.error(
+                *(problem, version.name, self.role, "cannot be served", self._fallback(), error),
+                exc_info=unexpected,
+            )
+            self._on_swap("refused")
+        else:
+            self.serve(key, served)
+
+    def serve(self, key: str, served: ServedVersion) -> None:
+        """Send new replies to this version; replies under way finish on the one they began with."""
+        self.version, self.key = served, key  # in this order: a reader looks at the key first
+        self._refused = self._waiting = None
+
+    @abstractmethod
+    def _named(self, session: Session) -> tuple[str | None, str | None]:
+        """The key and the version's id. The key changes whenever the database names something else."""
+
+    @abstractmethod
+    def _fallback(self) -> str:
+        """Who answers instead of a version that cannot be served, as a clause."""

@@ -8,17 +8,26 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import uvloop
 
 from app.serving.admission import Admission, FairQueue
-from app.serving.backend import FinishReason, Occupancy, stopping, unloaded
-from app.serving.reply import Reply
-from storage.errors import ThumbloopError
+from app.serving.reply import FinishReason, Reply
+from storage.errors import Busy, NotReady, ThumbloopError
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Counts of replies, as of a moment ago. An admitted reply may not have begun yet."""
+
+    running: int
+    waiting: int
+    admitted: int
 
 
 class Scheduler(ABC, Generic[R]):
@@ -93,7 +102,8 @@ class Scheduler(ABC, Generic[R]):
 
     def _begin(self, reply: R) -> None:
         if self._closing or not self._may_start(reply):
-            self._end(reply, stopping() if self._closing else unloaded())
+            unloaded = Busy("The model was unloaded before this reply began; send the message again.")
+            self._end(reply, stopping() if self._closing else unloaded)
         else:
             self._queue.add(reply.request.person, reply)
             self._schedule()
@@ -138,3 +148,7 @@ class Scheduler(ABC, Generic[R]):
         self._closing = True
         self._cancel_all()
         await self._stop_generating()
+
+
+def stopping() -> NotReady:
+    return NotReady("The server is stopping; send the message again once it is back.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app.serving.backend import ReplyEnd
+from app.serving.reply import ReplyEnd
 from app.telemetry.request_ids import HEADER
 from storage.errors import BadSetting
 

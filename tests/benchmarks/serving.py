@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from app.serving.backend import Sampling, ServedVersion
+from app.serving.backend import ServedVersion
 from app.serving.local.backend import LocalBackend
+from app.serving.reply import Sampling
 from storage.settings import DEFAULT_MODEL, Settings
 from tests.benchmarks.chat_servers import ChatServer, thumbloop_serve, transformers_serve
 from tests.benchmarks.report import print_report

@@ -75,7 +75,7 @@ def make_env(
         deployments.start()
         service = ChatService(database, deployments, changed)
         stops.extend((service.close, deployments.stop, backend.close))
-        return ChatEnv(service, database, deployments, artifacts, user.id, chat.id)
+        return ChatEnv(service, database, deployments, artifacts, backend, user.id, chat.id)
 
     yield make
     for stop in stops:

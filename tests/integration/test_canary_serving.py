@@ -220,6 +220,6 @@ def test_versions_wait_for_a_model_server_that_is_overrun(
         record.getMessage().split(":")[0] for record in caplog.records if record.name == "thumbloop.serving"
     ]
     assert told == [
-        "v2 is deployed, but waits for the model server",
-        "v3 is tried as a canary, but waits for the model server, so the deployed version answers its chats",
+        "v2 is deployed but waits for the model server, so v1 keeps replying",
+        "v3 is tried as a canary but waits for the model server, so the deployed version answers its chats",
     ]

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 from transformers import AutoTokenizer
 
-from app.serving.backend import Sampling
+from app.serving.reply import Sampling
 from storage.chats import chats, votes
 from storage.errors import (
     Busy,

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.serving.backend import Sampling
 from app.serving.deployments import Deployments
 from app.serving.local.backend import LocalBackend
+from app.serving.reply import Sampling
 from storage.db.database import Database
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused, Busy, Conflict, NotFound

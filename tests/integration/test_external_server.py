@@ -11,8 +11,9 @@ import httpx
 import openai
 import pytest
 
-from app.serving.backend import Sampling, ServedVersion
+from app.serving.backend import ServedVersion
 from app.serving.openai.backend import ExternalBackend
+from app.serving.reply import Sampling
 from storage.db.database import open_database
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.chat.service import ChatService
-from app.serving.backend import Sampling
 from app.serving.deployments import Deployments
+from app.serving.local.backend import LocalBackend
+from app.serving.reply import Sampling
 from storage.chats import chats
 from storage.db.database import Database
 from storage.db.tables import Message, ModelVersion
@@ -28,6 +29,7 @@ class ChatEnv:
     database: Database
     deployments: Deployments
     artifacts: Artifacts
+    backend: LocalBackend
     user_id: str
     chat_id: str
 

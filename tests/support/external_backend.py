@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from app.serving.backend import ReplyEnd, Sampling, ServedVersion
+from app.serving.backend import ServedVersion
 from app.serving.openai.backend import ExternalBackend
 from app.serving.openai.breaker import Breaker
+from app.serving.reply import ReplyEnd, Sampling
 from storage.errors import ThumbloopError
 from storage.settings import Settings
 from tests.support.recorded_vllm import KEY, MODEL, WORDS, Recorded

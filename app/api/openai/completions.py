@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.api.schemas import Text
-from app.serving.backend import Sampling
+from app.serving.reply import Sampling
 from storage.db.tables import Message
 from storage.errors import InvalidInput
 

@@ -25,7 +25,7 @@ from app.api.schemas import (
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.services import Services
-from app.serving.backend import Sampling
+from app.serving.reply import Sampling
 from app.web.auth import CurrentUser, ServicesHere
 from app.web.openapi_names import Body
 from storage.chats import chats

@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 
-from app.serving.backend import ReplyStream, ServedVersion
+from app.serving.backend import Backend, ServedVersion
 from app.serving.local.batching_engine import ContinuousEngine, Unsuitable
 from app.serving.local.engine import Engine
 from app.serving.local.plain_engine import PlainEngine
 from app.serving.local.reply import LocalReply
 from app.serving.local.scheduler import LocalScheduler, Slot
 from app.serving.local.slot import build_model, limit_threads, try_model
-from app.serving.reply import Request
-from app.serving.scheduled_backend import ScheduledBackend
+from app.serving.reply import ReplyStream, Request
 from storage.errors import NotReady
 from storage.settings import Settings
 from trainer.dataset.tokenise import prompt_ids
@@ -29,7 +28,7 @@ from trainer.model.base_model import BaseModelSource, load_model, load_tokenizer
 log = logging.getLogger("thumbloop.serving")
 
 
-class LocalBackend(ScheduledBackend[Slot, LocalReply]):
+class LocalBackend(Backend):
     """Loads the base model at once, or with the first version if `wait`; raises ModelUnavailable.
 
     `end_ids` are the tokens that end a reply; by default those of the model and its tokenizer.
@@ -46,7 +45,7 @@ class LocalBackend(ScheduledBackend[Slot, LocalReply]):
         end_ids: frozenset[int] | None = None,
     ) -> None:
         self._source = source
-        self._base: Any = None
+        self.base: Any = None  # the base model, unless it is unloaded
         self._cache_tokens = settings.serving_cache_tokens
         super().__init__(settings, load_tokenizer(source), min(source.max_context, self._cache_tokens))
         self._batching = settings.batching == "auto"
@@ -70,9 +69,9 @@ class LocalBackend(ScheduledBackend[Slot, LocalReply]):
             if version.id in self._versions:
                 return
             began = time.perf_counter()
-            if self._base is None:
+            if self.base is None:
                 self._load_base()
-            model = build_model(self._base, version)
+            model = build_model(self.base, version)
             limit_threads(model)
             slot = Slot(version, model, try_model(model, version, self._trial_prompt))
             engine = slot.engine = self._make_engine(slot)
@@ -97,20 +96,12 @@ class LocalBackend(ScheduledBackend[Slot, LocalReply]):
                 self._versions.clear()
             while slots:  # leave no reference here, so that the collector can free the slots
                 self._scheduler.shut(slots.pop())
-            self._base = None
+            self.base = None
         # Models contain reference cycles, so only a collection frees them.
         gc.unfreeze()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def trouble(self) -> str | None:
-        return None if self.loaded() else "No model is loaded yet."
-
-    def close(self) -> None:
-        with self._lock:
-            self._versions.clear()
-        self._scheduler.close()
 
     def _free(self, loaded: Slot) -> None:
         self._scheduler.shut(loaded)
@@ -119,9 +110,9 @@ class LocalBackend(ScheduledBackend[Slot, LocalReply]):
         return LocalReply(request, stream, self._tokenizer, self._end_ids)
 
     def _load_base(self) -> None:
-        self._base, _ = load_model(self._source)
+        self.base, _ = load_model(self._source)
         if self._given_end_ids is None:
-            self._end_ids = _end_ids(self._base, self._tokenizer)
+            self._end_ids = _end_ids(self.base, self._tokenizer)
 
     def _make_engine(self, slot: Slot) -> Engine:
         """The batching engine, or the plain one for a model that cannot be batched."""

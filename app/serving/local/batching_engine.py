@@ -21,11 +21,11 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput
 
-from app.serving.backend import Sampling
 from app.serving.local import paged_attention
 from app.serving.local.engine import Sink, Update
 from app.serving.local.sampling import Sampler, choose_tokens
 from app.serving.local.slot import Trial
+from app.serving.reply import Sampling
 
 PAGE_TOKENS = 32
 STEP_TOKENS = 256  # of prompts per step: bounds how long a new prompt delays everyone's next token
@@ -60,7 +60,7 @@ class ContinuousEngine:
         self._attention = model.config._attn_implementation
         self._end_ids = sorted(end_ids)
         self._pages = -(-cache_tokens // PAGE_TOKENS)
-        self._reserved: dict[str, int] = {}  # pages by request
+        self.reserved: dict[str, int] = {}  # pages by request
         config = ContinuousBatchingConfig(
             page_size=PAGE_TOKENS,
             num_blocks=self._pages,  # the default takes most of the memory and leaves none for a second slot
@@ -95,7 +95,7 @@ class ContinuousEngine:
 
     def submit(self, request_id: str, prompt: Sequence[int], limit: int, sampler: Sampler) -> bool:
         pages = -(-(len(prompt) + min(limit, RESERVED_TOKENS)) // PAGE_TOKENS)
-        taken = sum(self._reserved.values())
+        taken = sum(self.reserved.values())
         # Only this thread adds to the queue, so if it is not full now, adding one does not block.
         if (taken and taken + pages > self._pages) or self.manager.input_queue.full():
             return False
@@ -109,11 +109,11 @@ class ContinuousEngine:
         )
         if added is None:  # the worker has died: `failure` says why
             return False
-        self._reserved[request_id] = pages
+        self.reserved[request_id] = pages
         return True
 
     def drop(self, request_id: str, *, over: bool) -> None:
-        del self._reserved[request_id]
+        del self.reserved[request_id]
         if not over:
             self.manager.cancel_request(request_id)
 

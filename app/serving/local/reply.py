@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.serving.backend import FinishReason, ReplyStream
 from app.serving.local.sampling import Sampler
-from app.serving.reply import Reply, Request
+from app.serving.reply import FinishReason, Reply, ReplyStream, Request
 from app.serving.text import Detokeniser
 
 

@@ -5,7 +5,7 @@ from random import Random
 
 import torch
 
-from app.serving.backend import Sampling
+from app.serving.reply import Sampling
 
 # The nucleus is nearly always among this many; sorting all of the vocabulary costs milliseconds a token.
 CANDIDATES = (64, 2048)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.serving.admission import Admission
-from app.serving.backend import FinishReason, ServedVersion, stopping
+from app.serving.backend import ServedVersion
 from app.serving.local.engine import Engine, Update
 from app.serving.local.reply import LocalReply
 from app.serving.local.slot import Trial
-from app.serving.scheduler import Scheduler
+from app.serving.reply import FinishReason
+from app.serving.scheduler import Scheduler, stopping
 from storage.errors import NotReady, ThumbloopError
 
 log = logging.getLogger("thumbloop.serving")

@@ -11,15 +11,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from app.serving.adapter_files import check_adapter
 from app.serving.admission import Admission
-from app.serving.backend import FinishReason, ReplyStream, Sampling, ServedVersion
-from app.serving.local.slot import check_adapter
+from app.serving.backend import Backend, ServedVersion
 from app.serving.openai import vllm
 from app.serving.openai.breaker import Breaker
 from app.serving.openai.client import ModelServer
 from app.serving.openai.reply import ExternalReply, ExternalVersion, broken_off
-from app.serving.reply import Request
-from app.serving.scheduled_backend import ScheduledBackend
+from app.serving.reply import FinishReason, ReplyStream, Request, Sampling
 from app.serving.scheduler import Scheduler
 from storage.errors import ArtifactRefused, Busy, InvalidInput, NotReady, ThumbloopError
 from storage.settings import Settings
@@ -70,7 +69,7 @@ class ExternalScheduler(Scheduler[ExternalReply]):
             self._schedule()
 
 
-class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
+class ExternalBackend(Backend):
     """`source` is the local base model, whose tokenizer counts prompts; without it nothing is counted.
 
     The server need not answer yet. Raises ModelUnavailable for a source without a tokenizer.
@@ -115,23 +114,16 @@ class ExternalBackend(ScheduledBackend[ExternalVersion, ExternalReply]):
             self._versions[version.id] = loaded
 
     def trouble(self) -> str | None:
-        if not self.loaded():
-            return "No model is loaded yet."
         looked_at, trouble = self._looked
         if time.monotonic() - looked_at > LOOK_AGAIN_SECONDS:
             try:
                 self._breaker.check()
                 self._scheduler.run(self._look())
-                trouble = None
+                trouble = super().trouble()
             except ThumbloopError as error:
                 trouble = error.message
             self._looked = (time.monotonic(), trouble)
         return trouble
-
-    def close(self) -> None:
-        with self._lock:
-            self._versions.clear()
-        self._scheduler.close()
 
     async def disconnect(self) -> None:
         """For the scheduler: close the connections to the server."""

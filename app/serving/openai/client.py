@@ -14,7 +14,7 @@ import aiohttp
 import httpx2
 import openai
 
-from app.background.retry_after import seconds_to_wait
+from app.retry_after import seconds_to_wait
 from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
 
 FAILED = "model_server_failed"  # another attempt may succeed

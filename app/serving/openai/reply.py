@@ -15,10 +15,10 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from app.serving.backend import FinishReason, ReplyStream, ServedVersion
+from app.serving.backend import ServedVersion
 from app.serving.openai.breaker import Breaker
 from app.serving.openai.client import FAILED, MISSING, ModelServer
-from app.serving.reply import Reply, Request
+from app.serving.reply import FinishReason, Reply, ReplyStream, Request
 from storage.errors import ThumbloopError
 
 log = logging.getLogger("thumbloop.serving")

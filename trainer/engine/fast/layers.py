@@ -23,7 +23,7 @@ from trainer.engine.fast.lora import gated_forward, lora_forward
 @contextmanager
 def fast_layers(model: nn.Module) -> Iterator[None]:
     """While open, replace the layers of a model, or of a PEFT model's base, that have a faster equivalent."""
-    layers = [module for module in model.modules() if _is_vanilla(module)]
+    layers = [module for module in model.modules() if is_vanilla(module)]
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     usual = base.config._attn_implementation
     try:
@@ -43,7 +43,7 @@ def fast_layers(model: nn.Module) -> Iterator[None]:
         base.set_attn_implementation(usual)
 
 
-def _is_vanilla(module: Any) -> bool:
+def is_vanilla(module: Any) -> bool:
     """Whether the module is a plain linear layer with plain LoRA adapters."""
     if type(module) is not lora.Linear or type(module.base_layer) is not nn.Linear:
         return False
@@ -57,7 +57,7 @@ def _is_vanilla(module: Any) -> bool:
 
 def _gated(module: Any) -> Callable[..., torch.Tensor] | None:
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    if not all(map(_is_vanilla, parts)) or not isinstance(
+    if not all(map(is_vanilla, parts)) or not isinstance(
         getattr(module, "act_fn", None), nn.SiLU | SiLUActivation
     ):
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.chat.live_reply import LiveReply
-from app.serving.backend import ReplyStream
+from app.serving.reply import ReplyStream
 from storage.db.tables import Message
 from storage.errors import Busy
 

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners import lora
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.serving.admission import Admission
-from app.serving.backend import ReplyStream, Sampling, ServedVersion
+from app.serving.backend import ServedVersion
 from app.serving.local.backend import LocalBackend
 from app.serving.local.plain_engine import PlainEngine
 from app.serving.local.reply import LocalReply
 from app.serving.local.scheduler import LocalScheduler, Slot
 from app.serving.local.slot import build_model, try_model
-from app.serving.reply import Request
+from app.serving.reply import ReplyStream, Request, Sampling
 from storage.errors import ArtifactRefused, Busy, InvalidInput, NotReady, ThumbloopError
 from storage.settings import Settings
 from tests.support.adapters import build_adapter
@@ -306,6 +307,21 @@ def test_a_slot_shares_every_base_tensor_and_leaves_the_base_as_it_was(
     assert shared == {tensor.data_ptr() for tensor in base.state_dict().values()}
     assert list(base.state_dict()) == names
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+
+def test_bf16_keeps_the_effect_of_a_young_adapter(model_folder: Path, tmp_path: Path) -> None:
+    """PEFT adds it to a rounded product, and loses most of it."""
+    base, _ = load_model(resolve(Settings(data_dir=tmp_path, model=str(model_folder), precision="bf16")))
+    young = ServedVersion("young", "v2", build_adapter(model_folder, tmp_path / "v2", size=1e-3))
+    layers = [layer for layer in build_model(base, young).modules() if isinstance(layer, lora.Linear)]
+    assert layers
+    for layer in layers:
+        x = torch.randn(64, layer.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
+        with torch.inference_mode():
+            down, up = layer.lora_A["default"].weight.float(), layer.lora_B["default"].weight.float()
+            effect = layer.scaling["default"] * x.float() @ down.T @ up.T
+            served = layer(x).float() - layer.base_layer(x).float()
+        assert 0.9 < (served * effect).sum() / effect.square().sum() < 1.1
 
 
 def set_key(key: str, value: object) -> Callable[[Path], None]:

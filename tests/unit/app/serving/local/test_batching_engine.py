@@ -14,7 +14,7 @@ import torch
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from app.serving.backend import Occupancy, Sampling, ServedVersion
+from app.serving.backend import ServedVersion
 from app.serving.local import paged_attention
 from app.serving.local.backend import LocalBackend
 from app.serving.local.batching_engine import PAGE_TOKENS, ContinuousEngine, Unsuitable
@@ -22,6 +22,8 @@ from app.serving.local.engine import Update
 from app.serving.local.plain_engine import PlainEngine
 from app.serving.local.sampling import Sampler
 from app.serving.local.slot import Trial, build_model, try_model
+from app.serving.reply import Sampling
+from app.serving.scheduler import Occupancy
 from storage.errors import Busy, ThumbloopError
 from storage.settings import Settings
 from tests.support.adapters import build_adapter
@@ -73,7 +75,7 @@ def held(engine: Any) -> tuple[int, int, int]:
 
 
 def is_empty(engine: Any) -> bool:
-    return held(engine) == (0, 0, 0) and not engine._reserved
+    return held(engine) == (0, 0, 0) and not engine.reserved
 
 
 def tokens(backend: LocalBackend, number: int = 0, version: ServedVersion = BASE) -> list[int]:
@@ -229,7 +231,7 @@ def test_a_model_that_cannot_be_batched_gets_the_plain_engine_and_a_log_line(
     assert model.config._attn_implementation == base.config._attn_implementation
     backend = make_backend()
     AttentionInterface.register("odd", sdpa_attention_forward)
-    backend._base.set_attn_implementation("odd")  # the library batches its own kinds of attention only
+    backend.base.set_attn_implementation("odd")  # the library batches its own kinds of attention only
     odd = ServedVersion("odd", "v2", None)
     backend.load(odd)
     assert tokens(backend, version=odd) == tokens(backend)

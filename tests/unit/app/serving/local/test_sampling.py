@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, TopPLogitsWarper
 
-from app.serving.backend import Sampling
 from app.serving.local.sampling import Sampler, choose_tokens
+from app.serving.reply import Sampling
 from app.serving.text import Detokeniser, StopStrings
 from storage.errors import InvalidInput
 

@@ -5,8 +5,9 @@ from threading import Thread
 
 import pytest
 
-from app.serving.backend import Occupancy, Sampling
 from app.serving.openai.backend import ExternalBackend
+from app.serving.reply import Sampling
+from app.serving.scheduler import Occupancy
 from storage.errors import Busy, InvalidInput, NotReady
 from tests.support.external_backend import BASE, HELLO, SAMPLING, WHOLE, MakeBackend, Tokenise, failure, reply
 from tests.support.live_server import wait_until

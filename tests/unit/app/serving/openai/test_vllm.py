@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.serving.backend import Sampling, ServedVersion
+from app.serving.backend import ServedVersion
 from app.serving.openai import vllm
 from app.serving.openai.backend import ExternalBackend
 from app.serving.openai.client import ModelServer
+from app.serving.reply import Sampling
 from storage.errors import ArtifactRefused, Busy, Conflict
 from storage.settings import Settings
 from tests.support.adapters import build_adapter

@@ -1,4 +1,4 @@
-"""One device for serving and training: the models make way for a training and come back, whatever it does."""
+"""One device for serving and training: a training unloads the models, and they are loaded again after it."""
 
 import gc
 import weakref
@@ -9,9 +9,10 @@ import httpx
 import psutil
 import pytest
 
-from app.serving.backend import Sampling, ServedVersion
+from app.serving.backend import ServedVersion
 from app.serving.device_sharing import DeviceSharing
 from app.serving.local.backend import LocalBackend
+from app.serving.reply import Sampling
 from storage.errors import BadSetting, Busy
 from storage.registry import training_runs
 from storage.registry.device_lock import DeviceLock
@@ -27,7 +28,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 @pytest.fixture
 def server_in_training(start_server: Callable[..., LiveServer]) -> tuple[LiveServer, str]:
-    """A server whose models have made way for a training that takes longer than any test of it."""
+    """A server whose models are unloaded for a training that takes longer than any test of it."""
     server = start_server(
         device_mode="exclusive", epochs=4000, checkpoint_steps=2, lease_seconds=15, max_attempts=1, **PASSES
     )
@@ -136,24 +137,22 @@ def env(make_env: Callable[..., ChatEnv]) -> ChatEnv:
 
 
 @pytest.fixture
-def make_turns(env: ChatEnv, settings: Settings) -> Iterator[Callable[..., DeviceSharing]]:
+def share_device(env: ChatEnv, settings: Settings) -> Iterator[Callable[..., DeviceSharing]]:
     made: list[DeviceSharing] = []
 
     def make(patience: float, lease_seconds: float = 600) -> DeviceSharing:
-        backend = env.deployments._backend
-        assert isinstance(backend, LocalBackend)
         device = DeviceLock(settings.data_dir)
-        turns = DeviceSharing(
-            *(env.database, device, env.deployments, lambda: backend.release(patience)),
+        sharing = DeviceSharing(
+            *(env.database, device, env.deployments, lambda: env.backend.release(patience)),
             lease_seconds=lease_seconds,
         )
-        made.append(turns)
-        turns.start()
-        return turns
+        made.append(sharing)
+        sharing.start()
+        return sharing
 
     yield make
-    for turns in made:
-        turns.stop()
+    for sharing in made:
+        sharing.stop()
 
 
 @pytest.fixture
@@ -176,9 +175,9 @@ def is_refused(env: ChatEnv) -> bool:
 
 
 def test_replies_under_way_end_before_the_models_go(
-    env: ChatEnv, make_turns: Callable[..., DeviceSharing], training: DeviceLock
+    env: ChatEnv, share_device: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
-    make_turns(patience=600)
+    share_device(patience=600)
     base, stream = env.deployments.stream(HELLO, LONG)
     deltas = iter(stream)
     next(deltas)
@@ -189,7 +188,7 @@ def test_replies_under_way_end_before_the_models_go(
     stream.cancel()
     wait_until(training.claim)
     assert stream.end.finish_reason == "cancelled"
-    assert env.deployments._backend.loaded() == []
+    assert env.backend.loaded() == []
     assert base.name == "v1"
     training.close()
     wait_until(lambda: not is_refused(env))
@@ -197,9 +196,9 @@ def test_replies_under_way_end_before_the_models_go(
 
 
 def test_a_reply_that_takes_too_long_is_cut_off_and_keeps_its_text(
-    env: ChatEnv, make_turns: Callable[..., DeviceSharing], training: DeviceLock
+    env: ChatEnv, share_device: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
-    make_turns(patience=0.2)
+    share_device(patience=0.2)
     _, running = env.deployments.stream(HELLO, LONG)
     _, late = env.deployments.stream(HELLO, LONG)  # has its place, and begins when the models are gone
     next(iter(running))
@@ -210,9 +209,9 @@ def test_a_reply_that_takes_too_long_is_cut_off_and_keeps_its_text(
 
 
 def test_a_trainer_that_is_silent_for_too_long_does_not_keep_everybody_waiting(
-    env: ChatEnv, make_turns: Callable[..., DeviceSharing], training: DeviceLock
+    env: ChatEnv, share_device: Callable[..., DeviceSharing], training: DeviceLock
 ) -> None:
-    make_turns(patience=600, lease_seconds=0.5)
+    share_device(patience=600, lease_seconds=0.5)
     wait_until(training.claim)
     wait_until(lambda: is_refused(env))
     with env.database.write() as session:
@@ -225,12 +224,12 @@ def test_a_trainer_that_is_silent_for_too_long_does_not_keep_everybody_waiting(
 
 
 def test_a_claim_without_a_run_changes_nothing(
-    env: ChatEnv, make_turns: Callable[..., DeviceSharing], settings: Settings
+    env: ChatEnv, share_device: Callable[..., DeviceSharing], settings: Settings
 ) -> None:
-    turns = make_turns(patience=0)
+    sharing = share_device(patience=0)
     stranger = DeviceLock(settings.data_dir)
     assert not stranger.claim()
-    turns._look()
+    sharing.check()
     assert not is_refused(env)
     stranger.close()
 
@@ -244,7 +243,7 @@ def test_released_models_are_gone_from_memory_and_come_back_the_same(
     before = backend.stream(base.id, HELLO, greedy).end
     gc.collect()
     gc.freeze()  # as a server does once it has started
-    gone = [weakref.ref(backend._base), weakref.ref(backend.slots[base.id].model)]
+    gone = [weakref.ref(backend.base), weakref.ref(backend.slots[base.id].model)]
     backend.release(0)
     assert [model() for model in gone] == [None, None]
     backend.load(base)
@@ -253,7 +252,7 @@ def test_released_models_are_gone_from_memory_and_come_back_the_same(
     gc.unfreeze()
 
 
-def test_another_servers_models_cannot_be_told_to_make_way() -> None:
+def test_another_servers_models_cannot_be_unloaded() -> None:
     with pytest.raises(BadSetting, match="THUMBLOOP_DEVICE_MODE=exclusive"):
         load_settings(
             device_mode="exclusive", backend="openai", openai_base_url="http://gpu:8000/v1", openai_model="m"
