@@ -28,7 +28,7 @@ class LiveReply:
         self._changed = threading.Condition()
         self._deltas: list[str] = []
         self._came_at = 0.0  # when the last delta arrived
-        self._bells: list[Callable[[], object]] = []  # one per reader, called at every change
+        self._callbacks: list[Callable[[], object]] = []  # one per reader, called at every change
         self._saved: Message | None = None
         self._error: ThumbloopError | None = None
 
@@ -49,11 +49,11 @@ class LiveReply:
         """
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
-        def ring() -> None:
+        def wake() -> None:
             if not news.is_set():
                 loop.call_soon_threadsafe(news.set)
 
-        with self._reading(ring):
+        with self._reading(wake):
             seen = 0
             while True:
                 news.clear()
@@ -103,33 +103,33 @@ class LiveReply:
             since = now - self._came_at if self._deltas else None
             self._came_at = now
             self._deltas.append(delta)
-            self._tell()
+            self._notify()
         return since
 
     def close(self, saved: Message | None, error: ThumbloopError | None) -> None:
         """For the service: end the reply, as saved or with an error."""
         with self._changed:
             self._saved, self._error = saved, error
-            self._tell()
+            self._notify()
 
     @contextmanager
-    def _reading(self, bell: Callable[[], object] = lambda: None) -> Iterator[None]:
+    def _reading(self, callback: Callable[[], object] = lambda: None) -> Iterator[None]:
         """Count a reader; the last one to leave before the end cancels the reply."""
         with self._changed:
-            self._bells.append(bell)
+            self._callbacks.append(callback)
         try:
             yield
         finally:
             with self._changed:
-                self._bells.remove(bell)
-                abandoned = not self._bells and not self.over
+                self._callbacks.remove(callback)
+                abandoned = not self._callbacks and not self.over
             if abandoned:
                 self.cancel()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.notify_all()
-        for bell in self._bells:
-            bell()
+        for callback in self._callbacks:
+            callback()
 
     def _wait_for(self, seen: int) -> str | None:
         with self._changed:

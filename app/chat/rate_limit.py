@@ -24,13 +24,11 @@ class Limits:
 
     def take(self, user_id: str) -> None:
         """Count a request for a reply; raises TooOften at the limit. A refused request is not counted."""
-        if self._most and not self._limiter.hit(self._window, user_id):
-            raise self._refusal(user_id)
-
-    def _refusal(self, user_id: str) -> TooOften:
+        if not self._most or self._limiter.hit(self._window, user_id):
+            return
         free_at = self._limiter.get_window_stats(self._window, user_id).reset_time
         wait = max(1, math.ceil(free_at - time.time()))
-        return TooOften(
-            f"{self._most} replies in a minute are the most (max_replies_per_minute); ask again in {wait} s.",
+        raise TooOften(
+            f"At most {self._most} replies a minute (max_replies_per_minute); ask again in {wait} s.",
             retry_after=wait,
         )

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
-from sqlmodel import Session
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_incrementing
 
 from app.chat.live_reply import LiveReply
 from app.serving.reply import Item, ReplyEnd
@@ -26,7 +26,7 @@ from storage.errors import Busy, NotStored, ThumbloopError
 log = logging.getLogger("thumbloop.serving")
 
 SAVE_ATTEMPTS = 5
-LOOK_SECONDS = 1.0  # between two checks that the chats of the replies still exist
+CHECK_SECONDS = 1.0  # between two checks that the chats of the replies still exist
 THREADS = 32  # for saving; while the database is unavailable, each ended reply occupies one
 STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
@@ -49,7 +49,7 @@ class ReplyRecorder:
         self._under_way = under_way
         self._over = over
         self._tracing = tracing
-        self._look_at = 0.0
+        self._check_at = 0.0
         self._threads = ThreadPoolExecutor(THREADS, "reply-end")
 
     def listener(self, reply: LiveReply) -> Callable[[Item], object]:
@@ -68,8 +68,8 @@ class ReplyRecorder:
         since = reply.add(item)
         if since is not None:
             self._metrics.piece(since)
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_SECONDS
+        if time.monotonic() >= self._check_at:
+            self._check_at = time.monotonic() + CHECK_SECONDS
             self._threads.submit(self._cancel_unwanted)
 
     def _end(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> None:
@@ -107,39 +107,22 @@ class ReplyRecorder:
         try:
             with self._database.read() as session:
                 there = chats.still_there(session, [reply.chat_id for reply in replies])
-        except (OperationalError, NotStored):  # as in _save
+        except (OperationalError, NotStored):  # as in _try_again
             return
         for reply in replies:
             if reply.chat_id not in there:
                 reply.cancel()
 
-    def _save(
-        self,
-        reply: LiveReply,
-        *,
-        content: str,
-        state: str,
-        finish_reason: str,
-        token_ids: list[int] | None = None,
-        timings: dict[str, Any] | None = None,
-    ) -> Message:
-        def finish(session: Session) -> Message:
-            return chats.finish_reply(
-                session,
-                reply.message_id,
-                content=content,
-                state=state,
-                finish_reason=finish_reason,
-                token_ids=token_ids,
-                timings=timings,
-            )
+    def _save(self, reply: LiveReply, **columns: Any) -> Message:
+        finish = partial(chats.finish_reply, message_id=reply.message_id, **columns)
+        message: Message = _try_again(self._database.small_write, finish)
+        return message
 
-        for attempt in range(1, SAVE_ATTEMPTS + 1):
-            try:
-                return self._database.small_write(finish)
-            # The database is locked by another process, restarting, or full for now.
-            except (OperationalError, NotStored, Busy):
-                if attempt == SAVE_ATTEMPTS:
-                    raise
-                time.sleep(attempt)
-        raise AssertionError("unreachable")
+
+# The database may be locked by another process, restarting, or full for now.
+_try_again = Retrying(
+    retry=retry_if_exception_type((OperationalError, NotStored, Busy)),
+    stop=stop_after_attempt(SAVE_ATTEMPTS),
+    wait=wait_incrementing(start=1, increment=1),
+    reraise=True,
+)

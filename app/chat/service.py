@@ -12,17 +12,16 @@ from app.chat.context_window import messages_left_out
 from app.chat.live_reply import LiveReply
 from app.chat.rate_limit import Limits
 from app.chat.reply_recorder import ReplyRecorder
-from app.chat.tree_position import find_place, leaf_id_of, note_signal
 from app.serving.backend import Prompt
 from app.serving.deployments import Deployments
 from app.serving.reply import Sampling
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
-from storage.chats import chats
+from storage.chats import chats, signals
 from storage.db.database import Database
 from storage.db.tables import Chat, Message
 from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
-from storage.settings import Settings
+from storage.settings import Settings, SignalKind
 
 __all__ = ["ChatService", "LiveReply"]
 
@@ -110,16 +109,16 @@ class ChatService:
         self._check_content(content)
         with self._database.read() as session:
             chat = chats.get_chat(session, chat_id, user_id)
-            path, edited = find_place(session, chat_id, parent_id, edits)
+            path, edited = _find_place(session, chat_id, parent_id, edits)
         leaf_id = path[-1].id if path else None
 
         def store(session: Session) -> Message:
-            if parent_id is None and edits is None and leaf_id_of(session, chat_id) != leaf_id:
+            if parent_id is None and edits is None and _leaf_id_of(session, chat_id) != leaf_id:
                 raise Conflict(
                     "The chat has changed meanwhile; look at it and send again.", code="chat_changed"
                 )
             if edited is not None:
-                note_signal(session, user_id, chats.newest_child(session, edited.id), "edited")
+                _note_signal(session, user_id, chats.newest_child(session, edited.id), "edited")
             return chats.add_user_message(session, chat_id, content, parent_id=leaf_id, edits=edited)
 
         question = Message(chat_id=chat_id, role="user", content=content)
@@ -141,7 +140,7 @@ class ChatService:
 
         def store(session: Session) -> Message:
             replaced = message if message.role == "assistant" else chats.newest_child(session, message.id)
-            note_signal(session, user_id, replaced, "regenerated")
+            _note_signal(session, user_id, replaced, "regenerated")
             return chats.get_message(session, path[-1].id)
 
         return self._reply(chat, path, store, sampling)
@@ -292,3 +291,34 @@ class ChatService:
             self._chats.discard(chat_id)
             self._live.pop(message_id, None)
             self._changed.notify_all()
+
+
+def _find_place(
+    session: Session, chat_id: str, parent_id: str | None, edits: str | None
+) -> tuple[list[Message], Message | None]:
+    """The path above a new message, and the message that it replaces. Raises InvalidInput, NotFound."""
+    if parent_id is not None and edits is not None:
+        raise InvalidInput("Give parent_id or edits, not both.", field="edits")
+    named, field = (edits, "edits") if edits is not None else (parent_id, "parent_id")
+    if named is None:
+        return chats.current_path(session, chat_id), None
+    message = chats.get_message(session, named)
+    if message.chat_id != chat_id:
+        raise InvalidInput(f"The message {named} is not of chat {chat_id}.", field=field)
+    path = chats.path_to(session, named)
+    if edits is None:
+        return path, chats.newest_child(session, named)
+    if message.role != "user":
+        raise InvalidInput(f"The message {named} is a reply; only your own can be edited.", field=field)
+    return path[:-1], message
+
+
+def _note_signal(session: Session, user_id: str, reply: Message | None, kind: SignalKind) -> None:
+    # Must be the transaction's first write: all that change the vote log wait for its lock before writing.
+    if reply is not None and signals.is_over(reply):
+        signals.record_signal(session, user_id=user_id, message_id=reply.id, kind=kind)
+
+
+def _leaf_id_of(session: Session, chat_id: str) -> str | None:
+    path = chats.current_path(session, chat_id)
+    return path[-1].id if path else None

@@ -30,15 +30,21 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, "from 0 to 2", _is_number(self.temperature, 0, 2))
-        _check("top_p", self.top_p, "above 0 and at most 1", self.top_p != 0 and _is_number(self.top_p, 0, 1))
-        _check("max_new_tokens", self.max_new_tokens, "at least 1", _is_whole(self.max_new_tokens, 1, 2**31))
-        if self.seed is not None:
-            _check("seed", self.seed, "a whole number of 64 bits", _is_whole(self.seed, -(2**63), 2**63 - 1))
-        rule = f"at most {MAX_STOP_STRINGS} texts of 1 to {MAX_STOP_CHARS} characters"
-        fits = len(self.stop) <= MAX_STOP_STRINGS
-        fits = fits and all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARS for text in self.stop)
-        _check("stop", list(self.stop), rule, fits)
+        stops_fit = all(0 < len(text) <= MAX_STOP_CHARS for text in self.stop)
+        rules = {
+            "temperature": (0 <= self.temperature <= 2, "from 0 to 2"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "max_new_tokens": (1 <= self.max_new_tokens < 2**31, "at least 1"),
+            "seed": (-(2**63) <= (self.seed or 0) < 2**63, "a whole number of 64 bits"),
+            "stop": (
+                stops_fit and len(self.stop) <= MAX_STOP_STRINGS,
+                f"at most {MAX_STOP_STRINGS} texts of 1 to {MAX_STOP_CHARS} characters",
+            ),
+        }
+        for field, (fits, rule) in rules.items():
+            if not fits:
+                message = f"{field} is {getattr(self, field)!r}; it must be {rule}."
+                raise InvalidInput(message, field=field)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "stop": list(self.stop)}
@@ -222,16 +228,3 @@ class Reply:
 
     def _known_ids(self) -> list[int] | None:
         return self._token_ids
-
-
-def _is_number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _check(field: str, value: object, rule: str, fits: bool) -> None:
-    if not fits:
-        raise InvalidInput(f"{field} is {value!r}; it must be {rule}.", field=field)

@@ -153,7 +153,7 @@ def _first_problem(request: Request, error: RequestValidationError) -> Thumbloop
 
 
 def _sentence(problem: dict[str, Any], what: str) -> str:
-    kind, told, given = problem["type"], problem.get("ctx", {}), problem.get("input")
+    kind, limits, given = problem["type"], problem.get("ctx", {}), problem.get("input")
     if kind == "missing":
         return f"{what} is missing."
     if kind in ("bool_type", "bool_parsing"):
@@ -161,9 +161,9 @@ def _sentence(problem: dict[str, Any], what: str) -> str:
     if kind in ("model_attributes_type", "model_type", "dict_type"):
         return f"{what} must be a JSON object, not {_shown(problem)}."
     if kind.endswith(("too_long", "too_short")) and isinstance(given, str | list):
-        end, least = ("most", "max_length") if kind.endswith("too_long") else ("least", "min_length")
+        end, limit = ("most", "max_length") if kind.endswith("too_long") else ("least", "min_length")
         unit = "characters" if isinstance(given, str) else "items"
-        return f"{what} has {len(given)} {unit}; the {end} is {told[least]}."
+        return f"{what} has {len(given)} {unit}; the {end} is {limits[limit]}."
     message = str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
     message = message[:1].lower() + message[1:]
     if kind != "value_error":

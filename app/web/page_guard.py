@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from urllib.parse import parse_qs
 
 from anyio import to_thread
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import cookie_parser
+from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -108,12 +108,11 @@ class PageGuard:
             await self._pass_on(identity, inner, scope, receive, send)
 
     async def _identify(self, scope: Scope, secure: bool) -> Identity | None:
-        headers = Headers(scope=scope)
-        cookies = cookie_parser(headers.get("cookie", ""))
+        # Pages are for browsers: a bearer token opens the API only.
+        cookies = HTTPConnection(scope).cookies
         if cookie_name(secure) not in cookies:
-            return None  # pages are for browsers: a bearer token opens the API only
-        session_only = {"cookie": headers["cookie"]}
-        return await to_thread.run_sync(lambda: resolve(self.database, session_only, cookies, secure=secure))
+            return None
+        return await to_thread.run_sync(lambda: resolve(self.database, {}, cookies, secure=secure))
 
     def _welcome(self) -> tuple[Identity, str]:
         with self.database.write() as session:

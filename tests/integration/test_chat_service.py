@@ -337,7 +337,7 @@ def test_a_person_who_asks_too_often_waits_and_others_do_not(make_env: Callable[
     service.regenerate(env.user_id, first.id, sampling=SHORT).message()
     before = [message.id for message in env.path()]
     for _ in range(2):
-        with pytest.raises(TooOften, match="2 replies in a minute") as caught:
+        with pytest.raises(TooOften, match="2 replies a minute") as caught:
             service.send(env.user_id, env.chat_id, "Again", sampling=SHORT)
         assert 0 < caught.value.retry_after <= 60
     assert [message.id for message in env.path()] == before

@@ -39,10 +39,10 @@
       chip.setAttribute("aria-pressed", String(vote.tags.includes(chip.dataset.tag)));
     }
     for (const name of NAMES) {
-      const said = vote[name] ?? "";
+      const value = vote[name] ?? "";
       // Writing what is there already would be a change to the observer below, for ever.
-      if (text(bar, name).textContent !== said) text(bar, name).textContent = said;
-      text(bar, name).parentElement.hidden = !said;
+      if (text(bar, name).textContent !== value) text(bar, name).textContent = value;
+      text(bar, name).parentElement.hidden = !value;
     }
     const details = bar.querySelector(".tl-details");
     details.hidden = vote.label === null;
@@ -132,9 +132,9 @@
 
   const save = async () => {
     const message = dialog.dataset.about;
-    const said = Object.fromEntries(NAMES.map((name) => [name, form.elements[name].value.trim() || null]));
+    const texts = Object.fromEntries(NAMES.map((name) => [name, form.elements[name].value.trim() || null]));
     try {
-      await inTurn(message, () => said);
+      await inTurn(message, () => texts);
       dialog.close();
       reveal(message);
       find(message)?.querySelector("[data-more]").focus();

@@ -28,8 +28,8 @@ log = logging.getLogger("thumbloop.serving")
 
 TRIAL = [{"role": "user", "content": "Hello"}]
 TRIAL_TOKENS = 8
-LOOK_SECONDS = 5.0  # timeout for listing the server's models
-LOOK_AGAIN_SECONDS = 2.0  # how long `trouble` reuses the last answer
+LIST_SECONDS = 5.0  # timeout for listing the server's models
+REUSE_SECONDS = 2.0  # how long `trouble` reuses the last answer
 
 
 class ExternalScheduler(Scheduler[ExternalReply]):
@@ -90,7 +90,7 @@ class ExternalBackend(Backend):
         self._breaker = breaker or Breaker()
         self._models: list[str] | None = None  # the server's models when last asked
         self._extra: Mapping[str, Any] = {}  # request fields that this server accepts beyond OpenAI's
-        self._looked: tuple[float, str | None] = (float("-inf"), None)
+        self._checked: tuple[float, str | None] = (float("-inf"), None)
         self._scheduler = ExternalScheduler(self._concurrent, self._admission, self)
 
     def load(self, version: ServedVersion) -> None:
@@ -114,15 +114,15 @@ class ExternalBackend(Backend):
             self._versions[version.id] = loaded
 
     def trouble(self) -> str | None:
-        looked_at, trouble = self._looked
-        if time.monotonic() - looked_at > LOOK_AGAIN_SECONDS:
+        checked_at, trouble = self._checked
+        if time.monotonic() - checked_at > REUSE_SECONDS:
             try:
                 self._breaker.check()
-                self._scheduler.run(self._look())
+                self._scheduler.run(self._list_models())
                 trouble = super().trouble()
             except ThumbloopError as error:
                 trouble = error.message
-            self._looked = (time.monotonic(), trouble)
+            self._checked = (time.monotonic(), trouble)
         return trouble
 
     async def disconnect(self) -> None:
@@ -133,7 +133,7 @@ class ExternalBackend(Backend):
         """For the scheduler; see `ExternalReply.generate`."""
         if self._models is None:  # the server did not answer when we started
             with suppress(ThumbloopError):
-                await self._look()
+                await self._list_models()
         find_model = partial(self._find, reply.loaded)
         return await reply.generate(self._server, self._breaker, self._extra, find_model)
 
@@ -155,7 +155,7 @@ class ExternalBackend(Backend):
         """Have the server load the adapter if it lacks it, and try it."""
         version = loaded.version
         with self._breaker.attempt():
-            models = await self._look()
+            models = await self._list_models()
         if version.adapter is not None and loaded.model not in models:
             await vllm.load_adapter(self._server, version, loaded.model)
         greedy = Sampling(temperature=0, top_p=1, max_new_tokens=TRIAL_TOKENS)
@@ -173,9 +173,9 @@ class ExternalBackend(Backend):
             raise ArtifactRefused(f"A first try of {version.name} failed. {error.message}") from error
         self._compare(reply.stream.end.prompt_tokens)
 
-    async def _look(self) -> list[str]:
+    async def _list_models(self) -> list[str]:
         """List the server's models, and note which extra request fields it accepts."""
-        models = await self._server.models(LOOK_SECONDS)
+        models = await self._server.models(LIST_SECONDS)
         base = next((model for model in models if model["id"] == self._base_name), {})
         self._extra = vllm.FIELDS if base.get("owned_by") == vllm.OWNER else {}
         most = base.get("max_model_len")

@@ -59,8 +59,8 @@ class ModelServer:
             return [model for model in response.json()["data"] if isinstance(model["id"], str)]
         except (ValueError, KeyError, TypeError) as error:
             raise NotReady(
-                "The answer to GET models is no list of models: is THUMBLOOP_OPENAI_BASE_URL the address of "
-                "an OpenAI-compatible API, its /v1 included?",
+                "The model server did not list its models: is THUMBLOOP_OPENAI_BASE_URL the address of an "
+                "OpenAI-compatible API, its /v1 included?",
                 code="not_openai",
             ) from error
 
@@ -97,7 +97,7 @@ class ModelServer:
                     async for chunk in stream:
                         limit.reschedule(now() + self._silence)
                         if not isinstance(chunk, dict) or not isinstance(chunk.get("choices"), list):
-                            raise ValueError("no chunk of a chat completion")
+                            raise ValueError("not a chunk of a chat completion")
                         finished = finished or any(one.get("finish_reason") for one in chunk["choices"])
                         yield chunk
         if not finished:
@@ -109,7 +109,7 @@ class ModelServer:
     def refusal(self, response: httpx2.Response) -> ThumbloopError:
         """The error for an answer without a success status."""
         status = response.status_code
-        said = f"{status}: {self.said(response)}"
+        reason = f"{status}: {self.reason(response)}"
         if status in (401, 403):  # the answer may repeat the key
             return NotReady(
                 f"The model server refuses our key ({status}); set THUMBLOOP_OPENAI_API_KEY.",
@@ -118,28 +118,28 @@ class ModelServer:
         retry_after = math.ceil(seconds_to_wait(response.headers.get("Retry-After")))
         if status == 429 or (status == 503 and retry_after):
             return Busy(
-                f"The model server has too much to do ({said}).",
+                f"The model server is overloaded ({reason}).",
                 retry_after=retry_after or RETRY_AFTER_SECONDS,
                 code=BUSY,
             )
         if status >= 500:
-            return Busy(f"The model server failed ({said}).", code=FAILED)
+            return Busy(f"The model server failed ({reason}).", code=FAILED)
         if status == 404:
             return NotReady(
-                f"The model server knows no such model ({said}); set THUMBLOOP_OPENAI_MODEL to one that it "
+                f"The model server has no such model ({reason}); set THUMBLOOP_OPENAI_MODEL to one that it "
                 f"lists, and THUMBLOOP_OPENAI_BASE_URL to the address of its API, /v1 included.",
                 code=MISSING,
             )
         if status in (400, 413, 422):
-            too_long = "context length" in said or "context_length" in response.text or status == 413
+            too_long = "context length" in reason or "context_length" in response.text or status == 413
             code = "prompt_too_long" if too_long else "model_server_refused"
-            return InvalidInput(f"The model server refuses the request ({said}).", code=code)
+            return InvalidInput(f"The model server refuses the request ({reason}).", code=code)
         return NotReady(
-            f"The model server's answer makes no sense ({said}). Is THUMBLOOP_OPENAI_BASE_URL right?",
+            f"The model server's answer is not understood ({reason}). Is THUMBLOOP_OPENAI_BASE_URL right?",
             code="not_openai",
         )
 
-    def said(self, response: httpx2.Response) -> str:
+    def reason(self, response: httpx2.Response) -> str:
         """The message of an error answer, in any of the shapes that servers use."""
         try:
             return self._text(response.json())
@@ -170,7 +170,7 @@ class ModelServer:
                 code="model_server_silent",
             ) from error
         except ValueError as error:
-            raise Busy("The model server sent what is no chunk of a chat completion.", code=FAILED) from error
+            raise Busy("The model server's answer is not a chat completion.", code=FAILED) from error
 
 
 def _broken(error: BaseException) -> Busy:

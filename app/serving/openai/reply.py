@@ -65,7 +65,7 @@ class ExternalReply(Reply):
             wait=wait_random_exponential(multiplier=PAUSE_SECONDS),
             retry=retry_if_exception(lambda error: getattr(error, "code", "") == FAILED),
             before_sleep=lambda state: log.warning(
-                "A reply is asked for again: %s", state.outcome and state.outcome.exception()
+                "A reply is requested again: %s", state.outcome and state.outcome.exception()
             ),
             reraise=True,
         )

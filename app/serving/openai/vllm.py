@@ -47,7 +47,7 @@ async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -
     if answer.status_code in (401, 403) or (isinstance(refusal, Busy) and answer.status_code != 500):
         raise refusal
     raise ArtifactRefused(
-        f"The model server refuses {version.name} ({folder}): {server.said(answer)}. It has to see the "
+        f"The model server refuses {version.name} ({folder}): {server.reason(answer)}. It has to see the "
         f"folder under the same path, have been started with --enable-lora, and allow the adapter's rank "
         f"(--max-lora-rank)."
     )

@@ -8,7 +8,7 @@ import pytest
 from app.serving.openai.backend import ExternalBackend
 from app.serving.reply import Sampling
 from app.serving.scheduler import Occupancy
-from storage.errors import Busy, InvalidInput, NotReady
+from storage.errors import InvalidInput, NotReady
 from tests.support.external_backend import BASE, HELLO, SAMPLING, WHOLE, MakeBackend, Tokenise, failure, reply
 from tests.support.live_server import wait_until
 from tests.support.recorded_vllm import MODEL, WORDS, Recorded, error, recorded_vllm, status
@@ -119,33 +119,6 @@ def test_a_line_separator_within_the_text_is_no_line_end(
     words = ["one\u2028two", "\x85three\r\n"]
     vllm_server.script.append(lambda handler, body: vllm_server.complete(handler, body, words=words))
     assert reply(external).content == f"{MODEL}:{''.join(words)}"
-
-
-def test_places_are_counted_and_come_back_however_a_stream_ends(
-    make_external: MakeBackend, vllm_server: Recorded
-) -> None:
-    backend = make_external(vllm_server, max_concurrent_replies=1, max_waiting_replies=2)
-    vllm_server.script.append(vllm_server.hang_after(1))
-    streams = [backend.stream(BASE.id, HELLO, SAMPLING) for _ in range(3)]
-    running, waiting, *_ = streams
-    with pytest.raises(Busy, match="3 replies"):
-        backend.stream(BASE.id, HELLO, SAMPLING)
-    streams.append(backend.stream(BASE.id, HELLO, SAMPLING, person="who has none yet"))
-    next(iter(running))
-    waiting.start()
-    asked = len(vllm_server.asked)
-    waiting.cancel()
-    assert (waiting.end.finish_reason, waiting.end.content) == ("cancelled", "")
-    assert len(vllm_server.asked) == asked
-    assert not backend.unload(BASE.id)
-    for stream in streams:
-        stream.cancel()
-        assert stream.end.finish_reason == "cancelled"
-    assert reply(backend).content == WHOLE
-    assert backend.unload(BASE.id)
-    with pytest.raises(NotReady) as missing:
-        backend.stream(BASE.id, HELLO, SAMPLING)
-    assert missing.value.code == "not_loaded"
 
 
 def test_closing_ends_every_reader(make_external: MakeBackend, vllm_server: Recorded) -> None:
