@@ -23,8 +23,6 @@ from storage.db.tables import Chat, Message
 from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
 from storage.settings import Settings, SignalKind
 
-__all__ = ["ChatService", "LiveReply"]
-
 log = logging.getLogger("thumbloop.serving")
 
 SEED_BITS = 48  # an exact integer for every JSON reader, JavaScript included

@@ -14,11 +14,8 @@ import pytest
 from app.serving.backend import ServedVersion
 from app.serving.openai.backend import ExternalBackend
 from app.serving.reply import Sampling
-from storage.db.database import open_database
-from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support import http_loop
-from tests.support.adapters import publish_adapter
 from tests.support.live_server import LiveServer, free_port, get, read_events, wait_until
 from tests.support.programs import run_command
 from tests.support.tiny_model import build_tiny_model
@@ -110,38 +107,6 @@ def test_it_is_streamed_kept_and_voted_on(ours: LiveServer, client: httpx.Client
         "And then?",
         second["content"],
     ]
-
-
-def test_who_hangs_up_stops_the_generation_over_there(upstream: LiveServer, client: httpx.Client) -> None:
-    chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
-    body = {"content": "Go on and on.", "max_new_tokens": 900}
-
-    def state_over_there() -> str:
-        return str(newest_chat(upstream, KEY_NAME)["messages"][-1]["state"])
-
-    for _ in range(10):  # on a busy machine a reply may be over before anybody has hung up
-        with client.stream("POST", f"/api/v1/chats/{chat}/messages", json=body) as response:
-            events = read_events(response)
-            while next(events)[0] != "delta":
-                pass
-        if wait_until(lambda: (state := state_over_there()) != "streaming" and state) == "stopped":
-            return
-        chat = http_loop.checked(client.post("/api/v1/chats", json={}))["id"]
-    pytest.fail("none of ten generations was stopped")
-
-
-def test_a_version_that_the_server_cannot_load_is_an_instruction(
-    ours: LiveServer, client: httpx.Client, endless_talker: Path
-) -> None:
-    database = open_database(ours.settings)
-    publish_adapter(database, Artifacts(ours.settings.data_dir), endless_talker)
-    database.close()
-    refused = client.post("/api/v1/model-versions/v2/deploy", json={"why": "better"})
-    assert refused.status_code == 409
-    assert refused.json()["error"]["code"] == "adapters_not_loadable"
-    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in refused.json()["error"]["message"]
-    assert http_loop.deployed(client) == "v1"
-    assert http_loop.chat_once(client, "Still there?")["model_version"] == "v1"
 
 
 def test_the_doctor_looks_at_the_server(ours: LiveServer) -> None:

@@ -16,8 +16,7 @@ from app.serving.backend import Backend, ServedVersion
 from app.serving.local.batching_engine import ContinuousEngine, Unsuitable
 from app.serving.local.engine import Engine
 from app.serving.local.plain_engine import PlainEngine
-from app.serving.local.reply import LocalReply
-from app.serving.local.scheduler import LocalScheduler, Slot
+from app.serving.local.scheduler import LocalReply, LocalScheduler, Slot
 from app.serving.local.slot import build_model, limit_threads, try_model
 from app.serving.reply import ReplyStream, Request
 from storage.errors import NotReady

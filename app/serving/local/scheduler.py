@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.serving.admission import Admission
 from app.serving.backend import ServedVersion
 from app.serving.local.engine import Engine, Update
-from app.serving.local.reply import LocalReply
+from app.serving.local.sampling import Sampler
 from app.serving.local.slot import Trial
-from app.serving.reply import FinishReason
+from app.serving.reply import FinishReason, Reply, ReplyStream, Request
 from app.serving.scheduler import Scheduler, stopping
+from app.serving.text import Detokeniser
 from storage.errors import NotReady, ThumbloopError
 
 log = logging.getLogger("thumbloop.serving")
@@ -30,6 +31,33 @@ class Slot:
     model: Any
     trial: Trial
     engine: Engine | None = None
+
+
+class LocalReply(Reply):
+    """One reply by a model in this process: turns its token ids into text for its stream."""
+
+    def __init__(
+        self, request: Request, stream: ReplyStream, tokenizer: Any, end_ids: frozenset[int]
+    ) -> None:
+        super().__init__(request, stream)
+        self.sampler = Sampler(request.sampling)
+        self._text = Detokeniser(tokenizer)
+        self._end_ids = end_ids
+
+    def take(self, tokens: Sequence[int]) -> FinishReason | None:
+        """Pass on the new part of all `tokens` so far; returns why the reply ends, None if it goes on."""
+        for token in tokens[len(self._token_ids) :]:
+            self._note_token()
+            self._token_ids.append(token)
+            if token in self._end_ids:
+                return "stop"
+            self._add(self._text.add(token))
+            if self._stops.found:
+                return "stop"
+        return "length" if len(self._token_ids) >= self.request.limit else None
+
+    def _rest(self) -> str:
+        return self._text.flush()
 
 
 class LocalScheduler(Scheduler[LocalReply]):

@@ -19,8 +19,7 @@ from app.serving.admission import Admission
 from app.serving.backend import ServedVersion
 from app.serving.local.backend import LocalBackend
 from app.serving.local.plain_engine import PlainEngine
-from app.serving.local.reply import LocalReply
-from app.serving.local.scheduler import LocalScheduler, Slot
+from app.serving.local.scheduler import LocalReply, LocalScheduler, Slot
 from app.serving.local.slot import build_model, try_model
 from app.serving.reply import ReplyStream, Request, Sampling
 from storage.errors import ArtifactRefused, Busy, InvalidInput, NotReady, ThumbloopError
