@@ -270,6 +270,7 @@ class ChatPage:
         if last is not None:
             self.services.chat_service.cancel(last.id, identity.user_id)
         yield {self.notice: ""}
+        yield self.renderer.nothing
 
     def _identify(self, tab: TabState, request: gr.Request) -> Identity:
         """The person; for a tab that is not loaded yet, also open the chat that its URL names."""
