@@ -79,7 +79,14 @@ class ReplyRecorder:
         try:
             if isinstance(end, ThumbloopError):
                 error = end
-                self._save(reply, content=reply.text, state="failed", finish_reason="error")
+                self._save(
+                    reply,
+                    content=reply.text,
+                    state="failed",
+                    finish_reason="error",
+                    token_ids=None,
+                    timings=None,
+                )
             else:
                 saved = self._save(
                     reply,
