@@ -116,12 +116,12 @@ def test_the_order_is_repeatable(examples: list[Row], size: int, seed: int) -> N
 def test_the_order_is_the_same_in_another_process() -> None:
     examples = [Row(number % 3 == 0, f"chat {number % 11}") for number in range(50)]
     program = (
-        "from tests.unit.trainer.dataset.test_batch_order import Row, order\n"
-        "rows = [Row(number % 3 == 0, f'chat {number % 11}') for number in range(50)]\n"
-        "print(order(rows, batch_size=4, seed=7, epoch=2))"
+        "from types import SimpleNamespace as Row; from trainer.dataset.batch_order import blocks\n"
+        "rows = [Row(label=n % 3 == 0, chat_id=f'chat {n % 11}', length=1) for n in range(50)]\n"
+        "print(blocks(rows, batch_size=4, seed=7, epoch=2))"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == str(order(examples, batch_size=4, seed=7, epoch=2))
+    assert ran.stdout.strip() == str(blocks(examples, batch_size=4, seed=7, epoch=2))
 
 
 def test_epochs_and_seeds_shuffle_anew() -> None:

@@ -1,60 +1,43 @@
-"""The readiness check: what it asks for, and that its reason tells people what to do."""
+"""The readiness check: what it asks for, and that its reason names the remedy."""
+
+from typing import Any
 
 import pytest
 
 from storage.settings import Settings
-from trainer.dataset.readiness import check_readiness
+from trainer.dataset.readiness import Readiness, check_readiness
 
 
-@pytest.fixture
-def settings() -> Settings:
-    return Settings(min_votes_per_class=5, min_voters=2, max_length=1024)
+def check(ups: int, downs: int, voters: int, rows: int, **changes: int) -> Readiness:
+    chosen: dict[str, Any] = {"min_votes_per_class": 5, "min_voters": 2, "max_length": 1024} | changes
+    return check_readiness(
+        ups=ups, downs=downs, voters=voters, trainable_rows=rows, settings=Settings(**chosen)
+    )
 
 
-def test_enough_of_everything(settings: Settings) -> None:
-    verdict = check_readiness(ups=12, downs=5, voters=3, trainable_rows=14, settings=settings)
-    assert verdict.ready
-    assert verdict.reason == "Ready: 12 thumbs up and 5 thumbs down from 3 people, 14 examples to train on."
+def test_enough_of_everything() -> None:
+    reason = "Ready: 12 thumbs up and 5 thumbs down from 3 people, 14 examples to train on."
+    assert check(12, 5, 3, 14) == Readiness(True, reason)
 
 
 @pytest.mark.parametrize(
-    ("ups", "downs", "missing"),
+    ("counts", "reasons"),
     [
-        (0, 0, "5 more up and 5 more down"),
-        (4, 9, "1 more up and 0 more down"),
-        (9, 1, "0 more up and 4 more down"),
+        ((0, 0, 2, 0), ["5 more up and 5 more down", "THUMBLOOP_MIN_VOTES_PER_CLASS"]),
+        ((4, 9, 2, 13), ["1 more up and 0 more down"]),
+        ((9, 1, 2, 10), ["0 more up and 4 more down"]),
+        ((9, 9, 1, 15), ["votes from 1 person, but a run needs at least 2", "THUMBLOOP_MIN_VOTERS"]),
+        ((1, 0, 1, 1), ["1 thumb up and 0 thumbs down", "votes from 1 person"]),
+        ((6, 6, 2, 0), ["longer than 1024 tokens"]),
+        ((6, 6, 2, 1), ["longer than 1024 tokens"]),
     ],
 )
-def test_each_kind_of_vote_is_needed(settings: Settings, ups: int, downs: int, missing: str) -> None:
-    verdict = check_readiness(ups=ups, downs=downs, voters=2, trainable_rows=ups + downs, settings=settings)
-    assert not verdict.ready
-    assert missing in verdict.reason
-    assert "THUMBLOOP_MIN_VOTES_PER_CLASS" in verdict.reason
-
-
-def test_one_person_alone_may_not_be_enough(settings: Settings) -> None:
-    verdict = check_readiness(ups=9, downs=9, voters=1, trainable_rows=15, settings=settings)
-    assert not verdict.ready
-    assert "votes from 1 person, but a run needs at least 2" in verdict.reason
-    assert "THUMBLOOP_MIN_VOTERS" in verdict.reason
-
-
-def test_everything_that_lacks_is_said_at_once(settings: Settings) -> None:
-    reason = check_readiness(ups=1, downs=0, voters=1, trainable_rows=1, settings=settings).reason
-    assert "1 thumb up and 0 thumbs down" in reason
-    assert "votes from 1 person" in reason
-
-
-@pytest.mark.parametrize("rows", [0, 1])
-def test_rows_that_do_not_fit_leave_nothing_to_train_on(settings: Settings, rows: int) -> None:
-    verdict = check_readiness(ups=6, downs=6, voters=2, trainable_rows=rows, settings=settings)
-    assert not verdict.ready
-    assert "longer than 1024 tokens" in verdict.reason
+def test_each_lack_is_named_with_a_remedy(counts: tuple[int, int, int, int], reasons: list[str]) -> None:
+    found = check(*counts)
+    assert not found.ready
+    assert all(reason in found.reason for reason in reasons)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 20])
 def test_the_limits_themselves_are_enough(limit: int) -> None:
-    settings = Settings(min_votes_per_class=limit, min_voters=limit)
-    assert check_readiness(
-        ups=limit, downs=limit, voters=limit, trainable_rows=2 * limit, settings=settings
-    ).ready
+    assert check(limit, limit, limit, 2 * limit, min_votes_per_class=limit, min_voters=limit).ready

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from datasets import Dataset
-from trl import KTOConfig, KTOTrainer
 
 from storage.settings import Settings
 from tests.support.examples import example
 from tests.support.rated_files import rated, write_rows
+from tests.support.trainings import train_with_stock_trl
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine import kto
@@ -54,29 +53,11 @@ def test_stock_trl_fed_with_it_has_the_losses_of_the_report(settings: Settings, 
     assert read_lines(tmp_path / "order.jsonl") == order
 
     model, tokenizer = load_model(resolve(settings))
-    stock = KTOTrainer(
-        model=model,
-        args=KTOConfig(
-            output_dir=str(tmp_path / "stock"),
-            per_device_train_batch_size=4,
-            num_train_epochs=1,
-            learning_rate=settings.learning_rate,
-            beta=settings.beta,
-            desirable_weight=plan.weights.desirable,
-            undesirable_weight=plan.weights.undesirable,
-            seed=settings.seed,
-            bf16=False,
-            use_cpu=True,
-            gradient_checkpointing=False,
-            logging_steps=1,
-            report_to="none",
-        ),
-        train_dataset=Dataset.from_list([records[int(name.removeprefix("line ")) - 1] for name in names]),
-        processing_class=tokenizer,
-        peft_config=kto.lora_config(settings),
-    )
-    stock.train()
-    theirs = [line["loss"] for line in stock.state.log_history if "loss" in line]
+    texts = [records[int(name.removeprefix("line ")) - 1] for name in names]
+    rows = [TokenisedExample(example(**text), [], []) for text in texts]
+    args = kto.training_arguments(model, plan.weights, settings, tmp_path / "stock", checkpointing=False)
+    steps, _ = train_with_stock_trl(model, tokenizer, rows, args, peft_config=kto.lora_config(settings))
+    theirs = [step["loss"] for step in steps]
     assert [step["loss"] for step in report["steps"]] == pytest.approx(theirs, rel=1e-4)
     assert len({round(loss, 6) for loss in theirs}) == 3
 

@@ -20,7 +20,6 @@ from storage.settings import Settings
 from tests.support.rated_files import rated, write_rows
 from trainer.adapters.model_card import model_card
 from trainer.errors import Diverged, Interrupted
-from trainer.offline.out_folder import OutFolder
 from trainer.offline.train_file import OfflineTraining, train_on_file
 
 Train = Callable[..., dict[str, Any]]
@@ -133,14 +132,6 @@ def test_a_training_that_explodes_ends_and_says_so(
     assert not (tmp_path / "out" / "lineage.json").exists()
 
 
-def test_a_folder_that_another_process_finished_meanwhile_is_left_alone(train: Train, tmp_path: Path) -> None:
-    late = OutFolder(tmp_path / "out")
-    train()
-    with pytest.raises(Conflict, match="holds a finished adapter"), late.claimed({}):
-        pytest.fail("it was claimed")
-    assert files(tmp_path / "out") == ADAPTER
-
-
 def test_references_of_an_earlier_training_are_used(train: Train, tmp_path: Path) -> None:
     assert train("cold", references=tmp_path)["references_reused"] == 0
     assert train("warm", references=tmp_path)["references_reused"] == 10
@@ -195,21 +186,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
     assert train(epochs=3.0)["resumed_from_step"] == 4
 
 
-def test_a_folder_that_holds_something_is_refused_by_name(train: Train, tmp_path: Path) -> None:
-    train()
-    with pytest.raises(Conflict, match=f"{tmp_path}/out holds a finished adapter"):
-        train()
-    (tmp_path / "other").mkdir()
-    train("other")  # an empty one will do
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("Do not touch.")
-    with pytest.raises(Conflict, match=f"{tmp_path}/mine is not empty"):
-        train("mine")
-    with pytest.raises(Conflict, match="is a file"):
-        train("mine/thesis.txt")
-    assert files(tmp_path / "mine") == ["thesis.txt"]
-
-
 def test_an_unfinished_training_is_not_continued_with_anything_else(train: Train, tmp_path: Path) -> None:
     def stop() -> None:
         if (tmp_path / "out").exists():
@@ -247,30 +223,6 @@ def test_a_report_that_cannot_be_written_is_named_and_the_training_is_not_lost(
         train(report=report)
     report.parent.mkdir()
     assert train(report=report)["resumed_from_step"] == 3
-
-
-def test_a_folder_of_somebody_else_s_is_left_as_it_is(train: Train, tmp_path: Path) -> None:
-    (tmp_path / "out" / ".done").mkdir(parents=True)
-    (tmp_path / "out" / ".done" / "precious").write_text("mine")
-    with pytest.raises(Conflict, match="is not empty"):
-        train()
-    assert (tmp_path / "out" / ".done" / "precious").read_text() == "mine"
-
-
-def test_two_processes_do_not_train_into_one_folder(train: Train, tmp_path: Path) -> None:
-    with (
-        OutFolder(tmp_path / "out").claimed({}),
-        pytest.raises(Conflict, match="Another process is training into"),
-    ):
-        train()
-
-
-def test_a_kill_at_the_very_end_leaves_nothing_for_long(train: Train, tmp_path: Path) -> None:
-    train()
-    (tmp_path / "out" / ".done" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(Conflict, match="holds a finished adapter"):
-        train()
-    assert files(tmp_path / "out") == ADAPTER
 
 
 def test_whoever_has_the_adapter_has_the_report(train: Train, tmp_path: Path) -> None:

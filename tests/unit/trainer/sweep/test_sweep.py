@@ -21,6 +21,7 @@ from storage.errors import Conflict, InvalidInput
 from storage.imports.importer import import_file
 from storage.settings import Settings
 from tests.support.rated_files import both_replies, some_rows, some_settings, write_rows
+from tests.support.trainings import Steps
 from trainer.engine.kto import lora_config
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted
@@ -249,17 +250,16 @@ def test_pairs_train_as_with_stock_trl(
     chosen = settings.model_copy(update={"learning_rate": 1e-3, "beta": 0.3})
     model, tokenizer = base_model.load_model(source)
     pairs = read_split(FileSource(rows), tokenizer, source, chosen).pairs
-    ours: list[float] = []
+    seen = Steps()
     train_on_pairs(
-        model,
-        tokenizer,
-        pairs,
+        *(model, tokenizer, pairs),
         loss=loss,
         settings=chosen,
         output_dir=tmp_path / "ours",
         references=ReferenceCache(tmp_path / "references.db", model="tiny", max_mb=1),
-        progress=lambda state: ours.append(state["loss"]) if "loss" in state else None,
+        progress=seen,
     )
+    ours = seen.of("loss")
     model, tokenizer = base_model.load_model(source)
     trainer = DPOTrainer(
         model,
