@@ -125,6 +125,8 @@ def _supervise(job: Job, processes: int, progress: Progress, check: Callable[[],
     quiet = logging.getLogger("torch.distributed.elastic")  # failures are reported here
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
+    # Otherwise the agent opens a TCP store for the workers, on every network interface.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     devices = gpus() if job.source.device.type == "cuda" else ()
     lines, theirs = zip(*(Pipe() for _ in range(processes)), strict=True)
     with TemporaryDirectory(prefix="thumbloop-") as folder, ThreadPoolExecutor(1) as executor:
