@@ -73,6 +73,10 @@ run: install  ## start Thumbloop at http://127.0.0.1:7860
 test: install  ## all tests, those of the default model and of the browser included
 	$(TEST) -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
+.PHONY: test-fast
+test-fast: install  ## the inner loop, under two minutes: unit tests on SQLite, no server, no browser
+	$(TEST) -n 2 --dist loadscope -m fast tests/unit
+
 .PHONY: kill-rounds
 kill-rounds: install  ## kill the server 200 times while votes come in, on each engine
 	THUMBLOOP_TEST_KILL_ROUNDS=200 $(TEST) tests/integration/test_vote_kills.py
@@ -88,11 +92,10 @@ check: install  ## lint, format, types, import direction, docs, packaging
 	$(BIN)/mypy
 	$(TEST) tests/unit/test_architecture.py tests/unit/test_docs.py tests/unit/test_packaging.py
 
-# plain_votes.py is a server that votes.py starts. What lacks its data does not keep the others from running.
+# A benchmark that lacks its data does not keep the others from running.
 .PHONY: bench
 bench: install  ## print the figures; nothing is asserted
 	@for file in $$(grep -l '^if __name__' tests/benchmarks/*.py); do \
-		[ "$$file" != tests/benchmarks/plain_votes.py ] || continue; \
 		name=$${file%.py}; $(BIN)/python -m "$${name//\//.}" || echo "make bench: $$file ended with $$?" >&2; done
 
 .PHONY: screenshots

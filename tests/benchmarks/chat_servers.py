@@ -3,14 +3,7 @@
 Starts ours and transformers' own on the same model; knows neither's insides.
 """
 
-import itertools
 import json
-import os
-import socket
-import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +14,9 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.benchmarks.report import server_with
-from tests.support.live_server import wait_until
+from tests.benchmarks.report import arrival_figures, server_with, speed
+from tests.support.live_server import at_once
+from tests.support.transformers_server import transformers_serve
 
 Conversation = list[dict[str, str]]
 
@@ -40,25 +34,12 @@ class ChatServer:
         """All of them at the same moment, greedy, a connection and a thread each."""
         replies = [_Reply(self, conversation, tokens) for conversation in conversations]
         used, began = self._processor_seconds(), time.perf_counter()
-        threads = [threading.Thread(target=reply.read) for reply in replies]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(len(replies), lambda number: replies[number].read())
         elapsed, used = time.perf_counter() - began, self._processor_seconds() - used
         made = sum(reply.tokens for reply in replies)
         firsts = [reply.arrivals[0] - began for reply in replies]
-        gaps = sorted(b - a for reply in replies for a, b in itertools.pairwise(reply.arrivals))
-        return {
-            "streams": len(replies),
-            "tokens": made,
-            "tokens_per_s": round(made / elapsed, 1),
-            "tokens_per_cpu_s": round(made / used, 1),
-            "first_token_s_median": round(statistics.median(firsts), 3),
-            "first_token_s_worst": round(max(firsts), 3),
-            "gap_ms_p50": round(1000 * gaps[len(gaps) // 2], 1),
-            "gap_ms_p99": round(1000 * gaps[len(gaps) * 99 // 100], 1),
-        }
+        figures = arrival_figures(firsts, [reply.arrivals for reply in replies])
+        return {"streams": len(replies), "tokens": made, **speed(made, elapsed, used), **figures}
 
     def _processor_seconds(self) -> float:
         times = self.process.cpu_times()
@@ -108,43 +89,6 @@ def thumbloop_serve(model: Path, precision: str) -> Iterator[ChatServer]:
 
 
 @contextmanager
-def transformers_serve(model: Path, dtype: str, folder: Path, *options: str) -> Iterator[ChatServer]:
-    """As it is installed; it logs to `folder`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "hub").mkdir(exist_ok=True)  # it lists what is in there
-    log = folder / "transformers.log"
-    program = str(Path(sys.executable).with_name("transformers"))
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [
-                program,
-                "serve",
-                str(model),
-                "--port",
-                str(port),
-                "--dtype",
-                dtype,
-                "--device",
-                "cpu",
-                *options,
-            ],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "HF_HOME": str(folder)},
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: _answers(f"{url}/health"), 120, log.read_text)
-        yield ChatServer(url, str(model), psutil.Process(process.pid))
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
+def transformers_server(model: Path, dtype: str, folder: Path, *options: str) -> Iterator[ChatServer]:
+    with transformers_serve(model, folder, "--dtype", dtype, *options) as (url, process):
+        yield ChatServer(url, str(model), process)

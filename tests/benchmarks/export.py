@@ -6,9 +6,6 @@ Each export runs in its own process, twice; memory is what the process grew by b
 import argparse
 import json
 import random
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +23,7 @@ from storage.exports.plan import ExportPlan
 from storage.exports.redaction import load_redactor
 from storage.exports.shapes import COLUMNS
 from storage.registry import model_versions
-from tests.benchmarks.report import print_report
+from tests.benchmarks.report import in_a_process, memory_mib, print_report
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets")
 # A third part, redact, is left out here: it costs a millisecond for every 350 characters.
@@ -53,7 +50,7 @@ def main() -> None:
             build(address, votes)
             built = round(time.monotonic() - began, 1)
             figures[f"{votes} votes"] = {"build_s": built} | {
-                kind: _in_a_process(kind, address, Path(folder)) for kind in given.kinds
+                kind: in_a_process(__spec__.name, "export", kind, address, folder) for kind in given.kinds
             }
     print_report("export", figures)
 
@@ -149,17 +146,6 @@ def _id(kind: int, number: int) -> str:
     return f"{number:08x}-{kind:04x}-7000-8000-000000000000"
 
 
-def _in_a_process(kind: str, address: str, folder: Path) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-c",
-        f"from {__spec__.name} import export; export(*{[kind, address, str(folder)]!r})",
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def export(kind: str, address: str, folder: str) -> None:
     """Export twice and print the figures; runs in a process of its own."""
     import pyarrow.parquet  # noqa: F401  counted as an import, not as growth
@@ -169,7 +155,7 @@ def export(kind: str, address: str, folder: str) -> None:
     plan = ExportPlan.model_validate({"format": format, "shape": shape, "redact": bool(redact)})
     database = Database(address)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before = _memory_mib("VmRSS")
+    before = memory_mib("VmRSS")
     manifests, seconds, processor = [], [], []
     for turn in range(2):
         began, worked = time.monotonic(), time.process_time()
@@ -190,7 +176,7 @@ def export(kind: str, address: str, folder: str) -> None:
                 "us_per_row": round(min(seconds) / rows * 1e6, 1),
                 "processor_us_per_row": round(min(processor) / rows * 1e6, 1),
                 "memory_mib": round(before, 1),
-                "memory_growth_mib": round(_memory_mib("VmHWM") - before, 1),
+                "memory_growth_mib": round(memory_mib("VmHWM") - before, 1),
                 "same_bytes_twice": manifests[0] == manifests[1],
                 "sha256": manifests[0]["sha256"],
             }
@@ -201,12 +187,6 @@ def export(kind: str, address: str, folder: str) -> None:
 def _template(messages: list[dict[str, str]], generate: bool) -> str:
     text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
     return text + "<|im_start|>assistant\n" if generate else text
-
-
-def _memory_mib(field: str) -> float:
-    # Not getrusage: its peak is inherited from the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import asyncio
 import gc
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from tests.benchmarks.report import print_report, server_with
-from tests.support.live_server import wait_until
+from tests.support.live_server import answers, free_port, wait_until
 from tests.support.recorded_vllm import chunk
 from tests.support.tiny_model import build_tiny_model
 
@@ -125,13 +124,11 @@ def main() -> None:
     if given.serve:
         serve(given.serve)
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
     steady = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.external", "--serve", str(port)])
     try:
-        wait_until(lambda: _answers(url), 30)
+        wait_until(lambda: answers(f"{url}/models"), 30)
         with tempfile.TemporaryDirectory() as folder:
             settings: dict[str, Any] = {
                 "model": str(build_tiny_model(Path(folder) / "tiny")),
@@ -167,13 +164,6 @@ def main() -> None:
         for what in ("first_token", "whole")
     }
     print_report("external", {"rate": given.rate, "seconds": given.seconds, "rounds": rounds, "added": added})
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/models").is_success
-    except httpx.TransportError:
-        return False
 
 
 if __name__ == "__main__":

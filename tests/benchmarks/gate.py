@@ -9,7 +9,6 @@ import os
 import random
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def _measure(trained: int, held: int, folder: Path) -> dict[str, Any]:
 
 
 def _examples(count: int) -> list[Any]:
-    from storage.examples.example import Example
+    from tests.support.examples import example
 
     draw = random.Random(0)
 
@@ -107,19 +106,11 @@ def _examples(count: int) -> list[Any]:
         return " ".join(draw.choice(WORDS) for _ in range(words))
 
     return [
-        Example(
+        example(
             prompt=[{"role": "user", "content": text(40)}],
             completion=[{"role": "assistant", "content": text(75)}],
             label=number % 3 != 0,
             chat_id=str(number),
-            message_id=str(number),
-            user_id="someone",
-            model_version=None,
-            voted_at=datetime.now(UTC),
-            tags=[],
-            comment=None,
-            source="benchmark",
-            token_ids=None,
         )
         for number in range(count)
     ]

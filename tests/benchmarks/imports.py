@@ -6,9 +6,6 @@ Each import runs in its own process; memory is what the process grew by beyond i
 import argparse
 import json
 import random
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 
 from storage.db.database import Database
 from storage.imports.importer import import_file
-from tests.benchmarks.report import print_report
+from tests.benchmarks.report import in_a_process, memory_mib, print_report
 
 WORDS = ("the", "river", "ran", "past", "seven", "quiet", "houses", "and", "nobody", "asked", "where")
 WORDS_IN_MESSAGE = 80
@@ -26,11 +23,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rows", type=int, nargs="+", default=[20_000])
     arguments.add_argument("--database-url", help="an empty PostgreSQL database; default SQLite")
-    arguments.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     given = arguments.parse_args()
-    if given.file is not None:
-        print(json.dumps(_measure(given.database_url, given.file)))
-        return
     figures: dict[str, Any] = {}
     for rows in given.rows:
         with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
@@ -39,8 +32,10 @@ def main() -> None:
             address = given.database_url or f"sqlite:///{folder}/bench.db"
             figures[f"{rows} rows"] = {
                 "file_mb": round(path.stat().st_size / 1e6, 1),
-                "first": _in_a_process(address, path),
-                "again": _in_a_process(address, path),
+                **{
+                    turn: in_a_process(__spec__.name, "measure", address, str(path))
+                    for turn in ("first", "again")
+                },
             }
     print_report("imports", figures)
 
@@ -58,35 +53,23 @@ def _write(path: Path, rows: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def _in_a_process(address: str, path: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.benchmarks.imports", "--file", path, "--database-url", address]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
-
-
-def _measure(address: str, path: Path) -> dict[str, Any]:
+def measure(address: str, path: str) -> None:
+    """Import the file and print the figures; runs in a process of its own."""
     database = Database(address)
     database.migrate()
-    before = _memory_kib("VmRSS")
+    before = memory_mib("VmRSS")
     began = time.monotonic()
-    report = import_file(database, path)
+    report = import_file(database, Path(path))
     seconds = time.monotonic() - began
-    grown = _memory_kib("VmHWM") - before
+    grown = memory_mib("VmHWM") - before
     database.close()
-    return {
+    figures = {
         "accepted": report.accepted,
         "duplicates": report.duplicates,
         "rows_per_s": round(report.records / seconds),
-        "memory_growth_mib": round(grown / 1024, 1),
+        "memory_growth_mib": round(grown, 1),
     }
-
-
-def _memory_kib(name: str) -> int:
-    """Of /proc, because getrusage counts what the process that started this one held."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1])
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

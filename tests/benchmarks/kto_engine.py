@@ -9,12 +9,10 @@ import json
 import multiprocessing
 import os
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.report import print_report
-from tests.support.samples import SHARED_DATA
+from tests.benchmarks.report import data_parser, print_report
 from trainer.launch.environment import gpus
 
 # "trl best" is as anybody runs it; "trl in our process" keeps freed memory (trainer/process.py) as ours does.
@@ -43,8 +41,7 @@ SHAPES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=SHARED_DATA / "kto_mix_sample.jsonl")
+    parser = data_parser(__doc__)
     parser.add_argument("--rows", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-length", type=int, default=1024)
@@ -57,8 +54,6 @@ def main() -> None:
     )
     parser.add_argument("--every-reply", action="store_true", help="rate each reply of chats of 6+ messages")
     arguments = parser.parse_args()
-    if not arguments.data.exists():
-        raise SystemExit(f"{arguments.data} is not at hand; name KTO rows as JSON lines with --data FILE")
     # As the product sets it for its own processes (trainer/runs/executors/local.py).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if arguments.device == "cpu":
@@ -184,7 +179,7 @@ def _random_model(arguments: argparse.Namespace, folder: Path) -> Path:
 
 def read_examples(file: Path, *, every_reply: bool) -> list[Any]:
     """Rated replies from KTO rows; with `every_reply` each reply of longer chats, rated by a rule."""
-    from storage.examples.example import Example
+    from tests.support.examples import example
 
     examples = []
     for number, line in enumerate(file.read_text().splitlines()):
@@ -197,19 +192,12 @@ def read_examples(file: Path, *, every_reply: bool) -> list[Any]:
             ends = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         for end in ends:
             examples.append(
-                Example(
+                example(
                     prompt=messages[:end],
                     completion=[messages[end]],
                     label=row["label"] if end == ends[-1] else (number + end) % 3 != 0,
                     chat_id=str(number),
                     message_id=f"{number}-{end}",
-                    user_id="someone",
-                    model_version=None,
-                    voted_at=datetime.now(UTC),
-                    tags=[],
-                    comment=None,
-                    source="benchmark",
-                    token_ids=None,
                 )
             )
     return examples

@@ -12,8 +12,7 @@ from typing import Any
 
 from storage.settings import Settings
 from tests.benchmarks.kto_engine import read_examples
-from tests.benchmarks.report import print_report
-from tests.support.samples import SHARED_DATA
+from tests.benchmarks.report import data_parser, print_report
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.model.base_model import load_tokenizer, resolve
@@ -22,8 +21,7 @@ SEEDS = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=SHARED_DATA / "kto_mix_sample.jsonl")
+    parser = data_parser(__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the default model is")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-length", type=int, default=1024)

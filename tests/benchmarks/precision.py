@@ -21,8 +21,7 @@ from transformers import TrainerCallback
 from storage.examples.weights import class_weights
 from storage.settings import Settings
 from tests.benchmarks.kto_engine import read_examples
-from tests.benchmarks.report import print_report
-from tests.support.samples import SHARED_DATA
+from tests.benchmarks.report import data_parser, print_report
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import tokenise
 from trainer.engine import kto
@@ -125,8 +124,7 @@ class Training:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=SHARED_DATA / "kto_mix_sample.jsonl")
+    parser = data_parser(__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the default model is")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=4)

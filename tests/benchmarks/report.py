@@ -1,10 +1,15 @@
 """What every benchmark prints: JSON with the figures and the machine they were measured on."""
 
+import argparse
+import itertools
 import json
 import os
 import platform
+import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +17,7 @@ from typing import Any
 
 from storage.settings import DEFAULT_MODEL
 from tests.support.live_server import LiveServer
+from tests.support.samples import SHARED_DATA
 
 
 def print_report(name: str, figures: dict[str, Any]) -> None:
@@ -39,6 +45,52 @@ def server_with(**settings: object) -> Iterator[LiveServer]:
             yield server
         finally:
             server.close()
+
+
+def data_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of a command line that names a file of KTO rows."""
+
+    def existing(name: str) -> Path:
+        if not Path(name).exists():
+            raise argparse.ArgumentTypeError(f"{name} does not exist; name KTO rows as JSON lines")
+        return Path(name)
+
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=existing, default=str(SHARED_DATA / "kto_mix_sample.jsonl"))
+    return parser
+
+
+def arrival_figures(firsts: Sequence[float], arrivals: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Of several streams: the seconds until each one's first token, and the times at which text arrived."""
+    gaps = sorted(b - a for times in arrivals for a, b in itertools.pairwise(times))
+    return {
+        "first_token_s_median": round(statistics.median(firsts), 3),
+        "first_token_s_worst": round(max(firsts), 3),
+        "gap_ms_p50": round(1000 * gaps[len(gaps) // 2], 1),
+        "gap_ms_p99": round(1000 * gaps[len(gaps) * 99 // 100], 1),
+    }
+
+
+def speed(tokens: int, seconds: float, cpu_seconds: float) -> dict[str, float]:
+    """By the clock, and by processor time, which other processes on the machine disturb less."""
+    return {
+        "tokens_per_s": round(tokens / seconds, 1),
+        "tokens_per_cpu_s": round(tokens / cpu_seconds, 1),
+    }
+
+
+def in_a_process(module: str, function: str, *arguments: str) -> dict[str, Any]:
+    """What the function prints as JSON in a process of its own, whose memory is nobody else's."""
+    command = [sys.executable, "-c", f"from {module} import {function}; {function}(*{arguments!r})"]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def memory_mib(field: str) -> float:
+    """Of /proc, because getrusage counts what the process that started this one held."""
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")
+    ]
+    return int(line.split()[1]) / 1024
 
 
 def _machine() -> dict[str, Any]:

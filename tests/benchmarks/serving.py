@@ -7,11 +7,8 @@ may end earlier, and tokens are counted as the servers count them. What is under
 """
 
 import argparse
-import itertools
-import statistics
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,10 @@ from app.serving.backend import ServedVersion
 from app.serving.local.backend import LocalBackend
 from app.serving.reply import Sampling
 from storage.settings import DEFAULT_MODEL, Settings
-from tests.benchmarks.chat_servers import ChatServer, thumbloop_serve, transformers_serve
-from tests.benchmarks.report import print_report
+from tests.benchmarks.chat_servers import ChatServer, thumbloop_serve, transformers_server
+from tests.benchmarks.report import arrival_figures, print_report, speed
 from tests.support.adapters import build_adapter
+from tests.support.live_server import at_once
 from trainer.dataset.tokenise import prompt_ids
 from trainer.model.base_model import BaseModelSource, load_model, name_of, resolve
 
@@ -53,16 +51,10 @@ def one_by_one(model: Any, tokenizer: Any, tokens: int, count: int) -> dict[str,
             max_new_tokens=tokens,
             min_new_tokens=tokens,
         )
-    return _speed(count * tokens, began, used)
+    return speed(count * tokens, time.perf_counter() - began, time.process_time() - used)
 
 
-def _speed(tokens: int, began: float, used: float) -> dict[str, Any]:
-    """By the clock, and by processor time, which other processes on the machine disturb less."""
-    elapsed, used = time.perf_counter() - began, time.process_time() - used
-    return {"tokens_per_s": round(tokens / elapsed, 1), "tokens_per_cpu_s": round(tokens / used, 1)}
-
-
-def at_once(
+def streams_at_once(
     backend: LocalBackend, count: int, tokens: int, system: str = SYSTEM, temperature: float = 0.7
 ) -> dict[str, Any]:
     sampling = Sampling(temperature=temperature, top_p=0.9, max_new_tokens=tokens, seed=1)
@@ -74,22 +66,11 @@ def at_once(
         for _ in streams[number]:
             arrivals[number].append(time.perf_counter())
 
-    threads = [threading.Thread(target=read, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    speed = _speed(sum(len(stream.end.token_ids) for stream in streams), began, used)
-    gaps = sorted(b - a for times in arrivals for a, b in itertools.pairwise(times))
+    at_once(count, read)
+    elapsed, used = time.perf_counter() - began, time.process_time() - used
+    tokens = sum(len(stream.end.token_ids) for stream in streams)
     firsts = [float(stream.end.timings["first_token_s"]) for stream in streams]
-    return {
-        "streams": count,
-        **speed,
-        "first_token_s_median": round(statistics.median(firsts), 3),
-        "first_token_s_worst": round(max(firsts), 3),
-        "gap_ms_p50": round(1000 * gaps[len(gaps) // 2], 1),
-        "gap_ms_p99": round(1000 * gaps[len(gaps) * 99 // 100], 1),
-    }
+    return {"streams": count, **speed(tokens, elapsed, used), **arrival_figures(firsts, arrivals)}
 
 
 def slot_seconds(backend: LocalBackend, folder: Path) -> float:
@@ -110,7 +91,7 @@ def in_this_process(
     rounds = {"generate_one_by_one": one_by_one(model, tokenizer, tokens, 4)}
     backend = LocalBackend(settings, source, end_ids=frozenset())
     backend.load(BASE)
-    at_once(backend, 2, 8)
+    streams_at_once(backend, 2, 8)
     for name, count, system, temperature in (
         ("batched_1", 1, SYSTEM, 0.7),
         ("batched_16", 16, SYSTEM, 0.7),
@@ -119,16 +100,16 @@ def in_this_process(
         ("batched_16_shared_prefix_again", 16, LONG_SYSTEM, 0.7),
     ):
         tell(name)
-        rounds[name] = at_once(backend, count, tokens, system, temperature)
+        rounds[name] = streams_at_once(backend, count, tokens, system, temperature)
     tell("a new slot")
     ready = slot_seconds(backend, build_adapter(source.folder, folder / "adapter", size=0.01))
     backend.close()
     tell("the plain engine")
     plain = LocalBackend(settings.model_copy(update={"batching": "off"}), source, end_ids=frozenset())
     plain.load(BASE)
-    at_once(plain, 2, 8)
-    rounds["plain_1"] = at_once(plain, 1, tokens)
-    rounds["plain_16"] = at_once(plain, 16, tokens)
+    streams_at_once(plain, 2, 8)
+    rounds["plain_1"] = streams_at_once(plain, 1, tokens)
+    rounds["plain_16"] = streams_at_once(plain, 16, tokens)
     plain.close()
     return rounds, ready
 
@@ -167,11 +148,11 @@ def main() -> None:
             dtype = str(source.dtype).removeprefix("torch.")
             with thumbloop_serve(source.folder, name_of(source.dtype)) as ours:
                 rounds |= over_http(ours, "thumbloop_serve", given.tokens)
-            with transformers_serve(source.folder, dtype, folder) as theirs:
+            with transformers_server(source.folder, dtype, folder) as theirs:
                 rounds |= over_http(theirs, "transformers_serve", given.tokens)
             # The size of its cache is stated, as ours is: else it takes most of the memory there is.
             pages = ("--cb-num-blocks", str(settings.serving_cache_tokens // 32), "--cb-block-size", "32")
-            with transformers_serve(source.folder, dtype, folder, "--continuous-batching", *pages) as theirs:
+            with transformers_server(source.folder, dtype, folder, "--continuous-batching", *pages) as theirs:
                 rounds |= over_http(theirs, "transformers_serve_batching", given.tokens)
     alone = rounds["generate_one_by_one"]
     for one in rounds.values():

@@ -1,20 +1,13 @@
 """Seconds per training row and peak memory of a whole run on the default model."""
 
-import argparse
-from pathlib import Path
-
-from tests.benchmarks.report import print_report, server_with
+from tests.benchmarks.report import data_parser, print_report, server_with
 from tests.support import http_loop
-from tests.support.samples import SHARED_DATA
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=SHARED_DATA / "kto_mix_sample.jsonl")
+    parser = data_parser(__doc__)
     parser.add_argument("--rows", type=int, default=24)
     arguments = parser.parse_args()
-    if not arguments.data.exists():
-        raise SystemExit(f"{arguments.data} is not at hand; name KTO rows as JSON lines with --data FILE")
     with server_with(max_length=512) as server:
         server.start()
         client = server.client()

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.support.chatting import FLAGS, WAIT_MS, OpenPage, chromium_path
-from tests.support.endless_model import build_endless_model
+from tests.support.chatting import FLAGS, PHONE, WAIT_MS, OpenPage, assert_fits, chromium_path, send_and_wait
 from tests.support.live_server import LiveServer
-from tests.support.tiny_model import build_tiny_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,27 +62,32 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
 @pytest.fixture(scope="session")
 def chat_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LiveServer]:
     """One server for all chat tests with short replies: every page that is opened is a new person."""
-    yield from _running(tmp_path_factory.mktemp("chat"), model=str(tiny_model), max_message_chars=2000)
-
-
-@pytest.fixture(scope="session")
-def talkative_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """One server whose replies always run to the token limit, so that there is time to watch."""
-    model = build_tiny_model(tmp_path_factory.mktemp("model") / "talkative", stops=False)
-    yield from _running(tmp_path_factory.mktemp("talkative"), model=str(model), max_new_tokens=800)
-
-
-@pytest.fixture(scope="session")
-def endless_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """One server whose replies end when they are stopped."""
-    model = build_endless_model(tmp_path_factory.mktemp("model") / "endless")
-    yield from _running(tmp_path_factory.mktemp("endless"), model=str(model), max_new_tokens=100_000)
-
-
-def _running(folder: Path, **settings: object) -> Iterator[LiveServer]:
-    server = LiveServer({"data_dir": folder / "data", **settings})
-    try:
-        server.start()
+    with _server(tmp_path_factory, model=tiny_model, max_message_chars=2000) as server:
         yield server
-    finally:
-        server.close()
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, chat_server: LiveServer, open_page: OpenPage) -> Iterator[Page]:
+    """A chat with one reply, on a phone if the parameter says so; it must fit to the end."""
+    page = open_page(chat_server.url, **(PHONE if getattr(request, "param", "") == "phone" else {}))
+    send_and_wait(page, "Hello")
+    yield page
+    assert_fits(page)
+
+
+@pytest.fixture(scope="session")
+def talkative_server(tmp_path_factory: pytest.TempPathFactory, talkative_model: Path) -> Iterator[LiveServer]:
+    """One server whose replies always run to the token limit, so that there is time to watch."""
+    with _server(tmp_path_factory, model=talkative_model, max_new_tokens=800) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def endless_server(tmp_path_factory: pytest.TempPathFactory, endless_model: Path) -> Iterator[LiveServer]:
+    """One server whose replies end when they are stopped."""
+    with _server(tmp_path_factory, model=endless_model, max_new_tokens=100_000) as server:
+        yield server
+
+
+def _server(tmp_path_factory: pytest.TempPathFactory, **settings: object) -> LiveServer:
+    return LiveServer({"data_dir": tmp_path_factory.mktemp("browser") / "data", **settings})

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from storage.settings import DEFAULT_MODEL
 from tests.support import REPOSITORY
@@ -18,7 +18,7 @@ from tests.support.live_server import LiveServer
 
 IMAGES = REPOSITORY / "docs" / "images"
 PATIENCE_MS = 900_000
-SETTINGS = {
+SETTINGS: dict[str, object] = {
     "schedule": "0 3 * * *",
     "precision": "auto",
     "max_new_tokens": 64,
@@ -57,25 +57,14 @@ def main(model: str) -> None:
     expect.set_options(timeout=PATIENCE_MS)
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server = LiveServer(
-            {**SETTINGS, "data_dir": Path(folder) / "data", "model": model, "executor": "local"}
-        )
+        place = {"data_dir": Path(folder) / "data", "model": model, "executor": "local"}
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        try:
-            server.start()
-            page = new_page(browser, server.admin_link())
+        with LiveServer(SETTINGS | place) as server, browser:
+            page = browser.new_page(viewport={"width": 1280, "height": 860})
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(server.admin_link())
             take_chat(page, server)
             take_admin(page, server)
-        finally:
-            browser.close()
-            server.close()
-
-
-def new_page(browser: Browser, url: str) -> Page:
-    page = browser.new_page(viewport={"width": 1280, "height": 860})
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(url)
-    return page
 
 
 def take_chat(page: Page, server: LiveServer) -> None:

@@ -1,9 +1,9 @@
 """The admin page in a real browser: counts, a run with its progress, deploy, roll back, data in and out."""
 
 import csv
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,12 +14,11 @@ from storage.db.database import open_database
 from storage.registry.artifacts import Artifacts
 from tests.support import http_loop
 from tests.support.adapters import publish_adapter
-from tests.support.chatting import OpenPage, send_and_wait
-from tests.support.live_server import LiveServer
+from tests.support.chatting import PHONE, OpenPage, assert_fits, send_and_wait
+from tests.support.live_server import LiveServer, StartServer
+from tests.support.rated_files import rated, write_rows
 from trainer.sweep.folder import SweepFolder, new_folder
 from trainer.sweep.grid import Grid, Point, Result
-
-StartServer = Callable[..., LiveServer]
 
 # Notes every value that the progress bar had.
 WATCH = """() => {
@@ -37,17 +36,7 @@ LENIENT = {"gate_loss_tolerance": 100, "gate_auc_tolerance": 1, "auto_deploy": F
 @pytest.fixture
 def votes(tmp_path: Path) -> Path:
     """A file with 40 votes, every fourth of them down."""
-    file = tmp_path / "votes.jsonl"
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": f"What is {number} plus {number}?"}],
-            "completion": [{"role": "assistant", "content": f"It is {2 * number}."}],
-            "label": number % 4 != 0,
-        }
-        for number in range(40)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    return write_rows(tmp_path / "votes.jsonl", (rated(n, label=n % 4 != 0) for n in range(40)))
 
 
 def card(page: Page, title: str) -> Locator:
@@ -65,8 +54,15 @@ def version_row(page: Page, name: str) -> Locator:
     return page.locator("#tl-versions tbody tr").filter(has=page.get_by_text(name, exact=True))
 
 
+@pytest.fixture(scope="module")
+def admin_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("admin") / "data"
+    with LiveServer({"data_dir": folder, "model": tiny_model, "schedule": "30 4 * * *"}) as server:
+        yield server
+
+
 def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPage, votes: Path) -> None:
-    often = {"epochs": 30, "lease_seconds": 6}  # it trains long enough, and says so often enough, to be seen
+    often = {"epochs": 20, "lease_seconds": 6}  # it trains long enough, and says so often enough, to be seen
     server = start_server(**often, **LENIENT)
     page = open_page(server.admin_link())
     expect(card(page, "Thumbs up")).to_have_text("0")
@@ -80,13 +76,18 @@ def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPa
 
     page.evaluate(WATCH)
     page.get_by_role("button", name="Train now").click()
+    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile(r"\d"))
+    page.get_by_role("button", name="Cancel run").click()
+    expect(page.locator("#tl-progress")).to_contain_text("cancelled")
+    expect(version_row(page, "v2")).to_have_count(0)
+    page.get_by_role("button", name="Train now").click()
     expect(page.get_by_role("button", name="Cancel run")).to_be_visible()
     expect(page.get_by_role("button", name="Train now")).to_be_disabled()
     expect(version_row(page, "v2")).to_have_count(1, timeout=240_000)
     expect(page.locator("#tl-progress")).to_contain_text("succeeded")
     moved = [int(value) for value in page.evaluate("window.progress")]
     assert len(set(moved)) >= 2, f"the progress bar did not move: {moved}"
-    expect(page.locator("#tl-runs tbody tr")).to_have_count(1)
+    expect(page.locator("#tl-runs tbody tr")).to_have_count(2)
     expect(version_row(page, "v2")).to_contain_text(re.compile(r"0\.\d{4}"))  # the held-out loss
     page.get_by_role("button", name="Log of the latest run").click()
     expect(page.locator(".tl-log")).not_to_have_text("The log is empty.")
@@ -108,14 +109,11 @@ def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPa
     expect(page.get_by_role("button", name="Deploy v2")).to_be_visible()
 
 
-def test_a_canary_is_tried_and_ended(
-    start_server: StartServer, open_page: OpenPage, tiny_model: Path
-) -> None:
-    server = start_server()
-    database = open_database(server.settings)
-    publish_adapter(database, Artifacts(server.settings.data_dir), tiny_model)
-    database.close()
-    page = open_page(server.admin_link())
+def test_a_canary_is_tried_and_ended(admin_server: LiveServer, open_page: OpenPage, tiny_model: Path) -> None:
+    settings = admin_server.settings
+    with closing(open_database(settings)) as database:
+        publish_adapter(database, Artifacts(settings.data_dir), tiny_model)
+    page = open_page(admin_server.admin_link())
     page.get_by_role("button", name="Try v2").click()
     expect(page.locator("#tl-result")).to_contain_text("v2 answers 10% of the chats that begin from now on.")
     expect(version_row(page, "v2")).to_contain_text("canary 10%")
@@ -127,30 +125,14 @@ def test_a_canary_is_tried_and_ended(
     expect(page.get_by_role("button", name="Try v2")).to_be_visible()
 
 
-def test_run_without_votes_says_why_it_did_not_train(start_server: StartServer, open_page: OpenPage) -> None:
-    page = open_page(start_server().admin_link())
-    page.get_by_role("button", name="Train now").click()
-    expect(page.locator("#tl-progress")).to_contain_text("skipped")
-    expect(page.locator("#tl-progress")).to_contain_text("Not enough feedback")
-
-
-def test_cancel_a_run(start_server: StartServer, open_page: OpenPage, votes: Path) -> None:
-    page = open_page(start_server(epochs=500).admin_link())
-    import_votes(page, votes)
-    page.get_by_role("button", name="Train now").click()
-    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile(r"\d"))
-    page.get_by_role("button", name="Cancel run").click()
-    expect(page.locator("#tl-progress")).to_contain_text("cancelled")
-    expect(page.get_by_role("button", name="Train now")).to_be_enabled()
-    expect(version_row(page, "v2")).to_have_count(0)
-
-
-def test_data_in_and_out(start_server: StartServer, open_page: OpenPage, votes: Path, tmp_path: Path) -> None:
-    server = start_server(schedule="30 4 * * *")
-    page = open_page(server.admin_link())
+def test_data_in_and_out(admin_server: LiveServer, open_page: OpenPage, votes: Path, tmp_path: Path) -> None:
+    page = open_page(admin_server.admin_link())
     assert "token" not in page.url
     expect(page.get_by_text("Next run:")).to_contain_text("04:30")
     expect(page.locator("code", has_text="30 4 * * *")).to_be_visible()
+    page.get_by_role("button", name="Train now").click()
+    expect(page.locator("#tl-progress")).to_contain_text("skipped")
+    expect(page.locator("#tl-progress")).to_contain_text("Not enough feedback")
     forms = {name: page.locator(f"[data-{name}]") for name in ("import", "export")}
     said = forms["import"].locator("[data-result]")
     import_votes(page, votes)
@@ -191,12 +173,8 @@ def test_a_person_is_erased_and_what_remembers_them_is_marked(
     with server.client("user", "eve") as eve:
         for number in range(8):
             reply = http_loop.chat_once(eve, f"Question {number}")
-            http_loop.checked(
-                eve.put(
-                    f"/api/v1/messages/{reply['message_id']}/vote",
-                    json={"label": number % 2 == 0, "tags": ["<b>odd</b>"]},
-                )
-            )
+            vote = {"label": number % 2 == 0, "tags": ["<b>odd</b>"]}
+            http_loop.checked(eve.put(f"/api/v1/messages/{reply['message_id']}/vote", json=vote))
     page = open_page(server.admin_link())
     statistics = page.locator("#tl-statistics")
     expect(statistics.get_by_role("row", name="v1 not enough votes")).to_contain_text("100 %")
@@ -242,27 +220,22 @@ def test_only_admins_come_in(chat_server: LiveServer, open_page: OpenPage) -> No
     expect(page.get_by_role("button", name="Train now")).to_have_count(0)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_phone(chat_server: LiveServer, open_page: OpenPage, scheme: str) -> None:
-    page = open_page(
-        chat_server.admin_link(), color_scheme=scheme, viewport={"width": 360, "height": 740}, is_mobile=True
-    )
+def test_phone(chat_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(chat_server.admin_link(), color_scheme="dark", **PHONE)
     expect(page.get_by_role("button", name="Train now")).to_be_visible()
-    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert overflow <= 0, f"the page is {overflow} px too wide"
+    assert_fits(page)
     title = page.get_by_role("heading", name="Versions").bounding_box()
     button = page.get_by_role("button", name="Roll back").bounding_box()
-    assert title is not None
-    assert button is not None
+    assert title
+    assert button
     assert title["y"] + title["height"] <= button["y"]
 
 
-def test_the_newest_sweep_with_its_plot(start_server: StartServer, open_page: OpenPage) -> None:
-    server = start_server()
-    page = open_page(server.admin_link())
+def test_the_newest_sweep_with_its_plot(admin_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(admin_server.admin_link())
     panel = page.locator("#tl-sweep")
     expect(panel).to_contain_text("No sweep yet")
-    folder = SweepFolder(new_folder(server.settings.data_dir))
+    folder = SweepFolder(new_folder(admin_server.settings.data_dir))
     plan = {
         "created_at": "2026-01-02T03:04:05+00:00",
         "identity": {"seed": 0},

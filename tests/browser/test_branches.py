@@ -4,7 +4,9 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.support.chatting import (
+    PHONE,
     OpenPage,
+    assert_fits,
     box,
     chat_id,
     expect_vote,
@@ -14,8 +16,6 @@ from tests.support.chatting import (
     thumb,
 )
 from tests.support.live_server import LiveServer
-
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 
 
 def arrow(page: Page, name: str) -> Locator:
@@ -55,8 +55,7 @@ def test_an_earlier_reply_is_voted_on_and_gone_on_from(
     expect_vote(page, None)
     thumb(page, "Like").click()
     expect_vote(page, True)
-    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert overflow <= 0, f"the page is {overflow} px too wide"
+    assert_fits(page)
 
     send_and_wait(page, "And then?")
     assert shown(page)[0] == first
@@ -94,9 +93,7 @@ def test_an_earlier_wording_of_a_message_comes_back_with_its_reply(
     expect(page.locator(".tl-text")).to_have_text(["One, edited"])
 
 
-def test_another_chat_is_opened_at_its_newest_message(chat_server: LiveServer, open_page: OpenPage) -> None:
-    page = open_page(chat_server.url)
-    send_and_wait(page, "Hello")
+def test_another_chat_is_opened_at_its_newest_message(page: Page) -> None:
     regenerate(page)
     (second,) = shown(page)
     arrow(page, "Earlier reply").click()

@@ -1,24 +1,23 @@
 """A message of one's own is edited on the chat page, and what is in the box outlives a reload."""
 
-import re
-from collections.abc import Callable
-
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.support.chatting import (
+    PHONE,
     OpenPage,
+    assert_fits,
     box,
     chat_id,
+    hold_next,
     new_chat,
     send,
     send_and_wait,
     stop_button,
     stored_messages,
+    wait_for_text,
 )
-from tests.support.live_server import LiveServer
-
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+from tests.support.live_server import LiveServer, StartServer
 
 
 def pencil(page: Page, number: int = -1) -> Locator:
@@ -45,6 +44,7 @@ def test_edited_message_stands_in_the_place_of_the_first(
     text = "if a < b:\n    print('<i>**x**</i>')  # &amp; `so`\n\n![](http://example.com/x.png)"
     send_and_wait(page, "One")
     send_and_wait(page, text)
+    assert said(page).last.inner_text() == text
     send_and_wait(page, "Three")
     if kind == "phone":
         edge = pencil(page, 1).bounding_box()
@@ -57,8 +57,7 @@ def test_edited_message_stands_in_the_place_of_the_first(
     expect(box(page)).to_be_focused()
     expect(box(page)).to_have_value(text)
     expect(page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
-    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert overflow <= 0, f"the page is {overflow} px too wide"
+    assert_fits(page)
 
     before = stored_messages(page, chat_server.url)
     send(page, "Two, edited")
@@ -76,9 +75,7 @@ def test_edited_message_stands_in_the_place_of_the_first(
     expect(said(page)).to_have_text(["One", "Two, edited", "Then"])
 
 
-def test_editing_by_keyboard_is_left_with_escape(chat_server: LiveServer, open_page: OpenPage) -> None:
-    page = open_page(chat_server.url)
-    send_and_wait(page, "Hello")
+def test_editing_by_keyboard_is_left_with_escape(page: Page) -> None:
     box(page).fill("half a thought")
     pencil(page).focus()
     page.keyboard.press("Enter")
@@ -100,11 +97,7 @@ def test_editing_by_keyboard_is_left_with_escape(chat_server: LiveServer, open_p
     expect(said(page)).to_have_text(["Hello again", "half a thought"])
 
 
-def test_editing_is_left_with_its_button_and_with_its_chat(
-    chat_server: LiveServer, open_page: OpenPage
-) -> None:
-    page = open_page(chat_server.url)
-    send_and_wait(page, "Hello")
+def test_editing_is_left_with_its_button_and_with_its_chat(page: Page, chat_server: LiveServer) -> None:
     pencil(page).click()
     page.get_by_role("button", name="Cancel").click()
     expect(banner(page)).not_to_be_visible()
@@ -119,9 +112,7 @@ def test_editing_is_left_with_its_button_and_with_its_chat(
     assert stored_texts(page, chat_server) == ["Another chat"]
 
 
-def test_refused_edit_goes_on(chat_server: LiveServer, open_page: OpenPage) -> None:
-    page = open_page(chat_server.url)
-    send_and_wait(page, "Hello")
+def test_refused_edit_goes_on(page: Page) -> None:
     pencil(page).click()
     send(page, "x" * 2001)
     expect(page.get_by_role("alert")).to_contain_text("2001 characters")
@@ -134,7 +125,7 @@ def test_refused_edit_goes_on(chat_server: LiveServer, open_page: OpenPage) -> N
 def test_no_message_is_edited_while_a_reply_streams(endless_server: LiveServer, open_page: OpenPage) -> None:
     page = open_page(endless_server.url)
     send(page, "Tell me a long story.")
-    expect(page.locator(".bot-row .message-content")).to_have_text(re.compile(r"\S"))
+    wait_for_text(page)
     expect(page.get_by_role("button", name="Edit message")).to_have_count(0)
     stop_button(page).click()
     pencil(page).click()
@@ -144,9 +135,7 @@ def test_no_message_is_edited_while_a_reply_streams(endless_server: LiveServer, 
     expect(page.get_by_role("button", name="Edit message")).to_have_count(1)
 
 
-def test_draft_outlives_a_reload_with_its_editing(chat_server: LiveServer, open_page: OpenPage) -> None:
-    page = open_page(chat_server.url)
-    send_and_wait(page, "Hello")
+def test_draft_outlives_a_reload_with_its_editing(page: Page) -> None:
     box(page).fill("half\na <thought>")
     page.reload()
     expect(box(page)).to_have_value("half\na <thought>")
@@ -199,17 +188,12 @@ def test_message_that_arrived_does_not_come_back(chat_server: LiveServer, open_p
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["new message", "edited message"])
-def test_what_is_typed_while_a_message_is_on_its_way_stays(
-    chat_server: LiveServer, open_page: OpenPage, edited: bool
-) -> None:
-    page = open_page(chat_server.url)
-    send_and_wait(page, "Hello")
+def test_what_is_typed_while_a_message_is_on_its_way_stays(page: Page, edited: bool) -> None:
     box(page).fill("kept aside, ")
     if edited:
         page.get_by_role("button", name="Edit message").click()
     box(page).fill("First")
-    held: list[Route] = []
-    page.route("**/queue/join*", lambda route: route.continue_() if held else held.append(route))
+    held = hold_next(page, "**/queue/join*")
     with page.expect_request("**/queue/join*"):
         box(page).press("Enter")
     box(page).press_sequentially(" and second")
@@ -219,9 +203,7 @@ def test_what_is_typed_while_a_message_is_on_its_way_stays(
     expect(page.locator(".tl-editing")).to_have_count(0)
 
 
-def test_signing_out_takes_the_draft_along(
-    start_server: Callable[..., LiveServer], open_page: OpenPage
-) -> None:
+def test_signing_out_takes_the_draft_along(start_server: StartServer, open_page: OpenPage) -> None:
     server = start_server(auth="accounts")
     page = open_page(server.admin_link())
     page.goto(server.url)

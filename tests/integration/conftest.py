@@ -1,9 +1,9 @@
 """A server that all tests of one module share; chat services and deployments without one."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -13,27 +13,41 @@ from app.serving.deployments import Deployments
 from app.serving.local.backend import LocalBackend
 from storage.chats import chats
 from storage.db.database import Database
-from storage.db.tables import ModelVersion
 from storage.people import users
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from tests.support.adapters import publish_adapter
-from tests.support.chat_env import ChatEnv
-from tests.support.endless_model import CONTEXT, build_endless_model
+from tests.support.chat_env import ChatEnv, MakeEnv, MakeServing, ServingEnv
+from tests.support.command_line import CommandLine
+from tests.support.endless_model import CONTEXT
 from tests.support.live_server import LiveServer
-from tests.support.tiny_model import build_tiny_model
+from tests.support.training_env import Build, training_envs
 from trainer.model.base_model import resolve
 from trainer.runs.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LiveServer]:
+def server_settings() -> dict[str, object]:
+    """What a module's shared server has of its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, server_settings: dict[str, object]
+) -> Iterator[LiveServer]:
     """Its tests leave it as they found it, or do not care."""
-    server = LiveServer({"data_dir": tmp_path_factory.mktemp("shared") / "data", "model": str(tiny_model)})
-    server.start()
-    yield server
-    server.close()
+    folder = tmp_path_factory.mktemp("shared") / "data"
+    with LiveServer({"data_dir": folder, "model": str(tiny_model), **server_settings}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def endless_server(tmp_path_factory: pytest.TempPathFactory, endless_model: Path) -> Iterator[LiveServer]:
+    """Its replies outlast every test."""
+    folder = tmp_path_factory.mktemp("endless") / "data"
+    with LiveServer({"data_dir": folder, "model": endless_model, "max_new_tokens": 100_000}) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -48,99 +62,78 @@ def stranger(shared_server: LiveServer) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def endless_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_endless_model(tmp_path_factory.mktemp("model") / "endless")
+@pytest.fixture
+def thumbloop(tmp_path: Path, tiny_model: Path) -> Iterator[CommandLine]:
+    yield CommandLine(tmp_path / "data", tiny_model)
+    LiveServer({"data_dir": tmp_path / "data"}).close()  # ends a trainer that a failed test left running
 
 
 @pytest.fixture
-def make_env(
-    settings: Settings, database: Database, endless_folder: Path
-) -> Iterator[Callable[..., ChatEnv]]:
-    stops: list[Callable[[], None]] = []
-
-    def make(**changes: object) -> ChatEnv:
-        changed = settings.model_copy(
-            update={"model": str(endless_folder), "precision": "fp32", "max_new_tokens": CONTEXT, **changes}
-        )
-        artifacts = Artifacts(changed.data_dir)
-        with database.write() as session:
-            model_versions.ensure_base(session, str(endless_folder))
-            user = users.create_anonymous(session)
-            chat = chats.create_chat(session, user.id, system_prompt="Be brief.")
-        backend = LocalBackend(changed, resolve(changed))
-        deployments = Deployments(
-            database, artifacts, backend, max_loaded_versions=changed.max_loaded_versions
-        )
-        deployments.start()
-        service = ChatService(database, deployments, changed)
-        stops.extend((service.close, deployments.stop, backend.close))
-        return ChatEnv(service, database, deployments, artifacts, backend, user.id, chat.id)
-
-    yield make
-    for stop in stops:
-        stop()
+def build(tmp_path: Path, tiny_model: Path) -> Iterator[Build]:
+    """Databases with votes, which trainers work on."""
+    with training_envs(tmp_path, tiny_model) as build:
+        yield build
 
 
 @pytest.fixture
-def env(make_env: Callable[..., ChatEnv]) -> ChatEnv:
+def make_env(settings: Settings, database: Database, endless_model: Path) -> Iterator[MakeEnv]:
+    with ExitStack() as closing:
+
+        def make(**changes: object) -> ChatEnv:
+            own = {"model": str(endless_model), "precision": "fp32", "max_new_tokens": CONTEXT}
+            changed = settings.model_copy(update=own | changes)
+            artifacts = Artifacts(changed.data_dir)
+            with database.write() as session:
+                model_versions.ensure_base(session, str(endless_model))
+                user = users.create_anonymous(session)
+                chat = chats.create_chat(session, user.id, system_prompt="Be brief.")
+            backend, most = LocalBackend(changed, resolve(changed)), changed.max_loaded_versions
+            closing.callback(backend.close)
+            deployments = Deployments(database, artifacts, backend, max_loaded_versions=most)
+            deployments.start()
+            closing.callback(deployments.stop)
+            service = ChatService(database, deployments, changed)
+            closing.callback(service.close)
+            return ChatEnv(service, database, deployments, artifacts, backend, user.id, chat.id)
+
+        yield make
+
+
+@pytest.fixture
+def env(make_env: MakeEnv) -> ChatEnv:
     return make_env()
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", stops=False)
+@pytest.fixture
+def make_serving(settings: Settings, database: Database, talkative_model: Path) -> Iterator[MakeServing]:
+    """make_serving(2) has slots for two versions. Not started, so that a test can prepare the database."""
+    chosen = settings.model_copy(update={"model": str(talkative_model), "precision": "fp32"})
+    with ExitStack() as closing:
+
+        def make(max_loaded_versions: int = settings.max_loaded_versions) -> ServingEnv:
+            with database.write() as session:
+                model_versions.ensure_base(session, chosen.model)
+            artifacts, backend = Artifacts(chosen.data_dir), LocalBackend(chosen, resolve(chosen))
+            closing.callback(backend.close)
+            deployments = Deployments(database, artifacts, backend, max_loaded_versions=max_loaded_versions)
+            closing.callback(deployments.stop)
+            return ServingEnv(database, artifacts, backend, deployments, talkative_model)
+
+        yield make
 
 
 @pytest.fixture
-def artifacts(settings: Settings) -> Artifacts:
-    return Artifacts(settings.data_dir)
-
-
-@pytest.fixture
-def publish(database: Database, artifacts: Artifacts, model_folder: Path) -> Callable[..., ModelVersion]:
-    """Make v2, v3 and so on; v1 is there already."""
-    with database.write() as session:
-        model_versions.ensure_base(session, str(model_folder))
-
-    def make(state: str = "ready", **how: Any) -> ModelVersion:
-        with database.read() as session:
-            count = len(model_versions.list_versions(session))
-        return publish_adapter(database, artifacts, model_folder, seed=count, state=state, **how)
-
-    return make
-
-
-@pytest.fixture
-def backend(settings: Settings, model_folder: Path) -> Iterator[LocalBackend]:
-    with_model = settings.model_copy(update={"model": str(model_folder), "precision": "fp32"})
-    backend = LocalBackend(with_model, resolve(with_model))
-    yield backend
-    backend.close()
-
-
-@pytest.fixture
-def deployments(
-    settings: Settings,
-    database: Database,
-    artifacts: Artifacts,
-    backend: LocalBackend,
-    publish: Callable[..., ModelVersion],
-) -> Iterator[Deployments]:
-    """Not started, so that a test can prepare the database; stopped at the end."""
-    deployments = Deployments(database, artifacts, backend, max_loaded_versions=settings.max_loaded_versions)
-    yield deployments
-    deployments.stop()
+def serving(make_serving: MakeServing) -> ServingEnv:
+    return make_serving()
 
 
 @pytest.fixture
 def open_schedule(database: Database) -> Iterator[Callable[..., Schedule]]:
-    schedules: list[Schedule] = []
+    with ExitStack() as closing:
 
-    def open_one(settings: Settings, **clock: Callable[[], datetime]) -> Schedule:
-        schedules.append(Schedule(database, settings, **clock))
-        return schedules[-1]
+        def open_one(settings: Settings, **clock: Callable[[], datetime]) -> Schedule:
+            schedule = Schedule(database, settings, **clock)
+            closing.callback(schedule.stop)
+            return schedule
 
-    yield open_one
-    for schedule in schedules:
-        schedule.stop()
+        yield open_one

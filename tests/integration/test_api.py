@@ -2,16 +2,13 @@
 
 import contextlib
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.support import http_loop
-from tests.support.endless_model import build_endless_model
-from tests.support.live_server import LiveServer, read_events, wait_until
+from tests.support.live_server import LiveServer, StartServer, read_events, wait_until
 from tests.support.rest import messages_of, new_chat, refused, send
 
 
@@ -29,8 +26,9 @@ def test_a_reply_comes_as_events_and_is_stored(client: httpx.Client) -> None:
     assert "".join(data["text"] for name, data in events if name == "delta") == end["content"]
     assert end["message_id"] == begin["message_id"]
     assert end["model_version"] == "v1"
-    question, reply = messages_of(client, chat_id)
-    assert (question["id"], reply["id"]) == (begin["user_message_id"], begin["message_id"])
+    chat = http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))
+    assert [m["id"] for m in chat["messages"]] == [begin["user_message_id"], begin["message_id"]]
+    reply = chat["messages"][1]
     assert (reply["content"], reply["state"], reply["model_version"]) == (end["content"], "complete", "v1")
     assert reply["vote"] is None
     assert reply["siblings"] == [reply["id"]]
@@ -70,12 +68,6 @@ def test_a_regenerated_reply_is_a_sibling_and_the_other_branch_can_be_continued(
     refused(client.post(path, json={"content": "Hi", "parent_id": elsewhere["id"]}), 422, field="parent_id")
 
 
-@pytest.fixture
-def endless_server(start_server: Callable[..., LiveServer], tmp_path: Path) -> LiveServer:
-    """Its replies outlast every test."""
-    return start_server(model=build_endless_model(tmp_path / "endless"), max_new_tokens=100_000)
-
-
 def test_a_reply_can_be_cancelled_and_keeps_its_text(endless_server: LiveServer) -> None:
     with endless_server.client() as client, endless_server.client() as other:
         chat_id = new_chat(client)
@@ -95,19 +87,37 @@ def test_a_reply_can_be_cancelled_and_keeps_its_text(endless_server: LiveServer)
         assert http_loop.checked(client.post(cancel))["cancelled"] is False
 
 
-def test_disconnecting_stops_a_reply_that_is_sent_as_a_whole(endless_server: LiveServer) -> None:
-    def over() -> dict[str, Any] | None:
+def test_a_reply_under_way_takes_no_vote_and_ends_when_its_reader_hangs_up(
+    endless_server: LiveServer,
+) -> None:
+    def stopped() -> dict[str, Any] | None:
         messages = messages_of(client, chat_id)
-        return messages[-1] if messages and messages[-1]["state"] != "streaming" else None
+        return messages[-1] if messages and messages[-1]["state"] == "stopped" else None
 
-    with endless_server.client() as client:
+    with endless_server.client() as client, endless_server.client() as other:
         chat_id = new_chat(client)
         path = f"/api/v1/chats/{chat_id}/messages"
+        with client.stream("POST", path, json={"content": "Go"}) as response:
+            events = read_events(response)
+            _, begin = next(events)
+            vote = other.put(f"/api/v1/messages/{begin['message_id']}/vote", json={"label": True})
+            refused(vote, 409, "still_streaming")
+            refused(other.post(path, json={"content": "Too soon"}), 409)
+            while next(events)[0] != "delta":
+                pass
+        reply = wait_until(stopped, 30)
+        assert reply["finish_reason"] == "cancelled"
+        http_loop.vote(client, reply["id"], False)  # what it had is kept, and can be voted on
+
+        chat_id = new_chat(client)
         with contextlib.suppress(httpx.ReadTimeout):
-            endless_server.client().post(
-                path, params={"stream": False}, json={"content": "Go"}, timeout=httpx.Timeout(60, read=1)
+            other.post(
+                f"/api/v1/chats/{chat_id}/messages",
+                params={"stream": False},
+                json={"content": "Go"},
+                timeout=httpx.Timeout(60, read=1),
             )
-        assert wait_until(over, 30)["finish_reason"] == "cancelled"
+        assert wait_until(stopped, 30)["finish_reason"] == "cancelled"
 
 
 def test_chats_are_paged_renamed_and_deleted(shared_server: LiveServer, client: httpx.Client) -> None:
@@ -136,11 +146,10 @@ def test_the_messages_of_a_chat_are_paged(client: httpx.Client, stranger: httpx.
     path, cursor, found = f"/api/v1/chats/{chat_id}/messages", None, []
     while True:
         page = http_loop.checked(
-            client.get(path, params={"limit": 3} | ({"cursor": cursor} if cursor else {}))
+            client.get(path, params={"limit": 3, "cursor": cursor} if cursor else {"limit": 3})
         )
         found += page["items"]
-        cursor = page["next"]
-        if cursor is None:
+        if (cursor := page["next"]) is None:
             break
     assert found == messages_of(client, chat_id)
     assert [message["role"] for message in found] == ["user", "assistant"] * 2
@@ -164,21 +173,26 @@ def test_votes_are_cast_changed_and_cleared(client: httpx.Client, stranger: http
     shown = messages_of(client, chat_id)[-1]["vote"]
     assert (shown["label"], shown["tags"], shown["correction"]) == (False, ["wrong"], "Yes.")
     refused(stranger.delete(path), 403, "not_yours")
+    refused(stranger.put(path, json={"label": True}), 403, "not_yours")
     cleared = http_loop.checked(client.delete(path))
     assert (cleared["label"], cleared["revision"]) == (None, 3)
     assert messages_of(client, chat_id)[-1]["vote"] is None
-    refused(
-        client.put(path, json={"label": True, "comment": "x" * 40_000}), 413, "too_large", field="comment"
-    )
+    for label in ("true", 1, None, [True]):
+        said = refused(client.put(path, json={"label": label}), 422, "invalid_input", field="label")
+        assert "must be true or false" in said
+    refused(client.put(path, json={"label": True, "tags": ["x" * 51]}), 422)
+    too_long = {"label": True, "comment": "x" * 40_000}
+    refused(client.put(path, json=too_long), 413, "too_large", field="comment")
+    question = messages_of(client, chat_id)[0]["id"]
+    refused(client.put(f"/api/v1/messages/{question}/vote", json={"label": True}), 422, "not_a_reply")
 
 
-def test_many_streams_keep_nobody_else_waiting(start_server: Callable[..., LiveServer]) -> None:
+def test_many_streams_keep_nobody_else_waiting(start_server: StartServer) -> None:
     """More replies wait than FastAPI has threads for everything else (40)."""
     server = start_server(max_concurrent_replies=1, max_waiting_replies=60, max_new_tokens=900)
-    with server.client() as client:
+    with server.client() as client, ThreadPoolExecutor(45) as pool:
         chats = [new_chat(client) for _ in range(45)]
-        begun = threading.Semaphore(0)
-        enough = threading.Event()
+        begun, enough = threading.Semaphore(0), threading.Event()
 
         def hold(chat_id: str) -> None:
             with server.client() as mine:
@@ -188,18 +202,12 @@ def test_many_streams_keep_nobody_else_waiting(start_server: Callable[..., LiveS
                     begun.release()
                     enough.wait(120)  # and then hang up
 
-        threads = [threading.Thread(target=hold, args=(chat_id,)) for chat_id in chats]
-        for thread in threads:
-            thread.start()
-        for _ in threads:
+        holding = pool.map(hold, chats)
+        for _ in chats:
             assert begun.acquire(timeout=120)
         listed = http_loop.checked(client.get("/api/v1/chats", params={"limit": 200}))["items"]
         assert len(listed) == 45
         enough.set()
-        for thread in threads:
-            thread.join()
-        # Whoever hung up leaves no reply behind that still takes a place.
-        wait_until(
-            lambda: all(messages_of(client, chat_id)[-1]["state"] != "streaming" for chat_id in chats),
-            60,
-        )
+        assert len(list(holding)) == 45
+        # A client that hung up leaves no reply behind that still takes a place.
+        wait_until(lambda: all(messages_of(client, chat_id)[-1]["state"] != "streaming" for chat_id in chats))

@@ -1,7 +1,6 @@
 """What admins do over the REST API: train, deploy, export, import, and look at the figures."""
 
 import json
-from collections.abc import Callable
 from contextlib import closing
 
 import httpx
@@ -10,7 +9,7 @@ import pytest
 from storage.db.database import open_database
 from storage.registry import training_runs
 from tests.support import http_loop
-from tests.support.live_server import LiveServer, read_events
+from tests.support.live_server import LiveServer, StartServer, read_events
 from tests.support.rest import refused
 
 
@@ -59,7 +58,7 @@ def test_versions_by_name_and_id(client: httpx.Client, stranger: httpx.Client) -
     assert http_loop.checked(client.get("/api/v1/model-versions", params={"cursor": v1["id"]}))["items"] == []
 
 
-def test_feedback_goes_in_and_comes_out(start_server: Callable[..., LiveServer]) -> None:
+def test_feedback_goes_in_and_comes_out(start_server: StartServer) -> None:
     with start_server().client() as client:
         rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "label": n < 3} for n in range(5)]
         lines = "\n".join(json.dumps(row) for row in rows).encode()
@@ -102,7 +101,7 @@ def test_feedback_goes_in_and_comes_out(start_server: Callable[..., LiveServer])
         assert "jsonl" in refused(client.get("/api/v1/export", params={"format": "xml"}), 422, field="format")
 
 
-def test_weights_and_readiness_are_of_the_sources_that_train(start_server: Callable[..., LiveServer]) -> None:
+def test_weights_and_readiness_are_of_the_sources_that_train(start_server: StartServer) -> None:
     settings = {"exclude_sources": ["import:pairs"], "import_weight": 0.5, "min_votes_per_class": 4}
     with start_server(**settings).client() as client:
         rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "label": n < 9} for n in range(12)]

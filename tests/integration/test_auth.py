@@ -1,6 +1,6 @@
 """Who gets in and what is kept out: sessions, sign-in, other web sites, and every route of Gradio."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,7 @@ from storage.db.database import Database, open_database
 from storage.errors import BadSetting, NotAuthenticated
 from storage.people.users import create_user
 from storage.settings import Settings
-from tests.support.live_server import LiveServer, get
+from tests.support.live_server import LiveServer, StartServer, get
 
 COOKIE = "thumbloop_session"
 
@@ -200,7 +200,7 @@ def test_the_admin_link_works_once_and_is_in_no_log(shared_server: LiveServer, v
     assert link.partition("token=")[2] not in log
 
 
-def test_people_with_accounts_sign_in_and_out(start_server: Callable[..., LiveServer]) -> None:
+def test_people_with_accounts_sign_in_and_out(start_server: StartServer) -> None:
     server = start_server(auth="accounts")
     database = open_database(server.settings)
     with database.write() as session:

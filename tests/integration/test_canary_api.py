@@ -1,6 +1,7 @@
 """A canary over HTTP: started, chatted with, compared, ended, and over the OpenAI-compatible API."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -20,10 +21,9 @@ START = "/api/v1/model-versions/v2/canary"
 @pytest.fixture(scope="module")
 def server(shared_server: LiveServer, tiny_model: Path) -> LiveServer:
     """With v2 and v3 to try."""
-    database = open_database(shared_server.settings)
-    for seed in (1, 2):
-        publish_adapter(database, Artifacts(shared_server.settings.data_dir), tiny_model, seed=seed)
-    database.close()
+    with closing(open_database(shared_server.settings)) as database:
+        for seed in (1, 2):
+            publish_adapter(database, Artifacts(shared_server.settings.data_dir), tiny_model, seed=seed)
     return shared_server
 
 
@@ -42,15 +42,9 @@ def test_a_canary_is_tried_compared_and_ended(admin: httpx.Client) -> None:
     began = http_loop.checked(admin.post(START, json={"share": 0.5, "why": "It passed."}))
     assert (began["version"], began["compared_with"], began["share"]) == ("v2", "v1", 0.5)
     assert (began["chats"], began["served"], began["why"]) == (0, True, "It passed.")
-    versions = {
-        item["name"]: item for item in http_loop.checked(admin.get("/api/v1/model-versions"))["items"]
-    }
-    assert [(versions[name]["deployed"], versions[name]["canary"]) for name in ("v1", "v2", "v3")] == [
-        (True, False),
-        (False, True),
-        (False, False),
-    ]
-    assert [versions[name]["share"] for name in ("v1", "v2", "v3")] == [0.5, 0.5, 0]
+    versions = http_loop.checked(admin.get("/api/v1/model-versions"))["items"]
+    found = {one["name"]: (one["deployed"], one["canary"], one["share"]) for one in versions}
+    assert found == {"v1": (True, False, 0.5), "v2": (False, True, 0.5), "v3": (False, False, 0)}
 
     answered: dict[str, list[str]] = {"v1": [], "v2": []}
     while len(answered["v1"]) < 2 or len(answered["v2"]) < 2:
@@ -96,7 +90,7 @@ def test_requests_of_one_end_user_stay_on_one_side(admin: httpx.Client, server: 
         asked = {"model": "deployed", "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
         return client.chat.completions.create(**asked | who).model  # type: ignore[call-overload,no-any-return]
 
-    sides = {user: {version(user=user) for _ in range(2)} for user in map(str, range(60))}
+    sides = {user: {version(user=user) for _ in range(2)} for user in map(str, range(20))}
     assert all(len(side) == 1 for side in sides.values())
     assert set.union(*sides.values()) == {"v1", "v2"}
     assert {version() for _ in range(20)} == {"v1", "v2"}, "without a user each request is split alone"

@@ -52,7 +52,7 @@ def next_whole(renderer: ChatRenderer, drawing: Iterator[Update]) -> Update:
 def test_a_reply_that_ends_while_its_page_is_drawn_is_drawn_as_ended(
     env: ChatEnv, renderer: ChatRenderer, me: Identity
 ) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    live = env.send(sampling=LONG)
     drawing = renderer.follow(TabState(chat_id=env.chat_id), me)
     assert reply(renderer, next(drawing)) == "streaming"
     live.cancel()
@@ -65,7 +65,7 @@ def test_a_reply_that_ends_while_its_page_is_drawn_is_drawn_as_ended(
 def test_a_reply_that_another_tab_asked_for_is_followed_to_its_end(
     env: ChatEnv, renderer: ChatRenderer, me: Identity
 ) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    live = env.send(sampling=LONG)
     drawing = renderer.follow(TabState(chat_id=env.chat_id), me)
     assert reply(renderer, next(drawing)) == "streaming"
     assert any(list(drawn) == [renderer.chatbot] for drawn in drawing)
@@ -79,7 +79,7 @@ def test_what_another_event_began_while_the_page_was_drawn_is_drawn_too(
     tab = TabState()
     drawing = renderer.follow(tab, me)
     assert next(drawing)[renderer.chatbot] == []
-    live = env.service.send(env.user_id, env.chat_id, "Quick", sampling=LONG)
+    live = env.send("Quick", sampling=LONG)
     tab.chat_id = env.chat_id
     drawn = next_whole(renderer, drawing)
     assert "Quick" in texts(renderer, drawn)
@@ -90,7 +90,7 @@ def test_what_another_event_began_while_the_page_was_drawn_is_drawn_too(
 def test_a_text_that_was_on_its_way_when_its_chat_was_left_does_not_stay(
     env: ChatEnv, renderer: ChatRenderer, me: Identity
 ) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    live = env.send(sampling=LONG)
     tab = TabState(chat_id=env.chat_id)
     drawing = renderer.stream(tab, me, live)
     assert reply(renderer, next(drawing)) == "streaming"
@@ -107,7 +107,7 @@ def test_a_text_that_was_on_its_way_when_its_chat_was_left_does_not_stay(
 def test_the_end_of_a_reply_is_drawn_last_only_where_its_chat_is_still_open(
     env: ChatEnv, renderer: ChatRenderer, me: Identity, leave: bool
 ) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    live = env.send(sampling=LONG)
     tab = TabState(chat_id=env.chat_id)
     drawing = renderer.stream(tab, me, live)
     next(drawing)

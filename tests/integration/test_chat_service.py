@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 from transformers import AutoTokenizer
 
+from app.chat.live_reply import LiveReply
 from app.serving.reply import Sampling
 from storage.chats import chats, votes
 from storage.errors import (
@@ -25,16 +25,16 @@ from storage.errors import (
 from storage.examples.example import Examples
 from storage.registry import model_versions
 from tests.support.adapters import publish_adapter
-from tests.support.chat_env import LONG, SHORT, ChatEnv
+from tests.support.chat_env import LONG, SHORT, ChatEnv, MakeEnv
 from tests.support.endless_model import CONTEXT, FATAL
-from tests.support.live_server import wait_until
+from tests.support.live_server import at_once, wait_until
 from trainer.dataset.tokenise import prompt_ids
 
 
 def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
-    env: ChatEnv, endless_folder: Path
+    env: ChatEnv, endless_model: Path
 ) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "What is a river?", sampling=SHORT)
+    live = env.send("What is a river?")
     text = "".join(live)
     question, reply = env.path()
     assert (question.id, question.role, question.content) == (
@@ -53,7 +53,7 @@ def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
     assert len(reply.token_ids) == reply.timings["tokens"] == 12
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a river?"}]
     assert reply.timings["prompt_tokens"] == len(
-        prompt_ids(AutoTokenizer.from_pretrained(endless_folder), prompt)
+        prompt_ids(AutoTokenizer.from_pretrained(endless_model), prompt)
     )
     assert live.message() == reply
     assert "".join(live) == text  # a later reader gets it all
@@ -61,13 +61,11 @@ def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(
         assert model_versions.get_version(session, str(reply.model_version_id)).name == "v1"
 
 
-def test_the_whole_branch_is_the_prompt(env: ChatEnv, endless_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(endless_folder)
-    first = env.service.send(env.user_id, env.chat_id, "One", sampling=SHORT).message()
-    env.service.send(env.user_id, env.chat_id, "Two", sampling=SHORT).message()
-    branch = env.service.send(
-        env.user_id, env.chat_id, "Two, differently", parent_id=first.id, sampling=SHORT
-    ).message()
+def test_the_whole_branch_is_the_prompt(env: ChatEnv, endless_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(endless_model)
+    first = env.send("One").message()
+    env.send("Two").message()
+    branch = env.send("Two, differently", parent_id=first.id).message()
     path = env.path()
     assert [m.content for m in path] == ["One", first.content, "Two, differently", branch.content]
     prompt = [{"role": "system", "content": "Be brief."}]
@@ -77,18 +75,15 @@ def test_the_whole_branch_is_the_prompt(env: ChatEnv, endless_folder: Path) -> N
 
 
 def test_of_a_long_chat_the_model_reads_the_latest_turns_and_so_does_training(
-    make_env: Callable[..., ChatEnv], endless_folder: Path
+    make_env: MakeEnv, endless_model: Path
 ) -> None:
     env = make_env(serving_cache_tokens=256)
-    tokenizer = AutoTokenizer.from_pretrained(endless_folder)
-    replies = [
-        env.service.send(env.user_id, env.chat_id, f"Question {turn}?", sampling=SHORT).message()
-        for turn in range(12)
-    ]
+    tokenizer = AutoTokenizer.from_pretrained(endless_model)
+    replies = [env.send(f"Question {turn}?").message() for turn in range(12)]
     left_out = [reply.messages_left_out for reply in replies]
     assert left_out[0] == 0 < left_out[-1]
     assert left_out == sorted(left_out)
-    again = env.service.regenerate(env.user_id, replies[-1].id, sampling=SHORT).message()
+    again = env.regenerate(replies[-1].id)
     assert again.messages_left_out == left_out[-1]
 
     with env.database.write() as session:
@@ -114,8 +109,8 @@ def test_of_a_long_chat_the_model_reads_the_latest_turns_and_so_does_training(
 
 
 def test_regenerating_makes_a_sibling_and_the_stored_seed_repeats_it(env: ChatEnv) -> None:
-    first = env.service.send(env.user_id, env.chat_id, "One", sampling=SHORT).message()
-    other = env.service.regenerate(env.user_id, first.id, sampling=SHORT).message()
+    first = env.send("One").message()
+    other = env.regenerate(first.id)
     assert first.sampling is not None
     again = Sampling(**{**first.sampling, "stop": tuple(first.sampling["stop"])})
     same = env.service.regenerate(env.user_id, first.id, sampling=again).message()
@@ -128,12 +123,13 @@ def test_regenerating_makes_a_sibling_and_the_stored_seed_repeats_it(env: ChatEn
 
 
 def test_a_reply_is_saved_though_nobody_reads(env: ChatEnv) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT)
+    live = env.send()
     wait_until(lambda: env.stored(live.message_id).state == "complete", 30)
     assert env.stored(live.message_id).content
     assert env.service.live(live.message()) is None
 
 
+@pytest.mark.both_engines
 def test_a_reply_is_found_as_soon_as_it_is_stored(env: ChatEnv) -> None:
     stored, goes_on, looking = threading.Event(), threading.Event(), threading.Lock()
 
@@ -168,7 +164,7 @@ def test_a_reply_is_found_as_soon_as_it_is_stored(env: ChatEnv) -> None:
 
 
 def test_the_last_reader_to_leave_stops_the_reply_and_the_text_is_kept(env: ChatEnv) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    live = env.send(sampling=LONG)
     one, two = iter(live), iter(live)
     text = next(one)
     assert next(two) == text
@@ -182,7 +178,7 @@ def test_the_last_reader_to_leave_stops_the_reply_and_the_text_is_kept(env: Chat
 
 
 def test_cancel_from_another_request(env: ChatEnv) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    live = env.send(sampling=LONG)
     assert [(m.id, m.state) for m in env.path()] == [
         (live.user_message_id, "complete"),
         (live.message_id, "streaming"),
@@ -202,15 +198,16 @@ def test_cancel_from_another_request(env: ChatEnv) -> None:
         env.service.cancel("nothing", env.user_id)
 
 
+@pytest.mark.both_engines
 def test_a_reply_ends_where_its_chat_was_deleted(env: ChatEnv) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    live = env.send(sampling=LONG)
     with env.database.write() as session:
         chats.delete_chat(session, env.chat_id)
     assert live.message().state == "stopped"
 
 
 def test_one_reply_at_a_time_in_a_chat_and_several_in_several(env: ChatEnv) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    live = env.send(sampling=LONG)
     with pytest.raises(Conflict) as refused:
         env.service.send(env.user_id, env.chat_id, "And?")
     assert refused.value.code == "reply_streaming"
@@ -220,31 +217,23 @@ def test_one_reply_at_a_time_in_a_chat_and_several_in_several(env: ChatEnv) -> N
     assert other.message().state == "complete"
     live.cancel()
     assert live.message().state == "stopped"
-    assert env.service.send(env.user_id, env.chat_id, "And?", sampling=SHORT).message().content
+    assert env.send("And?").message().content
 
 
+@pytest.mark.both_engines
 def test_of_many_sends_at_the_same_moment_one_is_taken(env: ChatEnv) -> None:
-    barrier = threading.Barrier(6)
-    taken, refused = [], []
-
-    def send() -> None:
-        barrier.wait()
+    def send(_: int) -> LiveReply | str:
         try:
-            taken.append(env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG))
+            return env.send(sampling=LONG)
         except Conflict as error:
-            refused.append(error.code)
+            return error.code
 
-    threads = [threading.Thread(target=send) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(taken), len(refused)) == (1, 5)
+    (taken,) = [one for one in at_once(6, send) if isinstance(one, LiveReply)]
     assert len(env.path()) == 2
-    taken[0].cancel()
+    taken.cancel()
 
 
-def test_a_refused_message_leaves_no_trace(make_env: Callable[..., ChatEnv]) -> None:
+def test_a_refused_message_leaves_no_trace(make_env: MakeEnv) -> None:
     env = make_env(max_concurrent_replies=1, max_waiting_replies=0, max_message_chars=CONTEXT + 10)
 
     def send(content: str) -> None:
@@ -274,7 +263,7 @@ def test_a_refused_message_leaves_no_trace(make_env: Callable[..., ChatEnv]) -> 
 
 
 def test_wrong_places_are_refused(env: ChatEnv) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT)
+    live = env.send()
     live.message()
     stranger = env.new_person()
     with pytest.raises(NotAllowed):
@@ -293,7 +282,7 @@ def test_wrong_places_are_refused(env: ChatEnv) -> None:
 
 
 def test_a_model_that_fails_leaves_a_failed_reply_and_a_usable_chat(env: ChatEnv) -> None:
-    live = env.service.send(env.user_id, env.chat_id, FATAL, sampling=SHORT)
+    live = env.send(FATAL)
     for read in (lambda: list(live), live.message):
         with pytest.raises(ThumbloopError, match="index out of range") as failure:
             read()
@@ -301,15 +290,15 @@ def test_a_model_that_fails_leaves_a_failed_reply_and_a_usable_chat(env: ChatEnv
     reply = env.stored(live.message_id)
     assert (reply.state, reply.finish_reason, reply.content) == ("failed", "error", "")
     with pytest.raises(ThumbloopError):
-        env.service.regenerate(env.user_id, live.message_id, sampling=SHORT).message()
+        env.regenerate(live.message_id)
 
 
-def test_a_new_version_takes_over_between_two_replies(env: ChatEnv, endless_folder: Path) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT)
-    publish_adapter(env.database, env.artifacts, endless_folder)
+def test_a_new_version_takes_over_between_two_replies(env: ChatEnv, endless_model: Path) -> None:
+    live = env.send()
+    publish_adapter(env.database, env.artifacts, endless_model)
     env.deployments.deploy("v2", by="ada", why="better")
     first = live.message()
-    second = env.service.send(env.user_id, env.chat_id, "And now?", sampling=SHORT)
+    second = env.send("And now?")
     assert (live.model_version, second.model_version) == ("v1", "v2")
     assert first.model_version_id != second.message().model_version_id
     assert first.state == "complete"
@@ -323,14 +312,14 @@ def test_closing_saves_what_is_under_way(env: ChatEnv) -> None:
         env.service.send(env.user_id, env.chat_id, "Hello")
 
 
-def test_the_settings_bound_what_is_asked_for(make_env: Callable[..., ChatEnv]) -> None:
+def test_the_settings_bound_what_is_asked_for(make_env: MakeEnv) -> None:
     env = make_env(max_new_tokens=5, temperature=0.0)
     assert dataclasses.asdict(env.service.default_sampling())["temperature"] == 0
-    reply = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG).message()
+    reply = env.send(sampling=LONG).message()
     assert len(reply.token_ids or []) == 5
 
 
-def test_a_person_who_asks_too_often_waits_and_others_do_not(make_env: Callable[..., ChatEnv]) -> None:
+def test_a_person_who_asks_too_often_waits_and_others_do_not(make_env: MakeEnv) -> None:
     env = make_env(max_replies_per_minute=2)
     service, other = env.service, env.new_person()
     first = service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT).message()

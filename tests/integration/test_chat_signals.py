@@ -7,7 +7,7 @@ from storage.chats import chats
 from storage.db.tables import Signal
 from storage.errors import InvalidInput, NotFound
 from storage.privacy import erasure
-from tests.support.chat_env import LONG, SHORT, ChatEnv
+from tests.support.chat_env import LONG, ChatEnv
 
 
 def noted(env: ChatEnv) -> list[tuple[str, str]]:
@@ -17,31 +17,31 @@ def noted(env: ChatEnv) -> list[tuple[str, str]]:
 
 
 def test_regenerating_and_editing_are_noted_on_the_reply_that_was_not_good_enough(env: ChatEnv) -> None:
-    first = env.service.send(env.user_id, env.chat_id, "One", sampling=SHORT).message()
-    env.service.regenerate(env.user_id, first.id, sampling=SHORT).message()
+    first = env.send("One").message()
+    env.regenerate(first.id)
     assert noted(env) == [(first.id, "regenerated")]
     asked, again = env.path()
-    second = env.service.send(env.user_id, env.chat_id, "Two", sampling=SHORT).message()
+    second = env.send("Two").message()
     assert len(noted(env)) == 1  # going on is no signal
 
-    edited = env.service.send(env.user_id, env.chat_id, "Two?", edits=second.parent_id, sampling=SHORT)
+    edited = env.send("Two?", edits=second.parent_id)
     edited.message()
     assert noted(env)[1:] == [(second.id, "edited")]
     assert [m.content for m in env.path()][:3] == ["One", again.content, "Two?"]
-    branch = env.service.send(env.user_id, env.chat_id, "2!", parent_id=again.id, sampling=SHORT)
+    branch = env.send("2!", parent_id=again.id)
     branch.message()
     assert noted(env)[2:] == [(edited.message_id, "edited")]
 
-    root = env.service.send(env.user_id, env.chat_id, "Otherwise", edits=asked.id, sampling=SHORT)
+    root = env.send("Otherwise", edits=asked.id)
     answer = root.message()
     assert [m.content for m in env.path()] == ["Otherwise", answer.content]
     assert noted(env)[3:] == [(again.id, "edited")]
-    env.service.regenerate(env.user_id, root.user_message_id, sampling=SHORT).message()
+    env.regenerate(root.user_message_id)
     assert noted(env)[4:] == [(root.message_id, "regenerated")]
 
 
 def test_a_message_stands_in_place_of_an_own_one_of_the_same_chat_only(env: ChatEnv) -> None:
-    reply = env.service.send(env.user_id, env.chat_id, "One", sampling=SHORT).message()
+    reply = env.send("One").message()
     for chat_id, changes, said in (
         (env.chat_id, {"edits": reply.id}, "is a reply"),
         (env.chat_id, {"edits": reply.parent_id, "parent_id": reply.id}, "not both"),
@@ -53,8 +53,9 @@ def test_a_message_stands_in_place_of_an_own_one_of_the_same_chat_only(env: Chat
     assert len(env.path()) == 2
 
 
+@pytest.mark.both_engines
 def test_a_reply_whose_person_is_erased_ends_and_writes_nothing_back(env: ChatEnv) -> None:
-    live = env.service.send(env.user_id, env.chat_id, "Tell me of the xylophone.", sampling=LONG)
+    live = env.send("Tell me of the xylophone.", sampling=LONG)
     text = iter(live)
     assert next(text)
     with env.database.write() as session:
@@ -68,8 +69,9 @@ def test_a_reply_whose_person_is_erased_ends_and_writes_nothing_back(env: ChatEn
         env.service.regenerate(env.user_id, live.message_id)
 
 
+@pytest.mark.both_engines
 def test_no_reply_begins_in_a_chat_that_was_erased_meanwhile(env: ChatEnv) -> None:
-    reply = env.service.send(env.user_id, env.chat_id, "Hello", sampling=SHORT).message()
+    reply = env.send().message()
     with env.database.write() as session:
         erasure.erase_user(session, env.user_id, by="admin")
         with pytest.raises(NotFound):

@@ -8,36 +8,23 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from storage.db.database import open_database
 from storage.people.users import check_password
-from storage.settings import Settings
 from tests.support import http_loop
 from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.live_server import LiveServer, get
 from tests.support.programs import run_command
+from tests.support.rated_files import rated, write_rows
 
 
 @pytest.fixture
-def thumbloop(tmp_path: Path, tiny_model: Path) -> Iterator[CommandLine]:
-    yield CommandLine(tmp_path / "data", tiny_model)
-    LiveServer({"data_dir": tmp_path / "data"}).close()  # ends a trainer that a failed test left running
-
-
-@pytest.fixture
-def rated(tmp_path: Path) -> Path:
+def rated_chats(tmp_path: Path) -> Path:
     """24 rated chats as a file."""
-    file = tmp_path / "rated.jsonl"
-    rows = [
-        {"prompt": f"Question {n}", "completion": f"Answer {n}. " * 3, "label": n % 3 != 0} for n in range(24)
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    return write_rows(tmp_path / "rated.jsonl", map(rated, range(24)))
 
 
 def test_what_needs_no_model_loads_no_model_library(thumbloop: CommandLine) -> None:
@@ -98,10 +85,8 @@ def test_accounts(thumbloop: CommandLine) -> None:
     thumbloop.said("user", "disable", "ada", "--undo")
     thumbloop.said("user", "password", "ada", "--password-stdin", stdin=f"{secret}!\n")
     assert states() == {"ada": ["user", "active"]}
-    database = open_database(Settings(data_dir=thumbloop.data_dir))
-    with database.read() as session:
+    with thumbloop.database() as database, database.read() as session:
         assert check_password(session, "ada", f"{secret}!").name == "ada"
-    database.close()
 
 
 def test_tokens(thumbloop: CommandLine) -> None:
@@ -119,13 +104,14 @@ def test_tokens(thumbloop: CommandLine) -> None:
     assert "no token" in thumbloop.refused("token", "revoke", "nonsense")
 
 
-def test_import_and_export(thumbloop: CommandLine, rated: Path, tmp_path: Path) -> None:
-    assert thumbloop.said("import", str(rated)).startswith("24 imported, 0 duplicates")
-    assert thumbloop.said("import", "-", stdin=rated.read_text()).startswith("0 imported, 24 duplicates")
+def test_import_and_export(thumbloop: CommandLine, rated_chats: Path, tmp_path: Path) -> None:
+    assert thumbloop.said("import", str(rated_chats)).startswith("24 imported, 0 duplicates")
+    again = thumbloop.said("import", "-", stdin=rated_chats.read_text())
+    assert again.startswith("0 imported, 24 duplicates")
     exported = tmp_path / "exported.jsonl"
     assert thumbloop.said("export", str(exported)).startswith("24 rows")
     rows = [json.loads(line) for line in exported.read_text().splitlines()]
-    assert rows[1]["prompt"][-1] == {"role": "user", "content": "Question 1"}
+    assert rows[1]["prompt"][-1] == {"role": "user", "content": "What is 1 plus 1?"}
     assert [row["label"] for row in rows] == [n % 3 != 0 for n in range(24)]
     assert thumbloop.said("export", "-") == exported.read_text()
 
@@ -136,9 +122,9 @@ def test_import_and_export(thumbloop: CommandLine, rated: Path, tmp_path: Path) 
     assert "cannot be written" in thumbloop.refused("export", str(tmp_path / "nowhere" / "out.jsonl"))
 
 
-def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine, rated: Path) -> None:
+def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine, rated_chats: Path) -> None:
     assert "votes" in thumbloop.run("train", "--fresh", code=3).stdout  # skipped
-    thumbloop.said("import", str(rated))
+    thumbloop.said("import", str(rated_chats))
     # Whether two passes over random words make a tiny model better is not the question here.
     thumbloop.settings |= {"gate_loss_tolerance": 100, "gate_auc_tolerance": 1}
     assert "v2 is deployed" in thumbloop.said("train")
@@ -174,8 +160,8 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
     assert deployed() == "v1"
 
 
-def test_train_left_running_then_cancelled(thumbloop: CommandLine, rated: Path) -> None:
-    thumbloop.said("import", str(rated))
+def test_train_left_running_then_cancelled(thumbloop: CommandLine, rated_chats: Path) -> None:
+    thumbloop.said("import", str(rated_chats))
     thumbloop.settings["epochs"] = 5000
     followed = thumbloop.start("train")
     followed.wait_for("\ntraining\n")
@@ -215,8 +201,8 @@ class Terminal:
         self.shown = self.shown.partition(text)[2]
 
 
-def test_train_beside_a_server_is_the_servers_work(live_server: LiveServer, rated: Path) -> None:
-    http_loop.checked(live_server.client().post("/api/v1/import", content=rated.read_bytes()))
+def test_train_beside_a_server_is_the_servers_work(live_server: LiveServer, rated_chats: Path) -> None:
+    http_loop.checked(live_server.client().post("/api/v1/import", content=rated_chats.read_bytes()))
     ended = run_command("train", environment=live_server.environment, check=True)
     assert "Succeeded: v2" in ended.stdout
     assert "Starting a trainer" in live_server.log.read_text()

@@ -3,7 +3,6 @@
 import gc
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import psutil
@@ -11,31 +10,19 @@ import pytest
 
 from app.serving.backend import ServedVersion
 from app.serving.device_sharing import DeviceSharing
-from app.serving.local.backend import LocalBackend
 from app.serving.reply import Sampling
 from storage.errors import BadSetting, Busy
 from storage.registry import training_runs
 from storage.registry.device_lock import DeviceLock
 from storage.settings import Settings, load_settings
 from tests.support import http_loop
-from tests.support.chat_env import LONG, SHORT, ChatEnv
+from tests.support.chat_env import LONG, SHORT, ChatEnv, MakeEnv, ServingEnv
 from tests.support.endless_model import CONTEXT
-from tests.support.live_server import LiveServer, get, wait_until
+from tests.support.live_server import LiveServer, StartServer, answers, get, wait_until
+from tests.support.training_env import LENIENT
 
-PASSES = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0, "gate_min_votes": 2}
+PASSES = {**LENIENT, "gate_min_votes": 2}
 HELLO = [{"role": "user", "content": "Hello"}]
-
-
-@pytest.fixture
-def server_in_training(start_server: Callable[..., LiveServer]) -> tuple[LiveServer, str]:
-    """A server whose models are unloaded for a training that takes longer than any test of it."""
-    server = start_server(
-        device_mode="exclusive", epochs=4000, checkpoint_steps=2, lease_seconds=15, max_attempts=1, **PASSES
-    )
-    http_loop.chat_and_vote(server.client(), 18)
-    run_id = http_loop.request_run(server.client())
-    wait_until(lambda: phase_of(server, run_id) == "training", 120, lambda: http_loop.explain(server, run_id))
-    return server, run_id
 
 
 def phase_of(server: LiveServer, run_id: str) -> str | None:
@@ -43,16 +30,12 @@ def phase_of(server: LiveServer, run_id: str) -> str | None:
     return "training" if "loss" in progress else progress.get("phase")
 
 
-def is_ready(server: LiveServer) -> bool:
-    return get(f"{server.url}/readyz").status_code == 200
-
-
 def test_an_exclusive_training_has_the_machine_to_itself_and_its_version_answers_afterwards(
-    start_server: Callable[..., LiveServer],
+    start_server: StartServer,
 ) -> None:
     server = start_server(device_mode="exclusive", epochs=30, **PASSES)
     client = server.client()
-    http_loop.chat_and_vote(client, 18)
+    http_loop.import_votes(client, 18)
     run_id = http_loop.request_run(client)
     refused = wait_until(lambda: refusal(client), 120, lambda: http_loop.explain(server, run_id))
     assert refused.json()["error"]["code"] == "training"
@@ -60,7 +43,7 @@ def test_an_exclusive_training_has_the_machine_to_itself_and_its_version_answers
     assert 5 <= int(refused.headers["Retry-After"]) <= 300
     run = http_loop.wait_for_run(server, client, run_id)
     assert run["state"] == "succeeded", http_loop.explain(server, run_id)
-    wait_until(lambda: is_ready(server), 60, lambda: http_loop.explain(server, run_id))
+    wait_until(lambda: answers(f"{server.url}/readyz"), 60, lambda: http_loop.explain(server, run_id))
     assert http_loop.chat_once(client, "And now?")["model_version"] == "v2"
     log = server.log.read_text()
     assert log.index("A training wants the device") < log.index("The training is over: replies go on")
@@ -78,11 +61,16 @@ def refusal(client: httpx.Client) -> httpx.Response | None:
     return None
 
 
-def test_everything_that_needs_a_model_says_why_it_has_none(
-    server_in_training: tuple[LiveServer, str],
+def test_whatever_needs_a_model_says_why_it_has_none_until_the_training_is_over(
+    start_server: StartServer,
 ) -> None:
-    server, _ = server_in_training
+    """The training takes longer than the test, and outlives the server."""
+    often = {"checkpoint_steps": 2, "lease_seconds": 15, "max_attempts": 1}
+    server = start_server(device_mode="exclusive", epochs=4000, **often, **PASSES)
     client = server.client()
+    http_loop.import_votes(client, 18)
+    run_id = http_loop.request_run(client)
+    wait_until(lambda: phase_of(server, run_id) == "training", 120, lambda: http_loop.explain(server, run_id))
     ready = get(f"{server.url}/readyz")
     assert (ready.status_code, ready.json()["error"]["code"]) == (503, "not_ready")
     assert "being trained" in ready.json()["error"]["message"]
@@ -92,46 +80,26 @@ def test_everything_that_needs_a_model_says_why_it_has_none(
         assert int(answer.headers["Retry-After"]) >= 5
     deployed = client.post("/api/v1/model-versions/v1/deploy", json={})
     assert (deployed.status_code, deployed.json()["error"]["code"]) == (503, "training")
-    metrics = client.get("/metrics").text
-    assert "thumbloop_slots 0.0" in metrics
+    assert "thumbloop_slots 0.0" in client.get("/metrics").text
 
-
-def test_serving_is_back_after_a_trainer_was_killed(server_in_training: tuple[LiveServer, str]) -> None:
-    server, run_id = server_in_training
+    server.kill()
+    server.start(wait=False)
+    wait_until(lambda: answers(f"{server.url}/healthz"), 60, server.log.read_text)
+    assert not answers(f"{server.url}/readyz")
+    assert phase_of(server, run_id) == "training"
     for trainer in server.trainers():
         trainer.kill()
-    wait_until(lambda: is_ready(server), 60, lambda: http_loop.explain(server, run_id))
+    wait_until(lambda: answers(f"{server.url}/readyz"), 60, lambda: http_loop.explain(server, run_id))
     assert http_loop.chat_once(server.client(), "Back?")["model_version"] == "v1"
     assert http_loop.wait_for_run(server, server.client(), run_id)["state"] == "failed"
     assert http_loop.chat_once(server.client(), "Still?")["model_version"] == "v1"
-
-
-def test_a_server_that_starts_in_the_middle_waits_for_the_end(
-    server_in_training: tuple[LiveServer, str],
-) -> None:
-    server, run_id = server_in_training
-    server.kill()
-    server.start(wait=False)
-    wait_until(lambda: answers(server), 60, server.log.read_text)
-    assert not is_ready(server)
-    assert phase_of(server, run_id) == "training"
-    http_loop.checked(server.client().post(f"/api/v1/training-runs/{run_id}/cancel"))
-    wait_until(lambda: is_ready(server), 60, lambda: http_loop.explain(server, run_id))
-    assert http_loop.chat_once(server.client(), "Back?")["model_version"] == "v1"
-
-
-def answers(server: LiveServer) -> bool:
-    try:
-        return get(f"{server.url}/healthz").is_success
-    except httpx.TransportError:
-        return False
 
 
 # Without a trainer, in this process
 
 
 @pytest.fixture
-def env(make_env: Callable[..., ChatEnv]) -> ChatEnv:
+def env(make_env: MakeEnv) -> ChatEnv:
     """One whose LONG replies are under way for as long as a test looks."""
     return make_env(serving_cache_tokens=CONTEXT)
 
@@ -234,9 +202,8 @@ def test_a_claim_without_a_run_changes_nothing(
     stranger.close()
 
 
-def test_released_models_are_gone_from_memory_and_come_back_the_same(
-    settings: Settings, model_folder: Path, backend: LocalBackend
-) -> None:
+def test_released_models_are_gone_from_memory_and_come_back_the_same(serving: ServingEnv) -> None:
+    backend = serving.backend
     base = ServedVersion("base", "v1", None)
     backend.load(base)
     greedy = Sampling(temperature=0, top_p=1, max_new_tokens=12)
@@ -249,7 +216,6 @@ def test_released_models_are_gone_from_memory_and_come_back_the_same(
     backend.load(base)
     after = backend.stream(base.id, HELLO, greedy).end
     assert after.token_ids == before.token_ids
-    gc.unfreeze()
 
 
 def test_another_servers_models_cannot_be_unloaded() -> None:
@@ -263,11 +229,11 @@ def test_another_servers_models_cannot_be_unloaded() -> None:
 
 
 def test_a_training_without_memory_fails_and_the_server_goes_on(
-    start_server: Callable[..., LiveServer],
+    start_server: StartServer,
 ) -> None:
     server = start_server(epochs=100, max_attempts=1, **PASSES)
     client = server.client()
-    http_loop.chat_and_vote(client, 18)
+    http_loop.import_votes(client, 18)
     for _ in range(5):  # on a busy machine a trainer may have all it needs before it is limited
         kept = http_loop.deployed(client)
         run_id = begin_without_memory(server, client)

@@ -1,7 +1,6 @@
 """The dispatcher and the local executor: trainers are started, replaced when they die, and stopped."""
 
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,16 @@ from storage.registry import training_runs
 from storage.settings import Settings, load_settings
 from tests.support.live_server import wait_until
 from tests.support.programs import ForkedExecutor
-from tests.support.training_env import LONG, TrainingEnv, training_envs
+from tests.support.training_env import LONG, Build
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.executors import open_executor
 from trainer.runs.executors.local import LocalExecutor, child_environment
 
 
-@pytest.fixture
-def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., TrainingEnv]]:
-    with training_envs(tmp_path, tiny_model) as build:
-        yield build
-
-
-def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Callable[..., TrainingEnv]) -> None:
+def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Build) -> None:
     env = build(**{**LONG, "lease_seconds": 600})
     env.vote(12)
-    executor = LocalExecutor(env.settings)
+    executor = ForkedExecutor(env.settings)
     dispatcher = Dispatcher(env.database, env.settings, executor)
     dispatcher.start()
     run_id = env.request()
@@ -41,22 +34,8 @@ def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Callable[...,
     assert not executor.alive(run_id)
 
 
-def test_a_stopped_dispatcher_leaves_a_run_that_resumes(build: Callable[..., TrainingEnv]) -> None:
-    env = build(**{**LONG, "epochs": 400})
-    env.vote(12)
-    executor = ForkedExecutor(env.settings)
-    dispatcher = Dispatcher(env.database, env.settings, executor)
-    dispatcher.start()
-    run_id = env.request()
-    wait_until(lambda: env.checkpoints(run_id), 120, lambda: env.log(run_id))
-    dispatcher.stop(terminate=True)
-    assert not executor.alive(run_id)
-    assert env.run(run_id).state == "requested", env.log(run_id)
-    assert env.checkpoints(run_id)
-
-
 def test_a_cancelled_trainer_that_loads_a_model_of_minutes_is_killed(
-    build: Callable[..., TrainingEnv], tiny_model: Path, tmp_path: Path
+    build: Build, tiny_model: Path, tmp_path: Path
 ) -> None:
     large = shutil.copytree(tiny_model, tmp_path / "large")
     with (large / "more.safetensors").open("wb") as file:
@@ -75,7 +54,7 @@ def test_a_cancelled_trainer_that_loads_a_model_of_minutes_is_killed(
         dispatcher.stop(terminate=True)
 
 
-def test_a_trainer_that_cannot_begin_fails_the_run(build: Callable[..., TrainingEnv], tmp_path: Path) -> None:
+def test_a_trainer_that_cannot_begin_fails_the_run(build: Build, tmp_path: Path) -> None:
     env = build(max_attempts=2)
     env.vote(12)
     broken = env.settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/absent/file.db"})
@@ -97,7 +76,7 @@ class NeverStarts(LocalExecutor):
         raise ConnectionError("no cluster")
 
 
-def test_an_executor_that_cannot_start_a_trainer_fails_the_run(build: Callable[..., TrainingEnv]) -> None:
+def test_an_executor_that_cannot_start_a_trainer_fails_the_run(build: Build) -> None:
     env = build(max_attempts=2)
     dispatcher = Dispatcher(env.database, env.settings, NeverStarts(env.settings))
     dispatcher.start()

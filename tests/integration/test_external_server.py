@@ -1,8 +1,5 @@
 """An external server that really generates: another Thumbloop, and `transformers serve`."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,9 @@ from app.serving.openai.backend import ExternalBackend
 from app.serving.reply import Sampling
 from storage.settings import Settings
 from tests.support import http_loop
-from tests.support.live_server import LiveServer, free_port, get, read_events, wait_until
+from tests.support.live_server import LiveServer, answers, free_port, get, read_events, wait_until
 from tests.support.programs import run_command
-from tests.support.tiny_model import build_tiny_model
+from tests.support.transformers_server import transformers_serve
 from trainer.model.base_model import resolve
 
 SURE = {"seed": 3, "temperature": 1.2, "top_p": 0.95, "max_tokens": 12}
@@ -27,38 +24,25 @@ KEY_NAME = "thumbloop"
 
 
 @pytest.fixture(scope="module")
-def endless_talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "talker", stops=False)
-
-
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory, endless_talker: Path) -> Iterator[LiveServer]:
-    server = LiveServer(
-        {"data_dir": tmp_path_factory.mktemp("upstream") / "data", "model": str(endless_talker), **LONG}
-    )
-    server.start()
-    yield server
-    server.close()
+def upstream(tmp_path_factory: pytest.TempPathFactory, talkative_model: Path) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("upstream") / "data"
+    with LiveServer({"data_dir": folder, "model": talkative_model, **LONG}) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def ours(
-    tmp_path_factory: pytest.TempPathFactory, endless_talker: Path, upstream: LiveServer
+    tmp_path_factory: pytest.TempPathFactory, talkative_model: Path, upstream: LiveServer
 ) -> Iterator[LiveServer]:
-    server = LiveServer(
-        {
-            "data_dir": tmp_path_factory.mktemp("ours") / "data",
-            "model": str(endless_talker),
-            "backend": "openai",
-            "openai_base_url": f"{upstream.url}/v1",
-            "openai_api_key": upstream.token("user", KEY_NAME),
-            "openai_model": "v1",
-            **LONG,
-        }
-    )
-    server.start()
-    yield server
-    server.close()
+    folder, key = tmp_path_factory.mktemp("ours") / "data", upstream.token("user", KEY_NAME)
+    theirs = before(f"{upstream.url}/v1") | {"openai_api_key": key}
+    with LiveServer({"data_dir": folder, "model": talkative_model, **theirs, **LONG}) as server:
+        yield server
+
+
+def before(address: str) -> dict[str, object]:
+    """The settings of a server whose replies come from another one."""
+    return {"backend": "openai", "openai_base_url": address, "openai_model": "v1"}
 
 
 @pytest.fixture(scope="module")
@@ -156,69 +140,32 @@ def test_a_server_that_goes_away_and_comes_back(
     assert ours.settings.openai_api_key not in ours.log.read_text()
 
 
-def test_it_starts_before_its_server(endless_talker: Path, tmp_path: Path) -> None:
-    port = free_port()
-    waiting = LiveServer(
-        {
-            "data_dir": tmp_path / "waiting",
-            "model": str(endless_talker),
-            "backend": "openai",
-            "openai_base_url": f"http://127.0.0.1:{port}/v1",
-            "openai_model": "v1",
-        }
-    )
+def test_it_starts_before_its_server(talkative_model: Path, tmp_path: Path) -> None:
+    nobody = before(f"http://127.0.0.1:{free_port()}/v1")
+    waiting = LiveServer({"data_dir": tmp_path / "waiting", "model": talkative_model, **nobody})
     try:
         waiting.start(wait=False)
-        wait_until(
-            lambda: "replies once the model server does" in log_of(waiting), 60, lambda: log_of(waiting)
-        )
-        wait_until(lambda: answers(f"{waiting.url}/healthz"), 60, lambda: log_of(waiting))
+        read = waiting.log.read_text
+        wait_until(lambda: "replies once the model server does" in read(), 60, read)
+        wait_until(lambda: answers(f"{waiting.url}/healthz"), 60, read)
         assert get(f"{waiting.url}/readyz").status_code == 503
     finally:
         waiting.close()
 
 
-def log_of(server: LiveServer) -> str:
-    return server.log.read_text() if server.log.exists() else ""
+@pytest.fixture
+def foreign(talkative_model: Path, tmp_path: Path) -> Iterator[ExternalBackend]:
+    """A backend whose server is `transformers serve` with the model, as it is installed."""
+    with transformers_serve(talkative_model, tmp_path) as (url, _):
+        theirs = before(f"{url}/v1") | {"openai_model": str(talkative_model)}
+        settings = Settings(data_dir=tmp_path, model=str(talkative_model), **theirs)  # type: ignore[arg-type]
+        backend = ExternalBackend(settings, resolve(settings))
+        yield backend
+        backend.close()
 
 
-def answers(url: str) -> bool:
-    try:
-        return get(url).is_success
-    except httpx.TransportError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory, endless_talker: Path) -> Iterator[str]:
-    """`transformers serve` with the model, as it is installed."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("foreign") / "serve.log"
-    (log.parent / "hub").mkdir()  # it lists what is in there
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(endless_talker)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--device", "cpu"],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "HF_HOME": str(log.parent)},
-        )
-    url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: answers(f"{url}/health"), 240, log.read_text)
-    yield f"{url}/v1"
-    process.kill()
-    process.wait()
-
-
-def test_transformers_serve_is_understood(foreign: str, endless_talker: Path, tmp_path: Path) -> None:
-    settings = Settings(
-        data_dir=tmp_path,
-        model=str(endless_talker),
-        backend="openai",
-        openai_base_url=foreign,
-        openai_model=str(endless_talker),
-    )
-    backend = ExternalBackend(settings, resolve(settings))
+def test_transformers_serve_is_understood(foreign: ExternalBackend) -> None:
+    backend = foreign
     base = ServedVersion("base", "v1", None)
     backend.load(base)
     hello = [{"role": "user", "content": "Hello"}]
@@ -233,4 +180,3 @@ def test_transformers_serve_is_understood(foreign: str, endless_talker: Path, tm
     ).end
     assert (cut.finish_reason, cut.content) == ("stop", end.content[: end.content.index(stop)])
     assert backend.trouble() is None
-    backend.close()

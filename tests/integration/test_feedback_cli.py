@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import re
-import sqlite3
 import subprocess
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,18 +13,12 @@ import pytest
 from sqlmodel import select
 
 from storage.chats.chats import delete_chat
-from storage.db.database import open_database
 from storage.db.tables import Chat
 from storage.people.users import ensure_user
-from storage.settings import Settings
 from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.fake_hub import HUB_SETTINGS, FakeHub
+from tests.support.rated_files import rated, write_rows
 from tests.support.rows import audit_events
-
-
-@pytest.fixture
-def thumbloop(tmp_path: Path, tiny_model: Path) -> CommandLine:
-    return CommandLine(tmp_path / "data", tiny_model)
 
 
 def test_formats_options_and_filters(thumbloop: CommandLine, tmp_path: Path, pairs_sample: Path) -> None:
@@ -62,10 +55,8 @@ def test_who_took_data_in_and_out_is_noted(thumbloop: CommandLine, tmp_path: Pat
     thumbloop.said("export", "-")
     thumbloop.said("export", str(tmp_path / "out.csv"), "--format", "csv")
     thumbloop.refused("export", "-", "--snapshot", "9")
-    database = open_database(Settings(data_dir=thumbloop.data_dir))
-    with database.read() as session:
+    with thumbloop.database() as database, database.read() as session:
         events = audit_events(session)
-    database.close()
     assert {event.actor for event in events} == {"command line"}
     assert [(event.action, event.target, event.detail) for event in reversed(events)] == [
         ("import", "standard input", {"accepted": 1, "rejected": 0}),
@@ -77,20 +68,18 @@ def test_who_took_data_in_and_out_is_noted(thumbloop: CommandLine, tmp_path: Pat
 
 def test_a_database_that_is_held_is_said_in_one_line(thumbloop: CommandLine) -> None:
     thumbloop.said("user", "list")
-    with contextlib.closing(
-        sqlite3.connect(thumbloop.data_dir / "thumbloop.db", isolation_level=None)
-    ) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with thumbloop.database() as other, other.write() as session:
+        ensure_user(session, "ada", "user")
         assert "database is locked" in thumbloop.refused("export", "-", code=2)
 
 
 def test_older_snapshots_and_exports_without_personal_data(thumbloop: CommandLine, tmp_path: Path) -> None:
     file, out = tmp_path / "rated.jsonl", tmp_path / "out.jsonl"
     rows = [{"prompt": "Who?", "completion": f"{name}@mail.internal", "label": True} for name in "abc"]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    write_rows(file, rows[:2])
     thumbloop.said("import", str(file))
     before = thumbloop.said("export", "-")
-    file.write_text(json.dumps(rows[2]))
+    write_rows(file, rows[2:])
     thumbloop.said("import", str(file))
     assert thumbloop.said("export", "-", "--snapshot", "2") == before
     assert "3" in thumbloop.refused("export", "-", "--snapshot", "4")
@@ -100,12 +89,8 @@ def test_older_snapshots_and_exports_without_personal_data(thumbloop: CommandLin
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert (manifest["snapshot_event_id"], manifest["redaction"]["replaced"]) == (1, {"EMAIL_ADDRESS": 1})
 
-    database = open_database(Settings(data_dir=thumbloop.data_dir))
-    with database.write() as session:
-        chat = session.exec(select(Chat)).first()
-        assert chat is not None
-        delete_chat(session, chat.id)
-    database.close()
+    with thumbloop.database() as database, database.write() as session:
+        delete_chat(session, str(session.exec(select(Chat.id)).first()))
     said = thumbloop.said("export", str(out), "--snapshot", "2")
     assert said.splitlines() == ["1 left out: deleted chat", f"1 rows written to {out}."]
     thumbloop.settings["redaction_model"] = "no_such_model"
@@ -113,9 +98,7 @@ def test_older_snapshots_and_exports_without_personal_data(thumbloop: CommandLin
 
 
 def test_an_import_shows_how_far_it_is_on_a_terminal(thumbloop: CommandLine, tmp_path: Path) -> None:
-    file = tmp_path / "rated.jsonl"
-    rows = [{"prompt": f"Question {n}", "completion": "Yes", "label": True} for n in range(3000)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = write_rows(tmp_path / "rated.jsonl", map(rated, range(3000)))
     outer, inner = pty.openpty()
     child = subprocess.Popen(
         [*PROGRAM, "import", str(file)],
@@ -136,29 +119,13 @@ def test_an_import_shows_how_far_it_is_on_a_terminal(thumbloop: CommandLine, tmp
     assert "3000 imported" in text
 
 
-def test_scores(thumbloop: CommandLine, tmp_path: Path) -> None:
-    file = tmp_path / "scores.jsonl"
-    rows = [{"prompt": f"Question {n}", "response": f"Answer {n}", "stars": n} for n in range(1, 6)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["import", str(file), "--score-column", "stars", "--down-to", "2"]
-    assert "up_from" in thumbloop.refused(*words)
-    assert "up_from" in thumbloop.refused(*words, "--up-from", "nan")
-    said = thumbloop.said(*words, "--up-from", "4")
-    assert said.splitlines() == [
-        "1 dropped: stars is between 2 and 4",
-        "4 imported, 0 duplicates, 0 left out.",
-    ]
-
-
 def test_backup_restore_and_erasure(thumbloop: CommandLine, tmp_path: Path, kto_sample: Path) -> None:
     archive = tmp_path / "backup.tar"
     assert "is not there" in thumbloop.refused("backup", str(archive), code=2)
     thumbloop.said("import", str(kto_sample), "--skip-bad")
     rows = thumbloop.said("export", "-")
-    database = open_database(Settings(data_dir=thumbloop.data_dir))
-    with database.write() as session:
+    with thumbloop.database() as database, database.write() as session:
         ensure_user(session, "ada", "user")
-    database.close()
     assert "backup.tar" in thumbloop.said("backup", str(archive))
     assert archive.stat().st_mode & 0o077 == 0
     assert "exists" in thumbloop.refused("backup", str(archive))

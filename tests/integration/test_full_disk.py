@@ -8,22 +8,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import PROGRAM, CommandLine
+from tests.support.command_line import CommandLine
+from tests.support.programs import Program
 
 # In a namespace of its own, where a process may mount a file system of a few megabytes. Prints what
 # each command said, its exit code and what is on the disk then, as JSON.
 COMMANDS_ON_A_FULL_DISK = """
-import json, os, subprocess, sys
+import json, os, sys
 from pathlib import Path
+import app.cli  # once for all commands: each runs in a fork
 
 disk, rows = Path(sys.argv[1]), Path(sys.argv[2])
 data, elsewhere = disk / "data", rows.parent
-environment = os.environ | {"THUMBLOOP_DATA_DIR": str(data)}
+os.environ["THUMBLOOP_DATA_DIR"] = str(data)
 
 def run(*words, stdin="", **settings):
-    done = subprocess.run([sys.executable, "-m", "app.cli", *map(str, words)], env=environment | settings,
-                          input=stdin, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr, sorted(os.listdir(disk) + os.listdir(data))
+    files = [open(elsewhere / name, "w+") for name in ("stdin", "stdout", "stderr")]
+    files[0].write(stdin)
+    files[0].seek(0)
+    child = os.fork()
+    if child == 0:
+        os.environ.update(settings)
+        for number, file in enumerate(files):
+            os.dup2(file.fileno(), number)
+        sys.argv = ["thumbloop", *map(str, words)]
+        sys.exit(app.cli.main())
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    said = [Path(file.name).read_text() for file in files[1:]]
+    return code, *said, sorted(os.listdir(disk) + os.listdir(data))
 
 def leave(free):
     with open(disk / "ballast", "wb", buffering=0) as ballast:
@@ -102,21 +114,14 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_done(tmp_path: 
     assert len(found["kept by import --skip-bad"][1].splitlines()) == 1 + int(kept[1])
 
 
-def test_standard_output_on_a_full_disk(tmp_path: Path, tiny_model: Path) -> None:
-    thumbloop = CommandLine(tmp_path / "data", tiny_model)
+def test_standard_output_on_a_full_disk(thumbloop: CommandLine, tmp_path: Path) -> None:
     row = '{"prompt": "Hi", "completion": "Hello", "label": true}'
     thumbloop.said("import", "-", stdin=row)
+    given, errors = tmp_path / "stdin", tmp_path / "stderr"
+    given.write_text(row)
+    full = {"output": Path("/dev/full"), "errors": errors, "stdin": given}
     for words in (("export", "-"), ("import", "-"), ("user", "list")):
-        with Path("/dev/full").open("w") as full:
-            done = subprocess.run(
-                [*PROGRAM, *words],
-                env=thumbloop.environment,
-                input=row,
-                stdout=full,
-                stderr=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-        assert done.returncode == 2
-        (line,) = done.stderr.splitlines()
+        errors.write_text("")
+        assert Program("app.cli", *words, environment=thumbloop.environment, **full).wait() == 2
+        (line,) = errors.read_text().splitlines()
         assert line.startswith("thumbloop: Cannot write to standard output (No space left on device)")

@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -14,7 +13,7 @@ from random import Random
 import httpx
 import psutil
 
-from tests.support.live_server import LiveServer, wait_until
+from tests.support.live_server import LiveServer, StartServer, wait_until
 from tests.support.rest import new_chat, send
 
 AT_ONCE, WAITING, CLIENTS = 8, 32, 24
@@ -76,11 +75,11 @@ class Crowd:
         return head.encode() + content
 
 
-def test_a_thousand_clients_hang_up_at_random_moments(
-    start_server: Callable[..., LiveServer], model_folder: Path
+def test_hundreds_of_clients_hang_up_at_random_moments(
+    start_server: StartServer, talkative_model: Path
 ) -> None:
     server = start_server(
-        model=model_folder,
+        model=talkative_model,
         max_new_tokens=900,  # nobody's reply ends by itself
         serving_cache_tokens=4096,
         max_concurrent_replies=AT_ONCE,
@@ -106,9 +105,9 @@ def test_a_thousand_clients_hang_up_at_random_moments(
     wait_until(lambda: not connections())
     threads, files = process.num_threads(), process.num_fds()
 
-    crowd.all_come(range(100, 1000))
-    assert sum(crowd.seen.values()) == 1000
-    assert crowd.seen["200"] > 150, crowd.seen
+    crowd.all_come(range(100, 500))
+    assert sum(crowd.seen.values()) == 500
+    assert crowd.seen["200"] > 75, crowd.seen
     assert crowd.seen.keys() <= {"200", "409", "503", ""}, crowd.seen
     wait_until(lambda: not connections())
     # Pools grow to as many as there are clients at once, and not with every client: a thread for each, and

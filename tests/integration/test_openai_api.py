@@ -107,9 +107,6 @@ def test_a_stream_gives_the_same_reply_and_its_usage(client: openai.OpenAI) -> N
     assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
     assert len({chunk.created for chunk in chunks}) == 1
     assert all(chunk.usage is None for chunk in list(ask(client, stream=True, **options)))
-
-
-def test_a_stream_names_the_version_in_its_head(client: openai.OpenAI) -> None:
     turns: Any = [{"role": "user", "content": "Hello"}]
     with client.chat.completions.with_streaming_response.create(
         model="deployed", messages=turns, stream=True, max_tokens=3

@@ -10,8 +10,8 @@ from tests.support import http_loop
 from tests.support.live_server import LiveServer
 from tests.support.rest import new_chat, send
 
-FEW = 3  # of what makes a reply, trains or streams: each takes a model's time
-MANY = 20
+FEW = 2  # of what makes a reply, trains or streams: each takes a model's time
+MANY = 8
 SLOW = ("/messages", "/regenerate", "/chat/completions", "/training-runs", "/events", "/deploy", "/rollback")
 """Routes whose every request costs a moment of a model; not left out, only asked less often."""
 

@@ -1,23 +1,13 @@
 """Runs that choose their votes and continue from the deployed version, in processes of their own."""
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import pytest
-
-from tests.support.training_env import TrainingEnv, training_envs
+from tests.support.training_env import Build
 from trainer.runs import attempt
 
 
-@pytest.fixture
-def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., TrainingEnv]]:
-    with training_envs(tmp_path, tiny_model) as build:
-        yield build
-
-
 def test_runs_choose_their_votes_and_continue_from_the_deployed_version(
-    build: Callable[..., TrainingEnv],
+    build: Build,
 ) -> None:
     env = build(training_mode="continue", data_policy="balanced", row_budget=16, half_life_days=1e-9)
     env.vote(15)

@@ -7,15 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.serving.deployments import Deployments
-from app.serving.local.backend import LocalBackend
-from storage.db.database import Database
-from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 from tests.support.adapters import build_adapter
-from tests.support.chat_env import alias, reply
+from tests.support.chat_env import ServingEnv, alias, reply
 
 WEIGHTS = "adapter_model.safetensors"
 Damage = Callable[[Path], object]
@@ -51,37 +47,34 @@ LATER: dict[str, tuple[Damage, str]] = {
 }
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_each_is_refused_by_name_and_the_deployed_version_keeps_serving(
-    deployments: Deployments,
-    database: Database,
-    artifacts: Artifacts,
-    backend: LocalBackend,
-    publish: Callable[..., ModelVersion],
-) -> None:
-    publish()
-    deployments.start()
-    deployments.deploy("v2", by="ada", why="good")
-    right, loaded = reply(deployments), set(backend.loaded())
+def test_each_is_refused_by_name_and_the_deployed_version_keeps_serving(serving: ServingEnv) -> None:
+    serving.publish()
+    serving.deployments.start()
+    serving.deployments.deploy("v2", by="ada", why="good")
+    right, loaded = reply(serving.deployments), set(serving.backend.loaded())
     for kind, (damage, why) in (PUBLISHED | LATER).items():
-        version = publish(change=damage) if kind in PUBLISHED else publish()
+        version = serving.publish(change=damage) if kind in PUBLISHED else serving.publish()
         if kind in LATER:
             assert version.path is not None
-            damage(artifacts.folder(version.path))
+            damage(serving.artifacts.folder(version.path))
         for serve in (
-            lambda name: deployments.deploy(name, by="ada", why="hope"),
-            lambda name: deployments.canary.start(name, share=0.5, by="ada", why="hope"),
+            lambda name: serving.deployments.deploy(name, by="ada", why="hope"),
+            lambda name: serving.deployments.canary.start(name, share=0.5, by="ada", why="hope"),
         ):
             with pytest.raises(ArtifactRefused, match=why) as refusal:
                 serve(version.name)
             assert version.path in str(refusal.value), kind
-        assert (alias(database), reply(deployments), set(backend.loaded())) == ("v2", right, loaded)
-    with database.read() as session:
+        assert (alias(serving.database), reply(serving.deployments), set(serving.backend.loaded())) == (
+            "v2",
+            right,
+            loaded,
+        )
+    with serving.database.read() as session:
         assert model_versions.open_canary(session) is None
 
 
-def test_a_pickle_is_not_even_published(tmp_path: Path, model_folder: Path) -> None:
+def test_a_pickle_is_not_even_published(tmp_path: Path, talkative_model: Path) -> None:
     artifacts = Artifacts(tmp_path)
-    add_pickle(build_adapter(model_folder, artifacts.staging("run")))
+    add_pickle(build_adapter(talkative_model, artifacts.staging("run")))
     with pytest.raises(ArtifactRefused, match=r"adapter_model\.bin is not a file that an adapter may have"):
         artifacts.seal("run")

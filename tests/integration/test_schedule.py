@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Barrier
 
 import pytest
 from sqlmodel import select
@@ -74,20 +75,16 @@ def test_a_tick_with_enough_votes_requests_a_run(database: Database, settings: S
     assert (recorded.due_at, recorded.outcome, recorded.run_id) == (DUE, outcome, run.id)
 
 
-def test_a_tick_with_too_few_votes_only_says_so(database: Database, settings: Settings) -> None:
-    cast_votes(database, 1)
-    assert tick(database, settings, DUE) == "No run: 1 new votes, and 2 are needed."
-    assert runs(database) == []
-    assert ticks(database)[0].outcome == "No run: 1 new votes, and 2 are needed."
-
-
-def test_a_tick_counts_once(database: Database, settings: Settings) -> None:
+@pytest.mark.both_engines
+def test_a_tick_counts_once_and_a_failed_run_uses_up_no_votes(database: Database, settings: Settings) -> None:
     cast_votes(database, 2)
     tick(database, settings, DUE)
     assert tick(database, settings, DUE) == ALREADY
     finish(database, runs(database)[0].id, state="failed")
     assert tick(database, settings, DUE) == ALREADY, "a late scheduler repeats the tick after its run"
     assert len(runs(database)) == len(ticks(database)) == 1
+    later = tick(database, settings, DUE + timedelta(hours=1))
+    assert later.startswith("Requested run"), "votes of a run that failed are still new"
 
 
 def test_a_tick_while_a_run_is_active_starts_none(database: Database, settings: Settings) -> None:
@@ -107,18 +104,14 @@ def test_only_votes_after_the_last_trained_snapshot_are_new(database: Database, 
     tick(database, settings, DUE)
     finish(database, runs(database)[0].id)
     cast_votes(database, 1)
-    assert tick(database, settings, DUE + timedelta(hours=1)) == "No run: 1 new votes, and 2 are needed."
+    too_few = "No run: 1 new votes, and 2 are needed."
+    assert tick(database, settings, DUE + timedelta(hours=1)) == ticks(database)[-1].outcome == too_few
+    assert len(runs(database)) == 1
     cast_votes(database, 1)
     assert tick(database, settings, DUE + timedelta(hours=2)).startswith("Requested run")
 
 
-def test_votes_of_a_run_that_failed_are_still_new(database: Database, settings: Settings) -> None:
-    cast_votes(database, 2)
-    tick(database, settings, DUE)
-    finish(database, runs(database)[0].id, state="failed")
-    assert tick(database, settings, DUE + timedelta(hours=1)).startswith("Requested run")
-
-
+@pytest.mark.both_engines
 def test_many_threads_at_one_tick_request_one_run(database: Database, settings: Settings) -> None:
     cast_votes(database, 2)
     with ThreadPoolExecutor(8) as pool:
@@ -130,16 +123,22 @@ def test_many_threads_at_one_tick_request_one_run(database: Database, settings: 
 # Start-up
 
 
-def test_a_new_database_has_missed_nothing(
+def test_a_new_database_has_missed_nothing_nor_has_one_since_its_last_tick(
     database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:
     cast_votes(database, 2)
     for _ in range(2):
-        open_schedule(settings).start()
-    assert runs(database) == []
+        schedule = open_schedule(settings)
+        schedule.start()
     (begun,) = ticks(database)
     assert (begun.due_at.hour, begun.due_at.minute) == (3, 0)
     assert begun.due_at <= datetime.now(UTC)
+    following = schedule.next_run_time()
+    assert following is not None
+    note_tick(database, following)
+    schedule.stop()
+    schedule.start()
+    assert runs(database) == []
 
 
 def test_missed_ticks_run_once_at_start_up(
@@ -158,36 +157,22 @@ def test_missed_ticks_run_once_at_start_up(
     assert age < timedelta(days=1, minutes=5), "the newest missed tick stands for all"
 
 
-def test_nothing_was_missed_since_the_last_tick(
-    database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
-) -> None:
-    cast_votes(database, 2)
-    schedule = open_schedule(settings)
-    schedule.start()
-    following = schedule.next_run_time()
-    assert following is not None
-    note_tick(database, following)
-    schedule.stop()
-    schedule.start()
-    assert runs(database) == []
-
-
 def clock_before(moment: datetime) -> Callable[[], datetime]:
     """A clock that strikes that moment two seconds from now."""
     offset = moment - timedelta(seconds=2) - datetime.now(UTC)
     return lambda: datetime.now(UTC) + offset
 
 
-def start_schedule(settings: Settings, barrier: object, fire: bool) -> None:
+def start_schedule(settings: Settings, barrier: Barrier, fire: bool) -> None:
     """A scheduler process of its own, with its own engine and timer; with `fire`, until that has gone off."""
     database = Database(settings.database_address)
-    barrier.wait(timeout=240)  # type: ignore[attr-defined]
+    barrier.wait(timeout=120)
     schedule = Schedule(database, settings, **({"now": clock_before(DUE)} if fire else {}))
     schedule.start()
     if fire:
         wait_until(lambda: any(t.due_at == DUE for t in ticks(database)))
         wait_until(lambda: schedule.next_run_time() != DUE)
-        barrier.wait(timeout=240)  # type: ignore[attr-defined]
+        barrier.wait(timeout=90)
     schedule.stop()
     database.close()
 
@@ -206,6 +191,7 @@ def run_processes(settings: Settings, fire: bool) -> None:
         assert process.exitcode == 0
 
 
+@pytest.mark.both_engines
 def test_processes_that_start_together_make_up_for_a_missed_tick_once(
     database: Database, settings: Settings
 ) -> None:
@@ -216,6 +202,7 @@ def test_processes_that_start_together_make_up_for_a_missed_tick_once(
     assert [t.run_id for t in ticks(database) if t.run_id] == [runs(database)[0].id]
 
 
+@pytest.mark.both_engines
 def test_timers_of_several_processes_start_one_run(database: Database, settings: Settings) -> None:
     cast_votes(database, 2)
     run_processes(settings, fire=True)
@@ -227,7 +214,9 @@ def test_timers_of_several_processes_start_one_run(database: Database, settings:
 # What is said about it
 
 
-def test_the_next_run_time_is_in_utc(database: Database, settings: Settings) -> None:
+def test_what_is_said_of_the_schedule_and_the_next_run(database: Database, settings: Settings) -> None:
+    needs = "Trains on `0 3 * * *` (UTC) if at least 2 votes are new."
+    assert Schedule(database, settings).describe() == needs
     night = settings.model_copy(update={"schedule": "30 3 * * *", "timezone": "Asia/Kolkata"})
     following = Schedule(database, night).next_run_time()
     assert following is not None
@@ -252,12 +241,6 @@ def test_without_a_schedule_nothing_happens(
     assert schedule.next_run_time() is None
     assert schedule.describe() == "No schedule: training starts only when somebody asks for it."
     assert ticks(database) == []
-
-
-def test_the_description_names_the_schedule_and_what_it_needs(database: Database, settings: Settings) -> None:
-    assert Schedule(database, settings).describe() == (
-        "Trains on `0 3 * * *` (UTC) if at least 2 votes are new."
-    )
 
 
 @pytest.mark.parametrize(
@@ -311,7 +294,6 @@ def test_in_the_quiet_hours_a_run_that_was_due_begins(
     assert "waits" not in schedule.describe()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_run_that_waited_begins_with_the_quiet_hours(
     database: Database, settings: Settings, open_schedule: Callable[..., Schedule]
 ) -> None:

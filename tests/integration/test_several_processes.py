@@ -1,27 +1,47 @@
-"""Two processes that train together: z0 is that of all, and the gradient the mean of theirs, as in TRL."""
+"""Two processes that train together, with whole copies or shards (FSDP), train as one does in TRL."""
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from tests.support import kto_processes
+from tests.support.kto_processes import TORCHRUN
+from tests.support.live_server import wait_until
+from tests.support.training_env import LONG, Build
 from tests.support.two_blocks import train_doubled
+from trainer.dataset.plan import plan_training
+from trainer.dataset.tokenise import LeftOut
 from trainer.engine.trl_trainer import newest_checkpoint
-from trainer.model.base_model import load_tokenizer, resolve
+from trainer.model.base_model import load_model, load_tokenizer, resolve
+from trainer.runs.executors.local import child_environment
+
+# What accelerate launch leaves in the environment for --use_fsdp --fsdp_version 2.
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    folder = tmp_path_factory.mktemp("processes")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(tiny_model), str(folder), *kto_processes.TRAININGS]
-    subprocess.run([*launcher, "-m", "tests.support.kto_processes", *arguments], check=True)
+def copies(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """What two processes wrote of each training, with the whole model in each of them."""
+    return train_in_two(tmp_path_factory.mktemp("copies"), tiny_model, *kto_processes.TRAININGS)
+
+
+def train_in_two(folder: Path, model: Path, *names: str, **environment: str) -> Path:
+    command = [*TORCHRUN, "-m", "tests.support.kto_processes", str(model), str(folder), *names]
+    subprocess.run(command, env=os.environ | environment, check=True)
     return folder
 
 
@@ -31,37 +51,86 @@ def steps(folder: Path, name: str) -> list[dict[str, Any]]:
     return list(found["steps"])
 
 
-def same_adapter(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    for mine, other in zip(ours.values(), theirs.values(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=1e-4)
+def adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"{name}.safetensors")
 
 
-def test_both_engines_agree_where_blocks_are_short_and_come_twice(folder: Path) -> None:
-    theirs, ours = steps(folder, "trl"), steps(folder, "shared-prefix")
+def assert_same_steps(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], *measures: str) -> None:
+    assert len(ours) == len(theirs)
+    for our, their in zip(ours, theirs, strict=True):
+        for measure in measures:
+            expected = their[measure]
+            if expected is not None:  # no margin before there was a row of each kind
+                loose = measure in ("kl", "margin")
+                expected = pytest.approx(expected, rel=1e-3 if loose else 1e-4, abs=1e-4 if loose else None)
+            assert our[measure] == expected, measure
+
+
+def assert_same_adapter(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=0, atol=1e-4)
+
+
+def test_both_engines_agree_where_blocks_are_short_and_come_twice(copies: Path) -> None:
+    theirs, ours = steps(copies, "trl"), steps(copies, "shared-prefix")
     assert len(theirs) == 2 * 4, "seven blocks are four turns of two processes"
-    for their, our in zip(theirs, ours, strict=True):
-        for measure in ("loss", "gradient_norm"):
-            assert our[measure] == pytest.approx(their[measure], rel=1e-4)
-        assert our["kl"] == pytest.approx(their["kl"], rel=1e-3, abs=1e-4)
-        if their["margin"] is None:  # no row yet of one of the two kinds
-            assert our["margin"] is None
-        else:
-            assert our["margin"] == pytest.approx(their["margin"], rel=1e-3, abs=1e-4)
+    assert_same_steps(ours, theirs, "loss", "gradient_norm", "kl", "margin")
     assert any(their["kl"] > 0 for their in theirs)
-    same_adapter(load_file(folder / "shared-prefix.safetensors"), load_file(folder / "trl.safetensors"))
-    assert newest_checkpoint(folder / "shared-prefix") is not None
+    assert_same_adapter(adapter(copies, "shared-prefix"), adapter(copies, "trl"))
+    assert newest_checkpoint(copies / "shared-prefix") is not None
 
 
-def test_two_processes_are_one_with_the_doubled_batch(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_two_processes_are_one_with_the_doubled_batch(copies: Path, tiny_model: Path, tmp_path: Path) -> None:
     settings = kto_processes.settings(str(tiny_model), tmp_path)
     rows = kto_processes.rows(load_tokenizer(resolve(settings)), 12)
     seen, trained = train_doubled(rows, kto_processes.WEIGHTS, settings, tmp_path / "one")
+    one = [step | {"gradient_norm": step["grad_norm"]} for step in seen]
+    assert len(one) == 6
+    assert_same_steps(steps(copies, "shared-prefix, whole"), one, "loss", "gradient_norm", "kl")
+    assert_same_adapter(adapter(copies, "shared-prefix, whole"), trained)
 
-    two = steps(folder, "shared-prefix, whole")
-    assert len(two) == len(seen) == 6
-    for ours, theirs in zip(two, seen, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
-        assert ours["gradient_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
-        assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-4)
-    ours_trained = load_file(folder / "shared-prefix, whole.safetensors")
-    same_adapter({name: ours_trained[name] for name in trained}, trained)
+
+def test_shards_train_as_whole_copies_do(copies: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Of seven blocks with two disliked rows most have none, so that a process is without."""
+    shards = train_in_two(tmp_path, tiny_model, "trl", **FSDP)
+    assert next((shards / "trl").glob("checkpoint-*/pytorch_model_fsdp_0")).is_dir(), "or nothing was sharded"
+    assert_same_steps(steps(shards, "trl"), steps(copies, "trl"), "loss", "gradient_norm", "kl", "margin")
+    assert_same_adapter(adapter(shards, "trl"), adapter(copies, "trl"))
+
+
+def test_a_sharded_run_that_lost_a_process_goes_on_and_is_published_whole(
+    build: Build, tmp_path: Path
+) -> None:
+    env = build(**LONG | {"batch_size": 2, "hold_out_fraction": 1e-9, "lease_seconds": 60, "epochs": 6})
+    env.vote(16)
+    run_id = env.request()
+    command = [*TORCHRUN, "-m", "trainer", "run", run_id]
+    environment = child_environment(env.settings) | FSDP
+    launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    part = env.hold_second_process(run_id, 16)
+    processes = psutil.Process(launcher.pid).children()
+    other = next(one for one in processes if one.environ()["RANK"] == "1")
+    other.kill()
+    launcher.communicate(timeout=60)
+    assert not [one for one in processes if one.is_running()]
+    wait_until(env.claimable, 60, lambda: env.log(run_id))
+    part.unlink()
+    part.touch()  # as far as it would have come
+
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    run = env.run(run_id)
+    assert run.state == "succeeded", env.log(run_id)
+    result = run.metrics["training"]
+    assert (result["engine"], result["processes"], result["steps"]) == ("trl", 2, 18)
+    assert result["resumed_from_step"] == 14
+    assert "Training with stock TRL instead of the engine shared-prefix: with FSDP" in env.log(run_id)
+
+    rows = env.rows_of(run_id)
+    weights = plan_training(rows, LeftOut(), env.settings).weights
+    steps, expected = train_doubled(rows, weights, env.settings, tmp_path / "one")
+    assert result["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
+    adapter = env.artifacts.folder(env.version("v2").path or "")
+    loaded = PeftModel.from_pretrained(load_model(resolve(env.settings))[0], str(adapter))
+    found = {name: weight for name, weight in loaded.named_parameters() if "lora_" in name}
+    assert_same_adapter(found, expected)

@@ -4,7 +4,6 @@ import csv
 import json
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from storage.errors import InvalidInput
 from storage.settings import Settings
 from tests.support import http_loop
 from tests.support.command_line import CommandLine
-from tests.support.live_server import LiveServer
+from tests.support.live_server import StartServer
 from tests.support.programs import run_command
 from tests.support.rated_files import write_rows
 from trainer.sweep.data import FileSource
@@ -27,11 +26,6 @@ from trainer.sweep.grid import Grid
 from trainer.sweep.sweep import WantedSweep, run_sweep
 
 GRID = ["--betas", "0.1,0.5", "--losses", "kto,ipo", "--learning-rates", "0.01"]
-
-
-@pytest.fixture
-def thumbloop(tmp_path: Path, tiny_model: Path) -> CommandLine:
-    return CommandLine(tmp_path / "data", tiny_model)
 
 
 @pytest.fixture
@@ -112,7 +106,7 @@ def test_the_winner_goes_into_the_settings(thumbloop: CommandLine, rows: Path, t
 
 
 def test_votes_are_swept_and_an_admin_sees_it(
-    start_server: Callable[..., LiveServer], thumbloop: CommandLine, rows: Path
+    start_server: StartServer, thumbloop: CommandLine, rows: Path
 ) -> None:
     server = start_server(data_dir=thumbloop.data_dir)
     thumbloop.said("import", str(rows))

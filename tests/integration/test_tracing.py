@@ -2,49 +2,17 @@
 
 import gzip
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app.telemetry.tracing import Tracing
 from storage.errors import BadSetting
-from tests.support.live_server import LiveServer, free_port, get
+from tests.support.live_server import LiveServer, StartServer, free_port, get
+from tests.support.webhook_receiver import receiving
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SECRET = "nobody-shall-read-this"
-
-
-@contextmanager
-def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """A server that keeps what it is sent."""
-    received: list[bytes] = []
-
-    class Keeping(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            packed = self.headers.get("Content-Encoding") == "gzip"
-            received.append(gzip.decompress(body) if packed else body)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Keeping)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", received
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def ask(server: LiveServer, **headers: str) -> None:
@@ -59,19 +27,18 @@ def ask(server: LiveServer, **headers: str) -> None:
 
 
 def test_a_reply_is_a_span_below_its_request_and_no_text_is_sent(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with collector() as (address, received):
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    with receiving() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setenv("OTEL_SERVICE_NAME", "our-chat")
-        server = LiveServer({"data_dir": tmp_path / "data", "model": str(tiny_model), "opentelemetry": True})
-        server.start()
-        try:
-            given = {"traceparent": f"00-{TRACE}-{CALLER}-01", "X-Request-ID": "request-7"}
-            ask(server, **given)
-            assert server.stop() == 0
-        finally:
-            server.close()
+        server = start_server(opentelemetry=True)
+        ask(server, traceparent=f"00-{TRACE}-{CALLER}-01", **{"X-Request-ID": "request-7"})
+        assert server.stop() == 0
+    received = [
+        gzip.decompress(one.body) if one.headers.get("content-encoding") == "gzip" else one.body
+        for one in collector.received
+    ]
     assert SECRET.encode() not in b"".join(received)
     resources = [
         one for body in received for one in ExportTraceServiceRequest.FromString(body).resource_spans
@@ -99,17 +66,13 @@ def test_a_reply_is_a_span_below_its_request_and_no_text_is_sent(
 
 
 def test_replies_come_and_the_server_ends_while_the_collector_is_away(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    server = LiveServer({"data_dir": tmp_path / "data", "model": str(tiny_model), "opentelemetry": True})
-    server.start()
-    try:
-        ask(server)
-        assert server.stop() == 0
-    finally:
-        server.close()
+    server = start_server(opentelemetry=True)
+    ask(server)
+    assert server.stop() == 0
 
 
 def test_without_the_packages_the_setting_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,6 @@ ROWS = 12
 
 
 @pytest.fixture
-def thumbloop(tmp_path: Path, tiny_model: Path) -> CommandLine:
-    return CommandLine(tmp_path / "data", tiny_model)
-
-
-@pytest.fixture
 def on_rows(tmp_path: Path) -> list[str]:
     """The command on a file of twelve rows."""
     file = write_rows(tmp_path / "rows.jsonl", map(rated, range(ROWS)))

@@ -4,10 +4,10 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.support.command_line import CommandLine
 from tests.support.kto_processes import TORCHRUN
 from tests.support.live_server import wait_until
 from tests.support.rated_files import rated, write_rows
-from tests.support.training_env import LONG, TrainingEnv, training_envs
+from tests.support.training_env import LONG, Build
 from tests.support.two_blocks import train_doubled
 from trainer.adapters.parent import ParentAdapter
 from trainer.dataset.plan import plan_training
@@ -47,12 +47,6 @@ TWO = {"training_processes": 2, "batch_size": 2}
 TWO_LONG = {**LONG, **TWO, "hold_out_fraction": 1e-9, "lease_seconds": 60}
 
 
-@pytest.fixture
-def build(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., TrainingEnv]]:
-    with training_envs(tmp_path, tiny_model) as build:
-        yield build
-
-
 def workers(supervisor: int | None = None) -> list[psutil.Process]:
     """The workers that a supervisor started, in order; of this process, if no other is named."""
     children = psutil.Process(supervisor).children()
@@ -68,32 +62,35 @@ def is_over(process: psutil.Process) -> bool:
         return True
 
 
-def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
-    build: Callable[..., TrainingEnv], tmp_path: Path
+def test_a_run_that_lost_a_process_in_a_checkpoint_ends_as_one_process_with_the_doubled_batch(
+    build: Build, tmp_path: Path
 ) -> None:
-    # Over 120 steps Adam makes of rounding errors a share of the rate: at 1e-3 up to 1.6e-4.
+    # Over 60 steps Adam makes of rounding errors a share of the rate.
     env = build(**TWO_LONG, learning_rate=3e-4)
     env.vote(16)
     run_id = env.request()
-    supervisor = env.start_and_reach_checkpoint(run_id)
+    supervisor = env.start(run_id)
+    part = env.hold_second_process(run_id, 40)
     _, other = workers(supervisor.pid)
     other.kill()
     assert supervisor.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
     assert "Process 2 of 2 was ended by SIGKILL" in env.log(run_id)
     assert env.claimable(), "nobody waits for the lease to run out"
+    part.unlink()
+    part.touch()  # as far as it would have come
     assert env.train(run_id) == attempt.DONE, env.log(run_id)
 
     run = env.run(run_id)
     assert (run.state, run.attempts) == ("succeeded", 2), env.log(run_id)
     trained = run.metrics["training"]
-    assert (trained["processes"], trained["steps"], run.metrics["plan"]["steps"]) == (2, 120, 120)
-    assert trained["resumed_from_step"] > 0
-    assert "120 steps of 4 examples (2 processes together)" in env.log(run_id)
+    assert (trained["processes"], trained["steps"], run.metrics["plan"]["steps"]) == (2, 60, 60)
+    assert trained["resumed_from_step"] == 38
+    assert "60 steps of 4 examples (2 processes together)" in env.log(run_id)
     rows = env.rows_of(run_id)
     weights = plan_training(rows, LeftOut(), env.settings).weights
     steps, expected = train_doubled(rows, weights, env.settings, tmp_path / "one")
     assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
-    margin = re.findall(r"Step 120 of 120: .* reward margin (\S+),", env.log(run_id))[-1]
+    margin = re.findall(r"Step 60 of 60: .* reward margin (\S+),", env.log(run_id))[-1]
     assert float(margin) == pytest.approx(steps[-1]["rewards/margins"], abs=1e-3)
     folder = env.artifacts.folder(env.version("v2").path or "")
     found = load_file(folder / "adapter_model.safetensors")
@@ -103,44 +100,7 @@ def test_a_run_that_lost_a_process_ends_as_one_process_with_the_doubled_batch(
         torch.testing.assert_close(weight, expected[other_name], rtol=0, atol=1e-4)
 
 
-def test_a_process_killed_while_it_wrote_its_part_of_a_checkpoint_does_no_harm(
-    build: Callable[..., TrainingEnv],
-) -> None:
-    env = build(**TWO_LONG)
-    env.vote(16)
-    run_id = env.request()
-    supervisor = env.start(run_id)
-    part = env.hold_second_process(run_id, 100)
-    _, other = workers(supervisor.pid)
-    other.kill()
-    assert supervisor.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
-    part.unlink()
-    part.touch()  # as far as it would have come
-    assert env.train(run_id) == attempt.DONE, env.log(run_id)
-    assert env.run(run_id).metrics["training"]["resumed_from_step"] == 98
-
-
-def test_a_terminated_run_keeps_its_last_step_and_is_handed_on(build: Callable[..., TrainingEnv]) -> None:
-    env = build(**TWO_LONG)
-    env.vote(16)
-    run_id = env.request()
-    supervisor = env.start_and_reach_checkpoint(run_id)
-    _, other = workers(supervisor.pid)
-    os.killpg(supervisor.pid, signal.SIGTERM)  # as a service manager does: to all of them
-    assert supervisor.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
-    assert not other.is_running()
-    assert env.claimable()
-    newest = newest_checkpoint(env.artifacts.run_folder(run_id) / "checkpoints")
-    assert newest is not None
-    assert "Stopped as asked" in env.log(run_id)
-    assert int(re.findall(r"Step (\d+) of 120", env.log(run_id))[-1]) == step_of(newest)
-    assert env.train(run_id) == attempt.DONE, env.log(run_id)
-    trained = env.run(run_id).metrics["training"]
-    assert (trained["processes"], trained["steps"]) == (2, 120)
-    assert trained["resumed_from_step"] == step_of(newest)
-
-
-def test_a_cancelled_run_leaves_no_process_and_opens_no_port(build: Callable[..., TrainingEnv]) -> None:
+def test_a_terminated_run_keeps_its_last_step_and_a_cancelled_one_leaves_no_process(build: Build) -> None:
     env = build(**TWO_LONG)
     env.vote(16)
     run_id = env.request()
@@ -149,6 +109,19 @@ def test_a_cancelled_run_leaves_no_process_and_opens_no_port(build: Callable[...
     for process in (psutil.Process(supervisor.pid), *both):
         listening = [one for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
         assert all(one.laddr.ip == "127.0.0.1" for one in listening), listening
+    os.killpg(supervisor.pid, signal.SIGTERM)  # as a service manager does: to all of them
+    assert supervisor.wait(timeout=60) == attempt.RELEASED, env.log(run_id)
+    assert not any(one.is_running() for one in both)
+    assert env.claimable()
+    newest = newest_checkpoint(env.artifacts.run_folder(run_id) / "checkpoints")
+    assert newest is not None
+    assert "Stopped as asked" in env.log(run_id)
+    assert int(re.findall(r"Step (\d+) of 60", env.log(run_id))[-1]) == step_of(newest)
+
+    supervisor = env.start(run_id)
+    wait_until(lambda: f"Step {step_of(newest) + 1} of 60" in env.log(run_id), 60, lambda: env.log(run_id))
+    assert f"Resuming from {newest.name}" in env.log(run_id)
+    both = workers(supervisor.pid)
     with env.database.write() as session:
         training_runs.cancel_run(session, run_id)
     assert supervisor.wait(timeout=60) == attempt.DONE
@@ -157,7 +130,7 @@ def test_a_cancelled_run_leaves_no_process_and_opens_no_port(build: Callable[...
 
 
 def test_others_end_with_a_killed_supervisor_and_another_number_of_them_starts_again(
-    build: Callable[..., TrainingEnv],
+    build: Build,
 ) -> None:
     env = build(**TWO_LONG | {"lease_seconds": 3})
     env.vote(16)
@@ -173,10 +146,10 @@ def test_others_end_with_a_killed_supervisor_and_another_number_of_them_starts_a
     assert run.state == "succeeded", env.log(run_id)
     assert "Another number of processes makes other batches; training starts again." in env.log(run_id)
     trained = run.metrics["training"]
-    assert (trained["processes"], trained["resumed_from_step"], trained["steps"]) == (3, 0, 80)
+    assert (trained["processes"], trained["resumed_from_step"], trained["steps"]) == (3, 0, 40)
 
 
-def test_launched_processes_end_where_there_is_nothing_to_train(build: Callable[..., TrainingEnv]) -> None:
+def test_launched_processes_end_where_there_is_nothing_to_train(build: Build) -> None:
     env = build(min_votes_per_class=5)
     env.vote(4)
     run_id = env.request()
@@ -237,10 +210,7 @@ def job_of_two(kind: type[Job], folder: Path, model: Path, **other: Any) -> Job:
 
 
 def test_a_process_that_fails_ends_the_training_with_its_reason(tmp_path: Path, tiny_model: Path) -> None:
-    copy = tmp_path / "model"
-    copy.mkdir()
-    for file in tiny_model.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
+    copy = shutil.copytree(tiny_model, tmp_path / "model")
     job = job_of_two(Job, tmp_path, copy)
     (copy / "config.json").unlink()
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):

@@ -24,14 +24,14 @@ from storage.people import users
 from storage.people.tokens import create_token
 from storage.registry import model_versions
 from tests.support import http_loop
-from tests.support.live_server import LiveServer
+from tests.support.live_server import LiveServer, StartServer
 from tests.support.rows import add_reply
 from tests.support.vote_load import Answer, VoteConnection, Voter
 
 CLIENTS, REPLIES_EACH = 32, 3
 NO_VOTE = (None, 0)
 GIVEN_ROUNDS = os.environ.get("THUMBLOOP_TEST_KILL_ROUNDS")
-ROUNDS = {"sqlite": int(GIVEN_ROUNDS or 20), "postgresql": int(GIVEN_ROUNDS or 5)}
+ROUNDS = {"sqlite": int(GIVEN_ROUNDS or 6), "postgresql": int(GIVEN_ROUNDS or 3)}
 
 
 @dataclass
@@ -94,9 +94,10 @@ async def kill_in_mid_load(server: LiveServer, clients: list[Client], votes: int
     assert waiting in done, server.log.read_text()[-4000:]
 
 
+@pytest.mark.both_engines
 @pytest.mark.timeout(300 + 60 * max(ROUNDS.values()))
 def test_no_acknowledged_vote_is_lost_and_none_is_doubled(
-    start_server: Callable[..., LiveServer], database_url: str
+    start_server: StartServer, database_url: str
 ) -> None:
     server = start_server(database_url=database_url)
     clients = add_clients(server)
@@ -144,8 +145,9 @@ def assert_store_is_what_was_acknowledged(server: LiveServer, clients: list[Clie
         assert events == [(number % 2 == 1, number) for number in range(1, told[reply][1] + 1)]
 
 
+@pytest.mark.both_engines
 def test_votes_that_would_wait_too_long_are_refused_and_not_stored(
-    start_server: Callable[..., LiveServer], database_url: str
+    start_server: StartServer, database_url: str
 ) -> None:
     server = start_server(database_url=database_url, max_waiting_writes=2)
     clients = add_clients(server)

@@ -1,7 +1,6 @@
 """A vote changes only if it is as its sender believes: ETag, If-Match and If-None-Match."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import httpx
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from storage.db.database import open_database
 from storage.people import tokens, users
 from tests.support import http_loop
-from tests.support.live_server import LiveServer, get
+from tests.support.live_server import LiveServer, at_once, get
 from tests.support.rest import refused
 
 UP, DOWN = {"label": True}, {"label": False}
@@ -55,15 +54,12 @@ def test_a_first_vote_only(client: httpx.Client, address: str) -> None:
 
 
 def test_of_two_who_saw_the_same_revision_one_wins(shared_server: LiveServer, address: str) -> None:
-    start = threading.Barrier(8)
-
     def change(_: int) -> int:
         with shared_server.client() as client:
-            start.wait()
             return client.put(address, json=UP, headers={"If-Match": '"0"'}).status_code
 
-    with ThreadPoolExecutor(8) as pool:
-        assert sorted(pool.map(change, range(8))) == [200] + [412] * 7
+    shared_server.token()
+    assert sorted(at_once(8, change)) == [200] + [412] * 7
 
 
 @pytest.mark.parametrize(
@@ -88,17 +84,14 @@ def test_only_the_voter_reads_their_vote(client: httpx.Client, stranger: httpx.C
 
 
 def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, address: str) -> None:
-    database = open_database(shared_server.settings)
-    with database.write() as session:
-        admin = users.ensure_user(session, "admin", "admin")
-        token, plain = tokens.create_token(session, admin.id, name="short-lived")
-    with httpx.Client(
-        base_url=shared_server.url, headers={"Authorization": f"Bearer {plain}"}, timeout=60
-    ) as client:
-        http_loop.checked(client.put(address, json=UP))
+    with closing(open_database(shared_server.settings)) as database:
         with database.write() as session:
-            tokens.revoke_token(session, token.id)
-        refused(client.put(address, json=DOWN), 401, "not_authenticated")
-        refused(client.delete(address), 401, "not_authenticated")
-        assert refused(client.get(address), 401)
-    database.close()
+            admin = users.ensure_user(session, "admin", "admin")
+            token, plain = tokens.create_token(session, admin.id, name="short-lived")
+        headers = {"Authorization": f"Bearer {plain}"}
+        with httpx.Client(base_url=shared_server.url, headers=headers, timeout=60) as client:
+            http_loop.checked(client.put(address, json=UP))
+            with database.write() as session:
+                tokens.revoke_token(session, token.id)
+            for method, body in (("PUT", DOWN), ("DELETE", None), ("GET", None)):
+                refused(client.request(method, address, json=body), 401, "not_authenticated")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -21,7 +20,8 @@ from storage.db.tables import WebhookDelivery, now
 from storage.errors import BadSetting
 from storage.settings import Settings
 from tests.support import http_loop
-from tests.support.live_server import LiveServer, wait_until
+from tests.support.http_stub import StubHandler
+from tests.support.live_server import StartServer, wait_until
 from tests.support.rest import refused
 from tests.support.rows import add_person_with_reply
 from tests.support.webhook_receiver import Answer, receiving, status
@@ -83,7 +83,7 @@ def test_a_vote_is_told_signed_and_once(database: Database, settings: Settings) 
 
 
 def hanging(released: threading.Event) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def answer(handler: StubHandler) -> None:
         released.wait(60)
         status(204)(handler)
 
@@ -93,7 +93,7 @@ def hanging(released: threading.Event) -> Answer:
 def trickling(released: threading.Event) -> Answer:
     """A header a moment, for ever: no single wait is long."""
 
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def answer(handler: StubHandler) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
         while not released.wait(0.05):
             handler.wfile.write(b"X-More: more\r\n")
@@ -101,7 +101,7 @@ def trickling(released: threading.Event) -> Answer:
     return answer
 
 
-def endless(handler: BaseHTTPRequestHandler) -> None:
+def endless(handler: StubHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n")
     while True:
         handler.wfile.write(b"x" * 65536)
@@ -163,6 +163,7 @@ def test_a_receiver_that_asks_for_a_pause_gets_it(database: Database, settings: 
         assert delivery.next_attempt_at > now() + timedelta(minutes=110)
 
 
+@pytest.mark.both_engines
 def test_two_servers_share_the_work_and_send_nothing_twice(database: Database, settings: Settings) -> None:
     other = Database(settings.database_address)
     with (
@@ -187,6 +188,7 @@ def test_a_damaged_secret_is_said_at_the_start_and_not_by_a_thread(
         pass
 
 
+@pytest.mark.both_engines
 def test_a_sender_that_stops_in_mid_delivery_sends_again_after_its_lease(
     database: Database, settings: Settings
 ) -> None:
@@ -209,7 +211,7 @@ def test_a_sender_that_stops_in_mid_delivery_sends_again_after_its_lease(
 
 
 def test_a_server_killed_right_after_a_vote_tells_of_it_when_it_is_back(
-    start_server: Callable[..., LiveServer],
+    start_server: StartServer,
 ) -> None:
     with receiving(*[status(500)] * 3) as receiver:
         server = start_server(webhook_url=receiver.url, webhook_secret=SECRET, webhook_timeout_seconds=10)

@@ -1,7 +1,6 @@
 """The main job: chats, votes, a run, a gate, and the next reply comes from the new version."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -10,14 +9,15 @@ import pytest
 from storage.settings import DEFAULT_MODEL
 from tests.support import http_loop
 from tests.support.default_model import ConvertedDefault
-from tests.support.live_server import LiveServer
+from tests.support.live_server import StartServer
+from tests.support.training_env import LENIENT
 
 
 def test_votes_become_a_version_that_answers_the_next_message(
-    start_server: Callable[..., LiveServer], tmp_path: Path
+    start_server: StartServer, tmp_path: Path
 ) -> None:
     # A random model cannot learn what its votes mean: the gate's tolerance lets any sound result pass.
-    server = start_server(executor="local", gate_loss_tolerance=1.0, gate_auc_tolerance=1.0, gate_min_votes=2)
+    server = start_server(executor="local", gate_min_votes=2, **LENIENT)
     admin, person = server.client(), server.client("user", "ada")
     replies = http_loop.chat_and_vote(person, 18)
     assert {reply["model_version"] for reply in replies} == {"v1"}
@@ -57,7 +57,7 @@ def test_votes_become_a_version_that_answers_the_next_message(
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_default_model_learns_from_real_feedback(
-    start_server: Callable[..., LiveServer],
+    start_server: StartServer,
     kto_sample: Path,
     converted_default: ConvertedDefault,
     tmp_path: Path,
@@ -65,7 +65,7 @@ def test_the_default_model_learns_from_real_feedback(
     data_dir = tmp_path / "learning"
     converted_default.put_into(data_dir)
     server = start_server(
-        data_dir=data_dir, model=DEFAULT_MODEL, precision="auto", learning_rate=5e-5, max_length=512
+        data_dir=data_dir, model=DEFAULT_MODEL, precision="auto", learning_rate=5e-5, max_length=256
     )
     admin = server.client()
     lines = kto_sample.read_bytes().splitlines(keepends=True)[:24]

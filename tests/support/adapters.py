@@ -1,5 +1,7 @@
 """Adapters without training: random LoRA weights, as large as asked, that change every reply."""
 
+import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from storage.db.database import Database
 from storage.db.tables import ModelVersion
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts, Published
+from tests.support.programs import made_once
 
 
 def build_adapter(base: Path, folder: Path, *, seed: int = 1, size: float = 0.3) -> Path:
@@ -53,7 +56,9 @@ def publish_adapter(
         run = training_runs.request_run(session, trigger="api")
         held = training_runs.claim_run(session, run.id, owner="test", lease_seconds=60, max_attempts=1)
         assert held is not None
-    change(build_adapter(base, artifacts.staging(run.id), seed=seed))
+    name = f"adapter-{hashlib.sha256(f'{base} {seed}'.encode()).hexdigest()[:16]}"
+    built = made_once(name, lambda folder: build_adapter(base, folder, seed=seed))
+    change(shutil.copytree(built, artifacts.staging(run.id), dirs_exist_ok=True))
     published = seal_and_publish(artifacts, run.id)
     with database.write() as session:
         version = model_versions.publish_version(

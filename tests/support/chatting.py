@@ -1,10 +1,11 @@
 """What a person does on the chat page, in one place for the tests and the screenshots."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 FLAGS = [
     "--no-sandbox",
@@ -16,6 +17,7 @@ FLAGS = [
 ]
 WAIT_MS = 60_000  # only bounds a failure
 OpenPage = Callable[..., Page]
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 # Notes every length that the newest reply's text had.
 WATCH = """() => {
   window.lengths = [];
@@ -47,6 +49,23 @@ def new_chat(page: Page) -> None:
     """Open a new chat and wait until the last one's replies are gone: `send_and_wait` counts from there."""
     page.get_by_role("button", name="New chat").click()
     expect(page.locator("[data-message]")).to_have_count(0)
+
+
+def wait_for_text(page: Page, reply: int = 0) -> None:
+    """Until some of a reply is there."""
+    expect(page.locator(".bot-row .message-content").nth(reply)).to_have_text(re.compile(r"\S"))
+
+
+def assert_fits(page: Page) -> None:
+    overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert overflow <= 0, f"the page is {overflow} px too wide"
+
+
+def hold_next(page: Page, pattern: str) -> list[Route]:
+    """The list gets the next request for such an address, which waits for its `continue_`."""
+    held: list[Route] = []
+    page.route(pattern, lambda route: route.continue_() if held else held.append(route))
+    return held
 
 
 def stop_button(page: Page) -> Locator:

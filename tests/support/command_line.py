@@ -4,8 +4,12 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from storage.db.database import Database, open_database
+from storage.settings import Settings
 from tests.support.live_server import FORKED, TEST_SETTINGS
 from tests.support.programs import Program, run_command
 
@@ -25,6 +29,11 @@ class CommandLine:
     def environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
         return clean | {f"THUMBLOOP_{name.upper()}": str(value) for name, value in self.settings.items()}
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        with closing(open_database(Settings(data_dir=self.data_dir))) as database:
+            yield database
 
     def run(self, *words: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run to the end; the exit code must be `code`, and no error may be a traceback."""

@@ -1,6 +1,5 @@
 """The default model, converted once for all test processes: that takes some 15 seconds each time."""
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -14,8 +13,16 @@ from trainer.model.base_model import resolve
 
 @dataclass(frozen=True)
 class ConvertedDefault:
-    data_dir: Path
-    said: list[list[str]]  # what each of two processes said that asked for it at once
+    folder: Path
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def said(self) -> list[list[str]]:
+        """What each of two processes said that asked for it at once."""
+        return list(json.loads((self.folder / "said.json").read_text()))
 
     def put_into(self, data_dir: Path) -> None:
         """Let that data directory have it too."""
@@ -23,16 +30,11 @@ class ConvertedDefault:
         shutil.copytree(self.data_dir / "models" / DEFAULT_MODEL, folder, copy_function=os.link)
 
 
-def convert_default(folder: Path) -> ConvertedDefault:
-    """Have it converted in that folder by two processes at once, unless that was done."""
-    folder.mkdir(exist_ok=True)
-    data_dir, said = folder / "data", folder / "said.json"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not said.exists():
-            with multiprocessing.get_context("spawn").Pool(2) as pool:
-                said.write_text(json.dumps(pool.map(resolve_default, [data_dir, data_dir])))
-    return ConvertedDefault(data_dir, json.loads(said.read_text()))
+def convert_default(folder: Path) -> None:
+    """Have it converted by two processes at once."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        said = pool.map(resolve_default, [folder / "data"] * 2)
+    (folder / "said.json").write_text(json.dumps(said))
 
 
 def resolve_default(data_dir: Path) -> list[str]:

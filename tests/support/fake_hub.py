@@ -5,9 +5,10 @@ commit, large ones through LFS. It checks what it is sent and keeps it in memory
 import base64
 import hashlib
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from contextlib import ExitStack
 from typing import Any
+
+from tests.support.http_stub import StubHandler, http_stub
 
 # For a process that pushes to it: without Xet, the hub's newer way for large files, whose server cannot be
 # had here.
@@ -24,18 +25,9 @@ class FakeHub:
         self._blobs: dict[str, bytes] = {}
         hub = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(StubHandler):
             def do_POST(self) -> None:
-                self._answer()
-
-            def do_PUT(self) -> None:
-                self._answer()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self.body()
                 authorised = self.headers.get("Authorization") == f"Bearer {hub.token}"
                 # The address of an upload is signed by itself, as S3's are.
                 status, answer = 401, {"error": "Invalid credentials"}
@@ -48,15 +40,13 @@ class FakeHub:
                 self.end_headers()
                 self.wfile.write(data)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = Thread(target=self._server.serve_forever)
-        self._thread.start()
+            do_PUT = do_POST
+
+        self._closing = ExitStack()
+        self.endpoint = self._closing.enter_context(http_stub(Handler))
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._closing.close()
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         path = path.split("?")[0]
@@ -74,24 +64,18 @@ class FakeHub:
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if path.endswith("/preupload/main"):
-            return 200, {
-                "files": [
-                    {
-                        "path": file["path"],
-                        "uploadMode": "lfs" if file["path"].endswith(".parquet") else "regular",
-                        "shouldIgnore": False,
-                    }
-                    for file in sent["files"]
-                ]
-            }
+            modes = {True: "lfs", False: "regular"}
+            files = [
+                {"path": path, "uploadMode": modes[path.endswith(".parquet")], "shouldIgnore": False}
+                for path in (file["path"] for file in sent["files"])
+            ]
+            return 200, {"files": files}
         if path.endswith("/info/lfs/objects/batch"):
-            return 200, {
-                "transfer": "basic",
-                "objects": [
-                    file | {"actions": {"upload": {"href": f"{self.endpoint}/blob/{file['oid']}"}}}
-                    for file in sent["objects"]
-                ],
-            }
+            objects = [
+                file | {"actions": {"upload": {"href": f"{self.endpoint}/blob/{file['oid']}"}}}
+                for file in sent["objects"]
+            ]
+            return 200, {"transfer": "basic", "objects": objects}
         return 404, {"error": f"{method} {path} is not known here"}
 
     def _commit(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:

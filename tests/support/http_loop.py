@@ -1,5 +1,6 @@
 """The steps of the feedback loop over HTTP, for the tests that walk through it."""
 
+import json
 from typing import Any
 
 import httpx
@@ -31,6 +32,15 @@ def chat_and_vote(client: httpx.Client, number: int) -> list[dict[str, Any]]:
         vote(client, reply["message_id"], index % 3 != 0)
         replies.append(reply | {"label": index % 3 != 0})
     return replies
+
+
+def import_votes(client: httpx.Client, number: int) -> None:
+    """That many rated chats as a file, every third voted down."""
+    rows = [
+        {"prompt": f"What is {n} plus {n}?", "completion": f"It is {2 * n}.", "label": n % 3 != 0}
+        for n in range(number)
+    ]
+    checked(client.post("/api/v1/import", content="\n".join(map(json.dumps, rows))))
 
 
 def request_run(client: httpx.Client, **body: Any) -> str:

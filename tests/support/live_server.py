@@ -1,6 +1,7 @@
 """A real `thumbloop serve` process for tests: start, stop, kill, and HTTP over a socket."""
 
 import contextlib
+import ctypes
 import json
 import os
 import random
@@ -8,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -23,6 +26,7 @@ from storage.people.users import ensure_user
 from storage.settings import Settings, in_environment
 from tests.support import programs
 
+T = TypeVar("T")
 # A tiny model learns nothing at the default rate; without a schedule nothing runs unasked.
 TEST_SETTINGS: dict[str, object] = {
     "schedule": "",
@@ -34,6 +38,9 @@ TEST_SETTINGS: dict[str, object] = {
     "lease_seconds": 5,
 }
 FORKED = "tests.support.programs:ForkedExecutor"
+
+
+StartServer = Callable[..., "LiveServer"]
 
 
 class LiveServer:
@@ -50,6 +57,13 @@ class LiveServer:
         self.log = Path(self.settings.data_dir).with_suffix(".server.log")
         self.process: programs.Program | subprocess.Popen[bytes] | None = None
         self._tokens: dict[str, str] = {}
+
+    def __enter__(self) -> "LiveServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -71,6 +85,7 @@ class LiveServer:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
+                    preexec_fn=_die_with_parent,
                 )
         if wait:
             self.wait_ready()
@@ -79,9 +94,7 @@ class LiveServer:
         def ready() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, f"the server ended early:\n{self.log.read_text()}"
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{self.url}/readyz").status_code == 200
-            return False
+            return answers(f"{self.url}/readyz")
 
         wait_until(ready, seconds, lambda: self.log.read_text())
 
@@ -119,25 +132,34 @@ class LiveServer:
         """An API token of a person with that role, made through the storage layer."""
         name = name or role
         if name not in self._tokens:
-            database = open_database(self.settings)
-            with database.write() as session:
+            with contextlib.closing(open_database(self.settings)) as database, database.write() as session:
                 user = ensure_user(session, name, role)
                 self._tokens[name] = create_token(session, user.id, name="test")[1]
-            database.close()
         return self._tokens[name]
 
     def admin_link(self) -> str:
-        database = open_database(self.settings)
-        with database.write() as session:
+        with contextlib.closing(open_database(self.settings)) as database, database.write() as session:
             user = ensure_user(session, "admin", "admin")
             plain = create_token(session, user.id, name="link", kind="login", ttl=timedelta(hours=1))[1]
-        database.close()
         return f"{self.url}/admin?token={plain}"
 
     def client(self, role: str = "admin", name: str | None = None) -> httpx.Client:
         return httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.token(role, name)}"}, timeout=120
         )
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it has ended, however that ended."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there that answers this well."""
+    with contextlib.suppress(httpx.TransportError):
+        return get(url).is_success
+    return False
 
 
 def get(url: str, **options: Any) -> httpx.Response:
@@ -167,6 +189,18 @@ def wait_until(true: Callable[[], Any], seconds: float = 60, explain: Callable[[
             return result
         assert time.monotonic() < deadline, f"not within {seconds} s. {explain()}"
         time.sleep(0.1)
+
+
+def at_once(number: int, act: Callable[[int], T]) -> list[T]:
+    """What `act` returns for 0, 1 and so on, each in a thread, all at the same moment."""
+    barrier = threading.Barrier(number)
+
+    def act_with_the_others(index: int) -> T:
+        barrier.wait()
+        return act(index)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(act_with_the_others, range(number)))
 
 
 def read_events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -12,19 +12,22 @@ import importlib
 import importlib.util
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.managers import BaseManager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from storage.db.ids import new_id
 from storage.registry.artifacts import Artifacts
@@ -93,6 +96,13 @@ class Launcher:
     def _runs(self, pid: int) -> bool:
         return self.exit_code(pid) is None
 
+    def kill_all(self) -> None:
+        """End every program that still runs, with all that it started in its session."""
+        for pid in self._processes:
+            if self._runs(pid):
+                with contextlib.suppress(ProcessLookupError):  # it ended just now
+                    os.killpg(pid, signal.SIGKILL)
+
 
 def _become(
     module: str, words: list[str], environment: dict[str, str], folder: str, files: list[str]
@@ -130,16 +140,21 @@ def _the_launcher() -> Launcher:
     return Launcher()
 
 
-_Manager.register("launcher", callable=_the_launcher, exposed=("start", "exit_code", "trainers"))
+_Manager.register("launcher", callable=_the_launcher, exposed=("start", "exit_code", "trainers", "kill_all"))
 
 
-def _end_with_the_session() -> None:
-    """In the launcher's process: a session that is killed leaves no launcher behind."""
+def _end_with_the_session(folder: str) -> None:
+    """In the launcher's process: a session that is killed leaves nothing behind."""
     session = multiprocessing.parent_process()
     assert session is not None
 
     def watch() -> None:
         session.join()
+        _the_launcher().kill_all()
+        with contextlib.suppress(OSError):
+            pid = int((Path(folder) / "postgres" / "postmaster.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGQUIT)
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -149,16 +164,36 @@ def _end_with_the_session() -> None:
 def launcher() -> Iterator[None]:
     """While this lasts, this process and those that it starts can start programs."""
     # In /tmp, as the path of a Unix socket may have 107 characters only.
-    with tempfile.TemporaryDirectory(prefix="tl-launcher-", dir="/tmp") as folder:
-        spawn = multiprocessing.get_context("spawn")
-        manager = _Manager(address=f"{folder}/socket", authkey=KEY, ctx=spawn)
-        manager.start(_end_with_the_session)
-        os.environ[ADDRESS] = f"{folder}/socket"
+    with tempfile.TemporaryDirectory(prefix="tl-", dir="/tmp") as folder:
+        address = f"{folder}/launcher/socket"
+        Path(address).parent.mkdir(mode=0o700)
+        manager = _Manager(address=address, authkey=KEY, ctx=multiprocessing.get_context("spawn"))
+        manager.start(_end_with_the_session, (folder,))
+        os.environ[ADDRESS] = address
         try:
             yield
         finally:
             del os.environ[ADDRESS]
+            any_manager: Any = manager
+            any_manager.launcher().kill_all()
             manager.shutdown()
+
+
+def session_folder() -> Path:
+    """A folder that all test processes of the session share; its path is short."""
+    return Path(os.environ[ADDRESS]).parents[1]
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of the session that `make` fills for the first test process that asks."""
+    folder = session_folder() / name
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
 
 
 @cache

@@ -8,8 +8,9 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.support.http_stub import StubHandler, http_stub
 
 KEY = "sekret-of-the-server"
 MODEL = "tiny"
@@ -18,21 +19,16 @@ WORDS = ["One", " two", " three", " four", " five"]
 Answer = Callable[["Handler", dict[str, Any]], None]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(StubHandler):
     """One request; `Recorded` is what it is asked of."""
 
     protocol_version = "HTTP/1.1"
     recorded: "Recorded"
 
     def do_GET(self) -> None:
-        self.recorded.answer(self, {})
+        self.recorded.answer(self, json.loads(self.body() or "{}"))
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.recorded.answer(self, json.loads(body))
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    do_POST = do_GET
 
     def say(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         text = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -67,9 +63,7 @@ class Recorded:
     `tokenise` gives the ids of a conversation, or of a text.
     """
 
-    def __init__(
-        self, tokenise: Callable[[Any], list[int]], *, loads: bool = True, owner: str = "vllm", port: int = 0
-    ) -> None:
+    def __init__(self, tokenise: Callable[[Any], list[int]], loads: bool, owner: str) -> None:
         self.script: list[Answer] = []
         self.asked: list[dict[str, Any]] = []  # bodies of chat completions
         self.adapters: dict[str, str] = {}
@@ -80,10 +74,7 @@ class Recorded:
         self._tokenise = tokenise
         self._loads = loads
         self._owner = owner
-        handler = type("Bound", (Handler,), {"recorded": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        self.url = ""
 
     def answer(self, handler: Handler, body: dict[str, Any]) -> None:
         self.calls.append(handler.path)
@@ -108,31 +99,23 @@ class Recorded:
 
     def _cards(self) -> list[dict[str, Any]]:
         base = {"id": MODEL, "object": "model", "owned_by": self._owner, "parent": None, "max_model_len": 512}
-        cards = [
-            {"id": name, "object": "model", "owned_by": self._owner, "parent": MODEL}
-            for name in self.adapters
-        ]
-        return [base, *cards]
+        shared = {"object": "model", "owned_by": self._owner, "parent": MODEL}
+        return [base, *({"id": name} | shared for name in self.adapters)]
 
     def _load(self, handler: Handler, name: str, path: str) -> None:
         if not name or not path:
-            handler.say(
-                400, error("Both 'lora_name' and 'lora_path' must be provided.", "InvalidUserInput", 400)
-            )
+            told = "Both 'lora_name' and 'lora_path' must be provided."
+            handler.say(400, error(told, "InvalidUserInput", 400))
         elif name in self.adapters:
-            told = (
-                f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in "
-                f"place, set 'load_inplace' to True."
-            )
+            told = f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in "
+            told += "place, set 'load_inplace' to True."
             handler.say(400, error(told, "InvalidUserInput", 400))
         elif path.endswith("unseen"):
             told = f"Loading lora {name} failed: No adapter found for {path}"
             handler.say(404, error(told, "NotFoundError", 404))
         elif path.endswith("rank"):
-            told = (
-                "Call to add_lora method failed: Worker failed with error 'LoRA rank 64 is greater than "
-                "max_lora_rank 16.', please check the stack trace above for the root cause"
-            )
+            told = "Call to add_lora method failed: Worker failed with error 'LoRA rank 64 is greater than "
+            told += "max_lora_rank 16.', please check the stack trace above for the root cause"
             handler.say(500, error(told, "InternalServerError", 500))
         else:
             self.adapters[name] = path
@@ -164,11 +147,8 @@ class Recorded:
             if body.get("return_token_ids"):
                 piece["choices"][0]["token_ids"] = self._tokenise(word)
             handler.event(piece)
-        usage = {
-            "prompt_tokens": len(prompt),
-            "total_tokens": len(prompt) + len(sent),
-            "completion_tokens": len(sent),
-        }
+        made = len(sent)
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": made, "total_tokens": len(prompt) + made}
         handler.event({**chunk(model, {}), "choices": [], "usage": usage})
         handler.end_events()
 
@@ -177,19 +157,17 @@ class Recorded:
         self.released.wait()
 
     def hang_after(self, count: int, said: str = "") -> Answer:
-        """So many words, and then nothing but `said`, again and again, until the client has left."""
+        """That many words, and then nothing but `said`, again and again, until the client has left."""
 
         def answer(handler: Handler, body: dict[str, Any]) -> None:
-            handler.begin_events()
-            for word in WORDS[:count]:
-                handler.event(chunk(body["model"], {"content": word}))
+            begin(handler, body, count)
             while not self.released.wait(0.01):
                 handler.write(said or ": ping\n\n")
 
         return answer
 
     def slowly(self, pause: float) -> Answer:
-        """All the words, each after so many seconds."""
+        """All the words, each after that many seconds."""
 
         def answer(handler: Handler, body: dict[str, Any]) -> None:
             handler.begin_events()
@@ -206,13 +184,18 @@ def status(code: int, body: object, **headers: str) -> Answer:
     return lambda handler, _body: handler.say(code, body, named)
 
 
+def begin(handler: Handler, body: dict[str, Any], count: int) -> None:
+    """The first `count` words of a reply."""
+    handler.begin_events()
+    for word in WORDS[:count]:
+        handler.event(chunk(body["model"], {"content": word}))
+
+
 def cut_after(count: int) -> Answer:
-    """So many words, and then the connection breaks."""
+    """That many words, and then the connection breaks."""
 
     def answer(handler: Handler, body: dict[str, Any]) -> None:
-        handler.begin_events()
-        for word in WORDS[:count]:
-            handler.event(chunk(body["model"], {"content": word}))
+        begin(handler, body, count)
         handler.close_connection = True
         handler.connection.close()
 
@@ -220,12 +203,10 @@ def cut_after(count: int) -> Answer:
 
 
 def die_after(count: int) -> Answer:
-    """So many words, and then what vLLM says when its engine has died."""
+    """That many words, and then what vLLM says when its engine has died."""
 
     def answer(handler: Handler, body: dict[str, Any]) -> None:
-        handler.begin_events()
-        for word in WORDS[:count]:
-            handler.event(chunk(body["model"], {"content": word}))
+        begin(handler, body, count)
         told = "EngineCore encountered an issue. See stack trace (above) for the root cause."
         handler.event(error(told, "InternalServerError", 500))
         handler.end_events()
@@ -239,26 +220,18 @@ def error(message: str, kind: str, code: int, param: str | None = None) -> dict[
 
 def chunk(model: str, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": model,
-        "choices": [choice],
-    }
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1}
+    return {**head, "model": model, "choices": [choice]}
 
 
 @contextmanager
 def recorded_vllm(
     tokenise: Callable[[Any], list[int]], *, loads: bool = True, owner: str = "vllm", port: int = 0
 ) -> Iterator[Recorded]:
-    recorded = Recorded(tokenise, loads=loads, owner=owner, port=port)
-    thread = threading.Thread(target=recorded.server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield recorded
-    finally:
-        recorded.released.set()
-        recorded.server.shutdown()
-        thread.join()
-        recorded.server.server_close()
+    recorded = Recorded(tokenise, loads, owner)
+    with http_stub(type("Bound", (Handler,), {"recorded": recorded}), port) as address:
+        recorded.url = f"{address}/v1"
+        try:
+            yield recorded
+        finally:
+            recorded.released.set()

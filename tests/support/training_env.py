@@ -26,7 +26,10 @@ from trainer.runs.executors.local import child_environment
 
 # The gate is tested by itself; here it must not depend on what random weights happen to do.
 LENIENT = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0}
-LONG = {"epochs": 40, "checkpoint_steps": 2, "lease_seconds": 3}
+LONG = {"epochs": 20, "checkpoint_steps": 2, "lease_seconds": 3}
+
+
+Build = Callable[..., "TrainingEnv"]
 
 
 class TrainingEnv:

@@ -1,10 +1,11 @@
-"""A real HTTP server on loopback that a webhook is sent to: it keeps what came, and answers as it is told."""
+"""A server that a webhook, or spans, are sent to: it keeps what came, and answers as it is told."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.support.http_stub import StubHandler, http_stub
 
 
 @dataclass
@@ -18,11 +19,11 @@ class Received:
         return self.headers["webhook-id"]
 
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Answer = Callable[[StubHandler], None]
 
 
 def status(code: int, **headers: str) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def answer(handler: StubHandler) -> None:
         handler.send_response(code)
         for name, value in headers.items():
             handler.send_header(name.replace("_", "-"), value)
@@ -39,25 +40,12 @@ class Receiver:
         self.answers = list(answers)
         self.received: list[Received] = []
         self.most_at_once: dict[str, int] = {}  # by webhook-id
+        self.url = ""
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
-        receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                receiver._take(self)
-
-            do_GET = do_POST
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/votes"
-
-    def _take(self, handler: BaseHTTPRequestHandler) -> None:
-        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+    def take(self, handler: StubHandler) -> None:
+        body = handler.body()
         headers = {name.lower(): value for name, value in handler.headers.items()}
         name = headers.get("webhook-id", "")
         with self._lock:
@@ -77,11 +65,13 @@ class Receiver:
 @contextmanager
 def receiving(*answers: Answer) -> Iterator[Receiver]:
     receiver = Receiver(*answers)
-    thread = threading.Thread(target=receiver.server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+
+    class Handler(StubHandler):
+        def do_POST(self) -> None:
+            receiver.take(self)
+
+        do_GET = do_POST
+
+    with http_stub(Handler) as address:
+        receiver.url = f"{address}/votes"
         yield receiver
-    finally:
-        receiver.server.shutdown()
-        thread.join()
-        receiver.server.server_close()

@@ -191,7 +191,7 @@ STEP = st.one_of(
 )
 
 
-@hypothesis(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEP, max_size=14))
 def test_signals_that_come_later_change_no_snapshot(
     database: Database, steps: list[tuple[str, int, Any]]

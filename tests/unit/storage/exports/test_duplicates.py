@@ -155,8 +155,8 @@ def test_a_correction_is_chosen_over_what_it_corrects(database: Database) -> Non
 
 def test_pairs_come_in_the_order_of_each_prompts_first_vote(database: Database) -> None:
     with database.write() as session:
-        for number in range(300):
+        for number in range(120):
             rate(session, f"Question {number}?", {f"up {number}": True})
-        for number in reversed(range(300)):
+        for number in reversed(range(120)):
             rate(session, f"Question {number}?", {f"down {number}": False})
-    assert pairs(database) == [f"up {number}down {number}" for number in range(300)]
+    assert pairs(database) == [f"up {number}down {number}" for number in range(120)]

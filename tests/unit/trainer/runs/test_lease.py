@@ -17,6 +17,8 @@ from tests.support.live_server import wait_until
 from trainer.errors import Interrupted
 from trainer.runs.lease import Lease
 
+pytestmark = pytest.mark.both_engines
+
 
 @pytest.fixture
 def run(database: Database) -> TrainingRun:
