@@ -22,49 +22,14 @@ The API turns these into one JSON shape, the CLI into one line on stderr.
 
 
 class ThumbloopError(Exception):
-    """The base class. `code` is stable, for programs; `field` names the offending input."""
+    """The base class. `code` is stable, for programs; `field` names the offending input.
+
+    `retry_after` is in seconds, and set if waiting helps.
+    """
 
     status = 500
     code = "internal"
-
-    def __init__(self, message: str, *, code: str | None = None, field: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
-        if code is not None:
-            self.code = code
-
-
-class InvalidInput(ThumbloopError):
-    status = 422
-    code = "invalid_input"
-
-
-class TooLarge(InvalidInput):
-    status = 413
-    code = "too_large"
-
-
-class NotAuthenticated(ThumbloopError):
-    status = 401
-    code = "not_authenticated"
-
-
-class NotAllowed(ThumbloopError):
-    status = 403
-    code = "not_allowed"
-
-
-class NotFound(ThumbloopError):
-    status = 404
-    code = "not_found"
-
-
-class Conflict(ThumbloopError):
-    """`retry_after` is in seconds, set if waiting resolves the conflict."""
-
-    status = 409
-    code = "conflict"
+    retry_after: int | None = None
 
     def __init__(
         self,
@@ -74,45 +39,55 @@ class Conflict(ThumbloopError):
         field: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        super().__init__(message, code=code, field=field)
-        self.retry_after = retry_after
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.code = code or self.code
+        self.retry_after = retry_after or self.retry_after
+
+
+class InvalidInput(ThumbloopError):
+    status, code = 422, "invalid_input"
+
+
+class TooLarge(InvalidInput):
+    status, code = 413, "too_large"
+
+
+class NotAuthenticated(ThumbloopError):
+    status, code = 401, "not_authenticated"
+
+
+class NotAllowed(ThumbloopError):
+    status, code = 403, "not_allowed"
+
+
+class NotFound(ThumbloopError):
+    status, code = 404, "not_found"
+
+
+class Conflict(ThumbloopError):
+    status, code = 409, "conflict"
 
 
 class RevisionConflict(Conflict):
-    status = 412
-    code = "revision_conflict"
+    status, code = 412, "revision_conflict"
 
 
 class Busy(ThumbloopError):
-    """The work is refused for now; `retry_after` is in seconds."""
-
-    status = 503
-    code = "busy"
-
-    def __init__(self, message: str, *, retry_after: int = 5, code: str | None = None) -> None:
-        super().__init__(message, code=code)
-        self.retry_after = retry_after
+    status, code, retry_after = 503, "busy", 5
 
 
 class TooOften(ThumbloopError):
-    """This person is over their rate limit; `retry_after` is in seconds."""
-
-    status = 429
-    code = "rate_limit_exceeded"
-
-    def __init__(self, message: str, *, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    status, code = 429, "rate_limit_exceeded"
 
 
 class NotStored(ThumbloopError):
-    status = 507
-    code = "not_stored"
+    status, code = 507, "not_stored"
 
 
 class NotReady(ThumbloopError):
-    status = 500
-    code = "not_ready"
+    status, code = 500, "not_ready"
 
 
 class BadSetting(NotReady):
@@ -124,8 +99,7 @@ class ModelUnavailable(NotReady):
 
 
 class ArtifactRefused(NotReady):
-    status = 409
-    code = "artifact_refused"
+    status, code = 409, "artifact_refused"
 
 
 class LeaseLost(NotReady):

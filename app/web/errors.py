@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.telemetry.request_ids import HEADER, request_id
 from app.web.openapi_names import methods, refuse_unknown
-from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooOften
+from storage.errors import Busy, InvalidInput, ThumbloopError
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ OPENAI_CODES = {"not_authenticated": "invalid_api_key", "invalid_input": "invali
 def error_response(error: ThumbloopError, path: str) -> JSONResponse:
     """The answer to a request for `path` that failed with this error."""
     headers = {}
-    if isinstance(error, Busy | Conflict | TooOften) and error.retry_after is not None:
+    if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

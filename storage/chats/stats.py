@@ -15,6 +15,8 @@ from storage.db.tables import Canary, Chat, Message, ModelVersion, User, Vote, V
 
 WIDEST_INTERVAL = 0.3
 Z95 = 1.959963984540054
+UP = func.count(col(Vote.id)).filter(col(Vote.label).is_(True))
+DOWN = func.count(col(Vote.id)).filter(col(Vote.label).is_(False))
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,8 @@ def difference_interval(one: VersionStats, other: VersionStats) -> Interval | No
 
 def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list[VersionStats]:
     """One entry per version that has replied in chats that count (`_counts`), newest first."""
-    voted = sa.case((col(Vote.label).is_(True), 1), else_=0)
-    refused = sa.case((col(Vote.label).is_(False), 1), else_=0)
     rows = session.exec(
-        select(
-            ModelVersion.number,
-            func.count(sa.distinct(col(Message.id))),
-            func.coalesce(func.sum(voted), 0),
-            func.coalesce(func.sum(refused), 0),
-        )
+        select(ModelVersion.number, func.count(sa.distinct(col(Message.id))), UP, DOWN)
         .join(Message, col(Message.model_version_id) == ModelVersion.id)
         .join(Chat, col(Chat.id) == Message.chat_id)
         .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
@@ -123,17 +118,15 @@ def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
     """Current votes (up, down) per tag in chats that count (`_counts`), most used first."""
     each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_array_elements_text
     tag = each(col(Vote.tags)).table_valued("value").c.value
-    up = func.sum(sa.case((col(Vote.label).is_(True), 1), else_=0))
-    down = func.sum(sa.case((col(Vote.label).is_(False), 1), else_=0))
     rows = session.execute(
-        sa.select(tag, up, down)
+        sa.select(tag, UP, DOWN)
         .select_from(Vote)
         .join(Message, col(Message.id) == Vote.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
         .join(tag.table, sa.true())
         .where(col(Vote.label).is_not(None), col(Vote.quarantined).is_(False), *_counts())
         .group_by(tag)
-        .order_by((up + down).desc(), tag)
+        .order_by((UP + DOWN).desc(), tag)
     )
     return {name: (ups, downs) for name, ups, downs in rows}
 

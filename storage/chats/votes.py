@@ -4,7 +4,7 @@ The reply and its owner are looked up in the database, never taken from a client
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -64,12 +64,7 @@ _FIND = (
         _chats.c.deleted_at,
         _users.c.app_id,
         _users.c.quarantined.label("set_aside"),
-        _votes.c.label,
-        _votes.c.tags,
-        _votes.c.comment,
-        _votes.c.correction,
-        _votes.c.quarantined,
-        _votes.c.revision,
+        *_votes.c["label", "tags", "comment", "correction", "quarantined", "revision"],
     )
     .join_from(_messages, _chats, _chats.c.id == _messages.c.chat_id)
     .join(_users, _users.c.id == _chats.c.owner_id)
@@ -272,25 +267,14 @@ def _store(session: Session, vote: CurrentVote, action: str) -> CurrentVote:
     """Store the vote as its next revision and append it to the log."""
     vote = replace(vote, revision=vote.revision + 1)
     moment = now()
-    state = {
-        "label": vote.label,
-        "tags": vote.tags,
-        "comment": vote.comment,
-        "correction": vote.correction,
-        "quarantined": vote.quarantined,
-        "revision": vote.revision,
-    }
-    key = {"message_id": vote.message_id, "user_id": vote.user_id}
+    values = asdict(vote) | {"updated_at": moment}
     connection = session.connection()
     if vote.revision == 1:
-        connection.execute(
-            _INSERT, key | state | {"id": new_id(), "created_at": moment, "updated_at": moment}
-        )
+        connection.execute(_INSERT, values | {"id": new_id(), "created_at": moment})
     else:
-        connection.execute(
-            _UPDATE, state | {"message": vote.message_id, "user": vote.user_id, "updated_at": moment}
-        )
-    connection.execute(_LOG, key | state | {"action": action, "created_at": moment})
+        connection.execute(_UPDATE, values | {"message": vote.message_id, "user": vote.user_id})
+    del values["updated_at"]
+    connection.execute(_LOG, values | {"action": action, "created_at": moment})
     return vote
 
 

@@ -3,11 +3,13 @@
 No `from __future__ import annotations` here: SQLModel reads the annotations at import.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy import JSON, Column, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy import JSON, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
 from storage.db.ids import new_id
@@ -20,8 +22,6 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-
 OPTIONAL_JSON = JSON(none_as_null=True)
 
 
@@ -42,115 +42,107 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def where(condition: str) -> dict[str, Any]:
+    """The arguments of an index that covers only the rows that meet `condition`."""
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
 def one_open(name: str, end: str, condition: str) -> Index:
     """A unique index: of the rows that meet `condition`, at most one has NULL in the column `end`."""
-    where = sa.text(condition)
-    return Index(name, sa.text(f"({end} IS NULL)"), unique=True, sqlite_where=where, postgresql_where=where)
+    return Index(name, sa.text(f"({end} IS NULL)"), unique=True, **where(condition))
 
 
 class Table(SQLModel):
     metadata: ClassVar[MetaData] = MetaData(naming_convention=NAMING)
 
+    @declared_attr.directive
+    def __tablename__(cls) -> str:
+        return re.sub("(?<=.)(?=[A-Z])", "_", cls.__name__).lower()  # ApiToken: api_token
 
-class User(Table, table=True):
+
+class Identified(Table):
+    id: str = Field(default_factory=new_id, primary_key=True)
+
+
+class Dated(Identified):
+    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class User(Dated, table=True):
     __tablename__ = "user_account"  # "user" is a reserved word in PostgreSQL
 
-    id: str = Field(default_factory=new_id, primary_key=True)
     name: str | None = Field(default=None, unique=True)  # anonymous people and end users have none
     role: str = "user"  # admin, user
     password_hash: str | None = None
     disabled: bool = False
-    quarantined: bool = Field(
-        default=False, sa_column_kwargs={"server_default": sa.false()}
-    )  # their votes are kept, but not used
+    # Their votes are kept, but not used.
+    quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     erased_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # a tombstone: their data is gone
     # End users only: the account of their application, and a keyed hash of the name it gives them.
     # No foreign key: SQLite could only add one by rebuilding the table.
     app_id: str | None = Field(default=None, index=True)
     app_key: str | None = Field(default=None, unique=True, index=True)
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
-class ApiToken(Table, table=True):
-    __tablename__ = "api_token"
-
-    id: str = Field(default_factory=new_id, primary_key=True)
+class ApiToken(Dated, table=True):
     user_id: str = Field(foreign_key="user_account.id", index=True)
     name: str
     kind: str = "api"  # api, session (a browser's cookie), login (the one-time admin link)
     prefix: str
     sha256: str = Field(unique=True)
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
-class Chat(Table, table=True):
-    __tablename__ = "chat"
-
-    id: str = Field(default_factory=new_id, primary_key=True)
+class Chat(Dated, table=True):
     owner_id: str = Field(foreign_key="user_account.id", index=True)
     title: str = ""
     system_prompt: str = Field(default="", sa_type=Text)
     consent: bool = True  # may its votes be trained on?
     source: str = "web"  # web, api, openai, import
-    import_key: str | None = Field(
-        default=None, unique=True
-    )  # hash of an imported row, so that no row is imported twice
+    import_key: str | None = Field(default=None, unique=True)  # hash of an imported row: none comes twice
     # The canary it was assigned to when it began. No foreign key: SQLite could only add one by rebuilding
     # the table.
     canary_id: str | None = Field(default=None, index=True)
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
-class Message(Table, table=True):
-    __tablename__ = "message"
-
-    id: str = Field(default_factory=new_id, primary_key=True)
+class Message(Dated, table=True):
     chat_id: str = Field(foreign_key="chat.id", index=True)
     parent_id: str | None = Field(default=None, foreign_key="message.id", index=True)
     role: str  # user, assistant
     content: str = Field(default="", sa_type=Text)
     state: str = "complete"  # streaming, complete, stopped (by the person), failed, given (by a client)
     model_version_id: str | None = Field(default=None, foreign_key="model_version.id")
-    sampling: dict[str, Any] | None = Field(default=None, sa_column=Column(OPTIONAL_JSON))
+    sampling: dict[str, Any] | None = Field(default=None, sa_type=OPTIONAL_JSON)
     finish_reason: str | None = None  # stop, length, cancelled, error
     # Of a reply in a chat too long for the model: how many of the branch's first messages it did not read.
     messages_left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
-    token_ids: list[int] | None = Field(
-        default=None, sa_column=Column(OPTIONAL_JSON)
-    )  # as generated, any EOS included
-    timings: dict[str, Any] | None = Field(
-        default=None, sa_column=Column(OPTIONAL_JSON)
-    )  # first_token_s, total_s, tokens
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    token_ids: list[int] | None = Field(default=None, sa_type=OPTIONAL_JSON)  # as generated, any EOS included
+    # first_token_s, total_s, tokens
+    timings: dict[str, Any] | None = Field(default=None, sa_type=OPTIONAL_JSON)
 
 
-class Vote(Table, table=True):
+class Vote(Dated, table=True):
     """The current vote of one person on one reply; `label` is None once cleared."""
 
-    __tablename__ = "vote"
     __table_args__ = (UniqueConstraint("message_id", "user_id"),)
 
-    id: str = Field(default_factory=new_id, primary_key=True)
     message_id: str = Field(foreign_key="message.id")
     user_id: str = Field(foreign_key="user_account.id", index=True)
     label: bool | None = None
-    tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    tags: list[str] = Field(default_factory=list, sa_type=JSON)
     comment: str | None = Field(default=None, sa_type=Text)
     correction: str | None = Field(default=None, sa_type=Text)
     quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     revision: int = 1
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
 class VoteEvent(Table, table=True):
     """Append-only: the vote as it stood after each cast, change and clear."""
 
-    __tablename__ = "vote_event"
     __table_args__ = (
         Index("ix_vote_event_message_user", "message_id", "user_id", "id"),
         Index("ix_vote_event_label", "label", "id"),  # finds the newest of a label, however rare it is
@@ -162,7 +154,7 @@ class VoteEvent(Table, table=True):
     user_id: str = Field(foreign_key="user_account.id")
     action: str  # cast, change, clear, quarantine, release; erase once its content is erased
     label: bool | None = None
-    tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    tags: list[str] = Field(default_factory=list, sa_type=JSON)
     comment: str | None = Field(default=None, sa_type=Text)
     correction: str | None = Field(default=None, sa_type=Text)
     quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
@@ -170,37 +162,32 @@ class VoteEvent(Table, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
-class Signal(Table, table=True):
+class Signal(Dated, table=True):
     """Append-only: what a person did with a reply without voting on it."""
 
-    __tablename__ = "signal"
     __table_args__ = (UniqueConstraint("message_id", "user_id", "kind"),)
 
-    id: str = Field(default_factory=new_id, primary_key=True)
     message_id: str = Field(foreign_key="message.id")
     user_id: str = Field(foreign_key="user_account.id", index=True)
     kind: str  # regenerated, edited, copied
     after_event_id: int = Field(index=True)  # the newest vote event then; only later snapshots include this
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
-class WebhookDelivery(Table, table=True):
+class WebhookDelivery(Dated, table=True):
     """The webhook's outbox: a vote event to send, and the outcome of its attempts.
 
-    The content is read from the event at each attempt, so there is no copy here to erase.
+    Its id is the header webhook-id. The content is read from the event at each attempt, so there is no copy
+    here to erase.
     """
 
-    __tablename__ = "webhook_delivery"
     __table_args__ = (
         Index(
             "ix_webhook_delivery_waiting",
             "next_attempt_at",
-            sqlite_where=sa.text("delivered_at IS NULL AND failed_at IS NULL"),
-            postgresql_where=sa.text("delivered_at IS NULL AND failed_at IS NULL"),
+            **where("delivered_at IS NULL AND failed_at IS NULL"),
         ),
     )
 
-    id: str = Field(default_factory=new_id, primary_key=True)  # the header webhook-id
     event_id: int = Field(foreign_key="vote_event.id", unique=True)
     event: str  # vote.cast, vote.changed, vote.cleared
     attempts: int = 0
@@ -209,48 +196,39 @@ class WebhookDelivery(Table, table=True):
     delivered_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     failed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # given up
     last_error: str | None = Field(default=None, sa_type=Text)
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
 class WebhookCursor(Table, table=True):
     """One row: the last vote event that the outbox has processed."""
 
-    __tablename__ = "webhook_cursor"
-
     id: int = Field(default=1, primary_key=True)
     event_id: int
 
 
-class ImportRequest(Table, table=True):
+class ImportRequest(Dated, table=True):
     """The report of an import with an idempotency key, so that a repeated request gets it again."""
 
-    __tablename__ = "import_request"
     __table_args__ = (UniqueConstraint("user_id", "key"),)
 
-    id: str = Field(default_factory=new_id, primary_key=True)
     user_id: str = Field(foreign_key="user_account.id")
     key: str
     sha256: str  # of the options and the file
-    report: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    report: dict[str, Any] = Field(sa_type=JSON)
 
 
-class TrainingRun(Table, table=True):
+class TrainingRun(Dated, table=True):
     """A training run. The table is also the queue; at most one run is active."""
 
-    __tablename__ = "training_run"
     __table_args__ = (one_open("ix_training_run_active", "finished_at", "state IN ('requested', 'running')"),)
 
-    id: str = Field(default_factory=new_id, primary_key=True)
     state: str = "requested"  # requested, running, succeeded, skipped, failed, cancelled
     reason: str | None = Field(default=None, sa_type=Text)
     trigger: str  # admin, api, cli, schedule
     requested_by: str | None = Field(default=None, foreign_key="user_account.id")
     force: bool = False  # train even where the readiness check says no
-    settings: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-    snapshot: dict[str, Any] | None = Field(
-        default=None, sa_column=Column(OPTIONAL_JSON)
-    )  # event_id, sha256, counts, held-out chats; the votes are rows of RunVote
+    settings: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    # event_id, sha256, counts, held-out chats; the votes are rows of RunVote
+    snapshot: dict[str, Any] | None = Field(default=None, sa_type=OPTIONAL_JSON)
     snapshot_event_id: int | None = None
     owner: str | None = None
     fence: int = 0  # grows with every claim; an older one may not publish
@@ -258,41 +236,32 @@ class TrainingRun(Table, table=True):
     lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     heartbeat_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     cancel_requested: bool = False
-    progress: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-    metrics: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    progress: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    metrics: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     log_path: str | None = None
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
-class ScheduleTick(Table, table=True):
+class ScheduleTick(Dated, table=True):
     """One firing of the schedule; the unique key makes it happen once, even with several schedulers."""
 
-    __tablename__ = "schedule_tick"
     __table_args__ = (UniqueConstraint("due_at"),)
 
-    id: str = Field(default_factory=new_id, primary_key=True)
     due_at: datetime = Field(sa_type=UtcDateTime)
     outcome: str  # for people
     run_id: str | None = Field(default=None, foreign_key="training_run.id")
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
 class RunVote(Table, table=True):
     """Lineage: a vote (or a signal) that a run learned from."""
-
-    __tablename__ = "run_vote"
 
     message_id: str = Field(foreign_key="message.id", primary_key=True)
     user_id: str = Field(foreign_key="user_account.id", primary_key=True)
     run_id: str = Field(foreign_key="training_run.id", primary_key=True, index=True)
 
 
-class ModelVersion(Table, table=True):
-    __tablename__ = "model_version"
-
-    id: str = Field(default_factory=new_id, primary_key=True)
+class ModelVersion(Dated, table=True):
     number: int = Field(unique=True)  # v1 is the base
     parent_id: str | None = Field(default=None, foreign_key="model_version.id")
     run_id: str | None = Field(default=None, foreign_key="training_run.id", unique=True)
@@ -300,27 +269,23 @@ class ModelVersion(Table, table=True):
     base_model: str
     path: str | None = None  # of the adapter folder, relative to the data directory
     sha256: str | None = None
-    files: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-    metrics: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    files: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    metrics: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     state: str = "candidate"  # candidate (an admin decides), ready, rejected, retired
     reason: str | None = Field(default=None, sa_type=Text)
-    erased_votes: int = Field(
-        default=0, sa_column_kwargs={"server_default": "0"}
-    )  # votes it was trained on that are now erased or without consent
-    created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+    # Votes it was trained on that are now erased or without consent.
+    erased_votes: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
 
     @property
     def name(self) -> str:
         return f"v{self.number}"
 
 
-class Deployment(Table, table=True):
+class Deployment(Identified, table=True):
     """The period in which a version was deployed; the open row is the alias `deployed`."""
 
-    __tablename__ = "deployment"
     __table_args__ = (one_open("ix_deployment_open", "ended_at", "ended_at IS NULL"),)
 
-    id: str = Field(default_factory=new_id, primary_key=True)
     version_id: str = Field(foreign_key="model_version.id")
     started_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
@@ -328,13 +293,14 @@ class Deployment(Table, table=True):
     why: str = Field(sa_type=Text)
 
 
-class Canary(Table, table=True):
-    """A version tried on a share of the new chats; the open row is the current canary."""
+class Canary(Identified, table=True):
+    """A version tried on a share of the new chats; the open row is the current canary.
 
-    __tablename__ = "canary"
+    Its id seeds the split.
+    """
+
     __table_args__ = (one_open("ix_canary_open", "ended_at", "ended_at IS NULL"),)
 
-    id: str = Field(default_factory=new_id, primary_key=True)  # also the seed of the split
     version_id: str = Field(foreign_key="model_version.id")
     compared_with_id: str = Field(foreign_key="model_version.id")  # the version deployed meanwhile
     share: float  # of new chats, above 0 and below 1
@@ -345,14 +311,11 @@ class Canary(Table, table=True):
     ending: str | None = Field(default=None, sa_type=Text)  # why it ended
 
 
-class AuditEvent(Table, table=True):
+class AuditEvent(Identified, table=True):
     """Append-only: who did what to what."""
 
-    __tablename__ = "audit_event"
-
-    id: str = Field(default_factory=new_id, primary_key=True)
     at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     actor: str
     action: str
     target: str
-    detail: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    detail: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)

@@ -65,6 +65,7 @@ class Examples:
         *,
         corrections: bool = False,
         token_ids: bool = True,
+        page: int = PAGE,
     ) -> None:
         assert not filter.on_policy
         assert filter.user is None or is_id(filter.user)
@@ -72,6 +73,7 @@ class Examples:
         self.snapshot_event_id = snapshot_event_id
         self.filter = filter
         self.corrections = corrections
+        self.page = page
         self.left_out: Counter[str] = Counter()  # matching votes without an example, by reason
         self._query = standing_votes(filter, token_ids=token_ids)
 
@@ -79,7 +81,7 @@ class Examples:
         """The examples with event ids above `after`; counts `left_out` from zero."""
         self.left_out.clear()
         while (first := next_event(self.session, after, self.snapshot_event_id)) is not None:
-            after = min(first + PAGE - 1, self.snapshot_event_id)
+            after = min(first + self.page - 1, self.snapshot_event_id)
             yield from self.at(range(first, after + 1))
 
     def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
@@ -103,22 +105,15 @@ class Examples:
         if row.action == ERASED:
             self.left_out["erased vote"] += 1
             return
-        vote = Example(
+        vote = example_of(
+            row,
             prompt=[],
-            completion=[{"role": "assistant", "content": row.content}],
             label=row.label,
-            message_id=row.message_id,
-            chat_id=row.chat_id,
-            user_id=row.user_id,
-            model_version=f"v{row.version}" if row.version is not None else None,
-            voted_at=row.created_at,
             tags=row.tags,
             comment=row.comment,
             source=row.source,
-            token_ids=row.token_ids,
             correction=row.correction,
             event_id=row.id,
-            origin=row.source,
         )
         if matches(vote, self.filter, row.token_count):
             yield vote
@@ -145,6 +140,21 @@ class Examples:
         else:
             return self.filter.consent != "withheld" or not row.consent
         return False
+
+
+def example_of(row: Any, **given: Any) -> Example:
+    """The example of a vote or signal: what both take from the row of their query, and the given fields."""
+    return Example(
+        completion=[{"role": "assistant", "content": row.content}],
+        message_id=row.message_id,
+        chat_id=row.chat_id,
+        user_id=row.user_id,
+        model_version=f"v{row.version}" if row.version is not None else None,
+        voted_at=row.created_at,
+        token_ids=row.token_ids,
+        origin=row.source,
+        **given,
+    )
 
 
 def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:

@@ -12,9 +12,21 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
-from storage.db.tables import Chat, Message, ModelVersion, VoteEvent
+from storage.db.tables import Chat, Message, ModelVersion, Table, VoteEvent
 from storage.examples.filters import ExampleFilter
 from storage.registry.lineage import ERASED
+
+
+def columns(table: type[Table], *names: str) -> list[Any]:
+    return [getattr(table, name) for name in names]
+
+
+# The columns of a rated reply and its chat that votes and signals both need.
+REPLY = (
+    *columns(Message, "parent_id", "messages_left_out", "chat_id", "content"),
+    col(ModelVersion.number).label("version"),
+    *columns(Chat, "source", "system_prompt", "consent", "deleted_at"),
+)
 
 
 def next_event(session: Session, after: int, snapshot_event_id: int) -> int | None:
@@ -76,27 +88,13 @@ def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tupl
     counted = func.json_array_length(Message.token_ids) if filter.counts_tokens else sa.null()
     query = (
         sa.select(
-            col(VoteEvent.id),
-            col(VoteEvent.message_id),
-            col(VoteEvent.user_id),
-            col(VoteEvent.action),
-            col(VoteEvent.label),
-            col(VoteEvent.tags),
-            col(VoteEvent.comment),
-            col(VoteEvent.correction),
-            col(VoteEvent.created_at),
-            col(Message.parent_id),
-            col(Message.messages_left_out),
-            col(Message.chat_id),
-            col(Message.content),
+            *columns(VoteEvent, "id", "message_id", "user_id", "action", "label", "created_at"),
+            *columns(VoteEvent, "tags", "comment", "correction"),
+            *REPLY,
             col(Message.token_ids) if token_ids else sa.null().label("token_ids"),
             counted.label("token_count"),
-            col(ModelVersion.number).label("version"),
-            col(Chat.source),
-            col(Chat.system_prompt),
-            col(Chat.consent),
-            col(Chat.deleted_at),
         )
+        .select_from(VoteEvent)
         .join(Message, col(Message.id) == VoteEvent.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
         .outerjoin(ModelVersion, col(ModelVersion.id) == Message.model_version_id)

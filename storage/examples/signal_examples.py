@@ -10,9 +10,9 @@ from sqlmodel import Session, col
 
 from storage.chats.signals import DESIRABLE, SIGNAL
 from storage.db.tables import Chat, Message, ModelVersion, Signal, User, VoteEvent
-from storage.examples.example import PAGE, Example, has_length, matches, prompt_of
+from storage.examples.example import PAGE, Example, example_of, has_length, matches, prompt_of
 from storage.examples.filters import EVERYTHING, ExampleFilter
-from storage.examples.queries import messages_up_to
+from storage.examples.queries import REPLY, columns, messages_up_to
 from storage.settings import SignalKind
 
 
@@ -75,19 +75,12 @@ def _is_wanted(example: Example, wanted: ExampleFilter) -> bool:
 
 
 def _example(row: Any, before: dict[str, Any]) -> Example:
-    return Example(
+    return example_of(
+        row,
         prompt=prompt_of(row, before),
-        completion=[{"role": "assistant", "content": row.content}],
         label=row.kind == DESIRABLE,
-        message_id=row.message_id,
-        chat_id=row.chat_id,
-        user_id=row.user_id,
-        model_version=f"v{row.version}" if row.version is not None else None,
-        voted_at=row.created_at,
         source=f"{SIGNAL}:{row.kind}",
-        token_ids=row.token_ids,
         event_id=row.after_event_id,
-        origin=row.source,
     )
 
 
@@ -122,24 +115,12 @@ def _query(kinds: Collection[SignalKind], newest_first: bool) -> sa.Select[*tupl
     order = (col(Signal.after_event_id), col(Signal.id))
     return (
         sa.select(
-            col(Signal.id),
-            col(Signal.kind),
-            col(Signal.message_id),
-            col(Signal.user_id),
-            col(Signal.after_event_id),
-            col(Signal.created_at),
-            col(Message.parent_id),
-            col(Message.messages_left_out),
-            col(Message.chat_id),
-            col(Message.content),
+            *columns(Signal, "id", "kind", "message_id", "user_id", "after_event_id", "created_at"),
+            *REPLY,
             col(Message.token_ids),
-            col(ModelVersion.number).label("version"),
-            col(Chat.source),
-            col(Chat.system_prompt),
-            col(Chat.deleted_at),
-            col(Chat.consent),
             col(User.quarantined).label("set_aside"),
         )
+        .select_from(Signal)
         .join(Message, col(Message.id) == Signal.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
         .join(User, col(User.id) == Signal.user_id)

@@ -1,6 +1,6 @@
 """Writes the dataset card, README.md of an exported `datasets` folder: its contents and how to train on it.
 
-Everything in it comes from the manifest and the licence, so the same export has the same card.
+Everything in it comes from the manifest, so the same export has the same card.
 """
 
 import json
@@ -8,11 +8,12 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from storage.examples.weights import KEPT, class_weights
+from storage.examples.weights import KEPT, Weights, class_weights
 from storage.settings import Settings
 
 USAGE = {
-    "kto": """from datasets import load_dataset
+    "kto": """```python
+from datasets import load_dataset
 from trl import KTOConfig, KTOTrainer
 
 rows = load_dataset("path/to/this/folder", split="train")
@@ -21,20 +22,27 @@ trainer = KTOTrainer(
     args=KTOConfig(output_dir="out", desirable_weight={desirable}, undesirable_weight={undesirable}),
     train_dataset=rows,
 )
-trainer.train()""",
-    "pairs": """from datasets import load_dataset
+trainer.train()
+```""",
+    "pairs": """```python
+from datasets import load_dataset
 from trl import DPOConfig, DPOTrainer
 
 rows = load_dataset("path/to/this/folder", split="train")
 trainer = DPOTrainer(model="your-model", args=DPOConfig(output_dir="out"), train_dataset=rows)
-trainer.train()""",
-    "sharegpt": """{{
+trainer.train()
+```""",
+    "sharegpt": """An entry for LLaMA-Factory's `dataset_info.json`:
+
+```json
+{{
   "thumbloop": {{
     "file_name": "path/to/this/folder/data/train.parquet",
     "formatting": "sharegpt",
     "columns": {{"messages": "conversations", "kto_tag": "kto_tag"}}
   }}
-}}""",
+}}
+```""",
 }
 MEANING = {
     "kto": "conversational unpaired preferences: `prompt` (messages), `completion` (one message), `label`",
@@ -43,15 +51,68 @@ MEANING = {
     "sharegpt": "ShareGPT conversations with LLaMA-Factory's `kto_tag`; the last turn is the rated one",
 }
 
+CARD = """---
+{metadata}
+---
 
-def dataset_card(manifest: dict[str, Any], *, licence: str) -> str:
+# Thumbloop feedback
+
+Votes on a chat model's replies, as {meaning}. Provenance columns follow; people appear as pseudonyms only.
+
+- Rows: {rows}
+- Thumbs up: {up}, thumbs down: {down} ({imbalance})
+- Snapshot: vote event {snapshot_event_id}; the last one in here is {largest_event_id}
+- Filters: `{filters_json}`
+- Duplicates: {duplicates}; contradictory votes: {contradictions}
+{redacted}- Licence: {licence}
+- Written by Thumbloop {software[version]}
+
+| model version | up | down |
+|---|---|---|
+{versions_table}
+
+## Use
+
+{usage}
+
+{kept}`manifest.json` has the sha256 of the data, all counts, and what was left out.
+"""
+
+
+def dataset_card(manifest: dict[str, Any]) -> str:
     """The card, beginning with the metadata block that the hub and `datasets` read."""
-    return "\n".join([_metadata(manifest, licence), *_body(manifest, licence)]) + "\n"
+    up, down = manifest["votes"]["up"], manifest["votes"]["down"]
+    shape = manifest["shape"]
+    cap = Settings.model_fields["max_weight"].default
+    weights = class_weights(up, down, cap) if up and down else Weights(1.0, 1.0)
+    kept = f"The weights above keep desirable_weight × up / (undesirable_weight × down) {KEPT}.\n\n"
+    redacted = ""
+    if (redaction := manifest["redaction"]) is not None:
+        engine = redaction["engines"]["presidio-analyzer"]
+        redacted = f"- Personal data replaced by Presidio {engine}: {', '.join(redaction['entities'])}\n"
+    return CARD.format(
+        **manifest,
+        metadata=_metadata(manifest),
+        meaning=MEANING[shape],
+        up=up,
+        down=down,
+        imbalance=f"{up / down:.2f} up for each down" if up and down else "one kind only",
+        filters_json=json.dumps(manifest["filters"], ensure_ascii=False),
+        redacted=redacted,
+        versions_table="\n".join(
+            f"| {name or 'not generated here'} | {votes['up']} | {votes['down']} |"
+            for name, votes in manifest["versions"].items()
+        ),
+        usage=USAGE["kto" if shape == "kto-text" else shape].format(
+            desirable=f"{weights.desirable:.4f}", undesirable=f"{weights.undesirable:.4f}"
+        ),
+        kept=kept if shape != "pairs" and up and down else "",
+    )
 
 
-def _metadata(manifest: dict[str, Any], licence: str) -> str:
-    data = DatasetCardData(
-        license=licence,
+def _metadata(manifest: dict[str, Any]) -> str:
+    return DatasetCardData(
+        license=manifest["licence"],
         pretty_name="Thumbloop feedback",
         task_categories=["text-generation"],
         tags=["kto", "trl", "preference", "human-feedback", "thumbloop"],
@@ -59,72 +120,7 @@ def _metadata(manifest: dict[str, Any], licence: str) -> str:
         configs=[
             {"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]}
         ],
-    )
-    return f"---\n{data.to_yaml()}\n---\n"
-
-
-def _body(manifest: dict[str, Any], licence: str) -> list[str]:
-    up, down = manifest["votes"]["up"], manifest["votes"]["down"]
-    shape = manifest["shape"]
-    balanced = class_weights(up, down, Settings.model_fields["max_weight"].default) if up and down else None
-    usage = USAGE["kto" if shape == "kto-text" else shape]
-    return [
-        "# Thumbloop feedback",
-        "",
-        f"Votes on a chat model's replies, as {MEANING[shape]}. Provenance columns stand beside them; people "
-        "appear as pseudonyms only.",
-        "",
-        f"- Rows: {manifest['rows']}",
-        f"- Thumbs up: {up}, thumbs down: {down} ({_imbalance(up, down)})",
-        f"- Snapshot: vote event {manifest['snapshot_event_id']}; "
-        f"the last one in here is {manifest['largest_event_id']}",
-        f"- Filters: `{json.dumps(manifest['filters'], ensure_ascii=False)}`",
-        f"- Duplicates: {manifest['duplicates']}; contradictory votes: {manifest['contradictions']}",
-        *(_redacted(manifest["redaction"]) if manifest["redaction"] is not None else ()),
-        f"- Licence: {licence}",
-        f"- Written by Thumbloop {manifest['software']['version']}",
-        "",
-        "| model version | up | down |",
-        "|---|---|---|",
-        *(
-            f"| {name or 'not generated here'} | {votes['up']} | {votes['down']} |"
-            for name, votes in manifest["versions"].items()
-        ),
-        "",
-        "## Use",
-        "",
-        *(
-            ["An entry for LLaMA-Factory's `dataset_info.json`:", "", "```json"]
-            if shape == "sharegpt"
-            else ["```python"]
-        ),
-        usage.format(
-            desirable=f"{balanced.desirable:.4f}" if balanced else 1.0,
-            undesirable=f"{balanced.undesirable:.4f}" if balanced else 1.0,
-        ),
-        "```",
-        "",
-        *(
-            [
-                f"The weights above keep desirable_weight × up / (undesirable_weight × down) {KEPT}.",
-                "",
-            ]
-            if shape != "pairs" and balanced
-            else []
-        ),
-        "`manifest.json` has the sha256 of the data, all counts, and what was left out.",
-    ]
-
-
-def _redacted(redaction: dict[str, Any]) -> list[str]:
-    engine = redaction["engines"]["presidio-analyzer"]
-    return [f"- Personal data replaced by Presidio {engine}: {', '.join(redaction['entities'])}"]
-
-
-def _imbalance(up: int, down: int) -> str:
-    if not up or not down:
-        return "one kind only"
-    return f"{up / down:.2f} up for each down"
+    ).to_yaml()
 
 
 def _size_category(rows: int) -> str:

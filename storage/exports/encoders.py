@@ -12,20 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.batches import batches
 from storage.exports.shapes import Kind, Row
+from storage.files.spreadsheet_cells import defuse_cell
 
 Columns = dict[str, Kind]
-Encoder = Callable[[Iterable[Row], Columns], Iterator[bytes]]
+Encoder = Callable[[Iterable[Row], Columns, int], Iterator[bytes]]
 
 # Text formats yield pieces of about this many characters: a write per row would cost more than the row.
 PIECE = 64 * 1024
-# A Parquet row group ends after this many rows or this much text, whichever is first.
-GROUP_ROWS = 2_000
+# A piece or a Parquet row group ends after this many rows at most, a row group also after this much text.
+MOST_ROWS = 2_000
 GROUP_CHARACTERS = 8 * 1024 * 1024
-
-# Spreadsheets read a cell that begins with one of these as a formula, or drop the character and look at the
-# next. The quote that prevents this is in the list too, so that removing one quote always restores the cell.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 _ARROW_TYPES = {
     Kind.TEXT: pa.string(),
@@ -36,43 +34,34 @@ _ARROW_TYPES = {
 }
 
 
-def jsonl(rows: Iterable[Row], columns: Columns) -> Iterator[bytes]:
+def jsonl(rows: Iterable[Row], columns: Columns, most_rows: int = MOST_ROWS) -> Iterator[bytes]:
     """One JSON object per line. Tags are a JSON string: `datasets` cannot infer an empty list's type."""
     tags = [name for name, kind in columns.items() if kind is Kind.TAGS]
     lines = (_json(row | {name: _json(row[name]) for name in tags}) + "\n" for row in rows)
-    return _pieces(lines)
+    return _pieces(lines, most_rows)
 
 
-def csv_table(rows: Iterable[Row], columns: Columns) -> Iterator[bytes]:
+def csv_table(rows: Iterable[Row], columns: Columns, most_rows: int = MOST_ROWS) -> Iterator[bytes]:
     """CSV after RFC 4180, in UTF-8, with a header; lists and booleans are JSON.
 
-    Text that a spreadsheet could read as a formula gets a leading single quote; `restore_cell` removes it.
+    Text that a spreadsheet could read as a formula gets a leading single quote.
     """
-    return _pieces(_csv_lines(rows, columns))
+    return _pieces(_csv_lines(rows, columns), most_rows)
 
 
-def parquet(rows: Iterable[Row], columns: Columns) -> Iterator[bytes]:
+def parquet(rows: Iterable[Row], columns: Columns, most_rows: int = MOST_ROWS) -> Iterator[bytes]:
     """One Parquet file with zstd-compressed row groups."""
     schema = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
     sink = _Sink()
     writer = pq.ParquetWriter(sink, schema, compression="zstd")
-    for group in _groups(rows):
-        writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=GROUP_ROWS)
+    for group in batches(rows, _characters, most_items=most_rows, most_size=GROUP_CHARACTERS):
+        writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=most_rows)
         yield sink.take()
     writer.close()
     yield sink.take()
 
 
 ENCODERS: dict[str, Encoder] = {"jsonl": jsonl, "csv": csv_table, "parquet": parquet, "datasets": parquet}
-
-
-def defuse_cell(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
-
-
-def restore_cell(text: str) -> str:
-    """Undo defuse_cell."""
-    return text.removeprefix("'")
 
 
 def _csv_lines(rows: Iterable[Row], columns: Columns) -> Iterator[str]:
@@ -95,38 +84,17 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _pieces(texts: Iterable[str]) -> Iterator[bytes]:
-    parts: list[str] = []
-    size = 0
-    for text in texts:
-        parts.append(text)
-        size += len(text)
-        if size >= PIECE:
-            yield "".join(parts).encode()
-            parts, size = [], 0
-    if parts:
-        yield "".join(parts).encode()
-
-
-def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    group: list[Row] = []
-    size = 0
-    for row in rows:
-        group.append(row)
-        size += sum(_characters(value) for value in row.values())
-        if len(group) >= GROUP_ROWS or size >= GROUP_CHARACTERS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+def _pieces(texts: Iterable[str], most_rows: int) -> Iterator[bytes]:
+    for piece in batches(texts, len, most_items=most_rows, most_size=PIECE):
+        yield "".join(piece).encode()
 
 
 def _characters(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
     if isinstance(value, list):
-        return sum(_characters(item) for item in value)
-    return sum(len(text) for text in value.values()) if isinstance(value, dict) else 1
+        return sum(map(_characters, value))
+    return sum(map(_characters, value.values())) if isinstance(value, dict) else 1
 
 
 class _Sink(io.RawIOBase):

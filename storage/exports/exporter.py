@@ -7,6 +7,7 @@ manifest describes them. The chat template is passed in, so no tokenizer is load
 import hashlib
 import json
 import re
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from storage.examples.filters import resolve
 from storage.examples.pairs import iter_pairs
 from storage.examples.signal_examples import signal_examples
 from storage.exports.dataset_card import dataset_card
-from storage.exports.encoders import ENCODERS
+from storage.exports.encoders import ENCODERS, MOST_ROWS
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import Redaction, Redactor
 from storage.exports.shapes import COLUMNS, ChatTemplate, Row, Shaper
@@ -89,10 +90,13 @@ class Export:
         self._largest_event_id = 0
         self._digest, self._bytes = hashlib.sha256(), 0
 
-    def chunks(self) -> Iterator[bytes]:
-        """The bytes of the file; for the format datasets, of the Parquet file in the folder."""
+    def chunks(self, most_rows: int = MOST_ROWS) -> Iterator[bytes]:
+        """The bytes of the file; for the format datasets, of the Parquet file in the folder.
+
+        A chunk holds at most that many rows.
+        """
         self._digest, self._bytes = hashlib.sha256(), 0
-        for chunk in ENCODERS[self.plan.format](self._rows(), COLUMNS[self.plan.shape]):
+        for chunk in ENCODERS[self.plan.format](self._rows(), COLUMNS[self.plan.shape], most_rows):
             self._digest.update(chunk)
             self._bytes += len(chunk)
             yield chunk
@@ -140,13 +144,10 @@ class Export:
                 up, down = self._redacted(up, down)
                 yield self._shaper.pair(up, down), (up, down)
             return
-        shape = {"kto": self._shaper.kto, "kto-text": self._shaper.kto_text}.get(
-            self.plan.shape, self._shaper.sharegpt
-        )
         for example in self._selected():
             (example,) = self._redacted(example)
             try:
-                yield shape(example), (example,)
+                yield self._shaper.row(self.plan.shape, example), (example,)
             except InvalidInput:
                 self._left_out["refused by the chat template"] += 1
 
@@ -194,9 +195,35 @@ def _write_folder(target: Path, export: Export) -> None:
         (folder / "data").mkdir()
         write_atomically(folder / "data" / "train.parquet", export.chunks(), private=True)
         manifest = export.manifest()
-        card = dataset_card(manifest, licence=export.plan.licence)
-        write_atomically(folder / "README.md", card, private=True)
+        write_atomically(folder / "README.md", dataset_card(manifest), private=True)
         write_atomically(folder / "manifest.json", _to_json(manifest), private=True)
+
+
+def remove_exports(folder: Path) -> list[Path]:
+    """Remove the exports in a folder, recognised by their manifests; returns their paths."""
+    removed = []
+    for manifest in [*folder.rglob(f"*{MANIFEST_END}"), *folder.rglob("manifest.json")]:
+        in_folder = manifest.name == "manifest.json"
+        export = (
+            manifest.parent if in_folder else manifest.with_name(manifest.name.removesuffix(MANIFEST_END))
+        )
+        if export == folder or not _is_manifest(manifest):
+            continue
+        if export.is_dir():
+            shutil.rmtree(export)
+        else:
+            export.unlink(missing_ok=True)
+            manifest.unlink(missing_ok=True)
+        removed.append(export)
+    return removed
+
+
+def _is_manifest(file: Path) -> bool:
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"snapshot_event_id", "sha256", "software"} <= found.keys()
 
 
 @contextmanager

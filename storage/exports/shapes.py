@@ -62,17 +62,25 @@ class Shaper:
     salt: bytes
     template: ChatTemplate | None = None
 
-    def kto(self, example: Example) -> Row:
-        """TRL's conversational unpaired preference."""
+    def row(self, shape: str, example: Example) -> Row:
+        """The row of one example, in any shape but pairs."""
+        if shape == "sharegpt":
+            turns = [
+                {"from": SHAREGPT_SPEAKERS[message["role"]], "value": message["content"]}
+                for message in example.prompt + example.completion
+            ]
+            return {"conversations": turns, "kto_tag": example.label, **self._provenance(example)}
+        texts = self._texts(example) if shape == "kto-text" else (example.prompt, example.completion)
+        prompt, completion = texts
         return {
-            "prompt": example.prompt,
-            "completion": example.completion,
+            "prompt": prompt,
+            "completion": completion,
             "label": example.label,
             **self._provenance(example),
         }
 
-    def kto_text(self, example: Example) -> Row:
-        """TRL's plain-text unpaired preference: what the model reads, and what it should write.
+    def _texts(self, example: Example) -> tuple[str, str]:
+        """What the model reads, and what it should write.
 
         The completion begins where the rendered prompt and the rendered conversation diverge: some templates
         render a prompt differently alone than before a reply.
@@ -80,25 +88,8 @@ class Shaper:
         assert self.template is not None
         prompt = self.template(example.prompt, True)
         both = self.template(example.prompt + example.completion, False)
-        if not both.startswith(prompt):
-            prompt = both[: common_prefix(prompt, both)]
-        return {
-            "prompt": prompt,
-            "completion": both[len(prompt) :],
-            "label": example.label,
-            **self._provenance(example),
-        }
-
-    def sharegpt(self, example: Example) -> Row:
-        """ShareGPT turns with LLaMA-Factory's kto_tag."""
-        return {
-            "conversations": [
-                {"from": SHAREGPT_SPEAKERS[message["role"]], "value": message["content"]}
-                for message in example.prompt + example.completion
-            ],
-            "kto_tag": example.label,
-            **self._provenance(example),
-        }
+        start = common_prefix(prompt, both)
+        return both[:start], both[start:]
 
     def pair(self, up: Example, down: Example) -> Row:
         """TRL's conversational preference with an explicit prompt."""

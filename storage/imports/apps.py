@@ -29,11 +29,11 @@ FOLDED = '<details type="'
 FOLDED_END = "</details>"
 
 
-def is_open_webui(record: Mapping[str, Any]) -> bool:
+def is_open_webui(record: Mapping[str, Any], _options: object = None) -> bool:
     return isinstance(record.get("data"), Mapping) and ("meta" in record or "snapshot" in record)
 
 
-def open_webui_rows(record: Mapping[str, Any]) -> Iterator[ImportedRow | Dropped]:
+def open_webui_rows(record: Mapping[str, Any], _options: object = None) -> Iterator[ImportedRow | Dropped]:
     data = _object(record, "data")
     kind = record.get("type")
     if kind is not None and kind != "rating":
@@ -65,14 +65,14 @@ def open_webui_rows(record: Mapping[str, Any]) -> Iterator[ImportedRow | Dropped
     )
 
 
-def is_feel(record: Mapping[str, Any]) -> bool:
+def is_feel(record: Mapping[str, Any], _options: object = None) -> bool:
     chat = record.get("conversation")
     return isinstance(chat, list) and any(
         isinstance(message, Mapping) and message.keys() >= {"role", "rating"} for message in chat
     )
 
 
-def feel_rows(record: Mapping[str, Any]) -> Iterator[ImportedRow | Dropped]:
+def feel_rows(record: Mapping[str, Any], _options: object = None) -> Iterator[ImportedRow | Dropped]:
     """One row per rated reply; an unrated reply that was rewritten is a thumbs down with a correction."""
     chat = record.get("conversation")
     if not isinstance(chat, list):

@@ -149,14 +149,14 @@ FORMATS = {
         Format(
             "openwebui",
             "Open WebUI's feedback export: data, meta, snapshot",
-            lambda record, _: is_open_webui(record),
-            lambda record, _: open_webui_rows(record),
+            is_open_webui,
+            open_webui_rows,
         ),
         Format(
             "feel",
             "huggingface/feel: conversation with role, content and rating",
-            lambda record, _: is_feel(record),
-            lambda record, _: feel_rows(record),
+            is_feel,
+            feel_rows,
         ),
         Format(
             "pairs",

@@ -6,12 +6,13 @@ write in between. Either way existing rows count as duplicates: importing a file
 missing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from sqlmodel import Session
 
+from storage.batches import batches
 from storage.db.database import Database
 from storage.errors import NotStored
 from storage.imports.formats import NO_OPTIONS, ImportOptions, named_format
@@ -62,11 +63,12 @@ def _store(
     *,
     one_transaction: bool,
 ) -> None:
-    batches = _batches(row for _, row in reading.rows())
+    rows = (row for _, row in reading.rows())
+    grouped = batches(rows, _characters, most_items=BATCH, most_size=BATCH_CHARS)
     if not one_transaction:
         kept = 0
         try:
-            for batch in batches:
+            for batch in grouped:
                 with database.write() as session:
                     _add(session, reading, batch)
                 kept = reading.report.accepted
@@ -76,7 +78,7 @@ def _store(
                 code=error.code,
             ) from error
     with database.write() as session:
-        for batch in batches:
+        for batch in grouped:
             _add(session, reading, batch)
         finish(session, reading.report)
 
@@ -89,14 +91,5 @@ def _add(session: Session, reading: Reading, batch: list[ImportedRow]) -> None:
     reading.report.duplicates += len(batch) - added
 
 
-def _batches(rows: Iterator[ImportedRow]) -> Iterator[list[ImportedRow]]:
-    batch: list[ImportedRow] = []
-    chars = 0
-    for row in rows:
-        batch.append(row)
-        chars += sum(len(turn.content) for turn in row.turns)
-        if len(batch) == BATCH or chars > BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
+def _characters(row: ImportedRow) -> int:
+    return sum(len(turn.content) for turn in row.turns)

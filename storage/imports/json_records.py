@@ -5,7 +5,7 @@ A bad line affects only itself. After a broken element of an array reading stops
 
 import codecs
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
 
 import ijson
@@ -30,13 +30,11 @@ def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
     if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
         file.seek(0)
     bounded = _Bounded(file)
-    repeats: list[tuple[dict[str, Any], str]] = []
-    elements = _elements(bounded, array, lambda: _Object(repeats))
+    elements = _elements(bounded, array)
     number = 0
     try:
-        for number, value in enumerate(elements, 1):
-            repeated = _repeated_key(value, repeats)
-            yield _record(f"element {number}", bounded.done, value, repeated and _twice(repeated))
+        for number, (value, repeated) in enumerate(elements, 1):
+            yield _record(f"element {number}", bounded.done, value, _twice(repeated[0]) if repeated else None)
             bounded.element_from = bounded.done
     except TooLong:
         yield Record(f"element {number + 1}", bounded.done, fault=f"{too_long('element')} Otherwise {REST}")
@@ -45,10 +43,13 @@ def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
         yield Record(f"element {number + 1}", bounded.done, fault=fault)
 
 
-def _elements(file: "_Bounded", array: bool, map_type: Callable[[], dict[str, Any]]) -> Iterator[Any]:
-    """As ijson.items, but without the path it keeps per level, whose memory is quadratic in the depth."""
+def _elements(file: "_Bounded", array: bool) -> Iterator[tuple[Any, list[str]]]:
+    """Each element with the keys that are repeated in an object of it.
+
+    As ijson.items, but without the path that it keeps per level, whose memory is quadratic in the depth.
+    """
     depth, top = 0, 1 if array else 0
-    builder = ijson.ObjectBuilder(map_type)
+    builder, repeated = _builder()
     for event, value in ijson.basic_parse(file, multiple_values=not array, use_float=True):
         ends = event in ("end_map", "end_array")
         depth -= ends
@@ -58,8 +59,13 @@ def _elements(file: "_Bounded", array: bool, map_type: Callable[[], dict[str, An
         builder.event(event, value)
         depth += event in ("start_map", "start_array")
         if depth == top and event != "map_key":
-            yield builder.value
-            builder = ijson.ObjectBuilder(map_type)
+            yield builder.value, repeated
+            builder, repeated = _builder()
+
+
+def _builder() -> tuple[ijson.ObjectBuilder, list[str]]:
+    repeated: list[str] = []
+    return ijson.ObjectBuilder(lambda: _Object(repeated)), repeated
 
 
 def _line_record(position: str, done: int, line: bytes) -> Record:
@@ -132,24 +138,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class _Object(dict[str, Any]):
     """An object that ijson fills. A duplicate key is only recorded, so that reading can continue."""
 
-    def __init__(self, repeats: list[tuple[dict[str, Any], str]]) -> None:
-        self._repeats = repeats
+    def __init__(self, repeated: list[str]) -> None:
+        self._repeated = repeated
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key in self:
-            self._repeats.append((self, key))
+            self._repeated.append(key)
         super().__setitem__(key, value)
-
-
-def _repeated_key(value: Any, repeats: list[tuple[dict[str, Any], str]]) -> str | None:
-    """A duplicate key in this element, if any; `repeats` may already have some of later elements."""
-    inside = [value] if repeats else []
-    for one in inside:
-        for owner, key in repeats:
-            if owner is one:
-                return key
-        inside.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
-    return None
 
 
 LINE_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda _: None)

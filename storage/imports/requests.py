@@ -29,7 +29,13 @@ _lock = threading.Lock()
 def one_at_a_time(database: Database, user_id: str, key: str) -> Iterator[None]:
     """Hold the key during its import; raises Conflict if another request holds it."""
     held = _held_by_the_database if database.dialect == "postgresql" else _held_by_this_process
-    with held(database, key, f"{user_id}/{key}"):
+    with held(database, f"{user_id}/{key}") as free:
+        if not free:
+            raise Conflict(
+                f"The import with the idempotency key {key!r} is still running; try again later.",
+                code="import_under_way",
+                retry_after=RETRY_AFTER,
+            )
         yield
 
 
@@ -38,7 +44,8 @@ def stored_report(session: Session, user_id: str, key: str, sha256: str) -> dict
 
     Raises InvalidInput if the key was used with another request.
     """
-    found = _find(session, user_id, key)
+    query = select(ImportRequest).where(ImportRequest.user_id == user_id, ImportRequest.key == key)
+    found = session.exec(query).first()
     if found is None:
         return None
     if found.sha256 != sha256:
@@ -62,41 +69,27 @@ def remove_old_requests(session: Session) -> int:
     return int(session.execute(old).rowcount)  # type: ignore[attr-defined]
 
 
-def _find(session: Session, user_id: str, key: str) -> ImportRequest | None:
-    query = select(ImportRequest).where(ImportRequest.user_id == user_id, ImportRequest.key == key)
-    return session.exec(query).first()
-
-
 @contextmanager
-def _held_by_this_process(database: Database, key: str, name: str) -> Iterator[None]:
+def _held_by_this_process(database: Database, name: str) -> Iterator[bool]:
     mine = (database.shown_address, name)
     with _lock:
-        if mine in _under_way:
-            raise _busy(key)
+        free = mine not in _under_way
         _under_way.add(mine)
     try:
-        yield
+        yield free
     finally:
-        with _lock:
+        if free:
             _under_way.discard(mine)
 
 
 @contextmanager
-def _held_by_the_database(database: Database, key: str, name: str) -> Iterator[None]:
+def _held_by_the_database(database: Database, name: str) -> Iterator[bool]:
     number = sa.func.hashtextextended(name, 0)
     # No transaction stays open meanwhile. If the server dies, its connection and the lock end.
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(number))).scalar_one():
-            raise _busy(key)
+        free = bool(connection.execute(sa.select(sa.func.pg_try_advisory_lock(number))).scalar_one())
         try:
-            yield
+            yield free
         finally:
-            connection.execute(sa.select(sa.func.pg_advisory_unlock(number)))
-
-
-def _busy(key: str) -> Conflict:
-    return Conflict(
-        f"The import with the idempotency key {key!r} is still under way; ask again in a while.",
-        code="import_under_way",
-        retry_after=RETRY_AFTER,
-    )
+            if free:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(number)))

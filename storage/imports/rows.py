@@ -88,7 +88,7 @@ def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
     """The prompt and the reply as one conversation.
 
     The reply is text, one assistant message, or a conversation that ends with it. Then the prompt
-    may be missing, the beginning of that conversation, or text, which is not used.
+    may be missing, the beginning of that conversation, or the text of one of its user messages.
     """
     if reply is None or reply == []:
         raise InvalidInput(f"{name} is missing.", field=name)
@@ -100,8 +100,11 @@ def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
         return beginning + ending
     if ending[0].role == "assistant":
         raise InvalidInput(f"{name} must be one assistant message, not {len(ending)} messages.", field=name)
-    if not isinstance(prompt, str) and ending[: len(beginning)] != beginning:
-        raise InvalidInput(f"prompt is not the beginning of the conversation in {name}.", field="prompt")
+    asked = [turn.content.strip() for turn in ending if turn.role == "user"]
+    known = prompt.strip() in asked if isinstance(prompt, str) else ending[: len(beginning)] == beginning
+    if not known:
+        what = "a user message" if isinstance(prompt, str) else "the beginning"
+        raise InvalidInput(f"prompt is not {what} of the conversation in {name}.", field="prompt")
     return ending
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import InvalidInput
-from storage.exports.encoders import restore_cell
+from storage.files.spreadsheet_cells import restore_cell
 from storage.imports.records import LONGEST_RECORD, Record, TooLong, bounded_lines, too_long
 
 LABELS = ("label", "kto_tag")

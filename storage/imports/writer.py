@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, SQLModel, col, select
+from sqlmodel import Session, col, select
 
 from storage.chats.chats import TITLE_LENGTH
 from storage.chats.votes import lock_vote_log
 from storage.db.ids import new_id
-from storage.db.tables import Chat, Message, Table, User, Vote, VoteEvent, now
+from storage.db.tables import Chat, Message, User, Vote, VoteEvent, now
 from storage.imports.rows import ImportedRow
 from storage.people.users import find_user
 
@@ -108,12 +108,8 @@ class _Batch:
             (VoteEvent, self._events),
         ):
             if values:
-                session.connection().execute(sa.insert(_table(table)), values)
+                session.connection().execute(sa.insert(table), values)
         return len(self._chats)
-
-
-def _table(table: type[SQLModel]) -> sa.Table:
-    return Table.metadata.tables[str(table.__tablename__)]
 
 
 def _import_user(session: Session) -> User:

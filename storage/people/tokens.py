@@ -22,13 +22,8 @@ _tokens, _users = Table.metadata.tables["api_token"], Table.metadata.tables["use
 # A Core statement, built once: every request begins with it.
 _FIND = (
     sa.select(
-        _users.c.id,
-        _users.c.name,
-        _users.c.role,
-        _users.c.disabled,
-        _tokens.c.kind,
-        _tokens.c.expires_at,
-        _tokens.c.revoked_at,
+        *_users.c["id", "name", "role", "disabled"],
+        *_tokens.c["kind", "expires_at", "revoked_at"],
     )
     .join_from(_tokens, _users, _users.c.id == _tokens.c.user_id)
     .where(_tokens.c.sha256 == sa.bindparam("sha256"))

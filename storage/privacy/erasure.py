@@ -5,8 +5,6 @@ snapshot. A model trained on it still remembers it: each such version is marked,
 base model without those votes forgets.
 """
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, SQLModel, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from storage.chats.votes import lock_vote_log
@@ -22,7 +20,7 @@ from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import ApiToken, Chat, Message, Signal, User, Vote, VoteEvent, now
 from storage.errors import Conflict
-from storage.exports.exporter import MANIFEST_END
+from storage.exports.exporter import remove_exports
 from storage.people.users import get_user
 from storage.registry.lineage import ERASED, Key, mark_affected, versions_trained_on
 
@@ -72,18 +70,11 @@ def preview_user(session: Session, user_id: str) -> ErasureReport:
     """What `erase_user` would remove and mark; raises as it does."""
     _erasable(session, user_id)
     scope = _of_user(user_id)
+    report = _count(session, scope)
     votes, signals = _keys(session, scope)
-
-    def count(table: type[Chat] | type[Message], condition: sa.ColumnElement[bool]) -> int:
-        return session.exec(select(func.count()).select_from(table).where(condition)).one()
-
-    return ErasureReport(
-        chats=count(Chat, col(Chat.id).in_(scope.chats)),
-        messages=count(Message, col(Message.chat_id).in_(scope.chats)),
-        votes=len(votes),
-        signals=session.exec(select(func.count()).where(scope.covers(Signal))).one(),
-        affected_versions=list(versions_trained_on(session, votes | signals)),
-    )
+    report.votes = len(votes)  # those of other people's chats and cleared ones included
+    report.affected_versions = list(versions_trained_on(session, votes | signals))
+    return report
 
 
 def erase_before(session: Session, moment: datetime, *, by: str, limit: int | None = None) -> ErasureReport:
@@ -103,46 +94,17 @@ def erase_before(session: Session, moment: datetime, *, by: str, limit: int | No
 
 
 def count_before(session: Session, moment: datetime) -> ErasureReport:
-    """How much `erase_before` would remove, without signals and affected versions."""
-    in_chats = select(Message.id).where(col(Message.chat_id).in_(select(Chat.id).where(_forgettable(moment))))
-    return ErasureReport(
-        chats=session.exec(select(func.count()).select_from(Chat).where(_forgettable(moment))).one(),
-        messages=session.exec(select(func.count()).where(col(Message.id).in_(in_chats))).one(),
-        votes=session.exec(select(func.count()).where(col(Vote.message_id).in_(in_chats))).one(),
-    )
+    """How much `erase_before` would remove, without affected versions."""
+    return _count(session, _Scope(select(Chat.id).where(_forgettable(moment))))
 
 
 def remove_copies(database: Database, data_dir: Path) -> list[Path]:
     """Remove what still holds erased data: exports in the data directory, and the database's log.
 
-    An export is recognised by its manifest. Returns the paths of the removed exports.
+    Returns the paths of the removed exports.
     """
     database.forget_old_pages()
-    removed = []
-    for manifest in [*data_dir.rglob(f"*{MANIFEST_END}"), *data_dir.rglob("manifest.json")]:
-        export = manifest.parent if manifest.name == "manifest.json" else _described_by(manifest)
-        if export == data_dir or not _is_manifest(manifest):
-            continue
-        if export.is_dir():
-            shutil.rmtree(export)
-        else:
-            export.unlink(missing_ok=True)
-            manifest.unlink(missing_ok=True)
-        removed.append(export)
-    return removed
-
-
-def _described_by(manifest: Path) -> Path:
-    return manifest.with_name(manifest.name.removesuffix(MANIFEST_END))
-
-
-def _is_manifest(file: Path) -> bool:
-    """Whether it is the manifest of an export."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and {"snapshot_event_id", "sha256", "software"} <= found.keys()
+    return remove_exports(data_dir)
 
 
 @dataclass(frozen=True)
@@ -199,6 +161,18 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
     return report
 
 
+def _count(session: Session, scope: _Scope) -> ErasureReport:
+    def count(table: type[SQLModel], condition: sa.ColumnElement[bool]) -> int:
+        return session.exec(select(func.count()).select_from(table).where(condition)).one()
+
+    return ErasureReport(
+        chats=count(Chat, col(Chat.id).in_(scope.chats)),
+        messages=count(Message, col(Message.chat_id).in_(scope.chats)),
+        votes=count(Vote, scope.covers(Vote)),
+        signals=count(Signal, scope.covers(Signal)),
+    )
+
+
 def _keys(session: Session, scope: _Scope) -> tuple[set[Key], set[Key]]:
     """The (reply, person) keys of the votes and of the signals that are not erased."""
     events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED)
@@ -212,11 +186,5 @@ def _rows(result: sa.Result[Any]) -> int:
 
 
 def _record(session: Session, by: str, action: str, target: str, report: ErasureReport) -> None:
-    audit.record(
-        session,
-        by,
-        action,
-        target,
-        **asdict(report),
-    )
+    audit.record(session, by, action, target, **asdict(report))
     session.flush()

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 from sqlmodel import Session
 
 from storage.db.database import Database
-from storage.exports.encoders import restore_cell
 from storage.exports.exporter import Export
 from storage.exports.plan import ExportPlan
 from storage.exports.shapes import COLUMNS, Kind
+from storage.files.spreadsheet_cells import restore_cell
 from tests.support.rows import rate
 
 SALT = b"s" * 32

@@ -96,7 +96,7 @@ def list_examples(_: Admin, services: ServicesHere, query: Annotated[ExamplesQue
         for example in _beyond(examples, place):
             if len(items) == query.limit:
                 return ExamplePage(snapshot=place.snapshot, items=items, next=str(place))
-            items.append(shaper.kto(example))
+            items.append(shaper.row("kto", example))
             place = place.after(example.event_id)
     return ExamplePage(snapshot=place.snapshot, items=items, next=None)
 

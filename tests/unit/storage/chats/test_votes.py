@@ -1,6 +1,6 @@
 """Votes and their log, on both engines."""
 
-import threading
+from functools import partial
 
 import pytest
 from sqlmodel import select
@@ -11,6 +11,7 @@ from storage.db.ids import new_id
 from storage.db.tables import Vote, VoteEvent
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from tests.support.rows import add_person_with_reply, add_reply
+from tests.support.threads import at_once
 
 
 def test_a_vote_is_cast_changed_and_cleared_and_every_step_is_logged(database: Database) -> None:
@@ -82,11 +83,7 @@ def test_many_votes_at_once_are_all_kept_and_none_is_doubled(database: Database)
                 chosen = replies[(offset + step) % 8]
                 votes.cast_vote(session, user_id=person.id, message_id=chosen.id, label=True)
 
-    threads = [threading.Thread(target=vote, args=(offset,)) for offset in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(partial(vote, offset) for offset in range(8))
     with database.read() as session:
         assert votes.count_votes(session) == votes.VoteCounts(up=8, down=0)
         assert len(session.exec(select(VoteEvent)).all()) == 8

@@ -1,6 +1,5 @@
 """The webhook's outbox: filled from the log of votes, claimed by one, and rid of what was erased."""
 
-import threading
 from datetime import timedelta
 
 import pytest
@@ -16,6 +15,7 @@ from storage.errors import BadSetting, Conflict, NotFound
 from storage.privacy import erasure
 from storage.settings import load_settings
 from tests.support.rows import add_person_with_reply
+from tests.support.threads import at_once
 
 AGE = timedelta(hours=72)
 LEASE = timedelta(seconds=60)
@@ -105,11 +105,7 @@ def test_several_servers_never_have_the_same_delivery(database: Database) -> Non
         while len(claimed) <= 24 and (found := claim(database, limit=3)):
             claimed.extend(each.id for each in found)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once([work] * 4)
     assert len(claimed) == len(set(claimed)) == 24
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import threading
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +16,7 @@ from storage.privacy import erasure
 from storage.registry import model_versions, training_runs
 from tests.support import REPOSITORY
 from tests.support.rated_store import exported_lines
+from tests.support.threads import at_once
 
 # SQLAlchemy cannot read an index over an expression from SQLite; the tests of runs and versions try those.
 pytestmark = [
@@ -35,22 +35,9 @@ def test_the_migrated_schema_is_the_declared_one(database: Database) -> None:
 
 def test_several_servers_may_migrate_one_new_database_at_once(empty_database_url: str) -> None:
     databases = [Database(empty_database_url) for _ in range(4)]
-    errors: list[BaseException] = []
-
-    def migrate(database: Database) -> None:
-        try:
-            database.migrate()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=migrate, args=(database,)) for database in databases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(database.migrate for database in databases)
     for database in databases:
         database.close()
-    assert errors == []
 
 
 def restored(address: str, release: str) -> Database:

@@ -177,16 +177,11 @@ def test_an_erased_vote_is_left_out_and_counted(store: Database) -> None:
         assert wanted.left_out == {"erased vote": 2}
 
 
-def test_pages_begin_after_the_last_event_of_the_page_before(
-    store: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from storage.examples import example
-
-    monkeypatch.setattr(example, "PAGE", 2)
+def test_pages_begin_after_the_last_event_of_the_page_before(store: Database) -> None:
     with store.read() as session:
-        first = next(Examples(session, 4).iterate())
-        rest = list(Examples(session, 4).iterate(first.event_id))
-        earlier = list(Examples(session, 2).iterate())
+        first = next(Examples(session, 4, page=2).iterate())
+        rest = list(Examples(session, 4, page=2).iterate(first.event_id))
+        earlier = list(Examples(session, 2, page=2).iterate())
     assert [first.event_id, *(e.event_id for e in rest)] == [1, 2, 3, 4]
     assert [e.event_id for e in earlier] == [1, 2]
 

@@ -80,7 +80,3 @@ def test_a_class_without_examples_has_no_weight(ups: int, downs: int) -> None:
 def test_a_cap_below_one_is_refused(cap: float) -> None:
     with pytest.raises(InvalidInput, match="at least 1"):
         class_weights(5, 5, cap)
-
-
-def test_weights_as_json() -> None:
-    assert class_weights(4, 4, 15).to_dict() == {"desirable": 1.0, "undesirable": 1.0}

@@ -16,10 +16,10 @@ from storage.db.database import Database
 from storage.errors import InvalidInput
 from storage.examples.example import Examples
 from storage.examples.filters import ExampleFilter
-from storage.exports.encoders import defuse_cell, restore_cell
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.exports.shapes import COLUMNS
+from storage.files.spreadsheet_cells import defuse_cell, restore_cell
 from tests.support.rated_store import NASTY, SALT, SHAPES, content, exported_rows, fill, template
 from tests.support.rows import rate
 
@@ -210,18 +210,12 @@ def test_an_empty_store_exports_an_empty_file(database: Database, tmp_path: Path
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_several_threads_may_take_turns_as_a_web_server_does(
-    database: Database, monkeypatch: pytest.MonkeyPatch, format: str
-) -> None:
-    from storage.exports import encoders
-
-    monkeypatch.setattr(encoders, "PIECE", 1)
-    monkeypatch.setattr(encoders, "GROUP_ROWS", 3)
+def test_several_threads_may_take_turns_as_a_web_server_does(database: Database, format: str) -> None:
     fill(database, 20)
     plan = ExportPlan.model_validate({"format": format, "contradictions": "majority"})
     expected = content(database, **plan.model_dump())
     with database.read() as session, ThreadPoolExecutor(3) as threads:
-        chunks = Export(session, plan, salt=SALT).chunks()
+        chunks = Export(session, plan, salt=SALT).chunks(most_rows=3)
         taken = list(iter(lambda: threads.submit(next, chunks, None).result(), None))
     assert len(taken) > 3
     assert b"".join(taken) == expected

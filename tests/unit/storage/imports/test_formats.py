@@ -109,6 +109,7 @@ BAD_KTO: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [*ASKED, {"role": "system", "content": "late"}]}, "they are user, system"),
     ({"prompt": [{"role": "system", "content": "alone"}]}, "alternate"),
     ({"prompt": CHAT, "completion": [*ASKED, *said("x")]}, "prompt is not the beginning"),
+    ({"prompt": "Other", "completion": [*ASKED, *said("x")]}, "prompt is not a user message"),
     ({"prompt": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "more than text"),
     ({"prompt": "a\x00"}, "NUL"),
     ({"completion": "\ud800"}, "surrogate"),

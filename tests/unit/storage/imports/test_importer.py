@@ -2,7 +2,6 @@
 
 import io
 import json
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from storage.people import users
 from tests.support.imported import ROW, ROWS, counts, exported, is_empty, numbered
 from tests.support.rated_store import SALT
 from tests.support.rows import add_person_with_reply, add_reply
+from tests.support.threads import at_once
 
 
 def lines(*rows: dict[str, Any] | bytes) -> io.BytesIO:
@@ -85,14 +85,10 @@ def test_what_is_known_of_a_vote_is_kept(database: Database) -> None:
 BAD_LINES = {
     b"{not json": "not JSON",
     b'{"prompt": "a", "completion": "b", "label": "true"}': "must be true (up) or false (down), not 'true'",
-    b'{"prompt": "a", "completion": "", "label": true}': "completion is empty",
-    b'{"prompt": "a\\u0000", "completion": "b", "label": true}': "NUL",
-    b'{"prompt": "\\ud800", "completion": "b", "label": true}': "surrogate",
     b'{"prompt": "a", "completion": "b", "label": NaN}': "not null",
     b'{"prompt": "a", "chosen": "b", "rejected": "c"}': "looks like the format pairs",
     b'{"text": "a"}': "completion is missing",
     b"\xff\xfe": "UTF-8",
-    b"[" * 100_000: "nested",
 }
 
 
@@ -228,16 +224,11 @@ def test_an_import_that_is_interrupted_leaves_nothing_or_is_resumed(database: Da
 
 @pytest.mark.parametrize("skip_bad", [False, True])
 def test_two_imports_of_one_file_at_once_add_it_once(database: Database, skip_bad: bool) -> None:
-    reports: list[ImportReport] = []
 
-    def work() -> None:
-        reports.append(import_file(database, lines(*numbered(BATCH * 2 + 1)), skip_bad=skip_bad))
+    def work() -> ImportReport:
+        return import_file(database, lines(*numbered(BATCH * 2 + 1)), skip_bad=skip_bad)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    reports = at_once([work, work])
     assert sum(report.accepted for report in reports) == BATCH * 2 + 1
     assert len(exported(database)) == BATCH * 2 + 1
 

@@ -17,6 +17,7 @@ from storage.people.end_users import ensure_end_user, find_end_user
 from storage.privacy import erasure
 from storage.privacy.quarantine import set_quarantine
 from tests.support.rows import add_reply
+from tests.support.threads import at_once
 
 SALT = b"s" * 32
 
@@ -58,20 +59,14 @@ def test_an_end_user_is_one_person_for_each_application_and_their_name_is_not_st
 def test_an_end_user_who_is_named_by_two_requests_at_once_is_one_person(database: Database) -> None:
     with database.write() as session:
         app_id = users.create_user(session, "app").id
-    found: list[str] = []
     ready = threading.Barrier(4)
 
-    def name_them() -> None:
+    def name_them() -> str:
         ready.wait()
         with database.write() as session:
-            found.append(ensure_end_user(session, app_id, "ann", salt=SALT).id)
+            return ensure_end_user(session, app_id, "ann", salt=SALT).id
 
-    threads = [threading.Thread(target=name_them) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
+    found = at_once([name_them] * 4)
     assert len(set(found)) == 1
 
 

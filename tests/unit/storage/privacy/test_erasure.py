@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.background.housekeeping import Housekeeping
-from storage.chats import chats, votes
+from storage.chats import chats, signals, votes
 from storage.db.database import Database
 from storage.db.tables import Message, Table, now
 from storage.errors import Conflict
@@ -24,6 +24,7 @@ from tests.support.databases import waiting
 from tests.support.live_server import wait_until
 from tests.support.rated_store import SALT, exported_lines
 from tests.support.rows import add_person_with_reply, add_reply, audit_events
+from tests.support.threads import at_once
 
 SECRET_WORD = "xylophone"
 
@@ -110,11 +111,14 @@ def old_chats(database: Database, number: int) -> list[str]:
 def test_retention_erases_what_nobody_has_written_in_since(database: Database, tmp_path: Path) -> None:
     old_chats(database, 5)
     with database.write() as session:
-        _, fresh, _ = add_person_with_reply(session)
+        person, fresh, reply = add_person_with_reply(session)
+        signals.record_signal(session, user_id=person.id, message_id=reply.id, kind="copied")
     moment = now() - timedelta(days=90)
     with database.read() as session:
         found = erasure.count_before(session, moment)
-    assert (found.chats, found.messages, found.votes) == (5, 10, 5)
+        every = erasure.count_before(session, now())
+    assert (found.chats, found.messages, found.votes, found.signals) == (5, 10, 5, 0)
+    assert (every.chats, every.signals) == (6, 1)
     with database.write() as session:
         batch = erasure.erase_before(session, moment, by="retention", limit=2)
         assert (batch.chats, batch.votes) == (2, 2)
@@ -137,16 +141,11 @@ def test_retention_erases_what_nobody_has_written_in_since(database: Database, t
 
 def test_several_servers_may_forget_at_once(database: Database, tmp_path: Path) -> None:
     old_chats(database, 12)
-    removed: list[int] = []
 
-    def forget() -> None:
-        removed.append(retention.forget_before(database, tmp_path, now(), by="retention").chats)
+    def forget() -> int:
+        return retention.forget_before(database, tmp_path, now(), by="retention").chats
 
-    threads = [threading.Thread(target=forget) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    removed = at_once([forget] * 3)
     assert sum(removed) == 12
 
 

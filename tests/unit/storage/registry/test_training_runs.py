@@ -1,7 +1,7 @@
 """The queue of training runs, leases and fences, on both engines."""
 
-import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -9,6 +9,7 @@ from storage.db.database import Database
 from storage.db.tables import TrainingRun, now
 from storage.errors import Conflict, LeaseLost
 from storage.registry import model_versions, training_runs
+from tests.support.threads import at_once
 
 LONG, OVER = 60.0, 0.0
 
@@ -41,17 +42,8 @@ def test_a_fresh_run_begins_at_the_base_whatever_else_is_asked(database: Databas
 
 def test_one_of_many_claimants_gets_the_run(database: Database) -> None:
     run = request(database)
-    claims: list[TrainingRun | None] = []
-    threads = [
-        threading.Thread(target=lambda n=n: claims.append(claim(database, run, owner=f"trainer {n}")))
-        for n in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    claims = at_once(partial(claim, database, run, owner=f"trainer {n}") for n in range(8))
     assert len([c for c in claims if c is not None]) == 1
-    assert len(claims) == 8
 
 
 def test_a_lease_that_ran_out_is_taken_over_and_the_old_trainer_is_refused(database: Database) -> None:
