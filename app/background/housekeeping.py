@@ -13,7 +13,7 @@ from storage.chats import webhook_outbox
 from storage.db.database import Database
 from storage.db.tables import now
 from storage.imports import requests
-from storage.privacy.retention import forget_before
+from storage.privacy.erasure import forget_before
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)

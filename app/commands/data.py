@@ -59,8 +59,7 @@ def erase_before(
     yes: bool = YES,
 ) -> None:
     """Erase the chats without a message since that day began (UTC). This cannot be undone."""
-    from storage.privacy.erasure import count_before
-    from storage.privacy.retention import forget_before
+    from storage.privacy.erasure import count_before, forget_before
 
     moment = _moment(date)
     with opened_database() as (settings, database):

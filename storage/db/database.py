@@ -185,27 +185,19 @@ def open_database(settings: Settings) -> Database:
         if database.path is not None:
             _make_private(database.path)
         database.migrate()
-    except OSError as error:
+    except (OSError, sa.exc.OperationalError) as error:
         database.close()
-        if is_full(error):
-            raise _full(where, error.strerror) from error
-        raise NotReady(f"The database {where} cannot be opened: {error.strerror}.") from error
-    except sa.exc.OperationalError as error:
-        database.close()
-        if is_full(error.orig):
-            raise _full(where, error.orig) from error
+        cause = error.orig if isinstance(error, sa.exc.OperationalError) else error
+        why = cause.strerror if isinstance(cause, OSError) else cause
+        if is_full(cause):
+            raise NotReady(
+                f"The database {where} has no room to be opened ({why}). Free some space on its disk.",
+                code="no_room",
+            ) from error
         raise NotReady(
-            f"The database {database.shown_address} cannot be opened: {error.orig}. "
-            f"Start it, or set THUMBLOOP_DATABASE_URL."
+            f"The database {where} cannot be opened: {why}. Start it, or set THUMBLOOP_DATABASE_URL."
         ) from error
     return database
-
-
-def _full(where: object, why: object) -> NotReady:
-    return NotReady(
-        f"The database {where} has no room to be opened ({why}). Free some space on its disk.",
-        code="no_room",
-    )
 
 
 def make_data_dir(folder: Path) -> None:

@@ -39,9 +39,8 @@ class GroupCommit:
         self._queue: Queue[Waiting | None] = Queue(longest_queue)
         self._thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
         self._closed = False
-        self._accepting = (
-            threading.Lock()
-        )  # so that no write is queued after the end marker, where it would be lost
+        # So that no write is queued after the end marker, where it would be lost.
+        self._accepting = threading.Lock()
         self._thread.start()
 
     def submit(self, write: Callable[[Session], T]) -> Future[T]:

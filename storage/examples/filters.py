@@ -38,23 +38,19 @@ class ExampleFilter(BaseModel):
     has_comment: bool | None = Field(None, description="Votes with (true) or without (false) a comment.")
     user: str | None = Field(None, description="Votes of this person: an id, or the user_hash of an export.")
     min_messages: int | None = Field(
-        None,
-        ge=1,
-        description="At least so many messages in prompt and completion, the system prompt included.",
+        None, ge=1, description="At least this many messages, the system prompt and the reply included."
     )
     max_messages: int | None = Field(
-        None,
-        ge=1,
-        description="At most so many messages in prompt and completion, the system prompt included.",
+        None, ge=1, description="At most this many messages, the system prompt and the reply included."
     )
     min_tokens: int | None = Field(
         None,
         ge=0,
-        description="The reply has at least so many tokens as generated; a reply that was not generated here "
+        description="The reply has at least this many tokens as generated; a reply not generated here "
         "counts a token for every four characters.",
     )
     max_tokens: int | None = Field(
-        None, ge=0, description="The reply has at most so many tokens, counted as for min_tokens."
+        None, ge=0, description="The reply has at most this many tokens, counted as for min_tokens."
     )
     source: str | None = Field(
         None,
@@ -182,20 +178,15 @@ def _user_id(session: Session, user: str, salt: bytes) -> str:
 
 
 def _moment(value: object, of_day: time) -> datetime | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        try:
+    try:
+        if isinstance(value, str):
             value = _parse(value)
-        except ValueError:
-            raise ValueError("this is not a date; write 2026-01-31 or 2026-01-31T18:00:00+01:00") from None
-    if isinstance(value, datetime):
-        try:
+        if isinstance(value, datetime):
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        except OverflowError:
-            raise ValueError("this moment is outside the calendar") from None
-    if isinstance(value, date):
-        return datetime.combine(value, of_day, tzinfo=UTC)
+        if value is None or isinstance(value, date):
+            return datetime.combine(value, of_day, tzinfo=UTC) if value is not None else None
+    except (ValueError, OverflowError):
+        pass
     raise ValueError("this is not a date; write 2026-01-31 or 2026-01-31T18:00:00+01:00")
 
 

@@ -163,12 +163,12 @@ def _load(spacy: Any, language: str, model: str) -> Any:
         pipeline = spacy.load(model) if model else spacy.blank(language)
     except ImportError as error:
         raise BadSetting(
-            f"THUMBLOOP_REDACTION_LANGUAGE={language!r} is no language of spaCy; use a code such as en.",
+            f"THUMBLOOP_REDACTION_LANGUAGE={language!r} is not a language of spaCy; use a code such as en.",
             field="redaction_language",
         ) from error
     except OSError as error:
         raise BadSetting(
-            f"THUMBLOOP_REDACTION_MODEL={model!r} is no installed spaCy model and no folder of one; "
+            f"THUMBLOOP_REDACTION_MODEL={model!r} is neither an installed spaCy model nor a folder of one; "
             f"`python -m spacy download {model}` installs it, or leave the setting empty.",
             field="redaction_model",
         ) from error
@@ -195,27 +195,17 @@ def _recognizers(language: str, *, named: bool) -> list["EntityRecognizer"]:
     )
 
     found: list[EntityRecognizer] = [
-        kind(supported_language=language)
-        for kind in (
-            CreditCardRecognizer,
-            CryptoRecognizer,
-            IbanRecognizer,
-            IpRecognizer,
-            MacAddressRecognizer,
-            PhoneRecognizer,
-        )
+        CreditCardRecognizer(supported_language=language),
+        CryptoRecognizer(supported_language=language),
+        IbanRecognizer(supported_language=language),
+        IpRecognizer(supported_language=language),
+        MacAddressRecognizer(supported_language=language),
+        PhoneRecognizer(supported_language=language),
     ]
-    # Presidio's own recognizer would download a list of domains, and miss ada@mail.internal.
-    found.append(
-        PatternRecognizer("EMAIL_ADDRESS", patterns=EmailRecognizer.PATTERNS, supported_language=language)
-    )
-    found.append(
-        PatternRecognizer(
-            "LINK_WITH_PASSWORD",
-            patterns=[Pattern("link with a password", LINK_WITH_PASSWORD, 0.9)],
-            supported_language=language,
-        )
-    )
+    link = Pattern("link with a password", LINK_WITH_PASSWORD, 0.9)
+    # Presidio's own recognizer of addresses would download a list of domains, and miss ada@mail.internal.
+    for entity, patterns in (("EMAIL_ADDRESS", EmailRecognizer.PATTERNS), ("LINK_WITH_PASSWORD", [link])):
+        found.append(PatternRecognizer(entity, patterns=patterns, supported_language=language))
     if named:
         found.append(SpacyRecognizer(supported_language=language, supported_entities=list(NAMES_AND_PLACES)))
     return found

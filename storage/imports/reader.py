@@ -4,8 +4,9 @@ Used by storage.imports.importer, and by the trainer to train on a file without 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from storage.errors import InvalidInput
 from storage.imports.formats import Format, ImportOptions, check_options, known_formats, rows_of, sniff
@@ -98,34 +99,29 @@ class Reading:
             self.format = sniff(record.value or {}, self.options)
             if self.format is not None:
                 check_options(self.format, self.options)
-                return self.format
-            if not self.skip_bad or self.report.records >= SNIFFED:
-                self._refuse_format(record)
-            self._reject(
-                record, f"No known format has these columns: {_columns(record)}.{self._hint(record)}"
-            )
+            else:
+                self._reject_format(record)
         return self.format
 
-    def _refuse_format(self, record: Record) -> None:
-        raise InvalidInput(
-            f"{self.source.name}, {record.position}: no known format has these columns: {_columns(record)}."
-            f"{self._hint(record)} {known_formats()} {self.nothing}.",
-            code="unknown_format",
-            field="format",
-        )
-
-    def _hint(self, record: Record) -> str:
-        lowered = sniff(
-            {str(name).lower(): value for name, value in (record.value or {}).items()}, self.options
-        )
-        if lowered is None:
-            return ""
-        return f" In small letters they would be the format {lowered.name}: rename the columns."
+    def _reject_format(self, record: Record) -> None:
+        """Reject a record of no known format; the first of them, without `skip_bad`, ends the import."""
+        value = record.value or {}
+        reason = f"no known format has these columns: {_columns(value)}."
+        lowered = sniff({str(name).lower(): cell for name, cell in value.items()}, self.options)
+        if lowered is not None:
+            reason += f" In small letters they would be the format {lowered.name}: rename the columns."
+        if not self.skip_bad or self.report.records >= SNIFFED:
+            raise InvalidInput(
+                f"{self.source.name}, {record.position}: {reason} {known_formats()} {self.nothing}.",
+                code="unknown_format",
+                field="format",
+            )
+        self._reject(record, reason[0].upper() + reason[1:])
 
     def _reject(self, record: Record, reason: str) -> None:
         if not self.skip_bad:
             raise InvalidInput(
-                f"{self.source.name}, {record.position}: {reason} {self.nothing}; mend it or skip bad rows.",
+                f"{self.source.name}, {record.position}: {reason} {self.nothing}; fix it or skip bad rows.",
                 code="bad_line",
                 field=record.position,
             )
@@ -137,6 +133,6 @@ class Reading:
         self.progress(Progress(self.stage, done, self.source.size, self.report.records))
 
 
-def _columns(record: Record) -> str:
-    names = [repr(name[:80]) if isinstance(name, str) else str(name) for name in record.value or ()]
+def _columns(value: Mapping[Any, Any]) -> str:
+    names = [repr(name[:80]) if isinstance(name, str) else str(name) for name in value]
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"

@@ -5,7 +5,7 @@ snapshot. A model trained on it still remembers it: each such version is marked,
 base model without those votes forgets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from storage.people.users import get_user
 from storage.registry.lineage import ERASED, Key, mark_affected, versions_trained_on
 
 ERASED_MESSAGE = "erased"  # the state of an erased message
+BATCH = 200  # chats; votes wait no longer than one batch takes
 
 
 @dataclass
@@ -91,6 +92,31 @@ def erase_before(session: Session, moment: datetime, *, by: str, limit: int | No
     report = _erase(session, _Scope(chats))
     _record(session, by, "erase_before", moment.isoformat(), report)
     return report
+
+
+def forget_before(
+    database: Database,
+    data_dir: Path,
+    moment: datetime,
+    *,
+    by: str,
+    stop: Callable[[], bool] = lambda: False,
+) -> ErasureReport:
+    """Erase the chats that nobody has written in since `moment`, until `stop`, a few in each transaction.
+
+    At the end the exports in the data directory are removed too. It is safe to run again, or on several
+    servers at once.
+    """
+    total = ErasureReport()
+    while not stop():
+        with database.write() as session:
+            report = erase_before(session, moment, by=by, limit=BATCH)
+        if not report.chats:
+            break
+        total.add(report)
+    if total.chats:
+        remove_copies(database, data_dir)
+    return total
 
 
 def count_before(session: Session, moment: datetime) -> ErasureReport:

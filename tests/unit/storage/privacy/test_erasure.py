@@ -16,7 +16,7 @@ from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
 from storage.people import users
-from storage.privacy import erasure, retention
+from storage.privacy import erasure
 from storage.registry import model_versions, training_runs
 from storage.registry.lineage import keep_lineage
 from storage.settings import Settings
@@ -124,14 +124,14 @@ def test_retention_erases_what_nobody_has_written_in_since(database: Database, t
         assert (batch.chats, batch.votes) == (2, 2)
     with database.read() as session:
         export_to(tmp_path / "rows.jsonl", Export(session, ExportPlan(), salt=SALT))
-    report = retention.forget_before(database, tmp_path, moment, by="retention")
+    report = erasure.forget_before(database, tmp_path, moment, by="retention")
     assert (report.chats, report.messages, report.votes) == (3, 6, 3)
     assert not (tmp_path / "rows.jsonl").exists()
     assert SECRET_WORD not in everything(database)
     with database.read() as session:
         export_to(tmp_path / "rows.jsonl", Export(session, ExportPlan(), salt=SALT))
         before = len(audit_events(session))
-    assert retention.forget_before(database, tmp_path, moment, by="retention").chats == 0
+    assert erasure.forget_before(database, tmp_path, moment, by="retention").chats == 0
     with database.read() as session:
         assert len(audit_events(session)) == before == 2
         assert votes.count_votes(session) == votes.VoteCounts(0, 0)
@@ -143,7 +143,7 @@ def test_several_servers_may_forget_at_once(database: Database, tmp_path: Path) 
     old_chats(database, 12)
 
     def forget() -> int:
-        return retention.forget_before(database, tmp_path, now(), by="retention").chats
+        return erasure.forget_before(database, tmp_path, now(), by="retention").chats
 
     removed = at_once([forget] * 3)
     assert sum(removed) == 12
