@@ -1,20 +1,12 @@
 """Examples as of a snapshot and their export, on both engines."""
 
-import io
 import json
 
 from storage.chats import chats, votes
 from storage.db.database import Database
-from storage.examples.example import PAGE, Examples
-from storage.imports import importer
+from storage.examples.example import Examples
 from tests.support.rated_store import exported_lines
 from tests.support.rows import add_answer, add_person_with_reply, add_reply
-
-ROW = {
-    "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
-    "completion": [{"role": "assistant", "content": "Hello! ☀ \u2028 end"}],
-    "label": True,
-}
 
 
 def export(database: Database, snapshot: int) -> list[str]:
@@ -62,12 +54,3 @@ def test_a_regenerated_reply_shares_the_prompt_of_its_sibling(database: Database
         down, up = Examples(session, votes.latest_event_id(session)).iterate()
     assert down.prompt == up.prompt == [{"role": "user", "content": "Why?"}]
     assert (down.completion[0]["content"], up.completion[0]["content"]) == ("Because.", "Other.")
-
-
-def test_more_examples_than_a_page_come_in_order_and_once(database: Database) -> None:
-    lines = [json.dumps(ROW | {"prompt": f"Question {n}"}) for n in range(PAGE + 3)]
-    report = importer.import_file(database, io.BytesIO("\n".join(lines).encode()))
-    assert report.accepted == PAGE + 3
-    with database.read() as session:
-        found = [e.prompt[0]["content"] for e in Examples(session, votes.latest_event_id(session)).iterate()]
-    assert found == [f"Question {n}" for n in range(PAGE + 3)]

@@ -9,13 +9,12 @@ import pytest
 from sqlmodel import Session
 
 from storage.chats import chats
-from storage.db import audit
 from storage.db.database import Database, open_database
 from storage.errors import BadSetting, Conflict, InvalidInput, NotAllowed, NotAuthenticated, NotFound
 from storage.files.installation_key import load_secret
 from storage.people import tokens, users
 from storage.settings import Settings, load_settings
-from tests.support.rows import add_person_with_reply, add_reply, audit_events
+from tests.support.rows import add_person_with_reply, add_reply
 
 
 def test_passwords(database: Database) -> None:
@@ -87,13 +86,6 @@ def test_a_message_waits_for_the_reply_before_it_and_an_interrupted_reply_is_clo
             chats.add_user_message(session, chat.id, "Hello?")
         with pytest.raises(InvalidInput, match="NUL"):
             chats.create_chat(session, chat.owner_id, system_prompt="a\x00b")
-
-
-def test_audit_events_come_newest_first(database: Database) -> None:
-    with database.write() as session:
-        for action in ("deploy", "roll_back"):
-            audit.record(session, "ada", action, "v2", why="test")
-        assert [e.action for e in audit_events(session)] == ["roll_back", "deploy"]
 
 
 def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:
