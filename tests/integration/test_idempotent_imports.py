@@ -80,7 +80,7 @@ def test_a_key_is_held_by_one_and_free_again_whatever_happened(database: Databas
     with requests.one_at_a_time(database, person, "k"):
         for server in (database, other_server):
             with (
-                pytest.raises(Conflict, match="under way"),
+                pytest.raises(Conflict, match="still running"),
                 requests.one_at_a_time(server, person, "k"),
             ):
                 pass

@@ -216,11 +216,21 @@ def test_capybara_s_own_recipe() -> None:
     assert convert(PAIR | {"rejected_rating": 3}, strict) == [Dropped("rejected is rated above 2", 2)]
 
 
+OTHER_USER = {"role": "user", "content": "Other"}
+
 BAD_PAIRS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt is missing"),
     ({"chosen": None}, "chosen is missing"),
     ({"rejected": ""}, "rejected is empty"),
-    ({"rejected": [{"role": "user", "content": "Other"}, *said("Bad")]}, "differ before their last message"),
+    (
+        {"rejected": [OTHER_USER, *said("Bad")]},
+        "prompt is not a user message of the conversation in rejected",
+    ),
+    (
+        {"prompt": None, "chosen": [{"role": "user", "content": "Hi"}, *said("Good")]}
+        | {"rejected": [OTHER_USER, *said("Bad")]},
+        "differ before their last message",
+    ),
     ({"rating_chosen": None}, "rating_chosen must be a number, not null"),
     ({"rating_chosen": "high"}, "rating_chosen must be a number, not 'high'"),
     ({"rating_chosen": math.nan}, "rating_chosen must be a number, not nan"),
