@@ -254,7 +254,7 @@ def test_a_kill_while_the_adapter_is_brought_out_loses_nothing(train: Train, tmp
         train(check=stop)
     # What publish leaves if it ends after its first files: some are out, the work is still there.
     (tmp_path / "out" / "README.md").write_text("half")
-    (tmp_path / "out" / "unfinished" / "adapter").mkdir()
+    (tmp_path / "out" / "unfinished" / "adapter").mkdir(exist_ok=True)
     assert train()["resumed_from_step"] == 3
     assert files(tmp_path / "out") == ADAPTER
     assert "# A Thumbloop adapter" in (tmp_path / "out" / "README.md").read_text()
