@@ -65,7 +65,7 @@ def test_the_default_model_learns_from_real_feedback(
     data_dir = tmp_path / "learning"
     converted_default.put_into(data_dir)
     server = start_server(
-        data_dir=data_dir, model=DEFAULT_MODEL, precision="auto", learning_rate=5e-5, max_length=256
+        data_dir=data_dir, model=DEFAULT_MODEL, precision="auto", learning_rate=5e-5, max_length=512
     )
     admin = server.client()
     lines = kto_sample.read_bytes().splitlines(keepends=True)[:24]
