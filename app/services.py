@@ -18,7 +18,6 @@ from app.serving.local.backend import LocalBackend
 from app.telemetry.collector import StateCollector
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
-from storage.chats import chats
 from storage.db.database import Database, open_database
 from storage.errors import ModelUnavailable
 from storage.registry import model_versions, training_runs
@@ -59,13 +58,7 @@ class Services:
 
         Raises NotReady if no version can be served.
         """
-        with self.database.write() as session:
-            interrupted = chats.recover_interrupted(session)
-        if interrupted:
-            log.warning(
-                "%d replies were in progress when the server was killed; they are marked as failed.",
-                interrupted,
-            )
+        self.chat_service.start()
         self._sweep()
         if self.device_sharing is not None:
             self.device_sharing.start()
@@ -108,7 +101,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     """
     executor = open_executor(settings)
     tracing = Tracing() if settings.opentelemetry else None
-    database = open_database(settings)
+    database = open_database(settings, alone=True)
     try:
         source = _find_model(settings, progress)
         with database.write() as session:

@@ -4,31 +4,51 @@ A sliding window in this process's memory: each server counts for itself, and a 
 """
 
 import math
+import threading
 import time
-
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from collections import deque
+from collections.abc import Callable
 
 from storage.errors import TooOften
 from storage.settings import Settings
 
+WINDOW_SECONDS = 60.0
+
 
 class Limits:
-    """`THUMBLOOP_MAX_REPLIES_PER_MINUTE` for each person; 0 means no limit. Safe from any thread."""
+    """`THUMBLOOP_MAX_REPLIES_PER_MINUTE` for each person; 0 means no limit. Safe from any thread.
 
-    def __init__(self, settings: Settings) -> None:
+    `clock` must never be set back, as the wall clock may be.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = settings.max_replies_per_minute
-        self._window = RateLimitItemPerMinute(max(1, self._most))
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._taken: dict[str, deque[float]] = {}  # by person, the one who asked last at the end
 
     def take(self, user_id: str) -> None:
         """Count a request for a reply; raises TooOften at the limit. A refused request is not counted."""
-        if not self._most or self._limiter.hit(self._window, user_id):
+        if not self._most:
             return
-        free_at = self._limiter.get_window_stats(self._window, user_id).reset_time
-        wait = max(1, math.ceil(free_at - time.time()))
+        with self._lock:
+            moment = self._clock()
+            self._forget(moment - WINDOW_SECONDS)
+            taken = self._taken.get(user_id, deque())
+            while taken and taken[0] <= moment - WINDOW_SECONDS:
+                taken.popleft()
+            if len(taken) < self._most:
+                taken.append(moment)
+                self._taken.pop(user_id, None)
+                self._taken[user_id] = taken
+                return
+        wait = max(1, math.ceil(taken[0] + WINDOW_SECONDS - moment))
         raise TooOften(
             f"At most {self._most} replies a minute (max_replies_per_minute); ask again in {wait} s.",
             retry_after=wait,
         )
+
+    def _forget(self, before: float) -> None:
+        """Drop the people who have not asked since."""
+        while self._taken and self._taken[next(iter(self._taken))][-1] <= before:
+            del self._taken[next(iter(self._taken))]

@@ -1,9 +1,12 @@
-"""Receives the replies under way from the backend and saves each when it ends.
+"""Receives the replies under way from the backend, keeps their leases, and saves each when it ends.
 
-So a reply is stored whether or not a client reads it.
+So a reply is stored whether or not a client reads it, and what a dead server had generated is not lost.
 """
 
 import logging
+import math
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +23,14 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 from storage.chats import chats
 from storage.db.database import Database
+from storage.db.ids import new_id
 from storage.db.tables import Message
-from storage.errors import Busy, NotStored, ThumbloopError
+from storage.errors import Busy, Conflict, NotStored, ThumbloopError
 
 log = logging.getLogger("thumbloop.serving")
 
 SAVE_ATTEMPTS = 5
-CHECK_SECONDS = 1.0  # between two checks that the chats of the replies still exist
+RENEW_SECONDS = 2.0  # between two renewals of the leases
 THREADS = 32  # for saving; while the database is unavailable, each ended reply occupies one
 STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
@@ -49,16 +53,27 @@ class ReplyRecorder:
         self._under_way = under_way
         self._over = over
         self._tracing = tracing
-        self._check_at = 0.0
+        self.server = f"{os.uname().nodename}-{new_id()}"
+        self._stopped = threading.Event()
+        self._renewing = threading.Thread(target=self._renew_leases, name="reply-leases", daemon=True)
         self._threads = ThreadPoolExecutor(THREADS, "reply-end")
+
+    def start(self) -> None:
+        """End the replies that a dead server left, then keep the leases of ours."""
+        # Another server on this SQLite database would hold its lock (app/services.py).
+        self._recover(all_servers=self._database.dialect == "sqlite")
+        self._renewing.start()
 
     def listener(self, reply: LiveReply) -> Callable[[Item], object]:
         """A listener for the reply's stream. Its log lines carry the id of the current request."""
         return partial(self._hear, reply, copy_context())
 
-    def close(self) -> None:
-        """Call it once no reply is under way."""
-        self._threads.shutdown()
+    def stop(self, *, wait: bool) -> None:
+        """Renew no more leases; with `wait`, no reply may be under way."""
+        self._stopped.set()
+        if self._renewing.is_alive():
+            self._renewing.join()
+        self._threads.shutdown(wait)
 
     def _hear(self, reply: LiveReply, context: Context, item: Item) -> None:
         """In the backend's thread: pass text on to the readers; hand slow work to another thread."""
@@ -68,9 +83,6 @@ class ReplyRecorder:
         since = reply.add(item)
         if since is not None:
             self._metrics.piece(since)
-        if time.monotonic() >= self._check_at:
-            self._check_at = time.monotonic() + CHECK_SECONDS
-            self._threads.submit(self._cancel_unwanted)
 
     def _end(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> None:
         """Save the reply, then let its readers see the end."""
@@ -88,7 +100,7 @@ class ReplyRecorder:
                     timings=None,
                 )
             else:
-                saved = self._save(
+                stored = self._save(
                     reply,
                     content=end.content,
                     state=STATES[end.finish_reason],
@@ -96,9 +108,17 @@ class ReplyRecorder:
                     token_ids=end.token_ids,
                     timings={**end.timings, "prompt_tokens": end.prompt_tokens},
                 )
-                self._metrics.reply_ended(end)
-                if self._tracing is not None:
-                    self._tracing.reply_ended(reply.model_version, end)
+                if stored.finish_reason == chats.INTERRUPTED:
+                    error = Conflict(
+                        "This server could not renew its lease on the reply, so another one ended it with "
+                        "the text so far. Load the chat again.",
+                        code="reply_interrupted",
+                    )
+                else:
+                    saved = stored
+                    self._metrics.reply_ended(end)
+                    if self._tracing is not None:
+                        self._tracing.reply_ended(reply.model_version, end)
         except Exception:
             log.exception("The reply %s could not be saved.", reply.message_id)
             error = ThumbloopError("The reply could not be saved; see the server's log.")
@@ -108,17 +128,36 @@ class ReplyRecorder:
             self._over(reply.chat_id, reply.message_id)
             reply.close(saved, error)
 
-    def _cancel_unwanted(self) -> None:
-        """Cancel replies whose chat was deleted or erased, perhaps by another process."""
+    def _renew_leases(self) -> None:
+        failed_at = -math.inf
+        while not self._stopped.wait(RENEW_SECONDS):
+            try:
+                self._renew()
+                # After an outage of the database, other servers need a moment to renew theirs.
+                if time.monotonic() - failed_at > chats.REPLY_LEASE.total_seconds():
+                    self._recover()
+            except Exception as error:  # whatever the driver raises
+                failed_at = time.monotonic()
+                log.warning("The leases of the replies under way could not be renewed: %s", error)
+
+    def _renew(self) -> None:
+        """Keep the text so far, and cancel replies that another server ended or whose chat was deleted."""
         replies = self._under_way()
-        try:
-            with self._database.read() as session:
-                there = chats.still_there(session, [reply.chat_id for reply in replies])
-        except (OperationalError, NotStored):  # as in _try_again
+        if not replies:
             return
+        texts = {reply.message_id: reply.text for reply in replies}
+        going_on = self._database.small_write(partial(chats.renew_replies, texts=texts))
         for reply in replies:
-            if reply.chat_id not in there:
+            if reply.message_id not in going_on:
                 reply.cancel()
+
+    def _recover(self, *, all_servers: bool = False) -> None:
+        with self._database.read() as session:
+            if not chats.interrupted_replies(session, all_servers=all_servers):
+                return
+        recover = partial(chats.recover_interrupted, all_servers=all_servers)
+        if ended := self._database.small_write(recover):
+            log.warning("%d replies were cut off with their server; their text so far is kept.", ended)
 
     def _save(self, reply: LiveReply, **columns: Any) -> Message:
         finish = partial(chats.finish_reply, message_id=reply.message_id, **columns)

@@ -55,7 +55,11 @@ class ChatService:
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
         self._closed = False
-        self._ends = ReplyRecorder(database, self._metrics, self._under_way, self._release, tracing)
+        self._recorder = ReplyRecorder(database, self._metrics, self._under_way, self._release, tracing)
+
+    def start(self) -> None:
+        """End the replies that a dead server left, then renew the leases of ours until `close`."""
+        self._recorder.start()
 
     def default_sampling(self) -> Sampling:
         """The sampling parameters of the settings."""
@@ -179,10 +183,10 @@ class ChatService:
         for reply in self._under_way():
             reply.cancel()
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._chats, CLOSE_SECONDS):
-                log.error("%d replies were still under way when the server stopped.", len(self._chats))
-                return
-        self._ends.close()
+            ended = self._changed.wait_for(lambda: not self._chats, CLOSE_SECONDS)
+        if not ended:
+            log.error("%d replies were still under way when the server stopped.", len(self._chats))
+        self._recorder.stop(wait=ended)
 
     def _reply(
         self,
@@ -218,6 +222,7 @@ class ChatService:
                     sampling=sampling.to_dict(),
                     messages_left_out=left_out,
                     new_chat=new_chat,
+                    server=self._recorder.server,
                 )
 
             try:
@@ -231,7 +236,7 @@ class ChatService:
                 self._metrics.refused(error)
             raise
         reply = LiveReply(chat.id, str(message.parent_id), message.id, version.name, stream)
-        stream.listen(self._ends.listener(reply))
+        stream.listen(self._recorder.listener(reply))
         with self._changed:
             self._live[message.id] = reply
             self._changed.notify_all()

@@ -3,25 +3,37 @@
 The text of a finished message never changes, except by erasure: votes and snapshots rely on this.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from storage.db.ids import is_id
+from storage.db.database import database_now, next_id
+from storage.db.ids import is_id, new_id
 from storage.db.tables import Chat, Message, Table, now
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from storage.registry.canaries import choose_canary
 
 TITLE_LENGTH = 60
+# A reply whose server has not renewed its lease for so long is over: that server is dead or cut off.
+REPLY_LEASE = timedelta(seconds=15)
+INTERRUPTED = "interrupted"  # the finish reason of such a reply
 
 _chat_table, _message_table = Table.metadata.tables["chat"], Table.metadata.tables["message"]
 # Core statements, built once: each reply begins and ends with them.
 _ADD_CHAT = sa.insert(_chat_table)
 _ADD_MESSAGE = sa.insert(_message_table)
-_ENDS = ("content", "state", "finish_reason", "token_ids", "timings")
+_ENDS = ("content", "state", "finish_reason", "token_ids", "timings", "lease_until")
+# Written out, because SQLite uses a partial index only where the query has its condition word for word.
+_STREAMING = sa.text("message.state = 'streaming'")
+_RENEW = (
+    sa.update(_message_table)
+    .where(_message_table.c.id == sa.bindparam("reply_id"), _message_table.c.state == "streaming")
+    .values(content=sa.bindparam("new_content"), lease_until=sa.bindparam("new_lease_until"))
+)
 _FINISH = (
     sa.update(_message_table)
     .where(_message_table.c.id == sa.bindparam("reply_id"), _message_table.c.state == "streaming")
@@ -53,6 +65,7 @@ def draft_chat(
     Chats with the same `split_by` are assigned alike. Raises InvalidInput.
     """
     chat = Chat(
+        id=next_id(session, Chat, Chat.owner_id == owner_id),
         owner_id=owner_id,
         system_prompt=check_text(system_prompt, "system_prompt"),
         title=check_text(title, "title"),
@@ -79,13 +92,6 @@ def get_chat(session: Session, chat_id: str, owner_id: str | None = None) -> Cha
     if owner_id is not None and chat.owner_id != owner_id:
         raise NotAllowed(f"The chat {chat_id} belongs to somebody else.", code="not_yours")
     return chat
-
-
-def still_there(session: Session, chat_ids: Sequence[str]) -> set[str]:
-    """The ids of these chats that are not deleted."""
-    return set(
-        session.exec(select(Chat.id).where(col(Chat.id).in_(chat_ids), col(Chat.deleted_at).is_(None)))
-    )
 
 
 def list_chats(session: Session, owner_id: str, *, limit: int = 50, before: str | None = None) -> list[Chat]:
@@ -142,6 +148,7 @@ def add_user_message(
     if parent is not None and parent.role != "assistant":
         raise Conflict("The last message has no reply yet; regenerate it or wait.", code="reply_missing")
     message = Message(
+        id=next_id(session, Message, Message.chat_id == chat_id),
         chat_id=chat_id,
         parent_id=parent.id if parent is not None else None,
         role="user",
@@ -194,18 +201,21 @@ def begin_reply(
     sampling: dict[str, Any],
     messages_left_out: int = 0,
     new_chat: bool = False,
+    server: str | None = None,
 ) -> Message:
     """Store a reply that is about to stream, below a user's message; raises NotFound for a deleted chat.
 
-    With `new_chat`, stored in the same transaction, that check is skipped. The returned object is not in the
-    session.
+    `server` names the one that generates it, which must renew its lease (`renew_replies`). With `new_chat`,
+    stored in the same transaction, that check is skipped. The returned object is not in the session.
     """
     if not new_chat:
         # Locked, so that the chat is not erased between this check and the insert (PostgreSQL).
         chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
         if chat is None or chat.deleted_at is not None:
             raise NotFound(f"There is no chat {chat_id}.")
+    session.flush()  # a Core statement does not see the session's pending writes
     reply = Message(
+        id=new_id(after=parent_id) if new_chat else next_id(session, Message, Message.chat_id == chat_id),
         chat_id=chat_id,
         parent_id=parent_id,
         role="assistant",
@@ -213,8 +223,9 @@ def begin_reply(
         model_version_id=model_version_id,
         sampling=sampling,
         messages_left_out=messages_left_out,
+        server=server,
+        lease_until=database_now(session) + REPLY_LEASE,
     )
-    session.flush()  # a Core statement does not see the session's pending writes
     session.connection().execute(_ADD_MESSAGE, reply.model_dump())
     return reply
 
@@ -229,17 +240,19 @@ def finish_reply(
     token_ids: list[int] | None,
     timings: dict[str, Any] | None,
 ) -> Message:
-    """Store the end of a streaming reply; a reply in another state is returned unchanged.
+    """Store the end of a streaming reply; a reply in another state, as after an erasure or with the finish
+    reason INTERRUPTED, is returned unchanged.
 
     The object of a reply that was streaming is not in the session.
     """
     session.flush()  # a Core statement does not see the session's pending writes
     ends = {
-        "content": content.replace("\x00", ""),  # PostgreSQL cannot store NUL in text
+        "content": storable(content),
         "state": state,
         "finish_reason": finish_reason,
         "token_ids": token_ids,
         "timings": timings,
+        "lease_until": None,
     }
     named = {f"new_{name}": value for name, value in ends.items()}
     # One statement, so that it never overwrites an erasure: PostgreSQL checks the condition again on a row
@@ -310,14 +323,50 @@ def prompt_messages(chat: Chat, path: Iterable[Message]) -> list[dict[str, str]]
     return system + [{"role": message.role, "content": message.content} for message in path]
 
 
-def recover_interrupted(session: Session) -> int:
-    """Mark replies that a killed server left streaming as failed; returns how many."""
-    replies = list(session.exec(select(Message).where(Message.state == "streaming")))
+def renew_replies(session: Session, texts: Mapping[str, str]) -> set[str]:
+    """Renew the leases of these replies and keep their text so far.
+
+    Returns the ids of those that may go on: still streaming, in chats that are not deleted.
+    """
+    until = database_now(session) + REPLY_LEASE
+    for reply_id in sorted(texts):  # in one order, so that two servers never wait for each other
+        values = {"reply_id": reply_id, "new_content": storable(texts[reply_id]), "new_lease_until": until}
+        session.connection().execute(_RENEW, values)
+    going_on = (
+        select(Message.id)
+        .join(Chat, col(Chat.id) == Message.chat_id)
+        .where(col(Message.id).in_(texts), Message.state == "streaming", col(Chat.deleted_at).is_(None))
+    )
+    return set(session.exec(going_on))
+
+
+def interrupted_replies(session: Session, *, all_servers: bool = False, lock: bool = False) -> list[Message]:
+    """The streaming replies whose lease has run out; or, if no other server runs, all of them."""
+    query = select(Message).where(_STREAMING)
+    if not all_servers:
+        moment, lease = database_now(session), col(Message.lease_until)
+        # A lease that is longer than any can be was given before the database's clock was set back.
+        query = query.where(lease.is_(None) | (lease <= moment) | (lease > moment + REPLY_LEASE))
+    return list(session.exec(query.with_for_update(skip_locked=True) if lock else query))
+
+
+def recover_interrupted(session: Session, *, all_servers: bool = False) -> int:
+    """End the replies that a dead server left streaming, with their text so far; returns how many.
+
+    Such a reply can be voted on, unless it has no text yet.
+    """
+    replies = interrupted_replies(session, all_servers=all_servers, lock=True)
     for reply in replies:
-        reply.state = "failed"
-        reply.finish_reason = "interrupted"
+        reply.state = "stopped" if reply.content.strip() else "failed"
+        reply.finish_reason = INTERRUPTED
+        reply.lease_until = None
         session.add(reply)
     return len(replies)
+
+
+def storable(text: str) -> str:
+    """The text without NUL, which PostgreSQL cannot store."""
+    return text.replace("\x00", "")
 
 
 def check_text(text: str, field: str) -> str:

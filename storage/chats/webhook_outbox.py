@@ -80,14 +80,15 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
 
     Gives up deliveries whose vote was erased. `salt` keys the pseudonyms.
     """
-    moment = database_now(session)
+    moment, until = database_now(session), col(WebhookDelivery.lease_until)
     due = session.exec(
         select(WebhookDelivery)
         .where(
             col(WebhookDelivery.delivered_at).is_(None),
             col(WebhookDelivery.failed_at).is_(None),
             col(WebhookDelivery.next_attempt_at) <= moment,
-            col(WebhookDelivery.lease_until).is_(None) | (col(WebhookDelivery.lease_until) <= moment),
+            # A lease longer than any can be was given before the database's clock was set back.
+            until.is_(None) | (until <= moment) | (until > moment + lease),
         )
         .order_by(col(WebhookDelivery.next_attempt_at), col(WebhookDelivery.event_id))
         .limit(limit)

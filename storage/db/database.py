@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from sqlmodel import Session, create_engine
+from sqlmodel import Session, create_engine, func, select
 
 from storage.db.group_commit import GroupCommit
+from storage.db.ids import new_id
+from storage.db.tables import Identified
 from storage.errors import BadSetting, NotReady, NotStored
 from storage.files.disk_full import is_full, no_room
-from storage.files.locks import lock
+from storage.files.locks import AcquireReturnProxy, FileLock, Timeout, lock
 from storage.settings import Settings
 
 T = TypeVar("T")
@@ -82,6 +84,7 @@ class Database:
         self._groups: GroupCommit | None = None
         self._longest_write_queue = longest_write_queue
         self._starting = threading.Lock()
+        self._server_lock: AcquireReturnProxy[FileLock] | None = None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -133,6 +136,17 @@ class Database:
             with self._lock, self.engine.connect() as connection:
                 connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def lock_for_server(self, path: Path) -> None:
+        """Refuse another server until `close`; raises BadSetting if there is one already."""
+        try:
+            self._server_lock = lock(path.resolve().with_suffix(".server-lock"), wait=False)
+        except Timeout as error:
+            raise BadSetting(
+                f"Another `thumbloop serve` uses {path}. Stop it first: SQLite allows one server, PostgreSQL "
+                f"several (THUMBLOOP_DATABASE_URL).",
+                field="database_url",
+            ) from error
+
     def migrate(self) -> None:
         """Upgrade the schema to the newest version; safe when several processes start at once."""
         config = Config()
@@ -146,6 +160,9 @@ class Database:
         if self._groups is not None:
             self._groups.close()
         self.engine.dispose()
+        if self._server_lock is not None:
+            self._server_lock.lock.release()
+            self._server_lock = None
 
     @contextmanager
     def _room(self) -> Iterator[None]:
@@ -176,14 +193,19 @@ class Database:
             yield
 
 
-def open_database(settings: Settings) -> Database:
-    """Create the data directory if needed, connect and migrate; raises BadSetting or NotReady."""
+def open_database(settings: Settings, *, alone: bool = False) -> Database:
+    """Create the data directory if needed, connect and migrate; raises BadSetting or NotReady.
+
+    `alone` is for a server: on SQLite it locks the database until `close`, so that there is only one.
+    """
     make_data_dir(settings.data_dir)
     database = Database(settings.database_address, longest_write_queue=settings.max_waiting_writes)
     where = database.path or database.shown_address
     try:
         if database.path is not None:
             _make_private(database.path)
+            if alone:
+                database.lock_for_server(database.path)
         database.migrate()
     except (OSError, sa.exc.OperationalError) as error:
         database.close()
@@ -234,6 +256,11 @@ def database_now(session: Session) -> datetime:
         return datetime.fromisoformat(text).replace(tzinfo=UTC)
     moment: datetime = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
     return moment.astimezone(UTC)
+
+
+def next_id(session: Session, table: type[Identified], *conditions: Any) -> str:
+    """An id that sorts after those of these rows, even if another machine's clock made them."""
+    return new_id(after=session.exec(select(func.max(table.id)).where(*conditions)).one())
 
 
 def _sqlite_pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]

@@ -95,7 +95,9 @@ class ApiToken(Dated, table=True):
 
 
 class Chat(Dated, table=True):
-    owner_id: str = Field(foreign_key="user_account.id", index=True)
+    __table_args__ = (Index("ix_chat_owner", "owner_id", "id"),)
+
+    owner_id: str = Field(foreign_key="user_account.id")
     title: str = ""
     system_prompt: str = Field(default="", sa_type=Text)
     consent: bool = True  # may its votes be trained on?
@@ -109,14 +111,18 @@ class Chat(Dated, table=True):
 
 
 class Message(Dated, table=True):
+    __table_args__ = (Index("ix_message_streaming", "lease_until", **where("state = 'streaming'")),)
+
     chat_id: str = Field(foreign_key="chat.id", index=True)
     parent_id: str | None = Field(default=None, foreign_key="message.id", index=True)
     role: str  # user, assistant
     content: str = Field(default="", sa_type=Text)
-    state: str = "complete"  # streaming, complete, stopped (by the person), failed, given (by a client)
+    state: str = "complete"  # streaming, complete, stopped (before its end), failed, given (by a client)
     model_version_id: str | None = Field(default=None, foreign_key="model_version.id")
     sampling: dict[str, Any] | None = Field(default=None, sa_type=OPTIONAL_JSON)
-    finish_reason: str | None = None  # stop, length, cancelled, error
+    finish_reason: str | None = None  # stop, length, cancelled, interrupted (with its server), error
+    server: str | None = None  # that generates the reply, or did
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)  # while it is streaming
     # Of a reply in a chat too long for the model: how many of the branch's first messages it did not read.
     messages_left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     token_ids: list[int] | None = Field(default=None, sa_type=OPTIONAL_JSON)  # as generated, any EOS included

@@ -12,7 +12,8 @@ def lock(file: Path, *, wait: bool = True) -> AcquireReturnProxy[FileLock]:
     be opened.
     """
     # A soft lock, the fallback on file systems without flock, would outlive a killed process.
-    return FileLock(file, fallback_to_soft=False).acquire(blocking=wait)
+    # Not thread_local: one thread may release what another has locked.
+    return FileLock(file, fallback_to_soft=False, thread_local=False).acquire(blocking=wait)
 
 
-__all__ = ["Timeout", "lock"]
+__all__ = ["AcquireReturnProxy", "FileLock", "Timeout", "lock"]

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.db import audit
+from storage.db.database import next_id
 from storage.db.tables import Canary, Deployment, ModelVersion, Table, now
 from storage.errors import Conflict, NotFound
 from storage.registry.training_runs import owned_run
@@ -163,7 +164,8 @@ def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> M
         deployment.ended_at = now()
         session.add(deployment)
         session.flush()  # close the old row before the new one opens: a unique index allows one open row
-    session.add(Deployment(version_id=version.id, by=by, why=why))
+    # Rolling back goes by the order of the ids.
+    session.add(Deployment(id=next_id(session, Deployment), version_id=version.id, by=by, why=why))
     audit.record(session, by, "deploy", version.name, why=why)
     session.flush()
     return version

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
-from storage.db.database import database_now
+from storage.db.database import database_now, next_id
 from storage.db.ids import is_id
 from storage.db.tables import ScheduleTick, TrainingRun
 from storage.errors import Conflict, LeaseLost, NotFound
@@ -33,7 +33,13 @@ def request_run(
     `fresh` starts from the base model, whatever the settings say: only that forgets erased votes.
     """
     chosen = (settings or {}) | ({"training_mode": "fresh"} if fresh else {})
-    run = TrainingRun(trigger=trigger, requested_by=requested_by, force=force, settings=chosen)
+    run = TrainingRun(
+        id=next_id(session, TrainingRun),
+        trigger=trigger,
+        requested_by=requested_by,
+        force=force,
+        settings=chosen,
+    )
     try:
         with session.begin_nested():
             session.add(run)
@@ -228,7 +234,10 @@ def last_tick(session: Session) -> ScheduleTick | None:
 
 def _claimable(run: TrainingRun, moment: datetime) -> bool:
     if run.state == "running":
-        return run.lease_until is None or run.lease_until <= moment
+        # A heartbeat in the future was sent before the database's clock was set back: the lease would last
+        # for as long as that.
+        beat, until = run.heartbeat_at or moment, run.lease_until or moment
+        return not beat <= moment < until
     return run.state == "requested"
 
 

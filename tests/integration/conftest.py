@@ -93,6 +93,7 @@ def make_env(settings: Settings, database: Database, endless_model: Path) -> Ite
             deployments.start()
             closing.callback(deployments.stop)
             service = ChatService(database, deployments, changed)
+            service.start()
             closing.callback(service.close)
             return ChatEnv(service, database, deployments, artifacts, backend, user.id, chat.id)
 

@@ -130,6 +130,20 @@ def test_a_reply_is_saved_though_nobody_reads(env: ChatEnv) -> None:
 
 
 @pytest.mark.both_engines
+def test_a_reply_that_another_server_ended_says_so(env: ChatEnv) -> None:
+    """As after a pause so long that its lease ran out."""
+    live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
+    wait_until(lambda: live.text)
+    with env.database.write() as session:
+        chats.renew_replies(session, {live.message_id: "So far"})
+        assert chats.recover_interrupted(session, all_servers=True) == 1
+    with pytest.raises(Conflict, match="another one ended it") as lost:
+        "".join(live)
+    assert lost.value.code == "reply_interrupted"
+    assert env.stored(live.message_id).content == "So far"
+    assert env.service.send(env.user_id, env.chat_id, "And?", sampling=SHORT).message().content
+
+
 def test_a_reply_is_found_as_soon_as_it_is_stored(env: ChatEnv) -> None:
     stored, goes_on, looking = threading.Event(), threading.Event(), threading.Lock()
 

@@ -103,6 +103,8 @@ def plain_markdown(text: str) -> str:
 
 
 def _note(message: Message) -> str:
+    if message.state == "stopped" and message.finish_reason == "interrupted":
+        return "cut off: its server stopped"
     if message.state in STATES:
         return STATES[message.state]
     if message.finish_reason == "length":

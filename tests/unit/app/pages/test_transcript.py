@@ -78,6 +78,7 @@ def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
     ("columns", "said"),
     [
         ({"state": "stopped"}, "stopped"),
+        ({"state": "stopped", "finish_reason": "interrupted"}, "its server stopped"),
         ({"finish_reason": "length"}, "cut at the length limit"),
         ({"content": " "}, "answer is empty"),
         ({"state": "failed"}, "Regenerate"),
