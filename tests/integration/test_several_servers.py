@@ -2,14 +2,17 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from storage.db.database import Database
 from tests.support.http_loop import checked, vote
 from tests.support.live_server import LiveServer, StartServer, read_events, wait_until
 from tests.support.programs import run_command
+from tests.support.rolling_load import RollingLoad
 
 LEASE_SECONDS = 15  # storage.chats.chats.REPLY_LEASE
 
@@ -49,7 +52,7 @@ class Stream:
 
 @pytest.fixture
 def start_endless(
-    start_server: StartServer, endless_model: Any, empty_database_url: str
+    start_server: StartServer, endless_model: Path, empty_database_url: str
 ) -> Callable[[], LiveServer]:
     """Servers on one database, each with a data directory; their replies end only when they are cancelled."""
     endless = {"model": endless_model, "max_new_tokens": 100_000, "serving_cache_tokens": 131_072}
@@ -103,3 +106,24 @@ def test_a_second_server_on_sqlite_is_refused(start_server: StartServer) -> None
     first.kill()
     with again:  # the kernel released the lock of the killed server
         assert again.stop() == 0
+
+
+@pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
+def test_restarts_in_turn_lose_no_reply_and_no_vote(
+    start_server: StartServer, talkative_model: Path, empty_database_url: str
+) -> None:
+    settings = {"model": talkative_model, "max_new_tokens": 400, "database_url": empty_database_url}
+    servers = [start_server(**settings) for _ in range(2)]
+    database = Database(empty_database_url)
+    urls = [server.url for server in servers]
+    with RollingLoad(database, urls, streams=4, voters=4, votes_per_second=40) as load:
+        load.wait_for(votes=20, replies=2)
+        servers[0].stop()
+        servers[0].start()
+        load.wait_for(votes=20, replies=2)
+        servers[1].kill()
+        servers[1].start()
+        load.wait_for(votes=20, replies=2)
+    wait_until(lambda: not load.streaming(), 4 * LEASE_SECONDS)
+    load.check()
+    database.close()

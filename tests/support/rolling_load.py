@@ -1,0 +1,189 @@
+"""Clients of several servers on one database, which read replies and vote while the servers restart.
+
+A client that gets no answer from one server asks the next. What was acknowledged is kept, so that a test can
+compare it with the database.
+"""
+
+import asyncio
+import json
+import random
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from sqlmodel import Session
+
+from storage.chats import chats, votes
+from storage.db.database import Database
+from storage.db.tables import Message
+from storage.people import tokens, users
+from storage.registry import model_versions
+from tests.support.live_server import wait_until
+from tests.support.rows import add_reply
+
+VOTED_REPLIES = 5  # of each voter
+RETRY_SECONDS = 0.1
+ENDED = ("complete", "stopped", "failed")
+
+
+@dataclass
+class Read:
+    """A reply that a server began: what the client read of it."""
+
+    message_id: str
+    text: str = ""
+    end: dict[str, Any] | None = None  # the event done or error; None if the connection broke
+
+
+@dataclass
+class Voter:
+    token: str
+    user_id: str
+    replies: list[str]
+    labels: dict[str, bool] = field(default_factory=dict)  # as acknowledged last
+    revisions: dict[str, int] = field(default_factory=dict)  # likewise
+
+
+class RollingLoad:
+    """A context manager: the clients are at work from `__enter__` to `__exit__`, in a thread."""
+
+    def __init__(
+        self, database: Database, urls: Sequence[str], *, streams: int, voters: int, votes_per_second: float
+    ) -> None:
+        self.database = database
+        self.reads: list[Read] = []
+        self.acknowledged = 0
+        self._urls = urls
+        self._streams = streams
+        self._pause = voters / votes_per_second
+        self._over = threading.Event()
+        with database.write() as session:
+            self.voters = [self._voter(session) for _ in range(voters)]
+            self._tokens = [self._token(session)[0] for _ in range(streams)]
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> "RollingLoad":
+        self._running = self._pool.submit(lambda: asyncio.run(self._work()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._pool.shutdown()
+        self._running.result()
+
+    @property
+    def ended(self) -> int:
+        """How many replies their clients have read to an end."""
+        return sum(read.end is not None for read in self.reads)
+
+    def wait_for(self, *, votes: int, replies: int) -> None:
+        """Until so many more votes were acknowledged and replies read to their end."""
+        voted, read = self.acknowledged + votes, self.ended + replies
+        wait_until(lambda: self.acknowledged >= voted and self.ended >= read)
+
+    def check(self) -> dict[str, int]:
+        """Assert that no reply is lost or silent and that the votes are exact; returns what was counted."""
+        ends = {"done": 0, "error": 0, "broken": 0}
+        with self.database.read() as session:
+            for read in self.reads:
+                stored = chats.get_message(session, read.message_id)
+                assert stored.state in ENDED, stored
+                if read.end is None:
+                    ends["broken"] += 1
+                elif "error" in read.end:
+                    ends["error"] += 1
+                else:
+                    ends["done"] += 1
+                    assert read.text == read.end["content"] == stored.content
+            for voter in self.voters:
+                found = votes.votes_of(session, voter.user_id, voter.replies)
+                assert {id: vote.label for id, vote in found.items()} == voter.labels
+                assert {id: vote.revision for id, vote in found.items()} == voter.revisions
+        return {"votes": self.acknowledged, "replies": len(self.reads), **ends}
+
+    def streaming(self) -> list[Message]:
+        """The replies that no server has ended yet."""
+        with self.database.read() as session:
+            found = [chats.get_message(session, read.message_id) for read in self.reads]
+        return [message for message in found if message.state == "streaming"]
+
+    def _token(self, session: Session) -> tuple[str, str]:
+        person = users.create_anonymous(session)
+        return tokens.create_token(session, person.id, name="load")[1], person.id
+
+    def _voter(self, session: Session) -> Voter:
+        token, user_id = self._token(session)
+        chat = chats.create_chat(session, user_id)
+        version_id = model_versions.deployed_version(session).id
+        replies = [add_reply(session, chat, version_id=version_id).id for _ in range(VOTED_REPLIES)]
+        return Voter(token, user_id, replies)
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as clients:
+            for voter in self.voters:
+                clients.create_task(self._vote(voter))
+            for token in self._tokens:
+                clients.create_task(self._chat(token))
+
+    def _client(self, url: str, token: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+    async def _vote(self, voter: Voter) -> None:
+        draw = random.Random(voter.token)
+        async with self._client(draw.choice(self._urls), voter.token) as client:
+            while not self._over.is_set():
+                await self._vote_once(client, voter, draw.choice(voter.replies))
+                await asyncio.sleep(self._pause)
+
+    async def _vote_once(self, client: httpx.AsyncClient, voter: Voter, reply: str) -> None:
+        """Turn the label, and repeat that until it is acknowledged: it may have been stored before."""
+        label = not voter.labels.get(reply, False)
+        while True:
+            try:
+                answer = await client.put(f"/api/v1/messages/{reply}/vote", json={"label": label})
+            except httpx.TransportError:
+                await asyncio.sleep(RETRY_SECONDS)
+                client.base_url = httpx.URL(random.choice(self._urls))
+                continue
+            if answer.status_code == 200:
+                break
+            assert answer.status_code >= 500, answer.text
+            await asyncio.sleep(RETRY_SECONDS)
+        self.acknowledged += 1
+        voter.labels[reply] = label
+        voter.revisions[reply] = voter.revisions.get(reply, 0) + 1
+
+    async def _chat(self, token: str) -> None:
+        draw = random.Random(token)
+        while not self._over.is_set():
+            async with self._client(draw.choice(self._urls), token) as client:
+                try:
+                    created = await client.post("/api/v1/chats", json={})
+                    if created.status_code == 201:
+                        await self._read(client, created.json()["id"])
+                except httpx.TransportError:
+                    pass
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _read(self, client: httpx.AsyncClient, chat_id: str) -> None:
+        body = {"content": "Tell me a story."}
+        read: Read | None = None
+        async with client.stream("POST", f"/api/v1/chats/{chat_id}/messages", json=body) as response:
+            if response.status_code != 200:  # the server is stopping
+                return
+            event = ""
+            async for line in response.aiter_lines():
+                if line.startswith("event: "):
+                    event = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    data = json.loads(line.removeprefix("data: "))
+                    if event == "message":
+                        read = Read(data["message_id"])
+                        self.reads.append(read)
+                    elif read is not None and event == "delta":
+                        read.text += data["text"]
+                    elif read is not None:
+                        read.end = data
