@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from secrets import randbits
 
 from sqlmodel import Session
@@ -148,15 +149,19 @@ class ChatService:
         return self._reply(chat, path, store, sampling)
 
     def cancel(self, message_id: str, user_id: str) -> bool:
-        """Stop a reply that is under way; False if it is over. Raises NotFound, NotAllowed."""
+        """Stop a reply that is under way, here or on another server; False if it is over.
+
+        Raises NotFound, NotAllowed.
+        """
         with self._database.read() as session:
             message = chats.get_message(session, message_id)
             chats.get_chat(session, message.chat_id, user_id)
         reply = self.live(message)
-        if reply is None:
-            return False
-        reply.cancel()
-        return True
+        if reply is not None:
+            reply.cancel()
+        elif message.state == "streaming":
+            return self._database.small_write(partial(chats.stop_reply, message_id=message_id))
+        return reply is not None
 
     def live(self, message: Message) -> LiveReply | None:
         """The reply if it is under way here; waits for one that is stored and about to begin.

@@ -263,6 +263,26 @@ def finish_reply(
     return Message(**row._mapping)
 
 
+def stop_reply(session: Session, message_id: str) -> bool:
+    """End a streaming reply of another server with its text so far; False if it is over.
+
+    That server notices when it renews its lease.
+    """
+    message = session.get_one(Message, message_id, populate_existing=True)
+    if message.state != "streaming":
+        return False
+    ended = finish_reply(
+        session,
+        message_id,
+        content=message.content,
+        state="stopped",
+        finish_reason="cancelled",
+        token_ids=None,
+        timings=None,
+    )
+    return ended.finish_reason == "cancelled"
+
+
 def current_path(session: Session, chat_id: str, through: str | None = None) -> list[Message]:
     """The messages from the root to the newest one.
 

@@ -85,6 +85,14 @@ def test_a_second_server_leaves_the_replies_of_the_first_alone_until_it_is_dead(
             assert stored()["state"] == "streaming"
             refused = elsewhere.post(f"{path}/messages", json={"content": "And?"})
             assert refused.json()["error"]["code"] == "reply_streaming"
+            assert checked(elsewhere.post(f"/api/v1/messages/{stream.message_id}/cancel"))["cancelled"]
+            done = stream.ended()
+            assert done is not None
+            assert (done["finish_reason"], done["content"]) == ("cancelled", stored()["content"])
+
+            stream = Stream(client)
+            path, read = f"/api/v1/chats/{stream.chat_id}", len(stream.text)
+            wait_until(lambda: len(stored()["content"]) >= read)
             first.kill()
             assert stream.ended() is None
             wait_until(lambda: stored()["state"] != "streaming", 4 * LEASE_SECONDS)

@@ -207,3 +207,16 @@ def test_an_address_without_a_proper_secret_is_refused_and_the_secret_is_not_sho
         load_settings(**given)
     assert given.get("webhook_secret", "-" * 99) not in refusal.value.message
     assert SECRET not in shown_value("webhook_secret", SECRET)
+
+
+def test_a_clock_that_was_set_back_does_not_prolong_a_claim(database: Database) -> None:
+    fill(database)
+    vote(database)
+    fill(database)
+    (claimed,) = claim(database)
+    assert claim(database) == []
+    with database.write() as session:
+        delivery = session.get_one(WebhookDelivery, claimed.id)
+        assert delivery.lease_until is not None
+        delivery.lease_until += timedelta(hours=1)
+    assert [again.id for again in claim(database)] == [claimed.id]
