@@ -43,7 +43,7 @@ def main() -> None:
         stack.callback(database.close)
         load = RollingLoad(
             database,
-            [server.url for server in servers],
+            [server.settings.port for server in servers],
             streams=given.streams,
             voters=40,
             votes_per_second=given.votes_per_second,

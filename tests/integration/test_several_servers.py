@@ -123,8 +123,8 @@ def test_restarts_in_turn_lose_no_reply_and_no_vote(
     settings = {"model": talkative_model, "max_new_tokens": 400, "database_url": empty_database_url}
     servers = [start_server(**settings) for _ in range(2)]
     database = Database(empty_database_url)
-    urls = [server.url for server in servers]
-    with RollingLoad(database, urls, streams=4, voters=4, votes_per_second=40) as load:
+    ports = [server.settings.port for server in servers]
+    with RollingLoad(database, ports, streams=4, voters=4, votes_per_second=40) as load:
         load.wait_for(votes=20, replies=2)
         servers[0].stop()
         servers[0].start()

@@ -5,6 +5,7 @@ compare it with the database.
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import threading
@@ -23,6 +24,7 @@ from storage.people import tokens, users
 from storage.registry import model_versions
 from tests.support.live_server import wait_until
 from tests.support.rows import add_reply
+from tests.support.vote_load import VoteConnection, Voter
 
 VOTED_REPLIES = 5  # of each voter
 RETRY_SECONDS = 0.1
@@ -38,11 +40,9 @@ class Read:
     end: dict[str, Any] | None = None  # the event done or error; None if the connection broke
 
 
-@dataclass
-class Voter:
-    token: str
+@dataclass(frozen=True)
+class RollingVoter(Voter):
     user_id: str
-    replies: list[str]
     labels: dict[str, bool] = field(default_factory=dict)  # as acknowledged last
     revisions: dict[str, int] = field(default_factory=dict)  # likewise
 
@@ -51,13 +51,13 @@ class RollingLoad:
     """A context manager: the clients are at work from `__enter__` to `__exit__`, in a thread."""
 
     def __init__(
-        self, database: Database, urls: Sequence[str], *, streams: int, voters: int, votes_per_second: float
+        self, database: Database, ports: Sequence[int], *, streams: int, voters: int, votes_per_second: float
     ) -> None:
         self.database = database
         self.reads: list[Read] = []
         self.acknowledged = 0
-        self._urls = urls
-        self._streams = streams
+        self._urls = [f"http://127.0.0.1:{port}" for port in ports]
+        self._ports = ports
         self._pause = voters / votes_per_second
         self._over = threading.Event()
         with database.write() as session:
@@ -82,7 +82,7 @@ class RollingLoad:
     def wait_for(self, *, votes: int, replies: int) -> None:
         """Until so many more votes were acknowledged and replies read to their end."""
         voted, read = self.acknowledged + votes, self.ended + replies
-        wait_until(lambda: self.acknowledged >= voted and self.ended >= read)
+        wait_until(lambda: self.acknowledged >= voted and self.ended >= read, 180)
 
     def check(self) -> dict[str, int]:
         """Assert that no reply is lost or silent and that the votes are exact; returns what was counted."""
@@ -114,12 +114,12 @@ class RollingLoad:
         person = users.create_anonymous(session)
         return tokens.create_token(session, person.id, name="load")[1], person.id
 
-    def _voter(self, session: Session) -> Voter:
+    def _voter(self, session: Session) -> RollingVoter:
         token, user_id = self._token(session)
         chat = chats.create_chat(session, user_id)
         version_id = model_versions.deployed_version(session).id
         replies = [add_reply(session, chat, version_id=version_id).id for _ in range(VOTED_REPLIES)]
-        return Voter(token, user_id, replies)
+        return RollingVoter(token, replies, user_id)
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as clients:
@@ -131,30 +131,25 @@ class RollingLoad:
     def _client(self, url: str, token: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
-    async def _vote(self, voter: Voter) -> None:
-        draw = random.Random(voter.token)
-        async with self._client(draw.choice(self._urls), voter.token) as client:
-            while not self._over.is_set():
-                await self._vote_once(client, voter, draw.choice(voter.replies))
-                await asyncio.sleep(self._pause)
-
-    async def _vote_once(self, client: httpx.AsyncClient, voter: Voter, reply: str) -> None:
-        """Turn the label, and repeat that until it is acknowledged: it may have been stored before."""
-        label = not voter.labels.get(reply, False)
-        while True:
-            try:
-                answer = await client.put(f"/api/v1/messages/{reply}/vote", json={"label": label})
-            except httpx.TransportError:
-                await asyncio.sleep(RETRY_SECONDS)
-                client.base_url = httpx.URL(random.choice(self._urls))
-                continue
-            if answer.status_code == 200:
-                break
-            assert answer.status_code >= 500, answer.text
+    async def _vote(self, voter: RollingVoter) -> None:
+        """Turn labels; each vote is repeated until it is acknowledged, as it may have been stored before."""
+        draw, pending = random.Random(voter.token), ""
+        while pending or not self._over.is_set():
+            with contextlib.suppress(OSError, EOFError):
+                async with VoteConnection(draw.choice(self._ports)) as connection:
+                    while pending or not self._over.is_set():
+                        pending = pending or draw.choice(voter.replies)
+                        label = not voter.labels.get(pending, False)
+                        answer = await connection.vote(voter, pending, label)
+                        if answer.status != 200:
+                            assert answer.status >= 500, answer
+                            break
+                        self.acknowledged += 1
+                        voter.labels[pending] = label
+                        voter.revisions[pending] = voter.revisions.get(pending, 0) + 1
+                        pending = ""
+                        await asyncio.sleep(self._pause)
             await asyncio.sleep(RETRY_SECONDS)
-        self.acknowledged += 1
-        voter.labels[reply] = label
-        voter.revisions[reply] = voter.revisions.get(reply, 0) + 1
 
     async def _chat(self, token: str) -> None:
         draw = random.Random(token)
