@@ -45,6 +45,7 @@ from app.web.middleware import (
 )
 from app.web.openapi_names import refuse_repeated
 from app.web.page_guard import PageGuard
+from app.web.password_checks import PasswordChecks
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
                 yield
         finally:
             await to_thread.run_sync(parts.stop)
+            app.state.password_checks.close()
 
     app = FastAPI(
         title="Thumbloop",
@@ -103,10 +105,11 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
             Middleware(ResponseCounts, metrics=parts.metrics),
             Middleware(SecurityHeaders),
             Middleware(OriginGuard, settings=settings),
-            Middleware(BodyLimit, settings=settings),
+            Middleware(BodyLimit, settings=settings, database=parts.database),
         ],
     )
     app.state.services = parts
+    app.state.password_checks = PasswordChecks(parts.database, settings)
     app.state.reply_threads = ReplyThreads(settings)
     errors.install(app)
     for module in API_ROUTERS:

@@ -1,4 +1,5 @@
-"""Daily housekeeping: erases chats past their retention, old import keys and old webhook deliveries.
+"""Daily housekeeping: erases chats past their retention, and old import keys, webhook deliveries, sessions,
+sign-in links, failed sign-ins and visitors who did nothing.
 
 It works by age, so it may run on several servers at once, or not run for a while.
 """
@@ -10,9 +11,11 @@ from datetime import UTC, timedelta
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from storage.chats import webhook_outbox
+from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import now
 from storage.imports import requests
+from storage.people import tokens, users
 from storage.privacy.erasure import forget_before
 from storage.settings import Settings
 
@@ -46,6 +49,8 @@ class Housekeeping:
         with self._database.write() as session:
             requests.remove_old_requests(session)
             webhook_outbox.remove_old_deliveries(session)
+            tokens.remove_ended(session)
+            audit.remove_failed_sign_ins(session)
         days = self._settings.retention_days
         if days:
             moment = now() - timedelta(days=days)
@@ -54,3 +59,7 @@ class Housekeeping:
             )
             if report.chats:
                 log.info("Erased %d chats that were older than %d days.", report.chats, days)
+        removed = 1
+        while removed and not self._stop.is_set():
+            with self._database.write() as session:
+                removed = users.remove_idle_visitors(session)

@@ -12,10 +12,13 @@ from sqlmodel import Session
 
 from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
 from storage.db import audit
+from storage.db.tables import ApiToken, now
 from storage.errors import BadSetting, InvalidInput, NotFound
 from storage.people import tokens, users
 
-user_commands = typer.Typer(no_args_is_help=True, help="Accounts: create, list, password, role, disable.")
+user_commands = typer.Typer(
+    no_args_is_help=True, help="Accounts: create, list, password, role, disable, sessions, sign-out."
+)
 token_commands = typer.Typer(no_args_is_help=True, help="API tokens: create, list, revoke.")
 ADMIN = "admin"  # the account that admin links sign in to
 LINK_LIFE = timedelta(hours=24)
@@ -53,44 +56,77 @@ def list_users() -> None:
 
 @user_commands.command("password")
 def set_password(name: str, password_stdin: bool = PASSWORD_STDIN) -> None:
-    """Change the password of an account."""
+    """Change the password of an account. Its sessions, links and API tokens end."""
     with _account(name):
         pass  # refuse an unknown name before asking
     password = _ask_password(password_stdin)
     with _account(name) as (session, user_id):
-        users.set_password(session, user_id, password)
+        ended = users.set_password(session, user_id, password)
         audit.record(session, ACTOR, "set password", user_id)
-    say(f"Changed the password of {name}.")
+    say(f"Changed the password of {name}. {_ended(ended)}")
 
 
 @user_commands.command("role")
 def set_role(name: str, role: Role) -> None:
-    """Make an account an admin or an ordinary user."""
+    """Make an account an admin or an ordinary user. Its sessions, links and API tokens end."""
     with _account(name) as (session, user_id):
-        users.set_role(session, user_id, role)
+        ended = users.set_role(session, user_id, role)
         audit.record(session, ACTOR, "set role", user_id, role=role)
-    say(f"{name} now has the role {role}.")
+    say(f"{name} now has the role {role}. {_ended(ended)}")
 
 
 @user_commands.command("disable")
 def disable_user(name: str, undo: bool = typer.Option(False, "--undo", help="Enable the account.")) -> None:
-    """Disable an account: its password, sessions and tokens stop working. Its votes stay."""
+    """Disable an account: its password stops working, and its sessions, links and API tokens end.
+
+    Its votes stay. `--undo` makes the password work again and revives nothing else.
+    """
     with _account(name) as (session, user_id):
-        users.set_disabled(session, user_id, not undo)
+        ended = users.set_disabled(session, user_id, not undo)
         audit.record(session, ACTOR, "enable user" if undo else "disable user", user_id)
-    say(f"{name} is {'enabled' if undo else 'disabled'}.")
+    say(f"{name} is {'enabled' if undo else 'disabled'}. {_ended(ended)}")
+
+
+@user_commands.command("sessions")
+def list_sessions(name: str) -> None:
+    """List the browser sessions of an account that have not ended, the newest 100."""
+    with _account(name) as (session, user_id):
+        rows = [
+            (one.id, shown_time(one.created_at), shown_time(one.expires_at))
+            for one in tokens.list_sessions(session, user_id)
+        ]
+    print_table(("id", "began", "ends"), rows, empty=f"{name} is not signed in anywhere.")
+
+
+@user_commands.command("sign-out")
+def sign_out(
+    name: str,
+    session_id: str = typer.Option("", "--session", metavar="ID", help="Only this session."),
+) -> None:
+    """End the browser sessions and sign-in links of an account. Its API tokens stay."""
+    with _account(name) as (session, user_id):
+        if session_id:
+            tokens.end_session(session, session_id, user_id)
+            ended = 1
+        else:
+            ended = tokens.end_all(session, user_id, tokens.SIGN_INS)
+        audit.record(session, ACTOR, "sign out", user_id, ended=ended)
+    say(f"{name} is signed out. {_ended(ended)}")
 
 
 @token_commands.command("create")
 def create_token(
     name: str = typer.Argument(help="The program it is for. Creates the account of this name if needed."),
     role: Role = ROLE,
+    days: int = typer.Option(0, min=0, max=36_500, help="Days until it expires. 0: never."),
     plain: bool = typer.Option(False, "--plain", help="Print the token alone, for scripts."),
 ) -> None:
     """Create an API token. It is shown once and not stored."""
     with opened_database() as (_, database), database.write() as session:
         user = users.ensure_user(session, name, role)
-        token, secret = tokens.create_token(session, user.id, name=name)
+        token, secret = tokens.create_token(
+            session, user.id, name=name, ttl=timedelta(days=days) if days else None
+        )
         audit.record(session, ACTOR, "create token", token.id, user=user.id)
     if plain:
         typer.echo(secret)
@@ -109,12 +145,13 @@ def list_tokens() -> None:
                 token.name,
                 users.get_user(session, token.user_id).role,
                 f"{token.prefix}…",
-                "revoked" if token.revoked_at else "active",
+                _state(token),
                 shown_time(token.created_at),
+                shown_time(token.expires_at),
             )
             for token in tokens.list_tokens(session)
         ]
-    columns = ("id", "name", "role", "begins", "state", "created")
+    columns = ("id", "name", "role", "begins", "state", "created", "expires")
     print_table(columns, rows, empty="There are no API tokens yet.")
 
 
@@ -152,6 +189,16 @@ def page_address(host: str, port: int) -> str:
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     reachable = everywhere.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _state(token: ApiToken) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= now() else "active"
+
+
+def _ended(number: int) -> str:
+    return f"Sessions, links and API tokens ended: {number}."
 
 
 @contextmanager

@@ -80,7 +80,10 @@ class OneLineFailure:
 
 
 def serve() -> None:
-    """Start the pages, the API and the schedule; prints the addresses and an admin link."""
+    """Start the pages, the API and the schedule; prints the addresses.
+
+    With THUMBLOOP_AUTH=anonymous and a terminal it also prints an admin link.
+    """
     from app.web.auth import check_safe
 
     started = time.monotonic()
@@ -105,7 +108,12 @@ def serve() -> None:
                 if self.started:
                     _print_summary(services, address, time.monotonic() - started)
 
-        config = uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=SECONDS_TO_FINISH)
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            timeout_graceful_shutdown=SECONDS_TO_FINISH,
+            forwarded_allow_ips=settings.trusted_proxies,
+        )
         with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop
             Server(config).run(sockets=[listener])
     if application.error is not None:
@@ -166,8 +174,11 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
     }.items():
         table.add_row(name, Text(value))
     console.print(table)
-    with services.database.write() as session:
-        link = new_admin_link(session, address)
+    admin = "`thumbloop admin-link` prints a link that signs in once"
+    # Elsewhere the output goes to a log that others read.
+    if settings.auth == "anonymous" and sys.stdout.isatty():
+        with services.database.write() as session:
+            admin = f"{new_admin_link(session, address)}   (signs in once)"
     # Not in a table, so that each stays on one line and the terminal makes it a link.
-    say(f"Chat    {address}/\nAPI     {address}/docs\nAdmin   {link}   (signs in once)\n")
+    say(f"Chat    {address}/\nAPI     {address}/docs\nAdmin   {admin}\n")
     say("Ctrl-C stops it.")

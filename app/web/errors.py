@@ -35,7 +35,13 @@ class ErrorOut(BaseModel):
 # The shape of every refusal, for the OpenAPI description.
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorOut, "description": "What was refused."}}
 
-HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+HTTP_CODES = {
+    400: "bad_request",
+    401: "not_authenticated",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+}
 OPENAI_TYPES = {403: "permission_error", 429: "rate_limit_error"}  # the others follow from the status
 OPENAI_CODES = {"not_authenticated": "invalid_api_key", "invalid_input": "invalid_value"}
 

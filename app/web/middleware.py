@@ -7,13 +7,16 @@ import logging
 import re
 from urllib.parse import urlsplit
 
+from anyio import to_thread
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.telemetry.metrics import Metrics
-from app.web.auth import bearer_token, is_loopback
+from app.web.auth import NO_TOKEN, bearer_token, is_loopback, resolve
 from app.web.errors import error_response
+from storage.db.database import Database
 from storage.errors import NotAllowed, ThumbloopError, TooLarge
 from storage.settings import Settings
 
@@ -21,6 +24,7 @@ UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 # A refused upload is read and discarded up to this size, so that its sender gets to see the answer.
 MOST_DISCARDED = 32 * 1024 * 1024
 IMPORT_PATH = "/api/v1/import"
+MOST_OF_A_STRANGER = 64 * 1024
 
 # 'self' alone: our own pages load nothing from elsewhere, and the API loads nothing at all.
 POLICY = (
@@ -132,10 +136,14 @@ def _host_name(host: str) -> str:
 
 
 class BodyLimit:
-    """Refuse large bodies by their announced length, or once they exceed the limit."""
+    """Refuse large bodies by their announced length, or once they exceed the limit.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    Strangers get to send MOST_OF_A_STRANGER bytes only: FastAPI reads a body before it asks who sends it.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, database: Database) -> None:
         self.app = app
+        self.database = database
         self.largest_import = settings.max_import_mb * 1024 * 1024
         # A character takes up to 12 bytes as JSON escapes; the rest of the body, and complete
         # conversations in the OpenAI format, need more room than one message.
@@ -153,9 +161,10 @@ class BodyLimit:
             await error_response(error, scope["path"])(scope, receive, send)
             return
         received = 0
+        known = False
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal received, known
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
@@ -163,9 +172,20 @@ class BodyLimit:
                     await _discard(receive)
                 # FastAPI passes its own exception on, wherever the body is read.
                 raise HTTPException(413, f"The body has more than {limit} bytes, which is the most.")
+            if received > MOST_OF_A_STRANGER and not known:
+                known = await to_thread.run_sync(self._knows_sender, scope)
+                if not known:
+                    if message.get("more_body"):
+                        await _discard(receive)
+                    raise HTTPException(401, NO_TOKEN, headers={"WWW-Authenticate": "Bearer"})
             return message
 
         await self.app(scope, counted, send)
+
+    def _knows_sender(self, scope: Scope) -> bool:
+        request = HTTPConnection(scope)
+        secure = scope["scheme"] == "https"
+        return resolve(self.database, request.headers, request.cookies, secure=secure) is not None
 
 
 async def _discard(receive: Receive) -> None:

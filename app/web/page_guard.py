@@ -22,9 +22,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.auth import Identity, cookie_name, identity_from, resolve, set_cookie, start_session
+from app.web.password_checks import PerMinute
 from app.web.sign_in import admin_only_page
 from storage.db.database import Database
-from storage.errors import InvalidInput, NotAllowed, NotAuthenticated
+from storage.errors import InvalidInput, NotAllowed, NotAuthenticated, TooOften
 from storage.people.users import create_anonymous
 from storage.settings import Settings
 
@@ -37,6 +38,7 @@ WRITTEN = re.compile(r"/gradio_api/(queue/join|run/[^/]+/?|cancel|reset/?|compon
 CANCEL = "/gradio_api/cancel"
 RESETS = ("/gradio_api/reset", "/gradio_api/reset/")
 MOST_OWNERS = 100_000
+MOST_VISITORS = 120  # new ones a minute; housekeeping removes those who do nothing
 
 POLICY = (
     # Gradio turns the strings of its events into functions, hence 'unsafe-eval'.
@@ -78,6 +80,7 @@ class PageGuard:
         self.script_hashes = [each for html in head for each in script_hashes(html)]
         self.sessions = Owners()
         self.events = Owners()
+        self.visitors = PerMinute(MOST_VISITORS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,6 +118,8 @@ class PageGuard:
         return await to_thread.run_sync(lambda: resolve(self.database, {}, cookies, secure=secure))
 
     def _welcome(self) -> tuple[Identity, str]:
+        if wait := self.visitors.take():
+            raise TooOften(f"Too many new visitors; try again in {wait} s.", retry_after=wait)
         with self.database.write() as session:
             user = create_anonymous(session)
         return identity_from(user), start_session(self.database, user.id, self.settings)

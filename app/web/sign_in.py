@@ -1,22 +1,28 @@
-"""Signing in and out: the form for accounts, and the one-time admin link. Plain HTML without scripts."""
+"""Signing in and out: the form for accounts, the one-time admin link, and a person's sessions.
 
-from typing import Annotated
+Plain HTML without scripts.
+"""
+
+import contextlib
+from datetime import timedelta
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
 from jinja2 import Environment, PackageLoader
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.web.auth import ServicesHere, clear_cookie, cookie_name, resolve, set_cookie, start_session
-from storage.errors import NotAuthenticated
-from storage.people import tokens, users
+from app.web.auth import ServicesHere, clear_cookie, cookie_name, resolve, set_cookie
+from app.web.password_checks import PasswordChecks
+from storage.errors import NotAuthenticated, NotFound, TooOften
+from storage.people import tokens
 
 router = APIRouter(include_in_schema=False)
 
 _templates = Environment(loader=PackageLoader("app.web"), autoescape=True)
 
 
-def page(template: str, title: str, status: int = 200, **values: str) -> Response:
+def page(template: str, title: str, status: int = 200, **values: Any) -> Response:
     html = _templates.get_template(template).render(title=title, **values)
     return HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
 
@@ -33,28 +39,32 @@ def show_form(request: Request, services: ServicesHere, next: str = "/") -> Resp
 
 
 @router.post("/login")
-def sign_in(
+async def sign_in(
     request: Request,
     services: ServicesHere,
     name: Annotated[str, Form()] = "",
     password: Annotated[str, Form()] = "",
     next: Annotated[str, Form()] = "/",
 ) -> Response:
+    checks: PasswordChecks = request.app.state.password_checks
+    address = request.client.host if request.client is not None else ""
     try:
-        with services.database.read() as session:
-            # No name contains a NUL, and PostgreSQL does not accept one in a query.
-            user = users.check_password(session, name.replace("\x00", ""), password)
-    except NotAuthenticated as error:
-        return _form(next, name=name, alert=error.message, status=401)
-    return _signed_in(request, services, user.id, _own_path(next))
+        # No name contains a NUL, and PostgreSQL does not accept one in a query.
+        plain = await checks.sign_in(name.replace("\x00", ""), password, address)
+    except (NotAuthenticated, TooOften) as error:
+        refused = _form(next, name=name, alert=error.message, status=error.status)
+        if error.retry_after is not None:
+            refused.headers["Retry-After"] = str(error.retry_after)
+        return refused
+    return _signed_in(request, services, plain, _own_path(next))
 
 
 @router.post("/logout")
 def sign_out(request: Request, services: ServicesHere) -> Response:
-    plain = request.cookies.get(cookie_name(_is_secure(request)))
-    if plain:
+    # Strangers do not get to hold the write lock.
+    if resolve(services.database, {}, request.cookies, secure=_is_secure(request)):
         with services.database.write() as session:
-            tokens.revoke_plain(session, plain)
+            tokens.revoke_plain(session, request.cookies[cookie_name(_is_secure(request))])
     response = RedirectResponse("/login", status_code=303)
     clear_cookie(response, secure=_is_secure(request))
     return response
@@ -66,15 +76,48 @@ def redeem_admin_link(request: Request, services: ServicesHere, token: str = "")
     if not token:
         return RedirectResponse("/admin/", status_code=303)
     try:
+        with services.database.read() as session:
+            tokens.check_login(session, token)  # before the write lock, which strangers do not get to hold
         with services.database.write() as session:
             user = tokens.redeem_login(session, token)
+            life = timedelta(days=services.settings.session_days)
+            _, plain = tokens.create_token(session, user.id, name="browser", kind="session", ttl=life)
     except NotAuthenticated as error:
         return page("page.html", "This link does not work", 403, alert=error.message)
-    return _signed_in(request, services, user.id, "/admin/")
+    return _signed_in(request, services, plain, "/admin/")
 
 
-def _signed_in(request: Request, services: ServicesHere, user_id: str, target: str) -> Response:
-    plain = start_session(services.database, user_id, services.settings)
+@router.get("/sessions")
+def show_sessions(request: Request, services: ServicesHere) -> Response:
+    identity = resolve(services.database, {}, request.cookies, secure=_is_secure(request))
+    if identity is None:
+        return RedirectResponse("/login?next=/sessions", status_code=303)
+    plain = request.cookies[cookie_name(_is_secure(request))]
+    with services.database.read() as session:
+        current = tokens.session_id_of(session, plain)
+        found = [
+            {"id": one.id, "began": f"{one.created_at:%Y-%m-%d %H:%M} UTC", "current": one.id == current}
+            for one in tokens.list_sessions(session, identity.user_id)
+        ]
+    return page("sessions.html", "Sessions", name=identity.name, sessions=found)
+
+
+@router.post("/sessions")
+def end_sessions(
+    request: Request, services: ServicesHere, session_id: Annotated[str, Form()] = ""
+) -> Response:
+    """End one session of this person, or all of them and their sign-in links."""
+    identity = resolve(services.database, {}, request.cookies, secure=_is_secure(request))
+    if identity is not None:
+        with services.database.write() as session, contextlib.suppress(NotFound):
+            if session_id:
+                tokens.end_session(session, session_id.replace("\x00", ""), identity.user_id)
+            else:
+                tokens.end_all(session, identity.user_id, tokens.SIGN_INS)
+    return RedirectResponse("/sessions", status_code=303)
+
+
+def _signed_in(request: Request, services: ServicesHere, plain: str, target: str) -> Response:
     response = RedirectResponse(target, status_code=303)
     response.headers["Cache-Control"] = "no-store"
     set_cookie(response, plain, services.settings, secure=_is_secure(request))

@@ -12,11 +12,14 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from storage.db.tables import ApiToken, Table, now
+from storage.db.database import database_now
+from storage.db.tables import ApiToken, Table, User, now
 from storage.errors import InvalidInput, NotAuthenticated, NotFound
 
 PREFIX = "tl_"
 KINDS = ("api", "session", "login")
+SIGN_INS = ("session", "login")
+KEPT = timedelta(days=7)  # ended sessions and links
 
 _tokens, _users = Table.metadata.tables["api_token"], Table.metadata.tables["user_account"]
 # A Core statement, built once: every request begins with it.
@@ -72,13 +75,20 @@ def authenticate(session: Session, plain: str, *, kinds: Sequence[str] = ("api",
 
 def redeem_login(session: Session, plain: str) -> Person:
     """Use up a one-time link; raises NotAuthenticated if it was used, has expired or is unknown."""
+    user = check_login(session, plain)
+    # Locked first, as a change of the account does, which ends what was signed in before it.
+    session.exec(select(User.id).where(User.id == user.id).with_for_update()).one()
+    unused = _open().where(col(ApiToken.sha256) == _digest(plain), col(ApiToken.kind) == "login")
+    if session.execute(unused.returning(col(ApiToken.id))).one_or_none() is None:
+        raise _used_link()
+    return user
+
+
+def check_login(session: Session, plain: str) -> Person:
+    """The person of an unused one-time link; raises NotAuthenticated."""
     user = authenticate(session, plain, kinds=("login",))
     if user is None:
-        raise NotAuthenticated(
-            "This link was used already or has expired; `thumbloop admin-link` prints a new one.",
-            code="login_link_used",
-        )
-    revoke_plain(session, plain)
+        raise _used_link()
     return user
 
 
@@ -100,6 +110,58 @@ def revoke_plain(session: Session, plain: str) -> None:
 
 def list_tokens(session: Session, kind: str = "api") -> list[ApiToken]:
     return list(session.exec(select(ApiToken).where(ApiToken.kind == kind).order_by(col(ApiToken.id))))
+
+
+def list_sessions(session: Session, user_id: str, *, limit: int = 100) -> list[ApiToken]:
+    """The sessions of a person that still work, newest first."""
+    found = select(ApiToken).where(
+        ApiToken.user_id == user_id,
+        ApiToken.kind == "session",
+        col(ApiToken.revoked_at).is_(None),
+        col(ApiToken.expires_at).is_(None) | (col(ApiToken.expires_at) > now()),
+    )
+    return list(session.exec(found.order_by(col(ApiToken.id).desc()).limit(limit)))
+
+
+def end_session(session: Session, session_id: str, user_id: str) -> None:
+    """End a session of this person; raises NotFound if there is none."""
+    ended = _open().where(
+        col(ApiToken.id) == session_id, col(ApiToken.user_id) == user_id, col(ApiToken.kind) == "session"
+    )
+    if session.execute(ended.returning(col(ApiToken.id))).one_or_none() is None:
+        raise NotFound(f"There is no session {session_id} that has not ended.")
+
+
+def end_all(session: Session, user_id: str, kinds: Sequence[str] = KINDS) -> int:
+    """End a person's secrets of these kinds; returns how many."""
+    ended = _open().where(col(ApiToken.user_id) == user_id, col(ApiToken.kind).in_(kinds))
+    return len(session.execute(ended.returning(col(ApiToken.id))).all())
+
+
+def remove_ended(session: Session) -> int:
+    """Delete sessions and links that expired or were revoked over a week ago; returns how many."""
+    over = database_now(session) - KEPT
+    old = (col(ApiToken.expires_at) < over) | (col(ApiToken.revoked_at) < over)
+    removed = session.execute(sa.delete(ApiToken).where(col(ApiToken.kind).in_(SIGN_INS), old))
+    return int(removed.rowcount)  # type: ignore[attr-defined]
+
+
+def session_id_of(session: Session, plain: str) -> str | None:
+    """The id of the session with this secret."""
+    found = select(ApiToken.id).where(ApiToken.sha256 == _digest(plain), ApiToken.kind == "session")
+    return session.exec(found).one_or_none()
+
+
+def _open() -> sa.Update:
+    """An update that ends the secrets it is narrowed to, if they have not ended."""
+    return sa.update(ApiToken).where(col(ApiToken.revoked_at).is_(None)).values(revoked_at=now())
+
+
+def _used_link() -> NotAuthenticated:
+    return NotAuthenticated(
+        "This link was used already or has expired; `thumbloop admin-link` prints a new one.",
+        code="login_link_used",
+    )
 
 
 def _digest(plain: str) -> str:

@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode
 
 from storage.settings.frozen import AdapterField
-from storage.settings.validators import Address, AsList, Item
+from storage.settings.validators import Address, AsList, Item, Network
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -58,6 +58,11 @@ class ServingSettings(BaseSettings):
         "anonymous",
         description="anonymous: anyone who opens the page may chat (loopback addresses only). "
         "accounts: people sign in with a name and a password.",
+    )
+    trusted_proxies: Annotated[list[Network], NoDecode, AsList] = Field(
+        ["127.0.0.1", "::1"],
+        description="Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto "
+        "are used: for delays after failed sign-ins, and for cookies that need HTTPS.",
     )
     session_days: int = Field(30, ge=1, description="Days until a browser session ends.")
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -59,6 +60,16 @@ def _executor(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{value!r} is not an address or a network, such as 10.0.0.5 or 172.18.0.0/16"
+        ) from error
+    return value
+
+
 def check_webhook_secret(value: str) -> None:
     """Raise ValueError unless the text is a secret in the form of Standard Webhooks."""
     try:
@@ -73,6 +84,7 @@ AsList = BeforeValidator(_listed)
 Address = Annotated[str, AfterValidator(_http_address)]
 TimeZone = Annotated[str, AfterValidator(_known_timezone)]
 Executor = Annotated[str, AfterValidator(_executor)]
+Network = Annotated[str, AfterValidator(_network)]
 Hours = Annotated[str, AfterValidator(_clock_hours)]
 Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 

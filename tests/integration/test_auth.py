@@ -276,3 +276,88 @@ def test_settings_that_let_everyone_in_from_everywhere_are_refused() -> None:
         check_safe(Settings(host=host, auth="accounts"))
     for host in ("127.0.0.1", "::1", "localhost", "127.0.0.2"):
         check_safe(Settings(host=host))
+
+
+@pytest.fixture
+def accounts(start_server: StartServer) -> LiveServer:
+    server = start_server(auth="accounts")
+    database = open_database(server.settings)
+    with database.write() as session:
+        create_user(session, "ada", password="correct horse")
+        create_user(session, "bob", password="correct horse")
+    database.close()
+    return server
+
+
+def signed_in(server: LiveServer, name: str, **options: Any) -> httpx.Client:
+    client = visit(server, **options)
+    form = {"name": name, "password": "correct horse"}
+    assert client.post("/login", data=form).status_code == 303
+    return client
+
+
+def test_sessions_are_listed_and_ended_by_their_owner_and_by_admins(accounts: LiveServer) -> None:
+    assert "thumbloop admin-link" in accounts.log.read_text()
+    first, second, bob = (signed_in(accounts, name) for name in ("ada", "ada", "bob"))
+    with accounts.client() as admin, accounts.client("user") as program:
+        ada_id = first.get("/api/v1/me").json()["id"]
+        mine = first.get("/api/v1/me/sessions").json()["items"]
+        assert len(mine) == 2
+        assert set(mine[0]) == {"id", "created_at", "expires_at"}
+        assert error(bob.delete(f"/api/v1/me/sessions/{mine[0]['id']}"), 404) == "not_found"
+        assert error(program.get(f"/api/v1/users/{ada_id}/sessions"), 403) == "admin_only"
+        assert error(program.delete(f"/api/v1/users/{ada_id}/sessions"), 403) == "admin_only"
+        assert first.delete(f"/api/v1/me/sessions/{mine[0]['id']}").json() == {"ended": 1}
+        assert error(second.get("/api/v1/me"), 401) == "not_authenticated"
+        page = first.get("/sessions").text
+        assert page.count("End this session") == 1
+        assert "this browser" in page
+        assert admin.get(f"/api/v1/users/{ada_id}/sessions").json()["items"] == mine[1:]
+        assert admin.delete(f"/api/v1/users/{ada_id}/sessions").json() == {"ended": 1}
+        assert error(first.get("/api/v1/me"), 401) == "not_authenticated"
+        assert first.get("/sessions").headers["location"] == "/login?next=/sessions"
+        assert bob.post("/sessions", data={"session_id": mine[0]["id"]}).status_code == 303
+        assert bob.get("/api/v1/me").status_code == 200
+        assert bob.post("/sessions").headers["location"] == "/sessions"
+        assert error(bob.get("/api/v1/me"), 401) == "not_authenticated"
+
+
+def test_sign_ins_that_fail_often_wait_and_forwarded_headers_count_from_trusted_proxies(
+    accounts: LiveServer,
+) -> None:
+    wrong = {"name": "ada", "password": "wrong horse"}
+    with visit(accounts) as client:
+        for status in (401,) * 5 + (429,):
+            answer = client.post("/login", data=wrong)
+            assert answer.status_code == status
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "try again in" in answer.text
+    through_tls = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
+    form = {"name": "bob", "password": "correct horse"}
+    with visit(accounts, headers=through_tls) as client:
+        answer = client.post("/login", data=form)
+        assert answer.headers["set-cookie"].startswith(f"__Host-{COOKIE}=")
+        assert "Secure" in answer.headers["set-cookie"]
+
+
+def test_forwarded_headers_of_others_are_ignored(start_server: StartServer) -> None:
+    server = start_server(trusted_proxies=["192.0.2.0/24"])
+    page = get(server.url, headers={"X-Forwarded-Proto": "https"})
+    assert page.headers["set-cookie"].startswith(f"{COOKIE}=")
+
+
+def test_strangers_send_short_bodies_only(shared_server: LiveServer, visitor: httpx.Client) -> None:
+    long = b'{"title": "' + b"x" * 100_000 + b'"}'
+    for headers in ({}, {"Authorization": f"Bearer tl_{'x' * 43}"}):
+        answer = httpx.post(f"{shared_server.url}/api/v1/chats", content=long, headers=headers, timeout=60)
+        assert error(answer, 401) == "not_authenticated"
+    form = httpx.post(f"{shared_server.url}/login", data={"name": "x" * 100_000}, timeout=60)
+    assert error(form, 401) == "not_authenticated"
+    assert error(visitor.post("/api/v1/chats", json={"title": "x" * 100_000}), 422) == "invalid_input"
+
+
+def test_visitors_are_limited(start_server: StartServer) -> None:
+    server = start_server()
+    statuses = [get(server.url).status_code for _ in range(122)]
+    assert statuses[0] == 200
+    assert statuses[-2:] == [429, 429]

@@ -20,13 +20,13 @@ from tests.support.rows import add_person_with_reply, add_reply
 def test_passwords(database: Database) -> None:
     with database.write() as session:
         ada = users.create_user(session, "ada", password="correct horse")
-        assert users.check_password(session, "ada", "correct horse").id == ada.id
+        assert users.verify_password(users.find_user(session, "ada"), "correct horse").id == ada.id
         for name, password in (("ada", "wrong horse"), ("bob", "correct horse")):
             with pytest.raises(NotAuthenticated, match="name or the password"):
-                users.check_password(session, name, password)
+                users.verify_password(users.find_user(session, name), password)
         users.set_disabled(session, ada.id, True)
         with pytest.raises(NotAuthenticated):
-            users.check_password(session, "ada", "correct horse")
+            users.verify_password(users.find_user(session, "ada"), "correct horse")
         with pytest.raises(Conflict, match="'ada'"):
             users.create_user(session, "ada")
         with pytest.raises(InvalidInput, match="at least 10"):
