@@ -6,6 +6,7 @@ one counts, however many fire, late or twice. Knows nothing of how a run is exec
 
 import logging
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
@@ -70,6 +71,7 @@ class Schedule:
         self._trigger = _trigger(settings, now())
         self._hours = QuietHours(settings.quiet_hours, settings.timezone)
         self._scheduler: BackgroundScheduler | None = None
+        self._handling = threading.Lock()
 
     def start(self) -> None:
         """Handle a missed tick, once however many were missed, and start the timer."""
@@ -87,9 +89,11 @@ class Schedule:
 
     def stop(self) -> None:
         """Stop the timer, after finishing a tick that is being handled."""
-        if self._scheduler is not None:
-            self._scheduler.shutdown(wait=True)
-            self._scheduler = None
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            # APScheduler's own wait holds the lock that a tick needs to add the next job.
+            with self._handling:
+                scheduler.shutdown(wait=False)
 
     def next_run_time(self) -> datetime | None:
         """When the next tick is due or a waiting one may start, in UTC; None without a schedule."""
@@ -118,6 +122,11 @@ class Schedule:
 
     def _look(self, trigger: CronTrigger, scheduler: BackgroundScheduler) -> None:
         """Handle the tick that is due, if the hours allow it, and set the timer for the next one."""
+        with self._handling:
+            if self._scheduler is scheduler:
+                self._handle(trigger, scheduler)
+
+    def _handle(self, trigger: CronTrigger, scheduler: BackgroundScheduler) -> None:
         now = self._now()
         wake_at = _next_due(trigger, now)
         try:
