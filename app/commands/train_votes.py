@@ -4,6 +4,7 @@ It follows the run through its database row, as the admin page does.
 """
 
 import json
+import signal
 import sys
 import time
 import urllib.request
@@ -85,30 +86,36 @@ def _follow(settings: Settings, database: Database, run_id: str, *, patience: fl
 
     Starts trainers here if the run waits longer than `patience` seconds for one started elsewhere.
     """
+    pressed: list[int] = []  # Ctrl-C; as an exception it could end in a destructor, which loses it
+
+    def note(number: int, _frame: object) -> None:
+        pressed.append(number)
+
     waiting_since: float | None = None
     dispatcher: Dispatcher | None = None
     with ExitStack() as at_end:
         progress = at_end.enter_context(RunProgress())
+        at_end.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, note))
         while True:
-            try:
-                with database.read() as session:
-                    run = get_run(session, run_id)
-                    waits = claimable_run(session) is not None
-                if run.state in OVER:
-                    return run
-                now = time.monotonic()
-                waiting_since = (waiting_since or now) if waits else None
-                if dispatcher is None and waiting_since is not None and now - waiting_since >= patience:
-                    dispatcher = Dispatcher(database, settings, open_executor(settings))
-                    dispatcher.start()
-                    # A trainer started here is a separate process and outlives this command.
-                    at_end.callback(dispatcher.stop, terminate=False)
-                progress.show(run)
-                time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
+            with database.read() as session:
+                run = get_run(session, run_id)
+                waits = claimable_run(session) is not None
+            if run.state in OVER:
+                return run
+            now = time.monotonic()
+            waiting_since = (waiting_since or now) if waits else None
+            if dispatcher is None and waiting_since is not None and now - waiting_since >= patience:
+                dispatcher = Dispatcher(database, settings, open_executor(settings))
+                dispatcher.start()
+                # A trainer started here is a separate process and outlives this command.
+                at_end.callback(dispatcher.stop, terminate=False)
+            progress.show(run)
+            time.sleep(POLL_SECONDS)
+            if pressed:
                 progress.stop()
                 answer = _ask()
                 progress.start()
+                pressed.clear()
                 if answer == "leave":
                     return None
                 if answer == "cancel":
@@ -119,8 +126,11 @@ def _follow(settings: Settings, database: Database, run_id: str, *, patience: fl
 def _ask() -> str:
     if not sys.stdin.isatty():
         return "leave"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends the question
     try:
         question = "\nLeave the run running, cancel it, or continue to follow it?"
         return Prompt.ask(question, choices=["leave", "cancel", "follow"], default="leave", console=console)
     except (KeyboardInterrupt, EOFError):
         return "leave"
+    finally:
+        signal.signal(signal.SIGINT, before)
