@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from storage.errors import Busy, NotReady, NotStored
+from storage.errors import Busy, NotReady, NotStored, ThumbloopError
+from storage.files.disk_full import is_locked
 
 T = TypeVar("T")
 Write = Callable[[Session], Any]
@@ -47,7 +48,8 @@ class GroupCommit:
         """Queue a write; the future has its result once it is on disk, or the exception it raised.
 
         `write` may run twice, with the first run rolled back, so it must change only the session. If the
-        commit fails on SQLite the future fails with NotStored, on PostgreSQL with the driver's error.
+        commit fails on SQLite the future fails with NotStored, or with Busy if another process holds the
+        lock; on PostgreSQL with the driver's error.
         Raises Busy if the queue is full and NotReady after `close`.
         """
         future: Future[T] = Future()
@@ -117,7 +119,14 @@ class GroupCommit:
         root = error
         while root.__context__ is not None:
             root = root.__context__
-        failure = NotStored(f"The database could not store this ({root}); nothing of it was kept.")
+        failure: ThumbloopError = (
+            Busy(
+                "Another process holds the database's lock; nothing of this was kept. Try again in a moment.",
+                code="database_unavailable",
+            )
+            if is_locked(root)
+            else NotStored(f"The database could not store this ({root}); nothing of it was kept.")
+        )
         failure.__cause__ = error
         return failure
 

@@ -1,5 +1,7 @@
 """Recognises the errors of a full disk, from the system and from database drivers, and words the message.
 
+Also recognises SQLite's error for a lock of another process, which is not a full disk.
+
 A full quota, a file over the process's size limit and an I/O error are treated as a full disk.
 """
 
@@ -11,6 +13,7 @@ from storage.errors import NotReady
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 POSTGRES = "53100"  # disk_full
 
 
@@ -19,9 +22,18 @@ def is_full(error: object) -> bool:
     if isinstance(error, OSError):
         return error.errno in NO_ROOM
     if isinstance(error, sqlite3.Error):
-        # The low byte is the primary code. SQLite reports a full disk under the WAL index as an I/O error.
-        return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in SQLITE
+        # SQLite reports a full disk under the WAL index as an I/O error.
+        return _primary_code(error) in SQLITE
     return getattr(error, "sqlstate", None) == POSTGRES
+
+
+def is_locked(error: object) -> bool:
+    """Whether another process held SQLite's lock for too long."""
+    return isinstance(error, sqlite3.Error) and _primary_code(error) in LOCKED
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def no_room(target: Path | str, why: object) -> NotReady:

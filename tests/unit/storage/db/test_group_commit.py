@@ -1,6 +1,7 @@
 """Writes that share a commit: isolated from each other, durable when answered, refused when too many."""
 
 import contextlib
+import sqlite3
 import sys
 import threading
 from concurrent.futures import Future
@@ -77,6 +78,21 @@ def test_a_commit_that_fails_is_told_to_every_caller(sqlite: Database) -> None:
     stored = names(sqlite)
     sqlite.close()
     assert stored == {f"user-{n}-" + "x" * 80 for n in range(len(stored))}
+
+
+def test_a_lock_of_another_process_is_no_full_disk(sqlite: Database) -> None:
+    sa.event.listen(
+        sqlite.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=10")
+    )
+    sqlite.engine.dispose()
+    assert sqlite.path is not None
+    with contextlib.closing(sqlite3.connect(sqlite.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Busy, match="lock") as caught:
+            sqlite.submit(lambda session: users.create_user(session, "ada")).result()
+    assert (caught.value.code, caught.value.retry_after) == ("database_unavailable", 5)
+    sqlite.submit(lambda session: users.create_user(session, "ada")).result()
+    sqlite.close()
 
 
 def test_a_full_queue_is_refused_at_once(database: Database) -> None:
