@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import typer
 from rich.text import Text
 
-from app.commands.terminal import console
+from app.commands.terminal import console, shown_time
 from storage.db.database import Database
 from storage.errors import NotReady, ThumbloopError
 from storage.settings import DEFAULT_MODEL, Settings, load_settings
@@ -30,6 +30,7 @@ DISK_NEEDED = 1 * GIB
 NEWEST_TESTED = (3, 13)
 SERVER_SECONDS = 5.0  # for an external server to answer
 SHOWN_NAMES = 5
+SHOWN_TIMES = 5
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -128,12 +129,14 @@ def check_schedule(settings: Settings) -> Finding:
     if check_database(settings).status == "fail":
         return Finding("warn", settings.schedule or "none", "Fix the database first.")
     with closing(Database(settings.database_address)) as database:
-        if database.path is not None and not database.path.exists():
-            return Finding("ok", f"`{settings.schedule}`; nothing was due yet")
         try:
-            return Finding("ok", Schedule(database, settings).describe())
+            schedule = Schedule(database, settings)
         except NotReady as error:
             return Finding("fail", settings.schedule, error.message)
+        new = database.path is not None and not database.path.exists()
+        text = f"`{settings.schedule}`; nothing was due yet." if new else schedule.describe()
+        times = ", ".join(map(shown_time, schedule.next_times(SHOWN_TIMES)))
+        return Finding("ok", f"{text} Next: {times}." if times else text)
 
 
 def check_model(settings: Settings) -> Finding:

@@ -15,7 +15,8 @@ class TrainingSettings(BaseSettings):
 
     # When to train
     schedule: str = LiveField(
-        "0 3 * * *", description="When to train, as five cron fields. Empty: only when asked."
+        "0 3 * * *",
+        description="When to train: five cron fields, or @daily and its kin. Empty: only when asked.",
     )
     quiet_hours: Hours = LiveField(
         "",

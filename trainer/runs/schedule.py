@@ -5,26 +5,23 @@ one counts, however many fire, late or twice. Knows nothing of how a run is exec
 """
 
 import logging
-import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from zoneinfo import ZoneInfo
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 
 from storage.chats import votes
 from storage.db.database import Database
 from storage.errors import BadSetting, Conflict
 from storage.registry import training_runs
 from storage.settings import Settings
+from trainer.runs.cron import Cron, clock_time
 
 log = logging.getLogger(__name__)
 
-WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
-LONGEST_PAUSE = timedelta(days=366 * 50)  # a 29 February that is a Monday comes every 28 years
 ALREADY = "This tick was already taken care of."
 
 
@@ -41,19 +38,26 @@ class QuietHours:
 
     def include(self, moment: datetime) -> bool:
         """Whether `moment` is in these hours. The last minute is excluded; equal ends mean all day."""
-        clock = moment.astimezone(self._zone).time()
-        if self._first < self._last:
-            return self._first <= clock < self._last
-        return clock >= self._first or clock < self._last
+        if self._first == self._last:
+            return True
+        return any(begin <= moment < end for begin, end in self._around(moment))
 
     def next_after(self, moment: datetime) -> datetime:
         """When these hours next begin, in UTC."""
-        day = moment.astimezone(self._zone).date()
-        begins = (
-            datetime.combine(day + timedelta(days=days), self._first, self._zone).astimezone(UTC)
-            for days in range(3)
-        )
-        return next(begin for begin in begins if begin > moment)
+        return next(begin for begin, _ in self._around(moment) if begin > moment)
+
+    def _around(self, moment: datetime) -> Iterator[tuple[datetime, datetime]]:
+        """These hours on the days around `moment`: once a day, whatever the clocks do that day."""
+        today = moment.astimezone(self._zone).date()
+        over_midnight = self._last <= self._first
+        for day in (today + timedelta(days=days) for days in range(-2, 4)):
+            last_day = day + timedelta(days=over_midnight)
+            begin = clock_time(day, self._first.hour, self._first.minute, self._zone)
+            end = clock_time(last_day, self._last.hour, self._last.minute, self._zone)
+            if end <= begin:  # they lie in an hour that does not occur
+                naive = datetime.combine(last_day, self._last) - datetime.combine(day, self._first)
+                end = begin + naive
+            yield begin, end
 
 
 class Schedule:
@@ -77,7 +81,7 @@ class Schedule:
         """Handle a missed tick, once however many were missed, and start the timer."""
         if self._trigger is None or self._scheduler is not None:
             return
-        due_at = _latest_due(self._trigger, self._now())
+        due_at = self._trigger.latest_until(self._now())
         with self._database.write() as session:
             # A new installation has missed nothing, however old its schedule looks.
             if due_at is not None and training_runs.last_tick(session) is None:
@@ -102,7 +106,18 @@ class Schedule:
         now = self._now()
         if not self._hours.include(now) and self._pending(self._trigger, now) is not None:
             return self._hours.next_after(now)
-        return _next_due(self._trigger, now)
+        return self._trigger.next_after(now)
+
+    def next_times(self, number: int) -> list[datetime]:
+        """The next scheduled times, in UTC, whatever the quiet hours; none without a schedule."""
+        times: list[datetime] = []
+        due = self._now()
+        while self._trigger is not None and len(times) < number:
+            following = self._trigger.next_after(due)
+            if following is None:
+                break
+            times.append(due := following)
+        return times
 
     def describe(self) -> str:
         """The schedule as text, and why a run that is due has to wait, if one has."""
@@ -120,15 +135,15 @@ class Schedule:
         begins = _shown(self._hours.next_after(now))
         return f"{text} The run that was due at {_shown(due_at)} waits for these hours, until {begins}."
 
-    def _look(self, trigger: CronTrigger, scheduler: BackgroundScheduler) -> None:
+    def _look(self, trigger: Cron, scheduler: BackgroundScheduler) -> None:
         """Handle the tick that is due, if the hours allow it, and set the timer for the next one."""
         with self._handling:
             if self._scheduler is scheduler:
                 self._handle(trigger, scheduler)
 
-    def _handle(self, trigger: CronTrigger, scheduler: BackgroundScheduler) -> None:
+    def _handle(self, trigger: Cron, scheduler: BackgroundScheduler) -> None:
         now = self._now()
-        wake_at = _next_due(trigger, now)
+        wake_at = trigger.next_after(now)
         try:
             due_at = self._pending(trigger, now)
             if due_at is not None and self._hours.include(now):
@@ -146,12 +161,12 @@ class Schedule:
                     self._look, "date", (trigger, scheduler), run_date=run_date, misfire_grace_time=None
                 )
 
-    def _pending(self, trigger: CronTrigger, now: datetime) -> datetime | None:
+    def _pending(self, trigger: Cron, now: datetime) -> datetime | None:
         """The scheduled time of a tick that nobody has handled yet, or None.
 
         The scheduled time and not the current one, so that all schedulers write the same key.
         """
-        due_at = _latest_due(trigger, now)
+        due_at = trigger.latest_until(now)
         with self._database.read() as session:
             last = training_runs.last_tick(session)
         return due_at if due_at and last and last.due_at < due_at else None
@@ -191,56 +206,18 @@ class _AlreadyTaken(Exception):
     """Rolls the transaction back, including the run that this late scheduler would have requested."""
 
 
-def _trigger(settings: Settings, now: datetime) -> CronTrigger | None:
-    fields = settings.schedule.split()
-    if not fields:
+def _trigger(settings: Settings, now: datetime) -> Cron | None:
+    if not settings.schedule.strip():
         return None
-    if len(fields) == 5:
-        fields[4] = _weekdays_by_name(fields[4])
     try:
-        trigger = CronTrigger.from_crontab(" ".join(fields), timezone=ZoneInfo(settings.timezone))
-        if _next_due(trigger, now) is None:
+        cron = Cron(settings.schedule, ZoneInfo(settings.timezone))
+        if cron.next_after(now) is None:
             raise ValueError("No such day ever comes")
     except ValueError as error:
         raise BadSetting(
             f"THUMBLOOP_SCHEDULE={settings.schedule!r} is not a schedule: {error}. Use five cron fields "
-            f"(minute hour day month weekday), such as '0 3 * * *' for every night at three, or leave it "
-            f"empty to train only when asked.",
+            f"(minute hour day month weekday), such as '0 3 * * *' for every night at three, a shorthand "
+            f"such as @daily, or leave it empty to train only when asked.",
             field="schedule",
         ) from error
-    return trigger
-
-
-def _weekdays_by_name(field: str) -> str:
-    """Replace weekday numbers by names: cron counts from Sunday as 0 or 7, APScheduler 3 from Monday."""
-    names: list[str] = []
-    for part in field.split(","):
-        found = re.fullmatch(r"(?:\*|([0-7])(?:-([0-7]))?)(?:/([1-9]))?", part)
-        if part == "*" or found is None:
-            names.append(part)
-            continue
-        first, last, step = found.groups()
-        end = last or ("6" if step or not first else first)
-        days = WEEKDAYS[int(first or 0) : int(end) + 1 : int(step or 1)]
-        names.extend(days or [part])
-    return ",".join(names)
-
-
-def _next_due(trigger: CronTrigger, after: datetime) -> datetime | None:
-    due: datetime | None = trigger.get_next_fire_time(None, after)
-    return due.astimezone(UTC) if due is not None else None
-
-
-def _latest_due(trigger: CronTrigger, now: datetime) -> datetime | None:
-    """The last scheduled time up to now; None if there was none for decades."""
-    reach = timedelta(minutes=1)
-    while reach < LONGEST_PAUSE:
-        latest = None
-        due = _next_due(trigger, now - reach)
-        while due is not None and due <= now:
-            latest = due
-            due = _next_due(trigger, due + timedelta(microseconds=1))
-        if latest is not None:
-            return latest
-        reach *= 2
-    return None
+    return cron
