@@ -1,5 +1,6 @@
 """Decides how much of a long chat the model reads: the system prompt and the latest turns."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from storage.db.tables import Message
@@ -21,9 +22,9 @@ def messages_left_out(path: Sequence[Message], share: Callable[[int], float]) ->
     left_out = path[-2].messages_left_out if len(path) > 1 else 0
     if share(left_out) <= FULL:
         return left_out
-    for place, message in enumerate(path):
-        if place > left_out and message.role == "user":
-            left_out = place
-            if share(left_out) <= KEPT:
-                break
-    return left_out
+    later = [place for place, message in enumerate(path) if place > left_out and message.role == "user"]
+    if not later:
+        return left_out
+    # `share` renders the prompt, and falls with each message left out: bisection calls it a few times only.
+    fits = bisect_left(later, True, key=lambda place: share(place) <= KEPT)
+    return later[min(fits, len(later) - 1)]

@@ -51,6 +51,17 @@ def test_the_last_question_is_never_cut() -> None:
     assert cut(chat(50, 500, opens_with_reply=True), 100) == (1, 5.0)
 
 
+def test_a_cut_of_a_very_long_chat_renders_few_prompts() -> None:
+    path, asked = chat(*[1] * 4001), []
+
+    def share(left_out: int) -> float:
+        asked.append(left_out)
+        return (len(path) - left_out) / 100
+
+    assert messages_left_out(path, share) == 3952
+    assert len(asked) < 15
+
+
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(20, 400))
 def test_the_model_reads_from_a_question_on_and_no_more_is_cut_than_needed(
     lengths: list[int], context: int
