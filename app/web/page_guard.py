@@ -8,6 +8,7 @@ pages do not use are not found, and the page's inline scripts run by a nonce onl
 import base64
 import hashlib
 import json
+import logging
 import re
 import secrets
 from collections import OrderedDict
@@ -29,12 +30,14 @@ from storage.errors import InvalidInput, NotAllowed, NotAuthenticated, TooOften
 from storage.people.users import create_anonymous
 from storage.settings import Settings
 
+log = logging.getLogger(__name__)
+
 ADMIN = "/admin"
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/(assets|static|svelte)/.+"
     r"|/gradio_api/(info/?|app_id/?|queue/data|heartbeat/[^/]+)"
 )
-WRITTEN = re.compile(r"/gradio_api/(queue/join|run/[^/]+/?|cancel|reset/?|component_server/?)")
+WRITTEN = re.compile(r"/gradio_api/(queue/join|cancel|reset/?)")
 CANCEL = "/gradio_api/cancel"
 RESETS = ("/gradio_api/reset", "/gradio_api/reset/")
 MOST_OWNERS = 100_000
@@ -179,7 +182,30 @@ class PageGuard:
             receive = _replay(body, receive)
             if inner == "/gradio_api/queue/join":
                 send = self._remember_event(identity, send)
-        await self.pages(scope, receive, send)
+        await self._answered(scope, receive, send)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Gradio's answer; raises 404 in place of its own 500, which it answers to unknown functions."""
+        begun = failed = False
+
+        async def watching(message: Message) -> None:
+            nonlocal begun, failed
+            if message["type"] == "http.response.start":
+                begun, failed = True, message["status"] >= 500
+            if not failed:
+                await send(message)
+
+        try:
+            await self.pages(scope, receive, watching)
+        except Exception as error:
+            if begun and not failed:
+                raise
+            failed = True
+            log.warning(
+                "Gradio cannot answer %s %s (%s).", scope["method"], scope["path"], type(error).__name__
+            )
+        if failed:
+            raise HTTPException(404)
 
     def _claim(self, session_hash: str, identity: Identity) -> None:
         if not session_hash:

@@ -105,10 +105,7 @@ def test_nothing_of_gradio_is_reached_without_a_session(
         ("GET", f"/gradio_api/{path}")
         for path in ("info", "app_id", "heartbeat/abc", "queue/data?session_hash=abc")
     ]
-    used += [
-        ("POST", f"/gradio_api/{path}")
-        for path in ("queue/join", "run/predict", "cancel", "reset", "component_server")
-    ]
+    used += [("POST", f"/gradio_api/{path}") for path in ("queue/join", "cancel", "reset")]
     unused = [("GET", "/monitoring"), ("OPTIONS", "/config")]
     unused += [
         ("GET", f"/gradio_api/{path}")
@@ -119,7 +116,10 @@ def test_nothing_of_gradio_is_reached_without_a_session(
     ]
     unused += [
         ("POST", f"/gradio_api/{path}")
-        for path in ("upload", "call/predict", "stream/abc", "vibe-edit", "process_recording")
+        for path in (
+            *("upload", "call/predict", "stream/abc", "vibe-edit", "process_recording"),
+            *("run/predict", "component_server"),
+        )
     ]
     for prefix in ("", "/admin"):
         for method, path in used:
@@ -155,18 +155,26 @@ def test_a_gradio_session_belongs_to_who_first_used_it(
             stranger.get("/gradio_api/heartbeat/mine"),
             stranger.get("/gradio_api/heartbeat/%6dine"),
             stranger.post("/gradio_api/queue/join", json=body),
-            stranger.post("/gradio_api/run/predict", json=body),
-            stranger.post("/gradio_api/component_server", json=body),
             stranger.post("/gradio_api/cancel", json=cancel),
             stranger.post("/gradio_api/cancel", json=cancel | {"session_hash": "own"}),
             stranger.post("/gradio_api/reset", json={"event_id": event_id}),
         ):
             assert error(response, 403) == "not_your_session", response.url
         for nameless in ({"data": []}, {"data": [], "session_hash": 1}, []):
-            assert error(stranger.post("/gradio_api/run/predict", json=nameless), 422) == "invalid_input"
+            assert error(stranger.post("/gradio_api/queue/join", json=nameless), 422) == "invalid_input"
     with visitor.stream("GET", "/gradio_api/queue/data", params={"session_hash": "mine"}) as events:
         assert any("process_completed" in line for line in events.iter_lines())
     assert visitor.post("/gradio_api/reset", json={"event_id": event_id}).status_code == 200
+
+
+def test_what_gradio_fails_at_is_not_found_and_logs_one_line(
+    shared_server: LiveServer, visitor: httpx.Client
+) -> None:
+    visitor.get("/")
+    for unknown in (99_999, "x", None):
+        body = {"data": [], "fn_index": unknown, "session_hash": "mine"}
+        assert visitor.post("/gradio_api/queue/join", json=body).status_code in (404, 422)
+    assert "Traceback" not in shared_server.log.read_text()
 
 
 def test_owners_are_remembered_while_they_are_used() -> None:
