@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import logging.config
+import resource
 import socket
 import sys
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # An open page holds a connection for as long as it is open, so waiting longer gains nothing.
 SECONDS_TO_FINISH = 5
+MOST_CONNECTIONS = 10_000
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -113,11 +115,26 @@ def serve() -> None:
             log_config=None,
             timeout_graceful_shutdown=SECONDS_TO_FINISH,
             forwarded_allow_ips=settings.trusted_proxies,
+            limit_concurrency=most_connections(raise_file_limit()),
         )
         with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop
             Server(config).run(sockets=[listener])
     if application.error is not None:
         raise application.error
+
+
+def raise_file_limit() -> int:
+    """Raise this process's limit of open files to the most that it may have; returns the limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else MOST_CONNECTIONS * 2
+
+
+def most_connections(files: int) -> int:
+    """How many connections to hold at once; the other files are for the database and the models."""
+    return min(max(files // 2, 64), MOST_CONNECTIONS)
 
 
 def _listen(host: str, port: int) -> socket.socket:
