@@ -38,12 +38,13 @@ from app.web import errors, sign_in
 from app.web.auth import check_safe
 from app.web.middleware import (
     BodyLimit,
+    HeadRequests,
     OriginGuard,
     ResponseCounts,
     SecurityHeaders,
     keep_secrets_out_of_logs,
 )
-from app.web.openapi_names import refuse_repeated
+from app.web.openapi_names import refuse_repeated, refuse_unstorable
 from app.web.page_guard import PageGuard
 from app.web.password_checks import PasswordChecks
 from storage.settings import Settings
@@ -100,10 +101,12 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         redirect_slashes=False,
         responses=errors.REFUSALS,
         lifespan=lifespan,
+        dependencies=[Depends(refuse_unstorable)],
         middleware=[
             Middleware(RequestIds),
             Middleware(ResponseCounts, metrics=parts.metrics),
             Middleware(SecurityHeaders),
+            Middleware(HeadRequests),
             Middleware(OriginGuard, settings=settings),
             Middleware(BodyLimit, settings=settings, database=parts.database),
         ],

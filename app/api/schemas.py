@@ -163,7 +163,7 @@ class VersionOut(BaseModel):
     sha256: str | None
     metrics: dict[str, Any]
     erased_votes: int = Field(
-        description="Votes it was trained on that were erased, or whose chat has no consent now."
+        description="Votes it was trained on that were erased, or whose chat was deleted or has no consent."
     )
     created_at: datetime
 

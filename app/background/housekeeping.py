@@ -1,5 +1,5 @@
-"""Daily housekeeping: erases chats past their retention, and old import keys, webhook deliveries, sessions,
-sign-in links, failed sign-ins and visitors who did nothing.
+"""Daily housekeeping: erases deleted chats and chats past their retention, and old import keys, webhook
+deliveries, sessions, sign-in links, failed sign-ins and visitors who did nothing.
 
 It works by age, so it may run on several servers at once, or not run for a while.
 """
@@ -51,15 +51,24 @@ class Housekeeping:
             webhook_outbox.remove_old_deliveries(session)
             tokens.remove_ended(session)
             audit.remove_failed_sign_ins(session)
-        days = self._settings.retention_days
-        if days:
-            moment = now() - timedelta(days=days)
-            report = forget_before(
-                self._database, self._settings.data_dir, moment, by=ACTOR, stop=self._stop.is_set
-            )
-            if report.chats:
-                log.info("Erased %d chats that were older than %d days.", report.chats, days)
+        self._forget(self._settings.deleted_chat_days, deleted=True)
+        self._forget(self._settings.retention_days, deleted=False)
         removed = 1
         while removed and not self._stop.is_set():
             with self._database.write() as session:
                 removed = users.remove_idle_visitors(session)
+
+    def _forget(self, days: int, *, deleted: bool) -> None:
+        if not days:
+            return
+        report = forget_before(
+            self._database,
+            self._settings.data_dir,
+            now() - timedelta(days=days),
+            by=ACTOR,
+            deleted=deleted,
+            stop=self._stop.is_set,
+        )
+        if report.chats:
+            which = "that were deleted" if deleted else "whose last message came"
+            log.info("Erased %d chats %s more than %d days ago.", report.chats, which, days)

@@ -93,6 +93,8 @@ def unexpected(path: str) -> JSONResponse:
 def _answer(
     status: int, body: dict[str, Any], path: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
+    # A message may quote half of a surrogate pair, which UTF-8 cannot encode.
+    body = {name: str(text).encode(errors="backslashreplace").decode() for name, text in body.items()}
     if is_openai(path):
         body = _as_openai(status, body)
     return JSONResponse({"error": body}, status_code=status, headers=headers)

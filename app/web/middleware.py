@@ -83,6 +83,27 @@ class ResponseCounts:
             raise
 
 
+class HeadRequests:
+    """Answers HEAD as GET without a body, on the pages that uptime monitors look at."""
+
+    PATHS = ("/healthz", "/readyz", "/login", "/docs", "/openapi.json")
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"] not in self.PATHS:
+            await self.app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET"}, receive, send_head)
+
+
 class OriginGuard:
     """Refuse requests that another web site makes a visitor's browser send (CSRF).
 

@@ -1,4 +1,5 @@
-"""Refuses unknown and repeated parameters, by the names in the API's own OpenAPI description.
+"""Refuses unknown and repeated parameters, by the names in the API's own OpenAPI description, and any text
+that no database can store.
 
 The values are checked by the models of the routes.
 """
@@ -8,13 +9,34 @@ from collections import Counter
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from storage.chats.chats import check_text
 from storage.errors import InvalidInput
 
 
-class Body(BaseModel):
-    """A request's body. An unknown field is refused, as it may be a misspelt one."""
+class StorableBody(BaseModel):
+    """A request's body. A text that cannot be stored is refused by its name, in whatever field it is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, given: Any) -> Any:
+        waiting = [("", given)]  # not recursive: JSON can be nested deeper than Python's stack
+        while waiting:
+            name, value = waiting.pop()
+            if isinstance(value, str):
+                check_text(value, name or "body")
+            elif isinstance(value, dict):
+                for key in value:
+                    check_text(key, f"{name}.*".lstrip("."))
+                waiting += [(f"{name}.{key}".lstrip("."), each) for key, each in value.items()]
+            elif isinstance(value, list):
+                waiting += [(f"{name}.{at}".lstrip("."), each) for at, each in enumerate(value)]
+        return given
+
+
+class Body(StorableBody):
+    """An unknown field is refused, as it may be a misspelt one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,6 +56,13 @@ def refuse_unknown(request: Request, place: str, name: str) -> InvalidInput:
         code=code,
         field=name,
     )
+
+
+async def refuse_unstorable(request: Request) -> None:
+    """A dependency: raises InvalidInput for a path or query parameter that no database can store."""
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        check_text(name, "name of a query parameter")
+        check_text(value, name)
 
 
 async def refuse_repeated(request: Request) -> None:

@@ -109,13 +109,6 @@ def rename_chat(session: Session, chat_id: str, title: str) -> Chat:
     return chat
 
 
-def delete_chat(session: Session, chat_id: str) -> None:
-    """Hide the chat from its owner and its votes from training."""
-    chat = get_chat(session, chat_id)
-    chat.deleted_at = now()
-    session.add(chat)
-
-
 def get_message(session: Session, message_id: str) -> Message:
     message = session.get(Message, message_id) if is_id(message_id) else None
     if message is None:

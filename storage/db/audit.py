@@ -14,7 +14,10 @@ KEPT = timedelta(days=30)
 
 
 def record(session: Session, actor: str, action: str, target: str, **detail: Any) -> None:
-    """Record an action in the transaction that carries it out, so that neither exists alone."""
+    """Record an action in the transaction that carries it out, so that neither exists alone.
+
+    `actor` is a user's id, or a part of the program. A name would outlive the person's erasure.
+    """
     session.add(AuditEvent(actor=actor, action=action, target=target, detail=detail))
 
 

@@ -279,7 +279,7 @@ class ModelVersion(Dated, table=True):
     metrics: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     state: str = "candidate"  # candidate (an admin decides), ready, rejected, retired
     reason: str | None = Field(default=None, sa_type=Text)
-    # Votes it was trained on that are now erased or without consent.
+    # Votes it was trained on that are now erased, without consent, or of a deleted chat.
     erased_votes: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
 
     @property
@@ -295,7 +295,7 @@ class Deployment(Identified, table=True):
     version_id: str = Field(foreign_key="model_version.id")
     started_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    by: str  # a user's name, or the gate
+    by: str  # a user's id, or the gate
     why: str = Field(sa_type=Text)
 
 
@@ -321,7 +321,7 @@ class AuditEvent(Identified, table=True):
     """Append-only: who did what to what."""
 
     at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
-    actor: str
+    actor: str  # a user's id, never a name, which could not be erased here; or a part of the program
     action: str
     target: str
     detail: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)

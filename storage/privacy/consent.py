@@ -1,14 +1,16 @@
-"""Consent to training, per chat: the owner can give or withdraw it at any time.
+"""Consent to training, per chat: the owner can give or withdraw it at any time, or delete the chat.
 
 Without consent, training leaves the chat's votes out, whatever the snapshot, and so do exports by default.
-Versions already trained on them are marked, as after an erasure, until consent is given again.
+Versions already trained on them are marked, as after an erasure, until consent is given again. A deleted chat
+is treated alike, for good; its text is erased days later (`storage.privacy.erasure`).
 """
 
 from sqlmodel import Session, col, select
 
+from storage.chats.chats import get_chat
 from storage.chats.votes import lock_vote_log
 from storage.db import audit
-from storage.db.tables import Chat, Message, Signal, VoteEvent
+from storage.db.tables import Chat, Message, Signal, VoteEvent, now
 from storage.registry.lineage import mark_affected
 
 
@@ -19,6 +21,27 @@ def set_consent(session: Session, chat: Chat, consent: bool, *, by: str) -> list
     lock_vote_log(session)
     chat.consent = consent
     session.add(chat)
+    affected = _mark_versions(session, chat)
+    action = "give_consent" if consent else "withdraw_consent"
+    audit.record(session, by, action, chat.id, affected_versions=affected)
+    session.flush()
+    return affected
+
+
+def delete_chat(session: Session, chat_id: str) -> list[str]:
+    """Hide the chat from its owner and its votes from training; returns the versions that lost votes.
+
+    Raises NotFound.
+    """
+    lock_vote_log(session)
+    chat = get_chat(session, chat_id)
+    chat.deleted_at = now()
+    session.add(chat)
+    return _mark_versions(session, chat)
+
+
+def _mark_versions(session: Session, chat: Chat) -> list[str]:
+    """Recount the lost votes of the versions that learned from the chat; returns those with any."""
     session.flush()
     used = {
         key
@@ -29,8 +52,4 @@ def set_consent(session: Session, chat: Chat, consent: bool, *, by: str) -> list
             .where(Message.chat_id == chat.id)
         )
     }
-    affected = mark_affected(session, {(message, user) for message, user in used})
-    action = "give_consent" if consent else "withdraw_consent"
-    audit.record(session, by, action, chat.id, affected_versions=affected)
-    session.flush()
-    return affected
+    return mark_affected(session, {(message, user) for message, user in used})

@@ -78,13 +78,15 @@ def preview_user(session: Session, user_id: str) -> ErasureReport:
     return report
 
 
-def erase_before(session: Session, moment: datetime, *, by: str, limit: int | None = None) -> ErasureReport:
+def erase_before(
+    session: Session, moment: datetime, *, by: str, deleted: bool = False, limit: int | None = None
+) -> ErasureReport:
     """Retention: erase chats that nobody has written in since `moment`, at most `limit` of them.
 
-    This includes chats that their owners deleted, whose text is only hidden until then. If there is nothing
-    to erase, nothing is audited.
+    This includes chats that their owners deleted, whose text is only hidden until then. With `deleted`, only
+    the chats that were deleted before `moment`. If there is nothing to erase, nothing is audited.
     """
-    old = select(Chat.id).where(_forgettable(moment)).order_by(col(Chat.id)).limit(limit)
+    old = select(Chat.id).where(_forgettable(moment, deleted)).order_by(col(Chat.id)).limit(limit)
     # Two servers may do this at once: the second skips the rows that the first has locked.
     chats = list(session.exec(old.with_for_update(skip_locked=True)))
     if not chats:
@@ -100,9 +102,10 @@ def forget_before(
     moment: datetime,
     *,
     by: str,
+    deleted: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> ErasureReport:
-    """Erase the chats that nobody has written in since `moment`, until `stop`, a few in each transaction.
+    """`erase_before`, until nothing is left or `stop`, a few chats in each transaction.
 
     At the end the exports in the data directory are removed too. It is safe to run again, or on several
     servers at once.
@@ -110,7 +113,7 @@ def forget_before(
     total = ErasureReport()
     while not stop():
         with database.write() as session:
-            report = erase_before(session, moment, by=by, limit=BATCH)
+            report = erase_before(session, moment, by=by, deleted=deleted, limit=BATCH)
         if not report.chats:
             break
         total.add(report)
@@ -160,10 +163,12 @@ def _erasable(session: Session, user_id: str) -> User:
     return user
 
 
-def _forgettable(moment: datetime) -> sa.ColumnElement[bool]:
-    """Chats without activity since `moment` that still have content: text, a title or a system prompt."""
+def _forgettable(moment: datetime, deleted: bool = False) -> sa.ColumnElement[bool]:
+    """Chats without activity since `moment`, or deleted before it, that still have content."""
     written = sa.exists().where(col(Message.chat_id) == Chat.id, col(Message.state) != ERASED_MESSAGE)
     said = (col(Chat.title) != "") | (col(Chat.system_prompt) != "")
+    if deleted:
+        return (col(Chat.deleted_at) < moment) & (said | written)
     return (col(Chat.updated_at) < moment) & (col(Chat.deleted_at).is_(None) | said | written)
 
 

@@ -1,4 +1,4 @@
-"""Which model versions learned from votes that are now erased or without consent, and from how many.
+"""Which model versions learned from votes that are now lost (erased, without consent, of a deleted chat).
 
 A model cannot unlearn: an affected version shows the number until a retrain from the base replaces it. Each
 run stores the votes it learned from as its lineage. A version continued from another has that one's too.
@@ -81,7 +81,7 @@ def _continued_from(run: TrainingRun) -> str | None:
 
 
 def _count_lost(session: Session, runs: Collection[str]) -> int:
-    """How many distinct votes of these runs are erased or without consent."""
+    """How many distinct votes of these runs are erased, without consent, or of deleted chats."""
     used = (
         sa.select(col(RunVote.message_id), col(RunVote.user_id))
         .where(col(RunVote.run_id).in_(runs))
@@ -98,7 +98,12 @@ def _count_lost(session: Session, runs: Collection[str]) -> int:
         .select_from(used)
         .join(Message, col(Message.id) == used.c.message_id)
         .join(Chat, col(Chat.id) == Message.chat_id)
-        .where((col(Message.state) == "erased") | col(Chat.consent).is_(False) | erased)
+        .where(
+            (col(Message.state) == "erased")
+            | col(Chat.consent).is_(False)
+            | col(Chat.deleted_at).is_not(None)
+            | erased
+        )
     )
     return int(session.execute(query).scalar_one())
 

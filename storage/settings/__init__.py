@@ -82,6 +82,9 @@ class Settings(TrainingSettings, ServingSettings):
     retention_days: int = Field(
         0, ge=0, description="Days without a message after which a chat is erased. 0: never."
     )
+    deleted_chat_days: int = Field(
+        30, ge=0, description="Days after which a deleted chat is erased. 0: never; it stays hidden."
+    )
 
     @field_validator("webhook_secret")
     @classmethod

@@ -3,8 +3,10 @@
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
 from tests.support import http_loop
 from tests.support.live_server import LiveServer, StartServer, at_once, get
@@ -28,6 +30,63 @@ def test_messages_that_must_be_refused(
     chat = http_loop.checked(client.get(f"/api/v1/chats/{reply['chat_id']}"))
     assert [message["content"] for message in chat["messages"]] == ["Hello", reply["content"]]
     assert http_loop.chat_once(client, "Still fine?", reply["chat_id"])["finish_reason"] in ("stop", "length")
+
+
+@pytest.mark.both_engines
+def test_text_that_no_database_stores_is_refused_by_name_wherever_it_is(
+    start_server: StartServer, database_url: str
+) -> None:
+    server = start_server(database_url=database_url)
+    question = {"role": "user", "content": "Hi"}
+    with server.client("admin", "root") as client:
+        reply = http_loop.chat_once(client, "Hello")
+        messages, vote = (
+            f"/api/v1/chats/{reply['chat_id']}/messages",
+            f"/api/v1/messages/{reply['message_id']}/vote",
+        )
+        bodies: list[tuple[str, str, dict[str, Any], str]] = []
+        for bad in ("\ud800", "a\x00b"):
+            bodies += [
+                ("POST", messages, {"content": "Hi", "parent_id": bad}, "parent_id"),
+                ("POST", messages, {"content": "Hi", "edits": bad}, "edits"),
+                ("POST", messages, {"content": "Hi", "stop": ["x", bad]}, "stop.1"),
+                ("POST", messages, {"content": bad}, "content"),
+                ("POST", messages, {"content": "Hi", bad: 1}, "*"),
+                ("PUT", vote, {"label": True, "tags": [bad]}, "tags.0"),
+                ("POST", "/api/v1/training-runs", {bad: {}}, "*"),
+                ("POST", "/api/v1/model-versions/v1/deploy", {"why": bad}, "why"),
+            ]
+            for asked, field in (
+                ({"model": bad, "messages": [question]}, "model"),
+                ({"model": "base", "messages": [question], "metadata": {"x": bad}}, "metadata.x"),
+                ({"model": "base", "messages": [question], "other": [[bad]]}, "other[0][0]"),
+                ({"model": "base", "messages": [{"role": "user", "content": bad}]}, "messages[0].content"),
+            ):
+                answer = _sent(client, "POST", "/v1/chat/completions", asked)
+                assert (answer.status_code, answer.json()["error"]["param"]) == (400, field), answer.text
+        for method, path, body, field in bodies:
+            refused(_sent(client, method, path, body), 422, "invalid_input", field)
+        paths = (
+            "model-versions/%00",
+            "model-versions/v1%00",
+            "chats/%00",
+            "chats?cursor=%00",
+            "export?x%00=1",
+        )
+        for path in paths:
+            assert "NUL" in refused(client.get(f"/api/v1/{path}"), 422)
+        for path in ("%00", "v1%00"):
+            assert client.get(f"/v1/models/{path}").status_code == 400
+        for path in ("/login?next=%00", "/docs/%00", "/admin?token=%00"):
+            refused(client.get(path), 422)
+    assert "Traceback" not in server.log.read_text()
+
+
+def _sent(client: httpx.Client, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+    # json.dumps escapes half of a surrogate pair; httpx would try to encode it.
+    return client.request(
+        method, path, content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
 
 
 def test_a_broken_line_is_named_and_nothing_is_imported_unless_told_to_skip(client: httpx.Client) -> None:

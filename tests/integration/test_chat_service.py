@@ -23,6 +23,7 @@ from storage.errors import (
     TooOften,
 )
 from storage.examples.example import Examples
+from storage.privacy.consent import delete_chat
 from storage.registry import model_versions
 from tests.support.adapters import publish_adapter
 from tests.support.chat_env import LONG, SHORT, ChatEnv, MakeEnv
@@ -216,7 +217,7 @@ def test_cancel_from_another_request(env: ChatEnv) -> None:
 def test_a_reply_ends_where_its_chat_was_deleted(env: ChatEnv) -> None:
     live = env.send(sampling=LONG)
     with env.database.write() as session:
-        chats.delete_chat(session, env.chat_id)
+        delete_chat(session, env.chat_id)
     assert live.message().state == "stopped"
 
 

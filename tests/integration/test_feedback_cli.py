@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from storage.chats.chats import delete_chat
 from storage.db.tables import Chat
 from storage.people.users import ensure_user
+from storage.privacy.consent import delete_chat
 from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.fake_hub import HUB_SETTINGS, FakeHub
 from tests.support.rated_files import rated, write_rows

@@ -9,11 +9,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlmodel import select
 
 from storage.db.database import open_database
-from storage.db.tables import Vote
+from storage.db.tables import Table, Vote
+from storage.people.users import set_role
 from storage.registry.artifacts import Artifacts
 from tests.support import http_loop
 from tests.support.adapters import publish_adapter
@@ -222,6 +224,54 @@ def test_an_applications_users_are_people_of_their_own(
     assert rest.post("/api/v1/end-users/erase", json={"user": "ann@example.com"}).status_code == 404
     files = [path for path in shared_server.settings.data_dir.rglob("*") if path.is_file()]
     assert not [path for path in [*files, shared_server.log] if b"ann@example" in path.read_bytes()]
+
+
+def test_no_consent_by_request_and_later_by_the_application(
+    client: openai.OpenAI, rest: httpx.Client, shared_server: LiveServer
+) -> None:
+    asked: list[tuple[dict[str, Any], bool]] = [
+        ({}, True),
+        ({"store": True}, True),
+        ({"store": False}, False),
+        ({"metadata": {"consent": "false"}}, False),
+        ({"metadata": {"consent": "true"}}, True),
+        ({"store": False, "metadata": {"consent": "true"}}, False),
+    ]
+    question = {"model": "deployed", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    for options, expected in asked:
+        for stream in (False, True):
+            answer = rest.post("/v1/chat/completions", json={**question, **options, "stream": stream})
+            chat = rest.get(f"/api/v1/chats/{answer.headers['x-thumbloop-chat']}").json()
+            assert chat["consent"] is expected, options
+    answer = rest.post("/v1/chat/completions", json={**question, "metadata": {"consent": "no"}})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "metadata.consent")
+
+    of_user = rest.post("/v1/chat/completions", json={**question, "user": "carl"})
+    path = f"/api/v1/chats/{of_user.headers['x-thumbloop-chat']}"
+    with shared_server.client("user", "eve") as eve, shared_server.client("admin", "root") as root:
+        for other in (eve, root):
+            assert other.patch(path, json={"consent": False}).status_code == 403
+            assert other.delete(path).status_code == 403
+    assert http_loop.checked(rest.patch(path, json={"consent": False}))["consent"] is False
+    assert rest.delete(path).status_code == 204
+    assert rest.delete(path).status_code == 404
+
+
+def test_no_name_outlives_an_erasure(shared_server: LiveServer) -> None:
+    with shared_server.client("admin", "CarolXQZ") as carol, shared_server.client("admin", "root") as root:
+        me = http_loop.checked(carol.get("/api/v1/me"))["id"]
+        chat = http_loop.checked(carol.post("/api/v1/chats", json={}))["id"]
+        carol.patch(f"/api/v1/chats/{chat}", json={"consent": False})
+        for path in ("training-runs", "rollback", "model-versions/v1/deploy"):
+            carol.post(f"/api/v1/{path}")
+        carol.get("/api/v1/export")
+        carol.put(f"/api/v1/users/{me}/quarantine", json={"quarantined": True})
+        with closing(open_database(shared_server.settings)) as database, database.write() as session:
+            set_role(session, me, "user")
+        assert root.delete(f"/api/v1/users/{me}/data").status_code == 200
+    with closing(open_database(shared_server.settings)) as database, database.read() as session:
+        for table in Table.metadata.sorted_tables:
+            assert "CarolXQZ" not in str(session.execute(sa.select(table)).all()), table.name
 
 
 def test_a_browsers_session_speaks_for_itself_alone(shared_server: LiveServer) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from storage.chats import chats
 from storage.errors import LeaseLost
 from storage.imports.importer import import_file
+from storage.privacy.consent import delete_chat
 from storage.registry import model_versions, training_runs
 from storage.registry.device_lock import DeviceLock
 from tests.support.live_server import wait_until
@@ -142,7 +143,7 @@ def test_votes_withdrawn_between_attempts_are_not_trained_on_though_one_dies_bef
     run_id = env.request()
     env.start_and_reach_checkpoint(run_id).kill()
     with env.database.write() as session:
-        chats.delete_chat(session, chats.get_message(session, reply).chat_id)
+        delete_chat(session, chats.get_message(session, reply).chat_id)
     wait_until(env.claimable, 30)
     server = DeviceLock(env.settings.data_dir)
     wait_until(server.use)

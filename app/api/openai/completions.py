@@ -9,10 +9,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.api.schemas import Text
 from app.serving.reply import Sampling
+from app.web.openapi_names import StorableBody
 from storage.db.tables import Message
 from storage.errors import InvalidInput
 
-USER_ID = "user_id"  # the key of `metadata` that names the end user
+# Keys of `metadata`: the end user, and whether the chat may be used for training.
+USER_ID = "user_id"
+CONSENT = "consent"
 
 
 def _joined(content: Any) -> Any:
@@ -38,7 +41,7 @@ class StreamOptions(BaseModel):
 EndUser = Annotated[Text, Field(max_length=512)]
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(StorableBody):
     """Other fields of OpenAI are refused if they would change the reply, and ignored otherwise."""
 
     model_config = ConfigDict(
@@ -72,13 +75,25 @@ class CompletionRequest(BaseModel):
     metadata: dict[str, EndUser] | None = Field(
         None,
         max_length=16,
-        description="Its `user_id` is read like `user`; the rest is ignored.",
+        description="Its `user_id` is read like `user`, its `consent` (`true` or `false`) says whether the "
+        "chat may be used for training; the rest is ignored.",
     )
+    store: bool | None = Field(None, description="false: the chat is not used for training.")
 
     @property
     def end_user(self) -> str | None:
         """The application's name for its end user, if given."""
         return self.user or self.safety_identifier or (self.metadata or {}).get(USER_ID) or None
+
+    def consent(self, default: bool) -> bool:
+        """Whether the chat may be used for training; raises InvalidInput."""
+        said = (self.metadata or {}).get(CONSENT)
+        if said not in (None, "true", "false"):
+            raise InvalidInput(
+                f"metadata.{CONSENT} is {said[:80]!r}; it must be 'true' or 'false'.",
+                field=f"metadata.{CONSENT}",
+            )
+        return self.store is not False and (default if said is None else said == "true")
 
     @property
     def with_usage(self) -> bool:

@@ -56,7 +56,7 @@ async def complete(
     """Create a chat completion, whole or as a stream."""
     threads = reply_threads(request)
     live = await threads.run(lambda: _begin(services, secret, body))
-    headers = {"X-Thumbloop-Model-Version": live.model_version}
+    headers = {"X-Thumbloop-Model-Version": live.model_version, "X-Thumbloop-Chat": live.chat_id}
     answer = Answer(live.message_id, live.model_version, with_usage=body.with_usage)
     if body.stream:
         return ReplyResponse(live, _chunks(live, answer), headers)
@@ -79,7 +79,7 @@ def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> Live
             person_id,
             system_prompt=system,
             source="openai",
-            consent=services.settings.consent_default,
+            consent=asked.consent(services.settings.consent_default),
             split_by=person_id if end_user is not None else "",
         )
     if version is not None:

@@ -55,7 +55,7 @@ class CanaryEnded(BaseModel):
 def start_canary(version: VersionId, body: NewCanary, identity: Admin, services: ServicesHere) -> CanaryOut:
     """Start a canary, or change its share. Chats stay on their assigned side."""
     why = body.why or "Started over the API."
-    services.deployments.canary.start(version, share=body.share, by=identity.name, why=why)
+    services.deployments.canary.start(version, share=body.share, by=identity.user_id, why=why)
     found = current_canary(services)
     assert found is not None
     return found
@@ -65,7 +65,7 @@ def start_canary(version: VersionId, body: NewCanary, identity: Admin, services:
 def end_canary(identity: Admin, services: ServicesHere, body: Reason | None = None) -> CanaryEnded:
     """End the active canary: the deployed version answers its chats from now on."""
     why = reason_or(body, "Ended over the API.")
-    version, chats = services.deployments.canary.end(by=identity.name, why=why)
+    version, chats = services.deployments.canary.end(by=identity.user_id, why=why)
     with services.database.read() as session:
         deployed = model_versions.deployed_version(session).name
     return CanaryEnded(version=version.name, chats=chats, deployed=deployed)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from sqlmodel import Session
 from starlette.responses import JSONResponse, Response
 
 from app.api.replies import EVENT_SCHEMA, ReplyResponse, ReplyThreads, events, finished
@@ -26,10 +27,13 @@ from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.services import Services
 from app.serving.reply import Sampling
-from app.web.auth import CurrentUser, ServicesHere
+from app.web.auth import CurrentUser, Identity, ServicesHere
 from app.web.openapi_names import Body
 from storage.chats import chats
-from storage.privacy.consent import set_consent
+from storage.db.tables import Chat
+from storage.errors import NotAllowed
+from storage.people.end_users import speaks_for
+from storage.privacy import consent
 
 router = APIRouter(tags=["chats"])
 
@@ -159,12 +163,13 @@ def list_messages(
 def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services: ServicesHere) -> ChatOut:
     """Change the title, or give or withdraw consent to training.
 
-    Without consent, the chat's votes are not trained on or exported.
+    Without consent, the chat's votes are not trained on or exported. An application may also change its end
+    users' chats.
     """
     with services.database.write() as session:
-        chat = chats.get_chat(session, chat_id, identity.user_id)
+        chat = _changeable(session, chat_id, identity)
         if body.consent is not None:
-            set_consent(session, chat, body.consent, by=identity.name)
+            consent.set_consent(session, chat, body.consent, by=identity.user_id)
         if body.title is not None:
             chat = chats.rename_chat(session, chat_id, body.title)
     return ChatOut.model_validate(chat)
@@ -172,10 +177,22 @@ def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services:
 
 @router.delete("/chats/{chat_id}", status_code=204)
 def delete_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> None:
-    """Delete a chat; its votes leave the training data."""
+    """Delete a chat: hidden at once, its votes are not trained on again, and its text is erased days later.
+
+    The days are THUMBLOOP_DELETED_CHAT_DAYS. Versions that learned from it count its votes in `erased_votes`;
+    only a run from the base model forgets them. An application may also delete its end users' chats.
+    """
     with services.database.write() as session:
-        chats.get_chat(session, chat_id, identity.user_id)
-        chats.delete_chat(session, chat_id)
+        _changeable(session, chat_id, identity)
+        consent.delete_chat(session, chat_id)
+
+
+def _changeable(session: Session, chat_id: str, identity: Identity) -> Chat:
+    """The chat, if it is this person's or one of their end users'; raises NotFound or NotAllowed."""
+    chat = chats.get_chat(session, chat_id)
+    if not speaks_for(session, identity.user_id, chat.owner_id):
+        raise NotAllowed(f"The chat {chat_id} belongs to somebody else.", code="not_yours")
+    return chat
 
 
 @router.post("/chats/{chat_id}/messages", responses=REPLY_ANSWERS, response_model=None)

@@ -108,7 +108,7 @@ def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery
     with services.database.write() as session:
         # Also built here, because errors cannot be reported once the answer has begun.
         snapshot = Export(session, plan, snapshot_event_id=query.snapshot, **given).snapshot_event_id
-        audit.record(session, identity.name, "export", f"snapshot {snapshot}", format=plan.format)
+        audit.record(session, identity.user_id, "export", f"snapshot {snapshot}", format=plan.format)
     return StreamingResponse(
         _chunks(services, plan, given | {"snapshot_event_id": snapshot}),
         media_type=MEDIA_TYPES[plan.format],

@@ -130,7 +130,7 @@ def _import(
 
         def finish(session: Session, report: ImportReport) -> None:
             counts = {"accepted": report.accepted, "rejected": report.rejected}
-            audit.record(session, identity.name, "import", name, **counts)
+            audit.record(session, identity.user_id, "import", name, **counts)
             if key is not None:
                 answer = _imported(report).model_dump(mode="json")
                 requests.store_report(session, user_id, key, sha256, answer)

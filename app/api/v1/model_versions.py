@@ -46,7 +46,7 @@ def deploy(
 ) -> VersionOut:
     """Verify and deploy a version; replies in progress finish on the version they began with."""
     why = reason_or(body, "Deployed over the API.")
-    deployed = services.deployments.deploy(version, by=identity.name, why=why)
+    deployed = services.deployments.deploy(version, by=identity.user_id, why=why)
     with services.database.read() as session:
         return version_out(deployed, canaries.traffic(session))
 
@@ -55,7 +55,7 @@ def deploy(
 def roll_back(identity: Admin, services: ServicesHere, body: Reason | None = None) -> VersionOut:
     """Deploy the previously deployed version; 409 if there is none."""
     why = reason_or(body, "Rolled back over the API.")
-    deployed = services.deployments.roll_back(by=identity.name, why=why)
+    deployed = services.deployments.roll_back(by=identity.user_id, why=why)
     with services.database.read() as session:
         return version_out(deployed, canaries.traffic(session))
 

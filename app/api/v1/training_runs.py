@@ -53,7 +53,7 @@ def request_run(identity: Admin, services: ServicesHere, body: NewRun | None = N
         run = training_runs.request_run(
             session, trigger="api", requested_by=identity.user_id, force=body.force, fresh=body.fresh
         )
-        audit.record(session, identity.name, "request run", run.id, force=body.force, fresh=body.fresh)
+        audit.record(session, identity.user_id, "request run", run.id, force=body.force, fresh=body.fresh)
         return run_out(session, run)
 
 
@@ -92,7 +92,7 @@ def cancel_run(run_id: Id, identity: Admin, services: ServicesHere) -> RunOut:
     """Cancel a requested run at once, or ask a running trainer to stop. 409 if the run is over."""
     with services.database.write() as session:
         run = training_runs.cancel_run(session, run_id)
-        audit.record(session, identity.name, "cancel run", run.id)
+        audit.record(session, identity.user_id, "cancel run", run.id)
         return run_out(session, run)
 
 

@@ -107,14 +107,14 @@ class Quarantined(BaseModel, from_attributes=True):
 def quarantine(user_id: Id, body: Quarantine, identity: Admin, services: ServicesHere) -> Quarantined:
     """Quarantine or release a person. Quarantined votes are kept, but not trained on, counted or exported."""
     with services.database.write() as session:
-        report = set_quarantine(session, user_id, body.quarantined, by=identity.name, reason=body.reason)
+        report = set_quarantine(session, user_id, body.quarantined, by=identity.user_id, reason=body.reason)
     return Quarantined.model_validate(report)
 
 
 @router.delete("/users/{user_id}/data")
 def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
     """Erase a person: name, secrets, chats, votes, and exports in the data directory. For admins."""
-    return _erase(services, user_id, by=identity.name)
+    return _erase(services, user_id, by=identity.user_id)
 
 
 @router.get("/users/{user_id}/data")
@@ -136,7 +136,7 @@ def erase_end_user(body: EndUser, identity: CurrentUser, services: ServicesHere)
         person = find_end_user(session, identity.user_id, body.user, salt=salt)
     if person is None:
         raise NotFound("Your application has named no such user, or they were erased.", field="user")
-    return _erase(services, person.id, by=identity.name)
+    return _erase(services, person.id, by=identity.user_id)
 
 
 def _sessions(services: Services, user_id: str) -> BrowserSessions:

@@ -40,5 +40,5 @@ def retry_delivery(delivery_id: Id, identity: Admin, services: ServicesHere) -> 
     """Send a delivery again soon, even if it was given up; 409 if the receiver already accepted it."""
     with services.database.write() as session:
         delivery = webhook_outbox.retry_delivery(session, delivery_id)
-        audit.record(session, identity.name, "retry webhook", delivery_id)
+        audit.record(session, identity.user_id, "retry webhook", delivery_id)
     return DeliveryOut.model_validate(delivery)

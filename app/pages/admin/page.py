@@ -127,7 +127,7 @@ class AdminPage:
                 run = request_run(
                     session, trigger="admin", requested_by=identity.user_id, force=force, fresh=fresh
                 )
-                audit.record(session, identity.name, "request run", run.id, force=force, fresh=fresh)
+                audit.record(session, identity.user_id, "request run", run.id, force=force, fresh=fresh)
             return "A training run was requested."
 
         return self._act(request, act)
@@ -139,7 +139,7 @@ class AdminPage:
                 if not latest:
                     raise Conflict("There is no training run to cancel.")
                 run = cancel_run(session, latest[0].id)
-                audit.record(session, identity.name, "cancel run", run.id)
+                audit.record(session, identity.user_id, "cancel run", run.id)
             return "The run is being cancelled."
 
         return self._act(request, act)
@@ -147,7 +147,7 @@ class AdminPage:
     def on_deploy(self, event: gr.EventData, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:
             deploy = self.services.deployments.deploy
-            version = deploy(str(event.version), by=identity.name, why="Deployed on the admin page.")
+            version = deploy(str(event.version), by=identity.user_id, why="Deployed on the admin page.")
             return f"{version.name} answers from now on."
 
         return self._act(request, act)
@@ -155,7 +155,7 @@ class AdminPage:
     def on_roll_back(self, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:
             roll_back = self.services.deployments.roll_back
-            version = roll_back(by=identity.name, why="Rolled back on the admin page.")
+            version = roll_back(by=identity.user_id, why="Rolled back on the admin page.")
             return f"Rolled back: {version.name} answers from now on."
 
         return self._act(request, act)
@@ -163,7 +163,7 @@ class AdminPage:
     def on_try(self, share: float, event: gr.EventData, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:
             self.services.deployments.canary.start(
-                str(event.version), share=share, by=identity.name, why="Tried on the admin page."
+                str(event.version), share=share, by=identity.user_id, why="Tried on the admin page."
             )
             return f"{event.version} answers {share:.0%} of the chats that begin from now on."
 
@@ -172,7 +172,7 @@ class AdminPage:
     def on_end_canary(self, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:
             end = self.services.deployments.canary.end
-            version, chats = end(by=identity.name, why="Ended on the admin page.")
+            version, chats = end(by=identity.user_id, why="Ended on the admin page.")
             return f"The canary of {version.name} is over; the deployed version answers its {chats} chats."
 
         return self._act(request, act, self.reports)
@@ -194,7 +194,7 @@ class AdminPage:
     def on_erase(self, chosen: str, request: gr.Request) -> Update:
         def act(identity: Identity) -> str:
             with self.services.database.write() as session:
-                found = erase_user(session, chosen, by=identity.name)
+                found = erase_user(session, chosen, by=identity.user_id)
             remove_copies(self.services.database, self.services.settings.data_dir)
             affected = f" Affected: {', '.join(found.affected_versions)}." if found.affected_versions else ""
             return f"Erased: {found.chats} chats, {found.messages} messages, {found.votes} votes.{affected}"

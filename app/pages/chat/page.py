@@ -253,7 +253,7 @@ class ChatPage:
             if tab.chat_id is not None:
                 with self.services.database.write() as session:
                     chat = get_chat(session, tab.chat_id, owner_id=identity.user_id)
-                    set_consent(session, chat, given is True, by=identity.name)
+                    set_consent(session, chat, given is True, by=identity.user_id)
         except ThumbloopError as error:
             tab.consent_shown = given is not True
             yield {self.notice: notice(error.message), self.consent: given is not True}

@@ -27,6 +27,7 @@ from storage.exports.exporter import Export
 from storage.exports.plan import ExportPlan
 from storage.people import users
 from storage.privacy import erasure, quarantine
+from storage.privacy.consent import delete_chat
 from storage.registry import model_versions
 from tests.support.rated_store import NASTY, SALT
 from tests.support.store_model import NOTHING, ModelChat, ModelEvent, ModelMessage, Said, StoreModel
@@ -167,7 +168,7 @@ class StoreLife(RuleBasedStateMachine):
     def delete_chat(self, pick: int) -> None:
         chat = self.model.open_chats()[pick % len(self.model.open_chats())]
         with self.database.write() as session:
-            chats.delete_chat(session, chat.id)
+            delete_chat(session, chat.id)
         chat.deleted = True
 
     @precondition(lambda self: len(self.model.people) - len(self.model.erased_people) > 1)

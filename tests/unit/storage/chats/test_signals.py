@@ -19,6 +19,7 @@ from storage.examples.filters import ExampleFilter
 from storage.exports.exporter import Export
 from storage.exports.plan import ExportPlan
 from storage.privacy import erasure
+from storage.privacy.consent import delete_chat
 from storage.settings import Settings, SignalKind
 from tests.support.rated_store import SALT
 from tests.support.rows import add_person_with_reply, add_reply
@@ -140,7 +141,7 @@ def test_what_is_withdrawn_or_quarantined_gives_no_signal(database: Database) ->
             if change == "consent":
                 chat.consent = False
             elif change == "deleted":
-                chats.delete_chat(session, chat.id)
+                delete_chat(session, chat.id)
             else:
                 person.quarantined = True
             session.add_all([person, chat])

@@ -2,9 +2,10 @@
 
 import pytest
 
-from storage.chats import chats, stats, votes
+from storage.chats import stats, votes
 from storage.db.database import Database
 from storage.db.tables import now
+from storage.privacy.consent import delete_chat
 from tests.support.rows import add_person_with_reply, add_reply
 
 
@@ -38,7 +39,7 @@ def test_rates_per_version_tags_and_days(database: Database) -> None:
             person, chat, reply = add_person_with_reply(session)
             votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, tags=["wrong"])
             if change == "deleted":
-                chats.delete_chat(session, chat.id)
+                delete_chat(session, chat.id)
             else:
                 chat.source = "import:kto"
                 session.add(chat)

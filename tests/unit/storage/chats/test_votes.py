@@ -10,6 +10,7 @@ from storage.db.database import Database
 from storage.db.ids import new_id
 from storage.db.tables import Vote, VoteEvent
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from storage.privacy.consent import delete_chat
 from tests.support.rows import add_person_with_reply, add_reply
 from tests.support.threads import at_once
 
@@ -94,7 +95,7 @@ def test_counts_leave_out_deleted_chats_and_chats_without_consent(database: Data
         for label in (True, True, False):
             person, chat, reply = add_person_with_reply(session)
             votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=label)
-        chats.delete_chat(session, chat.id)
+        delete_chat(session, chat.id)
     with database.read() as session:
         assert votes.count_votes(session) == votes.VoteCounts(up=2, down=0)
         assert votes.count_by_source(session) == {"web": votes.VoteCounts(up=2, down=0)}

@@ -81,6 +81,12 @@ def test_a_database_of_an_earlier_release_goes_on_as_if_nothing_had_happened(
             assert "AUTOINCREMENT" in connection.execute(made).scalar_one()
             assert connection.execute(sa.text("PRAGMA foreign_key_check")).all() == []
 
+    with database.engine.connect() as connection:
+        ids = set(connection.scalars(sa.text("SELECT id FROM user_account")))
+        for table, column in (("audit_event", "actor"), ("deployment", "by"), ("canary", "by")):
+            actors = set(connection.scalars(sa.text(f'SELECT "{column}" FROM {table}')))
+            assert actors <= ids | {"erased", "gate", "thumbloop", "trainer", "command line"}
+
     with database.write() as session:
         assert votes.count_votes(session) == votes.VoteCounts(up=2, down=1)
         assert votes.latest_event_id(session) == 7

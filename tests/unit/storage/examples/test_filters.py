@@ -17,6 +17,7 @@ from storage.examples.filters import ExampleFilter, read_filter
 from storage.files.installation_key import pseudonym
 from storage.people import users
 from storage.privacy import erasure
+from storage.privacy.consent import delete_chat
 from storage.registry import model_versions
 from tests.support.rows import add_reply
 
@@ -194,7 +195,7 @@ def _withdraw(session: Session, chat_id: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(chats.delete_chat, "deleted chat"), (_withdraw, "no consent")],
+    [(delete_chat, "deleted chat"), (_withdraw, "no consent")],
     ids=["deleted", "withdrawn"],
 )
 def test_what_may_not_be_used_is_left_out_and_counted(

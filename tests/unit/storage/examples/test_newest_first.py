@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from storage.chats import chats, signals, votes
+from storage.chats import signals, votes
 from storage.db.database import Database
 from storage.db.tables import Chat, now
 from storage.examples.example import PAGE, Example, Examples
@@ -17,6 +17,7 @@ from storage.examples.queries import newest_events
 from storage.examples.signal_examples import signal_examples
 from storage.imports import importer
 from storage.privacy import consent, quarantine
+from storage.privacy.consent import delete_chat
 from storage.settings import Settings
 from tests.support.examples import Listed
 from tests.support.rows import add_person_with_reply, add_reply
@@ -57,7 +58,7 @@ def store(database: Database) -> Database:
         changed, _, first = people[0]
         votes.cast_vote(session, user_id=changed.id, message_id=first.id, label=False)
         votes.clear_vote(session, user_id=people[3][0].id, message_id=people[3][2].id)
-        chats.delete_chat(session, people[4][1].id)
+        delete_chat(session, people[4][1].id)
         consent.set_consent(session, session.get_one(Chat, people[5][1].id), False, by="ada")
         quarantine.set_quarantine(session, people[6][0].id, True, by="ada")
         # After the last signal, or it would belong to no snapshot.

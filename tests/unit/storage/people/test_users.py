@@ -13,6 +13,7 @@ from storage.db.database import Database, open_database
 from storage.errors import BadSetting, Conflict, InvalidInput, NotAllowed, NotAuthenticated, NotFound
 from storage.files.installation_key import load_secret
 from storage.people import tokens, users
+from storage.privacy.consent import delete_chat
 from storage.settings import Settings, load_settings
 from tests.support.rows import add_person_with_reply, add_reply
 
@@ -65,7 +66,7 @@ def test_chats_belong_to_their_owner_and_page_newest_first(database: Database) -
         assert chats.list_chats(session, bob.id) == []
         with pytest.raises(NotAllowed, match="somebody else"):
             chats.get_chat(session, made[0], bob.id)
-        chats.delete_chat(session, made[0])
+        delete_chat(session, made[0])
         with pytest.raises(NotFound):
             chats.get_chat(session, made[0], ada.id)
 

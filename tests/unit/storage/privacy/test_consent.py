@@ -109,3 +109,19 @@ def test_a_version_that_was_continued_from_another_remembers_what_that_one_learn
     assert lost(database) == {"v5": 0, "v4": 2, "v3": 2, "v2": 1}
     publish(database, keys[2:], continued_from=second)
     assert lost(database)["v6"] == 2, "what was lost before it was made counts too"
+
+
+def test_deleting_a_chat_marks_the_versions_that_learned_from_it(database: Database) -> None:
+    with database.write() as session:
+        person, chat, first = add_person_with_reply(session)
+        second = add_reply(session, chat, "2", "two")
+        other, _, kept = add_person_with_reply(session)
+        for who, reply in ((person, first), (person, second), (other, kept)):
+            votes.cast_vote(session, user_id=who.id, message_id=reply.id, label=True)
+    publish(database, [(first.id, person.id), (kept.id, other.id)])
+    publish(database, [(kept.id, other.id)])
+    with database.write() as session:
+        assert consent.delete_chat(session, chat.id) == ["v2"]
+    assert lost(database) == {"v3": 0, "v2": 1}
+    publish(database, [(second.id, person.id)])  # its training had begun before
+    assert lost(database) == {"v4": 1, "v3": 0, "v2": 1}

@@ -17,6 +17,7 @@ from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
 from storage.people import users
 from storage.privacy import erasure
+from storage.privacy.consent import delete_chat
 from storage.registry import model_versions, training_runs
 from storage.registry.lineage import keep_lineage
 from storage.settings import Settings
@@ -101,7 +102,7 @@ def old_chats(database: Database, number: int) -> list[str]:
             person, chat, reply = add_person_with_reply(session, system_prompt=f"Of the {SECRET_WORD}.")
             votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, comment=SECRET_WORD)
             if index % 2:
-                chats.delete_chat(session, chat.id)
+                delete_chat(session, chat.id)
             chat.updated_at = now() - timedelta(days=100)
             session.add(chat)
             made.append(chat.id)
@@ -137,6 +138,23 @@ def test_retention_erases_what_nobody_has_written_in_since(database: Database, t
         assert votes.count_votes(session) == votes.VoteCounts(0, 0)
         assert chats.get_chat(session, fresh.id).deleted_at is None
     assert (tmp_path / "rows.jsonl").exists()  # nothing of it was erased
+
+
+def test_deleted_chats_are_erased_after_their_days(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        for days in (0, 29, 31):
+            person, chat, reply = add_person_with_reply(session, system_prompt=SECRET_WORD)
+            votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True)
+            if days:
+                delete_chat(session, chat.id)
+                chat.deleted_at = now() - timedelta(days=days)
+    assert settings.deleted_chat_days == 30
+    housekeeping = Housekeeping(database, settings)
+    housekeeping.start()
+    wait_until(lambda: everything(database).count(SECRET_WORD) == 2)
+    housekeeping.stop()
+    with database.read() as session:
+        assert [event.detail["chats"] for event in audit_events(session)] == [1]
 
 
 def test_several_servers_may_forget_at_once(database: Database, tmp_path: Path) -> None:
