@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app.pages.chat.render import ChatRenderer, Update
+from app.pages.chat.render import MOST_FOLLOWERS, TOO_MANY_TABS, ChatRenderer, Update
 from app.pages.chat.tab_state import TabState
 from app.web.auth import Identity
 from storage.privacy.consent import set_consent
@@ -71,6 +71,23 @@ def test_a_reply_that_another_tab_asked_for_is_followed_to_its_end(
     assert any(list(drawn) == [renderer.chatbot] for drawn in drawing)
     live.cancel()
     assert reply(renderer, next_whole(renderer, drawing)) == "ended"
+
+
+def test_one_person_follows_a_reply_in_a_bounded_number_of_tabs(
+    env: ChatEnv, renderer: ChatRenderer, me: Identity
+) -> None:
+    live = env.send(sampling=LONG)
+    followed = [renderer.follow(TabState(chat_id=env.chat_id), me) for _ in range(MOST_FOLLOWERS)]
+    for drawing in followed:
+        next(drawing)
+        next(drawing)
+    *_, refused, _ = renderer.follow(TabState(chat_id=env.chat_id), me)
+    assert TOO_MANY_TABS in refused[renderer.notice]
+    live.cancel()
+    live.message()
+    for drawing in followed:
+        assert reply(renderer, [each for each in drawing if renderer.side in each][-1]) == "ended"
+    assert not renderer.followers
 
 
 def test_what_another_event_began_while_the_page_was_drawn_is_drawn_too(

@@ -5,8 +5,10 @@ its last update. So after each drawing the renderer checks whether the tab's sta
 draws the current state again.
 """
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -23,6 +25,9 @@ from storage.errors import ThumbloopError
 from storage.registry.canaries import answering_version
 from storage.settings import Settings
 
+# Each tab that draws a stream costs the server as much as a reader of its own.
+MOST_FOLLOWERS = 12
+TOO_MANY_TABS = "This reply is drawn in many other tabs of yours; reload this one to see how it ended."
 Update = dict[Any, Any]
 Drawing = Callable[[ChatState], Update]
 
@@ -39,6 +44,9 @@ class ChatRenderer:
     header: gr.HTML
     notice: gr.HTML
     consent: gr.Checkbox
+    # How many tabs draw a reply while it streams, by person.
+    followers: Counter[str] = field(default_factory=Counter, compare=False)
+    counting: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     @property
     def components(self) -> list[Any]:
@@ -64,7 +72,9 @@ class ChatRenderer:
         state = yield from self._settle(tab, identity, self._drawing(tab, identity, message), also)
         if state.streaming is not None and state.streaming.chat_id not in tab.drawn:
             live = self.chat_service.live(state.streaming)
-            if live is not None:
+            if live is not None and self.followers[identity.user_id] >= MOST_FOLLOWERS:
+                yield {self.notice: notice(TOO_MANY_TABS)}
+            elif live is not None:
                 yield from self.stream(tab, identity, live)
             else:  # it ended since
                 yield from self._settle(tab, identity, self._drawing(tab, identity, None))
@@ -78,6 +88,7 @@ class ChatRenderer:
         While the tab shows another chat, the reply goes on but is not drawn.
         """
         tab.drawn.add(live.chat_id)
+        self._count(identity, 1)
         tab.through = None  # the reply is the newest message, so its branch is shown
         failure = ""
         try:
@@ -99,8 +110,15 @@ class ChatRenderer:
             failure = error.message
         finally:
             tab.drawn.discard(live.chat_id)
+            self._count(identity, -1)
         yield from self._settle(tab, identity, self._drawing(tab, identity, failure))
         yield self.nothing
+
+    def _count(self, identity: Identity, change: int) -> None:
+        with self.counting:
+            self.followers[identity.user_id] += change
+            if self.followers[identity.user_id] <= 0:
+                del self.followers[identity.user_id]
 
     @property
     def nothing(self) -> Update:

@@ -20,6 +20,7 @@ CODE = re.compile(
     r"(^[ \t>]*(`{3,}|~{3,}).*?(?:^[ \t>]*\2|\Z)|(?<!`)(`+)(?!`)(?:[^\n]|\n(?!\s*\n))+?(?<!`)\3(?!`))",
     re.DOTALL | re.MULTILINE,
 )
+MERMAID = re.compile(r"\A([ \t>]*(?:`{3,}|~{3,}))[ \t]*mermaid\b", re.IGNORECASE)  # Gradio draws its markup
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 TYPING = (
     '<span class="tl-typing" role="status" aria-label="The reply is on its way"><i></i><i></i><i></i></span>'
@@ -91,12 +92,13 @@ def plain_markdown(text: str) -> str:
     """Markdown in which, outside code, tags are text and images are links.
 
     People judge what the model wrote, so the sanitizer must not remove any of it; and an image from a
-    foreign server would reveal the reader to its owner.
+    foreign server would reveal the reader to its owner. `!` before a link is an entity, which no other
+    character turns into an image. A diagram is shown as its source.
     """
     pieces = CODE.split(text)
     # CODE has three groups: every fourth piece is prose, the one after it is code.
     return "".join(
-        TAG.sub("&lt;", piece).replace("![", "[") if index % 4 == 0 else piece
+        TAG.sub("&lt;", piece).replace("![", "&#33;[") if index % 4 == 0 else MERMAID.sub(r"\1text", piece)
         for index, piece in enumerate(pieces)
         if index % 4 in (0, 1)
     )
