@@ -11,7 +11,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-PROGRAM = ("command line", "retention", "trainer", "gate", "thumbloop", "anonymous", "erased")
+PROGRAM = ("command line", "retention", "trainer", "gate", "thumbloop", "anonymous", "sign-in", "erased")
 COLUMNS = (("audit_event", "actor"), ("deployment", "by"), ("canary", "by"))
 
 
