@@ -89,7 +89,8 @@ class Services:
             paths = [version.path for version in model_versions.list_versions(session) if version.path]
             active = training_runs.active_run(session)
         for name in self.artifacts.sweep(paths, [active.id] if active is not None else []):
-            log.warning("Removed the adapter folder %s, which no model version owns.", name)
+            text = "No model version owns the adapter folder %s: it is in %s and will be removed in %d days."
+            log.warning(text, name, self.artifacts.trash, self.settings.trash_days)
 
 
 def build_services(settings: Settings, progress: Callable[[str], None] = log.info) -> Services:
@@ -103,10 +104,14 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     tracing = Tracing() if settings.opentelemetry else None
     database = open_database(settings, alone=True)
     try:
+        artifacts = Artifacts(settings.data_dir)
+        with database.read() as session:
+            installation = model_versions.installation_id(session)
+        artifacts.check_installation(installation, database.shown_address)
         source = _find_model(settings, progress)
         with database.write() as session:
-            model_versions.ensure_base(session, settings.model)
-        artifacts = Artifacts(settings.data_dir)
+            installation = model_versions.ensure_base(session, settings.model).id
+        artifacts.note_installation(installation)
         device = DeviceLock(settings.data_dir) if settings.device_mode == "exclusive" else None
         backend = _make_backend(settings, source, wait=device is not None and not device.use())
     except BaseException:

@@ -1,5 +1,5 @@
 """Daily housekeeping: erases deleted chats and chats past their retention, and old import keys, webhook
-deliveries, sessions, sign-in links, failed sign-ins and visitors who did nothing.
+deliveries, sessions, sign-in links, failed sign-ins, visitors who did nothing, and the trash.
 
 It works by age, so it may run on several servers at once, or not run for a while.
 """
@@ -17,6 +17,7 @@ from storage.db.tables import now
 from storage.imports import requests
 from storage.people import tokens, users
 from storage.privacy.erasure import forget_before
+from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Housekeeping:
             audit.remove_failed_sign_ins(session)
         self._forget(self._settings.deleted_chat_days, deleted=True)
         self._forget(self._settings.retention_days, deleted=False)
+        for name in Artifacts(self._settings.data_dir).empty_trash(self._settings.trash_days):
+            log.info("Removed %s, which was in the trash for %d days.", name, self._settings.trash_days)
         removed = 1
         while removed and not self._stop.is_set():
             with self._database.write() as session:

@@ -1,6 +1,7 @@
 """`thumbloop doctor`: checks whether this machine is ready, without changes, and says what to do."""
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import platform
@@ -20,7 +21,9 @@ from rich.text import Text
 
 from app.commands.terminal import console, shown_time
 from storage.db.database import Database
-from storage.errors import NotReady, ThumbloopError
+from storage.errors import Conflict, NotReady, ThumbloopError
+from storage.registry.artifacts import Artifacts
+from storage.registry.model_versions import deployed_version, installation_id
 from storage.settings import DEFAULT_MODEL, Settings, load_settings
 from trainer.runs.schedule import Schedule
 
@@ -125,6 +128,26 @@ def check_database(settings: Settings) -> Finding:
         )
 
 
+def check_deployed(settings: Settings) -> Finding:
+    """Whether the database and the data directory belong together, and the deployed version is intact."""
+    if check_database(settings).status == "fail":
+        return Finding("warn", "unknown", "Fix the database first.")
+    artifacts = Artifacts(settings.data_dir)
+    with closing(Database(settings.database_address)) as database:
+        installation = version = None
+        if database.path is None or database.path.exists():
+            with contextlib.suppress(sa.exc.DBAPIError), database.read() as session:  # no tables: a new one
+                installation = installation_id(session)
+                version = deployed_version(session) if installation else None
+        try:
+            artifacts.check_installation(installation, database.shown_address)
+            if version is not None and version.path is not None:
+                artifacts.verify(version.path, version.files)
+        except (Conflict, NotReady) as error:
+            return Finding("fail", f"{version.name} is deployed" if version else "none", error.message)
+    return Finding("ok", version.name if version else "v1, from the first start on")
+
+
 def check_schedule(settings: Settings) -> Finding:
     if check_database(settings).status == "fail":
         return Finding("warn", settings.schedule or "none", "Fix the database first.")
@@ -221,6 +244,7 @@ CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "memory": check_memory,
     "data": check_data,
     "database": check_database,
+    "deployed": check_deployed,
     "schedule": check_schedule,
     "model": check_model,
     "backend": check_backend,

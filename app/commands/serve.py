@@ -175,12 +175,16 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
         replies = f"{source.name}, {precision} on {source.device.type}"
     with services.database.read() as session:
         deployed = deployed_version(session)
+    answers = f"{deployed.name} answers"
+    with contextlib.suppress(ThumbloopError):  # no model is loaded yet
+        if (served := services.deployments.current().name) != deployed.name:
+            answers = f"{served} answers; {deployed.name} is deployed and could not be loaded, see above"
     due = shown_time(services.schedule.next_run_time())
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in {
-        "Model": f"{replies}; {deployed.name} answers",
+        "Model": f"{replies}; {answers}",
         "Database": services.database.shown_address,
         "Data": str(settings.data_dir.absolute()),
         "Schedule": f"{services.schedule.describe()} {f'Next: {due}.' if due else ''}",

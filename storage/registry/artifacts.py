@@ -6,17 +6,21 @@ are not checked here: the code that loads an adapter checks that it fits the mod
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.errors import ArtifactRefused, NotReady
-from storage.files.atomic import rename, sync_tree
+from storage.errors import ArtifactRefused, Conflict, NotReady
+from storage.files.atomic import rename, sync_tree, write_atomically
 
 REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
 ALLOWED = (*REQUIRED, "README.md", "lineage.json")
+INSTALLATION = "installation.id"
+DAY = 86_400.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,32 @@ class Artifacts:
         self.data_dir = data_dir.absolute()
         self.adapters = self.data_dir / "adapters"
         self.runs = self.data_dir / "runs"
+        self.trash = self.data_dir / "trash"
+
+    def check_installation(self, database_id: str | None, database: str) -> None:
+        """Refuse a data directory and a database that do not belong together.
+
+        `database_id` is the id of v1, which the first start gives a database; None if it is new. Raises
+        Conflict, which names both.
+        """
+        file = self.data_dir / INSTALLATION
+        known = file.read_text().strip() if file.exists() else None
+        trained = sum(folder.is_dir() for folder in self.adapters.glob("*"))
+        if known == database_id if known else database_id or not trained:
+            return
+        theirs = f"belongs to the installation {known}" if known else f"holds {trained} trained adapters"
+        ours = f"belongs to {database_id}" if database_id else "is new"
+        raise Conflict(
+            f"The data directory {self.data_dir} {theirs}, but the database {database} {ours}: set "
+            f"THUMBLOOP_DATABASE_URL or THUMBLOOP_DATA_DIR to the one that belongs to the other. To use them "
+            f"together nevertheless, move {file.name} and adapters/ out of the data directory first.",
+            code="other_installation",
+        )
+
+    def note_installation(self, database_id: str) -> None:
+        """Record which database this data directory belongs to."""
+        if not (self.data_dir / INSTALLATION).exists():
+            write_atomically(self.data_dir / INSTALLATION, f"{database_id}\n")
 
     def folder(self, path: str) -> Path:
         """The absolute folder of a stored path."""
@@ -91,15 +121,25 @@ class Artifacts:
         return folder
 
     def sweep(self, known_paths: Iterable[str], active_runs: Iterable[str] = ()) -> list[str]:
-        """Remove adapter folders that belong to no version and no active run; returns their names."""
+        """Move adapter folders of no version and no active run to `trash`; returns their names."""
         keep = {Path(path).name for path in known_paths}
         keep |= {name for run_id in active_runs for name in (run_id, self._staging(run_id).name)}
-        swept = []
-        for folder in self.adapters.glob("*"):
-            if folder.name not in keep:
-                shutil.rmtree(folder)
-                swept.append(folder.name)
+        swept = [path.name for path in self.adapters.glob("*") if path.is_dir() and path.name not in keep]
+        for name in swept:
+            self.trash.mkdir(mode=0o700, exist_ok=True)
+            target = self.trash / name
+            while target.exists():
+                target = target.with_name(f"{target.name}.again")
+            rename(self.adapters / name, target)
+            os.utime(target)  # the days in the trash begin now
         return swept
+
+    def empty_trash(self, days: float) -> list[str]:
+        """Remove what has been in the trash for this many days; returns the names."""
+        old = [path for path in self.trash.glob("*") if path.stat().st_mtime < time.time() - days * DAY]
+        for path in old:
+            shutil.rmtree(path)
+        return [path.name for path in old]
 
     def _staging(self, run_id: str) -> Path:
         return self.adapters / f"{run_id}.tmp"

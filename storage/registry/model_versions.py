@@ -23,6 +23,11 @@ _FIND_DEPLOYED = select(ModelVersion).join(
 _FIND_DEPLOYED_ID = sa.select(Table.metadata.tables["deployment"].c.version_id).where(_OPEN)
 
 
+def installation_id(session: Session) -> str | None:
+    """The id of v1, which identifies the database and its copies; None before the first start."""
+    return session.exec(select(ModelVersion.id).where(ModelVersion.number == 1)).first()
+
+
 def ensure_base(session: Session, base_model: str) -> ModelVersion:
     """v1, created at the first start, and deployed if nothing else is.
 

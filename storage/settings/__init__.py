@@ -85,6 +85,11 @@ class Settings(TrainingSettings, ServingSettings):
     deleted_chat_days: int = Field(
         30, ge=0, description="Days after which a deleted chat is erased. 0: never; it stays hidden."
     )
+    trash_days: int = Field(
+        30,
+        ge=1,
+        description="Days that adapter folders of no known version stay in `trash/` of the data directory.",
+    )
 
     @field_validator("webhook_secret")
     @classmethod

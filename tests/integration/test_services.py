@@ -57,6 +57,22 @@ def test_another_base_model_on_the_same_database_is_refused(
         build_services(tiny_settings.model_copy(update={"model": str(copy)}))
 
 
+def test_another_database_is_refused_before_anything_of_the_data_directory_is_touched(
+    tiny_settings: Settings, tmp_path: Path
+) -> None:
+    build_services(tiny_settings).database.close()
+    trained = tiny_settings.data_dir / "adapters" / "run"
+    trained.mkdir(parents=True)
+    other = tiny_settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/other.db"})
+    with pytest.raises(Conflict, match="belongs to the installation .* is new: set THUMBLOOP_DATABASE_URL"):
+        build_services(other)
+    (tiny_settings.data_dir / "installation.id").unlink()
+    with pytest.raises(Conflict, match="holds 1 trained adapters"):
+        build_services(other)
+    assert trained.is_dir()
+    build_services(tiny_settings).database.close()
+
+
 def test_a_missing_model_is_told_before_anything_is_served(tiny_settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="nowhere"):
         build_services(tiny_settings.model_copy(update={"model": str(tmp_path / "nowhere")}))

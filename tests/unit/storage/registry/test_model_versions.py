@@ -1,5 +1,7 @@
 """Versions, the alias and rolling back, on both engines; adapter folders on disk."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from storage.db.database import Database
 from storage.errors import ArtifactRefused, Conflict, NotFound
 from storage.registry import model_versions
-from storage.registry.artifacts import Artifacts
+from storage.registry.artifacts import Artifacts, Published
 from tests.support.adapters import seal_and_publish
 from tests.support.rows import add_version, deploy, roll_back
 
@@ -62,25 +64,29 @@ def stage(artifacts: Artifacts, run_id: str) -> Path:
     return folder
 
 
+def published(artifacts: Artifacts, run_id: str) -> Published:
+    stage(artifacts, run_id)
+    return seal_and_publish(artifacts, run_id)
+
+
 def test_a_published_folder_verifies_and_every_change_to_it_is_refused(artifacts: Artifacts) -> None:
-    stage(artifacts, "run")
-    published = seal_and_publish(artifacts, "run")
-    folder = artifacts.verify(published.path, published.files)
+    of_run = published(artifacts, "run")
+    folder = artifacts.verify(of_run.path, of_run.files)
     weights = folder / "adapter_model.safetensors"
 
     weights.write_bytes(b"weightz")
     with pytest.raises(ArtifactRefused, match="adapter_model.safetensors has changed"):
-        artifacts.verify(published.path, published.files)
+        artifacts.verify(of_run.path, of_run.files)
     weights.unlink()
     with pytest.raises(ArtifactRefused, match="adapter_model.safetensors is missing"):
-        artifacts.verify(published.path, published.files)
+        artifacts.verify(of_run.path, of_run.files)
     weights.write_bytes(b"weights")
     for name in ("training_args.bin", "README.md"):
         (folder / name).write_text("x")
         with pytest.raises(ArtifactRefused, match=name):
-            artifacts.verify(published.path, published.files)
+            artifacts.verify(of_run.path, of_run.files)
         (folder / name).unlink()
-    assert artifacts.verify(published.path, published.files) == folder
+    assert artifacts.verify(of_run.path, of_run.files) == folder
 
 
 def test_publishing_again_replaces_what_a_killed_attempt_left(artifacts: Artifacts) -> None:
@@ -90,6 +96,38 @@ def test_publishing_again_replaces_what_a_killed_attempt_left(artifacts: Artifac
     second = seal_and_publish(artifacts, "run")
     assert second.path == first.path
     assert "README.md" in second.files
-    stage(artifacts, "dead")
-    assert artifacts.sweep([second.path]) == ["dead.tmp"]
     assert artifacts.verify(second.path, second.files).exists()
+
+
+def test_what_the_database_does_not_know_goes_to_the_trash_and_stays_there_for_days(
+    artifacts: Artifacts,
+) -> None:
+    known = published(artifacts, "known")
+    (artifacts.adapters / ".DS_Store").write_text("stray")
+    for _ in range(2):
+        published(artifacts, "unknown")
+        assert artifacts.sweep([known.path]) == ["unknown"]
+    assert artifacts.verify(known.path, known.files).exists()
+    assert (artifacts.adapters / ".DS_Store").exists()
+    for name in ("unknown", "unknown.again"):
+        assert (artifacts.trash / name / "adapter_model.safetensors").exists()
+    long_ago = time.time() - 3 * 86_400
+    os.utime(artifacts.trash / "unknown", (long_ago, long_ago))
+    assert artifacts.empty_trash(days=2) == ["unknown"]
+    assert [path.name for path in artifacts.trash.iterdir()] == ["unknown.again"]
+
+
+def test_a_data_directory_refuses_the_database_of_another_installation(artifacts: Artifacts) -> None:
+    artifacts.check_installation(None, "sqlite")  # nothing is there yet
+    artifacts.note_installation("ours")
+    artifacts.check_installation("ours", "sqlite")
+    for other, words in (("theirs", "belongs to theirs"), (None, "is new")):
+        with pytest.raises(Conflict, match=f"belongs to the installation ours, but .* {words}"):
+            artifacts.check_installation(other, "postgresql")
+
+
+def test_adapters_without_an_installation_id_are_kept_from_a_new_database_only(artifacts: Artifacts) -> None:
+    published(artifacts, "run")
+    artifacts.check_installation("a database that was used before", "sqlite")
+    with pytest.raises(Conflict, match="holds 1 trained adapters, but the database sqlite is new"):
+        artifacts.check_installation(None, "sqlite")
