@@ -8,6 +8,7 @@ with a manifest is complete. Base models are not included: they can be downloade
 import hashlib
 import io
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -155,9 +156,13 @@ def _load(database: Database, copy: Path) -> None:
 def _postgres(database: Database, program: str, *arguments: str) -> None:
     if shutil.which(program) is None:
         raise NotReady(f"{program} is not on this machine; install PostgreSQL's client programs.")
-    address = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    command = [program, f"--dbname={address}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    url = database.engine.url.set(drivername="postgresql")
+    password = url.password or url.query.get("password")
+    # Other users can read a command line, but not the environment.
+    address = url.set(password=None).difference_update_query(["password"])
+    command = [program, f"--dbname={address.render_as_string()}", *arguments]
+    environment = os.environ | ({"PGPASSWORD": str(password)} if password else {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise NotReady(f"{program} failed: {done.stderr.strip()}")
 

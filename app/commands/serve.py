@@ -17,7 +17,7 @@ from rich.text import Text
 
 from app.commands.accounts import new_admin_link, page_address
 from app.commands.terminal import console, say, shown_time
-from storage.errors import BadSetting, ThumbloopError
+from storage.errors import BadSetting, Conflict, ThumbloopError
 from storage.registry.model_versions import deployed_version
 from storage.settings import load_settings
 
@@ -198,8 +198,11 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
     admin = "`thumbloop admin-link` prints a link that signs in once"
     # Elsewhere the output goes to a log that others read.
     if settings.auth == "anonymous" and sys.stdout.isatty():
-        with services.database.write() as session:
-            admin = f"{new_admin_link(session, address)}   (signs in once)"
+        try:
+            with services.database.write() as session:
+                admin = f"{new_admin_link(session, address)}   (signs in once)"
+        except Conflict as error:  # the account `admin` is not an admin
+            admin = f"no link: {error.message}"
     # Not in a table, so that each stays on one line and the terminal makes it a link.
     say(f"Chat    {address}/\nAPI     {address}/docs\nAdmin   {admin}\n")
     say("Ctrl-C stops it.")

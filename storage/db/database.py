@@ -6,6 +6,7 @@ this process, then for SQLite's own. PostgreSQL uses a psycopg 3 pool.
 
 import contextlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlmodel import Session, create_engine, func, select
 
 from storage.db.group_commit import GroupCommit
@@ -42,12 +44,12 @@ class Database:
     def __init__(self, address: str, *, longest_write_queue: int = 2048) -> None:
         try:
             url = sa.make_url(address)
-        except sa.exc.ArgumentError as error:
+        except (sa.exc.ArgumentError, ValueError):  # ValueError: the port is not a number
             raise BadSetting(
-                f"THUMBLOOP_DATABASE_URL={address!r} is not a database address; use "
+                f"THUMBLOOP_DATABASE_URL={without_password(address)!r} is not a database address; use "
                 f"postgresql+psycopg://user:password@host/name or sqlite:///file.",
                 field="database_url",
-            ) from error
+            ) from None  # the cause quotes the address
         self.dialect = url.get_backend_name()
         if self.dialect not in ("sqlite", "postgresql"):
             raise BadSetting(
@@ -55,7 +57,7 @@ class Database:
                 field="database_url",
             )
         self.path = Path(url.database) if self.dialect == "sqlite" and url.database else None
-        self.shown_address = url.render_as_string(hide_password=True)
+        self.shown_address = without_password(url.render_as_string(hide_password=True))
         if self.dialect == "sqlite":
             self.engine = create_engine(
                 url,
@@ -207,9 +209,15 @@ def open_database(settings: Settings, *, alone: bool = False) -> Database:
             if alone:
                 database.lock_for_server(database.path)
         database.migrate()
-    except (OSError, sa.exc.OperationalError) as error:
+    except CommandError as error:  # of alembic: it does not know the schema's revision
         database.close()
-        cause = error.orig if isinstance(error, sa.exc.OperationalError) else error
+        raise NotReady(
+            f"The database {where} was made by a newer version of Thumbloop ({error}): install that version, "
+            f"or set THUMBLOOP_DATABASE_URL."
+        ) from error
+    except (OSError, sa.exc.DatabaseError) as error:
+        database.close()
+        cause = error.orig if isinstance(error, sa.exc.DatabaseError) else error
         why = cause.strerror if isinstance(cause, OSError) else cause
         if is_full(cause):
             raise NotReady(
@@ -217,9 +225,15 @@ def open_database(settings: Settings, *, alone: bool = False) -> Database:
                 code="no_room",
             ) from error
         raise NotReady(
-            f"The database {where} cannot be opened: {why}. Start it, or set THUMBLOOP_DATABASE_URL."
+            f"The database {where} cannot be opened: {why}. Start it, restore a backup if it is damaged, or "
+            f"set THUMBLOOP_DATABASE_URL."
         ) from error
     return database
+
+
+def without_password(address: str) -> str:
+    """The address for people to read, even if it is malformed."""
+    return re.sub(r"(?<=password=)[^&]*", "***", re.sub(r":(?!//).*@", ":***@", address))
 
 
 def make_data_dir(folder: Path) -> None:

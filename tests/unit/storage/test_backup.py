@@ -11,7 +11,7 @@ import pytest
 from storage import backup
 from storage.chats import votes
 from storage.db.database import Database, open_database
-from storage.errors import Conflict, InvalidInput
+from storage.errors import Conflict, InvalidInput, NotReady
 from storage.files.installation_key import load_secret
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
@@ -145,3 +145,20 @@ def test_an_archive_that_reaches_outside_is_refused(
         members.add(tmp_path / "evil", arcname="../evil")
     with pytest.raises(InvalidInput, match="does not belong"):
         backup.restore(empty, archive)
+
+
+def test_the_password_of_postgresql_is_on_no_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "pg_dump"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" "$PGPASSWORD" > {tmp_path}/record\nexit 1\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    settings = Settings(data_dir=tmp_path, database_url="postgresql+psycopg://ada:S3cret@nowhere/x")
+    with pytest.raises(NotReady, match="pg_dump failed"):
+        backup.back_up(settings, tmp_path / "backup.tar")
+    arguments, password = (tmp_path / "record").read_text().splitlines()
+    assert "--dbname=postgresql://ada@nowhere/x" in arguments
+    assert "S3cret" not in arguments
+    assert password == "S3cret"

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from storage.db.database import Database, open_database
-from storage.errors import NotStored
+from storage.errors import BadSetting, NotReady, NotStored
 from storage.people import users
 from storage.settings import Settings
 
@@ -63,3 +63,39 @@ def test_a_write_without_room_is_not_stored_and_says_what_to_do(tmp_path: Path) 
 def test_what_else_a_database_refuses_is_no_full_disk(database: Database) -> None:
     with pytest.raises(sa.exc.DBAPIError), database.write() as session:
         session.execute(sa.text("SELECT * FROM nothing_of_that_name"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql+psycopg//thumbloop:S3cret@host/x",
+        "postgresql+psycopg://thumbloop:S3cret@host:port/x",
+        "thumbloop:S3c/ret@host",
+        "not an address?password=S3cret",
+    ],
+)
+def test_a_bad_address_is_refused_without_its_password(address: str) -> None:
+    with pytest.raises(BadSetting, match="is not a database address") as refused:
+        Database(address)
+    assert "S3c" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_an_address_is_shown_without_its_password() -> None:
+    database = Database("postgresql+psycopg://ada@host/x?password=S3cret&sslmode=require")
+    assert database.shown_address == "postgresql+psycopg://ada@host/x?password=***&sslmode=require"
+
+
+def test_a_damaged_file_and_a_newer_schema_are_one_sentence(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    database = open_database(settings)
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    with pytest.raises(NotReady, match="was made by a newer version of Thumbloop"):
+        open_database(settings)
+    for file in tmp_path.glob("thumbloop.db*"):
+        file.unlink()
+    (tmp_path / "thumbloop.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(NotReady, match="cannot be opened: .*not a database.* restore a backup"):
+        open_database(settings)
