@@ -156,10 +156,12 @@ def _load(database: Database, copy: Path) -> None:
 def _postgres(database: Database, program: str, *arguments: str) -> None:
     if shutil.which(program) is None:
         raise NotReady(f"{program} is not on this machine; install PostgreSQL's client programs.")
-    url = database.engine.url.set(drivername="postgresql")
+    url = database.engine.url
     password = url.password or url.query.get("password")
     # Other users can read a command line, but not the environment.
-    address = url.set(password=None).difference_update_query(["password"])
+    address = sa.URL.create(
+        "postgresql", url.username, None, url.host, url.port, url.database, url.query
+    ).difference_update_query(["password"])
     command = [program, f"--dbname={address.render_as_string()}", *arguments]
     environment = os.environ | ({"PGPASSWORD": str(password)} if password else {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
