@@ -105,12 +105,7 @@ def sign_out(
 ) -> None:
     """End the browser sessions and sign-in links of an account. Its API tokens stay."""
     with _account(name) as (session, user_id):
-        if session_id:
-            tokens.end_session(session, session_id, user_id)
-            ended = 1
-        else:
-            ended = tokens.end_all(session, user_id, tokens.SIGN_INS)
-        audit.record(session, ACTOR, "sign out", user_id, ended=ended)
+        ended = tokens.sign_out(session, user_id, session_id, by=ACTOR)
     say(f"{name} is signed out. {_ended(ended)}")
 
 

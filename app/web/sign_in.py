@@ -110,10 +110,8 @@ def end_sessions(
     identity = resolve(services.database, {}, request.cookies, secure=_is_secure(request))
     if identity is not None:
         with services.database.write() as session, contextlib.suppress(NotFound):
-            if session_id:
-                tokens.end_session(session, session_id.replace("\x00", ""), identity.user_id)
-            else:
-                tokens.end_all(session, identity.user_id, tokens.SIGN_INS)
+            session_id = session_id.replace("\x00", "")
+            tokens.sign_out(session, identity.user_id, session_id, by=identity.user_id)
     return RedirectResponse("/sessions", status_code=303)
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from storage.db import audit
 from storage.db.database import database_now
 from storage.db.tables import ApiToken, Table, User, now
 from storage.errors import InvalidInput, NotAuthenticated, NotFound
@@ -123,8 +124,19 @@ def list_sessions(session: Session, user_id: str, *, limit: int = 100) -> list[A
     return list(session.exec(found.order_by(col(ApiToken.id).desc()).limit(limit)))
 
 
-def end_session(session: Session, session_id: str, user_id: str) -> None:
-    """End a session of this person; raises NotFound if there is none."""
+def sign_out(session: Session, user_id: str, session_id: str = "", *, by: str) -> int:
+    """End a person's browser sessions and sign-in links, or one session; returns how many ended.
+
+    Raises NotFound for a session that the person does not have.
+    """
+    if session_id:
+        _end_session(session, session_id, user_id)
+    ended = 1 if session_id else end_all(session, user_id, SIGN_INS)
+    audit.record(session, by, "sign out", user_id, ended=ended)
+    return ended
+
+
+def _end_session(session: Session, session_id: str, user_id: str) -> None:
     ended = _open().where(
         col(ApiToken.id) == session_id, col(ApiToken.user_id) == user_id, col(ApiToken.kind) == "session"
     )

@@ -136,7 +136,7 @@ def test_whatever_goes_wrong_the_same_delivery_comes_again_until_it_is_taken(
         assert all(len(set(each)) == 1 for each in bodies.values())
 
 
-def test_nobody_listens_and_then_somebody_does(database: Database, settings: Settings) -> None:
+def test_a_delivery_that_nobody_listens_for_says_so(database: Database, settings: Settings) -> None:
     with receiving() as receiver:
         url = receiver.url
     with sending(database, settings, url):

@@ -9,7 +9,6 @@ from app.api.schemas import Id, Text
 from app.services import Services
 from app.web.auth import Admin, CurrentUser, ServicesHere
 from app.web.openapi_names import Body
-from storage.db import audit
 from storage.errors import NotFound
 from storage.files.installation_key import load_secret
 from storage.people import tokens
@@ -149,12 +148,7 @@ def _sessions(services: Services, user_id: str) -> BrowserSessions:
 def _end_sessions(services: Services, user_id: str, session_id: str = "", *, by: str) -> SessionsEnded:
     with services.database.write() as session:
         get_user(session, user_id)
-        if session_id:
-            tokens.end_session(session, session_id, user_id)
-            ended = 1
-        else:
-            ended = tokens.end_all(session, user_id, tokens.SIGN_INS)
-        audit.record(session, by, "sign out", user_id, ended=ended)
+        ended = tokens.sign_out(session, user_id, session_id, by=by)
     return SessionsEnded(ended=ended)
 
 

@@ -13,14 +13,8 @@ from storage.db.tables import AuditEvent
 from storage.errors import NotAuthenticated, ThumbloopError, TooOften
 from storage.people import users
 from storage.settings import Settings
+from tests.support.clock import Clock
 from tests.support.threads import at_once
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

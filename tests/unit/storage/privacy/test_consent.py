@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from sqlmodel import Session
+
 from storage.chats import votes
 from storage.db.database import Database
-from storage.db.tables import Chat, ModelVersion
+from storage.db.tables import Chat, Message, ModelVersion, User
 from storage.privacy import consent, erasure
 from storage.registry import model_versions, training_runs
 from storage.registry.lineage import count_lost, keep_lineage
@@ -12,6 +14,16 @@ from tests.support.rated_store import exported_lines
 from tests.support.rows import add_person_with_reply, add_reply, audit_events
 
 SALT = b"s" * 32
+
+
+def add_voted_chats(session: Session) -> tuple[User, Chat, Message, Message, User, Message]:
+    """A person, their chat and its two voted replies; another person and the voted reply of theirs."""
+    person, chat, first = add_person_with_reply(session)
+    second = add_reply(session, chat, "2", "two")
+    other, _, kept = add_person_with_reply(session)
+    for who, reply in ((person, first), (person, second), (other, kept)):
+        votes.cast_vote(session, user_id=who.id, message_id=reply.id, label=True)
+    return person, chat, first, second, other, kept
 
 
 def publish(database: Database, used: list[tuple[str, str]], continued_from: str | None = None) -> str:
@@ -39,11 +51,7 @@ def test_withdrawn_consent_ends_training_and_exports_and_marks_versions(
     database: Database, tmp_path: Path
 ) -> None:
     with database.write() as session:
-        person, chat, first = add_person_with_reply(session)
-        second = add_reply(session, chat, "2", "two")
-        other, _, kept = add_person_with_reply(session)
-        for who, reply in ((person, first), (person, second), (other, kept)):
-            votes.cast_vote(session, user_id=who.id, message_id=reply.id, label=True)
+        person, chat, first, second, other, kept = add_voted_chats(session)
         snapshot = votes.latest_event_id(session)
     publish(database, [(first.id, person.id), (kept.id, other.id)])
     publish(database, [(kept.id, other.id)])
@@ -113,11 +121,7 @@ def test_a_version_that_was_continued_from_another_remembers_what_that_one_learn
 
 def test_deleting_a_chat_marks_the_versions_that_learned_from_it(database: Database) -> None:
     with database.write() as session:
-        person, chat, first = add_person_with_reply(session)
-        second = add_reply(session, chat, "2", "two")
-        other, _, kept = add_person_with_reply(session)
-        for who, reply in ((person, first), (person, second), (other, kept)):
-            votes.cast_vote(session, user_id=who.id, message_id=reply.id, label=True)
+        person, chat, first, second, other, kept = add_voted_chats(session)
     publish(database, [(first.id, person.id), (kept.id, other.id)])
     publish(database, [(kept.id, other.id)])
     with database.write() as session:

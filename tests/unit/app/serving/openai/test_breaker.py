@@ -5,13 +5,7 @@ import pytest
 from app.serving.openai.breaker import FAILURES, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Breaker
 from app.serving.openai.client import BUSY, FAILED
 from storage.errors import Busy, InvalidInput, ThumbloopError
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture
