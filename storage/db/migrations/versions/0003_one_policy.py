@@ -6,10 +6,10 @@ Revision 0003, after 0002
 import sqlalchemy as sa
 from alembic import op
 
+from storage.db.tables import where
+
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 # The tables with at most one open row: the index that ensures it, its end column and its condition.
 ONE_OPEN = {
@@ -27,27 +27,5 @@ def upgrade() -> None:
         batch_op.create_unique_constraint("uq_schedule_tick_due_at", ["due_at"])
     for table, (index, end, condition) in ONE_OPEN.items():
         op.drop_index(index, table)
-        with op.batch_alter_table(table, recreate="never") as batch_op:
-            batch_op.drop_column("policy")
-        _index(table, index, f"({end} IS NULL)", condition)
-
-
-def downgrade() -> None:
-    for table, (index, _, condition) in ONE_OPEN.items():
-        op.drop_index(index, table)
-        with op.batch_alter_table(table, recreate="never") as batch_op:
-            batch_op.add_column(_policy())
-        _index(table, index, "policy", condition)
-    with op.batch_alter_table("schedule_tick") as batch_op:
-        batch_op.drop_constraint("uq_schedule_tick_due_at", type_="unique")
-        batch_op.add_column(_policy())
-        batch_op.create_unique_constraint("uq_schedule_tick_policy_due_at", ["policy", "due_at"])
-
-
-def _policy() -> sa.Column[str]:
-    return sa.Column("policy", sa.String(), nullable=False, server_default="default")
-
-
-def _index(table: str, index: str, key: str, condition: str) -> None:
-    where = sa.text(condition)
-    op.create_index(index, table, [sa.text(key)], unique=True, sqlite_where=where, postgresql_where=where)
+        op.drop_column(table, "policy")
+        op.create_index(index, table, [sa.text(f"({end} IS NULL)")], unique=True, **where(condition))

@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 PROGRAM = ("command line", "retention", "trainer", "gate", "thumbloop", "anonymous", "sign-in", "erased")
 COLUMNS = (("audit_event", "actor"), ("deployment", "by"), ("canary", "by"))
@@ -28,7 +26,3 @@ def upgrade() -> None:
         op.execute(
             sa.update(rows).where(person, actor.not_in(sa.select(user.c.id))).values({column: "erased"})
         )
-
-
-def downgrade() -> None:
-    """The names are gone on purpose."""
