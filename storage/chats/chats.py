@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from storage.db.database import database_now, next_id
-from storage.db.ids import is_id, new_id
+from storage.db.ids import new_id
+from storage.db.rows import database_now, execute_core, get_row, newest_rows, next_id
 from storage.db.tables import Chat, Message, Table, now
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from storage.registry.canaries import choose_canary
@@ -22,24 +22,13 @@ TITLE_LENGTH = 60
 REPLY_LEASE = timedelta(seconds=15)
 INTERRUPTED = "interrupted"  # the finish reason of such a reply
 
-_chat_table, _message_table = Table.metadata.tables["chat"], Table.metadata.tables["message"]
-# Core statements, built once: each reply begins and ends with them.
-_ADD_CHAT = sa.insert(_chat_table)
-_ADD_MESSAGE = sa.insert(_message_table)
-_ENDS = ("content", "state", "finish_reason", "token_ids", "timings", "lease_until")
 # Written out, because SQLite uses a partial index only where the query has its condition word for word.
 _STREAMING = sa.text("message.state = 'streaming'")
-_RENEW = (
-    sa.update(_message_table)
-    .where(_message_table.c.id == sa.bindparam("reply_id"), _message_table.c.state == "streaming")
-    .values(content=sa.bindparam("new_content"), lease_until=sa.bindparam("new_lease_until"))
-)
-_FINISH = (
-    sa.update(_message_table)
-    .where(_message_table.c.id == sa.bindparam("reply_id"), _message_table.c.state == "streaming")
-    .values({name: sa.bindparam(f"new_{name}", type_=_message_table.c[name].type) for name in _ENDS})
-    .returning(_message_table)
-)
+# Core statements, built once: each reply begins and ends with them.
+_messages = Table.metadata.tables["message"]
+_ADD_MESSAGE = sa.insert(_messages)
+_UPDATE_STREAMING = sa.update(_messages).where(_messages.c.id == sa.bindparam("reply_id"), _STREAMING)
+_FINISH = _UPDATE_STREAMING.returning(_messages)
 
 
 @dataclass(frozen=True)
@@ -84,10 +73,13 @@ def create_chat(session: Session, owner_id: str, **how: Any) -> Chat:
     return chat
 
 
-def get_chat(session: Session, chat_id: str, owner_id: str | None = None) -> Chat:
-    """The chat; raises NotFound, or NotAllowed if it does not belong to `owner_id`, where given."""
-    chat = session.get(Chat, chat_id) if is_id(chat_id) else None
-    if chat is None or chat.deleted_at is not None:
+def get_chat(session: Session, chat_id: str, owner_id: str | None = None, **how: Any) -> Chat:
+    """The chat; raises NotFound, or NotAllowed if it does not belong to `owner_id`, where given.
+
+    `how` has arguments of `Session.get`.
+    """
+    chat = get_row(session, Chat, chat_id, "chat", **how)
+    if chat.deleted_at is not None:
         raise NotFound(f"There is no chat {chat_id}.")
     if owner_id is not None and chat.owner_id != owner_id:
         raise NotAllowed(f"The chat {chat_id} belongs to somebody else.", code="not_yours")
@@ -96,24 +88,18 @@ def get_chat(session: Session, chat_id: str, owner_id: str | None = None) -> Cha
 
 def list_chats(session: Session, owner_id: str, *, limit: int = 50, before: str | None = None) -> list[Chat]:
     """A person's chats, newest first; `before` is the id of the last chat on the previous page."""
-    query = select(Chat).where(Chat.owner_id == owner_id, col(Chat.deleted_at).is_(None))
-    if before is not None:
-        query = query.where(col(Chat.id) < before)
-    return list(session.exec(query.order_by(col(Chat.id).desc()).limit(limit)))
+    theirs = (Chat.owner_id == owner_id, col(Chat.deleted_at).is_(None))
+    return newest_rows(session, Chat, *theirs, limit=limit, before=before)
 
 
 def rename_chat(session: Session, chat_id: str, title: str) -> Chat:
     chat = get_chat(session, chat_id)
     chat.title = check_text(title, "title")
-    session.add(chat)
     return chat
 
 
 def get_message(session: Session, message_id: str) -> Message:
-    message = session.get(Message, message_id) if is_id(message_id) else None
-    if message is None:
-        raise NotFound(f"There is no message {message_id}.")
-    return message
+    return get_row(session, Message, message_id, "message")
 
 
 def add_user_message(
@@ -148,10 +134,8 @@ def add_user_message(
         content=check_text(content, "content"),
     )
     session.add(message)
-    if not chat.title:
-        chat.title = _title(content)
+    chat.title = chat.title or _title(content)
     chat.updated_at = now()
-    session.add(chat)
     session.flush()
     return message
 
@@ -180,9 +164,8 @@ def add_chat(session: Session, chat: Chat, path: Sequence[Message]) -> None:
     The objects are not added to the session, so this can run again after a rollback.
     """
     chat.title = chat.title or _title(path[-1].content)
-    connection = session.connection()
-    connection.execute(_ADD_CHAT, chat.model_dump())
-    connection.execute(_ADD_MESSAGE, [message.model_dump() for message in path])
+    execute_core(session, sa.insert(Chat), chat.model_dump())
+    execute_core(session, _ADD_MESSAGE, [message.model_dump() for message in path])
 
 
 def begin_reply(
@@ -203,10 +186,7 @@ def begin_reply(
     """
     if not new_chat:
         # Locked, so that the chat is not erased between this check and the insert (PostgreSQL).
-        chat = session.get(Chat, chat_id, with_for_update={"read": True}, populate_existing=True)
-        if chat is None or chat.deleted_at is not None:
-            raise NotFound(f"There is no chat {chat_id}.")
-    session.flush()  # a Core statement does not see the session's pending writes
+        get_chat(session, chat_id, with_for_update={"read": True}, populate_existing=True)
     reply = Message(
         id=new_id(after=parent_id) if new_chat else next_id(session, Message, Message.chat_id == chat_id),
         chat_id=chat_id,
@@ -219,7 +199,7 @@ def begin_reply(
         server=server,
         lease_until=database_now(session) + REPLY_LEASE,
     )
-    session.connection().execute(_ADD_MESSAGE, reply.model_dump())
+    execute_core(session, _ADD_MESSAGE, reply.model_dump())
     return reply
 
 
@@ -230,16 +210,16 @@ def finish_reply(
     content: str,
     state: str,
     finish_reason: str,
-    token_ids: list[int] | None,
-    timings: dict[str, Any] | None,
+    token_ids: list[int] | None = None,
+    timings: dict[str, Any] | None = None,
 ) -> Message:
     """Store the end of a streaming reply; a reply in another state, as after an erasure or with the finish
     reason INTERRUPTED, is returned unchanged.
 
     The object of a reply that was streaming is not in the session.
     """
-    session.flush()  # a Core statement does not see the session's pending writes
-    ends = {
+    values = {
+        "reply_id": message_id,
         "content": storable(content),
         "state": state,
         "finish_reason": finish_reason,
@@ -247,10 +227,9 @@ def finish_reply(
         "timings": timings,
         "lease_until": None,
     }
-    named = {f"new_{name}": value for name, value in ends.items()}
     # One statement, so that it never overwrites an erasure: PostgreSQL checks the condition again on a row
     # that it waited for.
-    row = session.connection().execute(_FINISH, {"reply_id": message_id, **named}).one_or_none()
+    row = execute_core(session, _FINISH, values).one_or_none()
     if row is None:
         return session.get_one(Message, message_id, populate_existing=True)
     return Message(**row._mapping)
@@ -265,53 +244,42 @@ def stop_reply(session: Session, message_id: str) -> bool:
     if message.state != "streaming":
         return False
     ended = finish_reply(
-        session,
-        message_id,
-        content=message.content,
-        state="stopped",
-        finish_reason="cancelled",
-        token_ids=None,
-        timings=None,
+        session, message_id, content=message.content, state="stopped", finish_reason="cancelled"
     )
     return ended.finish_reason == "cancelled"
 
 
 def current_path(session: Session, chat_id: str, through: str | None = None) -> list[Message]:
+    """`current_places` without the alternatives."""
+    return [place.message for place in current_places(session, chat_id, through)]
+
+
+def current_places(session: Session, chat_id: str, through: str | None = None) -> list[Place]:
     """The messages from the root to the newest one.
 
     With `through`, to the newest message on a branch through that one; raises NotFound if it is not in the
     chat.
     """
-    return [place.message for place in current_places(session, chat_id, through)]
-
-
-def current_places(session: Session, chat_id: str, through: str | None = None) -> list[Place]:
-    """`current_path`, each message with its alternatives."""
-    messages = _messages(session, chat_id)
-    if through is not None:
-        if through not in messages:
-            raise NotFound(f"The chat {chat_id} has no message {through}.")
-        below = {through}
-        for message in messages.values():
-            if message.parent_id in below:
-                below.add(message.id)
-        leaf: Message | None = messages[max(below)]
-    else:
-        leaf = next(reversed(messages.values()), None)
+    messages = _by_id(session, chat_id)
+    branch = set(messages) if through is None else {through}
+    if not branch <= messages.keys():
+        raise NotFound(f"The chat {chat_id} has no message {through}.")
     alternatives: dict[str | None, list[str]] = {}
     for message in messages.values():
         alternatives.setdefault(message.parent_id, []).append(message.id)
-    path = _up(messages, leaf) if leaf is not None else []
+        if message.parent_id in branch:
+            branch.add(message.id)
+    path = _up(messages, messages[max(branch)]) if branch else []
     return [Place(message, alternatives[message.parent_id]) for message in path]
 
 
 def path_to(session: Session, message_id: str) -> list[Message]:
     """The messages from the root to this one, inclusive; raises NotFound."""
     message = get_message(session, message_id)
-    return _up(_messages(session, message.chat_id), message)
+    return _up(_by_id(session, message.chat_id), message)
 
 
-def _messages(session: Session, chat_id: str) -> dict[str, Message]:
+def _by_id(session: Session, chat_id: str) -> dict[str, Message]:
     """The chat's messages by id, oldest first."""
     query = select(Message).where(Message.chat_id == chat_id).order_by(col(Message.id))
     return {message.id: message for message in session.exec(query)}
@@ -326,8 +294,7 @@ def _up(messages: dict[str, Message], leaf: Message) -> list[Message]:
 
 def newest_child(session: Session, message_id: str) -> Message | None:
     """The newest message directly below this one, if any."""
-    query = select(Message).where(Message.parent_id == message_id)
-    return session.exec(query.order_by(col(Message.id).desc()).limit(1)).first()
+    return next(iter(newest_rows(session, Message, Message.parent_id == message_id, limit=1)), None)
 
 
 def prompt_messages(chat: Chat, path: Iterable[Message]) -> list[dict[str, str]]:
@@ -343,14 +310,10 @@ def renew_replies(session: Session, texts: Mapping[str, str]) -> set[str]:
     """
     until = database_now(session) + REPLY_LEASE
     for reply_id in sorted(texts):  # in one order, so that two servers never wait for each other
-        values = {"reply_id": reply_id, "new_content": storable(texts[reply_id]), "new_lease_until": until}
-        session.connection().execute(_RENEW, values)
-    going_on = (
-        select(Message.id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
-        .where(col(Message.id).in_(texts), Message.state == "streaming", col(Chat.deleted_at).is_(None))
-    )
-    return set(session.exec(going_on))
+        values = {"reply_id": reply_id, "content": storable(texts[reply_id]), "lease_until": until}
+        execute_core(session, _UPDATE_STREAMING, values)
+    going_on = (col(Message.id).in_(texts), Message.state == "streaming", col(Chat.deleted_at).is_(None))
+    return set(session.exec(select(Message.id).join(Chat).where(*going_on)))
 
 
 def interrupted_replies(session: Session, *, all_servers: bool = False, lock: bool = False) -> list[Message]:
@@ -373,7 +336,6 @@ def recover_interrupted(session: Session, *, all_servers: bool = False) -> int:
         reply.state = "stopped" if reply.content.strip() else "failed"
         reply.finish_reason = INTERRUPTED
         reply.lease_until = None
-        session.add(reply)
     return len(replies)
 
 

@@ -39,7 +39,7 @@ def record_signal(session: Session, *, user_id: str, message_id: str, kind: Sign
         )
     if message.role != "assistant" or message.state == "given":
         raise InvalidInput(
-            f"The message {message_id} is no reply of ours.", code="not_our_reply", field="message_id"
+            f"The message {message_id} is not a reply of ours.", code="not_our_reply", field="message_id"
         )
     if not is_over(message):
         raise Conflict("This reply has not ended, or it failed.", code="reply_not_finished")
@@ -61,12 +61,7 @@ def is_over(message: Message) -> bool:
 
 def count_signals(session: Session) -> dict[SignalKind, int]:
     """The number of signals of each kind, in chats that are not deleted."""
-    rows = session.exec(
-        select(Signal.kind, func.count())
-        .join(Message, col(Message.id) == Signal.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
-        .where(col(Chat.deleted_at).is_(None))
-        .group_by(col(Signal.kind))
-    )
+    query = select(Signal.kind, func.count()).select_from(Signal).join(Message).join(Chat)
+    rows = session.exec(query.where(col(Chat.deleted_at).is_(None)).group_by(col(Signal.kind)))
     counts = dict(rows.all())
     return {kind: counts.get(kind, 0) for kind in KINDS}

@@ -17,6 +17,7 @@ WIDEST_INTERVAL = 0.3
 Z95 = 1.959963984540054
 UP = func.count(col(Vote.id)).filter(col(Vote.label).is_(True))
 DOWN = func.count(col(Vote.id)).filter(col(Vote.label).is_(False))
+BY_PEOPLE = col(VoteEvent.action).in_(("cast", "change", "clear"))  # not by quarantine or erasure
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list
     """One entry per version that has replied in chats that count (`_counts`), newest first."""
     rows = session.exec(
         select(ModelVersion.number, func.count(sa.distinct(col(Message.id))), UP, DOWN)
-        .join(Message, col(Message.model_version_id) == ModelVersion.id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
+        .select_from(ModelVersion)
+        .join(Message)
+        .join(Chat)
         .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
         .where(col(Message.state).in_(("complete", "stopped")), *_counts(), *conditions)
         .group_by(col(ModelVersion.number))
@@ -120,9 +122,8 @@ def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
     tag = each(col(Vote.tags)).table_valued("value").c.value
     rows = session.execute(
         sa.select(tag, UP, DOWN)
-        .select_from(Vote)
-        .join(Message, col(Message.id) == Vote.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
+        .join_from(Vote, Message)
+        .join(Chat)
         .join(tag.table, sa.true())
         .where(col(Vote.label).is_not(None), col(Vote.quarantined).is_(False), *_counts())
         .group_by(tag)
@@ -142,16 +143,14 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
     # A tag or comment added after the thumb changes the same vote; it is not another one.
     last = (
         select(func.max(VoteEvent.id))
-        .where(
-            col(VoteEvent.created_at) >= datetime.combine(first, time.min, UTC),
-            col(VoteEvent.action).in_(("cast", "change", "clear")),
-        )
+        .where(col(VoteEvent.created_at) >= datetime.combine(first, time.min, UTC), BY_PEOPLE)
         .group_by(day, col(VoteEvent.message_id), col(VoteEvent.user_id))
     )
     rows = session.exec(
         select(day, VoteEvent.label, func.count())
-        .join(Message, col(Message.id) == VoteEvent.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
+        .select_from(VoteEvent)
+        .join(Message)
+        .join(Chat)
         .where(
             col(VoteEvent.id).in_(last),
             col(VoteEvent.label).is_not(None),
@@ -172,14 +171,7 @@ def _counts() -> tuple[sa.ColumnElement[bool], ...]:
 
 def count_events(session: Session, after: int, up_to: int) -> dict[str, int]:
     """Counts events with `after` < id <= `up_to`: votes set to `up` or `down`, and votes `taken_back`."""
-    rows = session.exec(
-        select(VoteEvent.label, func.count())
-        .where(
-            col(VoteEvent.id) > after,
-            col(VoteEvent.id) <= up_to,
-            col(VoteEvent.action).in_(("cast", "change", "clear")),
-        )
-        .group_by(col(VoteEvent.label))
-    )
+    counted = (col(VoteEvent.id) > after, col(VoteEvent.id) <= up_to, BY_PEOPLE)
+    query = select(VoteEvent.label, func.count()).where(*counted).group_by(col(VoteEvent.label))
     kinds = {True: "up", False: "down", None: "taken_back"}
-    return {kinds[label]: number for label, number in rows}
+    return {kinds[label]: number for label, number in session.exec(query)}

@@ -12,6 +12,7 @@ from sqlmodel import Session, col, func, select
 
 from storage.chats.chats import check_text
 from storage.db.ids import is_id, new_id
+from storage.db.rows import execute_core
 from storage.db.tables import Chat, Message, Table, Vote, VoteEvent, now
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, RevisionConflict
 
@@ -58,16 +59,14 @@ _users, _chats, _messages, _votes, _events = (
 )
 _FIND = (
     sa.select(
-        _messages.c.role,
-        _messages.c.state,
-        _chats.c.owner_id,
-        _chats.c.deleted_at,
+        *_messages.c["role", "state"],
+        *_chats.c["owner_id", "deleted_at"],
         _users.c.app_id,
         _users.c.quarantined.label("set_aside"),
         *_votes.c["label", "tags", "comment", "correction", "quarantined", "revision"],
     )
-    .join_from(_messages, _chats, _chats.c.id == _messages.c.chat_id)
-    .join(_users, _users.c.id == _chats.c.owner_id)
+    .join_from(_messages, _chats)
+    .join(_users)
     .outerjoin(_votes, (_votes.c.message_id == _messages.c.id) & (_votes.c.user_id == _chats.c.owner_id))
     .where(_messages.c.id == sa.bindparam("message"))
 )
@@ -76,15 +75,6 @@ _UPDATE = sa.update(_votes).where(
     _votes.c.message_id == sa.bindparam("message"), _votes.c.user_id == sa.bindparam("user")
 )
 _LOG = sa.insert(_events).inline()  # its id is not fetched
-
-
-# The votes that training may use.
-_USABLE = (
-    _votes.c.label.is_not(None),
-    _votes.c.quarantined.is_(False),
-    _chats.c.deleted_at.is_(None),
-    _chats.c.consent.is_(True),
-)
 
 
 def cast_vote(
@@ -113,14 +103,8 @@ def cast_vote(
     _check_votable(found, message_id)
     current = _current(found, found.owner_id, message_id)
     _check_expected(current, expected)
-    wanted = replace(
-        current,
-        label=label,
-        tags=list(tags or ()),
-        comment=comment,
-        correction=correction,
-        quarantined=bool(found.set_aside),
-    )
+    wanted = replace(current, label=label, tags=list(tags or ()), comment=comment, correction=correction)
+    wanted = replace(wanted, quarantined=bool(found.set_aside))
     if wanted == current:
         return current
     return _store(session, wanted, "cast" if current.label is None else "change")
@@ -138,9 +122,7 @@ def clear_vote(
     _check_expected(current, expected)
     if current.label is None:
         return current
-    cleared = CurrentVote(
-        message_id, current.user_id, tags=[], quarantined=current.quarantined, revision=current.revision
-    )
+    cleared = replace(current, label=None, tags=[], comment=None, correction=None)
     return _store(session, cleared, "clear")
 
 
@@ -169,31 +151,28 @@ def count_votes(session: Session) -> VoteCounts:
 
 def count_by_source(session: Session) -> dict[str, VoteCounts]:
     """The votes that `count_votes` counts, by the source of their chats."""
-    rows = session.exec(
-        select(Chat.source, Vote.label, func.count())
-        .join(Message, col(Message.id) == Vote.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
-        .where(*_USABLE)
-        .group_by(col(Chat.source), col(Vote.label))
-    )
-    counts = {(source, label): count for source, label, count in rows}
-    return {
-        source: VoteCounts(up=counts.get((source, True), 0), down=counts.get((source, False), 0))
-        for source in {source for source, _ in counts}
-    }
+    up, down = (func.count().filter(col(Vote.label).is_(label)) for label in (True, False))
+    rows = session.execute(_of_usable(col(Chat.source), up, down).group_by(col(Chat.source)))
+    return {source: VoteCounts(ups, downs) for source, ups, downs in rows}
 
 
 def count_voters(session: Session, *, sources: Collection[str] | None = None) -> int:
     """How many people cast the votes that `count_votes` counts, or only those from these sources."""
-    query = (
-        select(func.count(sa.distinct(col(Vote.user_id))))
-        .join(Message, col(Message.id) == Vote.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
-        .where(*_USABLE)
-    )
+    query = _of_usable(func.count(sa.distinct(col(Vote.user_id))))
     if sources is not None:
         query = query.where(col(Chat.source).in_(sources))
-    return session.exec(query).one()
+    return int(session.execute(query).scalar_one())
+
+
+def _of_usable(*columns: Any) -> sa.Select[*tuple[Any, ...]]:
+    """A query of the votes that training may use."""
+    usable = (
+        col(Vote.label).is_not(None),
+        col(Vote.quarantined).is_(False),
+        col(Chat.deleted_at).is_(None),
+        col(Chat.consent).is_(True),
+    )
+    return sa.select(*columns).join_from(Vote, Message).join(Chat).where(*usable)
 
 
 def latest_event_id(session: Session) -> int:
@@ -209,10 +188,7 @@ def count_events_after(session: Session, event_id: int) -> int:
 
 def _find(session: Session, user_id: str, message_id: str) -> Any:
     """The message's role and state, its chat, its owner and their vote, if any, in one row."""
-    found = None
-    session.flush()  # a Core statement does not see the session's pending writes
-    if is_id(message_id):
-        found = session.connection().execute(_FIND, {"message": message_id}).one_or_none()
+    found = execute_core(session, _FIND, {"message": message_id}).one_or_none() if is_id(message_id) else None
     if found is None:
         raise NotFound(f"There is no message {message_id}.")
     if found.deleted_at is not None:
@@ -267,14 +243,14 @@ def _store(session: Session, vote: CurrentVote, action: str) -> CurrentVote:
     """Store the vote as its next revision and append it to the log."""
     vote = replace(vote, revision=vote.revision + 1)
     moment = now()
-    values = asdict(vote) | {"updated_at": moment}
-    connection = session.connection()
+    values = asdict(vote)
     if vote.revision == 1:
-        connection.execute(_INSERT, values | {"id": new_id(), "created_at": moment})
+        row = {"id": new_id(), "created_at": moment, "updated_at": moment}
+        execute_core(session, _INSERT, values | row)
     else:
-        connection.execute(_UPDATE, values | {"message": vote.message_id, "user": vote.user_id})
-    del values["updated_at"]
-    connection.execute(_LOG, values | {"action": action, "created_at": moment})
+        row = {"message": vote.message_id, "user": vote.user_id, "updated_at": moment}
+        execute_core(session, _UPDATE, values | row)
+    execute_core(session, _LOG, values | {"action": action, "created_at": moment})
     return vote
 
 

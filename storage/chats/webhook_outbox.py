@@ -5,7 +5,6 @@ claiming a delivery and recording its outcome are short transactions; a server m
 The content is read from the event at each attempt, so an erased vote is no longer sent.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,10 +13,9 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.chats.votes import latest_event_id, lock_vote_log
-from storage.db.database import database_now
-from storage.db.ids import is_id
+from storage.db.rows import count_changed, database_now, get_row, newest_rows
 from storage.db.tables import Chat, Message, ModelVersion, VoteEvent, WebhookCursor, WebhookDelivery
-from storage.errors import Conflict, NotFound
+from storage.errors import Conflict
 from storage.files.installation_key import pseudonym
 
 EVENTS = {"cast": "vote.cast", "change": "vote.changed", "clear": "vote.cleared"}
@@ -51,26 +49,16 @@ def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
             session.add(WebhookCursor(event_id=latest_event_id(session)))
             session.flush()
         return 0
-    events = session.exec(
-        select(VoteEvent, Chat.source)
-        .join(Message, col(Message.id) == VoteEvent.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
-        .where(col(VoteEvent.id) > cursor.event_id)
-        .order_by(col(VoteEvent.id))
-        .limit(FILL)
-    ).all()
-    if not events:
-        return 0
+    query = select(VoteEvent, Chat.source).select_from(VoteEvent).join(Message).join(Chat)
+    new = query.where(col(VoteEvent.id) > cursor.event_id).order_by(col(VoteEvent.id)).limit(FILL)
+    events = session.exec(new).all()
     moment = database_now(session)
     for event, source in events:
         assert event.id is not None
-        sent = event.action in EVENTS and not source.startswith(IMPORTED)
-        if sent and event.created_at + give_up_after > moment:
-            session.add(
-                WebhookDelivery(event_id=event.id, event=EVENTS[event.action], next_attempt_at=moment)
-            )
+        name = EVENTS.get(event.action)
+        if name and not source.startswith(IMPORTED) and event.created_at + give_up_after > moment:
+            session.add(WebhookDelivery(event_id=event.id, event=name, next_attempt_at=moment))
         cursor.event_id = event.id
-    session.add(cursor)
     session.flush()
     return len(events)
 
@@ -82,7 +70,11 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
     """
     moment, until = database_now(session), col(WebhookDelivery.lease_until)
     due = session.exec(
-        select(WebhookDelivery)
+        select(WebhookDelivery, VoteEvent, Message.chat_id, ModelVersion.number)
+        .select_from(WebhookDelivery)
+        .join(VoteEvent)
+        .join(Message)
+        .outerjoin(ModelVersion)
         .where(
             col(WebhookDelivery.delivered_at).is_(None),
             col(WebhookDelivery.failed_at).is_(None),
@@ -92,27 +84,17 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
         )
         .order_by(col(WebhookDelivery.next_attempt_at), col(WebhookDelivery.event_id))
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=WebhookDelivery)
     ).all()
-    events = _events(session, [delivery.event_id for delivery in due])
     claims = []
-    for delivery in due:
-        event, chat_id, version = events[delivery.event_id]
+    for delivery, event, chat_id, version in due:
         if event.action not in EVENTS:
             delivery.failed_at, delivery.last_error = moment, "The vote was erased."
         else:
             delivery.attempts += 1
             delivery.lease_until = moment + lease
-            claims.append(
-                Claim(
-                    id=delivery.id,
-                    attempt=delivery.attempts,
-                    event=delivery.event,
-                    voted_at=event.created_at,
-                    data=_data(event, chat_id, version, salt),
-                )
-            )
-        session.add(delivery)
+            data = _data(event, chat_id, version, salt)
+            claims.append(Claim(delivery.id, delivery.attempts, delivery.event, event.created_at, data))
     session.flush()
     return claims
 
@@ -141,23 +123,16 @@ def note_failure(
 
 def list_deliveries(session: Session, *, limit: int, before: str | None = None) -> list[WebhookDelivery]:
     """The deliveries, newest first; `before` is the id of the last one on the previous page."""
-    query = select(WebhookDelivery).order_by(col(WebhookDelivery.id).desc()).limit(limit)
-    if before is not None:
-        query = query.where(col(WebhookDelivery.id) < before)
-    return list(session.exec(query))
+    return newest_rows(session, WebhookDelivery, limit=limit, before=before)
 
 
 def retry_delivery(session: Session, delivery_id: str) -> WebhookDelivery:
     """Make it due now, even if it was given up; raises NotFound, or Conflict if it was delivered."""
-    delivery = session.get(WebhookDelivery, delivery_id) if is_id(delivery_id) else None
-    if delivery is None:
-        raise NotFound(f"There is no webhook delivery {delivery_id}.")
+    delivery = get_row(session, WebhookDelivery, delivery_id, "webhook delivery")
     if delivery.delivered_at is not None:
         raise Conflict(f"The delivery {delivery_id} was answered already.", code="already_delivered")
     delivery.failed_at = None
     delivery.next_attempt_at = database_now(session)
-    session.add(delivery)
-    session.flush()
     return delivery
 
 
@@ -165,43 +140,24 @@ def remove_old_deliveries(session: Session) -> int:
     """Delete deliveries that were delivered or given up over 30 days ago; returns how many."""
     over = database_now(session) - KEPT
     old = (col(WebhookDelivery.delivered_at) < over) | (col(WebhookDelivery.failed_at) < over)
-    removed = session.execute(sa.delete(WebhookDelivery).where(old))
-    return int(removed.rowcount)  # type: ignore[attr-defined]
-
-
-def _events(session: Session, ids: Sequence[int]) -> dict[int, tuple[VoteEvent, str, int | None]]:
-    rows = session.exec(
-        select(VoteEvent, Message.chat_id, ModelVersion.number)
-        .join(Message, col(Message.id) == VoteEvent.message_id)
-        .outerjoin(ModelVersion, col(ModelVersion.id) == Message.model_version_id)
-        .where(col(VoteEvent.id).in_(ids))
-    )
-    return {event.id or 0: (event, chat_id, version) for event, chat_id, version in rows}
+    return count_changed(session, sa.delete(WebhookDelivery).where(old))
 
 
 def _data(event: VoteEvent, chat_id: str, version: int | None, salt: bytes) -> dict[str, Any]:
     return {
         "event_id": event.id,
-        "message_id": event.message_id,
         "chat_id": chat_id,
         "user_hash": pseudonym(salt, event.user_id),
-        "label": event.label,
-        "tags": event.tags,
-        "comment": event.comment,
-        "correction": event.correction,
-        "revision": event.revision,
+        **event.model_dump(include={"message_id", "label", "tags", "comment", "correction", "revision"}),
         "model_version": f"v{version}" if version is not None else None,
     }
 
 
 def _note(session: Session, claim: Claim, values: dict[str, Any]) -> bool:
-    noted = session.execute(
-        sa.update(WebhookDelivery)
-        .where(
-            col(WebhookDelivery.id) == claim.id,
-            col(WebhookDelivery.attempts) == claim.attempt,
-            col(WebhookDelivery.delivered_at).is_(None),
-        )
-        .values(values | {"lease_until": None})
+    claimed = (
+        col(WebhookDelivery.id) == claim.id,
+        col(WebhookDelivery.attempts) == claim.attempt,
+        col(WebhookDelivery.delivered_at).is_(None),
     )
-    return bool(noted.rowcount)  # type: ignore[attr-defined]
+    outcome = sa.update(WebhookDelivery).where(*claimed).values(values | {"lease_until": None})
+    return count_changed(session, outcome) > 0

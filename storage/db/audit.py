@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
-from storage.db.database import database_now
+from storage.db.rows import count_changed, database_now
 from storage.db.tables import AuditEvent
 
 FAILED_SIGN_IN = "failed sign-in"
@@ -23,9 +23,6 @@ def record(session: Session, actor: str, action: str, target: str, **detail: Any
 
 def remove_failed_sign_ins(session: Session) -> int:
     """Delete failed sign-ins of over 30 days ago; returns how many."""
-    old = (
-        col(AuditEvent.action) == FAILED_SIGN_IN,
-        col(AuditEvent.at) < database_now(session) - KEPT,
-    )
-    removed = session.execute(sa.delete(AuditEvent).where(*old))
-    return int(removed.rowcount)  # type: ignore[attr-defined]
+    old = col(AuditEvent.at) < database_now(session) - KEPT
+    failed = col(AuditEvent.action) == FAILED_SIGN_IN
+    return count_changed(session, sa.delete(AuditEvent).where(failed, old))

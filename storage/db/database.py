@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +20,9 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlmodel import Session, create_engine, func, select
+from sqlmodel import Session, create_engine
 
 from storage.db.group_commit import GroupCommit
-from storage.db.ids import new_id
-from storage.db.tables import Identified
 from storage.errors import BadSetting, NotReady, NotStored
 from storage.files.disk_full import is_full, no_room
 from storage.files.locks import AcquireReturnProxy, FileLock, Timeout, lock
@@ -58,31 +56,21 @@ class Database:
             )
         self.path = Path(url.database) if self.dialect == "sqlite" and url.database else None
         self.shown_address = without_password(url.render_as_string(hide_password=True))
+        create = partial(create_engine, url, hide_parameters=True)  # an error in a log holds no message text
+        self._lock: contextlib.AbstractContextManager[Any]
         if self.dialect == "sqlite":
-            self.engine = create_engine(
-                url,
-                connect_args={"check_same_thread": False},
-                pool_size=16,
-                max_overflow=64,
-                hide_parameters=True,  # an error in a log holds no message text
-            )
+            self.engine = create(connect_args={"check_same_thread": False}, pool_size=16, max_overflow=64)
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
+            self._reader = self.engine
+            self._lock = threading.Lock()  # SQLite has one writer
         else:
-            self.engine = create_engine(
-                url, pool_size=8, max_overflow=24, pool_pre_ping=True, hide_parameters=True
-            )
+            self.engine = create(pool_size=8, max_overflow=24, pool_pre_ping=True)
+            # An export can read for minutes and must not see writes made meanwhile.
+            read_only = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            self._reader = self.engine.execution_options(**read_only)
+            self._lock = contextlib.nullcontext()
         self._writer = self.engine.execution_options(writes=True)
-        # An export can read for minutes and must not see writes made meanwhile.
-        self._reader = (
-            self.engine
-            if self.dialect == "sqlite"
-            else self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        )
-        # SQLite has one writer; PostgreSQL has many.
-        self._lock: contextlib.AbstractContextManager[Any] = (
-            threading.Lock() if self.dialect == "sqlite" else contextlib.nullcontext()
-        )
         self._groups: GroupCommit | None = None
         self._longest_write_queue = longest_write_queue
         self._starting = threading.Lock()
@@ -185,12 +173,9 @@ class Database:
             with lock(self.path.with_suffix(".migration-lock")):
                 yield
         elif self.dialect == "postgresql":
-            with self.engine.connect() as connection:
-                connection.execute(sa.select(sa.func.pg_advisory_lock(MIGRATION_LOCK)))
-                try:
-                    yield
-                finally:
-                    connection.execute(sa.select(sa.func.pg_advisory_unlock(MIGRATION_LOCK)))
+            with self.engine.connect() as connection:  # the lock ends with the transaction
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                yield
         else:
             yield
 
@@ -220,10 +205,8 @@ def open_database(settings: Settings, *, alone: bool = False) -> Database:
         cause = error.orig if isinstance(error, sa.exc.DatabaseError) else error
         why = cause.strerror if isinstance(cause, OSError) else cause
         if is_full(cause):
-            raise NotReady(
-                f"The database {where} has no room to be opened ({why}). Free some space on its disk.",
-                code="no_room",
-            ) from error
+            message = f"The database {where} has no room to be opened ({why}). Free some space on its disk."
+            raise NotReady(message, code="no_room") from error
         raise NotReady(
             f"The database {where} cannot be opened: {why}. Start it, restore a backup if it is damaged, or "
             f"set THUMBLOOP_DATABASE_URL."
@@ -261,20 +244,6 @@ def _make_private(path: Path) -> None:
         for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             if file.exists():
                 file.chmod(0o600)
-
-
-def database_now(session: Session) -> datetime:
-    """The time by the database's clock, so that leases of several machines are comparable."""
-    if session.get_bind().dialect.name == "sqlite":
-        text = session.execute(sa.text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
-        return datetime.fromisoformat(text).replace(tzinfo=UTC)
-    moment: datetime = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-    return moment.astimezone(UTC)
-
-
-def next_id(session: Session, table: type[Identified], *conditions: Any) -> str:
-    """An id that sorts after those of these rows, even if another machine's clock made them."""
-    return new_id(after=session.exec(select(func.max(table.id)).where(*conditions)).one())
 
 
 def _sqlite_pragmas(connection, _record) -> None:  # type: ignore[no-untyped-def]

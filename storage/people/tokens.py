@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.db import audit
-from storage.db.database import database_now
+from storage.db.rows import database_now
 from storage.db.tables import ApiToken, Table, User, now
 from storage.errors import InvalidInput, NotAuthenticated, NotFound
 

@@ -7,8 +7,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from sqlmodel import Session, col, select
 
-from storage.db.database import database_now
 from storage.db.ids import is_id
+from storage.db.rows import database_now
 from storage.db.tables import ApiToken, Table, User
 from storage.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from storage.files.installation_key import pseudonym

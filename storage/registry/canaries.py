@@ -11,13 +11,14 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.db import audit
+from storage.db.rows import execute_core
 from storage.db.tables import Canary, Chat, ModelVersion, Table
 from storage.errors import Conflict, InvalidInput
 from storage.registry.model_versions import (
     check_may_be_served,
     close_canary,
+    deployed_id,
     deployed_version,
-    find_deployed,
     get_version,
     lock_versions,
     make_ready,
@@ -26,7 +27,7 @@ from storage.registry.model_versions import (
 
 _canaries = Table.metadata.tables["canary"]
 # Built once: every new chat runs it.
-_FIND_OPEN = sa.select(_canaries.c.id, _canaries.c.share).where(_canaries.c.ended_at.is_(None))
+_FIND_OPEN = sa.select(*_canaries.c["id", "share"]).where(_canaries.c.ended_at.is_(None))
 
 
 def start_canary(session: Session, id_or_name: str, *, share: float, by: str, why: str) -> Canary:
@@ -45,14 +46,14 @@ def start_canary(session: Session, id_or_name: str, *, share: float, by: str, wh
         raise Conflict(f"{version.name} is deployed; there is nothing to compare it with.", code="deployed")
     canary = open_canary(session)
     if canary is None:
-        make_ready(session, version)
+        make_ready(version)
         canary = Canary(version_id=version.id, compared_with_id=deployed.id, share=share, by=by, why=why)
+        session.add(canary)
     elif canary.version_id == version.id:
         canary.share = share
     else:
         tried = get_version(session, canary.version_id).name
         raise Conflict(f"{tried} is being tried; deploy it or end its canary first.", code="canary_open")
-    session.add(canary)
     audit.record(session, by, "canary", version.name, share=share, why=why)
     session.flush()
     return canary
@@ -69,8 +70,7 @@ def end_canary(session: Session, *, by: str, why: str) -> Canary:
 
 def choose_canary(session: Session, key: str) -> str | None:
     """The id of the current canary if it gets the chat, or group of chats, with this key; else None."""
-    session.flush()  # a Core statement does not see the session's pending writes
-    canary = session.connection().execute(_FIND_OPEN).one_or_none()
+    canary = execute_core(session, _FIND_OPEN).one_or_none()
     return canary.id if canary is not None and is_chosen(canary.id, key, canary.share) else None
 
 
@@ -113,9 +113,6 @@ class Traffic:
 
 
 def traffic(session: Session) -> Traffic:
-    deployed, canary = find_deployed(session), open_canary(session)
-    return Traffic(
-        deployed_id=deployed.id if deployed is not None else None,
-        canary_id=canary.version_id if canary is not None else None,
-        canary_share=canary.share if canary is not None else 0.0,
-    )
+    canary = open_canary(session)
+    version, share = (canary.version_id, canary.share) if canary is not None else (None, 0.0)
+    return Traffic(deployed_id(session), version, share)

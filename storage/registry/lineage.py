@@ -35,13 +35,13 @@ def versions_trained_on(session: Session, keys: Collection[Key]) -> dict[str, Mo
         runs.update(session.exec(select(RunVote.run_id).where(key.in_(page)).distinct()))
     if not runs:
         return {}
-    found: dict[str, ModelVersion] = {}
-    ids = set()
-    for version, run in _lineage(session):  # by number, so each comes after the version it continued from
-        if run.id in runs or _continued_from(run) in ids:
-            found[version.name] = version
-            ids.add(version.id)
-    return found
+    found: dict[str, ModelVersion] = {}  # by id
+    trained = select(ModelVersion, TrainingRun).select_from(ModelVersion).join(TrainingRun)
+    # By number, so that each comes after the version it continued from.
+    for version, run in session.exec(trained.order_by(col(ModelVersion.number))):
+        if run.id in runs or _continued_from(run) in found:
+            found[version.id] = version
+    return {version.name: version for version in found.values()}
 
 
 def mark_affected(session: Session, keys: Collection[Key]) -> list[str]:
@@ -62,16 +62,6 @@ def count_lost(session: Session, version: ModelVersion) -> None:
         ancestor = session.get(ModelVersion, before) if before is not None else None
     session.flush()
     version.erased_votes = _count_lost(session, runs)
-    session.add(version)
-    session.flush()
-
-
-def _lineage(session: Session) -> Iterable[tuple[ModelVersion, TrainingRun]]:
-    return session.exec(
-        select(ModelVersion, TrainingRun)
-        .join(TrainingRun, col(TrainingRun.id) == ModelVersion.run_id)
-        .order_by(col(ModelVersion.number))
-    ).all()
 
 
 def _continued_from(run: TrainingRun) -> str | None:
@@ -82,30 +72,16 @@ def _continued_from(run: TrainingRun) -> str | None:
 
 def _count_lost(session: Session, runs: Collection[str]) -> int:
     """How many distinct votes of these runs are erased, without consent, or of deleted chats."""
-    used = (
-        sa.select(col(RunVote.message_id), col(RunVote.user_id))
-        .where(col(RunVote.run_id).in_(runs))
-        .distinct()
-        .subquery()
-    )
+    votes = (col(RunVote.message_id), col(RunVote.user_id))
     erased = sa.exists().where(
-        col(VoteEvent.message_id) == used.c.message_id,
-        col(VoteEvent.user_id) == used.c.user_id,
+        col(VoteEvent.message_id) == RunVote.message_id,
+        col(VoteEvent.user_id) == RunVote.user_id,
         col(VoteEvent.action) == ERASED,
     )
-    query = (
-        sa.select(sa.func.count())
-        .select_from(used)
-        .join(Message, col(Message.id) == used.c.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
-        .where(
-            (col(Message.state) == "erased")
-            | col(Chat.consent).is_(False)
-            | col(Chat.deleted_at).is_not(None)
-            | erased
-        )
-    )
-    return int(session.execute(query).scalar_one())
+    gone = (col(Message.state) == "erased") | col(Chat.consent).is_(False) | col(Chat.deleted_at).is_not(None)
+    lost = sa.select(*votes).join_from(RunVote, Message).join(Chat).where(col(RunVote.run_id).in_(runs))
+    query = lost.where(gone | erased).distinct().subquery()
+    return int(session.execute(sa.select(sa.func.count()).select_from(query)).scalar_one())
 
 
 def _pages(keys: Iterable[Key]) -> Iterable[list[Key]]:

@@ -10,16 +10,14 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.db import audit
-from storage.db.database import next_id
+from storage.db.rows import execute_core, newest_rows, next_id
 from storage.db.tables import Canary, Deployment, ModelVersion, Table, now
 from storage.errors import Conflict, NotFound
 from storage.registry.training_runs import owned_run
 
 # Built once: every reply runs them.
 _OPEN = col(Deployment.ended_at).is_(None)
-_FIND_DEPLOYED = select(ModelVersion).join(
-    Deployment, (col(Deployment.version_id) == ModelVersion.id) & _OPEN
-)
+_FIND_DEPLOYED = select(ModelVersion).join(Deployment).where(_OPEN)
 _FIND_DEPLOYED_ID = sa.select(Table.metadata.tables["deployment"].c.version_id).where(_OPEN)
 
 
@@ -103,8 +101,6 @@ def set_state(
     version.reason = reason
     if metrics is not None:
         version.metrics = metrics
-    session.add(version)
-    session.flush()
     return version
 
 
@@ -143,8 +139,7 @@ def find_deployed(session: Session) -> ModelVersion | None:
 
 def deployed_id(session: Session) -> str | None:
     """The id of the deployed version, at a third of the cost; None before the first start."""
-    session.flush()  # a Core statement does not see the session's pending writes
-    found: str | None = session.connection().execute(_FIND_DEPLOYED_ID).scalar_one_or_none()
+    found: str | None = execute_core(session, _FIND_DEPLOYED_ID).scalar_one_or_none()
     return found
 
 
@@ -159,7 +154,7 @@ def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> M
     deployment = _open_deployment(session)
     if deployment is not None and deployment.version_id == version.id:
         return version
-    make_ready(session, version)
+    make_ready(version)
     canary = open_canary(session)
     if canary is not None:
         promoted = canary.version_id == version.id
@@ -167,7 +162,6 @@ def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> M
         close_canary(session, canary, by=by, why=ending)
     if deployment is not None:
         deployment.ended_at = now()
-        session.add(deployment)
         session.flush()  # close the old row before the new one opens: a unique index allows one open row
     # Rolling back goes by the order of the ids.
     session.add(Deployment(id=next_id(session, Deployment), version_id=version.id, by=by, why=why))
@@ -205,11 +199,10 @@ def check_may_be_served(version: ModelVersion) -> None:
         )
 
 
-def make_ready(session: Session, version: ModelVersion) -> None:
+def make_ready(version: ModelVersion) -> None:
     """Make a candidate ready; other states stay as they are."""
     if version.state == "candidate":
         version.state = "ready"
-        session.add(version)
 
 
 def open_canary(session: Session) -> Canary | None:
@@ -221,9 +214,7 @@ def close_canary(session: Session, canary: Canary, *, by: str, why: str) -> Cana
     """End the canary; the deployed version answers its chats from now on."""
     canary.ended_at = now()
     canary.ending = why
-    session.add(canary)
     audit.record(session, by, "end canary", get_version(session, canary.version_id).name, why=why)
-    session.flush()
     return canary
 
 
@@ -238,8 +229,8 @@ def lock_versions(session: Session) -> None:
 
 def deployments(session: Session, limit: int = 20) -> list[Deployment]:
     """Newest first."""
-    return list(session.exec(select(Deployment).order_by(col(Deployment.id).desc()).limit(limit)))
+    return newest_rows(session, Deployment, limit=limit)
 
 
 def _open_deployment(session: Session) -> Deployment | None:
-    return session.exec(select(Deployment).where(col(Deployment.ended_at).is_(None))).first()
+    return session.exec(select(Deployment).where(_OPEN)).first()

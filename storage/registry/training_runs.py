@@ -10,10 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
-from storage.db.database import database_now, next_id
-from storage.db.ids import is_id
+from storage.db.rows import database_now, get_row, newest_rows, next_id
 from storage.db.tables import ScheduleTick, TrainingRun
-from storage.errors import Conflict, LeaseLost, NotFound
+from storage.errors import Conflict, LeaseLost
 
 ACTIVE = ("requested", "running")
 OVER = ("succeeded", "skipped", "failed", "cancelled")
@@ -32,13 +31,12 @@ def request_run(
 
     `fresh` starts from the base model, whatever the settings say: only that forgets erased votes.
     """
-    chosen = (settings or {}) | ({"training_mode": "fresh"} if fresh else {})
     run = TrainingRun(
         id=next_id(session, TrainingRun),
         trigger=trigger,
         requested_by=requested_by,
         force=force,
-        settings=chosen,
+        settings=(settings or {}) | ({"training_mode": "fresh"} if fresh else {}),
     )
     try:
         with session.begin_nested():
@@ -55,16 +53,12 @@ def request_run(
 
 
 def get_run(session: Session, run_id: str) -> TrainingRun:
-    run = session.get(TrainingRun, run_id) if is_id(run_id) else None
-    if run is None:
-        raise NotFound(f"There is no training run {run_id}.")
-    return run
+    return get_row(session, TrainingRun, run_id, "training run")
 
 
 def list_runs(session: Session, limit: int = 20, before: str | None = None) -> list[TrainingRun]:
     """Newest first; `before` is the id of the last run on the previous page."""
-    query = select(TrainingRun).order_by(col(TrainingRun.id).desc()).limit(limit)
-    return list(session.exec(query.where(col(TrainingRun.id) < before) if before else query))
+    return newest_rows(session, TrainingRun, limit=limit, before=before)
 
 
 def count_by_state(session: Session) -> dict[str, int]:
@@ -92,9 +86,8 @@ def claimable_run(session: Session) -> TrainingRun | None:
 def leased_run(session: Session) -> TrainingRun | None:
     """The run that a trainer works on: running, with a valid lease."""
     run = active_run(session)
-    if run is None or run.state != "running" or _claimable(run, database_now(session)):
-        return None
-    return run
+    leased = run is not None and run.state == "running" and not _claimable(run, database_now(session))
+    return run if leased else None
 
 
 def claim_run(
@@ -110,16 +103,11 @@ def claim_run(
     if run is None or not _claimable(run, moment):
         return None
     if run.cancel_requested:
-        _end(session, run, moment, "cancelled", "Cancelled.")
+        _end(session, run, "cancelled", "Cancelled.")
         return None
     if run.attempts >= max_attempts:
-        _end(
-            session,
-            run,
-            moment,
-            "failed",
-            f"The trainer died {run.attempts} times; its log says more. Mend that and ask for a new run.",
-        )
+        died = f"The trainer died {run.attempts} times; its log says more."
+        _end(session, run, "failed", f"{died} Fix that and ask for a new run.")
         return None
     run.state = "running"
     run.owner = owner
@@ -128,8 +116,6 @@ def claim_run(
     run.heartbeat_at = moment
     run.lease_until = moment + timedelta(seconds=lease_seconds)
     run.started_at = run.started_at or moment
-    session.add(run)
-    session.flush()
     return run
 
 
@@ -142,7 +128,6 @@ def heartbeat(
     run.lease_until = run.heartbeat_at + timedelta(seconds=lease_seconds)
     if progress is not None:
         run.progress = progress
-    session.add(run)
     return run.cancel_requested
 
 
@@ -150,8 +135,6 @@ def update_run(session: Session, run_id: str, fence: int, **columns: Any) -> Tra
     """Set columns such as snapshot, log_path or metrics; raises LeaseLost."""
     run = owned_run(session, run_id, fence)
     run.sqlmodel_update(columns)
-    session.add(run)
-    session.flush()
     return run
 
 
@@ -172,7 +155,6 @@ def release_run(session: Session, run_id: str, fence: int, reason: str) -> None:
     run.lease_until = None
     run.owner = None
     run.reason = reason
-    session.add(run)
 
 
 def expire_lease(session: Session, run_id: str, owner: str) -> None:
@@ -180,7 +162,6 @@ def expire_lease(session: Session, run_id: str, owner: str) -> None:
     run = get_run(session, run_id)
     if run.state == "running" and run.owner == owner:
         run.lease_until = database_now(session)
-        session.add(run)
 
 
 def finish_run(
@@ -197,7 +178,7 @@ def finish_run(
     run = owned_run(session, run_id, fence)
     if metrics is not None:
         run.metrics = metrics
-    return _end(session, run, database_now(session), state, reason)
+    return _end(session, run, state, reason)
 
 
 def cancel_run(session: Session, run_id: str) -> TrainingRun:
@@ -211,9 +192,7 @@ def cancel_run(session: Session, run_id: str) -> TrainingRun:
         raise Conflict(f"The training run {run_id} is over ({run.state}); there is nothing to cancel.")
     run.cancel_requested = True
     if run.state == "requested":
-        return _end(session, run, database_now(session), "cancelled", "Cancelled before it began.")
-    session.add(run)
-    session.flush()
+        _end(session, run, "cancelled", "Cancelled before it began.")
     return run
 
 
@@ -241,11 +220,9 @@ def _claimable(run: TrainingRun, moment: datetime) -> bool:
     return run.state == "requested"
 
 
-def _end(session: Session, run: TrainingRun, moment: datetime, state: str, reason: str) -> TrainingRun:
+def _end(session: Session, run: TrainingRun, state: str, reason: str) -> TrainingRun:
     run.state = state
     run.reason = reason
-    run.finished_at = moment
+    run.finished_at = database_now(session)
     run.lease_until = None
-    session.add(run)
-    session.flush()
     return run

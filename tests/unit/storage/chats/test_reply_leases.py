@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from storage.chats import chats, votes
-from storage.db.database import Database, database_now
+from storage.db.database import Database
 from storage.db.ids import new_id
+from storage.db.rows import database_now
 from storage.db.tables import Chat, Deployment, Message, TrainingRun
 from storage.errors import Conflict
 from storage.people import users
