@@ -15,9 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.openai import routes
 from app.api.ops import docs, monitoring
-from app.api.replies import ReplyThreads
+from app.api.replies import reply_threads
 from app.api.v1 import (
-    canary,
     chats,
     feedback,
     imports,
@@ -57,7 +56,6 @@ API_ROUTERS = (
     votes,
     training_runs,
     model_versions,
-    canary,
     stats,
     sweeps,
     feedback,
@@ -113,7 +111,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     )
     app.state.services = parts
     app.state.password_checks = PasswordChecks(parts.database, settings)
-    app.state.reply_threads = ReplyThreads(settings)
+    app.state.reply_threads = reply_threads(settings)
     errors.install(app)
     for module in API_ROUTERS:
         app.include_router(module.router, prefix=API, dependencies=[Depends(refuse_repeated)])

@@ -31,20 +31,16 @@ EVENT_SCHEMA = {
 }
 
 
-class ReplyThreads:
-    """A pool with enough threads for every running or waiting reply."""
+def reply_threads(settings: Settings) -> CapacityLimiter:
+    """The size of a thread pool that has enough threads for every running or waiting reply."""
+    replies = settings.max_concurrent_replies + settings.max_waiting_replies
+    return CapacityLimiter(2 * replies + SPARE_THREADS)  # Admission admits up to twice the limit
 
-    def __init__(self, settings: Settings) -> None:
-        places = settings.max_concurrent_replies + settings.max_waiting_replies
-        # Admission admits up to twice the limit (app/serving/admission.py).
-        self._size = 2 * places + SPARE_THREADS
-        self._limiter: CapacityLimiter | None = None
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Run the call in a thread. If the caller is cancelled, it returns at once and the call continues."""
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(self._size)  # belongs to the running event loop
-        return await to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+async def run_in_reply_thread(request: Request, call: Callable[[], T]) -> T:
+    """Run the call in a thread. If the caller is cancelled, it returns at once and the call continues."""
+    limiter = request.app.state.reply_threads
+    return await to_thread.run_sync(call, limiter=limiter, abandon_on_cancel=True)
 
 
 class ReplyResponse(StreamingResponse):
@@ -95,7 +91,7 @@ async def events(live: LiveReply) -> AsyncIterator[str]:
     )
 
 
-async def finished(live: LiveReply, threads: ReplyThreads, request: Request) -> Message:
+async def finished(live: LiveReply, request: Request) -> Message:
     """Wait for the saved reply; raises the error that ended it. Cancels it if the client disconnects."""
     failure: Exception | None = None
     message: Message | None = None
@@ -109,7 +105,7 @@ async def finished(live: LiveReply, threads: ReplyThreads, request: Request) -> 
 
         group.start_soon(cancel_if_gone)
         try:
-            message = await threads.run(live.message)
+            message = await run_in_reply_thread(request, live.message)
         except Exception as error:  # raised below, outside the group, which would wrap it
             failure = error
         group.cancel_scope.cancel()

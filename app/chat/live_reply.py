@@ -5,26 +5,27 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from app.serving.reply import ReplyStream
 from storage.db.tables import Message
 from storage.errors import ThumbloopError
 
 
+@dataclass(eq=False)
 class LiveReply:
     """A reply under way. Any number of readers may iterate it, each from the first delta.
 
     When the last reader leaves before the end, the reply is cancelled: the client is gone.
     """
 
-    def __init__(
-        self, chat_id: str, user_message_id: str, message_id: str, model_version: str, stream: ReplyStream
-    ) -> None:
-        self.chat_id = chat_id
-        self.user_message_id = user_message_id
-        self.message_id = message_id
-        self.model_version = model_version
-        self._stream = stream
+    chat_id: str
+    user_message_id: str
+    message_id: str
+    model_version: str
+    stream: ReplyStream
+
+    def __post_init__(self) -> None:
         self._changed = threading.Condition()
         self._deltas: list[str] = []
         self._came_at = 0.0  # when the last delta arrived
@@ -79,7 +80,7 @@ class LiveReply:
     def cancel(self) -> None:
         """Stop within a token or two; the text so far is saved. After the end it does nothing."""
         if not self.over:
-            self._stream.cancel()
+            self.stream.cancel()
 
     def message(self) -> Message:
         """The saved reply; waits for its end and raises the error that ended it."""

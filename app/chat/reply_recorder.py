@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,24 +36,19 @@ THREADS = 32  # for saving; while the database is unavailable, each ended reply 
 STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 
 
+@dataclass
 class ReplyRecorder:
     """`under_way` returns the current replies. `over(chat_id, message_id)` is called when one has ended,
     before its readers get the end.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        metrics: Metrics,
-        under_way: Callable[[], Sequence[LiveReply]],
-        over: Callable[[str, str], object],
-        tracing: Tracing | None,
-    ) -> None:
-        self._database = database
-        self._metrics = metrics
-        self._under_way = under_way
-        self._over = over
-        self._tracing = tracing
+    database: Database
+    metrics: Metrics
+    under_way: Callable[[], Sequence[LiveReply]]
+    over: Callable[[str, str], object]
+    tracing: Tracing | None
+
+    def __post_init__(self) -> None:
         self.server = f"{os.uname().nodename}-{new_id()}"
         self._stopped = threading.Event()
         self._renewing = threading.Thread(target=self._renew_leases, name="reply-leases", daemon=True)
@@ -61,7 +57,7 @@ class ReplyRecorder:
     def start(self) -> None:
         """End the replies that a dead server left, then keep the leases of ours."""
         # Another server on this SQLite database would hold its lock (app/services.py).
-        self._recover(all_servers=self._database.dialect == "sqlite")
+        self._recover(all_servers=self.database.dialect == "sqlite")
         self._renewing.start()
 
     def listener(self, reply: LiveReply) -> Callable[[Item], object]:
@@ -82,50 +78,31 @@ class ReplyRecorder:
             return
         since = reply.add(item)
         if since is not None:
-            self._metrics.piece(since)
+            self.metrics.piece(since)
 
     def _end(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> None:
         """Save the reply, then let its readers see the end."""
         saved: Message | None = None
-        error: ThumbloopError | None = None
+        error = end if isinstance(end, ThumbloopError) else None
         try:
-            if isinstance(end, ThumbloopError):
-                error = end
-                self._save(
-                    reply,
-                    content=reply.text,
-                    state="failed",
-                    finish_reason="error",
-                    token_ids=None,
-                    timings=None,
+            saved = self._save(reply, end)
+            if isinstance(end, ReplyEnd) and saved.finish_reason == chats.INTERRUPTED:
+                error = Conflict(
+                    "This server could not renew its lease on the reply, so another one ended it with "
+                    "the text so far. Load the chat again.",
+                    code="reply_interrupted",
                 )
-            else:
-                stored = self._save(
-                    reply,
-                    content=end.content,
-                    state=STATES[end.finish_reason],
-                    finish_reason=end.finish_reason,
-                    token_ids=end.token_ids,
-                    timings={**end.timings, "prompt_tokens": end.prompt_tokens},
-                )
-                if stored.finish_reason == chats.INTERRUPTED:
-                    error = Conflict(
-                        "This server could not renew its lease on the reply, so another one ended it with "
-                        "the text so far. Load the chat again.",
-                        code="reply_interrupted",
-                    )
-                else:
-                    saved = stored
-                    self._metrics.reply_ended(end)
-                    if self._tracing is not None:
-                        self._tracing.reply_ended(reply.model_version, end)
+            elif isinstance(end, ReplyEnd):
+                self.metrics.reply_ended(end)
+                if self.tracing is not None:
+                    self.tracing.reply_ended(reply.model_version, end)
         except Exception:
             log.exception("The reply %s could not be saved.", reply.message_id)
             error = ThumbloopError("The reply could not be saved; see the server's log.")
         finally:
             if error is not None:
-                self._metrics.reply_failed(error)
-            self._over(reply.chat_id, reply.message_id)
+                self.metrics.reply_failed(error)
+            self.over(reply.chat_id, reply.message_id)
             reply.close(saved, error)
 
     def _renew_leases(self) -> None:
@@ -142,26 +119,36 @@ class ReplyRecorder:
 
     def _renew(self) -> None:
         """Keep the text so far, and cancel replies that another server ended or whose chat was deleted."""
-        replies = self._under_way()
+        replies = self.under_way()
         if not replies:
             return
         texts = {reply.message_id: reply.text for reply in replies}
-        going_on = self._database.small_write(partial(chats.renew_replies, texts=texts))
+        going_on = self.database.small_write(partial(chats.renew_replies, texts=texts))
         for reply in replies:
             if reply.message_id not in going_on:
                 reply.cancel()
 
     def _recover(self, *, all_servers: bool = False) -> None:
-        with self._database.read() as session:
+        with self.database.read() as session:
             if not chats.interrupted_replies(session, all_servers=all_servers):
                 return
         recover = partial(chats.recover_interrupted, all_servers=all_servers)
-        if ended := self._database.small_write(recover):
+        if ended := self.database.small_write(recover):
             log.warning("%d replies were cut off with their server; their text so far is kept.", ended)
 
-    def _save(self, reply: LiveReply, **columns: Any) -> Message:
+    def _save(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> Message:
+        if isinstance(end, ThumbloopError):
+            columns: dict[str, Any] = {"content": reply.text, "state": "failed", "finish_reason": "error"}
+        else:
+            columns = {
+                "content": end.content,
+                "state": STATES[end.finish_reason],
+                "finish_reason": end.finish_reason,
+                "token_ids": end.token_ids,
+                "timings": {**end.timings, "prompt_tokens": end.prompt_tokens},
+            }
         finish = partial(chats.finish_reply, message_id=reply.message_id, **columns)
-        message: Message = _try_again(self._database.small_write, finish)
+        message: Message = _try_again(self.database.small_write, finish)
         return message
 
 

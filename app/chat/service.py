@@ -11,8 +11,8 @@ from sqlmodel import Session
 
 from app.chat.context_window import messages_left_out
 from app.chat.live_reply import LiveReply
-from app.chat.rate_limit import Limits
 from app.chat.reply_recorder import ReplyRecorder
+from app.rate_limit import PerMinute
 from app.serving.backend import Prompt
 from app.serving.deployments import Deployments
 from app.serving.reply import Sampling
@@ -21,7 +21,7 @@ from app.telemetry.tracing import Tracing
 from storage.chats import chats, signals
 from storage.db.database import Database
 from storage.db.tables import Chat, Message
-from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge
+from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge, TooOften
 from storage.settings import Settings, SignalKind
 
 log = logging.getLogger("thumbloop.serving")
@@ -51,7 +51,7 @@ class ChatService:
         self._database = database
         self._deployments = deployments
         self._settings = settings
-        self.limits = Limits(settings)
+        self._per_minute = PerMinute(settings.max_replies_per_minute)
         self._changed = threading.Condition()  # guards the fields below
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
@@ -208,7 +208,12 @@ class ChatService:
         sampling = self._settle(sampling)
         self._claim(chat.id, path)
         try:
-            self.limits.take(chat.owner_id)
+            if wait := self._per_minute.take(chat.owner_id):
+                most = self._settings.max_replies_per_minute
+                raise TooOften(
+                    f"At most {most} replies a minute (max_replies_per_minute); ask again in {wait} s.",
+                    retry_after=wait,
+                )
             left_out, prompt = self._prompt(chat, path, shorten=shorten)
             version, stream = self._deployments.stream(
                 prompt,

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from app.serving.deployments import Deployments
 from storage.db.database import Database
@@ -33,23 +34,17 @@ def freeze_loaded() -> None:
     gc.freeze()
 
 
+@dataclass
 class DeviceSharing:
     """A thread that watches for trainings. `unload` unloads every model and cuts off unfinished replies."""
 
-    def __init__(
-        self,
-        database: Database,
-        device: DeviceLock,
-        deployments: Deployments,
-        unload: Callable[[], object],
-        *,
-        lease_seconds: float,
-    ) -> None:
-        self._database = database
-        self._device = device
-        self._deployments = deployments
-        self._unload = unload
-        self._lease_seconds = lease_seconds
+    database: Database
+    device: DeviceLock
+    deployments: Deployments
+    unload: Callable[[], object]
+    lease_seconds: float
+
+    def __post_init__(self) -> None:
         self._paused = False
         self._alive_at = time.monotonic()  # when a training was last known to be alive
         self._stopping = threading.Event()
@@ -57,14 +52,14 @@ class DeviceSharing:
 
     def start(self) -> None:
         """Call it before the deployments start: the server may come up in the middle of a training."""
-        if not self._device.use():
+        if not self.device.use():
             self._pause()
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
         self._thread.join()
-        self._device.close()
+        self.device.close()
 
     def _poll(self) -> None:
         healthy = True
@@ -79,7 +74,7 @@ class DeviceSharing:
 
     def check(self) -> None:
         """Unload the models if a training has claimed the device, and load them again once it is over."""
-        claimed = self._device.claimed()
+        claimed = self.device.claimed()
         alive = claimed and self._training_is_alive()
         if alive:
             self._alive_at = time.monotonic()
@@ -87,33 +82,33 @@ class DeviceSharing:
             if alive:
                 self._pause()
             else:
-                self._device.use()  # also after a trainer that was silent for too long has gone
+                self.device.use()  # also after a trainer that was silent for too long has gone
         elif not claimed:
             self._resume("The training is over")
-        elif time.monotonic() - self._alive_at > self._lease_seconds:
+        elif time.monotonic() - self._alive_at > self.lease_seconds:
             self._resume("The trainer has the device but has been silent for too long")
 
     def _pause(self) -> None:
         log.info("A training wants the device: nobody is answered until it ends.")
         self._paused = True
         try:
-            self._deployments.pause(self._why, self._unload)
+            self.deployments.pause(self._why, self.unload)
         finally:
-            self._device.close()  # even if unloading failed: less memory beats a training that waits for ever
+            self.device.close()  # even if unloading failed: less memory beats a training that waits for ever
 
     def _resume(self, why: str) -> None:
-        self._device.use()
+        self.device.use()
         log.info("%s: replies go on.", why)
-        self._deployments.resume()
+        self.deployments.resume()
         self._paused = False
         freeze_loaded()
 
     def _training_is_alive(self) -> bool:
-        with self._database.read() as session:
+        with self.database.read() as session:
             return training_runs.leased_run(session) is not None
 
     def _why(self) -> Busy:
-        with self._database.read() as session:
+        with self.database.read() as session:
             run = training_runs.active_run(session)
         left = run.progress.get("seconds_left") if run is not None and run.progress else None
         seconds = min(max(math.ceil(left or USUAL_SECONDS), 5), LONGEST_SECONDS)

@@ -22,8 +22,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.rate_limit import PerMinute
 from app.web.auth import Identity, cookie_name, identity_from, resolve, set_cookie, start_session
-from app.web.password_checks import PerMinute
 from app.web.sign_in import admin_only_page
 from storage.db.database import Database
 from storage.errors import InvalidInput, NotAllowed, NotAuthenticated, TooOften

@@ -12,12 +12,13 @@ import os
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 
+from app.rate_limit import PerMinute
 from storage.db import audit
 from storage.db.database import Database
 from storage.errors import NotAuthenticated, TooOften
@@ -81,27 +82,6 @@ class Delays:
     def _recent(self, key: str) -> tuple[int, float]:
         failures, last = self._failed.get(key, (0, 0.0))
         return (failures, last) if last + FORGET_SECONDS > self._clock() else (0, 0.0)
-
-
-class PerMinute:
-    """At most `most` events in any minute. Safe from any thread."""
-
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._taken: deque[float] = deque()
-
-    def take(self) -> int:
-        """Count an event and return 0; at the limit, the seconds to wait."""
-        with self._lock:
-            moment = self._clock()
-            while self._taken and self._taken[0] <= moment - 60:
-                self._taken.popleft()
-            if len(self._taken) < self._most:
-                self._taken.append(moment)
-                return 0
-            return max(1, math.ceil(self._taken[0] + 60 - moment))
 
 
 class PasswordChecks:

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
+from storage.chats.votes import VoteCounts
 from storage.db.tables import Canary, Chat, Message, ModelVersion, User, Vote, VoteEvent, now
 
 WIDEST_INTERVAL = 0.3
@@ -116,8 +117,8 @@ def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list
     return [VersionStats(f"v{number}", replies, up, down) for number, replies, up, down in rows]
 
 
-def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
-    """Current votes (up, down) per tag in chats that count (`_counts`), most used first."""
+def tag_counts(session: Session) -> dict[str, VoteCounts]:
+    """Current votes per tag in chats that count (`_counts`), most used first."""
     each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_array_elements_text
     tag = each(col(Vote.tags)).table_valued("value").c.value
     rows = session.execute(
@@ -129,7 +130,7 @@ def tag_counts(session: Session) -> dict[str, tuple[int, int]]:
         .group_by(tag)
         .order_by((UP + DOWN).desc(), tag)
     )
-    return {name: (ups, downs) for name, ups, downs in rows}
+    return {name: VoteCounts(ups, downs) for name, ups, downs in rows}
 
 
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:

@@ -145,7 +145,10 @@ def votes_of(session: Session, user_id: str, message_ids: Iterable[str]) -> dict
 
 def count_votes(session: Session) -> VoteCounts:
     """Current votes that training may use: not quarantined, in chats with consent that are not deleted."""
-    counts = count_by_source(session).values()
+    return total(count_by_source(session).values())
+
+
+def total(counts: Collection[VoteCounts]) -> VoteCounts:
     return VoteCounts(up=sum(one.up for one in counts), down=sum(one.down for one in counts))
 
 

@@ -13,8 +13,7 @@ from sqlmodel import Session
 from starlette.responses import JSONResponse, Response
 
 from app.api.openai.completions import Answer, CompletionRequest, check_supported, event, sampling_of, split
-from app.api.replies import PING, PING_SECONDS, ReplyResponse, finished
-from app.api.v1.chats import reply_threads
+from app.api.replies import PING, PING_SECONDS, ReplyResponse, finished, run_in_reply_thread
 from app.chat.live_reply import LiveReply
 from app.services import Services
 from app.web.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
@@ -54,13 +53,12 @@ async def complete(
     body: CompletionRequest, request: Request, secret: CurrentSecret, services: ServicesHere
 ) -> Response:
     """Create a chat completion, whole or as a stream."""
-    threads = reply_threads(request)
-    live = await threads.run(lambda: _begin(services, secret, body))
+    live = await run_in_reply_thread(request, lambda: _begin(services, secret, body))
     headers = {"X-Thumbloop-Model-Version": live.model_version, "X-Thumbloop-Chat": live.chat_id}
     answer = Answer(live.message_id, live.model_version, with_usage=body.with_usage)
     if body.stream:
         return ReplyResponse(live, _chunks(live, answer), headers)
-    return JSONResponse(answer.whole(await finished(live, threads, request)), headers=headers)
+    return JSONResponse(answer.whole(await finished(live, request)), headers=headers)
 
 
 def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> LiveReply:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from sqlmodel import Session
 from starlette.responses import JSONResponse, Response
 
-from app.api.replies import EVENT_SCHEMA, ReplyResponse, ReplyThreads, events, finished
+from app.api.replies import EVENT_SCHEMA, ReplyResponse, events, finished, run_in_reply_thread
 from app.api.schemas import (
     ChatOut,
     ChatWithMessages,
@@ -214,7 +214,7 @@ async def send_message(
         edits=body.edits,
         sampling=body.sampling(services.chat_service),
     )
-    live = await reply_threads(request).run(send)
+    live = await run_in_reply_thread(request, send)
     return await _answer(live, request, stream, services, identity.user_id)
 
 
@@ -230,7 +230,7 @@ async def regenerate(
     """Get an alternative to this reply."""
     sampling = (body or SamplingChoice()).sampling(services.chat_service)
     again = partial(services.chat_service.regenerate, identity.user_id, message_id, sampling=sampling)
-    live = await reply_threads(request).run(again)
+    live = await run_in_reply_thread(request, again)
     return await _answer(live, request, stream, services, identity.user_id)
 
 
@@ -241,19 +241,13 @@ def cancel_reply(message_id: Id, identity: CurrentUser, services: ServicesHere) 
     return Cancelled(message_id=message_id, cancelled=cancelled)
 
 
-def reply_threads(request: Request) -> ReplyThreads:
-    threads: ReplyThreads = request.app.state.reply_threads
-    return threads
-
-
 async def _answer(
     live: LiveReply, request: Request, stream: bool, services: Services, user_id: str
 ) -> Response:
-    threads = reply_threads(request)
     headers = {"X-Thumbloop-Model-Version": live.model_version}
     if stream:
         return ReplyResponse(live, events(live), headers)
-    message = await finished(live, threads, request)
+    message = await finished(live, request)
 
     def shown() -> MessageOut:
         with services.database.read() as session:
@@ -261,4 +255,5 @@ async def _answer(
             place = next(place for place in places if place.message.id == message.id)
             return messages_out(session, [place], user_id)[0]
 
-    return JSONResponse((await threads.run(shown)).model_dump(mode="json"), headers=headers)
+    body = await run_in_reply_thread(request, shown)
+    return JSONResponse(body.model_dump(mode="json"), headers=headers)

@@ -1,29 +1,25 @@
 """Statistics: votes, weights, approval per version, readiness and schedule. For admins."""
 
-from datetime import date, datetime
+from datetime import datetime
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.api.schemas import ApprovalOut, VersionOut
-from app.api.v1.canary import CanaryOut, current_canary
-from app.api.v1.model_versions import all_versions
+from app.api.v1.model_versions import CanaryOut, all_versions, current_canary
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
 from storage.chats import stats, votes
 from storage.chats.signals import count_signals
+from storage.chats.stats import DayStats
+from storage.chats.votes import VoteCounts
 from storage.examples.filters import is_of_source
 from storage.examples.weights import class_weights, source_weight
 from storage.registry.training_runs import active_run
 from storage.settings import SignalKind
-from trainer.dataset.readiness import check_readiness
+from trainer.dataset.readiness import Readiness, check_readiness
 
 router = APIRouter(tags=["feedback"])
-
-
-class Votes(BaseModel, from_attributes=True):
-    up: int
-    down: int
 
 
 class WeightsOut(BaseModel, from_attributes=True):
@@ -31,31 +27,20 @@ class WeightsOut(BaseModel, from_attributes=True):
     undesirable: float | None
 
 
-class ReadinessOut(BaseModel, from_attributes=True):
-    ready: bool
-    reason: str
-
-
 class ScheduleOut(BaseModel):
     description: str
     next_run: datetime | None
 
 
-class DayOut(BaseModel, from_attributes=True):
-    day: date
-    up: int
-    down: int
-
-
 class Figures(BaseModel):
-    votes: Votes
+    votes: VoteCounts
     weights: WeightsOut = Field(
         description="The class weights of these votes, without those of THUMBLOOP_EXCLUDE_SOURCES and with "
         "imported ones counted by THUMBLOOP_IMPORT_WEIGHT. A run computes its own after its data policy, "
         "corrections, signals and hold-out; they are in its metrics."
     )
     versions: list[VersionOut]
-    readiness: ReadinessOut = Field(
+    readiness: Readiness = Field(
         description="Whether there are enough of these votes, without those of THUMBLOOP_EXCLUDE_SOURCES. "
         "A run checks the votes that its data policy selects."
     )
@@ -66,9 +51,9 @@ class Figures(BaseModel):
 class Statistics(BaseModel):
     approval: list[ApprovalOut] = Field(description="Per version that has replied, newest first.")
     canary: CanaryOut | None = Field(description="The active canary, compared with the deployed version.")
-    tags: dict[str, Votes] = Field(description="Current votes per reason tag, most used first.")
+    tags: dict[str, VoteCounts] = Field(description="Current votes per reason tag, most used first.")
     signals: dict[SignalKind, int] = Field(description="What people did with replies without voting.")
-    days: list[DayOut] = Field(
+    days: list[DayStats] = Field(
         description="Votes cast or changed on each of the last 30 UTC days; each counts once a day."
     )
 
@@ -89,9 +74,9 @@ def current_statistics(services: Services) -> Statistics:
         return Statistics(
             approval=[ApprovalOut.model_validate(version) for version in stats.version_stats(session)],
             canary=current_canary(services),
-            tags={tag: Votes(up=up, down=down) for tag, (up, down) in stats.tag_counts(session).items()},
+            tags=stats.tag_counts(session),
             signals=count_signals(session),
-            days=[DayOut.model_validate(day) for day in stats.daily_votes(session)],
+            days=stats.daily_votes(session),
         )
 
 
@@ -108,10 +93,9 @@ def current_figures(services: Services) -> Figures:
         voters = votes.count_voters(session, sources=list(trainable))
         versions = all_versions(session)
         active = active_run(session)
-    ups = sum(counts.up for counts in trainable.values())
-    downs = sum(counts.down for counts in trainable.values())
+    usable = votes.total(trainable.values())
     weights = WeightsOut(desirable=None, undesirable=None)
-    if ups and downs:
+    if usable.up and usable.down:
         factors = {source: source_weight(source, settings.import_weight) for source in trainable}
         found = class_weights(
             sum(factors[source] * counts.up for source, counts in trainable.items()),
@@ -120,16 +104,17 @@ def current_figures(services: Services) -> Figures:
         )
         weights = WeightsOut.model_validate(found)
     readiness = check_readiness(
-        ups=ups, downs=downs, voters=voters, trainable_rows=ups + downs, settings=settings
+        ups=usable.up,
+        downs=usable.down,
+        voters=voters,
+        trainable_rows=usable.up + usable.down,
+        settings=settings,
     )
     return Figures(
-        votes=Votes(
-            up=sum(counts.up for counts in of_source.values()),
-            down=sum(counts.down for counts in of_source.values()),
-        ),
+        votes=votes.total(of_source.values()),
         weights=weights,
         versions=versions,
-        readiness=ReadinessOut.model_validate(readiness),
+        readiness=readiness,
         schedule=ScheduleOut(
             description=services.schedule.describe(), next_run=services.schedule.next_run_time()
         ),

@@ -14,8 +14,8 @@ from storage.files.installation_key import load_secret
 from storage.people import tokens
 from storage.people.end_users import find_end_user
 from storage.people.users import get_user
-from storage.privacy.erasure import erase_user, preview_user, remove_copies
-from storage.privacy.quarantine import set_quarantine
+from storage.privacy.erasure import ErasureReport, erase_user, preview_user, remove_copies
+from storage.privacy.quarantine import QuarantineReport, set_quarantine
 
 router = APIRouter(tags=["users"])
 
@@ -24,16 +24,6 @@ class Me(BaseModel):
     id: str
     name: str
     role: str
-
-
-class Erased(BaseModel, from_attributes=True):
-    chats: int
-    messages: int
-    votes: int
-    signals: int
-    affected_versions: list[str] = Field(
-        description="Versions trained on some of it; only a run from the base model forgets it."
-    )
 
 
 @router.get("/me")
@@ -97,30 +87,24 @@ class Quarantine(Body):
     reason: Text = Field("", max_length=1000, description="For the audit log.")
 
 
-class Quarantined(BaseModel, from_attributes=True):
-    quarantined: bool
-    votes: int = Field(description="How many of their votes this changed.")
-
-
 @router.put("/users/{user_id}/quarantine")
-def quarantine(user_id: Id, body: Quarantine, identity: Admin, services: ServicesHere) -> Quarantined:
+def quarantine(user_id: Id, body: Quarantine, identity: Admin, services: ServicesHere) -> QuarantineReport:
     """Quarantine or release a person. Quarantined votes are kept, but not trained on, counted or exported."""
     with services.database.write() as session:
-        report = set_quarantine(session, user_id, body.quarantined, by=identity.user_id, reason=body.reason)
-    return Quarantined.model_validate(report)
+        return set_quarantine(session, user_id, body.quarantined, by=identity.user_id, reason=body.reason)
 
 
 @router.delete("/users/{user_id}/data")
-def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> Erased:
+def erase_data(user_id: Id, identity: Admin, services: ServicesHere) -> ErasureReport:
     """Erase a person: name, secrets, chats, votes, and exports in the data directory. For admins."""
     return _erase(services, user_id, by=identity.user_id)
 
 
 @router.get("/users/{user_id}/data")
-def preview_erasure(user_id: Id, _: Admin, services: ServicesHere) -> Erased:
+def preview_erasure(user_id: Id, _: Admin, services: ServicesHere) -> ErasureReport:
     """What an erasure of this person would remove, and which versions it would affect. For admins."""
     with services.database.read() as session:
-        return Erased.model_validate(preview_user(session, user_id))
+        return preview_user(session, user_id)
 
 
 class EndUser(Body):
@@ -128,7 +112,7 @@ class EndUser(Body):
 
 
 @router.post("/end-users/erase")
-def erase_end_user(body: EndUser, identity: CurrentUser, services: ServicesHere) -> Erased:
+def erase_end_user(body: EndUser, identity: CurrentUser, services: ServicesHere) -> ErasureReport:
     """Erase an end user of your own application: chats, votes and the name's hash."""
     salt = load_secret(services.settings.data_dir)
     with services.database.read() as session:
@@ -152,8 +136,8 @@ def _end_sessions(services: Services, user_id: str, session_id: str = "", *, by:
     return SessionsEnded(ended=ended)
 
 
-def _erase(services: Services, user_id: str, *, by: str) -> Erased:
+def _erase(services: Services, user_id: str, *, by: str) -> ErasureReport:
     with services.database.write() as session:
         report = erase_user(session, user_id, by=by)
     remove_copies(services.database, services.settings.data_dir)
-    return Erased.model_validate(report)
+    return report

@@ -7,7 +7,7 @@ import pytest
 from sqlmodel import select
 
 from app.web import password_checks
-from app.web.password_checks import Delays, PasswordChecks, PerMinute, network_of
+from app.web.password_checks import Delays, PasswordChecks, network_of
 from storage.db.database import Database
 from storage.db.tables import AuditEvent
 from storage.errors import NotAuthenticated, ThumbloopError, TooOften
@@ -107,15 +107,6 @@ def test_delays_grow_to_a_limit_and_are_kept_in_bounded_memory(clock: Clock) -> 
         delays.add(str(number))
     assert len(delays) == password_checks.MOST_KEPT
     assert delays.wait("a") == 0
-
-
-def test_events_of_a_minute_are_limited(clock: Clock) -> None:
-    limit = PerMinute(2, clock)
-    assert [limit.take() for _ in range(3)] == [0, 0, 60]
-    clock.now += 59.5
-    assert limit.take() == 1
-    clock.now += 1
-    assert limit.take() == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 
 from storage.chats import stats, votes
+from storage.chats.votes import VoteCounts
 from storage.db.database import Database
 from storage.db.tables import now
 from storage.privacy.consent import delete_chat
@@ -48,7 +49,7 @@ def test_rates_per_version_tags_and_days(database: Database) -> None:
         assert (v1.version, v1.replies, v1.up, v1.down) == ("v1", 8, 2, 1)
         assert (v1.approval, v1.vote_rate) == (pytest.approx(2 / 3), pytest.approx(3 / 8))
         assert not v1.enough_votes
-        assert stats.tag_counts(session) == {"wrong": (0, 1)}
+        assert stats.tag_counts(session) == {"wrong": VoteCounts(0, 1)}
         days = stats.daily_votes(session, days=7)
     assert len(days) == 7
     assert days[-1] == stats.DayStats(now().date(), up=2, down=1)
