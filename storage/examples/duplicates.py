@@ -7,6 +7,8 @@ SQLite file, so a million texts need no more memory than its cache.
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple
 
 from storage.examples.example import Example
@@ -58,6 +60,7 @@ class TextCounts:
         self._file.close()
 
 
+@dataclass
 class Selection:
     """The examples that remain after handling duplicates and contradictions.
 
@@ -66,50 +69,36 @@ class Selection:
     votes of the more frequent label, or none if both are equal. These two read `examples` twice.
     """
 
-    def __init__(
-        self,
-        examples: Callable[[], Iterator[Example]],
-        *,
-        duplicates: Duplicates = "keep",
-        contradictions: Contradictions = "keep",
-    ) -> None:
-        self._examples = examples
-        self._duplicates = duplicates
-        self._contradictions = contradictions
-        self.duplicate_votes = 0  # votes whose text and label had occurred before, dropped or not
-        self.contradictory_texts = 0
-        self.contradictory_votes = 0
-        self.contradictions_dropped = 0
+    examples: Callable[[], Iterator[Example]]
+    _: KW_ONLY
+    duplicates: Duplicates = "keep"
+    contradictions: Contradictions = "keep"
+    duplicate_votes: int = 0  # votes whose text and label had occurred before, dropped or not
+    contradictory_texts: int = 0
+    contradictory_votes: int = 0
+    contradictions_dropped: int = 0
 
     def __iter__(self) -> Iterator[Example]:
-        seen = TextCounts()
-        counts = self._count() if self._contradictions != "keep" else None
-        try:
-            for example in self._examples():
-                if counts is not None and not self._stands(example, counts.of(example)):
+        with closing(TextCounts()) as seen, closing(TextCounts()) as every:
+            settles = self.contradictions != "keep"
+            for example in self.examples() if settles else ():
+                every.add(example)
+            for example in self.examples():
+                if settles and not self._stands(example, every.of(example)):
                     self.contradictions_dropped += 1
                     continue
                 votes = seen.add(example)
                 repeated = (votes.up if example.label else votes.down) > 1
                 self.duplicate_votes += repeated
-                if not repeated or self._duplicates == "keep":
+                if not repeated or self.duplicates == "keep":
                     yield example
-            self.contradictory_texts, self.contradictory_votes = (counts or seen).contradictory()
-        finally:
-            seen.close()
-            if counts is not None:
-                counts.close()
-
-    def _count(self) -> TextCounts:
-        counts = TextCounts()
-        for example in self._examples():
-            counts.add(example)
-        return counts
+            counts = every if settles else seen
+            self.contradictory_texts, self.contradictory_votes = counts.contradictory()
 
     def _stands(self, example: Example, votes: TextVotes) -> bool:
         if not (votes.up and votes.down):
             return True
-        if self._contradictions == "drop" or votes.up == votes.down:
+        if self.contradictions == "drop" or votes.up == votes.down:
             return False
         return example.label == (votes.up > votes.down)
 

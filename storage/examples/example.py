@@ -11,15 +11,17 @@ only one page is in memory.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlmodel import Session
+import sqlalchemy as sa
+from sqlmodel import Session, col
 
 from storage.db.ids import is_id
+from storage.db.tables import VoteEvent
 from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
-from storage.examples.queries import messages_up_to, next_event, standing_votes
+from storage.examples.queries import messages_before, standing_votes
 from storage.registry.lineage import ERASED
 
 # Event ids in a page. Memory holds this many rows and the messages before their replies.
@@ -49,6 +51,7 @@ class Example:
     origin: str = ""  # the source of the chat, also where `source` says correction or signal
 
 
+@dataclass
 class Examples:
     """The examples of a snapshot that pass a filter, in the order of their vote events.
 
@@ -57,30 +60,27 @@ class Examples:
     skips reading them; exports do not need them.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        snapshot_event_id: int,
-        filter: ExampleFilter = EVERYTHING,
-        *,
-        corrections: bool = False,
-        token_ids: bool = True,
-        page: int = PAGE,
-    ) -> None:
-        assert not filter.on_policy
-        assert filter.user is None or is_id(filter.user)
-        self.session = session
-        self.snapshot_event_id = snapshot_event_id
-        self.filter = filter
-        self.corrections = corrections
-        self.page = page
-        self.left_out: Counter[str] = Counter()  # matching votes without an example, by reason
-        self._query = standing_votes(filter, token_ids=token_ids)
+    session: Session
+    snapshot_event_id: int
+    filter: ExampleFilter = EVERYTHING
+    _: KW_ONLY
+    corrections: bool = False
+    token_ids: bool = True
+    page: int = PAGE
+    left_out: Counter[str] = field(default_factory=Counter)  # matching votes without an example, by reason
+
+    def __post_init__(self) -> None:
+        assert not self.filter.on_policy
+        assert self.filter.user is None or is_id(self.filter.user)
+        self._query = standing_votes(self.filter, token_ids=self.token_ids)
 
     def iterate(self, after: int = 0) -> Iterator[Example]:
         """The examples with event ids above `after`; counts `left_out` from zero."""
         self.left_out.clear()
-        while (first := next_event(self.session, after, self.snapshot_event_id)) is not None:
+        events = sa.select(sa.func.min(VoteEvent.id)).where(
+            col(VoteEvent.id) > sa.bindparam("after"), col(VoteEvent.id) <= self.snapshot_event_id
+        )
+        while (first := self.session.execute(events, {"after": after}).scalar_one()) is not None:
             after = min(first + self.page - 1, self.snapshot_event_id)
             yield from self.at(range(first, after + 1))
 
@@ -92,9 +92,7 @@ class Examples:
         wanted = [
             (row, example) for row in rows for example in self._of_vote(row) if self._allowed(row, example)
         ]
-        before = messages_up_to(
-            self.session, {row.parent_id for row, _ in wanted if row.parent_id is not None}
-        )
+        before = messages_before(self.session, [row for row, _ in wanted])
         for row, example in wanted:
             found = replace(example, prompt=prompt_of(row, before))
             if has_length(found, self.filter):

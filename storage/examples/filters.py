@@ -164,17 +164,11 @@ def resolve(session: Session, filter: ExampleFilter, *, salt: bytes) -> ExampleF
     elif filter.model_version is not None:
         model_versions.get_version(session, filter.model_version)
     if filter.user is not None:
-        found["user"] = _user_id(session, filter.user, salt)
+        person = filter.user if is_id(filter.user) else users.find_by_hash(session, filter.user, salt=salt)
+        if person is None:
+            raise NotFound(f"There is no user with the hash {filter.user}.")
+        found["user"] = users.get_user(session, person).id
     return filter.model_copy(update=found)
-
-
-def _user_id(session: Session, user: str, salt: bytes) -> str:
-    if is_id(user):
-        return users.get_user(session, user).id
-    user_id = users.find_by_hash(session, user, salt=salt)
-    if user_id is None:
-        raise NotFound(f"There is no user with the hash {user}.")
-    return user_id
 
 
 def _moment(value: object, of_day: time) -> datetime | None:
@@ -183,8 +177,10 @@ def _moment(value: object, of_day: time) -> datetime | None:
             value = _parse(value)
         if isinstance(value, datetime):
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-        if value is None or isinstance(value, date):
-            return datetime.combine(value, of_day, tzinfo=UTC) if value is not None else None
+        if isinstance(value, date):
+            return datetime.combine(value, of_day, tzinfo=UTC)
+        if value is None:
+            return None
     except (ValueError, OverflowError):
         pass
     raise ValueError("this is not a date; write 2026-01-31 or 2026-01-31T18:00:00+01:00")

@@ -6,44 +6,38 @@ the store's size.
 
 import heapq
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlmodel import Session
+from sqlmodel import Session, col, func, select
 
+from storage.db.tables import VoteEvent
 from storage.examples.example import PAGE, Example, Examples
 from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
-from storage.examples.queries import count_events, newest_events
 from storage.examples.signal_examples import signal_examples
 from storage.settings import SignalKind
 
 
+@dataclass(frozen=True)
 class NewestExamples:
     """The examples of a snapshot, newest first, without those from the sources in `exclude`."""
 
-    def __init__(
-        self,
-        session: Session,
-        snapshot_event_id: int,
-        *,
-        corrections: bool = False,
-        signals: Collection[SignalKind] = (),
-        exclude: Collection[str] = (),
-    ) -> None:
-        self.session, self.snapshot_event_id = session, snapshot_event_id
-        self.corrections, self.signals, self.exclude = corrections, signals, exclude
+    session: Session
+    snapshot_event_id: int
+    _: KW_ONLY
+    corrections: bool = False
+    signals: Collection[SignalKind] = ()
+    exclude: Collection[str] = ()
 
     def of(self, label: bool, since: datetime | None = None) -> Iterator[Example]:
         """Examples with this label since that moment, newest first: votes, corrections and signals."""
+        recent = ExampleFilter(label=label, from_date=since)
         signals = signal_examples(
-            self.session,
-            self.snapshot_event_id,
-            self.signals,
-            ExampleFilter(label=label),
-            newest_first=True,
+            self.session, self.snapshot_event_id, self.signals, recent, newest_first=True
         )
-        recent = (one for one in signals if since is None or one.voted_at >= since)
         # With equal event ids, the signal is newer than the vote event.
-        both = heapq.merge(recent, self._votes(label, since), key=lambda one: one.event_id, reverse=True)
+        both = heapq.merge(signals, self._votes(label, since), key=lambda one: one.event_id, reverse=True)
         return filter(self._is_wanted, both)
 
     def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
@@ -56,15 +50,21 @@ class NewestExamples:
         This counts index entries, so it includes superseded votes and votes that training may not use.
         """
         last = self.snapshot_event_id if up_to is None else up_to
-        return count_events(self.session, label, last, before=before)
+        query = select(func.count()).where(col(VoteEvent.label).is_(label), col(VoteEvent.id) <= last)
+        if before is not None:
+            query = query.where(col(VoteEvent.created_at) < before)
+        return self.session.exec(query).one()
 
     def _votes(self, label: bool, since: datetime | None) -> Iterator[Example]:
         examples = self._examples(ExampleFilter(label=label, from_date=since))
+        wanted: Any = col(VoteEvent.label).is_(label)  # for which an index alone suffices
+        if self.corrections and label:  # a correction is a desirable example
+            wanted |= col(VoteEvent.correction).is_not(None)
+        newest: Any = select(VoteEvent.id).where(wanted).order_by(col(VoteEvent.id).desc()).limit(PAGE)
+        if since is not None:
+            newest = newest.where(col(VoteEvent.created_at) >= since)
         before = self.snapshot_event_id + 1
-        with_corrections = self.corrections and label  # a correction is a desirable example
-        while page := newest_events(
-            self.session, label, before, limit=PAGE, since=since, corrections=with_corrections
-        ):
+        while page := self.session.exec(newest.where(col(VoteEvent.id) < before)).all():
             yield from reversed(list(examples.at(page)))
             before = page[-1]
 

@@ -8,6 +8,7 @@ pairs at a time.
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
@@ -26,8 +27,7 @@ def iter_pairs(
     Of several votes on the same text, the first counts. A text with votes of both labels is in no pair, since
     its side is unclear (`duplicates.Selection` may have resolved that before).
     """
-    file = scratch_file()
-    try:
+    with closing(scratch_file()) as file:
         _note(file, examples)
         pairs = _pairs(file)
         while page := list(islice(pairs, PAGE // 2)):
@@ -36,8 +36,6 @@ def iter_pairs(
             for up, down in page:
                 if up in found and down in found:  # a chat may have been deleted meanwhile
                     yield found[up], found[down]
-    finally:
-        file.close()
 
 
 def pair_up(ups: Sequence[Item], downs: Sequence[Item]) -> Iterator[tuple[Item, Item]]:

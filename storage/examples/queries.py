@@ -4,15 +4,14 @@ The queries of a page use primary keys and the index of vote_event on (message, 
 on the size of the page, not of the store.
 """
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, func
 
-from storage.db.tables import Chat, Message, ModelVersion, Table, VoteEvent
+from storage.db.tables import Chat, Message, ModelVersion, Signal, Table, VoteEvent
 from storage.examples.filters import ExampleFilter
 from storage.registry.lineage import ERASED
 
@@ -27,44 +26,6 @@ REPLY = (
     col(ModelVersion.number).label("version"),
     *columns(Chat, "source", "system_prompt", "consent", "deleted_at"),
 )
-
-
-def next_event(session: Session, after: int, snapshot_event_id: int) -> int | None:
-    """The id of the snapshot's first event after `after`, if any."""
-    event_id = col(VoteEvent.id)
-    query = select(func.min(event_id)).where(event_id > after, event_id <= snapshot_event_id)
-    return session.exec(query).one()
-
-
-def newest_events(
-    session: Session,
-    label: bool,
-    before: int,
-    *,
-    limit: int,
-    since: datetime | None = None,
-    corrections: bool = False,
-) -> list[int]:
-    """The ids of the newest events with this label below `before`, newest first.
-
-    With `corrections`, also events of any label that have a correction. Without, an index alone suffices.
-    """
-    wanted: sa.ColumnElement[bool] = col(VoteEvent.label).is_(label)
-    if corrections:
-        wanted = wanted | col(VoteEvent.correction).is_not(None)
-    query = select(VoteEvent.id).where(wanted, col(VoteEvent.id) < before)
-    if since is not None:
-        query = query.where(col(VoteEvent.created_at) >= since)
-    found = session.exec(query.order_by(col(VoteEvent.id).desc()).limit(limit))
-    return [event_id for event_id in found if event_id is not None]
-
-
-def count_events(session: Session, label: bool, up_to: int, *, before: datetime | None = None) -> int:
-    """How many events have this label, including those superseded by later ones."""
-    query = select(func.count()).where(col(VoteEvent.label).is_(label), col(VoteEvent.id) <= up_to)
-    if before is not None:
-        query = query.where(col(VoteEvent.created_at) < before)
-    return session.exec(query).one()
 
 
 def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tuple[Any, ...]]:
@@ -86,7 +47,7 @@ def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tupl
         .scalar_subquery()
     )
     counted = func.json_array_length(Message.token_ids) if filter.counts_tokens else sa.null()
-    query = (
+    return (
         sa.select(
             *columns(VoteEvent, "id", "message_id", "user_id", "action", "label", "created_at"),
             *columns(VoteEvent, "tags", "comment", "correction"),
@@ -94,45 +55,49 @@ def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tupl
             col(Message.token_ids) if token_ids else sa.null().label("token_ids"),
             counted.label("token_count"),
         )
-        .select_from(VoteEvent)
-        .join(Message, col(Message.id) == VoteEvent.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
-        .outerjoin(ModelVersion, col(ModelVersion.id) == Message.model_version_id)
+        .join_from(VoteEvent, Message)
+        .join(Chat)
+        .outerjoin(ModelVersion)
         .where(
             col(VoteEvent.id).in_(sa.bindparam("ids", expanding=True)),
             col(VoteEvent.label).is_not(None) | (col(VoteEvent.action) == ERASED),
             col(VoteEvent.id) == latest,
+            *_of_votes(filter),
+            *conditions(filter, VoteEvent),
         )
         .order_by(col(VoteEvent.id))
     )
-    return query.where(*_conditions(filter))
 
 
-def messages_up_to(session: Session, ids: set[str]) -> dict[str, Any]:
-    """These messages and all their ancestors by id, one query per generation, each by primary key."""
+def conditions(
+    filter: ExampleFilter, table: type[VoteEvent] | type[Signal]
+) -> Iterator[sa.ColumnElement[bool]]:
+    """The filters that SQL can check on votes and on signals; most others are checked on each example."""
+    if filter.from_date is not None:
+        yield col(table.created_at) >= filter.from_date
+    if filter.to_date is not None:
+        yield col(table.created_at) <= filter.to_date
+    if filter.user is not None:
+        yield col(table.user_id) == filter.user
+    if filter.version_number is not None:
+        yield col(ModelVersion.number) == filter.version_number
+
+
+def messages_before(session: Session, replies: Iterable[Any]) -> dict[str, Any]:
+    """All ancestors of these replies by id, one query per generation, each by primary key."""
     found: dict[str, Any] = {}
-    query = sa.select(col(Message.id), col(Message.parent_id), col(Message.role), col(Message.content)).where(
+    query = sa.select(*columns(Message, "id", "parent_id", "role", "content")).where(
         col(Message.id).in_(sa.bindparam("ids", expanding=True))
     )
-    while ids:
-        rows = session.execute(query, {"ids": sorted(ids)}).all()
-        found |= {row.id: row for row in rows}
-        ids = {row.parent_id for row in rows if row.parent_id is not None} - found.keys()
+    while ids := {row.parent_id for row in replies if row.parent_id is not None} - found.keys():
+        replies = session.execute(query, {"ids": sorted(ids)}).all()
+        found |= {row.id: row for row in replies}
     return found
 
 
-def _conditions(filter: ExampleFilter) -> Iterator[sa.ColumnElement[bool]]:
-    """The filters that SQL can check; the others are checked on each example."""
+def _of_votes(filter: ExampleFilter) -> Iterator[sa.ColumnElement[bool]]:
     if filter.quarantined != "any":
         yield col(VoteEvent.quarantined).is_(filter.quarantined == "only")
-    if filter.from_date is not None:
-        yield col(VoteEvent.created_at) >= filter.from_date
-    if filter.to_date is not None:
-        yield col(VoteEvent.created_at) <= filter.to_date
-    if filter.user is not None:
-        yield col(VoteEvent.user_id) == filter.user
-    if filter.version_number is not None:
-        yield col(ModelVersion.number) == filter.version_number
     if filter.has_comment is not None:
         without = func.trim(func.coalesce(VoteEvent.comment, "")) == ""
         yield ~without if filter.has_comment else without

@@ -12,7 +12,7 @@ from storage.chats.signals import DESIRABLE, SIGNAL
 from storage.db.tables import Chat, Message, ModelVersion, Signal, User, VoteEvent
 from storage.examples.example import PAGE, Example, example_of, has_length, matches, prompt_of
 from storage.examples.filters import EVERYTHING, ExampleFilter
-from storage.examples.queries import REPLY, columns, messages_up_to
+from storage.examples.queries import REPLY, columns, conditions, messages_before
 from storage.settings import SignalKind
 
 
@@ -31,19 +31,24 @@ def signal_examples(
     or none if they contradict each other. Deleted chats, chats without consent and quarantined people give no
     examples, even if the filter asks for them. The filter must come from storage.examples.filters.resolve.
     """
-    if not kinds or filter.consent == "withheld" or filter.quarantined == "only":
+    if not kinds or filter.has_comment or filter.consent == "withheld" or filter.quarantined == "only":
         return
-    query = _query(kinds, newest_first)
+    query = _query(kinds, snapshot_event_id, newest_first).where(*conditions(filter, Signal))
     if filter.label is not None:
         query = query.where((col(Signal.kind) == DESIRABLE) == filter.label)
     last = (snapshot_event_id, "") if newest_first else (-1, "")
-    while rows := session.execute(
-        query, {"snapshot": snapshot_event_id, "event": last[0], "id": last[1]}
-    ).all():
-        before = messages_up_to(session, {row.parent_id for row in rows if row.parent_id is not None})
+    while rows := session.execute(query, {"event": last[0], "id": last[1]}).all():
+        before = messages_before(session, rows)
         for row in rows:
-            example = _example(row, before)
-            if not _is_wanted(example, filter):
+            example = example_of(
+                row,
+                prompt=prompt_of(row, before),
+                label=row.kind == DESIRABLE,
+                source=f"{SIGNAL}:{row.kind}",
+                event_id=row.after_event_id,
+            )
+            tokens = len(example.token_ids) if example.token_ids is not None else None
+            if not (matches(example, filter, tokens) and has_length(example, filter)):
                 continue
             if reason := _taken_back(row):
                 if left_out is not None:
@@ -62,31 +67,8 @@ def _taken_back(row: Any) -> str:
     return "quarantined person" if row.set_aside else ""
 
 
-def _is_wanted(example: Example, wanted: ExampleFilter) -> bool:
-    tokens = len(example.token_ids) if example.token_ids is not None else None
-    return (
-        not wanted.has_comment
-        and wanted.user in (None, example.user_id)
-        and (wanted.from_date is None or example.voted_at >= wanted.from_date)
-        and (wanted.to_date is None or example.voted_at <= wanted.to_date)
-        and matches(example, wanted, tokens)
-        and has_length(example, wanted)
-    )
-
-
-def _example(row: Any, before: dict[str, Any]) -> Example:
-    return example_of(
-        row,
-        prompt=prompt_of(row, before),
-        label=row.kind == DESIRABLE,
-        source=f"{SIGNAL}:{row.kind}",
-        event_id=row.after_event_id,
-    )
-
-
-def _query(kinds: Collection[SignalKind], newest_first: bool) -> sa.Select[*tuple[Any, ...]]:
+def _query(kinds: Collection[SignalKind], snapshot: int, newest_first: bool) -> sa.Select[*tuple[Any, ...]]:
     other = aliased(Signal)
-    snapshot = sa.bindparam("snapshot", type_=sa.Integer())
     opposite = (col(other.kind) == DESIRABLE) != (col(Signal.kind) == DESIRABLE)
     overruled = (
         sa.select(col(other.id))
@@ -110,9 +92,9 @@ def _query(kinds: Collection[SignalKind], newest_first: bool) -> sa.Select[*tupl
         .limit(1)
         .scalar_subquery()
     )
-    place = sa.tuple_(col(Signal.after_event_id), col(Signal.id))
-    last = sa.tuple_(sa.bindparam("event", type_=sa.Integer()), sa.bindparam("id", type_=sa.String()))
     order = (col(Signal.after_event_id), col(Signal.id))
+    place = sa.tuple_(*order)
+    last = sa.tuple_(sa.bindparam("event", type_=sa.Integer()), sa.bindparam("id", type_=sa.String()))
     return (
         sa.select(
             *columns(Signal, "id", "kind", "message_id", "user_id", "after_event_id", "created_at"),
@@ -120,11 +102,10 @@ def _query(kinds: Collection[SignalKind], newest_first: bool) -> sa.Select[*tupl
             col(Message.token_ids),
             col(User.quarantined).label("set_aside"),
         )
-        .select_from(Signal)
-        .join(Message, col(Message.id) == Signal.message_id)
-        .join(Chat, col(Chat.id) == Message.chat_id)
+        .join_from(Signal, Message)
+        .join(Chat)
         .join(User, col(User.id) == Signal.user_id)
-        .outerjoin(ModelVersion, col(ModelVersion.id) == Message.model_version_id)
+        .outerjoin(ModelVersion)
         .where(
             col(Signal.kind).in_(kinds),
             col(Signal.after_event_id) < snapshot,

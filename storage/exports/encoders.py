@@ -52,13 +52,13 @@ def csv_table(rows: Iterable[Row], columns: Columns, most_rows: int = MOST_ROWS)
 def parquet(rows: Iterable[Row], columns: Columns, most_rows: int = MOST_ROWS) -> Iterator[bytes]:
     """One Parquet file with zstd-compressed row groups."""
     schema = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
-    sink = _Sink()
-    writer = pq.ParquetWriter(sink, schema, compression="zstd")
+    buffer = io.BytesIO()
+    writer = pq.ParquetWriter(buffer, schema, compression="zstd")
     for group in batches(rows, _characters, most_items=most_rows, most_size=GROUP_CHARACTERS):
         writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=most_rows)
-        yield sink.take()
+        yield _taken(buffer)
     writer.close()
-    yield sink.take()
+    yield _taken(buffer)
 
 
 ENCODERS: dict[str, Encoder] = {"jsonl": jsonl, "csv": csv_table, "parquet": parquet, "datasets": parquet}
@@ -69,15 +69,12 @@ def _csv_lines(rows: Iterable[Row], columns: Columns) -> Iterator[str]:
     writer = csv.writer(buffer)
     writer.writerow(columns)
     for row in rows:
-        writer.writerow(_cell(row[name], kind) for name, kind in columns.items())
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
-
-
-def _cell(value: Any, kind: Kind) -> str:
-    return defuse_cell(value) if kind is Kind.TEXT else _json(value)
+        writer.writerow(
+            defuse_cell(row[name]) if kind is Kind.TEXT else _json(row[name])
+            for name, kind in columns.items()
+        )
+        yield _taken(buffer)
+    yield _taken(buffer)
 
 
 def _json(value: Any) -> str:
@@ -97,21 +94,9 @@ def _characters(value: Any) -> int:
     return sum(map(_characters, value.values())) if isinstance(value, dict) else 1
 
 
-class _Sink(io.RawIOBase):
-    """A write-only file that buffers what is written until `take`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._parts.append(bytes(data))
-        return len(self._parts[-1])
-
-    def take(self) -> bytes:
-        taken = b"".join(self._parts)
-        self._parts.clear()
-        return taken
+def _taken(buffer: Any) -> Any:
+    """What was written to this StringIO or BytesIO, which is empty afterwards."""
+    written = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return written

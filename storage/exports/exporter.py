@@ -204,9 +204,7 @@ def remove_exports(folder: Path) -> list[Path]:
     removed = []
     for manifest in [*folder.rglob(f"*{MANIFEST_END}"), *folder.rglob("manifest.json")]:
         in_folder = manifest.name == "manifest.json"
-        export = (
-            manifest.parent if in_folder else manifest.with_name(manifest.name.removesuffix(MANIFEST_END))
-        )
+        export = manifest.parent if in_folder else Path(str(manifest).removesuffix(MANIFEST_END))
         if export == folder or not _is_manifest(manifest):
             continue
         if export.is_dir():

@@ -6,7 +6,7 @@ the operator installed a spaCy model and set `redaction_model`. Nothing is downl
 
 from collections import Counter
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -113,13 +113,7 @@ class Redaction:
 
     def of(self, *examples: Example) -> tuple[Example, ...]:
         """Redact the examples of one row; equal data gets the same number in all their texts."""
-        numbers: dict[tuple[str, str], int] = {}
-
-        def text(value: str) -> str:
-            return self._replaced(value, numbers)
-
-        def note(value: str | None) -> str | None:
-            return text(value) if value else value
+        text = partial(self._replaced, numbers={})
 
         def messages(values: list[dict[str, str]]) -> list[dict[str, str]]:
             return [{"role": message["role"], "content": text(message["content"])} for message in values]
@@ -129,8 +123,8 @@ class Redaction:
                 example,
                 prompt=messages(example.prompt),
                 completion=messages(example.completion),
-                comment=note(example.comment),
-                correction=note(example.correction),
+                comment=text(example.comment) if example.comment else example.comment,
+                correction=text(example.correction) if example.correction else example.correction,
                 tags=[text(tag) for tag in example.tags],
             )
             for example in examples
@@ -183,29 +177,22 @@ def _load(spacy: Any, language: str, model: str) -> Any:
 
 def _recognizers(language: str, *, named: bool) -> list["EntityRecognizer"]:
     from presidio_analyzer import Pattern, PatternRecognizer
-    from presidio_analyzer.predefined_recognizers import (
-        CreditCardRecognizer,
-        CryptoRecognizer,
-        EmailRecognizer,
-        IbanRecognizer,
-        IpRecognizer,
-        MacAddressRecognizer,
-        PhoneRecognizer,
-        SpacyRecognizer,
-    )
+    from presidio_analyzer import predefined_recognizers as known
 
-    found: list[EntityRecognizer] = [
-        CreditCardRecognizer(supported_language=language),
-        CryptoRecognizer(supported_language=language),
-        IbanRecognizer(supported_language=language),
-        IpRecognizer(supported_language=language),
-        MacAddressRecognizer(supported_language=language),
-        PhoneRecognizer(supported_language=language),
-    ]
+    kinds = (
+        known.CreditCardRecognizer,
+        known.CryptoRecognizer,
+        known.IbanRecognizer,
+        known.IpRecognizer,
+        known.MacAddressRecognizer,
+        known.PhoneRecognizer,
+    )
     link = Pattern("link with a password", LINK_WITH_PASSWORD, 0.9)
     # Presidio's own recognizer of addresses would download a list of domains, and miss ada@mail.internal.
-    for entity, patterns in (("EMAIL_ADDRESS", EmailRecognizer.PATTERNS), ("LINK_WITH_PASSWORD", [link])):
-        found.append(PatternRecognizer(entity, patterns=patterns, supported_language=language))
+    patterns = {"EMAIL_ADDRESS": known.EmailRecognizer.PATTERNS, "LINK_WITH_PASSWORD": [link]}
+    in_language: dict[str, Any] = {"supported_language": language}
+    found: list[EntityRecognizer] = [kind(**in_language) for kind in kinds]
+    found += [PatternRecognizer(entity, patterns=these, **in_language) for entity, these in patterns.items()]
     if named:
-        found.append(SpacyRecognizer(supported_language=language, supported_entities=list(NAMES_AND_PLACES)))
+        found.append(known.SpacyRecognizer(supported_entities=list(NAMES_AND_PLACES), **in_language))
     return found

@@ -64,32 +64,19 @@ class Shaper:
 
     def row(self, shape: str, example: Example) -> Row:
         """The row of one example, in any shape but pairs."""
-        if shape == "sharegpt":
-            turns = [
-                {"from": SHAREGPT_SPEAKERS[message["role"]], "value": message["content"]}
-                for message in example.prompt + example.completion
-            ]
-            return {"conversations": turns, "kto_tag": example.label, **self._provenance(example)}
-        texts = self._texts(example) if shape == "kto-text" else (example.prompt, example.completion)
-        prompt, completion = texts
-        return {
-            "prompt": prompt,
-            "completion": completion,
-            "label": example.label,
-            **self._provenance(example),
-        }
-
-    def _texts(self, example: Example) -> tuple[str, str]:
-        """What the model reads, and what it should write.
-
-        The completion begins where the rendered prompt and the rendered conversation diverge: some templates
-        render a prompt differently alone than before a reply.
-        """
-        assert self.template is not None
-        prompt = self.template(example.prompt, True)
-        both = self.template(example.prompt + example.completion, False)
-        start = common_prefix(prompt, both)
-        return both[:start], both[start:]
+        row: Row = {"prompt": example.prompt, "completion": example.completion, "label": example.label}
+        both = example.prompt + example.completion
+        if shape == "kto-text":
+            assert self.template is not None
+            # The completion begins where the rendered prompt and the rendered conversation diverge: some
+            # templates render a prompt differently alone than before a reply.
+            text = self.template(both, False)
+            start = common_prefix(self.template(example.prompt, True), text)
+            row |= {"prompt": text[:start], "completion": text[start:]}
+        elif shape == "sharegpt":
+            turns = [{"from": SHAREGPT_SPEAKERS[m["role"]], "value": m["content"]} for m in both]
+            row = {"conversations": turns, "kto_tag": example.label}
+        return row | self._provenance(example)
 
     def pair(self, up: Example, down: Example) -> Row:
         """TRL's conversational preference with an explicit prompt."""

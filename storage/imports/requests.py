@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.db.database import Database
+from storage.db.rows import count_changed
 from storage.db.tables import ImportRequest, now
 from storage.errors import Conflict, InvalidInput
 
@@ -66,7 +67,7 @@ def store_report(session: Session, user_id: str, key: str, sha256: str, report: 
 def remove_old_requests(session: Session) -> int:
     """Delete keys older than 30 days; returns how many."""
     old = sa.delete(ImportRequest).where(col(ImportRequest.created_at) < now() - KEPT)
-    return int(session.execute(old).rowcount)  # type: ignore[attr-defined]
+    return count_changed(session, old)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.db import audit
-from storage.db.rows import database_now
+from storage.db.rows import count_changed, database_now, execute_core, newest_rows
 from storage.db.tables import ApiToken, Table, User, now
 from storage.errors import InvalidInput, NotAuthenticated, NotFound
 
@@ -65,8 +65,7 @@ def create_token(
 
 def authenticate(session: Session, plain: str, *, kinds: Sequence[str] = ("api", "session")) -> Person | None:
     """The person a secret identifies; None if it is unknown, expired or revoked, or they are disabled."""
-    session.flush()  # a Core statement does not see the session's pending writes
-    found = session.connection().execute(_FIND, {"sha256": _digest(plain)}).one_or_none()
+    found = execute_core(session, _FIND, {"sha256": _digest(plain)}).one_or_none()
     if found is None or found.kind not in kinds or found.revoked_at is not None or found.disabled:
         return None
     if found.expires_at is not None and found.expires_at <= now():
@@ -79,8 +78,7 @@ def redeem_login(session: Session, plain: str) -> Person:
     user = check_login(session, plain)
     # Locked first, as a change of the account does, which ends what was signed in before it.
     session.exec(select(User.id).where(User.id == user.id).with_for_update()).one()
-    unused = _open().where(col(ApiToken.sha256) == _digest(plain), col(ApiToken.kind) == "login")
-    if session.execute(unused.returning(col(ApiToken.id))).one_or_none() is None:
+    if not _end(session, col(ApiToken.sha256) == _digest(plain), col(ApiToken.kind) == "login"):
         raise _used_link()
     return user
 
@@ -98,15 +96,10 @@ def revoke_token(session: Session, token_id: str) -> None:
     if token is None:
         raise NotFound(f"There is no token {token_id}; `thumbloop token list` shows them.")
     token.revoked_at = now()
-    session.add(token)
 
 
 def revoke_plain(session: Session, plain: str) -> None:
-    token = session.exec(select(ApiToken).where(ApiToken.sha256 == _digest(plain))).first()
-    if token is not None:
-        token.revoked_at = now()
-        session.add(token)
-        session.flush()
+    _end(session, col(ApiToken.sha256) == _digest(plain))
 
 
 def list_tokens(session: Session, kind: str = "api") -> list[ApiToken]:
@@ -115,13 +108,13 @@ def list_tokens(session: Session, kind: str = "api") -> list[ApiToken]:
 
 def list_sessions(session: Session, user_id: str, *, limit: int = 100) -> list[ApiToken]:
     """The sessions of a person that still work, newest first."""
-    found = select(ApiToken).where(
+    working = (
         ApiToken.user_id == user_id,
         ApiToken.kind == "session",
         col(ApiToken.revoked_at).is_(None),
         col(ApiToken.expires_at).is_(None) | (col(ApiToken.expires_at) > now()),
     )
-    return list(session.exec(found.order_by(col(ApiToken.id).desc()).limit(limit)))
+    return newest_rows(session, ApiToken, *working, limit=limit)
 
 
 def sign_out(session: Session, user_id: str, session_id: str = "", *, by: str) -> int:
@@ -129,33 +122,27 @@ def sign_out(session: Session, user_id: str, session_id: str = "", *, by: str) -
 
     Raises NotFound for a session that the person does not have.
     """
+    theirs = col(ApiToken.user_id) == user_id
     if session_id:
-        _end_session(session, session_id, user_id)
-    ended = 1 if session_id else end_all(session, user_id, SIGN_INS)
+        ended = _end(session, theirs, col(ApiToken.id) == session_id, col(ApiToken.kind) == "session")
+        if not ended:
+            raise NotFound(f"There is no session {session_id} that has not ended.")
+    else:
+        ended = end_all(session, user_id, SIGN_INS)
     audit.record(session, by, "sign out", user_id, ended=ended)
     return ended
 
 
-def _end_session(session: Session, session_id: str, user_id: str) -> None:
-    ended = _open().where(
-        col(ApiToken.id) == session_id, col(ApiToken.user_id) == user_id, col(ApiToken.kind) == "session"
-    )
-    if session.execute(ended.returning(col(ApiToken.id))).one_or_none() is None:
-        raise NotFound(f"There is no session {session_id} that has not ended.")
-
-
 def end_all(session: Session, user_id: str, kinds: Sequence[str] = KINDS) -> int:
     """End a person's secrets of these kinds; returns how many."""
-    ended = _open().where(col(ApiToken.user_id) == user_id, col(ApiToken.kind).in_(kinds))
-    return len(session.execute(ended.returning(col(ApiToken.id))).all())
+    return _end(session, col(ApiToken.user_id) == user_id, col(ApiToken.kind).in_(kinds))
 
 
 def remove_ended(session: Session) -> int:
     """Delete sessions and links that expired or were revoked over a week ago; returns how many."""
     over = database_now(session) - KEPT
     old = (col(ApiToken.expires_at) < over) | (col(ApiToken.revoked_at) < over)
-    removed = session.execute(sa.delete(ApiToken).where(col(ApiToken.kind).in_(SIGN_INS), old))
-    return int(removed.rowcount)  # type: ignore[attr-defined]
+    return count_changed(session, sa.delete(ApiToken).where(col(ApiToken.kind).in_(SIGN_INS), old))
 
 
 def session_id_of(session: Session, plain: str) -> str | None:
@@ -164,9 +151,10 @@ def session_id_of(session: Session, plain: str) -> str | None:
     return session.exec(found).one_or_none()
 
 
-def _open() -> sa.Update:
-    """An update that ends the secrets it is narrowed to, if they have not ended."""
-    return sa.update(ApiToken).where(col(ApiToken.revoked_at).is_(None)).values(revoked_at=now())
+def _end(session: Session, *conditions: sa.ColumnElement[bool]) -> int:
+    """End the secrets that meet the conditions and have not ended; returns how many."""
+    still_open = sa.update(ApiToken).where(col(ApiToken.revoked_at).is_(None), *conditions)
+    return count_changed(session, still_open.values(revoked_at=now()))
 
 
 def _used_link() -> NotAuthenticated:

@@ -8,7 +8,7 @@ from argon2.exceptions import VerifyMismatchError
 from sqlmodel import Session, col, select
 
 from storage.db.ids import is_id
-from storage.db.rows import database_now
+from storage.db.rows import database_now, get_row
 from storage.db.tables import ApiToken, Table, User
 from storage.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from storage.files.installation_key import pseudonym
@@ -59,10 +59,7 @@ def ensure_user(session: Session, name: str, role: str) -> User:
 
 
 def get_user(session: Session, user_id: str) -> User:
-    user = session.get(User, user_id)
-    if user is None:
-        raise NotFound(f"There is no user {user_id}.")
-    return user
+    return get_row(session, User, user_id, "user")
 
 
 def find_user(session: Session, name: str) -> User | None:
@@ -137,11 +134,7 @@ def set_disabled(session: Session, user_id: str, disabled: bool) -> int:
 
 def lock_user(session: Session, user_id: str) -> User:
     """The user, whom no other transaction changes or signs in until this one ends; raises NotFound."""
-    found = select(User).where(User.id == user_id).with_for_update()
-    user = session.exec(found.execution_options(populate_existing=True)).one_or_none()
-    if user is None:
-        raise NotFound(f"There is no user {user_id}.")
-    return user
+    return get_row(session, User, user_id, "user", with_for_update=True, populate_existing=True)
 
 
 def remove_idle_visitors(session: Session, most: int = 500) -> int:

@@ -5,13 +5,13 @@ Versions already trained on them are marked, as after an erasure, until consent 
 is treated alike, for good; its text is erased days later (`storage.privacy.erasure`).
 """
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from storage.chats.chats import get_chat
 from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.tables import Chat, Message, Signal, VoteEvent, now
-from storage.registry.lineage import mark_affected
+from storage.registry.lineage import Key, mark_affected
 
 
 def set_consent(session: Session, chat: Chat, consent: bool, *, by: str) -> list[str]:
@@ -20,7 +20,6 @@ def set_consent(session: Session, chat: Chat, consent: bool, *, by: str) -> list
         return []
     lock_vote_log(session)
     chat.consent = consent
-    session.add(chat)
     affected = _mark_versions(session, chat)
     action = "give_consent" if consent else "withdraw_consent"
     audit.record(session, by, action, chat.id, affected_versions=affected)
@@ -36,20 +35,14 @@ def delete_chat(session: Session, chat_id: str) -> list[str]:
     lock_vote_log(session)
     chat = get_chat(session, chat_id)
     chat.deleted_at = now()
-    session.add(chat)
     return _mark_versions(session, chat)
 
 
 def _mark_versions(session: Session, chat: Chat) -> list[str]:
     """Recount the lost votes of the versions that learned from the chat; returns those with any."""
     session.flush()
-    used = {
-        key
-        for table in (VoteEvent, Signal)
-        for key in session.exec(
-            select(table.message_id, table.user_id)
-            .join(Message, col(Message.id) == table.message_id)
-            .where(Message.chat_id == chat.id)
-        )
-    }
-    return mark_affected(session, {(message, user) for message, user in used})
+    used: set[Key] = set()
+    for table in (VoteEvent, Signal):
+        votes = select(table.message_id, table.user_id).select_from(table).join(Message)
+        used.update(session.exec(votes.where(Message.chat_id == chat.id)))
+    return mark_affected(session, used)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, SQLModel, col, func, select
@@ -18,6 +17,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.database import Database
+from storage.db.rows import count_changed
 from storage.db.tables import ApiToken, Chat, Message, Signal, User, Vote, VoteEvent, now
 from storage.errors import Conflict
 from storage.exports.exporter import remove_exports
@@ -165,11 +165,11 @@ def _erasable(session: Session, user_id: str) -> User:
 
 def _forgettable(moment: datetime, deleted: bool = False) -> sa.ColumnElement[bool]:
     """Chats without activity since `moment`, or deleted before it, that still have content."""
-    written = sa.exists().where(col(Message.chat_id) == Chat.id, col(Message.state) != ERASED_MESSAGE)
-    said = (col(Chat.title) != "") | (col(Chat.system_prompt) != "")
+    messages = sa.exists().where(col(Message.chat_id) == Chat.id, col(Message.state) != ERASED_MESSAGE)
+    has_content = (col(Chat.title) != "") | (col(Chat.system_prompt) != "") | messages
     if deleted:
-        return (col(Chat.deleted_at) < moment) & (said | written)
-    return (col(Chat.updated_at) < moment) & (col(Chat.deleted_at).is_(None) | said | written)
+        return (col(Chat.deleted_at) < moment) & has_content
+    return (col(Chat.updated_at) < moment) & (col(Chat.deleted_at).is_(None) | has_content)
 
 
 def _erase(session: Session, scope: _Scope) -> ErasureReport:
@@ -181,13 +181,13 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
     # An event of a vote that was taken back is empty: there is nothing to erase or to count.
     events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED) & col(VoteEvent.label).is_not(None)
     session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))
-    report.signals = _rows(session.execute(sa.delete(Signal).where(scope.covers(Signal))))
+    report.signals = count_changed(session, sa.delete(Signal).where(scope.covers(Signal)))
+    messages = sa.update(Message).where(col(Message.chat_id).in_(scope.chats))
     blank = {"content": "", "token_ids": None, "sampling": None, "state": ERASED_MESSAGE}
-    report.messages = _rows(
-        session.execute(sa.update(Message).where(col(Message.chat_id).in_(scope.chats)).values(blank))
-    )
-    hide = {"title": "", "system_prompt": "", "import_key": None, "deleted_at": now()}
-    report.chats = _rows(session.execute(sa.update(Chat).where(col(Chat.id).in_(scope.chats)).values(hide)))
+    report.messages = count_changed(session, messages.values(blank))
+    chats = sa.update(Chat).where(col(Chat.id).in_(scope.chats))
+    blank = {"title": "", "system_prompt": "", "import_key": None, "deleted_at": now()}
+    report.chats = count_changed(session, chats.values(blank))
     report.affected_versions = mark_affected(session, votes | signals)
     return report
 
@@ -207,13 +207,9 @@ def _count(session: Session, scope: _Scope) -> ErasureReport:
 def _keys(session: Session, scope: _Scope) -> tuple[set[Key], set[Key]]:
     """The (reply, person) keys of the votes and of the signals that are not erased."""
     events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED)
-    votes = session.exec(select(VoteEvent.message_id, VoteEvent.user_id).where(events))
-    signals = session.exec(select(Signal.message_id, Signal.user_id).where(scope.covers(Signal)))
-    return {(m, u) for m, u in votes}, {(m, u) for m, u in signals}
-
-
-def _rows(result: sa.Result[Any]) -> int:
-    return int(result.rowcount)  # type: ignore[attr-defined]
+    votes = select(VoteEvent.message_id, VoteEvent.user_id).where(events)
+    signals = select(Signal.message_id, Signal.user_id).where(scope.covers(Signal))
+    return set(session.exec(votes)), set(session.exec(signals))
 
 
 def _record(session: Session, by: str, action: str, target: str, report: ErasureReport) -> None:

@@ -12,6 +12,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from storage.chats.votes import lock_vote_log
 from storage.db import audit
+from storage.db.rows import count_changed
 from storage.db.tables import User, Vote, VoteEvent
 from storage.errors import Conflict
 from storage.people.users import get_user
@@ -63,22 +64,16 @@ def _change_votes(session: Session, people: SelectOfScalar[str], quarantined: bo
         col(Vote.quarantined).is_not(quarantined),
     )
     kept = ("message_id", "user_id", "label", "tags", "comment", "correction")
-    events = (
-        sa.select(
-            *(col(getattr(Vote, name)) for name in kept),
-            sa.literal(action),
-            sa.literal(quarantined),
-            col(Vote.revision) + 1,
-            col(Vote.updated_at),
-        )
-        .where(*standing)
-        .order_by(col(Vote.id))
-    )
-    columns = [*kept, "action", "quarantined", "revision", "created_at"]
+    changes = {
+        "action": sa.literal(action),
+        "quarantined": sa.literal(quarantined),
+        "revision": col(Vote.revision) + 1,
+        "created_at": col(Vote.updated_at),
+    }
+    events = sa.select(*(getattr(Vote, name) for name in kept), *changes.values())
     # The log first: afterwards, the changed votes cannot be distinguished from the others.
-    session.execute(sa.insert(VoteEvent).from_select(columns, events))
+    log = sa.insert(VoteEvent).from_select([*kept, *changes], events.where(*standing).order_by(col(Vote.id)))
+    session.execute(log)
     values = {"quarantined": quarantined, "revision": col(Vote.revision) + 1}
-    done = session.execute(
-        sa.update(Vote).where(*standing).values(values).execution_options(synchronize_session=False)
-    )
-    return int(done.rowcount)  # type: ignore[attr-defined]
+    changed = sa.update(Vote).where(*standing).values(values)
+    return count_changed(session, changed.execution_options(synchronize_session=False))
