@@ -9,7 +9,7 @@ import sqlalchemy
 import typer
 
 from app.commands.terminal import print_table
-from storage.settings import SECRETS, Settings, load_settings
+from storage.settings import SECRETS, Settings, describe, load_settings
 
 TITLE = """# Settings
 
@@ -45,13 +45,8 @@ def settings(
     print_table(
         ("setting", "value", "from", "what it does"),
         [
-            (
-                variable(name),
-                shown_value(name, getattr(current, name)),
-                _source(name),
-                field.description or "",
-            )
-            for name, field in Settings.model_fields.items()
+            (variable(name), shown_value(name, getattr(current, name)), _source(name), describe(name))
+            for name in Settings.model_fields
         ],
     )
 
@@ -60,7 +55,7 @@ def markdown_page() -> str:
     """The text of docs/settings.md, without its final newline."""
     return TITLE + "\n".join(
         f"| `{variable(name)}` | `{shown_value(name, schema['default'])}` | {_values(schema)} "
-        f"| {schema['description']} |"
+        f"| {describe(name)} |"
         for name, schema in Settings.model_json_schema()["properties"].items()
     )
 

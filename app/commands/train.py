@@ -10,14 +10,14 @@ from app.commands.options import Options, import_options, with_options
 from app.commands.train_file import SETTINGS, option_of, refuse_launched, train_file
 from app.commands.train_votes import train_on_votes
 from storage.errors import InvalidInput
-from storage.settings import Settings
+from storage.settings import Settings, describe
 
 ON_A_FILE = "On a file"
 
 
 def _setting_option(name: str) -> tuple[Any, Any]:
     field = Settings.model_fields[name]
-    help = escape(f"THUMBLOOP_{name.upper()}: {field.description}")
+    help = escape(f"THUMBLOOP_{name.upper()}: {describe(name)}")
     least = 0 if name == "training_processes" else None
     return Optional[field.annotation], typer.Option(None, option_of(name), min=least, help=help)  # noqa: UP045
 

@@ -8,13 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import (
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -33,6 +27,7 @@ __all__ = [
     "SECRETS",
     "Settings",
     "SignalKind",
+    "describe",
     "frozen_settings",
     "in_environment",
     "load_settings",
@@ -46,50 +41,38 @@ class Settings(TrainingSettings, ServingSettings):
     """All settings. Unknown names in thumbloop.toml are an error."""
 
     model_config = SettingsConfigDict(
-        env_prefix="THUMBLOOP_", toml_file="thumbloop.toml", extra="forbid", frozen=True
+        env_prefix="THUMBLOOP_",
+        toml_file="thumbloop.toml",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     # Sending data elsewhere
-    webhook_url: Address = Field(
-        "", description="Address that receives every vote (docs/webhook.md). Empty: none."
-    )
-    webhook_secret: str = Field(
-        "",
-        validate_default=True,  # required with webhook_url, so an empty default is checked too
-        description="What signs the webhook: `whsec_` and 24 to 64 random bytes in base64.",
-    )
-    webhook_timeout_seconds: float = Field(
-        15.0, gt=0, le=600, description="Longest wait for the webhook's whole answer."
-    )
-    webhook_give_up_hours: float = Field(
-        72.0, gt=0, description="Hours after a vote until its delivery is not tried again."
-    )
+    webhook_url: Address = Field("")
+    """Address that receives every vote (docs/webhook.md). Empty: none."""
+    webhook_secret: str = Field("", validate_default=True)  # an empty one is refused with webhook_url
+    """What signs the webhook: `whsec_` and 24 to 64 random bytes in base64."""
+    webhook_timeout_seconds: float = Field(15.0, gt=0, le=600)
+    """Longest wait for the webhook's whole answer."""
+    webhook_give_up_hours: float = Field(72.0, gt=0)
+    """Hours after a vote until its delivery is not tried again."""
 
-    metrics_token: str = Field(
-        "",
-        pattern="^([!-~]{16,})?$",
-        description="Token with which a scraper may read /metrics and nothing else, at least 16 characters. "
-        "Empty: only admins may.",
-    )
+    metrics_token: str = Field("", pattern="^([!-~]{16,})?$")
+    """Token with which a scraper may read /metrics and nothing else, at least 16 characters. Empty: only
+    admins may."""
 
-    opentelemetry: bool = Field(
-        False,
-        description="Send traces of requests and replies by OTLP over HTTP to where the OTEL_ variables say "
-        "(pip install 'thumbloop[opentelemetry]').",
-    )
+    opentelemetry: bool = Field(False)
+    """Send traces of requests and replies by OTLP over HTTP to where the OTEL_ variables say (pip install
+    'thumbloop[opentelemetry]')."""
 
     # Retention
-    retention_days: int = Field(
-        0, ge=0, description="Days without a message after which a chat is erased. 0: never."
-    )
-    deleted_chat_days: int = Field(
-        30, ge=0, description="Days after which a deleted chat is erased. 0: never; it stays hidden."
-    )
-    trash_days: int = Field(
-        30,
-        ge=1,
-        description="Days that adapter folders of no known version stay in `trash/` of the data directory.",
-    )
+    retention_days: int = Field(0, ge=0)
+    """Days without a message after which a chat is erased. 0: never."""
+    deleted_chat_days: int = Field(30, ge=0)
+    """Days after which a deleted chat is erased. 0: never; it stays hidden."""
+    trash_days: int = Field(30, ge=1)
+    """Days that adapter folders of no known version stay in `trash/` of the data directory."""
 
     @field_validator("webhook_secret")
     @classmethod
@@ -118,6 +101,11 @@ class Settings(TrainingSettings, ServingSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def describe(name: str) -> str:
+    """What a setting does, as one line."""
+    return " ".join((Settings.model_fields[name].description or "").split())
 
 
 def frozen_settings(*kinds: Frozen) -> set[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import AdapterField
 from storage.settings.validators import Address, AsList, Item, Network
@@ -15,113 +15,93 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 class ServingSettings(BaseSettings):
     """The part of `Settings` that the server reads."""
 
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
     # Data and model
-    data_dir: Path = Field(Path("data"), description="Folder for the database, models, adapters and logs.")
-    database_url: str = Field(
-        "",
-        description="SQLAlchemy address of the database. Empty: SQLite in the data directory. "
-        "PostgreSQL: postgresql+psycopg://user:password@host/name",
-    )
-    model: str = AdapterField(
-        DEFAULT_MODEL,
-        description=f"Base model: `{DEFAULT_MODEL}` (comes with the installation), a hub id, or a folder.",
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = AdapterField(
-        "auto",
-        description="Number format of the base model. auto: bf16 where the processor has it, else fp32. "
-        "fp16: for GPUs without bf16.",
-    )
+    data_dir: Path = Field(Path("data"))
+    """Folder for the database, models, adapters and logs."""
+    database_url: str = Field("")
+    """SQLAlchemy address of the database. Empty: SQLite in the data directory. PostgreSQL:
+    postgresql+psycopg://user:password@host/name"""
+    model: str = AdapterField(DEFAULT_MODEL)
+    """Base model: `smollm2-135m-instruct` (comes with the installation), a hub id, or a folder."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = AdapterField("auto")
+    """Number format of the base model. auto: bf16 where the processor has it, else fp32. fp16: for GPUs
+    without bf16."""
 
     # The backend that generates replies
-    backend: Literal["local", "openai"] = Field(
-        "local",
-        description="Who replies. local: this process. openai: a server such as vLLM (docs/external.md).",
-    )
-    openai_base_url: Address = Field("", description="Its API's address, for example http://gpu:8000/v1.")
-    openai_api_key: str = Field("", description="Key that the server asks for. Empty: none.")
-    openai_model: str = Field("", description="What the server calls the base model.")
-    openai_timeout_seconds: float = Field(
-        60.0, gt=0, le=3600, description="Longest wait for the server's first token, and for the next."
-    )
+    backend: Literal["local", "openai"] = Field("local")
+    """Who replies. local: this process. openai: a server such as vLLM (docs/external.md)."""
+    openai_base_url: Address = Field("")
+    """Its API's address, for example http://gpu:8000/v1."""
+    openai_api_key: str = Field("")
+    """Key that the server asks for. Empty: none."""
+    openai_model: str = Field("")
+    """What the server calls the base model."""
+    openai_timeout_seconds: float = Field(60.0, gt=0, le=3600)
+    """Longest wait for the server's first token, and for the next."""
 
     # One device for serving and training
-    device_mode: Literal["share", "exclusive"] = Field(
-        "share",
-        description="Whether replies go on while a training has its model loaded on the same machine. share: "
-        "both at once. exclusive: the models that reply are unloaded, and requests get 503.",
-    )
+    device_mode: Literal["share", "exclusive"] = Field("share")
+    """Whether replies go on while a training has its model loaded on the same machine. share: both at once.
+    exclusive: the models that reply are unloaded, and requests get 503."""
 
     # Network and access
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(7860, ge=0, le=65535, description="Port to listen on. 0 takes a free one.")
-    auth: Literal["anonymous", "accounts"] = Field(
-        "anonymous",
-        description="anonymous: anyone who opens the page may chat (loopback addresses only). "
-        "accounts: people sign in with a name and a password.",
-    )
-    trusted_proxies: Annotated[list[Network], NoDecode, AsList] = Field(
-        ["127.0.0.1", "::1"],
-        description="Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto "
-        "are used: for delays after failed sign-ins, and for cookies that need HTTPS.",
-    )
-    session_days: int = Field(30, ge=1, description="Days until a browser session ends.")
+    host: str = Field("127.0.0.1")
+    """Address to listen on."""
+    port: int = Field(7860, ge=0, le=65535)
+    """Port to listen on. 0 takes a free one."""
+    auth: Literal["anonymous", "accounts"] = Field("anonymous")
+    """anonymous: anyone who opens the page may chat (loopback addresses only). accounts: people sign in with
+    a name and a password."""
+    trusted_proxies: Annotated[list[Network], NoDecode, AsList] = Field(["127.0.0.1", "::1"])
+    """Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are used: for
+    delays after failed sign-ins, and for cookies that need HTTPS."""
+    session_days: int = Field(30, ge=1)
+    """Days until a browser session ends."""
 
     # Chatting
-    system_prompt: str = Field(
-        "You are a helpful assistant.", description="System prompt of new chats. Empty: none."
-    )
-    max_message_chars: int = Field(
-        32_000, ge=1, description="Longest message that is accepted, in characters."
-    )
-    max_new_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
-    temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature. 0 is greedy.")
-    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus sampling: share of probability kept.")
-    max_concurrent_replies: int = Field(16, ge=1, description="Replies generated at once; more wait.")
-    max_waiting_replies: int = Field(
-        32, ge=0, description="Replies that may wait for a place; beyond that the answer is 503."
-    )
-    max_replies_per_minute: int = Field(
-        0, ge=0, description="Replies that one person may ask for in a minute. 0: no limit."
-    )
-    max_waiting_writes: int = Field(
-        2048, ge=1, description="Votes that may wait for their commit; beyond that the answer is 503."
-    )
-    batching: Literal["auto", "off"] = Field(
-        "auto",
-        description="auto: replies of one version are computed as one batch, where the model allows it. "
-        "off: each in a thread of its own.",
-    )
-    serving_cache_tokens: int = Field(
-        16_384,
-        ge=1024,
-        description="Tokens of prompts and replies that each loaded version can hold at once (23 kB each for "
-        "the default model in bf16). It also bounds the length of a chat.",
-    )
-    max_loaded_versions: int = Field(
-        4,
-        ge=2,
-        description="Model versions in memory at once: deployed, canary, the one to roll back to, "
-        "then those that `/v1` names.",
-    )
+    system_prompt: str = Field("You are a helpful assistant.")
+    """System prompt of new chats. Empty: none."""
+    max_message_chars: int = Field(32_000, ge=1)
+    """Longest message that is accepted, in characters."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Longest reply, in tokens."""
+    temperature: float = Field(0.7, ge=0, le=2)
+    """Sampling temperature. 0 is greedy."""
+    top_p: float = Field(0.9, gt=0, le=1)
+    """Nucleus sampling: share of probability kept."""
+    max_concurrent_replies: int = Field(16, ge=1)
+    """Replies generated at once; more wait."""
+    max_waiting_replies: int = Field(32, ge=0)
+    """Replies that may wait for a place; beyond that the answer is 503."""
+    max_replies_per_minute: int = Field(0, ge=0)
+    """Replies that one person may ask for in a minute. 0: no limit."""
+    max_waiting_writes: int = Field(2048, ge=1)
+    """Votes that may wait for their commit; beyond that the answer is 503."""
+    batching: Literal["auto", "off"] = Field("auto")
+    """auto: replies of one version are computed as one batch, where the model allows it. off: each in a
+    thread of its own."""
+    serving_cache_tokens: int = Field(16_384, ge=1024)
+    """Tokens of prompts and replies that each loaded version can hold at once (23 kB each for the default
+    model in bf16). It also bounds the length of a chat."""
+    max_loaded_versions: int = Field(4, ge=2)
+    """Model versions in memory at once: deployed, canary, the one to roll back to, then those that `/v1`
+    names."""
     vote_tags: Annotated[list[Item], NoDecode, AsList] = Field(
-        ["wrong", "unclear", "too long", "too short", "tone", "unsafe"],
-        max_length=20,
-        description="Reasons that the chat page offers after a thumb down; over the API any may be given.",
+        ["wrong", "unclear", "too long", "too short", "tone", "unsafe"], max_length=20
     )
+    """Reasons that the chat page offers after a thumb down; over the API any may be given."""
     vote_tags_up: Annotated[list[Item], NoDecode, AsList] = Field(
-        ["correct", "clear", "complete", "friendly"],
-        max_length=20,
-        description="Reasons that the chat page offers after a thumb up.",
+        ["correct", "clear", "complete", "friendly"], max_length=20
     )
-    consent_default: bool = Field(
-        True, description="New chats may be used for training unless their owner says otherwise."
-    )
-    max_import_mb: int = Field(256, ge=1, description="Largest feedback file that the API imports, in MiB.")
-    redaction_language: str = Field(
-        "en", description="Language of the texts that an export redacts, as spaCy names it, for example de."
-    )
-    redaction_model: str = Field(
-        "",
-        description="spaCy model that recognises names and places in redacted exports: the name of an "
-        "installed one, such as en_core_web_lg, or a folder. Empty: patterns alone.",
-    )
+    """Reasons that the chat page offers after a thumb up."""
+    consent_default: bool = Field(True)
+    """New chats may be used for training unless their owner says otherwise."""
+    max_import_mb: int = Field(256, ge=1)
+    """Largest feedback file that the API imports, in MiB."""
+    redaction_language: str = Field("en")
+    """Language of the texts that an export redacts, as spaCy names it, for example de."""
+    redaction_model: str = Field("")
+    """spaCy model that recognises names and places in redacted exports: the name of an installed one, such as
+    en_core_web_lg, or a folder. Empty: patterns alone."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import AdapterField, LiveField, RunField
 from storage.settings.validators import AsList, Executor, Hours, Item, TimeZone
@@ -13,158 +13,113 @@ SignalKind = Literal["regenerated", "edited", "copied"]
 class TrainingSettings(BaseSettings):
     """The part of `Settings` that training reads."""
 
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
     # When to train
-    schedule: str = LiveField(
-        "0 3 * * *",
-        description="When to train: five cron fields, or @daily and its kin. Empty: only when asked.",
-    )
-    quiet_hours: Hours = LiveField(
-        "",
-        description="Hours in which scheduled runs may begin, such as 22:00-06:00; one that is due at "
-        "another time waits for them. Empty: at any hour. Who asks for a run does not wait.",
-    )
-    timezone: TimeZone = LiveField(
-        "UTC", description="Time zone of the schedule and the quiet hours, for example Europe/Berlin."
-    )
-    executor: Executor = LiveField(
-        "local",
-        description="Who starts the trainer of a run. local: this machine, as a process. "
-        "`package.module:Class`: a class of your own (docs/training.md).",
-    )
-    min_new_votes: int = LiveField(
-        20, ge=1, description="A scheduled run needs this many vote changes since the last trained snapshot."
-    )
-    min_votes_per_class: int = RunField(
-        2, ge=1, description="A run needs at least this many thumbs up and this many thumbs down."
-    )
-    min_voters: int = RunField(1, ge=1, description="A run needs votes from at least this many people.")
+    schedule: str = LiveField("0 3 * * *")
+    """When to train: five cron fields, or @daily and its kin. Empty: only when asked."""
+    quiet_hours: Hours = LiveField("")
+    """Hours in which scheduled runs may begin, such as 22:00-06:00; one that is due at another time waits for
+    them. Empty: at any hour. Who asks for a run does not wait."""
+    timezone: TimeZone = LiveField("UTC")
+    """Time zone of the schedule and the quiet hours, for example Europe/Berlin."""
+    executor: Executor = LiveField("local")
+    """Who starts the trainer of a run. local: this machine, as a process. `package.module:Class`: a class of
+    your own (docs/training.md)."""
+    min_new_votes: int = LiveField(20, ge=1)
+    """A scheduled run needs this many vote changes since the last trained snapshot."""
+    min_votes_per_class: int = RunField(2, ge=1)
+    """A run needs at least this many thumbs up and this many thumbs down."""
+    min_voters: int = RunField(1, ge=1)
+    """A run needs votes from at least this many people."""
 
     # What to train on
-    train_on_corrections: bool = RunField(
-        False,
-        description="What people wrote that a reply should have been is a desirable example too. Off, "
-        "because its writer can put any words into the model's mouth.",
-    )
-    train_on_signals: Annotated[list[SignalKind], NoDecode, AsList] = RunField(
-        [],
-        description="What people did with replies that they did not vote on: regenerated and edited count as "
-        "undesirable examples, copied as desirable ones. Empty: none.",
-    )
-    exclude_sources: Annotated[list[Item], NoDecode, AsList] = RunField(
-        [],
-        description="Sources that are not trained on, such as `openai`, `import` (all imports) or "
-        "`import:pairs`.",
-    )
-    import_weight: float = RunField(
-        1.0, gt=0, description="How much an imported example weighs in the loss, compared to one from here."
-    )
-    data_policy: Literal["all", "window", "balanced"] = RunField(
-        "all",
-        description="Which votes a run reads. all: every one. window: the newest, by THUMBLOOP_WINDOW_DAYS, "
-        "THUMBLOOP_WINDOW_ROWS or both. balanced: the newest of each kind within THUMBLOOP_ROW_BUDGET.",
-    )
-    window_days: float = RunField(
-        0, ge=0, description="A window has the votes of this many days before the run."
-    )
-    window_rows: int = RunField(0, ge=0, description="A window has at most this many examples, the newest.")
-    row_budget: int = RunField(
-        0,
-        ge=0,
-        description="Most examples of a balanced run, those held out included: half of them thumbs up and "
-        "half thumbs down, the newest; where one kind has fewer, all of it, and more of the other.",
-    )
-    replay_share: float = RunField(
-        0, ge=0, lt=1, description="Share of a window's run that is drawn from the votes before the window."
-    )
-    max_rows_per_person: int = RunField(
-        0,
-        ge=0,
-        description="Most examples of each kind that one person gives to a run, the newest. 0: no limit. "
-        "Imported rows name nobody and are not limited.",
-    )
-    half_life_days: float = RunField(
-        0,
-        ge=0,
-        description="Days in which an example loses half of its weight, unless the deployed version wrote "
-        "the reply. 0: none loses any.",
-    )
+    train_on_corrections: bool = RunField(False)
+    """What people wrote that a reply should have been is a desirable example too. Off, because its writer can
+    put any words into the model's mouth."""
+    train_on_signals: Annotated[list[SignalKind], NoDecode, AsList] = RunField([])
+    """What people did with replies that they did not vote on: regenerated and edited count as undesirable
+    examples, copied as desirable ones. Empty: none."""
+    exclude_sources: Annotated[list[Item], NoDecode, AsList] = RunField([])
+    """Sources that are not trained on, such as `openai`, `import` (all imports) or `import:pairs`."""
+    import_weight: float = RunField(1.0, gt=0)
+    """How much an imported example weighs in the loss, compared to one from here."""
+    data_policy: Literal["all", "window", "balanced"] = RunField("all")
+    """Which votes a run reads. all: every one. window: the newest, by THUMBLOOP_WINDOW_DAYS,
+    THUMBLOOP_WINDOW_ROWS or both. balanced: the newest of each kind within THUMBLOOP_ROW_BUDGET."""
+    window_days: float = RunField(0, ge=0)
+    """A window has the votes of this many days before the run."""
+    window_rows: int = RunField(0, ge=0)
+    """A window has at most this many examples, the newest."""
+    row_budget: int = RunField(0, ge=0)
+    """Most examples of a balanced run, those held out included: half of them thumbs up and half thumbs down,
+    the newest; where one kind has fewer, all of it, and more of the other."""
+    replay_share: float = RunField(0, ge=0, lt=1)
+    """Share of a window's run that is drawn from the votes before the window."""
+    max_rows_per_person: int = RunField(0, ge=0)
+    """Most examples of each kind that one person gives to a run, the newest. 0: no limit. Imported rows name
+    nobody and are not limited."""
+    half_life_days: float = RunField(0, ge=0)
+    """Days in which an example loses half of its weight, unless the deployed version wrote the reply. 0: none
+    loses any."""
 
     # How to train
-    training_mode: Literal["fresh", "continue"] = RunField(
-        "fresh",
-        description="fresh: a new adapter, with the base model as the reference. continue: the deployed "
-        "version's adapter, with that adapter, frozen, as the reference.",
-    )
-    beta: float = AdapterField(
-        0.1, gt=0, description="KTO's β: how far the policy may move from the reference."
-    )
-    loss_type: Literal["kto", "apo_zero_unpaired"] = AdapterField(
-        "kto", description="Objective, as TRL names it."
-    )
-    engine: Literal["shared-prefix", "trl"] = AdapterField(
-        "shared-prefix",
-        description="shared-prefix: KTO with every shared beginning computed once. trl: stock "
-        "trl.KTOTrainer, the same numbers in several times the time.",
-    )
-    reference_cache_mb: int = LiveField(
-        64, ge=0, description="Largest file of reference log-probabilities kept across runs, in MiB. 0: none."
-    )
-    learning_rate: float = AdapterField(5e-5, gt=0, description="Peak learning rate of the LoRA weights.")
-    epochs: float = AdapterField(1.0, gt=0, description="Passes over the training examples.")
-    batch_size: int = AdapterField(
-        4, ge=2, description="Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."
-    )
-    training_processes: int = RunField(
-        0,
-        ge=0,
-        description="Processes that train together, each on micro-batches of its own (docs/training.md). "
-        "0: one for each GPU, or one where there is none.",
-    )
-    gradient_accumulation: int = AdapterField(1, ge=1, description="Micro-batches in one optimizer step.")
-    gradient_checkpointing: Literal["auto", "on", "off"] = LiveField(
-        "auto",
-        description="Whether the backward pass computes activations again, which saves memory and takes "
-        "time: on, off, or auto: where half of the free memory would not hold those of a micro-batch.",
-    )
-    max_length: int = AdapterField(
-        1024, ge=8, description="Longest training example, in tokens; its end is cut."
-    )
-    tuning: Literal["lora", "qlora", "full"] = AdapterField(
-        "lora",
-        description="What is trained. lora: adapters on the base model. qlora: the same on the base in "
-        "4 bits, which needs a CUDA GPU and the extra `qlora`. full: every weight; runs whose result is "
-        "served refuse it.",
-    )
-    lora_rank: int = AdapterField(16, ge=1, description="Rank of the LoRA adapters.")
-    seed: int = AdapterField(0, description="Seed of the hold-out, the order of examples and the training.")
-    max_weight: float = AdapterField(
-        15.0, ge=1, description="Largest ratio between the weights of thumbs up and thumbs down."
-    )
-    checkpoint_steps: int = RunField(10, ge=1, description="Optimizer steps between two checkpoints.")
-    report_to: Annotated[list[Item], NoDecode, AsList] = LiveField(
-        [],
-        description="Where a training reports its steps in addition to its log, as transformers names it: "
-        "`tensorboard` (needs thumbloop[tensorboard]; events in the run's folder), `wandb`, `mlflow` and "
-        "others, which send figures elsewhere. Empty: nowhere.",
-    )
-    lease_seconds: float = LiveField(
-        30.0, gt=0, description="A trainer that is silent for so long has lost its run to another."
-    )
-    max_attempts: int = LiveField(3, ge=1, description="Times a run is resumed after its trainer died.")
+    training_mode: Literal["fresh", "continue"] = RunField("fresh")
+    """fresh: a new adapter, with the base model as the reference. continue: the deployed version's adapter,
+    with that adapter, frozen, as the reference."""
+    beta: float = AdapterField(0.1, gt=0)
+    """KTO's β: how far the policy may move from the reference."""
+    loss_type: Literal["kto", "apo_zero_unpaired"] = AdapterField("kto")
+    """Objective, as TRL names it."""
+    engine: Literal["shared-prefix", "trl"] = AdapterField("shared-prefix")
+    """shared-prefix: KTO with every shared beginning computed once. trl: stock trl.KTOTrainer, the same
+    numbers in several times the time."""
+    reference_cache_mb: int = LiveField(64, ge=0)
+    """Largest file of reference log-probabilities kept across runs, in MiB. 0: none."""
+    learning_rate: float = AdapterField(5e-5, gt=0)
+    """Peak learning rate of the LoRA weights."""
+    epochs: float = AdapterField(1.0, gt=0)
+    """Passes over the training examples."""
+    batch_size: int = AdapterField(4, ge=2)
+    """Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."""
+    training_processes: int = RunField(0, ge=0)
+    """Processes that train together, each on micro-batches of its own (docs/training.md). 0: one for each
+    GPU, or one where there is none."""
+    gradient_accumulation: int = AdapterField(1, ge=1)
+    """Micro-batches in one optimizer step."""
+    gradient_checkpointing: Literal["auto", "on", "off"] = LiveField("auto")
+    """Whether the backward pass computes activations again, which saves memory and takes time: on, off, or
+    auto: where half of the free memory would not hold those of a micro-batch."""
+    max_length: int = AdapterField(1024, ge=8)
+    """Longest training example, in tokens; its end is cut."""
+    tuning: Literal["lora", "qlora", "full"] = AdapterField("lora")
+    """What is trained. lora: adapters on the base model. qlora: the same on the base in 4 bits, which needs a
+    CUDA GPU and the extra `qlora`. full: every weight; runs whose result is served refuse it."""
+    lora_rank: int = AdapterField(16, ge=1)
+    """Rank of the LoRA adapters."""
+    seed: int = AdapterField(0)
+    """Seed of the hold-out, the order of examples and the training."""
+    max_weight: float = AdapterField(15.0, ge=1)
+    """Largest ratio between the weights of thumbs up and thumbs down."""
+    checkpoint_steps: int = RunField(10, ge=1)
+    """Optimizer steps between two checkpoints."""
+    report_to: Annotated[list[Item], NoDecode, AsList] = LiveField([])
+    """Where a training reports its steps in addition to its log, as transformers names it: `tensorboard`
+    (needs thumbloop[tensorboard]; events in the run's folder), `wandb`, `mlflow` and others, which send
+    figures elsewhere. Empty: nowhere."""
+    lease_seconds: float = LiveField(30.0, gt=0)
+    """A trainer that is silent for so long has lost its run to another."""
+    max_attempts: int = LiveField(3, ge=1)
+    """Times a run is resumed after its trainer died."""
 
     # May it be deployed?
-    hold_out_fraction: float = RunField(
-        0.2, gt=0, lt=1, description="Share of chats kept out of training to judge the result."
-    )
-    gate_min_votes: int = RunField(
-        4,
-        ge=2,
-        description="Held-out votes the gate needs (two of each kind among them), else an admin decides.",
-    )
-    gate_loss_tolerance: float = RunField(
-        0.005, ge=0, description="How much the held-out KTO loss may exceed the deployed version's."
-    )
-    gate_auc_tolerance: float = RunField(
-        0.02, ge=0, description="How much the held-out AUC may fall; one standard error, if that is larger."
-    )
-    auto_deploy: bool = RunField(True, description="Deploy a version that passes the gate without asking.")
+    hold_out_fraction: float = RunField(0.2, gt=0, lt=1)
+    """Share of chats kept out of training to judge the result."""
+    gate_min_votes: int = RunField(4, ge=2)
+    """Held-out votes the gate needs (two of each kind among them), else an admin decides."""
+    gate_loss_tolerance: float = RunField(0.005, ge=0)
+    """How much the held-out KTO loss may exceed the deployed version's."""
+    gate_auc_tolerance: float = RunField(0.02, ge=0)
+    """How much the held-out AUC may fall; one standard error, if that is larger."""
+    auto_deploy: bool = RunField(True)
+    """Deploy a version that passes the gate without asking."""
