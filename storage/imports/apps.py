@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from storage.errors import InvalidInput
-from storage.imports.records import kind_of
+from storage.imports.records import MOST_VALUES, kind_of
 from storage.imports.rows import (
     Dropped,
     ImportedRow,
@@ -78,7 +78,7 @@ def feel_rows(record: Mapping[str, Any], _options: object = None) -> Iterator[Im
     if not isinstance(chat, list):
         raise InvalidInput(f"conversation must be a list, not {kind_of(chat)}.", field="conversation")
     voted_at = read_time(record.get("timestamp"), "timestamp")
-    none_rated = True
+    none_rated, messages = True, 0
     for at, message in enumerate(chat):
         if not isinstance(message, Mapping) or message.get("role") != "assistant":
             continue
@@ -88,6 +88,13 @@ def feel_rows(record: Mapping[str, Any], _options: object = None) -> Iterator[Im
         if not rating and not rewritten:
             continue
         none_rated = False
+        messages += at + 1
+        if messages > MOST_VALUES:
+            raise InvalidInput(
+                f"conversation gives rows of more than {MOST_VALUES} messages together, one row for each "
+                "rating; split it.",
+                field="conversation",
+            )
         reply = {"role": "assistant", "content": message.get("content") if rating else rejected}
         turns = read_turns([*chat[:at], reply], "conversation", "user")
         yield ImportedRow(

@@ -6,6 +6,7 @@ write in between. Either way existing rows count as duplicates: importing a file
 missing.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -17,13 +18,15 @@ from storage.db.database import Database
 from storage.errors import NotStored
 from storage.imports.formats import NO_OPTIONS, ImportOptions, named_format
 from storage.imports.reader import ImportReport, Progress, Reading
+from storage.imports.records import MIB
 from storage.imports.rows import ImportedRow
 from storage.imports.source import open_source
 from storage.imports.writer import add_rows
 
 BATCH = 500  # rows
-# A record may have 16 MiB, so a batch is also written once it exceeds this many characters.
-BATCH_CHARS = 32 * 1024 * 1024
+# A record may have 16 MiB, so a batch is also written once it takes about this many bytes of memory.
+BATCH_MEMORY = 16 * MIB
+MESSAGE = 2048  # bytes that a message takes besides its text, until it is in the database
 
 
 def import_file(
@@ -64,7 +67,7 @@ def _store(
     one_transaction: bool,
 ) -> None:
     rows = (row for _, row in reading.rows())
-    grouped = batches(rows, _characters, most_items=BATCH, most_size=BATCH_CHARS)
+    grouped = batches(rows, _memory, most_items=BATCH, most_size=BATCH_MEMORY)
     if not one_transaction:
         kept = 0
         try:
@@ -72,6 +75,7 @@ def _store(
                 with database.write() as session:
                     _add(session, reading, batch)
                 kept = reading.report.accepted
+                del batch  # so that the next is not a second one in memory
         except NotStored as error:
             raise NotStored(
                 f"{error.message} {kept} rows were imported before; the same file again adds the rest.",
@@ -80,6 +84,7 @@ def _store(
     with database.write() as session:
         for batch in grouped:
             _add(session, reading, batch)
+            del batch
         finish(session, reading.report)
 
 
@@ -91,5 +96,6 @@ def _add(session: Session, reading: Reading, batch: list[ImportedRow]) -> None:
     reading.report.duplicates += len(batch) - added
 
 
-def _characters(row: ImportedRow) -> int:
-    return sum(len(turn.content) for turn in row.turns)
+def _memory(row: ImportedRow) -> int:
+    texts = (row.comment, row.correction, row.model, *row.tags, *(turn.content for turn in row.turns))
+    return MESSAGE * len(row.turns) + sum(map(sys.getsizeof, texts))

@@ -10,7 +10,17 @@ from typing import IO, Any
 
 import ijson
 
-from storage.imports.records import LONGEST_RECORD, Record, TooLong, bounded_lines, kind_of, too_long
+from storage.imports.records import (
+    LONGEST_RECORD,
+    MOST_VALUES,
+    Record,
+    TooLong,
+    bounded_lines,
+    has_too_many,
+    kind_of,
+    too_long,
+    too_many,
+)
 
 REST = "what comes after it cannot be read."
 
@@ -21,6 +31,8 @@ def read_json_lines(file: IO[bytes]) -> Iterator[Record]:
         position = f"line {number}"
         if line is None:
             yield Record(position, done, fault=too_long("line"))
+        elif has_too_many(line):
+            yield Record(position, done, fault=too_many("line"))
         elif line.strip():
             yield _line_record(position, done, line)
 
@@ -33,8 +45,8 @@ def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
     elements = _elements(bounded, array)
     number = 0
     try:
-        for number, (value, repeated) in enumerate(elements, 1):
-            yield _record(f"element {number}", bounded.done, value, _twice(repeated[0]) if repeated else None)
+        for number, (value, fault) in enumerate(elements, 1):
+            yield _record(f"element {number}", bounded.done, value, fault)
             bounded.element_from = bounded.done
     except TooLong:
         yield Record(f"element {number + 1}", bounded.done, fault=f"{too_long('element')} Otherwise {REST}")
@@ -43,12 +55,12 @@ def read_json_values(file: IO[bytes], *, array: bool) -> Iterator[Record]:
         yield Record(f"element {number + 1}", bounded.done, fault=fault)
 
 
-def _elements(file: "_Bounded", array: bool) -> Iterator[tuple[Any, list[str]]]:
-    """Each element with the keys that are repeated in an object of it.
+def _elements(file: "_Bounded", array: bool) -> Iterator[tuple[Any, str | None]]:
+    """Each element, and why it is refused: a repeated key, or too many values.
 
     As ijson.items, but without the path that it keeps per level, whose memory is quadratic in the depth.
     """
-    depth, top = 0, 1 if array else 0
+    depth, top, values = 0, 1 if array else 0, 0
     builder, repeated = _builder()
     for event, value in ijson.basic_parse(file, multiple_values=not array, use_float=True):
         ends = event in ("end_map", "end_array")
@@ -56,11 +68,19 @@ def _elements(file: "_Bounded", array: bool) -> Iterator[tuple[Any, list[str]]]:
         if array and depth == 0:  # the array itself begins or ends
             depth += not ends
             continue
-        builder.event(event, value)
+        values += not ends and event != "map_key"
+        if values <= MOST_VALUES:
+            builder.event(event, value)
+        elif values == MOST_VALUES + 1:
+            builder, repeated = _builder()
         depth += event in ("start_map", "start_array")
         if depth == top and event != "map_key":
-            yield builder.value, repeated
+            if values > MOST_VALUES:
+                yield None, too_many("element")
+            else:
+                yield builder.value, _twice(repeated[0]) if repeated else None
             builder, repeated = _builder()
+            values = 0
 
 
 def _builder() -> tuple[ijson.ObjectBuilder, list[str]]:
@@ -137,6 +157,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 class _Object(dict[str, Any]):
     """An object that ijson fills. A duplicate key is only recorded, so that reading can continue."""
+
+    __slots__ = ("_repeated",)
 
     def __init__(self, repeated: list[str]) -> None:
         self._repeated = repeated

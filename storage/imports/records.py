@@ -1,14 +1,20 @@
 """Records, which the file readers yield one at a time: a row of the file, or why it cannot be read.
 
-Only one record is in memory, and one longer than LONGEST_RECORD is never loaded completely.
+Only one record is in memory, and one longer than LONGEST_RECORD is never loaded completely. One that would
+take more than RECORD_MEMORY as Python objects is refused before they are made.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-LONGEST_RECORD = 16 * 1024 * 1024  # bytes of a line, of an element, of a text in a table
-PIECE = 1024 * 1024
+MIB = 1024 * 1024
+LONGEST_RECORD = 16 * MIB  # bytes of a line, of an element, of a text in a table
+RECORD_MEMORY = 32 * MIB
+MOST_VALUES = 200_000  # in a JSON record, and messages in the rows of any record: about RECORD_MEMORY
+PIECE = MIB
+JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,19 @@ def kind_of(value: Any) -> str:
 
 def too_long(what: str) -> str:
     return f"The {what} is longer than {LONGEST_RECORD} bytes; split it or leave it out."
+
+
+def too_many(what: str) -> str:
+    return f"The {what} holds more than {MOST_VALUES} values; split it or leave it out."
+
+
+def has_too_many(json_text: bytes) -> bool:
+    """Whether the JSON holds more than MOST_VALUES values, which would take far more memory than its text."""
+
+    def most(text: bytes) -> int:  # each value follows a comma or begins a list or an object
+        return 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
+
+    return most(json_text) > MOST_VALUES and most(JSON_TEXT.sub(b"", json_text)) > MOST_VALUES
 
 
 def bounded_lines(file: IO[bytes]) -> Iterator[tuple[int, int, bytes | None]]:

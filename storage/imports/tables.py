@@ -1,7 +1,8 @@
 """Reads tables as records: CSV, Parquet, and folders that `datasets` saved.
 
-Rows become Python objects one at a time, so that a batch of long or repeated texts never fills memory. In
-CSV cells, only labels (true or false) and messages are converted here; the rest stays text.
+Rows become Python objects one at a time, so that a batch of long or repeated texts never fills memory. What a
+row and a Parquet file may take is in storage.imports.budget. In CSV cells, only labels (true or false) and
+messages are converted here; the rest stays text.
 """
 
 import csv
@@ -17,7 +18,19 @@ import pyarrow.parquet as pq
 
 from storage.errors import InvalidInput
 from storage.files.spreadsheet_cells import restore_cell
-from storage.imports.records import LONGEST_RECORD, Record, TooLong, bounded_lines, too_long
+from storage.imports import budget
+from storage.imports.records import (
+    LONGEST_RECORD,
+    MIB,
+    MOST_VALUES,
+    RECORD_MEMORY,
+    Record,
+    TooLong,
+    bounded_lines,
+    has_too_many,
+    too_long,
+    too_many,
+)
 
 LABELS = ("label", "kto_tag")
 # Columns of plain text, also with the prefix of a pair's side: text that looks like messages stays text.
@@ -25,9 +38,6 @@ TEXTS = ("comment", "correction", "system")
 # A Thumbloop export is recognised by the first columns, one of pairs by the second. The quote that exports
 # put before formulas is removed.
 OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
-ROWS_AT_ONCE = 32
-HELD_AT_ONCE = 256 * 1024 * 1024
-
 READING = (pa.ArrowException, OSError, ValueError)
 
 csv.field_size_limit(LONGEST_RECORD)  # the default of 128 KiB is less than a long chat
@@ -59,13 +69,19 @@ def read_csv(file: IO[bytes]) -> Iterator[Record]:
 def read_parquet(file: IO[bytes], size: int) -> Iterator[Record]:
     """One record per row; `size` is the file's, in bytes."""
     try:
-        table = pq.ParquetFile(file)
+        metadata = pq.ParquetFile(file).metadata
+        budget.check_parquet(metadata, size)
+        table = pq.ParquetFile(
+            file,
+            metadata=metadata,
+            read_dictionary=budget.repeated_texts(metadata),
+            arrow_extensions_enabled=False,  # texts of these types would not be read as dictionaries
+        )
         names = _column_names(table.schema_arrow)
-        batches = table.iter_batches(batch_size=_rows_at_once(table.metadata))
     except READING as error:
         raise InvalidInput(f"This is not a Parquet file that can be read: {_first_line(error)}.") from error
-    total = max(table.metadata.num_rows, 1)
-    yield from _records(batches, names, lambda number: size * number // total)
+    total = max(metadata.num_rows, 1)
+    yield from _records(_parquet_batches(table), names, lambda number: size * number // total, size)
 
 
 def read_dataset(folder: Path, size: int) -> Iterator[Record]:
@@ -78,8 +94,8 @@ def read_dataset(folder: Path, size: int) -> Iterator[Record]:
         total, before = max(sum(map(len, splits.values())), 1), 0
         for name, split in splits.items():
             names = _column_names(split.features.arrow_schema)
-            batches = split.with_format("arrow").iter(ROWS_AT_ONCE)
-            for record in _records(batches, names, lambda number: number):
+            batches = split.with_format("arrow").iter(budget.ROWS_AT_ONCE)
+            for record in _records(batches, names, lambda number: number, size):
                 done = size * (before + record.done) // total
                 yield replace(record, position=f"{name} {record.position}".strip(), done=done)
             before += len(split)
@@ -87,14 +103,32 @@ def read_dataset(folder: Path, size: int) -> Iterator[Record]:
         raise InvalidInput(f"The data set cannot be read: {_first_line(error)}.", field="file") from error
 
 
-def _records(batches: Iterable[Any], names: list[str], done: Callable[[int], int]) -> Iterator[Record]:
-    """The rows of Arrow batches; if a file turns out to be damaged, the last record is a fault."""
-    number = 0
+def _records(
+    batches: Iterable[Any], names: list[str], done: Callable[[int], int], size: int
+) -> Iterator[Record]:
+    """The rows of Arrow batches; if a file turns out to be damaged or a bomb, the last record is a fault."""
+    number = taken = 0
+    allowed = budget.allowed_rows(size)
     try:
         for batch in batches:
+            needed = sum(map(budget.python_size, batch.columns))
+            taken += needed
+            if taken > allowed:
+                reason = (
+                    f"The rows up to here take more than {allowed // MIB} MiB, which is all that a file of "
+                    "this size may unpack to; split the file. Reading ends here."
+                )
+                yield Record(f"row {number + 1}", done(number), fault=reason)
+                return
+            small = needed <= RECORD_MEMORY
             for row in range(batch.num_rows):
                 number += 1
-                yield _table_record(f"row {number}", done(number), batch, row, names)
+                position = f"row {number}"
+                if not small and (fault := _too_large(batch, row, names)) is not None:
+                    yield Record(position, done(number), fault=fault)
+                else:
+                    yield _table_record(position, done(number), batch, row, names)
+            del batch  # so that the next is not a second one in memory
     except READING as error:
         fault = f"The file is damaged: {_first_line(error)}. Reading ends here."
         yield Record(f"row {number + 1}", done(number), fault=fault)
@@ -140,6 +174,8 @@ def _csv_record(position: str, done: int, header: list[str], cells: list[str]) -
         return Record(position, done, fault=fault)
     if any("\udc80" <= char <= "\udcff" for cell in cells if not cell.isascii() for char in cell):
         return Record(position, done, fault="This is not UTF-8.")
+    if any(has_too_many(cell.encode()) for cell in cells if len(cell) > MOST_VALUES):
+        return Record(position, done, fault=too_many("cell"))
     return Record(position, done, {name: _cell(name, text) for name, text in zip(header, cells, strict=True)})
 
 
@@ -159,10 +195,10 @@ def _cell(name: str, text: str) -> Any:
     return text
 
 
-def _rows_at_once(metadata: Any) -> int:
-    # A dictionary may repeat one long text in every row; no text is longer than its uncompressed row group.
-    groups = [int(metadata.row_group(at).total_byte_size) for at in range(metadata.num_row_groups)]
-    return min(max(HELD_AT_ONCE // max([*groups, 1]), 1), ROWS_AT_ONCE)
+def _parquet_batches(table: Any) -> Iterator[Any]:
+    for at in range(table.num_row_groups):  # a batch of two row groups would need one dictionary of both
+        rows = budget.rows_at_once(table.metadata.row_group(at))
+        yield from table.iter_batches(batch_size=rows, row_groups=[at])
 
 
 def _column_names(schema: Any) -> list[str]:
@@ -187,6 +223,18 @@ def _table_record(position: str, done: int, batch: Any, row: int, names: list[st
     if any(isinstance(cell, str) and len(cell) > LONGEST_RECORD for cell in value.values()):
         return Record(position, done, fault=too_long("text in one cell"))
     return Record(position, done, value)
+
+
+def _too_large(batch: Any, row: int, names: list[str]) -> str | None:
+    """Why the row takes too much memory, if it does."""
+    sizes = {name: budget.python_size(batch.column(at).slice(row, 1)) for at, name in enumerate(names)}
+    if sum(sizes.values()) <= RECORD_MEMORY:
+        return None
+    largest = max(sizes, key=lambda name: sizes[name])
+    return (
+        f"The row needs more than {RECORD_MEMORY // MIB} MiB of memory, most of it for the column "
+        f"{largest[:80]!r}; split the row or leave it out."
+    )
 
 
 def _first_line(error: Exception) -> str:
