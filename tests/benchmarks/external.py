@@ -26,7 +26,8 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from tests.benchmarks.report import print_report, server_with
-from tests.support.live_server import answers, free_port, wait_until
+from tests.support.live_server import answers, wait_until
+from tests.support.programs import free_port
 from tests.support.recorded_vllm import chunk
 from tests.support.tiny_model import build_tiny_model
 

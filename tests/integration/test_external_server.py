@@ -13,8 +13,8 @@ from app.serving.openai.backend import ExternalBackend
 from app.serving.reply import Sampling
 from storage.settings import Settings
 from tests.support import http_loop
-from tests.support.live_server import LiveServer, answers, free_port, get, read_events, wait_until
-from tests.support.programs import run_command
+from tests.support.live_server import LiveServer, answers, get, read_events, wait_until
+from tests.support.programs import free_port, run_command
 from tests.support.transformers_server import transformers_serve
 from trainer.model.base_model import resolve
 

@@ -2,19 +2,17 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
 from tests.support import kto_processes
-from tests.support.kto_processes import TORCHRUN
 from tests.support.live_server import wait_until
+from tests.support.programs import run_together, start_together
 from tests.support.training_env import LONG, Build
 from tests.support.two_blocks import train_doubled
 from trainer.dataset.plan import plan_training
@@ -40,8 +38,10 @@ def copies(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 def train_in_two(folder: Path, model: Path, *names: str, **environment: str) -> Path:
-    command = [*TORCHRUN, "-m", "tests.support.kto_processes", str(model), str(folder), *names]
-    subprocess.run(command, env=os.environ | environment, check=True)
+    words = [str(model), str(folder), *names]
+    run_together(
+        2, kto_processes.__name__, *words, environment=os.environ | environment, output=folder / "run"
+    )
     return folder
 
 
@@ -105,20 +105,18 @@ def test_a_sharded_run_that_lost_a_process_goes_on_and_is_published_whole(
     env = build(**LONG | {"batch_size": 2, "hold_out_fraction": 1e-9, "lease_seconds": 60, "epochs": 6})
     env.vote(16)
     run_id = env.request()
-    command = [*TORCHRUN, "-m", "trainer", "run", run_id]
-    environment = child_environment(env.settings) | FSDP
-    launcher = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    words = ("trainer", "run", run_id)
+    where = {"environment": child_environment(env.settings) | FSDP, "output": tmp_path / "run"}
+    first, second = start_together(2, *words, **where)
     part = env.hold_second_process(run_id, 16)
-    processes = psutil.Process(launcher.pid).children()
-    other = next(one for one in processes if one.environ()["RANK"] == "1")
-    other.kill()
-    launcher.communicate(timeout=60)
-    assert not [one for one in processes if one.is_running()]
+    second.kill()
+    first.terminate()  # as torchrun does
+    first.wait(timeout=60)
     wait_until(env.claimable, 60, lambda: env.log(run_id))
     part.unlink()
     part.touch()  # as far as it would have come
 
-    subprocess.run(command, env=environment, check=True, timeout=120)
+    run_together(2, *words, **where)
     run = env.run(run_id)
     assert run.state == "succeeded", env.log(run_id)
     result = run.metrics["training"]

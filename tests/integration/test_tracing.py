@@ -8,7 +8,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from app.telemetry.tracing import Tracing
 from storage.errors import BadSetting
-from tests.support.live_server import LiveServer, StartServer, free_port, get
+from tests.support.live_server import LiveServer, StartServer, get
+from tests.support.programs import free_port
 from tests.support.webhook_receiver import receiving
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -23,8 +24,8 @@ from storage.imports.formats import NO_OPTIONS
 from storage.registry import training_runs
 from storage.settings import Settings
 from tests.support.command_line import CommandLine
-from tests.support.kto_processes import TORCHRUN
 from tests.support.live_server import wait_until
+from tests.support.programs import run_together
 from tests.support.rated_files import rated, write_rows
 from tests.support.training_env import LONG, Build
 from tests.support.two_blocks import train_doubled
@@ -41,17 +42,17 @@ from trainer.offline.train_file import OfflineTraining, train_on_file
 from trainer.runs import attempt
 from trainer.runs.executors.local import child_environment
 
-EARLIER = psutil.Process().children()  # pytest's own
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TWO = {"training_processes": 2, "batch_size": 2}
 # So small a share leaves two votes of each kind held out, and of sixteen votes twelve: three turns of two.
 TWO_LONG = {**LONG, **TWO, "hold_out_fraction": 1e-9, "lease_seconds": 60}
 
 
 def workers(supervisor: int | None = None) -> list[psutil.Process]:
-    """The workers that a supervisor started, in order; of this process, if no other is named."""
+    """What the fork server of a supervisor forked, in order; of this process, if no other is named."""
     children = psutil.Process(supervisor).children()
-    found = [one for one in children if "--multiprocessing-fork" in one.cmdline() and one not in EARLIER]
-    return sorted(found, key=attrgetter("pid"))
+    servers = [one for one in children if "multiprocessing.forkserver" in " ".join(one.cmdline())]
+    return sorted((one for server in servers for one in server.children()), key=attrgetter("pid"))
 
 
 def is_over(process: psutil.Process) -> bool:
@@ -130,7 +131,7 @@ def test_a_terminated_run_keeps_its_last_step_and_a_cancelled_one_leaves_no_proc
 
 
 def test_others_end_with_a_killed_supervisor_and_another_number_of_them_starts_again(
-    build: Build,
+    build: Build, tmp_path: Path
 ) -> None:
     env = build(**TWO_LONG | {"lease_seconds": 3})
     env.vote(16)
@@ -140,8 +141,8 @@ def test_others_end_with_a_killed_supervisor_and_another_number_of_them_starts_a
     supervisor.kill()
     wait_until(lambda: is_over(other))
     wait_until(env.claimable, 30)
-    three = [*TORCHRUN[:-1], "3", "-m", "trainer", "run", run_id]
-    subprocess.run(three, env=child_environment(env.settings), check=True, timeout=120)
+    where = {"environment": child_environment(env.settings), "output": tmp_path / "run"}
+    run_together(3, "trainer", "run", run_id, **where)
     run = env.run(run_id)
     assert run.state == "succeeded", env.log(run_id)
     assert "Another number of processes makes other batches; training starts again." in env.log(run_id)
@@ -149,17 +150,12 @@ def test_others_end_with_a_killed_supervisor_and_another_number_of_them_starts_a
     assert (trained["processes"], trained["resumed_from_step"], trained["steps"]) == (3, 0, 40)
 
 
-def test_launched_processes_end_where_there_is_nothing_to_train(build: Build) -> None:
+def test_launched_processes_end_where_there_is_nothing_to_train(build: Build, tmp_path: Path) -> None:
     env = build(min_votes_per_class=5)
     env.vote(4)
     run_id = env.request()
-    ended = subprocess.run(
-        [*TORCHRUN, "-m", "trainer", "run", run_id],
-        env=child_environment(env.settings),
-        check=True,
-        timeout=60,
-    )
-    assert ended.returncode == attempt.DONE
+    where = {"environment": child_environment(env.settings), "output": tmp_path / "run"}
+    run_together(2, "trainer", "run", run_id, **where)
     assert env.run(run_id).state == "skipped"
 
 

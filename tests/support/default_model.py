@@ -1,13 +1,13 @@
-"""The default model, converted once for all test processes: that takes some 15 seconds each time."""
+"""The default model, converted once for all test processes by two programs that ask for it at once."""
 
-import json
-import multiprocessing
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.settings import DEFAULT_MODEL, Settings
+from tests.support.programs import Program
 from trainer.model.base_model import resolve
 
 
@@ -20,9 +20,9 @@ class ConvertedDefault:
         return self.folder / "data"
 
     @property
-    def said(self) -> list[list[str]]:
-        """What each of two processes said that asked for it at once."""
-        return list(json.loads((self.folder / "said.json").read_text()))
+    def outputs(self) -> list[str]:
+        """What each of the two programs printed."""
+        return [file.read_text() for file in self.folder.glob("*.output")]
 
     def put_into(self, data_dir: Path) -> None:
         """Let that data directory have it too."""
@@ -31,14 +31,12 @@ class ConvertedDefault:
 
 
 def convert_default(folder: Path) -> None:
-    """Have it converted by two processes at once."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        said = pool.map(resolve_default, [folder / "data"] * 2)
-    (folder / "said.json").write_text(json.dumps(said))
+    outputs = [folder / f"{number}.output" for number in range(2)]
+    data_dir = str(folder / "data")
+    programs = [Program(__name__, data_dir, environment=os.environ, output=output) for output in outputs]
+    for program in programs:
+        assert program.wait(600) == 0, program.said()
 
 
-def resolve_default(data_dir: Path) -> list[str]:
-    """Ask for it; returns what was said."""
-    lines: list[str] = []
-    resolve(Settings(data_dir=data_dir), progress=lines.append)
-    return lines
+def main() -> None:
+    resolve(Settings(data_dir=Path(sys.argv[1])), progress=print)

@@ -1,11 +1,10 @@
-"""One of several processes that train together; `torchrun -m tests.support.kto_processes MODEL FOLDER …`.
+"""One of several processes that train together: `python -m tests.support.kto_processes MODEL FOLDER NAMES`.
 
-Writes what the first of them was told of each step, and the adapter that it ended with.
+Writes what the first of them reports of each step, and the adapter that it ends with.
 """
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from trainer.engine import kto
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.model.base_model import load_model, resolve
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
 # By engine: rows. Of 13 one comes twice, to make no block of one; then there are 7 blocks for two processes.
 TRAININGS = {"trl": 13, "shared-prefix": 13, "shared-prefix, whole": 12}
@@ -42,7 +40,8 @@ def rows(tokenizer: Any, count: int) -> list[TokenisedExample]:
     return tokenise(tokenizer, examples, max_length=256)[0]
 
 
-def main(model: str, folder: Path, names: Sequence[str]) -> None:
+def main() -> None:
+    model, folder, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     for name in names:
         chosen = settings(model, folder).model_copy(update={"engine": name.partition(",")[0]})
         base, tokenizer = load_model(resolve(chosen))
@@ -62,9 +61,4 @@ def main(model: str, folder: Path, names: Sequence[str]) -> None:
             (folder / f"{name}.json").write_text(json.dumps({"engine": result.engine, "steps": steps}))
             weights = {n: p.detach() for n, p in trained.named_parameters() if p.requires_grad}
             save_file(weights, folder / f"{name}.safetensors")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()

@@ -4,9 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -50,7 +48,7 @@ class LiveServer:
     """
 
     def __init__(self, settings: Mapping[str, object]) -> None:
-        values = {**TEST_SETTINGS, "port": free_port(), "executor": FORKED, **settings}
+        values = {**TEST_SETTINGS, "port": programs.free_port(), "executor": FORKED, **settings}
         texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         self.settings = Settings(**texts)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self.settings.port}"
@@ -165,19 +163,6 @@ def answers(url: str) -> bool:
 def get(url: str, **options: Any) -> httpx.Response:
     """A request that a busy machine gets time for: httpx's own limit is five seconds."""
     return httpx.get(url, **{"timeout": 60, **options})
-
-
-def free_port() -> int:
-    """A port below those that the system gives to connections: none takes it while a server starts again.
-
-    Each of pytest's workers draws from its own: what one has found free, no other takes before it is used.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 11
-    while True:
-        port = random.SystemRandom().randrange(10_000 + 2_000 * worker, 12_000 + 2_000 * worker)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 60, explain: Callable[[], str] = lambda: "") -> Any:

@@ -12,8 +12,10 @@ import importlib
 import importlib.util
 import multiprocessing
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -267,6 +269,19 @@ def trainers(data_dir: Path) -> list[int]:
     return pids
 
 
+def free_port() -> int:
+    """A port below those that the system gives to connections: none takes it while a server starts again.
+
+    Each of pytest's workers draws from its own: what one has found free, no other takes before it is used.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 11
+    while True:
+        port = random.SystemRandom().randrange(10_000 + 2_000 * worker, 12_000 + 2_000 * worker)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def run_command(
     *words: str,
     environment: Mapping[str, str],
@@ -288,6 +303,34 @@ def run_command(
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def start_together(
+    count: int, module: str, *words: str, environment: Mapping[str, str], output: Path
+) -> list[Program]:
+    """The processes of one training, in order, each with the environment that torchrun gives it."""
+    group = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+    group |= {"MASTER_PORT": free_port()}
+    started = []
+    for rank in range(count):
+        own = {name: str(value) for name, value in (group | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+        file = output.with_suffix(f".{rank}.output")
+        started.append(Program(module, *words, environment={**environment, **own}, output=file))
+    return started
+
+
+def run_together(
+    count: int, module: str, *words: str, environment: Mapping[str, str], output: Path, timeout: float = 240
+) -> str:
+    """Processes of one training to their good end; returns what they printed."""
+    started = start_together(count, module, *words, environment=environment, output=output)
+    try:
+        for program in started:
+            assert program.wait(timeout) == 0, program.said()
+        return "".join(program.said() for program in started)
+    finally:
+        for program in started:
+            program.kill()
 
 
 class ForkedExecutor:

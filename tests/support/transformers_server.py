@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.live_server import answers, free_port, wait_until
+from tests.support.live_server import answers, wait_until
+from tests.support.programs import free_port
 
 
 @contextmanager

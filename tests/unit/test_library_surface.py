@@ -118,7 +118,7 @@ USES = {
         "utils.constants.FSDP_MODEL_NAME": "Checkpoints of FSDP would be taken for whole ones.",
     },
     ("trainer/launch/launcher.py", "torch.distributed.launcher.api"): {
-        "LaunchConfig(nproc_per_node, rdzv_backend, rdzv_endpoint, rdzv_configs, local_addr, logs_specs)": (
+        "LaunchConfig(rdzv_backend, rdzv_endpoint, rdzv_configs, start_method, local_addr, logs_specs)": (
             "Several processes could not start, or would listen on a port."
         ),
         "elastic_launch": "Several processes could not start.",

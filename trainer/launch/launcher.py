@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import Pipe
+from multiprocessing import Pipe, set_forkserver_preload
 from multiprocessing.connection import wait
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -128,6 +128,8 @@ def _supervise(job: Job, processes: int, progress: Progress, check: Callable[[],
     # Otherwise the agent opens a TCP store for the workers, on every network interface.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     devices = gpus() if job.source.device.type == "cuda" else ()
+    # One import of torch and the trainer serves all workers, which are forked afterwards.
+    set_forkserver_preload(["trainer.launch.preload"])
     lines, theirs = zip(*(Pipe() for _ in range(processes)), strict=True)
     with TemporaryDirectory(prefix="thumbloop-") as folder, ThreadPoolExecutor(1) as executor:
         config = LaunchConfig(
@@ -137,6 +139,7 @@ def _supervise(job: Job, processes: int, progress: Progress, check: Callable[[],
             rdzv_endpoint=f"{folder}/rendezvous",
             rdzv_configs={"store_type": "file"},
             max_restarts=0,
+            start_method="forkserver",
             local_addr="127.0.0.1",
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
@@ -152,8 +155,12 @@ def _supervise(job: Job, processes: int, progress: Progress, check: Callable[[],
             if failure.exitcode < 0:
                 by = failure.signal_name()
                 raise ProcessLost(f"{name} was ended by {by} in mid-training; {KEPT}") from None
-            lost = RuntimeError(f"{name} ended before the training did; its output says why.")
-            raise next(iter(failures), lost) from None
+            silent = RuntimeError(f"{name} ended before the training did; its output says why.")
+            raise next(iter(failures), silent) from None
+        except EOFError:
+            check()
+            lost = f"The workers could not be started: the process that forks them was ended; {KEPT}"
+            raise ProcessLost(lost) from None
         finally:
             for line in lines:
                 line.close()  # workers that still run end with their line

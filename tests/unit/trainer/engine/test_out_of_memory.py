@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ from peft import get_peft_model
 
 from storage.examples.weights import Weights
 from storage.settings import Settings
-from tests.support import REPOSITORY
+from tests.support import limited_memory
 from tests.support.examples import example
+from tests.support.programs import run_together
 from tests.support.trainings import Steps
 from trainer.dataset.batch import Batch
 from trainer.dataset.tokenise import TokenisedExample, tokenise
@@ -103,57 +102,6 @@ def test_a_step_that_runs_out_is_done_again_in_smaller_passes(
         torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-5)
 
 
-LIMITED = """
-import json, os, resource, sys
-from pathlib import Path
-import torch
-from storage.settings import Settings
-from tests.support.examples import example
-from tests.support.trainings import Steps
-from trainer.engine import kto
-from trainer.model.base_model import load_model, resolve
-from trainer.dataset.tokenise import tokenise
-from storage.examples.weights import Weights
-
-last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
-model, folder, room = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-chosen = {"batch_size": 16, "epochs": 2, "learning_rate": 1e-2, "precision": "fp32"}
-settings = Settings(data_dir=folder, model=model, **chosen)
-unlimited = resource.getrlimit(resource.RLIMIT_AS)
-torch.set_num_threads(1)
-
-def train(limited):
-    base, tokenizer = load_model(resolve(settings))
-    rows = tokenise(
-        tokenizer,
-        [example(f"{n} why " * 100, "Because. " * 30, label=n % 2 == 0, chat_id=str(n)) for n in range(16)],
-        max_length=1024,
-    )[0]
-    losses, begun = [], []
-
-    def progress(state):
-        if "loss" in state:
-            losses.append(state["loss"])
-
-    def check():
-        if limited and last and not begun:
-            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (taken + room * 2**20, unlimited[1]))
-        begun.append(True)
-
-    base.get_input_embeddings().register_forward_pre_hook(lambda *_: check())
-    kto.train(base, tokenizer, rows, weights=Weights(1, 1), settings=settings, output_dir=folder / "out",
-              resume=False, progress=progress)
-    return losses
-
-limited = train(True)
-resource.setrlimit(resource.RLIMIT_AS, unlimited)
-whole = train(False)
-if whole:
-    print(json.dumps([limited, whole]))
-"""
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_real_limit_on_memory_gives_the_same_losses(
     tiny_model: Path, tmp_path: Path, processes: int
@@ -162,20 +110,12 @@ def test_a_real_limit_on_memory_gives_the_same_losses(
 
     Of two processes only the second one has so little; the first waits for it.
     """
-    script = tmp_path / "limited.py"
-    script.write_text(LIMITED)
-    launcher = [*("-m", "torch.distributed.run", "--standalone", "--nproc-per-node"), str(processes)]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script), str(tiny_model), str(tmp_path), "80"],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
+    words = [str(tiny_model), str(tmp_path), "80"]
+    printed = run_together(
+        processes, limited_memory.__name__, *words, environment=os.environ, output=tmp_path / "run"
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Out of memory in step") == 1, "once, and not where there is no limit"
-    limited, whole = json.loads(done.stdout)
+    assert printed.count("Out of memory in step") == 1, "once, and not where there is no limit"
+    limited, whole = json.loads((tmp_path / "losses.json").read_text())
     assert len(whole) == 2
     assert limited == pytest.approx(whole, rel=1e-6)
 

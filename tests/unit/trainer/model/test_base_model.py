@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from storage.errors import ModelUnavailable
 from storage.settings import DEFAULT_MODEL, Settings
-from tests.support.default_model import ConvertedDefault, resolve_default
+from tests.support.default_model import ConvertedDefault
 from trainer.model.base_model import BaseModelSource, load_model, load_tokenizer, number_format, resolve
 
 
@@ -73,9 +73,11 @@ def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny_model: Path, t
 
 @pytest.mark.slow
 def test_the_default_model_is_converted_once_however_many_ask(converted_default: ConvertedDefault) -> None:
-    assert len(converted_default.said) == 2
-    assert sum("Converting" in line for lines in converted_default.said for line in lines) == 1
-    assert resolve_default(converted_default.data_dir) == []
+    assert len(converted_default.outputs) == 2
+    assert "".join(converted_default.outputs).count("Converting") == 1
+    messages: list[str] = []
+    resolve(Settings(data_dir=converted_default.data_dir), progress=messages.append)
+    assert messages == []
     folder = converted_default.data_dir / "models" / DEFAULT_MODEL
     assert not folder.with_name(f"{DEFAULT_MODEL}.tmp").exists()
 

@@ -9,7 +9,7 @@ from app.serving.openai.backend import ExternalBackend
 from app.serving.openai.breaker import FAILURES, Breaker
 from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
 from tests.support.external_backend import BASE, HELLO, SAMPLING, WHOLE, MakeBackend, Tokenise, failure, reply
-from tests.support.live_server import free_port
+from tests.support.programs import free_port
 from tests.support.recorded_vllm import (
     KEY,
     MODEL,
