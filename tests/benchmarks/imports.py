@@ -44,9 +44,9 @@ def _write(path: Path, rows: int) -> None:
     chance = random.Random(0)
     with path.open("w") as file:
         for n in range(rows):
-            asked, replied = (" ".join(chance.choices(WORDS, k=WORDS_IN_MESSAGE)) for _ in range(2))
+            question, replied = (" ".join(chance.choices(WORDS, k=WORDS_IN_MESSAGE)) for _ in range(2))
             row = {
-                "prompt": [{"role": "user", "content": f"{n} {asked}"}],
+                "prompt": [{"role": "user", "content": f"{n} {question}"}],
                 "completion": [{"role": "assistant", "content": replied}],
                 "label": n % 3 > 0,
             }

@@ -99,17 +99,17 @@ class Training:
             rows = [self.rows[number] for number in block]
             return self.scores(Batch.of(rows, max_length=self.max_length))
 
-    def _score_shared(self, asked: Batch) -> Scored:
+    def _score_shared(self, batch: Batch) -> Scored:
         with fast_layers(self.model):
-            policy, reference = self.trainer.scorer.policy(asked), self.trainer.scorer.reference(asked)
+            policy, reference = self.trainer.scorer.policy(batch), self.trainer.scorer.reference(batch)
         return policy.completions - reference.completions, policy.mismatched - reference.mismatched
 
-    def _score_plainly(self, asked: Batch) -> Scored:
+    def _score_plainly(self, batch: Batch) -> Scored:
         """As TRL scores: autocast, and the softmax over scores that were rounded to bf16."""
         found = []
-        for completions in (asked.completions, asked.mismatched):
+        for completions in (batch.completions, batch.mismatched):
             ratios = []
-            for prompt, completion in zip(asked.prompts, completions, strict=True):
+            for prompt, completion in zip(batch.prompts, completions, strict=True):
                 ids = torch.tensor([[*prompt, *(completion or [])]])
                 logps = []
                 for without in (False, True):

@@ -40,7 +40,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     No page may raise an error or ask another host for anything.
     """
     contexts = []
-    troubles: list[str] = []
+    errors: list[str] = []
 
     def open_page(url: str, **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
@@ -48,15 +48,15 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         contexts.append(context)
         page = context.new_page()
         own = ("http://127.0.0.1:", "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(own) else troubles.append(f"asked {r.url}"))
-        page.on("pageerror", lambda error: troubles.append(f"raised {error}"))
+        page.on("request", lambda r: None if r.url.startswith(own) else errors.append(f"asked {r.url}"))
+        page.on("pageerror", lambda error: errors.append(f"raised {error}"))
         page.goto(url)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert troubles == []
+    assert errors == []
 
 
 @pytest.fixture(scope="session")

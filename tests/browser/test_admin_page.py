@@ -134,16 +134,16 @@ def test_data_in_and_out(admin_server: LiveServer, open_page: OpenPage, votes: P
     expect(page.locator("#tl-progress")).to_contain_text("skipped")
     expect(page.locator("#tl-progress")).to_contain_text("Not enough feedback")
     forms = {name: page.locator(f"[data-{name}]") for name in ("import", "export")}
-    said = forms["import"].locator("[data-result]")
+    result = forms["import"].locator("[data-result]")
     import_votes(page, votes)
     import_votes(page, votes)
-    expect(said).to_contain_text("40 were there already")
+    expect(result).to_contain_text("40 were there already")
 
     broken = tmp_path / "broken.jsonl"
     broken.write_text(votes.read_text() + '{"prompt": "<b>Hi</b>", "completion": "", "label": true}\n')
     forms["import"].locator("input[type=file]").set_input_files(broken)
     forms["import"].get_by_role("button", name="Import").click()
-    expect(said).to_contain_text("line 41")
+    expect(result).to_contain_text("line 41")
     forms["import"].get_by_label("Leave out bad rows").check()
     forms["import"].get_by_label("Format").select_option("kto")
     forms["import"].get_by_role("button", name="Import").click()

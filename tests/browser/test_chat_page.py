@@ -208,9 +208,9 @@ def test_refused_message_stays_in_the_box(
     if started:
         send_and_wait(page, "Hello")
     chats = page.get_by_role("navigation", name="Your chats").get_by_role("link")
-    for text, said in (("   ", "message"), ("x" * 2001, "2000"), ("wörd " * 390, "1024")):
+    for text, reason in (("   ", "message"), ("x" * 2001, "2000"), ("wörd " * 390, "1024")):
         send(page, text)
-        expect(page.get_by_role("alert")).to_contain_text(said)
+        expect(page.get_by_role("alert")).to_contain_text(reason)
         expect(box(page)).to_have_value(text)
     expect(chats).to_have_count(1 if started else 0)
 

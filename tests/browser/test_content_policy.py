@@ -26,9 +26,9 @@ def page() -> gr.Blocks:
     with gr.Blocks(title="safe") as blocks:
         chat = gr.Chatbot()
         raw = gr.HTML()  # not sanitized: what it would be like if the sanitizer failed
-        said = gr.Textbox(label="Say")
+        entry = gr.Textbox(label="Say")
         gr.HTML("<i>loading</i>", js_on_load="element.querySelector('i').textContent = 'handler ran'")
-        said.submit(lambda _: ([{"role": "assistant", "content": ATTACK}], ATTACK), said, [chat, raw])
+        entry.submit(lambda _: ([{"role": "assistant", "content": ATTACK}], ATTACK), entry, [chat, raw])
     return blocks
 
 

@@ -28,7 +28,7 @@ def banner(page: Page) -> Locator:
     return page.get_by_text("Editing your message.")
 
 
-def said(page: Page) -> Locator:
+def texts(page: Page) -> Locator:
     return page.locator(".tl-text")
 
 
@@ -44,7 +44,7 @@ def test_edited_message_stands_in_the_place_of_the_first(
     text = "if a < b:\n    print('<i>**x**</i>')  # &amp; `so`\n\n![](http://example.com/x.png)"
     send_and_wait(page, "One")
     send_and_wait(page, text)
-    assert said(page).last.inner_text() == text
+    assert texts(page).last.inner_text() == text
     send_and_wait(page, "Three")
     if kind == "phone":
         edge = pencil(page, 1).bounding_box()
@@ -61,7 +61,7 @@ def test_edited_message_stands_in_the_place_of_the_first(
 
     before = stored_messages(page, chat_server.url)
     send(page, "Two, edited")
-    expect(said(page)).to_have_text(["One", "Two, edited"])
+    expect(texts(page)).to_have_text(["One", "Two, edited"])
     expect(page.locator("[data-message]")).to_have_count(2)
     expect(banner(page)).not_to_be_visible()
     expect(box(page)).to_have_value("")
@@ -69,10 +69,10 @@ def test_edited_message_stands_in_the_place_of_the_first(
     assert after[:2] == before[:2]
     assert before[2]["id"] in after[2]["siblings"]  # type: ignore[operator]
     page.reload()
-    expect(said(page)).to_have_text(["One", "Two, edited"])
+    expect(texts(page)).to_have_text(["One", "Two, edited"])
     expect(banner(page)).not_to_be_visible()
     send_and_wait(page, "Then")  # a message like any other again
-    expect(said(page)).to_have_text(["One", "Two, edited", "Then"])
+    expect(texts(page)).to_have_text(["One", "Two, edited", "Then"])
 
 
 def test_editing_by_keyboard_is_left_with_escape(page: Page) -> None:
@@ -90,11 +90,11 @@ def test_editing_by_keyboard_is_left_with_escape(page: Page) -> None:
     page.keyboard.press("Enter")
     page.keyboard.type(" again")
     page.keyboard.press("Enter")
-    expect(said(page)).to_have_text(["Hello again"])
+    expect(texts(page)).to_have_text(["Hello again"])
     expect(box(page)).to_have_value("half a thought")  # for the message that was being written
     expect(banner(page)).not_to_be_visible()
     page.get_by_role("button", name="Send").click()
-    expect(said(page)).to_have_text(["Hello again", "half a thought"])
+    expect(texts(page)).to_have_text(["Hello again", "half a thought"])
 
 
 def test_editing_is_left_with_its_button_and_with_its_chat(page: Page, chat_server: LiveServer) -> None:
@@ -119,7 +119,7 @@ def test_refused_edit_goes_on(page: Page) -> None:
     expect(banner(page)).to_be_visible()
     expect(box(page)).to_have_value("x" * 2001)
     send(page, "Shorter")
-    expect(said(page)).to_have_text(["Shorter"])
+    expect(texts(page)).to_have_text(["Shorter"])
 
 
 def test_no_message_is_edited_while_a_reply_streams(endless_server: LiveServer, open_page: OpenPage) -> None:
@@ -130,7 +130,7 @@ def test_no_message_is_edited_while_a_reply_streams(endless_server: LiveServer, 
     stop_button(page).click()
     pencil(page).click()
     send(page, "A short one.")
-    expect(said(page)).to_have_text(["A short one."])
+    expect(texts(page)).to_have_text(["A short one."])
     stop_button(page).click()
     expect(page.get_by_role("button", name="Edit message")).to_have_count(1)
 
@@ -145,11 +145,11 @@ def test_draft_outlives_a_reload_with_its_editing(page: Page) -> None:
     expect(banner(page)).to_be_visible()
     expect(box(page)).to_have_value("Hello, world")
     page.get_by_role("button", name="Send").click()
-    expect(said(page)).to_have_text(["Hello, world"])
+    expect(texts(page)).to_have_text(["Hello, world"])
     expect(box(page)).to_have_value("half\na <thought>")
     box(page).fill("")
     page.reload()
-    expect(said(page)).to_have_text(["Hello, world"])
+    expect(texts(page)).to_have_text(["Hello, world"])
     expect(box(page)).to_have_value("")
 
 
@@ -169,7 +169,7 @@ def test_message_that_the_server_did_not_get_comes_back(live_server: LiveServer,
     assert chat_id(page) == open_chat
     assert stored_texts(page, live_server) == ["Before"]
     page.get_by_role("button", name="Send").click()
-    expect(said(page)).to_have_text(["Before", "Never got there, and typed on"])
+    expect(texts(page)).to_have_text(["Before", "Never got there, and typed on"])
     expect(box(page)).to_have_value("")
 
 
@@ -185,7 +185,7 @@ def test_message_that_arrived_does_not_come_back(chat_server: LiveServer, open_p
     page.goto("about:blank")  # a page that is still loading would hear of it, and draw it
     assert page.request.post(path, data={"content": "Again"}, headers={"Origin": chat_server.url}).ok
     page.goto(here)
-    expect(said(page)).to_have_text(["Again", "Again"])
+    expect(texts(page)).to_have_text(["Again", "Again"])
     expect(box(page)).to_have_value("")
 
 

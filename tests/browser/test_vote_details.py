@@ -26,7 +26,7 @@ def stored_vote(page: Page, server: LiveServer, reply: int = -1) -> dict[str, An
     return vote
 
 
-def said(page: Page, server: LiveServer) -> tuple[object, ...]:
+def vote_content(page: Page, server: LiveServer) -> tuple[object, ...]:
     vote = stored_vote(page, server)
     return vote["label"], vote["tags"], vote["comment"], vote["correction"]
 
@@ -65,7 +65,7 @@ def test_tags_comment_and_correction_are_changes_of_the_same_vote(
     expect(page.get_by_role("group", name="Reasons")).not_to_be_visible()
     thumb(page, "Dislike").click()
     expect_vote(page, False)
-    assert said(page, chat_server) == (False, [], None, None)  # the bare thumb counts at once
+    assert vote_content(page, chat_server) == (False, [], None, None)  # the bare thumb counts at once
     first = stored_vote(page, chat_server)["revision"]
     expect(tag(page, "unclear")).to_be_visible()
     expect(page.locator("[data-tag=clear]").last).not_to_be_visible()  # a reason for a thumb up
@@ -78,7 +78,7 @@ def test_tags_comment_and_correction_are_changes_of_the_same_vote(
     say_more(page, "No <b>greeting</b>\n&amp; no name", "\nHello, Ada!")
     expect(page.get_by_role("dialog")).not_to_be_visible()
     expected = (False, ["unclear", "wrong"], "No <b>greeting</b>\n&amp; no name", "Hello, Ada!")
-    assert said(page, chat_server) == expected
+    assert vote_content(page, chat_server) == expected
     assert stored_vote(page, chat_server)["revision"] > first
 
     page.reload()
@@ -92,7 +92,7 @@ def test_tags_comment_and_correction_are_changes_of_the_same_vote(
 
     thumb(page, "Like").click()  # another thumb keeps what was said
     expect_vote(page, True)
-    assert said(page, chat_server) == (True, ["wrong", "unclear"], *expected[2:]), "as they are shown"
+    assert vote_content(page, chat_server) == (True, ["wrong", "unclear"], *expected[2:]), "as they are shown"
     expect(tag(page, "clear")).to_be_visible()
     expect(tag(page, "wrong")).to_be_visible()  # it was chosen
     expect(page.locator('[data-tag="too long"]').last).not_to_be_visible()
@@ -159,7 +159,7 @@ def test_all_of_it_by_keyboard(page: Page, chat_server: LiveServer) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(tag(page, "Say more…")).to_be_focused()
-    assert said(page, chat_server) == (False, ["wrong"], "Rude.", "Good day.")
+    assert vote_content(page, chat_server) == (False, ["wrong"], "Rude.", "Good day.")
 
 
 def test_a_vote_is_shown_as_cast_while_the_next_reply_streams(
@@ -188,7 +188,7 @@ def test_refused_words_are_said_and_stay_to_be_shortened(page: Page, chat_server
     expect(page.get_by_role("alert")).to_contain_text("2001 characters")
     expect(page.get_by_label("Comment")).to_have_value("x" * 2001)
     page.get_by_role("button", name="Cancel").click()
-    assert said(page, chat_server) == (True, [], None, None)
+    assert vote_content(page, chat_server) == (True, [], None, None)
 
 
 @pytest.mark.parametrize("page", ["phone"], indirect=True)

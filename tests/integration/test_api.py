@@ -178,8 +178,8 @@ def test_votes_are_cast_changed_and_cleared(client: httpx.Client, stranger: http
     assert (cleared["label"], cleared["revision"]) == (None, 3)
     assert messages_of(client, chat_id)[-1]["vote"] is None
     for label in ("true", 1, None, [True]):
-        said = refused(client.put(path, json={"label": label}), 422, "invalid_input", field="label")
-        assert "must be true or false" in said
+        message = refused(client.put(path, json={"label": label}), 422, "invalid_input", field="label")
+        assert "must be true or false" in message
     refused(client.put(path, json={"label": True, "tags": ["x" * 51]}), 422)
     too_long = {"label": True, "comment": "x" * 40_000}
     refused(client.put(path, json=too_long), 413, "too_large", field="comment")

@@ -35,9 +35,9 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(client: httpx.C
     reply = send(client, chat_id)["id"]
     vote = f"/api/v1/messages/{reply}/vote"
     http_loop.checked(client.put(vote, json={"label": True, "tags": ["clear"]}))
-    told = refused(client.put(vote, json={"label": True, "taggs": []}), 422, "unknown_field", "taggs")
-    assert "'taggs'" in told
-    assert "known are label, tags, comment, correction." in told
+    message = refused(client.put(vote, json={"label": True, "taggs": []}), 422, "unknown_field", "taggs")
+    assert "'taggs'" in message
+    assert "known are label, tags, comment, correction." in message
     assert http_loop.checked(client.get(vote))["tags"] == ["clear"]
 
     chat = f"/api/v1/chats/{chat_id}"
@@ -57,10 +57,10 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(client: httpx.C
     headers = {"Content-Type": "application/json"}
     refused(client.patch(chat, content=b'{"a\\ud800": 1}', headers=headers), 422)
 
-    told = refused(client.get("/api/v1/export?labell=up"), 422, "unknown_parameter", "labell")
-    assert "label, from_date" in told
-    told = refused(client.post("/api/v1/import?min_ratng=4", content=b"{}"), 422, "unknown_parameter")
-    assert "max_messages, min_rating" in told
+    message = refused(client.get("/api/v1/export?labell=up"), 422, "unknown_parameter", "labell")
+    assert "label, from_date" in message
+    message = refused(client.post("/api/v1/import?min_ratng=4", content=b"{}"), 422, "unknown_parameter")
+    assert "max_messages, min_rating" in message
     # Clients of OpenAI's API send many fields that mean nothing here.
     lenient = {"model": "deployed", "messages": [{"role": "user", "content": "Hi"}], "metadata": {}}
     http_loop.checked(client.post("/v1/chat/completions", json=lenient))
@@ -77,22 +77,22 @@ def test_a_query_parameter_counts_once(client: httpx.Client) -> None:
 def test_what_is_wrong_is_said_once_and_of_the_right_thing(client: httpx.Client) -> None:
     chat_id = new_chat(client)
     vote = f"/api/v1/messages/{send(client, chat_id)['id']}/vote"
-    told = refused(client.get("/api/v1/examples?min_messages=3&max_messages=2"), 422)
-    assert told == "The query: min_messages is beyond max_messages, so nothing can match."
-    told = refused(client.get("/api/v1/examples?cursor=zz"), 422, field="cursor")
-    assert told.startswith('cursor cannot be "zz": give `next`')
-    assert told == refused(client.get("/api/v1/chats?cursor=zz"), 422, field="cursor")
-    told = refused(client.put(vote, json={"label": True, "tags": ["x" * 51]}), 422, field="tags.0")
-    assert told == "tags.0 has 51 characters; the most is 50."
-    told = refused(client.put(vote, json={"label": True, "tags": ["x"] * 21}), 422, field="tags")
-    assert told == "tags has 21 items; the most is 20."
-    told = refused(client.put(vote, json={"label": True, "comment": "a\0"}), 422, field="comment")
-    assert told == "The comment holds a NUL character; remove it."
-    told = refused(client.put(vote, content=b"{broken"), 422, "invalid_json")
-    assert "Content-Type: application/json" in told
+    message = refused(client.get("/api/v1/examples?min_messages=3&max_messages=2"), 422)
+    assert message == "The query: min_messages is beyond max_messages, so nothing can match."
+    message = refused(client.get("/api/v1/examples?cursor=zz"), 422, field="cursor")
+    assert message.startswith('cursor cannot be "zz": give `next`')
+    assert message == refused(client.get("/api/v1/chats?cursor=zz"), 422, field="cursor")
+    message = refused(client.put(vote, json={"label": True, "tags": ["x" * 51]}), 422, field="tags.0")
+    assert message == "tags.0 has 51 characters; the most is 50."
+    message = refused(client.put(vote, json={"label": True, "tags": ["x"] * 21}), 422, field="tags")
+    assert message == "tags has 21 items; the most is 20."
+    message = refused(client.put(vote, json={"label": True, "comment": "a\0"}), 422, field="comment")
+    assert message == "The comment holds a NUL character; remove it."
+    message = refused(client.put(vote, content=b"{broken"), 422, "invalid_json")
+    assert "Content-Type: application/json" in message
     headers = {"Content-Type": "application/json"}
-    told = refused(client.put(vote, content=b"{broken", headers=headers), 422, "invalid_json")
-    assert told.startswith("The body is not JSON: ")
+    message = refused(client.put(vote, content=b"{broken", headers=headers), 422, "invalid_json")
+    assert message.startswith("The body is not JSON: ")
     assert refused(client.put(vote, json=[1]), 422) == "The body must be a JSON object, not [1]."
 
 

@@ -56,13 +56,13 @@ def test_text_that_no_database_stores_is_refused_by_name_wherever_it_is(
                 ("POST", "/api/v1/training-runs", {bad: {}}, "*"),
                 ("POST", "/api/v1/model-versions/v1/deploy", {"why": bad}, "why"),
             ]
-            for asked, field in (
+            for body, field in (
                 ({"model": bad, "messages": [question]}, "model"),
                 ({"model": "base", "messages": [question], "metadata": {"x": bad}}, "metadata.x"),
                 ({"model": "base", "messages": [question], "other": [[bad]]}, "other[0][0]"),
                 ({"model": "base", "messages": [{"role": "user", "content": bad}]}, "messages[0].content"),
             ):
-                answer = _sent(client, "POST", "/v1/chat/completions", asked)
+                answer = _sent(client, "POST", "/v1/chat/completions", body)
                 assert (answer.status_code, answer.json()["error"]["param"]) == (400, field), answer.text
         for method, path, body, field in bodies:
             refused(_sent(client, method, path, body), 422, "invalid_input", field)

@@ -87,8 +87,8 @@ def test_requests_of_one_end_user_stay_on_one_side(admin: httpx.Client, server: 
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.token(), max_retries=0)
 
     def version(**who: str) -> str:
-        asked = {"model": "deployed", "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
-        return client.chat.completions.create(**asked | who).model  # type: ignore[call-overload,no-any-return]
+        request = {"model": "deployed", "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+        return client.chat.completions.create(**request | who).model  # type: ignore[call-overload,no-any-return]
 
     sides = {user: {version(user=user) for _ in range(2)} for user in map(str, range(20))}
     assert all(len(side) == 1 for side in sides.values())

@@ -88,9 +88,9 @@ def test_a_canary_that_cannot_be_served_is_told_once_and_the_deployed_version_an
         begin_canary(env.database)
         given, beside = two_sides(env)
         assert [answerer(env, chat_id) for chat_id in (given, beside, given)] == ["v1"] * 3
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 1
-    assert "v2 is tried as a canary but cannot be served, so the deployed version answers" in told[0]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1
+    assert "v2 is tried as a canary but cannot be served, so the deployed version answers" in messages[0]
     file.write_bytes(file.read_bytes()[:-1])
     env.deployments.canary.end(by="ada", why="repaired")
     env.deployments.canary.start("v2", share=0.5, by="ada", why="again")
@@ -167,7 +167,7 @@ def test_versions_wait_for_a_model_server_that_is_overrun(
     serving: ServingEnv, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     overrun = status(429, error("One at a time.", "RateLimitError", 429))
-    with recorded_vllm(lambda said: list(range(len(said)))) as server:
+    with recorded_vllm(lambda text: list(range(len(text)))) as server:
         given = {"openai_base_url": server.url, "openai_api_key": KEY, "openai_model": MODEL}
         backend = ExternalBackend(settings.model_copy(update=given), None)
         deployments = Deployments(serving.database, serving.artifacts, backend, max_loaded_versions=4)

@@ -159,9 +159,9 @@ def test_the_box_is_drawn_where_it_changes_and_does_not_undo_a_click_on_its_way(
 def test_a_refusal_is_not_wiped_by_what_is_drawn_without_a_notice(
     renderer: ChatRenderer, me: Identity
 ) -> None:
-    def said(said: str | None) -> object:
-        return next(renderer.follow(TabState(), me, said))[renderer.notice]
+    def notice(error: str | None) -> object:
+        return next(renderer.follow(TabState(), me, error))[renderer.notice]
 
-    assert said(None) == gr.skip()
-    assert said("") == ""
-    assert "No such chat" in str(said("No such chat"))
+    assert notice(None) == gr.skip()
+    assert notice("") == ""
+    assert "No such chat" in str(notice("No such chat"))

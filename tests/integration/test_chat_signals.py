@@ -20,7 +20,7 @@ def test_regenerating_and_editing_are_noted_on_the_reply_that_was_not_good_enoug
     first = env.send("One").message()
     env.regenerate(first.id)
     assert noted(env) == [(first.id, "regenerated")]
-    asked, again = env.path()
+    question, again = env.path()
     second = env.send("Two").message()
     assert len(noted(env)) == 1  # going on is no signal
 
@@ -32,7 +32,7 @@ def test_regenerating_and_editing_are_noted_on_the_reply_that_was_not_good_enoug
     branch.message()
     assert noted(env)[2:] == [(edited.message_id, "edited")]
 
-    root = env.send("Otherwise", edits=asked.id)
+    root = env.send("Otherwise", edits=question.id)
     answer = root.message()
     assert [m.content for m in env.path()] == ["Otherwise", answer.content]
     assert noted(env)[3:] == [(again.id, "edited")]
@@ -42,12 +42,12 @@ def test_regenerating_and_editing_are_noted_on_the_reply_that_was_not_good_enoug
 
 def test_a_message_stands_in_place_of_an_own_one_of_the_same_chat_only(env: ChatEnv) -> None:
     reply = env.send("One").message()
-    for chat_id, changes, said in (
+    for chat_id, changes, message in (
         (env.chat_id, {"edits": reply.id}, "is a reply"),
         (env.chat_id, {"edits": reply.parent_id, "parent_id": reply.id}, "not both"),
         (env.new_chat(), {"edits": reply.parent_id}, "is not of chat"),
     ):
-        with pytest.raises(InvalidInput, match=said):
+        with pytest.raises(InvalidInput, match=message):
             env.service.send(env.user_id, chat_id, "Two", **changes)  # type: ignore[arg-type]
     assert noted(env) == []
     assert len(env.path()) == 2

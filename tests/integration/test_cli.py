@@ -41,8 +41,8 @@ def test_what_needs_no_model_loads_no_model_library(thumbloop: CommandLine) -> N
 
 
 def test_version_and_help_need_no_installation(thumbloop: CommandLine) -> None:
-    assert re.fullmatch(r"thumbloop \d+\.\d+\.\d+\n", thumbloop.said("--version"))
-    assert "admin-link" in thumbloop.said("--help")
+    assert re.fullmatch(r"thumbloop \d+\.\d+\.\d+\n", thumbloop.output("--version"))
+    assert "admin-link" in thumbloop.output("--help")
     assert "No such command" in thumbloop.run("nonsense", code=2).stderr
     assert not thumbloop.data_dir.exists()
 
@@ -68,89 +68,90 @@ def test_settings_that_do_not_exist_are_refused(thumbloop: CommandLine) -> None:
 
 def test_accounts(thumbloop: CommandLine) -> None:
     def states() -> dict[str, list[str]]:
-        lines = thumbloop.said("user", "list").splitlines()[1:]
+        lines = thumbloop.output("user", "list").splitlines()[1:]
         return {line.split()[0]: line.split()[1:3] for line in lines}
 
     secret = "correct horse battery"
-    thumbloop.said("user", "create", "ada", "--role", "admin", "--password-stdin", stdin=f"{secret}\n")
+    thumbloop.output("user", "create", "ada", "--role", "admin", "--password-stdin", stdin=f"{secret}\n")
     assert states() == {"ada": ["admin", "active"]}
     assert "already" in thumbloop.refused("user", "create", "ada", "--password-stdin", stdin=secret)
     assert "10 characters" in thumbloop.refused("user", "create", "bob", "--password-stdin", stdin="short")
     assert "--password-stdin" in thumbloop.refused("user", "create", "bob")  # no terminal to ask at
     assert "'bob'" in thumbloop.refused("user", "role", "bob", "admin")
 
-    thumbloop.said("user", "role", "ada", "user")
-    thumbloop.said("user", "disable", "ada")
+    thumbloop.output("user", "role", "ada", "user")
+    thumbloop.output("user", "disable", "ada")
     assert states() == {"ada": ["user", "disabled"]}
-    thumbloop.said("user", "disable", "ada", "--undo")
-    thumbloop.said("user", "password", "ada", "--password-stdin", stdin=f"{secret}!\n")
+    thumbloop.output("user", "disable", "ada", "--undo")
+    thumbloop.output("user", "password", "ada", "--password-stdin", stdin=f"{secret}!\n")
     assert states() == {"ada": ["user", "active"]}
     with thumbloop.database() as database, database.read() as session:
         assert verify_password(find_user(session, "ada"), f"{secret}!").name == "ada"
 
 
 def test_tokens(thumbloop: CommandLine) -> None:
-    plain = thumbloop.said("token", "create", "robot", "--role", "admin", "--plain")
+    plain = thumbloop.output("token", "create", "robot", "--role", "admin", "--plain")
     assert re.fullmatch(r"tl_[\w-]{43}\n", plain)
-    assert "robot" in thumbloop.said("token", "create", "robot", "--role", "admin")
+    assert "robot" in thumbloop.output("token", "create", "robot", "--role", "admin")
     assert "thumbloop user role" in thumbloop.refused("token", "create", "robot", "--role", "user")
-    rows = [line.split() for line in thumbloop.said("token", "list").splitlines()[1:]]
+    rows = [line.split() for line in thumbloop.output("token", "list").splitlines()[1:]]
     assert [row[1:3] for row in rows] == [["robot", "admin"]] * 2
     assert rows[0][3] == f"{plain[:8]}…"
 
-    thumbloop.said("token", "revoke", rows[0][0])
-    states = [line.split()[4] for line in thumbloop.said("token", "list").splitlines()[1:]]
+    thumbloop.output("token", "revoke", rows[0][0])
+    states = [line.split()[4] for line in thumbloop.output("token", "list").splitlines()[1:]]
     assert states == ["revoked", "active"]
     assert "no token" in thumbloop.refused("token", "revoke", "nonsense")
 
 
 def test_import_and_export(thumbloop: CommandLine, rated_chats: Path, tmp_path: Path) -> None:
-    assert thumbloop.said("import", str(rated_chats)).startswith("24 imported, 0 duplicates")
-    again = thumbloop.said("import", "-", stdin=rated_chats.read_text())
+    assert thumbloop.output("import", str(rated_chats)).startswith("24 imported, 0 duplicates")
+    again = thumbloop.output("import", "-", stdin=rated_chats.read_text())
     assert again.startswith("0 imported, 24 duplicates")
     exported = tmp_path / "exported.jsonl"
-    assert thumbloop.said("export", str(exported)).startswith("24 rows")
+    assert thumbloop.output("export", str(exported)).startswith("24 rows")
     rows = [json.loads(line) for line in exported.read_text().splitlines()]
     assert rows[1]["prompt"][-1] == {"role": "user", "content": "What is 1 plus 1?"}
     assert [row["label"] for row in rows] == [n % 3 != 0 for n in range(24)]
-    assert thumbloop.said("export", "-") == exported.read_text()
+    assert thumbloop.output("export", "-") == exported.read_text()
 
     broken = "{broken\n" + json.dumps({"prompt": "New", "completion": "Row", "label": True})
     assert "standard input, line 1" in thumbloop.refused("import", "-", stdin=broken)
-    assert thumbloop.said("import", "-", "--skip-bad", stdin=broken).endswith("1 left out.\n")
+    assert thumbloop.output("import", "-", "--skip-bad", stdin=broken).endswith("1 left out.\n")
     assert "nowhere.jsonl" in thumbloop.refused("import", str(tmp_path / "nowhere.jsonl"))
     assert "cannot be written" in thumbloop.refused("export", str(tmp_path / "nowhere" / "out.jsonl"))
 
 
 def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine, rated_chats: Path) -> None:
     assert "votes" in thumbloop.run("train", "--fresh", code=3).stdout  # skipped
-    thumbloop.said("import", str(rated_chats))
+    thumbloop.output("import", str(rated_chats))
     # Whether two passes over random words make a tiny model better is not the question here.
     thumbloop.settings |= {"gate_loss_tolerance": 100, "gate_auc_tolerance": 1}
-    assert "v2 is deployed" in thumbloop.said("train")
+    assert "v2 is deployed" in thumbloop.output("train")
 
     def deployed() -> str:
-        return next(line.split()[1] for line in thumbloop.said("versions").splitlines() if line[0] == "*")
+        return next(line.split()[1] for line in thumbloop.output("versions").splitlines() if line[0] == "*")
 
     assert deployed() == "v2"
-    assert "v1" in thumbloop.said("rollback", "--why", "I liked the old one")
+    assert "v1" in thumbloop.output("rollback", "--why", "I liked the old one")
     assert deployed() == "v1"
     assert "nothing to roll back to" in thumbloop.refused("rollback")
-    thumbloop.said("deploy", "v2")
+    thumbloop.output("deploy", "v2")
     assert deployed() == "v2"
     assert "'v3'" in thumbloop.refused("deploy", "v3")
 
-    thumbloop.said("rollback")
-    assert "No canary is under way" in thumbloop.said("canary", "show")
+    thumbloop.output("rollback")
+    assert "No canary is under way" in thumbloop.output("canary", "show")
     assert "No canary is under way" in thumbloop.refused("canary", "end")
     assert "above 0 and below 1" in thumbloop.refused("canary", "start", "v2", "--share", "1")
-    assert thumbloop.said("canary", "start", "v2") == "v2 answers 10% of the chats that begin from now on.\n"
-    assert "canary 10%" in thumbloop.said("versions")
-    shown = thumbloop.said("canary", "show")
+    started = thumbloop.output("canary", "start", "v2")
+    assert started == "v2 answers 10% of the chats that begin from now on.\n"
+    assert "canary 10%" in thumbloop.output("versions")
+    shown = thumbloop.output("canary", "show")
     assert "no votes" in shown
     assert "It was given 0 chats since" in shown
     assert deployed() == "v1"
-    assert "v1 answers its 0 chats" in thumbloop.said("canary", "end", "--why", "enough")
+    assert "v1 answers its 0 chats" in thumbloop.output("canary", "end", "--why", "enough")
 
     (weights,) = thumbloop.data_dir.glob("adapters/*/adapter_model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -161,13 +162,13 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
 
 
 def test_train_left_running_then_cancelled(thumbloop: CommandLine, rated_chats: Path) -> None:
-    thumbloop.said("import", str(rated_chats))
+    thumbloop.output("import", str(rated_chats))
     thumbloop.settings["epochs"] = 5000
     followed = thumbloop.start("train")
     followed.wait_for("\ntraining\n")
     followed.send_signal(signal.SIGINT)  # nobody can be asked, so the run is left alone
     assert followed.wait() == 5
-    assert "continues in the background" in followed.said()
+    assert "continues in the background" in followed.printed()
 
     # Now at a terminal: the same run is followed, and Ctrl-C asks.
     pid, terminal = pty.fork()
@@ -211,8 +212,8 @@ def test_train_beside_a_server_is_the_servers_work(live_server: LiveServer, rate
 def test_links_work_once_and_end_in_no_log(live_server: LiveServer) -> None:
     assert "thumbloop admin-link" in live_server.log.read_text()  # its output is no terminal
     for _ in range(2):
-        asked = run_command("admin-link", environment=live_server.environment, check=True)
-        link = asked.stdout.strip()
+        ended = run_command("admin-link", environment=live_server.environment, check=True)
+        link = ended.stdout.strip()
         with httpx.Client(follow_redirects=True, timeout=60) as browser:
             page = browser.get(link)
             assert (page.status_code, page.url.path) == (200, "/admin/")
@@ -224,13 +225,13 @@ def test_links_work_once_and_end_in_no_log(live_server: LiveServer) -> None:
 
 
 def test_doctor_says_what_is_missing(thumbloop: CommandLine, tmp_path: Path) -> None:
-    lines = thumbloop.said("doctor").splitlines()
+    lines = thumbloop.output("doctor").splitlines()
     assert {line.split()[1] for line in lines if line[0] != " "} >= {"torch", "memory", "database", "model"}
     assert not any(line.startswith("fail") for line in lines)
     assert not thumbloop.data_dir.exists()  # it only looks
 
     (tmp_path / "file").write_text("in the way")
     thumbloop.settings |= {"model": tmp_path / "nothing", "data_dir": tmp_path / "file" / "data"}
-    told = thumbloop.run("doctor", code=1).stdout
-    assert "THUMBLOOP_MODEL" in told
-    assert "THUMBLOOP_DATA_DIR" in told
+    report = thumbloop.run("doctor", code=1).stdout
+    assert "THUMBLOOP_MODEL" in report
+    assert "THUMBLOOP_DATA_DIR" in report

@@ -1,8 +1,8 @@
 """The default model on real feedback: the steps of ours are those of stock TRL in fp32; bf16 is near.
 
-Three steps on short rows and small micro-batches: the first adapter is zero, the second has one gradient behind
-it, and the third depends on Adam's averages. THUMBLOOP_TEST_PARITY=full takes six steps of the default sizes
-(`make parity`, some five minutes).
+Three steps on short rows and small micro-batches: the first adapter is zero, the second has one gradient
+behind it, and the third depends on Adam's averages. THUMBLOOP_TEST_PARITY=full takes six steps of the default
+sizes (`make parity`, some five minutes).
 """
 
 import json

@@ -70,9 +70,9 @@ def test_an_alias_on_a_damaged_adapter_is_told_once_and_the_old_version_keeps_re
     with caplog.at_level(logging.ERROR, "thumbloop.serving"):
         move_alias(serving.database, "v3")
         assert [reply(serving.deployments)[0] for _ in range(3)] == ["v2"] * 3
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 1
-    assert "v3 is deployed but cannot be served, so v2 keeps replying" in told[0]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1
+    assert "v3 is deployed but cannot be served, so v2 keeps replying" in messages[0]
     file.write_bytes(file.read_bytes()[:-1])
     move_alias(serving.database, "v2")
     assert reply(serving.deployments)[0] == "v2"

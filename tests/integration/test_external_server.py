@@ -59,17 +59,17 @@ def newest_chat(server: LiveServer, name: str) -> dict[str, Any]:
 
 
 def test_a_reply_is_the_servers_word_for_word(ours: LiveServer, upstream: LiveServer) -> None:
-    said = []
+    replies = []
     for server in (ours, upstream):
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.token("user", "app")) as asking:
             messages: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "🌊?"}]
             completion = asking.chat.completions.create(model="v1", messages=messages, **SURE)  # type: ignore[call-overload]
-            said.append((completion.choices[0].message.content, completion.choices[0].finish_reason))
+            replies.append((completion.choices[0].message.content, completion.choices[0].finish_reason))
             assert completion.usage.completion_tokens == 12
             assert completion.usage.prompt_tokens > 10
-    assert said[0] == said[1]
-    asked = newest_chat(upstream, KEY_NAME)
-    assert (asked["system_prompt"], asked["messages"][0]["content"]) == ("Be brief.", "🌊?")
+    assert replies[0] == replies[1]
+    stored = newest_chat(upstream, KEY_NAME)
+    assert (stored["system_prompt"], stored["messages"][0]["content"]) == ("Be brief.", "🌊?")
 
 
 def test_it_is_streamed_kept_and_voted_on(ours: LiveServer, client: httpx.Client) -> None:
@@ -96,9 +96,9 @@ def test_it_is_streamed_kept_and_voted_on(ours: LiveServer, client: httpx.Client
 def test_the_doctor_looks_at_the_server(ours: LiveServer) -> None:
     def line(**changes: str) -> str:
         names = {f"THUMBLOOP_{name.upper()}": value for name, value in changes.items()}
-        said = run_command("doctor", environment=ours.environment | names).stdout
-        assert ours.settings.openai_api_key not in said
-        return said[said.index("backend") :].partition("port ")[0]
+        report = run_command("doctor", environment=ours.environment | names).stdout
+        assert ours.settings.openai_api_key not in report
+        return report[report.index("backend") :].partition("port ")[0]
 
     assert "loads no adapters" in line()
     assert "it lists " in line(openai_model="gpt-9")

@@ -23,23 +23,23 @@ from tests.support.rows import audit_events
 
 def test_formats_options_and_filters(thumbloop: CommandLine, tmp_path: Path, pairs_sample: Path) -> None:
     assert "none_such" in thumbloop.refused("import", str(pairs_sample), "--format", "none_such")
-    said = thumbloop.said("import", str(pairs_sample), "--format", "pairs", "--max-messages", "2")
-    imported = int(said.splitlines()[-1].split()[0])
+    printed = thumbloop.output("import", str(pairs_sample), "--format", "pairs", "--max-messages", "2")
+    imported = int(printed.splitlines()[-1].split()[0])
     assert imported > 0
-    assert "dropped: more than 2 messages" in said
+    assert "dropped: more than 2 messages" in printed
 
     table = tmp_path / "up.csv"
-    said = thumbloop.said("export", str(table), "--format", "csv", "--filter", "label=up")
+    printed = thumbloop.output("export", str(table), "--format", "csv", "--filter", "label=up")
     manifest = json.loads((tmp_path / "up.csv.manifest.json").read_text())
-    assert said.startswith(f"{manifest['rows']} rows")
+    assert printed.startswith(f"{manifest['rows']} rows")
     assert manifest["votes"]["down"] == 0
     assert manifest["votes"]["up"] > 0
-    assert thumbloop.said("import", str(table)).startswith("0 imported")
+    assert thumbloop.output("import", str(table)).startswith("0 imported")
 
-    text = thumbloop.said("export", "-", "--shape", "kto-text", "--filter", "label=down")
+    text = thumbloop.output("export", "-", "--shape", "kto-text", "--filter", "label=down")
     assert all(isinstance(json.loads(line)["prompt"], str) for line in text.splitlines())
     assert len(text.splitlines()) + manifest["rows"] == imported
-    thumbloop.said("export", str(tmp_path / "set"), "--format", "datasets", "--shape", "pairs")
+    thumbloop.output("export", str(tmp_path / "set"), "--format", "datasets", "--shape", "pairs")
     assert (tmp_path / "set" / "data" / "train.parquet").exists()
 
     assert "colour" in thumbloop.refused("export", "-", "--filter", "colour=red")
@@ -49,11 +49,11 @@ def test_formats_options_and_filters(thumbloop: CommandLine, tmp_path: Path, pai
 
 def test_who_took_data_in_and_out_is_noted(thumbloop: CommandLine, tmp_path: Path) -> None:
     row = json.dumps({"prompt": "Who?", "completion": "I", "label": True})
-    thumbloop.said("import", "-", stdin=row)
-    thumbloop.said("import", "-", "--skip-bad", stdin=f"{row}\nbroken")
+    thumbloop.output("import", "-", stdin=row)
+    thumbloop.output("import", "-", "--skip-bad", stdin=f"{row}\nbroken")
     thumbloop.refused("import", "-", stdin="broken")
-    thumbloop.said("export", "-")
-    thumbloop.said("export", str(tmp_path / "out.csv"), "--format", "csv")
+    thumbloop.output("export", "-")
+    thumbloop.output("export", str(tmp_path / "out.csv"), "--format", "csv")
     thumbloop.refused("export", "-", "--snapshot", "9")
     with thumbloop.database() as database, database.read() as session:
         events = audit_events(session)
@@ -67,7 +67,7 @@ def test_who_took_data_in_and_out_is_noted(thumbloop: CommandLine, tmp_path: Pat
 
 
 def test_a_database_that_is_held_is_said_in_one_line(thumbloop: CommandLine) -> None:
-    thumbloop.said("user", "list")
+    thumbloop.output("user", "list")
     with thumbloop.database() as other, other.write() as session:
         ensure_user(session, "ada", "user")
         assert "database is locked" in thumbloop.refused("export", "-", code=2)
@@ -77,22 +77,22 @@ def test_older_snapshots_and_exports_without_personal_data(thumbloop: CommandLin
     file, out = tmp_path / "rated.jsonl", tmp_path / "out.jsonl"
     rows = [{"prompt": "Who?", "completion": f"{name}@mail.internal", "label": True} for name in "abc"]
     write_rows(file, rows[:2])
-    thumbloop.said("import", str(file))
-    before = thumbloop.said("export", "-")
+    thumbloop.output("import", str(file))
+    before = thumbloop.output("export", "-")
     write_rows(file, rows[2:])
-    thumbloop.said("import", str(file))
-    assert thumbloop.said("export", "-", "--snapshot", "2") == before
+    thumbloop.output("import", str(file))
+    assert thumbloop.output("export", "-", "--snapshot", "2") == before
     assert "3" in thumbloop.refused("export", "-", "--snapshot", "4")
-    said = thumbloop.said("export", str(out), "--redact", "--snapshot", "1")
-    assert said == f"1 rows written to {out}.\n"
+    printed = thumbloop.output("export", str(out), "--redact", "--snapshot", "1")
+    assert printed == f"1 rows written to {out}.\n"
     assert "<EMAIL_ADDRESS_1>" in out.read_text()
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert (manifest["snapshot_event_id"], manifest["redaction"]["replaced"]) == (1, {"EMAIL_ADDRESS": 1})
 
     with thumbloop.database() as database, database.write() as session:
         delete_chat(session, str(session.exec(select(Chat.id)).first()))
-    said = thumbloop.said("export", str(out), "--snapshot", "2")
-    assert said.splitlines() == ["1 left out: deleted chat", f"1 rows written to {out}."]
+    printed = thumbloop.output("export", str(out), "--snapshot", "2")
+    assert printed.splitlines() == ["1 left out: deleted chat", f"1 rows written to {out}."]
     thumbloop.settings["redaction_model"] = "no_such_model"
     assert "spacy download no_such_model" in thumbloop.refused("export", "-", "--redact", code=2)
 
@@ -122,41 +122,41 @@ def test_an_import_shows_how_far_it_is_on_a_terminal(thumbloop: CommandLine, tmp
 def test_backup_restore_and_erasure(thumbloop: CommandLine, tmp_path: Path, kto_sample: Path) -> None:
     archive = tmp_path / "backup.tar"
     assert "is not there" in thumbloop.refused("backup", str(archive), code=2)
-    thumbloop.said("import", str(kto_sample), "--skip-bad")
-    rows = thumbloop.said("export", "-")
+    thumbloop.output("import", str(kto_sample), "--skip-bad")
+    rows = thumbloop.output("export", "-")
     with thumbloop.database() as database, database.write() as session:
         ensure_user(session, "ada", "user")
-    assert "backup.tar" in thumbloop.said("backup", str(archive))
+    assert "backup.tar" in thumbloop.output("backup", str(archive))
     assert archive.stat().st_mode & 0o077 == 0
     assert "exists" in thumbloop.refused("backup", str(archive))
     assert "restore into an empty" in thumbloop.refused("restore", str(archive))
 
     assert "--yes" in thumbloop.refused("erase-user", "ada")
     assert "no user 'bob'" in thumbloop.refused("erase-user", "bob", "--yes")
-    assert "votes of ada." in thumbloop.said("erase-user", "ada", "--yes")
-    assert "ada" not in thumbloop.said("user", "list")
+    assert "votes of ada." in thumbloop.output("erase-user", "ada", "--yes")
+    assert "ada" not in thumbloop.output("user", "list")
 
     tomorrow = f"{date.today() + timedelta(days=2)}"
     assert "in the future" in thumbloop.refused("erase-before", tomorrow, "--yes")
     assert "not a date" in thumbloop.refused("erase-before", "yesterday", "--yes")
-    assert thumbloop.said("erase-before", "2020-01-31").startswith("0 chats")
+    assert thumbloop.output("erase-before", "2020-01-31").startswith("0 chats")
     soon = datetime.now(UTC).isoformat()
-    assert "nothing was erased" in thumbloop.said("erase-before", soon, "--dry-run")
+    assert "nothing was erased" in thumbloop.output("erase-before", soon, "--dry-run")
     assert "--yes" in thumbloop.refused("erase-before", soon)
-    assert thumbloop.said("export", "-") == rows
-    assert "Erased" in thumbloop.said("erase-before", soon, "--yes")
-    assert thumbloop.said("export", "-") == ""
+    assert thumbloop.output("export", "-") == rows
+    assert "Erased" in thumbloop.output("erase-before", soon, "--yes")
+    assert thumbloop.output("export", "-") == ""
 
     thumbloop.settings["data_dir"] = tmp_path / "restored"
-    thumbloop.said("restore", str(archive))
-    assert thumbloop.said("export", "-") == rows
-    assert "ada" in thumbloop.said("user", "list")
+    thumbloop.output("restore", str(archive))
+    assert thumbloop.output("export", "-") == rows
+    assert "ada" in thumbloop.output("user", "list")
 
 
 def test_an_export_is_pushed_to_the_hub(
     thumbloop: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    thumbloop.said("import", "-", stdin='{"prompt": "Hi", "completion": "Hello", "label": true}\n')
+    thumbloop.output("import", "-", stdin='{"prompt": "Hi", "completion": "Hello", "label": true}\n')
     refused = thumbloop.refused("export", str(tmp_path / "x"), "--push-to-hub", "me/feedback")
     assert "add --format datasets" in refused
     assert not (tmp_path / "x").exists()

@@ -12,7 +12,7 @@ from tests.support.command_line import CommandLine
 from tests.support.programs import Program
 
 # In a namespace of its own, where a process may mount a file system of a few megabytes. Prints what
-# each command said, its exit code and what is on the disk then, as JSON.
+# each command printed, its exit code and what is on the disk then, as JSON.
 COMMANDS_ON_A_FULL_DISK = """
 import json, os, sys
 from pathlib import Path
@@ -34,8 +34,8 @@ def run(*words, stdin="", **settings):
         sys.argv = ["thumbloop", *map(str, words)]
         sys.exit(app.cli.main())
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    said = [Path(file.name).read_text() for file in files[1:]]
-    return code, *said, sorted(os.listdir(disk) + os.listdir(data))
+    printed = [Path(file.name).read_text() for file in files[1:]]
+    return code, *printed, sorted(os.listdir(disk) + os.listdir(data))
 
 def leave(free):
     with open(disk / "ballast", "wb", buffering=0) as ballast:
@@ -89,7 +89,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_done(tmp_path: 
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    said = {}
+    printed = {}
     for name, path in (
         ("first start", "data/thumbloop.db"),
         ("import", "data/thumbloop.db"),
@@ -98,17 +98,17 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_done(tmp_path: 
         ("import --skip-bad", "data/thumbloop.db"),
     ):
         code, out, error, _ = found[name]
-        (said[name],) = error.splitlines()
+        (printed[name],) = error.splitlines()
         assert (code, out) == (2, ""), name
-        assert said[name].startswith("thumbloop: ")
-        assert path in said[name]
-        assert re.search("[Ff]ree some space", said[name])
-        assert "THUMBLOOP_DATABASE_URL" not in said[name]
+        assert printed[name].startswith("thumbloop: ")
+        assert path in printed[name]
+        assert re.search("[Ff]ree some space", printed[name])
+        assert "THUMBLOOP_DATABASE_URL" not in printed[name]
     assert not (tmp_path / "backup.tar").exists()
     assert not (tmp_path / "out.jsonl").exists()
     assert not [name for name in found["secret"][3] if "secret" in name]
     assert found["kept by import"][1].startswith("1 rows written to ")
-    kept = re.search(r"(\d+) rows were imported before", said["import --skip-bad"])
+    kept = re.search(r"(\d+) rows were imported before", printed["import --skip-bad"])
     assert kept is not None
     assert int(kept[1]) > 0
     assert len(found["kept by import --skip-bad"][1].splitlines()) == 1 + int(kept[1])
@@ -116,7 +116,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_done(tmp_path: 
 
 def test_standard_output_on_a_full_disk(thumbloop: CommandLine, tmp_path: Path) -> None:
     row = '{"prompt": "Hi", "completion": "Hello", "label": true}'
-    thumbloop.said("import", "-", stdin=row)
+    thumbloop.output("import", "-", stdin=row)
     given, errors = tmp_path / "stdin", tmp_path / "stderr"
     given.write_text(row)
     full = {"output": Path("/dev/full"), "errors": errors, "stdin": given}

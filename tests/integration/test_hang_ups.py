@@ -65,8 +65,8 @@ class Crowd:
             body: dict[str, object] = {"content": f"Tell me about {number}."}
         else:
             path = "/v1/chat/completions"
-            said = [{"role": "user", "content": f"Tell me about {number}."}]
-            body = {"model": "deployed", "messages": said, "stream": number % 3 == 1}
+            messages = [{"role": "user", "content": f"Tell me about {number}."}]
+            body = {"model": "deployed", "messages": messages, "stream": number % 3 == 1}
         content = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAuthorization: Bearer {self.token}\r\n"
@@ -128,8 +128,8 @@ def test_hundreds_of_clients_hang_up_at_random_moments(
 
         def whole(number: int) -> int:
             """The tokens of a long conversation with its whole reply."""
-            asked = {"model": "deployed", "messages": [{"role": "user", "content": f"{number} " * 200}]}
-            answer = client.post("/v1/chat/completions", json=asked | {"max_tokens": 40})
+            request = {"model": "deployed", "messages": [{"role": "user", "content": f"{number} " * 200}]}
+            answer = client.post("/v1/chat/completions", json=request | {"max_tokens": 40})
             assert answer.status_code == 200, answer.text
             return int(answer.json()["usage"]["total_tokens"])
 

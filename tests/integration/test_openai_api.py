@@ -49,25 +49,25 @@ def test_models_are_the_aliases_and_each_version_that_may_reply(
         ready, waiting = publish(state="ready"), publish(state="candidate", seed=2)
     assert [model.id for model in client.models.list()] == ["deployed", "base", ready.name, "v1"]
     assert client.models.retrieve(ready.name).object == "model"
-    said = {name: said_by(client, name) for name in ("deployed", "base", "v1", ready.name)}
-    assert {name: version for name, (version, _) in said.items()} == {
+    answers = {name: answer_of(client, name) for name in ("deployed", "base", "v1", ready.name)}
+    assert {name: version for name, (version, _) in answers.items()} == {
         "deployed": "v1",
         "base": "v1",
         "v1": "v1",
         ready.name: ready.name,
     }
-    assert said["deployed"] == said["base"] == said["v1"]
-    assert said[ready.name][1] != said["v1"][1]
+    assert answers["deployed"] == answers["base"] == answers["v1"]
+    assert answers[ready.name][1] != answers["v1"][1]
     for name in (waiting.name, "v99"):
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve(name)
         with pytest.raises(openai.NotFoundError, match=f"'{name}' does not exist; use 'deployed'") as caught:
-            said_by(client, name)
+            answer_of(client, name)
         error = caught.value
         assert (error.code, error.type, error.param) == ("model_not_found", "invalid_request_error", "model")
 
 
-def said_by(client: openai.OpenAI, model: str) -> tuple[str, str]:
+def answer_of(client: openai.OpenAI, model: str) -> tuple[str, str]:
     """The version that replied and the reply, which is the same each time."""
     turns: Any = [{"role": "user", "content": "Hello"}]
     found = client.chat.completions.create(model=model, messages=turns, temperature=0, max_tokens=12)
@@ -200,8 +200,8 @@ def test_what_changes_nothing_is_taken(client: openai.OpenAI) -> None:
 def test_an_applications_users_are_people_of_their_own(
     client: openai.OpenAI, rest: httpx.Client, shared_server: LiveServer
 ) -> None:
-    asked = [{"user": "ann@example.com"}, {"safety_identifier": "ann@example.com"}, {"user": "bob"}, {}]
-    replies = [ask(client, max_tokens=2, **options).id for options in asked]
+    requests = [{"user": "ann@example.com"}, {"safety_identifier": "ann@example.com"}, {"user": "bob"}, {}]
+    replies = [ask(client, max_tokens=2, **options).id for options in requests]
     replies.append(ask(client, max_tokens=2, metadata={"user_id": "bob"}).id)
     for reply in replies:
         assert http_loop.vote(rest, reply, True)["revision"] == 1
@@ -229,7 +229,7 @@ def test_an_applications_users_are_people_of_their_own(
 def test_no_consent_by_request_and_later_by_the_application(
     client: openai.OpenAI, rest: httpx.Client, shared_server: LiveServer
 ) -> None:
-    asked: list[tuple[dict[str, Any], bool]] = [
+    requests: list[tuple[dict[str, Any], bool]] = [
         ({}, True),
         ({"store": True}, True),
         ({"store": False}, False),
@@ -238,7 +238,7 @@ def test_no_consent_by_request_and_later_by_the_application(
         ({"store": False, "metadata": {"consent": "true"}}, False),
     ]
     question = {"model": "deployed", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-    for options, expected in asked:
+    for options, expected in requests:
         for stream in (False, True):
             answer = rest.post("/v1/chat/completions", json={**question, **options, "stream": stream})
             chat = rest.get(f"/api/v1/chats/{answer.headers['x-thumbloop-chat']}").json()

@@ -31,11 +31,11 @@ GRID = ["--betas", "0.1,0.5", "--losses", "kto,ipo", "--learning-rates", "0.01"]
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     """24 questions, each with a liked and a disliked reply."""
-    told = {True: "It is {}.", False: "No idea; ask another one, {}."}
+    printed = {True: "It is {}.", False: "No idea; ask another one, {}."}
     return write_rows(
         tmp_path / "rows.jsonl",
         [
-            {"prompt": f"What is {n} plus {n}?", "completion": told[label].format(2 * n), "label": label}
+            {"prompt": f"What is {n} plus {n}?", "completion": printed[label].format(2 * n), "label": label}
             for n in range(24)
             for label in (True, False)
         ],
@@ -58,14 +58,14 @@ def test_one_that_is_stopped_and_killed_goes_on_with_the_points_that_are_missing
     first.wait_for("\n2 of 4: ")
     first.send_signal(signal.SIGINT)
     assert first.wait() == 130
-    assert "The same command continues with the missing points." in first.said()
+    assert "The same command continues with the missing points." in first.printed()
     assert table(tmp_path / "out")[0]["state"] == "measured"
     second = thumbloop.start(*command)
     second.wait_for("\n1 of ")
     second.kill()
     second.wait()
-    told = thumbloop.said(*command)
-    assert "Best of 4 of 4 points: " in told
+    printed = thumbloop.output(*command)
+    assert "Best of 4 of 4 points: " in printed
     trials = SweepFolder(tmp_path / "out").study.trials
     ended = [trial.state.name for trial in trials]
     assert (ended.count("COMPLETE"), ended.count("FAIL")) == (4, 2), "what is finished is not repeated"
@@ -109,8 +109,8 @@ def test_votes_are_swept_and_an_admin_sees_it(
     start_server: StartServer, thumbloop: CommandLine, rows: Path
 ) -> None:
     server = start_server(data_dir=thumbloop.data_dir)
-    thumbloop.said("import", str(rows))
-    told = thumbloop.said("sweep", *GRID[:2], "--losses", "kto", *GRID[4:], "--budget", "0")
+    thumbloop.output("import", str(rows))
+    printed = thumbloop.output("sweep", *GRID[:2], "--losses", "kto", *GRID[4:], "--budget", "0")
     with server.client() as client:
         (sweep,) = http_loop.checked(client.get("/api/v1/sweeps"))["items"]
         older = http_loop.checked(client.get("/api/v1/sweeps", params={"cursor": sweep["id"]}))
@@ -118,8 +118,8 @@ def test_votes_are_swept_and_an_admin_sees_it(
     assert [point["state"] for point in sweep["points"]] == ["measured", "missing"]
     assert sweep["points"][0]["auc"] is not None
     assert sweep["winner"] == sweep["points"][0]["name"] == "kto-beta-0.1-lr-0.01"
-    assert sweep["verdict"] in told
-    assert sweep["id"] in told
+    assert sweep["verdict"] in printed
+    assert sweep["id"] in printed
     found = SweepFolder(thumbloop.data_dir / "sweeps" / sweep["id"]).read()
     panel = render("admin/sweep.html", **sweep_values(sweep_out(found), b"\x89PNG"))
     assert panel.count("<tr>") == 3

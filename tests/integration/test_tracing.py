@@ -56,10 +56,10 @@ def test_a_reply_is_a_span_below_its_request_and_no_text_is_sent(
     assert (request.parent_span_id.hex(), reply.parent_span_id) == (CALLER, request.span_id)
     header = next(a for a in request.attributes if a.key == "http.response.header.x_request_id")
     assert "request-7" in str(header.value)
-    told = {a.key: a.value for a in reply.attributes}
-    assert told["gen_ai.response.model"].string_value == "v1"
-    assert 1 <= told["gen_ai.usage.output_tokens"].int_value <= 4
-    assert told["gen_ai.usage.input_tokens"].int_value > 4
+    attributes = {a.key: a.value for a in reply.attributes}
+    assert attributes["gen_ai.response.model"].string_value == "v1"
+    assert 1 <= attributes["gen_ai.usage.output_tokens"].int_value <= 4
+    assert attributes["gen_ai.usage.input_tokens"].int_value > 4
     times = [reply.start_time_unix_nano, *(event.time_unix_nano for event in reply.events)]
     assert [event.name for event in reply.events] == ["left the line", "first token"]
     assert times == sorted(times)

@@ -26,12 +26,12 @@ def test_a_file_is_trained_on_without_a_database(
     thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
 ) -> None:
     options = ["--beta", "0.2", "--max-rows", "8", "--reference-cache", str(tmp_path / "kept")]
-    told = thumbloop.said(*on_rows, *options, "--report", str(tmp_path / "report.json")).splitlines()
-    assert "8 examples to train on (5 up, 3 down); weights 0.910 up, 1.149 down." in told
-    assert "2 steps of 4 examples" in "\n".join(told)
-    assert told.index("training") > told.index("loading the model")
-    assert any(line.startswith("By the first step, about ") for line in told[told.index("training") :])
-    assert told[-1] == f"The adapter is in {tmp_path / 'out'}."
+    printed = thumbloop.output(*on_rows, *options, "--report", str(tmp_path / "report.json")).splitlines()
+    assert "8 examples to train on (5 up, 3 down); weights 0.910 up, 1.149 down." in printed
+    assert "2 steps of 4 examples" in "\n".join(printed)
+    assert printed.index("training") > printed.index("loading the model")
+    assert any(line.startswith("By the first step, about ") for line in printed[printed.index("training") :])
+    assert printed[-1] == f"The adapter is in {tmp_path / 'out'}."
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
     assert (tmp_path / "kept" / "references.db").exists()
     assert not thumbloop.data_dir.exists()
@@ -55,9 +55,9 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     first.wait_for("\ntraining\n")
     first.send_signal(signal.SIGINT)
     assert first.wait() == 130
-    assert "The same command resumes the training" in first.said()
-    told = thumbloop.said(*command, "--report", str(tmp_path / "report.json"))
-    assert "The adapter is in" in told
+    assert "The same command resumes the training" in first.printed()
+    printed = thumbloop.output(*command, "--report", str(tmp_path / "report.json"))
+    assert "The adapter is in" in printed
     report = json.loads((tmp_path / "report.json").read_text())
     assert [step["step"] for step in report["steps"]] == list(range(1, 40 * ROWS // 4 + 1))
     assert not (tmp_path / "out" / "unfinished").exists()
@@ -84,10 +84,10 @@ def test_a_bad_row_is_one_line_that_names_it(
 def test_the_plan_is_said_and_the_order_written_without_training(
     thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
 ) -> None:
-    told = thumbloop.said(*on_rows[:-2], "--plan-only", "--order", str(tmp_path / "order.jsonl"))
-    assert "12 examples to train on (8 up, 4 down)" in told
-    assert "3 steps of 4 examples" in told
-    assert "loading the model" not in told
+    printed = thumbloop.output(*on_rows[:-2], "--plan-only", "--order", str(tmp_path / "order.jsonl"))
+    assert "12 examples to train on (8 up, 4 down)" in printed
+    assert "3 steps of 4 examples" in printed
+    assert "loading the model" not in printed
     lines = (tmp_path / "order.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert not (tmp_path / "out").exists()

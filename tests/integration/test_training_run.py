@@ -62,14 +62,14 @@ def test_a_run_trains_publishes_and_deploys(build: Build, tmp_path: Path) -> Non
     plan = run.metrics["plan"]
     assert plan["rows"] + plan["held_out"] == 20
     assert plan["expected_seconds"] > 0
-    said = env.log(run_id)
-    assert f"{plan['rows']} examples to train on ({plan['up']} up, {plan['down']} down)" in said
-    assert said.index("The training takes about") < said.index("Step 1 of 8")
+    log = env.log(run_id)
+    assert f"{plan['rows']} examples to train on ({plan['up']} up, {plan['down']} down)" in log
+    assert log.index("The training takes about") < log.index("Step 1 of 8")
     ((reason, count),) = run.metrics["dropped"].items()
     assert count == 2
     (one, other) = (name.split(" (unlike ") for name in plan["dropped_rows"][reason])
     assert [*one, *other] == [one[0], f"{other[0]})", other[0], f"{one[0]})"]
-    assert f"Left out 2, because {reason}" in said
+    assert f"Left out 2, because {reason}" in log
     card = (folder / "README.md").read_text()
     assert f"{plan['up']} desirable" in card
     assert run.snapshot["sha256"] in card

@@ -137,12 +137,12 @@ def assert_store_is_what_was_acknowledged(server: LiveServer, clients: list[Clie
         for event in session.exec(select(VoteEvent).order_by(col(VoteEvent.id))):
             logged.setdefault(event.message_id, []).append((event.label, event.revision))
     database.close()
-    told = {reply: vote for client in clients for reply, vote in client.acknowledged.items()}
-    assert stored == told
-    assert {reply: events[-1] for reply, events in logged.items()} == told
+    acknowledged = {reply: vote for client in clients for reply, vote in client.acknowledged.items()}
+    assert stored == acknowledged
+    assert {reply: events[-1] for reply, events in logged.items()} == acknowledged
     for reply, events in logged.items():
         # Each vote turned the label, so none was lost or doubled in between either.
-        assert events == [(number % 2 == 1, number) for number in range(1, told[reply][1] + 1)]
+        assert events == [(number % 2 == 1, number) for number in range(1, acknowledged[reply][1] + 1)]
 
 
 @pytest.mark.both_engines

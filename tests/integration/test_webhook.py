@@ -71,15 +71,15 @@ def test_a_vote_is_told_signed_and_once(database: Database, settings: Settings) 
     with receiving() as receiver, sending(database, settings, receiver.url):
         cast(database)
         wait_for(database, delivered)
-        (told,) = receiver.received
-        body = Webhook(SECRET).verify(told.body, told.headers)
+        (delivery,) = receiver.received
+        body = Webhook(SECRET).verify(delivery.body, delivery.headers)
         assert body["type"] == "vote.cast"
         assert body["data"]["event_id"] == 2
         assert body["data"]["comment"] == "Gut 🙂"
         assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
-        assert told.headers["content-type"] == "application/json"
+        assert delivery.headers["content-type"] == "application/json"
         with pytest.raises(Exception, match="signature"):
-            Webhook(SECRET).verify(told.body.replace(b"vote.cast", b"vote.kept"), told.headers)
+            Webhook(SECRET).verify(delivery.body.replace(b"vote.cast", b"vote.kept"), delivery.headers)
 
 
 def hanging(released: threading.Event) -> Answer:
@@ -125,10 +125,10 @@ def test_whatever_goes_wrong_the_same_delivery_comes_again_until_it_is_taken(
         cast(database, len(answers))
         wait_for(database, delivered, len(answers))
         released.set()
-        assert {told.path for told in receiver.received} == {"/votes"}
+        assert {delivery.path for delivery in receiver.received} == {"/votes"}
         bodies: dict[str, list[bytes]] = {}
-        for told in receiver.received:
-            bodies.setdefault(told.id, []).append(told.body)
+        for delivery in receiver.received:
+            bodies.setdefault(delivery.id, []).append(delivery.body)
         # An answer that never ends is still an answer; after each of the others the same was asked again. One
         # delivery may meet two of them, where its second try comes before another's first.
         assert len(bodies) == len(answers)
@@ -173,7 +173,7 @@ def test_two_servers_share_the_work_and_send_nothing_twice(database: Database, s
     ):
         cast(database, 40)
         wait_for(database, delivered, 40)
-        assert len(receiver.received) == len({told.id for told in receiver.received}) == 40
+        assert len(receiver.received) == len({delivery.id for delivery in receiver.received}) == 40
     other.close()
 
 
@@ -207,7 +207,7 @@ def test_a_sender_that_stops_in_mid_delivery_sends_again_after_its_lease(
         with sending(database, settings, receiver.url):
             wait_for(database, delivered)
     assert len(receiver.received) == 2
-    assert len({told.id for told in receiver.received}) == 1
+    assert len({delivery.id for delivery in receiver.received}) == 1
 
 
 def test_a_server_killed_right_after_a_vote_tells_of_it_when_it_is_back(
@@ -228,8 +228,8 @@ def test_a_server_killed_right_after_a_vote_tells_of_it_when_it_is_back(
                 return len(items) == 5 and all(item["delivered_at"] for item in items)
 
             wait_until(all_told)
-            told = {json.loads(each.body)["data"]["message_id"] for each in receiver.received}
-            assert told == {reply["message_id"] for reply in replies}
+            notified = {json.loads(each.body)["data"]["message_id"] for each in receiver.received}
+            assert notified == {reply["message_id"] for reply in replies}
             assert all(count == 1 for count in receiver.most_at_once.values())
 
             first = http_loop.checked(client.get("/api/v1/webhook-deliveries", params={"limit": 3}))

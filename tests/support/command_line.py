@@ -42,7 +42,7 @@ class CommandLine:
         assert "Traceback" not in ended.stderr
         return ended
 
-    def said(self, *words: str, stdin: str = "") -> str:
+    def output(self, *words: str, stdin: str = "") -> str:
         return self.run(*words, stdin=stdin).stdout
 
     def refused(self, *words: str, stdin: str = "", code: int = 1) -> str:

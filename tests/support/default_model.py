@@ -35,7 +35,7 @@ def convert_default(folder: Path) -> None:
     data_dir = str(folder / "data")
     programs = [Program(__name__, data_dir, environment=os.environ, output=output) for output in outputs]
     for program in programs:
-        assert program.wait(600) == 0, program.said()
+        assert program.wait(600) == 0, program.printed()
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ MakeBackend = Callable[..., ExternalBackend]
 def tokenise_with(model: Path) -> Tokenise:
     """The ids of a conversation or a text."""
     tokenizer = AutoTokenizer.from_pretrained(model)
-    return lambda said: prompt_ids(tokenizer, said) if isinstance(said, list) else tokenizer.encode(said)
+    return lambda given: prompt_ids(tokenizer, given) if isinstance(given, list) else tokenizer.encode(given)
 
 
 @contextmanager

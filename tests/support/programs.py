@@ -242,14 +242,14 @@ class Program:
         return self.returncode
 
     def wait_for(self, text: str, timeout: float = 240) -> None:
-        """Until it has said that."""
+        """Until it has printed that."""
         deadline = time.monotonic() + timeout
-        while text not in self.said():
-            assert self.poll() is None, f"it ended without {text!r}: {self.said()}"
-            assert time.monotonic() < deadline, f"{text!r} was not said within {timeout} s: {self.said()}"
+        while text not in self.printed():
+            assert self.poll() is None, f"it ended without {text!r}: {self.printed()}"
+            assert time.monotonic() < deadline, f"no {text!r} within {timeout} s: {self.printed()}"
             time.sleep(0.05)
 
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.output.read_text()
 
     def send_signal(self, number: int) -> None:
@@ -326,8 +326,8 @@ def run_together(
     started = start_together(count, module, *words, environment=environment, output=output)
     try:
         for program in started:
-            assert program.wait(timeout) == 0, program.said()
-        return "".join(program.said() for program in started)
+            assert program.wait(timeout) == 0, program.printed()
+        return "".join(program.printed() for program in started)
     finally:
         for program in started:
             program.kill()

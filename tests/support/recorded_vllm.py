@@ -104,19 +104,19 @@ class Recorded:
 
     def _load(self, handler: Handler, name: str, path: str) -> None:
         if not name or not path:
-            told = "Both 'lora_name' and 'lora_path' must be provided."
-            handler.say(400, error(told, "InvalidUserInput", 400))
+            message = "Both 'lora_name' and 'lora_path' must be provided."
+            handler.say(400, error(message, "InvalidUserInput", 400))
         elif name in self.adapters:
-            told = f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in "
-            told += "place, set 'load_inplace' to True."
-            handler.say(400, error(told, "InvalidUserInput", 400))
+            message = f"The lora adapter '{name}' has already been loaded. If you want to load the adapter "
+            message += "in place, set 'load_inplace' to True."
+            handler.say(400, error(message, "InvalidUserInput", 400))
         elif path.endswith("unseen"):
-            told = f"Loading lora {name} failed: No adapter found for {path}"
-            handler.say(404, error(told, "NotFoundError", 404))
+            message = f"Loading lora {name} failed: No adapter found for {path}"
+            handler.say(404, error(message, "NotFoundError", 404))
         elif path.endswith("rank"):
-            told = "Call to add_lora method failed: Worker failed with error 'LoRA rank 64 is greater than "
-            told += "max_lora_rank 16.', please check the stack trace above for the root cause"
-            handler.say(500, error(told, "InternalServerError", 500))
+            message = "Call to add_lora method failed: Worker failed with error 'LoRA rank 64 is greater "
+            message += "than max_lora_rank 16.', please check the stack trace above for the root cause"
+            handler.say(500, error(message, "InternalServerError", 500))
         else:
             self.adapters[name] = path
             handler.say(200, f"Success: LoRA adapter '{name}' added successfully.")
@@ -131,18 +131,18 @@ class Recorded:
         """A whole reply: the name of the model, then the words, as far as max_tokens goes."""
         model = body["model"]
         if model != MODEL and model not in self.adapters:
-            told = f"The model `{model}` does not exist. Valid aliases: {MODEL}."
-            handler.say(404, error(told, "NotFoundError", 404, param="model"))
+            message = f"The model `{model}` does not exist. Valid aliases: {MODEL}."
+            handler.say(404, error(message, "NotFoundError", 404, param="model"))
             return
         handler.begin_events()
         prompt = self._tokenise(body["messages"])
         first = chunk(model, {"role": "assistant", "content": ""})
         handler.event(first | ({"prompt_token_ids": prompt} if body.get("return_token_ids") else {}))
-        said = [f"{model}:", *(words or WORDS)]
-        sent = said[: body["max_tokens"]]
+        text = [f"{model}:", *(words or WORDS)]
+        sent = text[: body["max_tokens"]]
         for number, word in enumerate(sent, 1):
             last = number == len(sent)
-            reason = ("length" if len(said) > len(sent) else "stop") if last else None
+            reason = ("length" if len(text) > len(sent) else "stop") if last else None
             piece = chunk(model, {"content": word}, reason)
             if body.get("return_token_ids"):
                 piece["choices"][0]["token_ids"] = self._tokenise(word)
@@ -156,13 +156,13 @@ class Recorded:
         """No answer at all."""
         self.released.wait()
 
-    def hang_after(self, count: int, said: str = "") -> Answer:
-        """That many words, and then nothing but `said`, again and again, until the client has left."""
+    def hang_after(self, count: int) -> Answer:
+        """That many words, and then nothing but pings until the client has left."""
 
         def answer(handler: Handler, body: dict[str, Any]) -> None:
             begin(handler, body, count)
             while not self.released.wait(0.01):
-                handler.write(said or ": ping\n\n")
+                handler.write(": ping\n\n")
 
         return answer
 
@@ -207,8 +207,8 @@ def die_after(count: int) -> Answer:
 
     def answer(handler: Handler, body: dict[str, Any]) -> None:
         begin(handler, body, count)
-        told = "EngineCore encountered an issue. See stack trace (above) for the root cause."
-        handler.event(error(told, "InternalServerError", 500))
+        message = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+        handler.event(error(message, "InternalServerError", 500))
         handler.end_events()
 
     return answer

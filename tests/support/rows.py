@@ -25,11 +25,11 @@ def add_answer(
     version_id: str | None = None,
     state: str = "complete",
     label: bool | None = None,
-    **said: Any,
+    **details: Any,
 ) -> Message:
     """A reply to a message of the chat, by v1 unless `version_id` says otherwise.
 
-    With `label` the chat's owner votes on it; `said` are the vote's tags, comment and correction.
+    With `label` the chat's owner votes on it; `details` are the vote's tags, comment and correction.
     """
     version_id = version_id or model_versions.ensure_base(session, "tiny").id
     reply = chats.begin_reply(session, chat.id, asked_id, model_version_id=version_id, sampling={})
@@ -38,7 +38,7 @@ def add_answer(
             session, reply.id, content=answer, state=state, finish_reason="stop", token_ids=[5, 2], timings={}
         )
     if label is not None:
-        votes.cast_vote(session, user_id=chat.owner_id, message_id=reply.id, label=label, **said)
+        votes.cast_vote(session, user_id=chat.owner_id, message_id=reply.id, label=label, **details)
     return session.get_one(Message, reply.id)
 
 
@@ -50,8 +50,8 @@ def add_reply(
     **more: Any,
 ) -> Message:
     """A question and its answer, appended to the chat; `more` as in `add_answer`."""
-    asked = chats.add_user_message(session, chat.id, question)
-    return add_answer(session, chat, asked.id, answer, **more)
+    message = chats.add_user_message(session, chat.id, question)
+    return add_answer(session, chat, message.id, answer, **more)
 
 
 def add_person_with_reply(session: Session, system_prompt: str = "") -> tuple[User, Chat, Message]:
@@ -61,14 +61,14 @@ def add_person_with_reply(session: Session, system_prompt: str = "") -> tuple[Us
 
 
 def rate(
-    session: Session, question: str, answers: dict[str, bool], *, system_prompt: str = "", **said: Any
+    session: Session, question: str, answers: dict[str, bool], *, system_prompt: str = "", **details: Any
 ) -> list[Message]:
     """A new chat of a new person, in which one question has these answers, each with its vote."""
     person = users.create_anonymous(session)
     chat = chats.create_chat(session, person.id, system_prompt=system_prompt)
-    asked = chats.add_user_message(session, chat.id, question)
+    parent_id = chats.add_user_message(session, chat.id, question).id
     return [
-        add_answer(session, chat, asked.id, answer, label=label, **said) for answer, label in answers.items()
+        add_answer(session, chat, parent_id, text, label=label, **details) for text, label in answers.items()
     ]
 
 
