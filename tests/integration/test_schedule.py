@@ -179,7 +179,8 @@ def start_schedule(settings: Settings, barrier: Barrier, fire: bool) -> None:
 
 def run_processes(settings: Settings, fire: bool) -> None:
     """Several schedulers on one store, all at once."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     barrier = context.Barrier(STARTERS)
     processes = [
         context.Process(target=start_schedule, args=(settings, barrier, fire)) for _ in range(STARTERS)
