@@ -15,7 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from storage.db.database import Database, make_data_dir
 from storage.errors import Conflict, InvalidInput, NotReady
 from storage.files.atomic import written_aside
 from storage.files.installation_key import FILE_NAME as SECRET
+from storage.registry.artifacts import hash_file
 from storage.settings import Settings
 
 MANIFEST = "manifest.json"
@@ -56,7 +57,7 @@ def back_up(settings: Settings, target: Path) -> BackupReport:
         ):
             dump = _dump(settings, Path(folder))
             files = {dump.name: dump} | dict(_data_files(settings.data_dir))
-            hashes = {name: _hash(path) for name, path in files.items()}
+            hashes = {name: hash_file(path) for name, path in files.items()}
             with tarfile.open(aside, mode="w") as archive:
                 for name, path in files.items():
                     archive.add(path, arcname=name, recursive=False)
@@ -82,7 +83,8 @@ def verify(archive: Path) -> BackupReport:
                 continue
             expected = hashes.get(member.name)
             stream = members.extractfile(member) if member.isfile() else None
-            if expected is None or stream is None or not _safe(member.name):
+            outside = member.name.startswith("/") or ".." in Path(member.name).parts
+            if expected is None or stream is None or outside:
                 raise InvalidInput(f"{archive}: {member.name} does not belong in a backup.")
             if hashlib.file_digest(stream, "sha256").hexdigest() != expected:  # type: ignore[arg-type]
                 raise InvalidInput(f"{archive}: {member.name} is damaged; use another backup.")
@@ -192,17 +194,13 @@ def _data_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _manifest(archive: Path) -> dict[str, str]:
+    manifest = None
     with _opened(archive) as members:
-        try:
-            stream = members.extractfile(MANIFEST)
-        except KeyError:
-            stream = None
+        stream = members.extractfile(MANIFEST) if MANIFEST in members.getnames() else None
         if stream is None:
-            raise InvalidInput(f"{archive} has no manifest: it is no backup, or one that was cut short.")
-        try:
+            raise InvalidInput(f"{archive} has no manifest: it is not a backup, or one that was cut short.")
+        with suppress(ValueError, RecursionError):
             manifest = json.load(stream)
-        except (ValueError, RecursionError):
-            manifest = None
     if not isinstance(manifest, dict):
         raise InvalidInput(f"{archive}: its manifest is damaged; use another backup.")
     if manifest.get("format") != FORMAT:
@@ -222,12 +220,3 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
             yield members
     except (OSError, tarfile.TarError) as error:
         raise InvalidInput(f"{archive} cannot be read as a backup ({error}).") from error
-
-
-def _safe(name: str) -> bool:
-    return not name.startswith("/") and ".." not in Path(name).parts
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,7 +22,8 @@ from storage.chats import chats, signals
 from storage.db.database import Database
 from storage.db.tables import Chat, Message
 from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge, TooOften
-from storage.settings import Settings, SignalKind
+from storage.settings import Settings
+from storage.settings.training import SignalKind
 
 log = logging.getLogger("thumbloop.serving")
 

@@ -24,7 +24,8 @@ from storage.db.database import Database
 from storage.errors import Conflict, NotReady, ThumbloopError
 from storage.registry.artifacts import Artifacts
 from storage.registry.model_versions import deployed_version, installation_id
-from storage.settings import DEFAULT_MODEL, Settings, load_settings
+from storage.settings import Settings, load_settings
+from storage.settings.serving import DEFAULT_MODEL
 from trainer.runs.schedule import Schedule
 
 GIB = 1024**3

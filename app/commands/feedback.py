@@ -18,7 +18,7 @@ from storage.examples.filters import read_filter
 from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
 from storage.imports.formats import FORMATS, ImportOptions
-from storage.settings import SignalKind
+from storage.settings.training import SignalKind
 
 if TYPE_CHECKING:
     from storage.exports.shapes import ChatTemplate

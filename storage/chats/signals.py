@@ -14,7 +14,7 @@ from storage.chats.votes import latest_event_id, lock_vote_log
 from storage.db.tables import Chat, Message, Signal
 from storage.errors import Conflict, InvalidInput, NotAllowed
 from storage.people.end_users import speaks_for
-from storage.settings import SignalKind
+from storage.settings.training import SignalKind
 
 SIGNAL = "signal"
 KINDS: tuple[SignalKind, ...] = get_args(SignalKind)

@@ -139,15 +139,12 @@ def _plainly(session: Session, write: Write) -> Outcome:
 
 
 def _in_a_savepoint(session: Session, write: Write) -> Outcome:
-    savepoint = session.begin_nested()
     try:
-        outcome = _plainly(session, write)
-        savepoint.commit()
+        with session.begin_nested():
+            return _plainly(session, write)
     except sa.exc.OperationalError:
         # On a full disk SQLite rolls back the transaction, savepoints included: the group is lost.
         raise
     except Exception as error:
-        savepoint.rollback()
         session.expunge_all()
         return None, error
-    return outcome

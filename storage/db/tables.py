@@ -179,6 +179,9 @@ class Signal(Dated, table=True):
     after_event_id: int = Field(index=True)  # the newest vote event then; only later snapshots include this
 
 
+WAITING = where("delivered_at IS NULL AND failed_at IS NULL")
+
+
 class WebhookDelivery(Dated, table=True):
     """The webhook's outbox: a vote event to send, and the outcome of its attempts.
 
@@ -186,13 +189,7 @@ class WebhookDelivery(Dated, table=True):
     here to erase.
     """
 
-    __table_args__ = (
-        Index(
-            "ix_webhook_delivery_waiting",
-            "next_attempt_at",
-            **where("delivered_at IS NULL AND failed_at IS NULL"),
-        ),
-    )
+    __table_args__ = (Index("ix_webhook_delivery_waiting", "next_attempt_at", **WAITING),)
 
     event_id: int = Field(foreign_key="vote_event.id", unique=True)
     event: str  # vote.cast, vote.changed, vote.cleared

@@ -16,7 +16,7 @@ from storage.db.tables import VoteEvent
 from storage.examples.example import PAGE, Example, Examples
 from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
 from storage.examples.signal_examples import signal_examples
-from storage.settings import SignalKind
+from storage.settings.training import SignalKind
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from storage.db.tables import Chat, Message, ModelVersion, Signal, User, VoteEve
 from storage.examples.example import PAGE, Example, example_of, has_length, matches, prompt_of
 from storage.examples.filters import EVERYTHING, ExampleFilter
 from storage.examples.queries import REPLY, columns, conditions, messages_before
-from storage.settings import SignalKind
+from storage.settings.training import SignalKind
 
 
 def signal_examples(

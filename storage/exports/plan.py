@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.examples.duplicates import Contradictions, Duplicates
 from storage.examples.filters import EVERYTHING, ExampleFilter
-from storage.settings import SignalKind
+from storage.settings.training import SignalKind
 
 Format = Literal["jsonl", "parquet", "csv", "datasets"]
 Shape = Literal["kto", "kto-text", "pairs", "sharegpt"]

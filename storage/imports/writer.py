@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 from storage.chats.chats import TITLE_LENGTH
 from storage.chats.votes import lock_vote_log
 from storage.db.ids import new_id
-from storage.db.tables import Chat, Message, User, Vote, VoteEvent, now
+from storage.db.tables import Chat, Message, Table, User, Vote, VoteEvent, now
 from storage.imports.rows import ImportedRow
 from storage.people.users import find_user
 
@@ -46,49 +46,35 @@ def _known_keys(session: Session, rows: Mapping[str, ImportedRow]) -> set[str]:
 
 
 class _Batch:
-    """The column values of chats, messages, votes and events, for one bulk insert into each table."""
+    """The rows of chats, messages, votes and events, for one bulk insert into each table."""
 
     def __init__(self, owner_id: str, source: str) -> None:
-        # Templates with every column's default: a bulk insert creates no objects that would apply them.
-        self._chat = Chat(owner_id=owner_id, source=source).model_dump()
-        self._message = Message(chat_id="", role="").model_dump()
-        self._vote = Vote(message_id="", user_id=owner_id).model_dump()
-        self._event = VoteEvent(message_id="", user_id=owner_id, action="cast", revision=1).model_dump()
-        del self._event["id"]
-        self._chats: list[dict[str, Any]] = []
-        self._messages: list[dict[str, Any]] = []
-        self._votes: list[dict[str, Any]] = []
-        self._events: list[dict[str, Any]] = []
+        # Every column's default: a bulk insert creates no objects that would apply them.
+        self._defaults: dict[type[Table], dict[str, Any]] = {
+            Chat: Chat(owner_id=owner_id, source=source).model_dump(),
+            Message: Message(chat_id="", role="").model_dump(),
+            Vote: Vote(message_id="", user_id=owner_id).model_dump(),
+            VoteEvent: VoteEvent(message_id="", user_id=owner_id, action="cast", revision=1).model_dump(),
+        }
+        del self._defaults[VoteEvent]["id"]
+        self._rows: dict[type[Table], list[dict[str, Any]]] = {table: [] for table in self._defaults}
 
     def append(self, key: str, row: ImportedRow) -> None:
-        at = now()
+        at, chat_id = now(), new_id()
         system = row.turns[0].content if row.turns[0].role == "system" else ""
         turns = row.turns[1:] if row.turns[0].role == "system" else row.turns
-        chat = {
-            "id": new_id(),
-            "title": " ".join(turns[0].content[:TITLE_FROM].split())[:TITLE_LENGTH],
-            "system_prompt": system,
-            "import_key": key,
-            "created_at": at,
-            "updated_at": at,
-        }
-        self._chats.append(self._chat | chat)
+        title = " ".join(turns[0].content[:TITLE_FROM].split())[:TITLE_LENGTH]
+        chat = {"id": chat_id, "title": title, "system_prompt": system, "import_key": key}
+        self._add(Chat, chat | {"created_at": at, "updated_at": at})
         message_id: str | None = None
         for turn in turns:
-            parent_id, message_id = message_id, new_id()
-            message = {
-                "id": message_id,
-                "chat_id": chat["id"],
-                "parent_id": parent_id,
-                "role": turn.role,
-                "content": turn.content,
-                "created_at": at,
-            }
-            self._messages.append(self._message | message)
+            message = {"chat_id": chat_id, "parent_id": message_id, "created_at": at, **turn._asdict()}
+            message_id = new_id()
+            self._add(Message, message | {"id": message_id})
         if row.model is not None:
-            self._messages[-1]["sampling"] = {"model": row.model}
+            self._rows[Message][-1]["sampling"] = {"model": row.model}
         voted_at = row.voted_at or at
-        said = {
+        vote = {
             "message_id": message_id,
             "label": row.label,
             "tags": list(row.tags),
@@ -96,20 +82,18 @@ class _Batch:
             "correction": row.correction,
             "created_at": voted_at,
         }
-        self._votes.append(self._vote | said | {"id": new_id(), "updated_at": voted_at})
-        self._events.append(self._event | said)
+        self._add(Vote, vote | {"id": new_id(), "updated_at": voted_at})
+        self._add(VoteEvent, vote)
 
     def insert(self, session: Session) -> int:
-        """Insert everything; returns the number of rows."""
-        for table, values in (
-            (Chat, self._chats),
-            (Message, self._messages),
-            (Vote, self._votes),
-            (VoteEvent, self._events),
-        ):
-            if values:
-                session.connection().execute(sa.insert(table), values)
-        return len(self._chats)
+        """Insert everything; returns the number of chats."""
+        for table, rows in self._rows.items():
+            if rows:
+                session.connection().execute(sa.insert(table), rows)
+        return len(self._rows[Chat])
+
+    def _add(self, table: type[Table], values: dict[str, Any]) -> None:
+        self._rows[table].append(self._defaults[table] | values)
 
 
 def _import_user(session: Session) -> User:

@@ -7,8 +7,7 @@ individually. The application's name for them is stored only as a hash keyed wit
 import hmac
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import SelectOfScalar
+from sqlmodel import Session, select
 
 from storage.db.tables import User
 
@@ -29,21 +28,17 @@ def ensure_end_user(session: Session, app_id: str, name: str, *, salt: bytes) ->
         with session.begin_nested():
             session.add(person)
     except sa.exc.IntegrityError:  # another request named them first
-        return session.exec(_named(salt, app_id, name)).one()
+        return session.exec(select(User).where(User.app_key == _key(salt, app_id, name))).one()
     return person
 
 
 def find_end_user(session: Session, app_id: str, name: str, *, salt: bytes) -> User | None:
-    return session.exec(_named(salt, app_id, name)).first()
+    return session.exec(select(User).where(User.app_key == _key(salt, app_id, name))).first()
 
 
 def speaks_for(session: Session, user_id: str, person_id: str) -> bool:
     """Whether `user_id` may act for that person: it is the same person, or their application."""
     return user_id == person_id or session.get_one(User, person_id).app_id == user_id
-
-
-def _named(salt: bytes, app_id: str, name: str) -> SelectOfScalar[User]:
-    return select(User).where(col(User.app_key) == _key(salt, app_id, name))
 
 
 def _key(salt: bytes, app_id: str, name: str) -> str:

@@ -111,25 +111,18 @@ def verify_password(user: User | None, password: str) -> User:
 
 def set_password(session: Session, user_id: str, password: str) -> int:
     """Change a password and end all sessions, links and tokens of the account; returns how many."""
-    password_hash = _hash(password)
-    user = lock_user(session, user_id)
-    user.password_hash = password_hash
-    return tokens.end_all(session, user_id)
+    return _change(session, user_id, password_hash=_hash(password))
 
 
 def set_role(session: Session, user_id: str, role: str) -> int:
     """Change a role and end all sessions, links and tokens of the account; returns how many."""
     _check_role(role)
-    user = lock_user(session, user_id)
-    user.role = role
-    return tokens.end_all(session, user_id)
+    return _change(session, user_id, role=role)
 
 
 def set_disabled(session: Session, user_id: str, disabled: bool) -> int:
     """Disable or enable an account; both end its sessions, links and tokens. Returns how many."""
-    user = lock_user(session, user_id)
-    user.disabled = disabled
-    return tokens.end_all(session, user_id)
+    return _change(session, user_id, disabled=disabled)
 
 
 def lock_user(session: Session, user_id: str) -> User:
@@ -156,6 +149,11 @@ def remove_idle_visitors(session: Session, most: int = 500) -> int:
     session.execute(sa.delete(ApiToken).where(col(ApiToken.user_id).in_(ids)))
     session.execute(sa.delete(User).where(col(User.id).in_(ids)))
     return len(ids)
+
+
+def _change(session: Session, user_id: str, **columns: object) -> int:
+    lock_user(session, user_id).sqlmodel_update(columns)
+    return tokens.end_all(session, user_id)
 
 
 def _check_role(role: str) -> None:

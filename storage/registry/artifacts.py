@@ -88,12 +88,12 @@ class Artifacts:
 
         Raises ArtifactRefused for an unexpected or missing file, NotReady if it cannot be written.
         """
-        staging = self._staging(run_id)
-        final = self.adapters / run_id
+        staging, final = self._staging(run_id), self.adapters / run_id
         files = _hash_folder(staging)
         with _written(final):
             sync_tree(staging)
-        return Published(str(final.relative_to(self.data_dir)), _digest_of(files), files)
+        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        return Published(str(final.relative_to(self.data_dir)), digest, files)
 
     def publish(self, run_id: str) -> None:
         """Rename the sealed folder to its final name; raises NotReady if that fails.
@@ -109,15 +109,13 @@ class Artifacts:
         """The folder, if it holds exactly these files with these hashes; else raises ArtifactRefused."""
         folder = self.folder(path)
         found = _hash_folder(folder)
-        for name, expected in files.items():
-            if name not in found:
-                raise _refused(folder, f"{name} is missing")
-            if found[name] != expected:
-                raise _refused(
-                    folder, f"{name} has changed since it was published (sha256 {found[name][:12]}…)"
-                )
-        for name in found.keys() - files.keys():
-            raise _refused(folder, f"{name} was not there when it was published")
+        for name, digest in found.items():
+            if name not in files:
+                raise _refused(folder, f"{name} was not there when it was published")
+            if digest != files[name]:
+                raise _refused(folder, f"{name} has changed since it was published (sha256 {digest[:12]}…)")
+        for name in files.keys() - found.keys():
+            raise _refused(folder, f"{name} is missing")
         return folder
 
     def sweep(self, known_paths: Iterable[str], active_runs: Iterable[str] = ()) -> list[str]:
@@ -162,16 +160,16 @@ def _hash_folder(folder: Path) -> dict[str, str]:
     for file in sorted(folder.iterdir()):
         if file.name not in ALLOWED or file.is_symlink() or not file.is_file():
             raise _refused(folder, f"{file.name} is not a file that an adapter may have")
-        with file.open("rb") as stream:
-            hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        hashes[file.name] = hash_file(file)
     for name in REQUIRED:
         if name not in hashes:
             raise _refused(folder, f"{name} is missing")
     return hashes
 
 
-def _digest_of(files: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
+def hash_file(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _refused(folder: Path, why: str) -> ArtifactRefused:

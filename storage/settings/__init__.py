@@ -18,20 +18,9 @@ from pydantic_settings import (
 
 from storage.errors import BadSetting
 from storage.settings.frozen import Frozen
-from storage.settings.serving import DEFAULT_MODEL, ServingSettings
-from storage.settings.training import SignalKind, TrainingSettings
+from storage.settings.serving import ServingSettings
+from storage.settings.training import TrainingSettings
 from storage.settings.validators import Address, check_together, check_webhook_secret
-
-__all__ = [
-    "DEFAULT_MODEL",
-    "SECRETS",
-    "Settings",
-    "SignalKind",
-    "describe",
-    "frozen_settings",
-    "in_environment",
-    "load_settings",
-]
 
 # Settings whose values are never shown.
 SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})

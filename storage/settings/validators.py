@@ -48,16 +48,13 @@ def _known_timezone(value: str) -> str:
     return value
 
 
-def _clock_hours(value: str) -> str:
-    if value and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", value):
-        raise ValueError("write two times of day with a hyphen between them, such as 22:00-06:00")
-    return value
+def _matching(pattern: str, otherwise: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(otherwise)
+        return value
 
-
-def _executor(value: str) -> str:
-    if value != "local" and not re.fullmatch(r"[\w.]+:\w+", value):
-        raise ValueError("write `local`, or `package.module:Class` of a class that Python can import")
-    return value
+    return AfterValidator(check)
 
 
 def _network(value: str) -> str:
@@ -83,9 +80,12 @@ def check_webhook_secret(value: str) -> None:
 AsList = BeforeValidator(_listed)
 Address = Annotated[str, AfterValidator(_http_address)]
 TimeZone = Annotated[str, AfterValidator(_known_timezone)]
-Executor = Annotated[str, AfterValidator(_executor)]
 Network = Annotated[str, AfterValidator(_network)]
-Hours = Annotated[str, AfterValidator(_clock_hours)]
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
+_TWO_TIMES = "write two times of day with a hyphen between them, such as 22:00-06:00"
+Hours = Annotated[str, _matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]
+_A_CLASS = "write `local`, or `package.module:Class` of a class that Python can import"
+Executor = Annotated[str, _matching(r"local|[\w.]+:\w+", _A_CLASS)]
 Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 
 

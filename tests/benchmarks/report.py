@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from storage.settings import DEFAULT_MODEL
+from storage.settings.serving import DEFAULT_MODEL
 from tests.support.live_server import LiveServer
 from tests.support.samples import SHARED_DATA
 

@@ -18,7 +18,8 @@ import torch
 from app.serving.backend import ServedVersion
 from app.serving.local.backend import LocalBackend
 from app.serving.reply import Sampling
-from storage.settings import DEFAULT_MODEL, Settings
+from storage.settings import Settings
+from storage.settings.serving import DEFAULT_MODEL
 from tests.benchmarks.chat_servers import ChatServer, thumbloop_serve, transformers_server
 from tests.benchmarks.report import arrival_figures, print_report, speed
 from tests.support.adapters import build_adapter

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-from storage.settings import DEFAULT_MODEL
+from storage.settings.serving import DEFAULT_MODEL
 from tests.support import REPOSITORY
 from tests.support.chatting import FLAGS, chromium_path, new_chat, send_and_wait, thumb
 from tests.support.http_loop import chat_once, vote

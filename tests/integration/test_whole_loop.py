@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from storage.settings import DEFAULT_MODEL
+from storage.settings.serving import DEFAULT_MODEL
 from tests.support import http_loop
 from tests.support.default_model import ConvertedDefault
 from tests.support.live_server import StartServer

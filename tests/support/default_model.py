@@ -6,7 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.settings import DEFAULT_MODEL, Settings
+from storage.settings import Settings
+from storage.settings.serving import DEFAULT_MODEL
 from tests.support.programs import Program
 from trainer.model.base_model import resolve
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from storage.settings import DEFAULT_MODEL
+from storage.settings.serving import DEFAULT_MODEL
 from trainer.text import counted
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

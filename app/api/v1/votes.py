@@ -22,7 +22,7 @@ from storage.chats import votes
 from storage.chats.signals import record_signal
 from storage.db.database import Database
 from storage.errors import InvalidInput
-from storage.settings import SignalKind
+from storage.settings.training import SignalKind
 
 router = APIRouter(tags=["votes"])
 

@@ -20,7 +20,8 @@ from storage.exports.exporter import Export
 from storage.exports.plan import ExportPlan
 from storage.privacy import erasure
 from storage.privacy.consent import delete_chat
-from storage.settings import Settings, SignalKind
+from storage.settings import Settings
+from storage.settings.training import SignalKind
 from tests.support.rated_store import SALT
 from tests.support.rows import add_person_with_reply, add_reply
 from trainer.dataset.snapshot import Snapshot, take_snapshot

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoTokenizer
 
 from storage.errors import ModelUnavailable
-from storage.settings import DEFAULT_MODEL, Settings
+from storage.settings import Settings
+from storage.settings.serving import DEFAULT_MODEL
 from tests.support.default_model import ConvertedDefault
 from trainer.model.base_model import BaseModelSource, load_model, load_tokenizer, number_format, resolve
 
