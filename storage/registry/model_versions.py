@@ -4,6 +4,7 @@ v1 is the base model. The open row of `deployment` is the alias `deployed`; depl
 it, which ends a canary. `canaries.py` assigns chats to canaries.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from storage.db import audit
 from storage.db.rows import execute_core, newest_rows, next_id
 from storage.db.tables import Canary, Deployment, ModelVersion, Table, now
 from storage.errors import Conflict, NotFound
+from storage.registry.artifacts import Published
 from storage.registry.training_runs import owned_run
 
 # Built once: every reply runs them.
@@ -52,13 +54,11 @@ def ensure_base(session: Session, base_model: str) -> ModelVersion:
 
 def publish_version(
     session: Session,
-    *,
     run_id: str,
     fence: int,
+    published: Published,
+    *,
     base_model: str,
-    path: str,
-    sha256: str,
-    files: dict[str, str],
     metrics: dict[str, Any],
     parent_id: str | None = None,
 ) -> ModelVersion:
@@ -76,16 +76,14 @@ def publish_version(
         run_id=run_id,
         kind="adapter",
         base_model=base_model,
-        path=path,
-        sha256=sha256,
-        files=files,
         metrics=metrics,
         state="candidate",
         reason="Waits for its gate.",
+        **asdict(published),
     )
     session.add(version)
     session.flush()
-    audit.record(session, "trainer", "publish", version.name, run_id=run_id, sha256=sha256)
+    audit.record(session, "trainer", "publish", version.name, run_id=run_id, sha256=published.sha256)
     return version
 
 

@@ -15,6 +15,7 @@ from storage.errors import LeaseLost
 from storage.imports.importer import import_file
 from storage.privacy.consent import delete_chat
 from storage.registry import model_versions, training_runs
+from storage.registry.artifacts import Published
 from storage.registry.device_lock import DeviceLock
 from tests.support.live_server import wait_until
 from tests.support.rated_files import rated, write_rows
@@ -224,12 +225,10 @@ def test_a_trainer_that_was_given_up_for_dead_publishes_nothing(build: Build) ->
     with pytest.raises(LeaseLost), env.database.write() as session:
         model_versions.publish_version(
             session,
-            run_id=run_id,
-            fence=successor.fence - 1,
+            run_id,
+            successor.fence - 1,
+            Published("adapters/x", "0", {}),
             base_model=env.settings.model,
-            path="adapters/x",
-            sha256="0",
-            files={},
             metrics={},
         )
 

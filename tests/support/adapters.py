@@ -62,14 +62,7 @@ def publish_adapter(
     published = seal_and_publish(artifacts, run.id)
     with database.write() as session:
         version = model_versions.publish_version(
-            session,
-            run_id=run.id,
-            fence=held.fence,
-            base_model=str(base),
-            path=published.path,
-            sha256=published.sha256,
-            files=published.files,
-            metrics={},
+            session, run.id, held.fence, published, base_model=str(base), metrics={}
         )
         version = model_versions.set_state(session, version.id, state, "Made for a test.")
         training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="Made for a test.")

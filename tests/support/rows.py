@@ -1,5 +1,6 @@
 """Rows that many tests begin with: people, replies, votes and versions."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -9,6 +10,8 @@ from storage.db.database import Database
 from storage.db.tables import AuditEvent, Chat, Message, ModelVersion, User
 from storage.people import users
 from storage.registry import model_versions, training_runs
+from storage.registry.artifacts import Published
+from storage.registry.lineage import Key, keep_lineage
 
 
 def audit_events(session: Session) -> list[AuditEvent]:
@@ -54,10 +57,13 @@ def add_reply(
     return add_answer(session, chat, message.id, answer, **more)
 
 
-def add_person_with_reply(session: Session, system_prompt: str = "") -> tuple[User, Chat, Message]:
+def add_person_with_reply(
+    session: Session, system_prompt: str = "", **more: Any
+) -> tuple[User, Chat, Message]:
+    """A person with a chat and a reply in it; `more` as in `add_answer`."""
     person = users.create_anonymous(session)
     chat = chats.create_chat(session, person.id, system_prompt=system_prompt)
-    return person, chat, add_reply(session, chat)
+    return person, chat, add_reply(session, chat, **more)
 
 
 def rate(
@@ -72,23 +78,17 @@ def rate(
     ]
 
 
-def publish_candidate(session: Session) -> ModelVersion:
+def publish_candidate(session: Session, learned_from: Iterable[Key] = (), **snapshot: Any) -> ModelVersion:
     """The next version as a run publishes it; there is no adapter behind it."""
     if not model_versions.list_versions(session):
         model_versions.ensure_base(session, "tiny")
     run = training_runs.request_run(session, trigger="api")
     held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
     assert held is not None
-    version = model_versions.publish_version(
-        session,
-        run_id=run.id,
-        fence=held.fence,
-        base_model="tiny",
-        path=f"adapters/{run.id}",
-        sha256="s",
-        files={},
-        metrics={},
-    )
+    training_runs.update_run(session, run.id, held.fence, snapshot=snapshot)
+    keep_lineage(session, run.id, learned_from)
+    made = Published(f"adapters/{run.id}", "s", {})
+    version = model_versions.publish_version(session, run.id, held.fence, made, base_model="tiny", metrics={})
     training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="done")
     return version
 

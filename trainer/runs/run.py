@@ -284,12 +284,10 @@ class _Steps:
             self.artifacts.publish(self.run.id)
             version = model_versions.publish_version(
                 session,
-                run_id=self.run.id,
-                fence=self.lease.fence,
+                self.run.id,
+                self.lease.fence,
+                published,
                 base_model=source.name,
-                path=published.path,
-                sha256=published.sha256,
-                files=published.files,
                 metrics={"training": training, **self.figures, "left_out": dict(snapshot.left_out)},
                 parent_id=start.version_id if start else None,
             )

@@ -33,8 +33,7 @@ def _client_programs_of_the_test_server(monkeypatch: pytest.MonkeyPatch) -> None
 def filled(settings: Settings, database: Database) -> Settings:
     """An installation with a vote, a published adapter and a secret."""
     with database.write() as session:
-        person, _, reply = add_person_with_reply(session)
-        votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True)
+        _person, _, _reply = add_person_with_reply(session, label=True)
     artifacts = Artifacts(settings.data_dir)
     folder = artifacts.staging("run")
     (folder / "adapter_config.json").write_text("{}")

@@ -22,23 +22,16 @@ def test_the_wilson_interval(up: int, all_votes: int, low: float, high: float) -
 def test_rates_per_version_tags_and_days(database: Database) -> None:
     with database.write() as session:
         for index in range(4):
-            person, chat, reply = add_person_with_reply(session)
+            tags = ["wrong"] if index == 0 else []
+            person, chat, reply = add_person_with_reply(session, label=index > 0, tags=tags)
             add_reply(session, chat, "And?", "unrated")
-            votes.cast_vote(
-                session,
-                user_id=person.id,
-                message_id=reply.id,
-                label=index > 0,
-                tags=["wrong"] if index == 0 else [],
-            )
         # What is said after the thumb is no other vote, and what is taken back is none.
         last = {"user_id": person.id, "message_id": reply.id}
         votes.cast_vote(session, **last, label=True, comment="Good.")
         votes.clear_vote(session, user_id=person.id, message_id=reply.id)
         # Neither what is deleted nor what was imported is among them.
         for change in ("deleted", "imported"):
-            person, chat, reply = add_person_with_reply(session)
-            votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True, tags=["wrong"])
+            person, chat, reply = add_person_with_reply(session, label=True, tags=["wrong"])
             if change == "deleted":
                 delete_chat(session, chat.id)
             else:

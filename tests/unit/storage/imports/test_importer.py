@@ -294,11 +294,8 @@ def test_every_exported_file_comes_back_the_same(database: Database, tmp_path: P
             ("\u2028 \x01", True),
             ("null", False),
         ):
-            person, chat, _ = add_person_with_reply(session)
-            rated = add_reply(session, chat, "[1]", reply)
-            votes.cast_vote(
-                session, user_id=person.id, message_id=rated.id, label=label, tags=["a"], comment="=c"
-            )
+            _, chat, _ = add_person_with_reply(session)
+            add_reply(session, chat, "[1]", reply, label=label, tags=["a"], comment="=c")
     columns = (*ROW, "voted_at", "tags", "comment")
     for format in ("jsonl", "csv", "parquet", "datasets"):
         for shape in ("kto", "sharegpt"):

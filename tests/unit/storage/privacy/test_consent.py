@@ -8,10 +8,10 @@ from storage.chats import votes
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, ModelVersion, User
 from storage.privacy import consent, erasure
-from storage.registry import model_versions, training_runs
-from storage.registry.lineage import count_lost, keep_lineage
+from storage.registry import model_versions
+from storage.registry.lineage import count_lost
 from tests.support.rated_store import exported_lines
-from tests.support.rows import add_person_with_reply, add_reply, audit_events
+from tests.support.rows import add_person_with_reply, add_reply, audit_events, publish_candidate
 
 SALT = b"s" * 32
 
@@ -29,16 +29,8 @@ def add_voted_chats(session: Session) -> tuple[User, Chat, Message, Message, Use
 def publish(database: Database, used: list[tuple[str, str]], continued_from: str | None = None) -> str:
     """A version trained on these votes, perhaps from another one on; its id."""
     with database.write() as session:
-        run = training_runs.request_run(session, trigger="api")
-        held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
-        assert held is not None
-        snapshot = {"continued_from": continued_from}
-        training_runs.update_run(session, run.id, held.fence, snapshot=snapshot)
-        keep_lineage(session, run.id, used)
-        made = {"base_model": "tiny", "path": run.id, "sha256": "s", "files": {}, "metrics": {}}
-        version = model_versions.publish_version(session, run_id=run.id, fence=held.fence, **made)  # type: ignore[arg-type]
+        version = publish_candidate(session, used, continued_from=continued_from)
         count_lost(session, version)
-        training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="", metrics={})
         return version.id
 
 
@@ -80,8 +72,7 @@ def test_withdrawn_consent_ends_training_and_exports_and_marks_versions(
 
 def test_votes_without_consent_that_are_erased_too_count_once(database: Database) -> None:
     with database.write() as session:
-        person, chat, reply = add_person_with_reply(session)
-        votes.cast_vote(session, user_id=person.id, message_id=reply.id, label=True)
+        person, chat, reply = add_person_with_reply(session, label=True)
     publish(database, [(reply.id, person.id)])
     with database.write() as session:
         consent.set_consent(session, session.get_one(type(chat), chat.id), False, by="ada")

@@ -18,13 +18,12 @@ from storage.files.installation_key import load_secret
 from storage.people import users
 from storage.privacy import erasure
 from storage.privacy.consent import delete_chat
-from storage.registry import model_versions, training_runs
-from storage.registry.lineage import keep_lineage
+from storage.registry import model_versions
 from storage.settings import Settings
 from tests.support.databases import waiting
 from tests.support.live_server import wait_until
 from tests.support.rated_store import SALT, exported_lines
-from tests.support.rows import add_person_with_reply, add_reply, audit_events
+from tests.support.rows import add_person_with_reply, add_reply, audit_events, publish_candidate
 from tests.support.threads import at_once
 
 SECRET_WORD = "xylophone"
@@ -47,35 +46,12 @@ def test_nothing_of_an_erased_person_is_left_and_their_models_are_marked(
     database: Database, tmp_path: Path
 ) -> None:
     with database.write() as session:
-        kept, _, kept_reply = add_person_with_reply(session)
-        votes.cast_vote(session, user_id=kept.id, message_id=kept_reply.id, label=True)
-        gone, chat, reply = add_person_with_reply(session, system_prompt=f"Speak of the {SECRET_WORD}.")
+        kept, _, kept_reply = add_person_with_reply(session, label=True)
+        vote = {"label": False, "tags": [SECRET_WORD], "comment": SECRET_WORD, "correction": SECRET_WORD}
+        gone, chat, reply = add_person_with_reply(session, f"Speak of the {SECRET_WORD}.", **vote)
         add_reply(session, chat, f"A {SECRET_WORD}?", f"The {SECRET_WORD}!")
-        votes.cast_vote(
-            session,
-            user_id=gone.id,
-            message_id=reply.id,
-            label=False,
-            tags=[SECRET_WORD],
-            comment=SECRET_WORD,
-            correction=SECRET_WORD,
-        )
         snapshot = votes.latest_event_id(session)
-        run = training_runs.request_run(session, trigger="api")
-        held = training_runs.claim_run(session, run.id, owner="t", lease_seconds=60, max_attempts=3)
-        assert held is not None
-        used = [(reply.id, gone.id), (kept_reply.id, kept.id)]
-        keep_lineage(session, run.id, used)
-        model_versions.publish_version(
-            session,
-            run_id=run.id,
-            fence=held.fence,
-            base_model="tiny",
-            path="p",
-            sha256="s",
-            files={},
-            metrics={},
-        )
+        publish_candidate(session, [(reply.id, gone.id), (kept_reply.id, kept.id)])
     assert SECRET_WORD in everything(database)
     before = export(database, snapshot, tmp_path)
     with database.write() as session:

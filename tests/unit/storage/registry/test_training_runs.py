@@ -9,6 +9,7 @@ from storage.db.database import Database
 from storage.db.tables import TrainingRun, now
 from storage.errors import Conflict, LeaseLost
 from storage.registry import model_versions, training_runs
+from storage.registry.artifacts import Published
 from tests.support.threads import at_once
 
 LONG, OVER = 60.0, 0.0
@@ -59,21 +60,21 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_old_trainer_is_refused(datab
     assert new.fence == old.fence + 1
     with database.write() as session:
         model_versions.ensure_base(session, "tiny")
-    published = {"base_model": "tiny", "path": "p", "sha256": "s", "files": {}, "metrics": {}}
+    publish = partial(model_versions.publish_version, published=Published("p", "s", {}))
+    publish = partial(publish, run_id=run.id, base_model="tiny", metrics={})
     for write in (
         lambda s: training_runs.heartbeat(s, run.id, old.fence, lease_seconds=LONG),
         lambda s: training_runs.update_run(s, run.id, old.fence, log_path="x"),
         lambda s: training_runs.finish_run(s, run.id, old.fence, state="succeeded", reason=""),
         lambda s: training_runs.release_run(s, run.id, old.fence, "late"),
-        lambda s: model_versions.publish_version(s, run_id=run.id, fence=old.fence, **published),
+        lambda s: publish(s, fence=old.fence),
     ):
         with pytest.raises(LeaseLost, match="no longer holds"), database.write() as session:
             write(session)
     with database.read() as session:
         assert [v.name for v in model_versions.list_versions(session)] == ["v1"]
     with database.write() as session:
-        first = model_versions.publish_version(session, run_id=run.id, fence=new.fence, **published)
-        again = model_versions.publish_version(session, run_id=run.id, fence=new.fence, **published)
+        first, again = publish(session, fence=new.fence), publish(session, fence=new.fence)
     assert (first.name, again.id) == ("v2", first.id)
 
 
