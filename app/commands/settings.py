@@ -10,6 +10,7 @@ import typer
 
 from app.commands.terminal import print_table
 from storage.settings import SECRETS, Settings, describe, load_settings
+from storage.settings.validators import variable
 
 TITLE = """# Settings
 
@@ -58,10 +59,6 @@ def markdown_page() -> str:
         f"| {describe(name)} |"
         for name, schema in Settings.model_json_schema()["properties"].items()
     )
-
-
-def variable(name: str) -> str:
-    return f"THUMBLOOP_{name.upper()}"
 
 
 def shown_value(name: str, value: object) -> str:

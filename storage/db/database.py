@@ -71,9 +71,7 @@ class Database:
             self._reader = self.engine.execution_options(**read_only)
             self._lock = contextlib.nullcontext()
         self._writer = self.engine.execution_options(writes=True)
-        self._groups: GroupCommit | None = None
-        self._longest_write_queue = longest_write_queue
-        self._starting = threading.Lock()
+        self._groups = GroupCommit(self._writer, self._lock, longest_queue=longest_write_queue)
         self._server_lock: AcquireReturnProxy[FileLock] | None = None
 
     @contextmanager
@@ -101,9 +99,6 @@ class Database:
 
         Raises Busy if too many writes are waiting. See GroupCommit.submit.
         """
-        with self._starting:
-            if self._groups is None:
-                self._groups = GroupCommit(self._writer, self._lock, longest_queue=self._longest_write_queue)
         return self._groups.submit(write)
 
     def small_write(self, write: Callable[[Session], T]) -> T:
@@ -147,8 +142,7 @@ class Database:
 
     def close(self) -> None:
         """Finish the accepted writes and close every connection."""
-        if self._groups is not None:
-            self._groups.close()
+        self._groups.close()
         self.engine.dispose()
         if self._server_lock is not None:
             self._server_lock.lock.release()

@@ -29,7 +29,7 @@ LARGEST_GROUP = 256
 
 
 class GroupCommit:
-    """A writer thread over an engine whose transactions begin as writers."""
+    """A writer thread over an engine whose transactions begin as writers; the first write starts it."""
 
     def __init__(
         self, engine: sa.Engine, lock: contextlib.AbstractContextManager[Any], *, longest_queue: int
@@ -42,7 +42,6 @@ class GroupCommit:
         self._closed = False
         # So that no write is queued after the end marker, where it would be lost.
         self._accepting = threading.Lock()
-        self._thread.start()
 
     def submit(self, write: Callable[[Session], T]) -> Future[T]:
         """Queue a write; the future has its result once it is on disk, or the exception it raised.
@@ -58,6 +57,8 @@ class GroupCommit:
                 if self._closed:
                     raise NotReady("The server is stopping; send this again once it is back.")
                 self._queue.put_nowait((write, future))
+                if self._thread.ident is None:
+                    self._thread.start()
         except Full:
             raise Busy(
                 f"{self._queue.maxsize} writes are waiting already; try again in a second.", retry_after=1
@@ -68,8 +69,9 @@ class GroupCommit:
         """Commit the accepted writes, then end the thread."""
         with self._accepting:
             self._closed = True
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._queue.put(None)
+            self._thread.join()
 
     def _work(self) -> None:
         while (first := self._queue.get()) is not None:

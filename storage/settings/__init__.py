@@ -20,7 +20,7 @@ from storage.errors import BadSetting
 from storage.settings.frozen import Frozen
 from storage.settings.serving import ServingSettings
 from storage.settings.training import TrainingSettings
-from storage.settings.validators import Address, check_together, check_webhook_secret
+from storage.settings.validators import Address, check_together, check_webhook_secret, variable
 
 # Settings whose values are never shown.
 SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
@@ -106,14 +106,14 @@ def frozen_settings(*kinds: Frozen) -> set[str]:
 def in_environment(values: Mapping[str, Any]) -> dict[str, str]:
     """The environment variables that give these settings again; takes `model_dump(mode="json")`."""
     return {
-        f"THUMBLOOP_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
+        variable(name): json.dumps(value) if isinstance(value, list) else str(value)
         for name, value in values.items()
     }
 
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; raises BadSetting, which names the setting, its value and the remedy."""
-    known = {f"THUMBLOOP_{name.upper()}" for name in Settings.model_fields}
+    known = set(map(variable, Settings.model_fields))
     for name in os.environ:
         if name.startswith("THUMBLOOP_") and name not in known and not name.startswith("THUMBLOOP_TEST_"):
             raise BadSetting(f"{name} is not a setting; `thumbloop settings` lists them all.", field=name)
@@ -126,6 +126,6 @@ def load_settings(**overrides: Any) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         given = "…" if name in SECRETS else repr(first.get("input"))
         raise BadSetting(
-            f"THUMBLOOP_{name.upper()}={given}: {first['msg']}. `thumbloop settings` explains it.",
+            f"{variable(name)}={given}: {first['msg']}. `thumbloop settings` explains it.",
             field=name,
         ) from error

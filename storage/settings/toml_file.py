@@ -12,6 +12,7 @@ import tomlkit
 from storage.errors import InvalidInput
 from storage.files.atomic import write_atomically
 from storage.settings import load_settings
+from storage.settings.validators import variable
 
 FILE = Path("thumbloop.toml")
 
@@ -23,10 +24,9 @@ def write_settings(values: Mapping[str, str | float], file: Path = FILE) -> list
     BadSetting for an invalid value.
     """
     for name in values:
-        variable = f"THUMBLOOP_{name.upper()}"
-        if variable in os.environ:
+        if variable(name) in os.environ:
             raise InvalidInput(
-                f"{variable}={os.environ[variable]} in the environment goes before {file}, where "
+                f"{variable(name)}={os.environ[variable(name)]} in the environment goes before {file}, where "
                 f"{name} would be written; remove the variable.",
                 field=name,
             )

@@ -100,20 +100,20 @@ def _check_data_policy(values: Mapping[str, Any]) -> None:
     chosen = values["data_policy"]
     needed = POLICY_NUMBERS.get(chosen, ())
     if needed and not any(values[name] for name in needed):
-        names = " or ".join(_variable(name) for name in needed)
+        names = " or ".join(variable(name) for name in needed)
         raise ValueError(f"THUMBLOOP_DATA_POLICY={chosen} needs a number: set {names}")
     least = 2 * values["min_votes_per_class"]
     for name in ("window_rows", "row_budget"):
         if 0 < values[name] < least:
             raise ValueError(
-                f"{_variable(name)}={values[name]} is too small for THUMBLOOP_MIN_VOTES_PER_CLASS="
+                f"{variable(name)}={values[name]} is too small for THUMBLOOP_MIN_VOTES_PER_CLASS="
                 f"{values['min_votes_per_class']}: set at least {least}, or lower that"
             )
     for name, policy in ONLY_WITH.items():
         if values[name] and policy != chosen:
             raise ValueError(
-                f"{_variable(name)}={values[name]:g} is for THUMBLOOP_DATA_POLICY={policy}: set that, "
-                f"or leave {_variable(name)} out"
+                f"{variable(name)}={values[name]:g} is for THUMBLOOP_DATA_POLICY={policy}: set that, "
+                f"or leave {variable(name)} out"
             )
 
 
@@ -121,7 +121,7 @@ def _check_backend(values: Mapping[str, Any]) -> None:
     for name in ("openai_base_url", "openai_model"):
         if values["backend"] == "openai" and not values[name]:
             raise ValueError(
-                f"THUMBLOOP_BACKEND=openai needs {_variable(name)}: docs/external.md explains both"
+                f"THUMBLOOP_BACKEND=openai needs {variable(name)}: docs/external.md explains both"
             )
     if values["device_mode"] == "exclusive" and values["backend"] == "openai":
         raise ValueError(
@@ -130,5 +130,6 @@ def _check_backend(values: Mapping[str, Any]) -> None:
         )
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
     return f"THUMBLOOP_{name.upper()}"

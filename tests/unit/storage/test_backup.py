@@ -33,7 +33,7 @@ def _client_programs_of_the_test_server(monkeypatch: pytest.MonkeyPatch) -> None
 def filled(settings: Settings, database: Database) -> Settings:
     """An installation with a vote, a published adapter and a secret."""
     with database.write() as session:
-        _person, _, _reply = add_person_with_reply(session, label=True)
+        add_person_with_reply(session, label=True)
     artifacts = Artifacts(settings.data_dir)
     folder = artifacts.staging("run")
     (folder / "adapter_config.json").write_text("{}")

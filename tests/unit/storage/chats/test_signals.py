@@ -219,4 +219,4 @@ def test_signals_that_come_later_change_no_snapshot(
 
 def add_vote(session: Session) -> None:
     """By somebody else, so that the latest snapshot has all signals so far."""
-    _person, _, _reply = add_person_with_reply(session, label=True)
+    add_person_with_reply(session, label=True)

@@ -93,7 +93,7 @@ def test_many_votes_at_once_are_all_kept_and_none_is_doubled(database: Database)
 def test_counts_leave_out_deleted_chats_and_chats_without_consent(database: Database) -> None:
     with database.write() as session:
         for label in (True, True, False):
-            _person, chat, _reply = add_person_with_reply(session, label=label)
+            _, chat, _ = add_person_with_reply(session, label=label)
         delete_chat(session, chat.id)
     with database.read() as session:
         assert votes.count_votes(session) == votes.VoteCounts(up=2, down=0)

@@ -139,7 +139,7 @@ def test_a_run_gets_from_the_store_what_the_policy_chooses_from_a_list(
     expected = choose(Feedback(by_event), settings, moment=as_of["moment"])
     assert sorted(map(repr, found.examples)) == sorted(map(repr, map(in_its_chat, expected.examples)))
     with store.write() as session:  # what comes later changes nothing
-        _person, _, _reply = add_person_with_reply(session, label=False)
+        add_person_with_reply(session, label=False)
     with store.read() as session:
         assert take_snapshot(session, settings, **as_of) == found
 

@@ -30,7 +30,7 @@ def test_a_quarantined_person_leaves_training_counts_and_exports_and_comes_back(
 ) -> None:
     salt = load_secret(tmp_path)
     with database.write() as session:
-        good, _, _reply = add_person_with_reply(session, label=True)
+        good, _, _ = add_person_with_reply(session, label=True)
         bad, chat, spam = add_person_with_reply(session)
         taken_back, later = add_reply(session, chat), add_reply(session, chat)
         votes.cast_vote(session, user_id=bad.id, message_id=spam.id, label=False, tags=["wrong"], comment="c")
@@ -80,7 +80,7 @@ def test_a_quarantined_person_leaves_training_counts_and_exports_and_comes_back(
 
 def test_a_quarantined_vote_is_erased_like_any_other(database: Database) -> None:
     with database.write() as session:
-        bad, _, _spam = add_person_with_reply(session, label=False, comment="secret")
+        bad, _, _ = add_person_with_reply(session, label=False, comment="secret")
         set_quarantine(session, bad.id, True, by="admin")
         erasure.erase_user(session, bad.id, by="admin")
         with pytest.raises(Conflict, match="erased"):
