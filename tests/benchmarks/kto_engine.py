@@ -97,7 +97,8 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
     if name not in ("trl defaults", "trl best"):
         prepare_process()  # as each training of the product begins
     from storage.examples.weights import class_weights
-    from storage.settings import DEFAULT_MODEL, Settings
+    from storage.settings import Settings
+    from storage.settings.serving import DEFAULT_MODEL
     from trainer.dataset.tokenise import tokenise
     from trainer.engine import kto
     from trainer.engine.estimates import peak_memory
@@ -166,7 +167,8 @@ def _random_model(arguments: argparse.Namespace, folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    from storage.settings import DEFAULT_MODEL, Settings
+    from storage.settings import Settings
+    from storage.settings.serving import DEFAULT_MODEL
     from trainer.model.base_model import load_tokenizer, resolve
 
     settings = Settings(data_dir=folder.parent / "data", model=arguments.model or DEFAULT_MODEL)
