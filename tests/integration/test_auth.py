@@ -20,21 +20,17 @@ from tests.support.live_server import LiveServer, StartServer, get
 COOKIE = "thumbloop_session"
 
 
-def visit(server: LiveServer, **options: Any) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=60, **options)
-
-
 @pytest.fixture
 def visitor(shared_server: LiveServer) -> Iterator[httpx.Client]:
     """A browser that has opened the chat page."""
-    with visit(shared_server) as client:
+    with shared_server.visit() as client:
         assert client.get("/").status_code == 200
         yield client
 
 
 @pytest.fixture(scope="module")
 def admin(shared_server: LiveServer) -> Iterator[httpx.Client]:
-    with visit(shared_server, follow_redirects=True) as client:
+    with shared_server.visit(follow_redirects=True) as client:
         assert client.get(shared_server.admin_link()).status_code == 200
         yield client
 
@@ -45,7 +41,7 @@ def error(response: httpx.Response, status: int) -> str:
 
 
 def test_a_first_visit_makes_a_session_that_the_api_takes_too(shared_server: LiveServer) -> None:
-    with visit(shared_server) as client:
+    with shared_server.visit() as client:
         page = client.get("/")
         cookie = page.headers["set-cookie"]
         assert cookie.startswith(f"{COOKIE}=tl_")
@@ -121,14 +117,17 @@ def test_nothing_of_gradio_is_reached_without_a_session(
             *("run/predict", "component_server"),
         )
     ]
+    no_session: tuple[dict[str, str], ...] = (
+        {},
+        {"Authorization": f"Bearer {shared_server.token()}"},
+        {"Cookie": f"{COOKIE}=tl_{'x' * 43}"},
+    )
     for prefix in ("", "/admin"):
         for method, path in used:
-            address = f"{shared_server.url}{prefix}{path}"
-            assert error(httpx.request(method, address), 401) == "not_authenticated", path
-            token = {"Authorization": f"Bearer {shared_server.token()}"}
-            assert error(httpx.request(method, address, headers=token), 401) == "not_authenticated"
-            wrong = {"Cookie": f"{COOKIE}=tl_{'x' * 43}"}
-            assert error(httpx.request(method, address, headers=wrong), 401) == "not_authenticated"
+            for headers in no_session:
+                with shared_server.visit(headers=headers) as other:
+                    answer = other.request(method, f"{prefix}{path}")
+                assert error(answer, 401) == "not_authenticated", path
             if prefix:
                 assert error(visitor.request(method, f"{prefix}{path}"), 403) == "admin_only"
         for method, path in unused:
@@ -147,7 +146,7 @@ def test_a_gradio_session_belongs_to_who_first_used_it(
     assert joined.status_code == 200, joined.text
     event_id = joined.json()["event_id"]
     cancel = {"session_hash": "mine", "fn_index": load["id"], "event_id": event_id}
-    with visit(shared_server) as stranger:
+    with shared_server.visit() as stranger:
         stranger.get("/")
         for response in (
             stranger.get("/gradio_api/queue/data", params={"session_hash": "mine"}),
@@ -194,7 +193,7 @@ def test_the_admin_link_works_once_and_is_in_no_log(shared_server: LiveServer, v
     assert "thumbloop admin-link" in refused.text
     assert visitor.get("/admin").headers["location"] == "/admin/"
     link = shared_server.admin_link()
-    with visit(shared_server) as client:
+    with shared_server.visit() as client:
         answer = client.get(link)
         assert (answer.status_code, answer.headers["location"]) == (303, "/admin/")
         assert client.get("/admin/").status_code == 200
@@ -214,7 +213,7 @@ def test_people_with_accounts_sign_in_and_out(start_server: StartServer) -> None
     with database.write() as session:
         create_user(session, "ada", password="correct horse")
     database.close()
-    with visit(server) as client:
+    with server.visit() as client:
         assert client.get("/").headers["location"] == "/login"
         assert client.get("/admin/").headers["location"] == "/login?next=/admin/"
         assert error(client.get("/config"), 401) == "not_authenticated"
@@ -298,7 +297,7 @@ def accounts(start_server: StartServer) -> LiveServer:
 
 
 def signed_in(server: LiveServer, name: str, **options: Any) -> httpx.Client:
-    client = visit(server, **options)
+    client = server.visit(**options)
     form = {"name": name, "password": "correct horse"}
     assert client.post("/login", data=form).status_code == 303
     return client
@@ -334,7 +333,7 @@ def test_sign_ins_that_fail_often_wait_and_forwarded_headers_count_from_trusted_
     accounts: LiveServer,
 ) -> None:
     wrong = {"name": "ada", "password": "wrong horse"}
-    with visit(accounts) as client:
+    with accounts.visit() as client:
         for status in (401,) * 5 + (429,):
             answer = client.post("/login", data=wrong)
             assert answer.status_code == status
@@ -342,7 +341,7 @@ def test_sign_ins_that_fail_often_wait_and_forwarded_headers_count_from_trusted_
         assert "try again in" in answer.text
     through_tls = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
     form = {"name": "bob", "password": "correct horse"}
-    with visit(accounts, headers=through_tls) as client:
+    with accounts.visit(headers=through_tls) as client:
         answer = client.post("/login", data=form)
         assert answer.headers["set-cookie"].startswith(f"__Host-{COOKIE}=")
         assert "Secure" in answer.headers["set-cookie"]
@@ -357,10 +356,10 @@ def test_forwarded_headers_of_others_are_ignored(start_server: StartServer) -> N
 def test_strangers_send_short_bodies_only(shared_server: LiveServer, visitor: httpx.Client) -> None:
     long = b'{"title": "' + b"x" * 100_000 + b'"}'
     for headers in ({}, {"Authorization": f"Bearer tl_{'x' * 43}"}):
-        answer = httpx.post(f"{shared_server.url}/api/v1/chats", content=long, headers=headers, timeout=60)
-        assert error(answer, 401) == "not_authenticated"
-    form = httpx.post(f"{shared_server.url}/login", data={"name": "x" * 100_000}, timeout=60)
-    assert error(form, 401) == "not_authenticated"
+        with shared_server.visit(headers=headers) as other:
+            assert error(other.post("/api/v1/chats", content=long), 401) == "not_authenticated"
+            form = other.post("/login", data={"name": "x" * 100_000})
+            assert error(form, 401) == "not_authenticated"
     assert error(visitor.post("/api/v1/chats", json={"title": "x" * 100_000}), 422) == "invalid_input"
 
 

@@ -91,7 +91,7 @@ def test_hundreds_of_clients_hang_up_at_random_moments(
         found = process.net_connections(kind="tcp")
         return sum(connection.status != psutil.CONN_LISTEN for connection in found)
 
-    looking = httpx.Client(base_url=server.url, timeout=60)
+    looking = server.visit()
 
     def pruned() -> bool:
         looking.get("/healthz")  # a pool forgets its idle threads when it gives one work

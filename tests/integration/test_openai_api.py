@@ -275,7 +275,7 @@ def test_no_name_outlives_an_erasure(shared_server: LiveServer) -> None:
 
 
 def test_a_browsers_session_speaks_for_itself_alone(shared_server: LiveServer) -> None:
-    with httpx.Client(base_url=shared_server.url, follow_redirects=True, timeout=60) as browser:
+    with shared_server.visit(follow_redirects=True) as browser:
         assert browser.get("/").status_code == 200
         turns = [{"role": "user", "content": "Hello"}]
         body = {"model": "deployed", "messages": turns, "max_tokens": 1, "user": "somebody else"}

@@ -108,7 +108,7 @@ def test_no_acknowledged_vote_is_lost_and_none_is_doubled(
         with ThreadPoolExecutor(1) as pool:
             pool.submit(asyncio.run, kill_in_mid_load(server, clients, draw.randint(CLIENTS, 400))).result()
         server.start()
-        with httpx.Client(base_url=server.url, timeout=60) as http:
+        with server.visit() as http:
             for client in clients:
                 client.check(http)
     assert_store_is_what_was_acknowledged(server, clients)

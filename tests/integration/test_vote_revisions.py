@@ -89,7 +89,7 @@ def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, addre
             admin = users.ensure_user(session, "admin", "admin")
             token, plain = tokens.create_token(session, admin.id, name="short-lived")
         headers = {"Authorization": f"Bearer {plain}"}
-        with httpx.Client(base_url=shared_server.url, headers=headers, timeout=60) as client:
+        with shared_server.visit(headers=headers) as client:
             http_loop.checked(client.put(address, json=UP))
             with database.write() as session:
                 tokens.revoke_token(session, token.id)

@@ -22,7 +22,7 @@ from storage.db.database import Database
 from storage.db.tables import Message
 from storage.people import tokens, users
 from storage.registry import model_versions
-from tests.support.live_server import wait_until
+from tests.support.live_server import PLAIN, wait_until
 from tests.support.rows import add_reply
 from tests.support.vote_load import VoteConnection, Voter
 
@@ -129,7 +129,8 @@ class RollingLoad:
                 clients.create_task(self._chat(token))
 
     def _client(self, url: str, token: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.AsyncClient(base_url=url, headers=headers, **PLAIN, timeout=60)
 
     async def _vote(self, voter: RollingVoter) -> None:
         """Turn labels; each vote is repeated until it is acknowledged, as it may have been stored before."""
