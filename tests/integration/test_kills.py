@@ -8,7 +8,7 @@ from tests.support.training_env import LENIENT
 def test_a_run_goes_on_whether_its_server_stops_or_it_or_its_trainer_is_killed(
     start_server: StartServer,
 ) -> None:
-    server = start_server(epochs=60, checkpoint_steps=2, lease_seconds=15, gate_min_votes=2, **LENIENT)
+    server = start_server(epochs=25, checkpoint_steps=2, lease_seconds=15, gate_min_votes=2, **LENIENT)
     http_loop.import_votes(server.client(), 18)
     run_id = http_loop.request_run(server.client())
     folder = server.settings.data_dir / "runs" / run_id

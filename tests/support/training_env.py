@@ -144,7 +144,7 @@ class TrainingEnv:
 
 @contextmanager
 def training_envs(folder: Path, model: Path) -> Iterator[Callable[..., TrainingEnv]]:
-    """Builds houses that differ in their settings; at the end, whatever still trains is killed."""
+    """Builds installations that differ in their settings; at the end, whatever still trains is killed."""
     built: list[TrainingEnv] = []
 
     def build(**settings: Any) -> TrainingEnv:
