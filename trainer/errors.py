@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-Why = Literal["cancelled", "terminated", "lost"]
+# The first of these that applies is the one that counts.
+Why = Literal["lost", "cancelled", "terminated"]
 
 
 class Interrupted(Exception):

@@ -196,15 +196,18 @@ def cancel_run(session: Session, run_id: str) -> TrainingRun:
     return run
 
 
-def record_tick(session: Session, due_at: datetime, *, outcome: str, run_id: str | None = None) -> bool:
-    """Record that the schedule fired; False if another scheduler was first."""
+def record_tick(
+    session: Session, due_at: datetime, *, outcome: str, run_id: str | None = None
+) -> ScheduleTick | None:
+    """Record that the schedule fired; None if another scheduler was first."""
+    tick = ScheduleTick(due_at=due_at, outcome=outcome, run_id=run_id)
     try:
         with session.begin_nested():
-            session.add(ScheduleTick(due_at=due_at, outcome=outcome, run_id=run_id))
+            session.add(tick)
             session.flush()
     except sa.exc.IntegrityError:
-        return False
-    return True
+        return None
+    return tick
 
 
 def last_tick(session: Session) -> ScheduleTick | None:

@@ -53,7 +53,6 @@ def _measure(trained: int, held: int, folder: Path) -> dict[str, Any]:
         *(model, tokenizer, rows[:trained]),
         weights=weights,
         output_dir=folder / "checkpoints",
-        resume=False,
         **shared,
     )
     artifacts = Artifacts(folder)
@@ -67,7 +66,7 @@ def _measure(trained: int, held: int, folder: Path) -> dict[str, Any]:
         base_model=source.name,
         path=published.path,
         files=published.files,
-        metrics={"training": result.to_dict()},
+        metrics={"training": vars(result)},
     )
     deployed = ModelVersion(number=1, kind="base", base_model=source.name)
     phases: dict[str, float] = {}

@@ -54,7 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--every-reply", action="store_true", help="rate each reply of chats of 6+ messages")
     arguments = parser.parse_args()
-    # As the product sets it for its own processes (trainer/runs/executors/local.py).
+    # As the product sets it for its own processes (trainer/runs/executors.py).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -139,7 +139,6 @@ def _train(name: str, arguments: argparse.Namespace, folder: Path, result: Path)
             weights=weights,
             settings=settings,
             output_dir=folder / name,
-            resume=False,
             references=references,
             progress=lambda state: steps.append(state) if "loss" in state else None,
         )

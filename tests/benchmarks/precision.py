@@ -22,7 +22,7 @@ from storage.examples.weights import class_weights
 from storage.settings import Settings
 from tests.benchmarks.kto_engine import read_examples
 from tests.benchmarks.report import data_parser, print_report
-from trainer.dataset.batch import Batch
+from trainer.dataset.batch import Batch, make_batch
 from trainer.dataset.tokenise import tokenise
 from trainer.engine import kto
 from trainer.engine.fast.layers import fast_layers
@@ -97,7 +97,7 @@ class Training:
                 parameter.data.copy_(adapter[name])
         with torch.no_grad():
             rows = [self.rows[number] for number in block]
-            return self.scores(Batch.of(rows, max_length=self.max_length))
+            return self.scores(make_batch(rows, max_length=self.max_length))
 
     def _score_shared(self, batch: Batch) -> Scored:
         with fast_layers(self.model):
@@ -107,9 +107,10 @@ class Training:
     def _score_plainly(self, batch: Batch) -> Scored:
         """As TRL scores: autocast, and the softmax over scores that were rounded to bf16."""
         found = []
-        for completions in (batch.completions, batch.mismatched):
+        for part in ("completion", "mismatched"):
             ratios = []
-            for prompt, completion in zip(batch.prompts, completions, strict=True):
+            for item in batch:
+                prompt, completion = item.prompt, getattr(item, part)
                 ids = torch.tensor([[*prompt, *(completion or [])]])
                 logps = []
                 for without in (False, True):

@@ -25,7 +25,7 @@ from tests.benchmarks.report import arrival_figures, print_report, speed
 from tests.support.adapters import build_adapter
 from tests.support.live_server import at_once
 from trainer.dataset.tokenise import prompt_ids
-from trainer.model.base_model import BaseModelSource, load_model, name_of, resolve
+from trainer.model.base_model import BaseModelSource, load_model, resolve
 
 SYSTEM = "You are a helpful assistant."
 LONG_SYSTEM = "You answer questions of visitors of a museum of natural history. " * 24  # 290 tokens
@@ -147,7 +147,7 @@ def main() -> None:
         rounds, ready = in_this_process(settings, source, given.tokens, folder)
         if given.servers == "all":
             dtype = str(source.dtype).removeprefix("torch.")
-            with thumbloop_serve(source.folder, name_of(source.dtype)) as ours:
+            with thumbloop_serve(source.folder, source.precision) as ours:
                 rounds |= over_http(ours, "thumbloop_serve", given.tokens)
             with transformers_server(source.folder, dtype, folder) as theirs:
                 rounds |= over_http(theirs, "transformers_serve", given.tokens)

@@ -9,17 +9,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.default_model import ConvertedDefault
 from tests.support.examples import example
+from tests.support.trainings import Steps, train, trained_weights
 from trainer.dataset.tokenise import tokenise
-from trainer.engine import kto
 from trainer.model.base_model import load_model, resolve
 
 FULL = os.environ.get("THUMBLOOP_TEST_PARITY") == "full"
@@ -48,33 +46,28 @@ def test_steps_of_the_default_model_are_those_of_trl(
         example(prompt=row["prompt"], completion=row["completion"], label=row["label"], chat_id=str(number))
         for number, row in enumerate(map(json.loads, kto_sample.read_text().splitlines()))
     ]
-    seen: dict[tuple[str, str], list[dict[str, Any]]] = {
-        ("trl", "fp32"): [],
-        ("shared-prefix", "fp32"): [],
-        ("shared-prefix", "bf16"): [],
+    seen = {
+        ("trl", "fp32"): Steps(),
+        ("shared-prefix", "fp32"): Steps(),
+        ("shared-prefix", "bf16"): Steps(),
     }
     adapters = []
     for (engine, precision), steps in seen.items():
         model, tokenizer = load_model(resolve(settings.model_copy(update={"precision": precision})))
         rows = tokenise(tokenizer, examples, max_length=settings.max_length)[0]
-        trained, result = kto.train(
-            *(model, tokenizer, rows[: STEPS * settings.batch_size]),
-            weights=Weights(0.8, 1.3),
-            settings=settings.model_copy(update={"engine": engine}),
-            output_dir=tmp_path / f"{engine} {precision}",
-            resume=False,
-            progress=lambda state, steps=steps: steps.append(state) if "loss" in state else None,
-        )
+        chosen = settings.model_copy(update={"engine": engine})
+        few = rows[: STEPS * settings.batch_size]
+        folder = tmp_path / f"{engine} {precision}"
+        trained, result = train(model, tokenizer, few, chosen, output_dir=folder, progress=steps)
         assert result.engine == engine
-        adapters.append({n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad})
+        adapters.append(trained_weights(trained))
     trl, exact, rounded = seen.values()
     assert len(trl) == STEPS
     for theirs, ours in zip(trl, exact, strict=True):
         for measure in ("loss", "gradient_norm"):
             assert ours[measure] == pytest.approx(theirs[measure], rel=1e-4)
         assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-3)
-    for name, weight in adapters[0].items():
-        torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=1e-4)
+    torch.testing.assert_close(adapters[1], adapters[0], rtol=0, atol=1e-4)
     for ours, near in zip(exact, rounded, strict=True):  # as docs/benchmarks.md states
         assert near["loss"] == pytest.approx(ours["loss"], rel=0.03)
         assert near["kl"] == pytest.approx(ours["kl"], abs=0.5)

@@ -12,8 +12,7 @@ from tests.support.live_server import wait_until
 from tests.support.programs import ForkedExecutor
 from tests.support.training_env import LONG, Build
 from trainer.runs.dispatcher import Dispatcher
-from trainer.runs.executors import open_executor
-from trainer.runs.executors.local import LocalExecutor, child_environment
+from trainer.runs.executors import LocalExecutor, child_environment, open_executor
 
 
 def test_a_dispatcher_starts_trainers_and_replaces_the_dead(build: Build) -> None:

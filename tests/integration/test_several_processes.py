@@ -19,7 +19,7 @@ from trainer.dataset.plan import plan_training
 from trainer.dataset.tokenise import LeftOut
 from trainer.engine.trl_trainer import newest_checkpoint
 from trainer.model.base_model import load_model, load_tokenizer, resolve
-from trainer.runs.executors.local import child_environment
+from trainer.runs.executors import child_environment
 
 # What accelerate launch leaves in the environment for --use_fsdp --fsdp_version 2.
 FSDP = {

@@ -40,7 +40,7 @@ from trainer.model.base_model import load_tokenizer, resolve
 from trainer.offline.rows import read_rows
 from trainer.offline.train_file import OfflineTraining, train_on_file
 from trainer.runs import attempt
-from trainer.runs.executors.local import child_environment
+from trainer.runs.executors import child_environment
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TWO = {"training_processes": 2, "batch_size": 2}

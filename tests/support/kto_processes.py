@@ -53,7 +53,6 @@ def main() -> None:
             weights=WEIGHTS,
             settings=chosen,
             output_dir=folder / name,
-            resume=False,
             references=ReferenceCache(folder / "references.db", model="tiny", max_mb=1),
             progress=lambda state, steps=steps: steps.append(state) if "loss" in state else None,
         )

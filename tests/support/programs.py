@@ -35,7 +35,7 @@ from storage.db.ids import new_id
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support import REPOSITORY
-from trainer.runs.executors.local import child_environment
+from trainer.runs.executors import child_environment
 
 # What the programs import sooner or later.
 IMPORTS = (

@@ -22,7 +22,7 @@ from tests.support.rows import add_reply
 from trainer.dataset.snapshot import take_snapshot
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.model.base_model import load_tokenizer, resolve
-from trainer.runs.executors.local import child_environment
+from trainer.runs.executors import child_environment
 
 # The gate is tested by itself; here it must not depend on what random weights happen to do.
 LENIENT = {"gate_loss_tolerance": 1.0, "gate_auc_tolerance": 1.0}

@@ -1,15 +1,40 @@
 """Rows, progress and stock trainings that the tests of the engine share."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from datasets import Dataset
 from trl import KTOTrainer
 
+from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample, tokenise
+from trainer.engine import kto
+
+WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
+
+
+def tiny_settings(folder: Path, model: Path | str, **changes: Any) -> Settings:
+    """Settings for a short training in fp32."""
+    given = {"precision": "fp32", "lora_rank": 4, "learning_rate": 1e-2}
+    return Settings(data_dir=folder, model=str(model), **given | changes)
+
+
+def train(
+    model: Any, tokenizer: Any, rows: Sequence[TokenisedExample], settings: Settings, **more: Any
+) -> tuple[Any, kto.TrainingResult]:
+    """`kto.train` with WEIGHTS and with checkpoints in the data directory, unless others are given."""
+    given = {"weights": WEIGHTS, "output_dir": settings.data_dir / "checkpoints"}
+    return kto.train(model, tokenizer, rows, settings=settings, **given | more)
+
+
+def trained_weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def sums(tokenizer: Any, count: int = 10, answer: str = "It is {}.") -> list[TokenisedExample]:
@@ -19,6 +44,15 @@ def sums(tokenizer: Any, count: int = 10, answer: str = "It is {}.") -> list[Tok
         for n in range(count)
     ]
     return tokenise(tokenizer, examples, max_length=256)[0]
+
+
+def assert_same_steps(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> None:
+    """Loss, norm of the gradient and KL of each step agree; `theirs` may be as TRL logs them."""
+    for mine, other in zip(ours, theirs, strict=True):
+        norm = other["gradient_norm"] if "gradient_norm" in other else other["grad_norm"]
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert mine["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+        assert mine["kl"] == pytest.approx(other["kl"], rel=1e-3, abs=1e-4)
 
 
 class Steps(list[dict[str, Any]]):

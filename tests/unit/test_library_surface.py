@@ -72,7 +72,6 @@ USES = {
             "Masks would be wrong."
         ),
         "masking_utils.AttentionMaskInterface.register": "Masks would have a form that it cannot read.",
-        "masking_utils.causal_mask_function": "Causal masks would not be recognised.",
     },
     ("trainer/engine/fast/layers.py", "transformers"): {
         "PreTrainedModel.set_attn_implementation(attn_implementation)": "The attention would be slow.",

@@ -122,7 +122,7 @@ class _Kind:
 
 
 def _is_imported(example: Example) -> bool:
-    """Whether the voter is unknown: imported rows share one user name, whoever voted."""
+    """Whether the voter is unknown: imported rows share one user name."""
     return is_of_source(example.origin, "import")
 
 

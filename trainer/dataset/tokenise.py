@@ -11,6 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -130,12 +131,7 @@ def tokenise(
 
 def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:
     """A function that renders a conversation as text, for exports; it raises InvalidInput like prompt_ids."""
-
-    def render(messages: list[Message], add_generation_prompt: bool) -> str:
-        text: str = _render(tokenizer, messages, add_generation_prompt, tokenize=False)
-        return text
-
-    return render
+    return partial(_render, tokenizer, tokenize=False)
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool, **how: Any) -> Any:

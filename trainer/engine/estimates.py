@@ -74,9 +74,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def expected_seconds(
-    model: Any, rows: Sequence[TokenisedExample], settings: Settings, processes: int = 1
-) -> float:
+def expected_seconds(model: Any, rows: Sequence[TokenisedExample], settings: Settings) -> float:
     """Seconds for all epochs if no reference log-probability is cached. Runs a short probe.
 
     The estimate is for the time before the first step; later ones use the measured steps
@@ -84,7 +82,7 @@ def expected_seconds(
     """
     tokens = sum(min(row.length, settings.max_length) for row in rows)
     if model.device.type == "cuda":
-        tokens //= processes
+        tokens //= PartialState().num_processes
     return PASSES[settings.engine] * settings.epochs * tokens * _seconds_a_token(model)
 
 

@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,6 @@ class TrainingResult:
     noise_floor: float | None
     references_reused: int | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def train(
     model: Any,
@@ -72,7 +69,7 @@ def train(
     weights: Weights,
     settings: Settings,
     output_dir: Path,
-    resume: bool,
+    resume: bool = False,
     references: ReferenceCache | None = None,
     progress: Progress = lambda _state: None,
     check: Callable[[], None] = lambda: None,

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 from trl.trainer.utils import selective_log_softmax
 
 from storage.settings import Settings
-from trainer.dataset.batch import Batch, Ids
+from trainer.dataset.batch import Batch, Ids, Item
 from trainer.engine.estimates import is_out_of_memory
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.prefix.scorer import PrefixScorer, Scores, keep_states_exact
@@ -25,15 +25,17 @@ Engine = Literal["shared-prefix", "trl"]
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
-def choose_engine(wanted: Engine, model: Any) -> tuple[Engine, str]:
-    """The engine for a base model, and a sentence that says why if it is not the one wanted, or ''."""
-    reason = None if wanted == "trl" else _why_not(model)
+def settle_engine(settings: Settings, model: Any) -> Settings:
+    """The settings with the engine that will be used; logs why if it is not the one wanted."""
+    reason = None if settings.engine == "trl" else why_not_exact(model)
     if reason is None:
-        return wanted, ""
-    return "trl", f"Training with stock TRL instead of the engine shared-prefix: {reason}."
+        return settings
+    log.warning("Training with stock TRL instead of the engine shared-prefix: %s.", reason)
+    return settings.model_copy(update={"engine": "trl"})
 
 
-def _why_not(model: Any) -> str | None:
+def why_not_exact(model: Any) -> str | None:
+    """Why the engine `shared-prefix` would not be exact on this base model, or None if it is."""
     if way := sharded_by():
         return (
             f"with {way} all processes run the same layers at the same time, but which layers this engine "
@@ -70,7 +72,7 @@ def _gap(model: Any) -> float:
     ids = torch.randint(vocabulary, (72,), generator=torch.Generator().manual_seed(0)).tolist()
     prompt, one, other, third = ids[:50], ids[50:56], ids[56:64], ids[64:]
     # A sibling reply, which branches, and a later turn, which extends the first row.
-    batch = Batch([prompt, prompt, prompt + one], [one, other, third], [third, one, None])
+    batch = [Item(prompt, one, third), Item(prompt, other, one), Item(prompt + one, third, None)]
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
@@ -118,11 +120,3 @@ def scoring(engine: Engine, model: PeftModel) -> Iterator[PrefixScorer | PlainSc
     keep_states_exact(model)
     with fast_layers(model):
         yield PrefixScorer(model)
-
-
-def settle_engine(settings: Settings, model: Any) -> Settings:
-    """The settings with the engine that will be used; logs why if it is not the one wanted."""
-    engine, reason = choose_engine(settings.engine, model)
-    if reason:
-        log.warning("%s", reason)
-    return settings.model_copy(update={"engine": engine})

@@ -17,12 +17,13 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import PrinterCallback, Trainer, set_seed
 from trl.trainer.kto_config import KTOConfig
 
 from storage.examples.weights import Weights
-from trainer.dataset.batch import Batch
+from trainer.dataset.batch import Batch, make_batch
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.estimates import is_out_of_memory
 from trainer.engine.fast.layers import fast_layers
@@ -69,7 +70,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         self.references_reused = 0
         self._floor: float | None = None
         self._measures: dict[str, list[float]] = {}
-        self._z0: torch.Tensor | None = None
+        self._z0: Tensor | None = None
         self._rewards = self._labels = torch.empty(0)
         super().__init__(
             model=model,
@@ -88,7 +89,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
+    ) -> Tensor:
         assert not return_outputs
         rows = [self.rows[number] for number in inputs["rows"].tolist()]
         batch = self._batch(rows)
@@ -108,14 +109,14 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         self._rewards, self._labels = self.settings.beta * log_ratios.detach(), desirable
         return found.mean()
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Train on one micro-batch; on running out of memory, retry in smaller passes. Raises OutOfMemory."""
         self._z0 = None
         drain = torch.zeros((), requires_grad=True) * 1
         kept = [(p, None if p.grad is None else p.grad.clone()) for p in self._trained()]
         while True:
             try:
-                loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+                loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -154,7 +155,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         return next((line["noise_floor"] for line in self.state.log_history if "noise_floor" in line), None)
 
     def _batch(self, rows: Sequence[TokenisedExample]) -> Batch:
-        return Batch.of(rows, max_length=self.max_length, mismatched=self.loss_type == "kto")
+        return make_batch(rows, max_length=self.max_length, mismatched=self.loss_type == "kto")
 
     def _precompute(self, kept: dict[tuple[int, ...], Scores]) -> None:
         """Compute the reference of every micro-batch, while the model still is its own reference."""
@@ -173,7 +174,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         device = self.scorer.model.device
         return Scores(found.completions.to(device), found.mismatched.to(device))
 
-    def _reference_point(self, mismatched: torch.Tensor) -> torch.Tensor:
+    def _reference_point(self, mismatched: Tensor) -> Tensor:
         """z0 over all processes. As in TRL, the mean of their means."""
         if self.loss_type != "kto":
             return mismatched.new_zeros(())

@@ -19,7 +19,7 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 
 from trainer.dataset import batch_order
-from trainer.dataset.batch import Batch
+from trainer.dataset.batch import make_batch
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.model.fsdp import shard_on_processor, sharded_by
 
@@ -75,7 +75,7 @@ class ExactTrainer(InOurOrder, KTOTrainer):
                         "label": row.label,
                     }
                     for row, (prompt, completion, mismatched) in zip(
-                        chosen, Batch.of(chosen, max_length=max_length), strict=True
+                        chosen, make_batch(chosen, max_length=max_length), strict=True
                     )
                 ]
             )

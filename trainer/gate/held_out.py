@@ -10,7 +10,7 @@ import torch
 
 from storage.examples.weights import Weights
 from trainer.dataset import batch_order
-from trainer.dataset.batch import Batch
+from trainer.dataset.batch import Batch, make_batch
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -54,7 +54,7 @@ class HeldOut:
         done = 0
         for block in self.blocks:
             rows = [self.rows[number] for number in block]
-            scores = score(Batch.of(rows, max_length=self.max_length, mismatched=self.paired))
+            scores = score(make_batch(rows, max_length=self.max_length, mismatched=self.paired))
             found.completions[block] = scores.completions.float().cpu()
             found.mismatched[block] = scores.mismatched.float().cpu()
             done += len(block)

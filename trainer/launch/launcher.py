@@ -39,9 +39,10 @@ KEPT = "what was trained up to the newest checkpoint is kept."
 NOTICED_WITHIN = 10.0
 
 
-def launched() -> bool:
-    """Whether torchrun or accelerate launch started several processes, including this one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def launched() -> int:
+    """How many processes torchrun or accelerate launch started together, or 0 if this one is alone."""
+    together = int(os.environ.get("WORLD_SIZE", "1"))
+    return together if together > 1 else 0
 
 
 def how_many(wanted: int, device: torch.device) -> int:
@@ -49,9 +50,8 @@ def how_many(wanted: int, device: torch.device) -> int:
 
     On a GPU machine there is at most one process per GPU. Raises BadSetting.
     """
-    processes = int(os.environ["WORLD_SIZE"]) if launched() else 1
-    refuse_other_ways(processes)
-    if launched():
+    refuse_other_ways(launched() or 1)
+    if processes := launched():
         if int(os.environ.get("LOCAL_WORLD_SIZE", processes)) != processes:
             raise BadSetting(
                 "The processes that were started together are on several machines; training takes those of "
@@ -80,17 +80,17 @@ def train(
 
     Raises what `Job.train` raises in any process, MemoryError if one ran out of memory, and ProcessLost.
     """
-    if launched():
-        if processes != int(os.environ["WORLD_SIZE"]):
+    if together := launched():
+        if processes != together:
             raise BadSetting(
-                f"{os.environ['WORLD_SIZE']} processes were started, and there are micro-batches for "
+                f"{together} processes were started, and there are micro-batches for "
                 f"{processes} only; start no more, or lower THUMBLOOP_BATCH_SIZE={job.settings.batch_size}.",
                 field="training_processes",
             )
         PartialState(cpu=job.source.device.type == "cpu")
         broadcast_object_list([job])
         with _ended_by_launcher(check, processes):
-            return job.train(processes=processes, progress=progress, check=check)
+            return job.train(progress=progress, check=check)
     if processes == 1:
         return job.train(progress=progress, check=check)
     return _supervise(job, processes, progress, check)

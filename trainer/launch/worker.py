@@ -58,7 +58,6 @@ class Job:
     def train(
         self,
         *,
-        processes: int = 1,
         progress: Progress = lambda _state: None,
         check: Callable[[], None] = lambda: None,
     ) -> kto.TrainingResult:
@@ -71,7 +70,7 @@ class Job:
             model = self.start.load_into(model)
         check()
         settings = settle_engine(self.settings, model)
-        expected = expected_seconds(model, self.rows, settings, processes)
+        expected = expected_seconds(model, self.rows, settings)
         log.info("The training takes about %s from the beginning.", spoken(expected))
         progress({"phase": "training", "expected_seconds": expected})
         model, result = kto.train(
@@ -124,7 +123,7 @@ def work(
     try:
         PartialState(cpu=not gpus, init_method=f"file://{store}", rank=rank, world_size=processes)
         progress: Progress = line.send if rank == 0 else lambda _state: None
-        return job.train(processes=processes, progress=progress, check=check)
+        return job.train(progress=progress, check=check)
     except Interrupted as interrupted:
         return interrupted
     except Exception as error:

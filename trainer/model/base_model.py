@@ -46,6 +46,16 @@ class BaseModelSource:
     device: torch.device
     max_context: int
 
+    @property
+    def precision(self) -> str:
+        """The number format, as the setting `precision` names it."""
+        return next(name for name, known in PRECISIONS.items() if known == self.dtype)
+
+    def complete(self, settings: Settings, **others: Any) -> Settings:
+        """The settings with what the model and the machine decide, and these others."""
+        max_length = min(settings.max_length, self.max_context)
+        return settings.model_copy(update={"precision": self.precision, "max_length": max_length} | others)
+
 
 def resolve(settings: Settings, progress: Say = lambda _line: None) -> BaseModelSource:
     """Make sure the model is on this machine; converts or downloads it if necessary.
@@ -135,11 +145,6 @@ def number_format(precision: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """The `precision` setting for a dtype."""
-    return next(name for name, known in PRECISIONS.items() if known == dtype)
-
-
 def _converted_default(data_dir: Path, progress: Say) -> Path:
     models = data_dir.absolute() / "models"
     folder = models / DEFAULT_MODEL
@@ -221,7 +226,7 @@ def _from_hub(name: str, progress: Say) -> Path:
         return _checked_folder(Path(snapshot_download(name, allow_patterns=list(HUB_FILES))))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise _unusable(
-            name, f"there is no such folder, and it cannot be had from the hub: {_first_line(error)}"
+            name, f"there is no such folder, and the hub cannot provide it: {_first_line(error)}"
         ) from error
 
 

@@ -35,7 +35,7 @@ def refuse_other_ways(processes: int) -> None:
         why = "use FSDP with a single process"
     if why is not None:
         raise BadSetting(
-            f"accelerate was told to {why}; launch with --use_fsdp --fsdp_version 2 and several "
+            f"accelerate is configured to {why}; launch with --use_fsdp --fsdp_version 2 and several "
             f"--num_processes, or without. THUMBLOOP_TUNING=qlora takes less memory.",
             field="training_processes",
         )

@@ -24,8 +24,8 @@ def is_full(error: BaseException) -> bool:
         return code is not None and int(code[1]) in disk_full.NO_ROOM
     # torch has no exception type for a full disk. Its writer's message names no system error, unlike a
     # failure to open a file.
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    return disk_full.is_full(error) or ("inline_container" in said and "strerror" not in said)
+    message = str(error) if isinstance(error, RuntimeError) else ""
+    return disk_full.is_full(error) or ("inline_container" in message and "strerror" not in message)
 
 
 def is_damaged(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +55,12 @@ class OfflineTraining:
     report: Path | None = None
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A base model, settings completed from it and the machine, and the planned rows."""
-
-    source: BaseModelSource
-    settings: Settings
-    rows: list[TokenisedExample]
-    plan: TrainingPlan
-
-
 def plan_on_file(wanted: OfflineTraining) -> TrainingPlan:
     """Plan the training, and write the order if wanted, without loading weights.
 
     Raises what `train_on_file` would raise before training.
     """
-    return _prepare(wanted).plan
+    return _prepare(wanted)[-1]
 
 
 def train_on_file(
@@ -89,8 +79,7 @@ def train_on_file(
     assert wanted.out is not None
     out = OutFolder(wanted.out)
     progress({"phase": "reading rows"})
-    prepared = _prepare(wanted, check)
-    source, settings, rows, plan = prepared.source, prepared.settings, prepared.rows, prepared.plan
+    source, settings, rows, plan = _prepare(wanted, check)
     chosen = settings.model_dump(mode="json", include={*kto.SETTINGS, "training_processes"})
     fingerprint, sha256 = base_model.fingerprint(source), rows_digest(rows)
     identity = chosen | {"data": sha256, "weights of the model": fingerprint}
@@ -125,7 +114,7 @@ def train_on_file(
             settings=chosen,
             rows=rows,
             weights=plan.weights,
-            training=result.to_dict(),
+            training=asdict(result),
             start=None,
         )
         report = {
@@ -153,29 +142,29 @@ def train_on_file(
     return report
 
 
-def _prepare(wanted: OfflineTraining, check: Callable[[], None] = lambda: None) -> _Prepared:
-    """Read and tokenise the file and plan the training; logs the plan before weights are loaded."""
+def _prepare(
+    wanted: OfflineTraining, check: Callable[[], None] = lambda: None
+) -> tuple[BaseModelSource, Settings, list[TokenisedExample], TrainingPlan]:
+    """Read and tokenise the file and plan the training; logs the plan before weights are loaded.
+
+    The settings are completed from the base model and the machine.
+    """
     source = base_model.resolve(wanted.settings, progress=log.info)
-    settings = wanted.settings.model_copy(
-        update={
-            "precision": base_model.name_of(source.dtype),
-            "max_length": min(wanted.settings.max_length, source.max_context),
-            "training_processes": launcher.how_many(wanted.settings.training_processes, source.device),
-        }
-    )
+    processes = launcher.how_many(wanted.settings.training_processes, source.device)
+    settings = source.complete(wanted.settings, training_processes=processes)
     tokenizer = base_model.load_tokenizer(source)
     found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
     for line in found.lines():
         log.info("%s", line)
     rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length, check=check)
     rows = without_contradictions(rows, dropped)
-    plan = plan_training(rows, dropped, settings, processes=settings.training_processes)
+    plan = plan_training(rows, dropped, settings, processes=processes)
     plan.refuse_few_rows()
     for line in plan.lines():
         log.info("%s", line)
     if wanted.order is not None:
         write_order(rows, settings, wanted.order, processes=plan.processes)
-    return _Prepared(source, settings, rows, plan)
+    return source, settings, rows, plan
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from storage.settings import Settings
 from trainer.errors import Diverged, Interrupted, OutOfMemory, ProcessLost
 from trainer.model.host_limits import is_full
 from trainer.runs.lease import Lease
-from trainer.runs.run import Outcome, carry_out
+from trainer.runs.run import Outcome, RunSteps
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: s
         except ProcessLost as lost_process:
             # End as if this trainer had died too: the attempt counts, and the next one resumes the run.
             lease.close()
-            log.error("%s The run goes on there when a trainer is at hand.", lost_process)
+            log.error("%s The next trainer resumes the run there.", lost_process)
             with database.write() as session:
                 training_runs.expire_lease(session, run_id, owner)
             return RELEASED
@@ -71,7 +71,7 @@ def _outcome(
 ) -> Outcome:
     """Carry out the run; an error becomes a failed run, unless another attempt goes on with it."""
     try:
-        return carry_out(database, settings, artifacts, run, lease)
+        return RunSteps(database, settings, artifacts, run, lease).carry_out()
     except Interrupted as interrupted:
         if interrupted.why != "cancelled":
             raise
@@ -115,7 +115,7 @@ def _finish(database: Database, lease: Lease, outcome: Outcome) -> None:
 
 def _release(database: Database, lease: Lease) -> int:
     lease.close()
-    reason = "Its trainer was stopped; the run goes on where it was when a trainer is at hand."
+    reason = "Its trainer was stopped; the next one resumes the run where it was."
     try:
         with database.write() as session:
             training_runs.release_run(session, lease.run_id, lease.fence, reason)
@@ -129,7 +129,9 @@ def _release(database: Database, lease: Lease) -> int:
 @contextmanager
 def _log_to(file: Path) -> Iterator[None]:
     handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(_UtcFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.addHandler(handler)
     try:
@@ -137,8 +139,3 @@ def _log_to(file: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
-
-
-class _UtcFormatter(logging.Formatter):
-    def converter(self, timestamp: float | None) -> time.struct_time:
-        return time.gmtime(timestamp)

@@ -12,14 +12,13 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from storage.db.database import Database
 from storage.db.tables import TrainingRun
 from storage.errors import LeaseLost
 from storage.registry.training_runs import heartbeat
-from trainer.errors import Interrupted
+from trainer.errors import Interrupted, Why
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class Lease:
         self._seconds = lease_seconds
         self._interval = min(LONGEST_INTERVAL_SECONDS, lease_seconds / 3)
         self._progress: dict[str, Any] = {}
-        self._cancelled = self._terminated = self._lost = False
+        self._reasons: set[Why] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -46,9 +45,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -72,37 +69,33 @@ class Lease:
 
     def check(self) -> None:
         """Raise Interrupted if the work must stop."""
-        if self._lost:
-            raise Interrupted("lost")
-        if self._cancelled:
-            raise Interrupted("cancelled")
-        if self._terminated:
-            raise Interrupted("terminated")
+        for why in get_args(Why):
+            if why in self._reasons:
+                raise Interrupted(why)
 
     def _terminate(self, *_: object) -> None:
-        self._terminated = True
+        self._reasons.add("terminated")
 
     def _beat(self) -> None:
         heard = time.monotonic()
         while not self._closed.wait(self._interval):
             try:
                 with self._database.write() as session:
-                    self._cancelled = heartbeat(
-                        session,
-                        self.run_id,
-                        self.fence,
+                    if heartbeat(
+                        *(session, self.run_id, self.fence),
                         lease_seconds=self._seconds,
                         progress=self._progress,
-                    )
+                    ):
+                        self._reasons.add("cancelled")
                 heard = time.monotonic()
             except LeaseLost as error:
                 log.error("%s Stopping.", error.message)
-                self._lost = True
+                self._reasons.add("lost")
                 break
             except Exception as error:  # an unreachable database, whatever the driver raises
                 silent = time.monotonic() - heard
                 log.warning("No heartbeat for %.0f s: %s", silent, error)
                 if silent > self._seconds:
                     log.error("The lease has run out unheard; another trainer may have the run. Stopping.")
-                    self._lost = True
+                    self._reasons.add("lost")
                     break

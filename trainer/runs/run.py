@@ -9,7 +9,7 @@ import gc
 import logging
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from storage.db.database import Database
@@ -23,8 +23,7 @@ from storage.settings import Settings, frozen_settings, load_settings
 from trainer.adapters.lineage import write_lineage
 from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.adapters.tuning_modes import open_references, refuse_full
-from trainer.dataset.plan import TrainingPlan, plan_training
-from trainer.dataset.readiness import check_readiness
+from trainer.dataset.plan import TrainingPlan, check_readiness, plan_training
 from trainer.dataset.snapshot import Snapshot, take_snapshot
 from trainer.dataset.split import split_by_chat
 from trainer.dataset.tokenise import TokenisedExample
@@ -56,15 +55,8 @@ class Outcome:
     metrics: dict[str, Any]
 
 
-def carry_out(
-    database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
-) -> Outcome:
-    """Carry out the remaining steps of a claimed run. Raises Interrupted, LeaseLost, Diverged and others."""
-    return _Steps(database, settings, artifacts, run, lease).to_outcome()
-
-
-class _Steps:
-    """The steps of a claimed run, in order."""
+class RunSteps:
+    """The remaining steps of a claimed run, in order."""
 
     def __init__(
         self, database: Database, settings: Settings, artifacts: Artifacts, run: TrainingRun, lease: Lease
@@ -80,7 +72,8 @@ class _Steps:
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
         self.settings = load_settings(**(settings.model_dump() | chosen))
 
-    def to_outcome(self) -> Outcome:
+    def carry_out(self) -> Outcome:
+        """Carry out the steps. Raises Interrupted, LeaseLost, Diverged and others."""
         self._phase("loading the model")
         source = self._freeze_settings()
         tokenizer = base_model.load_tokenizer(source)
@@ -171,13 +164,7 @@ class _Steps:
         if not self.same_batches:
             log.warning("Another number of processes makes other batches; training starts again.")
             self._forget_checkpoints()
-        self.settings = self.settings.model_copy(
-            update={
-                "precision": base_model.name_of(source.dtype),
-                "max_length": min(self.settings.max_length, source.max_context),
-                "training_processes": self.processes,
-            }
-        )
+        self.settings = source.complete(self.settings, training_processes=self.processes)
         with self.database.write() as session:
             model_versions.ensure_base(session, source.name)
             self.run = training_runs.update_run(
@@ -262,7 +249,7 @@ class _Steps:
             result.peak_memory / 2**30,
         )
         self._phase("publishing")
-        training = result.to_dict()
+        training = asdict(result)
         write_lineage(
             staging,
             origin={

@@ -177,33 +177,24 @@ def tick(database: Database, settings: Settings, due_at: datetime) -> str:
 
     Returns the outcome as text.
     """
-    try:
-        with database.write() as session:
+    with database.write() as session:
+        taken = training_runs.record_tick(session, due_at, outcome="")
+        if taken is not None:
             new = votes.count_events_after(session, training_runs.last_trained_event_id(session))
-            run_id = None
-            outcome = f"No run: {new} new votes, and {settings.min_new_votes} are needed."
+            taken.outcome = f"No run: {new} new votes, and {settings.min_new_votes} are needed."
             if new >= settings.min_new_votes:
-                run_id = training_runs.request_run(session, trigger="schedule").id
-                outcome = f"Requested run {run_id} for {new} new votes."
-            if not training_runs.record_tick(session, due_at, outcome=outcome, run_id=run_id):
-                raise _AlreadyTaken
-    except Conflict as conflict:
-        outcome = f"No run: {conflict.message}"
-        with database.write() as session:
-            if not training_runs.record_tick(session, due_at, outcome=outcome):
-                outcome = ALREADY
-    except _AlreadyTaken:
-        outcome = ALREADY
+                try:
+                    taken.run_id = training_runs.request_run(session, trigger="schedule").id
+                    taken.outcome = f"Requested run {taken.run_id} for {new} new votes."
+                except Conflict as conflict:
+                    taken.outcome = f"No run: {conflict.message}"
+        outcome = taken.outcome if taken is not None else ALREADY
     log.info("Schedule of %s: %s", _shown(due_at), outcome)
     return outcome
 
 
 def _shown(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-class _AlreadyTaken(Exception):
-    """Rolls the transaction back, including the run that this late scheduler would have requested."""
 
 
 def _trigger(settings: Settings, now: datetime) -> Cron | None:

@@ -11,7 +11,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from storage.settings import Settings
-from trainer.dataset.batch import Batch
+from trainer.dataset.batch import make_batch
 from trainer.engine.callbacks import CancellationCallback, Progress, ProgressCallback
 from trainer.engine.estimates import checkpoints_activations
 from trainer.engine.kto import common_arguments, lora_config, run_trainer
@@ -116,7 +116,7 @@ class _ExactPairs(DPOTrainer):
     def _reference(self, pairs: Sequence[Pair], inputs: dict[str, Any]) -> torch.Tensor:
         """log π_ref of the liked replies, then of the disliked ones."""
         rows = [*(pair.up for pair in pairs), *(pair.down for pair in pairs)]
-        batch = Batch.of(rows, max_length=self.longest, mismatched=False)
+        batch = make_batch(rows, max_length=self.longest, mismatched=False)
         known = self.references.look_up(batch) if self.references is not None else None
         if known is None:
             logps = torch.cat(self.compute_ref_log_probs(self.model, inputs))  # type: ignore[no-untyped-call]

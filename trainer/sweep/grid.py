@@ -137,7 +137,7 @@ class Result:
     seconds: float = 0.0  # of the training
     measures: Mapping[str, float | None] = field(default_factory=dict)
 
-    def __getitem__(self, measure: str) -> float | None:
+    def __getitem__(self, measure: str) -> Any:  # a number or None
         return self.measures.get(measure)
 
     @property
@@ -187,20 +187,15 @@ def is_above_chance(result: Result) -> bool:
 
 
 def _by_groups(results: Sequence[Result]) -> list[Result]:
-    left = sorted(results, key=lambda result: -_number(result, "auc"))
+    left = sorted(results, key=lambda result: -result["auc"])
     ranked: list[Result] = []
     while left:
-        tied = [result for result in left if _number(result, "auc") >= _least(left[0])]
-        ranked += sorted(tied, key=lambda r: (-_number(r, "liked_change"), _number(r, "z0"), r.point.name))
+        tied = [result for result in left if result["auc"] >= _least(left[0])]
+        ranked += sorted(tied, key=lambda r: (-r["liked_change"], r["z0"], r.point.name))
         left = left[len(tied) :]
     return ranked
 
 
 def _least(result: Result) -> float:
-    return _number(result, "auc") - _number(result, "auc_standard_error")
-
-
-def _number(result: Result, measure: str) -> float:
-    value = result[measure]
-    assert value is not None
-    return value
+    least: float = result["auc"] - result["auc_standard_error"]
+    return least

@@ -40,21 +40,22 @@ class PointMaker:
     source: BaseModelSource
     fingerprint: str
     folder: Path
+    check: Callable[[], None]
 
-    def make(self, point: Point, progress: Progress, check: Callable[[], None]) -> Result:
+    def make(self, point: Point, progress: Progress) -> Result:
         """Train and measure a point; `check` may raise Interrupted. A training that diverges is a result."""
-        check()
+        self.check()
         with TemporaryDirectory(prefix="point-", dir=self.folder) as folder:
             adapter = Path(folder) / "adapter"
             try:
-                seconds = self._train(point, adapter, progress, check)
+                seconds = self._train(point, adapter, progress)
             except Diverged as error:
                 return Result(point, str(error))
-            evaluation = self._measure(adapter, progress, check)
+            evaluation = self._measure(adapter, progress)
         labels = [row.label for row in self.split.held_out]
         return read_measures(point, evaluation, labels, seconds)
 
-    def _train(self, point: Point, adapter: Path, progress: Progress, check: Callable[[], None]) -> float:
+    def _train(self, point: Point, adapter: Path, progress: Progress) -> float:
         """Train and write the adapter; returns the seconds of training."""
         settings = self.settings.model_copy(
             update={
@@ -69,14 +70,13 @@ class PointMaker:
         shared: dict[str, Any] = {
             "output_dir": adapter.with_name("checkpoints"),
             "progress": progress,
-            "check": check,
+            "check": self.check,
         }
         if point.loss in UNPAIRED:
             model, trained = kto.train(
                 *(model, tokenizer, self.split.training),
                 weights=self.split.plan.weights,
                 settings=settle_engine(settings.model_copy(update={"loss_type": point.loss}), model),
-                resume=False,
                 references=self._references(),
                 **shared,
             )
@@ -92,7 +92,7 @@ class PointMaker:
         kto.save_adapter(model, adapter, base_model=self.source.name)
         return seconds
 
-    def _measure(self, adapter: Path, progress: Progress, check: Callable[[], None]) -> Evaluation | None:
+    def _measure(self, adapter: Path, progress: Progress) -> Evaluation | None:
         """Measure on a fresh base model, as the gate does; None if nothing is held out."""
         if not self.split.held_out:
             return None
@@ -100,7 +100,7 @@ class PointMaker:
         base, _ = load_model(self.source)
 
         def note(done: int) -> None:
-            check()
+            self.check()
             progress({"phase": "measuring", "step": done, "steps": len(self.split.held_out)})
 
         # None of the measures used depends on β, and only KTO has a z0.

@@ -69,13 +69,7 @@ def run_sweep(
     refuse_full(wanted.settings)
     progress({"phase": "reading feedback"})
     source = base_model.resolve(wanted.settings, progress=log.info)
-    settings = wanted.settings.model_copy(
-        update={
-            "precision": base_model.name_of(source.dtype),
-            "max_length": min(wanted.settings.max_length, source.max_context),
-            "epochs": 1.0,
-        }
-    )
+    settings = source.complete(wanted.settings, epochs=1.0)
     fingerprint = base_model.fingerprint(source)
     identity = {
         **settings.model_dump(mode="json", include=SETTINGS),
@@ -90,8 +84,8 @@ def run_sweep(
     try:
         with folder.claimed(plan):
             log.info("The sweep is in %s.", folder.folder)
-            maker = PointMaker(split, settings, source, fingerprint, folder.folder)
-            _make_missing(folder, maker, wanted.budget, began, progress, check)
+            maker = PointMaker(split, settings, source, fingerprint, folder.folder, check)
+            _make_missing(folder, maker, wanted.budget, began, progress)
             folder.draw()
     except (OSError, SafetensorError, RuntimeError) as error:
         if not is_full(error):
@@ -166,12 +160,7 @@ def _plan(
 
 
 def _make_missing(
-    folder: SweepFolder,
-    maker: PointMaker,
-    budget: float | None,
-    began: float,
-    progress: Progress,
-    check: Callable[[], None],
+    folder: SweepFolder, maker: PointMaker, budget: float | None, began: float, progress: Progress
 ) -> None:
     total, longest = folder.read().left, 0.0
     for number in range(1, total + 1):
@@ -185,7 +174,7 @@ def _make_missing(
         def show(state: dict[str, Any], phase: str = f"{number} of {total}: {point.name}") -> None:
             progress({**state, "phase": phase})
 
-        result = maker.make(point, show, check)
+        result = maker.make(point, show)
         folder.keep(trial, result)
         took = time.monotonic() - start
         longest = max(longest, took)

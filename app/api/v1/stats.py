@@ -17,7 +17,7 @@ from storage.examples.filters import is_of_source
 from storage.examples.weights import class_weights, source_weight
 from storage.registry.training_runs import active_run
 from storage.settings.training import SignalKind
-from trainer.dataset.readiness import Readiness, check_readiness
+from trainer.dataset.plan import Readiness, check_readiness
 
 router = APIRouter(tags=["feedback"])
 

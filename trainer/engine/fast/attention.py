@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 ATTENTION = "blockwise_causal"
 # Queries per block: few enough to skip most future keys and to keep the scores in the cache, and enough for
@@ -20,15 +20,15 @@ KEPT_KEYS = 1024
 
 def attention(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     kept_keys: int = KEPT_KEYS,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Attention with transformers' interface. Without a mask, the queries are the keys' last positions."""
     # Scores are in fp32 even if the layers multiply in bf16: rounded scores cause much of the rounding error
     # in a reply's reward.
@@ -49,39 +49,18 @@ def attention(
     return result, None
 
 
-def mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int = 0,
-    kv_offset: int = 0,
-    mask_function: Any = causal_mask_function,
-    attention_mask: torch.Tensor | None = None,
-    local_size: int | None = None,
-    allow_is_causal_skip: bool = True,
-    **kwargs: Any,
-) -> torch.Tensor | None:
-    """None if `attention` needs no mask, otherwise transformers' mask."""
+def mask(*, local_size: int | None = None, allow_is_causal_skip: bool = True, **asked: Any) -> Tensor | None:
+    """None if `attention` needs no mask, otherwise transformers' mask. Has transformers' interface."""
+    keys = asked["kv_length"]
     if (
         allow_is_causal_skip
-        and attention_mask is None
-        and kv_offset == 0
-        and q_offset + q_length == kv_length
-        and (local_size is None or kv_length < local_size)
+        and asked["attention_mask"] is None
+        and asked["kv_offset"] == 0
+        and asked["q_offset"] + asked["q_length"] == keys
+        and (local_size is None or keys < local_size)
     ):
         return None
-    found: torch.Tensor | None = sdpa_mask(
-        batch_size,
-        q_length,
-        kv_length,
-        q_offset,
-        kv_offset,
-        mask_function,
-        attention_mask,
-        local_size,
-        allow_is_causal_skip=False,
-        **kwargs,
-    )
+    found: Tensor | None = sdpa_mask(local_size=local_size, allow_is_causal_skip=False, **asked)
     return found
 
 
@@ -96,13 +75,8 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float,
-        kept_keys: int,
-    ) -> torch.Tensor:
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, kept_keys: int
+    ) -> Tensor:
         batch, heads, queries, width = query.shape
         groups, keys = key.shape[1:3]
         query = query.reshape(batch * groups, heads // groups, queries, width)
@@ -123,7 +97,7 @@ class _CausalAttention(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, result, *kept = ctx.saved_tensors
         (gradient,) = gradients
         batch, queries, keys, products = gradient.shape[0], query.shape[2], key.shape[1], value.dtype
@@ -160,12 +134,12 @@ def _blocks(queries: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + QUERIES, queries)) for begin in range(0, queries, QUERIES)]
 
 
-def _flat(one: torch.Tensor) -> torch.Tensor:
+def _flat(one: Tensor) -> Tensor:
     """Reshape (groups, heads, queries, …) to (groups, heads·queries, …)."""
     return one.reshape(one.shape[0], -1, one.shape[-1])
 
 
-def _shares(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
+def _shares(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """Softmax of the scores, 0 for future keys, of shape (groups, heads·queries, keys).
 
     The queries are the last of the keys' positions. PyTorch's fused softmax takes half the time of its exp.

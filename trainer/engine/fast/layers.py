@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners import lora
-from torch import nn
+from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
 from trainer.engine.fast.attention import ATTENTION
@@ -55,7 +55,7 @@ def is_vanilla(module: Any) -> bool:
     )
 
 
-def _gated(module: Any) -> Callable[..., torch.Tensor] | None:
+def _gated(module: Any) -> Callable[..., Tensor] | None:
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(map(is_vanilla, parts)) or not isinstance(
         getattr(module, "act_fn", None), nn.SiLU | SiLUActivation
@@ -64,7 +64,7 @@ def _gated(module: Any) -> Callable[..., torch.Tensor] | None:
     return _if_same(module, partial(gated_forward, module), parts[0].in_features)  # type: ignore[union-attr]
 
 
-def _norm(module: Any) -> Callable[..., torch.Tensor] | None:
+def _norm(module: Any) -> Callable[..., Tensor] | None:
     """A faster forward for an RMS norm in fp32 with a frozen weight, or None."""
     weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if (
@@ -79,9 +79,7 @@ def _norm(module: Any) -> Callable[..., torch.Tensor] | None:
     return _if_same(module, partial(_norm_forward, module.forward, weight, epsilon), len(weight))
 
 
-def _if_same(
-    module: nn.Module, fast: Callable[..., torch.Tensor], width: int
-) -> Callable[..., torch.Tensor] | None:
+def _if_same(module: nn.Module, fast: Callable[..., Tensor], width: int) -> Callable[..., Tensor] | None:
     """`fast` if it gives the module's result, else None: layers of one name differ between models."""
     device = next(module.parameters()).device
     probe = torch.randn(1, 2, width, generator=torch.Generator().manual_seed(0)).to(device)
@@ -90,18 +88,16 @@ def _if_same(
             expected, found = module(probe), fast(probe)
     except Exception:  # its forward needs more than the hidden states
         return None
-    if not isinstance(expected, torch.Tensor) or found.dtype != expected.dtype:
+    if not isinstance(expected, Tensor) or found.dtype != expected.dtype:
         return None
     off = (found.float() - expected.float()).norm()
     return fast if off <= 2 * torch.finfo(expected.dtype).eps * expected.float().norm() else None
 
 
-def _norm_forward(
-    usual: Callable[..., torch.Tensor], weight: torch.Tensor, epsilon: float, x: torch.Tensor
-) -> torch.Tensor:
+def _norm_forward(usual: Callable[..., Tensor], weight: Tensor, epsilon: float, x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
         return usual(x)
-    found: torch.Tensor = _Norm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
+    found: Tensor = _Norm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -109,14 +105,14 @@ class _Norm(torch.autograd.Function):
     """weight · x / √(mean(x²) + ε) over the last dimension, in fp32, with a gradient for x."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        length: torch.Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         factor = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, factor)
         return (x * factor).mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factor = ctx.saved_tensors
         weighted = gradients[0] * weight
         along = (weighted * x).mean(-1, keepdim=True).mul_(factor.pow(3))

@@ -8,34 +8,35 @@ import weakref
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def lora_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+def lora_forward(layer: Any, x: Tensor) -> Tensor:
     """The `forward` of a vanilla `peft.tuners.lora.Linear`."""
     base = layer.base_layer
     with torch.autocast(x.device.type, enabled=False):
         if layer.disable_adapters:
             return nn.functional.linear(x.to(base.weight.dtype), base.weight, base.bias)
-        result: torch.Tensor = _LoraLinear.apply(x, _narrow(x, base.weight.dtype), *_parts(layer))  # type: ignore[no-untyped-call]
+        result: Tensor = _LoraLinear.apply(x, _narrow(x, base.weight.dtype), *_parts(layer))  # type: ignore[no-untyped-call]
     return result
 
 
-def gated_forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+def gated_forward(module: Any, x: Tensor) -> Tensor:
     """The `forward` of a feed-forward down(silu(gate(x)) · up(x)) of vanilla LoRA layers.
 
     Neither the activation nor the product is kept: the backward pass computes them again.
     """
     gate, up = module.gate_proj(x), module.up_proj(x)
     if module.down_proj.disable_adapters:
-        found: torch.Tensor = module.down_proj(nn.functional.silu(gate) * up)
+        found: Tensor = module.down_proj(nn.functional.silu(gate) * up)
         return found
     with torch.autocast(x.device.type, enabled=False):
-        result: torch.Tensor = _GatedLoraLinear.apply(gate, up, *_parts(module.down_proj))  # type: ignore[no-untyped-call]
+        result: Tensor = _GatedLoraLinear.apply(gate, up, *_parts(module.down_proj))  # type: ignore[no-untyped-call]
     return result
 
 
 def _parts(layer: Any) -> tuple[Any, ...]:
+    """The weights of a layer, as `_with_lora` takes them."""
     (adapter,) = layer.active_adapters
     base = layer.base_layer
     return (
@@ -45,7 +46,7 @@ def _parts(layer: Any) -> tuple[Any, ...]:
 
 
 class _Last(threading.local):
-    source: "weakref.ref[torch.Tensor] | None" = None
+    source: "weakref.ref[Tensor] | None" = None
     version = 0
     narrow = torch.empty(0)
 
@@ -53,7 +54,7 @@ class _Last(threading.local):
 _last = _Last()
 
 
-def _narrow(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` cast to `dtype`, without gradient. Layers that read the same input in turn share one copy."""
     if x.dtype == dtype or x.is_inference():
         return x.detach().to(dtype)
@@ -64,27 +65,22 @@ def _narrow(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x·Wᵀ + s·(x·Aᵀ)·Bᵀ + bias, with gradients for x, A and B; `narrow` is x in the format of W."""
+    """x·Wᵀ + s·(x·Aᵀ)·Bᵀ + bias, with gradients for x, A and B.
+
+    `narrow` is x in the format of W, and `layer` what `_parts` gives.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        narrow: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        lora_a: torch.Tensor,
-        lora_b: torch.Tensor,
-        scaling: float,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, narrow: Tensor, *layer: Any) -> Tensor:
         flat = narrow.reshape(-1, x.shape[-1])
-        result, down = _with_lora(flat, weight, bias, lora_a, lora_b, scaling)
+        result, down = _with_lora(flat, *layer)
+        weight, _, lora_a, lora_b, ctx.scaling = layer
         ctx.save_for_backward(flat, down, weight, lora_a, lora_b)
-        ctx.shape, ctx.format, ctx.scaling = x.shape, x.dtype, scaling
+        ctx.shape, ctx.format = x.shape, x.dtype
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         of_x, of_a, of_b = _gradients(
             gradient, *ctx.saved_tensors, scaling=ctx.scaling, of_x=ctx.needs_input_grad[0]
@@ -98,24 +94,15 @@ class _GatedLoraLinear(torch.autograd.Function):
     """Like _LoraLinear, for x = silu(gate)·up, with gradients for gate, up, A and B."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        gate: torch.Tensor,
-        up: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        lora_a: torch.Tensor,
-        lora_b: torch.Tensor,
-        scaling: float,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, *layer: Any) -> Tensor:
         x = nn.functional.silu(gate).mul_(up)
-        result, down = _with_lora(x.view(-1, x.shape[-1]), weight, bias, lora_a, lora_b, scaling)
+        result, down = _with_lora(x.view(-1, x.shape[-1]), *layer)
+        weight, _, lora_a, lora_b, ctx.scaling = layer
         ctx.save_for_backward(gate, up, down, weight, lora_a, lora_b)
-        ctx.scaling = scaling
         return result.view(*gate.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, up, *others = ctx.saved_tensors
         (gradient,) = gradients
         active = nn.functional.silu(gate)
@@ -129,13 +116,8 @@ class _GatedLoraLinear(torch.autograd.Function):
 
 
 def _with_lora(
-    flat: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    lora_a: torch.Tensor,
-    lora_b: torch.Tensor,
-    scaling: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    flat: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
     """The layer's result and flat·Aᵀ, for `flat` of shape (positions, in).
 
     The adapter's small term is computed first, and the large product is added to it before rounding. In the
@@ -149,16 +131,16 @@ def _with_lora(
 
 
 def _gradients(
-    gradient: torch.Tensor,
-    flat: torch.Tensor,
-    down: torch.Tensor,
-    weight: torch.Tensor,
-    lora_a: torch.Tensor,
-    lora_b: torch.Tensor,
+    gradient: Tensor,
+    flat: Tensor,
+    down: Tensor,
+    weight: Tensor,
+    lora_a: Tensor,
+    lora_b: Tensor,
     *,
     scaling: float,
     of_x: bool = True,
-) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor | None, Tensor, Tensor]:
     """Gradients for `flat` (None unless `of_x`), A and B."""
     with torch.autocast(flat.device.type, enabled=False):
         gradient = gradient.reshape(-1, weight.shape[0]).to(weight.dtype)

@@ -11,8 +11,9 @@ from threading import Event
 from typing import Any
 
 import torch
+from torch import Tensor
 
-Piece = Callable[[], torch.Tensor]
+Piece = Callable[[], Tensor]
 
 
 class ParallelGraphs:
@@ -27,7 +28,7 @@ class ParallelGraphs:
 
     def run(
         self, pieces: Sequence[Piece], costs: Sequence[float], parameters: Sequence[torch.nn.Parameter]
-    ) -> list[torch.Tensor]:
+    ) -> list[Tensor]:
         """The results of the pieces, in their order. Pieces with the highest costs start first.
 
         If gradients are enabled, they flow to `parameters` and to nothing else that a piece closes over. They
@@ -37,7 +38,7 @@ class ParallelGraphs:
         order = sorted(range(len(pieces)), key=lambda number: -costs[number])
         sorted_pieces = [pieces[number] for number in order]
         if torch.is_grad_enabled():
-            found: Sequence[torch.Tensor] = _Pieces.apply(self, sorted_pieces, *parameters)  # type: ignore[no-untyped-call]
+            found: Sequence[Tensor] = _Pieces.apply(self, sorted_pieces, *parameters)  # type: ignore[no-untyped-call]
         else:
             found = list(self.each([torch.no_grad()(piece) for piece in sorted_pieces]))
         results: list[Any] = [None] * len(pieces)
@@ -94,14 +95,14 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, parallel: ParallelGraphs, pieces: Sequence[Piece], *parameters: torch.nn.Parameter
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[Tensor, ...]:
         ctx.parallel, ctx.parameters = parallel, parameters
         ctx.results = list(parallel.each([torch.enable_grad()(piece) for piece in pieces]))
         return tuple(result.detach() for result in ctx.results)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         tasks = [
             partial(_gradients, result, gradient, ctx.parameters)
             for result, gradient in zip(ctx.results, gradients, strict=True)
@@ -112,13 +113,13 @@ class _Pieces(torch.autograd.Function):
 
 
 def _gradients(
-    result: torch.Tensor, gradient: torch.Tensor, parameters: Sequence[torch.nn.Parameter]
-) -> tuple[torch.Tensor | None, ...]:
+    result: Tensor, gradient: Tensor, parameters: Sequence[torch.nn.Parameter]
+) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(result, parameters, gradient, allow_unused=True)
 
 
-def _sum(parts: Iterable[tuple[torch.Tensor | None, ...]], length: int) -> list[torch.Tensor | None]:
-    total: list[torch.Tensor | None] = [None] * length
+def _sum(parts: Iterable[tuple[Tensor | None, ...]], length: int) -> list[Tensor | None]:
+    total: list[Tensor | None] = [None] * length
     for part in parts:
         for number, gradient in enumerate(part):
             if gradient is not None:

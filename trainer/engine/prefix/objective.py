@@ -7,11 +7,12 @@ A log-ratio is log π − log π_ref, summed over the tokens of a reply, in nats
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 LossType = Literal["kto", "apo_zero_unpaired"]
 
 
-def reference_point(mismatched: torch.Tensor) -> torch.Tensor:
+def reference_point(mismatched: Tensor) -> Tensor:
     """z0: the mean log-ratio of mismatched pairs, at least 0; a scalar without gradient.
 
     `mismatched` has shape (pairs,). z0 is 0 without pairs. NaN is passed on.
@@ -22,14 +23,8 @@ def reference_point(mismatched: torch.Tensor) -> torch.Tensor:
 
 
 def losses(
-    log_ratios: torch.Tensor,
-    desirable: torch.Tensor,
-    weights: torch.Tensor,
-    *,
-    z0: torch.Tensor,
-    beta: float,
-    loss_type: LossType,
-) -> torch.Tensor:
+    log_ratios: Tensor, desirable: Tensor, weights: Tensor, *, z0: Tensor, beta: float, loss_type: LossType
+) -> Tensor:
     """The loss of each row. All tensors have shape (rows,), except the scalar `z0`.
 
     A desirable row costs w·(1 − σ(β(r − z0))), an undesirable one w·(1 − σ(β(z0 − r))). `apo_zero_unpaired`

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # Positions and vocabulary entries per tile: 128 × 4096 scores in fp32 are 2 MiB.
 TILE = (128, 4096)
@@ -26,13 +27,13 @@ class OutputLayer:
     ±`cap`, as in some models. `tile` is the number of positions and entries scored at once on a CPU.
     """
 
-    weight: torch.Tensor
-    bias: torch.Tensor | None = None
+    weight: Tensor
+    bias: Tensor | None = None
     scale: float = 1.0
     cap: float | None = None
     tile: tuple[int, int] = TILE
 
-    def scores(self, hidden: torch.Tensor, entries: slice) -> torch.Tensor:
+    def scores(self, hidden: Tensor, entries: slice) -> Tensor:
         """Scores of these entries of the vocabulary in fp32, with scale and cap.
 
         A bf16 product is rounded to 8 bits: a score of 15 is off by up to 0.03, and a reply of hundreds of
@@ -53,7 +54,7 @@ class OutputLayer:
             found.div_(self.cap).tanh_().mul_(self.cap)
         return found
 
-    def times_slope(self, values: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def times_slope(self, values: Tensor, scores: Tensor) -> Tensor:
         """Multiply by the derivative of scale and cap where they gave these scores, in place."""
         if self.cap is not None:
             values.mul_((1 - (scores / self.cap) ** 2) * self.scale)
@@ -66,14 +67,14 @@ class OutputLayer:
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
 
-def completion_logps(hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer) -> torch.Tensor:
+def completion_logps(hidden: Tensor, targets: Tensor, output: OutputLayer) -> Tensor:
     """log π of each target in fp32, shape (positions,).
 
     Gradients flow to `hidden`, and to the output layer if it is trained. `hidden` has shape (positions,
     hidden) in any number format; it is cast to that of the weight. `targets` has shape (positions,).
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        logps: torch.Tensor
+        logps: Tensor
         if output.trained:
             logps = _TrainedOutput.apply(hidden, targets, output, output.weight, output.bias)  # type: ignore[no-untyped-call]
         else:
@@ -89,7 +90,7 @@ class _FrozenOutput(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer) -> torch.Tensor:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, output: OutputLayer) -> Tensor:
         ctx.format = hidden.dtype
         hidden = hidden.to(output.weight.dtype)
         if not ctx.needs_input_grad[0]:
@@ -104,7 +105,7 @@ class _FrozenOutput(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (direction,) = ctx.saved_tensors
         return (direction * gradients[0][:, None]).to(ctx.format), None, None
 
@@ -112,13 +113,8 @@ class _FrozenOutput(torch.autograd.Function):
 class _TrainedOutput(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        targets: torch.Tensor,
-        output: OutputLayer,
-        _weight: torch.Tensor,
-        _bias: torch.Tensor | None,
-    ) -> torch.Tensor:
+        ctx: Any, hidden: Tensor, targets: Tensor, output: OutputLayer, _weight: Tensor, _bias: Tensor | None
+    ) -> Tensor:
         ctx.format = hidden.dtype
         hidden = hidden.to(output.weight.dtype)
         chosen, normaliser = _chosen(hidden, targets, output)
@@ -127,7 +123,7 @@ class _TrainedOutput(torch.autograd.Function):
         return chosen - normaliser
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         hidden, targets, normaliser = ctx.saved_tensors
         output: OutputLayer = ctx.output
@@ -155,8 +151,8 @@ class _TrainedOutput(torch.autograd.Function):
 
 
 def _chosen(
-    hidden: torch.Tensor, targets: torch.Tensor, output: OutputLayer, others: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden: Tensor, targets: Tensor, output: OutputLayer, others: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The targets' scores, and the log-sum-exp of all scores at each position.
 
     `others`, zeros of shape (positions, hidden) in fp32, becomes Σ p(i)·slope(i)·W(i) over all entries but
@@ -182,7 +178,7 @@ def _chosen(
     return chosen, normaliser
 
 
-def _tiles(hidden: torch.Tensor, output: OutputLayer) -> Iterator[tuple[slice, slice]]:
+def _tiles(hidden: Tensor, output: OutputLayer) -> Iterator[tuple[slice, slice]]:
     """Slices of positions and of vocabulary entries; the last ones may reach beyond the end."""
     positions, entries = CUDA_TILE if hidden.is_cuda else output.tile
     for start in range(0, len(hidden), positions):
@@ -190,7 +186,7 @@ def _tiles(hidden: torch.Tensor, output: OutputLayer) -> Iterator[tuple[slice, s
             yield slice(start, start + positions), slice(first, first + entries)
 
 
-def _softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax over a tile's entries, and the log-sum-exp of its scores.
 
     The log-sum-exp is the largest score minus the log of its share. PyTorch's fused softmax takes half the

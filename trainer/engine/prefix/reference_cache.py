@@ -8,13 +8,13 @@ import hashlib
 import logging
 import sqlite3
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
 import torch
 
-from trainer.dataset.batch import Batch, Ids
+from trainer.dataset.batch import Batch, Ids, Item
 from trainer.engine.prefix.scorer import Scores
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class ReferenceCache:
 
     def look_up(self, batch: Batch) -> Scores | None:
         """The scores of the complete batch, or None if one is missing."""
-        found, missing = self._find(batch, self._read(self._keys(batch)))
-        return None if _unscored(missing) else found
+        found, missing, _ = self._find(batch)
+        return None if missing else found
 
     def complete(self, batch: Batch, score: Callable[[Batch], Scores]) -> tuple[Scores, int]:
         """The scores, and how many replies were cached before this cache was opened, each counted once.
@@ -62,49 +62,26 @@ class ReferenceCache:
         Calls `score` for what is missing. If only a row's mismatched reply is missing, its own reply is not
         scored again: only the prompt and the mismatched reply run.
         """
-        own, other = self._keys(batch)
-        known = self._read((own, other))
-        reused = {key for key in own if key in known and known[key][0] <= self._before} - self._counted
+        found, missing, reused = self._find(batch)
+        reused -= self._counted
         self._counted |= reused
-        found, missing = self._find(batch, known)
-        if numbers := _unscored(missing):
-            part = missing.part(numbers)
+        if missing:
+            numbers, part = list(missing), list(missing.values())
             scores = score(part)
             self.keep(part, scores)
             found.completions[numbers] += scores.completions.float().cpu()  # one of the two terms is 0
             found.mismatched[numbers] += scores.mismatched.float().cpu()
         return found, len(reused)
 
-    def _find(self, batch: Batch, known: Mapping[bytes, tuple[int, float]]) -> tuple[Scores, Batch]:
-        """Known log π_ref, and the batch reduced to what is unknown."""
-        keys = self._keys(batch)
-        values = [torch.tensor([known[key][1] if key in known else 0.0 for key in side]) for side in keys]
-        left = [
-            [None if key in known else reply for reply, key in zip(replies, side, strict=True)]
-            for replies, side in zip((batch.completions, batch.mismatched), keys, strict=True)
-        ]
-        return Scores(*values), Batch(batch.prompts, *left)
-
-    def _read(self, keys: tuple[list[bytes], list[bytes]]) -> dict[bytes, tuple[int, float]]:
-        """The entries with these keys: each one's number and log-probability."""
-        wanted = [key for side in keys for key in side if key]
-        if not self._broken:
-            marks = ",".join("?" * len(wanted))
-            with suppress(sqlite3.Error), closing(self._open()) as connection:
-                rows = connection.execute(
-                    f"SELECT key, number, logp FROM reference WHERE key IN ({marks})", wanted
-                )
-                return {key: (number, logp) for key, number, logp in rows}
-        return {}
-
     def keep(self, batch: Batch, scores: Scores) -> None:
         """Store the scores, and delete the oldest entries beyond the limit."""
         if self._broken:
             return
+        values = zip(scores.completions.tolist(), scores.mismatched.tolist(), strict=True)
         entries = [
             (key, value)
-            for keys, values in zip(self._keys(batch), (scores.completions, scores.mismatched), strict=True)
-            for key, value in zip(keys, values.tolist(), strict=True)
+            for item, of_item in zip(batch, values, strict=True)
+            for key, value in zip(self._keys(item), of_item, strict=True)
             if key
         ]
         with suppress(sqlite3.Error), closing(self._open()) as connection, connection:
@@ -114,15 +91,37 @@ class ReferenceCache:
                 (self._most,),
             )
 
+    def _find(self, batch: Batch) -> tuple[Scores, dict[int, Item], set[bytes]]:
+        """Known log π_ref, the rows reduced to what is unknown, and the keys of replies cached before."""
+        keys = [self._keys(item) for item in batch]
+        known = self._read([key for pair in keys for key in pair if key])
+        values = torch.tensor([[known[key][1] if key in known else 0.0 for key in pair] for pair in keys])
+        missing = {}
+        for number, (item, (own, other)) in enumerate(zip(batch, keys, strict=True)):
+            completion = None if own in known else item.completion
+            mismatched = None if other in known else item.mismatched
+            if completion is not None or mismatched is not None:
+                missing[number] = Item(item.prompt, completion, mismatched)
+        before = {own for own, _ in keys if own in known and known[own][0] <= self._before}
+        return Scores(*values.unbind(1)), missing, before
+
+    def _read(self, keys: list[bytes]) -> dict[bytes, tuple[int, float]]:
+        """The entries with these keys: each one's number and log-probability."""
+        if not self._broken:
+            marks = ",".join("?" * len(keys))
+            with suppress(sqlite3.Error), closing(self._open()) as connection:
+                rows = connection.execute(
+                    f"SELECT key, number, logp FROM reference WHERE key IN ({marks})", keys
+                )
+                return {key: (number, logp) for key, number, logp in rows}
+        return {}
+
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self._file, timeout=10)
 
-    def _keys(self, batch: Batch) -> tuple[list[bytes], list[bytes]]:
-        """Keys of the replies and of the mismatched replies; b"" where there is none."""
-        return (
-            [self._key(prompt, own) for prompt, own, _ in batch],
-            [self._key(prompt, other) for prompt, _, other in batch],
-        )
+    def _keys(self, item: Item) -> tuple[bytes, bytes]:
+        """Keys of the reply and of the mismatched reply; b"" where there is none."""
+        return self._key(item.prompt, item.completion), self._key(item.prompt, item.mismatched)
 
     def _key(self, prompt: Ids, reply: Ids | None) -> bytes:
         if reply is None:
@@ -132,8 +131,3 @@ class ReferenceCache:
             digest.update(len(ids).to_bytes(8, "little"))
             digest.update(array("q", ids).tobytes())
         return digest.digest()[:16]
-
-
-def _unscored(batch: Batch) -> list[int]:
-    """Numbers of the rows that still need scoring."""
-    return [number for number, (_, *replies) in enumerate(batch) if replies != [None, None]]

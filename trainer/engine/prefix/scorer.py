@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -33,8 +34,8 @@ REFERENCE = "ref"
 class Scores:
     """log π in fp32, each of shape (rows,), 0 if not scored. `mismatched` has no gradient."""
 
-    completions: torch.Tensor
-    mismatched: torch.Tensor
+    completions: Tensor
+    mismatched: Tensor
 
 
 class PrefixScorer:
@@ -93,30 +94,30 @@ class PrefixScorer:
         # Trainer switches the model to training mode, where attention and routers apply dropout even without
         # a dropout module. Scores of policy and reference must not be random.
         self.model.eval()
-        completions: dict[int, torch.Tensor] = {}
-        mismatched: dict[int, torch.Tensor] = {}
+        completions: dict[int, Tensor] = {}
+        mismatched: dict[int, Tensor] = {}
         trees = self._trees(batch)
-        runs = [_Tree(self, batch.part(tree)) for tree in trees]
+        runs = [_Tree(self, [batch[number] for number in tree]) for tree in trees]
         for tree, run, logps in zip(trees, runs, self._run_all(runs), strict=True):
             completions |= zip(tree, logps.unbind(), strict=True)
             mismatched |= zip(tree, run.mismatched, strict=True)
-        numbers = range(len(batch.prompts))
+        numbers = range(len(batch))
         return Scores(
             torch.stack([completions[number] for number in numbers]),
             torch.stack([mismatched[number] for number in numbers]),
         )
 
-    def _run_all(self, runs: "Sequence[_Tree]") -> list[torch.Tensor]:
+    def _run_all(self, runs: "Sequence[_Tree]") -> list[Tensor]:
         pieces = [partial(self._run_one, run) for run in runs]
         if self.parallel is None:
             return [piece() for piece in pieces]
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return self.parallel.run(pieces, [run.cost for run in runs], trained)
 
-    def _run_one(self, run: "_Tree") -> torch.Tensor:
+    def _run_one(self, run: "_Tree") -> Tensor:
         with self._format():
             if self.recompute and torch.is_grad_enabled():
-                found: torch.Tensor = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
+                found: Tensor = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
                 return found
             return run()
 
@@ -158,23 +159,23 @@ class _Tree:
     def __init__(self, scorer: PrefixScorer, batch: Batch) -> None:
         self.scorer, self.batch = scorer, batch
         self.shared = share_prefixes(_inputs(batch), worth_sharing=WORTH_SHARING)
-        self.mismatched: list[torch.Tensor] = []  # complete only when the scorer's run is over
+        self.mismatched: list[Tensor] = []  # complete only when the scorer's run is over
 
     @property
     def cost(self) -> int:
         """Tokens that go through the model."""
         return sum(len(one.ids) for one in self.shared.passes)
 
-    def __call__(self) -> torch.Tensor:
+    def __call__(self) -> Tensor:
         caches: list[Cache] = []
-        hidden: list[torch.Tensor] = []
+        hidden: list[Tensor] = []
         for one in self.shared.passes:
             before = [] if one.parent is None else _kept(caches[one.parent], one.start)
             states, cache = self._run(one, before)
             hidden.append(states)
             caches.append(cache)
         if not self.mismatched:
-            self.mismatched = [hidden[0].new_zeros((), dtype=torch.float32)] * len(self.batch.prompts)
+            self.mismatched = [hidden[0].new_zeros((), dtype=torch.float32)] * len(self.batch)
             for number, (prompt, _, mismatched) in enumerate(self.batch):
                 if mismatched is not None:
                     self.scorer.later(
@@ -189,7 +190,7 @@ class _Tree:
             ]
         )
 
-    def _run(self, one: Pass, before: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, Cache]:
+    def _run(self, one: Pass, before: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Cache]:
         device = self.scorer.model.device
         cache = _cache(before)
         states = self.scorer.backbone(
@@ -202,7 +203,7 @@ class _Tree:
 
     @torch.no_grad()
     def _score_mismatched(
-        self, number: int, length: int, reply: list[int], hidden: list[torch.Tensor], caches: list[Cache]
+        self, number: int, length: int, reply: list[int], hidden: list[Tensor], caches: list[Cache]
     ) -> None:
         """Score a mismatched reply after a prompt of `length` tokens."""
         last = self.shared.of_sequence[number]
@@ -214,7 +215,7 @@ class _Tree:
             states = torch.cat([states, after])
         self.mismatched[number] = self._logp(states, reply)
 
-    def _logp(self, states: torch.Tensor, ids: list[int]) -> torch.Tensor:
+    def _logp(self, states: Tensor, ids: list[int]) -> Tensor:
         targets = torch.tensor(ids, device=states.device)
         return completion_logps(states, targets, self.scorer.output).sum()
 
@@ -238,9 +239,7 @@ def _inputs(batch: Batch) -> list[list[int]]:
     return [prompt if reply is None else [*prompt, *reply[:-1]] for prompt, reply, _ in batch]
 
 
-def _states(
-    shared: SharedPasses, hidden: list[torch.Tensor], last: int, prompt: int, completion: int
-) -> torch.Tensor:
+def _states(shared: SharedPasses, hidden: list[Tensor], last: int, prompt: int, completion: int) -> Tensor:
     """The hidden states that predict a completion, given the lengths of its prompt and of itself."""
     spans = shared.spans(last, prompt - 1, prompt - 1 + completion)
     parts = [hidden[owner][place] for owner, place in spans]
@@ -265,12 +264,12 @@ def keep_states_exact(model: Any) -> None:
 class _Layer(DynamicLayer):
     """Keys and values of a layer, each in its own format: rotated keys may be in fp32 and values in bf16."""
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)  # type: ignore[no-untyped-call]
         self.values = value_states.new_empty(0)
 
 
-def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
+def _cache(before: list[tuple[Tensor, Tensor]]) -> Cache:
     """A cache that keeps every position, also in sliding layers, whose masks apply the window."""
     cache = Cache(layer_class_to_replicate=_Layer)
     for keys, values in before:
@@ -281,6 +280,6 @@ def _cache(before: list[tuple[torch.Tensor, torch.Tensor]]) -> Cache:
     return cache
 
 
-def _kept(cache: Any, positions: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _kept(cache: Any, positions: int) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the first positions of each layer."""
     return [(layer.keys[:, :, :positions], layer.values[:, :, :positions]) for layer in cache.layers]

@@ -14,11 +14,20 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
-from storage.examples.weights import Weights
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
 from tests.support.adapters import seal_and_publish
-from tests.support.trainings import Steps, in_order, sums, train_with_stock_trl
+from tests.support.trainings import (
+    WEIGHTS,
+    Steps,
+    assert_same_steps,
+    in_order,
+    sums,
+    tiny_settings,
+    train,
+    train_with_stock_trl,
+    trained_weights,
+)
 from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine import kto
@@ -26,20 +35,10 @@ from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted
 from trainer.model.base_model import BaseModelSource, load_model, load_tokenizer, resolve
 
-WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
-
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    return Settings(
-        data_dir=tmp_path,
-        model=str(tiny_model),
-        precision="fp32",
-        learning_rate=5e-3,
-        lora_rank=4,
-        epochs=3,
-        training_mode="continue",
-    )
+    return tiny_settings(tmp_path, tiny_model, learning_rate=5e-3, epochs=3, training_mode="continue")
 
 
 @pytest.fixture
@@ -57,14 +56,7 @@ def deployed(
     settings: Settings, source: BaseModelSource, rows: list[TokenisedExample], tmp_path: Path
 ) -> ModelVersion:
     """A version that was trained and published."""
-    model, _ = kto.train(
-        *load_model(source),
-        rows[:6],
-        weights=WEIGHTS,
-        settings=settings,
-        output_dir=tmp_path / "first",
-        resume=False,
-    )
+    model, _ = train(*load_model(source), rows[:6], settings, output_dir=tmp_path / "first")
     artifacts = Artifacts(settings.data_dir)
     kto.save_adapter(model, artifacts.staging("run"), base_model=source.name)
     published = seal_and_publish(artifacts, "run")
@@ -90,27 +82,13 @@ Continue = Callable[..., tuple[Any, kto.TrainingResult]]
 
 @pytest.fixture
 def carry_on(
-    start: ParentAdapter,
-    settings: Settings,
-    source: BaseModelSource,
-    rows: list[TokenisedExample],
-    tmp_path: Path,
+    start: ParentAdapter, settings: Settings, source: BaseModelSource, rows: list[TokenisedExample]
 ) -> Continue:
     def carry_on(**changes: Any) -> tuple[Any, kto.TrainingResult]:
         model, tokenizer = load_model(source)
-        arguments: dict[str, Any] = {
-            "weights": WEIGHTS,
-            "settings": settings,
-            "output_dir": tmp_path / "checkpoints",
-            "resume": False,
-        }
-        return kto.train(start.load_into(model), tokenizer, rows, **(arguments | changes))
+        return train(start.load_into(model), tokenizer, rows, **{"settings": settings} | changes)
 
     return carry_on
-
-
-def trained(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters() if ".default." in name}
 
 
 def test_steps_and_weights_are_those_of_stock_trl_given_the_same_peft_model(
@@ -127,7 +105,7 @@ def test_steps_and_weights_are_those_of_stock_trl_given_the_same_peft_model(
     args = kto.training_arguments(base, WEIGHTS, whole, tmp_path / "stock", checkpointing=False)
     parent = PeftModel.from_pretrained(base, str(start.folder), is_trainable=True)
     steps, stock = train_with_stock_trl(parent, tokenizer, ordered, args)
-    theirs = trained(stock)
+    theirs = trained_weights(stock)
     begun = load_file(start.folder / "adapter_model.safetensors")
     for name, engine in (("trl", "trl"), ("cold", "shared-prefix"), ("warm", "shared-prefix")):
         seen = Steps()
@@ -138,15 +116,11 @@ def test_steps_and_weights_are_those_of_stock_trl_given_the_same_peft_model(
             progress=seen,
         )
         assert len(seen) == len(steps) == 3
-        for ours, stocks in zip(seen, steps, strict=True):
-            assert ours["loss"] == pytest.approx(stocks["loss"], rel=1e-4)
-            assert ours["gradient_norm"] == pytest.approx(stocks["grad_norm"], rel=1e-4)
-            assert ours["kl"] == pytest.approx(stocks["kl"], rel=1e-3, abs=1e-4)
+        assert_same_steps(seen, steps)
         # Policy and reference begin as one, so each row costs half of its weight; not so against the base.
         first = [WEIGHTS.of(row.label) / 2 for row in ordered[:4]]
         assert seen[0]["loss"] == pytest.approx(sum(first) / 4, rel=1e-4)
-        for key, tensor in trained(model).items():
-            torch.testing.assert_close(tensor, theirs[key], rtol=0, atol=1e-4)
+        torch.testing.assert_close(trained_weights(model), theirs, rtol=0, atol=1e-4)
         for key, tensor in model.named_parameters():
             if ".ref." in key:
                 assert not tensor.requires_grad
@@ -169,31 +143,22 @@ def test_a_killed_training_continues_to_the_same_weights(
         carry_on(settings=often, progress=lambda state: reached.append(state["step"]), check=check)
     resumed, second = carry_on(settings=often, resume=True)
     assert (second.resumed_from_step, second.steps) == (4, result.steps)
-    expected = trained(whole)
-    for name, tensor in trained(resumed).items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(trained_weights(resumed), trained_weights(whole), rtol=1e-5, atol=1e-7)
 
 
 def test_in_bf16_the_adapters_stay_exact_and_begin_as_one(
-    start: ParentAdapter, settings: Settings, rows: list[TokenisedExample], tmp_path: Path
+    start: ParentAdapter, settings: Settings, rows: list[TokenisedExample]
 ) -> None:
     source = resolve(settings.model_copy(update={"precision": "bf16"}))
     model, tokenizer = load_model(source)
-    adapted, result = kto.train(
-        start.load_into(model),
-        tokenizer,
-        rows,
-        weights=WEIGHTS,
-        settings=settings,
-        output_dir=tmp_path / "bf16",
-        resume=False,
-    )
+    adapted, result = train(start.load_into(model), tokenizer, rows, settings)
     assert result.engine == "shared-prefix"
     assert result.noise_floor == 0
     adapters = {name: p for name, p in adapted.named_parameters() if "lora_" in name}
     assert {p.dtype for p in adapters.values()} == {torch.float32}
     assert all(
-        not torch.equal(p, adapters[n.replace(".default.", ".ref.")]) for n, p in trained(adapted).items()
+        not torch.equal(p, adapters[n.replace(".default.", ".ref.")])
+        for n, p in trained_weights(adapted).items()
     )
 
 
@@ -203,7 +168,7 @@ def test_what_is_saved_is_the_new_adapter_alone(carry_on: Continue, tmp_path: Pa
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     saved = load_file(tmp_path / "saved" / "adapter_model.safetensors")
-    for name, tensor in trained(model).items():
+    for name, tensor in trained_weights(model).items():
         assert torch.equal(saved[name.replace(".default.", ".")], tensor)
 
 
@@ -235,7 +200,7 @@ def rewrite(artifacts: Artifacts, version: ModelVersion, **changes: Any) -> Mode
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"base_model_name_or_path": "other"}, "for the base model 'other'"),
         ({"r": 8}, "its rank is 8, not THUMBLOOP_LORA_RANK=4"),
@@ -243,7 +208,7 @@ def rewrite(artifacts: Artifacts, version: ModelVersion, **changes: Any) -> Mode
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused_by_name_with_a_remedy(
-    deployed: ModelVersion, source: BaseModelSource, settings: Settings, changes: dict[str, Any], said: str
+    deployed: ModelVersion, source: BaseModelSource, settings: Settings, changes: dict[str, Any], reason: str
 ) -> None:
     artifacts = Artifacts(settings.data_dir)
     version = rewrite(artifacts, deployed, **changes)
@@ -255,7 +220,7 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name_with_a_remedy(
 
     with pytest.raises(ArtifactRefused, match="adapter of v2 .*THUMBLOOP_TRAINING_MODE=fresh") as refused:
         begin()
-    assert said in refused.value.message
+    assert reason in refused.value.message
 
 
 def test_an_adapter_for_another_architecture_is_refused(

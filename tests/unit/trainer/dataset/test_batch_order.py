@@ -39,6 +39,10 @@ def blocks_of(examples: list[Row], indices: list[int], size: int) -> list[list[R
     return [[examples[i] for i in indices[start : start + size]] for start in range(0, len(indices), size)]
 
 
+def arranged(examples: list[Row], *, size: int, seed: int = 0) -> list[list[Row]]:
+    return [[examples[row] for row in block] for block in blocks(examples, batch_size=size, seed=seed)]
+
+
 def neighbours_of_one_chat(blocks: list[list[Row]]) -> int:
     return sum(row.chat_id == block[seat - 1].chat_id for block in blocks for seat, row in enumerate(block))
 
@@ -69,14 +73,13 @@ def test_every_row_comes_once_and_one_twice_if_it_would_be_alone(
 def test_the_rarer_label_is_in_every_block_where_counts_allow(
     examples: list[Row], size: int, seed: int
 ) -> None:
-    indices = order(examples, batch_size=size, seed=seed)
-    assert has_class_mix(examples, blocks_of(examples, indices, size))
+    assert has_class_mix(examples, arranged(examples, size=size, seed=seed))
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=60), batch_sizes, seeds)
 def test_the_rarer_label_is_spread_evenly(labels: list[bool], size: int, seed: int) -> None:
     examples = [Row(label, str(number)) for number, label in enumerate(labels)]
-    blocks = blocks_of(examples, order(examples, batch_size=size, seed=seed), size)
+    blocks = arranged(examples, size=size, seed=seed)
     ups = [sum(row.label for row in block) for block in blocks if len(block) == size]
     assert max(ups, default=0) - min(ups, default=0) <= 1
 
@@ -96,15 +99,13 @@ def test_rows_of_one_chat_are_neighbours_only_where_it_cannot_be_avoided(
 def test_many_chats_are_always_kept_apart(chats: list[int], size: int, seed: int) -> None:
     assume(max(Counter(chats).values()) <= len(chats) // (2 * size))
     examples = [Row(number % 5 == 0, str(chat)) for number, chat in enumerate(chats)]
-    blocks = blocks_of(examples, order(examples, batch_size=size, seed=seed), size)
+    blocks = arranged(examples, size=size, seed=seed)
     assert neighbours_of_one_chat(blocks) == 0
 
 
 @given(rows_of("abc", max_size=30), batch_sizes, seeds)
 def test_no_row_is_its_own_neighbour(examples: list[Row], size: int, seed: int) -> None:
-    indices = order(examples, batch_size=size, seed=seed)
-    for start in range(0, len(indices), size):
-        block = indices[start : start + size]
+    for block in blocks(examples, batch_size=size, seed=seed):
         assert all(row != block[seat - 1] for seat, row in enumerate(block))
 
 
@@ -144,7 +145,7 @@ def test_the_smallest_sets() -> None:
 def test_one_dominant_chat_is_spread_as_far_as_it_goes() -> None:
     """No pair of neighbours more than the counts demand, and quickly, though 600 rows must stay crowded."""
     examples = [Row(number % 4 == 0, "big" if number < 700 else str(number)) for number in range(1000)]
-    blocks = blocks_of(examples, order(examples, batch_size=4, seed=0), 4)
+    blocks = arranged(examples, size=4)
     # A ring of four with two or more rows of "big" has at least 2·big − 4 such pairs.
     assert neighbours_of_one_chat(blocks) == 2 * 700 - 1000
 
@@ -153,15 +154,14 @@ def test_one_dominant_chat_is_spread_as_far_as_it_goes() -> None:
 def test_a_short_last_block_and_its_row_that_comes_twice_are_still_whole(
     examples: list[Row], size: int, seed: int
 ) -> None:
-    blocks = blocks_of(examples, order(examples, batch_size=size, seed=seed), size)
+    blocks = arranged(examples, size=size, seed=seed)
     assert all(len(block) == size for block in blocks[:-1])
 
 
 def test_rows_of_one_chat_meet_in_a_block_the_longest_together() -> None:
     """Chats of four rated turns, in blocks of four: each chat's rows are in two blocks and not in four."""
     examples = [Row(chat % 5 != turn, str(chat), length=turn) for chat in range(40) for turn in range(4)]
-    indices = order(examples, batch_size=4, seed=0)
-    blocks = blocks_of(examples, indices, 4)
+    blocks = arranged(examples, size=4)
     assert neighbours_of_one_chat(blocks) == 0
     assert has_class_mix(examples, blocks)
     together = [
@@ -186,7 +186,7 @@ def test_rows_of_like_length_meet(size: int, seed: int) -> None:
     lengths = [round(min(1024, draw.lognormvariate(5, 1))) + 1 for _ in range(400)]
     examples = [Row(number % 7 == 0, str(number), length) for number, length in enumerate(lengths)]
     blind = [Row(row.label, row.chat_id) for row in examples]
-    alike = blocks_of(examples, order(examples, batch_size=size, seed=seed), size)
+    alike = arranged(examples, size=size, seed=seed)
     assert padding(alike) < 0.5 * padding(blocks_of(examples, order(blind, batch_size=size, seed=seed), size))
     totals = [sum(row.length for row in block) for block in alike]
     assert totals != sorted(totals), "the blocks themselves come in any order"

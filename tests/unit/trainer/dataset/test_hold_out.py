@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trainer.dataset.hold_out import hold_out
+from trainer.dataset.split import hold_out
 
 seeds = st.integers(0, 2**32)
 votes = st.tuples(st.integers(0, 4), st.integers(0, 4)).filter(any)

@@ -1,25 +1,27 @@
-"""What a run says before it starts, and which rows contradict each other."""
+"""What a run needs, what it reports before it starts, and which rows contradict each other."""
+
+from typing import Any
 
 import pytest
 
 from storage.errors import InvalidInput
 from storage.settings import Settings
 from tests.support.examples import example
-from trainer.dataset.plan import plan_training
+from trainer.dataset.plan import Readiness, check_readiness, plan_training
 from trainer.dataset.split import REASON, without_contradictions
 from trainer.dataset.tokenise import LeftOut, TokenisedExample
 from trainer.text import spoken
 
 
 def row(name: str, label: bool, text: str | None = None, weight: float = 1.0) -> TokenisedExample:
-    told = example(answer=text or name, label=label, message_id=name, chat_id=name)
-    return TokenisedExample(told, [1] * 6, [2] * 4, weight)
+    rated = example(answer=text or name, label=label, message_id=name, chat_id=name)
+    return TokenisedExample(rated, [1] * 6, [2] * 4, weight)
 
 
 ROWS = [row(str(number), number % 3 != 0) for number in range(9)]
 
 
-def test_everything_is_said_before_the_start() -> None:
+def test_the_plan_lists_everything_before_the_start() -> None:
     dropped = LeftOut()
     for number in range(7):
         dropped.add("the reply is empty", f"line {number}")
@@ -73,11 +75,11 @@ def test_one_of_anything_is_not_several() -> None:
         plan_training(ROWS[:1], LeftOut(), Settings())
 
 
-def test_less_than_a_micro_batch_is_said() -> None:
-    said = plan_training(ROWS[:3], LeftOut(), Settings(batch_size=4)).lines()
-    assert any("less than a micro-batch of 4" in line for line in said)
-    said = plan_training(ROWS[:4], LeftOut(), Settings(batch_size=4)).lines()
-    assert not any("micro-batch" in line for line in said)
+def test_less_than_a_micro_batch_is_reported() -> None:
+    lines = plan_training(ROWS[:3], LeftOut(), Settings(batch_size=4)).lines()
+    assert any("less than a micro-batch of 4" in line for line in lines)
+    lines = plan_training(ROWS[:4], LeftOut(), Settings(batch_size=4)).lines()
+    assert not any("micro-batch" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,38 @@ def test_contradictions_are_settled_by_the_larger_kind_and_ties_by_none() -> Non
 
 def test_durations_in_the_unit_that_fits() -> None:
     assert [spoken(seconds) for seconds in (0.4, 89, 600, 7200)] == ["a second", "89 s", "10 min", "2.0 h"]
+
+
+def check(ups: int, downs: int, voters: int, rows: int, **changes: int) -> Readiness:
+    chosen: dict[str, Any] = {"min_votes_per_class": 5, "min_voters": 2, "max_length": 1024} | changes
+    return check_readiness(
+        ups=ups, downs=downs, voters=voters, trainable_rows=rows, settings=Settings(**chosen)
+    )
+
+
+def test_enough_of_everything() -> None:
+    reason = "Ready: 12 thumbs up and 5 thumbs down from 3 people, 14 examples to train on."
+    assert check(12, 5, 3, 14) == Readiness(True, reason)
+
+
+@pytest.mark.parametrize(
+    ("counts", "reasons"),
+    [
+        ((0, 0, 2, 0), ["5 more up and 5 more down", "THUMBLOOP_MIN_VOTES_PER_CLASS"]),
+        ((4, 9, 2, 13), ["1 more up and 0 more down"]),
+        ((9, 1, 2, 10), ["0 more up and 4 more down"]),
+        ((9, 9, 1, 15), ["votes from 1 person, but a run needs at least 2", "THUMBLOOP_MIN_VOTERS"]),
+        ((1, 0, 1, 1), ["1 thumb up and 0 thumbs down", "votes from 1 person"]),
+        ((6, 6, 2, 0), ["longer than 1024 tokens"]),
+        ((6, 6, 2, 1), ["longer than 1024 tokens"]),
+    ],
+)
+def test_each_lack_is_named_with_a_remedy(counts: tuple[int, int, int, int], reasons: list[str]) -> None:
+    found = check(*counts)
+    assert not found.ready
+    assert all(reason in found.reason for reason in reasons)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 20])
+def test_the_limits_themselves_are_enough(limit: int) -> None:
+    assert check(limit, limit, limit, 2 * limit, min_votes_per_class=limit, min_voters=limit).ready

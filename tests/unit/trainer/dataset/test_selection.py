@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from storage.examples.example import Example
 from storage.settings import Settings
 from tests.support.examples import Listed
-from trainer.dataset.hold_out import hold_out
 from trainer.dataset.selection import LEAST_WEIGHT, Choice, age_weight, choose
-from trainer.dataset.split import by_chat
+from trainer.dataset.split import by_chat, hold_out
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ import pytest
 from storage.settings import Settings
 from tests.support.examples import example
 from tests.support.rated_files import rated, write_rows
-from tests.support.trainings import train_with_stock_trl
+from tests.support.trainings import tiny_settings, train_with_stock_trl
 from trainer.dataset import batch_order
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine import kto
@@ -22,10 +22,7 @@ from trainer.offline.train_file import OfflineTraining, plan_on_file, train_on_f
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    return Settings(
-        **{"data_dir": tmp_path / "data", "model": str(tiny_model), "precision": "fp32", "lora_rank": 4},
-        **{"learning_rate": 1e-2, "seed": 3},
-    )
+    return tiny_settings(tmp_path / "data", tiny_model, seed=3)
 
 
 def conversation(number: int) -> dict[str, Any]:

@@ -92,12 +92,12 @@ def test_left_out_by_name_and_the_rest_trained_on(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="trainer"):
         report = train(rows)
-    told = "\n".join(caplog.messages)
+    logged = "\n".join(caplog.messages)
     assert report["rows"] == 8
     assert report["rows"] + sum(report["dropped"].values()) == len(rows)
     (names,) = report["plan"]["dropped_rows"].values()
     assert names
-    assert re.search(reason, told), told
+    assert re.search(reason, logged), logged
 
 
 def test_bad_records_may_be_skipped(train: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
@@ -118,17 +118,14 @@ def variant(model: Path, folder: Path, change: Callable[[Any], None]) -> Path:
     return folder
 
 
-def test_a_model_without_a_chat_template(train: Callable[..., Any], tmp_path: Path, tiny_model: Path) -> None:
-    model = variant(tiny_model, tmp_path / "m", lambda tokenizer: setattr(tokenizer, "chat_template", None))
-    with pytest.raises(ModelUnavailable, match="no chat template"):
-        train(GOOD, model)
-
-
-def test_a_tokenizer_without_an_end_token(
-    train: Callable[..., Any], tmp_path: Path, tiny_model: Path
+@pytest.mark.parametrize(
+    ("part", "reason"), [("chat_template", "no chat template"), ("eos_token", "no end-of-sequence token")]
+)
+def test_a_tokenizer_without_what_training_needs(
+    train: Callable[..., Any], tmp_path: Path, tiny_model: Path, part: str, reason: str
 ) -> None:
-    model = variant(tiny_model, tmp_path / "m", lambda tokenizer: setattr(tokenizer, "eos_token", None))
-    with pytest.raises(ModelUnavailable, match="no end-of-sequence token"):
+    model = variant(tiny_model, tmp_path / "m", lambda tokenizer: setattr(tokenizer, part, None))
+    with pytest.raises(ModelUnavailable, match=reason):
         train(GOOD, model)
 
 

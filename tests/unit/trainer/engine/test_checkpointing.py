@@ -8,12 +8,10 @@ import pytest
 import torch
 from transformers import Gemma3nTextConfig
 
-from storage.examples.weights import Weights
 from storage.settings import Settings
 from tests.support.examples import example
-from tests.support.trainings import Steps
-from trainer.dataset.tokenise import TokenisedExample, tokenise
-from trainer.engine import kto
+from tests.support.trainings import Steps, sums, tiny_settings, train
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.estimates import activation_bytes, checkpoints_activations, needed_bytes
 from trainer.engine.select import Engine
 from trainer.model.base_model import load_model, resolve
@@ -21,7 +19,7 @@ from trainer.model.base_model import load_model, resolve
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    return Settings(data_dir=tmp_path, model=str(tiny_model), precision="fp32", lora_rank=4)
+    return tiny_settings(tmp_path, tiny_model)
 
 
 @pytest.mark.parametrize("engine", get_args(Engine))
@@ -30,19 +28,11 @@ def test_the_setting_decides_and_the_result_says_so(settings: Settings, engine: 
     losses: dict[str, list[float]] = {}
     for choice in ("auto", "on", "off"):
         model, tokenizer = load_model(resolve(settings))
-        examples = [example(answer=f"It is {n}.", label=n % 2 == 0, chat_id=str(n)) for n in range(4)]
-        rows = tokenise(tokenizer, examples, max_length=256)[0]
         count: list[int] = []
         steps = Steps()
         model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
-        _, result = kto.train(
-            *(model, tokenizer, rows),
-            weights=Weights(1.0, 1.0),
-            settings=settings.model_copy(update={"engine": engine, "gradient_checkpointing": choice}),
-            output_dir=settings.data_dir / "checkpoints",
-            resume=False,
-            progress=steps,
-        )
+        chosen = settings.model_copy(update={"engine": engine, "gradient_checkpointing": choice})
+        _, result = train(model, tokenizer, sums(tokenizer, 4), chosen, progress=steps)
         assert result.gradient_checkpointing == (choice == "on")
         passes[choice], losses[choice] = len(count), steps.of("gradient_norm")
     assert passes["auto"] == passes["off"] < passes["on"]
@@ -59,15 +49,8 @@ def test_dropout_that_a_configuration_asks_of_attention_is_off(settings: Setting
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = dropout
         seen = Steps()
-        examples = [example(answer=f"It is {n}.", label=n % 2 == 0, chat_id=str(n)) for n in range(8)]
-        kto.train(
-            *(model, tokenizer, tokenise(tokenizer, examples, max_length=256)[0]),
-            weights=Weights(1.0, 1.0),
-            settings=settings.model_copy(update={"gradient_checkpointing": choice}),
-            output_dir=settings.data_dir / "checkpoints",
-            resume=False,
-            progress=seen,
-        )
+        chosen = settings.model_copy(update={"gradient_checkpointing": choice})
+        train(model, tokenizer, sums(tokenizer, 8), chosen, progress=seen)
         return list(zip(seen.of("loss"), seen.of("gradient_norm"), strict=True))
 
     assert steps(0.5) == steps(0.0)

@@ -9,10 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from storage.examples.weights import Weights
 from storage.settings import Settings
+from tests.support import trainings
 from tests.support.examples import example
-from tests.support.trainings import Steps, in_order, sums, train_with_stock_trl
+from tests.support.trainings import (
+    WEIGHTS,
+    Steps,
+    assert_same_steps,
+    in_order,
+    sums,
+    tiny_settings,
+    train_with_stock_trl,
+    trained_weights,
+)
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.engine import kto
 from trainer.engine.prefix.objective import LossType
@@ -22,14 +31,10 @@ from trainer.engine.trl_trainer import ExactTrainer, newest_checkpoint
 from trainer.errors import Diverged, Interrupted
 from trainer.model.base_model import BaseModelSource, load_model, load_tokenizer, resolve
 
-WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
-
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    return Settings(
-        data_dir=tmp_path, model=str(tiny_model), precision="fp32", learning_rate=1e-2, lora_rank=4
-    )
+    return tiny_settings(tmp_path, tiny_model)
 
 
 @pytest.fixture
@@ -46,24 +51,12 @@ Trainer = Callable[..., tuple[Any, kto.TrainingResult]]
 
 
 @pytest.fixture
-def train(
-    settings: Settings, source: BaseModelSource, rows: list[TokenisedExample], tmp_path: Path
-) -> Trainer:
+def train(settings: Settings, source: BaseModelSource, rows: list[TokenisedExample]) -> Trainer:
     def train(**changes: Any) -> tuple[Any, kto.TrainingResult]:
-        arguments: dict[str, Any] = {
-            "weights": WEIGHTS,
-            "settings": settings,
-            "output_dir": tmp_path / "checkpoints",
-            "resume": False,
-        }
-        use = arguments | changes
-        return kto.train(*load_model(source), use.pop("rows", rows), **use)
+        use = {"rows": rows, "settings": settings} | changes
+        return trainings.train(*load_model(source), **use)
 
     return train
-
-
-def adapter(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
@@ -77,9 +70,7 @@ def test_losses_are_those_of_trl_on_the_same_rows_in_the_same_order(
         model, tokenizer, in_order(rows, settings), args, peft_config=kto.lora_config(settings)
     )
     assert seen.of("loss") == pytest.approx([step["loss"] for step in theirs], abs=1e-6)
-    expected = adapter(stock)
-    for name, tensor in adapter(ours).items():
-        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-4)
+    torch.testing.assert_close(trained_weights(ours), trained_weights(stock), rtol=0, atol=1e-4)
 
 
 def test_a_row_weight_multiplies_the_loss_of_that_row_alone(
@@ -134,9 +125,7 @@ def test_a_terminated_training_continues_exactly(train: Trainer, settings: Setti
     assert (second.resumed_from_step, second.steps) == (5, result.steps) == (5, 9)
     assert second.mean_loss == pytest.approx(result.mean_loss)
     assert second.noise_floor == result.noise_floor is not None, "it was measured in the first process"
-    expected = adapter(whole)
-    for name, tensor in adapter(resumed).items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(trained_weights(resumed), trained_weights(whole), rtol=1e-5, atol=1e-7)
 
 
 def test_nothing_is_trained_after_the_last_step_of_half_an_epoch(train: Trainer, settings: Settings) -> None:
@@ -147,9 +136,7 @@ def test_nothing_is_trained_after_the_last_step_of_half_an_epoch(train: Trainer,
     assert first.steps == second.steps == second.resumed_from_step == 5
     assert second.mean_loss == first.mean_loss
     assert not seen
-    expected = adapter(whole)
-    for name, tensor in adapter(again).items():
-        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
+    torch.testing.assert_close(trained_weights(again), trained_weights(whole), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("engine", get_args(Engine))
@@ -218,25 +205,12 @@ def test_a_saved_adapter_names_the_base_and_is_the_same_every_time(train: Traine
     assert any(tensor.abs().sum() > 0 for name, tensor in first.items() if "lora_B" in name)
 
 
-def test_bf16_trains_fp32_adapters_that_learn(train: Trainer, settings: Settings, tmp_path: Path) -> None:
+def test_bf16_trains_fp32_adapters_that_learn(settings: Settings) -> None:
     source = resolve(settings.model_copy(update={"precision": "bf16"}))
     model, tokenizer = load_model(source)
-    rows = tokenise(
-        tokenizer,
-        [example(label=number % 2 == 0, chat_id=str(number)) for number in range(8)],
-        max_length=256,
-    )[0]
-    trained, _ = kto.train(
-        model,
-        tokenizer,
-        rows,
-        weights=WEIGHTS,
-        settings=settings,
-        output_dir=tmp_path / "bf16",
-        resume=False,
-    )
-    assert {p.dtype for p in adapter(trained).values()} == {torch.float32}
-    assert all(p.abs().sum() > 0 for name, p in adapter(trained).items() if "lora_B" in name)
+    weights = trained_weights(trainings.train(model, tokenizer, sums(tokenizer), settings)[0])
+    assert {p.dtype for p in weights.values()} == {torch.float32}
+    assert all(p.abs().sum() > 0 for name, p in weights.items() if "lora_B" in name)
 
 
 def test_twenty_steps_are_those_of_trl_with_turns_siblings_and_kept_references(
@@ -279,15 +253,11 @@ def test_twenty_steps_are_those_of_trl_with_turns_siblings_and_kept_references(
             progress=steps,
         )
         assert result.references_reused == {"trl": None, "cold": 0, "warm": len(rows)}[name], "once a row"
-        adapters[name] = adapter(model)
+        adapters[name] = trained_weights(model)
     assert len(seen["trl"]) == 20
     for name in ("cold", "warm"):
-        for theirs, ours in zip(seen["trl"], seen[name], strict=True):
-            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
-            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
-            assert ours["kl"] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-4)
-        for tensor, expected in zip(adapters[name].values(), adapters["trl"].values(), strict=True):
-            torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-4)
+        assert_same_steps(seen[name], seen["trl"])
+        torch.testing.assert_close(adapters[name], adapters["trl"], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("loss_type", get_args(LossType))
@@ -310,3 +280,17 @@ def test_each_rows_own_weight_reaches_the_loss(train: Trainer, rows: list[Tokeni
         train(rows=[dataclasses.replace(row, weight=weight) for row in rows], progress=(seen := Steps()))
         losses.append(seen.of("loss"))
     assert losses[1][0] == pytest.approx(2 * losses[0][0])
+
+
+def test_loss_and_z0_of_bf16_are_those_of_fp32_within_the_tolerance(settings: Settings) -> None:
+    """docs/benchmarks.md states the tolerance for the default model; this one is smaller, and so is its."""
+    chosen = settings.model_copy(update={"epochs": 3.0, "learning_rate": 5e-5})
+    steps = {"fp32": Steps(), "bf16": Steps()}
+    for precision, found in steps.items():
+        model, tokenizer = load_model(resolve(chosen.model_copy(update={"precision": precision})))
+        rows = sums(tokenizer, 12, "It is {0}. " * 10)
+        _, result = trainings.train(model, tokenizer, rows, chosen, progress=found)
+        assert result.noise_floor == 0, "policy and reference run the same passes"
+    assert len(steps["fp32"]) == 9
+    assert steps["bf16"].of("loss") == pytest.approx(steps["fp32"].of("loss"), rel=0.002)
+    assert steps["bf16"].of("kl") == pytest.approx(steps["fp32"].of("kl"), abs=0.025)

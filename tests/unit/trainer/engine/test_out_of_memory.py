@@ -9,13 +9,12 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from storage.examples.weights import Weights
 from storage.settings import Settings
-from tests.support import limited_memory
+from tests.support import limited_memory, trainings
 from tests.support.examples import example
 from tests.support.programs import run_together
-from tests.support.trainings import Steps
-from trainer.dataset.batch import Batch
+from tests.support.trainings import Steps, tiny_settings, trained_weights
+from trainer.dataset.batch import make_batch
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.engine import kto
 from trainer.engine.estimates import activation_bytes
@@ -24,15 +23,10 @@ from trainer.engine.prefix.scorer import PrefixScorer
 from trainer.errors import OutOfMemory
 from trainer.model.base_model import load_model, resolve
 
-WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
-
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    return Settings(
-        **{"data_dir": tmp_path, "model": str(tiny_model), "precision": "fp32", "learning_rate": 1e-2},
-        **{"lora_rank": 4, "gradient_accumulation": 2},
-    )
+    return tiny_settings(tmp_path, tiny_model, gradient_accumulation=2)
 
 
 def siblings(tokenizer: Any) -> list[TokenisedExample]:
@@ -63,7 +57,7 @@ class _Failing:
 
 
 @pytest.fixture
-def train(settings: Settings, tmp_path: Path) -> Any:
+def train(settings: Settings) -> Any:
     def train(
         failing: _Failing | None = None, tuning: str = "lora"
     ) -> tuple[Steps, dict[str, torch.Tensor], bool]:
@@ -71,16 +65,9 @@ def train(settings: Settings, tmp_path: Path) -> Any:
         if failing is not None:
             model.model.layers[0].register_forward_hook(failing.arm)
         steps = Steps()
-        trained, result = kto.train(
-            *(model, tokenizer, siblings(tokenizer)),
-            weights=WEIGHTS,
-            settings=settings.model_copy(update={"tuning": tuning}),
-            output_dir=tmp_path / "checkpoints",
-            resume=False,
-            progress=steps,
-        )
-        weights = {n: p.detach().clone() for n, p in trained.named_parameters() if p.requires_grad}
-        return steps, weights, result.gradient_checkpointing
+        chosen = settings.model_copy(update={"tuning": tuning})
+        trained, result = trainings.train(model, tokenizer, siblings(tokenizer), chosen, progress=steps)
+        return steps, trained_weights(trained), result.gradient_checkpointing
 
     return train
 
@@ -98,8 +85,7 @@ def test_a_step_that_runs_out_is_done_again_in_smaller_passes(
     for mine, whole in zip(found, expected, strict=True):
         for measure in ("loss", "kl", "gradient_norm", "margin"):
             assert mine[measure] == pytest.approx(whole[measure], rel=1e-4, abs=1e-6), measure
-    for name, weight in weights.items():
-        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-5)
+    torch.testing.assert_close(after, weights, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -138,7 +124,7 @@ def test_the_estimate_of_what_a_token_keeps_is_near_the_truth(settings: Settings
 
     row = siblings(tokenizer)[0]
     with fast_layers(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        scores = PrefixScorer(model).policy(Batch.of([row], max_length=row.length, mismatched=False))
+        scores = PrefixScorer(model).policy(make_batch([row], max_length=row.length, mismatched=False))
     tokens = len(row.prompt_ids) + len(row.completion_ids)
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / tokens
     assert scores.completions.requires_grad
@@ -149,7 +135,7 @@ def test_passes_are_halved_down_to_single_replies(settings: Settings) -> None:
     model, tokenizer = load_model(resolve(settings))
     scorer = PrefixScorer(model)
     rows = siblings(tokenizer)[:4]
-    batch = Batch.of(rows, max_length=max(row.length for row in rows), mismatched=False)
+    batch = make_batch(rows, max_length=max(row.length for row in rows), mismatched=False)
     scores = [scorer.policy(batch).completions.detach()]
     assert scorer.halve() == "the backward pass computes each chat again from now on"
     while scorer.halve() is not None:

@@ -23,7 +23,7 @@ def judged(session: Session, version: ModelVersion, outcome: Any, **more: Any) -
 
 
 @pytest.mark.parametrize(
-    ("outcome", "auto_deploy", "state", "deployed", "said"),
+    ("outcome", "auto_deploy", "state", "deployed", "sentence"),
     [
         ("pass", True, "ready", "v2", "v2 is deployed. Because."),
         ("pass", False, "ready", "v1", "v2 passed its gate and waits for an admin to deploy it. Because."),
@@ -32,11 +32,11 @@ def judged(session: Session, version: ModelVersion, outcome: Any, **more: Any) -
     ],
 )
 def test_a_verdict_decides(
-    database: Database, outcome: Any, auto_deploy: bool, state: str, deployed: str, said: str
+    database: Database, outcome: Any, auto_deploy: bool, state: str, deployed: str, sentence: str
 ) -> None:
     with database.write() as session:
         version = publish_candidate(session)
-        assert judged(session, version, outcome, auto_deploy=auto_deploy) == said
+        assert judged(session, version, outcome, auto_deploy=auto_deploy) == sentence
     with database.read() as session:
         version = model_versions.get_version(session, "v2")
         assert (version.state, version.reason, version.metrics) == (state, "Because.", {"loss": 0.4})
@@ -58,8 +58,8 @@ def test_a_pass_against_a_version_that_was_replaced_meanwhile_waits(database: Da
         before = model_versions.deployed_version(session)
         model_versions.deploy_version(session, "v2", by="admin", why="I like it.")
         third = publish_candidate(session)
-        said = judged(session, third, "pass", compared_with=before)
-        assert "It passed against v1, but v2 was deployed meanwhile." in said
+        sentence = judged(session, third, "pass", compared_with=before)
+        assert "It passed against v1, but v2 was deployed meanwhile." in sentence
         assert model_versions.get_version(session, "v3").state == "candidate"
         assert model_versions.deployed_version(session).name == "v2"
 
@@ -69,8 +69,8 @@ def test_a_pass_waits_while_a_canary_is_under_way(database: Database) -> None:
         publish_candidate(session)
         canary = canaries.start_canary(session, "v2", share=0.1, by="admin", why="Let us see.")
         third = publish_candidate(session)
-        said = judged(session, third, "pass")
-        assert said == (
+        sentence = judged(session, third, "pass")
+        assert sentence == (
             "v3 passed its gate and waits for an admin, because v2 is being tried as a canary. Because."
         )
         assert model_versions.get_version(session, "v3").state == "ready"

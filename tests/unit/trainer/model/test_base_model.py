@@ -33,15 +33,15 @@ def test_auto_precision_is_one_of_the_two() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "reason"),
     [
-        ("somebody/no-such-model", "cannot be had from the hub"),
+        ("somebody/no-such-model", "the hub cannot provide it"),
         ("/no/such/folder", "there is no such folder"),
         ("not an id", "there is no such folder"),
     ],
 )
-def test_a_model_that_cannot_be_had(model: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=said) as raised:
+def test_a_model_that_cannot_be_had(model: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=reason) as raised:
         source_of(model, tmp_path)
     assert model in raised.value.message
     assert "THUMBLOOP_MODEL" in raised.value.message

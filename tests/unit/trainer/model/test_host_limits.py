@@ -24,21 +24,20 @@ def no_room() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def write_text(file: Path) -> None:
-    file.write_text("x" * 10_000)
-
-
 def write_checkpoint(file: Path) -> None:
     torch.save(torch.zeros(10_000), file)
 
 
-def write_adapter(file: Path) -> None:
-    save_file({"weight": torch.zeros(10_000)}, file)
+WRITES: dict[str, Callable[[Path], object]] = {
+    "text": lambda file: file.write_text("x" * 10_000),
+    "checkpoint": write_checkpoint,
+    "adapter": lambda file: save_file({"weight": torch.zeros(10_000)}, file),
+}
 
 
 @pytest.mark.usefixtures("no_room")
-@pytest.mark.parametrize("write", [write_text, write_checkpoint, write_adapter])
-def test_a_full_disk_is_known_whoever_meets_it(write: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_full_disk_is_recognised(write: Callable[[Path], object], tmp_path: Path) -> None:
     with pytest.raises((OSError, RuntimeError, SafetensorError)) as caught:
         write(tmp_path / "file")
     assert is_full(caught.value)
@@ -53,9 +52,7 @@ def test_what_else_goes_wrong_with_a_file_is_no_full_disk(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError) as other:
         torch.ones(2) @ torch.ones(3)
     with pytest.raises(RuntimeError) as nowhere:
-        write_checkpoint(
-            Path("/proc/checkpoint")
-        )  # torch looks for a missing folder before it opens the file
+        write_checkpoint(Path("/proc/checkpoint"))  # torch looks for a missing folder before it opens
     assert not any(is_full(one.value) for one in (broken, missing, other, nowhere))
 
 

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from storage.errors import Conflict, NotReady
 from storage.settings import Settings
 from tests.support.rated_files import rated, write_rows
-from trainer.adapters.model_card import model_card
+from tests.support.trainings import tiny_settings
+from trainer.adapters.lineage import model_card
 from trainer.errors import Diverged, Interrupted
 from trainer.offline.train_file import OfflineTraining, train_on_file
 
@@ -27,14 +28,7 @@ Train = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    return Settings(
-        data_dir=tmp_path / "data",
-        model=str(tiny_model),
-        precision="fp32",
-        learning_rate=1e-2,
-        lora_rank=4,
-        checkpoint_steps=2,
-    )
+    return tiny_settings(tmp_path / "data", tiny_model, checkpoint_steps=2)
 
 
 @pytest.fixture
@@ -97,8 +91,8 @@ def test_the_folder_says_what_it_was_trained_on_and_quotes_nothing(train: Train,
     assert lineage["records"] == [f"line {number}" for number in range(1, 11)]
     assert lineage["trained_on"] == {"up": 6, "down": 4}
     card = (tmp_path / "out" / "README.md").read_text()
-    for told in ("6 desirable", "4 undesirable", "β 0.1", "rank 4", "0.01", "3 steps", "rows.jsonl"):
-        assert told in card
+    for words in ("6 desirable", "4 undesirable", "β 0.1", "rank 4", "0.01", "3 steps", "rows.jsonl"):
+        assert words in card
     assert "PeftModel.from_pretrained" in card
     assert str(tmp_path) not in card.replace(str(lineage["base_model"]), "")
     assert "plus" not in card + json.dumps(lineage)
@@ -160,8 +154,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(train: Train, tmp_path: 
     assert resumed["steps"] == [pytest.approx(step) for step in whole["steps"]]
     assert files(tmp_path / "out") == ADAPTER
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "out"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -261,16 +254,16 @@ def test_a_kill_while_the_adapter_is_brought_out_loses_nothing(train: Train, tmp
 
 
 @pytest.mark.parametrize(
-    ("base", "told"),
+    ("base", "words"),
     [
         ("owner/model", "base_model: owner/model\n"),
         ("/home/ada/model", 'from_pretrained("/home/ada/model")'),
         ("smollm2-135m-instruct", 'from_pretrained("data/models/smollm2-135m-instruct")'),
     ],
 )
-def test_a_card_says_where_the_base_model_is(train: Train, tmp_path: Path, base: str, told: str) -> None:
+def test_a_card_says_where_the_base_model_is(train: Train, tmp_path: Path, base: str, words: str) -> None:
     train()
     lineage = json.loads((tmp_path / "out" / "lineage.json").read_text())
     card = model_card(lineage | {"base_model": base})
-    assert told in card
+    assert words in card
     assert card.count("base_model: ") == base.startswith("owner"), "only a hub's id is one for the hub"

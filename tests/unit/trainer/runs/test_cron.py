@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.runs.cron import Cron
-from trainer.runs.schedule import QuietHours
 
 
 def at(text: str) -> datetime:
@@ -73,19 +72,3 @@ def test_forwards_and_backwards_agree(moment: datetime, line: str, timezone: str
 def test_what_is_no_line_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match="is not|It has|neither"):
         Cron(line, ZoneInfo("UTC"))
-
-
-@pytest.mark.parametrize(
-    ("hours", "moment", "included"),
-    [
-        ("02:15-02:45", "2027-03-28T01:14", False),
-        ("02:15-02:45", "2027-03-28T01:15", True),  # these do not occur that night, so they come later
-        ("02:15-02:45", "2027-03-28T01:45", False),
-        ("02:15-02:45", "2026-10-25T00:15", True),
-        ("02:15-02:45", "2026-10-25T01:15", False),  # and here they occur twice
-        ("22:00-02:30", "2026-10-25T00:29", True),
-        ("22:00-02:30", "2026-10-25T01:15", False),
-    ],
-)
-def test_quiet_hours_come_once_where_clocks_change(hours: str, moment: str, included: bool) -> None:
-    assert QuietHours(hours, "Europe/Berlin").include(at(moment)) is included

@@ -25,6 +25,19 @@ def at(text: str) -> datetime:
         ("01:00-05:30", "UTC", "2026-03-01T00:59", False),
         ("22:00-06:00", "Asia/Kolkata", "2026-03-01T16:30", True),  # 22:00 there
         ("22:00-06:00", "Asia/Kolkata", "2026-03-01T00:30", False),  # 06:00 there
+        # Once a day, where clocks change too.
+        ("02:15-02:45", "Europe/Berlin", "2027-03-28T01:14", False),
+        (
+            "02:15-02:45",
+            "Europe/Berlin",
+            "2027-03-28T01:15",
+            True,
+        ),  # these do not occur that night, so they come later
+        ("02:15-02:45", "Europe/Berlin", "2027-03-28T01:45", False),
+        ("02:15-02:45", "Europe/Berlin", "2026-10-25T00:15", True),
+        ("02:15-02:45", "Europe/Berlin", "2026-10-25T01:15", False),  # and here they occur twice
+        ("22:00-02:30", "Europe/Berlin", "2026-10-25T00:29", True),
+        ("22:00-02:30", "Europe/Berlin", "2026-10-25T01:15", False),
         ("", "UTC", "2026-03-01T12:00", True),
         ("07:00-07:00", "UTC", "2026-03-01T12:00", True),
     ],

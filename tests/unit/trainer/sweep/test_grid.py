@@ -21,7 +21,7 @@ from trainer.sweep.grid import (
 
 
 def measured(name: float, auc: float | None = 0.8, **other: Any) -> Result:
-    """A point told apart by its β."""
+    """A point that its β identifies."""
     values: dict[str, Any] = {
         "auc": auc,
         "auc_standard_error": 0.05,

@@ -5,6 +5,7 @@ import math
 import shutil
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import LlamaModel
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -22,7 +25,7 @@ from storage.imports.importer import import_file
 from storage.settings import Settings
 from tests.support.rated_files import both_replies, some_rows, some_settings, write_rows
 from tests.support.trainings import Steps
-from trainer.engine.kto import lora_config
+from trainer.engine.kto import common_arguments, lora_config
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted
 from trainer.gate.measures import Evaluation
@@ -264,20 +267,9 @@ def test_pairs_train_as_with_stock_trl(
     trainer = DPOTrainer(
         model,
         args=DPOConfig(
-            output_dir=str(tmp_path / "theirs"),
+            **common_arguments(model, chosen, tmp_path / "theirs", checkpointing=False)
+            | {"per_device_train_batch_size": 2, "max_length": 128},
             loss_type=[stock],
-            beta=0.3,
-            learning_rate=1e-3,
-            num_train_epochs=1,
-            per_device_train_batch_size=2,
-            max_length=128,
-            seed=0,
-            bf16=False,
-            use_cpu=True,
-            save_strategy="no",
-            logging_steps=1,
-            report_to="none",
-            disable_tqdm=True,
         ),
         train_dataset=Dataset.from_list(
             [
@@ -332,3 +324,26 @@ def test_what_is_read_from_an_evaluation() -> None:
     assert (found["z0"], found["margin"], found.seconds, found.diverged) == (0.25, 3.5, 2.0, "")
     broken = Evaluation(**{**vars(evaluation), "rewards": [math.nan, 0.0, 0.0, 0.0]})
     assert "not finite" in read_measures(point, broken, labels, 1.0).diverged
+
+
+def test_the_second_point_computes_no_reference(settings: Settings, rows: Path) -> None:
+    """Those of training and of held-out votes are computed once in a sweep, for its first point."""
+    adapter_on: Counter[tuple[str, bool]] = Counter()
+    titles = ["before"]
+
+    def count(module: Any, _inputs: Any) -> None:
+        if isinstance(module, LlamaModel):
+            layer = module.layers[0].self_attn.q_proj
+            if hasattr(layer, "disable_adapters"):
+                adapter_on[titles[-1].partition(":")[0], not layer.disable_adapters] += 1
+
+    hook = register_module_forward_pre_hook(count)
+    grid = Grid((0.1, 0.5), ("kto",), (1e-2,))
+    wanted = WantedSweep(FileSource(rows), grid, settings)
+    try:
+        run_sweep(wanted, progress=lambda state: titles.append(state["phase"]))
+    finally:
+        hook.remove()
+    assert adapter_on["1 of 2", True] == adapter_on["2 of 2", True] > 12, "training, votes and their partners"
+    assert adapter_on["1 of 2", False] > 6
+    assert adapter_on["2 of 2", False] == 0

@@ -1,4 +1,4 @@
-"""Computations beside each other give what they give one after the other, gradients too."""
+"""Computations in parallel give what they give one after the other, gradients too."""
 
 import threading
 from collections.abc import Callable

@@ -6,17 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.dataset.batch import Batch
+from trainer.dataset.batch import Batch, Item
 from trainer.engine.prefix.reference_cache import ENTRY_BYTES, ReferenceCache
 from trainer.engine.prefix.scorer import Scores
 
 
 def batch(*numbers: int) -> Batch:
-    return Batch(
-        [[1, 2, number] for number in numbers],
-        [[3, number] for number in numbers],
-        [[4, number] for number in numbers],
-    )
+    return [Item([1, 2, number], [3, number], [4, number]) for number in numbers]
 
 
 def scores(*numbers: float) -> Scores:
@@ -40,8 +36,8 @@ def test_what_was_kept_is_found_by_another_run_of_the_same_model(tmp_path: Path)
 
 
 def test_only_what_is_missing_is_scored(tmp_path: Path) -> None:
-    """A known reply beside a new partner, a known partner beside a new reply, and one that is known whole."""
-    known = Batch([[1], [5]], [[2], [6]], [[3], [7]])
+    """A known reply with a new partner, a known partner with a new reply, and one that is known whole."""
+    known = [Item([1], [2], [3]), Item([5], [6], [7])]
     cache(tmp_path / "r.db").keep(known, Scores(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, -2.0])))
     kept = cache(tmp_path / "r.db")
     asked: list[Batch] = []
@@ -50,9 +46,9 @@ def test_only_what_is_missing_is_scored(tmp_path: Path) -> None:
         asked.append(missing)
         return Scores(torch.tensor([0.0, 50.0, 60.0]), torch.tensor([-40.0, 0.0, 0.0]))
 
-    given = Batch([[1], [5], [5], [8]], [[2], [6], [60], [9]], [[3], [70], [7], None])
+    given = [*known[:1], Item([5], [6], [70]), Item([5], [60], [7]), Item([8], [9], None)]
     found, reused = kept.complete(given, score)
-    assert asked == [Batch([[5], [5], [8]], [None, [60], [9]], [[70], None, None])]
+    assert asked == [[Item([5], None, [70]), Item([5], [60], None), Item([8], [9], None)]]
     assert found.completions.tolist() == [1.0, 2.0, 50.0, 60.0]
     assert found.mismatched.tolist() == [-1.0, -40.0, -2.0, 0.0]
     assert reused == 2
@@ -70,9 +66,9 @@ def test_a_cache_that_cannot_be_used_is_said(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_where_the_prompt_ends_is_part_of_the_key(tmp_path: Path) -> None:
-    cache(tmp_path / "r.db").keep(Batch([[1, 2]], [[3]], [None]), scores(1.0))
-    assert cache(tmp_path / "r.db").look_up(Batch([[1]], [[2, 3]], [None])) is None
-    assert cache(tmp_path / "r.db").look_up(Batch([[1, 4]], [[3]], [None])) is None
+    cache(tmp_path / "r.db").keep([Item([1, 2], [3], None)], scores(1.0))
+    assert cache(tmp_path / "r.db").look_up([Item([1], [2, 3], None)]) is None
+    assert cache(tmp_path / "r.db").look_up([Item([1, 4], [3], None)]) is None
 
 
 def test_what_is_known_already_does_not_keep_the_rest_out(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from storage.settings import Settings
-from trainer.dataset.batch import Batch
+from trainer.dataset.batch import Item
 from trainer.engine.fast.attention import ATTENTION
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.prefix.scorer import PrefixScorer
-from trainer.engine.select import choose_engine, settle_engine
+from trainer.engine.select import settle_engine, why_not_exact
 
 SIZE: dict[str, Any] = {
     "vocab_size": 97,
@@ -61,11 +61,12 @@ DRAW = torch.Generator().manual_seed(1)
 IDS = torch.randint(1, 97, (200,), generator=DRAW).tolist()
 PROMPT, FIRST, SIBLING, LATER, OTHER = IDS[:60], IDS[60:75], IDS[75:95], IDS[95:110], IDS[110:150]
 # Two turns on one path, a sibling that branches off, and a chat of its own; each the next one's partner.
-BATCH = Batch(
-    [PROMPT, PROMPT + FIRST, PROMPT, OTHER],
-    [FIRST, LATER, SIBLING, IDS[150:170]],
-    [OTHER[:9], FIRST, LATER[:1], SIBLING],
-)
+BATCH = [
+    Item(PROMPT, FIRST, OTHER[:9]),
+    Item(PROMPT + FIRST, LATER, FIRST),
+    Item(PROMPT, SIBLING, LATER[:1]),
+    Item(OTHER, IDS[150:170], SIBLING),
+]
 
 
 @pytest.fixture(params=CONFIGS)
@@ -109,8 +110,7 @@ def test_scores_and_gradients_are_those_of_separate_rows(model: Any, recompute: 
     assert not live.completions.requires_grad
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == gradients.keys(), "the base gets no gradient"
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found, gradients, rtol=1e-3, atol=1e-4)
 
 
 def test_chats_beside_each_other_share_no_converted_weight() -> None:
@@ -133,7 +133,7 @@ def test_chats_beside_each_other_share_no_converted_weight() -> None:
 
 
 def test_every_one_of_them_is_trained_by_the_fast_engine(model: Any) -> None:
-    assert choose_engine("shared-prefix", model.get_base_model()) == ("shared-prefix", "")
+    assert why_not_exact(model.get_base_model()) is None
 
 
 def test_layers_are_put_back(model: Any) -> None:
@@ -152,20 +152,17 @@ def test_positions_that_depend_on_the_whole_length_are_left_to_trl(kind: str) ->
         rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
     small = LlamaConfig(**GROUPED, rope_parameters=rope)
     model = AutoModelForCausalLM.from_config(small)
-    engine, reason = choose_engine("shared-prefix", model)
-    assert engine == "trl"
     assert settle_engine(Settings(engine="shared-prefix"), model).engine == "trl"
-    assert f"the model's {kind} positions depend on the length" in reason
+    assert f"the model's {kind} positions depend on the length" in str(why_not_exact(model))
 
 
 def test_a_mixture_of_experts_that_balances_them_is_left_to_trl() -> None:
     """TRL adds the routers' loss by the coefficient alone, which these configurations have by themselves."""
     experts = MixtralConfig(**GROUPED, num_local_experts=2, num_experts_per_tok=1)
-    engine, reason = choose_engine("shared-prefix", AutoModelForCausalLM.from_config(experts))
-    assert engine == "trl"
-    assert "experts have a loss of their own" in reason
+    reason = why_not_exact(AutoModelForCausalLM.from_config(experts))
+    assert reason == "the model's experts have a loss of their own"
     experts.router_aux_loss_coef = 0.0
-    assert choose_engine("shared-prefix", AutoModelForCausalLM.from_config(experts)) == ("shared-prefix", "")
+    assert why_not_exact(AutoModelForCausalLM.from_config(experts)) is None
 
 
 def test_a_lack_of_memory_is_not_taken_for_a_model_without_a_cache() -> None:
@@ -177,14 +174,16 @@ def test_a_lack_of_memory_is_not_taken_for_a_model_without_a_cache() -> None:
     model.register_forward_pre_hook(lack)
     model.model.register_forward_pre_hook(lack)
     with pytest.raises(torch.OutOfMemoryError):
-        choose_engine("shared-prefix", model)
+        why_not_exact(model)
 
 
-def test_a_model_without_a_cache_is_left_to_trl() -> None:
+def test_a_model_without_a_cache_is_left_to_trl(caplog: pytest.LogCaptureFixture) -> None:
     from transformers import MambaConfig
 
     torch.manual_seed(0)
     small = MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)
-    engine, reason = choose_engine("shared-prefix", AutoModelForCausalLM.from_config(small))
-    assert engine == "trl"
-    assert "stock TRL" in reason
+    assert (
+        settle_engine(Settings(engine="shared-prefix"), AutoModelForCausalLM.from_config(small)).engine
+        == "trl"
+    )
+    assert "stock TRL" in caplog.text
