@@ -1,4 +1,4 @@
-"""Reads the votes of a snapshot as KTO examples.
+"""Reads the votes and signals of a snapshot as KTO examples.
 
 A snapshot is a vote event's id: for each (reply, person), the latest event up to that id counts. The prompt
 is every message before the reply on its branch that the model read, including the system prompt; the
@@ -10,7 +10,7 @@ only one page is in memory.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,11 +18,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
+from storage.chats.signals import DESIRABLE, SIGNAL
 from storage.db.ids import is_id
 from storage.db.tables import VoteEvent
 from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
-from storage.examples.queries import messages_before, standing_votes
+from storage.examples.queries import messages_before, standing_signals, standing_votes
 from storage.registry.lineage import ERASED
+from storage.settings.training import SignalKind
 
 # Event ids in a page. Memory holds this many rows and the messages before their replies.
 PAGE = 250
@@ -98,6 +100,36 @@ class Examples:
             if has_length(found, self.filter):
                 yield found
 
+    def signals(self, kinds: Collection[SignalKind], *, newest_first: bool = False) -> Iterator[Example]:
+        """The signals of these kinds, as examples with the source `signal:KIND`, oldest first.
+
+        A person's vote on the reply overrides their signals. Of one person's signals on a reply the first
+        counts, or none if they contradict each other. Deleted chats, chats without consent and quarantined
+        people give no examples, even if the filter asks for them.
+        """
+        wanted = self.filter
+        if not kinds or wanted.has_comment or wanted.consent == "withheld" or wanted.quarantined == "only":
+            return
+        query = standing_signals(kinds, self.snapshot_event_id, wanted, page=PAGE, newest_first=newest_first)
+        last = (self.snapshot_event_id, "") if newest_first else (-1, "")
+        while rows := self.session.execute(query, {"event": last[0], "id": last[1]}).all():
+            before = messages_before(self.session, rows)
+            for row in rows:
+                example = example_of(
+                    row,
+                    prompt=prompt_of(row, before),
+                    label=row.kind == DESIRABLE,
+                    source=f"{SIGNAL}:{row.kind}",
+                    event_id=row.after_event_id,
+                )
+                tokens = len(example.token_ids) if example.token_ids is not None else None
+                if matches(example, wanted, tokens) and has_length(example, wanted):
+                    if reason := _taken_back(row):
+                        self.left_out[reason] += 1
+                    else:
+                        yield example
+            last = (rows[-1].after_event_id, rows[-1].id)
+
     def _of_vote(self, row: Any) -> Iterator[Example]:
         """The examples of one vote, without prompts, that pass the filters not needing one."""
         if row.action == ERASED:
@@ -138,6 +170,15 @@ class Examples:
         else:
             return self.filter.consent != "withheld" or not row.consent
         return False
+
+
+def _taken_back(row: Any) -> str:
+    """Why a signal gives no example; '' if it gives one."""
+    if row.deleted_at is not None:
+        return "deleted chat"
+    if not row.consent:
+        return "no consent"
+    return "quarantined person" if row.set_aside else ""
 
 
 def example_of(row: Any, **given: Any) -> Example:

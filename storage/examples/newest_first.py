@@ -15,7 +15,6 @@ from sqlmodel import Session, col, func, select
 from storage.db.tables import VoteEvent
 from storage.examples.example import PAGE, Example, Examples
 from storage.examples.filters import EVERYTHING, ExampleFilter, is_of_source
-from storage.examples.signal_examples import signal_examples
 from storage.settings.training import SignalKind
 
 
@@ -32,13 +31,12 @@ class NewestExamples:
 
     def of(self, label: bool, since: datetime | None = None) -> Iterator[Example]:
         """Examples with this label since that moment, newest first: votes, corrections and signals."""
-        recent = ExampleFilter(label=label, from_date=since)
-        signals = signal_examples(
-            self.session, self.snapshot_event_id, self.signals, recent, newest_first=True
-        )
+        examples = self._examples(ExampleFilter(label=label, from_date=since))
+        signals = examples.signals(self.signals, newest_first=True)
         # With equal event ids, the signal is newer than the vote event.
-        both = heapq.merge(signals, self._votes(label, since), key=lambda one: one.event_id, reverse=True)
-        return filter(self._is_wanted, both)
+        feedback = (signals, self._votes(examples, label, since))
+        merged = heapq.merge(*feedback, key=lambda one: one.event_id, reverse=True)
+        return filter(self._is_wanted, merged)
 
     def at(self, event_ids: Sequence[int]) -> Iterator[Example]:
         """The examples of these events (at most PAGE), in the order of their ids."""
@@ -55,8 +53,7 @@ class NewestExamples:
             query = query.where(col(VoteEvent.created_at) < before)
         return self.session.exec(query).one()
 
-    def _votes(self, label: bool, since: datetime | None) -> Iterator[Example]:
-        examples = self._examples(ExampleFilter(label=label, from_date=since))
+    def _votes(self, examples: Examples, label: bool, since: datetime | None) -> Iterator[Example]:
         wanted: Any = col(VoteEvent.label).is_(label)  # for which an index alone suffices
         if self.corrections and label:  # a correction is a desirable example
             wanted |= col(VoteEvent.correction).is_not(None)

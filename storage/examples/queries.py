@@ -1,19 +1,21 @@
-"""The SQL of snapshots: the votes that are current as of an event, and the messages before their replies.
+"""The SQL of snapshots: the votes and signals that count as of an event, and the messages before a reply.
 
 The queries of a page use primary keys and the index of vote_event on (message, user), so their cost depends
 on the size of the page, not of the store.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func
 
-from storage.db.tables import Chat, Message, ModelVersion, Signal, Table, VoteEvent
+from storage.chats.signals import DESIRABLE
+from storage.db.tables import Chat, Message, ModelVersion, Signal, Table, User, VoteEvent
 from storage.examples.filters import ExampleFilter
 from storage.registry.lineage import ERASED
+from storage.settings.training import SignalKind
 
 
 def columns(table: type[Table], *names: str) -> list[Any]:
@@ -63,13 +65,72 @@ def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tupl
             col(VoteEvent.label).is_not(None) | (col(VoteEvent.action) == ERASED),
             col(VoteEvent.id) == latest,
             *_of_votes(filter),
-            *conditions(filter, VoteEvent),
+            *_conditions(filter, VoteEvent),
         )
         .order_by(col(VoteEvent.id))
     )
 
 
-def conditions(
+def standing_signals(
+    kinds: Collection[SignalKind], snapshot: int, filter: ExampleFilter, *, page: int, newest_first: bool
+) -> sa.Select[*tuple[Any, ...]]:
+    """A page of the signals that no vote overrides and none contradicts, after the place (:event, :id)."""
+    conditions = [*_conditions(filter, Signal)]
+    if filter.label is not None:
+        conditions.append((col(Signal.kind) == DESIRABLE) == filter.label)
+    other = aliased(Signal)
+    opposite = (col(other.kind) == DESIRABLE) != (col(Signal.kind) == DESIRABLE)
+    overruled = (
+        sa.select(col(other.id))
+        .where(
+            col(other.message_id) == Signal.message_id,
+            col(other.user_id) == Signal.user_id,
+            col(other.kind).in_(kinds),
+            col(other.after_event_id) < snapshot,
+            opposite | (col(other.id) < col(Signal.id)),
+        )
+        .exists()
+    )
+    vote = (
+        sa.select(col(VoteEvent.label))
+        .where(
+            col(VoteEvent.message_id) == Signal.message_id,
+            col(VoteEvent.user_id) == Signal.user_id,
+            col(VoteEvent.id) <= snapshot,
+        )
+        .order_by(col(VoteEvent.id).desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    order = (col(Signal.after_event_id), col(Signal.id))
+    place = sa.tuple_(*order)
+    last = sa.tuple_(sa.bindparam("event", type_=sa.Integer()), sa.bindparam("id", type_=sa.String()))
+    return (
+        sa.select(
+            *columns(Signal, "id", "kind", "message_id", "user_id", "after_event_id", "created_at"),
+            *REPLY,
+            col(Message.token_ids),
+            col(User.quarantined).label("set_aside"),
+        )
+        .join_from(Signal, Message)
+        .join(Chat)
+        .join(User, col(User.id) == Signal.user_id)
+        .outerjoin(ModelVersion)
+        .where(
+            col(Signal.kind).in_(kinds),
+            col(Signal.after_event_id) < snapshot,
+            col(Message.content) != "",
+            vote.is_(None),
+            ~overruled,
+            place < last if newest_first else place > last,
+            *conditions,
+        )
+        .order_by(*(column.desc() if newest_first else column for column in order))
+        .limit(page)
+    )
+
+
+def _conditions(
     filter: ExampleFilter, table: type[VoteEvent] | type[Signal]
 ) -> Iterator[sa.ColumnElement[bool]]:
     """The filters that SQL can check on votes and on signals; most others are checked on each example."""

@@ -24,7 +24,6 @@ from storage.examples.duplicates import Selection
 from storage.examples.example import Example, Examples
 from storage.examples.filters import resolve
 from storage.examples.pairs import iter_pairs
-from storage.examples.signal_examples import signal_examples
 from storage.exports.dataset_card import dataset_card
 from storage.exports.encoders import ENCODERS, MOST_ROWS
 from storage.exports.plan import ExportPlan
@@ -71,14 +70,10 @@ class Export:
         self._examples = Examples(
             session, self.snapshot_event_id, wanted, corrections=plan.corrections, token_ids=False
         )
-        self._signals_left_out: Counter[str] = Counter()
 
         def all_examples() -> Iterator[Example]:
-            self._signals_left_out.clear()
             yield from self._examples.iterate()
-            yield from signal_examples(
-                session, self.snapshot_event_id, plan.signals, wanted, self._signals_left_out
-            )
+            yield from self._examples.signals(plan.signals)
 
         self._selection = Selection(
             all_examples, duplicates=plan.duplicates, contradictions=plan.contradictions
@@ -156,7 +151,7 @@ class Export:
 
     def _selected(self) -> Iterator[Example]:
         yield from self._selection
-        self._left_out += self._examples.left_out + self._signals_left_out
+        self._left_out += self._examples.left_out
 
 
 def export_to(target: Path, export: Export) -> dict[str, Any]:

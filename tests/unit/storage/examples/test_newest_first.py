@@ -13,7 +13,6 @@ from storage.db.database import Database
 from storage.db.tables import Chat, now
 from storage.examples.example import PAGE, Example, Examples
 from storage.examples.newest_first import NewestExamples
-from storage.examples.signal_examples import signal_examples
 from storage.imports import importer
 from storage.privacy import consent, quarantine
 from storage.privacy.consent import delete_chat
@@ -68,10 +67,8 @@ def store(database: Database) -> Database:
 def plain(database: Database, snapshot: int, **options: Any) -> list[Example]:
     """The examples in the order of their events, read from the beginning."""
     with database.read() as session:
-        return [
-            *Examples(session, snapshot, corrections=options.get("corrections", False)).iterate(),
-            *signal_examples(session, snapshot, options.get("signals", ())),
-        ]
+        examples = Examples(session, snapshot, corrections=options.get("corrections", False))
+        return [*examples.iterate(), *examples.signals(options.get("signals", ()))]
 
 
 def newest_id(database: Database) -> int:
