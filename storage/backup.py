@@ -21,9 +21,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from storage.db.database import Database, make_data_dir
+from storage.db.database import Database
 from storage.errors import Conflict, InvalidInput, NotReady
 from storage.files.atomic import written_aside
+from storage.files.data_dir import make_data_dir
 from storage.files.installation_key import FILE_NAME as SECRET
 from storage.registry.artifacts import hash_file
 from storage.settings import Settings

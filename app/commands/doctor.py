@@ -22,6 +22,7 @@ from rich.text import Text
 from app.commands.terminal import console, shown_time
 from storage.db.database import Database
 from storage.errors import Conflict, NotReady, ThumbloopError
+from storage.files.data_dir import is_open
 from storage.registry.artifacts import Artifacts
 from storage.registry.model_versions import deployed_version, installation_id
 from storage.settings import Settings, load_settings
@@ -106,11 +107,21 @@ def check_data(settings: Settings) -> Finding:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return Finding("fail", f"{folder} cannot be written", "Set THUMBLOOP_DATA_DIR to a folder that can.")
+    try:
+        others_read = folder.exists() and is_open(folder)
+    except NotReady as error:
+        return Finding("fail", str(folder), error.message)
     free = shutil.disk_usage(existing).free
     text = f"{folder}, {free / GIB:.1f} GiB free"
     if free < DISK_NEEDED:
         return Finding("fail", text, "Free some space, or set THUMBLOOP_DATA_DIR to a larger disk.")
-    return Finding("ok", text if folder.exists() else f"{text}; created at the first start")
+    if not folder.exists():
+        return Finding("ok", f"{text}; created at the first start")
+    if others_read:
+        return Finding(
+            "warn", f"{text}; others can read it", f"`chmod 700 {folder}`; the next start does it too."
+        )
+    return Finding("ok", text)
 
 
 def check_database(settings: Settings) -> Finding:

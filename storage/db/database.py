@@ -7,7 +7,6 @@ this process, then for SQLite's own. PostgreSQL uses a psycopg 3 pool.
 import contextlib
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -24,7 +23,8 @@ from sqlmodel import Session, create_engine
 
 from storage.db.group_commit import GroupCommit
 from storage.errors import BadSetting, NotReady, NotStored
-from storage.files.disk_full import is_full, no_room
+from storage.files.data_dir import make_data_dir
+from storage.files.disk_full import is_full
 from storage.files.locks import AcquireReturnProxy, FileLock, Timeout, lock
 from storage.settings import Settings
 
@@ -211,24 +211,6 @@ def open_database(settings: Settings, *, alone: bool = False) -> Database:
 def without_password(address: str) -> str:
     """The address for people to read, even if it is malformed."""
     return re.sub(r"(?<=password=)[^&]*", "***", re.sub(r":(?!//).*@", ":***@", address))
-
-
-def make_data_dir(folder: Path) -> None:
-    """Create the data directory, private to this user.
-
-    Raises BadSetting if it cannot be written, NotReady if the disk is full.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tempfile.NamedTemporaryFile(dir=folder).close()
-    except OSError as error:
-        if is_full(error):
-            raise no_room(folder, error.strerror) from error
-        raise BadSetting(
-            f"The data directory {folder} cannot be written ({error.strerror}); "
-            f"set THUMBLOOP_DATA_DIR to a folder that can.",
-            field="data_dir",
-        ) from error
 
 
 def _make_private(path: Path) -> None:

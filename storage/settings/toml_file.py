@@ -33,5 +33,5 @@ def write_settings(values: Mapping[str, str | float], file: Path = FILE) -> list
     load_settings(**values)
     document = tomlkit.parse(file.read_text()) if file.exists() else tomlkit.document()
     document.update(values)
-    write_atomically(file, tomlkit.dumps(document))
+    write_atomically(file, tomlkit.dumps(document), private=not file.exists())  # it may hold passwords
     return [f"{name} = {tomlkit.item(value).as_string()}" for name, value in values.items()]

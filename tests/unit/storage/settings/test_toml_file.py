@@ -25,6 +25,7 @@ def test_what_is_written_is_read_back() -> None:
     found = load_settings()
     assert (found.beta, found.loss_type, found.learning_rate) == (0.3, "apo_zero_unpaired", 2e-5)
     assert [path.name for path in Path().iterdir()] == [FILE.name]
+    assert FILE.stat().st_mode & 0o777 == 0o600
 
 
 def test_comments_order_and_other_settings_stay() -> None:

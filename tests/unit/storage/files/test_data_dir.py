@@ -1,0 +1,96 @@
+"""The data directory is its owner's alone, or a start refuses it."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.db.database import open_database
+from storage.errors import NotReady
+from storage.files.data_dir import is_open, make_data_dir
+from storage.settings import Settings
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_new_data_directory_is_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        make_data_dir(tmp_path / "data")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "data") == 0o700
+
+
+@pytest.mark.parametrize("open_to", [0o755, 0o750, 0o711])
+def test_a_start_makes_the_data_directory_private_and_says_so(
+    tmp_path: Path, open_to: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    (folder / "adapters").mkdir(parents=True)
+    (folder / "lost+found").mkdir()
+    folder.chmod(open_to)
+    assert is_open(folder)
+    with caplog.at_level(logging.INFO, logger="thumbloop.storage"):
+        open_database(Settings(data_dir=folder)).close()
+        open_database(Settings(data_dir=folder)).close()
+    assert mode(folder) == 0o700
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The mode of {folder} is now 0700: it was {open_to:04o}, so others could read it."
+    ]
+
+
+def test_each_file_of_a_used_data_directory_is_known(tmp_path: Path) -> None:
+    """Otherwise a directory that was made private by hand and copied with another mode would be refused."""
+    folder = tmp_path / "data"
+    database = open_database(Settings(data_dir=folder))
+    with database.read():
+        folder.chmod(0o755)
+        assert is_open(folder)
+    database.close()
+
+
+def test_a_data_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    for shared in (0o777, 0o770, 0o1777):
+        tmp_path.chmod(shared)
+        with pytest.raises(NotReady, match=rf"\(mode {shared:04o}\) can be written by others.*`chmod 700"):
+            make_data_dir(tmp_path)
+        assert mode(tmp_path) == shared
+
+
+def test_a_folder_with_other_files_is_not_made_private(tmp_path: Path) -> None:
+    (tmp_path / ".profile").touch()
+    tmp_path.chmod(0o755)
+    with pytest.raises(NotReady, match=r"\(mode 0755\) can be read by others and holds .profile"):
+        make_data_dir(tmp_path)
+    assert mode(tmp_path) == 0o755
+    tmp_path.chmod(0o700)
+    make_data_dir(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_data_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(NotReady, match="belongs to another user.*`chown 0 "):
+        make_data_dir(tmp_path)
+
+
+def test_the_server_refuses_it_in_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for command, code, stream in (("serve", 2, "stderr"), ("doctor", 1, "stdout")):
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", command],
+            env=os.environ | {"THUMBLOOP_DATA_DIR": str(tmp_path), "THUMBLOOP_PORT": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert f"{tmp_path} (mode 0777) can be written by others." in getattr(done, stream)
+        assert "Traceback" not in done.stderr
