@@ -1,6 +1,5 @@
 """`create_app(settings)`: assembles the routers, the pages and the start and stop of the services."""
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,8 +27,8 @@ from app.api.v1 import (
     votes,
     webhooks,
 )
-from app.pages.admin.page import build_admin_page
-from app.pages.chat.page import build_chat_page
+from app.pages.admin.page import AdminPage
+from app.pages.chat.page import ChatPage
 from app.pages.theme import mount_options
 from app.services import Services, build_services
 from app.telemetry.request_ids import RequestIds
@@ -47,8 +46,6 @@ from app.web.openapi_names import refuse_repeated, refuse_unstorable
 from app.web.page_guard import PageGuard
 from app.web.password_checks import PasswordChecks
 from storage.settings import Settings
-
-log = logging.getLogger(__name__)
 
 API = "/api/v1"
 API_ROUTERS = (
@@ -77,7 +74,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     keep_secrets_out_of_logs()
     parts = services if services is not None else build_services(settings)
     options = mount_options()
-    pages = mount_pages([("/admin", build_admin_page(parts)), ("/", build_chat_page(parts))], options)
+    pages = mount_pages([("/admin", AdminPage(parts).blocks), ("/", ChatPage(parts).blocks)], options)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -138,10 +135,6 @@ def mount_pages(blocks: Sequence[tuple[str, gr.Blocks]], options: dict[str, Any]
     for path, page in blocks:
         # Gradio polls for events a thousand times a second, and for progress a hundred times, which wastes
         # a fifteenth of a core. There is no setting for it.
-        queue: Any = getattr(page, "_queue", None)
-        if hasattr(queue, "sleep_when_free") and hasattr(queue, "progress_update_sleep_when_free"):
-            queue.sleep_when_free = queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
-        else:
-            log.warning("This version of Gradio polls its queue all the time, which costs CPU time.")
+        page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
         gr.mount_gradio_app(pages, page, path=path, **options)
     return pages

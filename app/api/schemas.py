@@ -183,19 +183,13 @@ class ApprovalOut(BaseModel, from_attributes=True):
     vote_rate: float | None = Field(description="Votes per reply; null without replies.")
 
 
-OF_MESSAGE = {
-    *("id", "chat_id", "parent_id", "role", "content", "state"),
-    *("finish_reason", "messages_left_out", "timings", "created_at"),
-}
-
-
 def messages_out(session: Session, places: Sequence[Place], user_id: str) -> list[MessageOut]:
     """The messages with this person's votes."""
     names = {version.id: version.name for version in list_versions(session)}
     votes = votes_of(session, user_id, [place.message.id for place in places])
     return [
         MessageOut(
-            **place.message.model_dump(include=OF_MESSAGE),
+            **place.message.model_dump(include=set(MessageOut.model_fields)),
             model_version=names.get(place.message.model_version_id or ""),
             vote=VoteOut.model_validate(vote) if (vote := votes.get(place.message.id)) is not None else None,
             siblings=place.alternatives,

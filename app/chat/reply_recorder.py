@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_incrementing
 
 from app.chat.live_reply import LiveReply
-from app.serving.reply import Item, ReplyEnd
+from app.serving.reply import Outcome, ReplyEnd
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 from storage.chats import chats
@@ -60,9 +59,9 @@ class ReplyRecorder:
         self._recover(all_servers=self.database.dialect == "sqlite")
         self._renewing.start()
 
-    def listener(self, reply: LiveReply) -> Callable[[Item], object]:
-        """A listener for the reply's stream. Its log lines carry the id of the current request."""
-        return partial(self._hear, reply, copy_context())
+    def record(self, reply: LiveReply, outcome: Outcome) -> None:
+        """Save the reply in another thread, then let its readers see the end."""
+        self._threads.submit(reply.request.run, self._end, reply, outcome)
 
     def stop(self, *, wait: bool) -> None:
         """Renew no more leases; with `wait`, no reply may be under way."""
@@ -71,17 +70,7 @@ class ReplyRecorder:
             self._renewing.join()
         self._threads.shutdown(wait)
 
-    def _hear(self, reply: LiveReply, context: Context, item: Item) -> None:
-        """In the backend's thread: pass text on to the readers; hand slow work to another thread."""
-        if not isinstance(item, str):
-            self._threads.submit(context.run, self._end, reply, item)
-            return
-        since = reply.add(item)
-        if since is not None:
-            self.metrics.piece(since)
-
-    def _end(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> None:
-        """Save the reply, then let its readers see the end."""
+    def _end(self, reply: LiveReply, end: Outcome) -> None:
         saved: Message | None = None
         error = end if isinstance(end, ThumbloopError) else None
         try:
@@ -103,7 +92,7 @@ class ReplyRecorder:
             if error is not None:
                 self.metrics.reply_failed(error)
             self.over(reply.chat_id, reply.message_id)
-            reply.close(saved, error)
+            reply.publish(error or end, saved)
 
     def _renew_leases(self) -> None:
         failed_at = -math.inf
@@ -136,7 +125,7 @@ class ReplyRecorder:
         if ended := self.database.small_write(recover):
             log.warning("%d replies were cut off with their server; their text so far is kept.", ended)
 
-    def _save(self, reply: LiveReply, end: ReplyEnd | ThumbloopError) -> Message:
+    def _save(self, reply: LiveReply, end: Outcome) -> Message:
         if isinstance(end, ThumbloopError):
             columns: dict[str, Any] = {"content": reply.text, "state": "failed", "finish_reason": "error"}
         else:

@@ -246,15 +246,18 @@ class ChatService:
             if isinstance(error, ThumbloopError):
                 self._metrics.refused(error)
             raise
-        reply = LiveReply(chat.id, str(message.parent_id), message.id, version.name, stream)
-        stream.listen(self._recorder.listener(reply))
+        reply = LiveReply(
+            *(stream.begin, chat.id, str(message.parent_id), message.id, version.name),
+            on_piece=self._metrics.piece,
+            on_end=self._recorder.record,
+        )
         with self._changed:
             self._live[message.id] = reply
             self._changed.notify_all()
             closed = self._closed
         if closed:
             reply.cancel()
-        stream.start()
+        reply.start()
         return reply
 
     def _prompt(self, chat: Chat, path: Sequence[Message], *, shorten: bool) -> tuple[int, Prompt]:

@@ -1,6 +1,5 @@
 """`thumbloop sweep`: tries β, loss and learning rate on one's own feedback; shows a table and the winner."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from app.commands.run_progress import RunProgress
 from app.commands.terminal import opened_database, print_table, say
-from app.commands.train_file import STOPPED, lines_above, refuse_launched, stop_signals
+from app.commands.train_file import refuse_launched, shown_training
 from storage.errors import Conflict, InvalidInput
 from storage.settings import Settings, load_settings
 from storage.settings.toml_file import FILE, write_settings
-from trainer.errors import Interrupted
 from trainer.launch.environment import prepare_process
 from trainer.sweep.grid import TITLES, Grid, named_grid, shown_measures
 from trainer.text import spoken
 
 if TYPE_CHECKING:
     from trainer.sweep.folder import Sweep, SweepFolder
-    from trainer.sweep.sweep import WantedSweep
 
 STATES = {"measured": "", "fell": "liked replies became less likely", "diverged": "diverged"}
 DRAWS = 20
@@ -81,43 +77,23 @@ def sweep(
     with ExitStack() as at_end:
         if data is None:
             database = at_end.enter_context(opened_database())[1]
-        progress = at_end.enter_context(RunProgress())
-        at_end.enter_context(lines_above(progress))
-        check = at_end.enter_context(stop_signals())
-        progress.show_progress({"phase": "loading libraries"})
+        progress, check = at_end.enter_context(
+            shown_training("sweep", "continues with the missing points", settings)
+        )
         from trainer.sweep.data import FileSource, Votes
-        from trainer.sweep.sweep import WantedSweep
+        from trainer.sweep.sweep import WantedSweep, run_sweep
+
+        def show(state: dict[str, Any]) -> None:
+            progress.show_progress(state)
+            check()
 
         of = Votes(database) if data is None else FileSource(data, max_rows, skip_bad)
         seconds = None if budget is None else 60 * budget
         wanted = WantedSweep(of, chosen, settings, out, strict=losses is not None, budget=seconds)
-        folder, found = _run(wanted, progress, check)
+        folder, found = run_sweep(wanted, progress=show, check=check)
     _show(found, folder)
     if apply:
         _apply(found, settings, force)
-
-
-def _run(
-    wanted: "WantedSweep", progress: RunProgress, check: Callable[[], None]
-) -> tuple["SweepFolder", "Sweep"]:
-    import torch
-
-    from trainer.sweep.sweep import run_sweep
-
-    def show(state: dict[str, Any]) -> None:
-        progress.show_progress(state)
-        check()
-
-    try:
-        return run_sweep(wanted, progress=show, check=check)
-    except (Interrupted, KeyboardInterrupt):
-        progress.stop()
-        say("Stopped. The same command continues with the missing points.")
-        raise typer.Exit(STOPPED) from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        longest = wanted.settings.max_length
-        reason = str(error) or f"The sweep ran out of memory; lower THUMBLOOP_MAX_LENGTH ({longest})."
-        raise Conflict(reason, code="out_of_memory") from error
 
 
 def _grid_in(out: Path) -> Grid | None:

@@ -53,14 +53,11 @@ def train_file(data: Path, given: Mapping[str, Any]) -> None:
 
         follow_launched()
         return
-    with RunProgress() as progress, lines_above(progress), stop_signals() as check:
-        progress.show_progress({"phase": "loading libraries"})
-        import torch
-
+    out = given.get("out")
+    with shown_training("training", "resumes the training", settings, _by_options) as (progress, check):
         from trainer.launch.launcher import dismiss_launched
         from trainer.offline.train_file import OfflineTraining, plan_on_file, train_on_file
 
-        out = given.get("out")
         wanted = OfflineTraining(
             *(data, out, settings, references),
             options=ImportOptions(
@@ -74,22 +71,13 @@ def train_file(data: Path, given: Mapping[str, Any]) -> None:
             return
         try:
             found = train_on_file(wanted, progress=progress.show_progress, check=check)
-        except (Interrupted, KeyboardInterrupt):
-            progress.stop()
-            say("Stopped. The same command resumes the training.")
-            raise typer.Exit(STOPPED) from None
         except Diverged as error:
-            raise Conflict(_by_options(str(error), SETTINGS), code="diverged") from error
+            raise Conflict(_by_options(str(error)), code="diverged") from error
         except ProcessLost as error:
             raise Conflict(f"{error} The same command resumes the training.", code="process_lost") from error
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            reason = (
-                str(error) or f"The training ran out of memory; lower --max-length ({settings.max_length})."
-            )
-            raise Conflict(_by_options(reason, SETTINGS), code="out_of_memory") from error
         except ThumbloopError as error:
             if error.field is None or error.field in given or error.field not in SETTINGS:
-                error.message = _by_options(error.message, SETTINGS)
+                error.message = _by_options(error.message)
             raise
         finally:
             dismiss_launched()
@@ -136,7 +124,7 @@ def option_of(name: str) -> str:
     return option_name(OTHERWISE_NAMED.get(name, name))
 
 
-def _by_options(message: str, settings: Iterable[str]) -> str:
+def _by_options(message: str, settings: Iterable[str] = SETTINGS) -> str:
     """The message with these settings replaced by the options that set them."""
     for name in settings:
         message = message.replace(f"THUMBLOOP_{name.upper()}=", f"{option_of(name)} ")
@@ -145,7 +133,31 @@ def _by_options(message: str, settings: Iterable[str]) -> str:
 
 
 @contextmanager
-def lines_above(progress: RunProgress) -> Iterator[None]:
+def shown_training(
+    work: str, resumes: str, settings: Settings, reword: Callable[[str], str] = str
+) -> Iterator[tuple[RunProgress, Callable[[], None]]]:
+    """Show a training's progress; gives the bar and a check that raises Interrupted after a signal.
+
+    A stopped training ends with what `resumes` it and exit code 130, and one without memory with Conflict.
+    """
+    with RunProgress() as progress, _lines_above(progress), _stop_signals() as check:
+        progress.show_progress({"phase": "loading libraries"})
+        import torch
+
+        try:
+            yield progress, check
+        except (Interrupted, KeyboardInterrupt):
+            progress.stop()
+            say(f"Stopped. The same command {resumes}.")
+            raise typer.Exit(STOPPED) from None
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            longest = settings.max_length
+            reason = str(error) or f"The {work} ran out of memory; lower THUMBLOOP_MAX_LENGTH ({longest})."
+            raise Conflict(reword(reason), code="out_of_memory") from error
+
+
+@contextmanager
+def _lines_above(progress: RunProgress) -> Iterator[None]:
     """Print the trainer's log messages as lines above the bar."""
 
     class Handler(logging.Handler):
@@ -164,7 +176,7 @@ def lines_above(progress: RunProgress) -> Iterator[None]:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], None]]:
+def _stop_signals() -> Iterator[Callable[[], None]]:
     """A check that raises Interrupted after a SIGINT or SIGTERM; a second one stops at once."""
     received: list[int] = []
 

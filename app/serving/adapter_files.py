@@ -4,7 +4,6 @@ An adapter is refused if it would change anything but its own LoRA tensors.
 """
 
 import json
-from pathlib import Path
 
 import torch
 from peft import LoraConfig
@@ -25,7 +24,7 @@ def check_adapter(version: ServedVersion) -> None:
 
 def read_tensors(version: ServedVersion) -> dict[str, torch.Tensor]:
     try:
-        tensors = load_file(_folder(version) / "adapter_model.safetensors")
+        tensors = load_file(version.folder / "adapter_model.safetensors")
     except (OSError, SafetensorError) as error:
         raise refusal(version, f"adapter_model.safetensors cannot be read ({error})") from error
     if not tensors:
@@ -41,7 +40,7 @@ def read_tensors(version: ServedVersion) -> dict[str, torch.Tensor]:
 def read_config(version: ServedVersion) -> LoraConfig:
     """The adapter's configuration, safe keys only: others can alter base tensors or run code."""
     try:
-        stored = json.loads((_folder(version) / "adapter_config.json").read_text(encoding="utf-8"))
+        stored = json.loads((version.folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise refusal(version, f"adapter_config.json cannot be read ({error})") from error
     if not isinstance(stored, dict) or stored.get("peft_type") != "LORA":
@@ -55,11 +54,6 @@ def read_config(version: ServedVersion) -> LoraConfig:
         return LoraConfig(task_type="CAUSAL_LM", inference_mode=True, **taken)
     except (ValueError, TypeError) as error:
         raise refusal(version, f"adapter_config.json is not valid ({error})") from error
-
-
-def _folder(version: ServedVersion) -> Path:
-    assert version.adapter is not None
-    return version.adapter
 
 
 def refusal(version: ServedVersion, why: str) -> ArtifactRefused:

@@ -29,6 +29,12 @@ class ServedVersion:
     name: str
     adapter: Path | None
 
+    @property
+    def folder(self) -> Path:
+        """The folder of its adapter."""
+        assert self.adapter is not None
+        return self.adapter
+
 
 @dataclass(frozen=True)
 class Prompt:

@@ -66,7 +66,9 @@ class DeployedServing(Follower):
     def load_previous(self, needed: Sequence[str]) -> None:
         """Load the rollback target, so that a rollback is instant, also after a restart."""
         previous = self.previous
-        if previous is None or not self.versions.is_missing(previous.id, needed):
+        if previous is None or previous.id not in needed[: self.versions.most]:
+            return
+        if self.versions.is_loaded(previous.id):
             return
         try:
             self.versions.load(previous)
@@ -217,9 +219,8 @@ class Deployments:
         """The version, loaded if necessary in the slot of the least recently used one."""
         with self._database.read() as session:
             version = model_versions.get_version(session, version_id)
-        found = self._versions.find(version)
-        if found is not None:
-            return found
+        if self._versions.is_loaded(version_id):  # does not wait for one that is being loaded
+            return self._versions.served(version)
         with self._versions.lock:
             if not self._versions.make_room(self._needed(), self._answering()):
                 raise Busy(

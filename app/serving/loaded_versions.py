@@ -32,7 +32,7 @@ class LoadedVersions:
         self.refusal: Callable[[], Busy] | None = None  # why nothing may be loaded for now
         self._artifacts = artifacts
         self._backend = backend
-        self._most = most
+        self.most = most
         self._used: dict[str, float] = {}  # version id -> when it last began a reply or was needed
 
     def check(self) -> None:
@@ -44,8 +44,8 @@ class LoadedVersions:
         """Verify the adapter's folder and load it, unless loaded already. Raises ArtifactRefused, Busy."""
         with self.lock:
             self.check()
-            served = self._served(version)
-            if version.id not in self._backend.loaded():
+            served = self.served(version)
+            if not self.is_loaded(version.id):
                 if version.path is not None:
                     self._artifacts.verify(version.path, version.files)
                 self._backend.load(served)
@@ -63,17 +63,13 @@ class LoadedVersions:
     def use(self, version_id: str) -> None:
         self._used[version_id] = time.monotonic()
 
-    def find(self, version: ModelVersion) -> ServedVersion | None:
-        """The version if it is loaded; does not wait for one that is being loaded."""
-        return self._served(version) if version.id in self._backend.loaded() else None
-
     def free(self, needed: Sequence[str]) -> None:
         """Unload down to the limit, least recently used first; the first needed versions that fit stay.
 
         A version with a reply under way is left for a later call.
         """
         with self.lock:
-            self._free(self._most, needed[: self._most])
+            self._free(self.most, needed[: self.most])
 
     def make_room(self, needed: Sequence[str], answering: Sequence[str]) -> bool:
         """Unload until one more version fits; False if that is not possible.
@@ -81,9 +77,9 @@ class LoadedVersions:
         The `answering` versions stay. The other `needed` ones are unloaded last.
         """
         with self.lock:
-            self._free(self._most - 1, needed)
-            self._free(self._most - 1, answering)
-            return len(self._backend.loaded()) < self._most
+            self._free(self.most - 1, needed)
+            self._free(self.most - 1, answering)
+            return len(self._backend.loaded()) < self.most
 
     def _free(self, most: int, kept: Sequence[str]) -> None:
         loaded = set(self._backend.loaded())
@@ -92,11 +88,10 @@ class LoadedVersions:
             if excess > 0:
                 excess -= self._backend.unload(version_id)
 
-    def is_missing(self, version_id: str, needed: Sequence[str]) -> bool:
-        """Whether the version is needed and fits, but is not loaded."""
-        return version_id in needed[: self._most] and version_id not in self._backend.loaded()
+    def is_loaded(self, version_id: str) -> bool:
+        return version_id in self._backend.loaded()
 
-    def _served(self, version: ModelVersion) -> ServedVersion:
+    def served(self, version: ModelVersion) -> ServedVersion:
         adapter = self._artifacts.folder(version.path) if version.path is not None else None
         return ServedVersion(version.id, version.name, adapter)
 

@@ -1,10 +1,11 @@
 """One reply: how it is sampled, the stream that its reader gets, and the base class of what generates it."""
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from queue import SimpleQueue
 from typing import Any, Literal
 
 from app.serving.text import StopStrings
@@ -66,85 +67,144 @@ class ReplyEnd:
     timings: dict[str, Any]
 
 
-Item = str | ReplyEnd | ThumbloopError  # an item of a stream: more text, or how it ended
+Outcome = ReplyEnd | ThumbloopError
+# Hands a stream to the backend and returns a function that cancels it there. It does not raise.
+Begin = Callable[["ReplyStream"], Callable[[], object]]
 
 
 class ReplyStream:
-    """One reply under way: text deltas for one reader or listener, then its end.
+    """One reply under way: text for any number of readers, each from its beginning, and then its end.
 
     Generation begins with `start` or with the first read, so that a caller can store what it must first.
-    The backend promises one `finish` or `fail` for every stream that began: a reader never hangs.
+    The backend promises one `close` for every stream that began: a reader never hangs.
     """
 
-    def __init__(self, begin: Callable[["ReplyStream"], Callable[[], object]]) -> None:
-        """`begin` hands the stream to the backend and returns a function that cancels it there.
-
-        It does not raise: its errors reach the reader through `fail`.
-        """
-        self._begin = begin
+    def __init__(self, begin: Begin) -> None:
+        self.begin = begin
         self._withdraw: Callable[[], object] | None = None
         self._starting = threading.Lock()
-        self._cancelled = threading.Event()
-        self._items: SimpleQueue[Item] = SimpleQueue()
-        self._put: Callable[[Item], object] = self._items.put
-        self._outcome: ReplyEnd | ThumbloopError | None = None
-
-    def listen(self, listener: Callable[[Item], object]) -> None:
-        """Send every item to the listener, and none to a reader. Call it before the stream begins.
-
-        The listener is called in the backend's own thread, so it must not block.
-        """
-        self._put = listener
+        self._changed = threading.Condition()  # guards the fields below
+        self._deltas: list[str] = []
+        self._outcome: Outcome | None = None
+        self._readers: list[Callable[[], object]] = []  # called at every change
 
     def start(self) -> None:
         """Start generating; a second call changes nothing."""
         with self._starting:
             if self._withdraw is None:
-                self._withdraw = self._begin(self)
+                self._withdraw = self.begin(self)
+
+    def cancel(self) -> None:
+        """Stop within a token or two and keep the text so far. May be called from any thread, at any time."""
+        if not self.over:
+            self.start()  # so that a stream that never began gives up its admission too
+            assert self._withdraw is not None
+            self._withdraw()
 
     def __iter__(self) -> Iterator[str]:
         """The deltas as they arrive, each valid text; raises the error that ended the reply."""
         self.start()
-        while self._outcome is None:
-            item = self._items.get()
-            if isinstance(item, str):
-                yield item
-            else:
-                self._outcome = item
-        if isinstance(self._outcome, ThumbloopError):
-            raise self._outcome
+        with self._reading():
+            seen = 0
+
+            def has_more() -> bool:
+                return len(self._deltas) > seen
+
+            while self._wait_for(has_more) and has_more():
+                yield self._deltas[seen]
+                seen += 1
+        self._check()
+
+    async def follow(self, silence: float) -> AsyncIterator[str | None]:
+        """The same in an event loop: the text since the last item, or None after `silence` seconds without.
+
+        It takes no thread. A busy loop gets all the deltas that arrived meanwhile as one item.
+        """
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            if not news.is_set():
+                loop.call_soon_threadsafe(news.set)
+
+        with self._reading(wake):
+            seen = 0
+            while True:
+                news.clear()
+                with self._changed:
+                    text, seen, over = "".join(self._deltas[seen:]), len(self._deltas), self.over
+                if text:
+                    yield text
+                elif over:
+                    break
+                else:
+                    alarm = loop.call_later(silence, news.set)
+                    await news.wait()
+                    alarm.cancel()
+                    if len(self._deltas) == seen and not self.over:
+                        yield None
+        self._check()
+
+    @property
+    def over(self) -> bool:
+        return self._outcome is not None
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        with self._changed:
+            return "".join(self._deltas)
 
     @property
     def end(self) -> ReplyEnd:
-        """How the reply ended; reads the rest of the stream first."""
-        for _ in self:
-            pass
+        """How the reply ended; waits for it, and raises the error that ended it."""
+        self.start()
+        self._wait_for(lambda: False)
+        self._check()
         assert isinstance(self._outcome, ReplyEnd)
         return self._outcome
 
-    def cancel(self) -> None:
-        """Stop the reply and keep the text so far. May be called from any thread, at any time."""
-        self._cancelled.set()
-        self.start()  # so that a stream that never began gives up its admission too
-        assert self._withdraw is not None
-        self._withdraw()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
     def write(self, delta: str) -> None:
-        """For the backend: more text."""
+        """For the backend: more text. It is called in the backend's own thread, as `close` is."""
         if delta:
-            self._put(delta)
+            with self._changed:
+                self._deltas.append(delta)
+                self._notify()
 
-    def finish(self, end: ReplyEnd) -> None:
-        """For the backend: the reply is over."""
-        self._put(end)
+    def close(self, outcome: Outcome) -> None:
+        """For the backend: the reply is over, or cannot go on."""
+        with self._changed:
+            self._outcome = outcome
+            self._notify()
 
-    def fail(self, error: ThumbloopError) -> None:
-        """For the backend: the reply cannot go on."""
-        self._put(error)
+    @contextmanager
+    def _reading(self, callback: Callable[[], object] = lambda: None) -> Iterator[None]:
+        with self._changed:
+            self._readers.append(callback)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers.remove(callback)
+                abandoned = not self._readers and not self.over
+            if abandoned:
+                self._abandon()
+
+    def _abandon(self) -> None:
+        """Called when the last reader has left before the end."""
+
+    def _wait_for(self, news: Callable[[], bool]) -> bool:
+        """Wait for the news or the end."""
+        with self._changed:
+            return self._changed.wait_for(lambda: news() or self.over)
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        for callback in self._readers:
+            callback()
+
+    def _check(self) -> None:
+        if isinstance(self._outcome, ThumbloopError):
+            raise self._outcome
 
 
 @dataclass(frozen=True)
@@ -186,9 +246,9 @@ class Reply:
         return None if self._began_at is None else time.perf_counter() - self._began_at
 
     def end(self, outcome: FinishReason | ThumbloopError) -> None:
-        """Finish or fail the stream."""
+        """Close the stream."""
         if isinstance(outcome, ThumbloopError):
-            self.stream.fail(outcome)
+            self.stream.close(outcome)
             return
         if not self._stops.found:
             self._write(self._stops.add(self._rest()))
@@ -201,7 +261,7 @@ class Reply:
             "tokens": self._tokens(),
         }
         content, prompt_tokens = "".join(self._content), self._prompt_tokens()
-        self.stream.finish(ReplyEnd(content, outcome, self._known_ids(), prompt_tokens, timings))
+        self.stream.close(ReplyEnd(content, outcome, self._known_ids(), prompt_tokens, timings))
 
     def _add(self, text: str) -> None:
         """Pass on more text; what may become a stop string is held back."""

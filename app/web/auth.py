@@ -98,13 +98,10 @@ def cookie_name(secure: bool) -> str:
     return f"__Host-{COOKIE}" if secure else COOKIE
 
 
-def start_session(database: Database, user_id: str, settings: Settings) -> str:
-    """Start a session; returns the cookie's value."""
-    with database.write() as session:
-        _, plain = tokens.create_token(
-            session, user_id, name="browser", kind="session", ttl=timedelta(days=settings.session_days)
-        )
-    return plain
+def start_session(session: Session, user_id: str, settings: Settings) -> str:
+    """Start a browser session; returns the cookie's value."""
+    ttl = timedelta(days=settings.session_days)
+    return tokens.create_token(session, user_id, name="browser", kind="session", ttl=ttl)[1]
 
 
 def set_cookie(response: Response, plain: str, settings: Settings, *, secure: bool) -> None:

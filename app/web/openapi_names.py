@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, model_validator
 
 from storage.chats.chats import check_text
 from storage.errors import InvalidInput
@@ -35,10 +35,8 @@ class StorableBody(BaseModel):
         return given
 
 
-class Body(StorableBody):
+class Body(StorableBody, extra="forbid"):
     """An unknown field is refused, as it may be a misspelt one."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 def methods(app: FastAPI, path: str) -> list[str]:

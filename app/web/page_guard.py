@@ -125,7 +125,7 @@ class PageGuard:
             raise TooOften(f"Too many new visitors; try again in {wait} s.", retry_after=wait)
         with self.database.write() as session:
             user = create_anonymous(session)
-        return identity_from(user), start_session(self.database, user.id, self.settings)
+            return identity_from(user), start_session(session, user.id, self.settings)
 
     def _refusal(self, identity: Identity | None, *, admin: bool, is_page: bool) -> Response | None:
         if identity is None:

@@ -15,14 +15,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from functools import partial
 
 from app.rate_limit import PerMinute
+from app.web.auth import start_session
 from storage.db import audit
 from storage.db.database import Database
 from storage.errors import NotAuthenticated, TooOften
-from storage.people import tokens, users
+from storage.people import users
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class PasswordChecks:
         self, database: Database, settings: Settings, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._database = database
-        self._session_life = timedelta(days=settings.session_days)
+        self._settings = settings
         self._pool = ThreadPoolExecutor(AT_ONCE, "password-check", initializer=_lower_priority)
         self._under_way = 0
         self._names = Delays(FREE_BY_NAME, clock)
@@ -140,10 +140,7 @@ class PasswordChecks:
                 known = users.lock_user(session, user.id)
                 if known.disabled or known.password_hash != user.password_hash:
                     raise NotAuthenticated(WRONG, code="wrong_password")  # changed during the check
-                created = tokens.create_token(
-                    session, user.id, name="browser", kind="session", ttl=self._session_life
-                )
-                return created[1]
+                return start_session(session, user.id, self._settings)
         except NotAuthenticated:
             self._record_failure(user.id if user is not None else "", network)
             raise

@@ -4,7 +4,6 @@ Plain HTML without scripts.
 """
 
 import contextlib
-from datetime import timedelta
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -12,7 +11,7 @@ from fastapi import APIRouter, Form, Request
 from jinja2 import Environment, PackageLoader
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.web.auth import ServicesHere, clear_cookie, cookie_name, resolve, set_cookie
+from app.web.auth import ServicesHere, clear_cookie, cookie_name, resolve, set_cookie, start_session
 from app.web.password_checks import PasswordChecks
 from storage.errors import NotAuthenticated, NotFound, TooOften
 from storage.people import tokens
@@ -80,8 +79,7 @@ def redeem_admin_link(request: Request, services: ServicesHere, token: str = "")
             tokens.check_login(session, token)  # before the write lock, which strangers do not get to hold
         with services.database.write() as session:
             user = tokens.redeem_login(session, token)
-            life = timedelta(days=services.settings.session_days)
-            _, plain = tokens.create_token(session, user.id, name="browser", kind="session", ttl=life)
+            plain = start_session(session, user.id, services.settings)
     except NotAuthenticated as error:
         return page("page.html", "This link does not work", 403, alert=error.message)
     return _signed_in(request, services, plain, "/admin/")

@@ -246,7 +246,8 @@ def test_a_session_over_https_is_bound_to_its_host(database: Database) -> None:
     with database.write() as session:
         ada = create_user(session, "ada")
     settings = Settings()
-    plain = start_session(database, ada.id, settings)
+    with database.write() as session:
+        plain = start_session(session, ada.id, settings)
     response = Response()
     set_cookie(response, plain, settings, secure=True)
     cookie = response.headers["set-cookie"]
@@ -265,7 +266,8 @@ def test_a_session_over_https_is_bound_to_its_host(database: Database) -> None:
 def test_a_gradio_request_without_its_scope_is_known_by_its_cookie(database: Database) -> None:
     with database.write() as session:
         ada = create_user(session, "ada")
-    plain = start_session(database, ada.id, Settings())
+    with database.write() as session:
+        plain = start_session(session, ada.id, Settings())
     services: Any = SimpleNamespace(database=database)
 
     def rebuilt(**cookies: str) -> gr.Request:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from app.api.schemas import Text
 from app.serving.reply import Sampling
@@ -41,21 +41,15 @@ class StreamOptions(BaseModel):
 EndUser = Annotated[Text, Field(max_length=512)]
 
 
-class CompletionRequest(StorableBody):
-    """Other fields of OpenAI are refused if they would change the reply, and ignored otherwise."""
+EXAMPLE = {
+    "model": "deployed",
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "user": "4711",
+}
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "deployed",
-                    "messages": [{"role": "user", "content": "What is the capital of France?"}],
-                    "user": "4711",
-                }
-            ]
-        },
-    )
+
+class CompletionRequest(StorableBody, extra="allow", json_schema_extra={"examples": [EXAMPLE]}):
+    """Other fields of OpenAI are refused if they would change the reply, and ignored otherwise."""
 
     model: str = Field(description="One of GET /v1/models.")
     messages: list[ChatMessage] = Field(min_length=1)
@@ -87,13 +81,13 @@ class CompletionRequest(StorableBody):
 
     def consent(self, default: bool) -> bool:
         """Whether the chat may be used for training; raises InvalidInput."""
-        said = (self.metadata or {}).get(CONSENT)
-        if said not in (None, "true", "false"):
+        given = (self.metadata or {}).get(CONSENT)
+        if given not in (None, "true", "false"):
             raise InvalidInput(
-                f"metadata.{CONSENT} is {said[:80]!r}; it must be 'true' or 'false'.",
+                f"metadata.{CONSENT} is {given[:80]!r}; it must be 'true' or 'false'.",
                 field=f"metadata.{CONSENT}",
             )
-        return self.store is not False and (default if said is None else said == "true")
+        return self.store is not False and (default if given is None else given == "true")
 
     @property
     def with_usage(self) -> bool:

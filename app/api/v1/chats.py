@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, Field, StrictBool
 from sqlmodel import Session
 from starlette.responses import JSONResponse, Response
 
@@ -58,46 +58,36 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class NewChat(Body):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}
-    )
-
+class NewChat(Body, json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}):
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)] = ""
     system_prompt: Text | None = Field(None, description="Left out: from the settings. Empty: none.")
     consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: from the settings.")
 
 
-class ChatChanges(Body):
+class ChatChanges(Body, json_schema_extra={"examples": [{"title": "Capitals of Europe"}]}):
     """A field that is left out stays unchanged."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Capitals of Europe"}]})
 
     title: Annotated[Text, Field(max_length=LONGEST_TITLE)] | None = None
     consent: StrictBool | None = Field(None, description=CONSENT_HELP)
 
 
-class SamplingChoice(Body):
+class SamplingChoice(Body, json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]}):
     """A field that is left out comes from the settings."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]})
 
     temperature: float | None = Field(None, description="0 to 2; 0 is greedy.")
     top_p: float | None = Field(None, description="Above 0, at most 1.")
     max_new_tokens: int | None = Field(None, description="At most the setting of this name.")
     seed: int | None = None
-    stop: list[str] | None = Field(None, description="Texts that end the reply and are left out of it.")
+    stop: tuple[str, ...] | None = Field(None, description="Texts that end the reply and are left out of it.")
 
     def sampling(self, service: ChatService) -> Sampling:
         chosen = self.model_dump(include=set(SamplingChoice.model_fields), exclude_none=True)
-        if "stop" in chosen:
-            chosen["stop"] = tuple(chosen["stop"])
         return replace(service.default_sampling(), **chosen)
 
 
-class NewMessage(SamplingChoice):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"content": "What is the capital of France?"}]})
-
+class NewMessage(
+    SamplingChoice, json_schema_extra={"examples": [{"content": "What is the capital of France?"}]}
+):
     content: Text
     parent_id: str | None = Field(
         None, description="The reply to answer; left out: the last one of the chat."

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlmodel import Session
 
 from app.api.schemas import (
@@ -26,9 +26,7 @@ from storage.registry import canaries, model_versions
 router = APIRouter(tags=["model versions"])
 
 
-class Reason(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"why": "People liked it better."}]})
-
+class Reason(Body, json_schema_extra={"examples": [{"why": "People liked it better."}]}):
     why: Text = ""
 
 
@@ -79,9 +77,7 @@ def all_versions(session: Session) -> list[VersionOut]:
     return [version_out(version, answering) for version in model_versions.list_versions(session)]
 
 
-class NewCanary(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"share": 0.1, "why": "It passed its gate."}]})
-
+class NewCanary(Body, json_schema_extra={"examples": [{"share": 0.1, "why": "It passed its gate."}]}):
     share: float = Field(description="Share of the new chats; above 0 and below 1.")
     why: Text = ""
 

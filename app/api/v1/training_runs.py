@@ -8,7 +8,7 @@ from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter
-from pydantic import ConfigDict, Field, StrictBool
+from pydantic import Field, StrictBool
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from app.api.replies import EVENT_SCHEMA, PING, PING_SECONDS, sse
@@ -36,9 +36,7 @@ LOG_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class NewRun(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
-
+class NewRun(Body, json_schema_extra={"examples": [{"force": False}]}):
     force: StrictBool = Field(False, description="Train even if the readiness check fails.")
     fresh: StrictBool = Field(
         False, description="Start from the base model even if THUMBLOOP_TRAINING_MODE=continue."

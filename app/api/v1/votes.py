@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, Field, StrictBool
 from sqlmodel import Session
 
 from app.api.schemas import Id, Text, VoteOut, check_length
@@ -36,20 +36,15 @@ CHANGES: dict[int | str, dict[str, Any]] = WITH_ETAG | {
 }
 
 
-class NewVote(Body):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "label": False,
-                    "tags": ["wrong"],
-                    "comment": "The capital is Paris.",
-                    "correction": "The capital of France is Paris.",
-                }
-            ]
-        }
-    )
+EXAMPLE = {
+    "label": False,
+    "tags": ["wrong"],
+    "comment": "The capital is Paris.",
+    "correction": "The capital of France is Paris.",
+}
 
+
+class NewVote(Body, json_schema_extra={"examples": [EXAMPLE]}):
     label: StrictBool = Field(description="true: thumbs up. false: thumbs down.")
     tags: list[Tag] | None = Field(None, max_length=20, description="Reasons, such as `wrong` or `too long`.")
     comment: Text | None = None

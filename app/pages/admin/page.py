@@ -3,6 +3,7 @@
 Every handler checks the admin role again, whatever checks the request passed before.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import gradio as gr
 from app.pages.admin import panels
 from app.pages.html import asset, notice, render
 from app.services import Services
-from app.web.auth import Identity, identity_of
+from app.web.auth import identity_of
 from storage.db import audit
 from storage.errors import Conflict, NotAllowed, ThumbloopError
 from storage.files.installation_key import load_secret
@@ -27,9 +28,23 @@ HEADER = """<div class="tl-header"><h1>Thumbloop admin</h1>
 SHARES = [("5 %", 0.05), ("10 %", 0.1), ("25 %", 0.25), ("50 %", 0.5)]  # of new chats
 
 
-def build_admin_page(services: Services) -> gr.Blocks:
-    page: gr.Blocks = AdminPage(services).blocks
-    return page
+def acts(*, with_reports: bool = False) -> Callable[[Callable[..., str]], Callable[..., Update]]:
+    """An event handler that shows its result or its error, and draws the figures, or all panels, again."""
+
+    def decorate(handler: Callable[..., str]) -> Callable[..., Update]:
+        @functools.wraps(handler)
+        def shown(self: "AdminPage", *arguments: Any) -> Update:
+            self._admin_id(arguments[-1])
+            try:
+                result = notice(handler(self, *arguments), bad=False)
+            except ThumbloopError as error:
+                result = notice(error.message)
+            reports = self.on_reports(arguments[-1]) if with_reports else {}
+            return {self.result: result, **self._draw_figures(), **reports}
+
+        return shown
+
+    return decorate
 
 
 class AdminPage:
@@ -108,78 +123,65 @@ class AdminPage:
         self.erase.click(self.on_erase, self.chosen, **acting)
 
     def on_refresh(self, request: gr.Request) -> Update:
-        self._admin(request)
+        self._admin_id(request)
         return self._draw_figures()
 
     def on_reports(self, request: gr.Request) -> Update:
-        self._admin(request)
+        self._admin_id(request)
         return _draw(self.reports, panels.reports(self.services))
 
-    def on_train(self, force: bool, request: gr.Request) -> Update:
+    @acts()
+    def on_train(self, force: bool, request: gr.Request) -> str:
         return self._request_run(request, force=force is True)
 
-    def on_retrain(self, request: gr.Request) -> Update:
+    @acts()
+    def on_retrain(self, request: gr.Request) -> str:
         return self._request_run(request, fresh=True)
 
-    def _request_run(self, request: gr.Request, *, force: bool = False, fresh: bool = False) -> Update:
-        def act(identity: Identity) -> str:
-            with self.services.database.write() as session:
-                run = request_run(
-                    session, trigger="admin", requested_by=identity.user_id, force=force, fresh=fresh
-                )
-                audit.record(session, identity.user_id, "request run", run.id, force=force, fresh=fresh)
-            return "A training run was requested."
+    def _request_run(self, request: gr.Request, *, force: bool = False, fresh: bool = False) -> str:
+        by = self._admin_id(request)
+        with self.services.database.write() as session:
+            run = request_run(session, trigger="admin", requested_by=by, force=force, fresh=fresh)
+            audit.record(session, by, "request run", run.id, force=force, fresh=fresh)
+        return "A training run was requested."
 
-        return self._act(request, act)
+    @acts()
+    def on_cancel(self, request: gr.Request) -> str:
+        with self.services.database.write() as session:
+            latest = list_runs(session, limit=1)
+            if not latest:
+                raise Conflict("There is no training run to cancel.")
+            run = cancel_run(session, latest[0].id)
+            audit.record(session, self._admin_id(request), "cancel run", run.id)
+        return "The run is being cancelled."
 
-    def on_cancel(self, request: gr.Request) -> Update:
-        def act(identity: Identity) -> str:
-            with self.services.database.write() as session:
-                latest = list_runs(session, limit=1)
-                if not latest:
-                    raise Conflict("There is no training run to cancel.")
-                run = cancel_run(session, latest[0].id)
-                audit.record(session, identity.user_id, "cancel run", run.id)
-            return "The run is being cancelled."
+    @acts()
+    def on_deploy(self, event: gr.EventData, request: gr.Request) -> str:
+        deploy, by = self.services.deployments.deploy, self._admin_id(request)
+        version = deploy(str(event.version), by=by, why="Deployed on the admin page.")
+        return f"{version.name} answers from now on."
 
-        return self._act(request, act)
+    @acts()
+    def on_roll_back(self, request: gr.Request) -> str:
+        roll_back, by = self.services.deployments.roll_back, self._admin_id(request)
+        version = roll_back(by=by, why="Rolled back on the admin page.")
+        return f"Rolled back: {version.name} answers from now on."
 
-    def on_deploy(self, event: gr.EventData, request: gr.Request) -> Update:
-        def act(identity: Identity) -> str:
-            deploy = self.services.deployments.deploy
-            version = deploy(str(event.version), by=identity.user_id, why="Deployed on the admin page.")
-            return f"{version.name} answers from now on."
+    @acts(with_reports=True)
+    def on_try(self, share: float, event: gr.EventData, request: gr.Request) -> str:
+        start, by = self.services.deployments.canary.start, self._admin_id(request)
+        start(str(event.version), share=share, by=by, why="Tried on the admin page.")
+        return f"{event.version} answers {share:.0%} of the chats that begin from now on."
 
-        return self._act(request, act)
-
-    def on_roll_back(self, request: gr.Request) -> Update:
-        def act(identity: Identity) -> str:
-            roll_back = self.services.deployments.roll_back
-            version = roll_back(by=identity.user_id, why="Rolled back on the admin page.")
-            return f"Rolled back: {version.name} answers from now on."
-
-        return self._act(request, act)
-
-    def on_try(self, share: float, event: gr.EventData, request: gr.Request) -> Update:
-        def act(identity: Identity) -> str:
-            self.services.deployments.canary.start(
-                str(event.version), share=share, by=identity.user_id, why="Tried on the admin page."
-            )
-            return f"{event.version} answers {share:.0%} of the chats that begin from now on."
-
-        return self._act(request, act, self.reports)
-
-    def on_end_canary(self, request: gr.Request) -> Update:
-        def act(identity: Identity) -> str:
-            end = self.services.deployments.canary.end
-            version, chats = end(by=identity.user_id, why="Ended on the admin page.")
-            return f"The canary of {version.name} is over; the deployed version answers its {chats} chats."
-
-        return self._act(request, act, self.reports)
+    @acts(with_reports=True)
+    def on_end_canary(self, request: gr.Request) -> str:
+        end, by = self.services.deployments.canary.end, self._admin_id(request)
+        version, chats = end(by=by, why="Ended on the admin page.")
+        return f"The canary of {version.name} is over; the deployed version answers its {chats} chats."
 
     def on_preview(self, person: str, request: gr.Request) -> Update:
         """Show what an erasure of that person would remove."""
-        self._admin(request)
+        self._admin_id(request)
         salt = load_secret(self.services.settings.data_dir)
         try:
             with self.services.database.read() as session:
@@ -192,38 +194,25 @@ class AdminPage:
         )
 
     def on_erase(self, chosen: str, request: gr.Request) -> Update:
-        def act(identity: Identity) -> str:
-            with self.services.database.write() as session:
-                found = erase_user(session, chosen, by=identity.user_id)
-            remove_copies(self.services.database, self.services.settings.data_dir)
-            affected = f" Affected: {', '.join(found.affected_versions)}." if found.affected_versions else ""
-            return f"Erased: {found.chats} chats, {found.messages} messages, {found.votes} votes.{affected}"
+        return {**self._erase(chosen, request), **self._show_preview("", ""), self.person: ""}
 
-        return {**self._act(request, act, self.reports), **self._show_preview("", ""), self.person: ""}
+    @acts(with_reports=True)
+    def _erase(self, chosen: str, request: gr.Request) -> str:
+        with self.services.database.write() as session:
+            found = erase_user(session, chosen, by=self._admin_id(request))
+        remove_copies(self.services.database, self.services.settings.data_dir)
+        affected = f" Affected: {', '.join(found.affected_versions)}." if found.affected_versions else ""
+        return f"Erased: {found.chats} chats, {found.messages} messages, {found.votes} votes.{affected}"
 
     def _show_preview(self, html: str, user_id: str) -> Update:
         return {self.previewed: html, self.erase: gr.Button(visible=bool(user_id)), self.chosen: user_id}
 
-    def _admin(self, request: gr.Request) -> Identity:
+    def _admin_id(self, request: gr.Request) -> str:
+        """The id of the admin who acts; raises NotAllowed for others."""
         identity = identity_of(request, self.services)
         if not identity.is_admin:
             raise NotAllowed("Only an admin may do this.", code="admin_only")
-        return identity
-
-    def _act(
-        self,
-        request: gr.Request,
-        act: Callable[[Identity], str],
-        reports: dict[str, gr.HTML] | None = None,
-    ) -> Update:
-        """Do it, then show the result or the error, and draw the figures and these reports again."""
-        identity = self._admin(request)
-        try:
-            result = notice(act(identity), bad=False)
-        except ThumbloopError as error:
-            result = notice(error.message)
-        drawn = _draw(reports, panels.reports(self.services)) if reports else {}
-        return {self.result: result, **self._draw_figures(), **drawn}
+        return identity.user_id
 
     def _draw_figures(self) -> Update:
         values = panels.figures(self.services)

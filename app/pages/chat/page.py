@@ -40,11 +40,6 @@ EDITING = """{{#if value}}<div class="tl-editing" role="status">
 TAKE_DRAFT = "() => [null, JSON.parse(sessionStorage.getItem('tl-draft') ?? '{}')]"
 
 
-def build_chat_page(services: Services) -> gr.Blocks:
-    page: gr.Blocks = ChatPage(services).blocks
-    return page
-
-
 def shows_errors(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
     """Let an event handler of the page end with the error's message as the notice."""
 

@@ -7,17 +7,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
+
+import tenacity
 
 from app.serving.adapter_files import check_adapter
 from app.serving.admission import Admission
 from app.serving.backend import Backend, ServedVersion
 from app.serving.openai import vllm
 from app.serving.openai.breaker import Breaker
-from app.serving.openai.client import ModelServer
-from app.serving.openai.reply import ExternalReply, ExternalVersion, broken_off
+from app.serving.openai.client import FAILED, MISSING, ModelServer
+from app.serving.openai.reply import ExternalReply, ExternalVersion
 from app.serving.reply import FinishReason, ReplyStream, Request, Sampling
 from app.serving.scheduler import Scheduler
 from storage.errors import ArtifactRefused, Busy, InvalidInput, NotReady, ThumbloopError
@@ -28,6 +30,8 @@ log = logging.getLogger("thumbloop.serving")
 
 TRIAL = [{"role": "user", "content": "Hello"}]
 TRIAL_TOKENS = 8
+ATTEMPTS = 3
+PAUSE_SECONDS = 0.4  # at most, before the second attempt; twice that before the third
 LIST_SECONDS = 5.0  # timeout for listing the server's models
 REUSE_SECONDS = 2.0  # how long `trouble` reuses the last answer
 
@@ -50,7 +54,7 @@ class ExternalScheduler(Scheduler[ExternalReply]):
 
     async def _stop_generating(self) -> None:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._backend.disconnect()
+        await self._backend.server.close()
         await self._loop.shutdown_asyncgens()
 
     def _finished(self, reply: ExternalReply, task: asyncio.Task[FinishReason]) -> None:
@@ -84,7 +88,7 @@ class ExternalBackend(Backend):
         super().__init__(settings, tokenizer, source.max_context if source is not None else None)
         self._base_name = settings.openai_model
         self._trial = self.prompt(TRIAL)  # sets the tokenizer's state; later calls only read it
-        self._server = ModelServer(
+        self.server = ModelServer(
             settings.openai_base_url, settings.openai_api_key, settings.openai_timeout_seconds
         )
         self._breaker = breaker or Breaker()
@@ -125,17 +129,41 @@ class ExternalBackend(Backend):
             self._checked = (time.monotonic(), trouble)
         return trouble
 
-    async def disconnect(self) -> None:
-        """For the scheduler: close the connections to the server."""
-        await self._server.close()
-
     async def generate(self, reply: ExternalReply) -> FinishReason:
-        """For the scheduler; see `ExternalReply.generate`."""
+        """For the scheduler: request the reply until text arrives, and pass it on.
+
+        Raises Busy, NotReady, InvalidInput, and ThumbloopError (code `generation_failed`) for a reply that
+        broke off.
+        """
         if self._models is None:  # the server did not answer when we started
             with suppress(ThumbloopError):
                 await self._list_models()
-        find_model = partial(self._find, reply.loaded)
-        return await reply.generate(self._server, self._breaker, self._extra, find_model)
+        retries = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_random_exponential(multiplier=PAUSE_SECONDS),
+            retry=tenacity.retry_if_exception(lambda error: getattr(error, "code", "") == FAILED),
+            before_sleep=lambda state: log.warning(
+                "A reply is requested again: %s", state.outcome and state.outcome.exception()
+            ),
+            reraise=True,
+        )
+        async for attempt in retries:
+            self._breaker.check()  # outside the attempt: its refusal is not retried
+            with attempt:
+                try:
+                    with self._breaker.attempt():
+                        body = {**reply.body(), **self._extra}
+                        async with aclosing(self.server.chat(body)) as chunks:
+                            return await reply.read(chunks, self._breaker)
+                except ThumbloopError as error:
+                    if reply.has_text:
+                        log.error("A reply broke off: %s", error.message)
+                        raise broken_off() from error
+                    if error.code == MISSING and attempt.retry_state.attempt_number < ATTEMPTS:
+                        await self._find(reply.loaded, error)
+                        raise tenacity.TryAgain(error.message) from error
+                    raise
+        raise AssertionError("unreachable")
 
     def _check_ready(self) -> None:
         self._breaker.check()
@@ -147,7 +175,7 @@ class ExternalBackend(Backend):
         if loaded.version.adapter is None:
             return
         try:
-            self._scheduler.run(vllm.unload_adapter(self._server, loaded.model))
+            self._scheduler.run(vllm.unload_adapter(self.server, loaded.model))
         except ThumbloopError as error:
             log.warning("%s stays loaded in the model server: %s", loaded.version.name, error.message)
 
@@ -157,7 +185,7 @@ class ExternalBackend(Backend):
         with self._breaker.attempt():
             models = await self._list_models()
         if version.adapter is not None and loaded.model not in models:
-            await vllm.load_adapter(self._server, version, loaded.model)
+            await vllm.load_adapter(self.server, version, loaded.model)
         greedy = Sampling(temperature=0, top_p=1, max_new_tokens=TRIAL_TOKENS)
         request = Request(
             "trial", version.id, "", TRIAL, self._trial.ids, greedy, TRIAL_TOKENS, time.perf_counter()
@@ -169,13 +197,13 @@ class ExternalBackend(Backend):
             if version.adapter is None:
                 raise
             with suppress(ThumbloopError):
-                await vllm.unload_adapter(self._server, loaded.model)
+                await vllm.unload_adapter(self.server, loaded.model)
             raise ArtifactRefused(f"A first try of {version.name} failed. {error.message}") from error
         self._compare(reply.stream.end.prompt_tokens)
 
     async def _list_models(self) -> list[str]:
         """List the server's models, and note which extra request fields it accepts."""
-        models = await self._server.models(LIST_SECONDS)
+        models = await self.server.models(LIST_SECONDS)
         base = next((model for model in models if model["id"] == self._base_name), {})
         self._extra = vllm.FIELDS if base.get("owned_by") == vllm.OWNER else {}
         most = base.get("max_model_len")
@@ -199,5 +227,12 @@ class ExternalBackend(Backend):
         if loaded.version.adapter is None:
             raise missing
         async with loaded.repairing:  # the first reply that misses it loads it; the others find it loaded
-            await vllm.load_adapter(self._server, loaded.version, loaded.model)
+            await vllm.load_adapter(self.server, loaded.version, loaded.model)
         log.warning("The model server had lost %s; it is loaded again.", loaded.version.name)
+
+
+def broken_off() -> ThumbloopError:
+    return ThumbloopError(
+        "The model server failed during this reply; ask for it again. The log has the details.",
+        code="generation_failed",
+    )

@@ -5,7 +5,6 @@ would reuse what another adapter computed.
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -23,7 +22,7 @@ FIELDS: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, 
 def adapter_name(version: ServedVersion) -> str:
     """A name that no other version has, in this installation or another on the same server."""
     digest = hashlib.sha256(version.id.encode())  # a UUID
-    digest.update((_folder(version) / "adapter_model.safetensors").read_bytes())
+    digest.update((version.folder / "adapter_model.safetensors").read_bytes())
     return f"thumbloop-{version.name}-{digest.hexdigest()[:12]}"
 
 
@@ -32,7 +31,7 @@ async def load_adapter(server: ModelServer, version: ServedVersion, name: str) -
 
     Raises ArtifactRefused if it refuses this adapter, Conflict if it cannot load adapters, Busy.
     """
-    folder = _folder(version)
+    folder = version.folder.absolute()
     answer = await server.post("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
     if answer.is_success or "already been loaded" in answer.text:
         return
@@ -68,8 +67,3 @@ async def loads_adapters(server: ModelServer, seconds: float) -> bool:
 
 def _has_no_route(answer: httpx2.Response) -> bool:
     return answer.status_code in (404, 405, 501)
-
-
-def _folder(version: ServedVersion) -> Path:
-    assert version.adapter is not None
-    return version.adapter.absolute()
