@@ -4,11 +4,12 @@ A stream takes no thread. Beginning a reply, and waiting for its end, use a sepa
 that other requests never wait for them. A client that disconnects cancels its reply.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter, create_task_group, to_thread
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -93,23 +94,14 @@ async def events(live: LiveReply) -> AsyncIterator[str]:
 
 async def finished(live: LiveReply, request: Request) -> Message:
     """Wait for the saved reply; raises the error that ended it. Cancels it if the client disconnects."""
-    failure: Exception | None = None
-    message: Message | None = None
 
-    async with create_task_group() as group:
+    async def cancel_if_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        live.cancel()
 
-        async def cancel_if_gone() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            live.cancel()
-
-        group.start_soon(cancel_if_gone)
-        try:
-            message = await run_in_reply_thread(request, live.message)
-        except Exception as error:  # raised below, outside the group, which would wrap it
-            failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    assert message is not None
-    return message
+    watching = asyncio.create_task(cancel_if_gone())
+    try:
+        return await run_in_reply_thread(request, live.message)
+    finally:
+        watching.cancel()

@@ -12,11 +12,11 @@ from fastapi import Path, Query
 from pydantic import AfterValidator, AliasPath, BaseModel, Field
 from sqlmodel import Session
 
-from storage.chats.chats import Place, check_text
+from storage.chats.chats import Place
 from storage.chats.votes import votes_of
 from storage.db.ids import is_id
 from storage.db.tables import ModelVersion, TrainingRun
-from storage.errors import InvalidInput, NotFound, TooLarge
+from storage.errors import NotFound, TooLarge
 from storage.registry.canaries import Traffic
 from storage.registry.model_versions import list_versions, version_of_run
 from storage.settings import Settings
@@ -29,13 +29,6 @@ class HasId(Protocol):
 Item = TypeVar("Item")
 Identified = TypeVar("Identified", bound=HasId)
 NO_CURSOR = "give `next` of the previous page unchanged, or leave it out for the first page"
-
-
-def _storable(text: str) -> str:
-    try:
-        return check_text(text, "text")
-    except InvalidInput as error:
-        raise ValueError(error.message) from error
 
 
 def _existing_id(text: str) -> str:
@@ -59,7 +52,6 @@ def check_length(text: str, settings: Settings, field: str) -> None:
         raise TooLarge(f"{field} has {len(text)} characters; the limit is {most}.", field=field)
 
 
-Text = Annotated[str, AfterValidator(_storable)]
 Id = Annotated[str, Path(description="An id that the API returned."), AfterValidator(_existing_id)]
 VersionId = Annotated[str, Path(description="An id, or a name such as v2."), AfterValidator(_id_or_name)]
 

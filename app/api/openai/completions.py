@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from app.api.schemas import Text
 from app.serving.reply import Sampling
 from app.web.openapi_names import StorableBody
 from storage.db.tables import Message
@@ -31,14 +30,14 @@ def _joined(content: Any) -> Any:
 
 class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(_joined)]
+    content: Annotated[str, BeforeValidator(_joined)]
 
 
 class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-EndUser = Annotated[Text, Field(max_length=512)]
+EndUser = Annotated[str, Field(max_length=512)]
 
 
 EXAMPLE = {

@@ -18,7 +18,6 @@ from app.api.schemas import (
     Limit,
     MessageOut,
     Page,
-    Text,
     check_length,
     messages_out,
     page_of,
@@ -59,15 +58,15 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 class NewChat(Body, json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}):
-    title: Annotated[Text, Field(max_length=LONGEST_TITLE)] = ""
-    system_prompt: Text | None = Field(None, description="Left out: from the settings. Empty: none.")
+    title: Annotated[str, Field(max_length=LONGEST_TITLE)] = ""
+    system_prompt: str | None = Field(None, description="Left out: from the settings. Empty: none.")
     consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: from the settings.")
 
 
 class ChatChanges(Body, json_schema_extra={"examples": [{"title": "Capitals of Europe"}]}):
     """A field that is left out stays unchanged."""
 
-    title: Annotated[Text, Field(max_length=LONGEST_TITLE)] | None = None
+    title: Annotated[str, Field(max_length=LONGEST_TITLE)] | None = None
     consent: StrictBool | None = Field(None, description=CONSENT_HELP)
 
 
@@ -88,7 +87,7 @@ class SamplingChoice(Body, json_schema_extra={"examples": [{"temperature": 0.7, 
 class NewMessage(
     SamplingChoice, json_schema_extra={"examples": [{"content": "What is the capital of France?"}]}
 ):
-    content: Text
+    content: str
     parent_id: str | None = Field(
         None, description="The reply to answer; left out: the last one of the chat."
     )

@@ -11,7 +11,6 @@ from app.api.schemas import (
     Cursor,
     Limit,
     Page,
-    Text,
     VersionId,
     VersionOut,
     page_of,
@@ -27,7 +26,7 @@ router = APIRouter(tags=["model versions"])
 
 
 class Reason(Body, json_schema_extra={"examples": [{"why": "People liked it better."}]}):
-    why: Text = ""
+    why: str = ""
 
 
 def reason_or(body: Reason | None, default: str) -> str:
@@ -79,7 +78,7 @@ def all_versions(session: Session) -> list[VersionOut]:
 
 class NewCanary(Body, json_schema_extra={"examples": [{"share": 0.1, "why": "It passed its gate."}]}):
     share: float = Field(description="Share of the new chats; above 0 and below 1.")
-    why: Text = ""
+    why: str = ""
 
 
 class DifferenceOut(BaseModel):

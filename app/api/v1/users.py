@@ -5,7 +5,7 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StrictBool
 
-from app.api.schemas import Id, Text
+from app.api.schemas import Id
 from app.services import Services
 from app.web.auth import Admin, CurrentUser, ServicesHere
 from app.web.openapi_names import Body
@@ -84,7 +84,7 @@ def end_session(user_id: Id, session_id: Id, identity: Admin, services: Services
 
 class Quarantine(Body):
     quarantined: StrictBool = Field(description="true: quarantine. false: release.")
-    reason: Text = Field("", max_length=1000, description="For the audit log.")
+    reason: str = Field("", max_length=1000, description="For the audit log.")
 
 
 @router.put("/users/{user_id}/quarantine")
@@ -108,7 +108,7 @@ def preview_erasure(user_id: Id, _: Admin, services: ServicesHere) -> ErasureRep
 
 
 class EndUser(Body):
-    user: Text = Field(description="The name that your application sent as `user`.")
+    user: str = Field(description="The name that your application sent as `user`.")
 
 
 @router.post("/end-users/erase")

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Header, Response
 from pydantic import BaseModel, Field, StrictBool
 from sqlmodel import Session
 
-from app.api.schemas import Id, Text, VoteOut, check_length
+from app.api.schemas import Id, VoteOut, check_length
 from app.web.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
 from app.web.errors import ErrorOut
 from app.web.openapi_names import Body
@@ -26,7 +26,7 @@ from storage.settings.training import SignalKind
 
 router = APIRouter(tags=["votes"])
 
-Tag = Annotated[Text, Field(min_length=1, max_length=50)]
+Tag = Annotated[str, Field(min_length=1, max_length=50)]
 ETAG = re.compile(r'"(0|[1-9][0-9]{0,8})"')
 WITH_ETAG: dict[int | str, dict[str, Any]] = {
     200: {"headers": {"ETag": {"description": "The revision, in quotes.", "schema": {"type": "string"}}}}
@@ -47,8 +47,8 @@ EXAMPLE = {
 class NewVote(Body, json_schema_extra={"examples": [EXAMPLE]}):
     label: StrictBool = Field(description="true: thumbs up. false: thumbs down.")
     tags: list[Tag] | None = Field(None, max_length=20, description="Reasons, such as `wrong` or `too long`.")
-    comment: Text | None = None
-    correction: Text | None = Field(None, description="What the reply should have been.")
+    comment: str | None = None
+    correction: str | None = Field(None, description="What the reply should have been.")
 
 
 class NewSignal(Body):

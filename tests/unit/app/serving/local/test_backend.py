@@ -2,11 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ from app.serving.reply import ReplyStream, Request, Sampling
 from storage.errors import ArtifactRefused, Busy, InvalidInput, NotReady, ThumbloopError
 from storage.settings import Settings
 from tests.support.adapters import build_adapter
-from tests.support.endless_model import CONTEXT, FATAL, build_endless_model
+from tests.support.endless_model import CONTEXT, FATAL
 from tests.support.examples import example
 from tests.support.tiny_model import CONTEXT as TINY_CONTEXT
 from tests.support.tiny_model import build_tiny_model
@@ -37,43 +36,6 @@ GREEDY = Sampling(temperature=0, top_p=1, max_new_tokens=24)
 SAMPLED = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=24, seed=7)
 ENDLESS = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=CONTEXT, seed=7)
 BASE = ServedVersion("base", "v1", None)
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_endless_model(tmp_path_factory.mktemp("serving") / "model")
-
-
-@pytest.fixture(scope="module")
-def tuned(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedVersion:
-    return ServedVersion(
-        "tuned", "v2", build_adapter(model_folder, tmp_path_factory.mktemp("serving") / "v2")
-    )
-
-
-@pytest.fixture
-def make_backend(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., LocalBackend]]:
-    backends = []
-
-    def make(folder: Path = model_folder, **changes: Any) -> LocalBackend:
-        settings = Settings(
-            data_dir=tmp_path,
-            model=str(folder),
-            precision="fp32",
-            **{"serving_cache_tokens": CONTEXT, **changes},
-        )  # type: ignore[arg-type]
-        backends.append(LocalBackend(settings, resolve(settings)))
-        backends[-1].load(BASE)
-        return backends[-1]
-
-    yield make
-    for backend in backends:
-        backend.close()
-
-
-@pytest.fixture
-def backend(make_backend: Callable[..., LocalBackend]) -> LocalBackend:
-    return make_backend()
 
 
 def reply(backend: LocalBackend, version: ServedVersion = BASE, sampling: Sampling = SAMPLED) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,8 +26,7 @@ from app.serving.reply import Sampling
 from app.serving.scheduler import Occupancy
 from storage.errors import Busy, ThumbloopError
 from storage.settings import Settings
-from tests.support.adapters import build_adapter
-from tests.support.endless_model import CONTEXT, FATAL, build_endless_model
+from tests.support.endless_model import CONTEXT, FATAL
 from tests.support.live_server import wait_until
 from trainer.dataset.tokenise import prompt_ids
 from trainer.model.base_model import load_model, resolve
@@ -39,27 +38,6 @@ ENDLESS = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=CONTEXT, seed=7)
 
 def hello(number: int = 0) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"Tell me about river number {number}. " * (1 + number % 5)}]
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_endless_model(tmp_path_factory.mktemp("continuous") / "model")
-
-
-@pytest.fixture
-def make_backend(model_folder: Path, tmp_path: Path) -> Iterator[Callable[..., LocalBackend]]:
-    backends = []
-
-    def make(**changes: Any) -> LocalBackend:
-        values = {"precision": "fp32", "serving_cache_tokens": 8192, **changes}
-        settings = Settings(data_dir=tmp_path, model=str(model_folder), **values)
-        backends.append(LocalBackend(settings, resolve(settings)))
-        backends[-1].load(BASE)
-        return backends[-1]
-
-    yield make
-    for backend in backends:
-        backend.close()
 
 
 def engine_of(backend: LocalBackend, version: ServedVersion = BASE) -> Any:
@@ -83,10 +61,9 @@ def tokens(backend: LocalBackend, number: int = 0, version: ServedVersion = BASE
 
 
 def test_a_version_answers_in_company_as_alone_whoever_shares_its_prefix(
-    make_backend: Callable[..., LocalBackend], model_folder: Path, tmp_path: Path
+    make_backend: Callable[..., LocalBackend], tuned: ServedVersion
 ) -> None:
     backend, plain = make_backend(), make_backend(batching="off")
-    tuned = ServedVersion("tuned", "v2", build_adapter(model_folder, tmp_path / "v2"))
     for one in (backend, plain):
         one.load(tuned)
     assert isinstance(engine_of(backend), ContinuousEngine)
@@ -115,10 +92,7 @@ def test_each_request_draws_by_its_own_settings(make_backend: Callable[..., Loca
     assert [stream.end.token_ids for stream in streams] == alone
 
 
-def test_a_dead_worker_is_replaced_and_its_streams_end_with_an_error(
-    make_backend: Callable[..., LocalBackend],
-) -> None:
-    backend = make_backend()
+def test_a_dead_worker_is_replaced_and_its_streams_end_with_an_error(backend: LocalBackend) -> None:
     right, dead = tokens(backend), engine_of(backend)
     bystander = backend.stream(BASE.id, hello(), ENDLESS)
     next(iter(bystander))
@@ -132,8 +106,7 @@ def test_a_dead_worker_is_replaced_and_its_streams_end_with_an_error(
     assert not dead.manager.is_running()
 
 
-def test_a_worker_that_dies_in_silence_is_noticed(make_backend: Callable[..., LocalBackend]) -> None:
-    backend = make_backend()
+def test_a_worker_that_dies_in_silence_is_noticed(backend: LocalBackend) -> None:
     right, dead = tokens(backend), engine_of(backend)
     stream = backend.stream(BASE.id, hello(), ENDLESS)
     next(iter(stream))
@@ -144,8 +117,7 @@ def test_a_worker_that_dies_in_silence_is_noticed(make_backend: Callable[..., Lo
     assert tokens(backend) == right
 
 
-def test_a_cancelled_reply_leaves_nothing_in_the_manager(make_backend: Callable[..., LocalBackend]) -> None:
-    backend = make_backend()
+def test_a_cancelled_reply_leaves_nothing_in_the_manager(backend: LocalBackend) -> None:
     stream = backend.stream(BASE.id, hello(), ENDLESS)
     next(iter(stream))
     running = engine_of(backend).manager.batch_processor.scheduler.active_requests
