@@ -52,14 +52,15 @@ def doctor() -> None:
     """Check whether this machine is ready. The exit code is 1 if something is missing."""
     settings = load_settings()
     failed = False
-    for name, check in CHECKS.items():
+    for check in CHECKS:
         try:
             finding = check(settings)
         except (ImportError, OSError) as error:  # OSError: torch misses a library of CUDA or of the system
             finding = Finding("fail", f"a package cannot be loaded: {error}", "Run `make clean install`.")
         failed |= finding.status == "fail"
-        status = (f"{finding.status:<5}", COLOURS[finding.status])
-        console.print(Text.assemble(status, f"{name:<11}{finding.text}"), soft_wrap=True)
+        name, status = check.__name__.removeprefix("check_"), finding.status
+        line = Text.assemble((f"{status:<5}", COLOURS[status]), f"{name:<11}{finding.text}")
+        console.print(line, soft_wrap=True)
         if finding.remedy:
             console.print(Text(f"{'':<16}{finding.remedy}", style="bold"), soft_wrap=True)
     if failed:
@@ -242,24 +243,14 @@ def check_port(settings: Settings) -> Finding:
     return Finding("ok", f"{address} is free")
 
 
-def check_browser(_: Settings) -> Finding:
+def check_chromium(_: Settings) -> Finding:
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found:
         return Finding("ok", found)
     return Finding("warn", "no Chromium", "Only the browser tests need it: apt-get install chromium.")
 
 
-CHECKS: dict[str, Callable[[Settings], Finding]] = {
-    "python": check_python,
-    "torch": check_torch,
-    "precision": check_precision,
-    "memory": check_memory,
-    "data": check_data,
-    "database": check_database,
-    "deployed": check_deployed,
-    "schedule": check_schedule,
-    "model": check_model,
-    "backend": check_backend,
-    "port": check_port,
-    "chromium": check_browser,
-}
+CHECKS: tuple[Callable[[Settings], Finding], ...] = (
+    *(check_python, check_torch, check_precision, check_memory, check_data, check_database),
+    *(check_deployed, check_schedule, check_model, check_backend, check_port, check_chromium),
+)

@@ -1,14 +1,10 @@
-"""Admission of replies: limits how many run or wait at once, and picks the next one fairly between people."""
+"""Admission of replies: limits how many run or wait at once, fairly between people."""
 
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
 
 from storage.errors import Busy
-
-T = TypeVar("T")
 
 
 class Admission:
@@ -60,43 +56,3 @@ class Admission:
         """Return once no reply is admitted, or after `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._persons, seconds)
-
-
-class FairQueue(Generic[T]):
-    """The person with the fewest replies under way comes first, then the one served longest ago.
-
-    So ten replies of one person delay another person's reply by one, not by ten.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[str, T]] = []
-        self._served: dict[str, int] = {}  # when each person was last served, as a counter
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, person: str, item: T) -> None:
-        self._waiting.append((person, item))
-
-    def remove(self, chosen: Callable[[T], bool]) -> list[T]:
-        """Remove the chosen items without counting them as served, and return them."""
-        removed = [item for _, item in self._waiting if chosen(item)]
-        self._waiting = [entry for entry in self._waiting if not chosen(entry[1])]
-        return removed
-
-    def in_order(self, under_way: Mapping[str, int]) -> list[T]:
-        """All waiting items, next first; `under_way` counts each person's running replies."""
-
-        def rank(entry: tuple[str, T]) -> tuple[int, int]:
-            person = entry[0]
-            return under_way.get(person, 0), self._served.get(person, 0)
-
-        return [item for _, item in sorted(self._waiting, key=rank)]
-
-    def serve(self, item: T) -> None:
-        """Remove the item and count its person as just served."""
-        at = next(at for at, (_, waiting) in enumerate(self._waiting) if waiting is item)
-        person, _ = self._waiting.pop(at)
-        self._served[person] = max(self._served.values(), default=0) + 1
-        if not self._waiting:
-            self._served.clear()

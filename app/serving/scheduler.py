@@ -4,16 +4,18 @@ Each backend has a subclass that does the generating.
 """
 
 import asyncio
+import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import uvloop
 
-from app.serving.admission import Admission, FairQueue
+from app.serving.admission import Admission
 from app.serving.reply import FinishReason, Reply
 from storage.errors import Busy, NotReady, ThumbloopError
 
@@ -40,7 +42,9 @@ class Scheduler(ABC, Generic[R]):
         self._ended = False
         # The fields below are used in the loop only.
         self._closing = False
-        self._queue: FairQueue[R] = FairQueue()
+        self._waiting: list[R] = []
+        self._served: dict[str, int] = {}  # the number of each person's last start; empty without a queue
+        self._starts = itertools.count(1)
         self._running: dict[str, R] = {}  # by request id
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="replies", daemon=True)
@@ -55,7 +59,7 @@ class Scheduler(ABC, Generic[R]):
 
     def occupancy(self) -> Occupancy:
         """Read from outside the loop, so a reply that starts or ends right now may be missed."""
-        return Occupancy(len(self._running), len(self._queue), self._admission.admitted())
+        return Occupancy(len(self._running), len(self._waiting), self._admission.admitted())
 
     def call(self, function: Callable[..., object], *arguments: Any) -> bool:
         """Call the function in the loop; False if the loop has ended."""
@@ -105,30 +109,40 @@ class Scheduler(ABC, Generic[R]):
             unloaded = Busy("The model was unloaded before this reply began; send the message again.")
             self._end(reply, stopping() if self._closing else unloaded)
         else:
-            self._queue.add(reply.request.person, reply)
+            self._waiting.append(reply)
             self._schedule()
 
     def _schedule(self) -> None:
-        """Start waiting replies while there is room; a version's replies start in the queue's order."""
+        """Start waiting replies while there is room.
+
+        The person with the fewest replies under way comes first, then the one served longest ago. So ten
+        replies of one person delay another person's reply by one, not by ten.
+        """
         full: set[str] = set()  # versions whose next reply has to wait
         while len(self._running) < self._concurrent:
             under_way = Counter(reply.request.person for reply in self._running.values())
-            waiting = self._queue.in_order(under_way)
-            reply = next((one for one in waiting if one.request.version_id not in full), None)
-            if reply is None:
+            waiting = [reply for reply in self._waiting if reply.request.version_id not in full]
+            if not waiting:
                 return
-            if self._start(reply):
-                self._queue.serve(reply)
-                self._running[reply.request.id] = reply
-                reply.begin()
-            else:
+            reply = min(waiting, key=partial(self._rank, under_way))
+            if not self._start(reply):
                 full.add(reply.request.version_id)
+                continue
+            self._waiting.remove(reply)
+            self._served[reply.request.person] = next(self._starts)
+            if not self._waiting:
+                self._served.clear()
+            self._running[reply.request.id] = reply
+            reply.begin()
+
+    def _rank(self, under_way: Counter[str], reply: R) -> tuple[int, int]:
+        return under_way[reply.request.person], self._served.get(reply.request.person, 0)
 
     def _cancel(self, reply: R) -> None:
         if reply.request.id in self._running:
             self._stop(reply)
-        elif self._queue.remove(lambda waiting: waiting is reply):
-            self._end(reply, "cancelled")
+        else:
+            self._end_waiting("cancelled", lambda waiting: waiting is reply)
 
     def _end(self, reply: R, outcome: FinishReason | ThumbloopError) -> None:
         # Capacity is released before the reader gets the end, so that its next request finds it.
@@ -138,9 +152,13 @@ class Scheduler(ABC, Generic[R]):
         self._admission.release(request.person, request.version_id, seconds)
         reply.end(outcome)
 
+    def _end_waiting(self, outcome: FinishReason | ThumbloopError, chosen: Callable[[R], bool]) -> None:
+        for reply in [one for one in self._waiting if chosen(one)]:
+            self._waiting.remove(reply)
+            self._end(reply, outcome)
+
     def _cancel_all(self, chosen: Callable[[R], bool] = lambda _reply: True) -> None:
-        for reply in self._queue.remove(chosen):
-            self._end(reply, "cancelled")
+        self._end_waiting("cancelled", chosen)
         for reply in [one for one in self._running.values() if chosen(one)]:
             self._stop(reply)
 

@@ -83,13 +83,6 @@ def is_openai(path: str) -> bool:
     return path == "/v1" or path.startswith("/v1/")
 
 
-def unexpected(path: str) -> JSONResponse:
-    """The answer to a request that hit a bug of ours; the log has the details."""
-    message = "The server met an error that it did not expect; its log says more."
-    # Starlette sends this answer outside all middleware, so the header is set here.
-    return _answer(500, {"code": "internal", "message": message}, path, {HEADER: request_id()})
-
-
 def _answer(
     status: int, body: dict[str, Any], path: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
@@ -141,7 +134,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def bug(request: Request, _: Exception) -> Response:
-        return unexpected(request.url.path)  # Starlette re-raises the error, so the log has its traceback
+        # Starlette re-raises the error, so the log has its traceback, and sends this answer outside all
+        # middleware, so the header is set here.
+        message = "The server met an error that it did not expect; its log says more."
+        body = {"code": "internal", "message": message}
+        return _answer(500, body, request.url.path, {HEADER: request_id()})
 
 
 def _first_problem(request: Request, error: RequestValidationError) -> ThumbloopError:

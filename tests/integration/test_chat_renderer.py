@@ -14,6 +14,7 @@ import pytest
 from app.pages.chat.render import MOST_FOLLOWERS, TOO_MANY_TABS, ChatRenderer, Update
 from app.pages.chat.tab_state import TabState
 from app.web.auth import Identity
+from storage.chats.chats import get_chat
 from storage.privacy.consent import set_consent
 from storage.settings import Settings
 from tests.support.chat_env import LONG, ChatEnv
@@ -148,7 +149,7 @@ def test_the_box_is_drawn_where_it_changes_and_does_not_undo_a_click_on_its_way(
 
     assert (drawn(), drawn()) == (True, gr.skip())
     with env.database.write() as session:  # in another tab
-        set_consent(session, renderer.read(tab, me).chat, False, by="me")  # type: ignore[arg-type]
+        set_consent(session, get_chat(session, env.chat_id), False, by="me")
     assert (drawn(), drawn()) == (False, gr.skip())
     drawing = renderer.show(tab, me)
     assert next(drawing)[renderer.consent] == gr.skip()

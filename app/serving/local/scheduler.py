@@ -187,8 +187,8 @@ class LocalScheduler(Scheduler[LocalReply]):
             return
         slot.engine = engine
         if engine is None:
-            for reply in self._queue.remove(lambda reply: reply.request.version_id == slot.version.id):
-                self._end(reply, _failed("the model cannot be started"))
+            failed = _failed("the model cannot be started")
+            self._end_waiting(failed, lambda reply: reply.request.version_id == slot.version.id)
             self._loop.call_later(RETRY_SECONDS, self._rebuild, slot)
         self._schedule()
 
