@@ -19,7 +19,7 @@ from app.commands.accounts import new_admin_link, page_address
 from app.commands.terminal import console, say, shown_time
 from storage.errors import BadSetting, Conflict, ThumbloopError
 from storage.registry.model_versions import deployed_version
-from storage.settings import load_settings
+from storage.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -205,4 +205,16 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
             admin = f"no link: {error.message}"
     # Not in a table, so that each stays on one line and the terminal makes it a link.
     say(f"Chat    {address}/\nAPI     {address}/docs\nAdmin   {admin}\n")
+    if (notice := trust_notice(settings)) is not None:
+        say(f"{notice}\n")
     say("Ctrl-C stops it.")
+
+
+def trust_notice(settings: Settings) -> str | None:
+    """What an administrator of several accounts should know, if one of them alone can change the model."""
+    if settings.auth != "accounts" or settings.min_voters > 1 or not settings.auto_deploy:
+        return None
+    return (
+        "Notice  The votes of one account can train a version, and it is deployed without an admin: raise "
+        "THUMBLOOP_MIN_VOTERS, set THUMBLOOP_MAX_ROWS_PER_PERSON, or turn THUMBLOOP_AUTO_DEPLOY off."
+    )

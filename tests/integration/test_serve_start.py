@@ -1,4 +1,4 @@
-"""What a start of the server says and raises: its limit of open files, and the admin link in a terminal."""
+"""What a start of the server raises and says: its limit of open files, the admin link, a notice on trust."""
 
 import os
 import pty
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.serve import most_connections
+from app.commands.serve import most_connections, trust_notice
 from storage.db.database import open_database
 from storage.people import users
 from storage.settings import Settings
@@ -31,6 +31,18 @@ def test_a_start_raises_the_limit_of_open_files_to_the_most() -> None:
 @pytest.mark.parametrize(("files", "connections"), [(64, 64), (1024, 512), (1_000_000, 10_000)])
 def test_connections_leave_half_of_the_open_files_to_the_rest(files: int, connections: int) -> None:
     assert most_connections(files) == connections
+
+
+def test_a_start_with_accounts_says_that_one_of_them_can_change_the_model() -> None:
+    told = trust_notice(Settings(auth="accounts"))
+    assert told is not None
+    assert "raise THUMBLOOP_MIN_VOTERS" in told
+    for settings in (
+        Settings(auth="anonymous"),
+        Settings(auth="accounts", min_voters=3),
+        Settings(auth="accounts", auto_deploy=False),
+    ):
+        assert trust_notice(settings) is None
 
 
 def test_an_ordinary_account_named_admin_does_not_keep_the_server_from_starting(
