@@ -81,6 +81,10 @@ test-fast: install  ## the inner loop, under two minutes: unit tests on SQLite, 
 kill-rounds: install  ## kill the server 200 times while votes come in, on each engine
 	THUMBLOOP_TEST_KILL_ROUNDS=200 $(TEST) tests/integration/test_vote_kills.py
 
+.PHONY: fuzz
+fuzz: install  ## an hour of generated and mutated requests for every route, on each engine
+	THUMBLOOP_TEST_FUZZ_EXAMPLES=100 $(TEST) tests/integration/test_fuzz.py tests/integration/test_openapi_fuzz.py
+
 .PHONY: parity
 parity: install  ## six steps of the default model against stock TRL, rows of the default length
 	THUMBLOOP_TEST_PARITY=full $(BIN)/python -m pytest tests/integration/test_default_model_parity.py

@@ -113,6 +113,7 @@ def serve() -> None:
         config = uvicorn.Config(
             application,
             log_config=None,
+            ws="none",  # nothing here speaks WebSocket, and a request to upgrade that has a body would hang
             timeout_graceful_shutdown=SECONDS_TO_FINISH,
             forwarded_allow_ips=settings.trusted_proxies,
             limit_concurrency=most_connections(raise_file_limit()),

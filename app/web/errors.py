@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from app.telemetry.request_ids import HEADER, request_id
@@ -131,6 +132,11 @@ def install(app: FastAPI) -> None:
         log.error("%s %s: %s", request.method, request.url.path, error.orig)
         busy = Busy("The database does not answer; try again in a moment.", code="database_unavailable")
         return error_response(busy, request.url.path)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, _: ClientDisconnect) -> Response:
+        body = {"code": "incomplete", "message": "The body ended before its announced length."}
+        return _answer(400, body, request.url.path, {})  # for the log: nobody reads it
 
     @app.exception_handler(Exception)
     async def bug(request: Request, _: Exception) -> Response:

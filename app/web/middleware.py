@@ -182,11 +182,18 @@ class BodyLimit:
             await error_response(error, scope["path"])(scope, receive, send)
             return
         received = 0
-        known = False
+        known = begun = False
+
+        async def watching(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
 
         async def counted() -> Message:
             nonlocal received, known
             message = await receive()
+            if begun:  # a stream asks whether its client is still there; nobody keeps the body
+                return message
             received += len(message.get("body", b""))
             if received > limit:
                 if message.get("more_body"):
@@ -195,13 +202,13 @@ class BodyLimit:
                 raise HTTPException(413, f"The body has more than {limit} bytes, which is the most.")
             if received > MOST_OF_A_STRANGER and not known:
                 known = await to_thread.run_sync(self._knows_sender, scope)
-                if not known:
+                if not known and not begun:
                     if message.get("more_body"):
                         await _discard(receive)
                     raise HTTPException(401, NO_TOKEN, headers={"WWW-Authenticate": "Bearer"})
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, counted, watching)
 
     def _knows_sender(self, scope: Scope) -> bool:
         request = HTTPConnection(scope)

@@ -15,23 +15,28 @@ from storage.chats.chats import check_text
 from storage.errors import InvalidInput
 
 
+def check_storable(given: Any) -> None:
+    """Raises InvalidInput for a text of a JSON value that no database can store."""
+    waiting = [("", given)]  # not recursive: JSON can be nested deeper than Python's stack
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, str):
+            check_text(value, name or "body")
+        elif isinstance(value, dict):
+            for key in value:
+                check_text(key, f"{name}.*".lstrip("."))
+            waiting += [(f"{name}.{key}".lstrip("."), each) for key, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{name}.{at}".lstrip("."), each) for at, each in enumerate(value)]
+
+
 class StorableBody(BaseModel):
     """A request's body. A text that cannot be stored is refused by its name, in whatever field it is."""
 
     @model_validator(mode="before")
     @classmethod
     def _storable(cls, given: Any) -> Any:
-        waiting = [("", given)]  # not recursive: JSON can be nested deeper than Python's stack
-        while waiting:
-            name, value = waiting.pop()
-            if isinstance(value, str):
-                check_text(value, name or "body")
-            elif isinstance(value, dict):
-                for key in value:
-                    check_text(key, f"{name}.*".lstrip("."))
-                waiting += [(f"{name}.{key}".lstrip("."), each) for key, each in value.items()]
-            elif isinstance(value, list):
-                waiting += [(f"{name}.{at}".lstrip("."), each) for at, each in enumerate(value)]
+        check_storable(given)
         return given
 
 

@@ -185,7 +185,7 @@ class PageGuard:
         await self._answered(scope, receive, send)
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Gradio's answer; raises 404 in place of its own 500, which it answers to unknown functions."""
+        """Gradio's answer, or as much of it as there is; raises 404 in place of its own 500."""
         begun = failed = False
 
         async def watching(message: Message) -> None:
@@ -198,12 +198,13 @@ class PageGuard:
         try:
             await self.pages(scope, receive, watching)
         except Exception as error:
-            if begun and not failed:
-                raise
-            failed = True
             log.warning(
                 "Gradio cannot answer %s %s (%s).", scope["method"], scope["path"], type(error).__name__
             )
+            if begun and not failed:  # such as a stream of events of a session that has ended
+                await send({"type": "http.response.body", "body": b""})
+                return
+            failed = True
         if failed:
             raise HTTPException(404)
 

@@ -2,16 +2,21 @@
 
 import json
 import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from storage.db.database import Database
 from tests.support import http_loop
+from tests.support.fuzzed_requests import Request, exchange, page_events, sign_up
 from tests.support.live_server import LiveServer, StartServer, at_once, get
 from tests.support.programs import run_command
 from tests.support.rest import refused
+
+EVENT_DATA = ("version", "chat", "message")  # what the scripts of the pages send with their events
 
 
 def test_messages_that_must_be_refused(
@@ -87,6 +92,45 @@ def _sent(client: httpx.Client, method: str, path: str, body: dict[str, Any]) ->
     return client.request(
         method, path, content=json.dumps(body), headers={"Content-Type": "application/json"}
     )
+
+
+def test_what_breaks_off_or_does_not_fit_is_answered_and_leaves_no_traceback(
+    start_server: StartServer,
+) -> None:
+    server = start_server()
+    port = server.settings.port
+    with closing(Database(server.settings.database_address)) as database:
+        admin = sign_up(database, "admin", "admin")
+    bearer = ("authorization", f"Bearer {admin.token}".encode())
+    cookie = ("cookie", f"thumbloop_session={admin.cookie}".encode())
+    cut = ("content-length", b"1000")
+    multipart = ("content-type", b"multipart/form-data; boundary=cut")
+    for headers in ((bearer, cut), (bearer, cut, multipart)):
+        assert exchange(port, Request("POST", "/api/v1/import", (), headers, b"--cut", False)).status == 0
+    # A body that no route reads, which a stream finds when it asks whether its client is there.
+    unread = Request("GET", "/docs/swagger-ui.css", body=b"x" * 200_000)
+    assert exchange(port, unread).status == 200
+    upgrade = (("connection", b"upgrade"), ("upgrade", b"websocket"))
+    assert exchange(port, Request("GET", "/healthz", (), upgrade, b"{}")).status == 200
+
+    for page in ("", "/admin"):
+        unknown = (("session_hash", "unknown"),)
+        stream = Request("GET", f"{page}/gradio_api/queue/data", unknown, (cookie,))
+        assert exchange(port, stream).status == 200
+        config = json.loads(exchange(port, Request("GET", f"{page}/config", (), (cookie,))).body)
+        events = page_events(config)
+        assert events
+        for number, event in enumerate(events):
+            bad = "a\0b" if number % 2 else "\ud800"
+            for data in ([], [None] * len(event["data"]), [{"x": [1]}] * len(event["data"]), [bad] * 9):
+                for given in (None, 7, "version chat message", dict.fromkeys(EVENT_DATA, bad)):
+                    sent = {**event, "data": data, "event_data": given, "session_hash": f"tab{page[1:]}"}
+                    join = Request("POST", f"{page}/gradio_api/queue/join", (), (cookie,), sent)
+                    assert exchange(port, join).status == 200
+    with server.client() as client:
+        assert http_loop.chat_once(client, "Still there?")["finish_reason"] in ("stop", "length")
+    said = server.log.read_text()
+    assert "Traceback" not in said, said[said.index("Traceback") :][:8000]
 
 
 def test_a_broken_line_is_named_and_nothing_is_imported_unless_told_to_skip(client: httpx.Client) -> None:

@@ -152,6 +152,9 @@ USES = {
         "queueing.Queue.sleep_when_free": "An idle server would poll its queue a thousand times a second.",
         "queueing.Queue.progress_update_sleep_when_free": "An idle server would poll for progress.",
     },
+    ("app/pages/blocks.py", "gradio"): {
+        "Blocks.process_api(block_fn, inputs)": "Bad input of pages would fill the log with tracebacks.",
+    },
     ("app/pages/chat/page.py", "gradio"): {
         "Blocks.max_threads": "Forty streams would take all threads of the pages.",
     },

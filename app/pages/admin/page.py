@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from app.pages.admin import panels
+from app.pages.blocks import Page, chosen
 from app.pages.html import asset, notice, render
 from app.services import Services
 from app.web.auth import identity_of
@@ -55,7 +56,7 @@ class AdminPage:
         # The panels by the name of their template in templates/admin, in two groups by how often they change.
         self.figures: dict[str, gr.HTML] = {}
         self.reports: dict[str, gr.HTML] = {}
-        with gr.Blocks(title="Thumbloop admin", analytics_enabled=False, fill_width=True) as self.blocks:
+        with Page(title="Thumbloop admin", analytics_enabled=False, fill_width=True) as self.blocks:
             with gr.Column(elem_id="tl-admin"):
                 self._lay_out()
             self._wire()
@@ -158,7 +159,7 @@ class AdminPage:
     @acts()
     def on_deploy(self, event: gr.EventData, request: gr.Request) -> str:
         deploy, by = self.services.deployments.deploy, self._admin_id(request)
-        version = deploy(str(event.version), by=by, why="Deployed on the admin page.")
+        version = deploy(chosen(event, "version"), by=by, why="Deployed on the admin page.")
         return f"{version.name} answers from now on."
 
     @acts()
@@ -168,10 +169,11 @@ class AdminPage:
         return f"Rolled back: {version.name} answers from now on."
 
     @acts(with_reports=True)
-    def on_try(self, share: float, event: gr.EventData, request: gr.Request) -> str:
+    def on_try(self, share: float | None, event: gr.EventData, request: gr.Request) -> str:
         start, by = self.services.deployments.canary.start, self._admin_id(request)
-        start(str(event.version), share=share, by=by, why="Tried on the admin page.")
-        return f"{event.version} answers {share:.0%} of the chats that begin from now on."
+        version = chosen(event, "version")
+        start(version, share=share or 0, by=by, why="Tried on the admin page.")
+        return f"{version} answers {share:.0%} of the chats that begin from now on."
 
     @acts(with_reports=True)
     def on_end_canary(self, request: gr.Request) -> str:
@@ -179,13 +181,13 @@ class AdminPage:
         version, chats = end(by=by, why="Ended on the admin page.")
         return f"The canary of {version.name} is over; the deployed version answers its {chats} chats."
 
-    def on_preview(self, person: str, request: gr.Request) -> Update:
+    def on_preview(self, person: str | None, request: gr.Request) -> Update:
         """Show what an erasure of that person would remove."""
         self._admin_id(request)
         salt = load_secret(self.services.settings.data_dir)
         try:
             with self.services.database.read() as session:
-                user = find_person(session, person.strip(), salt=salt)
+                user = find_person(session, (person or "").strip(), salt=salt)
                 found = preview_user(session, user.id)
         except ThumbloopError as error:
             return self._show_preview(notice(error.message), "")
@@ -193,13 +195,13 @@ class AdminPage:
             render("admin/erasure.html", name=user.name or user.id, found=found), user.id
         )
 
-    def on_erase(self, chosen: str, request: gr.Request) -> Update:
-        return {**self._erase(chosen, request), **self._show_preview("", ""), self.person: ""}
+    def on_erase(self, user_id: str, request: gr.Request) -> Update:
+        return {**self._erase(user_id, request), **self._show_preview("", ""), self.person: ""}
 
     @acts(with_reports=True)
-    def _erase(self, chosen: str, request: gr.Request) -> str:
+    def _erase(self, user_id: str, request: gr.Request) -> str:
         with self.services.database.write() as session:
-            found = erase_user(session, chosen, by=self._admin_id(request))
+            found = erase_user(session, user_id, by=self._admin_id(request))
         remove_copies(self.services.database, self.services.settings.data_dir)
         affected = f" Affected: {', '.join(found.affected_versions)}." if found.affected_versions else ""
         return f"Erased: {found.chats} chats, {found.messages} messages, {found.votes} votes.{affected}"

@@ -15,6 +15,7 @@ import gradio as gr
 
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
+from app.pages.blocks import Page, chosen
 from app.pages.chat.render import ChatRenderer, Update
 from app.pages.chat.tab_state import CHATS_SHOWN, TabState
 from app.pages.chat.transcript import ShownMessage
@@ -59,7 +60,7 @@ class ChatPage:
     def __init__(self, services: Services) -> None:
         self.services = services
         self._beginnings = threading.Lock()  # guards `beginning` of every tab
-        with gr.Blocks(
+        with Page(
             title="Thumbloop", analytics_enabled=False, fill_height=True, fill_width=True
         ) as self.blocks:
             # Not a factory: Gradio would call it in a separate event, which may come after on_load.
@@ -191,7 +192,7 @@ class ChatPage:
     def on_open(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         identity = self._identify(tab, request)
         with self.services.database.read() as session:
-            chat = get_chat(session, str(event.chat), owner_id=identity.user_id)
+            chat = get_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
         tab.through = tab.consent_shown = None  # first: another event may read them meanwhile
         tab.chat_id = chat.id
         yield from self.renderer.follow(tab, identity)
@@ -208,21 +209,22 @@ class ChatPage:
     @shows_errors
     def on_show(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         """Show the branch that contains the message."""
-        before, chosen = tab.through, str(event.message)
+        before, message_id = tab.through, chosen(event, "message")
         identity = self._identify(tab, request)
         try:
-            tab.through = chosen
+            tab.through = message_id
             yield from self.renderer.show(tab, identity)
         except ThumbloopError:
-            if tab.through == chosen:
+            if tab.through == message_id:
                 tab.through = before
             raise
 
     @shows_errors
     def on_send(
-        self, text: str, edits: str, consent: bool, tab: TabState, request: gr.Request
+        self, text: str | None, edits: object, consent: object, tab: TabState, request: gr.Request
     ) -> Iterator[Update]:
         """Send the message. If it is refused, its text stays in the box."""
+        text, edits = text or "", str(edits or "")
         identity = self._identify(tab, request)
         before = tab.consent
         live = self._send(tab, identity, text, edits or None, consent is True)
