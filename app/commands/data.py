@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from app.commands.doctor import check_deployed
 from app.commands.terminal import ACTOR, opened_database, say
 from storage import backup as backups
 from storage.errors import InvalidInput
@@ -33,6 +34,8 @@ def restore(file: str = typer.Argument(help="An archive of `thumbloop backup`.")
     settings = load_settings()
     report = backups.restore(settings, Path(file))
     say(f"Restored {report.files} files, {report.bytes} bytes, into {settings.data_dir}.")
+    deployed = check_deployed(settings)
+    say(f"Deployed: {deployed.text}. {deployed.remedy}".strip())
 
 
 def erase_user(name: str = PERSON, yes: bool = YES) -> None:

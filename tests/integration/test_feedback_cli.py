@@ -148,7 +148,8 @@ def test_backup_restore_and_erasure(thumbloop: CommandLine, tmp_path: Path, kto_
     assert thumbloop.output("export", "-") == ""
 
     thumbloop.settings["data_dir"] = tmp_path / "restored"
-    thumbloop.output("restore", str(archive))
+    restored = thumbloop.run("restore", str(archive))
+    assert "Deployed: v1" in restored.stdout + restored.stderr
     assert thumbloop.output("export", "-") == rows
     assert "ada" in thumbloop.output("user", "list")
 
