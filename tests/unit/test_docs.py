@@ -130,6 +130,17 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert not [word for word in words if word.endswith(".py") and Path(word).name not in names]
 
 
+def test_tests_that_the_security_page_names_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "security.md").read_text()))
+    known = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", path.read_text())
+    }
+    assert len(named) > 20
+    assert not named - known, "docs/security.md names tests that are gone"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_are_short_enough_for_a_diff(page: Path) -> None:
     lines = page.read_text().splitlines()
