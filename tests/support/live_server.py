@@ -55,6 +55,7 @@ class LiveServer:
         self.settings = Settings(**texts)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.log = Path(self.settings.data_dir).with_suffix(".server.log")
+        self.more_environment: dict[str, str] = {}
         self.process: programs.Program | subprocess.Popen[bytes] | None = None
         self._tokens: dict[str, str] = {}
 
@@ -70,7 +71,7 @@ class LiveServer:
         """What a command line needs to work on the same installation."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
         given = self.settings.model_dump(mode="json", exclude_unset=True)
-        return clean | in_environment(given)
+        return clean | in_environment(given) | self.more_environment
 
     def start(self, *, wait: bool = True) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -150,6 +151,11 @@ class LiveServer:
     def visit(self, **options: Any) -> httpx.Client:
         """A browser or program that has not signed in."""
         return httpx.Client(base_url=self.url, **{**PLAIN, "timeout": 60, **options})
+
+
+def faked_clock(library: Path, seconds: int) -> dict[str, str]:
+    """The environment of a program whose wall clock is that far ahead; needs executor="local"."""
+    return {"LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def _die_with_parent() -> None:
