@@ -10,6 +10,7 @@ from importlib.metadata import version
 import typer
 
 from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions
+from app.simulation.command import simulate
 from storage.errors import NotReady, NotStored, ThumbloopError
 
 cli = typer.Typer(
@@ -31,7 +32,15 @@ def _options(show_version: bool = VERSION) -> None:
 
 
 for command in (
-    *(serve.serve, train.train, sweep.sweep, versions.versions, versions.deploy, versions.rollback),
+    *(
+        serve.serve,
+        train.train,
+        sweep.sweep,
+        simulate,
+        versions.versions,
+        versions.deploy,
+        versions.rollback,
+    ),
     *(data.backup, data.restore, data.erase_user, data.erase_before, data.quarantine),
     *(accounts.admin_link, settings.settings, doctor.doctor),
 ):

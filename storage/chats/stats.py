@@ -69,7 +69,9 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> Interval:
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    # At 0 and at all the bound is exact, and rounding must not put it past the proportion.
+    low = max(0.0, centre - half) if successes else 0.0
+    return Interval(low, min(1.0, centre + half) if successes < trials else 1.0)
 
 
 def canary_stats(session: Session, canary: Canary) -> tuple[VersionStats, VersionStats]:
