@@ -201,19 +201,26 @@ class Deployments:
         Raises NotFound, Conflict (rejected or retired), ArtifactRefused.
         """
         with self._versions.lock:
-            version_id = self._versions.load_if_servable(id_or_name).id
-            with self._database.write() as session:
-                version = model_versions.deploy_version(session, version_id, by=by, why=why)
-            self._deployed.serve(version.id, self._versions.load(version))
-            self._free_unused()
-        return version
+            return self._move_alias(self._versions.load_if_servable(id_or_name).id, by=by, why=why)
 
     def roll_back(self, *, by: str, why: str) -> ModelVersion:
-        """Deploy the previous version, usually still loaded. Raises as `deploy` does."""
+        """Deploy the previous version. Raises as `deploy` does.
+
+        One that is still loaded replies whatever became of its files: people roll back when in need.
+        """
         with self._versions.lock:
             with self._database.read() as session:
                 target = model_versions.roll_back_target(session)
-            return self.deploy(target.id, by=by, why=why)
+            if not self._versions.is_loaded(target.id):
+                self._versions.load_if_servable(target.id)
+            return self._move_alias(target.id, by=by, why=why)
+
+    def _move_alias(self, version_id: str, *, by: str, why: str) -> ModelVersion:
+        with self._database.write() as session:
+            version = model_versions.deploy_version(session, version_id, by=by, why=why)
+        self._deployed.serve(version.id, self._versions.load(version))
+        self._free_unused()
+        return version
 
     def _load_named(self, version_id: str) -> ServedVersion:
         """The version, loaded if necessary in the slot of the least recently used one."""

@@ -46,19 +46,27 @@ class LoadedVersions:
             self.check()
             served = self.served(version)
             if not self.is_loaded(version.id):
-                if version.path is not None:
-                    self._artifacts.verify(version.path, version.files)
+                self._verify(version)
                 self._backend.load(served)
             self.use(version.id)
         return served
 
     def load_if_servable(self, id_or_name: str) -> ModelVersion:
-        """Find the version, and load it unless its state forbids to serve it: storage refuses that one."""
+        """Find the version, and load it unless its state forbids to serve it: storage refuses that one.
+
+        One that is loaded already is verified again: the next start would refuse it if it was damaged since.
+        """
         with self.database.read() as session:
             version = model_versions.get_version(session, id_or_name)
         if version.state in ("candidate", "ready"):
+            if self.is_loaded(version.id):
+                self._verify(version)
             self.load(version)
         return version
+
+    def _verify(self, version: ModelVersion) -> None:
+        if version.path is not None:
+            self._artifacts.verify(version.path, version.files)
 
     def use(self, version_id: str) -> None:
         self._used[version_id] = time.monotonic()

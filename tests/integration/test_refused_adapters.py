@@ -73,6 +73,24 @@ def test_each_is_refused_by_name_and_the_deployed_version_keeps_serving(serving:
         assert model_versions.open_canary(session) is None
 
 
+def test_a_loaded_version_whose_files_were_damaged_is_not_deployed(serving: ServingEnv) -> None:
+    """It would reply until the next start, and never again."""
+    serving.deployments.start()
+    damaged = serving.publish()
+    serving.deployments.deploy(damaged.name, by="ada", why="good")
+    serving.deployments.deploy(serving.publish().name, by="ada", why="better")
+    assert damaged.id in serving.backend.loaded()
+    assert damaged.path is not None
+    add_pickle(serving.artifacts.folder(damaged.path))
+    for serve in (
+        lambda: serving.deployments.deploy(damaged.name, by="ada", why="hope"),
+        lambda: serving.deployments.canary.start(damaged.name, share=0.5, by="ada", why="hope"),
+    ):
+        with pytest.raises(ArtifactRefused, match=r"adapter_model\.bin is not a file"):
+            serve()
+        assert alias(serving.database) == "v3"
+
+
 def test_a_pickle_is_not_even_published(tmp_path: Path, talkative_model: Path) -> None:
     artifacts = Artifacts(tmp_path)
     add_pickle(build_adapter(talkative_model, artifacts.staging("run")))
