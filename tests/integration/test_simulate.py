@@ -4,6 +4,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from app.simulation.simulation import Lines
 from tests.support.command_line import CommandLine
 from tests.support.live_server import wait_until
@@ -11,6 +13,7 @@ from tests.support.live_server import wait_until
 WORDS = ("--votes", "24", "--cycles", "2", "--measured", "4", "--people", "3", "--max-tokens", "16")
 
 
+@pytest.mark.timeout(900)  # three starts of a server of its own
 def test_a_simulation_that_was_stopped_and_killed_is_continued(
     thumbloop: CommandLine, tmp_path: Path
 ) -> None:
@@ -24,7 +27,7 @@ def test_a_simulation_that_was_stopped_and_killed_is_continued(
         return len(file.read_text().splitlines()) if file.exists() else 0
 
     first = thumbloop.start(*command)
-    wait_until(votes, 120, first.printed)
+    wait_until(votes, 240, first.printed)
     first.send_signal(signal.SIGINT)
     assert first.wait() == 130
     assert "Stopped. The same command continues." in first.printed()
@@ -32,7 +35,7 @@ def test_a_simulation_that_was_stopped_and_killed_is_continued(
     assert 0 < before < 24
 
     second = thumbloop.start(*command)
-    wait_until(lambda: votes() > before, 120, second.printed)
+    wait_until(lambda: votes() > before, 240, second.printed)
     second.kill()
     second.wait()
 
