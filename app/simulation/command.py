@@ -7,11 +7,11 @@ import typer
 
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import print_table, say
+from app.commands.train_file import STOPPED
 from storage.errors import InvalidInput
 from storage.settings import load_settings
 from trainer.launch.environment import prepare_process
 
-STOPPED = 130  # the shell's exit code for Ctrl-C
 # Settings under which nothing happens unasked and nobody waits for a limit.
 SIMULATED = {"schedule": "", "auth": "anonymous", "max_replies_per_minute": 0, "database_url": ""}
 
@@ -42,8 +42,9 @@ def simulate(
 ) -> None:
     """Run the whole loop with simulated people and measure what the model learns.
 
-    A server of its own, in the folder, replies, trains and deploys with the current settings. Ctrl-C stops
-    with exit code 130; the same command continues.
+    A server of its own, in the folder, replies, trains and deploys with the current settings.
+
+    Ctrl-C stops, with exit code 130; the same command continues.
     """
     if votes < cycles:
         raise InvalidInput(f"--cycles {cycles}: more trainings than votes ({votes}).")
