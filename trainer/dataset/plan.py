@@ -142,5 +142,5 @@ def check_readiness(
             f"{settings.max_length} tokens; collect more votes, or raise THUMBLOOP_MAX_LENGTH"
         )
     if lacks:
-        return Readiness(False, f"Not enough feedback yet. There are {'; there are '.join(lacks)}.")
+        return Readiness(False, f"Not enough feedback yet: {'; '.join(lacks)}.")
     return Readiness(True, f"Ready: {votes} from {people}, {counted(trainable_rows, 'example')} to train on.")
