@@ -24,7 +24,7 @@ BATCHING = "transformers.generation.continuous_batching"
 
 # By our file and the library's module: its names, with the parameters that we pass or override.
 USES = {
-    ("app/serving/local/batching_engine.py", f"{BATCHING}.continuous_api"): {
+    ("trainer/generation/batching_engine.py", f"{BATCHING}.continuous_api"): {
         "ContinuousBatchingManager.output_router": "Tokens would reach no reply.",
         "ContinuousBatchingManager.logit_processor": "Seeds and temperatures would be lost.",
         "ContinuousBatchingManager.input_queue": "A full queue would block the scheduler.",
@@ -37,28 +37,28 @@ USES = {
         "OutputRouter.deliver(output)": "Tokens would reach no reply.",
         "OutputRouter.deliver_batch(outputs)": "Tokens would reach no reply.",
     },
-    ("app/serving/local/batching_engine.py", f"{BATCHING}.requests"): {
+    ("trainer/generation/batching_engine.py", f"{BATCHING}.requests"): {
         "GenerationOutput.generated_tokens": "Replies would have no tokens.",
         "GenerationOutput.is_finished": "Replies would never end.",
         "FutureRequestState.state": "A draw would lose its sampler.",
         "RequestState.logit_processor_kwargs": "A draw would lose its sampler.",
     },
-    ("app/serving/local/batching_engine.py", f"{BATCHING}.cb_logits_processors"): {
+    ("trainer/generation/batching_engine.py", f"{BATCHING}.cb_logits_processors"): {
         "ContinuousBatchingLogitsProcessor.prepare_tensor_args(requests_with_new_token)": (
             "A draw would take the sampler of another reply."
         ),
         "ContinuousBatchingLogitsProcessor.fill_defaults(int32_tensor)": "The batch would refuse ours.",
         "ContinuousBatchingLogitsProcessorList.tensors_required": "The batch would not call our sampler.",
     },
-    ("app/serving/local/batching_engine.py", "transformers"): {
+    ("trainer/generation/batching_engine.py", "transformers"): {
         "PreTrainedModel.set_attn_implementation(attn_implementation)": "The attention would not be ours.",
         "PretrainedConfig._attn_implementation": "A stopped engine could not restore the attention.",
     },
-    ("app/serving/local/paged_attention.py", f"{BATCHING}.cache"): {
+    ("trainer/generation/paged_attention.py", f"{BATCHING}.cache"): {
         "PagedAttentionCache.update(key_states, value_states, layer_idx)": "The cache could not be read.",
         "group_layers_by_attn_type": "Models with sliding windows would get full attention.",
     },
-    ("app/serving/local/paged_attention.py", "transformers"): {
+    ("trainer/generation/paged_attention.py", "transformers"): {
         "PretrainedConfig._attn_implementation": "Models with another attention would get this one.",
         "integrations.sdpa_attention.sdpa_attention_forward(attention_mask, dropout, scaling)": (
             "Attention without a paged cache would fail."

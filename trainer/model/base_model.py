@@ -127,6 +127,13 @@ def load_model(
     return (model if quantization else model.to(source.device)).eval(), tokenizer
 
 
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end a reply: the tokenizer's and those of the model's generation config."""
+    named = model.generation_config.eos_token_id
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
 def number_format(precision: str, device: torch.device) -> torch.dtype:
     """The torch dtype for a `precision` setting on a device; raises BadSetting for fp16 without a GPU."""
     if precision == "fp16" and device.type != "cuda":

@@ -1,4 +1,5 @@
 """The in-process backend: transformers, with one slot and one engine per model version.
 
-Imports app.serving, trainer.model, trainer.engine.fast, trainer.dataset and storage. Begin with `backend.py`.
+Imports app.serving, trainer.generation, trainer.model, trainer.engine.fast, trainer.dataset and storage.
+Begin with `backend.py`.
 """

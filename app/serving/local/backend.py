@@ -13,16 +13,17 @@ from typing import Any
 import torch
 
 from app.serving.backend import Backend, ServedVersion
-from app.serving.local.batching_engine import ContinuousEngine, Unsuitable
-from app.serving.local.engine import Engine
-from app.serving.local.plain_engine import PlainEngine
 from app.serving.local.scheduler import LocalReply, LocalScheduler, Slot
-from app.serving.local.slot import build_model, limit_threads, try_model
+from app.serving.local.slot import build_model, try_version
 from app.serving.reply import ReplyStream, Request
 from storage.errors import NotReady
 from storage.settings import Settings
 from trainer.dataset.tokenise import prompt_ids
-from trainer.model.base_model import BaseModelSource, load_model, load_tokenizer
+from trainer.generation.batching_engine import ContinuousEngine, Unsuitable
+from trainer.generation.engine import Engine
+from trainer.generation.plain_engine import PlainEngine
+from trainer.generation.threads import limit_threads
+from trainer.model.base_model import BaseModelSource, end_ids, load_model, load_tokenizer
 
 log = logging.getLogger("thumbloop.serving")
 
@@ -72,7 +73,7 @@ class LocalBackend(Backend):
                 self._load_base()
             model = build_model(self.base, version)
             limit_threads(model)
-            slot = Slot(version, model, try_model(model, version, self._trial_prompt))
+            slot = Slot(version, model, try_version(model, version, self._trial_prompt))
             engine = slot.engine = self._make_engine(slot)
             try:
                 self._scheduler.open(slot)
@@ -111,7 +112,7 @@ class LocalBackend(Backend):
     def _load_base(self) -> None:
         self.base, _ = load_model(self._source)
         if self._given_end_ids is None:
-            self._end_ids = _end_ids(self.base, self._tokenizer)
+            self._end_ids = end_ids(self.base, self._tokenizer)
 
     def _make_engine(self, slot: Slot) -> Engine:
         """The batching engine, or the plain one for a model that cannot be batched."""
@@ -133,10 +134,3 @@ class LocalBackend(Backend):
                     why,
                 )
         return PlainEngine(slot.model, self._end_ids, self._concurrent, take)
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end a reply: the tokenizer's and those of the model's generation config."""
-    named = model.generation_config.eos_token_id
-    ids = named if isinstance(named, list) else [named]
-    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)

@@ -9,13 +9,13 @@ from typing import Any
 
 from app.serving.admission import Admission
 from app.serving.backend import ServedVersion
-from app.serving.local.engine import Engine, Update
-from app.serving.local.sampling import Sampler
-from app.serving.local.slot import Trial
 from app.serving.reply import FinishReason, Reply, ReplyStream, Request
 from app.serving.scheduler import Scheduler, stopping
 from app.serving.text import Detokeniser
 from storage.errors import NotReady, ThumbloopError
+from trainer.generation.engine import Engine, Update
+from trainer.generation.sampling import Sampler
+from trainer.generation.trial import Trial
 
 log = logging.getLogger("thumbloop.serving")
 
@@ -40,7 +40,8 @@ class LocalReply(Reply):
         self, request: Request, stream: ReplyStream, tokenizer: Any, end_ids: frozenset[int]
     ) -> None:
         super().__init__(request, stream)
-        self.sampler = Sampler(request.sampling)
+        sampling = request.sampling
+        self.sampler = Sampler(sampling.temperature, sampling.top_p, sampling.seed)
         self._text = Detokeniser(tokenizer)
         self._end_ids = end_ids
 

@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from app.serving.admission import Admission
 from app.serving.backend import ServedVersion
 from app.serving.local.backend import LocalBackend
-from app.serving.local.plain_engine import PlainEngine
 from app.serving.local.scheduler import LocalReply, LocalScheduler, Slot
-from app.serving.local.slot import build_model, try_model
+from app.serving.local.slot import build_model
 from app.serving.reply import ReplyStream, Request, Sampling
 from storage.errors import ArtifactRefused, Busy, InvalidInput, NotReady, ThumbloopError
 from storage.settings import Settings
@@ -29,6 +28,8 @@ from tests.support.examples import example
 from tests.support.tiny_model import CONTEXT as TINY_CONTEXT
 from tests.support.tiny_model import build_tiny_model
 from trainer.dataset.tokenise import prompt_ids, tokenise
+from trainer.generation.plain_engine import PlainEngine
+from trainer.generation.trial import try_model
 from trainer.model.base_model import load_model, resolve
 
 HELLO = [{"role": "user", "content": "Tell me about the river, please. 🌊"}]
@@ -94,7 +95,7 @@ def test_a_reply_that_its_engine_ends_unasked_ends_for_the_reader(model_folder: 
     settings = Settings(data_dir=tmp_path, model=str(model_folder), precision="fp32")
     base, tokenizer = load_model(resolve(settings))
     prompt = prompt_ids(tokenizer, HELLO)
-    trial = try_model(base, BASE, prompt)
+    trial = try_model(base, prompt)
     admission = Admission(1, 0)
     engine_ends = frozenset([trial.tokens[3]])  # of which the reply knows nothing
 

@@ -15,13 +15,8 @@ from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from app.serving.backend import ServedVersion
-from app.serving.local import paged_attention
 from app.serving.local.backend import LocalBackend
-from app.serving.local.batching_engine import PAGE_TOKENS, ContinuousEngine, Unsuitable
-from app.serving.local.engine import Update
-from app.serving.local.plain_engine import PlainEngine
-from app.serving.local.sampling import Sampler
-from app.serving.local.slot import Trial, build_model, try_model
+from app.serving.local.slot import build_model
 from app.serving.reply import Sampling
 from app.serving.scheduler import Occupancy
 from storage.errors import Busy, ThumbloopError
@@ -29,6 +24,12 @@ from storage.settings import Settings
 from tests.support.endless_model import CONTEXT, FATAL
 from tests.support.live_server import wait_until
 from trainer.dataset.tokenise import prompt_ids
+from trainer.generation import paged_attention
+from trainer.generation.batching_engine import PAGE_TOKENS, ContinuousEngine, Unsuitable
+from trainer.generation.engine import Update
+from trainer.generation.plain_engine import PlainEngine
+from trainer.generation.sampling import Sampler
+from trainer.generation.trial import Trial, try_model
 from trainer.model.base_model import load_model, resolve
 
 BASE = ServedVersion("base", "v1", None)
@@ -157,7 +158,7 @@ class Holding:
         model = build_model(base, BASE)
         self.engine = ContinuousEngine(
             model,
-            try_model(model, BASE, self.prompt),
+            try_model(model, self.prompt),
             end_ids=frozenset(),
             at_once=at_once,
             cache_tokens=64 * 1024,
@@ -165,7 +166,7 @@ class Holding:
         )
 
     def submit(self, request_id: str) -> bool:
-        return self.engine.submit(request_id, self.prompt, 1000, Sampler(GREEDY))
+        return self.engine.submit(request_id, self.prompt, 1000, Sampler(0, 1))
 
 
 def test_a_full_queue_turns_away_at_once_and_never_blocks(model_folder: Path, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_model_that_cannot_be_batched_gets_the_plain_engine_and_a_log_line(
     settings = Settings(data_dir=tmp_path, model=str(model_folder), precision="fp32")
     base, tokenizer = load_model(resolve(settings))
     model = build_model(base, BASE)
-    trial = try_model(model, BASE, prompt_ids(tokenizer, hello()))
+    trial = try_model(model, prompt_ids(tokenizer, hello()))
     other = [(token + 1) % 300 for token in trial.tokens]
     lying = Trial(trial.prompt, other, torch.zeros_like(trial.logits).index_fill_(1, torch.tensor(other), 9))
     with pytest.raises(Unsuitable, match="continued a trial with token"):
@@ -225,7 +226,7 @@ def test_own_attention_is_that_of_the_library() -> None:
         torch.manual_seed(3)
         model = LlamaForCausalLM(config).eval()
         prompts = [torch.randint(50, (n,)).tolist() for n in (1, 3, 40, 300, 320, 500, 700)]
-    trial = try_model(model, BASE, prompts[0])
+    trial = try_model(model, prompts[0])
     results = []
     for own in (True, False):
         news: SimpleQueue[list[Update]] = SimpleQueue()
@@ -237,7 +238,7 @@ def test_own_attention_is_that_of_the_library() -> None:
         )
         assert (model.config._attn_implementation == paged_attention.NAME) == own
         for number, prompt in enumerate(prompts):
-            assert engine.submit(str(number), prompt, 20, Sampler(GREEDY))
+            assert engine.submit(str(number), prompt, 20, Sampler(0, 1))
         done: dict[str, list[int]] = {}
         while len(done) < len(prompts):
             done |= {one.request_id: list(one.tokens) for one in news.get(timeout=30) if one.last}

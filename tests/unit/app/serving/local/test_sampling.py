@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, TopPLogitsWarper
 
-from app.serving.local.sampling import Sampler, choose_tokens
 from app.serving.reply import Sampling
 from app.serving.text import Detokeniser, StopStrings
 from storage.errors import InvalidInput
+from trainer.generation.sampling import Sampler, choose_tokens
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +27,21 @@ def test_sampling_stays_in_the_nucleus_that_transformers_keeps(
     scores = torch.randn(3000, generator=torch.Generator().manual_seed(seed)) * spread
     # The two round sums of probabilities differently, so the oracle's border is drawn a hair wider.
     kept = TopPLogitsWarper(min(1.0, top_p + 1e-4))(torch.zeros(1, 1), scores[None] / 0.8)[0]
-    sampler = Sampler(Sampling(temperature=0.8, top_p=top_p, max_new_tokens=1, seed=seed))
+    sampler = Sampler(temperature=0.8, top_p=top_p, seed=seed)
     assert all(kept[choose_tokens(scores[None], [sampler])[0]] > -torch.inf for _ in range(5))
 
 
 def test_temperature_zero_and_a_nucleus_of_one_are_greedy() -> None:
     scores = torch.tensor([0.1, 5.0, 0.3])
-    for sampling in (Sampling(0, 1, 1), Sampling(1e-300, 1, 1), Sampling(2, 1e-9, 1)):
-        assert choose_tokens(scores[None], [Sampler(sampling)]) == [1]
+    for temperature, top_p in ((0, 1), (1e-300, 1), (2, 1e-9)):
+        assert choose_tokens(scores[None], [Sampler(temperature, top_p)]) == [1]
 
 
 def test_draws_follow_the_probabilities_and_a_seed_repeats_them_in_any_company() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 9.0, 0.0, 0.0]])
     for top_p in (1.0, 0.95):
-        alone, first, second = (Sampler(Sampling(1, top_p, 1, seed=-5)) for _ in range(3))
-        other = Sampler(Sampling(2, 0.5, 1, seed=5))
+        alone, first, second = (Sampler(1, top_p, seed=-5) for _ in range(3))
+        other = Sampler(2, 0.5, seed=5)
         drawn = [choose_tokens(scores[:1], [alone])[0] for _ in range(4000)]
         together = [choose_tokens(scores, [first, other])[0] for _ in range(200)]
         assert together == drawn[:200]
@@ -53,14 +53,14 @@ def test_draws_follow_the_probabilities_and_a_seed_repeats_them_in_any_company()
 
 def test_a_nucleus_wider_than_the_candidates_is_still_whole() -> None:
     scores = torch.zeros(1, 5000)  # all as likely
-    sampler = Sampler(Sampling(1, 0.9, 1, seed=1))
+    sampler = Sampler(1, 0.9, seed=1)
     drawn = {choose_tokens(scores, [sampler])[0] for _ in range(300)}
     assert len(drawn) > 250
 
 
 def test_logits_that_are_no_numbers_are_an_error() -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
-        choose_tokens(torch.tensor([[0.0, float("nan")]]), [Sampler(Sampling(0, 1, 1))])
+        choose_tokens(torch.tensor([[0.0, float("nan")]]), [Sampler(0, 1)])
 
 
 @given(text=st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"])))

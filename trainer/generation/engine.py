@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.serving.local.sampling import Sampler
+from trainer.generation.sampling import Sampler
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache
 
-from app.serving.local.engine import Sink, Update
-from app.serving.local.sampling import Sampler, choose_tokens
+from trainer.generation.engine import Sink, Update
+from trainer.generation.sampling import Sampler, choose_tokens
 
 log = logging.getLogger("thumbloop.serving")
 

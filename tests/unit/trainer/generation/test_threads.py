@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from app.serving.local.slot import limit_threads
+from trainer.generation.threads import limit_threads
 
 
 @pytest.fixture

@@ -21,11 +21,10 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput
 
-from app.serving.local import paged_attention
-from app.serving.local.engine import Sink, Update
-from app.serving.local.sampling import Sampler, choose_tokens
-from app.serving.local.slot import Trial
-from app.serving.reply import Sampling
+from trainer.generation import paged_attention
+from trainer.generation.engine import Sink, Update
+from trainer.generation.sampling import Sampler, choose_tokens
+from trainer.generation.trial import Trial
 
 PAGE_TOKENS = 32
 STEP_TOKENS = 256  # of prompts per step: bounds how long a new prompt delays everyone's next token
@@ -132,7 +131,7 @@ class ContinuousEngine:
         """Raise Unsuitable unless the manager picks the token that the model alone finds best, or nearly."""
         news: SimpleQueue[list[Update]] = SimpleQueue()
         self._router.sink = news.put
-        greedy = Sampler(Sampling(temperature=0, top_p=1, max_new_tokens=1))
+        greedy = Sampler(temperature=0, top_p=1)
         update = None
         if self.submit("trial", trial.prompt, len(trial.tokens), greedy):
             with contextlib.suppress(Empty):

@@ -5,8 +5,6 @@ from random import Random
 
 import torch
 
-from app.serving.reply import Sampling
-
 # The nucleus is nearly always among this many; sorting all of the vocabulary costs milliseconds a token.
 CANDIDATES = (64, 2048)
 COLDEST = 1e-4  # below this, sampling is greedy to the last bit of float32
@@ -18,11 +16,10 @@ class Sampler:
     So a token depends on the seed, its position and its logits alone, not on the rest of the batch.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
-        self.temperature = sampling.temperature
-        self.top_p = sampling.top_p
+    def __init__(self, temperature: float, top_p: float, seed: int | None = None) -> None:
+        self.temperature, self.top_p = temperature, top_p
         # Wrapped to 64 bits, because `Random` takes the absolute value of a negative seed.
-        self._random = Random(None if sampling.seed is None else sampling.seed % 2**64)
+        self._random = Random(None if seed is None else seed % 2**64)
 
     @property
     def greedy(self) -> bool:
