@@ -71,6 +71,9 @@ class TrainingSettings(BaseSettings):
     """KTO's β: how far the policy may move from the reference."""
     loss_type: Literal["kto", "apo_zero_unpaired"] = AdapterField("kto")
     """Objective, as TRL names it."""
+    nll_weight: float = AdapterField(0.0, ge=0)
+    """Weight of an additional loss: the mean negative log-likelihood a token of the liked replies. KTO alone
+    lets them become less probable. The engine `trl` is stock KTO and ignores it."""
     engine: Literal["shared-prefix", "trl"] = AdapterField("shared-prefix")
     """shared-prefix: KTO with every shared beginning computed once. trl: stock trl.KTOTrainer, the same
     numbers in several times the time."""

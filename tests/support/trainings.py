@@ -20,8 +20,8 @@ WEIGHTS = Weights(desirable=0.8, undesirable=1.3)
 
 
 def tiny_settings(folder: Path, model: Path | str, **changes: Any) -> Settings:
-    """Settings for a short training in fp32."""
-    given = {"precision": "fp32", "lora_rank": 4, "learning_rate": 1e-2}
+    """Settings for a short training in fp32, with the objective of TRL."""
+    given = {"precision": "fp32", "lora_rank": 4, "learning_rate": 1e-2, "nll_weight": 0.0}
     return Settings(data_dir=folder, model=str(model), **given | changes)
 
 

@@ -84,7 +84,8 @@ from people's feedback.
 
 | | |
 |---|---|
-| Objective | `{settings["loss_type"]}`, β {settings["beta"]}; reference: {_reference(lineage)} |
+| Objective | `{settings["loss_type"]}`, β {settings["beta"]}{_likelihood(lineage)}; \
+reference: {_reference(lineage)} |
 | Weights | desirable {weights["desirable"]:.3f}, undesirable {weights["undesirable"]:.3f} |
 | Data | {_origin(lineage)} |
 | Sources | {", ".join(f"{name} {count}" for name, count in lineage["sources"].items())} |
@@ -121,6 +122,14 @@ from transformers import AutoModelForCausalLM
 
 base = AutoModelForCausalLM.from_pretrained("{path}")
 model = PeftModel.from_pretrained(base, "this folder")"""
+
+
+def _likelihood(lineage: Mapping[str, Any]) -> str:
+    """The additional loss, which runs of earlier versions and the engine `trl` do not have."""
+    weight = lineage["settings"].get("nll_weight", 0)
+    if not weight or lineage["training"]["engine"] == "trl":
+        return ""
+    return f", and {weight:g} × the negative log-likelihood of a token of the liked replies"
 
 
 def _reference(lineage: Mapping[str, Any]) -> str:

@@ -104,12 +104,20 @@ def train(
     }
     trainer: Any
     if engine == "trl":
+        if settings.nll_weight:
+            log.info("The engine trl is stock KTO: THUMBLOOP_NLL_WEIGHT=%g is not used.", settings.nll_weight)
         args = training_arguments(model, weights, settings, output_dir, checkpointing)
         trainer = ExactTrainer(model, tokenizer, rows, args=args, **shared)
     else:
         args = training_arguments(model, weights, settings, output_dir, checkpointing=False)
         trainer = SharedPrefixTrainer(
-            model, rows, args=args, recompute=checkpointing, references=references, **shared
+            model,
+            rows,
+            args=args,
+            recompute=checkpointing,
+            references=references,
+            nll_weight=settings.nll_weight,
+            **shared,
         )
     for reporter in reporters(settings.report_to, output_dir.parent):
         trainer.add_callback(reporter)

@@ -27,7 +27,7 @@ from trainer.dataset.batch import Batch, make_batch
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.estimates import is_out_of_memory
 from trainer.engine.fast.layers import fast_layers
-from trainer.engine.prefix.objective import LossType, losses, reference_point
+from trainer.engine.prefix.objective import LossType, liked_nll, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.prefix.scorer import REFERENCE, PrefixScorer, Scores, keep_states_exact
 from trainer.engine.trl_trainer import Blocks, InOurOrder
@@ -52,6 +52,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         peft_config: LoraConfig | None,
         recompute: bool,
         references: ReferenceCache | None,
+        nll_weight: float = 0.0,
         callbacks: list[Any],
     ) -> None:
         set_seed(args.seed)  # before the adapter is created, as in TRL
@@ -62,6 +63,7 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         keep_states_exact(model)
         self.loss_type: LossType = args.loss_type  # type: ignore[assignment]
         self.settings, self.rows, self.max_length = args, rows, max_length
+        self.nll_weight = nll_weight
         self.blocks = Blocks(rows, args)
         compute = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         self.scorer = PrefixScorer(model, recompute=recompute, compute=compute)
@@ -106,6 +108,9 @@ class SharedPrefixTrainer(InOurOrder, Trainer):
         found = losses(
             log_ratios, desirable, weights, z0=self._z0, beta=self.settings.beta, loss_type=self.loss_type
         )
+        if self.nll_weight:
+            lengths = torch.tensor([len(item.completion or ()) for item in batch], device=device)
+            found = found + self.nll_weight * liked_nll(policy.completions, lengths, desirable, weights)
         self._rewards, self._labels = self.settings.beta * log_ratios.detach(), desirable
         return found.mean()
 

@@ -33,3 +33,12 @@ def losses(
     point = z0 if loss_type == "kto" else torch.zeros_like(z0)
     distance = torch.where(desirable, log_ratios - point, point - log_ratios)
     return weights * torch.sigmoid(-beta * distance)
+
+
+def liked_nll(log_probabilities: Tensor, lengths: Tensor, desirable: Tensor, weights: Tensor) -> Tensor:
+    """w·(−log π / tokens) of each desirable row, 0 of the others; shape (rows,), as all arguments.
+
+    KTO's loss is content when all replies become less probable and the disliked ones fall faster. This term
+    keeps the liked ones probable, as RPO does for DPO (arXiv 2404.19733, equation 3).
+    """
+    return torch.where(desirable, -weights * log_probabilities / lengths.clamp(min=1), 0.0)

@@ -18,7 +18,9 @@ from trainer.model.base_model import load_model, resolve
 class Batch:
     """A trainer whose adapter is far from the base, and what it says of one micro-batch."""
 
-    def __init__(self, model: str, folder: Path, references: ReferenceCache | None = None) -> None:
+    def __init__(
+        self, model: str, folder: Path, references: ReferenceCache | None = None, nll_weight: float = 0.0
+    ) -> None:
         settings = tiny_settings(folder, model, beta=0.5)
         base, tokenizer = load_model(resolve(settings))
         examples = [
@@ -35,6 +37,7 @@ class Batch:
             peft_config=kto.lora_config(settings),
             recompute=False,
             references=references,
+            nll_weight=nll_weight,
             callbacks=[],
         )
         self.trainer.current_gradient_accumulation_steps = 1  # as a training sets it
@@ -97,3 +100,17 @@ def test_kept_references_give_what_computed_ones_give(tiny_model: Path, tmp_path
     assert (none, all_of_them) == (0, 4)
     assert kept["loss"] == pytest.approx(live["loss"], rel=1e-5)
     torch.testing.assert_close(kept["gradient"], live["gradient"], rtol=1e-5, atol=1e-5)
+
+
+def test_liked_replies_add_their_likelihood(tiny_model: Path, tmp_path: Path) -> None:
+    """The loss is KTO's and α times the mean over the rows of w·(−log π / tokens) of the liked ones."""
+    plain, added = (Batch(str(tiny_model), tmp_path, nll_weight=weight) for weight in (0.0, 0.5))
+    rows = plain.trainer.rows
+    found = plain.trainer.scorer.policy(plain.trainer._batch(rows)).completions.tolist()
+    terms = [
+        -WEIGHTS.desirable * score / len(row.completion_ids) if row.label else 0.0
+        for row, score in zip(rows, found, strict=True)
+    ]
+    expected = plain.step([0, 1, 2, 3])["loss"] + 0.5 * sum(terms) / 4
+    assert added.step([0, 1, 2, 3])["loss"] == pytest.approx(expected, rel=1e-5)
+    assert sum(terms) > 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.engine.prefix.objective import LossType, losses, reference_point
+from trainer.engine.prefix.objective import LossType, liked_nll, losses, reference_point
 
 EQUAL = torch.ones(2)
 UP_DOWN = torch.tensor([True, False])
@@ -80,3 +80,17 @@ def test_extremes_and_batches_of_one_kind_are_finite(label: bool) -> None:
     found, gradient = loss([1e4, -1e4], [0, 0], labels=torch.tensor([label, label]))
     assert found.isfinite().all()
     assert gradient.isfinite().all()
+
+
+def test_the_likelihood_of_liked_replies_by_hand() -> None:
+    log_probabilities = torch.tensor([-12.0, -30.0, -5.0], requires_grad=True)
+    found = liked_nll(
+        log_probabilities,
+        torch.tensor([4, 10, 0]),
+        torch.tensor([True, False, True]),
+        torch.tensor([2.0, 3.0, 1.0]),
+    )
+    assert found.tolist() == [2.0 * 12 / 4, 0.0, 5.0]
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert log_probabilities.grad is not None
+    assert log_probabilities.grad.tolist() == [-2.0 / 4, 0.0, -1.0]
