@@ -1,13 +1,13 @@
 """Turns stored messages into Gradio Chatbot messages. Pure functions.
 
-Text by people and models is escaped by the template, or passed to Gradio's sanitizer as Markdown.
+Text by people and models is escaped by the template, or passed to Gradio as plain_markdown writes it.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.pages.chat.markdown import plain_markdown
 from app.pages.html import render
 from storage.chats.votes import CurrentVote
 from storage.db.tables import Message
@@ -15,13 +15,6 @@ from storage.db.tables import Message
 ChatbotMessage = dict[str, Any]
 OfferedTags = Mapping[str, str]  # reason tags, each with the thumbs after which it is offered
 
-# Fenced blocks (an unclosed one runs to the end, as it does while streaming), then inline code.
-CODE = re.compile(
-    r"(^[ \t>]*(`{3,}|~{3,}).*?(?:^[ \t>]*\2|\Z)|(?<!`)(`+)(?!`)(?:[^\n]|\n(?!\s*\n))+?(?<!`)\3(?!`))",
-    re.DOTALL | re.MULTILINE,
-)
-MERMAID = re.compile(r"\A([ \t>]*(?:`{3,}|~{3,}))[ \t]*mermaid\b", re.IGNORECASE)  # Gradio draws its markup
-TAG = re.compile(r"<(?=[A-Za-z/!?])")
 TYPING = (
     '<span class="tl-typing" role="status" aria-label="The reply is on its way"><i></i><i></i><i></i></span>'
 )
@@ -85,22 +78,6 @@ def message_html(item: ShownMessage, tags: OfferedTags | None = None, *, under_w
         votable=item.message.state in ("complete", "stopped"),
         note=_note(item.message),
         offered=offered,
-    )
-
-
-def plain_markdown(text: str) -> str:
-    """Markdown in which, outside code, tags are text and images are links.
-
-    People judge what the model wrote, so the sanitizer must not remove any of it; and an image from a
-    foreign server would reveal the reader to its owner. `!` before a link is an entity, which no other
-    character turns into an image. A diagram is shown as its source.
-    """
-    pieces = CODE.split(text)
-    # CODE has three groups: every fourth piece is prose, the one after it is code.
-    return "".join(
-        TAG.sub("&lt;", piece).replace("![", "&#33;[") if index % 4 == 0 else MERMAID.sub(r"\1text", piece)
-        for index, piece in enumerate(pieces)
-        if index % 4 in (0, 1)
     )
 
 

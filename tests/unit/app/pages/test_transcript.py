@@ -11,7 +11,6 @@ from app.pages.chat.transcript import (
     chatbot_messages,
     message_html,
     offered_tags,
-    plain_markdown,
 )
 from app.pages.html import notice, render
 from storage.db.tables import Chat, Message, Vote
@@ -21,32 +20,6 @@ HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 
 def reply(**columns: Any) -> Message:
     return Message(**{"chat_id": "c", "role": "assistant", "content": "Hello", **columns})
-
-
-@pytest.mark.parametrize(
-    ("written", "shown"),
-    [
-        ("plain *text*", "plain *text*"),
-        ("a < b and 3 <4", "a < b and 3 <4"),
-        ("<think>so</think>", "&lt;think>so&lt;/think>"),
-        ("<!-- aside -->", "&lt;!-- aside -->"),
-        ("![a](http://elsewhere/x.png)", "&#33;[a](http://elsewhere/x.png)"),
-        ("!![a](b) !!![a]", "!&#33;[a](b) !!&#33;[a]"),
-        ("```mermaid\n<img src=x>\n```", "```text\n<img src=x>\n```"),
-        ("> ~~~ Mermaid\n> a\n> ~~~", "> ~~~text\n> a\n> ~~~"),
-        ("```python\nmermaid\n```", "```python\nmermaid\n```"),
-        ("in `<b>` code, <b>out", "in `<b>` code, &lt;b>out"),
-        ("``a ` <i>`` <i>", "``a ` <i>`` &lt;i>"),
-        ("```html\n<p>\n```\n<p>", "```html\n<p>\n```\n&lt;p>"),
-        ("~~~\n![a](b)\n~~~", "~~~\n![a](b)\n~~~"),
-        ("Streaming:\n```html\n<p>\n\n<b", "Streaming:\n```html\n<p>\n\n<b"),
-        ("- item\n  ```\n  <p>\n\n  <p>\n  ```\n<p>", "- item\n  ```\n  <p>\n\n  <p>\n  ```\n&lt;p>"),
-        ("one ` alone\n\n<p> and ` again", "one ` alone\n\n&lt;p> and ` again"),
-        ("", ""),
-    ],
-)
-def test_tags_and_pictures_of_a_model_are_text(written: str, shown: str) -> None:
-    assert plain_markdown(written) == shown
 
 
 def test_what_a_person_wrote_is_escaped() -> None:

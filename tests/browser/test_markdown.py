@@ -1,0 +1,61 @@
+"""What a model writes, as the browser's own parser of Markdown shows it on the chat page."""
+
+from contextlib import closing
+
+from playwright.sync_api import Page, expect
+
+from app.pages.chat.markdown import plain_markdown
+from storage.db.database import Database
+from storage.db.tables import Message
+from tests.support.chatting import OpenPage, chat_id, send_and_wait, stored_messages
+from tests.support.live_server import LiveServer
+from tests.support.replies import REPLIES_WITH_CODE
+
+REPLIES = [
+    *REPLIES_WITH_CODE,
+    "![a](http://elsewhere/x.png) !![a](http://elsewhere/x.png) \\![a](http://elsewhere/x.png)",
+    "!![a][b]\n\n[b]: http://elsewhere/x.png",
+    "\\```mermaid\nA[<img src=http://elsewhere/x.png>]\n```",
+    "$$`$$<img src=http://elsewhere/x.png> `$$ a<b $$",
+    "[a](javascript:alert(1)) [b](java&#115;cript:x) [c](<data:x>) <javascript:x>\n\n[d]\n\n[d]: vbscript:x",
+    "<think>so</think> <style>*{display:none}</style> <svg onload=alert(1)> <a href=http://elsewhere/ id=x>",
+]
+# Elements of a person's own making, attributes that run or load, and addresses that are no page.
+MADE = """text => [...text.querySelectorAll("*")].flatMap(element => [
+    ['IMG', 'SCRIPT', 'IFRAME', 'THINK', 'B', 'I'].includes(element.tagName) ? [element.outerHTML] : [],
+    element.closest('.mermaid') ? ['a diagram'] : [],
+    [...element.attributes].filter(({name, value}) =>
+        name.startsWith('on') || name === 'src' || (name === 'href' && !/^(https?:|#|[^:]*$)/.test(value))
+    ).map(({name, value}) => `${name}=${value}`),
+].flat())"""
+CODES = "text => [...text.querySelectorAll('code')].map(code => code.textContent.replace(/\\n$/, ''))"
+
+
+def with_replies(page: Page, server: LiveServer, replies: list[str]) -> None:
+    """Let the open chat go on with these replies."""
+    chat = chat_id(page)
+    parent_id = str(stored_messages(page, server.url)[-1]["id"])
+    with closing(Database(server.settings.database_address)) as database, database.write() as session:
+        for content in replies:
+            for role in ("user", "assistant"):
+                message = Message(chat_id=chat, parent_id=parent_id, role=role, content=content)
+                session.add(message)
+                session.flush()
+                parent_id = message.id
+
+
+def test_no_reply_becomes_more_than_text_and_code_is_shown_as_written(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "Hello")
+    with_replies(page, chat_server, REPLIES)
+    page.reload()
+    texts = page.locator(".bot-row span.md")
+    expect(texts).to_have_count(1 + len(REPLIES))
+    for text, written in zip(texts.all()[1:], REPLIES, strict=True):
+        expect(text.locator("p, code").first).to_be_attached()
+        assert text.evaluate(MADE) == [], f"{written!r} as {plain_markdown(written)!r}"
+        if written in REPLIES_WITH_CODE:
+            shown = [code for code in text.evaluate(CODES) if code]
+            assert shown == REPLIES_WITH_CODE[written], plain_markdown(written)

@@ -1,0 +1,30 @@
+"""What models write that could become more than text on the page."""
+
+# Markdown, and the code that is in it.
+REPLIES_WITH_CODE = {
+    "in `<b>` code, <b>out": ["<b>"],
+    "``a ` <i>`` <i>": ["a ` <i>"],
+    "\\``<b>`": ["<b>"],
+    "> `a\n> <b> c` d": ["a <b> c"],
+    "|a|\n|-|\n|`<b>\\|c`|": ["<b>|c"],
+    "see https://a.b/`<img src=x>`": ["<img src=x>"],
+    "`[a](javascript:x)`": ["[a](javascript:x)"],
+    "```html\n<p>\n```\n<p>": ["<p>"],
+    "a\n~~~\n![a](b)\n~~~": ["![a](b)"],
+    "Streaming:\n```html\n<p>\n\n<b": ["<p>\n\n<b"],
+    "~~~\n~~~`\n<img src=x>\n~~~": ["~~~`\n<img src=x>"],
+    "- item\n  ```\n  <p>\n\n    <p>\n  ```\n- <p>": ["<p>\n\n  <p>"],
+    "> 1. ~~~html\n>    <p>": ["<p>"],
+    "- a\n\n      <b>\n        c": ["<b>\n  c"],
+    "-     <b>": ["<b>"],
+    "a\n\n    <b>\n    c": ["<b>\nc"],
+    "```mermaid\n<img src=x>\n```": ["<img src=x>"],
+    "- ```mermaid\n  A[<img src=x>]\n  ```": ["A[<img src=x>]"],
+    "a```mermaid\n<img src=x>```": ["mermaid <img src=x>"],
+    "````md\n```mermaid\nA\n```\n````": ["```mermaid\nA\n```"],
+    '[a]: x "\n```\n"\n<img src=x>\n```': ['"\n<img src=x>'],
+    "[a\n```\nb]: x\n<img src=x>\n```": ["b]: x\n<img src=x>"],
+    "[a]:\n```\n<img src=x>\n```": ["<img src=x>"],
+    "```\necho $$\n<b>\necho $$\n```": ["echo $$\n<b>\necho $$"],
+    "```\n[a\nb]: <b>\n```": ["[a\nb]: <b>"],
+}
