@@ -48,6 +48,7 @@ for command in (
 cli.command("import")(feedback.import_feedback)
 cli.command("export")(feedback.export_feedback)
 cli.add_typer(versions.canary_commands, name="canary")
+cli.add_typer(data.guard_commands, name="guard")
 cli.add_typer(accounts.user_commands, name="user")
 cli.add_typer(accounts.token_commands, name="token")
 

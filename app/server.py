@@ -18,6 +18,7 @@ from app.api.replies import reply_threads
 from app.api.v1 import (
     chats,
     feedback,
+    guard,
     imports,
     model_versions,
     stats,
@@ -58,6 +59,7 @@ API_ROUTERS = (
     feedback,
     imports,
     users,
+    guard,
     webhooks,
 )
 ROOT_ROUTERS = (routes, monitoring, docs, sign_in)

@@ -1,4 +1,4 @@
-"""`thumbloop backup`, `restore`, `erase-user`, `erase-before`, `quarantine`: backup and erasure of data."""
+"""Commands about whose data stay and count: backup, restore, erasure, quarantine and the guard."""
 
 import sys
 from datetime import UTC, datetime
@@ -7,17 +7,25 @@ from pathlib import Path
 import typer
 
 from app.commands.doctor import check_deployed
-from app.commands.terminal import ACTOR, opened_database, say
+from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
 from storage import backup as backups
-from storage.errors import InvalidInput
+from storage.errors import InvalidInput, NotFound
 from storage.files.installation_key import load_secret
 from storage.people.users import find_person
+from storage.privacy import releases
 from storage.privacy.quarantine import set_quarantine
+from storage.registry.set_aside import newest_influence, people_set_aside
 from storage.settings import load_settings
+from storage.settings.guard import describe_guard
 
 PERSON = typer.Argument(
     metavar="PERSON", help="An account's name, an id, a user_hash of an export, or ACCOUNT/USER."
 )
+guard_commands = typer.Typer(
+    help="What keeps a few people from turning the model, and what it set aside.", no_args_is_help=True
+)
+REASON = typer.Option("", help="The reason, for the audit log.")
+MESSAGE = typer.Option(None, "--message", help="Only the vote on the reply with this id.")
 YES = typer.Option(False, "--yes", help="Do not ask for confirmation.")
 
 
@@ -82,13 +90,70 @@ def erase_before(
 def quarantine(
     name: str = PERSON,
     release: bool = typer.Option(False, "--release", help="End the quarantine."),
-    reason: str = typer.Option("", help="The reason, for the audit log."),
+    reason: str = REASON,
 ) -> None:
     """Quarantine a person: their votes are kept, but not trained on, counted or exported."""
     with opened_database() as (settings, database), database.write() as session:
         user = find_person(session, name, salt=load_secret(settings.data_dir))
         report = set_quarantine(session, user.id, not release, by=ACTOR, reason=reason)
     say(f"{name} is {'released' if release else 'quarantined'}; this changed {report.votes} votes.")
+
+
+@guard_commands.command("show")
+def show_guard() -> None:
+    """Show the limits, what the newest run set aside, the most active people, and the releases."""
+    with opened_database() as (settings, database):
+        with database.read() as session:
+            people = people_set_aside(session)
+            influence = newest_influence(session)
+            released = releases.open_releases(session)
+        say(f"Limits: {describe_guard(settings)}.")
+    print_table(
+        ("person", "votes set aside", "reasons"),
+        [
+            (one.user_id, str(one.votes), "; ".join([*one.reasons, *(f"“{text}”" for text in one.phrases)]))
+            for one in people
+        ],
+        empty="The newest run set no vote aside.",
+    )
+    if influence:
+        say("\nThe most active people of the newest training, by their share of each kind's weight:")
+        print_table(
+            ("person", "up", "down", "rows"),
+            [
+                (one["user_id"], f"{one['up']:.0%}", f"{one['down']:.0%}", str(one["rows"]))
+                for one in influence
+            ],
+        )
+    if released:
+        say("\nReleased:")
+        print_table(
+            ("person", "since", "what"),
+            [(one.user_id, shown_time(one.created_at), one.message_id or "every vote") for one in released],
+        )
+
+
+@guard_commands.command("release")
+def release_from_guard(
+    name: str = PERSON,
+    message: str | None = MESSAGE,
+    undo: bool = typer.Option(False, "--undo", help="End the release."),
+    reason: str = REASON,
+) -> None:
+    """Let a person's votes pass the guard, from the next run on."""
+    with opened_database() as (settings, database), database.write() as session:
+        user = find_person(session, name, salt=load_secret(settings.data_dir))
+        what = "every vote" if message is None else f"the vote on {message}"
+        if not undo:
+            releases.release(session, user.id, message, by=ACTOR, reason=reason)
+        else:
+            found = [
+                one for one in releases.open_releases(session, user_id=user.id) if one.message_id == message
+            ]
+            if not found:
+                raise NotFound(f"{name} has no release of {what}; `thumbloop guard show` lists them.")
+            releases.withdraw(session, found[0].id, by=ACTOR, reason=reason)
+    say(f"The guard {'checks' if undo else 'lets pass'} {what} of {name} from the next run on.")
 
 
 def _moment(text: str) -> datetime:

@@ -26,6 +26,7 @@ from storage.files.data_dir import is_open
 from storage.registry.artifacts import Artifacts
 from storage.registry.model_versions import deployed_version, installation_id
 from storage.settings import Settings, load_settings
+from storage.settings.guard import describe_guard, guard_limits
 from storage.settings.serving import DEFAULT_MODEL
 from trainer.runs.schedule import Schedule
 
@@ -175,6 +176,15 @@ def check_schedule(settings: Settings) -> Finding:
         return Finding("ok", f"{text} Next: {times}." if times else text)
 
 
+def check_guard(settings: Settings) -> Finding:
+    """Which limits keep a few people from changing the model; a warning if one account can."""
+    if settings.auth == "accounts" and guard_limits(settings).min_voters < 2:
+        return Finding(
+            "warn", describe_guard(settings), "One account can train a version: raise THUMBLOOP_MIN_VOTERS."
+        )
+    return Finding("ok", describe_guard(settings))
+
+
 def check_model(settings: Settings) -> Finding:
     from trainer.model.base_model import PACKAGE, resolve
 
@@ -252,5 +262,5 @@ def check_chromium(_: Settings) -> Finding:
 
 CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     *(check_python, check_torch, check_precision, check_memory, check_data, check_database),
-    *(check_deployed, check_schedule, check_model, check_backend, check_port, check_chromium),
+    *(check_deployed, check_schedule, check_guard, check_model, check_backend, check_port, check_chromium),
 )

@@ -20,6 +20,7 @@ from app.commands.terminal import console, say, shown_time
 from storage.errors import BadSetting, Conflict, ThumbloopError
 from storage.registry.model_versions import deployed_version
 from storage.settings import Settings, load_settings
+from storage.settings.guard import describe_guard, guard_limits
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -192,6 +193,7 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
         "Sign-in": "none: everybody who opens the page may chat"
         if settings.auth == "anonymous"
         else "accounts",
+        "Guard": describe_guard(settings),
         "Started in": f"{seconds:.1f} s",
     }.items():
         table.add_row(name, Text(value))
@@ -213,7 +215,7 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
 
 def trust_notice(settings: Settings) -> str | None:
     """What an administrator of several accounts should know, if one of them alone can change the model."""
-    if settings.auth != "accounts" or settings.min_voters > 1 or not settings.auto_deploy:
+    if settings.auth != "accounts" or guard_limits(settings).min_voters > 1 or not settings.auto_deploy:
         return None
     return (
         "Notice  The votes of one account can train a version, and it is deployed without an admin: raise "

@@ -87,6 +87,10 @@ def _source(name: str) -> str:
 
 def _values(schema: dict[str, Any]) -> str:
     """The values that a setting takes, from its JSON schema."""
+    if "anyOf" in schema:
+        return ", ".join(_values(each) for each in schema["anyOf"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":

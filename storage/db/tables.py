@@ -264,6 +264,27 @@ class RunVote(Table, table=True):
     run_id: str = Field(foreign_key="training_run.id", primary_key=True, index=True)
 
 
+class SetAsideVote(Identified, table=True):
+    """A vote (or a signal) that the guard kept the newest run from learning from."""
+
+    __table_args__ = (UniqueConstraint("run_id", "message_id", "user_id"),)
+
+    run_id: str = Field(foreign_key="training_run.id")
+    message_id: str = Field(foreign_key="message.id", index=True)
+    user_id: str = Field(foreign_key="user_account.id", index=True)
+    reason: str
+    detail: str = Field(default="", sa_type=Text)  # the phrase that is pushed
+
+
+class GuardRelease(Dated, table=True):
+    """An admin's decision that the guard lets a person's votes pass, or those on one reply, until it ends."""
+
+    user_id: str = Field(foreign_key="user_account.id", index=True)
+    message_id: str | None = Field(default=None, foreign_key="message.id", index=True)
+    by: str
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
 class ModelVersion(Dated, table=True):
     number: int = Field(unique=True)  # v1 is the base
     parent_id: str | None = Field(default=None, foreign_key="model_version.id")

@@ -18,7 +18,7 @@ from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.database import Database
 from storage.db.rows import count_changed
-from storage.db.tables import ApiToken, Chat, Message, Signal, User, Vote, VoteEvent, now
+from storage.db.tables import ApiToken, Chat, Message, SetAsideVote, Signal, User, Vote, VoteEvent, now
 from storage.errors import Conflict
 from storage.exports.exporter import remove_exports
 from storage.people.users import get_user
@@ -143,7 +143,7 @@ class _Scope:
     chats: SelectOfScalar[str] | Sequence[str]
     user_id: str | None = None
 
-    def covers(self, table: type[Vote] | type[VoteEvent] | type[Signal]) -> sa.ColumnElement[bool]:
+    def covers(self, table: type[Vote | VoteEvent | Signal | SetAsideVote]) -> sa.ColumnElement[bool]:
         in_chats = select(Message.id).where(col(Message.chat_id).in_(self.chats))
         return col(table.message_id).in_(in_chats) | (col(table.user_id) == self.user_id)
 
@@ -178,6 +178,7 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
     report = ErasureReport(votes=len(votes))
     blank: dict[str, object] = {"label": None, "tags": [], "comment": None, "correction": None}
     session.execute(sa.delete(Vote).where(scope.covers(Vote)))
+    session.execute(sa.delete(SetAsideVote).where(scope.covers(SetAsideVote)))  # may quote the reply
     # An event of a vote that was taken back is empty: there is nothing to erase or to count.
     events = scope.covers(VoteEvent) & (col(VoteEvent.action) != ERASED) & col(VoteEvent.label).is_not(None)
     session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))

@@ -123,7 +123,9 @@ def load_settings(**overrides: Any) -> Settings:
         first = error.errors()[0]
         if not first["loc"]:  # settings that contradict each other
             raise BadSetting(f"{first['msg'].removeprefix('Value error, ')}.") from error
-        name = ".".join(str(part) for part in first["loc"])
+        # What follows the name is the place in a list, or the alternative of a type that did not fit.
+        field, *place = first["loc"]
+        name = ".".join([str(field), *(str(part) for part in place if isinstance(part, int))])
         given = "…" if name in SECRETS else repr(first.get("input"))
         raise BadSetting(
             f"{variable(name)}={given}: {first['msg']}. `thumbloop settings` explains it.",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import AdapterField, LiveField, RunField
-from storage.settings.validators import AsList, Executor, Hours, Item, TimeZone
+from storage.settings.validators import AsList, AutoNumber, AutoShare, Executor, Hours, Item, TimeZone
 
 SignalKind = Literal["regenerated", "edited", "copied"]
 
@@ -30,8 +30,8 @@ class TrainingSettings(BaseSettings):
     """A scheduled run needs this many vote changes since the last trained snapshot."""
     min_votes_per_class: int = RunField(2, ge=1)
     """A run needs at least this many thumbs up and this many thumbs down."""
-    min_voters: int = RunField(1, ge=1)
-    """A run needs votes from at least this many people."""
+    min_voters: AutoNumber = RunField("auto")
+    """A run needs votes from at least this many people. auto: 1, and 2 with THUMBLOOP_AUTH=accounts."""
 
     # What to train on
     train_on_corrections: bool = RunField(False)
@@ -59,6 +59,22 @@ class TrainingSettings(BaseSettings):
     max_rows_per_person: int = RunField(0, ge=0)
     """Most examples of each kind that one person gives to a run, the newest. 0: no limit. Imported rows name
     nobody and are not limited."""
+    max_share_per_person: AutoShare = RunField("auto")
+    """Largest share of a run's examples of each kind that one person gives, the newest, or twice the mean
+    share if that is larger: one or two people are not limited. auto: 1, which limits nobody, and 0.2 with
+    THUMBLOOP_AUTH=accounts."""
+    max_votes_per_day: AutoNumber = RunField("auto")
+    """Most examples of each kind from one person's UTC day, the newest. 0: no limit. auto: 0, and 100 with
+    THUMBLOOP_AUTH=accounts."""
+    max_votes_per_minute: AutoNumber = RunField("auto")
+    """A person who casts more votes within a minute has not read the replies: all of these votes are set
+    aside. 0: no limit. auto: 0, and 20 with THUMBLOOP_AUTH=accounts."""
+    max_near_duplicates: AutoNumber = RunField("auto")
+    """Most examples of each kind whose replies are nearly the same, whoever rated them, the newest. 0: no
+    limit. auto: 0, and 5 with THUMBLOOP_AUTH=accounts."""
+    phrase_prompts: AutoNumber = RunField("auto")
+    """A phrase that few people push is set aside once their liked replies to this many different prompts have
+    it (docs/training.md). 0: phrases are not looked at. auto: 0, and 5 with THUMBLOOP_AUTH=accounts."""
     half_life_days: float = RunField(0, ge=0)
     """Days in which an example loses half of its weight, unless the deployed version wrote the reply. 0: none
     loses any."""

@@ -6,10 +6,11 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 # The settings that limit how much a data policy takes; each policy here needs at least one of its own.
@@ -86,6 +87,9 @@ _TWO_TIMES = "write two times of day with a hyphen between them, such as 22:00-0
 Hours = Annotated[str, _matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]
 _A_CLASS = "write `local`, or `package.module:Class` of a class that Python can import"
 Executor = Annotated[str, _matching(r"local|[\w.]+:\w+", _A_CLASS)]
+# `auto` is decided by the mode of sign-in (storage/settings/guard.py).
+AutoNumber = Annotated[int, Ge(0)] | Literal["auto"]
+AutoShare = Annotated[float, Gt(0), Le(1)] | Literal["auto"]
 Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
 
 

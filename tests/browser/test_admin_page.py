@@ -12,11 +12,14 @@ from playwright.sync_api import Locator, Page, expect
 
 from storage.db.database import open_database
 from storage.registry.artifacts import Artifacts
+from storage.registry.set_aside import Reason, keep_set_aside
+from storage.registry.training_runs import cancel_run, request_run
 from tests.support import http_loop
 from tests.support.adapters import publish_adapter
 from tests.support.chatting import PHONE, OpenPage, assert_fits, send_and_wait
 from tests.support.live_server import LiveServer, StartServer
 from tests.support.rated_files import rated, write_rows
+from tests.support.rows import add_person_with_reply
 from trainer.sweep.folder import SweepFolder, new_folder
 from trainer.sweep.grid import Grid, Point, Result
 
@@ -259,3 +262,25 @@ def test_the_newest_sweep_with_its_plot(admin_server: LiveServer, open_page: Ope
     expect(panel.locator("tbody tr").filter(has_text="dpo")).to_contain_text("missing")
     loaded = panel.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)")
     assert loaded > 0, "the page's policy lets the plot be shown"
+
+
+def test_the_guard_s_panel_says_whose_votes_were_set_aside_and_releases_them(
+    admin_server: LiveServer, open_page: OpenPage
+) -> None:
+    with closing(open_database(admin_server.settings)) as database, database.write() as session:
+        person, _, reply = add_person_with_reply(session, label=True)
+        run = request_run(session, trigger="cli")
+        why = Reason("a phrase that few people push", "visit <b>acme</b> deals")
+        keep_set_aside(session, run.id, [(reply.id, person.id, why)])
+        cancel_run(session, run.id)
+    page = open_page(admin_server.admin_link())
+    panel = page.locator("#tl-guard")
+    expect(panel).to_contain_text("Limits: no limits for a person; from THUMBLOOP_AUTH=anonymous.")
+    expect(panel).to_contain_text("a phrase that few people push: “visit <b>acme</b> deals”")
+    panel.get_by_role("button", name=f"Release {person.id}").click()
+    expect(page.locator("#tl-result")).to_contain_text("from the next run on")
+    expect(panel.get_by_role("button", name=f"Release {person.id}")).to_have_count(0)
+    panel.get_by_role("button", name=f"End the release of {person.id}").click()
+    expect(page.locator("#tl-result")).to_contain_text("The release has ended.")
+    expect(panel.get_by_role("button", name=f"Release {person.id}")).to_be_visible()
+    assert_fits(page)

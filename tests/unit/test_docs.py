@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from rich.text import Text
 
 from app.api.openai import completions
-from app.api.v1 import chats, model_versions, training_runs, votes
+from app.api.v1 import chats, guard, model_versions, training_runs, votes
 from app.cli import cli
 from app.commands.settings import markdown_page
 from app.server import API, API_ROUTERS, ROOT_ROUTERS
@@ -63,6 +63,7 @@ BODIES = {
         model_versions.NewCanary,
         completions.CompletionRequest,
         votes.NewVote,
+        guard.NewRelease,
     )
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 from storage.errors import InvalidInput
 from storage.examples.weights import Weights, class_weights
 from storage.settings import Settings
+from storage.settings.guard import guard_limits
 from trainer.dataset.tokenise import LeftOut, TokenisedExample
 from trainer.text import counted
 
@@ -129,9 +130,10 @@ def check_readiness(
             f"{votes}, but a run needs at least {least} of each: collect {wanted}, "
             f"or lower THUMBLOOP_MIN_VOTES_PER_CLASS"
         )
-    if voters < settings.min_voters:
+    fewest = guard_limits(settings).min_voters
+    if voters < fewest:
         lacks.append(
-            f"votes from {people}, but a run needs at least {settings.min_voters}: "
+            f"votes from {people}, but a run needs at least {fewest}: "
             f"ask more people to vote, or lower THUMBLOOP_MIN_VOTERS"
         )
     # KTO pairs each prompt with another row's reply, so one row alone cannot be trained on.

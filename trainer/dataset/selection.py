@@ -89,6 +89,11 @@ def is_vote(example: Example) -> bool:
     return example.source != CORRECTION and not is_of_source(example.source, SIGNAL)
 
 
+def is_imported(example: Example) -> bool:
+    """Whether the voter is unknown: imported rows share one user name."""
+    return is_of_source(example.origin, "import")
+
+
 class _Kind:
     """The examples of one label, newest first, without those over the limit per person."""
 
@@ -115,15 +120,10 @@ class _Kind:
 
     def admits(self, example: Example) -> bool:
         """Whether the example is within its person's limit."""
-        return not self.cap or _is_imported(example) or self._given[example.user_id] < self.cap
+        return not self.cap or is_imported(example) or self._given[example.user_id] < self.cap
 
     def admit(self, example: Example) -> None:
-        self._given[example.user_id] += not _is_imported(example)
-
-
-def _is_imported(example: Example) -> bool:
-    """Whether the voter is unknown: imported rows share one user name."""
-    return is_of_source(example.origin, "import")
+        self._given[example.user_id] += not is_imported(example)
 
 
 def _newest_of(kinds: Sequence[_Kind]) -> _Kind | None:

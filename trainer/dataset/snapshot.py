@@ -5,7 +5,8 @@ It has votes and, depending on the settings, corrections and signals.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -17,17 +18,20 @@ from storage.examples.duplicates import opening
 from storage.examples.example import Example
 from storage.examples.filters import is_of_source
 from storage.examples.newest_first import NewestExamples
+from storage.privacy.releases import released_at
 from storage.registry.model_versions import deployed_version
 from storage.settings import Settings
+from storage.settings.guard import guard_limits
+from trainer.dataset.guard import Released, SetAside, guard
 from trainer.dataset.selection import choose, is_vote
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The examples that the data policy chose up to a vote event, and a hash of their content.
+    """The examples that the data policy chose up to a vote event and the guard let pass, with their hash.
 
-    `deployed` is the name of the version deployed at that time. `left_out` counts votes by the policy's
-    reason.
+    `deployed` is the name of the version deployed at that time. `left_out` counts votes by the policy's or
+    the guard's reason; `set_aside` has the guard's.
     """
 
     event_id: int
@@ -35,6 +39,7 @@ class Snapshot:
     examples: list[Example]
     deployed: str
     left_out: Mapping[str, int]
+    set_aside: Sequence[SetAside] = ()
 
     @property
     def votes(self) -> list[Example]:
@@ -81,6 +86,7 @@ def take_snapshot(
 ) -> Snapshot:
     """Read the votes up to an event, and what else the settings train on, by the data policy as of `moment`.
 
+    What the guard sets aside is not among the examples.
     `event_id` defaults to the latest event, and `deployed` to the version deployed now. A chat deleted since
     then is missing and changes the hash: withdrawn feedback is not trained on, and checkpoints of an earlier
     attempt that saw it no longer match.
@@ -95,8 +101,10 @@ def take_snapshot(
         exclude=settings.exclude_sources,
     )
     chosen = choose(feedback, settings, moment=moment)
-    examples = [in_its_chat(example) for example in chosen.examples]
-    return Snapshot(event_id, _digest(examples), examples, deployed, chosen.left_out)
+    found = guard(chosen.examples, guard_limits(settings), Released(*released_at(session, moment)))
+    left_out = chosen.left_out + Counter(one.reason for one in found.set_aside)
+    examples = [in_its_chat(example) for example in found.kept]
+    return Snapshot(event_id, _digest(examples), examples, deployed, left_out, found.set_aside)
 
 
 def in_its_chat(example: Example) -> Example:

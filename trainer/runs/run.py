@@ -9,6 +9,8 @@ import gc
 import logging
 import shutil
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,10 +21,13 @@ from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
 from storage.registry.device_lock import DeviceLock
 from storage.registry.lineage import count_lost, keep_lineage
+from storage.registry.set_aside import Reason, keep_set_aside
 from storage.settings import Settings, frozen_settings, load_settings
+from storage.settings.guard import guard_limits
 from trainer.adapters.lineage import write_lineage
 from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.adapters.tuning_modes import open_references, refuse_full
+from trainer.dataset.influence import influence
 from trainer.dataset.plan import TrainingPlan, check_readiness, plan_training
 from trainer.dataset.snapshot import Snapshot, take_snapshot
 from trainer.dataset.split import split_by_chat
@@ -88,8 +93,10 @@ class RunSteps:
                 deployed=(self.run.snapshot or {}).get("deployed"),
             )
             deployed = model_versions.get_version(session, snapshot.deployed)
+        aside = Counter(one.reason for one in snapshot.set_aside)
         for reason, count in snapshot.left_out.items():
-            log.info("The data policy left out up to %d votes: %s.", count, reason)
+            what = "guard set aside" if reason in aside else "data policy left out up to"
+            log.info("The %s %s: %s.", what, counted(count, "vote"), reason)
         start = find_parent(deployed, source, self.artifacts, self.settings)
 
         self._phase("tokenising")
@@ -164,7 +171,8 @@ class RunSteps:
         if not self.same_batches:
             log.warning("Another number of processes makes other batches; training starts again.")
             self._forget_checkpoints()
-        self.settings = source.complete(self.settings, training_processes=self.processes)
+        limits = asdict(guard_limits(self.settings))  # `auto` depends on the server's mode of sign-in
+        self.settings = source.complete(self.settings, training_processes=self.processes, **limits)
         with self.database.write() as session:
             model_versions.ensure_base(session, source.name)
             self.run = training_runs.update_run(
@@ -190,7 +198,12 @@ class RunSteps:
                 snapshot_event_id=snapshot.event_id,
             )
             keep_lineage(session, self.run.id, snapshot.keys)
+            keep_set_aside(session, self.run.id, self._reasons(snapshot))
         return earlier == snapshot.sha256 and self.same_batches
+
+    def _reasons(self, snapshot: Snapshot) -> Iterator[tuple[str, str, Reason]]:
+        for one in snapshot.set_aside:
+            yield one.example.message_id, one.example.user_id, Reason(one.reason, one.detail)
 
     def _forget_checkpoints(self) -> None:
         """Delete the checkpoints before the row changes: a later attempt assumes that they match the row."""
@@ -234,7 +247,7 @@ class RunSteps:
     ) -> ModelVersion:
         newest = newest_checkpoint(self.checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
-        self.figures = plan.to_metrics()
+        self.figures = plan.to_metrics() | {"influence": influence(rows)}
         staging = self.artifacts.staging(self.run.id)
         job = Job(
             *(source, start, self.settings, rows, plan.weights),

@@ -95,7 +95,7 @@ def read_split(
                 event_id=as_of.get("votes_up_to"),
                 deployed=as_of.get("deployed"),
             )
-        lines = [f"The data policy left out {n}: {reason}." for reason, n in snapshot.left_out.items()]
+        lines = [f"Left out {n}: {reason}." for reason, n in snapshot.left_out.items()]
         origin = {
             "votes_up_to": snapshot.event_id,
             "moment": moment.isoformat(),

@@ -42,7 +42,7 @@ class Figures(BaseModel):
     versions: list[VersionOut]
     readiness: Readiness = Field(
         description="Whether there are enough of these votes, without those of THUMBLOOP_EXCLUDE_SOURCES. "
-        "A run checks the votes that its data policy selects."
+        "A run checks the votes that its data policy selects and its guard lets pass."
     )
     schedule: ScheduleOut
     active_run: str | None = Field(description="The id of the run that is requested or running.")

@@ -1,4 +1,4 @@
-"""The admin page: votes and weights, training, versions, statistics, sweeps, export and import, erasure.
+"""The admin page: votes and weights, training, versions, statistics, guard, sweeps, data in and out, erasure.
 
 Every handler checks the admin role again, whatever checks the request passed before.
 """
@@ -19,6 +19,7 @@ from storage.errors import Conflict, NotAllowed, ThumbloopError
 from storage.files.installation_key import load_secret
 from storage.people.users import find_person
 from storage.privacy.erasure import erase_user, preview_user, remove_copies
+from storage.privacy.releases import release, withdraw
 from storage.registry.training_runs import cancel_run, list_runs, request_run
 
 Update = dict[Any, Any]
@@ -88,6 +89,8 @@ class AdminPage:
         panel(self.figures, "runs")
         html("<h2>What people think</h2>")
         panel(self.reports, "statistics")
+        html("<h2>Guard</h2>")
+        panel(self.reports, "guard", js_on_load=asset("guard.js"))
         html("<h2>Newest sweep</h2>")
         panel(self.reports, "sweep")
         html(panels.data_forms())
@@ -118,6 +121,8 @@ class AdminPage:
         versions.try_version(self.on_try, self.share, **acting)
         versions.end_canary(self.on_end_canary, None, **acting)
         versions.retrain(self.on_retrain, None, **acting)
+        self.reports["guard"].release_person(self.on_release, None, **acting)
+        self.reports["guard"].withdraw_release(self.on_withdraw, None, **acting)
         erasing = [self.previewed, self.erase, self.chosen]
         gr.on([self.preview.click, self.person.submit], self.on_preview, self.person, erasing, **quiet)
         acting["outputs"] = [*acting["outputs"], *erasing, self.person]
@@ -180,6 +185,20 @@ class AdminPage:
         end, by = self.services.deployments.canary.end, self._admin_id(request)
         version, chats = end(by=by, why="Ended on the admin page.")
         return f"The canary of {version.name} is over; the deployed version answers its {chats} chats."
+
+    @acts(with_reports=True)
+    def on_release(self, event: gr.EventData, request: gr.Request) -> str:
+        by, person = self._admin_id(request), chosen(event, "person")
+        with self.services.database.write() as session:
+            release(session, person, by=by, reason="Released on the admin page.")
+        return "The guard lets that person's votes pass from the next run on."
+
+    @acts(with_reports=True)
+    def on_withdraw(self, event: gr.EventData, request: gr.Request) -> str:
+        by, release_id = self._admin_id(request), chosen(event, "release")
+        with self.services.database.write() as session:
+            withdraw(session, release_id, by=by, reason="Ended on the admin page.")
+        return "The release has ended."
 
     def on_preview(self, person: str | None, request: gr.Request) -> Update:
         """Show what an erasure of that person would remove."""

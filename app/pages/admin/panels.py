@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from app.api.schemas import run_out
 from app.api.v1.feedback import ExportQuery
+from app.api.v1.guard import current_guard
 from app.api.v1.imports import ImportQuery
 from app.api.v1.stats import current_figures, current_statistics
 from app.api.v1.sweeps import PointOut, SweepOut, newest_sweep
@@ -53,7 +54,11 @@ def reports(services: Services) -> dict[str, Any]:
     """What needs a scan of every reply and vote."""
     sweep, plot = newest_sweep(services) or (None, None)
     picture = plot.read_bytes() if plot is not None and plot.is_file() else None
-    return {"statistics": current_statistics(services), **sweep_values(sweep, picture)}
+    return {
+        "statistics": current_statistics(services),
+        "guard": current_guard(services),
+        **sweep_values(sweep, picture),
+    }
 
 
 def sweep_values(sweep: SweepOut | None, plot: bytes | None) -> dict[str, Any]:
