@@ -1,0 +1,134 @@
+"""What the learned taste sees of a reply: figures of its text, and the base model's states over its tokens.
+
+The figures of the text use no list of words of a language. The states are the base model's, whatever adapters
+the model carries, so that replies of all versions are read the same way.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+
+# A reply is liked for its text and for the question before it. Older turns would cost time and blur the mean.
+PROMPT_TOKENS = 256
+
+WORD = re.compile(r"\w+")
+SENTENCE_END = re.compile(r"[.!?…](?=\s|$)|[。！？]")
+LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+MARKUP = re.compile(r"^#{1,6} |\*\*|__", re.MULTILINE)
+APOSTROPHE = re.compile(r"\w['’]\w")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply to a prompt, as text and as token ids; neither list of ids is empty.
+
+    `prompt` is the user's last message. `finished` means that the model ended the reply, not a limit.
+    """
+
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    prompt: str
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Features:
+    """Figures of the text by name, and the mean last hidden state over the tokens of prompt and reply."""
+
+    plain: dict[str, float]
+    prompt_state: NDArray[np.float32]
+    reply_state: NDArray[np.float32]
+
+    @property
+    def similarity(self) -> float:
+        """The cosine of the two states. Low, for example, where a reply is in another language."""
+        lengths = np.linalg.norm(self.prompt_state) * np.linalg.norm(self.reply_state)
+        return float(self.prompt_state @ self.reply_state / lengths) if lengths else 0.0
+
+
+@torch.no_grad()
+def read_features(
+    model: Any, replies: Sequence[Reply], progress: Callable[[int], None] = lambda _done: None
+) -> list[Features]:
+    """The features of each reply. `model` may carry adapters; they are switched off meanwhile.
+
+    `progress` receives the number read so far; what it raises ends the reading.
+    """
+    adapted = isinstance(model, PeftModel)
+    base: Any = model.get_base_model() if adapted else model
+    precision = base.get_output_embeddings().weight.dtype
+    reduced = precision != torch.float32
+    base.eval()
+    found = []
+    with (
+        model.disable_adapter() if adapted else nullcontext(),
+        torch.autocast(base.device.type, precision if reduced else None, enabled=reduced),
+    ):
+        for done, reply in enumerate(replies, 1):
+            prompt = list(reply.prompt_ids[-PROMPT_TOKENS:])
+            ids = torch.tensor([[*prompt, *reply.completion_ids]], device=base.device)
+            states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
+            means = [part.mean(0).cpu().numpy() for part in (states[: len(prompt)], states[len(prompt) :])]
+            found.append(Features(text_figures(reply), *means))
+            progress(done)
+    return found
+
+
+def text_figures(reply: Reply) -> dict[str, float]:
+    """The figures of a reply's text. Counts are log(1 + count), shares are from 0 to 1."""
+    text, finished = reply.text, float(reply.finished)
+    words = [word.lower() for word in WORD.findall(text)]
+    said = set(words)
+    asked = {word.lower() for word in WORD.findall(reply.prompt)}
+    sentences = len(SENTENCE_END.findall(text))
+    letters = [letter for letter in text if letter.isalpha()]
+    fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    counts = {
+        "words": len(words),
+        "words a sentence": len(words) / max(sentences, 1),
+        "sentences": sentences,
+        "lines": text.count("\n"),
+        "paragraphs": text.count("\n\n"),
+        "list items": len(LIST_ITEM.findall(text)),
+        "exclamation marks": text.count("!") + text.count("！"),
+        "question marks": text.count("?") + text.count("？"),
+        "apostrophes": len(APOSTROPHE.findall(text)),
+        "commas": text.count(","),
+        "colons": text.count(":"),
+        "words of the prompt": len(asked),
+    }
+    figures = {name: math.log1p(count) for name, count in counts.items()}
+    figures |= {
+        "any list": float(counts["list items"] > 0),
+        "any exclamation mark": float(counts["exclamation marks"] > 0),
+        "any question mark": float(counts["question marks"] > 0),
+        "any apostrophe": float(counts["apostrophes"] > 0),
+        "any digit": float(any(letter.isdigit() for letter in text)),
+        "any code": float("`" in text),
+        "any markup": float(bool(MARKUP.search(text))),
+        "empty": float(not words),
+        "finished": finished,
+        "words if finished": finished * figures["words"],
+        "upper case": _share(letter.isupper() for letter in letters),
+        "letters beyond ASCII": _share(not letter.isascii() for letter in letters),
+        "letters a word": sum(map(len, words)) / len(words) if words else 0.0,
+        "distinct words": len(said) / len(words) if words else 0.0,
+        "repeated 4-grams": 1 - len(set(fours)) / len(fours) if fours else 0.0,
+        "words repeated from the prompt": _share(word in said for word in asked),
+    }
+    return figures
+
+
+def _share(found: Iterable[bool]) -> float:
+    """The share of what is true; 0 of nothing."""
+    values = list(found)
+    return sum(values) / len(values) if values else 0.0
