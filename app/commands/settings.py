@@ -72,7 +72,7 @@ def shown_value(name: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        value = ", ".join(value)
+        value = ", ".join(map(str, value))
     return str(value) if value != "" else '""'
 
 

@@ -1,60 +1,19 @@
 """Measures of sampled replies: how many are liked, and whether the text has suffered. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.simulation.tastes import SimulatedReply, Taste
 from storage.chats.stats import wilson_interval
+from trainer.gate.texts import measure_texts
 
 
-@dataclass(frozen=True)
-class ReplyMeasures:
-    """Shares are from 0 to 1. `low` and `high` bound `liked` by its 95 % Wilson interval.
-
-    `repeated_4grams` is the mean share of a reply's 4-grams of words that occurred in it before;
-    `distinct_2grams` the share of different 2-grams over all replies (Li et al. 2016, arXiv 1510.03055).
+def measure(replies: Sequence[SimulatedReply], taste: Taste) -> dict[str, Any]:
+    """The measures of at least one reply: `liked` from 0 to 1 with its 95 % Wilson interval `low` to `high`,
+    and those of `TextMeasures`.
     """
-
-    replies: int
-    liked: float
-    low: float
-    high: float
-    words: float
-    finished: float
-    empty: float
-    repeated_4grams: float
-    distinct_2grams: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def measure(replies: Sequence[SimulatedReply], taste: Taste) -> ReplyMeasures:
-    """The measures of at least one reply."""
-    count = len(replies)
     liked = sum(map(taste, replies))
-    interval = wilson_interval(liked, count)
-    words = [reply.text.split() for reply in replies]
-    pairs = [pair for text in words for pair in ngrams(text, 2)]
-    return ReplyMeasures(
-        replies=count,
-        liked=liked / count,
-        low=interval.low,
-        high=interval.high,
-        words=sum(map(len, words)) / count,
-        finished=sum(reply.finished for reply in replies) / count,
-        empty=sum(not text for text in words) / count,
-        repeated_4grams=sum(map(repeated, words)) / count,
-        distinct_2grams=len(set(pairs)) / len(pairs) if pairs else 0.0,
-    )
-
-
-def ngrams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + size]) for start in range(len(words) - size + 1)]
-
-
-def repeated(words: Sequence[str]) -> float:
-    """The share of the 4-grams that occurred before; 0 for fewer than four words."""
-    found = ngrams(words, 4)
-    return 1 - len(set(found)) / len(found) if found else 0.0
+    interval = wilson_interval(liked, len(replies))
+    shares = {"liked": liked / len(replies), "low": interval.low, "high": interval.high}
+    texts = measure_texts([reply.text for reply in replies], [reply.finished for reply in replies])
+    return shares | texts.to_dict()

@@ -91,7 +91,7 @@ class Simulation:
         points = [{"votes": 0, "version": BASE, "state": "base", "reason": ""}, *self.cycles.read()]
         for point in points:
             replies = self._replies(point["version"])
-            point["measures"] = measure(replies, self.taste).to_dict() if replies else None
+            point["measures"] = measure(replies, self.taste) if replies else None
         return {"plan": asdict(self.plan), "points": points}
 
     async def _run(self) -> None:

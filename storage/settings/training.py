@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import AdapterField, LiveField, RunField
 from storage.settings.validators import AsList, AutoNumber, AutoShare, Executor, Hours, Item, TimeZone
 
 SignalKind = Literal["regenerated", "edited", "copied"]
+Strength = Annotated[float, Field(gt=0, le=2)]
 
 
 class TrainingSettings(BaseSettings):
@@ -87,7 +89,7 @@ class TrainingSettings(BaseSettings):
     """KTO's β: how far the policy may move from the reference."""
     loss_type: Literal["kto", "apo_zero_unpaired"] = AdapterField("kto")
     """Objective, as TRL names it."""
-    nll_weight: float = AdapterField(0.0, ge=0)
+    nll_weight: float = AdapterField(1.0, ge=0)
     """Weight of an additional loss: the mean negative log-likelihood a token of the liked replies. KTO alone
     lets them become less probable. The engine `trl` is stock KTO and ignores it."""
     engine: Literal["shared-prefix", "trl"] = AdapterField("shared-prefix")
@@ -95,7 +97,7 @@ class TrainingSettings(BaseSettings):
     numbers in several times the time."""
     reference_cache_mb: int = LiveField(64, ge=0)
     """Largest file of reference log-probabilities kept across runs, in MiB. 0: none."""
-    learning_rate: float = AdapterField(5e-5, gt=0)
+    learning_rate: float = AdapterField(2e-4, gt=0)
     """Peak learning rate of the LoRA weights."""
     epochs: float = AdapterField(1.0, gt=0)
     """Passes over the training examples."""
@@ -134,6 +136,30 @@ class TrainingSettings(BaseSettings):
     # May it be deployed?
     hold_out_fraction: float = RunField(0.2, gt=0, lt=1)
     """Share of chats kept out of training to judge the result."""
+    gate_prompts: int = RunField(40, ge=0)
+    """Prompts to which the gate samples replies of each version, to judge what people would read. 0: none,
+    and a version that is not worse on held-out votes is deployed."""
+    gate_reply_tokens: int = RunField(256, ge=8)
+    """Longest reply that the gate samples, in tokens; THUMBLOOP_MAX_NEW_TOKENS, if that is less."""
+    gate_confidence: float = RunField(0.9, gt=0.5, lt=1)
+    """Probability with which a version's replies must be better than the deployed version's to be deployed,
+    or worse to be rejected. In between an admin decides."""
+    gate_canary_share: float = RunField(0, ge=0, lt=1)
+    """Share of new chats for a canary of a version that is probably better. 0: an admin decides."""
+    gate_canary_confidence: float = RunField(0.7, gt=0.5, lt=1)
+    """The probability from which a version is probably better."""
+    strengths: Annotated[list[Strength], NoDecode, AsList] = RunField([0.5, 1.0], min_length=1)
+    """Strengths at which the gate tries a new adapter; that with the best unharmed replies is published. 1 is
+    the adapter as trained. An adapter that continues another one is published as it is."""
+    gate_finished_tolerance: float = RunField(0.05, ge=0)
+    """How much the share of sampled replies that end by themselves may fall below the base model's."""
+    gate_empty_tolerance: float = RunField(0.02, ge=0)
+    """How much the share of empty replies may rise above the base model's."""
+    gate_repetition_tolerance: float = RunField(0.03, ge=0)
+    """How much the mean share of repeated 4-grams may rise above the base model's."""
+    gate_log_probability_tolerance: float = RunField(0.2, ge=0)
+    """How much the base model's mean log-probability of a token may fall, in nats, below that of its own
+    replies."""
     gate_min_votes: int = RunField(4, ge=2)
     """Held-out votes the gate needs (two of each kind among them), else an admin decides."""
     gate_loss_tolerance: float = RunField(0.005, ge=0)

@@ -20,6 +20,7 @@ from storage.registry.device_lock import DeviceLock
 from tests.support.live_server import wait_until
 from tests.support.rated_files import rated, write_rows
 from tests.support.training_env import LONG, Build
+from trainer.gate.comparison import HARMS
 from trainer.runs import attempt
 
 
@@ -76,6 +77,28 @@ def test_a_run_trains_publishes_and_deploys(build: Build, tmp_path: Path) -> Non
     assert run.snapshot["sha256"] in card
     assert not env.checkpoints(run_id)
     assert env.train(run_id) == attempt.NOT_OURS
+
+
+def test_without_a_taste_replies_are_sampled_and_an_admin_decides(build: Build) -> None:
+    """The votes of these chats do not depend on the text, so nothing can be said about new replies."""
+    harmless = {f"gate_{one.name}_tolerance": 100 for one in HARMS}
+    env = build(gate_prompts=5, gate_reply_tokens=8, strengths=[0.5], **harmless)
+    env.vote(60)
+    run_id = env.request()
+    assert env.train(run_id) == attempt.DONE, env.log(run_id)
+    version = env.version("v2")
+    assert (version.state, env.deployed()) == ("candidate", "v1"), env.log(run_id)
+    assert version.reason is not None
+    assert version.reason.startswith("Not enough evidence. ")
+    replies = version.metrics["replies"]
+    assert replies["outcome"] == version.metrics["outcome"] == "not_enough_evidence"
+    assert replies["replies"]["strengths"].keys() == {"0.5"}
+    assert version.metrics["candidate"]["n_desirable"] > 0, "held-out votes are scored as well"
+    assert env.run(run_id).metrics["seconds"]["sampling replies"] > 0
+    folder = env.artifacts.verify(version.path or "", version.files)
+    assert version.metrics["training"]["steps"] > 0
+    assert json.loads((folder / "lineage.json").read_text())["training"]["strength"] == 0.5
+    assert "| Strength | 0.5 |" in (folder / "README.md").read_text()
 
 
 def test_all_weights_cannot_be_served_and_so_are_not_trained(build: Build) -> None:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 # A tiny model learns nothing at the default rate; without a schedule nothing runs unasked.
 TEST_SETTINGS: dict[str, object] = {
     "schedule": "",
+    "gate_prompts": 0,
+    "nll_weight": 0.0,
     "precision": "fp32",
     "max_new_tokens": 24,
     "learning_rate": 1e-3,

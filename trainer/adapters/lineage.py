@@ -90,6 +90,7 @@ reference: {_reference(lineage)} |
 | Data | {_origin(lineage)} |
 | Sources | {", ".join(f"{name} {count}" for name, count in lineage["sources"].items())} |
 | Trained | {"every weight" if full else f"LoRA of rank {settings['lora_rank']} on all linear layers"} |
+| Strength | {training.get("strength", 1):g} |
 | Learning rate | {settings["learning_rate"]:g} |
 | Batch | {settings["batch_size"]} × {settings["gradient_accumulation"]}{together} examples \
 of at most {settings["max_length"]} tokens |

@@ -6,6 +6,7 @@ Adapters are loaded from their published folders, after verification: the gate j
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
@@ -83,6 +84,17 @@ def compare(
         versions = {version.id: version for version in (candidate, old) if version is not None}
         found = {version_id: evaluate(version) for version_id, version in versions.items()}
     return judge(found[candidate.id], found[old.id] if old else None, finite=finite, settings=settings)
+
+
+def adapter_folder(version: ModelVersion, artifacts: Artifacts) -> Path | None:
+    """The verified folder of a version's adapter; None for the base model and for a damaged adapter."""
+    if version.path is None:
+        return None
+    try:
+        return artifacts.verify(version.path, version.files)
+    except ArtifactRefused as error:
+        log.warning("The new version is compared with the base model. %s", error.message)
+        return None
 
 
 def _load_adapter(model: Any, version: ModelVersion, artifacts: Artifacts) -> PeftModel:

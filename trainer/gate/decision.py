@@ -1,10 +1,16 @@
-"""Decides whether a candidate may be deployed, from two evaluations on the same held-out votes. Pure."""
+"""Decides whether a candidate may be deployed. Pure.
+
+The evidence is sampled replies, if there are any: they must be better by the learned taste and must not have
+suffered. Otherwise it is two evaluations on the same held-out votes: the candidate must not be worse.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from storage.settings import Settings
+from trainer.gate.comparison import Sampled, find_harms, probability_better
 from trainer.gate.measures import MEASURES, Evaluation
+from trainer.gate.taste import Abstention, Taste
 
 # With a single vote of one kind the AUC depends on that vote alone, not on the model.
 MIN_OF_EACH_KIND = 2
@@ -14,7 +20,7 @@ MIN_OF_EACH_KIND = 2
 class Verdict:
     """The outcome, a sentence for people, and the figures behind it."""
 
-    outcome: Literal["pass", "fail", "not_enough_evidence"]
+    outcome: Literal["pass", "canary", "fail", "not_enough_evidence"]
     reason: str
     measures: dict[str, Any]
 
@@ -63,6 +69,65 @@ def judge(
     if faults:
         return Verdict("fail", f"Worse than the deployed version {on}: {'; '.join(faults)}.", measures)
     return Verdict("pass", f"Not worse than the deployed version {on}: {', '.join(shown)}.", measures)
+
+
+@dataclass(frozen=True)
+class ReplyEvidence:
+    """Sampled replies of three versions to the same prompts; those of the candidate by its strength.
+
+    `strength` is the one chosen, 0 if every one does harm. Without a deployed adapter, `deployed` is `base`.
+    """
+
+    base: Sampled
+    deployed: Sampled
+    candidates: dict[float, Sampled]
+    strength: float
+    taste: Taste | Abstention
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "strength": self.strength,
+            "strengths": {f"{strength:g}": one.to_dict() for strength, one in self.candidates.items()},
+            "base": self.base.to_dict(),
+            "deployed": self.deployed.to_dict(),
+            "taste": self.taste.to_dict(),
+        }
+
+
+def judge_replies(evidence: ReplyEvidence, settings: Settings) -> Verdict:
+    """Deploy what people would like better with the confidence `gate_confidence`, and only unharmed text.
+
+    Whatever is worse with that confidence, or does harm at every strength, fails. In between an admin
+    decides; or, where `gate_canary_share` is set and the candidate is better with the probability
+    `gate_canary_confidence`, it becomes a canary.
+    """
+    measures: dict[str, Any] = {"replies": evidence.to_dict()}
+    if not evidence.strength:
+        least = min(evidence.candidates)
+        harms = "; ".join(find_harms(evidence.candidates[least], evidence.base, settings))
+        reason = f"The text of its replies has suffered, even at the strength {least:g}: {harms}."
+        return Verdict("fail", reason, measures)
+    new, old = evidence.candidates[evidence.strength].taste, evidence.deployed.taste
+    if isinstance(evidence.taste, Abstention) or new is None or old is None:
+        why = evidence.taste.reason if isinstance(evidence.taste, Abstention) else ""
+        reason = f"Not enough evidence. {why} An admin decides."
+        return Verdict("not_enough_evidence", reason, measures)
+    sure = probability_better(new, old)
+    measures["probability_better"] = sure
+    found = (
+        f"of its replies to {len(new)} prompts {new.mean():.0%} would be liked, of the deployed version's "
+        f"{old.mean():.0%}, by what {evidence.taste.quality.votes} votes say (AUC "
+        f"{evidence.taste.quality.auc:.2f} on unseen ones)"
+    )
+    confidence = settings.gate_confidence
+    if sure >= confidence:
+        return Verdict("pass", f"Better with probability {sure:.2f}: {found}.", measures)
+    if sure <= 1 - confidence:
+        return Verdict("fail", f"Worse with probability {1 - sure:.2f}: {found}.", measures)
+    unsure = f"Better with probability {sure:.2f}, and {confidence:g} is needed: {found}."
+    if settings.gate_canary_share and sure >= settings.gate_canary_confidence:
+        return Verdict("canary", unsure, measures)
+    return Verdict("not_enough_evidence", f"{unsure} An admin decides.", measures)
 
 
 def lack_of_evidence(up: int, down: int, *, needed: int) -> str | None:

@@ -16,6 +16,9 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 
+from trainer.engine.prefix.output_layer import completion_logps
+from trainer.engine.prefix.scorer import output_layer
+
 # A reply is liked for its text and for the question before it. Older turns would cost time and blur the mean.
 PROMPT_TOKENS = 256
 
@@ -42,11 +45,15 @@ class Reply:
 
 @dataclass(frozen=True)
 class Features:
-    """Figures of the text by name, and the mean last hidden state over the tokens of prompt and reply."""
+    """Figures of the text by name, and the mean last hidden state over the tokens of prompt and reply.
+
+    `log_probability` is the mean over the reply's tokens, in nats. The taste does not read it.
+    """
 
     plain: dict[str, float]
     prompt_state: NDArray[np.float32]
     reply_state: NDArray[np.float32]
+    log_probability: float = 0.0
 
     @property
     def similarity(self) -> float:
@@ -68,6 +75,7 @@ def read_features(
     precision = base.get_output_embeddings().weight.dtype
     reduced = precision != torch.float32
     base.eval()
+    output = output_layer(base)
     found = []
     with (
         model.disable_adapter() if adapted else nullcontext(),
@@ -78,7 +86,9 @@ def read_features(
             ids = torch.tensor([[*prompt, *reply.completion_ids]], device=base.device)
             states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
             means = [part.mean(0).cpu().numpy() for part in (states[: len(prompt)], states[len(prompt) :])]
-            found.append(Features(text_figures(reply), *means))
+            targets = ids[0, len(prompt) :]
+            scores = completion_logps(states[len(prompt) - 1 : -1], targets, output)
+            found.append(Features(text_figures(reply), means[0], means[1], float(scores.mean())))
             progress(done)
     return found
 

@@ -98,6 +98,13 @@ class Taste:
         named = zip(self._columns.names, self._regression.coef_[0].tolist(), strict=False)
         return dict(sorted(named, key=lambda pair: -abs(pair[1])))
 
+    @property
+    def sentence(self) -> str:
+        return (
+            f"What people like was learned from {counted(self.quality.votes, 'vote')}: AUC "
+            f"{self.quality.auc:.2f} ± {self.quality.auc_standard_error:.2f} on votes of other chats."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return {"quality": asdict(self.quality), "strength": self.strength, "weights": self.weights}
 

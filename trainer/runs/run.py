@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from storage.db.database import Database
@@ -30,12 +31,15 @@ from trainer.adapters.tuning_modes import open_references, refuse_full
 from trainer.dataset.influence import influence
 from trainer.dataset.plan import TrainingPlan, check_readiness, plan_training
 from trainer.dataset.snapshot import Snapshot, take_snapshot
-from trainer.dataset.split import split_by_chat
+from trainer.dataset.split import Split, split_by_chat
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.trl_trainer import newest_checkpoint
-from trainer.gate.compare import compare
+from trainer.gate.compare import adapter_folder, compare
+from trainer.gate.decision import Verdict
 from trainer.gate.promote import promote
+from trainer.gate.replies import judge_sampled
+from trainer.gate.strength import scale_adapter
 from trainer.launch import launcher
 from trainer.launch.worker import Job
 from trainer.model import base_model
@@ -128,7 +132,7 @@ class RunSteps:
         with self.database.read() as session:
             version = model_versions.version_of_run(session, self.run.id)
         if version is None:
-            version = self._train_and_publish(source, start, snapshot, rows.training, plan, resume=resumable)
+            version = self._train_and_publish(source, start, snapshot, rows, plan, resume=resumable)
         else:
             log.info("An earlier attempt published %s already.", version.name)
         outcome = self._judge(version, source, rows.held_out, plan.weights)
@@ -240,11 +244,12 @@ class RunSteps:
         source: BaseModelSource,
         start: ParentAdapter | None,
         snapshot: Snapshot,
-        rows: list[TokenisedExample],
+        split: Split,
         plan: TrainingPlan,
         *,
         resume: bool,
     ) -> ModelVersion:
+        rows = split.training
         newest = newest_checkpoint(self.checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
         self.figures = plan.to_metrics() | {"influence": influence(rows)}
@@ -261,8 +266,9 @@ class RunSteps:
             *(counted(result.steps, "step"), result.seconds, result.seconds_per_row),
             result.peak_memory / 2**30,
         )
+        replies = self._sample_replies(source, start, split, staging)
         self._phase("publishing")
-        training = asdict(result)
+        training = asdict(result) | {"strength": replies["strength"] if replies else 1.0}
         write_lineage(
             staging,
             origin={
@@ -288,12 +294,57 @@ class RunSteps:
                 self.lease.fence,
                 published,
                 base_model=source.name,
-                metrics={"training": training, **self.figures, "left_out": dict(snapshot.left_out)},
+                metrics={
+                    "training": training,
+                    **self.figures,
+                    "left_out": dict(snapshot.left_out),
+                    "replies": replies,
+                },
                 parent_id=start.version_id if start else None,
             )
             count_lost(session, version)  # votes withdrawn during the training
         log.info("Published %s.", version.name)
         return version
+
+    def _sample_replies(
+        self, source: BaseModelSource, start: ParentAdapter | None, split: Split, staging: Path
+    ) -> dict[str, Any] | None:
+        """Sample replies of the new adapter, scale it to the strength that they suggest, and judge them.
+
+        Returns the verdict and the figures for the version's metrics, or None if nothing is sampled.
+        """
+        if not self.settings.gate_prompts:
+            return None
+        self._phase("sampling replies")
+        gc.collect()  # the trained model has reference cycles; two large models may not fit
+        with self.database.read() as session:
+            deployed = model_versions.deployed_version(session)
+
+        def report(state: dict[str, object]) -> None:
+            self.lease.check()
+            self.lease.report(state)
+
+        verdict, strength = judge_sampled(
+            source,
+            staging,
+            adapter_folder(deployed, self.artifacts),
+            # An adapter that continues another cannot be scaled: at 0 it would be the base model.
+            strengths=[1.0] if start else self.settings.strengths,
+            votes=[*split.training, *split.held_out],
+            held_out=split.held_out,
+            settings=self.settings,
+            report=report,
+        )
+        log.info("Replies: %s", verdict.reason)
+        if strength not in (0.0, 1.0):
+            scale_adapter(staging, strength)
+        return {
+            "outcome": verdict.outcome,
+            "reason": verdict.reason,
+            "strength": strength or 1.0,
+            "compared_with": deployed.id,
+            **verdict.measures,
+        }
 
     def _references(self, source: BaseModelSource, start: ParentAdapter | None) -> ReferenceCache | None:
         """Cached references of the base model, or of the adapter that is continued."""
@@ -339,6 +390,11 @@ class RunSteps:
             report=self.lease.report,
         )
         self.lease.check()
+        replies = version.metrics.get("replies")
+        if replies and verdict.measures["finite"]:
+            verdict = Verdict(replies["outcome"], replies["reason"], verdict.measures)
+            with self.database.read() as session:
+                deployed = model_versions.get_version(session, replies["compared_with"])
         log.info("Gate: %s. %s", verdict.outcome.replace("_", " "), verdict.reason)
         metrics = {
             **version.metrics,

@@ -1,14 +1,20 @@
 """The gate's verdict: every outcome, at its edge, with a reason that people can act on."""
 
+import dataclasses
 import json
 import math
+from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 from storage.settings import Settings
-from trainer.gate.decision import Verdict, judge
+from trainer.gate.comparison import Sampled
+from trainer.gate.decision import ReplyEvidence, Verdict, judge, judge_replies
+from trainer.gate.features import Features
 from trainer.gate.measures import Evaluation, chance_standard_error
+from trainer.gate.taste import Abstention, Taste, learn_taste
 
 # So many that chance alone moves the AUC by less than any tolerance.
 MANY = {"n_desirable": 5000, "n_undesirable": 5000}
@@ -154,3 +160,70 @@ def test_measures_are_json() -> None:
             "loss_tolerance",
             "auc_tolerance",
         }
+
+
+@cache
+def taste() -> Taste:
+    """A taste for long replies, learned from 40 votes."""
+    draw = np.random.default_rng(0)
+    lengths = np.arange(40.0)
+    states = draw.normal(size=(2, 40, 4)).astype(np.float32)
+    features = [
+        Features({"words": n}, *state) for n, state in zip(lengths, zip(*states, strict=True), strict=True)
+    ]
+    found = learn_taste(features, (lengths > 20).tolist(), [str(n) for n in range(40)])
+    assert isinstance(found, Taste)
+    return found
+
+
+def replies(candidate: float, deployed: float, learned: Taste | Abstention | None = None) -> ReplyEvidence:
+    """40 replies each; so many of them would surely be liked."""
+
+    def side(share: float) -> Sampled:
+        values = np.zeros(40)
+        values[: round(40 * share)] = 1.0
+        same = {name: np.ones(40) for name in ("words", "finished")}
+        same |= {name: np.zeros(40) for name in ("empty", "repetition", "log_probability")}
+        return Sampled(**same, taste=None if isinstance(learned, Abstention) else values)
+
+    base = side(deployed)
+    return ReplyEvidence(base, base, {1.0: side(candidate)}, 1.0, learned or taste())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "outcome", "reason"),
+    [
+        (
+            0.8,
+            "pass",
+            "Better with probability 1.00: of its replies to 40 prompts 80% would be liked, of the",
+        ),
+        (0.525, "not_enough_evidence", "and 0.9 is needed"),
+        (0.5, "not_enough_evidence", "Better with probability 0.50"),
+        (0.2, "fail", "Worse with probability 1.00"),
+    ],
+)
+def test_replies_must_be_better_with_confidence(candidate: float, outcome: str, reason: str) -> None:
+    found = judge_replies(replies(candidate, 0.5), SETTINGS)
+    assert (found.outcome, reason in found.reason) == (outcome, True)
+    json.dumps(found.measures)
+
+
+def test_a_version_that_is_probably_better_becomes_a_canary_where_that_is_set() -> None:
+    settings = SETTINGS.model_copy(update={"gate_canary_share": 0.1, "gate_canary_confidence": 0.6})
+    assert judge_replies(replies(0.525, 0.5), settings).outcome == "canary"
+    assert judge_replies(replies(0.5, 0.5), settings).outcome == "not_enough_evidence"
+
+
+def test_without_a_taste_an_admin_decides() -> None:
+    found = judge_replies(replies(0.9, 0.1, Abstention("There are 3 votes.")), SETTINGS)
+    assert found.outcome == "not_enough_evidence"
+    assert found.reason == "Not enough evidence. There are 3 votes. An admin decides."
+
+
+def test_text_that_has_suffered_at_every_strength_fails_though_it_is_liked() -> None:
+    evidence = replies(1.0, 0.1)
+    spoiled = dataclasses.replace(evidence.candidates[1.0], repetition=np.full(40, 0.5))
+    found = judge_replies(dataclasses.replace(evidence, candidates={1.0: spoiled}, strength=0.0), SETTINGS)
+    assert found.outcome == "fail"
+    assert "has suffered, even at the strength 1: share of repeated 4-grams 0.5 against 0." in found.reason
