@@ -18,10 +18,9 @@ log = logging.getLogger("thumbloop.storage")
 PRIVATE = 0o700
 FOR_OTHERS, WRITABLE_BY_OTHERS = 0o077, 0o022
 # What Thumbloop keeps in a data directory, and what a new disk or the container's image has there.
-OURS = (
-    *("adapters", "models", "runs", "sweeps", "trash", "hub", "lost+found"),
-    *("thumbloop.*", "references.db*", "device.*", "secret.key", "installation.id", ".*.part"),
-)
+FOLDERS = ("adapters", "models", "runs", "sweeps", "trash", "hub")
+FILES = ("thumbloop.*", "references.db*", "device.*", "secret.key", "installation.id")
+OURS = (*FOLDERS, *FILES, "lost+found", ".*.part")
 
 
 def make_data_dir(folder: Path) -> None:
@@ -49,7 +48,8 @@ def make_data_dir(folder: Path) -> None:
 def is_open(folder: Path) -> bool:
     """Whether others can read the data directory, so that a start makes it private.
 
-    Raises NotReady if they can write to it, if it is not ours, or if it holds files of something else.
+    Raises NotReady if they can write to it, if it is not ours, if it holds files of something else, or if
+    something in it is not what it has to be or cannot be read.
     """
     mode = _mode(folder)
     if folder.stat().st_uid != os.geteuid():
@@ -62,12 +62,32 @@ def is_open(folder: Path) -> bool:
         why = f"can be read by others and holds {strange}, which is not Thumbloop's"
         remedy = f"`chmod 700 {folder}`"
     else:
+        _check_kinds(folder)
         return bool(mode & FOR_OTHERS)
     raise NotReady(
         f"The data directory {folder} (mode {mode:04o}) {why}. {remedy}, or set THUMBLOOP_DATA_DIR to a new "
         "folder.",
         code="not_private",
     )
+
+
+def _check_kinds(folder: Path) -> None:
+    """What has to be a file or a folder is one, and can be read: after a copy gone wrong it may not be."""
+    for path in sorted(folder.iterdir()):
+        if path.name in FOLDERS:
+            kind, is_right = "folder", path.is_dir()
+        elif any(fnmatch(path.name, ours) for ours in FILES):
+            # SQLite removes its logs at any time. An `open` here would drop the locks that it has.
+            kind, is_right = "file", path.is_file() or not os.path.lexists(path)
+        else:
+            continue
+        if not is_right:
+            why = f"is no {kind}"
+        elif path.exists() and not os.access(path, os.R_OK):
+            why = "cannot be read"
+        else:
+            continue
+        raise NotReady(f"{path} {why}, so nothing can start. Move it away, or restore it from a backup.")
 
 
 def _mode(folder: Path) -> int:

@@ -134,7 +134,8 @@ class Artifacts:
 
     def empty_trash(self, days: float) -> list[str]:
         """Remove what has been in the trash for this many days; returns the names."""
-        old = [path for path in self.trash.glob("*") if path.stat().st_mtime < time.time() - days * DAY]
+        before = time.time() - days * DAY
+        old = [path for path in self.trash.glob("*") if path.is_dir() and path.stat().st_mtime < before]
         for path in old:
             shutil.rmtree(path)
         return [path.name for path in old]

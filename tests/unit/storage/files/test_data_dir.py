@@ -4,14 +4,19 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from storage.backup import back_up
 from storage.db.database import open_database
 from storage.errors import NotReady
 from storage.files.data_dir import is_open, make_data_dir
+from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
+
+NOBODY = 65534
 
 
 def mode(path: Path) -> int:
@@ -81,6 +86,66 @@ def test_a_data_directory_of_another_user_is_refused(tmp_path: Path) -> None:
         make_data_dir(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["adapters", "runs", "trash", "models", "sweeps"])
+def test_a_file_in_place_of_a_folder_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(NotReady, match=f"/{name} is no folder.*Move it away"):
+        make_data_dir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["thumbloop.db", "secret.key", "installation.id", "device.lock", "references.db"]
+)
+def test_a_folder_or_a_broken_link_in_place_of_a_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.mkdir()
+    with pytest.raises(NotReady, match=f"/{name} is no file"):
+        open_database(Settings(data_dir=tmp_path))
+    path.rmdir()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(NotReady, match=f"/{name} is no file"):
+        open_database(Settings(data_dir=tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("name", ["secret.key", "adapters"])
+def test_what_this_account_cannot_read_is_refused_by_name(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # others can reach this one
+        path = Path(folder) / name
+        path.mkdir() if name == "adapters" else path.touch()
+        path.chmod(0)
+        os.chown(folder, NOBODY, -1)
+        child = os.fork()
+        if child == 0:  # an ordinary account, as root reads everything
+            refused = False
+            try:
+                os.setuid(NOBODY)
+                make_data_dir(Path(folder))
+            except NotReady as error:
+                refused = error.message.startswith(f"{path} cannot be read")
+            finally:
+                os._exit(0 if refused else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_foreign_files_beside_what_is_ours_are_left_alone(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    strays = [
+        tmp_path / name for name in (".DS_Store", "adapters/.DS_Store", "runs/notes", "trash/.nfs01", "hub/x")
+    ]
+    for stray in strays:
+        stray.parent.mkdir(exist_ok=True)
+        stray.touch()
+        os.utime(stray, (0, 0))
+    settings = Settings(data_dir=tmp_path)
+    open_database(settings).close()
+    assert artifacts.sweep([]) == []
+    assert artifacts.empty_trash(days=1) == []
+    assert artifacts.run_folder("r").is_dir()
+    back_up(settings, tmp_path / "backup.tar")
+    assert all(stray.exists() for stray in strays)
+
+
 def test_the_server_refuses_it_in_one_line(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     for command, code, stream in (("serve", 2, "stderr"), ("doctor", 1, "stdout")):
@@ -94,3 +159,15 @@ def test_the_server_refuses_it_in_one_line(tmp_path: Path) -> None:
         assert done.returncode == code
         assert f"{tmp_path} (mode 0777) can be written by others." in getattr(done, stream)
         assert "Traceback" not in done.stderr
+    (tmp_path / "adapters").touch()
+    tmp_path.chmod(0o700)
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "serve"],
+        env=os.environ | {"THUMBLOOP_DATA_DIR": str(tmp_path), "THUMBLOOP_PORT": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"thumbloop: {tmp_path}/adapters is no folder" in done.stderr
+    assert "Traceback" not in done.stderr
