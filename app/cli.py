@@ -38,6 +38,7 @@ for command in (
         sweep.sweep,
         simulate,
         versions.versions,
+        versions.evaluate,
         versions.deploy,
         versions.rollback,
     ),

@@ -1,7 +1,11 @@
-"""`thumbloop versions`, `deploy`, `rollback` and `canary`: a running server follows within a second."""
+"""`thumbloop versions`, `evaluate`, `deploy`, `rollback` and `canary`.
+
+A running server follows a deployment within a second.
+"""
 
 import typer
 
+from app.commands.run_progress import RunProgress
 from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
 from storage.chats.stats import VersionStats, canary_stats, difference_interval
 from storage.db.tables import ModelVersion
@@ -17,6 +21,7 @@ from storage.registry.model_versions import (
     roll_back_target,
 )
 from storage.settings import Settings
+from trainer.launch.environment import prepare_process
 
 canary_commands = typer.Typer(
     help="Try a version on a share of the new chats; `thumbloop deploy` promotes it.", no_args_is_help=True
@@ -45,6 +50,32 @@ def versions() -> None:
         rows,
         empty="There is no model version yet; `thumbloop serve` adds the base model as v1.",
     )
+
+
+def evaluate(
+    version: str = VERSION,
+    against: str | None = typer.Option(None, help="The version to compare with. Default: the deployed one."),
+) -> None:
+    """Sample replies of a version and compare them with the deployed version's, as the gate does.
+
+    Changes nothing. Takes minutes on a CPU.
+    """
+    prepare_process()
+    from trainer.gate.evaluate import evaluate_version
+
+    with opened_database() as (settings, database), RunProgress() as progress:
+        verdict = evaluate_version(
+            database, settings, version, against=against, report=progress.show_progress
+        )
+    found = verdict.measures.get("replies")
+    if found:
+        sides = {"base": found["base"], "compared with": found["deployed"], version: found["strengths"]["1"]}
+        names = list(found["base"])
+        print_table(
+            ("", *(name.replace("_", " ") for name in names)),
+            [(side, *(f"{values[name]:.3g}" for name in names)) for side, values in sides.items()],
+        )
+    say(verdict.reason)
 
 
 def deploy(version: str = VERSION, why: str = WHY) -> None:

@@ -140,6 +140,15 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
     assert deployed() == "v2"
     assert "'v3'" in thumbloop.refused("deploy", "v3")
 
+    thumbloop.settings["gate_prompts"] = 4
+    evaluated = thumbloop.output("evaluate", "v2", "--against", "v1")
+    assert re.search(r"^ *v2 +\d", evaluated, re.MULTILINE), evaluated
+    assert "compared with" in evaluated
+    assert evaluated.rstrip().endswith(".")
+    assert "v1 is the base model" in thumbloop.refused("evaluate", "v1")
+    assert "'v3'" in thumbloop.refused("evaluate", "v3")
+    assert deployed() == "v2"
+
     thumbloop.output("rollback")
     assert "No canary is under way" in thumbloop.output("canary", "show")
     assert "No canary is under way" in thumbloop.refused("canary", "end")

@@ -1,4 +1,5 @@
 """The gate: measures a candidate and the deployed version the same way and decides whether to deploy.
 
-Imports storage, trainer.dataset, trainer.engine and trainer.model. Begin with `decision.py`.
+Imports storage, trainer.dataset, trainer.engine, trainer.generation and trainer.model.
+Begin with `decision.py`.
 """
