@@ -91,6 +91,10 @@ fuzz: install  ## an hour of generated and mutated requests for every route, on 
 clock-rounds: install  ## kill the server 20 times on each engine, with the clock moved by an hour each time
 	THUMBLOOP_TEST_KILL_ROUNDS=20 $(TEST) tests/integration/test_clock_kills.py
 
+.PHONY: chaos
+chaos: install  ## ten minutes on each engine of kills, full disks and clock jumps under load
+	THUMBLOOP_TEST_CHAOS_SECONDS=600 $(TEST) -rP tests/integration/test_chaos.py
+
 .PHONY: parity
 parity: install  ## six steps of the default model against stock TRL, rows of the default length
 	THUMBLOOP_TEST_PARITY=full $(BIN)/python -m pytest tests/integration/test_default_model_parity.py

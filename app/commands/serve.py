@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.exc import OperationalError
 
 from app.commands.accounts import new_admin_link, page_address
-from app.commands.terminal import console, say, shown_time
+from app.commands.terminal import console, no_answer, say, shown_time
 from storage.errors import BadSetting, Conflict, ThumbloopError
 from storage.registry.model_versions import deployed_version
 from storage.settings import Settings, load_settings
@@ -74,6 +75,8 @@ class OneLineFailure:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def watching(message: Any) -> None:
             error = sys.exception()  # Starlette sends this inside its `except` block
+            if isinstance(error, OperationalError):
+                error = no_answer(error)
             if message["type"] == "lifespan.startup.failed" and isinstance(error, ThumbloopError):
                 self.error = error
                 message = {"type": message["type"]}
@@ -100,7 +103,10 @@ def serve() -> None:
         from app.server import create_app
         from app.services import build_services
 
-        services = build_services(settings, say)
+        try:
+            services = build_services(settings, say)
+        except OperationalError as error:
+            raise no_answer(error) from error
         application = OneLineFailure(create_app(settings, services))
         logging.config.dictConfig(LOGGING)
         address = page_address(settings.host, listener.getsockname()[1])
@@ -119,8 +125,13 @@ def serve() -> None:
             forwarded_allow_ips=settings.trusted_proxies,
             limit_concurrency=most_connections(raise_file_limit()),
         )
-        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop
+        try:
             Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:  # Ctrl-C is the normal way to stop
+            pass
+        except SystemExit:  # uvicorn's, after a failed start: it would end the program without a reason
+            if application.error is None:
+                raise
     if application.error is not None:
         raise application.error
 

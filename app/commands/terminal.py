@@ -30,13 +30,18 @@ def opened_database() -> Iterator[tuple[Settings, Database]]:
     try:
         yield settings, database
     except OperationalError as error:
-        raise NotReady(
-            f"The database {database.shown_address} does not answer ({error.orig}); "
-            f"try again when other programs have finished writing to it.",
-            code="database_unavailable",
-        ) from error
+        raise no_answer(error, database.shown_address) from error
     finally:
         database.close()
+
+
+def no_answer(error: OperationalError, address: str = "") -> NotReady:
+    """The error for people when the database is away, or another program holds its lock."""
+    name = f"The database {address}" if address else "The database"
+    return NotReady(
+        f"{name} does not answer ({error.orig}); try again when other programs have finished writing to it.",
+        code="database_unavailable",
+    )
 
 
 @contextmanager

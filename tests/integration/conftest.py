@@ -1,5 +1,6 @@
 """A server that all tests of one module share; chat services and deployments without one."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
@@ -60,6 +61,18 @@ def client(shared_server: LiveServer) -> Iterator[httpx.Client]:
 def stranger(shared_server: LiveServer) -> Iterator[httpx.Client]:
     with shared_server.client("user", "eve") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def faketime() -> Path:
+    """The library that gives a program another clock."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        message = "libfaketime is not installed: apt-get install faketime."
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found[0]
 
 
 @pytest.fixture

@@ -106,17 +106,6 @@ class Countdown:
                 self.reached.set()
 
 
-@pytest.fixture(scope="module")
-def faketime() -> Path:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not found:
-        message = "libfaketime is not installed: apt-get install faketime."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found[0]
-
-
 @pytest.mark.both_engines
 @pytest.mark.timeout(300 + 60 * ROUNDS)
 def test_nothing_is_lost_when_the_clock_moves_between_kills(

@@ -5,14 +5,20 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from app.commands.serve import most_connections, trust_notice
+from storage.chats import chats
 from storage.db.database import open_database
 from storage.people import users
+from storage.registry import model_versions
 from storage.settings import Settings
+from tests.support.live_server import LiveServer
+from tests.support.rows import add_reply
 
 RAISE = """
 import resource
@@ -20,6 +26,9 @@ from app.commands.serve import raise_file_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 1024))
 print(raise_file_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))
 """
+
+# The database then fails at the first write of a start, when everything is built.
+REFUSE_ENDS = "CREATE TRIGGER refuse BEFORE UPDATE ON message BEGIN SELECT json('none'); END"
 
 
 def test_a_start_raises_the_limit_of_open_files_to_the_most() -> None:
@@ -71,3 +80,32 @@ def test_an_ordinary_account_named_admin_does_not_keep_the_server_from_starting(
             os.close(ours)
     assert b"no link: The user 'admin' is 'user', not 'admin'" in said
     assert b"Traceback" not in said
+
+
+def test_a_start_that_cannot_write_says_why(live_server: LiveServer) -> None:
+    live_server.kill()
+    live_server.log.write_text("")
+    with closing(open_database(live_server.settings)) as database, database.write() as session:
+        session.execute(sa.text("DELETE FROM message WHERE false"))  # holds SQLite's lock
+        live_server.start(wait=False)
+        assert live_server.process is not None
+        assert live_server.process.wait(120) == 2
+    said = live_server.log.read_text()
+    assert "thumbloop: The database does not answer (database is locked); try again" in said
+    assert "Traceback" not in said
+
+
+def test_an_application_that_cannot_start_says_why(live_server: LiveServer) -> None:
+    live_server.kill()
+    live_server.log.write_text("")
+    with closing(open_database(live_server.settings)) as database, database.write() as session:
+        chat = chats.create_chat(session, users.create_anonymous(session).id)
+        version = model_versions.deployed_version(session)
+        add_reply(session, chat, version_id=version.id).state = "streaming"  # the start wants to end it
+        session.execute(sa.text(REFUSE_ENDS))
+    live_server.start(wait=False)
+    assert live_server.process is not None
+    assert live_server.process.wait(120) == 2
+    said = live_server.log.read_text()
+    assert "thumbloop: The database could not store this (malformed JSON); nothing of it was kept." in said
+    assert "Traceback" not in said

@@ -93,7 +93,8 @@ class Launcher:
 
     def trainers(self, data_dir: str) -> list[int]:
         """The ids of the trainers that work there now."""
-        return [pid for pid, folder in self._trainers.items() if folder == data_dir and self._runs(pid)]
+        started = list(self._trainers.items())  # another thread may start one now
+        return [pid for pid, folder in started if folder == data_dir and self._runs(pid)]
 
     def _runs(self, pid: int) -> bool:
         return self.exit_code(pid) is None
@@ -126,11 +127,18 @@ def _become(
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv = [module, *words]
+    if "libfaketime" in environment.get("LD_PRELOAD", ""):
+        time.sleep = _sleep
     if module == "trainer" or words[:1] in (["train"], ["sweep"]):
         import transformers
 
         transformers.logging.set_verbosity_error()  # a program says so in the environment before it imports
     sys.exit(importlib.import_module({"trainer": "trainer.__main__"}.get(module, module)).main())
+
+
+def _sleep(seconds: float) -> None:
+    """libfaketime 0.9.10 leaves the monotonic clock alone if told so, and then each `time.sleep` fails."""
+    threading.Event().wait(seconds)
 
 
 class _Manager(BaseManager):
