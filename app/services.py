@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.background.housekeeping import Housekeeping
+from app.background.monitor import Monitor
 from app.background.webhook import WebhookSender
 from app.chat.service import ChatService
 from app.serving.backend import Backend
@@ -51,6 +52,7 @@ class Services:
     metrics: Metrics
     webhook: WebhookSender
     housekeeping: Housekeeping
+    monitor: Monitor
     tracing: Tracing | None
 
     def start(self) -> None:
@@ -68,9 +70,11 @@ class Services:
         self.housekeeping.start()
         self.dispatcher.start()
         self.schedule.start()
+        self.monitor.start()
 
     def stop(self) -> None:
         """End replies and training without loss: replies are saved, and an unfinished run is requeued."""
+        self.monitor.stop()
         self.schedule.stop()
         self.chat_service.close()
         self.dispatcher.stop(terminate=True)
@@ -147,6 +151,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         metrics=metrics,
         webhook=WebhookSender(database, settings),
         housekeeping=Housekeeping(database, settings),
+        monitor=Monitor(database, settings, deployments),
         tracing=tracing,
     )
 

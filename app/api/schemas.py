@@ -168,7 +168,7 @@ class ApprovalOut(BaseModel, from_attributes=True):
     approval: float | None = Field(description="up / (up + down); null without votes.")
     low: float = Field(
         validation_alias=AliasPath("interval", "low"),
-        description="The 95 % Wilson interval of the approval, from here",
+        description="The 95 % interval of the approval (Clopper and Pearson), from here",
     )
     high: float = Field(validation_alias=AliasPath("interval", "high"), description="to here.")
     enough_votes: bool = Field(description="false: the interval is too wide to say anything.")

@@ -1,4 +1,4 @@
-"""Background threads of a server: daily housekeeping and the webhook.
+"""Background threads of a server: daily housekeeping, the webhook, and the monitor of versions.
 
-Imports storage. Begin with `housekeeping.py`.
+Imports storage and app.serving. Begin with `housekeeping.py`.
 """

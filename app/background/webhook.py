@@ -1,4 +1,4 @@
-"""Sends every vote to a webhook, signed and retried as https://www.standardwebhooks.com specifies.
+"""Sends votes, and what became of versions, to a webhook, as https://www.standardwebhooks.com specifies.
 
 A thread fills the outbox from the log of vote events, claims the due deliveries and sends several at once.
 Delivery is at least once: if a server is killed before it records an answer, its lease expires and the
@@ -104,7 +104,9 @@ class WebhookSender:
             log.exception("The outcome of delivery %s could not be stored; its lease will expire.", claim.id)
 
     async def _send(self, client: httpx.AsyncClient, claim: Claim) -> _Answer:
-        body = json.dumps({"type": claim.event, "timestamp": claim.voted_at.isoformat(), "data": claim.data})
+        body = json.dumps(
+            {"type": claim.event, "timestamp": claim.happened_at.isoformat(), "data": claim.data}
+        )
         moment = now()
         headers = {
             "Content-Type": "application/json",

@@ -215,11 +215,30 @@ class Deployments:
                 self._versions.load_if_servable(target.id)
             return self._move_alias(target.id, by=by, why=why)
 
+    def deploy_if(
+        self, version_id: str, move: Callable[[Session], ModelVersion | None]
+    ) -> ModelVersion | None:
+        """Load and try the version, then let `move` deploy it in a transaction, if it still wants to.
+
+        Returns what `move` does: the deployed version, or None. Raises as `deploy` does.
+        """
+        with self._versions.lock:
+            self._versions.load_if_servable(version_id)
+            return self._move(move)
+
     def _move_alias(self, version_id: str, *, by: str, why: str) -> ModelVersion:
+        version = self._move(
+            lambda session: model_versions.deploy_version(session, version_id, by=by, why=why)
+        )
+        assert version is not None
+        return version
+
+    def _move(self, move: Callable[[Session], ModelVersion | None]) -> ModelVersion | None:
         with self._database.write() as session:
-            version = model_versions.deploy_version(session, version_id, by=by, why=why)
-        self._deployed.serve(version.id, self._versions.load(version))
-        self._free_unused()
+            version = move(session)
+        if version is not None:
+            self._deployed.serve(version.id, self._versions.load(version))
+            self._free_unused()
         return version
 
     def _load_named(self, version_id: str) -> ServedVersion:

@@ -1,6 +1,6 @@
 """Vote statistics: approval and vote rate per version, canary against deployed version, tags, days.
 
-An approval rate comes with its Wilson interval and counts as unknown while the interval is wide: ten votes
+An approval rate comes with its exact interval and counts as unknown while the interval is wide: ten votes
 cannot distinguish 60 % from 90 %. It also comes with the vote rate, because few people vote.
 """
 
@@ -11,20 +11,14 @@ from datetime import UTC, date, datetime, time, timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
+from storage.chats.proportions import Interval, exact_interval, wilson_interval
 from storage.chats.votes import VoteCounts
 from storage.db.tables import Canary, Chat, Message, ModelVersion, User, Vote, VoteEvent, now
 
 WIDEST_INTERVAL = 0.3
-Z95 = 1.959963984540054
 UP = func.count(col(Vote.id)).filter(col(Vote.label).is_(True))
 DOWN = func.count(col(Vote.id)).filter(col(Vote.label).is_(False))
 BY_PEOPLE = col(VoteEvent.action).in_(("cast", "change", "clear"))  # not by quarantine or erasure
-
-
-@dataclass(frozen=True)
-class Interval:
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class VersionStats:
 
     @property
     def interval(self) -> Interval:
-        return wilson_interval(self.up, self.up + self.down)
+        return exact_interval(self.up, self.up + self.down)
 
     @property
     def enough_votes(self) -> bool:
@@ -62,31 +56,26 @@ class DayStats:
     down: int
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z95) -> Interval:
-    """The Wilson score interval of a proportion (Wilson 1927); [0, 1] without trials."""
-    if trials == 0:
-        return Interval(0.0, 1.0)
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    # At 0 and at all the bound is exact, and rounding must not put it past the proportion.
-    low = max(0.0, centre - half) if successes else 0.0
-    return Interval(low, min(1.0, centre + half) if successes < trials else 1.0)
-
-
 def canary_stats(session: Session, canary: Canary) -> tuple[VersionStats, VersionStats]:
-    """The statistics of the canary and of the version it is compared with, each in its own chats.
-
-    Only chats that began after the canary count, so both cover the same days and people.
-    """
-    given = col(Chat.canary_id) == canary.id
-    others = col(Chat.canary_id).is_(None) & (col(Chat.id) > canary.id)  # ids sort by time
+    """The statistics of the canary and of the version it is compared with, each in its own chats."""
+    given, others = canary_sides(canary)
 
     def of(version_id: str, chats: sa.ColumnElement[bool]) -> VersionStats:
         found = version_stats(session, col(ModelVersion.id) == version_id, chats)
         return found[0] if found else VersionStats(session.get_one(ModelVersion, version_id).name, 0, 0, 0)
 
     return of(canary.version_id, given), of(canary.compared_with_id, others)
+
+
+def canary_sides(canary: Canary) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    """The chats of the canary, and those that began since then and were not given to it.
+
+    So both cover the same days and people.
+    """
+    return (
+        col(Chat.canary_id) == canary.id,
+        col(Chat.canary_id).is_(None) & (col(Chat.id) > canary.id),  # ids sort by time
+    )
 
 
 def difference_interval(one: VersionStats, other: VersionStats) -> Interval | None:
@@ -97,7 +86,7 @@ def difference_interval(one: VersionStats, other: VersionStats) -> Interval | No
     p, q = one.approval, other.approval
     if p is None or q is None:
         return None
-    a, b = one.interval, other.interval
+    a, b = wilson_interval(one.up, one.up + one.down), wilson_interval(other.up, other.up + other.down)
     return Interval(
         p - q - math.hypot(p - a.low, b.high - q),
         p - q + math.hypot(a.high - p, q - b.low),
@@ -105,14 +94,14 @@ def difference_interval(one: VersionStats, other: VersionStats) -> Interval | No
 
 
 def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list[VersionStats]:
-    """One entry per version that has replied in chats that count (`_counts`), newest first."""
+    """One entry per version that has replied in chats that count (`counts`), newest first."""
     rows = session.exec(
         select(ModelVersion.number, func.count(sa.distinct(col(Message.id))), UP, DOWN)
         .select_from(ModelVersion)
         .join(Message)
         .join(Chat)
         .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
-        .where(col(Message.state).in_(("complete", "stopped")), *_counts(), *conditions)
+        .where(col(Message.state).in_(("complete", "stopped")), *counts(), *conditions)
         .group_by(col(ModelVersion.number))
         .order_by(col(ModelVersion.number).desc())
     )
@@ -120,7 +109,7 @@ def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list
 
 
 def tag_counts(session: Session) -> dict[str, VoteCounts]:
-    """Current votes per tag in chats that count (`_counts`), most used first."""
+    """Current votes per tag in chats that count (`counts`), most used first."""
     each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_array_elements_text
     tag = each(col(Vote.tags)).table_valued("value").c.value
     rows = session.execute(
@@ -128,7 +117,7 @@ def tag_counts(session: Session) -> dict[str, VoteCounts]:
         .join_from(Vote, Message)
         .join(Chat)
         .join(tag.table, sa.true())
-        .where(col(Vote.label).is_not(None), col(Vote.quarantined).is_(False), *_counts())
+        .where(col(Vote.label).is_not(None), col(Vote.quarantined).is_(False), *counts())
         .group_by(tag)
         .order_by((UP + DOWN).desc(), tag)
     )
@@ -138,7 +127,7 @@ def tag_counts(session: Session) -> dict[str, VoteCounts]:
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
     """The votes of each of the last `days` UTC days, oldest first, days without votes included.
 
-    Leaves out votes of people who are now quarantined, and chats that do not count (`_counts`).
+    Leaves out votes of people who are now quarantined, and chats that do not count (`counts`).
     """
     today = now().date()
     first = today - timedelta(days=days - 1)
@@ -158,7 +147,7 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
             col(VoteEvent.id).in_(last),
             col(VoteEvent.label).is_not(None),
             col(VoteEvent.user_id).not_in(select(User.id).where(col(User.quarantined))),
-            *_counts(),
+            *counts(),
         )
         .group_by(day, col(VoteEvent.label))
     )
@@ -167,7 +156,7 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
     return [DayStats(when, found.get((when, True), 0), found.get((when, False), 0)) for when in span]
 
 
-def _counts() -> tuple[sa.ColumnElement[bool], ...]:
+def counts() -> tuple[sa.ColumnElement[bool], ...]:
     """The chats that count: not deleted and not imported, since imports say nothing about our versions."""
     return col(Chat.deleted_at).is_(None), ~col(Chat.source).startswith("import")
 

@@ -1,8 +1,9 @@
-"""The webhook's outbox: the vote events to send, each claimed by one server at a time.
+"""The webhook's outbox: the events to send, each claimed by one server at a time.
 
-The log of vote events is durable: an event is committed with its vote. Filling the outbox from the log,
-claiming a delivery and recording its outcome are short transactions; a server may be killed between any two.
-The content is read from the event at each attempt, so an erased vote is no longer sent.
+The log of vote events is durable: an event is committed with its vote. What happens to a version is added
+in the transaction that does it. Filling the outbox from the log, claiming a delivery and recording its
+outcome are short transactions; a server may be killed between any two. The content of a vote is read from its
+event at each attempt, so an erased vote is no longer sent.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Claim:
     id: str
     attempt: int
     event: str
-    voted_at: datetime
+    happened_at: datetime
     data: dict[str, Any]
 
 
@@ -63,6 +64,13 @@ def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
     return len(events)
 
 
+def tell(session: Session, event: str, data: dict[str, Any]) -> None:
+    """Add an event that is no vote, such as `version.rolled_back`; `data` must not concern a person."""
+    moment = database_now(session)
+    session.add(WebhookDelivery(event=event, data=data, created_at=moment, next_attempt_at=moment))
+    session.flush()
+
+
 def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: bytes) -> list[Claim]:
     """Claim the deliveries that are due, oldest first; no other server gets them until the lease ends.
 
@@ -72,8 +80,8 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
     due = session.exec(
         select(WebhookDelivery, VoteEvent, Message.chat_id, ModelVersion.number)
         .select_from(WebhookDelivery)
-        .join(VoteEvent)
-        .join(Message)
+        .outerjoin(VoteEvent)
+        .outerjoin(Message)
         .outerjoin(ModelVersion)
         .where(
             col(WebhookDelivery.delivered_at).is_(None),
@@ -88,13 +96,14 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
     ).all()
     claims = []
     for delivery, event, chat_id, version in due:
-        if event.action not in EVENTS:
+        if event is not None and event.action not in EVENTS:
             delivery.failed_at, delivery.last_error = moment, "The vote was erased."
-        else:
-            delivery.attempts += 1
-            delivery.lease_until = moment + lease
-            data = _data(event, chat_id, version, salt)
-            claims.append(Claim(delivery.id, delivery.attempts, delivery.event, event.created_at, data))
+            continue
+        delivery.attempts += 1
+        delivery.lease_until = moment + lease
+        happened_at = event.created_at if event is not None else delivery.created_at
+        data = _data(event, chat_id, version, salt) if event is not None else delivery.data or {}
+        claims.append(Claim(delivery.id, delivery.attempts, delivery.event, happened_at, data))
     session.flush()
     return claims
 
@@ -108,13 +117,13 @@ def note_delivered(session: Session, claim: Claim) -> bool:
 def note_failure(
     session: Session, claim: Claim, error: str, *, retry_in: timedelta | None, give_up_after: timedelta
 ) -> bool:
-    """Record a failed attempt; schedules a retry unless `retry_in` is None or the vote would be too old.
+    """Record a failed attempt; schedules a retry unless `retry_in` is None or the event would be too old.
 
     Returns False if a later attempt has claimed the delivery.
     """
     moment = database_now(session)
     values: dict[str, Any] = {"last_error": error[:ERROR_CHARS]}
-    if retry_in is None or moment + retry_in > claim.voted_at + give_up_after:
+    if retry_in is None or moment + retry_in > claim.happened_at + give_up_after:
         values["failed_at"] = moment
     else:
         values["next_attempt_at"] = moment + retry_in

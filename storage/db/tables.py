@@ -111,7 +111,10 @@ class Chat(Dated, table=True):
 
 
 class Message(Dated, table=True):
-    __table_args__ = (Index("ix_message_streaming", "lease_until", **where("state = 'streaming'")),)
+    __table_args__ = (
+        Index("ix_message_streaming", "lease_until", **where("state = 'streaming'")),
+        Index("ix_message_version", "model_version_id", "created_at"),
+    )
 
     chat_id: str = Field(foreign_key="chat.id", index=True)
     parent_id: str | None = Field(default=None, foreign_key="message.id", index=True)
@@ -183,16 +186,17 @@ WAITING = where("delivered_at IS NULL AND failed_at IS NULL")
 
 
 class WebhookDelivery(Dated, table=True):
-    """The webhook's outbox: a vote event to send, and the outcome of its attempts.
+    """The webhook's outbox: an event to send, and the outcome of its attempts.
 
-    Its id is the header webhook-id. The content is read from the event at each attempt, so there is no copy
-    here to erase.
+    Its id is the header webhook-id. The content of a vote is read from the vote event at each attempt, so
+    there is no copy here to erase. What happened to a version concerns no person and stands in `data`.
     """
 
     __table_args__ = (Index("ix_webhook_delivery_waiting", "next_attempt_at", **WAITING),)
 
-    event_id: int = Field(foreign_key="vote_event.id", unique=True)
-    event: str  # vote.cast, vote.changed, vote.cleared
+    event_id: int | None = Field(default=None, foreign_key="vote_event.id", unique=True)
+    data: dict[str, Any] | None = Field(default=None, sa_type=OPTIONAL_JSON)
+    event: str  # vote.cast, vote.changed, vote.cleared; version.rolled_back, version.promoted, canary.ended
     attempts: int = 0
     next_attempt_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)  # a server is sending it
@@ -313,7 +317,7 @@ class Deployment(Identified, table=True):
     version_id: str = Field(foreign_key="model_version.id")
     started_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    by: str  # a user's id, or the gate
+    by: str  # a user's id, or the gate, or the monitor
     why: str = Field(sa_type=Text)
 
 

@@ -168,3 +168,18 @@ class TrainingSettings(BaseSettings):
     """How much the held-out AUC may fall; one standard error, if that is larger."""
     auto_deploy: bool = RunField(True)
     """Deploy a version that passes the gate without asking."""
+
+    # Does it stay deployed?
+    auto_rollback: bool = LiveField(True)
+    """Roll back a deployed version that people like less than the one before, and end such a canary
+    (docs/serving.md)."""
+    auto_promote: bool = LiveField(True)
+    """Deploy a canary that people like more than the deployed version."""
+    monitor_error_rate: float = LiveField(0.05, gt=0, le=0.5)
+    """How often a version that people like as much may be taken for a worse one, or for a better one, however
+    often the votes are looked at."""
+    monitor_min_votes: int = LiveField(20, ge=1)
+    """Votes on a version before anything is decided on it."""
+    one_person_may_decide: Literal["auto", "yes", "no"] = LiveField("auto")
+    """Whether the votes of one person can roll back or promote a version. auto: not where people have
+    accounts, but on a machine where anyone may chat."""

@@ -122,6 +122,7 @@ def test_a_canary_is_tried_and_ended(admin_server: LiveServer, open_page: OpenPa
     expect(version_row(page, "v2")).to_contain_text("canary 10%")
     expect(version_row(page, "v1")).to_contain_text("deployed")
     expect(page.locator("#tl-canary")).to_contain_text("v2 gets 10% of the new chats, 0 so far.")
+    expect(page.locator("#tl-judgements")).to_contain_text("Canary: v2: no votes, v1: no votes.")
     page.get_by_role("button", name="End canary of v2").click()
     expect(page.locator("#tl-result")).to_contain_text("The canary of v2 is over")
     expect(page.locator("#tl-canary")).to_have_count(0)

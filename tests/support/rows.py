@@ -1,13 +1,15 @@
 """Rows that many tests begin with: people, replies, votes and versions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.chats import chats, votes
 from storage.db.database import Database
-from storage.db.tables import AuditEvent, Chat, Message, ModelVersion, User
+from storage.db.ids import new_id
+from storage.db.tables import AuditEvent, Chat, Message, ModelVersion, User, Vote
 from storage.people import users
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Published
@@ -91,6 +93,43 @@ def publish_candidate(session: Session, learned_from: Iterable[Key] = (), **snap
     version = model_versions.publish_version(session, run.id, held.fence, made, base_model="tiny", metrics={})
     training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="done")
     return version
+
+
+def add_votes(
+    session: Session,
+    version: str,
+    labels: Sequence[bool],
+    *,
+    people: int = 1,
+    canary_id: str | None = None,
+) -> list[User]:
+    """Votes on replies by this version, in a chat each, by so many new people in turn, without a log of them.
+
+    The rows are inserted at once, since a test of statistics needs hundreds.
+    """
+    version_id = model_versions.get_version(session, version).id
+    raters = [users.create_anonymous(session) for _ in range(people)]
+    owners = [raters[number % people].id for number in range(len(labels))]
+    chat_ids = [new_id() for _ in labels]
+    replies = [
+        Message(chat_id=chat_id, role="assistant", model_version_id=version_id) for chat_id in chat_ids
+    ]
+    rows = [
+        [
+            Chat(id=id, owner_id=owner, canary_id=canary_id)
+            for id, owner in zip(chat_ids, owners, strict=True)
+        ],
+        replies,
+        [
+            Vote(message_id=reply.id, user_id=owner, label=label)
+            for reply, owner, label in zip(replies, owners, labels, strict=True)
+        ],
+    ]
+    session.flush()
+    for kind in rows:
+        if kind:
+            session.execute(sa.insert(type(kind[0])), [row.model_dump() for row in kind])
+    return raters
 
 
 def add_version(database: Database, state: str = "ready") -> str:

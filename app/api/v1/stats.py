@@ -1,9 +1,10 @@
 """Statistics: votes, weights, approval per version, readiness and schedule. For admins."""
 
 from datetime import datetime
+from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import AliasPath, BaseModel, Field
 
 from app.api.schemas import ApprovalOut, VersionOut
 from app.api.v1.model_versions import CanaryOut, all_versions, current_canary
@@ -48,9 +49,40 @@ class Figures(BaseModel):
     active_run: str | None = Field(description="The id of the run that is requested or running.")
 
 
+class JudgementOut(BaseModel, from_attributes=True):
+    """A version that votes are still deciding on, or have decided on without anybody acting yet."""
+
+    kind: str = Field(
+        description="deployment: the deployed version against the one before. canary: the canary against the "
+        "deployed version."
+    )
+    version: str
+    compared_with: str
+    up: int = Field(validation_alias=AliasPath("new", "up"))
+    votes: int = Field(validation_alias=AliasPath("new", "votes"), description="Those that count.")
+    up_compared: int = Field(validation_alias=AliasPath("old", "up"))
+    votes_compared: int = Field(validation_alias=AliasPath("old", "votes"))
+    people: int = Field(description="Who voted on the version.")
+    p_worse: float = Field(
+        validation_alias=AliasPath("comparison", "p_worse"),
+        description="The probability that it is liked less, after these votes.",
+    )
+    evidence_worse: float = Field(
+        validation_alias=AliasPath("comparison", "worse"),
+        description="How many times more probable the votes are if it is liked less than if both are liked "
+        "equally; 1 / THUMBLOOP_MONITOR_ERROR_RATE decides.",
+    )
+    evidence_better: float = Field(validation_alias=AliasPath("comparison", "better"))
+    outcome: Literal["worse", "better", "undecided"]
+    why: str = Field(description="The same in words.")
+
+
 class Statistics(BaseModel):
     approval: list[ApprovalOut] = Field(description="Per version that has replied, newest first.")
     canary: CanaryOut | None = Field(description="The active canary, compared with the deployed version.")
+    judgements: list[JudgementOut] = Field(
+        description="What votes say of the deployed version and of the canary, while one is judged."
+    )
     tags: dict[str, VoteCounts] = Field(description="Current votes per reason tag, most used first.")
     signals: dict[SignalKind, int] = Field(description="What people did with replies without voting.")
     days: list[DayStats] = Field(
@@ -74,6 +106,7 @@ def current_statistics(services: Services) -> Statistics:
         return Statistics(
             approval=[ApprovalOut.model_validate(version) for version in stats.version_stats(session)],
             canary=current_canary(services),
+            judgements=[JudgementOut.model_validate(one) for one in services.monitor.judgements()],
             tags=stats.tag_counts(session),
             signals=count_signals(session),
             days=stats.daily_votes(session),

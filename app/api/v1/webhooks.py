@@ -15,8 +15,11 @@ router = APIRouter(prefix="/webhook-deliveries", tags=["webhook"])
 
 class DeliveryOut(BaseModel, from_attributes=True):
     id: str = Field(description="What the receiver gets as `webhook-id`.")
-    event_id: int = Field(description="The id of the vote event that it reports.")
-    event: str = Field(description="vote.cast, vote.changed or vote.cleared.")
+    event_id: int | None = Field(description="The id of the vote event that it reports, if it reports one.")
+    event: str = Field(
+        description="vote.cast, vote.changed or vote.cleared; version.rolled_back, version.promoted or "
+        "canary.ended."
+    )
     attempts: int
     next_attempt_at: datetime
     delivered_at: datetime | None = Field(description="null until the receiver answered 2xx.")

@@ -10,15 +10,6 @@ from storage.privacy.consent import delete_chat
 from tests.support.rows import add_person_with_reply, add_reply
 
 
-@pytest.mark.parametrize(
-    ("up", "all_votes", "low", "high"),
-    [(0, 0, 0.0, 1.0), (8, 10, 0.4902, 0.9433), (0, 5, 0.0, 0.4345), (50, 100, 0.4038, 0.5962)],
-)
-def test_the_wilson_interval(up: int, all_votes: int, low: float, high: float) -> None:
-    found = stats.wilson_interval(up, all_votes)
-    assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-
-
 def test_rates_per_version_tags_and_days(database: Database) -> None:
     with database.write() as session:
         for index in range(4):
