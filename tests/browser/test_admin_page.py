@@ -12,14 +12,13 @@ from playwright.sync_api import Locator, Page, expect
 
 from storage.db.database import open_database
 from storage.registry.artifacts import Artifacts
-from storage.registry.set_aside import Reason, keep_set_aside
-from storage.registry.training_runs import cancel_run, request_run
+from storage.registry.set_aside import Reason
 from tests.support import http_loop
 from tests.support.adapters import publish_adapter
 from tests.support.chatting import PHONE, OpenPage, assert_fits, send_and_wait
 from tests.support.live_server import LiveServer, StartServer
 from tests.support.rated_files import rated, write_rows
-from tests.support.rows import add_person_with_reply
+from tests.support.rows import add_set_aside
 from trainer.sweep.folder import SweepFolder, new_folder
 from trainer.sweep.grid import Grid, Point, Result
 
@@ -269,11 +268,8 @@ def test_the_guard_s_panel_says_whose_votes_were_set_aside_and_releases_them(
     admin_server: LiveServer, open_page: OpenPage
 ) -> None:
     with closing(open_database(admin_server.settings)) as database, database.write() as session:
-        person, _, reply = add_person_with_reply(session, label=True)
-        run = request_run(session, trigger="cli")
         why = Reason("a phrase that few people push", "visit <b>acme</b> deals")
-        keep_set_aside(session, run.id, [(reply.id, person.id, why)])
-        cancel_run(session, run.id)
+        person, _, _ = add_set_aside(session, admin_server.settings.model, why)
     page = open_page(admin_server.admin_link())
     panel = page.locator("#tl-guard")
     expect(panel).to_contain_text("Limits: no limits for a person; from THUMBLOOP_AUTH=anonymous.")

@@ -8,14 +8,13 @@ import pytest
 from app.commands.doctor import check_guard
 from storage.db.database import Database, open_database
 from storage.db.ids import new_id
-from storage.registry.set_aside import Reason, keep_set_aside
-from storage.registry.training_runs import cancel_run, request_run
+from storage.registry.set_aside import Reason
 from storage.settings import Settings
 from tests.support import http_loop
 from tests.support.live_server import LiveServer
 from tests.support.programs import run_command
 from tests.support.rest import refused
-from tests.support.rows import add_person_with_reply, audit_events
+from tests.support.rows import add_set_aside, audit_events
 
 GUARD = "/api/v1/guard"
 
@@ -31,11 +30,8 @@ def test_an_admin_sees_what_was_set_aside_and_releases_it(
     shared_server: LiveServer, client: httpx.Client, stranger: httpx.Client, store: Database
 ) -> None:
     with store.write() as session:
-        person, _, reply = add_person_with_reply(session, label=True)
-        run = request_run(session, trigger="cli")
         why = Reason("a phrase that few people push", "visit acme deals")
-        keep_set_aside(session, run.id, [(reply.id, person.id, why)])
-        cancel_run(session, run.id)
+        person, reply, run = add_set_aside(session, shared_server.settings.model, why)
     for verb, address in (("GET", ""), ("GET", "/votes"), ("POST", "/releases")):
         body = {"user_id": person.id} if verb == "POST" else None
         refused(stranger.request(verb, GUARD + address, json=body), 403, "admin_only")
@@ -77,11 +73,8 @@ def test_the_command_shows_and_releases(shared_server: LiveServer, store: Databa
         return done.stdout + done.stderr
 
     with store.write() as session:
-        person, _, reply = add_person_with_reply(session, label=True)
-        run = request_run(session, trigger="cli")
         why = Reason("nearly the same reply more than 5 times", "")
-        keep_set_aside(session, run.id, [(reply.id, person.id, why)])
-        cancel_run(session, run.id)
+        person, reply, _ = add_set_aside(session, shared_server.settings.model, why)
     said = thumbloop("guard", "show")
     assert "Limits: no limits for a person; from THUMBLOOP_AUTH=anonymous." in said
     assert person.id in said

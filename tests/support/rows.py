@@ -9,11 +9,12 @@ from sqlmodel import Session, col, select
 from storage.chats import chats, votes
 from storage.db.database import Database
 from storage.db.ids import new_id
-from storage.db.tables import AuditEvent, Chat, Message, ModelVersion, User, Vote
+from storage.db.tables import AuditEvent, Chat, Message, ModelVersion, TrainingRun, User, Vote
 from storage.people import users
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Published
 from storage.registry.lineage import Key, keep_lineage
+from storage.registry.set_aside import Reason, keep_set_aside
 
 
 def audit_events(session: Session) -> list[AuditEvent]:
@@ -130,6 +131,15 @@ def add_votes(
         if kind:
             session.execute(sa.insert(type(kind[0])), [row.model_dump() for row in kind])
     return raters
+
+
+def add_set_aside(session: Session, model: str, reason: Reason) -> tuple[User, Message, TrainingRun]:
+    """A person, their liked reply, and the newest run, cancelled, which set that vote aside."""
+    base = model_versions.ensure_base(session, model)
+    person, _, reply = add_person_with_reply(session, label=True, version_id=base.id)
+    run = training_runs.request_run(session, trigger="cli")
+    keep_set_aside(session, run.id, [(reply.id, person.id, reason)])
+    return person, reply, training_runs.cancel_run(session, run.id)
 
 
 def add_version(database: Database, state: str = "ready") -> str:
