@@ -23,6 +23,8 @@ from trainer.model.base_model import load_model, resolve
 FULL = os.environ.get("THUMBLOOP_TEST_PARITY") == "full"
 STEPS = 6 if FULL else 3
 SIZE = {"max_length": 1024} if FULL else {"max_length": 72, "batch_size": 2}
+# The objective of TRL, at a rate at which six steps of bf16 stay near those of fp32.
+TRL = {"nll_weight": 0.0, "learning_rate": 5e-5}
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def all_cores() -> Iterator[None]:
 def test_steps_of_the_default_model_are_those_of_trl(
     kto_sample: Path, converted_default: ConvertedDefault, tmp_path: Path
 ) -> None:
-    settings = Settings(**{"data_dir": converted_default.data_dir, **SIZE})
+    settings = Settings(**{"data_dir": converted_default.data_dir, **SIZE, **TRL})
     examples = [
         example(prompt=row["prompt"], completion=row["completion"], label=row["label"], chat_id=str(number))
         for number, row in enumerate(map(json.loads, kto_sample.read_text().splitlines()))

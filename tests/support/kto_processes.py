@@ -27,7 +27,7 @@ TRAININGS = {"trl": 13, "shared-prefix": 13, "shared-prefix, whole": 12}
 def settings(model: str, folder: Path) -> Settings:
     return Settings(
         **{"data_dir": folder, "model": model, "precision": "fp32", "learning_rate": 1e-2},
-        **{"lora_rank": 4, "batch_size": 2, "epochs": 2.0},
+        **{"lora_rank": 4, "batch_size": 2, "epochs": 2.0, "nll_weight": 0.0},
     )
 
 
