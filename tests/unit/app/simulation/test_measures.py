@@ -16,8 +16,8 @@ def test_measures_of_four_replies() -> None:
     found = measure(replies, TASTES["brief"])
     assert found == {
         "liked": 0.5,
-        "low": pytest.approx(0.15, abs=0.01),
-        "high": pytest.approx(0.85, abs=0.01),
+        "low": pytest.approx(0.0676, abs=1e-4),
+        "high": pytest.approx(0.9324, abs=1e-4),
         "replies": 4,
         "finished": 0.75,
         "empty": 0.25,
