@@ -136,6 +136,7 @@ def real_requests(
             active = training_runs.request_run(session, trigger="api")
             # No trainer is ever started for it.
             training_runs.claim_run(session, active.id, owner="fuzz", lease_seconds=10**6, max_attempts=1)
+    release_id = call("POST", "/api/v1/guard/releases", json={"user_id": other.user_id})["id"]
     run_id, delivery_id = active.id, delivery.id if delivery else "1"
     requests: list[Request] = []
 
@@ -197,6 +198,13 @@ def real_requests(
     add("POST /api/v1/import?skip_bad=true", rated, content_type="application/x-ndjson")
     add("POST /api/v1/import?max_messages=2&format=kto", rated, idempotency_key=f"key-{number}")
     add("POST /api/v1/import", *multipart(rated))
+    add("GET /api/v1/guard")
+    add("GET /api/v1/guard/votes?limit=2")
+    add(
+        "POST /api/v1/guard/releases",
+        {"user_id": other.user_id, "message_id": message_id, "reason": "Known."},
+    )
+    add(f"DELETE /api/v1/guard/releases/{release_id}")
     add("GET /api/v1/me")
     add("GET /api/v1/me/sessions")
     add("DELETE /api/v1/me/sessions", who=leaver)
