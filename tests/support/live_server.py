@@ -116,7 +116,10 @@ class LiveServer:
     def trainers(self) -> list[psutil.Process]:
         """Trainer processes that work on this data directory, whoever started them."""
         forked = programs.trainers(self.settings.data_dir) if self.settings.executor == FORKED else []
-        found = [psutil.Process(pid) for pid in forked]
+        found = []
+        for pid in forked:
+            with contextlib.suppress(psutil.Error):
+                found.append(psutil.Process(pid))
         for process in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
                 works_here = process.environ().get("THUMBLOOP_DATA_DIR") == str(self.settings.data_dir)
