@@ -219,3 +219,10 @@ def test_signing_out_takes_the_draft_along(start_server: StartServer, open_page:
     page.goto(server.url)
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
     expect(box(page)).to_have_value("")
+
+
+def test_page_that_is_left_before_its_box_is_drawn_keeps_the_draft(page: Page) -> None:
+    kept = '{"text":"kept"}'
+    page.evaluate("kept => sessionStorage.setItem('tl-draft', kept)", kept)
+    page.evaluate("document.querySelector('#tl-box').remove(); dispatchEvent(new Event('pagehide'))")
+    assert page.evaluate("sessionStorage.getItem('tl-draft')") == kept  # and the page raised no error

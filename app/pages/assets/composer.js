@@ -58,7 +58,8 @@ document.addEventListener('tl-sent', ({ detail }) => {
 });
 
 addEventListener('pagehide', () => {
-  if (open() === undefined && !box().value) return;  // the page has not brought back yet what was kept
+  // The page has not drawn the box yet, or not brought back what was kept.
+  if (!box() || (open() === undefined && !box().value)) return;
   const draft = { text: box().value, edits: props.value, aside, after: sent().at(-1)?.dataset.sent };
   sessionStorage.setItem(KEY, JSON.stringify(draft));
 });
