@@ -31,7 +31,7 @@ from storage.registry.model_versions import (
 from storage.settings import Settings
 
 ACTOR = "monitor"
-MOST_VOTES = 2000  # of each version; the error rates in docs/serving.md are those of so many looks
+MOST_VOTES = 2000  # the error rates in docs/serving.md are those of so many looks
 # Where no person may decide alone, each counts for so many votes on a version, or for this share of them.
 VOTES_OF_ONE = 10
 SHARE_OF_ONE = 0.2
@@ -51,6 +51,7 @@ class Rules:
     error_rate: float  # the evidence needed is its inverse
     min_votes: int  # on the new version
     one_person_may_decide: bool
+    most_votes: int = MOST_VOTES  # of each version
 
     @classmethod
     def of(cls, settings: Settings) -> "Rules":
@@ -105,8 +106,8 @@ def judge_deployment(session: Session, rules: Rules) -> Judgement | None:
     except Conflict:
         return None
     since = deployment.started_at
-    after = _ballots(session, deployment.version_id, col(Message.created_at) >= since)
-    before = _ballots(session, old.id, col(Vote.created_at) < since, newest=True)
+    after = _ballots(session, deployment.version_id, col(Message.created_at) >= since, rules)
+    before = _ballots(session, old.id, col(Vote.created_at) < since, rules, newest=True)
     version = get_version(session, deployment.version_id)
     return _judge("deployment", deployment.id, version, old, after, before, rules)
 
@@ -120,7 +121,7 @@ def judge_canary(session: Session, rules: Rules) -> Judgement | None:
     tried, deployed = get_version(session, canary.version_id), get_version(session, canary.compared_with_id)
     return _judge(
         *("canary", canary.id, tried, deployed),
-        *(_ballots(session, tried.id, given), _ballots(session, deployed.id, others)),
+        *(_ballots(session, tried.id, given, rules), _ballots(session, deployed.id, others, rules)),
         rules,
     )
 
@@ -172,7 +173,12 @@ def figures_of(judgement: Judgement) -> dict[str, Any]:
 
 
 def _ballots(
-    session: Session, version_id: str, condition: sa.ColumnElement[bool], *, newest: bool = False
+    session: Session,
+    version_id: str,
+    condition: sa.ColumnElement[bool],
+    rules: Rules,
+    *,
+    newest: bool = False,
 ) -> list[Ballot]:
     """The oldest or newest votes on a version's replies that meet the condition, in the order of casting."""
     order = (col(Vote.created_at), col(Vote.id))
@@ -190,7 +196,7 @@ def _ballots(
             *counts(),
         )
         .order_by(*(column.desc() for column in order) if newest else order)
-        .limit(MOST_VOTES)
+        .limit(rules.most_votes)
     )
     found = [(user_id, bool(label)) for user_id, label in session.exec(query)]
     return found[::-1] if newest else found

@@ -1,6 +1,7 @@
 """Versions judged by their votes, on both engines: which votes count, who may decide, and what follows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -133,12 +134,9 @@ def test_what_does_not_count(database: Database, v2: str) -> None:
     assert judged(database).new.votes == 3
 
 
-def test_the_newest_votes_on_the_version_before_are_what_counts(
-    database: Database, v2: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(judgement, "MOST_VOTES", 30)
+def test_the_newest_votes_on_the_version_before_are_what_counts(database: Database, v2: str) -> None:
     rate(database, v2, mixed(31, 10))
-    found = judged(database)
+    found = judged(database, replace(ALONE, most_votes=30))
     assert (found.old.up, found.old.votes) == (0, 30), "mixed() ends with thumbs down"
     assert (found.new.up, found.new.votes) == (30, 30), "the first ones"
 
