@@ -16,18 +16,9 @@ from storage.registry.set_aside import (
     newest_influence,
     people_set_aside,
 )
-from storage.settings.guard import describe_guard, guard_limits
+from storage.settings.guard import GuardLimits, describe_guard, guard_limits
 
 router = APIRouter(prefix="/guard", tags=["guard"])
-
-
-class Limits(BaseModel, from_attributes=True):
-    min_voters: int
-    max_share_per_person: float
-    max_votes_per_day: int
-    max_votes_per_minute: int
-    max_near_duplicates: int
-    phrase_prompts: int
 
 
 class PersonOut(BaseModel, from_attributes=True):
@@ -55,7 +46,7 @@ class Influence(BaseModel):
 
 class GuardOut(BaseModel):
     description: str = Field(description="The limits in words, and where they come from.")
-    limits: Limits = Field(description="This server's limits; 0 and a share of 1 limit nobody.")
+    limits: GuardLimits = Field(description="This server's limits; 0 and a share of 1 limit nobody.")
     set_aside: int = Field(description="Votes that the newest run set aside; /guard/votes lists them.")
     people: list[PersonOut] = Field(description="Whose votes these are, at most 100, the most first.")
     influence: list[Influence] = Field(description="The most active people of the newest training.")
@@ -114,7 +105,7 @@ def current_guard(services: Services) -> GuardOut:
     with services.database.read() as session:
         return GuardOut(
             description=describe_guard(services.settings),
-            limits=Limits.model_validate(guard_limits(services.settings)),
+            limits=guard_limits(services.settings),
             set_aside=count_set_aside(session),
             people=[PersonOut.model_validate(one) for one in people_set_aside(session)],
             influence=[Influence(**one) for one in newest_influence(session)],
