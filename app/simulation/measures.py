@@ -5,15 +5,29 @@ from typing import Any
 
 from app.simulation.tastes import SimulatedReply, Taste
 from storage.chats.proportions import exact_interval
-from trainer.gate.texts import measure_texts
+from trainer.gate.texts import ngrams, repeated
 
 
 def measure(replies: Sequence[SimulatedReply], taste: Taste) -> dict[str, Any]:
-    """The measures of at least one reply: `liked` from 0 to 1 with its 95 % interval `low` to `high`,
-    and those of `TextMeasures`.
+    """The measures of at least one reply; shares are from 0 to 1.
+
+    `low` and `high` bound `liked` by its 95 % interval. `repeated_4grams` is the mean share of a reply's
+    4-grams of words that occurred in it before; `distinct_2grams` the share of different 2-grams over all
+    replies (Li et al. 2016, arXiv 1510.03055).
     """
+    count = len(replies)
     liked = sum(map(taste, replies))
-    interval = exact_interval(liked, len(replies))
-    shares = {"liked": liked / len(replies), "low": interval.low, "high": interval.high}
-    texts = measure_texts([reply.text for reply in replies], [reply.finished for reply in replies])
-    return shares | texts.to_dict()
+    interval = exact_interval(liked, count)
+    words = [reply.text.split() for reply in replies]
+    pairs = [pair for text in words for pair in ngrams(text, 2)]
+    return {
+        "replies": count,
+        "liked": liked / count,
+        "low": interval.low,
+        "high": interval.high,
+        "words": sum(map(len, words)) / count,
+        "finished": sum(reply.finished for reply in replies) / count,
+        "empty": sum(not text for text in words) / count,
+        "repeated_4grams": sum(map(repeated, words)) / count,
+        "distinct_2grams": len(set(pairs)) / len(pairs) if pairs else 0.0,
+    }

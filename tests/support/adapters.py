@@ -4,9 +4,10 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from storage.db.database import Database
@@ -30,6 +31,17 @@ def build_adapter(base: Path, folder: Path, *, seed: int = 1, size: float = 0.3)
                     tensor.normal_(std=size)
     adapted.save_pretrained(folder)
     return folder
+
+
+def adapted(base: Any) -> PeftModel:
+    """A model with an adapter that really changes it."""
+    torch.manual_seed(3)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    return model
 
 
 def seal_and_publish(artifacts: Artifacts, run_id: str) -> Published:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.adapters import adapted
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.select import scoring
 from trainer.gate.features import PROMPT_TOKENS, Features, Reply, read_features, text_figures
@@ -28,17 +28,6 @@ def base(tiny_model: Path) -> Any:
 def reply(text: str, *, prompt: str = "What is it?", finished: bool = True, tokenizer: Any = None) -> Reply:
     prompt_ids, completion_ids = (tokenizer(one)["input_ids"] if tokenizer else [1] for one in (prompt, text))
     return Reply(prompt_ids, completion_ids, prompt, text, finished)
-
-
-def adapted(base: Any) -> PeftModel:
-    """The tiny model with an adapter that really changes it."""
-    torch.manual_seed(3)
-    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1)
-    return model
 
 
 # The text

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.examples.example import Example
 from storage.examples.weights import Weights
+from tests.support.adapters import adapted
 from trainer.dataset.tokenise import TokenisedExample, encode
 from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
@@ -50,14 +51,7 @@ def base(tiny_model: Path) -> Any:
 
 @pytest.fixture
 def policy(base: Any) -> PeftModel:
-    """The tiny model with an adapter that really changes it."""
-    torch.manual_seed(3)
-    model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.1)
-    return model
+    return adapted(base)
 
 
 def plain_log_probability(model: Any, prompt: list[int], completion: list[int], max_length: int) -> float:
