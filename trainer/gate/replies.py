@@ -15,6 +15,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from storage.settings import Settings
+from trainer.dataset.selection import is_vote
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.fast.layers import is_vanilla
 from trainer.engine.fast.lora import lora_forward
@@ -118,7 +119,11 @@ class ReplySampler:
         self.taste: Taste | None = None
 
     def learn(self, votes: Sequence[TokenisedExample]) -> Taste | Abstention:
-        """Learn the taste from votes; `measure` then applies it."""
+        """Learn the taste from the votes among these rows; `measure` then applies it.
+
+        Corrections and signals, which may be trained on, judge nothing.
+        """
+        votes = [row for row in votes if is_vote(row.example)]
         ends = end_ids(self.base, self.tokenizer)
         replies = [
             Reply(

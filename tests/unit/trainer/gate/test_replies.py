@@ -1,6 +1,7 @@
 """Sampled replies of real versions: a taste for what one of them writes tells them apart."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,18 @@ def test_too_few_votes_leave_the_decision_to_an_admin(versions: Versions) -> Non
     verdict, strength = versions.judge(CANDIDATE, votes=versions.votes(CANDIDATE)[:5])
     assert (verdict.outcome, strength) == ("not_enough_evidence", 1.0)
     assert "disliked replies" in verdict.reason or "liked replies" in verdict.reason
+
+
+def test_corrections_and_signals_judge_nothing(versions: Versions) -> None:
+    votes = versions.votes(CANDIDATE)
+    others = [
+        replace(one, example=replace(one.example, source=source, label=not one.label))
+        for source in ("correction", "signal:copied")
+        for one in votes
+    ]
+    verdict, _ = versions.judge(CANDIDATE, votes=[*votes, *others])
+    assert verdict.outcome == "pass", verdict.reason
+    assert verdict.measures["replies"]["taste"]["quality"]["votes"] == 60
 
 
 def test_harm_rejects_what_is_liked(versions: Versions) -> None:
