@@ -9,55 +9,21 @@ import asyncio
 import gc
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.routing import Route
 
 from tests.benchmarks.report import print_report, server_with
-from tests.support.live_server import answers, wait_until
-from tests.support.programs import free_port
-from tests.support.recorded_vllm import chunk
+from tests.support.steady_server import MODEL, steady_server
 from tests.support.tiny_model import build_tiny_model
 
-MODEL = "steady"
 TOKENS = 16
 GAP_SECONDS = 0.01  # before each token
-
-
-async def list_models(_: Request) -> JSONResponse:
-    return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "bench"}]})
-
-
-async def complete(_: Request) -> StreamingResponse:
-    async def events() -> AsyncIterator[str]:
-        for number in range(1, TOKENS + 1):
-            await asyncio.sleep(GAP_SECONDS)
-            word = chunk(MODEL, {"content": " word"}, "stop" if number == TOKENS else None)
-            yield f"data: {json.dumps(word)}\n\n"
-        usage = {"prompt_tokens": 1, "completion_tokens": TOKENS, "total_tokens": TOKENS + 1}
-        yield f"data: {json.dumps({**chunk(MODEL, {}), 'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
-
-    return StreamingResponse(events(), media_type="text/event-stream")
-
-
-def serve(port: int) -> None:
-    routes = [
-        Route("/v1/models", list_models),
-        Route("/v1/chat/completions", complete, methods=["POST"]),
-    ]
-    uvicorn.run(Starlette(routes=routes), port=port, log_level="warning")
 
 
 async def ask(client: httpx.AsyncClient, model: str) -> tuple[float, float]:
@@ -119,44 +85,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=50, help="requests a second")
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--serve", type=int, metavar="PORT", help="be the steady server")
     given = parser.parse_args()
-    gc.freeze()  # a collection over all that was imported takes 0.3 s, and neither side should wait for it
-    if given.serve:
-        serve(given.serve)
-        return
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/v1"
-    steady = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.external", "--serve", str(port)])
-    try:
-        wait_until(lambda: answers(f"{url}/models"), 30)
-        with tempfile.TemporaryDirectory() as folder:
-            settings: dict[str, Any] = {
-                "model": str(build_tiny_model(Path(folder) / "tiny")),
-                "backend": "openai",
-                "openai_base_url": url,
-                "openai_model": MODEL,
-                "max_concurrent_replies": 256,
-                "max_new_tokens": TOKENS,
+    gc.freeze()  # a collection over all that was imported takes 0.3 s, and nobody should wait for it
+    with ExitStack() as stack:
+        steady = stack.enter_context(steady_server(TOKENS, GAP_SECONDS))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        settings: dict[str, Any] = {
+            "model": str(build_tiny_model(Path(folder) / "tiny")),
+            "backend": "openai",
+            "openai_base_url": steady.url,
+            "openai_model": MODEL,
+            "max_concurrent_replies": 256,
+            "max_new_tokens": TOKENS,
+        }
+        server = stack.enter_context(server_with(**settings))
+        server.start()
+        rounds = {}
+        pids = {"generator": os.getpid(), "steady_server": steady.pid, "ours": server.process.pid}
+        for name, where in {
+            "direct": (steady.url, "none", MODEL),
+            "through": (f"{server.url}/v1", server.token("user", "bench"), "deployed"),
+        }.items():
+            processes = Processes(**pids)
+            times = asyncio.run(load(*where, given.rate, given.seconds))
+            rounds[name] = {
+                "processor_ms_a_request": processes.each_request(len(times)),
+                "first_token": spread([first for first, _ in times]),
+                "whole": spread([whole for _, whole in times]),
             }
-            with server_with(**settings) as server:
-                server.start()
-                rounds = {}
-                pids = {"generator": os.getpid(), "steady_server": steady.pid, "ours": server.process.pid}
-                for name, where in {
-                    "direct": (url, "none", MODEL),
-                    "through": (f"{server.url}/v1", server.token("user", "bench"), "deployed"),
-                }.items():
-                    processes = Processes(**pids)
-                    times = asyncio.run(load(*where, given.rate, given.seconds))
-                    rounds[name] = {
-                        "processor_ms_a_request": processes.each_request(len(times)),
-                        "first_token": spread([first for first, _ in times]),
-                        "whole": spread([whole for _, whole in times]),
-                    }
-    finally:
-        steady.kill()
-        steady.wait()
     added = {
         what: {
             percentile: round(value - rounds["direct"][what][percentile], 1)

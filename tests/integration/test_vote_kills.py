@@ -26,7 +26,7 @@ from storage.registry import model_versions
 from tests.support import http_loop
 from tests.support.live_server import LiveServer, StartServer
 from tests.support.rows import add_reply
-from tests.support.vote_load import Answer, VoteConnection, Voter
+from tests.support.vote_load import Answer, Connection, Voter
 
 CLIENTS, REPLIES_EACH = 32, 3
 NO_VOTE = (None, 0)
@@ -45,7 +45,7 @@ class Client:
     async def keep_voting(self, port: int, tell: Callable[[], None]) -> None:
         """Change votes until the server dies; each answer must be the revision that follows."""
         try:
-            async with VoteConnection(port) as connection:
+            async with Connection(port) as connection:
                 while True:
                     for message_id in self.voter.replies:
                         before, revision = self.acknowledged.get(message_id, NO_VOTE)
@@ -157,7 +157,7 @@ def test_votes_that_would_wait_too_long_are_refused_and_not_stored(
         refused = asyncio.Event()
 
         async def vote(client: Client) -> Answer:
-            async with VoteConnection(server.settings.port) as connection:
+            async with Connection(server.settings.port) as connection:
                 answer = await connection.vote(client.voter, client.voter.replies[0], True)
             if answer.status == 503:
                 refused.set()

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 from sqlmodel import Session
 
 from storage.chats import chats, votes
@@ -22,12 +21,14 @@ from storage.db.database import Database
 from storage.db.tables import Message
 from storage.people import tokens, users
 from storage.registry import model_versions
-from tests.support.live_server import PLAIN, wait_until
+from tests.support.live_server import wait_until
 from tests.support.rows import add_reply
-from tests.support.vote_load import VoteConnection, Voter
+from tests.support.vote_load import Connection, Voter
 
 VOTED_REPLIES = 5  # of each voter
 RETRY_SECONDS = 0.1
+SILENT_SECONDS = 120  # far longer than any reply takes
+QUESTION = b'{"content": "Tell me a story."}'
 ENDED = ("complete", "stopped", "failed")
 
 
@@ -56,7 +57,6 @@ class RollingLoad:
         self.database = database
         self.reads: list[Read] = []
         self.acknowledged = 0
-        self._urls = [f"http://127.0.0.1:{port}" for port in ports]
         self._ports = ports
         self._pause = voters / votes_per_second
         self._over = threading.Event()
@@ -93,6 +93,7 @@ class RollingLoad:
                 assert stored.state in ENDED, stored
                 if read.end is None:
                     ends["broken"] += 1
+                    assert stored.content.startswith(read.text) or read.text.startswith(stored.content)
                 elif "error" in read.end:
                     ends["error"] += 1
                 else:
@@ -128,16 +129,13 @@ class RollingLoad:
             for token in self._tokens:
                 clients.create_task(self._chat(token))
 
-    def _client(self, url: str, token: str) -> httpx.AsyncClient:
-        headers = {"Authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(base_url=url, headers=headers, **PLAIN, timeout=60)
-
     async def _vote(self, voter: RollingVoter) -> None:
         """Turn labels; each vote is repeated until it is acknowledged, as it may have been stored before."""
-        draw, pending = random.Random(voter.token), ""
+        draw, pending, clock = random.Random(voter.token), "", asyncio.get_running_loop().time
+        due = clock() + draw.random() * self._pause
         while pending or not self._over.is_set():
             with contextlib.suppress(OSError, EOFError):
-                async with VoteConnection(draw.choice(self._ports)) as connection:
+                async with Connection(draw.choice(self._ports)) as connection:
                     while pending or not self._over.is_set():
                         pending = pending or draw.choice(voter.replies)
                         label = not voter.labels.get(pending, False)
@@ -149,37 +147,38 @@ class RollingLoad:
                         voter.labels[pending] = label
                         voter.revisions[pending] = voter.revisions.get(pending, 0) + 1
                         pending = ""
-                        await asyncio.sleep(self._pause)
+                        # By the clock, so that the rate holds however long a vote takes.
+                        due += self._pause
+                        await asyncio.sleep(due - clock())
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _chat(self, token: str) -> None:
         draw = random.Random(token)
         while not self._over.is_set():
-            async with self._client(draw.choice(self._urls), token) as client:
-                try:
-                    created = await client.post("/api/v1/chats", json={})
-                    if created.status_code == 201:
-                        await self._read(client, created.json()["id"])
-                except httpx.TransportError:
-                    pass
+            silent = None
+            try:
+                async with Connection(draw.choice(self._ports)) as connection:
+                    created = await connection.ask("POST", "/api/v1/chats", token, b"{}")
+                    if created.status == 201:
+                        async with asyncio.timeout(SILENT_SECONDS) as silent:
+                            await self._read(connection, token, created.json()["id"])
+            except (OSError, EOFError):
+                assert silent is None or not silent.expired(), "a reply neither went on nor ended"
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _read(self, client: httpx.AsyncClient, chat_id: str) -> None:
-        body = {"content": "Tell me a story."}
+    async def _read(self, connection: Connection, token: str, chat_id: str) -> None:
         read: Read | None = None
-        async with client.stream("POST", f"/api/v1/chats/{chat_id}/messages", json=body) as response:
-            if response.status_code != 200:  # the server is stopping
-                return
-            event = ""
-            async for line in response.aiter_lines():
-                if line.startswith("event: "):
-                    event = line.removeprefix("event: ")
-                elif line.startswith("data: "):
-                    data = json.loads(line.removeprefix("data: "))
-                    if event == "message":
-                        read = Read(data["message_id"])
-                        self.reads.append(read)
-                    elif read is not None and event == "delta":
-                        read.text += data["text"]
-                    elif read is not None:
-                        read.end = data
+        event = b""
+        async for line in connection.lines(f"/api/v1/chats/{chat_id}/messages", token, QUESTION):
+            if line.startswith(b"event: "):
+                event = line.removeprefix(b"event: ").strip()
+            elif line.startswith(b"data: "):
+                data = json.loads(line.removeprefix(b"data: "))
+                if event == b"message":
+                    read = Read(data["message_id"])
+                    self.reads.append(read)
+                elif read is not None and event == b"delta":
+                    read.text += data["text"]
+                elif read is not None:
+                    read.end = data
+                    return

@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,16 @@ class Answer:
         return json.loads(self.body)
 
 
-class VoteConnection:
-    """One connection that is kept; raises OSError or EOFError (IncompleteReadError) when it breaks."""
+class Connection:
+    """One connection that is kept; raises OSError or EOFError (IncompleteReadError) when it breaks.
+
+    Reads answers of a known length and, line by line, streams.
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
 
-    async def __aenter__(self) -> "VoteConnection":
+    async def __aenter__(self) -> "Connection":
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
         return self
 
@@ -54,18 +57,29 @@ class VoteConnection:
         self._writer.close()
 
     async def vote(self, voter: Voter, message_id: str, label: bool) -> Answer:
-        body = LABELS[0] if label else LABELS[1]
+        return await self.ask("PUT", f"/api/v1/messages/{message_id}/vote", voter.token, LABELS[not label])
+
+    async def ask(self, method: str, path: str, token: str, body: bytes) -> Answer:
+        head = await self._begin(method, path, token, body)
+        start = head.index(b"content-length:") + len(b"content-length:")
+        length = int(head[start : head.index(b"\r\n", start)])
+        return Answer(int(head[9:12]), head, await self._reader.readexactly(length))
+
+    async def lines(self, path: str, token: str, body: bytes) -> AsyncIterator[bytes]:
+        """The lines of a streamed answer, those between its chunks too; none if it is refused."""
+        head = await self._begin("POST", path, token, body)
+        while int(head[9:12]) == 200 and (line := await self._reader.readline()):
+            yield line
+
+    async def _begin(self, method: str, path: str, token: str, body: bytes) -> bytes:
+        """The head of the answer, in small letters."""
         self._writer.write(
-            f"PUT /api/v1/messages/{message_id}/vote HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
-            f"Authorization: Bearer {voter.token}\r\nContent-Type: application/json\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        lower = head.lower()
-        start = lower.index(b"content-length:") + len(b"content-length:")
-        length = int(lower[start : lower.index(b"\r\n", start)])
-        return Answer(int(head[9:12]), lower, await self._reader.readexactly(length))
+        return (await self._reader.readuntil(b"\r\n\r\n")).lower()
 
 
 def choices(voters: Sequence[Voter], changes: float, seed: int) -> Iterator[tuple[Voter, str, bool]]:
@@ -99,7 +113,7 @@ async def load(plan: dict[str, Any], voters: Sequence[Voter]) -> dict[str, Any]:
     end = begin + plan["seconds"]
 
     async def keep_voting() -> None:
-        async with VoteConnection(plan["port"]) as connection:
+        async with Connection(plan["port"]) as connection:
             while (sent := time.perf_counter()) < end:
                 answer = await connection.vote(*next(todo))
                 if answer.status != 200:
