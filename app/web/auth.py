@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from app.services import Services
 
 COOKIE = "thumbloop_session"
+# The session of the admin link with THUMBLOOP_AUTH=anonymous: beside the visitor's own, who keeps the chats.
+ADMIN_COOKIE = "thumbloop_admin"
 NO_TOKEN = (
     "Send a valid API token as the header `Authorization: Bearer tl_…`; "
     "`thumbloop token create NAME` makes one."
@@ -55,15 +57,19 @@ def identity_from(person: User | tokens.Person) -> Identity:
     return Identity(user_id=person.id, name=person.name or "anonymous", role=person.role)
 
 
-def secret_of(headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool) -> Secret | None:
-    """The bearer token, or else the session. If a bearer token is given, even an invalid one, the cookie is
-    ignored.
+def secret_of(
+    headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool, admin: bool = False
+) -> Secret | None:
+    """The bearer token, or else the session; for what an `admin` does, that of an admin link if there is one.
+
+    If a bearer token is given, even an invalid one, the cookies are ignored.
     """
     bearer = bearer_token(headers)
     if bearer is not None:
         secret = Secret(bearer, "api")
     else:
-        secret = Secret(cookies.get(cookie_name(secure), ""), "session")
+        own = cookies.get(cookie_name(secure), "")
+        secret = Secret(cookies.get(cookie_name(secure, admin=True), own) if admin else own, "session")
     return secret if secret.plain else None
 
 
@@ -76,10 +82,15 @@ def identify(session: Session, secret: Secret) -> Identity:
 
 
 def resolve(
-    database: Database, headers: Mapping[str, str], cookies: Mapping[str, str], *, secure: bool
+    database: Database,
+    headers: Mapping[str, str],
+    cookies: Mapping[str, str],
+    *,
+    secure: bool,
+    admin: bool = False,
 ) -> Identity | None:
     """The person behind a request; None without a valid secret."""
-    secret = secret_of(headers, cookies, secure=secure)
+    secret = secret_of(headers, cookies, secure=secure, admin=admin)
     if secret is None:
         return None
     with database.read() as session:
@@ -93,9 +104,10 @@ def bearer_token(headers: Mapping[str, str]) -> str | None:
     return value.strip() if scheme.lower() == "bearer" else None
 
 
-def cookie_name(secure: bool) -> str:
+def cookie_name(secure: bool, *, admin: bool = False) -> str:
+    name = ADMIN_COOKIE if admin else COOKIE
     # Browsers refuse a __Host- cookie that another host or an http page tries to set.
-    return f"__Host-{COOKIE}" if secure else COOKIE
+    return f"__Host-{name}" if secure else name
 
 
 def start_session(session: Session, user_id: str, settings: Settings) -> str:
@@ -104,9 +116,11 @@ def start_session(session: Session, user_id: str, settings: Settings) -> str:
     return tokens.create_token(session, user_id, name="browser", kind="session", ttl=ttl)[1]
 
 
-def set_cookie(response: Response, plain: str, settings: Settings, *, secure: bool) -> None:
+def set_cookie(
+    response: Response, plain: str, settings: Settings, *, secure: bool, admin: bool = False
+) -> None:
     response.set_cookie(
-        cookie_name(secure),
+        cookie_name(secure, admin=admin),
         plain,
         max_age=settings.session_days * 86_400,
         path="/",
@@ -116,11 +130,12 @@ def set_cookie(response: Response, plain: str, settings: Settings, *, secure: bo
     )
 
 
-def clear_cookie(response: Response, *, secure: bool) -> None:
-    response.delete_cookie(cookie_name(secure), path="/", secure=secure, httponly=True, samesite="lax")
+def clear_cookie(response: Response, *, secure: bool, admin: bool = False) -> None:
+    name = cookie_name(secure, admin=admin)
+    response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="lax")
 
 
-def identity_of(request: Any, services: "Services") -> Identity:
+def identity_of(request: Any, services: "Services", *, admin: bool = False) -> Identity:
     """The person behind a `gr.Request` in an event handler; raises NotAuthenticated.
 
     The page guard put the identity there before Gradio got the request. A request that Gradio rebuilt
@@ -134,6 +149,7 @@ def identity_of(request: Any, services: "Services") -> Identity:
         dict(request.headers),
         dict(request.cookies),
         secure=str(request.url).startswith("https:"),
+        admin=admin,
     )
     if identity is None:
         raise NotAuthenticated("Your session has ended; reload the page.")
@@ -151,7 +167,16 @@ _bearer = HTTPBearer(auto_error=False, description="An API token; `thumbloop tok
 
 
 async def current_secret(request: Request, _: Annotated[Any, Security(_bearer)]) -> Secret:
-    secret = secret_of(request.headers, request.cookies, secure=request.url.scheme == "https")
+    return _secret_in(request)
+
+
+async def admin_secret(request: Request, _: Annotated[Any, Security(_bearer)]) -> Secret:
+    return _secret_in(request, admin=True)
+
+
+def _secret_in(request: Request, *, admin: bool = False) -> Secret:
+    secure = request.url.scheme == "https"
+    secret = secret_of(request.headers, request.cookies, secure=secure, admin=admin)
     if secret is None:
         raise NotAuthenticated(NO_TOKEN)
     return secret
@@ -159,16 +184,16 @@ async def current_secret(request: Request, _: Annotated[Any, Security(_bearer)])
 
 # For a route that identifies its caller in the transaction of its work.
 CurrentSecret = Annotated[Secret, Depends(current_secret)]
+AdminSecret = Annotated[Secret, Depends(admin_secret)]
 
 
-def current_user(request: Request, secret: CurrentSecret, services: ServicesHere) -> Identity:
+def current_user(secret: CurrentSecret, services: ServicesHere) -> Identity:
     with services.database.read() as session:
-        identity = identify(session, secret)
-    request.state.identity = identity
-    return identity
+        return identify(session, secret)
 
 
-def admin_user(identity: Annotated[Identity, Depends(current_user)]) -> Identity:
+def admin_user(secret: AdminSecret, services: ServicesHere) -> Identity:
+    identity = current_user(secret, services)
     if not identity.is_admin:
         raise NotAllowed(
             f"Only an admin may do this, and {identity.name} is not one; "

@@ -213,7 +213,10 @@ class BodyLimit:
     def _knows_sender(self, scope: Scope) -> bool:
         request = HTTPConnection(scope)
         secure = scope["scheme"] == "https"
-        return resolve(self.database, request.headers, request.cookies, secure=secure) is not None
+        return any(
+            resolve(self.database, request.headers, request.cookies, secure=secure, admin=admin)
+            for admin in (False, True)
+        )
 
 
 async def _discard(receive: Receive) -> None:

@@ -23,7 +23,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.rate_limit import PerMinute
-from app.web.auth import Identity, cookie_name, identity_from, resolve, set_cookie, start_session
+from app.web.auth import Identity, identity_from, resolve, set_cookie, start_session
 from app.web.sign_in import admin_only_page
 from storage.db.database import Database
 from storage.errors import InvalidInput, NotAllowed, NotAuthenticated, TooOften
@@ -95,7 +95,11 @@ class PageGuard:
             raise HTTPException(404)
         is_page = inner == "/"
         secure = scope["scheme"] == "https"
-        identity = await self._identify(scope, secure)
+        # Pages are for browsers: a bearer token opens the API only.
+        cookies = HTTPConnection(scope).cookies
+        identity = await to_thread.run_sync(
+            lambda: resolve(self.database, {}, cookies, secure=secure, admin=admin)
+        )
         new_session: str | None = None
         if identity is None and is_page and not admin and self.settings.auth == "anonymous":
             identity, new_session = await to_thread.run_sync(self._welcome)
@@ -112,13 +116,6 @@ class PageGuard:
             await page(scope, receive, send)
         else:
             await self._pass_on(identity, inner, scope, receive, send)
-
-    async def _identify(self, scope: Scope, secure: bool) -> Identity | None:
-        # Pages are for browsers: a bearer token opens the API only.
-        cookies = HTTPConnection(scope).cookies
-        if cookie_name(secure) not in cookies:
-            return None
-        return await to_thread.run_sync(lambda: resolve(self.database, {}, cookies, secure=secure))
 
     def _welcome(self) -> tuple[Identity, str]:
         if wait := self.visitors.take():

@@ -60,12 +60,15 @@ async def sign_in(
 
 @router.post("/logout")
 def sign_out(request: Request, services: ServicesHere) -> Response:
+    """End the session, or first the one of an admin link, where a visitor has one of each."""
+    secure = _is_secure(request)
+    admin = cookie_name(secure, admin=True) in request.cookies
     # Strangers do not get to hold the write lock.
-    if resolve(services.database, {}, request.cookies, secure=_is_secure(request)):
+    if resolve(services.database, {}, request.cookies, secure=secure, admin=admin):
         with services.database.write() as session:
-            tokens.revoke_plain(session, request.cookies[cookie_name(_is_secure(request))])
-    response = RedirectResponse("/login", status_code=303)
-    clear_cookie(response, secure=_is_secure(request))
+            tokens.revoke_plain(session, request.cookies[cookie_name(secure, admin=admin)])
+    response = RedirectResponse("/" if admin else "/login", status_code=303)
+    clear_cookie(response, secure=secure, admin=admin)
     return response
 
 
@@ -82,7 +85,7 @@ def redeem_admin_link(request: Request, services: ServicesHere, token: str = "")
             plain = start_session(session, user.id, services.settings)
     except NotAuthenticated as error:
         return page("page.html", "This link does not work", 403, alert=error.message)
-    return _signed_in(request, services, plain, "/admin/")
+    return _signed_in(request, services, plain, "/admin/", beside=services.settings.auth == "anonymous")
 
 
 @router.get("/sessions")
@@ -113,10 +116,16 @@ def end_sessions(
     return RedirectResponse("/sessions", status_code=303)
 
 
-def _signed_in(request: Request, services: ServicesHere, plain: str, target: str) -> Response:
+def _signed_in(
+    request: Request, services: ServicesHere, plain: str, target: str, *, beside: bool = False
+) -> Response:
+    """Begin a session in place of the browser's, or an admin's `beside` a visitor's."""
     response = RedirectResponse(target, status_code=303)
     response.headers["Cache-Control"] = "no-store"
-    set_cookie(response, plain, services.settings, secure=_is_secure(request))
+    secure = _is_secure(request)
+    set_cookie(response, plain, services.settings, secure=secure, admin=beside)
+    if not beside:
+        clear_cookie(response, secure=secure, admin=True)
     return response
 
 

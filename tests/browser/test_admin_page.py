@@ -216,11 +216,22 @@ def test_a_person_is_erased_and_what_remembers_them_is_marked(
 
 def test_only_admins_come_in(chat_server: LiveServer, open_page: OpenPage) -> None:
     page = open_page(chat_server.url)
-    expect(page.get_by_role("link", name="Admin")).to_have_count(0)
-    answer = page.goto(f"{chat_server.url}/admin/")
-    assert answer is not None
-    assert answer.status == 403
+    send_and_wait(page, "Hello")
+    with page.expect_response("**/admin/") as answer:
+        page.get_by_role("link", name="Admin").click()
+    assert answer.value.status == 403
+    expect(page.get_by_text("thumbloop admin-link")).to_be_visible()
     expect(page.get_by_role("button", name="Train now")).to_have_count(0)
+
+    page.goto(chat_server.admin_link())
+    expect(page.get_by_role("button", name="Train now")).to_be_visible()
+    page.get_by_role("link", name="Chat").click()
+    expect(page.locator("[data-message]")).to_have_count(1)  # the visitor's chat is there still
+    page.get_by_role("link", name="Admin").click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.locator("[data-message]")).to_have_count(1)
+    page.get_by_role("link", name="Admin").click()
+    expect(page.get_by_text("thumbloop admin-link")).to_be_visible()
 
 
 def test_phone(chat_server: LiveServer, open_page: OpenPage) -> None:

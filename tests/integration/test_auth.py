@@ -18,6 +18,7 @@ from storage.settings import Settings
 from tests.support.live_server import LiveServer, StartServer, get
 
 COOKIE = "thumbloop_session"
+ADMIN_COOKIE = "thumbloop_admin"
 
 
 @pytest.fixture
@@ -197,7 +198,6 @@ def test_the_admin_link_works_once_and_is_in_no_log(shared_server: LiveServer, v
         answer = client.get(link)
         assert (answer.status_code, answer.headers["location"]) == (303, "/admin/")
         assert client.get("/admin/").status_code == 200
-        assert client.get("/api/v1/me").json()["role"] == "admin"
         assert client.get("/api/v1/stats").status_code == 200
     again = get(link)
     assert again.status_code == 403
@@ -205,6 +205,29 @@ def test_the_admin_link_works_once_and_is_in_no_log(shared_server: LiveServer, v
     assert "set-cookie" not in again.headers
     log = shared_server.log.read_text()
     assert link.partition("token=")[2] not in log
+
+
+def test_the_admin_link_leaves_a_visitor_the_chats(shared_server: LiveServer, visitor: httpx.Client) -> None:
+    me = visitor.get("/api/v1/me").json()
+    chat_id = visitor.post("/api/v1/chats").json()["id"]
+    assert error(visitor.get("/api/v1/stats"), 403) == "admin_only"
+    cookie = visitor.get(shared_server.admin_link()).headers["set-cookie"]
+    assert cookie.startswith(f"{ADMIN_COOKIE}=tl_")
+    for part in ("HttpOnly", "SameSite=lax", "Path=/"):
+        assert part in cookie
+    assert visitor.get("/admin/config").status_code == 200
+    assert visitor.get("/api/v1/stats").status_code == 200
+    assert visitor.get(f"/api/v1/chats/{chat_id}").status_code == 200
+    assert visitor.get("/api/v1/me").json() == me
+    large = {"file": ("votes.jsonl", b"\n" * 70_000)}  # more than a stranger may send
+    assert visitor.post("/api/v1/import", files=large).json()["accepted"] == 0
+    # The role ends with its own session, here by signing out.
+    kept = {ADMIN_COOKIE: visitor.cookies[ADMIN_COOKIE]}
+    assert visitor.post("/logout").headers["location"] == "/"
+    assert ADMIN_COOKIE not in visitor.cookies
+    assert visitor.get("/api/v1/me").json() == me
+    assert error(visitor.get("/api/v1/stats"), 403) == "admin_only"
+    assert error(get(f"{shared_server.url}/api/v1/stats", cookies=kept), 401) == "not_authenticated"
 
 
 def test_people_with_accounts_sign_in_and_out(start_server: StartServer) -> None:

@@ -25,7 +25,8 @@ from storage.registry.training_runs import cancel_run, list_runs, request_run
 Update = dict[Any, Any]
 
 HEADER = """<div class="tl-header"><h1>Thumbloop admin</h1>
-<nav aria-label="Pages"><a href="../">Chat</a> <a href="../docs">API</a></nav></div>"""
+<nav aria-label="Pages"><a href="../">Chat</a> <a href="../docs">API</a>
+<form method="post" action="../logout"><button type="submit">Sign out</button></form></nav></div>"""
 
 SHARES = [("5 %", 0.05), ("10 %", 0.1), ("25 %", 0.25), ("50 %", 0.5)]  # of new chats
 
@@ -230,7 +231,7 @@ class AdminPage:
 
     def _admin_id(self, request: gr.Request) -> str:
         """The id of the admin who acts; raises NotAllowed for others."""
-        identity = identity_of(request, self.services)
+        identity = identity_of(request, self.services, admin=True)
         if not identity.is_admin:
             raise NotAllowed("Only an admin may do this.", code="admin_only")
         return identity.user_id
