@@ -213,7 +213,7 @@ class Deployments:
                 target = model_versions.roll_back_target(session)
             if not self._versions.is_loaded(target.id):
                 self._versions.load_if_servable(target.id)
-            return self._move_alias(target.id, by=by, why=why)
+            return self._move_alias(target.id, by=by, why=why, rolled_back=True)
 
     def deploy_if(
         self, version_id: str, move: Callable[[Session], ModelVersion | None]
@@ -226,9 +226,11 @@ class Deployments:
             self._versions.load_if_servable(version_id)
             return self._move(move)
 
-    def _move_alias(self, version_id: str, *, by: str, why: str) -> ModelVersion:
+    def _move_alias(self, version_id: str, *, by: str, why: str, rolled_back: bool = False) -> ModelVersion:
         version = self._move(
-            lambda session: model_versions.deploy_version(session, version_id, by=by, why=why)
+            lambda session: model_versions.deploy_version(
+                session, version_id, by=by, why=why, rolled_back=rolled_back
+            )
         )
         assert version is not None
         return version

@@ -319,6 +319,7 @@ class Deployment(Identified, table=True):
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     by: str  # a user's id, or the gate, or the monitor
     why: str = Field(sa_type=Text)
+    rolled_back: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
 
 
 class Canary(Identified, table=True):

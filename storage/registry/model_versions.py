@@ -141,7 +141,9 @@ def deployed_id(session: Session) -> str | None:
     return found
 
 
-def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> ModelVersion:
+def deploy_version(
+    session: Session, id_or_name: str, *, by: str, why: str, rolled_back: bool = False
+) -> ModelVersion:
     """Move the alias to this version, which ends a canary.
 
     Raises NotFound, or Conflict for a version that is rejected or retired.
@@ -162,7 +164,8 @@ def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> M
         deployment.ended_at = now()
         session.flush()  # close the old row before the new one opens: a unique index allows one open row
     # Rolling back goes by the order of the ids.
-    session.add(Deployment(id=next_id(session, Deployment), version_id=version.id, by=by, why=why))
+    number = next_id(session, Deployment)
+    session.add(Deployment(id=number, version_id=version.id, by=by, why=why, rolled_back=rolled_back))
     audit.record(session, by, "deploy", version.name, why=why)
     session.flush()
     return version
@@ -170,21 +173,25 @@ def deploy_version(session: Session, id_or_name: str, *, by: str, why: str) -> M
 
 def roll_back(session: Session, *, by: str, why: str) -> ModelVersion:
     """Deploy the previous version (`roll_back_target`); raises Conflict if there is none."""
-    return deploy_version(session, roll_back_target(session).id, by=by, why=why)
+    return deploy_version(session, roll_back_target(session).id, by=by, why=why, rolled_back=True)
 
 
 def roll_back_target(session: Session) -> ModelVersion:
     """The version that was deployed before the current one and may still be served.
 
-    Only deployments before the current version's first one count, so rolling back twice goes back two
-    versions, not back and forth. Raises Conflict if there is none.
+    Rolling back undoes a deployment, so doing it twice goes back two versions, not back and forth. Raises
+    Conflict if there is none.
     """
     current = deployed_version(session)
-    history = list(session.exec(select(Deployment).order_by(col(Deployment.id))))
-    first = next(index for index, row in enumerate(history) if row.version_id == current.id)
-    for row in reversed(history[:first]):
-        version = get_version(session, row.version_id)
-        if version.state == "ready":
+    standing: list[str] = []  # the versions of the deployments that were not rolled back, oldest first
+    for row in session.exec(select(Deployment).order_by(col(Deployment.id))):
+        while row.rolled_back and standing and standing[-1] != row.version_id:
+            standing.pop()
+        if not standing or standing[-1] != row.version_id:
+            standing.append(row.version_id)
+    for version_id in reversed(standing):
+        version = get_version(session, version_id)
+        if version.state == "ready" and version.id != current.id:
             return version
     raise Conflict(f"Nothing was deployed before {current.name}; there is nothing to roll back to.")
 

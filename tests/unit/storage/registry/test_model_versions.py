@@ -30,6 +30,16 @@ def test_rolling_back_twice_goes_back_two_steps(database: Database) -> None:
     assert deployed(database) == "v3"
 
 
+def test_rolling_back_undoes_the_deployment_of_an_older_version(database: Database) -> None:
+    for _ in range(2):
+        deploy(database, add_version(database))
+    deploy(database, "v1")
+    assert [roll_back(database) for _ in range(3)] == ["v3", "v2", "v1"]
+    deploy(database, "v2")
+    deploy(database, "v1")
+    assert roll_back(database) == "v2"
+
+
 def test_a_rejected_version_is_never_deployed_and_a_candidate_is_when_an_admin_says_so(
     database: Database,
 ) -> None:
