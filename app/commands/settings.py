@@ -1,6 +1,7 @@
 """`thumbloop settings`: lists every setting with its value, the value's origin, and what it does."""
 
 import os
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import sqlalchemy
 import typer
 
-from app.commands.terminal import print_table
+from app.commands.terminal import console, say
+from storage.errors import BadSetting
 from storage.settings import SECRETS, Settings, describe, load_settings
 from storage.settings.validators import variable
 
@@ -31,25 +33,40 @@ An unknown name or an invalid value is refused at start, with one line that says
 |---|---|---|---|
 """
 
+WIDEST = 100  # columns of a text
 KINDS = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "string": "text"}
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
 def settings(
+    name: str = typer.Argument("", help="Explain this setting alone, such as BETA.", show_default=False),
     markdown: bool = typer.Option(False, "--markdown", help="Print docs/settings.md instead."),
 ) -> None:
-    """List all settings with their values and what they do."""
+    """List all settings with their values and what they do, or explain one."""
     if markdown:
         typer.echo(markdown_page())
-        return
-    current = load_settings()
-    print_table(
-        ("setting", "value", "from", "what it does"),
-        [
-            (variable(name), shown_value(name, getattr(current, name)), _source(name), describe(name))
-            for name in Settings.model_fields
-        ],
-    )
+    elif name:
+        say(explained(name, width=min(console.width, WIDEST)))
+    else:
+        current = load_settings()
+        for field in Settings.model_fields:
+            value = shown_value(field, getattr(current, field))
+            say(f"{variable(field)}={value} ({_source(field)})")
+            say(_indented(describe(field), min(console.width, WIDEST)))
+
+
+def explained(name: str, width: int) -> str:
+    """What a setting does and takes, whether or not its present value is valid. Raises BadSetting."""
+    field = name.lower().removeprefix("thumbloop_")
+    if field not in Settings.model_fields:
+        raise BadSetting(f"{name} is not a setting; `thumbloop settings` lists them all.", field=name)
+    schema = Settings.model_json_schema()["properties"][field]
+    takes = f"Takes: {_values(schema).replace('`', '')}. Default: {shown_value(field, schema['default'])}."
+    return "\n".join([variable(field), _indented(describe(field), width), _indented(takes, width)])
+
+
+def _indented(text: str, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
 
 
 def markdown_page() -> str:

@@ -128,6 +128,7 @@ def load_settings(**overrides: Any) -> Settings:
         name = ".".join([str(field), *(str(part) for part in place if isinstance(part, int))])
         given = "…" if name in SECRETS else repr(first.get("input"))
         raise BadSetting(
-            f"{variable(name)}={given}: {first['msg']}. `thumbloop settings` explains it.",
+            f"{variable(name)}={given}: {first['msg']}. "
+            f"`thumbloop settings {variable(str(field))}` explains it.",
             field=name,
         ) from error

@@ -51,11 +51,14 @@ def test_settings_say_where_their_values_come_from(thumbloop: CommandLine, tmp_p
     thumbloop.settings["database_url"] = "postgresql+psycopg://ada:secret@db/thumbloop"
     (tmp_path / "thumbloop.toml").write_text("beta = 0.25\nport = 8000\n")
     listed = run_command("settings", environment=thumbloop.environment, folder=tmp_path, check=True).stdout
-    rows = {line.split()[0]: line.split()[1:3] for line in listed.splitlines()}
-    assert rows["THUMBLOOP_BETA"] == ["0.25", "thumbloop.toml"]
-    assert rows["THUMBLOOP_PORT"] == ["1", "environment"]
-    assert rows["THUMBLOOP_EPOCHS"] == ["1.0", "default"]
-    assert rows["THUMBLOOP_DATABASE_URL"][0] == "postgresql+psycopg://ada:***@db/thumbloop"
+    lines = listed.splitlines()
+    assert "THUMBLOOP_BETA=0.25 (thumbloop.toml)" in lines
+    assert "THUMBLOOP_PORT=1 (environment)" in lines
+    assert "THUMBLOOP_EPOCHS=1.0 (default)" in lines
+    assert "THUMBLOOP_DATABASE_URL=postgresql+psycopg://ada:***@db/thumbloop (environment)" in lines
+    texts = [line for line in lines if line.startswith("    ")]
+    assert max(map(len, texts)) <= 100
+    assert "    Port to listen on. 0 takes a free one." in texts
 
 
 def test_settings_that_do_not_exist_are_refused(thumbloop: CommandLine) -> None:
@@ -63,7 +66,12 @@ def test_settings_that_do_not_exist_are_refused(thumbloop: CommandLine) -> None:
     assert "THUMBLOOP_COLOUR" in thumbloop.refused("versions", code=2)
     del thumbloop.settings["colour"]
     thumbloop.settings["epochs"] = "many"
-    assert "'many'" in thumbloop.refused("versions", code=2)
+    refused = thumbloop.refused("versions", code=2)
+    assert "'many'" in refused
+    assert "`thumbloop settings THUMBLOOP_EPOCHS`" in refused
+    for name in ("THUMBLOOP_EPOCHS", "epochs"):  # also while the value is refused
+        assert "Takes: number > 0. Default: 1.0." in thumbloop.output("settings", name)
+    assert "COLOUR is not a setting" in thumbloop.refused("settings", "COLOUR", code=2)
 
 
 def test_accounts(thumbloop: CommandLine) -> None:
