@@ -4,6 +4,9 @@ People judge what the model wrote, so the page's sanitizer must not remove any o
 server would reveal the reader to its owner, and a diagram is drawn from markup. So tags become text, images
 become links, links to anything but pages become text, and a diagram is its source.
 
+The page draws what stands between private characters as a formula. They are written around what a model meant
+as one, so a price stays a price, and code stays code.
+
 The browser has another parser of Markdown, so nothing here may depend on both agreeing: each character
 that could begin one of these things is written as an entity. In code, an entity would be shown as such. So
 code with such a character is written anew: as elements that hold entities or, outside of lists and quotes, as
@@ -24,12 +27,36 @@ from markdown_it.token import Token
 PARSER = MarkdownIt("commonmark").enable("table")
 PARSER.disable(["inline", "html_block", "html_inline", "image", "link", "emphasis", "newline"])
 
+# What Chatbot draws as a formula.
+DELIMITERS: list[dict[str, str | bool]] = [
+    {"left": "\ue000", "right": "\ue001", "display": True},
+    {"left": "\ue002", "right": "\ue003", "display": False},
+]
+
+
+def _between(left: str, right: str, never: str) -> str:
+    return rf"(?<!\\){left}(?>\\\\|(?!{never}|~~~|\n[ \t]*\n)[^`])+?{right}"
+
+
+# A formula has no empty line, and nothing that begins code. Between single $ it has one line, no space at its
+# ends, and no letter or digit around it, or prices and shell variables would be formulas.
+FORMULA = re.compile(
+    "|".join(
+        [
+            _between(r"(?<!\$)\$\$(?!\$)", r"\$\$", r"\$\$"),
+            _between(r"\\\[", r"\\\]", r"\\\["),
+            _between(r"\\\(", r"\\\)", r"\\\("),
+            r"(?<![\\$\dA-Za-z])\$(?![\s$])(?:\\.|[^`$\\\n])*+(?<!\s)\$(?![$\dA-Za-z])",
+        ]
+    )
+)
+
 # A tag, an image and a diagram begin with these; an address in <> stays. Private characters serve as marks.
-RISKY = r"<(?=[A-Za-z/!?])(?!https?://[^\s<>\"'`]*>)|!(?=\[)|(?<=```)m(?=ermaid)|[\U000f0000-\U0010ffff]"
+RISKY = r"<(?=[A-Za-z/!?])(?!https?://[^\s<>\"'`]*>)|!(?=\[)|(?<=```)m(?=ermaid)|[\ue000-\ue003\U000f0000-\U0010ffff]"
 TARGET = r"\](?=[(:][\s>]*<?(?P<address>[^\s>)]{,300}))"  # of a link, or of a definition
 SUSPECT = re.compile(f"{RISKY}|{TARGET}")
 MARKED = re.compile(
-    r"(?P<maths>\$\$[\s\S]+?\$\$)"  # the page takes formulas out before it reads any Markdown
+    rf"(?P<maths>{FORMULA.pattern})"
     # The browser's parser lets a definition run over several lines, and so over the beginning of a fence.
     # This is the bracket of each that is not closed in its line, or has more than an address behind it.
     r"|(?P<indent>^ {0,3})\[(?!(?:\\.|[^\[\]\\\n])*"
@@ -50,7 +77,8 @@ LANGUAGE = re.compile(r"[\w+#.-]*")
 def plain_markdown(text: str) -> str:
     """Markdown in which, outside code, tags are text and images are links; code shows what it holds."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
-    if not any(match["address"] is None or _is_bad(match["address"]) for match in SUSPECT.finditer(text)):
+    suspects = SUSPECT.finditer(text)
+    if not FORMULA.search(text) and not any(m["address"] is None or _is_bad(m["address"]) for m in suspects):
         return text
     return _Marked(text).plain()
 
@@ -69,6 +97,7 @@ class _Marked:
 
     def __init__(self, text: str) -> None:
         self.originals: list[str] = []
+        self.in_code: set[str] = set()
         self.text = MARKED.sub(self._mark, text)
 
     def _mark(self, match: re.Match[str]) -> str:
@@ -96,7 +125,7 @@ class _Marked:
         if not any(sign in self.text for sign in ("`", "~~~", "    ", "\t")):
             return
         for token in PARSER.parse(self.text, references):
-            if token.map is None or not self._has_risk(token.content + token.info):
+            if token.map is None or not MARK.search(token.content + token.info):
                 continue
             start, end = lines[token.map[0]], lines[token.map[1]]
             if token.type == "inline":
@@ -105,6 +134,8 @@ class _Marked:
                 for code in inside:
                     if code.type == "code_inline" and self._has_risk(code.content):
                         yield from self._in_line(code)
+            elif not self._has_risk(token.content + token.info):
+                continue
             elif token.level == 0:
                 yield start, end, ("\n" if start else "") + self._fence(token)
             else:
@@ -154,8 +185,11 @@ class _Marked:
             language = ""
         return f"{fence}{language}\n{content}{fence}\n"
 
-    def _has_risk(self, text: str) -> bool:
-        return any(not self._original(mark).startswith("$$") for _, mark in MARK.findall(text))
+    def _has_risk(self, code: str) -> bool:
+        """Whether code holds more than what would be a formula elsewhere, which is text in it."""
+        marks = {mark for _, mark in MARK.findall(code)}
+        self.in_code |= marks
+        return any(not FORMULA.fullmatch(self._original(mark)) for mark in marks)
 
     def _original(self, mark: str) -> str:
         return self.originals[ord(mark) - FIRST_MARK]
@@ -168,16 +202,23 @@ class _Marked:
 
     def _entity(self, match: re.Match[str]) -> str:
         slashes, original = match[1], self._original(match[2])
-        if original.startswith("$$"):
-            return slashes + original
+        if FORMULA.fullmatch(original):
+            return slashes + (original if match[2] in self.in_code else _formula(original))
         if original in "<![]" and len(slashes) % 2:
             slashes = slashes[1:]  # it says that the character is text
         return slashes + ("&#109;" if original == "m" else _entities(original))
 
 
+def _formula(written: str) -> str:
+    """A formula between the page's delimiters in place of the model's."""
+    size = 2 if written.startswith(("$$", "\\")) else 1
+    around = DELIMITERS[0 if written.startswith(("$$", "\\[")) else 1]
+    return f"{around['left']}{written[size:-size]}{around['right']}"
+
+
 def _entities(text: str) -> str:
     """Text that no parser of Markdown or HTML sees more in."""
-    return re.sub(r"[!-/:-@\[-`{-~\n]", lambda match: f"&#{ord(match[0])};", text)
+    return re.sub(r"[!-/:-@\[-`{-~\n\ue000-\ue003]", lambda match: f"&#{ord(match[0])};", text)
 
 
 def _before_code(line: str, token: Token) -> str | None:

@@ -16,6 +16,7 @@ import gradio as gr
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.pages.blocks import Page, chosen
+from app.pages.chat.markdown import DELIMITERS
 from app.pages.chat.render import ChatRenderer, Update
 from app.pages.chat.tab_state import CHATS_SHOWN, TabState
 from app.pages.chat.transcript import ShownMessage
@@ -34,7 +35,7 @@ WELCOME = """<div class="tl-welcome"><h2>What would you like to talk about?</h2>
 HINT = "Enter sends, Shift+Enter starts a new line."
 
 EDITING = """{{#if value}}<div class="tl-editing" role="status">
-<span>Editing your message. Sending it replaces what follows.</span>
+<span>Editing your message. What you wrote before stays, and so do its replies: arrows lead to them.</span>
 <button type="button" data-leave-edit>Cancel</button></div>{{/if}}"""
 
 # The inputs of the page's load event: its state, and the draft that the tab kept (assets/composer.js).
@@ -93,6 +94,7 @@ class ChatPage:
                     allow_tags=False,
                     allow_file_downloads=False,
                     placeholder=WELCOME,
+                    latex_delimiters=DELIMITERS,
                 )
                 with gr.Column(elem_id="tl-composer", scale=0):
                     self.notice = html(elem_id="tl-notice")
@@ -184,7 +186,8 @@ class ChatPage:
                 newest = list_chats(session, identity.user_id, limit=1)
             # A message may have been sent already, which opened its chat.
             tab.chat_id = tab.chat_id or (newest[0].id if newest else None)
-        draft = unsent_draft(kept, self.renderer.read(tab, identity).messages)
+        messages = self.renderer.read(tab, identity).messages
+        draft = unsent_draft(kept, messages, self.renderer.drafter(identity))
         entry: Update = {self.box: draft[0], self.editing: draft[1]} if draft else {}
         yield from self.renderer.follow(tab, identity, message, entry)
 
@@ -316,13 +319,13 @@ class ChatPage:
             tab.beginning = False
 
 
-def unsent_draft(kept: object, messages: Sequence[ShownMessage]) -> tuple[str, str] | None:
+def unsent_draft(kept: object, messages: Sequence[ShownMessage], person: str = "") -> tuple[str, str] | None:
     """The text of the draft that the tab kept, and the id of the message that it edits, or "".
 
-    None if the draft is empty or was sent. `kept` is what assets/composer.js stored: also `after`, the last
-    message sent before. `messages` are those of the open chat.
+    None if the draft is empty, was sent, or is another person's. `kept` is what assets/composer.js stored:
+    also `after`, the last message sent before. `messages` are those of the open chat.
     """
-    draft = kept if isinstance(kept, dict) else {}
+    draft = kept if isinstance(kept, dict) and (kept.get("person") or "") == person else {}
     text, edits, after = (str(draft.get(name) or "") for name in ("text", "edits", "after"))
     sent = [item.message for item in messages if item.message.role == "user"]
     arrived = bool(sent) and sent[-1].id != after and sent[-1].content == text

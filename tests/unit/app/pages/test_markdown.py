@@ -15,7 +15,7 @@ from tests.support.replies import REPLIES_WITH_CODE
 
 BROWSER = MarkdownIt("commonmark").enable("table")  # with tags, images and links to anything
 BROWSER.validateLink = lambda _: True  # type: ignore[method-assign]
-FORMULA = re.compile(r"\$\$[\s\S]+?\$\$")
+FORMULA = re.compile("\ue000[\\s\\S]+?\ue001|\ue002[\\s\\S]+?\ue003")
 PIECES = (
     *(
         "<img src=x>",
@@ -51,6 +51,11 @@ PIECES = (
         "\\",
         "$$",
         "$",
+        "\\(",
+        "\\)",
+        "\\[",
+        "\\]",
+        "\ue000",
         "*",
         "_",
         "|",
@@ -105,8 +110,8 @@ def codes(markdown: str, parser: MarkdownIt = BROWSER) -> list[str]:
         ("<https://a.b/c> <javascript:x>", "<https://a.b/c> &#60;javascript:x>"),
         ("\\```mermaid\nA", "\\```&#109;ermaid\nA"),
         ("one ` alone\n\n<p> and ` again", "one ` alone\n\n&#60;p> and ` again"),
-        (r"<b> $x$ \(y\) \[z\] $$a<b![c]$$", r"&#60;b> $x$ \(y\) \[z\] $$a<b![c]$$"),
-        ("$$`$$<img src=x> `", "$$`$$&#60;img src=x> `"),
+        ("$$`$$<img src=x> `", "$$<code>&#36;&#36;&#60;img src&#61;x&#62; </code>"),
+        ("\ue000<b>\ue001", "&#57344;&#60;b>&#57345;"),
     ],
 )
 def test_tags_pictures_and_diagrams_of_a_model_are_text(written: str, shown: str) -> None:
@@ -114,10 +119,31 @@ def test_tags_pictures_and_diagrams_of_a_model_are_text(written: str, shown: str
 
 
 @pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (r"<b> $O(\log n)$, $$a<b![c]$$", r"&#60;b> {O(\log n)}, [a<b![c]]"),
+        (r"\(a^2\) and \[ \int\,dx \]", r"{a^2} and [ \int\,dx ]"),
+        ("设$x$为, ($y$) *$z$* $-1$.", "设{x}为, ({y}) *{z}* {-1}."),
+        (r"$\$5$ $$\text{$x$}$$", r"{\$5} [\text{$x$}]"),
+        ("- so\n\n  $$\n  - b\n  $$", "- so\n\n  [\n  - b\n  ]"),
+        ("|a|\n|-|\n|$\\|x\\|$|", "|a|\n|-|\n|{\\|x\\|}|"),
+        ("`<b>` `$x$` $y$ `$z$`", "<code>&#60;b&#62;</code> `$x$` {y} `$z$`"),
+        ("```\n$$x$$\n```\n$y$\n\n    $z$", "```\n$$x$$\n```\n{y}\n\n    $z$"),
+        ("```\n<b> $x$ \\(y\\)\n```", "```\n<b> $x$ \\(y\\)\n```\n"),
+    ],
+)
+def test_formulas_outside_of_code_get_the_pages_delimiters(written: str, shown: str) -> None:
+    names = str.maketrans({"\ue000": "[", "\ue001": "]", "\ue002": "{", "\ue003": "}"})
+    assert plain_markdown(written).translate(names) == shown
+
+
+@pytest.mark.parametrize(
     "written",
     [
-        "",
-        "plain *text* with `code`, [a link](http://x) and $x<1$",
+        "It costs $5 and $6, or $7-$8, US$9 and **$10**; save $5! Only $10 (was $15).",
+        "$HOME/bin:$PATH, a$b$c, \\$x\\$, $ x $, $x\ny$, \\\\(x\\\\), $$a\n\nb$$, `$a` or `$b`",
+        "\\(x `a\\)` and \\[ y\n~~~\n\\]\n~~~\n$5",
+        "plain *text* with `code`, [a link](http://x) and x<1",
         "- a\n  ```python\n  x = d[1]: int  # [a](b)\n  ```\n\n| a |\n|---|\n| `b` |\n\n[1]: https://x 'y'",
         "    mermaid\n\n```python\nmermaid\n```",
     ],
@@ -147,8 +173,8 @@ def test_no_text_becomes_an_image_or_an_element_or_a_dangerous_link(text: str) -
 @settings(deadline=None, max_examples=300)
 @given(TEXTS)
 def test_all_code_stays(text: str) -> None:
-    """But for links and formulas, which the page's parser takes for other things than markdown-it."""
-    text = re.sub(r"\[|\$\$|<https|\r", "", text)
+    """But for links, which the page's parser takes for other things than markdown-it."""
+    text = re.sub(r"\[|<https|\r", "", text)
     plain = MarkdownIt("commonmark").enable("table").disable(["html_block", "html_inline", "image"])
     assert codes(plain_markdown(text)) == codes(text, plain)
 
