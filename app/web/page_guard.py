@@ -13,7 +13,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from anyio import to_thread
 from starlette.datastructures import MutableHeaders
@@ -103,7 +103,8 @@ class PageGuard:
         new_session: str | None = None
         if identity is None and is_page and not admin and self.settings.auth == "anonymous":
             identity, new_session = await to_thread.run_sync(self._welcome)
-        refusal = self._refusal(identity, admin=admin, is_page=is_page)
+        target = scope["path"] + (f"?{query.decode('latin-1')}" if (query := scope["query_string"]) else "")
+        refusal = self._refusal(identity, target, admin=admin, is_page=is_page)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -124,12 +125,14 @@ class PageGuard:
             user = create_anonymous(session)
             return identity_from(user), start_session(session, user.id, self.settings)
 
-    def _refusal(self, identity: Identity | None, *, admin: bool, is_page: bool) -> Response | None:
+    def _refusal(
+        self, identity: Identity | None, target: str, *, admin: bool, is_page: bool
+    ) -> Response | None:
         if identity is None:
             if not is_page:
                 raise NotAuthenticated("Your session has ended; reload the page.")
             if self.settings.auth == "accounts":
-                return RedirectResponse(f"/login?next={ADMIN}/" if admin else "/login", status_code=303)
+                return RedirectResponse(f"/login?next={quote(target, safe='/')}", status_code=303)
         if admin and (identity is None or not identity.is_admin):
             if not is_page:
                 raise NotAllowed("Only an admin may do this.", code="admin_only")

@@ -1,8 +1,12 @@
 """A message of one's own is edited on the chat page, and what is in the box outlives a reload."""
 
+from contextlib import closing
+
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from storage.db.database import open_database
+from storage.people.users import create_user
 from tests.support.chatting import (
     PHONE,
     OpenPage,
@@ -160,6 +164,7 @@ def test_message_that_the_server_did_not_get_comes_back(live_server: LiveServer,
     live_server.kill()
     send(page, "Never got there")
     expect(page.get_by_text("Connection to the server was lost")).to_be_visible()
+    expect(page.locator("#tl-notice")).to_contain_text("this was not sent")
     box(page).press_sequentially(", and typed on")
     # Gradio reloads the page once the server answers. If two of its attempts were waiting, it
     # reloads twice, and the second reload aborts the first.
@@ -205,19 +210,49 @@ def test_what_is_typed_while_a_message_is_on_its_way_stays(page: Page, edited: b
     expect(page.locator(".tl-editing")).to_have_count(0)
 
 
-def test_signing_out_takes_the_draft_along(start_server: StartServer, open_page: OpenPage) -> None:
+def test_a_draft_is_kept_for_its_writer_alone(start_server: StartServer, open_page: OpenPage) -> None:
     server = start_server(auth="accounts")
-    page = open_page(server.admin_link())
-    page.goto(server.url)
-    expect(page.get_by_text("Your chats appear here.")).to_be_visible()  # loaded
+    with closing(open_database(server.settings)) as database, database.write() as session:
+        for name in ("ada", "somebody-with-a-long-name"):
+            create_user(session, name, role="admin", password="correct horse")
+    page = open_page(server.url)
+    dialog = page.get_by_role("dialog")
+
+    def sign_in(name: str) -> None:
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill("correct horse")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("[data-reply]")).to_be_attached()  # loaded
+
+    def end_session() -> None:
+        """As another browser of the same person can, or the session's age."""
+        assert page.request.post(f"{server.url}/sessions").ok
+        send(page, "between us")
+        expect(dialog).to_contain_text("You are signed out")
+
+    sign_in("ada")
+    send_and_wait(page, "Hello")
+    end_session()
+    dialog.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Like", exact=True).click()  # the transcript is not covered
+    expect(page.locator(".tl-bar .tl-refused")).to_have_text("You are signed out: the vote was not stored.")
+    dialog.get_by_role("link", name="Sign in again").click()
+    sign_in("ada")
+    expect(box(page)).to_have_value("between us")
+    expect(page.locator("[data-message]")).to_have_count(1)
+    end_session()
+    dialog.get_by_role("link", name="Sign in again").click()
+    sign_in("somebody-with-a-long-name")
+    expect(box(page)).to_have_value("")
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert_fits(page)
+    expect(page.get_by_role("button", name="Sign out")).to_be_in_viewport(ratio=1)
+
     box(page).fill("between us")
     page.reload()
     expect(box(page)).to_have_value("between us")
     page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_label("Password")).to_be_visible()
-    page.goto(server.admin_link())
-    page.goto(server.url)
-    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    sign_in("ada")
     expect(box(page)).to_have_value("")
 
 

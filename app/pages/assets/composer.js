@@ -3,7 +3,7 @@
 // A message's button puts its text into the box and its id into this component, whose value is sent with the next Send.
 // Once the server has stored a message, the page removes its text from the box and keeps what was typed since. When the
 // page unloads, because the person reloads it or Gradio does after losing the server, the box's text is kept in the tab
-// (sessionStorage). It is restored with the page, unless that message has arrived.
+// (sessionStorage). It is restored with the page, unless that message has arrived or somebody else has signed in.
 const KEY = 'tl-draft';
 const kept = JSON.parse(sessionStorage.getItem(KEY) ?? '{}');
 let aside = kept.aside ?? '';  // what was in the box before the editing began
@@ -60,7 +60,8 @@ document.addEventListener('tl-sent', ({ detail }) => {
 addEventListener('pagehide', () => {
   // The page has not drawn the box yet, or not brought back what was kept.
   if (!box() || (open() === undefined && !box().value)) return;
-  const draft = { text: box().value, edits: props.value, aside, after: sent().at(-1)?.dataset.sent };
+  const person = document.querySelector('#tl-chats [data-person]')?.dataset.person ?? kept.person;
+  const draft = { person, text: box().value, edits: props.value, aside, after: sent().at(-1)?.dataset.sent };
   sessionStorage.setItem(KEY, JSON.stringify(draft));
 });
 document.addEventListener('submit', (event) => {

@@ -1,6 +1,29 @@
-// What Gradio's components cannot do themselves: copying a reply, and the drawer with the chats on a phone.
+// What Gradio's components cannot do themselves: saying that the session has ended, copying a reply, and the drawer
+// with the chats on a phone.
 (() => {
   "use strict";
+
+  // The server leads to the sign-in, and from there back to this chat; the composer keeps the draft.
+  const signedOut = Object.assign(document.createElement("dialog"), { className: "tl-dialog" });
+  signedOut.innerHTML = `<form method="dialog"><p>You are signed out. What you typed is kept.</p>
+    <div><button class="tl-button">Close</button><a class="tl-button tl-main" autofocus>Sign in again</a></div></form>`;
+
+  // A session can end while its page is open. Gradio would cover the page with "Error", so its request never ends.
+  const ask = window.fetch;
+  window.fetch = async (...request) => {
+    const response = await ask(...request).catch((error) => {
+      const notice = document.getElementById("tl-notice"); // until Gradio reaches the server again and reloads the page
+      if (notice && String(request[0]).includes("queue/join")) {
+        notice.innerHTML = '<p class="tl-alert" role="alert">No connection: this was not sent. What you typed is kept.</p>';
+      }
+      throw error;
+    });
+    if (response.status !== 401) return response;
+    signedOut.querySelector("a").href = location.pathname + location.search;
+    document.body.append(signedOut);
+    if (!signedOut.open) signedOut.showModal();
+    return response.url.includes("/gradio_api/") ? new Promise(() => {}) : response;
+  };
 
   const copy = async (button) => {
     if (navigator.clipboard) {
@@ -19,8 +42,13 @@
   };
 
   const drawer = (open) => {
-    document.getElementById("tl-page")?.classList.toggle("tl-open", open);
-    document.querySelector("[data-drawer]")?.setAttribute("aria-expanded", String(open));
+    const page = document.getElementById("tl-page");
+    if (!page || page.classList.contains("tl-open") === open) return;
+    page.classList.toggle("tl-open", open);
+    document.getElementById("tl-main").inert = open; // so that the focus stays in the drawer
+    const menu = document.querySelector(".tl-header [data-drawer]");
+    menu.setAttribute("aria-expanded", String(open));
+    (open ? document.querySelector("#tl-side [data-drawer]") : menu).focus();
   };
 
   document.addEventListener("click", (event) => {
@@ -28,7 +56,7 @@
     if (target?.closest("[data-copy]")) {
       copy(target.closest("[data-copy]"));
     } else if (target?.closest("[data-drawer]")) {
-      drawer(target.closest("[data-drawer]").getAttribute("aria-expanded") !== "true");
+      drawer(target.closest(".tl-header") !== null);
     } else if (target?.closest("#tl-new, [data-chat]") || !target?.closest("#tl-side")) {
       drawer(false);
     }

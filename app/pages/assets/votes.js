@@ -17,6 +17,7 @@
   const address = (message, what) => `api/v1/messages/${encodeURIComponent(message)}/${what}`;
 
   const refusal = async (response) => {
+    if (response.status === 401) return "You are signed out: the vote was not stored.";
     const body = await response.json().catch(() => null);
     return body?.error?.message ?? `The vote was not stored (status ${response.status}).`;
   };
@@ -121,8 +122,9 @@
     <button type="submit" class="tl-button">Save</button></div></form>`;
   const form = dialog.querySelector("form");
 
+  const written = new Map(); // what was typed when Escape closed the dialog, by message
   const ask = (message) => {
-    const before = stored.get(message) ?? shown(find(message));
+    const before = written.get(message) ?? stored.get(message) ?? shown(find(message));
     for (const name of NAMES) form.elements[name].value = before[name] ?? "";
     dialog.querySelector(".tl-refused").textContent = "";
     dialog.dataset.about = message;
@@ -130,11 +132,15 @@
     dialog.showModal();
   };
 
+  const typed = () => Object.fromEntries(NAMES.map((name) => [name, form.elements[name].value.trim() || null]));
+  dialog.addEventListener("cancel", () => written.set(dialog.dataset.about, typed()));
+
   const save = async () => {
     const message = dialog.dataset.about;
-    const texts = Object.fromEntries(NAMES.map((name) => [name, form.elements[name].value.trim() || null]));
+    const texts = typed();
     try {
       await inTurn(message, () => texts);
+      written.delete(message);
       dialog.close();
       reveal(message);
       find(message)?.querySelector("[data-more]").focus();
@@ -147,11 +153,17 @@
     event.preventDefault(); // it closes once it is stored
     save();
   });
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
 
   document.addEventListener("click", (event) => {
     const button = event.target instanceof Element ? event.target.closest("button") : null;
     const message = button?.closest("[data-message]")?.dataset.message;
-    if (button?.matches("[data-cancel]")) dialog.close();
+    if (button?.matches("[data-cancel]")) {
+      written.delete(dialog.dataset.about);
+      dialog.close();
+    }
     if (!message) return;
     if (button.dataset.vote) press(message, vote(button.dataset.vote));
     else if (button.dataset.tag) press(message, toggle(button.dataset.tag));

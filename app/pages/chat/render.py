@@ -48,6 +48,10 @@ class ChatRenderer:
     followers: Counter[str] = field(default_factory=Counter, compare=False)
     counting: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
+    def drafter(self, identity: Identity) -> str:
+        """Whose a draft is: where people sign in, nobody else at the same screen gets it."""
+        return identity.user_id if self.settings.auth == "accounts" else ""
+
     @property
     def components(self) -> list[Any]:
         return [self.chatbot, self.side, self.header, self.notice, self.consent]
@@ -154,6 +158,7 @@ class ChatRenderer:
                     current=state.chat_id,
                     more=len(chats) > tab.chats_shown,
                     reply=state.reply,
+                    person=self.drafter(identity),
                 ),
                 self.header: render(
                     "chat/header.html", identity=identity, answering=answering, accounts=accounts
