@@ -64,7 +64,6 @@ API_ROUTERS = (
 )
 ROOT_ROUTERS = (routes, monitoring, docs, sign_in)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
-PROGRAMS = ("/api/", "/v1/")  # for programs: an unknown path below these is an error, never a page
 DESCRIPTION = """Every request needs an API token (`thumbloop token create NAME`) in the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:
 `{"error": {"code", "message", "field"?}}`."""
@@ -120,7 +119,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     guard = PageGuard(pages, parts.database, settings, head=[options.get("head", "")])
 
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PROGRAMS):
+        if scope["type"] == "http" and scope["path"].startswith(errors.PROGRAMS):
             raise HTTPException(404)
         await guard(scope, receive, send)
 

@@ -212,7 +212,7 @@ class ChatService:
             if wait := self._per_minute.take(chat.owner_id):
                 most = self._settings.max_replies_per_minute
                 raise TooOften(
-                    f"At most {most} replies a minute (max_replies_per_minute); ask again in {wait} s.",
+                    f"At most {most} replies a minute; ask again in {wait} s.",
                     retry_after=wait,
                 )
             left_out, prompt = self._prompt(chat, path, shorten=shorten)
@@ -279,7 +279,7 @@ class ChatService:
         if len(content) > self._settings.max_message_chars:
             raise TooLarge(
                 f"The message has {len(content)} characters; at most {self._settings.max_message_chars} "
-                f"are accepted (max_message_chars). Shorten it or send it in parts.",
+                f"are accepted. Shorten it or send it in parts.",
                 field="content",
             )
         chats.check_text(content, "content")

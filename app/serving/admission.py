@@ -29,8 +29,8 @@ class Admission:
             if admitted >= (self._limit if self._persons[person] else 2 * self._limit):
                 wait = math.ceil(self._usual_seconds * admitted / self._concurrent / 2)
                 raise Busy(
-                    f"{admitted} replies are under way or waiting, which is the limit "
-                    f"(max_concurrent_replies + max_waiting_replies); try again in about {wait} s.",
+                    f"{admitted} replies are under way or waiting, which is the limit; "
+                    f"try again in about {wait} s.",
                     retry_after=max(1, min(wait, 60)),
                 )
             self._persons[person] += 1

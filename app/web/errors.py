@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.telemetry.request_ids import HEADER, request_id
 from app.web.openapi_names import methods, refuse_unknown
+from app.web.sign_in import page
 from storage.errors import Busy, InvalidInput, ThumbloopError
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class ErrorOut(BaseModel):
 # The shape of every refusal, for the OpenAPI description.
 REFUSALS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorOut, "description": "What was refused."}}
 
+PROGRAMS = ("/api/", "/v1/")  # for programs: an unknown path below these is an error, never a page
 HTTP_CODES = {
     400: "bad_request",
     401: "not_authenticated",
@@ -124,6 +126,9 @@ def install(app: FastAPI) -> None:
             # Starlette lists the methods of one route only; a path may have several routes.
             headers["Allow"] = ", ".join(methods(request.app, path)) or headers.get("Allow", "GET")
             message = f"{path} does not take {request.method}; it takes {headers['Allow']}."
+        is_page = error.status_code == 404 and not path.startswith(PROGRAMS)
+        if is_page and "text/html" in request.headers.get("accept", ""):
+            return page("page.html", "There is nothing here", 404, alert=message)
         code = HTTP_CODES.get(error.status_code, "http_error")
         return _answer(error.status_code, {"code": code, "message": message}, path, headers)
 

@@ -116,7 +116,7 @@ def test_a_canary_is_tried_and_ended(admin_server: LiveServer, open_page: OpenPa
     with closing(open_database(settings)) as database:
         publish_adapter(database, Artifacts(settings.data_dir), tiny_model)
     page = open_page(admin_server.admin_link())
-    page.get_by_role("button", name="Try v2").click()
+    page.get_by_role("button", name="Try as canary v2").click()
     expect(page.locator("#tl-result")).to_contain_text("v2 answers 10% of the chats that begin from now on.")
     expect(version_row(page, "v2")).to_contain_text("canary 10%")
     expect(version_row(page, "v1")).to_contain_text("deployed")
@@ -125,7 +125,7 @@ def test_a_canary_is_tried_and_ended(admin_server: LiveServer, open_page: OpenPa
     page.get_by_role("button", name="End canary of v2").click()
     expect(page.locator("#tl-result")).to_contain_text("The canary of v2 is over")
     expect(page.locator("#tl-canary")).to_have_count(0)
-    expect(page.get_by_role("button", name="Try v2")).to_be_visible()
+    expect(page.get_by_role("button", name="Try as canary v2")).to_be_visible()
 
 
 def test_data_in_and_out(admin_server: LiveServer, open_page: OpenPage, votes: Path, tmp_path: Path) -> None:
@@ -161,12 +161,14 @@ def test_data_in_and_out(admin_server: LiveServer, open_page: OpenPage, votes: P
     expect(forms["export"].locator("[data-result]")).to_contain_text("v99")
     forms["export"].get_by_label("Model version").fill("")
     forms["export"].get_by_label("Format").select_option("csv")
+    page.evaluate("addEventListener('beforeunload', () => { window.left = true })")
     with page.expect_download() as download:
         forms["export"].get_by_role("button", name="Export").click()
     assert download.value.suggested_filename.endswith(".csv")
     with download.value.path().open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["false"] * 10
+    assert page.evaluate("window.left") is None  # Gradio would close its streams
 
 
 def test_a_person_is_erased_and_what_remembers_them_is_marked(

@@ -52,6 +52,7 @@ def test_an_earlier_reply_is_voted_on_and_gone_on_from(
     expect(page.locator(f'[data-message="{first}"]')).to_be_visible()
     expect(page.get_by_text("1/2", exact=True)).to_be_visible()
     expect(arrow(page, "Earlier reply")).to_be_disabled()
+    expect(arrow(page, "Later reply")).to_be_focused()
     expect_vote(page, None)
     thumb(page, "Like").click()
     expect_vote(page, True)

@@ -187,6 +187,7 @@ def test_page_whose_reply_died_with_the_server_comes_back_with_it(
     send(page, "A long story")
     wait_for_text(page)
     open_chat = chat_id(page)
+    wait_until(lambda: stored_messages(page, server.url)[-1]["content"] != "")
     server.kill()
     lost = page.get_by_text("Connection to the server was lost")
     expect(lost).to_be_visible()
@@ -195,6 +196,8 @@ def test_page_whose_reply_died_with_the_server_comes_back_with_it(
     expect(lost).to_have_count(0)
     expect(page.locator(".user-row")).to_have_text("A long story")
     assert chat_id(page) == open_chat
+    expect(page.locator("[data-message]")).to_contain_text("its server stopped")
+    assert reply_text(page)
     expect(stop_button(page)).to_have_count(0)
     send_and_wait(page, "Another")
     expect(page.locator(".user-row")).to_have_text(["A long story", "Another"])
@@ -226,8 +229,18 @@ def test_phone(chat_server: LiveServer, open_page: OpenPage) -> None:
 
     link = page.get_by_role("link", name="A question")
     expect(link).not_to_be_visible()
-    page.get_by_role("button", name="Chats").tap()
-    expect(page.get_by_role("button", name="Chats")).to_have_attribute("aria-expanded", "true")
+    menu, close = (page.get_by_role("button", name=name) for name in ("Chats", "Close"))
+    menu.tap()
+    expect(close).to_be_focused()
+    for _ in range(5):
+        page.keyboard.press("Tab")  # does not lead to what is behind the drawer
+        assert page.evaluate("document.activeElement.closest('#tl-main')") is None
+    page.keyboard.press("Escape")
+    expect(menu).to_be_focused()
+    menu.tap()
+    close.tap()
+    expect(link).not_to_be_visible()
+    menu.tap()
     link.tap()
     expect(link).not_to_be_visible()
     expect(box(page)).to_be_in_viewport()

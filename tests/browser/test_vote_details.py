@@ -88,7 +88,13 @@ def test_tags_comment_and_correction_are_changes_of_the_same_vote(
     expect(own(page, "correction")).to_be_visible()
     tag(page, "Say more…").click()
     expect(page.get_by_label("What should it have said?")).to_have_value("Hello, Ada!")
+    page.get_by_label("Comment").fill("Half a")
     page.keyboard.press("Escape")
+    tag(page, "Say more…").click()
+    expect(page.get_by_label("Comment")).to_have_value("Half a")  # Escape threw nothing away
+    page.get_by_label("Comment").fill(str(expected[2]))
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
     thumb(page, "Like").click()  # another thumb keeps what was said
     expect_vote(page, True)
@@ -200,7 +206,12 @@ def test_consent_is_the_chats_own(page: Page, chat_server: LiveServer) -> None:
     switch = page.get_by_label("May be used for training")
     expect(switch).to_be_checked()
     assert stored() is True
+    thumb(page, "Like").click()
+    expect_vote(page, True)
+    untrained = page.get_by_text("not trained on")
+    expect(untrained).not_to_be_visible()
     switch.uncheck()
+    expect(untrained).to_be_visible()
     wait_until(lambda: stored() is False)
     page.reload()
     expect(page.locator("[data-message]")).to_have_count(1)

@@ -73,6 +73,14 @@ def test_pages_carry_headers_that_bind_the_browser(visitor: httpx.Client) -> Non
         assert "access-control-allow-credentials" not in answer.headers
 
 
+def test_a_browser_that_has_lost_its_way_gets_a_page(shared_server: LiveServer) -> None:
+    with shared_server.visit(headers={"Accept": "text/html,*/*"}) as browser:
+        lost = browser.get("/no/such/page")
+        assert lost.status_code == 404
+        assert 'href="/">Back to the chat' in lost.text
+        assert error(browser.get("/api/v1/nothing"), 404) == "not_found"
+
+
 def test_other_web_sites_cannot_act_for_a_visitor(shared_server: LiveServer, visitor: httpx.Client) -> None:
     for headers in (
         {"Origin": "https://evil.example"},
@@ -237,7 +245,7 @@ def test_people_with_accounts_sign_in_and_out(start_server: StartServer) -> None
         create_user(session, "ada", password="correct horse")
     database.close()
     with server.visit() as client:
-        assert client.get("/").headers["location"] == "/login"
+        assert client.get("/?chat=new").headers["location"] == "/login?next=/%3Fchat%3Dnew"
         assert client.get("/admin/").headers["location"] == "/login?next=/admin/"
         assert error(client.get("/config"), 401) == "not_authenticated"
         assert "set-cookie" not in client.get("/login").headers
@@ -251,6 +259,7 @@ def test_people_with_accounts_sign_in_and_out(start_server: StartServer) -> None
         right = form | {"password": "correct horse"}
         for target in ("https://evil.example", "//evil.example", "/\\evil.example", "evil"):
             assert client.post("/login", data=right | {"next": target}).headers["location"] == "/"
+        assert client.post("/login", data=right | {"next": "/?chat=new"}).headers["location"] == "/?chat=new"
         answer = client.post("/login", data=right | {"next": "/admin/"})
         assert (answer.status_code, answer.headers["location"]) == (303, "/admin/")
         assert client.get("/login").headers["location"] == "/"

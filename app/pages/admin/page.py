@@ -11,7 +11,7 @@ import gradio as gr
 
 from app.pages.admin import panels
 from app.pages.blocks import Page, chosen
-from app.pages.html import asset, notice, render
+from app.pages.html import asset, counted, notice, render
 from app.services import Services
 from app.web.auth import identity_of
 from storage.db import audit
@@ -150,7 +150,7 @@ class AdminPage:
         with self.services.database.write() as session:
             run = request_run(session, trigger="admin", requested_by=by, force=force, fresh=fresh)
             audit.record(session, by, "request run", run.id, force=force, fresh=fresh)
-        return "A training run was requested."
+        return ""  # the progress says it, and goes on to say what became of it
 
     @acts()
     def on_cancel(self, request: gr.Request) -> str:
@@ -160,7 +160,7 @@ class AdminPage:
                 raise Conflict("There is no training run to cancel.")
             run = cancel_run(session, latest[0].id)
             audit.record(session, self._admin_id(request), "cancel run", run.id)
-        return "The run is being cancelled."
+        return ""
 
     @acts()
     def on_deploy(self, event: gr.EventData, request: gr.Request) -> str:
@@ -224,7 +224,8 @@ class AdminPage:
             found = erase_user(session, user_id, by=self._admin_id(request))
         remove_copies(self.services.database, self.services.settings.data_dir)
         affected = f" Affected: {', '.join(found.affected_versions)}." if found.affected_versions else ""
-        return f"Erased: {found.chats} chats, {found.messages} messages, {found.votes} votes.{affected}"
+        chats, messages = counted(found.chats, "chat"), counted(found.messages, "message")
+        return f"Erased: {chats}, {messages}, {counted(found.votes, 'vote')}.{affected}"
 
     def _show_preview(self, html: str, user_id: str) -> Update:
         return {self.previewed: html, self.erase: gr.Button(visible=bool(user_id)), self.chosen: user_id}

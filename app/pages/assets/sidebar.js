@@ -12,7 +12,16 @@ element.addEventListener('click', (event) => {
   }
   if (event.target.closest('[data-older]')) trigger('older_chats');
 });
+// The drawing of another branch removes the arrow that has the focus; one of the new message takes it over.
+const focusArrow = (message, label, frames = 300) => {
+  const bar = document.querySelector(`[data-message="${message}"], [data-sent="${message}"]`);
+  const arrows = [...(bar?.querySelectorAll('[data-show]') ?? [])];
+  if (bar) (arrows.find((arrow) => arrow.ariaLabel === label) ?? arrows[0])?.focus();
+  else if (frames) requestAnimationFrame(() => focusArrow(message, label, frames - 1));
+};
 document.addEventListener('click', (event) => {
-  const message = event.target.closest?.('[data-show]')?.dataset.show;
-  if (message) trigger('show_branch', { message });
+  const arrow = event.target.closest?.('[data-show]');
+  if (!arrow) return;
+  trigger('show_branch', { message: arrow.dataset.show });
+  focusArrow(arrow.dataset.show, arrow.ariaLabel);
 });

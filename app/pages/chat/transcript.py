@@ -65,8 +65,8 @@ def chatbot_messages(
 def message_html(item: ShownMessage, tags: OfferedTags | None = None, *, under_way: bool = False) -> str:
     """A person's message, or the bar below a reply.
 
-    While a reply of the chat is `under_way`, nothing can be edited and no other branch be chosen. Failed
-    replies and those that a client sent as history have no thumbs.
+    While a reply of the chat is `under_way`, nothing can be edited and no other branch be chosen. Failed and
+    empty replies and those that a client sent as history have no thumbs: nothing could be learned from them.
     """
     offered = dict(tags or {})
     for tag in item.vote.tags if item.vote is not None else ():
@@ -75,7 +75,7 @@ def message_html(item: ShownMessage, tags: OfferedTags | None = None, *, under_w
         "chat/message.html",
         item=item,
         under_way=under_way,
-        votable=item.message.state in ("complete", "stopped"),
+        votable=item.message.state in ("complete", "stopped") and bool(item.message.content.strip()),
         note=_note(item.message),
         offered=offered,
     )

@@ -31,7 +31,7 @@ def test_what_a_person_wrote_is_escaped() -> None:
 def test_titles_copies_and_errors_are_escaped() -> None:
     chat = Chat(owner_id="u", title=HOSTILE)
     for html in (
-        render("chat/chats.html", chats=[chat], current=chat.id, more=False, reply=""),
+        render("chat/chats.html", chats=[chat], current=chat.id, more=False, reply="", person=""),
         message_html(ShownMessage(reply(content=HOSTILE))),
         notice(HOSTILE),
     ):
@@ -49,6 +49,11 @@ def test_thumbs_say_their_state(label: bool | None, up: str, down: str) -> None:
     assert f'data-vote="up" aria-pressed="{up}"' in bar
     assert f'data-vote="down" aria-pressed="{down}"' in bar
     assert "v3" in bar
+
+
+def test_a_reply_from_which_nothing_can_be_learned_has_no_thumbs() -> None:
+    for columns in ({"content": " ", "state": "stopped"}, {"state": "failed"}, {"state": "given"}):
+        assert "data-vote" not in message_html(ShownMessage(reply(**columns))), columns
 
 
 @pytest.mark.parametrize(
