@@ -2,13 +2,14 @@
 
 No answer may be a server error, every answer must be one that the description names, in its shape, and the
 log may hold no traceback. With THUMBLOOP_TEST_FUZZ_EXAMPLES (`make fuzz`) each of these is asked on both
-engines; without it, on one.
+engines; without it, on one. Chains of requests take ids from the answers before.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -23,9 +24,10 @@ from tests.support.rest import new_chat, send
 GIVEN = os.environ.get("THUMBLOOP_TEST_FUZZ_EXAMPLES")
 FEW = int(GIVEN or 8) // 4  # of what makes a reply, trains or streams: each takes a model's time
 MANY = int(GIVEN or 8)
+ENGINES = ("sqlite", "postgresql")
 CASES = [
     (engine, role, real)
-    for engine in ("sqlite", "postgresql")
+    for engine in ENGINES
     for role in ("admin", "user")
     for real in (True, False)
     if GIVEN or (engine == "sqlite") == ((role == "admin") == real)
@@ -63,6 +65,21 @@ def real_ids(shared_server: LiveServer) -> dict[str, dict[str, str]]:
     return found
 
 
+def what_is_promised(server: LiveServer) -> tuple[Any, list[Any]]:
+    """The API's description, and the checks of an answer against it."""
+    import schemathesis
+    from schemathesis import checks
+    from schemathesis.specs.openapi import checks as conformance
+
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json"), [
+        checks.not_a_server_error,
+        conformance.status_code_conformance,
+        conformance.content_type_conformance,
+        conformance.response_headers_conformance,
+        conformance.response_schema_conformance,
+    ]
+
+
 @pytest.mark.timeout(300 + 30 * MANY)
 @pytest.mark.parametrize(("shared_server", "role", "real"), CASES, indirect=["shared_server"])
 def test_every_answer_is_one_that_the_description_names(
@@ -72,19 +89,10 @@ def test_every_answer_is_one_that_the_description_names(
     real: bool,
 ) -> None:
     # Seconds of importing, which other test processes need not wait for.
-    import schemathesis
-    from schemathesis import Case, GenerationMode, checks
+    from schemathesis import Case, GenerationMode
     from schemathesis.core.failures import FailureGroup
-    from schemathesis.specs.openapi import checks as conformance
 
-    checked = [
-        checks.not_a_server_error,
-        conformance.status_code_conformance,
-        conformance.content_type_conformance,
-        conformance.response_headers_conformance,
-        conformance.response_schema_conformance,
-    ]
-    description = schemathesis.openapi.from_url(f"{shared_server.url}/openapi.json")
+    description, checked = what_is_promised(shared_server)
     headers = {"Authorization": f"Bearer {shared_server.token(role)}"}
     if role == "admin" and real:  # as a browser does
         with closing(Database(shared_server.settings.database_address)) as database:
@@ -123,4 +131,52 @@ def test_every_answer_is_one_that_the_description_names(
     if failures:
         raise BaseExceptionGroup("answers that the description does not name", failures)
     assert operations > (8 if real else 30)
+    assert "Traceback" not in shared_server.log.read_text()
+
+
+@pytest.mark.timeout(300 + 30 * MANY)
+@pytest.mark.parametrize("shared_server", ENGINES if GIVEN else ENGINES[:1], indirect=True)
+def test_chains_of_requests_that_use_what_the_answers_before_name(
+    shared_server: LiveServer, real_ids: dict[str, dict[str, str]]
+) -> None:
+    """Schemathesis infers from the description which answer names what another request takes."""
+    from schemathesis.core.failures import FailureGroup
+
+    description, checked = what_is_promised(shared_server)
+    headers = {"Authorization": f"Bearer {shared_server.token('admin')}"}
+    failures: list[BaseException] = []
+    followed: set[str] = set()
+
+    class Chain(description.as_state_machine()):  # type: ignore[misc]
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"headers": headers, "timeout": 60}
+
+        def validate_response(self, response: Any, case: Any, **_: Any) -> None:
+            try:
+                case.validate_response(response, checks=checked)
+            except FailureGroup as failure:  # a chain goes on, as it would not fail again in the same way
+                failures.append(failure)
+
+        def step(self, given: Any) -> Any:
+            outcome = super().step(given)
+            if given.applied_parameters and outcome is not None and outcome.response.status_code < 300:
+                followed.add(given.transition.id)
+            return outcome
+
+    for seed in range(MANY):
+        # The server remembers, so a repeated beginning may go on otherwise, which ends a run.
+        with suppress(hypothesis.errors.Flaky):
+            hypothesis.seed(seed)(Chain).run(
+                settings=hypothesis.settings(
+                    max_examples=3,
+                    stateful_step_count=30,
+                    deadline=None,
+                    database=None,
+                    phases=[hypothesis.Phase.generate],
+                    suppress_health_check=list(hypothesis.HealthCheck),
+                )
+            )
+    if failures:
+        raise BaseExceptionGroup("answers that the description does not name", failures)
+    assert len(followed) > 20, followed
     assert "Traceback" not in shared_server.log.read_text()
