@@ -135,7 +135,7 @@ class ReplySampler:
             )
             for row in votes
         ]
-        features = self._read(replies, "votes")
+        features = self._read(replies, "votes", log_probabilities=False)
         found = learn_taste(features, [row.label for row in votes], [row.chat_id for row in votes])
         self.taste = found if isinstance(found, Taste) else None
         return found
@@ -180,8 +180,8 @@ class ReplySampler:
             for prompt, reply in zip(self.prompts, found, strict=True)
         ]
 
-    def _read(self, replies: Sequence[Reply], what: str) -> list[Features]:
-        return read_features(self.model, replies, self._progress(f"reading {what}", len(replies)))
+    def _read(self, replies: Sequence[Reply], what: str, **options: bool) -> list[Features]:
+        return read_features(self.model, replies, self._progress(f"reading {what}", len(replies)), **options)
 
     def _progress(self, phase: str, steps: int) -> Callable[[int], None]:
         return lambda done: self.report({"phase": phase, "step": done, "steps": steps})
