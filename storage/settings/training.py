@@ -92,6 +92,11 @@ class TrainingSettings(BaseSettings):
     nll_weight: float = AdapterField(1.0, ge=0)
     """Weight of an additional loss: the mean negative log-likelihood a token of the liked replies. KTO alone
     lets them become less probable. The engine `trl` is stock KTO and ignores it."""
+    sampled_prompts: int = AdapterField(400, ge=0)
+    """Rated prompts, the newest, to which a run samples replies to learn from: what the learned taste likes
+    becomes a liked example. 0: a run learns from what people rated alone. The engine `trl` samples none."""
+    sampled_replies: int = AdapterField(4, ge=1)
+    """Most replies sampled to each of these prompts."""
     engine: Literal["shared-prefix", "trl"] = AdapterField("shared-prefix")
     """shared-prefix: KTO with every shared beginning computed once. trl: stock trl.KTOTrainer, the same
     numbers in several times the time."""

@@ -94,19 +94,16 @@ class Bench:
 
     def replies(self, adapter: Path | None, prompts: list[Any], seed: int) -> list[Any]:
         """A reply of the base model, or of an adapter on it, to each prompt."""
-        from storage.examples.example import Example
-        from trainer.dataset.tokenise import TokenisedExample, prompt_ids
-        from trainer.gate.replies import CANDIDATE, ReplySampler
+        from trainer.dataset.tokenise import prompt_ids
+        from trainer.taste.sampler import Prompt, ReplySampler
 
         asked = []
         for prompt in prompts:
             messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt.text}]
-            example = Example(messages, [], True, message_id="", chat_id=prompt.text, source="web")
-            asked.append(TokenisedExample(example, prompt_ids(self.tokenizer, messages), [0]))
-        settings = self.settings.model_copy(update={"gate_prompts": len(asked), "seed": seed})
-        adapters = {CANDIDATE: adapter} if adapter else {}
-        sampler = ReplySampler(self.source, adapters, asked, settings, lambda _state: None)
-        return sampler.replies(CANDIDATE if adapter else None)
+            asked.append(Prompt(prompt.text, prompt_ids(self.tokenizer, messages)))
+        adapters = {"adapter": adapter} if adapter else {}
+        sampler = ReplySampler(self.source, adapters, self.settings, lambda _state: None)
+        return sampler.sample(asked, "adapter" if adapter else None, seed=seed)
 
     def run(self, name: str) -> dict[str, Any]:
         from app.simulation.measures import measure

@@ -21,7 +21,10 @@ from tests.support.live_server import wait_until
 from tests.support.rated_files import rated, write_rows
 from tests.support.training_env import LONG, Build
 from trainer.gate.comparison import HARMS
+from trainer.gate.prompts import gate_prompts
+from trainer.model.base_model import resolve
 from trainer.runs import attempt
+from trainer.taste.sampler import ReplySampler
 
 
 def test_a_run_trains_publishes_and_deploys(build: Build, tmp_path: Path) -> None:
@@ -99,6 +102,34 @@ def test_without_a_taste_replies_are_sampled_and_an_admin_decides(build: Build) 
     assert version.metrics["training"]["steps"] > 0
     assert json.loads((folder / "lineage.json").read_text())["training"]["strength"] == 0.5
     assert "| Strength | 0.5 |" in (folder / "README.md").read_text()
+
+
+def test_a_run_learns_from_sampled_replies_that_people_would_like_and_a_later_attempt_from_the_same(
+    build: Build,
+) -> None:
+    """People like what the base model writes, and not the other replies, so it can be told apart."""
+    env = build(**LONG, sampled_prompts=30, sampled_replies=1, max_new_tokens=16)
+    source = resolve(env.settings)
+    sampler = ReplySampler(source, {}, env.settings, lambda _state: None)
+    prompts = gate_prompts([], sampler.tokenizer, count=20, longest=200, system_prompt="Be brief.")
+    voted = env.vote(36, liked=[reply.text for reply in sampler.sample(prompts, None, seed=9)])
+    run_id = env.request()
+    env.start_and_reach_checkpoint(run_id).kill()
+    kept = json.loads((env.artifacts.run_folder(run_id) / "sampled.json").read_text())["rows"]
+    wait_until(env.claimable, 30)
+    assert env.train(run_id) == attempt.DONE, env.log(run_id)
+    assert env.log(run_id).count("Sampling replies to learn from") == 1, "the first attempt's are kept"
+    assert env.run(run_id).metrics["training"]["resumed_from_step"] > 0
+
+    version = env.version("v2")
+    sampled, plan = version.metrics["sampled"], version.metrics["plan"]
+    assert sampled["rows"] == len(kept) > 0, env.log(run_id)
+    assert sampled["prompts"] <= 30
+    lineage = json.loads((env.artifacts.folder(version.path or "") / "lineage.json").read_text())
+    assert lineage["sources"] == {"sampled": len(kept), "web": plan["rows"] - len(kept)}
+    assert len(lineage["message_ids"]) == len(set(lineage["message_ids"])) == plan["rows"] - len(kept)
+    assert set(lineage["message_ids"]) < set(voted)
+    assert not (env.artifacts.run_folder(run_id) / "sampled.json").exists()
 
 
 def test_all_weights_cannot_be_served_and_so_are_not_trained(build: Build) -> None:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from storage.examples.example import Example
+from trainer.dataset.tokenise import TokenisedExample
+from trainer.taste.features import Reply
 
 
 def example(
@@ -48,3 +50,10 @@ class Listed:
             and (before is None or example.voted_at < before)
             for example in self.examples
         )
+
+
+def rated_reply(reply: Reply, label: bool, chat: str) -> TokenisedExample:
+    """A vote on a sampled reply, as a row."""
+    asked = [{"role": "user", "content": reply.prompt}]
+    rated = example(answer=reply.text, prompt=asked, label=label, message_id=chat, chat_id=chat)
+    return TokenisedExample(rated, list(reply.prompt_ids), list(reply.completion_ids))

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,11 @@ class TrainingEnv:
         self.artifacts = Artifacts(settings.data_dir)
         self.processes: list[Program] = []
 
-    def vote(self, count: int) -> list[str]:
-        """That many chats of one reply each, every third voted down; returns the message ids."""
+    def vote(self, count: int, liked: Sequence[str] = ()) -> list[str]:
+        """That many chats of one reply each, every third voted down; returns the message ids.
+
+        `liked` are the texts of the replies that are voted up, by default of the same kind as the others.
+        """
         with self.database.write() as session:
             base = model_versions.ensure_base(session, self.settings.model)
             person = users.create_anonymous(session)
@@ -50,7 +53,10 @@ class TrainingEnv:
             for number in range(count):
                 chat = chats.create_chat(session, person.id, system_prompt="Be brief.")
                 question, answer = f"What is {number} plus {number}?", f"It is {2 * number}, of course."
-                reply = add_reply(session, chat, question, answer, version_id=base.id, label=number % 3 != 0)
+                label = number % 3 != 0
+                if liked and label:
+                    answer = liked[number % len(liked)]
+                reply = add_reply(session, chat, question, answer, version_id=base.id, label=label)
                 replies.append(reply.id)
         return replies
 

@@ -19,6 +19,8 @@ from storage.examples.example import CORRECTION, PAGE, Example
 from storage.examples.filters import is_of_source
 from storage.settings import Settings
 
+# The source of examples that a run sampled itself (trainer/taste/sampled_rows.py).
+SAMPLED = "sampled"
 # At most this many events are drawn per replayed row. If fewer than one in eight give an example, fewer rows
 # are replayed.
 DRAWS = 8
@@ -86,7 +88,12 @@ def age_weight(example: Example, settings: Settings, *, moment: datetime, on_pol
 
 
 def is_vote(example: Example) -> bool:
-    return example.source != CORRECTION and not is_of_source(example.source, SIGNAL)
+    return example.source not in (CORRECTION, SAMPLED) and not is_of_source(example.source, SIGNAL)
+
+
+def is_sampled(example: Example) -> bool:
+    """Whether nobody rated this reply: a run sampled it, and the taste likes it."""
+    return example.source == SAMPLED
 
 
 def is_imported(example: Example) -> bool:

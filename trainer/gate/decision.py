@@ -10,7 +10,7 @@ from typing import Any, Literal
 from storage.settings import Settings
 from trainer.gate.comparison import Sampled, find_harms, probability_better
 from trainer.gate.measures import MEASURES, Evaluation
-from trainer.gate.taste import Abstention, Taste
+from trainer.taste.taste import Abstention, Taste
 
 # With a single vote of one kind the AUC depends on that vote alone, not on the model.
 MIN_OF_EACH_KIND = 2

@@ -10,8 +10,9 @@ from storage.settings import Settings
 from trainer.dataset.snapshot import take_snapshot
 from trainer.dataset.split import split_by_chat
 from trainer.gate.decision import Verdict
-from trainer.gate.replies import Report, judge_sampled
+from trainer.gate.replies import judge_sampled
 from trainer.model.base_model import load_tokenizer, resolve
+from trainer.taste.sampler import Report
 
 
 def evaluate_version(

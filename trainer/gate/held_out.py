@@ -16,7 +16,8 @@ from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.prefix.scorer import PrefixScorer, Scores
 from trainer.engine.select import PlainScorer
-from trainer.gate.measures import Evaluation, auc, auc_standard_error
+from trainer.gate.measures import Evaluation
+from trainer.taste.auc import auc, auc_standard_error
 
 
 def reference_scores(

@@ -24,7 +24,7 @@ def promote(
     compared_with: ModelVersion,
     metrics: dict[str, Any],
     auto_deploy: bool,
-    canary_share: float = 0.0,
+    canary_share: float,
 ) -> str:
     """Record the verdict and act on it in the session's transaction; returns a sentence for people.
 

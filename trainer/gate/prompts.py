@@ -1,49 +1,36 @@
 """The prompts to which the gate samples replies: those of held-out votes, then general ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from trainer.dataset.tokenise import TokenisedExample, prompt_ids
+from trainer.taste.sampler import Prompt
 
 GENERAL = Path(__file__).with_name("general_prompts.txt")
 
 
-@dataclass(frozen=True)
-class GatePrompt:
-    """A conversation to reply to: its last message, and the token ids of the whole."""
-
-    text: str
-    ids: list[int]
-
-
 def gate_prompts(
     rows: Sequence[TokenisedExample], tokenizer: Any, *, count: int, longest: int, system_prompt: str
-) -> list[GatePrompt]:
+) -> list[Prompt]:
     """`count` different prompts of at most `longest` tokens; fewer if there are not so many.
 
     People's own prompts come first, newest first, since their taste is known best there. The general ones,
     in several languages, make up for those that are missing.
     """
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    people = (GatePrompt(last_message(row), row.prompt_ids) for row in reversed(rows))
+    people = (Prompt.of(row) for row in reversed(rows))
     general = (
-        GatePrompt(text, prompt_ids(tokenizer, [*system, {"role": "user", "content": text}]))
+        Prompt(text, prompt_ids(tokenizer, [*system, {"role": "user", "content": text}]))
         for text in general_prompts()
     )
-    found: dict[tuple[int, ...], GatePrompt] = {}
+    found: dict[tuple[int, ...], Prompt] = {}
     for source in (people, general):
         for prompt in source:
             if len(found) < count and len(prompt.ids) <= longest:
                 found.setdefault(tuple(prompt.ids), prompt)
     return list(found.values())
-
-
-def last_message(row: TokenisedExample) -> str:
-    """What the reply answers; '' if the prompt has no messages."""
-    return row.example.prompt[-1]["content"] if row.example.prompt else ""
 
 
 @cache

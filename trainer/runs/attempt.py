@@ -19,6 +19,7 @@ from trainer.errors import Diverged, Interrupted, OutOfMemory, ProcessLost
 from trainer.model.host_limits import is_full
 from trainer.runs.lease import Lease
 from trainer.runs.run import Outcome, RunSteps
+from trainer.taste.sampled_rows import SAMPLED_FILE
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: s
             log.error("%s Stopping.", lost.message)
             return NOT_OURS
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / SAMPLED_FILE).unlink(missing_ok=True)
         return FAILED if outcome.state == "failed" else DONE
 
 

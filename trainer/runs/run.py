@@ -30,6 +30,7 @@ from trainer.adapters.parent import ParentAdapter, find_parent
 from trainer.adapters.tuning_modes import open_references, refuse_full
 from trainer.dataset.influence import influence
 from trainer.dataset.plan import TrainingPlan, check_readiness, plan_training
+from trainer.dataset.selection import is_sampled
 from trainer.dataset.snapshot import Snapshot, take_snapshot
 from trainer.dataset.split import Split, split_by_chat
 from trainer.dataset.tokenise import TokenisedExample
@@ -45,6 +46,7 @@ from trainer.launch.worker import Job
 from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
 from trainer.runs.lease import Lease
+from trainer.taste.sampled_rows import SAMPLED_FILE, SampledRows, keep_rows, kept_rows, sample_liked
 from trainer.text import counted
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,8 @@ class RunSteps:
         self.phases: list[tuple[str, float]] = []  # each with its start time
         self.fingerprint = ""  # of the base model; computing it reads all weights
         self.figures: dict[str, Any] = {}  # of the planned training
-        self.checkpoints = artifacts.run_folder(run.id) / "checkpoints"
+        folder = artifacts.run_folder(run.id)
+        self.checkpoints, self.sampled = folder / "checkpoints", folder / SAMPLED_FILE
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
         self.settings = load_settings(**(settings.model_dump() | chosen))
 
@@ -119,6 +122,9 @@ class RunSteps:
             figures = {"dropped": dict(rows.dropped), "dropped_rows": rows.dropped.names}
             return Outcome("skipped", refusal, figures | {"left_out": dict(snapshot.left_out)})
         self._wait_for_device()
+        sampled = self._sample_rows(source, deployed, rows.training, resume=resumable)
+        log.info("%s", sampled.reason)
+        rows = replace(rows, training=[*rows.training, *sampled.rows])
         plan = plan_training(
             rows.training,
             rows.dropped,
@@ -128,6 +134,7 @@ class RunSteps:
         )
         for line in plan.lines():
             log.info("%s", line)
+        self.figures = plan.to_metrics() | sampled.to_metrics()
 
         with self.database.read() as session:
             version = model_versions.version_of_run(session, self.run.id)
@@ -215,6 +222,7 @@ class RunSteps:
             training_runs.owned_run(session, self.run.id, self.lease.fence)
             if self.checkpoints.exists():
                 shutil.rmtree(self.checkpoints)
+            self.sampled.unlink(missing_ok=True)
 
     def _refusal(self, snapshot: Snapshot, training: list[TokenisedExample]) -> str | None:
         """Why this run must not or cannot train, or None."""
@@ -239,6 +247,30 @@ class RunSteps:
             f"and {counted(downs, 'thumb')} down can be trained on, and KTO needs both kinds."
         )
 
+    def _sample_rows(
+        self, source: BaseModelSource, deployed: ModelVersion, votes: list[TokenisedExample], *, resume: bool
+    ) -> SampledRows:
+        """Liked rows beyond the votes, those of an earlier attempt if it is resumed."""
+        if not self.settings.sampled_prompts or self.settings.engine == "trl":
+            return SampledRows([], 0, 0, "No replies are sampled to learn from.")
+        if resume and (kept := kept_rows(self.sampled, votes)):
+            return kept
+        self._phase("sampling replies to learn from")
+        found = sample_liked(
+            source,
+            adapter_folder(deployed, self.artifacts),
+            votes,
+            settings=self.settings,
+            report=self._report,
+        )
+        keep_rows(self.sampled, found)
+        gc.collect()  # two large models may not fit
+        return found
+
+    def _report(self, state: dict[str, object]) -> None:
+        self.lease.check()
+        self.lease.report(state)
+
     def _train_and_publish(
         self,
         source: BaseModelSource,
@@ -252,7 +284,8 @@ class RunSteps:
         rows = split.training
         newest = newest_checkpoint(self.checkpoints) if resume else None
         log.info("%s.", f"Resuming from {newest.name}" if newest else "Training from the start")
-        self.figures = plan.to_metrics() | {"influence": influence(rows)}
+        rated = [row for row in rows if not is_sampled(row.example)]
+        self.figures["influence"] = influence(rated)
         staging = self.artifacts.staging(self.run.id)
         job = Job(
             *(source, start, self.settings, rows, plan.weights),
@@ -275,7 +308,7 @@ class RunSteps:
                 "run_id": self.run.id,
                 "snapshot": {"event_id": snapshot.event_id, "sha256": snapshot.sha256},
                 "left_out": dict(snapshot.left_out),
-                "message_ids": [row.example.message_id for row in rows],
+                "message_ids": [row.example.message_id for row in rated],
             },
             settings=self._frozen(),
             rows=rows,
@@ -320,10 +353,6 @@ class RunSteps:
         with self.database.read() as session:
             deployed = model_versions.deployed_version(session)
 
-        def report(state: dict[str, object]) -> None:
-            self.lease.check()
-            self.lease.report(state)
-
         verdict, strength = judge_sampled(
             source,
             staging,
@@ -333,7 +362,7 @@ class RunSteps:
             votes=[*split.training, *split.held_out],
             held_out=split.held_out,
             settings=self.settings,
-            report=report,
+            report=self._report,
         )
         log.info("Replies: %s", verdict.reason)
         if strength not in (0.0, 1.0):
@@ -412,5 +441,6 @@ class RunSteps:
                 compared_with=deployed,
                 metrics=metrics,
                 auto_deploy=self.settings.auto_deploy,
+                canary_share=self.settings.gate_canary_share,
             )
         return Outcome("succeeded", reason, metrics)

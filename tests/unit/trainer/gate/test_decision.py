@@ -12,9 +12,10 @@ import pytest
 from storage.settings import Settings
 from trainer.gate.comparison import Sampled
 from trainer.gate.decision import ReplyEvidence, Verdict, judge, judge_replies
-from trainer.gate.features import Features
-from trainer.gate.measures import Evaluation, chance_standard_error
-from trainer.gate.taste import Abstention, Taste, learn_taste
+from trainer.gate.measures import Evaluation
+from trainer.taste.auc import chance_standard_error
+from trainer.taste.features import Features
+from trainer.taste.taste import Abstention, Taste, learn_taste
 
 # So many that chance alone moves the AUC by less than any tolerance.
 MANY = {"n_desirable": 5000, "n_undesirable": 5000}

@@ -20,7 +20,8 @@ from trainer.engine.prefix.objective import LossType, losses, reference_point
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.select import Engine, scoring
 from trainer.gate.held_out import HeldOut, reference_scores
-from trainer.gate.measures import Evaluation, auc, auc_standard_error
+from trainer.gate.measures import Evaluation
+from trainer.taste.auc import auc, auc_standard_error
 
 EQUAL = Weights(1.0, 1.0)
 

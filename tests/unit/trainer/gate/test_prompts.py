@@ -8,7 +8,8 @@ from transformers import AutoTokenizer
 
 from tests.support.examples import example
 from trainer.dataset.tokenise import TokenisedExample, tokenise
-from trainer.gate.prompts import GatePrompt, gate_prompts, general_prompts
+from trainer.gate.prompts import gate_prompts, general_prompts
+from trainer.taste.sampler import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def rows(tokenizer: Any, *prompts: str) -> list[TokenisedExample]:
     return tokenise(tokenizer, examples, max_length=1024)[0]
 
 
-def prompts(tokenizer: Any, count: int, *asked: str, longest: int = 900) -> list[GatePrompt]:
+def prompts(tokenizer: Any, count: int, *asked: str, longest: int = 900) -> list[Prompt]:
     return gate_prompts(
         rows(tokenizer, *asked), tokenizer, count=count, longest=longest, system_prompt="Be kind."
     )

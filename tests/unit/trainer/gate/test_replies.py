@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from storage.examples.example import Example
 from storage.settings import Settings
 from tests.support.adapters import build_adapter
+from tests.support.examples import rated_reply
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.gate.decision import Verdict
-from trainer.gate.features import Reply
-from trainer.gate.replies import CANDIDATE, ReplySampler, judge_sampled
+from trainer.gate.prompts import gate_prompts
+from trainer.gate.replies import CANDIDATE, judge_sampled
 from trainer.gate.strength import scale_adapter
 from trainer.model.base_model import BaseModelSource, resolve
+from trainer.taste.sampler import ReplySampler
 
 STRENGTHS = [1.0]
 
@@ -42,12 +43,13 @@ class Versions:
 
     def votes(self, liked: str) -> list[TokenisedExample]:
         """Votes on replies of both versions; those of `liked` are up, `nothing` makes it random."""
-        sampler = ReplySampler(self.source, {CANDIDATE: self.adapter}, [], self.settings, self.report)
+        sampler = ReplySampler(self.source, {CANDIDATE: self.adapter}, self.settings, self.report)
+        prompts = gate_prompts([], sampler.tokenizer, count=30, longest=900, system_prompt="")
         rows = []
         for name in (None, CANDIDATE):
-            for number, reply in enumerate(sampler.replies(name)):
+            for number, reply in enumerate(sampler.sample(prompts, name)):
                 label = hash((number, name)) % 2 == 0 if liked == "nothing" else (name == liked)
-                rows.append(row(reply, label, chat=f"{name} {number}"))
+                rows.append(rated_reply(reply, label, chat=f"{name} {number}"))
         return rows
 
     def report(self, state: dict[str, object]) -> None:
@@ -58,18 +60,6 @@ class Versions:
         given: dict[str, Any] = {"strengths": STRENGTHS, "votes": votes, "held_out": votes[:5], **changes}
         settings = given.pop("settings", self.settings)
         return judge_sampled(self.source, self.adapter, None, settings=settings, report=self.report, **given)
-
-
-def row(reply: Reply, label: bool, chat: str) -> TokenisedExample:
-    example = Example(
-        prompt=[{"role": "user", "content": reply.prompt}],
-        completion=[{"role": "assistant", "content": reply.text}],
-        label=label,
-        message_id=chat,
-        chat_id=chat,
-        source="web",
-    )
-    return TokenisedExample(example, list(reply.prompt_ids), list(reply.completion_ids))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.support.adapters import adapted
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.select import scoring
-from trainer.gate.features import PROMPT_TOKENS, Features, Reply, read_features, text_figures
+from trainer.taste.features import PROMPT_TOKENS, Features, Reply, read_features, text_figures
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from trainer.gate.features import Features
-from trainer.gate.measures import auc, auc_standard_error, chance_standard_error
+from trainer.taste.auc import auc, auc_standard_error, chance_standard_error
+from trainer.taste.features import Features
 from trainer.text import counted
 
 Matrix = NDArray[np.float64]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from trainer.gate.features import Features
-from trainer.gate.taste import FOLDS, MIN_VOTES, Abstention, Taste, learn_taste
+from trainer.taste.features import Features
+from trainer.taste.taste import FOLDS, MIN_VOTES, Abstention, Taste, learn_taste
 
 NAMES = ("words", "lines", "finished")
 WIDTH = 12

@@ -95,12 +95,14 @@ def read_features(
             states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
             for row, tokens, state in zip(batch, rows, states, strict=True):
                 asked, end = len(_prompt(replies[row])), len(tokens)
-                means = [part.float().mean(0).cpu().numpy() for part in (state[:asked], state[asked:end])]
+                prompt, completion = state[:asked].float().mean(0), state[asked:end].float().mean(0)
                 logp = 0.0
                 if log_probabilities:
                     targets = tokens[asked:].to(base.device)
                     logp = float(completion_logps(state[asked - 1 : end - 1].float(), targets, output).mean())
-                found[row] = Features(text_figures(replies[row]), *means, logp)
+                found[row] = Features(
+                    text_figures(replies[row]), prompt.cpu().numpy(), completion.cpu().numpy(), logp
+                )
                 progress(len(found))
     return [found[row] for row in range(len(replies))]
 

@@ -1,0 +1,103 @@
+"""Replies sampled to learn from, with real models: only what the taste of the votes likes becomes a row."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.settings import Settings
+from tests.support.adapters import build_adapter
+from tests.support.examples import rated_reply
+from trainer.dataset.tokenise import TokenisedExample, prompt_ids
+from trainer.model.base_model import BaseModelSource, resolve
+from trainer.taste.sampled_rows import keep_rows, kept_rows, least_probability, sample_liked
+from trainer.taste.sampler import Prompt, ReplySampler
+
+QUESTIONS = [f"What is {number} plus {number}?" for number in range(20)]
+
+
+class Rated:
+    """Replies of a tiny base model and of an adapter that writes other texts; people like those of one."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        self.settings = Settings(
+            data_dir=folder,
+            model=str(model),
+            precision="fp32",
+            gate_reply_tokens=24,
+            sampled_replies=2,
+            seed=5,
+        )
+        self.source: BaseModelSource = resolve(self.settings)
+        self.adapter = build_adapter(model, folder / "adapter")
+        self.states: list[dict[str, object]] = []
+
+    def votes(self, liked: str | None) -> list[TokenisedExample]:
+        sampler = ReplySampler(self.source, {"adapter": self.adapter}, self.settings, self.states.append)
+        asked = [[{"role": "user", "content": question}] for question in QUESTIONS]
+        prompts = [Prompt(one[0]["content"], prompt_ids(sampler.tokenizer, one)) for one in asked]
+        return [
+            rated_reply(reply, name == liked, chat=f"{name} {number}")
+            for name in (None, "adapter")
+            for number, reply in enumerate(sampler.sample(prompts, name, seed=100))
+        ]
+
+    def sample(self, votes: Sequence[TokenisedExample], deployed: Path | None, **changes: Any) -> Any:
+        settings = self.settings.model_copy(update=changes)
+        return sample_liked(self.source, deployed, votes, settings=settings, report=self.states.append)
+
+
+@pytest.fixture(scope="module")
+def rated(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Rated:
+    return Rated(tiny_model, tmp_path_factory.mktemp("sampled"))
+
+
+def test_what_the_deployed_version_writes_is_learned_from_where_people_like_it(rated: Rated) -> None:
+    found = rated.sample(rated.votes("adapter"), rated.adapter)
+    assert (found.prompts, len(found.rows) >= 18) == (20, True), found.reason
+    assert found.replies < 30, "a prompt with a liked reply is not asked again"
+    assert len({tuple(row.prompt_ids) for row in found.rows}) == len(found.rows)
+    assert all(row.label and row.example.source == "sampled" for row in found.rows)
+    assert not any(row.example.user_id for row in found.rows), "nobody rated them"
+
+
+def test_what_people_dislike_is_sampled_in_vain(rated: Rated) -> None:
+    found = rated.sample(rated.votes("adapter"), None)
+    assert len(found.rows) <= 8, found.reason
+    assert found.replies >= 32, "two attempts at each prompt"
+
+
+def test_the_newest_prompts_are_taken_first(rated: Rated) -> None:
+    found = rated.sample(rated.votes("adapter"), rated.adapter, sampled_prompts=3)
+    asked = [row.example.prompt[0]["content"] for row in found.rows]
+    assert found.prompts == 3
+    assert asked
+    assert set(asked) <= set(QUESTIONS[-3:])
+
+
+def test_without_a_taste_nothing_is_sampled(rated: Rated) -> None:
+    votes = rated.votes("adapter")
+    found = rated.sample([*votes[:3], *votes[-3:]], rated.adapter)
+    assert (found.rows, found.replies) == ([], 0)
+    assert "A taste needs 8 liked replies" in found.reason
+
+
+def test_a_later_attempt_gets_the_same_rows(rated: Rated, tmp_path: Path) -> None:
+    votes = rated.votes("adapter")
+    found = rated.sample(votes, rated.adapter)
+    assert kept_rows(tmp_path / "rows.json", votes) is None
+    keep_rows(tmp_path / "rows.json", found)
+    assert kept_rows(tmp_path / "rows.json", votes) == found
+    assert (tmp_path / "rows.json").stat().st_mode & 0o777 == 0o600
+    moved = replace(found, rows=found.rows[:1])
+    keep_rows(tmp_path / "rows.json", moved)
+    assert kept_rows(tmp_path / "rows.json", votes) == moved
+
+
+@pytest.mark.parametrize(
+    ("liked", "least"), [(0.01, 0.5), (0.1, 0.5), (0.5, 0.731), (0.9, 0.961), (0.99, 0.996)]
+)
+def test_a_reply_must_be_likelier_liked_than_a_vote(liked: float, least: float) -> None:
+    assert least_probability(liked) == pytest.approx(least, abs=1e-3)

@@ -1,0 +1,131 @@
+"""Samples replies of the base model and of adapters, as the server would, and reads them for the taste."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+
+from storage.settings import Settings
+from trainer.dataset.selection import is_vote
+from trainer.dataset.tokenise import TokenisedExample
+from trainer.engine.fast.layers import is_vanilla
+from trainer.engine.fast.lora import lora_forward
+from trainer.generation.replies import generate_replies
+from trainer.generation.threads import limit_threads
+from trainer.model.base_model import BaseModelSource, end_ids, load_model
+from trainer.taste.features import Features, Reply, read_features
+from trainer.taste.taste import Abstention, Taste, learn_taste
+
+Report = Callable[[dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation to reply to: its last message, and the token ids of the whole."""
+
+    text: str
+    ids: list[int]
+
+    @classmethod
+    def of(cls, row: TokenisedExample) -> "Prompt":
+        return cls(last_message(row), row.prompt_ids)
+
+
+def last_message(row: TokenisedExample) -> str:
+    """What the reply answers; '' if the prompt has no messages."""
+    return row.example.prompt[-1]["content"] if row.example.prompt else ""
+
+
+class ReplySampler:
+    """The base model with adapters by name. `adapters` are folders of verified adapters.
+
+    `report` receives the progress, and may raise to stop.
+    """
+
+    def __init__(
+        self, source: BaseModelSource, adapters: dict[str, Path], settings: Settings, report: Report
+    ) -> None:
+        self.base, self.tokenizer = load_model(source)
+        self.model = self.base
+        for name, folder in adapters.items():
+            if isinstance(self.model, PeftModel):
+                self.model.load_adapter(str(folder), name)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name)
+        self.model.eval()
+        for layer in self.model.modules():
+            if is_vanilla(layer):  # as when serving
+                layer.forward = partial(lora_forward, layer)
+        limit_threads(self.base)
+        self.layers = [layer for layer in self.model.modules() if isinstance(layer, LoraLayer)]
+        self.full = [dict(layer.scaling) for layer in self.layers]
+        self.ends = end_ids(self.base, self.tokenizer)
+        self.settings, self.report = settings, report
+        self.longest_reply = min(settings.max_new_tokens, settings.gate_reply_tokens)
+        self.longest_prompt = source.max_context - self.longest_reply
+
+    def learn(self, votes: Sequence[TokenisedExample]) -> Taste | Abstention:
+        """The taste of the votes among these rows. Corrections and signals judge nothing."""
+        votes = [row for row in votes if is_vote(row.example)]
+        replies = [
+            Reply(
+                row.prompt_ids,
+                row.completion_ids,
+                last_message(row),
+                row.example.completion[0]["content"],
+                row.completion_ids[-1] in self.ends,
+            )
+            for row in votes
+        ]
+        features = self.read(replies, "votes", log_probabilities=False)
+        return learn_taste(features, [row.label for row in votes], [row.chat_id for row in votes])
+
+    def sample(
+        self, prompts: Sequence[Prompt], name: str | None, *, strength: float = 1.0, seed: int | None = None
+    ) -> list[Reply]:
+        """A reply to each prompt, by an adapter at a strength, or by the base model without a name.
+
+        Equal seeds, by default that of the settings, give equal draws.
+        """
+        if name:
+            self.model.set_adapter(name)
+            for layer, full in zip(self.layers, self.full, strict=True):
+                layer.scaling[name] = full[name] * strength
+        plain = isinstance(self.model, PeftModel) and not name
+        with self.model.disable_adapter() if plain else nullcontext():
+            found = generate_replies(
+                self.base,
+                [prompt.ids for prompt in prompts],
+                end_ids=self.ends,
+                temperature=self.settings.temperature,
+                top_p=self.settings.top_p,
+                max_new_tokens=self.longest_reply,
+                seed=self.settings.seed if seed is None else seed,
+                progress=self._progress(f"sampling {called(name)}", len(prompts)),
+            )
+        return [
+            Reply(
+                prompt.ids,
+                reply.token_ids,
+                prompt.text,
+                self.tokenizer.decode(reply.token_ids, skip_special_tokens=True),
+                reply.finished,
+            )
+            for prompt, reply in zip(prompts, found, strict=True)
+        ]
+
+    def read(self, replies: Sequence[Reply], what: str, *, log_probabilities: bool = True) -> list[Features]:
+        """The features of replies; `what` they are is shown with the progress."""
+        progress = self._progress(f"reading {what}", len(replies))
+        return read_features(self.model, replies, progress, log_probabilities=log_probabilities)
+
+    def _progress(self, phase: str, steps: int) -> Callable[[int], None]:
+        return lambda done: self.report({"phase": phase, "step": done, "steps": steps})
+
+
+def called(name: str | None) -> str:
+    return f"replies of the {name} version" if name else "replies of the base model"
