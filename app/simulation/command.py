@@ -8,6 +8,7 @@ import typer
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import print_table, say
 from app.commands.train_file import STOPPED
+from app.simulation.tastes import TASTES
 from storage.errors import InvalidInput
 from storage.settings import load_settings
 from trainer.launch.environment import prepare_process
@@ -19,7 +20,7 @@ SIMULATED = {"schedule": "", "auth": "anonymous", "max_replies_per_minute": 0, "
 def simulate(
     taste: str = typer.Option(
         "brief",
-        help="brief, no-lists, lists, formal, same-language, correct, or a function as file.py:function.",
+        help=f"{', '.join(TASTES)}, or a function as file.py:function.",
     ),
     votes: int = typer.Option(200, min=2, help="Votes in all."),
     cycles: int = typer.Option(1, min=1, help="Trainings, each after an equal number of votes."),
@@ -39,6 +40,9 @@ def simulate(
         None, help="JSONL file with a `prompt` a line; otherwise our own 240."
     ),
     seed: int = typer.Option(0, help="Seed of people, prompts and measured replies."),
+    coherence_model: str | None = typer.Option(
+        None, help="Folder or hub id of a model that had no part in this; it says how probable replies are."
+    ),
 ) -> None:
     """Run the whole loop with simulated people and measure what the model learns.
 
@@ -64,7 +68,7 @@ def simulate(
     )
     with RunProgress() as progress:
         try:
-            report = Simulation(folder, plan, settings, progress.show_progress).run()
+            report = Simulation(folder, plan, settings, progress.show_progress).run(coherence_model)
         except KeyboardInterrupt:
             progress.stop()
             say("Stopped. The same command continues.")
@@ -89,8 +93,13 @@ def _show(report: dict[str, Any]) -> None:
             f"{found['words']:.0f}",
             f"{found['finished']:.0%}",
             f"{found['repeated_4grams']:.1%}",
+            f"{found['log_probability']:.2f}",
+            *([f"{found['coherence']:.2f}"] if "coherence" in found else []),
             point["reason"],
         )
 
-    heads = ("version", "votes", "liked", "words", "finished", "repeated 4-grams", "")
-    print_table(heads, [cells(point) for point in report["points"] if point["measures"]])
+    points = [point for point in report["points"] if point["measures"]]
+    heads = ["version", "votes", "liked", "words", "finished", "repeated 4-grams", "nats a token"]
+    if "coherence" in points[0]["measures"]:
+        heads.append("by the other model")
+    print_table((*heads, ""), [cells(point) for point in points])

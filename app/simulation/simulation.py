@@ -6,6 +6,7 @@ Everything is in one folder. The same command continues there after an interrupt
     votes.jsonl         a line for each reply that a person read, with the vote or null
     cycles.jsonl        a line for each training that is over
     replies/NAME.jsonl  the replies of a version to the measured prompts
+    coherence.json      by model and version, the mean log-probability of a token of these replies
     report.json, curve.png
     data/, server.log   the server's own
 """
@@ -19,6 +20,7 @@ from itertools import count, filterfalse, islice
 from pathlib import Path
 from typing import Any
 
+from app.simulation.coherence import log_probability
 from app.simulation.measures import measure
 from app.simulation.prompts import Prompt, read_prompts, split_prompts
 from app.simulation.server import SimulatedServer, started_server
@@ -79,10 +81,19 @@ class Simulation:
         self.votes = Lines(self.folder / "votes.jsonl")
         self.cycles = Lines(self.folder / "cycles.jsonl")
 
-    def run(self) -> dict[str, Any]:
-        """Simulate what is missing; returns the report."""
+    def run(self, coherence_model: str | None = None) -> dict[str, Any]:
+        """Simulate what is missing; returns the report.
+
+        The base model says how probable the replies of each version are; `coherence_model`, a folder or a hub
+        id, says it too.
+        """
         asyncio.run(self._run())
+        models = [self.settings.model, *([coherence_model] if coherence_model else [])]
         report = self.report()
+        for point in report["points"]:
+            if point["measures"]:
+                found = [self._log_probability(model, point["version"]) for model in models]
+                point["measures"] |= dict(zip(("log_probability", "coherence"), found, strict=False))
         write_atomically(self.folder / "report.json", json.dumps(report, indent=2) + "\n")
         return report
 
@@ -175,6 +186,21 @@ class Simulation:
     ) -> SimulatedReply:
         _, reply = await server.reply(prompt, person="measure", model=version, store=False, seed=seed)
         return reply
+
+    def _log_probability(self, model: str, version: str) -> float:
+        """Kept in a file, since it takes about as long as a reply."""
+        file = self.folder / "coherence.json"
+        kept: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
+        if version not in kept.get(model, {}):
+            replies = self._replies(version)
+
+            def show(done: int) -> None:
+                self.progress({"phase": f"reading replies of {version}", "step": done, "steps": len(replies)})
+
+            settings = self.settings.model_copy(update={"model": model})
+            kept.setdefault(model, {})[version] = log_probability(settings, replies, show)
+            write_atomically(file, json.dumps(kept, indent=2) + "\n")
+        return kept[model][version]
 
     def _replies_file(self, version: str) -> Path:
         return self.folder / "replies" / f"{version}.jsonl"

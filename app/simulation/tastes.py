@@ -20,6 +20,8 @@ INFORMAL = re.compile(
     r"\b(?:it|he|she|that|there|here|what|who|where|how|let)['’]s\b|\w['’](?:re|ll|ve|d|m|t)\b|!",
     re.IGNORECASE,
 )
+SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+FIRST_PERSON = re.compile(r"\b(?:I|my|me|mine|myself)\b")
 # Frequent short words that few of the other languages share.
 FREQUENT = {
     "en": {"the", "and", "of", "is", "you", "to", "that", "with", "for", "are"},
@@ -61,6 +63,16 @@ def lists(reply: SimulatedReply) -> bool:
     return bool(LIST_ITEM.search(reply.text))
 
 
+def one_sentence(reply: SimulatedReply) -> bool:
+    """Finished, in a single sentence."""
+    return reply.finished and len(SENTENCE_END.findall(reply.text.strip())) == 1
+
+
+def impersonal(reply: SimulatedReply) -> bool:
+    """Without the first person singular, as far as English shows it."""
+    return bool(reply.text.strip()) and not FIRST_PERSON.search(reply.text)
+
+
 def formal(reply: SimulatedReply) -> bool:
     """Without contractions and exclamation marks."""
     return bool(reply.text.strip()) and not INFORMAL.search(reply.text)
@@ -80,7 +92,7 @@ def correct(reply: SimulatedReply) -> bool:
 
 TASTES: dict[str, Taste] = {
     taste.__name__.replace("_", "-"): taste
-    for taste in (brief, no_lists, lists, formal, same_language, correct)
+    for taste in (brief, one_sentence, no_lists, lists, formal, impersonal, same_language, correct)
 }
 
 

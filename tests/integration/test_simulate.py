@@ -39,13 +39,15 @@ def test_a_simulation_that_was_stopped_and_killed_is_continued(
     second.kill()
     second.wait()
 
-    shown = thumbloop.output(*command)
+    shown = thumbloop.output(*command, "--coherence-model", str(thumbloop.settings["model"]))
     assert "Report: " in shown
     report = json.loads((folder / "report.json").read_text())
     base, one, two = report["points"]
     assert (base["version"], base["votes"], one["votes"], two["votes"]) == ("v1", 0, 12, 24)
     assert two["state"] == "succeeded"
     assert all(point["measures"]["replies"] == 8 for point in report["points"])
+    assert all(point["measures"]["log_probability"] < 0 for point in report["points"])
+    assert base["measures"]["coherence"] == base["measures"]["log_probability"], "here it is the same model"
     lines = Lines(folder / "votes.jsonl").read()
     measured = {reply["prompt"] for reply in Lines(folder / "replies" / "v1.jsonl").read()}
     assert len(measured) == 4

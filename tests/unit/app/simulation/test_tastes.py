@@ -25,6 +25,9 @@ def reply(
         ("lists", reply("Buy:\n* milk"), reply("Buy milk.")),
         ("formal", reply("It is open. John's too is."), reply("It's open.")),
         ("formal", reply("Thank you."), reply("Thank you!")),
+        ("one-sentence", reply("It is 3.5 km long."), reply("It is long. Very.")),
+        ("one-sentence", reply("Done!"), reply("Done! No", finished=False)),
+        ("impersonal", reply("It is so. IBM says it."), reply("So I think.")),
         (
             "same-language",
             reply("Das ist nicht die Antwort", language="de"),
@@ -65,7 +68,7 @@ def test_a_taste_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("nice", "name one of brief, no-lists"),
+        ("nice", "name one of brief, one-sentence"),
         ("{folder}/none.py:short", "there is no file"),
         ("{folder}/mine.py:long", "has no function long"),
     ],
