@@ -19,9 +19,15 @@ from tests.benchmarks.report import print_report
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {},
     "ours": {},
-    "kto alone": {"nll_weight": 0.0},
-    "unweighted": {"max_weight": 1.0},
-    "trl": {"engine": "trl", "learning_rate": 1e-6, "max_weight": 1.0},  # KTOConfig's default rate
+    "votes alone": {"sampled_prompts": 0},
+    "kto alone": {"sampled_prompts": 0, "nll_weight": 0.0},
+    "unweighted": {"sampled_prompts": 0, "max_weight": 1.0},
+    "trl": {
+        "engine": "trl",
+        "learning_rate": 1e-6,
+        "max_weight": 1.0,
+        "sampled_prompts": 0,
+    },  # KTOConfig's default rate
     "sft on liked": {},
 }
 SYSTEM = "You are a helpful assistant."
@@ -81,8 +87,9 @@ class Bench:
             label = self.taste(self.simulated(reply)) != (draw.random() < self.given.noise)
             prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": reply["prompt"]}]
             completion = [{"role": "assistant", "content": reply["text"]}]
-            name = str(number)
-            example = Example(prompt, completion, label, message_id=name, chat_id=name, source="web")
+            example = Example(
+                prompt, completion, label, message_id=str(number), chat_id=reply["prompt"], source="web"
+            )
             rows.append(TokenisedExample(example, reply["prompt_ids"], reply["completion_ids"]))
         return rows
 
@@ -94,16 +101,28 @@ class Bench:
 
     def replies(self, adapter: Path | None, prompts: list[Any], seed: int) -> list[Any]:
         """A reply of the base model, or of an adapter on it, to each prompt."""
-        from trainer.dataset.tokenise import prompt_ids
-        from trainer.taste.sampler import Prompt, ReplySampler
+        from trainer.taste.sampler import ReplySampler
 
-        asked = []
-        for prompt in prompts:
-            messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt.text}]
-            asked.append(Prompt(prompt.text, prompt_ids(self.tokenizer, messages)))
         adapters = {"adapter": adapter} if adapter else {}
         sampler = ReplySampler(self.source, adapters, self.settings, lambda _state: None)
-        return sampler.sample(asked, "adapter" if adapter else None, seed=seed)
+        return sampler.sample(self.asked(prompts), "adapter" if adapter else None, seed=seed)
+
+    def asked(self, prompts: list[Any]) -> list[Any]:
+        """The prompts as the server would render them."""
+        from trainer.dataset.tokenise import prompt_ids
+        from trainer.taste.sampler import Prompt
+
+        system = {"role": "system", "content": SYSTEM}
+        return [
+            Prompt(one.text, prompt_ids(self.tokenizer, [system, {"role": "user", "content": one.text}]))
+            for one in prompts
+        ]
+
+    def pool(self) -> list[Any]:
+        """The base model's replies that are rated."""
+        from trainer.taste.features import Reply
+
+        return [Reply(**reply) for reply in json.loads((self.folder / "pool.json").read_text())]
 
     def run(self, name: str) -> dict[str, Any]:
         from app.simulation.measures import measure
@@ -124,15 +143,25 @@ class Bench:
         if name == "sft on liked":
             trained = self.fine_tune(model, tokenizer, settings, folder)
         else:
-            weights = class_weights(self.ups, len(self.rows) - self.ups, settings.max_weight)
+            rows = [*self.rows, *self.sampled(settings)]
+            ups = sum(row.label for row in rows)
+            weights = class_weights(ups, len(rows) - ups, settings.max_weight)
             trained, _ = kto.train(
-                *(model, tokenizer, self.rows),
+                *(model, tokenizer, rows),
                 weights=weights,
                 settings=settings,
                 output_dir=folder / "checkpoints",
             )
         kto.save_adapter(trained, folder / "adapter", base_model=self.source.name)
         return folder / "adapter"
+
+    def sampled(self, settings: Any) -> list[Any]:
+        """The rows that a run would add to the votes."""
+        from trainer.taste.sampled_rows import sample_liked
+
+        if not settings.sampled_prompts:
+            return []
+        return sample_liked(self.source, None, self.rows, settings=settings, report=lambda _state: None).rows
 
     def fine_tune(self, model: Any, tokenizer: Any, settings: Any, folder: Path) -> Any:
         """TRL's supervised fine-tuning on the liked replies, with our rate, rank and batches."""
