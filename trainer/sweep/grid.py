@@ -122,7 +122,7 @@ def named_grid(name: GridName, settings: Settings) -> Grid:
     """The grid `full`: the study's β, every loss, three learning rates. The grid `small`: a first look."""
     if name == "small":
         return Grid((0.1, 0.3, 0.5), ("kto", "apo_zero_unpaired"), (settings.learning_rate,))
-    return Grid((0.01, *(tenth / 10 for tenth in range(1, 10))), LOSSES, (5e-5, 2e-5, 1e-4))
+    return Grid((0.01, *(tenth / 10 for tenth in range(1, 10))), LOSSES, (2e-4, 5e-5, 1e-4))
 
 
 @dataclass(frozen=True)
