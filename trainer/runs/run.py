@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.memory import clear_device_cache
+
 from storage.db.database import Database
 from storage.db.tables import ModelVersion, TrainingRun
 from storage.examples.weights import Weights
@@ -250,21 +252,23 @@ class RunSteps:
     def _sample_rows(
         self, source: BaseModelSource, deployed: ModelVersion, votes: list[TokenisedExample], *, resume: bool
     ) -> SampledRows:
-        """Liked rows beyond the votes, those of an earlier attempt if it is resumed."""
+        """Liked rows beyond the votes, those of an earlier attempt if it is resumed.
+
+        A model that cannot reply is still trained, on the votes alone.
+        """
         if not self.settings.sampled_prompts or self.settings.engine == "trl":
             return SampledRows([], 0, 0, "No replies are sampled to learn from.")
         if resume and (kept := kept_rows(self.sampled, votes)):
             return kept
         self._phase("sampling replies to learn from")
-        found = sample_liked(
-            source,
-            adapter_folder(deployed, self.artifacts),
-            votes,
-            settings=self.settings,
-            report=self._report,
-        )
+        folder = adapter_folder(deployed, self.artifacts)
+        try:
+            found = sample_liked(source, folder, votes, settings=self.settings, report=self._report)
+        except (RuntimeError, ValueError) as error:
+            log.warning("No replies could be sampled.", exc_info=error)
+            found = SampledRows([], 0, 0, f"No replies were sampled to learn from ({error}).")
         keep_rows(self.sampled, found)
-        gc.collect()  # two large models may not fit
+        clear_device_cache(garbage_collection=True)  # two large models may not fit
         return found
 
     def _report(self, state: dict[str, object]) -> None:
