@@ -254,7 +254,9 @@ def check_port(settings: Settings) -> Finding:
 
 
 def check_chromium(_: Settings) -> Finding:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-headless-shell", "google-chrome"))), None
+    )
     if found:
         return Finding("ok", found)
     return Finding("warn", "no Chromium", "Only the browser tests need it: apt-get install chromium.")
