@@ -19,9 +19,9 @@ from tests.benchmarks.report import print_report
 
 TRAINED = {
     "true votes": {},
-    "flipped votes": {},
-    "random votes": {},
-    "over-trained": {"learning_rate": 2e-3, "nll_weight": 0.0},
+    "flipped votes": {"sampled_prompts": 0},
+    "random votes": {"sampled_prompts": 0},
+    "over-trained": {"sampled_prompts": 0, "learning_rate": 2e-3, "nll_weight": 0.0},
 }
 
 

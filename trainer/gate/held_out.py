@@ -17,7 +17,7 @@ from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.prefix.scorer import PrefixScorer, Scores
 from trainer.engine.select import PlainScorer
 from trainer.gate.measures import Evaluation
-from trainer.taste.auc import auc, auc_standard_error
+from trainer.taste.auc import auc, auc_standard_error, without_length
 
 
 def reference_scores(
@@ -75,16 +75,18 @@ class HeldOut:
         up = torch.tensor(labels)
         found = losses(rewards, up, weight, z0=z0, beta=beta, loss_type=self.loss_type)
         both = up.any() and not up.all()
+        lengths = [len(row.completion_ids) for row in self.rows]
+        values = rewards.tolist()
         return Evaluation(
             loss=found.mean().item(),
-            auc=auc(rewards.tolist(), labels),
-            auc_standard_error=auc_standard_error(
-                rewards.tolist(), labels, [row.chat_id for row in self.rows]
-            ),
+            auc=auc(values, labels),
+            auc_standard_error=auc_standard_error(values, labels, [row.chat_id for row in self.rows]),
             margin=(rewards[up].mean() - rewards[~up].mean()).item() if both else None,
             desirable_log_probability=policy.completions[up].double().mean().item() if up.any() else None,
             n_desirable=int(up.sum()),
             n_undesirable=int((~up).sum()),
             z0=z0.item(),
-            rewards=rewards.tolist(),
+            rewards=values,
+            auc_per_token=auc((rewards / torch.tensor(lengths)).tolist(), labels),
+            auc_without_length=auc(without_length(values, lengths), labels),
         )

@@ -24,6 +24,9 @@ class Evaluation:
     n_undesirable: int
     z0: float
     rewards: list[float] = field(repr=False)  # r of each row, in the order of the rows
+    # Sums over tokens rank by length where people like short or long replies; these two do not.
+    auc_per_token: float | None = None  # of r divided by the reply's tokens
+    auc_without_length: float | None = None  # of what a linear regression of r on the tokens leaves
 
     @property
     def votes(self) -> int:

@@ -55,3 +55,13 @@ def chance_standard_error(n_desirable: int, n_undesirable: int) -> float:
     """Standard error of the AUC of uninformative rewards (Mann and Whitney 1947)."""
     votes = n_desirable + n_undesirable
     return math.sqrt((votes + 1) / (12 * n_desirable * n_undesirable))
+
+
+def without_length(rewards: Sequence[float], lengths: Sequence[int]) -> list[float]:
+    """What a linear regression on the lengths leaves of the rewards, rounded; NaN if one is not finite."""
+    length = np.asarray(lengths, dtype=float) - np.mean(lengths)
+    reward = np.asarray(rewards) - np.mean(rewards)
+    square = float(length @ length)
+    slope = float(length @ reward) / square if square else 0.0
+    left: list[float] = (reward - slope * length).round(9).tolist()
+    return left

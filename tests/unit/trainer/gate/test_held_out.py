@@ -21,7 +21,7 @@ from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.engine.select import Engine, scoring
 from trainer.gate.held_out import HeldOut, reference_scores
 from trainer.gate.measures import Evaluation
-from trainer.taste.auc import auc, auc_standard_error
+from trainer.taste.auc import auc, auc_standard_error, without_length
 
 EQUAL = Weights(1.0, 1.0)
 
@@ -104,6 +104,17 @@ def test_auc_is_the_share_of_ordered_pairs(rows: list[tuple[int, bool]]) -> None
         return
     wins = sum((up > down) + (up == down) / 2 for up in ups for down in downs)
     assert found == pytest.approx(wins / (len(ups) * len(downs)))
+
+
+def test_rewards_that_only_follow_the_length_rank_nothing_without_it() -> None:
+    lengths, labels = [10, 20, 30, 40], [True, True, False, False]
+    follows = [-2.0 * length for length in lengths]
+    assert auc(follows, labels) == 1.0
+    assert auc(without_length(follows, lengths), labels) == 0.5
+    knows = [value + 5 * label for value, label in zip(follows, labels, strict=True)]
+    assert auc(without_length(knows, lengths), labels) == pytest.approx(0.75)
+    assert auc(without_length([1.0, 2.0, 3.0, 4.0], [7, 7, 7, 7]), labels) == 0.0
+    assert all(map(math.isnan, without_length([math.nan, 1.0], [1, 2])))
 
 
 def test_standard_error_of_many_small_chats() -> None:
