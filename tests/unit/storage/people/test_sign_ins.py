@@ -5,10 +5,13 @@ from datetime import timedelta
 import pytest
 from sqlmodel import Session, col, select
 
+from app.background.housekeeping import Housekeeping
 from storage.db.database import Database
 from storage.db.tables import ApiToken, User, now
 from storage.errors import NotAuthenticated
 from storage.people import tokens, users
+from storage.settings import Settings
+from tests.support.live_server import wait_until
 from tests.support.threads import at_once
 
 
@@ -92,3 +95,21 @@ def test_visitors_who_did_nothing_are_removed_after_a_day(database: Database) ->
         assert users.remove_idle_visitors(session) == 1
         assert tokens.authenticate(session, plain) is None
         assert {user.id for user in session.exec(select(User))} == {busy.id, fresh.id, named.id}
+
+
+def test_a_server_removes_ended_sessions_and_idle_visitors_by_itself(
+    database: Database, settings: Settings
+) -> None:
+    with database.write() as session:
+        ada, idle = users.create_user(session, "ada"), users.create_anonymous(session)
+        idle.created_at = now() - timedelta(days=2)
+        tokens.create_token(session, ada.id, name="old", kind="session", ttl=timedelta(days=-8))
+
+    def left() -> list[str | None]:
+        with database.read() as session:
+            return [*session.exec(select(User.name)), *session.exec(select(ApiToken.name))]
+
+    housekeeping = Housekeeping(database, settings)
+    housekeeping.start()
+    wait_until(lambda: left() == ["ada"])
+    housekeeping.stop()
