@@ -64,6 +64,8 @@ NOT_FAST = {
     "test_out_of_memory.py",
     "test_password_checks.py",
     "test_redaction.py",
+    "test_replies.py",
+    "test_sampled_rows.py",
     "test_store_properties.py",
     "test_sweep.py",
     "test_train_file.py",
