@@ -134,7 +134,7 @@ def add_user_message(
         content=check_text(content, "content"),
     )
     session.add(message)
-    chat.title = chat.title or _title(content)
+    chat.title = chat.title or short_title(content)
     chat.updated_at = now()
     session.flush()
     return message
@@ -163,7 +163,7 @@ def add_chat(session: Session, chat: Chat, path: Sequence[Message]) -> None:
 
     The objects are not added to the session, so this can run again after a rollback.
     """
-    chat.title = chat.title or _title(path[-1].content)
+    chat.title = chat.title or short_title(path[-1].content)
     execute_core(session, sa.insert(Chat), chat.model_dump())
     execute_core(session, _ADD_MESSAGE, [message.model_dump() for message in path])
 
@@ -358,6 +358,7 @@ def check_text(text: str, field: str) -> str:
     return text
 
 
-def _title(content: str) -> str:
+def short_title(content: str) -> str:
+    """A text as one line of a list of chats."""
     line = " ".join(content.split())
     return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1] + "…"

@@ -2,7 +2,7 @@
 
 Without consent, training leaves the chat's votes out, whatever the snapshot, and so do exports by default.
 Versions already trained on them are marked, as after an erasure, until consent is given again. A deleted chat
-is treated alike, for good; its text is erased days later (`storage.privacy.erasure`).
+is treated alike, until it is restored; its text is erased days later (`storage.privacy.erasure`).
 """
 
 from sqlmodel import Session, select
@@ -10,7 +10,9 @@ from sqlmodel import Session, select
 from storage.chats.chats import get_chat
 from storage.chats.votes import lock_vote_log
 from storage.db import audit
+from storage.db.rows import get_row
 from storage.db.tables import Chat, Message, Signal, VoteEvent, now
+from storage.errors import NotFound
 from storage.registry.lineage import Key, mark_affected
 
 
@@ -36,6 +38,18 @@ def delete_chat(session: Session, chat_id: str) -> list[str]:
     chat = get_chat(session, chat_id)
     chat.deleted_at = now()
     return _mark_versions(session, chat)
+
+
+def restore_chat(session: Session, chat_id: str, owner_id: str) -> Chat:
+    """Undo `delete_chat`; raises NotFound once the text is erased, and NotAllowed."""
+    lock_vote_log(session)
+    chat = get_row(session, Chat, chat_id, "chat")
+    erased = select(Message.id).where(Message.chat_id == chat_id, Message.state == "erased")
+    if session.exec(erased.limit(1)).first() is not None:
+        raise NotFound(f"The chat {chat_id} was erased.")
+    chat.deleted_at = None
+    _mark_versions(session, chat)
+    return get_chat(session, chat_id, owner_id)
 
 
 def _mark_versions(session: Session, chat: Chat) -> list[str]:

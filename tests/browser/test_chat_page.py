@@ -129,6 +129,19 @@ def test_chats_are_listed_opened_and_kept(chat_server: LiveServer, open_page: Op
     expect(page.locator(".user-row")).to_have_text("About <b>rivers</b> ${1+1} {{this}}")
     expect(page.locator("#tl-transcript b")).to_have_count(0)
 
+    page.get_by_label("Rename or delete: About mountains").click()
+    page.get_by_role("textbox", name="Title").fill("Hills ")
+    page.keyboard.press("Enter")
+    expect(chats).to_have_text(["Hills", "About <b>rivers</b> ${1+1} {{this}}"])
+    expect(page).to_have_title("About <b>rivers</b> ${1+1} {{this}} · Thumbloop")
+    page.get_by_label("Rename or delete: About").click()
+    page.get_by_role("button", name="Delete").click()
+    expect(chats).to_have_text(["Hills"])
+    expect(page.locator("[data-message]")).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(chats).to_have_count(2)
+    expect(page.locator(".user-row")).to_have_text("About <b>rivers</b> ${1+1} {{this}}")
+
 
 def test_somebody_elses_chat_stays_closed(chat_server: LiveServer, open_page: OpenPage) -> None:
     page = open_page(chat_server.url)

@@ -158,6 +158,7 @@ def real_requests(
     add(f"GET {one_chat}")
     add(f"PATCH {one_chat}", {"title": "New", "system_prompt": "Be kind.", "consent": True})
     add(f"DELETE /api/v1/chats/{deleted_id}")
+    add(f"POST /api/v1/chats/{deleted_id}/restore")
     add(f"GET {one_chat}/messages?limit=2&cursor={message_id}")
     sampling = {"temperature": 0.5, "top_p": 0.9, "max_new_tokens": 3, "seed": 1, "stop": ["x"]}
     message = {"content": "Hi", "parent_id": message_id, **sampling}

@@ -176,6 +176,13 @@ def delete_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> N
         consent.delete_chat(session, chat_id)
 
 
+@router.post("/chats/{chat_id}/restore")
+def restore_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> ChatOut:
+    """Bring back a chat of your own that was deleted, while its text is there."""
+    with services.database.write() as session:
+        return ChatOut.model_validate(consent.restore_chat(session, chat_id, identity.user_id))
+
+
 def _changeable(session: Session, chat_id: str, identity: Identity) -> Chat:
     """The chat, if it is this person's or one of their end users'; raises NotFound or NotAllowed."""
     chat = chats.get_chat(session, chat_id)

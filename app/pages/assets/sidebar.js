@@ -1,6 +1,8 @@
 // The list of chats: the URL names the open chat, so that a reload opens it again.
 watch('value', () => {
   const chat = element.querySelector('[data-current]')?.dataset.current;
+  const title = element.querySelector('[aria-current]')?.textContent;
+  document.title = title ? `${title} · Thumbloop` : 'Thumbloop';
   if (chat !== undefined) history.replaceState(null, '', `?chat=${chat || 'new'}`);
   document.dispatchEvent(new Event('tl-opened'));
 });
@@ -11,6 +13,13 @@ element.addEventListener('click', (event) => {
     trigger('open_chat', { chat: link.dataset.chat });
   }
   if (event.target.closest('[data-older]')) trigger('older_chats');
+  const { delete: unwanted, restore: missed } = event.target.dataset;
+  if (unwanted) trigger('delete_chat', { chat: unwanted });
+  if (missed) trigger('restore_chat', { chat: missed });
+});
+element.addEventListener('submit', (event) => {
+  event.preventDefault();
+  trigger('rename_chat', { chat: event.target.dataset.rename, title: event.target.elements.title.value });
 });
 // The drawing of another branch removes the arrow that has the focus; one of the new message takes it over.
 const focusArrow = (message, label, frames = 300) => {

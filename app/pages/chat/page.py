@@ -23,9 +23,9 @@ from app.pages.chat.transcript import ShownMessage
 from app.pages.html import asset, notice
 from app.services import Services
 from app.web.auth import Identity, identity_of
-from storage.chats.chats import draft_chat, get_chat, list_chats
+from storage.chats.chats import draft_chat, get_chat, list_chats, rename_chat, short_title
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
-from storage.privacy.consent import set_consent
+from storage.privacy.consent import delete_chat, restore_chat, set_consent
 
 MAX_THREADS = 256  # with Gradio's default of 40, the 41st stream would wait for another to end
 
@@ -169,6 +169,9 @@ class ChatPage:
         self.new.click(self.on_new, self.tab, drawn, trigger_mode="multiple", **quiet)
         self.side.open_chat(self.on_open, self.tab, drawn, trigger_mode="multiple", **quiet)
         self.side.older_chats(self.on_older, self.tab, drawn, **quiet)
+        self.side.rename_chat(self.on_rename, self.tab, drawn, **quiet)
+        self.side.delete_chat(self.on_delete, self.tab, drawn, **quiet)
+        self.side.restore_chat(self.on_restore, self.tab, drawn, **quiet)
         self.side.show_branch(self.on_show, self.tab, drawn, trigger_mode="multiple", **quiet)
         loading = {"inputs": [self.tab, self.editing], "outputs": [*drawn, *entry], **quiet}
         self.blocks.load(self.on_load, js=TAKE_DRAFT, **loading)
@@ -208,6 +211,35 @@ class ChatPage:
     def on_older(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
         tab.chats_shown += CHATS_SHOWN
         yield from self.renderer.show(tab, self._identify(tab, request))
+
+    @shows_errors
+    def on_rename(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        identity = self._identify(tab, request)
+        with self.services.database.write() as session:
+            chat = get_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
+            rename_chat(session, chat.id, short_title(chosen(event, "title")))
+        yield from self.renderer.show(tab, identity)
+
+    @shows_errors
+    def on_delete(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        identity = self._identify(tab, request)
+        with self.services.database.write() as session:
+            chat = get_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
+            delete_chat(session, chat.id)
+        tab.deleted = chat.id, chat.title
+        if tab.chat_id == chat.id:
+            yield from self.on_new(tab, request)
+        else:
+            yield from self.renderer.show(tab, identity)
+
+    @shows_errors
+    def on_restore(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        identity = self._identify(tab, request)
+        with self.services.database.write() as session:
+            chat = restore_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
+        tab.through = tab.consent_shown = tab.deleted = None
+        tab.chat_id = chat.id
+        yield from self.renderer.show(tab, identity)
 
     @shows_errors
     def on_show(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:

@@ -159,6 +159,7 @@ class ChatRenderer:
                     more=len(chats) > tab.chats_shown,
                     reply=state.reply,
                     person=self.drafter(identity),
+                    deleted=tab.deleted,
                 ),
                 self.header: render(
                     "chat/header.html", identity=identity, answering=answering, accounts=accounts

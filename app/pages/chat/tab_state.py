@@ -30,6 +30,7 @@ class TabState:
     chats_shown: int = CHATS_SHOWN
     through: str | None = None  # a message on the chosen branch; None: the newest branch
     beginning: bool = False  # the first message of a new chat is being sent
+    deleted: tuple[str, str] | None = None  # id and title of the chat that was deleted last, to be restored
     drawn: set[str] = field(default_factory=set)  # chats whose streaming reply this tab is drawing
 
 

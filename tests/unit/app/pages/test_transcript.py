@@ -31,7 +31,15 @@ def test_what_a_person_wrote_is_escaped() -> None:
 def test_titles_copies_and_errors_are_escaped() -> None:
     chat = Chat(owner_id="u", title=HOSTILE)
     for html in (
-        render("chat/chats.html", chats=[chat], current=chat.id, more=False, reply="", person=""),
+        render(
+            "chat/chats.html",
+            chats=[chat],
+            current=chat.id,
+            more=False,
+            reply="",
+            person="",
+            deleted=("id", HOSTILE),
+        ),
         message_html(ShownMessage(reply(content=HOSTILE))),
         notice(HOSTILE),
     ):

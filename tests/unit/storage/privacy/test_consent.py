@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from sqlmodel import Session
 
-from storage.chats import votes
+from storage.chats import chats, votes
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, ModelVersion, User
+from storage.errors import NotAllowed, NotFound
 from storage.privacy import consent, erasure
 from storage.registry import model_versions
 from storage.registry.lineage import count_lost
@@ -108,6 +110,26 @@ def test_a_version_that_was_continued_from_another_remembers_what_that_one_learn
     assert lost(database) == {"v5": 0, "v4": 2, "v3": 2, "v2": 1}
     publish(database, keys[2:], continued_from=second)
     assert lost(database)["v6"] == 2, "what was lost before it was made counts too"
+
+
+def test_a_deleted_chat_comes_back_with_its_votes_until_it_is_erased(database: Database) -> None:
+    with database.write() as session:
+        person, chat, first, _, other, _ = add_voted_chats(session)
+    publish(database, [(first.id, person.id)])
+    with database.write() as session:
+        consent.delete_chat(session, chat.id)
+    with pytest.raises(NotAllowed), database.write() as session:
+        consent.restore_chat(session, chat.id, other.id)
+    assert lost(database) == {"v2": 1}
+    with database.write() as session:
+        consent.restore_chat(session, chat.id, person.id)
+        assert [one.id for one in chats.list_chats(session, person.id)] == [chat.id]
+    assert lost(database) == {"v2": 0}
+    with database.write() as session:
+        consent.delete_chat(session, chat.id)
+        erasure.erase_user(session, person.id, by="ada")
+    with pytest.raises(NotFound), database.write() as session:
+        consent.restore_chat(session, chat.id, person.id)
 
 
 def test_deleting_a_chat_marks_the_versions_that_learned_from_it(database: Database) -> None:
