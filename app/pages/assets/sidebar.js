@@ -29,6 +29,7 @@ const focusArrow = (message, label, frames = 300) => {
   else if (frames) requestAnimationFrame(() => focusArrow(message, label, frames - 1));
 };
 document.addEventListener('click', (event) => {
+  if (event.target.closest?.('[data-again]')) trigger('regenerate');
   const arrow = event.target.closest?.('[data-show]');
   if (!arrow) return;
   trigger('show_branch', { message: arrow.dataset.show });

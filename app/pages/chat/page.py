@@ -129,9 +129,6 @@ class ChatPage:
                             "Stop", variant="stop", scale=0, min_width=84, elem_id="tl-stop"
                         )
                     with gr.Row(elem_id="tl-under"):
-                        self.again = gr.Button(
-                            "Regenerate", size="sm", scale=0, min_width=110, elem_id="tl-again"
-                        )
                         self.consent = gr.Checkbox(
                             value=self.services.settings.consent_default,
                             label="May be used for training",
@@ -159,7 +156,7 @@ class ChatPage:
         sending = {"inputs": [*entry, self.consent, self.tab], "outputs": [*drawn, self.sent], **quiet}
         # "multiple": a reply that still streams in one chat must not block sending in another.
         gr.on([self.box.submit, self.send.click], self.on_send, trigger_mode="multiple", **sending)
-        self.again.click(self.on_regenerate, self.tab, drawn, trigger_mode="multiple", **quiet)
+        self.side.regenerate(self.on_regenerate, self.tab, drawn, trigger_mode="multiple", **quiet)
         given = [self.consent, self.tab]
         # "always_last": a second click during the first one's event is handled afterwards, not dropped.
         self.consent.input(

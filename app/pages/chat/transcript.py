@@ -55,15 +55,18 @@ def chatbot_messages(
         if message.role == "assistant" and message.content.strip():
             content.append({"type": "text", "text": plain_markdown(message.content)})
         if message.state != "streaming":
-            content.append(_html(message_html(item, tags, under_way=under_way)))
+            last = item is messages[-1]
+            content.append(_html(message_html(item, tags, under_way=under_way, last=last)))
         elif not content:
             content.append(_html(TYPING))
         shown.append({"role": message.role, "content": content})
     return shown
 
 
-def message_html(item: ShownMessage, tags: OfferedTags | None = None, *, under_way: bool = False) -> str:
-    """A person's message, or the bar below a reply.
+def message_html(
+    item: ShownMessage, tags: OfferedTags | None = None, *, under_way: bool = False, last: bool = False
+) -> str:
+    """A person's message, or the bar below a reply; the `last` one can be regenerated.
 
     While a reply of the chat is `under_way`, nothing can be edited and no other branch be chosen. Failed and
     empty replies and those that a client sent as history have no thumbs: nothing could be learned from them.
@@ -75,6 +78,7 @@ def message_html(item: ShownMessage, tags: OfferedTags | None = None, *, under_w
         "chat/message.html",
         item=item,
         under_way=under_way,
+        last=last,
         votable=item.message.state in ("complete", "stopped") and bool(item.message.content.strip()),
         note=_note(item.message),
         offered=offered,
