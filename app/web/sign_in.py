@@ -4,17 +4,28 @@ Plain HTML without scripts.
 """
 
 import contextlib
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 
+from anyio import to_thread
 from fastapi import APIRouter, Form, Request
 from jinja2 import Environment, PackageLoader
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.web.auth import ServicesHere, clear_cookie, cookie_name, resolve, set_cookie, start_session
+from app.web.auth import (
+    Identity,
+    ServicesHere,
+    clear_cookie,
+    cookie_name,
+    resolve,
+    set_cookie,
+    start_session,
+)
 from app.web.password_checks import PasswordChecks
-from storage.errors import NotAuthenticated, NotFound, TooOften
-from storage.people import tokens
+from storage.db import audit
+from storage.errors import InvalidInput, NotAuthenticated, NotFound, TooOften
+from storage.people import tokens, users
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,11 +56,8 @@ async def sign_in(
     password: Annotated[str, Form()] = "",
     next: Annotated[str, Form()] = "/",
 ) -> Response:
-    checks: PasswordChecks = request.app.state.password_checks
-    address = request.client.host if request.client is not None else ""
     try:
-        # No name contains a NUL, and PostgreSQL does not accept one in a query.
-        plain = await checks.sign_in(name.replace("\x00", ""), password, address)
+        plain = await _checked(request, name, password)
     except (NotAuthenticated, TooOften) as error:
         refused = _form(next, name=name, alert=error.message, status=error.status)
         if error.retry_after is not None:
@@ -93,14 +101,36 @@ def show_sessions(request: Request, services: ServicesHere) -> Response:
     identity = resolve(services.database, {}, request.cookies, secure=_is_secure(request))
     if identity is None:
         return RedirectResponse("/login?next=/sessions", status_code=303)
-    plain = request.cookies[cookie_name(_is_secure(request))]
-    with services.database.read() as session:
-        current = tokens.session_id_of(session, plain)
-        found = [
-            {"id": one.id, "began": f"{one.created_at:%Y-%m-%d %H:%M} UTC", "current": one.id == current}
-            for one in tokens.list_sessions(session, identity.user_id)
-        ]
-    return page("sessions.html", "Sessions", name=identity.name, sessions=found)
+    return _sessions(request, services, identity)
+
+
+@router.post("/password")
+async def change_password(
+    request: Request,
+    services: ServicesHere,
+    current: Annotated[str, Form()] = "",
+    new: Annotated[str, Form()] = "",
+) -> Response:
+    """Let a person change their own password, which ends all else that is signed in as them."""
+    secure = _is_secure(request)
+
+    def change(identity: Identity) -> str:
+        with services.database.write() as session:
+            users.set_password(session, identity.user_id, new)
+            audit.record(session, identity.user_id, "set password", identity.user_id)
+            return start_session(session, identity.user_id, services.settings)
+
+    identity = await to_thread.run_sync(
+        lambda: resolve(services.database, {}, request.cookies, secure=secure)
+    )
+    if identity is None:
+        return RedirectResponse("/login?next=/sessions", status_code=303)
+    try:
+        await _checked(request, identity.name, current)
+        return _signed_in(request, services, await to_thread.run_sync(change, identity), "/sessions")
+    except (NotAuthenticated, TooOften, InvalidInput) as error:
+        shown = partial(_sessions, request, services, identity, alert=error.message, status=error.status)
+        return await to_thread.run_sync(shown)
 
 
 @router.post("/sessions")
@@ -114,6 +144,27 @@ def end_sessions(
             session_id = session_id.replace("\x00", "")
             tokens.sign_out(session, identity.user_id, session_id, by=identity.user_id)
     return RedirectResponse("/sessions", status_code=303)
+
+
+async def _checked(request: Request, name: str, password: str) -> str:
+    """A new session of the person with this password; raises NotAuthenticated and TooOften."""
+    checks: PasswordChecks = request.app.state.password_checks
+    address = request.client.host if request.client is not None else ""
+    # No name contains a NUL, and PostgreSQL does not accept one in a query.
+    return await checks.sign_in(name.replace("\x00", ""), password, address)
+
+
+def _sessions(
+    request: Request, services: ServicesHere, identity: Identity, *, alert: str = "", status: int = 200
+) -> Response:
+    plain = request.cookies[cookie_name(_is_secure(request))]
+    with services.database.read() as session:
+        current = tokens.session_id_of(session, plain)
+        found = [
+            {"id": one.id, "began": f"{one.created_at:%Y-%m-%d %H:%M} UTC", "current": one.id == current}
+            for one in tokens.list_sessions(session, identity.user_id)
+        ]
+    return page("sessions.html", "Sessions", status, name=identity.name, sessions=found, alert=alert)
 
 
 def _signed_in(

@@ -363,6 +363,25 @@ def test_sessions_are_listed_and_ended_by_their_owner_and_by_admins(accounts: Li
         assert error(bob.get("/api/v1/me"), 401) == "not_authenticated"
 
 
+def test_people_change_their_own_password(accounts: LiveServer) -> None:
+    first, second = signed_in(accounts, "ada"), signed_in(accounts, "ada")
+    form = {"current": "wrong horse", "new": "battery staple"}
+    wrong = first.post("/password", data=form)
+    assert wrong.status_code == 401
+    assert "password is wrong" in wrong.text
+    form["current"] = "correct horse"
+    assert first.post("/password", data=form | {"new": "short"}).status_code == 422
+    assert second.get("/api/v1/me").json()["name"] == "ada"
+    assert first.post("/password", data=form).headers["location"] == "/sessions"
+    assert first.get("/sessions").text.count("End this session") == 1
+    assert error(second.get("/api/v1/me"), 401) == "not_authenticated"
+    with accounts.visit() as third:
+        assert third.post("/password", data=form).headers["location"] == "/login?next=/sessions"
+        old = {"name": "ada", "password": "correct horse"}
+        assert third.post("/login", data=old).status_code == 401
+        assert third.post("/login", data=old | {"password": "battery staple"}).status_code == 303
+
+
 def test_sign_ins_that_fail_often_wait_and_forwarded_headers_count_from_trusted_proxies(
     accounts: LiveServer,
 ) -> None:

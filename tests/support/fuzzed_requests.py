@@ -242,6 +242,7 @@ def real_requests(
     add("GET /login?next=/sessions", who=None)
     form = {"content_type": "application/x-www-form-urlencoded"}
     sign_in = urlencode({"name": "x" * 200, "password": "wrong", "next": "/"}).encode()  # costs no hash
+    add("POST /password", urlencode({"current": "wrong", "new": "new password"}).encode(), **form)
     add("POST /login", sign_in, who=None, **form)
     add("POST /login", urlencode({"name": "admin", "password": "wrong"}).encode(), who=None, **form)
     add("POST /logout", who=leaver)
