@@ -135,7 +135,7 @@ def test_chats_are_listed_opened_and_kept(chat_server: LiveServer, open_page: Op
     expect(chats).to_have_text(["Hills", "About <b>rivers</b> ${1+1} {{this}}"])
     expect(page).to_have_title("About <b>rivers</b> ${1+1} {{this}} · Thumbloop")
     page.get_by_label("Rename or delete: About").click()
-    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
     expect(chats).to_have_text(["Hills"])
     expect(page.locator("[data-message]")).to_have_count(0)
     page.get_by_role("button", name="Undo").click()
