@@ -107,10 +107,11 @@ def test_slots_are_few_and_one_with_a_stream_stays(serving: ServingEnv) -> None:
     assert set(serving.backend.loaded()) == {base, *(version.id for version in versions[1:])}
     assert stream.end.finish_reason == "length"
     serving.deployments.deploy(versions[0].name, by="ada", why="again")
-    # Before it there was the base; of the others the one that was deployed first is gone.
-    assert set(serving.backend.loaded()) == {base, versions[0].id, *(version.id for version in versions[2:])}
+    # Before it there was the last one, which rolling back needs.
+    assert {versions[0].id, versions[-1].id} <= set(serving.backend.loaded())
     serving.deployments.deploy(versions[1].name, by="ada", why="again")
-    assert set(serving.backend.loaded()) == {version.id for version in versions}
+    assert {versions[1].id, versions[0].id} <= set(serving.backend.loaded())
+    assert len(serving.backend.loaded()) <= MOST
 
 
 def test_a_version_that_is_named_replies_beside_the_deployed_one(serving: ServingEnv) -> None:
@@ -211,14 +212,15 @@ def test_what_rolling_back_needs_is_loaded_however_long_it_was_not_used(
 ) -> None:
     serving = make_serving(most)
     serving.deployments.start()
-    for name in [serving.publish().name for _ in range(3)] + ["v2"]:
+    for name in [serving.publish().name for _ in range(3)]:
         serving.deployments.deploy(name, by="ada", why="next")
         assert len(serving.backend.loaded()) <= most
-    # Before v2 was first deployed there was v1, used longest ago of all.
-    wait_until(lambda: "v1" in {slot.version.name for slot in serving.backend.slots.values()}, 30)
+    serving.deployments.roll_back(by="ada", why="no")
+    # Before v3 there was v2, used longest ago of these.
+    wait_until(lambda: "v2" in {slot.version.name for slot in serving.backend.slots.values()}, 30)
     wait_until(lambda: len(serving.backend.loaded()) == most, 30)
     serving.deployments.roll_back(by="ada", why="no")
-    assert reply(serving.deployments)[0] == "v1"
+    assert reply(serving.deployments)[0] == "v2"
 
 
 def test_rejected_and_unknown_versions_are_refused(serving: ServingEnv) -> None:
