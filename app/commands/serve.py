@@ -102,6 +102,7 @@ def serve() -> None:
 
         from app.server import create_app
         from app.services import build_services
+        from app.web.connections import BoundedConnection
 
         try:
             services = build_services(settings, say)
@@ -120,6 +121,7 @@ def serve() -> None:
         config = uvicorn.Config(
             application,
             log_config=None,
+            http=BoundedConnection,
             ws="none",  # nothing here speaks WebSocket, and a request to upgrade that has a body would hang
             timeout_graceful_shutdown=SECONDS_TO_FINISH,
             forwarded_allow_ips=settings.trusted_proxies,

@@ -213,6 +213,7 @@ def test_the_admin_link_works_once_and_is_in_no_log(shared_server: LiveServer, v
     assert "set-cookie" not in again.headers
     log = shared_server.log.read_text()
     assert link.partition("token=")[2] not in log
+    assert "/admin?token=" not in log  # nor has the start printed one: the output is no terminal
 
 
 def test_the_admin_link_leaves_a_visitor_the_chats(shared_server: LiveServer, visitor: httpx.Client) -> None:

@@ -257,13 +257,17 @@ def test_no_consent_by_request_and_later_by_the_application(
     assert rest.delete(path).status_code == 404
 
 
-def test_no_name_outlives_an_erasure(shared_server: LiveServer) -> None:
+def test_no_name_outlives_an_erasure(shared_server: LiveServer, tiny_model: Path) -> None:
+    with closing(open_database(shared_server.settings)) as database:
+        artifacts = Artifacts(shared_server.settings.data_dir)
+        version = publish_adapter(database, artifacts, tiny_model, seed=3).name
     with shared_server.client("admin", "CarolXQZ") as carol, shared_server.client("admin", "root") as root:
         me = http_loop.checked(carol.get("/api/v1/me"))["id"]
         chat = http_loop.checked(carol.post("/api/v1/chats", json={}))["id"]
         carol.patch(f"/api/v1/chats/{chat}", json={"consent": False})
-        for path in ("training-runs", "rollback", "model-versions/v1/deploy"):
-            carol.post(f"/api/v1/{path}")
+        http_loop.checked(carol.post(f"/api/v1/model-versions/{version}/canary", json={"share": 0.5}))
+        for path in ("canary/end", f"model-versions/{version}/deploy", "rollback", "training-runs"):
+            http_loop.checked(carol.post(f"/api/v1/{path}"))
         carol.get("/api/v1/export")
         carol.put(f"/api/v1/users/{me}/quarantine", json={"quarantined": True})
         with closing(open_database(shared_server.settings)) as database, database.write() as session:

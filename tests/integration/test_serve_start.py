@@ -3,9 +3,10 @@
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from storage.db.database import open_database
 from storage.people import users
 from storage.registry import model_versions
 from storage.settings import Settings
-from tests.support.live_server import LiveServer
+from tests.support.live_server import LiveServer, answers, wait_until
 from tests.support.rows import add_reply
 
 RAISE = """
@@ -40,6 +41,26 @@ def test_a_start_raises_the_limit_of_open_files_to_the_most() -> None:
 @pytest.mark.parametrize(("files", "connections"), [(64, 64), (1024, 512), (1_000_000, 10_000)])
 def test_connections_leave_half_of_the_open_files_to_the_rest(files: int, connections: int) -> None:
     assert most_connections(files) == connections
+
+
+def test_half_open_connections_leave_files_for_the_rest(tmp_path: Path, tiny_model: Path) -> None:
+    server = LiveServer({"data_dir": tmp_path / "data", "model": tiny_model})
+    command = ["sh", "-c", f"ulimit -n 256; exec {sys.executable} -m app.cli serve"]
+    with ExitStack() as left:
+        process = subprocess.Popen(command, env=server.environment, stdout=subprocess.DEVNULL)
+        left.callback(process.wait)
+        left.callback(process.kill)
+        wait_until(lambda: answers(f"{server.url}/readyz"), 120)
+        address = "127.0.0.1", server.settings.port
+        opened = [left.enter_context(socket.create_connection(address, timeout=60)) for _ in range(260)]
+        for connection in opened:
+            with suppress(OSError):  # closed at once
+                connection.sendall(b"GET / HTTP/1.1\r\nHo")
+        with suppress(ConnectionError):
+            assert opened[-1].recv(1) == b""
+        for connection in opened[100:]:
+            connection.close()
+        wait_until(lambda: answers(f"{server.url}/readyz"))
 
 
 def test_a_start_with_accounts_says_that_one_of_them_can_change_the_model() -> None:

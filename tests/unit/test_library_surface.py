@@ -24,6 +24,10 @@ BATCHING = "transformers.generation.continuous_batching"
 
 # By our file and the library's module: its names, with the parameters that we pass or override.
 USES = {
+    ("app/web/connections.py", "uvicorn.protocols.http.httptools_impl"): {
+        "HttpToolsProtocol.on_headers_complete": "A request under way would be closed as one without a head.",
+        "HttpToolsProtocol.on_response_complete": "A second head could be waited for without end.",
+    },
     ("trainer/generation/batching_engine.py", f"{BATCHING}.continuous_api"): {
         "ContinuousBatchingManager.output_router": "Tokens would reach no reply.",
         "ContinuousBatchingManager.logit_processor": "Seeds and temperatures would be lost.",

@@ -77,6 +77,17 @@ def test_a_restored_backup_is_the_installation_it_was_made_of(
         backup.back_up(filled, archive)
 
 
+def test_what_is_restored_into_an_open_folder_is_private(
+    filled: Settings, empty: Settings, tmp_path: Path
+) -> None:
+    backup.back_up(filled, tmp_path / "backup.tar")
+    empty.data_dir.mkdir()
+    empty.data_dir.chmod(0o755)
+    backup.restore(empty, tmp_path / "backup.tar")
+    found = [empty.data_dir, *(path for path in empty.data_dir.iterdir() if path.is_file())]
+    assert [path for path in found if path.stat().st_mode & 0o077] == []
+
+
 @pytest.mark.parametrize("left", ["thumbloop.db-wal", "notes.txt", "models/base"])
 def test_a_target_with_anything_in_it_is_refused(
     filled: Settings, empty: Settings, tmp_path: Path, left: str
