@@ -93,8 +93,11 @@
     return next;
   };
 
-  // The row of reasons grows below the thumbs, for the last reply below the edge of the transcript.
-  const reveal = (message) => find(message)?.scrollIntoView({ block: "nearest" });
+  // What grows below the thumbs may end below the edge of the transcript, and be higher than a small one: its end counts.
+  const reveal = (message) => {
+    const rows = find(message)?.querySelectorAll(".tl-tags, .tl-own:not([hidden])");
+    [...(rows ?? [])].at(-1)?.scrollIntoView({ block: "nearest" });
+  };
 
   const press = async (message, change) => {
     const say = (words) => {
