@@ -254,9 +254,7 @@ def check_port(settings: Settings) -> Finding:
 
 
 def check_chromium(_: Settings) -> Finding:
-    found = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-headless-shell", "google-chrome"))), None
-    )
+    found = shutil.which("chromium") or shutil.which("google-chrome")
     if found:
         return Finding("ok", found)
     return Finding("warn", "no Chromium", "Only the browser tests need it: apt-get install chromium.")
