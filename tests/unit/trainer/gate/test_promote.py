@@ -18,6 +18,7 @@ def judged(session: Session, version: ModelVersion, outcome: Any, **more: Any) -
         "compared_with": model_versions.deployed_version(session),
         "metrics": {"loss": 0.4},
         "auto_deploy": True,
+        "canary_share": 0.0,
     }
     return promote(session, version.id, Verdict(outcome, "Because.", {}), **(arguments | more))
 
