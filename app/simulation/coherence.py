@@ -2,38 +2,36 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from app.simulation.tastes import SimulatedReply
 from storage.settings import Settings
+from trainer.dataset.tokenise import prompt_ids
 from trainer.model.base_model import load_model, resolve
+from trainer.taste.features import Reply, read_features
 
 
-@torch.no_grad()
 def log_probability(
     settings: Settings, replies: Sequence[SimulatedReply], progress: Callable[[int], None]
 ) -> float:
     """The mean log-probability of a token of the replies to their prompts, in nats, by the settings' model.
 
-    Every token counts the same. The model reads the prompt with its chat template, if it has one. Raises
-    ModelUnavailable.
+    Every token counts the same. The model reads the prompt with its chat template, if it has one. `progress`
+    receives the number of replies read; empty ones have no tokens. Raises ModelUnavailable.
     """
     model, tokenizer = load_model(resolve(settings))
-    model.eval()
-    total, count = 0.0, 0
-    for done, reply in enumerate(replies):
-        progress(done)
-        messages = [{"role": "user", "content": reply.prompt}]
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    tokenised = []
+    for reply in replies:
         if tokenizer.chat_template:
-            rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            prompt = prompt_ids(tokenizer, [{"role": "user", "content": reply.prompt}])
         else:
-            rendered = f"{reply.prompt}\n\n"
-        prompt = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        answer = tokenizer(reply.text, add_special_tokens=False)["input_ids"]
-        if not answer:
-            continue
-        ids = torch.tensor([[*prompt, *answer]], device=model.device)
-        scores = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-        total += float(scores.gather(1, ids[0, len(prompt) :, None]).sum())
-        count += len(answer)
-    return total / max(count, 1)
+            prompt = ids(f"{reply.prompt}\n\n")
+        tokenised.append(Reply(prompt, ids(reply.text), reply.prompt, reply.text, reply.finished))
+    spoken = [one for one in tokenised if one.completion_ids]
+    found = read_features(model, spoken, progress)
+    lengths = [len(one.completion_ids) for one in spoken]
+    total = sum(one.log_probability * length for one, length in zip(found, lengths, strict=True))
+    return total / max(sum(lengths), 1)

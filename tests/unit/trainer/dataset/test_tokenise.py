@@ -1,7 +1,6 @@
 """Ids are those that serving saw and generated."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +14,6 @@ from storage.errors import InvalidInput
 from tests.support.examples import example
 from trainer.dataset.tokenise import encode, prompt_ids, tokenise
 from trainer.errors import Interrupted
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 def test_a_prompt_ends_where_the_reply_begins(tokenizer: Any) -> None:

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.examples.example import Example
 from storage.examples.weights import Weights
@@ -38,16 +37,6 @@ def example(number: int, label: bool, *, chat: str | None = None, reply: str | N
 
 
 EXAMPLES = [example(number, number % 2 == 0) for number in range(9)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model)
-
-
-@pytest.fixture
-def base(tiny_model: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
 
 
 @pytest.fixture

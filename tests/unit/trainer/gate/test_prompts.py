@@ -1,20 +1,11 @@
 """The prompts that versions reply to."""
 
-from pathlib import Path
 from typing import Any
-
-import pytest
-from transformers import AutoTokenizer
 
 from tests.support.examples import example
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.gate.prompts import gate_prompts, general_prompts
 from trainer.taste.sampler import Prompt
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 def rows(tokenizer: Any, *prompts: str) -> list[TokenisedExample]:

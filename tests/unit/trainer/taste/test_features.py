@@ -7,22 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from tests.support.adapters import adapted
 from trainer.engine.fast.layers import fast_layers
 from trainer.engine.select import scoring
 from trainer.taste.features import PROMPT_TOKENS, Features, Reply, read_features, text_figures
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model)
-
-
-@pytest.fixture
-def base(tiny_model: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
 
 
 def reply(text: str, *, prompt: str = "What is it?", finished: bool = True, tokenizer: Any = None) -> Reply:
