@@ -7,55 +7,24 @@ from typing import Any
 
 import pytest
 
-from storage.settings import Settings
-from tests.support.adapters import build_adapter
-from tests.support.examples import rated_reply
-from trainer.dataset.tokenise import TokenisedExample
+from tests.support.two_versions import ADAPTER, TwoVersions
+from trainer.gate.comparison import HARMS
 from trainer.gate.decision import Verdict
-from trainer.gate.prompts import gate_prompts
-from trainer.gate.replies import CANDIDATE, judge_sampled
+from trainer.gate.prompts import general_prompts
+from trainer.gate.replies import judge_sampled
 from trainer.gate.strength import scale_adapter
-from trainer.model.base_model import BaseModelSource, resolve
-from trainer.taste.sampler import ReplySampler
 
 STRENGTHS = [1.0]
 
 
-class Versions:
-    """A tiny base model, and an adapter that makes it write other texts."""
+class Versions(TwoVersions):
+    """Random weights write what they write: only the taste is to decide here, and no harm."""
 
     def __init__(self, model: Path, folder: Path) -> None:
-        # Random weights write what they write: only the taste is to decide here.
-        harmless = {
-            f"gate_{name}_tolerance": 100 for name in ("finished", "empty", "repetition", "log_probability")
-        }
-        self.settings = Settings(
-            data_dir=folder,
-            model=str(model),
-            precision="fp32",
-            gate_reply_tokens=24,
-            gate_prompts=30,
-            **harmless,
-        )  # type: ignore[arg-type]
-        self.source: BaseModelSource = resolve(self.settings)
-        self.adapter = build_adapter(model, folder / "adapter")
-        self.phases: list[str] = []
+        harmless = {f"gate_{harm.name}_tolerance": 100 for harm in HARMS}
+        super().__init__(model, folder, general_prompts()[:30], gate_prompts=30, **harmless)
 
-    def votes(self, liked: str) -> list[TokenisedExample]:
-        """Votes on replies of both versions; those of `liked` are up, `nothing` makes it random."""
-        sampler = ReplySampler(self.source, {CANDIDATE: self.adapter}, self.settings, self.report)
-        prompts = gate_prompts([], sampler.tokenizer, count=30, longest=900, system_prompt="")
-        rows = []
-        for name in (None, CANDIDATE):
-            for number, reply in enumerate(sampler.sample(prompts, name)):
-                label = hash((number, name)) % 2 == 0 if liked == "nothing" else (name == liked)
-                rows.append(rated_reply(reply, label, chat=f"{name} {number}"))
-        return rows
-
-    def report(self, state: dict[str, object]) -> None:
-        self.phases.append(str(state["phase"]))
-
-    def judge(self, liked: str, **changes: Any) -> tuple[Verdict, float]:
+    def judge(self, liked: str | None, **changes: Any) -> tuple[Verdict, float]:
         votes = changes.get("votes") or self.votes(liked)
         given: dict[str, Any] = {"strengths": STRENGTHS, "votes": votes, "held_out": votes[:5], **changes}
         settings = given.pop("settings", self.settings)
@@ -67,7 +36,7 @@ def versions(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Vers
     return Versions(tiny_model, tmp_path_factory.mktemp("replies"))
 
 
-@pytest.mark.parametrize(("liked", "outcome"), [(CANDIDATE, "pass"), (None, "fail")])
+@pytest.mark.parametrize(("liked", "outcome"), [(ADAPTER, "pass"), (None, "fail")])
 def test_the_version_that_people_like_is_told_from_the_other(
     versions: Versions, liked: Any, outcome: str
 ) -> None:
@@ -78,34 +47,34 @@ def test_the_version_that_people_like_is_told_from_the_other(
 
 
 def test_too_few_votes_leave_the_decision_to_an_admin(versions: Versions) -> None:
-    verdict, strength = versions.judge(CANDIDATE, votes=versions.votes(CANDIDATE)[:5])
+    verdict, strength = versions.judge(ADAPTER, votes=versions.votes(ADAPTER)[:5])
     assert (verdict.outcome, strength) == ("not_enough_evidence", 1.0)
     assert "disliked replies" in verdict.reason or "liked replies" in verdict.reason
 
 
 def test_corrections_and_signals_judge_nothing(versions: Versions) -> None:
-    votes = versions.votes(CANDIDATE)
+    votes = versions.votes(ADAPTER)
     others = [
         replace(one, example=replace(one.example, source=source, label=not one.label))
         for source in ("correction", "signal:copied")
         for one in votes
     ]
-    verdict, _ = versions.judge(CANDIDATE, votes=[*votes, *others])
+    verdict, _ = versions.judge(ADAPTER, votes=[*votes, *others])
     assert verdict.outcome == "pass", verdict.reason
     assert verdict.measures["replies"]["taste"]["quality"]["votes"] == 60
 
 
 def test_harm_rejects_what_is_liked(versions: Versions) -> None:
     settings = versions.settings.model_copy(update={"gate_log_probability_tolerance": -5.0})
-    verdict, strength = versions.judge(CANDIDATE, settings=settings)
+    verdict, strength = versions.judge(ADAPTER, settings=settings)
     assert (verdict.outcome, strength) == ("fail", 0.0)
     assert "log-probability a token under the base model" in verdict.reason
 
 
 def test_progress_names_what_is_done(versions: Versions) -> None:
-    votes = versions.votes(CANDIDATE)
+    votes = versions.votes(ADAPTER)
     versions.phases.clear()
-    versions.judge(CANDIDATE, votes=votes)
+    versions.judge(ADAPTER, votes=votes)
     assert list(dict.fromkeys(versions.phases)) == [
         "reading votes",
         "sampling replies of the base model",
@@ -125,7 +94,7 @@ def test_an_adapter_that_cannot_reply_leaves_the_decision_to_an_admin(
         broken,
         None,
         strengths=STRENGTHS,
-        votes=versions.votes(CANDIDATE)[:4],
+        votes=versions.votes(ADAPTER)[:4],
         held_out=[],
         settings=versions.settings,
         report=versions.report,

@@ -7,46 +7,20 @@ from typing import Any
 
 import pytest
 
-from storage.settings import Settings
-from tests.support.adapters import build_adapter
-from tests.support.examples import rated_reply
-from trainer.dataset.tokenise import TokenisedExample, prompt_ids
-from trainer.model.base_model import BaseModelSource, resolve
+from tests.support.two_versions import ADAPTER, TwoVersions
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.taste.sampled_rows import keep_rows, kept_rows, least_probability, sample_liked
-from trainer.taste.sampler import Prompt, ReplySampler
 
 QUESTIONS = [f"What is {number} plus {number}?" for number in range(20)]
 
 
-class Rated:
-    """Replies of a tiny base model and of an adapter that writes other texts; people like those of one."""
-
+class Rated(TwoVersions):
     def __init__(self, model: Path, folder: Path) -> None:
-        self.settings = Settings(
-            data_dir=folder,
-            model=str(model),
-            precision="fp32",
-            gate_reply_tokens=24,
-            sampled_replies=2,
-            seed=5,
-        )
-        self.source: BaseModelSource = resolve(self.settings)
-        self.adapter = build_adapter(model, folder / "adapter")
-        self.states: list[dict[str, object]] = []
-
-    def votes(self, liked: str | None) -> list[TokenisedExample]:
-        sampler = ReplySampler(self.source, {"adapter": self.adapter}, self.settings, self.states.append)
-        asked = [[{"role": "user", "content": question}] for question in QUESTIONS]
-        prompts = [Prompt(one[0]["content"], prompt_ids(sampler.tokenizer, one)) for one in asked]
-        return [
-            rated_reply(reply, name == liked, chat=f"{name} {number}")
-            for name in (None, "adapter")
-            for number, reply in enumerate(sampler.sample(prompts, name, seed=100))
-        ]
+        super().__init__(model, folder, QUESTIONS, sampled_replies=2, seed=5)
 
     def sample(self, votes: Sequence[TokenisedExample], deployed: Path | None, **changes: Any) -> Any:
         settings = self.settings.model_copy(update=changes)
-        return sample_liked(self.source, deployed, votes, settings=settings, report=self.states.append)
+        return sample_liked(self.source, deployed, votes, settings=settings, report=self.report)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +29,7 @@ def rated(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Rated:
 
 
 def test_what_the_deployed_version_writes_is_learned_from_where_people_like_it(rated: Rated) -> None:
-    found = rated.sample(rated.votes("adapter"), rated.adapter)
+    found = rated.sample(rated.votes(ADAPTER), rated.adapter)
     assert (found.prompts, len(found.rows) >= 18) == (20, True), found.reason
     assert found.replies < 30, "a prompt with a liked reply is not asked again"
     assert len({tuple(row.prompt_ids) for row in found.rows}) == len(found.rows)
@@ -64,13 +38,13 @@ def test_what_the_deployed_version_writes_is_learned_from_where_people_like_it(r
 
 
 def test_what_people_dislike_is_sampled_in_vain(rated: Rated) -> None:
-    found = rated.sample(rated.votes("adapter"), None)
+    found = rated.sample(rated.votes(ADAPTER), None)
     assert len(found.rows) <= 8, found.reason
     assert found.replies >= 32, "two attempts at each prompt"
 
 
 def test_the_newest_prompts_are_taken_first(rated: Rated) -> None:
-    found = rated.sample(rated.votes("adapter"), rated.adapter, sampled_prompts=3)
+    found = rated.sample(rated.votes(ADAPTER), rated.adapter, sampled_prompts=3)
     asked = [row.example.prompt[0]["content"] for row in found.rows]
     assert found.prompts == 3
     assert asked
@@ -78,14 +52,14 @@ def test_the_newest_prompts_are_taken_first(rated: Rated) -> None:
 
 
 def test_without_a_taste_nothing_is_sampled(rated: Rated) -> None:
-    votes = rated.votes("adapter")
+    votes = rated.votes(ADAPTER)
     found = rated.sample([*votes[:3], *votes[-3:]], rated.adapter)
     assert (found.rows, found.replies) == ([], 0)
     assert "A taste needs 8 liked replies" in found.reason
 
 
 def test_a_later_attempt_gets_the_same_rows(rated: Rated, tmp_path: Path) -> None:
-    votes = rated.votes("adapter")
+    votes = rated.votes(ADAPTER)
     found = rated.sample(votes, rated.adapter)
     assert kept_rows(tmp_path / "rows.json", votes) is None
     keep_rows(tmp_path / "rows.json", found)
