@@ -94,17 +94,10 @@
   };
 
   // What grows below the thumbs may end below the edge of the transcript, and be higher than a small one: its end counts.
-  // A drawing that was on its way may take the place back, so it is shown until the person moves on.
-  let grown = null;
   const reveal = (message) => {
-    grown = message;
     const rows = find(message)?.querySelectorAll(".tl-tags, .tl-own:not([hidden])");
     [...(rows ?? [])].at(-1)?.scrollIntoView({ block: "nearest" });
   };
-  new MutationObserver(() => grown && reveal(grown)).observe(document.documentElement, { childList: true, subtree: true });
-  for (const moved of ["wheel", "touchmove", "pointerdown", "keydown"]) {
-    document.addEventListener(moved, () => (grown = null), { capture: true, passive: true });
-  }
 
   const press = async (message, change) => {
     const say = (words) => {
