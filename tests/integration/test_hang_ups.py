@@ -15,6 +15,7 @@ import psutil
 
 from tests.support.live_server import LiveServer, StartServer, wait_until
 from tests.support.rest import new_chat, send
+from tests.support.threads import in_a_loop
 
 AT_ONCE, WAITING, CLIENTS = 8, 32, 24
 POOLS = 32  # threads that a pool of the server keeps for good
@@ -31,9 +32,7 @@ class Crowd:
         self.seen: Counter[str] = Counter()
 
     def all_come(self, numbers: range) -> None:
-        """In a thread of its own: a browser of other tests may have left an event loop in this one."""
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(lambda: asyncio.run(self.come(numbers))).result()
+        in_a_loop(self.come(numbers))
 
     async def come(self, numbers: range) -> None:
         doors = asyncio.Semaphore(CLIENTS)

@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx
@@ -26,6 +25,7 @@ from storage.registry import model_versions
 from tests.support import http_loop
 from tests.support.live_server import LiveServer, StartServer
 from tests.support.rows import add_reply
+from tests.support.threads import in_a_loop
 from tests.support.vote_load import Answer, Connection, Voter
 
 CLIENTS, REPLIES_EACH = 32, 3
@@ -104,9 +104,7 @@ def test_no_acknowledged_vote_is_lost_and_none_is_doubled(
     rounds = ROUNDS["sqlite" if database_url.startswith("sqlite") else "postgresql"]
     draw = random.Random(rounds)
     for _ in range(rounds):
-        # In a thread of its own: Playwright may have left an event loop running in this one.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(asyncio.run, kill_in_mid_load(server, clients, draw.randint(CLIENTS, 400))).result()
+        in_a_loop(kill_in_mid_load(server, clients, draw.randint(CLIENTS, 400)))
         server.start()
         with server.visit() as http:
             for client in clients:
@@ -169,8 +167,7 @@ def test_votes_that_would_wait_too_long_are_refused_and_not_stored(
             await asyncio.wait_for(refused.wait(), 60)
         return await asyncio.gather(*voting)
 
-    with ThreadPoolExecutor(1) as pool:
-        answers = pool.submit(asyncio.run, vote_at_once()).result()
+    answers = in_a_loop(vote_at_once())
     database.close()
     assert {answer.status for answer in answers} == {200, 503}
     for client, answer in zip(clients, answers, strict=True):

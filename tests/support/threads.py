@@ -1,10 +1,21 @@
-"""Calls that run at the same time, each in its own thread."""
+"""Calls and coroutines in threads of their own."""
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+    """The result of the coroutine, run in a thread of its own.
+
+    `asyncio.run` fails in a test's own thread when tests with a browser came before: Playwright's event
+    loop goes on there until the session ends.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def at_once(calls: Iterable[Callable[[], T]]) -> list[T]:

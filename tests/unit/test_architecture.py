@@ -145,3 +145,9 @@ def test_module_says_what_it_is(name: str) -> None:
 def test_no_test_module_is_imported(name: str) -> None:
     imported = {module.rpartition(".")[2] for module in imports(TESTS[name]) if module.startswith("tests.")}
     assert not {module for module in imported if module.startswith("test_")}, "move it to tests/support"
+
+
+@pytest.mark.parametrize("name", [name for name in TESTS if name.rpartition(".")[2].startswith("test_")])
+def test_no_test_runs_a_loop_in_its_own_thread(name: str) -> None:
+    calls = [node.func for node in ast.walk(ast.parse(TESTS[name].read_text())) if isinstance(node, ast.Call)]
+    assert "asyncio.run" not in map(ast.unparse, calls), "Playwright has one there: in_a_loop runs it apart"

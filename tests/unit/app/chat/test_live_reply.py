@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 from typing import Any
 
@@ -12,6 +11,7 @@ from app.chat.live_reply import LiveReply
 from app.serving.reply import Outcome, ReplyEnd, ReplyStream
 from storage.db.tables import Message
 from storage.errors import Busy
+from tests.support.threads import in_a_loop
 
 SILENCE = 60.0
 END = ReplyEnd("One two", "stop", None, prompt_tokens=1, timings={})
@@ -40,8 +40,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         async with asyncio.timeout(60):
             await work
 
-    with ThreadPoolExecutor(1) as thread:  # the browser's tests have a loop in this one
-        thread.submit(asyncio.run, bounded()).result()
+    in_a_loop(bounded())
 
 
 def test_what_came_meanwhile_is_read_at_once_and_then_the_end(live: LiveReply) -> None:

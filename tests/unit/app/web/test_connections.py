@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from app.web.connections import BoundedConnection
+from tests.support.threads import in_a_loop
 
 Open = Callable[[bytes], Awaitable[asyncio.StreamReader]]
 WHOLE, HALF = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", b"GET / HTTP/1.1\r\nHo"
@@ -45,7 +46,7 @@ def connected(test: Callable[[Open], Awaitable[None]], *, limit: int = 100, answ
             writer.close()
         server.close()
 
-    asyncio.run(run())
+    in_a_loop(run())
 
 
 @pytest.mark.parametrize("sent", [b"", HALF, WHOLE, WHOLE + HALF])

@@ -14,7 +14,7 @@ from storage.errors import NotAuthenticated, ThumbloopError, TooOften
 from storage.people import users
 from storage.settings import Settings
 from tests.support.clock import Clock
-from tests.support.threads import at_once
+from tests.support.threads import in_a_loop
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def sign_in(checks: PasswordChecks, *attempts: tuple[str, str, str]) -> list[str
     async def all_of_them() -> list[str | ThumbloopError]:
         return await asyncio.gather(*(attempt(*one) for one in attempts))
 
-    return at_once([lambda: asyncio.run(all_of_them())])[0]
+    return in_a_loop(all_of_them())
 
 
 def test_failures_delay_a_name_and_success_resets_it(checks: PasswordChecks, clock: Clock) -> None:

@@ -1,12 +1,8 @@
 """Adapters on a server with vLLM's routes: loaded under names of their own, found again, unloaded."""
 
-import asyncio
 import logging
 import shutil
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -20,8 +16,7 @@ from storage.errors import ArtifactRefused, Busy, Conflict
 from tests.support.adapters import build_adapter
 from tests.support.external_backend import BASE, HELLO, SAMPLING, MakeBackend, Tokenise
 from tests.support.recorded_vllm import KEY, MODEL, WORDS, Recorded, cut_after, error, recorded_vllm, status
-
-T = TypeVar("T")
+from tests.support.threads import in_a_loop
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +84,6 @@ def test_what_the_server_has_already_is_not_loaded_again(
     external.load(version)
     assert "/v1/load_lora_adapter" not in vllm_server.calls
     assert reply(external, version).startswith(name)
-
-
-def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run it in a thread: in this one, Playwright's loop may be running when browser tests came before."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
 
 
 def test_two_servers_of_ours_that_load_at_once_are_both_content(
