@@ -25,9 +25,11 @@ from app.api.v1 import (
     sweeps,
     training_runs,
     users,
+    voted_replies,
     votes,
     webhooks,
 )
+from app.pages.admin import feedback as feedback_page
 from app.pages.admin.page import AdminPage
 from app.pages.chat.page import ChatPage
 from app.pages.theme import mount_options
@@ -60,9 +62,10 @@ API_ROUTERS = (
     imports,
     users,
     guard,
+    voted_replies,
     webhooks,
 )
-ROOT_ROUTERS = (routes, monitoring, docs, sign_in)
+ROOT_ROUTERS = (routes, monitoring, docs, sign_in, feedback_page)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 DESCRIPTION = """Every request needs an API token (`thumbloop token create NAME`) in the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:

@@ -10,11 +10,11 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from app.commands.options import field_options, import_options, with_options
+from app.commands.options import field_options, import_options, pairs, with_options
 from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, say
 from storage.db import audit
 from storage.errors import InvalidInput
-from storage.examples.filters import read_filter
+from storage.examples.filters import ExampleFilter, read_filter
 from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
 from storage.imports.formats import FORMATS, ImportOptions
@@ -95,7 +95,7 @@ def export_feedback(
     for kind in signals:
         if kind not in SIGNALS:
             raise InvalidInput(f"--signal {kind!r} is not one of {', '.join(SIGNALS)}.", field="signal")
-    plan = ExportPlan(filter=read_filter(_pairs(filters)), signals=signals, **options)
+    plan = ExportPlan(filter=read_filter(pairs(filters), ExampleFilter), signals=signals, **options)
     if file == PIPE and plan.format != "jsonl":
         raise InvalidInput(
             f"Standard output takes jsonl only; name a file for {plan.format}.", field="format"
@@ -137,18 +137,6 @@ def _print(chunks: Iterator[bytes]) -> None:
             sys.stdout.buffer.write(chunk)
     with onto_stdout():
         sys.stdout.buffer.flush()
-
-
-def _pairs(filters: list[str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for text in filters:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InvalidInput(f"--filter {text!r} is not NAME=VALUE, such as label=up.", field="filter")
-        if name in found:
-            raise InvalidInput(f"--filter {name} is given twice; all filters must hold.", field=name)
-        found[name] = value
-    return found
 
 
 def _template(settings: "Settings") -> "ChatTemplate":

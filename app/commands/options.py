@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 from typer.models import OptionInfo
 
+from storage.errors import InvalidInput
 from storage.imports.formats import ImportOptions
 
 Options = Mapping[str, tuple[Any, OptionInfo]]  # the type and the declaration of each parameter
@@ -58,3 +59,16 @@ def with_options(
 
 def import_options() -> Options:
     return field_options(ImportOptions, ImportOptions.model_fields)
+
+
+def pairs(filters: list[str]) -> dict[str, object]:
+    """The values of options `--filter NAME=VALUE`; raises InvalidInput."""
+    found: dict[str, object] = {}
+    for text in filters:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidInput(f"--filter {text!r} is not NAME=VALUE, such as label=up.", field="filter")
+        if name in found:
+            raise InvalidInput(f"--filter {name} is given twice; all filters must hold.", field=name)
+        found[name] = value
+    return found

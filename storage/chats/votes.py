@@ -63,7 +63,7 @@ _FIND = (
         *_chats.c["owner_id", "deleted_at"],
         _users.c.app_id,
         _users.c.quarantined.label("set_aside"),
-        *_votes.c["label", "tags", "comment", "correction", "quarantined", "revision"],
+        *_votes.c["label", "tags", "comment", "correction", "quarantined", "excluded", "revision"],
     )
     .join_from(_messages, _chats)
     .join(_users)
@@ -104,7 +104,7 @@ def cast_vote(
     current = _current(found, found.owner_id, message_id)
     _check_expected(current, expected)
     wanted = replace(current, label=label, tags=list(tags or ()), comment=comment, correction=correction)
-    wanted = replace(wanted, quarantined=bool(found.set_aside))
+    wanted = replace(wanted, quarantined=bool(found.set_aside or found.excluded))
     if wanted == current:
         return current
     return _store(session, wanted, "cast" if current.label is None else "change")

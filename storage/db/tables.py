@@ -144,8 +144,22 @@ class Vote(Dated, table=True):
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
     comment: str | None = Field(default=None, sa_type=Text)
     correction: str | None = Field(default=None, sa_type=Text)
+    # Not used: an admin has excluded this vote, or the person is quarantined.
     quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
+    excluded: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})  # by an admin
     revision: int = 1
+    updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
+class Review(Dated, table=True):
+    """A second rating of a voted reply, by an admin. It measures agreement and is not trained on."""
+
+    __table_args__ = (UniqueConstraint("vote_id", "by"),)
+
+    vote_id: str = Field(foreign_key="vote.id")
+    by: str = Field(foreign_key="user_account.id")
+    label: bool | None = None
+    note: str | None = Field(default=None, sa_type=Text)
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 

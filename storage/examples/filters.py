@@ -1,13 +1,13 @@
-"""Filters that select examples, for exports, the examples API and training.
+"""Filters that select examples, for exports, the examples API and training, and rated replies for admins.
 
-`ExampleFilter` defines the filters, and `read_filter` validates them. `resolve` replaces values whose meaning
-changes over time (on_policy) or between installations (a user's hash).
+`ExampleFilter` defines the filters of examples, and `read_filter` validates them. `resolve` replaces values
+whose meaning changes over time (on_policy) or between installations (a user's hash).
 """
 
 import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sqlmodel import Session
@@ -19,8 +19,14 @@ from storage.people import users
 from storage.registry import model_versions
 
 
-class ExampleFilter(BaseModel):
-    """All filters must hold; one that is not given holds for every example."""
+def _check_order(filter: BaseModel, low: str, high: str) -> None:
+    least, most = getattr(filter, low), getattr(filter, high)
+    if least is not None and most is not None and least > most:
+        raise ValueError(f"{low} is beyond {high}, so nothing can match")
+
+
+class RatedFilter(BaseModel):
+    """The filters of whatever lists rated replies. All must hold; one that is not given always does."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,25 +39,9 @@ class ExampleFilter(BaseModel):
         description="Voted at this moment or earlier. A day without a time includes the whole day, in UTC.",
     )
     model_version: str | None = Field(None, description="Replies by this version, for example v2.")
-    on_policy: bool = Field(False, description="Only replies by the version that is deployed now.")
     tag: str | None = Field(None, description="Votes with this reason tag.")
     has_comment: bool | None = Field(None, description="Votes with (true) or without (false) a comment.")
     user: str | None = Field(None, description="Votes of this person: an id, or the user_hash of an export.")
-    min_messages: int | None = Field(
-        None, ge=1, description="At least this many messages, the system prompt and the reply included."
-    )
-    max_messages: int | None = Field(
-        None, ge=1, description="At most this many messages, the system prompt and the reply included."
-    )
-    min_tokens: int | None = Field(
-        None,
-        ge=0,
-        description="The reply has at least this many tokens as generated; a reply not generated here "
-        "counts a token for every four characters.",
-    )
-    max_tokens: int | None = Field(
-        None, ge=0, description="The reply has at most this many tokens, counted as for min_tokens."
-    )
     source: str | None = Field(
         None,
         description="Where it came from: web, api, openai, correction, or import, which is every import "
@@ -59,9 +49,6 @@ class ExampleFilter(BaseModel):
     )
     consent: Literal["given", "withheld", "any"] = Field(
         "given", description="Chats whose owner consents to training, does not, or both."
-    )
-    quarantined: Literal["no", "only", "any"] = Field(
-        "no", description="Votes of people who are not quarantined (no), who are (only), or both (any)."
     )
 
     @field_validator("label", mode="before")
@@ -94,22 +81,45 @@ class ExampleFilter(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _not_empty(self) -> "ExampleFilter":
-        for low, high in (
-            ("from_date", "to_date"),
-            ("min_messages", "max_messages"),
-            ("min_tokens", "max_tokens"),
-        ):
-            least, most = getattr(self, low), getattr(self, high)
-            if least is not None and most is not None and least > most:
-                raise ValueError(f"{low} is beyond {high}, so nothing can match")
-        if self.on_policy and self.model_version is not None:
-            raise ValueError("on_policy and model_version cannot both be given")
+    def _dates_in_order(self) -> Self:
+        _check_order(self, "from_date", "to_date")
         return self
 
     @property
     def version_number(self) -> int | None:
         return int(self.model_version[1:]) if self.model_version is not None else None
+
+
+class ExampleFilter(RatedFilter):
+    """The filters of examples."""
+
+    on_policy: bool = Field(False, description="Only replies by the version that is deployed now.")
+    min_messages: int | None = Field(
+        None, ge=1, description="At least this many messages, the system prompt and the reply included."
+    )
+    max_messages: int | None = Field(
+        None, ge=1, description="At most this many messages, the system prompt and the reply included."
+    )
+    min_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="The reply has at least this many tokens as generated; a reply not generated here "
+        "counts a token for every four characters.",
+    )
+    max_tokens: int | None = Field(
+        None, ge=0, description="The reply has at most this many tokens, counted as for min_tokens."
+    )
+    quarantined: Literal["no", "only", "any"] = Field(
+        "no", description="Votes that are not quarantined (no), that are (only), or both (any)."
+    )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        for name in ("messages", "tokens"):
+            _check_order(self, f"min_{name}", f"max_{name}")
+        if self.on_policy and self.model_version is not None:
+            raise ValueError("on_policy and model_version cannot both be given")
+        return self
 
     @property
     def counts_tokens(self) -> bool:
@@ -124,6 +134,7 @@ class ExampleFilter(BaseModel):
 
 
 EVERYTHING = ExampleFilter()
+Filter = TypeVar("Filter", bound=RatedFilter)
 
 
 def is_of_source(source: str, wanted: str) -> bool:
@@ -131,20 +142,23 @@ def is_of_source(source: str, wanted: str) -> bool:
     return source == wanted or source.startswith(f"{wanted}:")
 
 
-def read_filter(values: Mapping[str, object]) -> ExampleFilter:
+def read_filter(
+    values: Mapping[str, object],
+    kind: type[Filter] = ExampleFilter,  # type: ignore[assignment]
+) -> Filter:
     """The filter from a query string or command-line options.
 
     Raises InvalidInput (`field` is the filter's name) for an unknown name or an invalid value.
     """
     try:
-        return ExampleFilter.model_validate(dict(values))
+        return kind.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
             raise InvalidInput(f"The filters contradict each other: {_reason(first)}.") from error
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(ExampleFilter.model_fields)
+            known = ", ".join(kind.model_fields)
             raise InvalidInput(
                 f"There is no filter {name!r}; the filters are {known}.", code="unknown_filter", field=name
             ) from error
@@ -153,13 +167,13 @@ def read_filter(values: Mapping[str, object]) -> ExampleFilter:
         ) from error
 
 
-def resolve(session: Session, filter: ExampleFilter, *, salt: bytes) -> ExampleFilter:
+def resolve(session: Session, filter: Filter, *, salt: bytes) -> Filter:
     """The filter with on_policy replaced by the deployed version, and a user's hash by their id.
 
     Raises NotFound if the version or the person does not exist.
     """
     found: dict[str, object] = {}
-    if filter.on_policy:
+    if isinstance(filter, ExampleFilter) and filter.on_policy:
         found |= {"on_policy": False, "model_version": model_versions.deployed_version(session).name}
     elif filter.model_version is not None:
         model_versions.get_version(session, filter.model_version)

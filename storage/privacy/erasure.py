@@ -18,7 +18,18 @@ from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.database import Database
 from storage.db.rows import count_changed
-from storage.db.tables import ApiToken, Chat, Message, SetAsideVote, Signal, User, Vote, VoteEvent, now
+from storage.db.tables import (
+    ApiToken,
+    Chat,
+    Message,
+    Review,
+    SetAsideVote,
+    Signal,
+    User,
+    Vote,
+    VoteEvent,
+    now,
+)
 from storage.errors import Conflict
 from storage.exports.exporter import remove_exports
 from storage.people.users import get_user
@@ -177,6 +188,8 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
     votes, signals = _keys(session, scope)
     report = ErasureReport(votes=len(votes))
     blank: dict[str, object] = {"label": None, "tags": [], "comment": None, "correction": None}
+    judged = select(Vote.id).where(scope.covers(Vote))
+    session.execute(sa.delete(Review).where(col(Review.vote_id).in_(judged)))
     session.execute(sa.delete(Vote).where(scope.covers(Vote)))
     session.execute(sa.delete(SetAsideVote).where(scope.covers(SetAsideVote)))  # may quote the reply
     # An event of a vote that was taken back is empty: there is nothing to erase or to count.

@@ -1,23 +1,25 @@
-"""Quarantine: a person's votes are kept, but not counted, trained on or (by default) exported until released.
+"""Quarantine, of a person or of single votes: these are kept, but not counted, trained on or (by default)
+exported until released.
 
-Each of their votes gets a new event, so earlier snapshots do not change. The event keeps the vote's time;
+Each of the votes gets a new event, so earlier snapshots do not change. The event keeps the vote's time;
 the audit log has the time of the quarantine.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import SelectOfScalar
 
 from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.rows import count_changed
 from storage.db.tables import User, Vote, VoteEvent
-from storage.errors import Conflict
+from storage.errors import Conflict, NotFound
 from storage.people.users import get_user
 
 QUARANTINE, RELEASE = "quarantine", "release"
+EXCLUDE, INCLUDE = "exclude vote", "include vote"
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,46 @@ def set_quarantine(
         .execution_options(synchronize_session="fetch")
     )
     action = QUARANTINE if quarantined else RELEASE
-    changed = _change_votes(session, select(User.id).where(whole), quarantined, action)
+    theirs = col(Vote.user_id).in_(select(User.id).where(whole))
+    changed = _change_votes(session, theirs & col(Vote.excluded).is_(False), quarantined)
     audit.record(session, by, action, user_id, votes=changed, reason=reason)
     session.flush()
     return QuarantineReport(quarantined, changed)
 
 
-def _change_votes(session: Session, people: SelectOfScalar[str], quarantined: bool, action: str) -> int:
+def set_excluded(
+    session: Session, vote_ids: Collection[str], excluded: bool, *, by: str, reason: str = ""
+) -> int:
+    """Exclude single votes, whatever they are changed to later, or include them again.
+
+    Returns how many were not so before; repeating it changes nothing. A vote of a quarantined person stays
+    quarantined. Raises NotFound, and then changes none.
+    """
+    lock_vote_log(session)
+    found = session.exec(select(Vote).where(col(Vote.id).in_(vote_ids))).all()
+    unknown = set(vote_ids) - {vote.id for vote in found}
+    if unknown:
+        raise NotFound(f"There is no vote {min(unknown)}.")
+    changing = [vote for vote in found if vote.excluded != excluded]
+    for vote in changing:
+        vote.excluded = excluded
+        audit.record(session, by, EXCLUDE if excluded else INCLUDE, vote.id, reason=reason)
+    session.flush()
+    free = select(User.id).where(col(User.quarantined).is_(False))
+    theirs = col(Vote.id).in_([vote.id for vote in changing]) & col(Vote.user_id).in_(free)
+    _change_votes(session, theirs, excluded)
+    return len(changing)
+
+
+def _change_votes(session: Session, which: sa.ColumnElement[bool], quarantined: bool) -> int:
     standing = (
-        col(Vote.user_id).in_(people),
+        which,
         col(Vote.label).is_not(None),
         col(Vote.quarantined).is_not(quarantined),
     )
     kept = ("message_id", "user_id", "label", "tags", "comment", "correction")
     changes = {
-        "action": sa.literal(action),
+        "action": sa.literal(QUARANTINE if quarantined else RELEASE),
         "quarantined": sa.literal(quarantined),
         "revision": col(Vote.revision) + 1,
         "created_at": col(Vote.updated_at),

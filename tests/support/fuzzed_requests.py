@@ -206,6 +206,14 @@ def real_requests(
         {"user_id": other.user_id, "message_id": message_id, "reason": "Known."},
     )
     add(f"DELETE /api/v1/guard/releases/{release_id}")
+    listed = call("GET", "/api/v1/votes?limit=1")["items"]
+    voted = f"/api/v1/votes/{listed[0]['id'] if listed else message_id}"
+    add("GET /api/v1/votes?limit=2&label=up&search=a&use=counts&reviewed=true&disagreed=true")
+    add("GET /api/v1/votes/agreement")
+    add(f"GET {voted}")
+    add(f"PUT {voted}/review", {"label": True, "note": "Right."})
+    exclusion = {"vote_ids": [one["id"] for one in listed], "excluded": True, "reason": "Off topic."}
+    add("PUT /api/v1/votes/exclusion", exclusion)
     add("GET /api/v1/me")
     add("GET /api/v1/me/sessions")
     add("DELETE /api/v1/me/sessions", who=leaver)
@@ -245,6 +253,14 @@ def real_requests(
     add("POST /password", urlencode({"current": "wrong", "new": "new password"}).encode(), **form)
     add("POST /login", sign_in, who=None, **form)
     add("POST /login", urlencode({"name": "admin", "password": "wrong"}).encode(), who=None, **form)
+    add("GET /admin/feedback?search=a&vote=x&before=y")
+    add("GET /admin/feedback/feedback.css")
+    for deed, fields in (
+        ("exclusion", {"vote_id": "x", "excluded": "true", "reason": "Off topic."}),
+        ("review", {"vote_id": "x", "label": "up", "note": "Right."}),
+        ("quarantine", {"user_id": other.user_id, "quarantined": "true"}),
+    ):
+        add(f"POST /admin/feedback/{deed}?label=up", urlencode(fields).encode(), **form)
     add("POST /logout", who=leaver)
     add("POST /sessions", urlencode({"session_id": leaver.session_id}).encode(), who=leaver, **form)
     for page in ("", "/admin"):

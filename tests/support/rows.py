@@ -69,6 +69,11 @@ def add_person_with_reply(
     return person, chat, add_reply(session, chat, **more)
 
 
+def vote_on(session: Session, message_id: str) -> Vote:
+    """The only vote on this reply."""
+    return session.exec(select(Vote).where(Vote.message_id == message_id)).one()
+
+
 def rate(
     session: Session, question: str, answers: dict[str, bool], *, system_prompt: str = "", **details: Any
 ) -> list[Message]:

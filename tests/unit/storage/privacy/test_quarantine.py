@@ -15,9 +15,9 @@ from storage.examples.filters import ExampleFilter
 from storage.files.installation_key import load_secret
 from storage.people import users
 from storage.privacy import erasure
-from storage.privacy.quarantine import set_quarantine
+from storage.privacy.quarantine import set_excluded, set_quarantine
 from tests.support.rated_store import exported_lines
-from tests.support.rows import add_person_with_reply, add_reply, audit_events
+from tests.support.rows import add_person_with_reply, add_reply, audit_events, vote_on
 
 
 def voters_in(session: Session, snapshot: int, quarantined: str = "no") -> list[str]:
@@ -92,3 +92,36 @@ def test_a_quarantined_vote_is_erased_like_any_other(database: Database) -> None
         for event in session.exec(select(VoteEvent)):
             assert (event.action, event.label, event.comment) == ("erase", None, None)
         assert users.get_user(session, bad.id).quarantined
+
+
+def test_an_excluded_vote_stays_out_whatever_its_person_or_the_admin_of_people_does(
+    database: Database,
+) -> None:
+    with database.write() as session:
+        good, _, kept = add_person_with_reply(session, label=True)
+        person, chat, spam = add_person_with_reply(session, label=True)
+        other = add_reply(session, chat, label=False)
+        vote_id = vote_on(session, spam.id).id
+        before = votes.latest_event_id(session)
+        assert set_excluded(session, [vote_id], True, by="admin", reason="off topic") == 1
+        assert set_excluded(session, [vote_id], True, by="admin") == 0
+        assert votes.count_votes(session) == votes.VoteCounts(up=1, down=1)
+        votes.clear_vote(session, user_id=person.id, message_id=spam.id)
+        votes.cast_vote(session, user_id=person.id, message_id=spam.id, label=False)
+        set_quarantine(session, person.id, True, by="admin")
+        assert set_quarantine(session, person.id, False, by="admin").votes == 1  # the other one
+        assert votes.count_votes(session) == votes.VoteCounts(up=1, down=1)
+        assert voters_in(session, before) == [good.id, person.id, person.id]
+        with pytest.raises(NotFound, match="no vote nothing"):
+            set_excluded(session, ["nothing", vote_on(session, kept.id).id], True, by="admin")
+    with database.read() as session:
+        after = votes.latest_event_id(session)
+        assert [example.message_id for example in Examples(session, after).iterate()] == [kept.id, other.id]
+    with database.write() as session:
+        set_quarantine(session, person.id, True, by="admin")
+        assert set_excluded(session, [vote_id], False, by="admin") == 1
+        assert votes.count_votes(session) == votes.VoteCounts(up=1, down=0)  # the person is quarantined
+        set_quarantine(session, person.id, False, by="admin")
+        assert votes.count_votes(session) == votes.VoteCounts(up=1, down=2)
+        actions = [(event.action, event.target) for event in audit_events(session)]
+        assert actions.count(("exclude vote", vote_id)) == actions.count(("include vote", vote_id)) == 1

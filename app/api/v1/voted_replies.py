@@ -1,0 +1,139 @@
+"""Votes with their replies: list, search, conversation, exclusion and second ratings. For admins."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import AfterValidator, BaseModel, Field, StrictBool
+
+from app.api.schemas import NO_CURSOR, Id, Page, page_of
+from app.web.auth import Admin, ServicesHere
+from app.web.openapi_names import Body
+from storage.db import audit
+from storage.db.ids import is_id
+from storage.examples.filters import resolve
+from storage.files.installation_key import load_secret
+from storage.privacy.quarantine import set_excluded
+from storage.review import second_ratings
+from storage.review.voted_replies import Use, VoteFilter, conversation, get_voted_reply, list_votes
+
+router = APIRouter(prefix="/votes", tags=["feedback"])
+MOST_AT_ONCE = 200
+
+
+def _cursor(text: str) -> str:
+    if not is_id(text):
+        raise ValueError(NO_CURSOR)
+    return text
+
+
+class VotesQuery(VoteFilter):
+    limit: int = Field(50, ge=1, le=200, description="The largest number of items.")
+    cursor: Annotated[str, AfterValidator(_cursor)] | None = Field(
+        None, description="`next` of the previous page with the same filters; left out for the first one."
+    )
+
+
+class ReviewOut(BaseModel, from_attributes=True):
+    by: str = Field(description="The id of the admin.")
+    label: bool | None
+    note: str | None
+    updated_at: datetime
+
+
+class VotedReplyOut(BaseModel, from_attributes=True):
+    id: str
+    message_id: str
+    chat_id: str
+    user_id: str
+    person: str | None = Field(description="The name of their account; others have none.")
+    label: bool = Field(description="true: up, false: down.")
+    tags: list[str]
+    comment: str | None
+    correction: str | None
+    voted_at: datetime
+    source: str
+    model_version: str | None
+    question: str = Field(description="The message that the reply answers.")
+    reply: str
+    use: Use = Field(description="Whether training may use the vote (counts), or what keeps it from that.")
+    set_aside: str | None = Field(description="Why the guard set it aside in the newest run.")
+    learned_by: list[str] = Field(description="The versions whose runs learned from it.")
+    reviews: list[ReviewOut]
+
+
+class Turn(BaseModel, from_attributes=True):
+    id: str
+    role: str
+    content: str
+
+
+class Conversation(VotedReplyOut):
+    messages: list[Turn] = Field(description="The messages up to the reply.")
+
+
+class Exclusion(Body, json_schema_extra={"examples": [{"vote_ids": [], "excluded": True}]}):
+    vote_ids: list[str] = Field(max_length=MOST_AT_ONCE)
+    excluded: StrictBool = Field(description="true: keep them from training. false: let them train again.")
+    reason: str = Field("", max_length=1000, description="For the audit log.")
+
+
+class Excluded(BaseModel):
+    changed: int = Field(description="How many votes were not so before.")
+
+
+class NewReview(Body):
+    label: StrictBool | None = Field(None, description="true: up, false: down.")
+    note: str | None = Field(None, max_length=4000)
+
+
+class AgreementOut(BaseModel, from_attributes=True):
+    ratings: int = Field(description="Second ratings of votes that still stand.")
+    agreed: int
+    kappa: float | None = Field(description="Cohen's κ; null where it is not defined.")
+
+
+@router.get("")
+def list_voted_replies(
+    _: Admin, services: ServicesHere, query: Annotated[VotesQuery, Query()]
+) -> Page[VotedReplyOut]:
+    """All votes with their replies, newest first, whether or not training may use them."""
+    given = query.model_dump(include=set(VoteFilter.model_fields), exclude_unset=True)
+    with services.database.read() as session:
+        wanted = resolve(session, VoteFilter(**given), salt=load_secret(services.settings.data_dir))
+        found = list_votes(session, wanted, limit=query.limit + 1, before=query.cursor)
+        return page_of([VotedReplyOut.model_validate(one) for one in found], query.limit)
+
+
+@router.get("/agreement")
+def show_agreement(_: Admin, services: ServicesHere) -> AgreementOut:
+    """How far second ratings agree with the votes."""
+    with services.database.read() as session:
+        return AgreementOut.model_validate(second_ratings.agreement(session))
+
+
+@router.put("/exclusion")
+def exclude(body: Exclusion, identity: Admin, services: ServicesHere) -> Excluded:
+    """Keep votes from training, or let them train again; all of them or, on an error, none."""
+    with services.database.write() as session:
+        changed = set_excluded(session, body.vote_ids, body.excluded, by=identity.user_id, reason=body.reason)
+    return Excluded(changed=changed)
+
+
+@router.get("/{vote_id}")
+def show_conversation(vote_id: Id, identity: Admin, services: ServicesHere) -> Conversation:
+    """A vote with the conversation up to its reply. That it was read is in the audit log."""
+    with services.database.write() as session:
+        vote = get_voted_reply(session, vote_id)
+        audit.record(session, identity.user_id, "read conversation", vote.chat_id)
+        turns = [Turn.model_validate(one) for one in conversation(session, vote)]
+        return Conversation(**VotedReplyOut.model_validate(vote).model_dump(), messages=turns)
+
+
+@router.put("/{vote_id}/review")
+def review(vote_id: Id, body: NewReview, identity: Admin, services: ServicesHere) -> VotedReplyOut:
+    """Your second rating and note, in place of your earlier one; without either it is removed."""
+    with services.database.write() as session:
+        second_ratings.rate(session, vote_id, by=identity.user_id, label=body.label, note=body.note)
+        audit.record(session, identity.user_id, "review", vote_id)
+        return VotedReplyOut.model_validate(get_voted_reply(session, vote_id))

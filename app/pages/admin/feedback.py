@@ -1,0 +1,227 @@
+"""The page /admin/feedback: what people say, vote by vote. Plain HTML; its forms work without scripts.
+
+`assets/feedback.js` adds keys for reviewing and shows times as local ones.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Request
+from sqlmodel import Session
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from app.pages.html import ASSETS, counted, render
+from app.services import Services
+from app.web.auth import Identity, ServicesHere, resolve
+from app.web.sign_in import admin_only_page
+from storage.db import audit
+from storage.errors import InvalidInput, NotFound, ThumbloopError
+from storage.examples import filters
+from storage.files.installation_key import load_secret
+from storage.privacy.quarantine import set_excluded, set_quarantine
+from storage.registry.model_versions import list_versions
+from storage.review import second_ratings
+from storage.review.voted_replies import (
+    USES,
+    VotedReply,
+    VoteFilter,
+    conversation,
+    count_votes,
+    get_voted_reply,
+    list_votes,
+)
+
+ADDRESS = "/admin/feedback"
+FILES = ("feedback.css", "feedback.js")
+SHOWN, COUNTED = 30, 1000
+LABELS = {"up": True, "down": False, "": None}
+
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class View:
+    """What an address shows: a page of the votes that match, and one of them with its conversation."""
+
+    filters: Mapping[str, str]
+    before: str = ""
+    vote: str = ""
+
+    def link(self, **changes: str) -> str:
+        """The address of this view with some of it changed."""
+        parts = {**self.filters, "before": self.before, "vote": self.vote} | changes
+        query = urlencode({name: value for name, value in parts.items() if value})
+        return f"{ADDRESS}?{query}" if query else ADDRESS
+
+
+def view_of(query: Mapping[str, str]) -> View:
+    given = {name: query[name] for name in VoteFilter.model_fields if query.get(name)}
+    return View(given, query.get("before", ""), query.get("vote", ""))
+
+
+@router.get(ADDRESS)
+def show(request: Request, services: ServicesHere) -> Response:
+    identity = _admin(request, services)
+    if isinstance(identity, Response):
+        return identity
+    query = request.query_params
+    done = {name: query.get(name, "") for name in ("changed", "excluded")}
+    return _page(services, identity, view_of(query), done=done)
+
+
+@router.get(f"{ADDRESS}/{{file}}")
+def asset(file: str) -> Response:
+    if file not in FILES:
+        raise HTTPException(404)
+    return FileResponse(ASSETS / file)
+
+
+@router.post(f"{ADDRESS}/exclusion")
+def exclude(
+    request: Request,
+    services: ServicesHere,
+    excluded: Annotated[bool, Form()],
+    vote_id: Annotated[list[str], Form()] = [],  # noqa: B006, which FastAPI copies
+    reason: Annotated[str, Form(max_length=1000)] = "",
+) -> Response:
+    """Exclude the chosen votes, or include them again."""
+
+    def act(session: Session, by: str) -> dict[str, str]:
+        if not vote_id:
+            raise InvalidInput("Choose a vote first.")
+        set_excluded(session, vote_id, excluded, by=by, reason=reason)
+        return {"changed": ",".join(vote_id), "excluded": "yes" if excluded else "no"}
+
+    return _act(request, services, act)
+
+
+@router.post(f"{ADDRESS}/review")
+def review(
+    request: Request,
+    services: ServicesHere,
+    vote_id: Annotated[str, Form()],
+    label: Annotated[str, Form()] = "",
+    note: Annotated[str, Form(max_length=4000)] = "",
+) -> Response:
+    """Store the admin's second rating, and go on to the next vote of the list."""
+
+    def act(session: Session, by: str) -> dict[str, str]:
+        if label not in LABELS:
+            raise InvalidInput(f"A rating is up or down, not {label!r}.", field="label")
+        second_ratings.rate(session, vote_id, by=by, label=LABELS[label], note=note)
+        audit.record(session, by, "review", vote_id)
+        return {}
+
+    return _act(request, services, act)
+
+
+@router.post(f"{ADDRESS}/quarantine")
+def quarantine(
+    request: Request,
+    services: ServicesHere,
+    user_id: Annotated[str, Form()],
+    quarantined: Annotated[bool, Form()],
+) -> Response:
+    """Quarantine the person of a vote, or release them."""
+
+    def act(session: Session, by: str) -> dict[str, str]:
+        set_quarantine(session, user_id, quarantined, by=by, reason="On the feedback page.")
+        return {}
+
+    return _act(request, services, act)
+
+
+def _act(request: Request, services: Services, act: Callable[[Session, str], dict[str, str]]) -> Response:
+    identity = _admin(request, services)
+    if isinstance(identity, Response):
+        return identity
+    view = view_of(request.query_params)
+    try:
+        with services.database.write() as session:
+            done = act(session, identity.user_id)
+    except ThumbloopError as error:
+        return _page(services, identity, view, alert=error.message, status=error.status)
+    return RedirectResponse(view.link(**done), status_code=303)
+
+
+def _page(
+    services: Services,
+    identity: Identity,
+    view: View,
+    *,
+    done: Mapping[str, str] | None = None,
+    alert: str = "",
+    status: int = 200,
+) -> Response:
+    values: dict[str, Any] = {"votes": [], "matching": 0, "next": "", "opened": None}
+    with services.database.read() as session:
+        try:
+            wanted = filters.read_filter(view.filters, VoteFilter)
+            wanted = filters.resolve(session, wanted, salt=load_secret(services.settings.data_dir))
+            found = list_votes(session, wanted, limit=SHOWN + 1, before=view.before or None)
+            values["votes"], values["next"] = found[:SHOWN], found[SHOWN - 1].id if found[SHOWN:] else ""
+            values["matching"] = count_votes(session, wanted, most=COUNTED)
+        except (InvalidInput, NotFound) as error:
+            alert, status = alert or error.message, error.status
+        values["agreement"] = second_ratings.agreement(session)
+        values["versions"] = [version.name for version in list_versions(session)]
+    if view.vote:
+        try:
+            values["opened"] = _opened(services, identity, view.vote)
+        except NotFound as error:
+            alert, status = alert or error.message, error.status
+    html = render(
+        "admin/feedback.html",
+        view=view,
+        query=view.link().removeprefix(ADDRESS),
+        zip=zip,
+        alert=alert,
+        done=_done(done or {}),
+        uses=USES,
+        most=COUNTED,
+        admin=identity,
+        **_beside(values["votes"], view.vote),
+        **values,
+    )
+    return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
+
+
+def _opened(services: Services, identity: Identity, vote_id: str) -> dict[str, Any]:
+    with services.database.write() as session:
+        vote = get_voted_reply(session, vote_id)
+        audit.record(session, identity.user_id, "read conversation", vote.chat_id)
+        turns = [(message.role, message.content) for message in conversation(session, vote)]
+        own = next((one for one in vote.reviews if one.by == identity.user_id), None)
+        return {"vote": vote, "turns": turns, "own": own}
+
+
+def _beside(votes: Iterable[VotedReply], opened: str) -> dict[str, str]:
+    """The ids of the votes above and below the opened one in the list."""
+    ids = [vote.id for vote in votes]
+    if opened not in ids:
+        return {"above": "", "below": ids[0] if ids else ""}
+    at = ids.index(opened)
+    return {"above": ids[at - 1] if at else "", "below": ids[at + 1] if ids[at + 1 :] else ""}
+
+
+def _done(done: Mapping[str, str]) -> dict[str, Any] | None:
+    """What the last action changed, with what undoes it."""
+    if not done.get("changed"):
+        return None
+    ids, excluded = done["changed"].split(","), done["excluded"] == "yes"
+    text = f"{counted(len(ids), 'vote')} {'excluded from training' if excluded else 'included again'}."
+    return {"text": text, "ids": ids, "excluded": excluded}
+
+
+def _admin(request: Request, services: Services) -> Identity | Response:
+    """The admin who asks, or what others get instead."""
+    secure = request.url.scheme == "https"
+    identity = resolve(services.database, {}, request.cookies, secure=secure, admin=True)
+    if identity is None and services.settings.auth == "accounts":
+        return RedirectResponse("/login?next=" + ADDRESS, status_code=303)
+    if identity is None or not identity.is_admin:
+        return admin_only_page()
+    return identity

@@ -1,0 +1,128 @@
+"""The feedback page in a real browser: search, review by keyboard, exclusion and its undoing, on a phone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from storage.db.database import Database, open_database
+from storage.registry import model_versions
+from storage.review.second_ratings import agreement
+from storage.review.voted_replies import VoteFilter, list_votes
+from tests.support.chatting import PHONE, OpenPage, assert_fits
+from tests.support.live_server import LiveServer
+from tests.support.rows import add_person_with_reply
+
+LINES = "main li:has(a)"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("feedback") / "data"
+    with LiveServer({"data_dir": folder, "model": tiny_model}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def store(server: LiveServer) -> Iterator[Database]:
+    """With twelve votes, every third of them down."""
+    database = open_database(server.settings)
+    with database.write() as session:
+        base = model_versions.deployed_version(session)
+        for n in range(12):
+            add_person_with_reply(
+                session,
+                version_id=base.id,
+                question=f"Question {n}?",
+                answer=f"<b>Answer</b> {n}. " + "word " * 80,
+                label=n % 3 != 0,
+                comment="A comment." if n == 5 else None,
+            )
+    yield database
+    database.close()
+
+
+def feedback(server: LiveServer, open_page: OpenPage, **options: object) -> Page:
+    page = open_page(server.admin_link(), **options)
+    page.goto(f"{server.url}/admin/feedback")
+    return page
+
+
+def uses(store: Database) -> list[str]:
+    with store.read() as session:
+        return [vote.use for vote in list_votes(session, VoteFilter(), limit=100)]
+
+
+def test_an_empty_store_says_what_to_do(server: LiveServer, open_page: OpenPage) -> None:
+    """The first test: the others fill the store."""
+    expect(feedback(server, open_page).locator("li.empty")).to_contain_text("Nobody has voted yet.")
+
+
+def test_ten_votes_are_reviewed_by_keyboard_alone(
+    server: LiveServer, store: Database, open_page: OpenPage
+) -> None:
+    page = feedback(server, open_page)
+    expect(page.locator(LINES)).to_have_count(12)
+    page.keyboard.press("/")
+    page.keyboard.type("answer")
+    page.keyboard.press("Enter")
+    expect(page.locator("section > p")).to_contain_text("12 votes match.")
+    page.locator(LINES).first.locator("a").focus()
+    page.keyboard.press("Enter")
+    for n in range(11, 1, -1):
+        expect(page.locator(".turn.user p")).to_have_text(f"Question {n}?")
+        page.keyboard.press("u" if n % 2 else "d")
+        expect(page.get_by_role("button", name="Good" if n % 2 else "Bad")).to_have_attribute(
+            "aria-pressed", "true"
+        )
+        page.keyboard.press("j")
+    page.keyboard.press("Escape")
+    expect(page.locator("article")).to_have_count(0)
+    with store.read() as session:
+        found = agreement(session)
+    # Rated up: 11, 9, 7, 5, 3. Voted up: all but 9, 6, 3.
+    assert (found.ratings, found.agreed) == (10, 4)
+    expect(page.locator("section > p")).to_contain_text("Second ratings agree with 4 of 10")
+
+
+def test_votes_are_excluded_together_and_that_is_undone(
+    server: LiveServer, store: Database, open_page: OpenPage
+) -> None:
+    page = feedback(server, open_page)
+    page.get_by_role("button", name="Exclude chosen").click()
+    expect(page.get_by_role("alert")).to_have_text("Choose a vote first.")
+    boxes = page.locator(LINES).get_by_role("checkbox")
+    boxes.nth(0).check()
+    boxes.nth(2).check()
+    page.get_by_role("button", name="Exclude chosen").click()
+    expect(page.get_by_role("status")).to_contain_text("2 votes excluded from training.")
+    expect(page.locator(LINES).filter(has_text="excluded")).to_have_count(2)
+    assert uses(store).count("excluded") == 2
+    page.get_by_label("Training").select_option("excluded")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(LINES)).to_have_count(2)
+    page.go_back()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("status")).to_contain_text("2 votes included again.")
+    assert set(uses(store)) == {"counts"}
+
+
+def test_a_person_is_quarantined_and_released_beside_their_vote_on_a_phone(
+    server: LiveServer, store: Database, open_page: OpenPage
+) -> None:
+    page = feedback(server, open_page, **PHONE)
+    assert_fits(page)
+    page.locator(LINES).filter(has_text="Question 5?").locator("a").click()
+    expect(page.locator("section")).to_be_hidden()
+    expect(page.locator("article")).to_contain_text("A comment.")
+    expect(page.locator(".turn.rated p")).to_contain_text("<b>Answer</b> 5.")  # as text
+    assert_fits(page)
+    page.get_by_role("button", name="Quarantine this person").click()
+    expect(page.get_by_role("button", name="Release this person")).to_be_visible()
+    assert uses(store).count("person quarantined") == 1
+    page.get_by_role("button", name="Release this person").click()
+    expect(page.get_by_role("button", name="Quarantine this person")).to_be_visible()
+    page.get_by_role("link", name="All votes of this person").click()
+    expect(page.locator(LINES)).to_have_count(1)
+    assert set(uses(store)) == {"counts"}
