@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import typer
 
-from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions, votes
+from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions
 from app.simulation.command import simulate
 from storage.errors import NotReady, NotStored, ThumbloopError
 
@@ -50,7 +50,7 @@ cli.command("import")(feedback.import_feedback)
 cli.command("export")(feedback.export_feedback)
 cli.add_typer(versions.canary_commands, name="canary")
 cli.add_typer(data.guard_commands, name="guard")
-cli.add_typer(votes.votes_commands, name="votes")
+cli.add_typer(feedback.votes_commands, name="votes")
 cli.add_typer(accounts.user_commands, name="user")
 cli.add_typer(accounts.token_commands, name="token")
 

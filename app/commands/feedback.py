@@ -1,4 +1,4 @@
-"""`thumbloop import` and `thumbloop export`: reads and writes rated data, as files or through pipes."""
+"""`thumbloop import` and `export`: rated data in and out, as files or through pipes; `thumbloop votes`."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,14 +10,18 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from app.commands.data import REASON
 from app.commands.options import field_options, import_options, pairs, with_options
-from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, say
+from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, print_table, say
+from storage.chats.chats import short_title
 from storage.db import audit
 from storage.errors import InvalidInput
-from storage.examples.filters import ExampleFilter, read_filter
+from storage.examples.filters import ExampleFilter, read_filter, resolve
 from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
 from storage.imports.formats import FORMATS, ImportOptions
+from storage.privacy.quarantine import set_excluded
+from storage.review.voted_replies import VoteFilter, conversation, get_voted_reply, list_votes
 from storage.settings.training import SignalKind
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from storage.settings import Settings
 
 PIPE = "-"
+votes_commands = typer.Typer(help="See what people say: votes with their replies.", no_args_is_help=True)
+THUMBS = {True: "up", False: "down"}
 SIGNALS = get_args(SignalKind)
 # Both of the others need an option of another name.
 EXPORT_OPTIONS = field_options(
@@ -169,3 +175,62 @@ def _shown_progress() -> "Iterator[Callable[[Progress], None]]":
             )
 
         yield show
+
+
+@votes_commands.command("list")
+def list_voted_replies(
+    filters: list[str] = typer.Option(
+        [],
+        "--filter",
+        metavar="NAME=VALUE",
+        help=f"Which votes; may be given several times. Names: {', '.join(VoteFilter.model_fields)}.",
+    ),
+    limit: int = typer.Option(20, min=1, max=1000, help="The largest number of votes."),
+) -> None:
+    """List votes, newest first."""
+    wanted = read_filter(pairs(filters), VoteFilter)
+    with opened_database() as (settings, database), database.read() as session:
+        wanted = resolve(session, wanted, salt=load_secret(settings.data_dir))
+        found = list_votes(session, wanted, limit=limit)
+    print_table(
+        ("vote", "thumb", "version", "training", "question", "reply"),
+        [
+            (
+                vote.id,
+                THUMBS[vote.label],
+                vote.model_version or "",
+                vote.use,
+                short_title(vote.question),
+                short_title(vote.reply),
+            )
+            for vote in found
+        ],
+        empty="No vote matches.",
+    )
+
+
+@votes_commands.command("show")
+def show_vote(vote_id: str = typer.Argument(help="The id of a vote.")) -> None:
+    """Show a vote and its conversation. That it was read is in the audit log."""
+    with opened_database() as (_, database), database.write() as session:
+        vote = get_voted_reply(session, vote_id)
+        audit.record(session, ACTOR, "read conversation", vote.chat_id)
+        for message in conversation(session, vote):
+            say(f"[{message.role}] {message.content}\n")
+    details = {"tags": ", ".join(vote.tags), "comment": vote.comment, "correction": vote.correction}
+    say(f"{THUMBS[vote.label]} on {vote.voted_at:%Y-%m-%d %H:%M} UTC; training: {vote.use}")
+    for name, text in details.items():
+        if text:
+            say(f"{name}: {text}")
+
+
+@votes_commands.command("exclude")
+def exclude(
+    vote_ids: list[str] = typer.Argument(help="The ids of votes."),
+    undo: bool = typer.Option(False, "--undo", help="Let training use them again."),
+    reason: str = REASON,
+) -> None:
+    """Keep single votes from training, whatever their people change them to."""
+    with opened_database() as (_, database), database.write() as session:
+        changed = set_excluded(session, vote_ids, not undo, by=ACTOR, reason=reason)
+    say(f"{changed} {'included again' if undo else 'excluded'}.")

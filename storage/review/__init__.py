@@ -1,5 +1,5 @@
-"""What an admin sees of single votes and says about them: the list with its search, and second ratings.
+"""What an admin sees of single votes: the list with its search, and second ratings.
 
-Excluding votes is part of storage/privacy. Imports db, chats, examples and registry. Begin with
-`voted_replies.py`.
+Excluding votes is part of storage.privacy. May import storage.errors, .db, .registry, .chats and .examples. Begin
+with `voted_replies.py`.
 """
