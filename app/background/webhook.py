@@ -71,13 +71,17 @@ class WebhookSender:
         self._running.close()
 
     async def _work(self) -> None:
+        healthy = True
         while True:
             try:
                 while await self._round():
                     pass
+                healthy = True
             except Exception:
                 # The database may be unavailable for a while; the vote events stay in it.
-                log.exception("Reading votes for the webhook failed; trying again.")
+                if healthy:  # log an outage once, not every second
+                    log.exception("Reading votes for the webhook failed; trying again.")
+                healthy = False
             await asyncio.sleep(POLL_SECONDS)
 
     async def _round(self) -> bool:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from storage.db.database import Database
 from storage.errors import BadSetting
 from storage.registry import training_runs
 from storage.settings import Settings, load_settings
+from tests.support.databases import outage
 from tests.support.live_server import wait_until
 from tests.support.programs import ForkedExecutor
 from tests.support.training_env import LONG, Build
@@ -102,6 +104,18 @@ def test_a_trainer_sees_exactly_the_settings_of_its_server(
 
 class OtherExecutor(LocalExecutor):
     """An executor of somebody else."""
+
+
+def test_an_outage_of_the_database_is_logged_once(
+    database: Database, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher = Dispatcher(database, settings, ForkedExecutor(settings))
+    dispatcher.start()
+    outage(database, "training_run")
+    dispatcher.stop(terminate=False)
+    assert [record.message for record in caplog.records] == [
+        "Looking at the training queue failed; trying again."
+    ]
 
 
 def test_the_executor_is_a_setting(tmp_path: Path) -> None:

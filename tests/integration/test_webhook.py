@@ -20,6 +20,7 @@ from storage.db.tables import WebhookDelivery, now
 from storage.errors import BadSetting
 from storage.settings import Settings
 from tests.support import http_loop
+from tests.support.databases import outage
 from tests.support.http_stub import StubHandler
 from tests.support.live_server import StartServer, wait_until
 from tests.support.rest import refused
@@ -80,6 +81,18 @@ def test_a_vote_is_told_signed_and_once(database: Database, settings: Settings) 
         assert delivery.headers["content-type"] == "application/json"
         with pytest.raises(Exception, match="signature"):
             Webhook(SECRET).verify(delivery.body.replace(b"vote.cast", b"vote.kept"), delivery.headers)
+
+
+def test_an_outage_of_the_database_is_logged_once(
+    database: Database, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with receiving() as receiver, sending(database, settings, receiver.url):
+        outage(database, "webhook_cursor")
+        cast(database)
+        wait_for(database, delivered)
+    assert [record.message for record in caplog.records] == [
+        "Reading votes for the webhook failed; trying again."
+    ]
 
 
 def hanging(released: threading.Event) -> Answer:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from storage.db.database import Database
+from tests.support.live_server import wait_until
 
 
 def waiting(database: Database) -> int:
@@ -17,6 +18,16 @@ def waiting(database: Database) -> int:
     )
     with database.read() as session:
         return int(session.execute(sa.text(query)).scalar_one())
+
+
+def outage(database: Database, table: str) -> None:
+    """Take a table away until its lack was met three times."""
+    failed: list[sa.engine.ExceptionContext] = []
+    sa.event.listen(database.engine, "handle_error", failed.append)
+    for before, after in ((table, "away"), ("away", table)):
+        with database.write() as session:
+            session.execute(sa.text(f"ALTER TABLE {before} RENAME TO {after}"))
+        wait_until(lambda: len(failed) >= 3)
 
 
 @contextmanager

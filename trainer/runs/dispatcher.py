@@ -73,12 +73,16 @@ class Dispatcher:
             self._expire(run_id, trainer)  # it may have died without releasing the run
 
     def _work(self) -> None:
+        healthy = True
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._look()
+                healthy = True
             except Exception:
                 # The database may be unreachable for a while; the queue is still there afterwards.
-                log.exception("Looking at the training queue failed; trying again.")
+                if healthy:  # log an outage once, not every second
+                    log.exception("Looking at the training queue failed; trying again.")
+                healthy = False
 
     def _look(self) -> None:
         with self._database.read() as session:
