@@ -149,11 +149,12 @@ def check_deployed(settings: Settings) -> Finding:
     artifacts = Artifacts(settings.data_dir)
     with closing(Database(settings.database_address)) as database:
         installation = version = None
-        if database.path is None or database.path.exists():
-            with contextlib.suppress(sa.exc.DBAPIError), database.read() as session:  # no tables: a new one
-                installation = installation_id(session)
-                version = deployed_version(session) if installation else None
         try:
+            if database.path is None or database.path.exists():
+                # A new one has no tables.
+                with contextlib.suppress(sa.exc.DBAPIError), database.read() as session:
+                    installation = installation_id(session)
+                    version = deployed_version(session) if installation else None
             artifacts.check_installation(installation, database.shown_address)
             if version is not None and version.path is not None:
                 artifacts.verify(version.path, version.files)
@@ -168,10 +169,10 @@ def check_schedule(settings: Settings) -> Finding:
     with closing(Database(settings.database_address)) as database:
         try:
             schedule = Schedule(database, settings)
+            new = database.path is not None and not database.path.exists()
+            text = f"`{settings.schedule}`; nothing was due yet." if new else schedule.describe()
         except NotReady as error:
             return Finding("fail", settings.schedule, error.message)
-        new = database.path is not None and not database.path.exists()
-        text = f"`{settings.schedule}`; nothing was due yet." if new else schedule.describe()
         times = ", ".join(map(shown_time, schedule.next_times(SHOWN_TIMES)))
         return Finding("ok", f"{text} Next: {times}." if times else text)
 

@@ -24,7 +24,7 @@ from sqlmodel import Session, create_engine
 from storage.db.group_commit import GroupCommit
 from storage.errors import BadSetting, NotReady, NotStored
 from storage.files.data_dir import make_data_dir
-from storage.files.disk_full import is_full
+from storage.files.disk_full import is_damaged, is_full
 from storage.files.locks import AcquireReturnProxy, FileLock, Timeout, lock
 from storage.settings import Settings
 
@@ -76,7 +76,10 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A read-only session that sees one consistent state. Raises NotStored if the disk is full."""
+        """A read-only session that sees one consistent state.
+
+        Raises NotStored if the disk is full, NotReady if SQLite's file is damaged.
+        """
         with self._room(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
@@ -84,7 +87,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """A session that commits at the end, or rolls back if anything raises.
 
-        Raises NotStored if the database's disk is full.
+        Raises NotStored if the database's disk is full, NotReady if SQLite's file is damaged.
         """
         with (
             self._room(),
@@ -158,6 +161,11 @@ class Database:
                     f"The database {self.path or self.shown_address} has no room ({error.orig}); nothing of "
                     f"this was kept. Free some space on its disk and do it again.",
                     code="no_room",
+                ) from error
+            if is_damaged(error.orig):
+                raise NotReady(
+                    f"The database {self.path} is damaged ({error.orig}). Stop what uses it and restore a "
+                    f"backup."
                 ) from error
             raise
 

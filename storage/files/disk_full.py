@@ -1,6 +1,6 @@
 """Recognises the errors of a full disk, from the system and from database drivers, and words the message.
 
-Also recognises SQLite's error for a lock of another process, which is not a full disk.
+Also recognises SQLite's errors for a lock of another process and for a damaged file, which are no full disk.
 
 A full quota, a file over the process's size limit and an I/O error are treated as a full disk.
 """
@@ -14,6 +14,7 @@ from storage.errors import NotReady
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 POSTGRES = "53100"  # disk_full
 
 
@@ -30,6 +31,11 @@ def is_full(error: object) -> bool:
 def is_locked(error: object) -> bool:
     """Whether another process held SQLite's lock for too long."""
     return isinstance(error, sqlite3.Error) and _primary_code(error) in LOCKED
+
+
+def is_damaged(error: object) -> bool:
+    """Whether SQLite found its file damaged."""
+    return isinstance(error, sqlite3.Error) and _primary_code(error) in DAMAGED
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -99,3 +99,24 @@ def test_a_damaged_file_and_a_newer_schema_are_one_sentence(tmp_path: Path) -> N
     (tmp_path / "thumbloop.db").write_bytes(b"no database" * 1000)
     with pytest.raises(NotReady, match="cannot be opened: .*not a database.* restore a backup"):
         open_database(settings)
+
+
+def test_damage_that_is_met_after_the_start_is_one_sentence(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    database = open_database(settings)
+    with database.write() as session:
+        users.create_user(session, "ada")
+    with database.engine.connect() as connection:
+        size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+        root = "SELECT rootpage FROM sqlite_master WHERE name = 'user_account'"
+        page = connection.exec_driver_sql(root).scalar_one()
+    database.close()
+    with (tmp_path / "thumbloop.db").open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"x" * size)
+    database = open_database(settings)
+    with pytest.raises(NotReady, match="is damaged .*malformed.*restore"), database.read() as session:
+        users.list_users(session)
+    with pytest.raises(NotReady, match="is damaged"), database.write() as session:
+        users.create_user(session, "bob")
+    database.close()
