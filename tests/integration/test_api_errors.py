@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.web import errors
 from storage.db.ids import new_id
-from storage.errors import BadSetting, Busy
+from storage.errors import BadSetting, Busy, NotFound
 from tests.support import http_loop
 from tests.support.live_server import LiveServer, get
 from tests.support.rest import new_chat, refused, send
@@ -195,6 +195,7 @@ def test_failures_of_the_server_have_the_same_shape() -> None:
         "busy": Busy("Every place is taken.", retry_after=7),
         "down": OperationalError("SELECT 1", {}, Exception("connection refused")),
         "setting": BadSetting("THUMBLOOP_X is wrong.", field="x"),
+        "half": NotFound("There is no \ud800."),  # half of a surrogate pair, which UTF-8 cannot encode
     }
 
     @app.get("/api/{kind}")
@@ -211,3 +212,4 @@ def test_failures_of_the_server_have_the_same_shape() -> None:
     assert "connection" not in refused(client.get("/api/down"), 503, "database_unavailable")
     assert int(client.get("/api/down").headers["retry-after"]) > 0
     refused(client.get("/api/setting"), 500, "bad_setting", field="x")
+    assert "no \\ud800" in refused(client.get("/api/half"), 404)

@@ -405,10 +405,12 @@ def test_sign_ins_that_fail_often_wait_and_forwarded_headers_count_from_trusted_
         assert "Secure" in answer.headers["set-cookie"]
 
 
-def test_forwarded_headers_of_others_are_ignored(start_server: StartServer) -> None:
-    server = start_server(trusted_proxies=["192.0.2.0/24"])
-    page = get(server.url, headers={"X-Forwarded-Proto": "https"})
-    assert page.headers["set-cookie"].startswith(f"{COOKIE}=")
+def test_forwarded_headers_count_from_the_trusted_addresses_alone(start_server: StartServer) -> None:
+    server = start_server(trusted_proxies=["127.0.0.2/32"])
+    for address, begin in (("127.0.0.2", f"__Host-{COOKIE}="), ("127.0.0.1", f"{COOKIE}=")):
+        comes_from = httpx.HTTPTransport(local_address=address)
+        with server.visit(transport=comes_from, headers={"X-Forwarded-Proto": "https"}) as client:
+            assert client.get("/").headers["set-cookie"].startswith(begin)
 
 
 def test_strangers_send_short_bodies_only(shared_server: LiveServer, visitor: httpx.Client) -> None:

@@ -58,6 +58,7 @@ def test_half_open_connections_leave_files_for_the_rest(tmp_path: Path, tiny_mod
                 connection.sendall(b"GET / HTTP/1.1\r\nHo")
         with suppress(ConnectionError):
             assert opened[-1].recv(1) == b""
+        assert sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir()) < 240
         for connection in opened[100:]:
             connection.close()
         wait_until(lambda: answers(f"{server.url}/readyz"))

@@ -182,7 +182,7 @@ def parquet(columns: dict[str, pa.Array], **options: Any) -> bytes:
     return out.getvalue()
 
 
-MANY = 3_000_000
+MANY = 1_500_000  # as many as the metadata of a row group may say
 LONG = "x" * 1000
 TURNS = [{"role": ("user", "assistant")[n % 2], "content": "a", "rating": 1} for n in range(18_000)]
 BOMBS: dict[str, Callable[[], bytes]] = {
@@ -238,6 +238,11 @@ def test_the_refusal_of_a_row_group_names_it_the_budget_and_the_remedy() -> None
         caught.value.message,
     )
     assert caught.value.code == "unpacks_too_large"
+
+
+def test_a_file_of_far_more_values_than_bytes_is_refused_before_they_are_read() -> None:
+    with pytest.raises(InvalidInput, match=r"has 50000000 values, but its \d+ bytes allow 10000000\."):
+        next(iterate(BOMBS["many rows.parquet"]()))
 
 
 def test_a_row_that_takes_too_much_memory_is_refused_and_the_others_are_read() -> None:
