@@ -94,7 +94,8 @@ class TrainingSettings(BaseSettings):
     lets them become less probable. The engine `trl` is stock KTO and ignores it."""
     sampled_prompts: int = AdapterField(400, ge=0)
     """Rated prompts, the newest, to which a run samples replies to learn from: what the learned taste likes
-    becomes a liked example. 0: a run learns from what people rated alone. The engine `trl` samples none."""
+    becomes a liked example, until as many are liked as disliked. 0: a run learns from what people rated
+    alone. The engine `trl` samples none."""
     sampled_replies: int = AdapterField(4, ge=1)
     """Most replies sampled to each of these prompts."""
     engine: Literal["shared-prefix", "trl"] = AdapterField("shared-prefix")

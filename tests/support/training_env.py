@@ -44,7 +44,7 @@ class TrainingEnv:
     def vote(self, count: int, liked: Sequence[str] = ()) -> list[str]:
         """That many chats of one reply each, every third voted down; returns the message ids.
 
-        `liked` are the texts of the replies that are voted up, by default of the same kind as the others.
+        With `liked`, every third is voted up, and these are the texts of those.
         """
         with self.database.write() as session:
             base = model_versions.ensure_base(session, self.settings.model)
@@ -53,7 +53,7 @@ class TrainingEnv:
             for number in range(count):
                 chat = chats.create_chat(session, person.id, system_prompt="Be brief.")
                 question, answer = f"What is {number} plus {number}?", f"It is {2 * number}, of course."
-                label = number % 3 != 0
+                label = (number % 3 == 0) if liked else (number % 3 != 0)
                 if liked and label:
                     answer = liked[number % len(liked)]
                 reply = add_reply(session, chat, question, answer, version_id=base.id, label=label)

@@ -1,8 +1,9 @@
 """Liked examples beyond the votes: replies sampled to rated prompts and chosen by the taste of the votes.
 
 Where few replies are liked, votes teach almost only what to avoid. So the deployed version replies again to
-each rated prompt, until the taste surely likes a reply or `sampled_replies` were sampled. This is rejection
-sampling, as in RAFT (Dong et al. 2023, arXiv 2304.06767), with the taste as the reward.
+each rated prompt, until the taste surely likes a reply, `sampled_replies` were sampled, or there are as many
+liked rows as disliked ones. This is rejection sampling, as in RAFT (Dong et al. 2023, arXiv 2304.06767), with
+the taste as the reward.
 """
 
 import json
@@ -53,6 +54,12 @@ def sample_liked(
 
     `deployed` is the folder of a verified adapter; None is the base model. There are no rows without a taste.
     """
+    ups = sum(row.label for row in votes)
+    missing = len(votes) - 2 * ups
+    if missing <= 0:
+        return SampledRows(
+            [], 0, 0, "No replies were sampled to learn from: no fewer votes are up than down."
+        )
     sampler = ReplySampler(source, {DEPLOYED: deployed} if deployed else {}, settings, report)
     taste = sampler.learn(votes)
     if isinstance(taste, Abstention):
@@ -77,7 +84,7 @@ def sample_liked(
             if score >= least and reply.text.strip():
                 rows.append(_liked(row, reply.text, reply.completion_ids))
                 del waiting[tuple(row.prompt_ids)]
-        if not waiting:
+        if not waiting or len(rows) >= missing:
             break
     reason = (
         f"{counted(len(rows), 'sampled reply', 'sampled replies')} of {replies} that people would like "

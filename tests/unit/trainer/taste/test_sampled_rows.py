@@ -18,6 +18,10 @@ class Rated(TwoVersions):
     def __init__(self, model: Path, folder: Path) -> None:
         super().__init__(model, folder, QUESTIONS, sampled_replies=2, seed=5)
 
+    def scarce(self) -> list[TokenisedExample]:
+        """A vote down on each of the base model's replies, and eight votes up on those of the adapter."""
+        return self.votes(ADAPTER)[: len(QUESTIONS) + 8]
+
     def sample(self, votes: Sequence[TokenisedExample], deployed: Path | None, **changes: Any) -> Any:
         settings = self.settings.model_copy(update=changes)
         return sample_liked(self.source, deployed, votes, settings=settings, report=self.report)
@@ -29,37 +33,45 @@ def rated(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Rated:
 
 
 def test_what_the_deployed_version_writes_is_learned_from_where_people_like_it(rated: Rated) -> None:
-    found = rated.sample(rated.votes(ADAPTER), rated.adapter)
-    assert (found.prompts, len(found.rows) >= 18) == (20, True), found.reason
-    assert found.replies < 30, "a prompt with a liked reply is not asked again"
+    found = rated.sample(rated.scarce(), rated.adapter)
+    assert (found.prompts, len(found.rows) >= 12) == (20, True), found.reason
+    assert found.replies < 40, "a prompt with a liked reply is not asked again"
     assert len({tuple(row.prompt_ids) for row in found.rows}) == len(found.rows)
     assert all(row.label and row.example.source == "sampled" for row in found.rows)
     assert not any(row.example.user_id for row in found.rows), "nobody rated them"
 
 
 def test_what_people_dislike_is_sampled_in_vain(rated: Rated) -> None:
-    found = rated.sample(rated.votes(ADAPTER), None)
+    found = rated.sample(rated.scarce(), None)
     assert len(found.rows) <= 8, found.reason
     assert found.replies >= 32, "two attempts at each prompt"
 
 
+def test_sampling_ends_where_as_much_is_liked_as_disliked(rated: Rated) -> None:
+    votes = rated.votes(ADAPTER)
+    even = rated.sample(votes, rated.adapter)
+    assert (even.rows, even.replies) == ([], 0)
+    assert "no fewer votes are up than down" in even.reason
+    one_less = rated.sample(votes[:-1], rated.adapter, sampled_replies=50)
+    assert (one_less.replies, len(one_less.rows) > 0) == (20, True), "one attempt is enough"
+
+
 def test_the_newest_prompts_are_taken_first(rated: Rated) -> None:
-    found = rated.sample(rated.votes(ADAPTER), rated.adapter, sampled_prompts=3)
+    found = rated.sample(rated.scarce(), rated.adapter, sampled_prompts=3)
     asked = [row.example.prompt[0]["content"] for row in found.rows]
     assert found.prompts == 3
     assert asked
-    assert set(asked) <= set(QUESTIONS[-3:])
+    assert set(asked) <= set(QUESTIONS[5:8])
 
 
 def test_without_a_taste_nothing_is_sampled(rated: Rated) -> None:
-    votes = rated.votes(ADAPTER)
-    found = rated.sample([*votes[:3], *votes[-3:]], rated.adapter)
+    found = rated.sample(rated.votes(ADAPTER)[:23], rated.adapter)
     assert (found.rows, found.replies) == ([], 0)
     assert "A taste needs 8 liked replies" in found.reason
 
 
 def test_a_later_attempt_gets_the_same_rows(rated: Rated, tmp_path: Path) -> None:
-    votes = rated.votes(ADAPTER)
+    votes = rated.scarce()
     found = rated.sample(votes, rated.adapter)
     assert kept_rows(tmp_path / "rows.json", votes) is None
     keep_rows(tmp_path / "rows.json", found)
