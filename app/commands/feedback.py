@@ -191,7 +191,11 @@ def list_voted_replies(
     wanted = read_filter(pairs(filters), VoteFilter)
     with opened_database() as (settings, database), database.read() as session:
         wanted = resolve(session, wanted, salt=load_secret(settings.data_dir))
-        found = list_votes(session, wanted, limit=limit)
+        page = list_votes(session, wanted, limit=limit)
+        found = page.votes
+        while page.next is not None and len(found) < limit:
+            page = list_votes(session, wanted, limit=limit - len(found), before=page.next)
+            found += page.votes
     print_table(
         ("vote", "thumb", "version", "training", "question", "reply"),
         [

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from pydantic import Field
 from sqlalchemy.orm import aliased
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from storage.chats.chats import path_to
 from storage.db.tables import Chat, Message, ModelVersion, Review, RunVote, SetAsideVote, User, Vote
@@ -19,6 +19,7 @@ from storage.examples.queries import columns
 
 # Why training does not use a vote. One that nothing keeps back counts.
 Use = Literal["counts", "excluded", "person quarantined", "no consent", "set aside by the guard"]
+LOOK_AT = 10_000  # a text that is nowhere is searched in these within a fraction of a second
 USES: tuple[Use, ...] = ("counts", "excluded", "person quarantined", "no consent", "set aside by the guard")
 
 
@@ -60,21 +61,42 @@ class VotedReply:
     reviews: Sequence[Review]
 
 
+@dataclass(frozen=True)
+class VotePage:
+    """Votes, how many match among those that were looked at, and where the next page begins, if there is one.
+
+    `complete` if all older votes were looked at.
+    """
+
+    votes: list[VotedReply]
+    matching: int
+    next: str | None
+    complete: bool
+
+
 def list_votes(
-    session: Session, filter: VoteFilter, *, limit: int, before: str | None = None
-) -> list[VotedReply]:
+    session: Session, filter: VoteFilter, *, limit: int, before: str | None = None, look_at: int = LOOK_AT
+) -> VotePage:
     """The newest votes that match, without cleared ones and those in deleted chats.
 
-    `before` is the id of the last one on the previous page. The filter's person is an id.
+    `before` is `next` of the previous page. The filter's person is an id. Of a large store only `look_at`
+    votes are looked at, so a page may have fewer than `limit` votes, or none, although there is a next one.
     """
-    query = _query().where(*_conditions(filter)).order_by(col(Vote.id).desc()).limit(limit)
-    return _read(session, query.where(col(Vote.id) < before) if before is not None else query)
-
-
-def count_votes(session: Session, filter: VoteFilter, *, most: int) -> int:
-    """How many votes match; stops at `most`."""
-    rows = _query().where(*_conditions(filter)).with_only_columns(col(Vote.id)).limit(most).subquery()
-    return int(session.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one())
+    older = (col(Vote.id) < before,) if before is not None else ()
+    oldest = session.scalar(
+        sa.select(col(Vote.id)).where(*older).order_by(col(Vote.id).desc()).offset(look_at).limit(1)
+    )
+    looked_at = (*older, col(Vote.id) > oldest) if oldest is not None else older
+    query = _query().where(*looked_at, *_conditions(filter)).order_by(col(Vote.id).desc())
+    found = _read(session, query.limit(limit + 1))
+    ids = query.with_only_columns(col(Vote.id)).order_by(None).subquery()
+    matching = session.execute(sa.select(sa.func.count()).select_from(ids)).scalar_one()
+    if len(found) > limit:
+        return VotePage(found[:limit], matching, found[limit - 1].id, oldest is None)
+    if oldest is None:
+        return VotePage(found, matching, None, complete=True)
+    last = select(Vote.id).where(col(Vote.id) > oldest).order_by(col(Vote.id)).limit(1)
+    return VotePage(found, matching, session.exec(last).first(), complete=False)
 
 
 def get_voted_reply(session: Session, vote_id: str) -> VotedReply:

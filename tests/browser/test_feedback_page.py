@@ -51,7 +51,7 @@ def feedback(server: LiveServer, open_page: OpenPage, **options: object) -> Page
 
 def uses(store: Database) -> list[str]:
     with store.read() as session:
-        return [vote.use for vote in list_votes(session, VoteFilter(), limit=100)]
+        return [vote.use for vote in list_votes(session, VoteFilter(), limit=100).votes]
 
 
 def test_an_empty_store_says_what_to_do(server: LiveServer, open_page: OpenPage) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, Field, StrictBool
 
-from app.api.schemas import NO_CURSOR, Id, Page, page_of
+from app.api.schemas import NO_CURSOR, Id, Page
 from app.web.auth import Admin, ServicesHere
 from app.web.openapi_names import Body
 from storage.db import audit
@@ -97,12 +97,15 @@ class AgreementOut(BaseModel, from_attributes=True):
 def list_voted_replies(
     _: Admin, services: ServicesHere, query: Annotated[VotesQuery, Query()]
 ) -> Page[VotedReplyOut]:
-    """All votes with their replies, newest first, whether or not training may use them."""
+    """All votes with their replies, newest first, whether or not training may use them.
+
+    In a large store a page with filters may have few items, or none: go on while there is a `next`.
+    """
     given = query.model_dump(include=set(VoteFilter.model_fields), exclude_unset=True)
     with services.database.read() as session:
         wanted = resolve(session, VoteFilter(**given), salt=load_secret(services.settings.data_dir))
-        found = list_votes(session, wanted, limit=query.limit + 1, before=query.cursor)
-        return page_of([VotedReplyOut.model_validate(one) for one in found], query.limit)
+        found = list_votes(session, wanted, limit=query.limit, before=query.cursor)
+        return Page(items=[VotedReplyOut.model_validate(one) for one in found.votes], next=found.next)
 
 
 @router.get("/agreement")

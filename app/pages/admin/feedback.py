@@ -28,15 +28,15 @@ from storage.review.voted_replies import (
     USES,
     VotedReply,
     VoteFilter,
+    VotePage,
     conversation,
-    count_votes,
     get_voted_reply,
     list_votes,
 )
 
 ADDRESS = "/admin/feedback"
 FILES = ("feedback.css", "feedback.js")
-SHOWN, COUNTED = 30, 1000
+SHOWN = 30
 LABELS = {"up": True, "down": False, "": None}
 
 router = APIRouter(include_in_schema=False)
@@ -156,14 +156,12 @@ def _page(
     alert: str = "",
     status: int = 200,
 ) -> Response:
-    values: dict[str, Any] = {"votes": [], "matching": 0, "next": "", "opened": None}
+    values: dict[str, Any] = {"page": VotePage([], 0, None, complete=True), "opened": None}
     with services.database.read() as session:
         try:
             wanted = filters.read_filter(view.filters, VoteFilter)
             wanted = filters.resolve(session, wanted, salt=load_secret(services.settings.data_dir))
-            found = list_votes(session, wanted, limit=SHOWN + 1, before=view.before or None)
-            values["votes"], values["next"] = found[:SHOWN], found[SHOWN - 1].id if found[SHOWN:] else ""
-            values["matching"] = count_votes(session, wanted, most=COUNTED)
+            values["page"] = list_votes(session, wanted, limit=SHOWN, before=view.before or None)
         except (InvalidInput, NotFound) as error:
             alert, status = alert or error.message, error.status
         values["agreement"] = second_ratings.agreement(session)
@@ -181,9 +179,8 @@ def _page(
         alert=alert,
         done=_done(done or {}),
         uses=USES,
-        most=COUNTED,
         admin=identity,
-        **_beside(values["votes"], view.vote),
+        **_beside(values["page"].votes, view.vote),
         **values,
     )
     return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})

@@ -18,7 +18,6 @@ from storage.review.voted_replies import (
     VotedReply,
     VoteFilter,
     conversation,
-    count_votes,
     get_voted_reply,
     list_votes,
 )
@@ -26,10 +25,9 @@ from tests.support.rows import add_person_with_reply, add_set_aside, publish_can
 
 
 def found(session: Session, **filter: Any) -> list[VotedReply]:
-    wanted = VoteFilter(**filter)
-    listed = list_votes(session, wanted, limit=100)
-    assert count_votes(session, wanted, most=100) == len(listed)
-    return listed
+    page = list_votes(session, VoteFilter(**filter), limit=100)
+    assert (page.matching, page.next, page.complete) == (len(page.votes), None, True)
+    return page.votes
 
 
 def ask(session: Session, question: str, reply: str, label: bool, **vote: Any) -> tuple[str, Vote]:
@@ -44,13 +42,26 @@ def test_the_newest_come_first_and_pages_join(database: Database) -> None:
     with database.read() as session:
         everything = VoteFilter()
         first = list_votes(session, everything, limit=2)
-        rest = list_votes(session, everything, limit=9, before=first[-1].id)
-        assert [vote.id for vote in first + rest] == made[::-1]
-        assert [(vote.question, vote.reply, vote.label) for vote in first] == [
+        rest = list_votes(session, everything, limit=3, before=first.next)
+        assert [vote.id for vote in first.votes + rest.votes] == made[::-1]
+        assert [(vote.question, vote.reply, vote.label) for vote in first.votes] == [
             ("q4", "r4", True),
             ("q3", "r3", False),
         ]
-        assert count_votes(session, everything, most=3) == 3
+        assert (first.matching, rest.next) == (5, None)
+
+
+def test_a_search_goes_on_where_it_had_looked_at_enough(database: Database) -> None:
+    with database.write() as session:
+        made = [ask(session, f"q{n}", f"r{n}", n != 1)[1].id for n in range(7)]
+    with database.read() as session:
+        down, found, before, pages = VoteFilter(label=False), [], None, 0
+        while pages == 0 or before is not None:
+            page = list_votes(session, down, limit=9, before=before, look_at=2)
+            assert page.complete == (page.next is None)
+            found, before, pages = [*found, *page.votes], page.next, pages + 1
+        assert [vote.id for vote in found] == [made[1]]
+        assert pages == 4
 
 
 def test_text_is_found_in_question_reply_comment_and_correction_as_it_is_written(database: Database) -> None:

@@ -1,0 +1,69 @@
+"""The list of votes in a large store: milliseconds of its first page, for each kind of search."""
+
+import argparse
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from storage.db.database import Database
+from storage.review.voted_replies import VoteFilter, list_votes
+from tests.benchmarks.export import build
+from tests.benchmarks.report import print_report
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "newest": {},
+    "down": {"label": False},
+    "counts": {"use": "counts"},
+    "a frequent word": {"search": "river"},
+    "a text that is nowhere": {"search": "no such words"},
+    "a use that no vote has": {"use": "excluded"},
+    "a tag that no vote has": {"tag": "wrong"},
+    "one person": {"user": f"{7:08x}-0000-7000-8000-000000000000"},
+    "a version": {"model_version": "v1"},
+}
+TIMES, SHOWN = 10, 30
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--votes", type=int, default=1_000_000)
+    arguments.add_argument("--database-url", help="an empty PostgreSQL database; default SQLite")
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
+        address = given.database_url or f"sqlite:///{folder}/bench.db"
+        build(address, given.votes)
+        database = Database(address)
+        with database.engine.begin() as connection:
+            connection.execute(sa.text(VOTES))
+            connection.execute(sa.text("ANALYZE"))
+        figures = {name: measured(database, VoteFilter(**search)) for name, search in SEARCHES.items()}
+        database.close()
+    print_report("voted_replies", {"votes": given.votes, "engine": database.dialect, "ms": figures})
+
+
+# The current vote of each reply and person, from its newest event.
+VOTES = """
+INSERT INTO vote (id, message_id, user_id, label, tags, quarantined, excluded, revision,
+    created_at, updated_at)
+SELECT message_id, message_id, user_id, label, tags, quarantined, quarantined, revision,
+    created_at, created_at
+FROM vote_event WHERE revision = 2
+"""
+
+
+def measured(database: Database, wanted: VoteFilter) -> dict[str, float]:
+    """Milliseconds, the median and the worst of ten times."""
+    took = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        with database.read() as session:
+            list_votes(session, wanted, limit=SHOWN)
+        took.append(1000 * (time.perf_counter() - began))
+    return {"median": round(statistics.median(took), 1), "worst": round(max(took), 1)}
+
+
+if __name__ == "__main__":
+    main()
