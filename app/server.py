@@ -16,6 +16,7 @@ from app.api.openai import routes
 from app.api.ops import docs, monitoring
 from app.api.replies import reply_threads
 from app.api.v1 import (
+    audit,
     chats,
     feedback,
     guard,
@@ -29,7 +30,9 @@ from app.api.v1 import (
     votes,
     webhooks,
 )
+from app.pages.admin import audit as audit_page
 from app.pages.admin import feedback as feedback_page
+from app.pages.admin import plain
 from app.pages.admin.page import AdminPage
 from app.pages.chat.page import ChatPage
 from app.pages.theme import mount_options
@@ -64,8 +67,9 @@ API_ROUTERS = (
     guard,
     voted_replies,
     webhooks,
+    audit,
 )
-ROOT_ROUTERS = (routes, monitoring, docs, sign_in, feedback_page)
+ROOT_ROUTERS = (routes, monitoring, docs, sign_in, plain, feedback_page, audit_page)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 DESCRIPTION = """Every request needs an API token (`thumbloop token create NAME`) in the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:

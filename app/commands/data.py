@@ -9,6 +9,7 @@ import typer
 from app.commands.doctor import check_deployed
 from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
 from storage import backup as backups
+from storage.db import audit
 from storage.errors import InvalidInput, NotFound
 from storage.files.installation_key import load_secret
 from storage.people.users import find_person
@@ -97,6 +98,31 @@ def quarantine(
         user = find_person(session, name, salt=load_secret(settings.data_dir))
         report = set_quarantine(session, user.id, not release, by=ACTOR, reason=reason)
     say(f"{name} is {'released' if release else 'quarantined'}; this changed {report.votes} votes.")
+
+
+def audit_log(
+    action: str | None = typer.Option(None, help="Only this action, such as deploy."),
+    actor: str | None = typer.Option(None, help="Only what this id, or part of the program, did."),
+    target: str | None = typer.Option(None, help="Only what was done to this id or version."),
+    limit: int = typer.Option(50, min=1, max=1000, help="The largest number of events."),
+) -> None:
+    """Show who did what to what, newest first."""
+    with opened_database() as (_, database), database.read() as session:
+        events = audit.list_events(session, actor=actor, action=action, target=target, limit=limit)
+    print_table(
+        ("when (UTC)", "who", "did", "to", "details"),
+        [
+            (
+                f"{event.at:%Y-%m-%d %H:%M}",
+                event.name or event.actor,
+                event.action,
+                event.target,
+                "; ".join(f"{name} {value}" for name, value in event.detail.items()),
+            )
+            for event in events
+        ],
+        empty="No event matches.",
+    )
 
 
 @guard_commands.command("show")

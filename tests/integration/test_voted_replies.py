@@ -137,4 +137,4 @@ def test_the_page_is_for_admins_and_names_what_is_wrong(shared_server: LiveServe
             assert said in answer.text
         nothing = http.post(f"{PAGE}/exclusion", data={"excluded": "true"})
         assert (nothing.status_code, "Choose a vote first." in nothing.text) == (422, True)
-        assert http.get(f"{PAGE}/page.html").status_code == 404
+        assert http.get("/admin/files/page.html").status_code == 404

@@ -214,6 +214,7 @@ def real_requests(
     add(f"PUT {voted}/review", {"label": True, "note": "Right."})
     exclusion = {"vote_ids": [one["id"] for one in listed], "excluded": True, "reason": "Off topic."}
     add("PUT /api/v1/votes/exclusion", exclusion)
+    add("GET /api/v1/audit?limit=2&actor=cli&action=deploy&target=v2")
     add("GET /api/v1/me")
     add("GET /api/v1/me/sessions")
     add("DELETE /api/v1/me/sessions", who=leaver)
@@ -254,7 +255,8 @@ def real_requests(
     add("POST /login", sign_in, who=None, **form)
     add("POST /login", urlencode({"name": "admin", "password": "wrong"}).encode(), who=None, **form)
     add("GET /admin/feedback?search=a&vote=x&before=y")
-    add("GET /admin/feedback/feedback.css")
+    add("GET /admin/audit?action=deploy&actor=x&target=y&before=z")
+    add("GET /admin/files/plain.css")
     for deed, fields in (
         ("exclusion", {"vote_id": "x", "excluded": "true", "reason": "Off topic."}),
         ("review", {"vote_id": "x", "label": "up", "note": "Right."}),

@@ -1,6 +1,6 @@
 """The page /admin/feedback: what people say, vote by vote. Plain HTML; its forms work without scripts.
 
-`assets/feedback.js` adds keys for reviewing and shows times as local ones.
+`assets/plain.js` adds keys for reviewing and shows times as local ones.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,13 +10,12 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request
 from sqlmodel import Session
-from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
-from app.pages.html import ASSETS, counted, render
+from app.pages.admin.plain import admin_of, plain_page
+from app.pages.html import counted
 from app.services import Services
-from app.web.auth import Identity, ServicesHere, resolve
-from app.web.sign_in import admin_only_page
+from app.web.auth import Identity, ServicesHere
 from storage.db import audit
 from storage.errors import InvalidInput, NotFound, ThumbloopError
 from storage.examples import filters
@@ -35,7 +34,6 @@ from storage.review.voted_replies import (
 )
 
 ADDRESS = "/admin/feedback"
-FILES = ("feedback.css", "feedback.js")
 SHOWN = 30
 LABELS = {"up": True, "down": False, "": None}
 
@@ -64,19 +62,12 @@ def view_of(query: Mapping[str, str]) -> View:
 
 @router.get(ADDRESS)
 def show(request: Request, services: ServicesHere) -> Response:
-    identity = _admin(request, services)
+    identity = admin_of(request, services)
     if isinstance(identity, Response):
         return identity
     query = request.query_params
     done = {name: query.get(name, "") for name in ("changed", "excluded")}
     return _page(services, identity, view_of(query), done=done)
-
-
-@router.get(f"{ADDRESS}/{{file}}")
-def asset(file: str) -> Response:
-    if file not in FILES:
-        raise HTTPException(404)
-    return FileResponse(ASSETS / file)
 
 
 @router.post(f"{ADDRESS}/exclusion")
@@ -135,7 +126,7 @@ def quarantine(
 
 
 def _act(request: Request, services: Services, act: Callable[[Session, str], dict[str, str]]) -> Response:
-    identity = _admin(request, services)
+    identity = admin_of(request, services)
     if isinstance(identity, Response):
         return identity
     view = view_of(request.query_params)
@@ -171,8 +162,9 @@ def _page(
             values["opened"] = _opened(services, identity, view.vote)
         except NotFound as error:
             alert, status = alert or error.message, error.status
-    html = render(
-        "admin/feedback.html",
+    return plain_page(
+        "feedback.html",
+        status,
         view=view,
         query=view.link().removeprefix(ADDRESS),
         zip=zip,
@@ -183,7 +175,6 @@ def _page(
         **_beside(values["page"].votes, view.vote),
         **values,
     )
-    return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
 
 
 def _opened(services: Services, identity: Identity, vote_id: str) -> dict[str, Any]:
@@ -211,14 +202,3 @@ def _done(done: Mapping[str, str]) -> dict[str, Any] | None:
     ids, excluded = done["changed"].split(","), done["excluded"] == "yes"
     text = f"{counted(len(ids), 'vote')} {'excluded from training' if excluded else 'included again'}."
     return {"text": text, "ids": ids, "excluded": excluded}
-
-
-def _admin(request: Request, services: Services) -> Identity | Response:
-    """The admin who asks, or what others get instead."""
-    secure = request.url.scheme == "https"
-    identity = resolve(services.database, {}, request.cookies, secure=secure, admin=True)
-    if identity is None and services.settings.auth == "accounts":
-        return RedirectResponse("/login?next=" + ADDRESS, status_code=303)
-    if identity is None or not identity.is_admin:
-        return admin_only_page()
-    return identity

@@ -25,7 +25,8 @@ from storage.registry.training_runs import cancel_run, list_runs, request_run
 Update = dict[Any, Any]
 
 HEADER = """<div class="tl-header"><h1>Thumbloop admin</h1>
-<nav aria-label="Pages"><a href="feedback">Feedback</a> <a href="../">Chat</a> <a href="../docs">API</a>
+<nav aria-label="Pages"><a href="feedback">Feedback</a> <a href="audit">Audit</a>
+<a href="../">Chat</a> <a href="../docs">API</a>
 <form method="post" action="../logout"><button type="submit">Sign out</button></form></nav></div>"""
 
 SHARES = [("5 %", 0.05), ("10 %", 0.1), ("25 %", 0.25), ("50 %", 0.5)]  # of new chats

@@ -1,4 +1,4 @@
-/* The feedback page: one key for each action that the page offers, and times as the reader's clock has them. */
+/* The admin's plain pages: one key for each action that a page offers, and times as the reader's clock has them. */
 "use strict";
 const typing = (element) => element.closest("input:not([type=checkbox]), textarea, select");
 
