@@ -86,9 +86,20 @@ def get_chat(session: Session, chat_id: str, owner_id: str | None = None, **how:
     return chat
 
 
-def list_chats(session: Session, owner_id: str, *, limit: int = 50, before: str | None = None) -> list[Chat]:
-    """A person's chats, newest first; `before` is the id of the last chat on the previous page."""
-    theirs = (Chat.owner_id == owner_id, col(Chat.deleted_at).is_(None))
+def list_chats(
+    session: Session, owner_id: str, *, limit: int = 50, before: str | None = None, search: str = ""
+) -> list[Chat]:
+    """A person's chats, newest first; `before` is the id of the last chat on the previous page.
+
+    With `search`, those with this text in the title or in a message, in capitals or not. SQLite knows the
+    capitals of ASCII letters alone.
+    """
+    theirs: list[Any] = [Chat.owner_id == owner_id, col(Chat.deleted_at).is_(None)]
+    if search:
+        said = sa.exists().where(
+            col(Message.chat_id) == Chat.id, col(Message.content).icontains(search, autoescape=True)
+        )
+        theirs.append(col(Chat.title).icontains(search, autoescape=True) | said)
     return newest_rows(session, Chat, *theirs, limit=limit, before=before)
 
 
@@ -133,11 +144,18 @@ def add_user_message(
         role="user",
         content=check_text(content, "content"),
     )
+    if not chat.title or (parent is None and chat.title in _first_titles(session, chat_id)):
+        chat.title = short_title(content)
     session.add(message)
-    chat.title = chat.title or short_title(content)
     chat.updated_at = now()
     session.flush()
     return message
+
+
+def _first_titles(session: Session, chat_id: str) -> set[str]:
+    """The titles that the wordings of the chat's first message gave it; another one was given by hand."""
+    query = select(Message.content).where(Message.chat_id == chat_id, col(Message.parent_id).is_(None))
+    return {short_title(content) for content in session.exec(query)}
 
 
 def draft_messages(chat: Chat, turns: Iterable[tuple[str, str]]) -> list[Message]:

@@ -120,6 +120,22 @@ def test_a_reply_under_way_takes_no_vote_and_ends_when_its_reader_hangs_up(
         assert wait_until(stopped, 30)["finish_reason"] == "cancelled"
 
 
+def test_a_chat_is_found_by_its_text_and_exported(shared_server: LiveServer, client: httpx.Client) -> None:
+    with shared_server.client("user", "eve") as eve:
+        reply = http_loop.chat_once(eve, 'Of 50% Rivers\u2028 and "boats"')
+        found = http_loop.checked(eve.get("/api/v1/chats", params={"search": "50% rIVERS"}))["items"]
+        assert [chat["id"] for chat in found] == [reply["chat_id"]]
+        assert not http_loop.checked(client.get("/api/v1/chats", params={"search": "50% rIVERS"}))["items"]
+        refused(eve.get("/api/v1/chats", params={"search": "x" * 201}), 422, field="search")
+        path = f"/api/v1/chats/{reply['chat_id']}"
+        assert eve.get(f"{path}/export", params={"format": "json"}).json() == eve.get(path).json()
+        text = eve.get(f"{path}/export")
+        assert text.headers["content-disposition"] == 'attachment; filename="of-50-rivers-and-boats.md"'
+        assert text.text.startswith('# Of 50% Rivers and "boats"\n\n**You**\n\nOf 50% Rivers')
+        refused(client.get(f"{path}/export"), 403, "not_yours")
+        refused(eve.get(f"{path}/export", params={"format": "pdf"}), 422, field="format")
+
+
 def test_chats_are_paged_renamed_and_deleted(shared_server: LiveServer, client: httpx.Client) -> None:
     with shared_server.client("user", "ada") as ada:
         made = [new_chat(ada, title=str(number)) for number in range(5)]

@@ -154,8 +154,10 @@ def real_requests(
 
     one_chat, one_message = f"/api/v1/chats/{chat_id}", f"/api/v1/messages/{message_id}"
     add("POST /api/v1/chats", {"title": "Rivers", "system_prompt": "Be brief.", "consent": True})
-    add("GET /api/v1/chats?limit=2&cursor=" + chat_id)
+    add("GET /api/v1/chats?limit=2&search=river&cursor=" + chat_id)
     add(f"GET {one_chat}")
+    add(f"GET {one_chat}/export?format=markdown")
+    add(f"GET {one_chat}/export?format=json")
     add(f"PATCH {one_chat}", {"title": "New", "system_prompt": "Be kind.", "consent": True})
     add(f"DELETE /api/v1/chats/{deleted_id}")
     add(f"POST /api/v1/chats/{deleted_id}/restore")

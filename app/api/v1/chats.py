@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StrictBool
 from sqlmodel import Session
 from starlette.responses import JSONResponse, Response
 
+from app.api.chat_export import Format, exported
 from app.api.replies import EVENT_SCHEMA, ReplyResponse, events, finished, run_in_reply_thread
 from app.api.schemas import (
     ChatOut,
@@ -38,6 +39,7 @@ router = APIRouter(tags=["chats"])
 
 LONGEST_TITLE = 200
 Stream = Annotated[bool, Query(description="false: one answer with the whole reply, no server-sent events.")]
+Search = Annotated[str, Query(max_length=200, description="A text of the title or a message, in any case.")]
 CONSENT_HELP = "Whether it may be used for training."
 REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -53,6 +55,17 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
             }
         },
         "model": MessageOut,
+    }
+}
+
+
+EXPORT_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file; as JSON what `GET /api/v1/chats/{chat_id}` answers.",
+        "content": {
+            "text/markdown": {"schema": {"type": "string"}},
+            "application/json": {"schema": {"$ref": "#/components/schemas/ChatWithMessages"}},
+        },
     }
 }
 
@@ -119,11 +132,15 @@ def create_chat(identity: CurrentUser, services: ServicesHere, body: NewChat | N
 
 @router.get("/chats")
 def list_chats(
-    identity: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+    identity: CurrentUser,
+    services: ServicesHere,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    search: Search = "",
 ) -> Page[ChatOut]:
     """Your own chats, newest first."""
     with services.database.read() as session:
-        found = chats.list_chats(session, identity.user_id, limit=limit + 1, before=cursor)
+        found = chats.list_chats(session, identity.user_id, limit=limit + 1, before=cursor, search=search)
     return page_of([ChatOut.model_validate(chat) for chat in found], limit)
 
 
@@ -134,6 +151,14 @@ def get_chat(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> Chat
         chat = chats.get_chat(session, chat_id, identity.user_id)
         messages = messages_out(session, chats.current_places(session, chat_id), identity.user_id)
     return ChatWithMessages(**chat.model_dump(include=set(ChatOut.model_fields)), messages=messages)
+
+
+@router.get("/chats/{chat_id}/export", response_class=Response, responses=EXPORT_ANSWERS)
+def export_chat(
+    chat_id: Id, identity: CurrentUser, services: ServicesHere, format: Format = "markdown"
+) -> Response:
+    """A chat of your own as a file: the messages of its current path, as text or with all that is known."""
+    return exported(get_chat(chat_id, identity, services), format)
 
 
 @router.get("/chats/{chat_id}/messages")
