@@ -1,4 +1,5 @@
-"""Which model versions learned from votes that are now lost (erased, without consent, of a deleted chat).
+"""Which model versions learned from whose votes, and which from votes that are now lost (erased, without
+consent, of a deleted chat).
 
 A model cannot unlearn: an affected version shows the number until a retrain from the base replaces it. Each
 run stores the votes it learned from as its lineage. A version continued from another has that one's too.
@@ -10,7 +11,7 @@ from itertools import islice
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from storage.db.tables import Chat, Message, ModelVersion, RunVote, TrainingRun, VoteEvent
+from storage.db.tables import Chat, Message, ModelVersion, RunVote, TrainingRun, Vote, VoteEvent
 
 ERASED = "erase"  # the action of an event whose content was erased
 AT_ONCE = 500
@@ -54,14 +55,35 @@ def mark_affected(session: Session, keys: Collection[Key]) -> list[str]:
 
 def count_lost(session: Session, version: ModelVersion) -> None:
     """Set the version's `erased_votes` to the current count; also called when it is published."""
+    runs = _runs_behind(session, version)
+    session.flush()
+    version.erased_votes = _count_lost(session, runs)
+
+
+def learned_from(session: Session, version: ModelVersion, user_id: str) -> bool:
+    """Whether the version learned from a vote of this person."""
+    runs = _runs_behind(session, version)
+    # From their votes, which are few, to the lineage.
+    used = sa.exists().where(
+        col(RunVote.message_id) == Vote.message_id,
+        col(RunVote.user_id) == Vote.user_id,
+        col(RunVote.run_id).in_(runs),
+    )
+    return (
+        bool(runs) and session.exec(select(Vote.id).where(Vote.user_id == user_id, used)).first() is not None
+    )
+
+
+def _runs_behind(session: Session, version: ModelVersion) -> list[str]:
+    """The runs that trained the version and those it continued from."""
     runs: list[str] = []
     ancestor: ModelVersion | None = version
-    while ancestor is not None and (run := session.get(TrainingRun, ancestor.run_id)) is not None:
+    while ancestor is not None and ancestor.run_id is not None:
+        run = session.get_one(TrainingRun, ancestor.run_id)
         runs.append(run.id)
         before = _continued_from(run)
         ancestor = session.get(ModelVersion, before) if before is not None else None
-    session.flush()
-    version.erased_votes = _count_lost(session, runs)
+    return runs
 
 
 def _continued_from(run: TrainingRun) -> str | None:
