@@ -1,9 +1,12 @@
 """Renders the HTML templates of the pages. Every value is escaped, because people and models wrote it."""
 
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -21,6 +24,22 @@ def notice(text: str, *, bad: bool = True) -> str:
 def asset(name: str) -> str:
     """The text of a file in `assets/`."""
     return (ASSETS / name).read_text(encoding="utf-8")
+
+
+@cache
+def icon(name: str) -> Markup:
+    """An outline of assets/icons.svg, in the colour of the text around it."""
+    outlines = dict(re.findall('<symbol id="(.+?)">(.+?)</symbol>', asset("icons.svg")))
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="currentColor" '
+        'stroke-width="2" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">'
+        f"{outlines[name]}</svg>"
+    )
+
+
+@cache
+def mark() -> Markup:
+    return Markup(asset("icon.svg").replace("<svg", '<svg class="tl-mark" aria-hidden="true"', 1).strip())
 
 
 def counted(number: int, noun: str) -> str:
@@ -48,3 +67,4 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.filters |= {"number": _number, "duration": _duration, "counted": counted}
+_environment.globals |= {"icon": icon, "mark": mark}

@@ -8,11 +8,19 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from app.pages.html import ASSETS, asset
+from app.pages.html import ASSETS, asset, icon, mark
 
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-SCRIPTS = ("thumbloop.js", "votes.js", "admin.js")
+SCRIPTS = ("thumbloop.js", "transcript.js", "votes.js", "admin.js")
+# Icons of Gradio's buttons, which hold text alone: variables of the style sheet, --tl-send and so on.
+BUTTON_ICONS = {
+    "send": "arrow-up",
+    "stop": "square",
+    "new": "square-pen",
+    "search": "search",
+    "copied": "check",
+}
 LARGEST_UPLOAD = "200mb"
 
 
@@ -50,11 +58,13 @@ def build_theme() -> gr.themes.Base:
 def mount_options() -> dict[str, Any]:
     """Arguments for gr.mount_gradio_app, stricter than Gradio's defaults."""
     scripts = "".join(f"<script>\n{asset(name)}</script>" for name in SCRIPTS)
-    icon = quote(asset("icon.svg"))
+    shapes = {name: quote(icon(shape)) for name, shape in BUTTON_ICONS.items()}
+    variables = "".join(f'--tl-{name}:url("data:image/svg+xml,{each}");' for name, each in shapes.items())
     return {
         "theme": build_theme(),
+        "css": f":root{{{variables}}}",
         "css_paths": [ASSETS / "thumbloop.css"],
-        "head": f'<link rel="icon" href="data:image/svg+xml,{icon}">{scripts}',
+        "head": f'<link rel="icon" href="data:image/svg+xml,{quote(mark())}">{scripts}',
         "footer_links": [],
         "run_history": False,
         "show_error": False,

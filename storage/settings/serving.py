@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import AdapterField
-from storage.settings.validators import Address, AsList, Item, Network
+from storage.settings.validators import Address, AsList, Item, Line, Network
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -63,6 +63,16 @@ class ServingSettings(BaseSettings):
     # Chatting
     system_prompt: str = Field("You are a helpful assistant.")
     """System prompt of new chats. Empty: none."""
+    starter_prompts: Annotated[list[Line], NoDecode, AsList] = Field(
+        [
+            "Explain tides to a child",
+            "Suggest a name for a sailing boat",
+            "What should I cook with basil and rice?",
+            "Write a haiku about rain",
+        ],
+        max_length=8,
+    )
+    """First messages that the chat page offers in a new chat; a click sends one. Empty: none."""
     max_message_chars: int = Field(32_000, ge=1)
     """Longest message that is accepted, in characters."""
     max_new_tokens: int = Field(512, ge=1)

@@ -91,6 +91,7 @@ Executor = Annotated[str, _matching(r"local|[\w.]+:\w+", _A_CLASS)]
 AutoNumber = Annotated[int, Ge(0)] | Literal["auto"]
 AutoShare = Annotated[float, Gt(0), Le(1)] | Literal["auto"]
 Item = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=50)]
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
 def check_together(values: Mapping[str, Any]) -> None:

@@ -1,13 +1,9 @@
 """What a model writes, as the browser's own parser of Markdown shows it on the chat page."""
 
-from contextlib import closing
-
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from app.pages.chat.markdown import plain_markdown
-from storage.db.database import Database
-from storage.db.tables import Message
-from tests.support.chatting import OpenPage, assert_fits, chat_id, send_and_wait, stored_messages
+from tests.support.chatting import OpenPage, assert_fits, send_and_wait, with_replies
 from tests.support.live_server import LiveServer
 from tests.support.replies import REPLIES_WITH_CODE
 
@@ -40,19 +36,6 @@ LINES = """text => [...text.querySelectorAll(':is(th, td):not(:nth-child(2))')].
     return range.getClientRects().length;
 })"""
 CODES = "text => [...text.querySelectorAll('code')].map(code => code.textContent.replace(/\\n$/, ''))"
-
-
-def with_replies(page: Page, server: LiveServer, replies: list[str]) -> None:
-    """Let the open chat go on with these replies."""
-    chat = chat_id(page)
-    parent_id = str(stored_messages(page, server.url)[-1]["id"])
-    with closing(Database(server.settings.database_address)) as database, database.write() as session:
-        for content in replies:
-            for role in ("user", "assistant"):
-                message = Message(chat_id=chat, parent_id=parent_id, role=role, content=content)
-                session.add(message)
-                session.flush()
-                parent_id = message.id
 
 
 def test_no_reply_becomes_more_than_text_and_code_is_shown_as_written(

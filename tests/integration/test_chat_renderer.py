@@ -16,15 +16,18 @@ from app.pages.chat.render import MOST_FOLLOWERS, TOO_MANY_TABS, ChatRenderer, U
 from app.pages.chat.tab_state import TabState
 from app.web.auth import Identity
 from storage.chats.chats import get_chat
+from storage.chats.votes import cast_vote
 from storage.privacy.consent import set_consent
+from storage.registry.model_versions import deploy_version
 from storage.settings import Settings
 from tests.support.chat_env import LONG, ChatEnv
+from tests.support.rows import publish_candidate
 
 
 @pytest.fixture
 def renderer(env: ChatEnv, settings: Settings) -> ChatRenderer:
     with gr.Blocks():
-        names = ("side", "header", "notice")
+        names = ("side", "header", "welcome", "notice")
         parts: dict[str, Any] = {name: gr.HTML() for name in names}
         return ChatRenderer(settings, env.database, env.service, gr.Chatbot(), **parts, consent=gr.Checkbox())
 
@@ -61,7 +64,7 @@ def test_a_reply_that_ends_while_its_page_is_drawn_is_drawn_as_ended(
     live.message()
     last = next_whole(renderer, drawing)
     assert reply(renderer, last) == "ended"
-    assert "data-vote" in texts(renderer, last)
+    assert "data-message" in texts(renderer, last)
 
 
 def test_a_reply_that_another_tab_asked_for_is_followed_to_its_end(
@@ -167,3 +170,19 @@ def test_a_refusal_is_not_wiped_by_what_is_drawn_without_a_notice(
     assert notice(None) == gr.skip()
     assert notice("") == ""
     assert "No such chat" in str(notice("No such chat"))
+
+
+def test_the_header_says_when_the_version_that_answers_learned_from_the_persons_votes(
+    env: ChatEnv, renderer: ChatRenderer, me: Identity
+) -> None:
+    reply_id = env.send().message().id
+    with env.database.write() as session:
+        cast_vote(session, user_id=env.user_id, message_id=reply_id, label=True)
+        version = publish_candidate(session, [(reply_id, env.user_id)])
+        deploy_version(session, version.id, by="test", why="test")
+
+    def header(identity: Identity) -> str:
+        return str(next(renderer.show(TabState(), identity))[renderer.header])
+
+    assert f"{version.name} learned from your votes" in header(me)
+    assert "your votes" not in header(Identity(env.new_person(), "other", "user"))

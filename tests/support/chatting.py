@@ -4,8 +4,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 
 from playwright.sync_api import Locator, Page, Route, expect
+
+from storage.db.database import Database
+from storage.db.tables import Message
+from tests.support.live_server import LiveServer
 
 FLAGS = [
     "--no-sandbox",
@@ -96,6 +101,19 @@ def stored_messages(page: Page, origin: str) -> list[dict[str, object]]:
     assert response.ok, response.text()
     messages: list[dict[str, object]] = response.json()["messages"]
     return messages
+
+
+def with_replies(page: Page, server: LiveServer, replies: list[str]) -> None:
+    """Let the open chat go on with these replies."""
+    chat = chat_id(page)
+    parent_id = str(stored_messages(page, server.url)[-1]["id"])
+    with closing(Database(server.settings.database_address)) as database, database.write() as session:
+        for content in replies:
+            for role in ("user", "assistant"):
+                message = Message(chat_id=chat, parent_id=parent_id, role=role, content=content)
+                session.add(message)
+                session.flush()
+                parent_id = message.id
 
 
 def chromium_path() -> str | None:

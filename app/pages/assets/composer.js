@@ -39,6 +39,10 @@ document.addEventListener('click', (event) => {
   const button = event.target instanceof Element ? event.target.closest('button') : null;
   if (button?.matches('[data-edit]')) begin(button.closest('[data-sent]'));
   if (button?.matches('[data-leave-edit]')) leave();
+  if (button?.matches('[data-starter]')) {  // shown only while the box is empty
+    write(button.textContent);
+    document.querySelector('#tl-send').click();
+  }
 });
 document.addEventListener('keydown', (event) => {
   const meant = event.key === 'Escape' && !event.isComposing && !document.querySelector('dialog[open]');

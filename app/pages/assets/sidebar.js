@@ -5,6 +5,9 @@ watch('value', () => {
   document.title = title ? `${title} · Thumbloop` : 'Thumbloop';
   if (chat !== undefined) history.replaceState(null, '', `?chat=${chat || 'new'}`);
   document.dispatchEvent(new Event('tl-opened'));
+  // Of several searches on their way, an earlier one may be drawn last.
+  const [wanted, shown] = [document.querySelector('#tl-search input').value, element.querySelector('nav')?.dataset.search];
+  if (shown !== undefined && shown !== wanted) trigger('search_chats', { text: wanted });
 });
 element.addEventListener('click', (event) => {
   const link = event.target.closest('[data-chat]');
@@ -20,6 +23,17 @@ element.addEventListener('click', (event) => {
 element.addEventListener('submit', (event) => {
   event.preventDefault();
   trigger('rename_chat', { chat: event.target.dataset.rename, title: event.target.elements.title.value });
+});
+let typing = 0;
+document.addEventListener('input', ({ target }) => {
+  if (!target.matches('#tl-search input')) return;
+  clearTimeout(typing);
+  typing = setTimeout(() => trigger('search_chats', { text: target.value }), 150);
+});
+// Another tab may have changed the open chat meanwhile.
+addEventListener('focus', () => {
+  if (!document.querySelector('[data-reply="streaming"]')) document.dispatchEvent(new Event('tl-look'));
+  trigger('look_again');
 });
 // The drawing of another branch removes the arrow that has the focus; one of the new message takes it over.
 const focusArrow = (message, label, frames = 300) => {

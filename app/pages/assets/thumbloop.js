@@ -26,11 +26,15 @@
   };
 
   const copy = async (button) => {
+    const from = button.dataset.copyFrom;
+    const text = from ? await (await fetch(from)).text() : button.dataset.copy;
+    const name = button.getAttribute("aria-label");
+    if (name === "Copied") return;
     if (navigator.clipboard) {
-      await navigator.clipboard.writeText(button.dataset.copy);
+      await navigator.clipboard.writeText(text);
     } else {
       // Browsers offer the clipboard to https and this machine alone; this still works elsewhere.
-      const area = Object.assign(document.createElement("textarea"), { value: button.dataset.copy });
+      const area = Object.assign(document.createElement("textarea"), { value: text });
       document.body.append(area);
       area.select();
       document.execCommand("copy");
@@ -38,7 +42,7 @@
       button.focus();
     }
     button.setAttribute("aria-label", "Copied");
-    setTimeout(() => button.setAttribute("aria-label", "Copy"), 1500);
+    setTimeout(() => button.setAttribute("aria-label", name), 1500);
   };
 
   const drawer = (open) => {
@@ -53,8 +57,9 @@
 
   document.addEventListener("click", (event) => {
     const target = event.target instanceof Element ? event.target : null;
-    if (target?.closest("[data-copy]")) {
-      copy(target.closest("[data-copy]"));
+    const copied = target?.closest("[data-copy], [data-copy-from]");
+    if (copied) {
+      copy(copied);
     } else if (target?.closest("[data-drawer]")) {
       drawer(target.closest(".tl-header") !== null);
     } else if (target?.closest("#tl-new, [data-chat]") || !target?.closest("#tl-side")) {

@@ -48,6 +48,7 @@
     const details = bar.querySelector(".tl-details");
     details.hidden = vote.label === null;
     details.dataset.thumb = vote.label === null ? "" : vote.label ? "up" : "down";
+    bar.querySelector(".tl-thanks").hidden = vote.label === null; // shown only where it was cast on this page
   };
 
   const NOTHING = { label: null, tags: [], comment: null, correction: null };
@@ -60,6 +61,7 @@
       if (bar) show(bar, vote);
     }
   };
+  document.addEventListener("tl-look", () => stored.clear()); // another tab may have changed them since
   new MutationObserver(correct).observe(document.documentElement, { childList: true, subtree: true });
 
   // Stored first, shown afterwards: nothing looks cast that is not on disk. Throws what to say.
@@ -172,5 +174,18 @@
     else if (button.dataset.tag) press(message, toggle(button.dataset.tag));
     else if (button.matches("[data-more]")) ask(message);
     else if (button.matches("[data-copy]")) send("POST", address(message, "signals"), { kind: "copied" }).catch(() => {});
+  });
+
+  // The keys u and d, on the reply that has the focus or the last one; in a field they are letters.
+  const KEYS = { u: "up", d: "down" };
+  document.addEventListener("keydown", (event) => {
+    const key = KEYS[event.key];
+    const { target } = event;
+    if (!key || event.ctrlKey || event.metaKey || event.altKey || event.repeat || document.querySelector("dialog[open]")) return;
+    if (target.matches("input:not([type=checkbox]), textarea, select") || target.isContentEditable) return;
+    const row = target.closest(".message-row");
+    const last = document.querySelector('[data-reply="ended"]') && document.querySelector(".message-row:last-child");
+    const bar = [row, row?.nextElementSibling, last].map((one) => one?.querySelector("[data-message]")).find(Boolean);
+    if (bar?.querySelector("[data-vote]")) press(bar.dataset.message, vote(key));
   });
 })();

@@ -16,6 +16,7 @@ import gradio as gr
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.pages.blocks import Page, chosen
+from app.pages.chat.days import known_zone
 from app.pages.chat.markdown import DELIMITERS
 from app.pages.chat.render import ChatRenderer, Update
 from app.pages.chat.tab_state import CHATS_SHOWN, TabState
@@ -29,8 +30,7 @@ from storage.privacy.consent import delete_chat, restore_chat, set_consent
 
 MAX_THREADS = 256  # with Gradio's default of 40, the 41st stream would wait for another to end
 
-WELCOME = """<div class="tl-welcome"><h2>What would you like to talk about?</h2>
-<p>Vote on the replies: every thumb teaches the next version of the model.</p></div>"""
+SEARCH = '<input type="search" placeholder="Search" aria-label="Search your chats" maxlength="200">'
 
 HINT = "Enter sends, Shift+Enter starts a new line."
 
@@ -38,8 +38,12 @@ EDITING = """{{#if value}}<div class="tl-editing" role="status">
 <span>Editing your message. What you wrote before stays, and so do its replies: arrows lead to them.</span>
 <button type="button" data-leave-edit>Cancel</button></div>{{/if}}"""
 
-# The inputs of the page's load event: its state, and the draft that the tab kept (assets/composer.js).
-TAKE_DRAFT = "() => [null, JSON.parse(sessionStorage.getItem('tl-draft') ?? '{}')]"
+# The inputs of the page's load event: its state, and the draft that the tab kept (assets/composer.js) with
+# the browser's time zone.
+TAKE_DRAFT = """() => [null, {
+  ...JSON.parse(sessionStorage.getItem('tl-draft') ?? '{}'),
+  zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+}]"""
 
 
 def shows_errors(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
@@ -78,6 +82,7 @@ class ChatPage:
         with gr.Row(elem_id="tl-page", equal_height=True):
             with gr.Column(elem_id="tl-side", scale=0, min_width=260):
                 self.new = gr.Button("New chat", elem_id="tl-new", size="md")
+                html(value=SEARCH, elem_id="tl-search")
                 self.side = html(js_on_load=asset("sidebar.js"), elem_id="tl-chats")
             with gr.Column(elem_id="tl-main", scale=1, min_width=320):
                 self.header = html(elem_id="tl-header")
@@ -93,9 +98,9 @@ class ChatPage:
                     sanitize_html=True,
                     allow_tags=False,
                     allow_file_downloads=False,
-                    placeholder=WELCOME,
                     latex_delimiters=DELIMITERS,
                 )
+                self.welcome = html(elem_id="tl-welcome")
                 with gr.Column(elem_id="tl-composer", scale=0):
                     self.notice = html(elem_id="tl-notice")
                     # Its value is the id of the message being edited, or empty.
@@ -109,7 +114,7 @@ class ChatPage:
                         js_on_load=asset("sent.js"),
                         elem_id="tl-sent",
                     )
-                    with gr.Row(elem_id="tl-entry", equal_height=False):
+                    with gr.Column(elem_id="tl-card"):
                         self.box = gr.Textbox(
                             label="Message",
                             show_label=False,
@@ -118,26 +123,21 @@ class ChatPage:
                             lines=1,
                             max_lines=8,
                             autofocus=True,
-                            scale=1,
                             html_attributes=gr.InputHTMLAttributes(enterkeyhint="send"),
                             elem_id="tl-box",
                         )
-                        self.send = gr.Button(
-                            "Send", variant="primary", scale=0, min_width=84, elem_id="tl-send"
-                        )
-                        self.stop = gr.Button(
-                            "Stop", variant="stop", scale=0, min_width=84, elem_id="tl-stop"
-                        )
-                    with gr.Row(elem_id="tl-under"):
-                        self.consent = gr.Checkbox(
-                            value=self.services.settings.consent_default,
-                            label="May be used for training",
-                            container=False,
-                            scale=0,
-                            min_width=200,
-                            elem_id="tl-consent",
-                        )
-                        html(value=HINT, elem_id="tl-hint")
+                        with gr.Row(elem_id="tl-under"):
+                            self.consent = gr.Checkbox(
+                                value=self.services.settings.consent_default,
+                                label="May be used for training",
+                                container=False,
+                                scale=0,
+                                min_width=0,
+                                elem_id="tl-consent",
+                            )
+                            html(value=HINT, elem_id="tl-hint")
+                            self.send = gr.Button("Send", variant="primary", scale=0, elem_id="tl-send")
+                            self.stop = gr.Button("Stop", variant="primary", scale=0, elem_id="tl-stop")
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -148,6 +148,7 @@ class ChatPage:
             chatbot=self.chatbot,
             side=self.side,
             header=self.header,
+            welcome=self.welcome,
             notice=self.notice,
             consent=self.consent,
         )
@@ -166,6 +167,8 @@ class ChatPage:
         self.new.click(self.on_new, self.tab, drawn, trigger_mode="multiple", **quiet)
         self.side.open_chat(self.on_open, self.tab, drawn, trigger_mode="multiple", **quiet)
         self.side.older_chats(self.on_older, self.tab, drawn, **quiet)
+        self.side.search_chats(self.on_search, self.tab, drawn, trigger_mode="multiple", **quiet)
+        self.side.look_again(self.on_look, self.tab, drawn, **quiet)
         self.side.rename_chat(self.on_rename, self.tab, drawn, **quiet)
         self.side.delete_chat(self.on_delete, self.tab, drawn, **quiet)
         self.side.restore_chat(self.on_restore, self.tab, drawn, **quiet)
@@ -175,6 +178,7 @@ class ChatPage:
 
     def on_load(self, tab: TabState, kept: object, request: gr.Request) -> Iterator[Update]:
         """Open the chat that the URL names, or the newest, or none for `?chat=new`, and restore the draft."""
+        tab.zone = known_zone(kept.get("zone")) if isinstance(kept, dict) else tab.zone
         message = None  # keeps a notice that an earlier event has drawn
         try:
             identity = self._identify(tab, request)
@@ -208,6 +212,19 @@ class ChatPage:
     def on_older(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
         tab.chats_shown += CHATS_SHOWN
         yield from self.renderer.show(tab, self._identify(tab, request))
+
+    @shows_errors
+    def on_search(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        tab.search = chosen(event, "text")[:200]
+        yield from self.renderer.show(tab, self._identify(tab, request))
+
+    @shows_errors
+    def on_look(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
+        """The tab has the focus again: draw its chat if another tab changed it, and follow its reply."""
+        identity = self._identify(tab, request)
+        if self.renderer.read(tab, identity).seen != tab.seen:
+            yield from self.renderer.follow(tab, identity, None)
+        yield self.renderer.nothing
 
     @shows_errors
     def on_rename(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:

@@ -15,14 +15,17 @@ import gradio as gr
 
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
+from app.pages.chat.days import by_day
 from app.pages.chat.tab_state import ChatState, TabState, paced, read_messages, read_state
 from app.pages.chat.transcript import ShownMessage, chatbot_messages, offered_tags
 from app.pages.html import notice, render
 from app.web.auth import Identity
 from storage.chats.chats import list_chats
 from storage.db.database import Database
+from storage.db.tables import now
 from storage.errors import ThumbloopError
 from storage.registry.canaries import answering_version
+from storage.registry.lineage import learned_from
 from storage.settings import Settings
 
 # Each tab that draws a stream costs the server as much as a reader of its own.
@@ -42,6 +45,7 @@ class ChatRenderer:
     chatbot: gr.Chatbot
     side: gr.HTML
     header: gr.HTML
+    welcome: gr.HTML
     notice: gr.HTML
     consent: gr.Checkbox
     # How many tabs draw a reply while it streams, by person.
@@ -54,7 +58,7 @@ class ChatRenderer:
 
     @property
     def components(self) -> list[Any]:
-        return [self.chatbot, self.side, self.header, self.notice, self.consent]
+        return [self.chatbot, self.side, self.header, self.welcome, self.notice, self.consent]
 
     def read(self, tab: TabState, identity: Identity) -> ChatState:
         """Read the chat that the tab shows from the database. Raises NotFound, NotAllowed."""
@@ -134,11 +138,13 @@ class ChatRenderer:
     ) -> Generator[Update, None, ChatState]:
         """Draw until the state did not change while it was sent; returns the state drawn."""
         state = self.read(tab, identity)
+        tab.seen = state.seen
         yield {**draw(state), **(also or {})}
-        while (now := self.read(tab, identity)).mark != state.mark:
-            if now.chat_id != state.chat_id:
+        while (current := self.read(tab, identity)).mark != state.mark:
+            if current.chat_id != state.chat_id:
                 tab.consent_shown = None
-            state = now
+            state = current
+            tab.seen = state.seen
             yield draw(state)
         return state
 
@@ -147,22 +153,36 @@ class ChatRenderer:
 
         def draw(state: ChatState) -> Update:
             with self.database.read() as session:
-                chats = list_chats(session, identity.user_id, limit=tab.chats_shown + 1)
-                answering = answering_version(session, state.chat).name
+                most = tab.chats_shown + 1
+                chats = list_chats(session, identity.user_id, limit=most, search=tab.search)
+                version = answering_version(session, state.chat)
+                learned = learned_from(session, version, identity.user_id)
+            answering = version.name
             accounts = self.settings.auth == "accounts"
             return {
                 self.chatbot: self._transcript(state.messages),
                 self.side: render(
                     "chat/chats.html",
-                    chats=chats[: tab.chats_shown],
+                    groups=by_day(chats[: tab.chats_shown], tab.zone, now()),
                     current=state.chat_id,
                     more=len(chats) > tab.chats_shown,
                     reply=state.reply,
                     person=self.drafter(identity),
                     deleted=tab.deleted,
+                    search=tab.search,
                 ),
                 self.header: render(
-                    "chat/header.html", identity=identity, answering=answering, accounts=accounts
+                    "chat/header.html",
+                    identity=identity,
+                    answering=answering,
+                    learned=learned,
+                    accounts=accounts,
+                ),
+                self.welcome: render(
+                    "chat/welcome.html",
+                    begun=bool(state.messages),
+                    answering=answering,
+                    starters=self.settings.starter_prompts,
                 ),
                 self.notice: gr.skip() if message is None else notice(message),
                 self.consent: self.consent_box(tab, state),

@@ -28,6 +28,9 @@ class TabState:
     consent: bool | None = None  # for the next new chat; None: the default of the settings
     consent_shown: bool | None = None  # by the box, as last drawn; a click may be on its way
     chats_shown: int = CHATS_SHOWN
+    zone: str = "UTC"  # the browser's time zone
+    search: str = ""  # a text that the listed chats have
+    seen: tuple[object, ...] = ()  # ChatState.seen of what was drawn last
     through: str | None = None  # a message on the chosen branch; None: the newest branch
     beginning: bool = False  # the first message of a new chat is being sent
     deleted: tuple[str, str] | None = None  # id and title of the chat that was deleted last, to be restored
@@ -64,6 +67,7 @@ class ChatState:
     messages: list[ShownMessage]
     through: str | None
     consent: bool
+    search: str = ""
 
     @property
     def chat_id(self) -> str | None:
@@ -89,16 +93,24 @@ class ChatState:
     def mark(self) -> tuple[object, ...]:
         """Changes when another event of the tab, or the end of a reply, requires another drawing."""
         last = (self.last.id, self.last.state) if self.last is not None else None
-        return self.chat_id, self.through, self.consent, last
+        return self.chat_id, self.through, self.consent, self.search, last
+
+    @property
+    def seen(self) -> tuple[object, ...]:
+        """Changes also when another tab votes in the chat or renames it."""
+        votes = [(item.message.id, item.vote.revision) for item in self.messages if item.vote is not None]
+        return *self.mark, self.chat.title if self.chat is not None else "", tuple(votes)
 
 
 def read_state(session: Session, tab: TabState, user_id: str, consent_default: bool) -> ChatState:
     """Read the chat that the tab shows. Raises NotFound, NotAllowed."""
     chat_id, through = tab.chat_id, tab.through
     if chat_id is None:
-        return ChatState(None, [], through, consent_default if tab.consent is None else tab.consent)
+        consent = consent_default if tab.consent is None else tab.consent
+        return ChatState(None, [], through, consent, tab.search)
     chat = get_chat(session, chat_id, owner_id=user_id)
-    return ChatState(chat, read_messages(session, chat_id, user_id, through), through, chat.consent)
+    messages = read_messages(session, chat_id, user_id, through)
+    return ChatState(chat, messages, through, chat.consent, tab.search)
 
 
 def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[str]:

@@ -33,12 +33,13 @@ def test_titles_copies_and_errors_are_escaped() -> None:
     for html in (
         render(
             "chat/chats.html",
-            chats=[chat],
+            groups={"Today": [chat]},
             current=chat.id,
             more=False,
             reply="",
             person="",
             deleted=("id", HOSTILE),
+            search=HOSTILE,
         ),
         message_html(ShownMessage(reply(content=HOSTILE))),
         notice(HOSTILE),
