@@ -33,7 +33,7 @@ document.addEventListener('input', ({ target }) => {
 // Another tab may have changed the open chat meanwhile.
 addEventListener('focus', () => {
   if (!document.querySelector('[data-reply="streaming"]')) document.dispatchEvent(new Event('tl-look'));
-  trigger('look_again');
+  trigger('look_again', { quiet: true });  // nobody asked, so a failure is no news
 });
 // The drawing of another branch removes the arrow that has the focus; one of the new message takes it over.
 const focusArrow = (message, label, frames = 300) => {

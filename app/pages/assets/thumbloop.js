@@ -13,7 +13,8 @@
   window.fetch = async (...request) => {
     const response = await ask(...request).catch((error) => {
       const notice = document.getElementById("tl-notice"); // until Gradio reaches the server again and reloads the page
-      if (notice && String(request[0]).includes("queue/join")) {
+      const quiet = String(request[1]?.body).includes('"quiet":true');
+      if (notice && !quiet && String(request[0]).includes("queue/join")) {
         notice.innerHTML = '<p class="tl-alert" role="alert">No connection: this was not sent. What you typed is kept.</p>';
       }
       throw error;
