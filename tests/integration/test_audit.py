@@ -30,7 +30,7 @@ def test_what_an_admin_did_is_listed_newest_first_and_selected(
     rest = http_loop.checked(client.get(AUDIT, params={"target": eve, "cursor": first["next"]}))
     assert [first["items"], rest["items"]] == [events[:1], events[1:]]
     assert rest["next"] is None
-    assert http_loop.checked(client.get(AUDIT, params={"target": eve, "actor": "cli"}))["items"] == []
+    assert http_loop.checked(client.get(AUDIT, params={"target": eve, "actor": "gate"}))["items"] == []
     refused(stranger.get(AUDIT), 403, "admin_only")
 
     def thumbloop(*words: str) -> str:

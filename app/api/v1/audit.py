@@ -16,7 +16,7 @@ router = APIRouter(prefix="/audit", tags=["users"])
 class AuditEventOut(BaseModel, from_attributes=True):
     id: str
     at: datetime
-    actor: str = Field(description="A person's id, or a part of the program: cli, gate, monitor, trainer …")
+    actor: str = Field(description="A person's id, or a part of the program: command line, gate, monitor …")
     name: str | None = Field(description="The name of the actor's account; others have none.")
     action: str
     target: str = Field(description="What it was done to: an id, or a version's name.")
