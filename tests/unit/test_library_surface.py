@@ -68,6 +68,10 @@ USES = {
             "Attention without a paged cache would fail."
         ),
     },
+    ("trainer/model/base_model.py", "gguf"): {
+        "GGUFReader": "The first start would parse the default model's file three times.",
+        "get_tensor_name_map": "The first start would make its table of names for each of its modules.",
+    },
     ("trainer/engine/fast/attention.py", "transformers"): {
         "integrations.sdpa_attention.sdpa_attention_forward(attention_mask, dropout, scaling)": (
             "Attention with a mask would fail."
