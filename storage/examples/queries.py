@@ -12,8 +12,8 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func
 
 from storage.chats.signals import DESIRABLE
-from storage.db.tables import Chat, Message, ModelVersion, Signal, Table, User, VoteEvent
-from storage.examples.filters import ExampleFilter
+from storage.db.tables import Chat, Message, ModelVersion, Signal, Table, User, Vote, VoteEvent
+from storage.examples.filters import ExampleFilter, RatedFilter
 from storage.registry.lineage import ERASED
 from storage.settings.training import SignalKind
 
@@ -65,7 +65,7 @@ def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tupl
             col(VoteEvent.label).is_not(None) | (col(VoteEvent.action) == ERASED),
             col(VoteEvent.id) == latest,
             *_of_votes(filter),
-            *_conditions(filter, VoteEvent),
+            *rated_conditions(filter, VoteEvent, col(VoteEvent.created_at)),
         )
         .order_by(col(VoteEvent.id))
     )
@@ -75,7 +75,7 @@ def standing_signals(
     kinds: Collection[SignalKind], snapshot: int, filter: ExampleFilter, *, page: int, newest_first: bool
 ) -> sa.Select[*tuple[Any, ...]]:
     """A page of the signals that no vote overrides and none contradicts, after the place (:event, :id)."""
-    conditions = [*_conditions(filter, Signal)]
+    conditions = [*rated_conditions(filter, Signal, col(Signal.created_at))]
     if filter.label is not None:
         conditions.append((col(Signal.kind) == DESIRABLE) == filter.label)
     other = aliased(Signal)
@@ -130,14 +130,14 @@ def standing_signals(
     )
 
 
-def _conditions(
-    filter: ExampleFilter, table: type[VoteEvent] | type[Signal]
+def rated_conditions(
+    filter: RatedFilter, table: type[Vote | VoteEvent | Signal], moment: Any
 ) -> Iterator[sa.ColumnElement[bool]]:
-    """The filters that SQL can check on votes and on signals; most others are checked on each example."""
+    """The filters that SQL can check on votes and on signals, whose time is in the column `moment`."""
     if filter.from_date is not None:
-        yield col(table.created_at) >= filter.from_date
+        yield moment >= filter.from_date
     if filter.to_date is not None:
-        yield col(table.created_at) <= filter.to_date
+        yield moment <= filter.to_date
     if filter.user is not None:
         yield col(table.user_id) == filter.user
     if filter.version_number is not None:
@@ -159,6 +159,13 @@ def messages_before(session: Session, replies: Iterable[Any]) -> dict[str, Any]:
 def _of_votes(filter: ExampleFilter) -> Iterator[sa.ColumnElement[bool]]:
     if filter.quarantined != "any":
         yield col(VoteEvent.quarantined).is_(filter.quarantined == "only")
+    yield from comment_conditions(filter, VoteEvent)
+
+
+def comment_conditions(
+    filter: RatedFilter, table: type[Vote | VoteEvent]
+) -> Iterator[sa.ColumnElement[bool]]:
+    """The filter of votes with or without a comment."""
     if filter.has_comment is not None:
-        without = func.trim(func.coalesce(VoteEvent.comment, "")) == ""
+        without = func.trim(func.coalesce(table.comment, "")) == ""
         yield ~without if filter.has_comment else without

@@ -15,7 +15,7 @@ from storage.chats.chats import path_to
 from storage.db.tables import Chat, Message, ModelVersion, Review, RunVote, SetAsideVote, User, Vote
 from storage.errors import NotFound
 from storage.examples.filters import RatedFilter
-from storage.examples.queries import columns
+from storage.examples.queries import columns, comment_conditions, rated_conditions
 
 # Why training does not use a vote. One that nothing keeps back counts.
 Use = Literal["counts", "excluded", "person quarantined", "no consent", "set aside by the guard"]
@@ -152,21 +152,12 @@ def _query() -> sa.Select[*tuple[Any, ...]]:
 
 
 def _conditions(filter: VoteFilter) -> Iterator[sa.ColumnElement[bool]]:
+    yield from rated_conditions(filter, Vote, col(Vote.updated_at))
+    yield from comment_conditions(filter, Vote)
     if filter.label is not None:
         yield col(Vote.label).is_(filter.label)
-    if filter.from_date is not None:
-        yield col(Vote.updated_at) >= filter.from_date
-    if filter.to_date is not None:
-        yield col(Vote.updated_at) <= filter.to_date
-    if filter.version_number is not None:
-        yield col(ModelVersion.number) == filter.version_number
     if filter.tag is not None:  # as the database has it: a JSON list as text
         yield sa.cast(col(Vote.tags), sa.Text).contains(json.dumps(filter.tag), autoescape=True)
-    if filter.has_comment is not None:
-        without = sa.func.trim(sa.func.coalesce(Vote.comment, "")) == ""
-        yield ~without if filter.has_comment else without
-    if filter.user is not None:
-        yield col(Vote.user_id) == filter.user
     if filter.source == "correction":
         yield col(Vote.correction).is_not(None)
     elif filter.source is not None:
