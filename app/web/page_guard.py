@@ -13,18 +13,18 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
 from anyio import to_thread
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.rate_limit import PerMinute
 from app.web.auth import Identity, identity_from, resolve, set_cookie, start_session
-from app.web.sign_in import admin_only_page
+from app.web.sign_in import page_refusal
 from storage.db.database import Database
 from storage.errors import InvalidInput, NotAllowed, NotAuthenticated, TooOften
 from storage.people.users import create_anonymous
@@ -128,15 +128,12 @@ class PageGuard:
     def _refusal(
         self, identity: Identity | None, target: str, *, admin: bool, is_page: bool
     ) -> Response | None:
+        if is_page:
+            return page_refusal(identity, target, auth=self.settings.auth, admin=admin)
         if identity is None:
-            if not is_page:
-                raise NotAuthenticated("Your session has ended; reload the page.")
-            if self.settings.auth == "accounts":
-                return RedirectResponse(f"/login?next={quote(target, safe='/')}", status_code=303)
-        if admin and (identity is None or not identity.is_admin):
-            if not is_page:
-                raise NotAllowed("Only an admin may do this.", code="admin_only")
-            return admin_only_page()
+            raise NotAuthenticated("Your session has ended; reload the page.")
+        if admin and not identity.is_admin:
+            raise NotAllowed("Only an admin may do this.", code="admin_only")
         return None
 
     async def _page(self, scope: Scope, receive: Receive) -> Response:

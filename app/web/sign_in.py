@@ -37,8 +37,13 @@ def page(template: str, title: str, status: int = 200, **values: Any) -> Respons
     return HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
 
 
-def admin_only_page() -> Response:
-    return page("admins_only.html", "Admins only", 403)
+def page_refusal(identity: Identity | None, target: str, *, auth: str, admin: bool) -> Response | None:
+    """What a browser gets instead of the page `target` if it may not see it."""
+    if identity is None and auth == "accounts":
+        return RedirectResponse(f"/login?next={quote(target, safe='/')}", status_code=303)
+    if admin and (identity is None or not identity.is_admin):
+        return page("admins_only.html", "Admins only", 403)
+    return None
 
 
 @router.get("/login")

@@ -4,12 +4,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from app.pages.html import ASSETS, render
 from app.services import Services
 from app.web.auth import Identity, resolve
-from app.web.sign_in import admin_only_page
+from app.web.sign_in import page_refusal
 
 FILES = ("plain.css", "plain.js")
 
@@ -27,11 +27,12 @@ def admin_of(request: Request, services: Services) -> Identity | Response:
     """The admin who asks, or what others get instead."""
     secure = request.url.scheme == "https"
     identity = resolve(services.database, {}, request.cookies, secure=secure, admin=True)
-    if identity is None and services.settings.auth == "accounts":
-        return RedirectResponse(f"/login?next={request.url.path}", status_code=303)
-    if identity is None or not identity.is_admin:
-        return admin_only_page()
-    return identity
+    target = f"{request.url.path}?{request.url.query}".removesuffix("?")
+    refusal = page_refusal(identity, target, auth=services.settings.auth, admin=True)
+    if refusal is None:
+        assert identity is not None
+        return identity
+    return refusal
 
 
 def plain_page(template: str, status: int = 200, **values: Any) -> Response:
