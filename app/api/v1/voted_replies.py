@@ -4,13 +4,12 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AfterValidator, BaseModel, Field, StrictBool
+from pydantic import BaseModel, Field, StrictBool
 
-from app.api.schemas import NO_CURSOR, Id, Page
+from app.api.schemas import Cursor, Id, Limit, Page
 from app.web.auth import Admin, ServicesHere
 from app.web.openapi_names import Body
 from storage.db import audit
-from storage.db.ids import is_id
 from storage.examples.filters import resolve
 from storage.files.installation_key import load_secret
 from storage.privacy.quarantine import set_excluded
@@ -21,17 +20,9 @@ router = APIRouter(prefix="/votes", tags=["feedback"])
 MOST_AT_ONCE = 200
 
 
-def _cursor(text: str) -> str:
-    if not is_id(text):
-        raise ValueError(NO_CURSOR)
-    return text
-
-
 class VotesQuery(VoteFilter):
-    limit: int = Field(50, ge=1, le=200, description="The largest number of items.")
-    cursor: Annotated[str, AfterValidator(_cursor)] | None = Field(
-        None, description="`next` of the previous page with the same filters; left out for the first one."
-    )
+    limit: Limit = 50
+    cursor: Cursor = None
 
 
 class ReviewOut(BaseModel, from_attributes=True):
@@ -87,12 +78,6 @@ class NewReview(Body):
     note: str | None = Field(None, max_length=4000)
 
 
-class AgreementOut(BaseModel, from_attributes=True):
-    ratings: int = Field(description="Second ratings of votes that still stand.")
-    agreed: int
-    kappa: float | None = Field(description="Cohen's κ; null where it is not defined.")
-
-
 @router.get("")
 def list_voted_replies(
     _: Admin, services: ServicesHere, query: Annotated[VotesQuery, Query()]
@@ -109,10 +94,10 @@ def list_voted_replies(
 
 
 @router.get("/agreement")
-def show_agreement(_: Admin, services: ServicesHere) -> AgreementOut:
+def show_agreement(_: Admin, services: ServicesHere) -> second_ratings.Agreement:
     """How far second ratings agree with the votes."""
     with services.database.read() as session:
-        return AgreementOut.model_validate(second_ratings.agreement(session))
+        return second_ratings.agreement(session)
 
 
 @router.put("/exclusion")
