@@ -62,7 +62,7 @@ def _request(database: Database, force: bool, fresh: bool) -> tuple[str, bool]:
     try:
         with database.write() as session:
             run = request_run(session, trigger="cli", force=force, fresh=fresh)
-            audit.record(session, ACTOR, "request training run", run.id, force=force, fresh=fresh)
+            audit.record(session, ACTOR, "request run", run.id, force=force, fresh=fresh)
         say(f"Requested training run {run.id}.")
     except Conflict:
         with database.read() as session:

@@ -13,7 +13,7 @@ from app.chat.service import ChatService
 from app.serving.deployments import Deployments
 from app.serving.local.backend import LocalBackend
 from storage.chats import chats
-from storage.db.database import Database
+from storage.db.database import Database, open_database
 from storage.people import users
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
@@ -49,6 +49,14 @@ def endless_server(tmp_path_factory: pytest.TempPathFactory, endless_model: Path
     folder = tmp_path_factory.mktemp("endless") / "data"
     with LiveServer({"data_dir": folder, "model": endless_model, "max_new_tokens": 100_000}) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def store(shared_server: LiveServer) -> Iterator[Database]:
+    """The database of the shared server."""
+    database = open_database(shared_server.settings)
+    yield database
+    database.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
 """The audit log over the API, on the command line and as a page; admins alone read it."""
 
-from contextlib import closing
-
 import httpx
 
-from storage.db.database import open_database
+from storage.db.database import Database
 from storage.people.tokens import create_token
 from storage.people.users import ensure_user
 from tests.support import http_loop
@@ -16,7 +14,7 @@ AUDIT = "/api/v1/audit"
 
 
 def test_what_an_admin_did_is_listed_newest_first_and_selected(
-    shared_server: LiveServer, client: httpx.Client, stranger: httpx.Client
+    shared_server: LiveServer, client: httpx.Client, stranger: httpx.Client, store: Database
 ) -> None:
     eve = http_loop.checked(stranger.get("/api/v1/me"))["id"]
     for quarantined in (True, False):
@@ -41,7 +39,7 @@ def test_what_an_admin_did_is_listed_newest_first_and_selected(
     assert "release" not in said
     assert "No event matches." in thumbloop("--actor", "7")
 
-    with closing(open_database(shared_server.settings)) as store, store.write() as session:
+    with store.write() as session:
         admin = ensure_user(session, "admin", "admin").id
         cookie = create_token(session, admin, name="browser", kind="session")[1]
         other = create_token(session, eve, name="browser", kind="session")[1]

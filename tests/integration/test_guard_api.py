@@ -1,12 +1,9 @@
 """The guard over the API, on the command line, and in what a start and `doctor` say."""
 
-from collections.abc import Iterator
-
 import httpx
-import pytest
 
 from app.commands.doctor import check_guard
-from storage.db.database import Database, open_database
+from storage.db.database import Database
 from storage.db.ids import new_id
 from storage.registry.set_aside import Reason
 from storage.settings import Settings
@@ -17,13 +14,6 @@ from tests.support.rest import refused
 from tests.support.rows import add_set_aside, audit_events
 
 GUARD = "/api/v1/guard"
-
-
-@pytest.fixture(scope="module")
-def store(shared_server: LiveServer) -> Iterator[Database]:
-    database = open_database(shared_server.settings)
-    yield database
-    database.close()
 
 
 def test_an_admin_sees_what_was_set_aside_and_releases_it(

@@ -1,12 +1,9 @@
 """Votes with their replies over the API and on the command line; who may use the page of them."""
 
-from collections.abc import Iterator
-
 import httpx
-import pytest
 
 from storage.chats.votes import count_votes
-from storage.db.database import Database, open_database
+from storage.db.database import Database
 from storage.people.tokens import create_token
 from storage.people.users import ensure_user
 from storage.registry import model_versions
@@ -18,13 +15,6 @@ from tests.support.rows import add_person_with_reply, audit_events, vote_on
 
 VOTES = "/api/v1/votes"
 PAGE = "/admin/feedback"
-
-
-@pytest.fixture(scope="module")
-def store(shared_server: LiveServer) -> Iterator[Database]:
-    database = open_database(shared_server.settings)
-    yield database
-    database.close()
 
 
 def add_vote(store: Database, question: str) -> str:
