@@ -65,6 +65,7 @@ def main(model: str) -> None:
             page.goto(server.admin_link())
             take_chat(page, server)
             take_admin(page, server)
+            take_feedback(page, server)
 
 
 def take_chat(page: Page, server: LiveServer) -> None:
@@ -94,6 +95,15 @@ def take_admin(page: Page, server: LiveServer) -> None:
     page.get_by_role("button", name="Train now").click()
     expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("[4-9]."))
     take(page, "admin.png")
+
+
+def take_feedback(page: Page, server: LiveServer) -> None:
+    """With the conversation of a vote."""
+    page.set_viewport_size({"width": 1280, "height": 860})
+    page.goto(f"{server.url}/admin/feedback")
+    page.locator("main li a").nth(1).click()
+    expect(page.locator("article")).to_be_visible()
+    take(page, "feedback.png")
 
 
 def take(page: Page, name: str) -> None:
