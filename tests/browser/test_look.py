@@ -46,6 +46,21 @@ def test_bar_of_an_older_reply_shows_near_the_pointer_and_with_the_focus(page: P
     expect(thumb(page, "Dislike", 0)).to_have_css("opacity", "0")
 
 
+def test_a_vote_that_trains_is_thanked_for_beside_the_newest_reply(page: Page) -> None:
+    thanks = page.get_by_text("Thank you: in the next training.")
+    expect(thanks).to_be_hidden()
+    thumb(page, "Like").click()
+    expect(thanks).to_be_visible()
+    consent = page.get_by_label("May be used for training")
+    consent.uncheck()
+    expect(thanks).to_be_hidden()
+    consent.check()
+    expect(thanks).to_be_visible()
+    send_and_wait(page, "Two")
+    page.mouse.move(0, 0)
+    expect(thanks.first).to_have_css("opacity", "0")
+
+
 def test_bars_show_where_nothing_hovers(chat_server: LiveServer, open_page: OpenPage) -> None:
     page = open_page(chat_server.url, **PHONE)
     send_and_wait(page, "One")
