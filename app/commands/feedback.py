@@ -19,7 +19,8 @@ from storage.errors import InvalidInput
 from storage.examples.filters import ExampleFilter, read_filter, resolve
 from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
-from storage.imports.formats import FORMATS, ImportOptions
+from storage.imports.formats.table import FORMATS
+from storage.imports.rows.options import ImportOptions
 from storage.privacy.quarantine import set_excluded
 from storage.review.voted_replies import VoteFilter, conversation, get_voted_reply, list_votes
 from storage.settings.training import SignalKind

@@ -11,7 +11,7 @@ from rich.markup import escape
 from typer.models import OptionInfo
 
 from storage.errors import InvalidInput
-from storage.imports.formats import ImportOptions
+from storage.imports.rows.options import ImportOptions
 
 Options = Mapping[str, tuple[Any, OptionInfo]]  # the type and the declaration of each parameter
 

@@ -15,7 +15,7 @@ from app.commands.options import option_name
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import say
 from storage.errors import BadSetting, Conflict, InvalidInput, ThumbloopError
-from storage.imports.formats import ImportOptions
+from storage.imports.rows.options import ImportOptions
 from storage.settings import Settings, load_settings
 from trainer.errors import Diverged, Interrupted, ProcessLost
 from trainer.launch.environment import prepare_process

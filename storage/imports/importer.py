@@ -16,11 +16,12 @@ from sqlmodel import Session
 from storage.batches import batches
 from storage.db.database import Database
 from storage.errors import NotStored
-from storage.imports.formats import NO_OPTIONS, ImportOptions, named_format
+from storage.imports.files.records import MIB
+from storage.imports.files.source import open_source
+from storage.imports.formats.table import named_format
 from storage.imports.reader import ImportReport, Progress, Reading
-from storage.imports.records import MIB
-from storage.imports.rows import ImportedRow
-from storage.imports.source import open_source
+from storage.imports.rows.options import NO_OPTIONS, ImportOptions
+from storage.imports.rows.row import ImportedRow
 from storage.imports.writer import add_rows
 
 BATCH = 500  # rows

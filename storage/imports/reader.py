@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.errors import InvalidInput
-from storage.imports.formats import Format, ImportOptions, check_options, known_formats, rows_of, sniff
-from storage.imports.records import Record
-from storage.imports.rows import ImportedRow
-from storage.imports.source import Source
+from storage.imports.files.records import Record
+from storage.imports.files.source import Source
+from storage.imports.formats.table import Format, check_options, known_formats, rows_of, sniff
+from storage.imports.rows.options import ImportOptions
+from storage.imports.rows.row import ImportedRow
 
 SNIFFED = 20  # the file is refused after this many records without a known format
 KEPT_REJECTIONS = 100

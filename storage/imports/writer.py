@@ -14,7 +14,7 @@ from storage.chats.chats import TITLE_LENGTH
 from storage.chats.votes import lock_vote_log
 from storage.db.ids import new_id
 from storage.db.tables import Chat, Message, Table, User, Vote, VoteEvent, now
-from storage.imports.rows import ImportedRow
+from storage.imports.rows.row import ImportedRow
 from storage.people.users import find_user
 
 IMPORT_USER = "import"

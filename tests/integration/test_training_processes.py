@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from storage.errors import Conflict, ModelUnavailable
-from storage.imports.formats import NO_OPTIONS
+from storage.imports.rows.options import NO_OPTIONS
 from storage.registry import training_runs
 from storage.settings import Settings
 from tests.support.command_line import CommandLine

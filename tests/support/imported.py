@@ -12,11 +12,12 @@ from storage.chats import votes
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import InvalidInput
-from storage.imports.formats import ImportOptions, rows_of, sniff
+from storage.imports.files.records import Record
+from storage.imports.files.source import open_source
+from storage.imports.formats.table import rows_of, sniff
 from storage.imports.reader import ImportReport
-from storage.imports.records import Record
-from storage.imports.rows import Dropped, ImportedRow
-from storage.imports.source import open_source
+from storage.imports.rows.options import ImportOptions
+from storage.imports.rows.row import Dropped, ImportedRow
 from tests.support.rated_store import exported_lines
 
 ROW = {

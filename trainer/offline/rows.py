@@ -9,9 +9,9 @@ from pathlib import Path
 from storage.errors import InvalidInput
 from storage.examples.duplicates import opening
 from storage.examples.example import Example
-from storage.imports.formats import NO_OPTIONS, ImportOptions
+from storage.imports.files.source import open_source
 from storage.imports.reader import ImportReport, Reading
-from storage.imports.source import open_source
+from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 
 
 @dataclass(frozen=True)

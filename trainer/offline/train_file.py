@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from storage.errors import NotReady
-from storage.imports.formats import NO_OPTIONS, ImportOptions
+from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 from storage.settings import Settings
 from trainer.adapters.lineage import write_lineage
 from trainer.adapters.tuning_modes import open_references

@@ -18,9 +18,9 @@ from app.web.auth import Admin, Identity, ServicesHere
 from storage.db import audit
 from storage.errors import InvalidInput
 from storage.imports import requests
-from storage.imports.formats import ImportOptions
 from storage.imports.importer import import_file
 from storage.imports.reader import ImportReport, Rejection
+from storage.imports.rows.options import ImportOptions
 
 router = APIRouter(tags=["feedback"])
 

@@ -20,7 +20,7 @@ from app.services import Services
 from storage.errors import Conflict
 from storage.examples.filters import ExampleFilter
 from storage.examples.weights import KEPT
-from storage.imports.formats import FORMATS
+from storage.imports.formats.table import FORMATS
 from storage.registry.model_versions import roll_back_target
 from storage.registry.training_runs import list_runs
 from trainer.gate.measures import MEASURES

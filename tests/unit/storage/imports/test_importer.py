@@ -18,9 +18,9 @@ from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import InvalidInput
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
-from storage.imports.formats import ImportOptions
 from storage.imports.importer import BATCH, import_file
 from storage.imports.reader import KEPT_REJECTIONS, ImportReport, Progress
+from storage.imports.rows.options import ImportOptions
 from storage.people import users
 from tests.support.imported import ROW, ROWS, counts, exported, is_empty, numbered
 from tests.support.rated_store import SALT

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import InvalidInput
-from storage.imports.formats import ImportOptions
+from storage.imports.rows.options import ImportOptions
 from tests.support.rated_files import rated, write_rows
 from trainer.offline.rows import read_rows
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import InvalidInput
-from storage.imports.source import open_source
+from storage.imports.files.source import open_source
 from tests.support.imported import MESSAGES, ROWS, read, values
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from storage.errors import InvalidInput
-from storage.imports.formats import ImportOptions, named_format, rows_of
-from storage.imports.rows import Dropped, ImportedRow
+from storage.imports.formats.table import named_format, rows_of
+from storage.imports.rows.options import ImportOptions
+from storage.imports.rows.row import Dropped, ImportedRow
 from tests.support.imported import convert, feel, open_webui, reason, row, short
 
 # Open WebUI

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import ijson
 
-from storage.imports.records import (
+from storage.imports.files.records import (
     LONGEST_RECORD,
     MOST_VALUES,
     Record,

@@ -1,8 +1,8 @@
 """Reads tables as records: CSV, Parquet, and folders that `datasets` saved.
 
 Rows become Python objects one at a time, so that a batch of long or repeated texts never fills memory. What a
-row and a Parquet file may take is in storage.imports.budget. In CSV cells, only labels (true or false) and
-messages are converted here; the rest stays text.
+row and a Parquet file may take is in `budget.py`. In CSV cells, only labels (true or false) and messages are
+converted here; the rest stays text.
 """
 
 import csv
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from storage.errors import InvalidInput
 from storage.files.spreadsheet_cells import restore_cell
-from storage.imports import budget
-from storage.imports.records import (
+from storage.imports.files import budget
+from storage.imports.files.records import (
     LONGEST_RECORD,
     MIB,
     MOST_VALUES,

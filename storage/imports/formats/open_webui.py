@@ -10,19 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from storage.errors import InvalidInput
-from storage.imports.records import MOST_VALUES, kind_of
-from storage.imports.rows import (
-    Dropped,
-    ImportedRow,
-    checked,
-    read_note,
-    read_number,
-    read_tags,
-    read_time,
-    read_turns,
-    shown,
-    with_system,
-)
+from storage.imports.files.records import MOST_VALUES, kind_of
+from storage.imports.rows.cells import read_note, read_number, read_tags, read_time, shown
+from storage.imports.rows.row import Dropped, ImportedRow
+from storage.imports.rows.turns import checked, read_turns, with_system
 
 # Collapsed sections that Open WebUI keeps in a reply; they are not sent to the model later.
 FOLDED = '<details type="'

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.errors import InvalidInput
-from storage.imports.records import MIB, RECORD_MEMORY
+from storage.imports.files.records import MIB, RECORD_MEMORY
 
 # A row group may take this much memory while it is read, or this many times its compressed size.
 GROUP_MEMORY, GROUP_TIMES = 36 * MIB, 36

@@ -15,9 +15,9 @@ from typing import IO
 
 from storage.errors import InvalidInput
 from storage.files.disk_full import is_full, no_room
-from storage.imports.json_records import read_json_lines, read_json_values
-from storage.imports.records import Record
-from storage.imports.tables import read_csv, read_dataset, read_parquet
+from storage.imports.files.json_records import read_json_lines, read_json_values
+from storage.imports.files.records import Record
+from storage.imports.files.tables import read_csv, read_dataset, read_parquet
 
 KINDS = "JSON lines, JSON, CSV, Parquet, or a folder that `datasets` saved"
 HEAD = 4096

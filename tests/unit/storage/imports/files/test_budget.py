@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from storage.db.database import Database
 from storage.errors import InvalidInput
+from storage.imports.files.records import MOST_VALUES, Record
+from storage.imports.files.source import open_source
 from storage.imports.importer import import_file
-from storage.imports.records import MOST_VALUES, Record
-from storage.imports.source import open_source
 from tests.support.imported import MESSAGES, counts, read, values
 
 SMALL = 1_000_000  # bytes of a file

@@ -1,7 +1,7 @@
 """The import formats of rated data: how to detect a record of each, and how to convert it to rows.
 
 A record is one entry of a file; a row is one rated reply. The formats of other chat applications are in
-storage.imports.apps.
+storage.imports.formats.open_webui.
 """
 
 import math
@@ -9,24 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from storage.db.ids import is_id
 from storage.errors import InvalidInput
-from storage.imports.apps import feel_rows, is_feel, is_open_webui, open_webui_rows
-from storage.imports.rows import (
-    Dropped,
-    ImportedRow,
-    Turn,
-    checked,
-    conversation,
-    read_label,
-    read_note,
-    read_number,
-    read_tags,
-    read_time,
-    with_system,
-)
+from storage.imports.formats.open_webui import feel_rows, is_feel, is_open_webui, open_webui_rows
+from storage.imports.rows.cells import read_label, read_note, read_number, read_tags, read_time
+from storage.imports.rows.options import ImportOptions
+from storage.imports.rows.row import Dropped, ImportedRow, Turn
+from storage.imports.rows.turns import checked, conversation, with_system
 
 Columns = Mapping[str, Any]
 Rows = Iterator[ImportedRow | Dropped]
@@ -39,27 +28,6 @@ KTO_TAGS = ("kto_tag", "label")
 # Column names in data sets of Argilla, Hugging Face and others; {} is chosen or rejected.
 RATINGS = ("rating_{}", "{}_rating", "{}-rating", "score_{}", "{}_score", "{}_avg_rating")
 MODELS = ("{}_model_version", "{}_model", "{}-model", "model_version", "model")
-
-
-class ImportOptions(BaseModel):
-    """What to leave out, and how to read scores; None where not given.
-
-    The API's query, the admin page's form and the commands offer these fields.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_messages: int | None = Field(None, description="Drop longer conversations, the reply included.")
-    min_rating: float | None = Field(None, description="Drop pairs whose chosen reply is rated below.")
-    max_rating_rejected: float | None = Field(
-        None, description="Drop pairs whose rejected reply is rated above."
-    )
-    score_column: str | None = Field(None, description="The column of the scores.")
-    up_from: float | None = Field(None, description="Scores from here on are thumbs up.")
-    down_to: float | None = Field(None, description="Scores up to here are thumbs down.")
-
-
-NO_OPTIONS = ImportOptions()
 
 
 @dataclass(frozen=True)

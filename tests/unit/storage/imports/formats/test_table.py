@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from storage.errors import InvalidInput
-from storage.imports.formats import FORMATS, ImportOptions, check_options, named_format, rows_of, sniff
-from storage.imports.rows import Dropped, ImportedRow
+from storage.imports.formats.table import FORMATS, check_options, named_format, rows_of, sniff
+from storage.imports.rows.options import ImportOptions
+from storage.imports.rows.row import Dropped, ImportedRow
 from tests.support.imported import THRESHOLDS, convert, feel, open_webui, reason, row, short
 
 ASKED = [{"role": "user", "content": "Hi"}]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import InvalidInput
-from storage.imports.records import LONGEST_RECORD
-from storage.imports.source import open_source
+from storage.imports.files.records import LONGEST_RECORD
+from storage.imports.files.source import open_source
 from tests.support.imported import ROWS, read, values
 
 JSON_LAYOUTS = {

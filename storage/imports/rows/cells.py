@@ -1,0 +1,88 @@
+"""Single values of a record: labels, numbers, times, tags and notes, and how messages show a value.
+
+Every function raises InvalidInput with a reason that names the column and the value.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from storage.chats.chats import check_text
+from storage.db.tables import now
+from storage.errors import InvalidInput
+from storage.imports.files.records import kind_of
+
+# (least value, units per second): Unix times from these values on are in nano-, micro- or milliseconds.
+FINER_THAN_SECONDS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # an earlier time has another unit: no chat was rated then
+SLACK = timedelta(days=1)  # for wrong clocks and missing time zones
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, short and printable."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    return repr(value)[:80] if isinstance(value, int | float) else kind_of(value)
+
+
+def read_label(row: Mapping[str, Any], name: str) -> bool:
+    label = row.get(name)
+    if name == "kto_tag" and label in ("true", "false"):  # LLaMA-Factory accepts text
+        return bool(label == "true")
+    if label is True or label is False:
+        return label
+    raise InvalidInput(f"{name} must be true (up) or false (down), not {shown(label)}.", field=name)
+
+
+def read_number(value: Any, name: str) -> float:
+    """A finite number, given as a number or as text, as in CSV."""
+    try:
+        number = float(value) if isinstance(value, str | int | float) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise InvalidInput(f"{name} must be a number, not {shown(value)}.", field=name)
+    return number
+
+
+def read_time(value: Any, name: str) -> datetime | None:
+    """A time in ISO 8601, or Unix time in any unit, from 2000 to a day from now; without a zone it is UTC."""
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, datetime):
+            moment = value
+        elif isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+        else:
+            seconds = read_number(value, name)
+            scale = next((unit for least, unit in FINER_THAN_SECONDS if seconds >= least), 1.0)
+            moment = datetime.fromtimestamp(seconds / scale, UTC)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidInput(f"{name} is not a time: {shown(value)}.", field=name) from error
+    if not EARLIEST <= moment <= now() + SLACK:
+        why = "is before 2000" if moment < EARLIEST else "is yet to come"
+        raise InvalidInput(
+            f"{name} {shown(value)} {why} ({moment:%Y-%m-%d %H:%M} UTC); correct it or leave it out.",
+            field=name,
+        )
+    return moment
+
+
+def read_note(value: Any, name: str) -> str | None:
+    """The text, or None for an empty one or any other type."""
+    return check_text(value, name) if isinstance(value, str) and value else None
+
+
+def read_tags(value: Any) -> tuple[str, ...]:
+    """Tags from a list, its JSON (as in CSV), or one tag; without duplicates and values that are not text."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = [value]
+    tags: Iterable[Any] = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(check_text(tag, "tags") for tag in tags if isinstance(tag, str) and tag))

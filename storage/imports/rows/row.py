@@ -1,0 +1,42 @@
+"""A row of an import: one rated conversation in its normalised form, or why rows are left out."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+
+class Turn(NamedTuple):
+    role: str  # system, user, assistant
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedRow:
+    """A rated conversation: an optional system message, then user and assistant in turn, the reply last."""
+
+    turns: tuple[Turn, ...]
+    label: bool
+    tags: tuple[str, ...] = ()
+    comment: str | None = None
+    correction: str | None = None
+    model: str | None = None  # as the source names it
+    voted_at: datetime | None = None
+    origin: tuple[str, str] | None = None  # message id and user hash of a Thumbloop export
+
+    @property
+    def key(self) -> str:
+        """A hash of conversation and label, and in a Thumbloop export of message id and user too."""
+        said: list[Any] = [self.turns[:-1], self.turns[-1].content, self.label]
+        if self.origin is not None:
+            said.append(self.origin)
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Rows left out on purpose: by an option, or because they have no vote."""
+
+    reason: str
+    rows: int = 1
