@@ -147,7 +147,7 @@ def _print(chunks: Iterator[bytes]) -> None:
 
 
 def _template(settings: "Settings") -> "ChatTemplate":
-    from trainer.dataset.tokenise import chat_template
+    from trainer.dataset.template import chat_template
     from trainer.model.base_model import load_tokenizer, resolve
 
     return chat_template(load_tokenizer(resolve(settings, say)))

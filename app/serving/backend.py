@@ -4,6 +4,7 @@ Independent of how a reply is generated. Which version should answer is up to De
 """
 
 import itertools
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +19,9 @@ from app.serving.reply import Reply, ReplyStream, Request, Sampling
 from app.serving.scheduler import Occupancy, Scheduler
 from storage.errors import InvalidInput, NotReady
 from storage.settings import Settings
-from trainer.dataset.tokenise import prompt_ids
+from trainer.dataset.template import folded, lacking, prompt_ids
+
+log = logging.getLogger("thumbloop.serving")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Backend(ABC):
         self._request_ids = itertools.count(1)
         self._lock = threading.Lock()  # guards `_versions`; none is removed while a reply is admitted
         self._versions: dict[str, Any] = {}
+        for what in lacking(tokenizer) if tokenizer is not None else ():
+            log.info("Conversations are folded: %s.", what)
 
     @abstractmethod
     def load(self, version: ServedVersion) -> None:
@@ -96,8 +101,9 @@ class Backend(ABC):
         """Tokenise the messages in advance; pass the result to `stream`."""
         if self._tokenizer is None or self._context is None:
             return Prompt(messages, None, 0.0)  # not counted, so never refused as too long
-        ids = prompt_ids(self._tokenizer, [dict(message) for message in messages])
-        return Prompt(messages, ids, len(ids) / self._context)
+        known = folded(self._tokenizer, messages)
+        ids = prompt_ids(self._tokenizer, known)
+        return Prompt(known, ids, len(ids) / self._context)
 
     def stream(
         self,

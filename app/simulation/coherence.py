@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from app.simulation.tastes import SimulatedReply
 from storage.settings import Settings
-from trainer.dataset.tokenise import prompt_ids
+from trainer.dataset.template import prompt_ids
 from trainer.model.base_model import load_model, resolve
 from trainer.taste.features import Reply, read_features
 

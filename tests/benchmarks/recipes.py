@@ -109,7 +109,7 @@ class Bench:
 
     def asked(self, prompts: list[Any]) -> list[Any]:
         """The prompts as the server would render them."""
-        from trainer.dataset.tokenise import prompt_ids
+        from trainer.dataset.template import prompt_ids
         from trainer.taste.sampler import Prompt
 
         system = {"role": "system", "content": SYSTEM}

@@ -24,7 +24,7 @@ from tests.benchmarks.chat_servers import ChatServer, thumbloop_serve, transform
 from tests.benchmarks.report import arrival_figures, print_report, speed
 from tests.support.adapters import build_adapter
 from tests.support.live_server import at_once
-from trainer.dataset.tokenise import prompt_ids
+from trainer.dataset.template import prompt_ids
 from trainer.model.base_model import BaseModelSource, load_model, resolve
 
 SYSTEM = "You are a helpful assistant."

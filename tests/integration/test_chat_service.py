@@ -29,7 +29,7 @@ from tests.support.adapters import publish_adapter
 from tests.support.chat_env import LONG, SHORT, ChatEnv, MakeEnv
 from tests.support.endless_model import CONTEXT, FATAL
 from tests.support.live_server import at_once, wait_until
-from trainer.dataset.tokenise import prompt_ids
+from trainer.dataset.template import prompt_ids
 
 
 def test_a_reply_is_streamed_and_stored_with_everything_that_made_it(

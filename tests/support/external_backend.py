@@ -15,7 +15,7 @@ from app.serving.reply import ReplyEnd, Sampling
 from storage.errors import ThumbloopError
 from storage.settings import Settings
 from tests.support.recorded_vllm import KEY, MODEL, WORDS, Recorded
-from trainer.dataset.tokenise import prompt_ids
+from trainer.dataset.template import prompt_ids
 from trainer.model.base_model import resolve
 
 HELLO = [{"role": "user", "content": "Tell me about the river, please. 🌊"}]

@@ -6,7 +6,8 @@ from pathlib import Path
 from storage.settings import Settings
 from tests.support.adapters import build_adapter
 from tests.support.examples import rated_reply
-from trainer.dataset.tokenise import TokenisedExample, prompt_ids
+from trainer.dataset.template import prompt_ids
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.model.base_model import BaseModelSource, resolve
 from trainer.taste.sampler import Prompt, ReplySampler
 

@@ -36,6 +36,7 @@ class TrainingPlan:
         together = f" ({self.processes} processes together)" if self.processes > 1 else ""
         return [
             *self.dropped.lines(),
+            *self.dropped.notes(),
             f"{counted(self.rows, 'example')} to train on ({self.up} up, {self.down} down){held_out}; "
             f"weights {self.weights.desirable:.3f} up, {self.weights.undesirable:.3f} down.",
             *([short] if self.rows < self.batch_size else []),
@@ -58,6 +59,7 @@ class TrainingPlan:
         return {
             "weights": self.weights.to_dict(),
             "dropped": dict(self.dropped),
+            "changed": dict(self.dropped.changed),
             "plan": {name: getattr(self, name) for name in counts} | {"dropped_rows": self.dropped.names},
         }
 

@@ -1,7 +1,7 @@
 """Tokenises examples to exactly the ids that serving saw and generated.
 
-The prompt is the chat template's rendering with the generation prompt; serving calls the same function. The
-completion is the ids the model generated, if they were stored. So a reply that hit the token limit is not
+The prompt is the chat template's rendering with the generation prompt, by the function that serving calls.
+The completion is the ids the model generated, if they were stored. So a reply that hit the token limit is not
 trained to stop, and no text is tokenised differently from how it was generated.
 """
 
@@ -11,29 +11,28 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-
-from jinja2 import TemplateError
 
 from storage.errors import InvalidInput
 from storage.examples.example import Example
-from storage.examples.messages import Message, common_prefix
+from storage.examples.messages import common_prefix
+from trainer.dataset.template import prompt_ids, render, what_was_folded
+from trainer.text import counted
 
-# A Jinja template can raise its own refusals and any programming error of its author.
-TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 NAMED = 5
 
 
 class LeftOut(Counter[str]):
     """How many examples were left out, by reason, with the names of the first few.
 
-    An example's name is its message id, or its position for rows of a file.
+    An example's name is its message id, or its position for rows of a file. `changed` counts the examples
+    that stay but are not as they were given, by what was done to them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[str, list[str]] = {}
+        self.changed: Counter[str] = Counter()
 
     def add(self, reason: str, name: str, detail: str = "") -> None:
         self[reason] += 1
@@ -49,6 +48,10 @@ class LeftOut(Counter[str]):
             more = f" and {count - len(names)} more" if count > len(names) else ""
             sentences.append(f"Left out {count}, because {reason}: {', '.join(names)}{more}.")
         return sentences
+
+    def notes(self) -> list[str]:
+        """A sentence for each change to examples that stay."""
+        return [f"In {counted(number, 'example')} {what}." for what, number in self.changed.items()]
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,6 @@ class TokenisedExample:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """The token ids of the prompt with the generation prompt. Raises InvalidInput if the template refuses."""
-    ids: list[int] = _render(tokenizer, messages, add_generation_prompt=True)
-    return ids
-
-
 def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
     """Prompt ids and completion ids. Raises InvalidInput if the template refuses.
 
@@ -88,7 +85,7 @@ def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
     prompt = prompt_ids(tokenizer, example.prompt)
     if example.token_ids is not None:
         return prompt, example.token_ids
-    both = _render(tokenizer, [*example.prompt, *example.completion], add_generation_prompt=False)
+    both = render(tokenizer, [*example.prompt, *example.completion], add_generation_prompt=False)
     shared = common_prefix(prompt, both)
     return prompt[:shared], both[shared:]
 
@@ -126,23 +123,8 @@ def tokenise(
             dropped.add(reason, example.message_id, f"{len(prompt)} tokens")
         else:
             rows.append(TokenisedExample(example, prompt, completion, weigh(example)))
+            dropped.changed.update(what_was_folded(tokenizer, example.prompt))
     return rows, dropped
-
-
-def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:
-    """A function that renders a conversation as text, for exports; it raises InvalidInput like prompt_ids."""
-    return partial(_render, tokenizer, tokenize=False)
-
-
-def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool, **how: Any) -> Any:
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=add_generation_prompt, return_dict=False, **how
-        )
-    except TEMPLATE_ERRORS as error:
-        raise InvalidInput(
-            f"The model's chat template refuses this conversation: {error}.", code="template_refused"
-        ) from error
 
 
 def rows_digest(rows: Sequence[TokenisedExample]) -> str:

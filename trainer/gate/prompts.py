@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.tokenise import TokenisedExample, prompt_ids
+from trainer.dataset.template import prompt_ids
+from trainer.dataset.tokenise import TokenisedExample
 from trainer.taste.sampler import Prompt
 
 GENERAL = Path(__file__).with_name("general_prompts.txt")

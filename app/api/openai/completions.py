@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from app.serving.reply import Sampling
 from app.web.openapi_names import StorableBody
+from storage.chats.conversation import ROLES, Turn, shaped
 from storage.db.tables import Message
 from storage.errors import InvalidInput
 
@@ -147,19 +148,14 @@ def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:
 
 
 def split(turns: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]], str]:
-    """The system prompt, the earlier turns and the question; adjacent messages of one role are merged."""
-    system = [turn.content for turn in turns if turn.role in ("system", "developer")]
-    merged: list[tuple[str, str]] = []
-    for turn in turns:
-        if turn.role in ("system", "developer"):
-            continue
-        if merged and merged[-1][0] == turn.role:
-            merged[-1] = (turn.role, f"{merged[-1][1]}\n\n{turn.content}")
-        else:
-            merged.append((turn.role, turn.content))
-    if not merged or merged[-1][0] != "user":
-        raise InvalidInput("The last message must be the user's.", field="messages")
-    return "\n\n".join(system), merged[:-1], merged[-1][1]
+    """The system prompt, the earlier turns and the question, in the shape of storage.chats.conversation."""
+    try:
+        *before, question = shaped(Turn(ROLES[turn.role], turn.content) for turn in turns)
+    except InvalidInput as error:
+        error.field = "messages"
+        raise
+    system = before.pop(0).content if before and before[0].role == "system" else ""
+    return system, [(turn.role, turn.content) for turn in before], question.content
 
 
 class Answer:

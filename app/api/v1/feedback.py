@@ -23,7 +23,7 @@ from storage.exports.plan import ExportOptions, ExportPlan
 from storage.exports.redaction import load_redactor
 from storage.exports.shapes import Shaper
 from storage.files.installation_key import load_secret
-from trainer.dataset.tokenise import chat_template
+from trainer.dataset.template import chat_template
 from trainer.model.base_model import load_tokenizer
 
 router = APIRouter(tags=["feedback"])

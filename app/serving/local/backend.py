@@ -18,7 +18,7 @@ from app.serving.local.slot import build_model, try_version
 from app.serving.reply import ReplyStream, Request
 from storage.errors import NotReady
 from storage.settings import Settings
-from trainer.dataset.tokenise import prompt_ids
+from trainer.dataset.template import prompt_ids
 from trainer.generation.batching_engine import ContinuousEngine, Unsuitable
 from trainer.generation.engine import Engine
 from trainer.generation.plain_engine import PlainEngine

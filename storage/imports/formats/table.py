@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from storage.chats.conversation import Turn
 from storage.db.ids import is_id
 from storage.errors import InvalidInput
 from storage.imports.formats.open_webui import feel_rows, is_feel, is_open_webui, open_webui_rows
 from storage.imports.rows.cells import read_label, read_note, read_number, read_tags, read_time
 from storage.imports.rows.options import ImportOptions
-from storage.imports.rows.row import Dropped, ImportedRow, Turn
+from storage.imports.rows.row import Dropped, ImportedRow
 from storage.imports.rows.turns import checked, conversation, with_system
 
 Columns = Mapping[str, Any]

@@ -4,17 +4,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Turn(NamedTuple):
-    role: str  # system, user, assistant
-    content: str
+from storage.chats.conversation import Turn
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedRow:
-    """A rated conversation: an optional system message, then user and assistant in turn, the reply last."""
+    """A rated conversation in the shape of storage.chats.conversation, the reply last."""
 
     turns: tuple[Turn, ...]
     label: bool

@@ -7,21 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.chats.chats import check_text
+from storage.chats.conversation import Turn, known_role, shaped
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
-from storage.imports.rows.cells import shown
-from storage.imports.rows.row import Turn
-
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatbot": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-}
 
 
 def read_turns(value: Any, name: str, role: str) -> list[Turn]:
@@ -48,7 +36,7 @@ def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
         if prompt is None:
             raise InvalidInput("prompt is missing.", field="prompt")
         return beginning + ending
-    if ending[0].role == "assistant":
+    if all(turn.role == "assistant" for turn in ending):
         raise InvalidInput(f"{name} must be one assistant message, not {len(ending)} messages.", field=name)
     asked = [turn.content.strip() for turn in ending if turn.role == "user"]
     known = prompt.strip() in asked if isinstance(prompt, str) else ending[: len(beginning)] == beginning
@@ -59,41 +47,35 @@ def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
 
 
 def with_system(turns: list[Turn], system: Any) -> list[Turn]:
-    """The conversation with `system`, a separate column, as its system prompt, unless it has one already."""
-    has_one = bool(turns) and turns[0].role == "system"
-    return turns if has_one or not isinstance(system, str) or not system else [Turn("system", system), *turns]
+    """The conversation with `system`, a separate column, before it, unless it has the same one already."""
+    if not isinstance(system, str) or Turn("system", system) in turns:
+        return turns
+    return [Turn("system", system), *turns]
 
 
 def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
-    """The conversation, if its roles alternate, its texts can be stored and its reply is not empty."""
-    roles = [turn.role for turn in turns]
-    if not roles or roles[-1] != "assistant":
+    """The conversation in its shape, if its texts can be stored and its reply is not empty."""
+    if not turns or turns[-1].role != "assistant":
         raise InvalidInput(f"{name} must end with an assistant message.", field=name)
-    body = roles[1:] if roles[0] == "system" else roles
-    if body != ["user", "assistant"] * (len(body) // 2):
-        raise InvalidInput(
-            f"The messages before {name} must alternate user and assistant and end with the user's, "
-            f"after at most one system message; they are {', '.join(roles[:20]) or 'none'}.",
-            field="prompt",
-        )
-    if not turns[-1].content:
+    *before, reply = turns
+    if not reply.content:
         raise InvalidInput(f"{name} is empty.", field=name)
+    try:
+        prompt = shaped(before)
+    except InvalidInput as error:
+        error.field = "prompt"
+        raise
     for turn in turns:
         check_text(turn.content, f"{turn.role} message")
-    return tuple(turns)
+    return (*prompt, reply)
 
 
 def _turn(message: Any, name: str) -> Turn:
     if not isinstance(message, Mapping):
         raise InvalidInput(f"{name} must be a message, not {kind_of(message)}.", field=name)
     # In Parquet and Arrow every message has the keys of all messages, null where it lacks one.
-    role = message.get("role") or message.get("from")
     content = message.get("content")
-    known = ROLES.get(role) if isinstance(role, str) else None
-    if known is None:
-        raise InvalidInput(
-            f"{name}.role must be system, user or assistant, not {shown(role)}.", field=f"{name}.role"
-        )
+    known = known_role(message.get("role") or message.get("from"), f"{name}.role")
     return Turn(known, _text(message.get("value") if content is None else content, f"{name}.content"))
 
 

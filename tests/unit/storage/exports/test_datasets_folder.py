@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from storage.db.database import Database, open_database
+from storage.db.database import Database
 from storage.examples.weights import class_weights
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
-from storage.imports import importer
-from storage.settings import Settings
+from tests.support.odd_conversations import comes_back
 from tests.support.rated_store import SALT, fill, template
 from tests.support.rows import rate
 
@@ -172,28 +171,7 @@ def test_an_export_imported_into_an_empty_store_exports_the_same(
     fill(database)
     with database.write() as session:  # several pairs of one prompt, and a longer chat
         rate(session, "=Which?", {"=A": True, "-B": False, "'C": False, "D": False, "E": True})
-    export(database, tmp_path / "first", format=format, shape=shape)
-    other = open_database(Settings(data_dir=tmp_path / "other"))
-    try:
-        report = importer.import_file(other, tmp_path / "first")
-        assert report.accepted > 20
-        assert report.rejected == 0
-        assert report.format == shape
-        assert what_was_said(other, shape) == what_was_said(database, shape)
-    finally:
-        other.close()
-
-
-def what_was_said(database: Database, shape: str) -> bytes:
-    """The exported bytes, but for what must be another in another store: ids, voter, version and source."""
-    with database.read() as session:
-        plan = ExportPlan.model_validate({"shape": shape})
-        data = b"".join(Export(session, plan, salt=SALT).chunks()).decode()
-    another = ("message_id", "chat_id", "user_hash", "model_version", "source")
-    rows = [json.loads(line) for line in data.split("\n")[:-1]]
-    assert rows
-    kept = [{name: value for name, value in row.items() if not name.endswith(another)} for row in rows]
-    return json.dumps(kept, ensure_ascii=False).encode()
+    comes_back(database, tmp_path, shape, format)
 
 
 def test_the_card_tells_the_counts_the_filters_and_the_way_to_train(

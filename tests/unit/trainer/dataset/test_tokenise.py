@@ -12,7 +12,8 @@ from trl.data_utils import common_prefix_length
 
 from storage.errors import InvalidInput
 from tests.support.examples import example
-from trainer.dataset.tokenise import encode, prompt_ids, tokenise
+from trainer.dataset.template import prompt_ids
+from trainer.dataset.tokenise import encode, tokenise
 from trainer.errors import Interrupted
 
 

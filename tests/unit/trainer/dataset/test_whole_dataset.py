@@ -32,16 +32,12 @@ REFUSED: dict[str, tuple[Rows, str]] = {
     "a label that is a string": ([*GOOD, rated(8, label="true")], "line 9: label must be .* not 'true'"),
     "a label that is a number": ([*GOOD, rated(8, label=1)], "line 9: label must be .* not 1"),
     "roles out of order": (
-        [*GOOD, rated(8, prompt=[{"role": role, "content": "a"} for role in ("user", "user")])],
-        "line 9: The messages before completion must alternate .* they are user, user, assistant",
-    ),
-    "a system prompt in the middle": (
-        [*GOOD, rated(8, prompt=[{"role": role, "content": "a"} for role in ("user", "system")])],
-        "line 9: .* they are user, system, assistant",
+        [*GOOD, rated(8, prompt=[{"role": role, "content": "a"} for role in ("user", "assistant")])],
+        "line 9: The last message before the reply must be the user's; there are user, assistant.",
     ),
     "an unknown role": (
         [*GOOD, rated(8, prompt=[{"role": "narrator", "content": "a"}])],
-        "line 9: prompt.0.role must be system, user or assistant, not 'narrator'",
+        "line 9: prompt.0.role must be system, developer, user or assistant; it is 'narrator'",
     ),
     "an unknown format": ([{"text": "a"}], "line 1: no known format has these columns: 'text'"),
 }

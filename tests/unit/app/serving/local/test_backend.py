@@ -27,7 +27,8 @@ from tests.support.endless_model import CONTEXT, FATAL
 from tests.support.examples import example
 from tests.support.tiny_model import CONTEXT as TINY_CONTEXT
 from tests.support.tiny_model import build_tiny_model
-from trainer.dataset.tokenise import prompt_ids, tokenise
+from trainer.dataset.template import prompt_ids
+from trainer.dataset.tokenise import tokenise
 from trainer.generation.plain_engine import PlainEngine
 from trainer.generation.trial import try_model
 from trainer.model.base_model import load_model, resolve

@@ -23,7 +23,7 @@ from storage.errors import Busy, ThumbloopError
 from storage.settings import Settings
 from tests.support.endless_model import CONTEXT, FATAL
 from tests.support.live_server import wait_until
-from trainer.dataset.tokenise import prompt_ids
+from trainer.dataset.template import prompt_ids
 from trainer.generation import paged_attention
 from trainer.generation.batching_engine import PAGE_TOKENS, ContinuousEngine, Unsuitable
 from trainer.generation.engine import Update

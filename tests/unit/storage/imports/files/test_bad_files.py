@@ -26,7 +26,11 @@ GOOD = {"prompt": "Hi", "completion": "Hello", "label": True}
 STRUCTS = pa.list_(pa.struct({"x": pa.int64()}))
 # A Parquet column in the place of one of GOOD's, and what is said of it.
 SURPRISES: dict[str, tuple[str, pa.Array, str]] = {
-    "structs for a prompt": ("prompt", pa.array([[{"x": 1}]], STRUCTS), "prompt.0.role must be system, user"),
+    "structs for a prompt": (
+        "prompt",
+        pa.array([[{"x": 1}]], STRUCTS),
+        "prompt.0.role must be system, dev",
+    ),
     "structs for content": (
         "completion",
         pa.array([[{"role": "assistant", "content": [{"x": 1}]}]]),

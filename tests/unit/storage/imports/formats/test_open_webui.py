@@ -114,7 +114,7 @@ def test_feel_conversations_without_a_rating_are_dropped() -> None:
 def test_bad_feel_conversations() -> None:
     assert "must be 1, 0 or -1, not 4" in reason(feel(("user", "Hi", 0), ("assistant", "A", 4)))
     assert "rating must be a number" in reason(feel(("user", "Hi", 0), ("assistant", "A", "liked")))
-    assert "alternate" in reason(feel(("user", "Hi", 0), ("user", "Ho", 0), ("assistant", "A", 1)))
+    assert "must be the user's" in reason(feel(("system", "Hi", 0), ("assistant", "A", 1)))
     image = feel(("user", {"path": "x.png"}, 0), ("assistant", "A", 1))
     assert "conversation.0.content must be text, not an object" in reason(image)
     assert "timestamp is not a time" in reason(

@@ -1,0 +1,77 @@
+"""The shape of a conversation: one rule for /v1, the REST API, imports, training on a file and exports. Pure.
+
+So the same messages give the same prompt whichever way they come, and every export can be imported again.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from storage.errors import InvalidInput
+
+# The name of each role here, by the names that others give it.
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatbot": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+TOOLS = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython")
+BETWEEN = "\n\n"  # joins texts that become one message
+
+
+class Turn(NamedTuple):
+    role: str  # system, user, assistant
+    content: str
+
+
+def known_role(given: Any, field: str) -> str:
+    """The role by its name here; raises InvalidInput."""
+    if isinstance(given, str) and (role := ROLES.get(given)) is not None:
+        return role
+    if given in TOOLS:
+        raise InvalidInput(
+            f"{field} is {given!r}, and tool messages are not supported; leave such conversations out.",
+            field=field,
+        )
+    shown = repr(given[:80]) if isinstance(given, str) else "missing or no text"
+    raise InvalidInput(f"{field} must be system, developer, user or assistant; it is {shown}.", field=field)
+
+
+def shaped(turns: Iterable[Turn]) -> list[Turn]:
+    """What the model reads before a reply: at most one system message, then both sides in turn.
+
+    | given | becomes |
+    |---|---|
+    | several system messages, wherever they stand | one at the beginning, in their order |
+    | an empty system message | nothing |
+    | messages of one role in a row | one message |
+    | an empty message beside one of its role | nothing |
+    | an assistant's message first (a greeting) | the same |
+    | any other empty message | the same |
+
+    Texts that become one are joined by a blank line. The role `developer` is `system` (`ROLES`). What this
+    returns stays as it is if given again. Raises InvalidInput unless the last message is the user's.
+    """
+    system: list[str] = []
+    said: list[tuple[str, list[str]]] = []
+    for role, content in turns:
+        if role == "system":
+            system.append(content)
+        elif said and said[-1][0] == role:
+            said[-1][1].append(content)
+        else:
+            said.append((role, [content]))
+    if not said or said[-1][0] != "user":
+        roles = ", ".join(role for role, _ in said) or "none but the system's"
+        raise InvalidInput(f"The last message before the reply must be the user's; there are {roles}.")
+    one_system = [Turn("system", text)] if (text := _joined(system)) else []
+    return one_system + [Turn(role, _joined(texts)) for role, texts in said]
+
+
+def _joined(texts: list[str]) -> str:
+    return BETWEEN.join(text for text in texts if text)
