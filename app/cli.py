@@ -48,6 +48,7 @@ for command in (
     cli.command()(command)  # by the function's name
 cli.command("import")(feedback.import_feedback)
 cli.command("export")(feedback.export_feedback)
+cli.command("formats")(feedback.show_formats)
 cli.command("audit")(data.audit_log)
 cli.add_typer(versions.canary_commands, name="canary")
 cli.add_typer(data.guard_commands, name="guard")

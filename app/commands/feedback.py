@@ -74,7 +74,21 @@ def import_feedback(
         say(f"and {report.rejected - len(report.rejections)} more")
     for reason, rows in report.dropped.items():
         say(f"{rows} dropped: {reason}")
+    for column, records in report.left_out.items():
+        say(f"column {column} left out, in {records} records")
     say(f"{report.accepted} imported, {report.duplicates} duplicates, {report.rejected} left out.")
+
+
+def show_formats(
+    write: Path | None = typer.Option(None, help="Write them with examples into this page, docs/imports.md."),
+) -> None:
+    """List the formats that imports know."""
+    from storage.imports.formats.page import in_page
+
+    if write is not None:
+        write.write_text(in_page(write.read_text()))
+    else:
+        print_table(("format", "known by"), [(f.name, f.about) for f in FORMATS.values()], empty="")
 
 
 @with_options("options", EXPORT_OPTIONS)

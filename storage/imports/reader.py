@@ -4,16 +4,18 @@ Used by storage.imports.importer, and by the trainer to train on a file without 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from storage.errors import InvalidInput
 from storage.imports.files.records import Record
 from storage.imports.files.source import Source
-from storage.imports.formats.table import Format, check_options, known_formats, rows_of, sniff
-from storage.imports.rows.options import ImportOptions
-from storage.imports.rows.row import ImportedRow
+from storage.imports.formats.format import Format
+from storage.imports.formats.hints import hint
+from storage.imports.formats.table import check_options, known_formats, rows_of, sniff
+from storage.imports.rows.options import ImportOptions, shown_columns
+from storage.imports.rows.row import ImportedRow, LeftOut
 
 SNIFFED = 20  # the file is refused after this many records without a known format
 KEPT_REJECTIONS = 100
@@ -34,7 +36,9 @@ class ImportReport:
     records: int = 0
     accepted: int = 0  # rows
     duplicates: int = 0  # rows
+    changed: int = 0  # votes of an earlier import that the same person changed later
     dropped: Counter[str] = field(default_factory=Counter)  # rows by reason: an option, or no vote
+    left_out: Counter[str] = field(default_factory=Counter)  # columns that were not imported, by records
     rejected: int = 0  # records
     rejections: list[Rejection] = field(default_factory=list)  # the first KEPT_REJECTIONS of them
 
@@ -76,41 +80,60 @@ class Reading:
                 self._tell(record.done)
             if record.value is None:
                 self._reject(record, record.fault or "")
-            elif (chosen := self._format_of(record)) is not None:
-                yield from self._rows_of(record, chosen)
+            else:
+                yield from self._converted(record, record.value)
         self.report.format = self.format.name if self.format is not None else None
         self._tell(self.source.size)
 
-    def _rows_of(self, record: Record, chosen: Format) -> Iterator[tuple[str, ImportedRow]]:
-        value = record.value or {}
+    def _converted(self, record: Record, value: dict[str, Any]) -> Iterator[tuple[str, ImportedRow]]:
+        try:
+            value = self.options.renamed(value)
+        except InvalidInput as error:
+            self._reject(record, error.message)
+        else:
+            if (chosen := self._format_of(record, value)) is not None:
+                yield from self._rows_of(record, value, chosen)
+
+    def _rows_of(
+        self, record: Record, value: dict[str, Any], chosen: Format
+    ) -> Iterator[tuple[str, ImportedRow]]:
         try:
             for row in rows_of(chosen, value, self.options):
                 if isinstance(row, ImportedRow):
                     yield record.position, row
+                elif isinstance(row, LeftOut):
+                    self.report.left_out[row.column] += 1
                 else:
                     self.report.dropped[row.reason] += row.rows
         except InvalidInput as error:
             other = sniff(value, self.options) or chosen
             hint = f" It looks like the format {other.name}." if other is not chosen else ""
-            self._reject(record, f"{error.message}{hint}")
+            self._reject(record, f"{error.message}{self._yours(error)}{hint}")
 
-    def _format_of(self, record: Record) -> Format | None:
+    def _yours(self, error: InvalidInput) -> str:
+        """Which column of the file the error is about, where `columns` gave it another name."""
+        yours = {ours: name for name, ours in self.options.meant.items()}
+        name = yours.get(error.field or "")
+        return f" ({error.field} is your column {name!r}.)" if name not in (None, error.field) else ""
+
+    def _format_of(self, record: Record, value: dict[str, Any]) -> Format | None:
         """The format, detected from this record if not known yet; None if the record was rejected."""
         if self.format is None:
-            self.format = sniff(record.value or {}, self.options)
+            self.format = sniff(value, self.options)
             if self.format is not None:
                 check_options(self.format, self.options)
             else:
-                self._reject_format(record)
+                self._reject_format(record, value)
         return self.format
 
-    def _reject_format(self, record: Record) -> None:
+    def _reject_format(self, record: Record, value: dict[str, Any]) -> None:
         """Reject a record of no known format; the first of them, without `skip_bad`, ends the import."""
-        value = record.value or {}
-        reason = f"no known format has these columns: {_columns(value)}."
+        reason = f"no known format has these columns: {shown_columns(value)}."
         lowered = sniff({str(name).lower(): cell for name, cell in value.items()}, self.options)
         if lowered is not None:
             reason += f" In small letters they would be the format {lowered.name}: rename the columns."
+        else:
+            reason += hint(value)
         if not self.skip_bad or self.report.records >= SNIFFED:
             raise InvalidInput(
                 f"{self.source.name}, {record.position}: {reason} {known_formats()} {self.nothing}.",
@@ -132,8 +155,3 @@ class Reading:
 
     def _tell(self, done: int) -> None:
         self.progress(Progress(self.stage, done, self.source.size, self.report.records))
-
-
-def _columns(value: Mapping[Any, Any]) -> str:
-    names = [repr(name[:80]) if isinstance(name, str) else str(name) for name in value]
-    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"

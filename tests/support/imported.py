@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import InvalidInput
 from storage.imports.files.records import Record
 from storage.imports.files.source import open_source
-from storage.imports.formats.table import rows_of, sniff
-from storage.imports.reader import ImportReport
+from storage.imports.formats.table import named_format, rows_of, sniff
+from storage.imports.reader import ImportReport, Reading
 from storage.imports.rows.options import ImportOptions
-from storage.imports.rows.row import Dropped, ImportedRow
+from storage.imports.rows.row import Dropped, ImportedRow, LeftOut
 from tests.support.rated_store import exported_lines
 
 ROW = {
@@ -43,7 +44,14 @@ THRESHOLDS = ImportOptions(up_from=4, down_to=2)
 def convert(record: dict[str, Any], options: ImportOptions = THRESHOLDS) -> list[ImportedRow | Dropped]:
     known = sniff(record, options)
     assert known is not None
-    return list(rows_of(known, record, options))
+    return [row for row in rows_of(known, record, options) if not isinstance(row, LeftOut)]
+
+
+def left_out(record: dict[str, Any], options: ImportOptions = THRESHOLDS) -> list[str]:
+    """The columns that the report would name."""
+    known = sniff(record, options)
+    assert known is not None
+    return [row.column for row in rows_of(known, record, options) if isinstance(row, LeftOut)]
 
 
 def row(record: dict[str, Any], options: ImportOptions = THRESHOLDS) -> ImportedRow:
@@ -52,7 +60,21 @@ def row(record: dict[str, Any], options: ImportOptions = THRESHOLDS) -> Imported
     return only
 
 
-def short(rows: list[ImportedRow | Dropped]) -> list[Any]:
+def rows_in(
+    source: Path | bytes, options: ImportOptions = ImportOptions(), *, format: str | None = None
+) -> tuple[list[ImportedRow], ImportReport]:
+    """The rows of a file without a database, and the report; a bad record raises InvalidInput."""
+    with open_source(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        known = named_format(format) if format is not None else None
+        reading = Reading(opened, known, options, False, "reading")
+        return [found for _, found in reading.rows()], reading.report
+
+
+def lines(*rows: dict[str, Any] | bytes) -> io.BytesIO:
+    return io.BytesIO(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows))
+
+
+def short(rows: Sequence[ImportedRow | Dropped]) -> list[Any]:
     """(roles' first letters, reply, label) of each row, or the reason it was dropped."""
     return [
         r.reason

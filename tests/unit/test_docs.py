@@ -14,6 +14,7 @@ from app.api.v1 import chats, guard, model_versions, training_runs, votes
 from app.cli import cli
 from app.commands.settings import markdown_page
 from app.server import API, API_ROUTERS, ROOT_ROUTERS
+from storage.imports.formats.page import in_page
 
 ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -72,6 +73,11 @@ def test_settings_page_is_what_the_command_prints() -> None:
     assert (DOCS / "settings.md").read_text() == markdown_page() + "\n", (
         "docs/settings.md is behind: thumbloop settings --markdown > docs/settings.md"
     )
+
+
+def test_the_formats_in_the_page_of_imports_are_what_the_command_prints() -> None:
+    page = (DOCS / "imports.md").read_text()
+    assert page == in_page(page), "docs/imports.md is behind: thumbloop formats --write docs/imports.md"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -26,7 +26,9 @@ class FileRows:
         left_out = [f"Left out {one.position}: {one.reason}" for one in self.report.rejections]
         if (more := self.report.rejected - len(left_out)) > 0:
             left_out.append(f"Left out {more} more.")
-        return left_out + [f"Left out {count}: {reason}." for reason, count in self.report.dropped.items()]
+        left_out += [f"Left out {count}: {reason}." for reason, count in self.report.dropped.items()]
+        columns = self.report.left_out.items()
+        return left_out + [f"Column {column} left out, in {count} records." for column, count in columns]
 
 
 def read_rows(

@@ -81,6 +81,10 @@ class Imported(BaseModel):
         None,
         description="Rows that an option or the format dropped, by reason; left out if there are none.",
     )
+    left_out: dict[str, int] | None = Field(
+        None,
+        description="Columns that were not imported, and in how many records; left out if there are none.",
+    )
 
 
 @router.post("/import", openapi_extra=FILE_BODY, response_model_exclude_none=True)
@@ -164,6 +168,7 @@ def _imported(report: ImportReport) -> Imported:
         rejected=[_rejected(rejection) for rejection in report.rejections],
         rejected_records=report.rejected or None,
         dropped=report.dropped or None,
+        left_out=report.left_out or None,
     )
 
 

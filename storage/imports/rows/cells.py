@@ -5,18 +5,27 @@ Every function raises InvalidInput with a reason that names the column and the v
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+import re
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from storage.chats.chats import check_text
 from storage.db.tables import now
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
+from storage.imports.rows.options import NO_OPTIONS, ImportOptions, words
 
 # (least value, units per second): Unix times from these values on are in nano-, micro- or milliseconds.
 FINER_THAN_SECONDS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+UNIX_TIME = re.compile(r"\s*\d{9,}(\.\d+)?\s*")  # shorter digits are a date
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # an earlier time has another unit: no chat was rated then
+# Besides true and false, these words are labels, in any case and with spaces or - for _.
+UP = "true up thumbsup thumbup 👍 good chosen desirable like liked upvote upvoted"
+DOWN = "false down thumbsdown thumbdown 👎 bad rejected undesirable dislike disliked downvote downvoted"
+UP_WORDS, DOWN_WORDS = set(UP.split()), set(DOWN.split())
+WORDS_HINT = " Say what your words mean with up_words and down_words."
 SLACK = timedelta(days=1)  # for wrong clocks and missing time zones
 
 
@@ -27,23 +36,34 @@ def shown(value: Any) -> str:
     return repr(value)[:80] if isinstance(value, int | float) else kind_of(value)
 
 
-def read_label(row: Mapping[str, Any], name: str) -> bool:
-    label = row.get(name)
-    if name == "kto_tag" and label in ("true", "false"):  # LLaMA-Factory accepts text
-        return bool(label == "true")
-    if label is True or label is False:
-        return label
-    raise InvalidInput(f"{name} must be true (up) or false (down), not {shown(label)}.", field=name)
+def read_label(value: Any, name: str, options: ImportOptions = NO_OPTIONS) -> bool:
+    """True for thumbs up: from true or false, a word of the table, or one that the options name."""
+    if value is True or value is False:
+        return value
+    up, down = words(options.up_words), words(options.down_words)
+    text = str(value).casefold() if isinstance(value, str | int | float) else ""
+    if up & down:
+        raise InvalidInput(f"up_words and down_words both name {min(up & down)!r}.", field="up_words")
+    if not (up or down) and isinstance(value, str):
+        text = re.sub(r"[\s_-]|\ufe0f|[\U0001f3fb-\U0001f3ff]", "", text)
+        up, down = UP_WORDS, DOWN_WORDS
+    for number in {text, text.removesuffix(".0")}:  # 1.0 is 1 where a column had gaps
+        if number in up or number in down:
+            return number in up
+    hint = "" if value is None or isinstance(value, list | dict) else WORDS_HINT
+    raise InvalidInput(f"{name} must be true (up) or false (down), not {shown(value)}.{hint}", field=name)
 
 
 def read_number(value: Any, name: str) -> float:
     """A finite number, given as a number or as text, as in CSV."""
     try:
-        number = float(value) if isinstance(value, str | int | float) else math.nan
+        number = float(value) if isinstance(value, str | int | float | Decimal) else math.nan
     except (ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        raise InvalidInput(f"{name} must be a number, not {shown(value)}.", field=name)
+        comma = isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value)
+        hint = f" Write it with a point: {value.strip().replace(',', '.')}." if comma else ""
+        raise InvalidInput(f"{name} must be a number, not {shown(value)}.{hint}", field=name)
     return number
 
 
@@ -54,7 +74,9 @@ def read_time(value: Any, name: str) -> datetime | None:
     try:
         if isinstance(value, datetime):
             moment = value
-        elif isinstance(value, str):
+        elif isinstance(value, date):
+            moment = datetime.combine(value, time())
+        elif isinstance(value, str) and not UNIX_TIME.fullmatch(value):
             moment = datetime.fromisoformat(value)
         else:
             seconds = read_number(value, name)

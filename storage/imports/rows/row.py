@@ -21,14 +21,25 @@ class ImportedRow:
     model: str | None = None  # as the source names it
     voted_at: datetime | None = None
     origin: tuple[str, str] | None = None  # message id and user hash of a Thumbloop export
+    # The message and the person of the vote, where the source says so: of several votes, the latest counts.
+    # The message is an id, or empty if only the text identifies it.
+    ballot: tuple[str, str] | None = None
 
     @property
     def key(self) -> str:
+        """A hash that two rows share if they are one vote: by the ballot, or else by text and label."""
+        if self.ballot is None:
+            return self.text_key
+        message, person = self.ballot
+        return _digest(["ballot", message or _digest(self.turns), person])
+
+    @property
+    def text_key(self) -> str:
         """A hash of conversation and label, and in a Thumbloop export of message id and user too."""
         said: list[Any] = [self.turns[:-1], self.turns[-1].content, self.label]
         if self.origin is not None:
             said.append(self.origin)
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        return _digest(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +48,14 @@ class Dropped:
 
     reason: str
     rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A column of the record that was not imported."""
+
+    column: str
+
+
+def _digest(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()

@@ -10,36 +10,56 @@ from storage.chats.chats import check_text
 from storage.chats.conversation import Turn, known_role, shaped
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
+from storage.imports.rows.texts import messages_in
+
+# What a message may hold besides its text: nothing that the model read, or handled by its format.
+KNOWN_KEYS = "role from content value id name rating score num_tokens timestamp created_at model metadata"
+MESSAGE = frozenset(KNOWN_KEYS.split())
+MORE_THAN_TEXT = ("tool_calls", "function_call", "tool_call_id", "images", "image", "audio", "files")
 
 
-def read_turns(value: Any, name: str, role: str) -> list[Turn]:
-    """Turns from text (by `role`), a message or a list of them, with role and content or from and value."""
+def read_turns(value: Any, name: str, role: str, *, plain: bool = False) -> list[Turn]:
+    """Turns from text (by `role`), a message or a list of them, with role and content or from and value.
+
+    A text that holds a conversation is read as one, or refused (see `texts.py`), unless it is `plain`.
+    """
     if isinstance(value, str):
-        return [Turn(role, value)]
+        held = None if plain else messages_in(value, name)
+        if held is None:
+            return [Turn(role, value)]
+        value = held
     messages = [value] if isinstance(value, Mapping) else value
     if not isinstance(messages, list):
         raise InvalidInput(f"{name} must be text or a list of messages, not {kind_of(value)}.", field=name)
     return [_turn(message, f"{name}.{at}") for at, message in enumerate(messages)]
 
 
-def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
+def message_extras(value: Any) -> set[str]:
+    """The keys of these messages that hold something which is not imported."""
+    messages = [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    return {
+        str(key)[:80]
+        for message in messages
+        if isinstance(message, Mapping)
+        for key, held in message.items()
+        if key not in MESSAGE and held not in (None, "", [], {})
+    }
+
+
+def joined(beginning: list[Turn], ending: list[Turn], prompt: Any, name: str) -> list[Turn]:
     """The prompt and the reply as one conversation.
 
-    The reply is text, one assistant message, or a conversation that ends with it. Then the prompt
-    may be missing, the beginning of that conversation, or the text of one of its user messages.
+    The reply is one assistant message, or a conversation that ends with it. Then the prompt may be empty,
+    the beginning of that conversation, or the text of one of its user messages.
     """
-    if reply is None or reply == []:
-        raise InvalidInput(f"{name} is missing.", field=name)
-    ending = read_turns(reply, name, "assistant")
-    beginning = read_turns(prompt, "prompt", "user") if prompt is not None else []
     if len(ending) == 1:
-        if prompt is None:
-            raise InvalidInput("prompt is missing.", field="prompt")
         return beginning + ending
     if all(turn.role == "assistant" for turn in ending):
         raise InvalidInput(f"{name} must be one assistant message, not {len(ending)} messages.", field=name)
     asked = [turn.content.strip() for turn in ending if turn.role == "user"]
-    known = prompt.strip() in asked if isinstance(prompt, str) else ending[: len(beginning)] == beginning
+    known = ending[: len(beginning)] == beginning or (
+        isinstance(prompt, str) and (prompt.strip() in asked or all(text in prompt for text in asked))
+    )
     if not known:
         what = "a user message" if isinstance(prompt, str) else "the beginning"
         raise InvalidInput(f"prompt is not {what} of the conversation in {name}.", field="prompt")
@@ -48,8 +68,10 @@ def conversation(prompt: Any, reply: Any, name: str) -> list[Turn]:
 
 def with_system(turns: list[Turn], system: Any) -> list[Turn]:
     """The conversation with `system`, a separate column, before it, unless it has the same one already."""
-    if not isinstance(system, str) or Turn("system", system) in turns:
+    if system is None or Turn("system", system) in turns:
         return turns
+    if not isinstance(system, str):
+        raise InvalidInput(f"system must be text, not {kind_of(system)}.", field="system")
     return [Turn("system", system), *turns]
 
 
@@ -75,6 +97,9 @@ def _turn(message: Any, name: str) -> Turn:
         raise InvalidInput(f"{name} must be a message, not {kind_of(message)}.", field=name)
     # In Parquet and Arrow every message has the keys of all messages, null where it lacks one.
     content = message.get("content")
+    for key in MORE_THAN_TEXT:
+        if message.get(key):
+            raise InvalidInput(f"{name} has {key}, which cannot be imported.", field=f"{name}.{key}")
     known = known_role(message.get("role") or message.get("from"), f"{name}.role")
     return Turn(known, _text(message.get("value") if content is None else content, f"{name}.content"))
 

@@ -4,7 +4,6 @@ import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
@@ -22,14 +21,10 @@ from storage.imports.importer import BATCH, import_file
 from storage.imports.reader import KEPT_REJECTIONS, ImportReport, Progress
 from storage.imports.rows.options import ImportOptions
 from storage.people import users
-from tests.support.imported import ROW, ROWS, counts, exported, is_empty, numbered
+from tests.support.imported import ROW, ROWS, counts, exported, is_empty, lines, numbered
 from tests.support.rated_store import SALT
 from tests.support.rows import add_person_with_reply, add_reply
 from tests.support.threads import at_once
-
-
-def lines(*rows: dict[str, Any] | bytes) -> io.BytesIO:
-    return io.BytesIO(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows))
 
 
 def test_rows_come_back_in_the_order_of_the_file_and_only_once(database: Database) -> None:
@@ -84,7 +79,7 @@ def test_what_is_known_of_a_vote_is_kept(database: Database) -> None:
 
 BAD_LINES = {
     b"{not json": "not JSON",
-    b'{"prompt": "a", "completion": "b", "label": "true"}': "must be true (up) or false (down), not 'true'",
+    b'{"prompt": "a", "completion": "b", "label": "yes"}': "must be true (up) or false (down), not 'yes'",
     b'{"prompt": "a", "completion": "b", "label": NaN}': "not null",
     b'{"prompt": "a", "chosen": "b", "rejected": "c"}': "looks like the format pairs",
     b'{"text": "a"}': "completion is missing",
@@ -114,7 +109,9 @@ def test_all_rejections_are_counted_and_the_first_are_kept(database: Database) -
     assert counts(report) == (2, 0, 0, KEPT_REJECTIONS + 20)
     assert len(report.rejections) == KEPT_REJECTIONS
     assert (
-        report.rejections[-1].reason == f"label must be true (up) or false (down), not {KEPT_REJECTIONS - 1}."
+        report.rejections[-1].reason
+        == f"label must be true (up) or false (down), not {KEPT_REJECTIONS - 1}. "
+        "Say what your words mean with up_words and down_words."
     )
 
 
@@ -128,7 +125,8 @@ def test_a_file_of_no_known_format_is_refused_with_the_formats_and_its_columns(d
     report = import_file(database, lines(unknown, {}, ROW), skip_bad=True)
     assert counts(report) == (1, 0, 0, 2)
     assert [rejection.reason for rejection in report.rejections] == [
-        "No known format has these columns: 'instruction', 'reply'.",
+        "No known format has these columns: 'instruction', 'reply'. A reply needs a label (label, kto_tag) "
+        "or a score (score, rating). Name yours with columns, such as columns=prompt=…,reply=…,label=….",
         "No known format has these columns: none.",
     ]
 

@@ -60,7 +60,7 @@ def test_both_sides_of_a_pair_are_of_one_chat(tmp_path: Path) -> None:
 
 
 def test_only_the_first_rows(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "rows.jsonl", [*map(rated, range(3)), rated(4, label="bad")])
+    file = write_rows(tmp_path / "rows.jsonl", [*map(rated, range(3)), rated(4, label="maybe")])
     assert len(read_rows(file, max_rows=3).examples) == 3
     with pytest.raises(InvalidInput, match="line 4: label must be .*Nothing was trained"):
         read_rows(file, max_rows=4)

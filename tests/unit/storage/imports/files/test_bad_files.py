@@ -48,7 +48,7 @@ SURPRISES: dict[str, tuple[str, pa.Array, str]] = {
         "prompt.0 must be a message, not a list",
     ),
     "bytes": ("completion", pa.array([b"Hello"]), "completion must be text.*not bytes"),
-    "a label of text": ("label", pa.array(["true"]).dictionary_encode(), "label must be true .up. or false"),
+    "a label of text": ("label", pa.array(["maybe"]).dictionary_encode(), "label must be true .up. or false"),
     "a label of numbers": (
         "label",
         pa.array([1], pa.int8()),

@@ -10,7 +10,7 @@ from storage.errors import InvalidInput
 from storage.imports.formats.table import FORMATS, check_options, named_format, rows_of, sniff
 from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
-from tests.support.imported import THRESHOLDS, convert, feel, open_webui, reason, row, short
+from tests.support.imported import THRESHOLDS, convert, reason, row, short
 
 ASKED = [{"role": "user", "content": "Hi"}]
 CHAT = [*ASKED, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "More"}]
@@ -86,7 +86,10 @@ def test_times(value: Any, moment: datetime | None) -> None:
 
 KTO = {"prompt": "Hi", "completion": "Hello", "label": True}
 BAD_KTO: list[tuple[dict[str, Any], str]] = [
-    ({"label": "true"}, "label must be true (up) or false (down), not 'true'"),
+    (
+        {"label": "yes"},
+        "label must be true (up) or false (down), not 'yes'. Say what your words mean with up_",
+    ),
     ({"label": 1}, "label must be true (up) or false (down), not 1"),
     ({"label": 0.0}, "not 0.0"),
     ({"label": None}, "not null"),
@@ -133,7 +136,8 @@ def test_an_export_with_a_template_in_it_is_refused() -> None:
     ours = {"message_id": "0198a000-0000-7000-8000-000000000000", "user_hash": "abc"}
     asked = {"prompt": "<|im_start|>user\nHi<|im_end|>", "completion": "Hello<|im_end|>", "label": True}
     assert "the shape kto-text" in reason(asked | ours)
-    assert row(asked).label is True  # without our columns it may be anybody's plain text
+    assert "prompt holds the marks of a chat template (<|im_start|>user)" in reason(asked)
+    assert row(asked, ImportOptions(plain=True)).turns[0].content == asked["prompt"]
 
 
 def test_a_time_may_be_ahead_by_what_clocks_and_zones_differ() -> None:
@@ -142,12 +146,24 @@ def test_a_time_may_be_ahead_by_what_clocks_and_zones_differ() -> None:
     assert "is yet to come" in reason(KTO | {"voted_at": (soon + timedelta(days=1)).isoformat()})
 
 
-def test_a_tag_of_llama_factory_may_be_text() -> None:
+def test_a_label_may_be_a_word_of_the_table_or_of_the_options() -> None:
     chat = {"conversations": [*ASKED, *said("Hello")]}
-    assert [row(chat | {"kto_tag": text}).label for text in ("true", "false")] == [True, False]
-    for other in ("True", "yes", "", 1):
-        assert "kto_tag must be true (up) or false (down)" in reason(chat | {"kto_tag": other})
-    assert "label must be true" in reason(chat | {"label": "true"})
+    up, down = (
+        ("true", "True", "Thumbs up", "thumbs_up", "👍🏽", "good", "chosen"),
+        ("false", "👎", "Bad", "dislike"),
+    )
+    for name in ("kto_tag", "label"):
+        assert [row(chat | {name: text}).label for text in up + down] == [True] * len(up) + [False] * len(
+            down
+        )
+        for other in ("yes", "", 1, "1", 0, "positive"):
+            assert f"{name} must be true (up) or false (down)" in reason(chat | {name: other})
+    own = ImportOptions(up_words="1, Ja", down_words="-1,nein")
+    labels = [(1, True), ("1", True), (1.0, True), ("ja", True), (-1, False), ("Nein", False), (True, True)]
+    assert [row(chat | {"label": value}, own).label for value, _ in labels] == [label for _, label in labels]
+    for other in ("good", 0):  # the words of the options replace the table
+        assert "label must be true" in reason(chat | {"label": other}, own)
+    assert "both name '1'" in reason(chat | {"label": 1}, ImportOptions(up_words="1", down_words="0,1"))
 
 
 @pytest.mark.parametrize(("change", "expected"), BAD_KTO, ids=[f"{change}"[:40] for change, _ in BAD_KTO])
@@ -298,19 +314,11 @@ def test_sharegpt(chat: str, tag: str) -> None:
 
 
 def test_each_format_is_told_from_the_others() -> None:
-    examples: dict[str, dict[str, Any]] = {
-        "openwebui": open_webui(),
-        "feel": feel(("user", "Hi", 0), ("assistant", "A", 1)),
-        "pairs": PAIR,
-        "kto": KTO,
-        "sharegpt": {"conversations": [], "kto_tag": True},
-        "rated": {"prompt": "Hi", "answer": "Hello", "rating": 3},
-    }
-    assert examples.keys() == FORMATS.keys()
-    for name, record in examples.items():
-        known = sniff(record, ImportOptions())
-        assert known is not None
-        assert known.name == name
+    for known in FORMATS.values():
+        assert known.samples, known.name
+        for sample in known.samples:
+            found = sniff(sample.options.renamed(sample.record), sample.options)
+            assert found is known, f"{known.name}: {sample.title}"
     for record in ({}, {"prompt": "a"}, {"text": "a"}, {"chosen": "a"}, {"conversation": [{"input": "a"}]}):
         assert sniff(record, ImportOptions()) is None
 

@@ -1,0 +1,169 @@
+"""What an import format is, and what the formats of columns share: the prompt and the vote."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage.chats.conversation import Turn
+from storage.db.ids import is_id
+from storage.errors import InvalidInput
+from storage.imports.files.records import kind_of
+from storage.imports.rows.cells import read_note, read_tags, read_time
+from storage.imports.rows.fields import CHATS, PROMPTS, SYSTEMS, Fields
+from storage.imports.rows.options import NO_OPTIONS, ImportOptions
+from storage.imports.rows.row import Dropped, ImportedRow
+from storage.imports.rows.turns import checked, joined, with_system
+
+Columns = Mapping[str, Any]
+Rows = Iterator[ImportedRow | Dropped]
+
+# Column names in data sets of Argilla, Hugging Face and others; {} is chosen or rejected.
+MODELS = ("{}_model_version", "{}_model", "{}-model", "model_version", "model")
+RATERS = ("rater", "rater_id", "annotator", "annotator_id", "worker_id", "user_id", "voter")
+RATED_MESSAGES = ("message_id", "reply_id", "response_id")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A record for the docs and the tests, and the options that it needs."""
+
+    title: str
+    record: Columns
+    options: ImportOptions = NO_OPTIONS
+
+
+@dataclass(frozen=True)
+class Format:
+    """One entry of the table: how a record is known, and what becomes of it."""
+
+    name: str
+    about: str  # for people: the columns that identify it
+    becomes: str  # for people: what a record gives
+    fits: Callable[[Columns, ImportOptions], bool]
+    rows: Callable[[Fields], Rows]
+    samples: tuple[Sample, ...]
+    options: tuple[str, ...] = ()  # the options it supports besides those of all formats
+    ignores: frozenset[str] = frozenset()  # columns of it that say nothing about the rows
+    group: str | None = None  # neighbouring records with the same value here are one
+
+
+def filled(record: Columns, *names: str) -> bool:
+    """Whether the record has all of these columns, and something in one of them."""
+    return all(name in record for name in names) and any(record[name] is not None for name in names)
+
+
+def first_name(record: Columns, names: Sequence[str]) -> str | None:
+    return next((name for name in names if record.get(name) is not None), None)
+
+
+def prompt_turns(fields: Fields, chats: Sequence[str] = CHATS) -> tuple[list[Turn], Any] | None:
+    """The conversation before the reply and the cell it came from; None if no column holds one."""
+    if fields.has("instruction") and fields.has("input") and "prompt" not in fields.options.meant.values():
+        fields.one_of(("instruction", "prompt", "question", "query"), "prompt")
+        turns, more = fields.turns("instruction", "user"), fields.turns("input", "user")
+        if [turn.role for turn in turns + more] != ["user", "user"]:
+            raise InvalidInput("instruction and input must be texts.", field="input")
+        value: Any = f"{turns[0].content}\n{more[0].content}"
+        turns = [Turn("user", value)]
+    else:
+        name = fields.one_of(PROMPTS, "prompt") or fields.one_of(chats, "prompt")
+        if name is None:
+            return None
+        turns, value = fields.turns(name, "user"), fields.peek(name)
+    return _history(fields) + turns, value
+
+
+def _history(fields: Fields) -> list[Turn]:
+    """LLaMA-Factory's earlier turns: a list of [user, assistant]."""
+    rounds = fields.peek("history")
+    if not fields.has("history") or not isinstance(rounds, list):
+        return []
+    if not all(
+        isinstance(said, list) and [kind_of(text) for text in said] == ["text"] * 2 for said in rounds
+    ):
+        return []  # of another form: then it counts as unread, and is refused
+    return [
+        Turn(role, text)
+        for said in fields["history"]
+        for role, text in zip(("user", "assistant"), said, strict=True)
+    ]
+
+
+def conversation(fields: Fields, name: str, beginning: tuple[list[Turn], Any] | None) -> list[Turn]:
+    """The prompt, with the reply of the column `name`; raises InvalidInput."""
+    if fields.get(name) is None or fields.get(name) == []:
+        raise InvalidInput(f"{name} is missing.", field=name)
+    ending = fields.turns(name, "assistant")
+    fields.whole = fields.whole or len(ending) > 1
+    if beginning is None and len(ending) == 1:
+        raise fields.missing("prompt")
+    turns, prompt = beginning or ([], None)
+    return joined(turns, ending, prompt, name)
+
+
+def whole_conversation(fields: Fields, name: str) -> list[Turn]:
+    """The conversation of the column `name`, which ends with the reply."""
+    if fields.get(name) is None:
+        raise InvalidInput(f"{name} is missing.", field=name)
+    turns = fields.turns(name, "assistant")
+    fields.whole = len(turns) > 1
+    return turns
+
+
+def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: str = "") -> ImportedRow:
+    """The row, with the provenance columns of a Thumbloop export; `side` is their prefix in a pair."""
+    ours = is_ours(fields, side)
+    system = fields.one_of(SYSTEMS, "system")
+    return ImportedRow(
+        checked(with_system(turns, fields[system] if system else None), name),
+        label,
+        tags=read_tags(fields.get(f"{side}tags")),
+        comment=read_note(fields.get(f"{side}comment"), "comment"),
+        correction=read_note(fields.get(f"{side}correction"), "correction"),
+        model=read_note(_first(fields, [column.format(side[:-1]) for column in MODELS]), "model"),
+        voted_at=read_time(fields.get(f"{side}voted_at"), f"{side}voted_at"),
+        origin=(str(fields[f"{side}message_id"]), str(fields[f"{side}user_hash"])) if ours else None,
+        ballot=None if ours else _ballot(fields),
+    )
+
+
+def is_ours(fields: Columns, side: str = "") -> bool:
+    """Whether the record has the columns that identify a vote in a Thumbloop export."""
+    message_id, user_hash = fields.get(f"{side}message_id"), fields.get(f"{side}user_hash")
+    return isinstance(message_id, str) and isinstance(user_hash, str) and is_id(message_id)
+
+
+def thresholds(options: ImportOptions) -> tuple[float, float]:
+    """From where on a score is good, and up to where it is bad; raises InvalidInput."""
+    up_from, down_to = options.up_from, options.down_to
+    if up_from is None or down_to is None:
+        raise InvalidInput(
+            "Scores need up_from and down_to: from where on a reply is good, and up to where it is bad.",
+            field="up_from" if up_from is None else "down_to",
+        )
+    if down_to >= up_from:
+        raise InvalidInput(f"down_to ({down_to:g}) must be below up_from ({up_from:g}).", field="down_to")
+    return up_from, down_to
+
+
+def by_score(score: float, column: str, options: ImportOptions) -> bool | Dropped:
+    """The thumb that a score is, or why it is none."""
+    up_from, down_to = thresholds(options)
+    return (
+        score >= up_from
+        if not down_to < score < up_from
+        else Dropped(f"{column} is between {down_to:g} and {up_from:g}")
+    )
+
+
+def _ballot(fields: Fields) -> tuple[str, str] | None:
+    people = [name for name in RATERS if fields.get(name) not in (None, "")]
+    if not people:
+        return None
+    message = first_name(fields, RATED_MESSAGES)
+    return str(fields[message]) if message else "", str(fields[people[0]])
+
+
+def _first(fields: Fields, names: Sequence[str]) -> Any:
+    name = first_name(fields, names)
+    return fields[name] if name is not None else None

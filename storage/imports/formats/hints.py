@@ -1,0 +1,41 @@
+"""What a record of no known format may be, and what to do about it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from storage.imports.formats.format import Columns
+from storage.imports.rows.fields import CHATS, PROMPTS, REPLIES, is_full
+
+NAMING = " Name yours with columns, such as columns=prompt=…,reply=…,label=…."
+
+
+def hint(record: Columns) -> str:
+    """A sentence that says what is missing, or how the file could be written; '' if there is none."""
+    cells = [value for value in record.values() if is_full(value)]
+    if {"columns", "index", "data"} == set(record) or set(record) == {"schema", "data"}:
+        return " pandas wrote the whole table as one object; " + RECORDS
+    if cells and all(_numbered(cell) for cell in cells):
+        return " pandas wrote whole columns as objects; " + RECORDS
+    if record and all(str(name).isdigit() for name in record):
+        return " pandas wrote rows by their index; " + RECORDS
+    inner = next((name for name, cell in record.items() if _is_table(cell)), None)
+    if inner is not None:
+        return f" The rows seem to lie in {str(inner)[:80]!r}; write each as a line of its own."
+    if any(is_full(record.get(name)) for name in (*PROMPTS, *REPLIES, *CHATS)):
+        return " A reply needs a label (label, kto_tag) or a score (score, rating)." + NAMING
+    return NAMING if record else ""
+
+
+RECORDS = "use to_json(…, orient='records', lines=True)."
+
+
+def _numbered(cell: Any) -> bool:
+    return isinstance(cell, Mapping) and bool(cell) and all(str(key).isdigit() for key in cell)
+
+
+def _is_table(cell: Any) -> bool:
+    return (
+        isinstance(cell, list)
+        and bool(cell)
+        and all(isinstance(row, Mapping) and not row.keys() & {"role", "from", "content"} for row in cell)
+    )

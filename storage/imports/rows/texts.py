@@ -1,0 +1,83 @@
+"""Texts that hold a whole conversation: read as one, or refused, never taken as somebody's words.
+
+HH-RLHF writes `Human:` and `Assistant:` after an empty line, HelpSteer `<extra_id_1>Role`; CSV files hold
+messages as JSON or as Python prints them. Text with the marks of a chat template is refused: a model would
+get them twice.
+"""
+
+import ast
+import json
+import re
+from typing import Any
+
+from storage.errors import InvalidInput
+
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+SPEAKERS = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):", re.ASCII)
+EXTRA = re.compile(r"<extra_id_[01]>(System|User|Assistant)\n")
+TEMPLATES = re.compile(
+    r"<\|im_start\|>\s*(?:system|user|assistant)|<\|start_header_id\|>|<\|begin_of_text\|>|\[INST\]|"
+    r"<start_of_turn>(?:user|model)|<\|(?:user|assistant|system|User|Assistant)\|>|<｜(?:User|Assistant)｜>|"
+    r"<\|start\|>(?:system|user|assistant)|<\|START_OF_TURN_TOKEN\|>"
+)
+MESSAGE_KEYS = {"role", "from", "content", "value"}
+
+
+def messages_in(text: str, name: str) -> list[Any] | None:
+    """The messages that the text holds, or None if it is somebody's words; raises InvalidInput."""
+    start = text.lstrip()[:1]
+    if start in ("[", "{") and (found := _written_out(text, name)) is not None:
+        return found
+    if EXTRA.search(text):
+        return _extra(text)
+    if (first := SPEAKERS.match(text)) and first[1] == "Human":
+        return _spoken(text)
+    if HUMAN in text or ASSISTANT in text:
+        raise _refused(name, "Human: and Assistant: in the middle of a text", "one message each")
+    if (mark := TEMPLATES.search(text)) is not None:
+        raise _refused(name, f"the marks of a chat template ({mark[0]})", "messages with role and content")
+    return None
+
+
+def _refused(name: str, what: str, remedy: str) -> InvalidInput:
+    return InvalidInput(
+        f"{name} holds {what}, which a model would get twice; export {remedy}, or say plain=true if they "
+        "are somebody's words.",
+        field=name,
+    )
+
+
+def _spoken(text: str) -> list[dict[str, str]]:
+    """HH-RLHF's texts. The last mark begins the reply, or the prompt ends with an empty one."""
+    marks = list(SPEAKERS.finditer(text))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    said = [
+        {"role": "user" if mark[1] == "Human" else "assistant", "content": text[mark.end() : end].strip()}
+        for mark, end in zip(marks, ends, strict=True)
+    ]
+    return said[:-1] if said[-1] == {"role": "assistant", "content": ""} else said
+
+
+def _extra(text: str) -> list[dict[str, str]]:
+    """HelpSteer's texts: what comes before the first mark is the user's; an empty last message is no turn."""
+    first, *rest = EXTRA.split(text)
+    said = [{"role": "user", "content": first.removesuffix("\n")}] if first.strip() else []
+    for role, content in zip(rest[::2], rest[1::2], strict=True):
+        said.append({"role": role.lower(), "content": content.removesuffix("\n")})
+    return [turn for turn in said[:-1] if turn["content"]] + [turn for turn in said[-1:] if turn["content"]]
+
+
+def _written_out(text: str, name: str) -> list[Any] | None:
+    """Messages as JSON, or as Python prints them."""
+    looks_like = re.match(r"\s*\[?\s*\{\s*['\"](?:role|from|content|value)['\"]\s*:", text) is not None
+    for read in (json.loads, ast.literal_eval) if looks_like else ():
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        messages = value if isinstance(value, list) else [value]
+        if all(isinstance(m, dict) and m.keys() & {"role", "from"} for m in messages):
+            return messages
+    if looks_like and ("role" in text or "from" in text):
+        raise _refused(name, "messages as a program printed them", "them as JSON")
+    return None

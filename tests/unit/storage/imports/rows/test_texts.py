@@ -1,0 +1,71 @@
+"""Texts that hold a whole conversation: read as one or refused, never somebody's words."""
+
+import json
+
+import pytest
+
+from storage.imports.rows.options import ImportOptions
+from tests.support.imported import reason, row
+
+CHAT = [
+    {"role": "user", "content": 'It\'s "here"\n'},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "Sure?"},
+]
+PLAIN = ImportOptions(plain=True)
+
+
+def prompt(text: str, options: ImportOptions = ImportOptions()) -> list[tuple[str, str]]:
+    return [
+        tuple(turn) for turn in row({"prompt": text, "completion": "x", "label": True}, options).turns[:-1]
+    ]
+
+
+@pytest.mark.parametrize("text", [json.dumps(CHAT), repr(CHAT), json.dumps(CHAT, indent=2)])
+def test_messages_in_a_text_are_messages(text: str) -> None:
+    assert prompt(text) == [(turn["role"], turn["content"]) for turn in CHAT]
+    assert prompt(text, PLAIN) == [("user", text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        ("\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant:", ["A", "B", "C"]),
+        ("Human: A\n\nAssistant: B\n\nHuman: C\n\nAssistant: ", ["A", "B", "C"]),
+        ("\n\nHuman: A: the Human: I said\n\nAssistant: B\n\nHuman: C", ["A: the Human: I said", "B", "C"]),
+        ("A\n<extra_id_1>Assistant\nB\n\n<extra_id_1>User\nC\n<extra_id_1>Assistant\n", ["A", "B\n", "C"]),
+        ("<extra_id_0>System\n\n<extra_id_1>User\nC", ["C"]),
+    ],
+)
+def test_marked_texts_are_conversations(text: str, turns: list[str]) -> None:
+    assert [said for _, said in prompt(text)] == turns
+    assert [role for role, _ in prompt(text)] == ["user", "assistant", "user"][: len(turns)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>user\nHi<|im_end|>",
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi",
+        "<s>[INST] Hi [/INST]",
+        "<start_of_turn>user\nHi",
+        "<|user|>\nHi",
+        "Read this.\n\nHuman: Hi\n\nAssistant:",
+        "[{'role': 'user', 'content': 'a'}\n {'role': 'assistant', 'content': 'b'}]",
+        "[{'role': 'user', 'content': array(['a'], dtype=object)}]",
+    ],
+)
+def test_templates_and_printed_objects_are_refused(text: str) -> None:
+    said = reason({"prompt": text, "completion": "x", "label": True})
+    assert said.startswith("prompt holds ")
+    assert "plain=true" in said
+    assert prompt(text, PLAIN) == [("user", text)]
+    messages = [{"role": "user", "content": text}]  # in a message it is what somebody wrote
+    assert row({"prompt": messages, "completion": "x", "label": True}).turns[0].content == text
+
+
+@pytest.mark.parametrize(
+    "text", ["Human: what is it?", "[1, 2]", "{'a': 1}", "a < b | c", "What does im_start do?"]
+)
+def test_words_are_words(text: str) -> None:
+    assert prompt(text) == [("user", text.removeprefix("Human: "))]
