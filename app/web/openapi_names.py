@@ -30,7 +30,19 @@ def check_storable(given: Any) -> None:
             waiting += [(f"{name}.{at}".lstrip("."), each) for at, each in enumerate(value)]
 
 
-class StorableBody(BaseModel):
+class NullsLeftOut(BaseModel):
+    """An object whose fields are left out where they are null; only a field that is required cannot be."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in given.items() if value is not None or name not in optional}
+
+
+class StorableBody(NullsLeftOut):
     """A request's body. A text that cannot be stored is refused by its name, in whatever field it is."""
 
     @model_validator(mode="before")

@@ -21,6 +21,8 @@ ROLES = {
     "model": "assistant",
 }
 TOOLS = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython")
+# The key of the text in each type of a message's parts.
+PARTS = {None: "text", "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 BETWEEN = "\n\n"  # joins texts that become one message
 
 
@@ -40,6 +42,26 @@ def known_role(given: Any, field: str) -> str:
         )
     shown = repr(given[:80]) if isinstance(given, str) else "missing or no text"
     raise InvalidInput(f"{field} must be system, developer, user or assistant; it is {shown}.", field=field)
+
+
+def joined_parts(content: Any) -> Any:
+    """The text of a content that comes in parts; any other content as it is. Raises ValueError."""
+    if not isinstance(content, list):
+        return content
+    texts = [part if isinstance(part, str) else _part(part) for part in content]
+    if not texts:
+        raise ValueError("it has no parts")
+    return "".join(texts)
+
+
+def _part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get(PARTS.get(kind, "")) if isinstance(part, dict) and isinstance(kind, str | None) else None
+    if isinstance(text, str):
+        return text
+    what = f"a part of the type {kind[:80]!r}" if isinstance(kind, str) else "a part without a text"
+    known = ", ".join(name for name in PARTS if name)
+    raise ValueError(f"it holds {what}, and the model reads text alone (types {known})")
 
 
 def shaped(turns: Iterable[Turn]) -> list[Turn]:

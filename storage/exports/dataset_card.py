@@ -64,7 +64,7 @@ Votes on a chat model's replies, as {meaning}. Provenance columns follow; people
 - Snapshot: vote event {snapshot_event_id}; the last one in here is {largest_event_id}
 - Filters: `{filters_json}`
 - Duplicates: {duplicates}; contradictory votes: {contradictions}
-{redacted}- Licence: {licence}
+{bos}{redacted}- Licence: {licence}
 - Written by Thumbloop {software[version]}
 
 | model version | up | down |
@@ -90,8 +90,9 @@ def dataset_card(manifest: dict[str, Any]) -> str:
     if (redaction := manifest["redaction"]) is not None:
         engine = redaction["engines"]["presidio-analyzer"]
         redacted = f"- Personal data replaced by Presidio {engine}: {', '.join(redaction['entities'])}\n"
+    begins = "- Every text begins with `{bos}`: tokenise with `add_special_tokens=False`\n"
     return CARD.format(
-        **manifest,
+        **manifest | {"bos": begins.format(bos=manifest["bos"]) if manifest["bos"] else ""},
         metadata=_metadata(manifest),
         meaning=MEANING[shape],
         up=up,

@@ -118,6 +118,7 @@ class Export:
             "contradictory_votes": repeats.contradictory_votes,
             "contradictory_votes_dropped": repeats.contradictions_dropped,
             "left_out": dict(sorted(self._left_out.items())),
+            "bos": self._shaper.bos if self.plan.shape == "kto-text" else "",
             "redaction": self._redaction.about() if self._redaction is not None else None,
             "licence": self.plan.licence,
             "sha256": self._digest.hexdigest(),

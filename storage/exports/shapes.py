@@ -14,8 +14,17 @@ from storage.examples.messages import Message, common_prefix
 from storage.files.installation_key import pseudonym
 
 Row = dict[str, Any]
-# (messages, add_generation_prompt) -> text, as a tokenizer's apply_chat_template does without tokenising
-ChatTemplate = Callable[[list[Message], bool], str]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """Renders (messages, add_generation_prompt) as text, as a tokenizer's apply_chat_template does.
+
+    `bos` is the token that every text begins with; empty where there is none, or the tokenizer adds it.
+    """
+
+    render: Callable[[list[Message], bool], str]
+    bos: str = ""
 
 
 class Kind(Enum):
@@ -62,6 +71,10 @@ class Shaper:
     salt: bytes
     template: ChatTemplate | None = None
 
+    @property
+    def bos(self) -> str:
+        return self.template.bos if self.template is not None else ""
+
     def row(self, shape: str, example: Example) -> Row:
         """The row of one example, in any shape but pairs."""
         row: Row = {"prompt": example.prompt, "completion": example.completion, "label": example.label}
@@ -70,8 +83,8 @@ class Shaper:
             assert self.template is not None
             # The completion begins where the rendered prompt and the rendered conversation diverge: some
             # templates render a prompt differently alone than before a reply.
-            text = self.template(both, False)
-            start = common_prefix(self.template(example.prompt, True), text)
+            text = self.template.render(both, False)
+            start = common_prefix(self.template.render(example.prompt, True), text)
             row |= {"prompt": text[:start], "completion": text[start:]}
         elif shape == "sharegpt":
             turns = [{"from": SHAREGPT_SPEAKERS[m["role"]], "value": m["content"]} for m in both]

@@ -299,8 +299,9 @@ def test_messages_that_make_no_sense_are_refused_and_leave_no_chat(
         ([("system", "Be kind.")], "last message"),
         ([("user", "  ")], "empty"),
         ([("user", "nul \x00")], "NUL"),
-        ([("tool", "42")], "role"),
-        ([("user", [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}])], "type text"),
+        ([("tool", "42")], "tool messages are not supported"),
+        ([("narrator", "42")], "role"),
+        ([("user", [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}])], "type 'image_url'"),
     ]
     for messages, word in cases:
         with pytest.raises(openai.BadRequestError) as caught:

@@ -11,7 +11,7 @@ from sqlmodel import Session
 from storage.db.database import Database
 from storage.exports.exporter import Export
 from storage.exports.plan import ExportPlan
-from storage.exports.shapes import COLUMNS, Kind
+from storage.exports.shapes import COLUMNS, ChatTemplate, Kind
 from storage.files.spreadsheet_cells import restore_cell
 from tests.support.rows import rate
 
@@ -67,7 +67,7 @@ def template(messages: list[dict[str, str]], generate: bool) -> str:
 
 def content(database: Database, **plan: Any) -> bytes:
     with database.read() as session:
-        export = Export(session, ExportPlan(**plan), salt=SALT, template=template)
+        export = Export(session, ExportPlan(**plan), salt=SALT, template=ChatTemplate(template))
         return b"".join(export.chunks())
 
 

@@ -5,7 +5,7 @@ the assistant. What a template does not take is folded into what it does, so suc
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from storage.chats.conversation import BETWEEN
 from storage.errors import InvalidInput
 from storage.examples.messages import Message
+from storage.exports.shapes import ChatTemplate
 
 Messages = Sequence[Mapping[str, str]]
 # A Jinja template can raise its own refusals and any programming error of its author.
@@ -29,13 +30,21 @@ def prompt_ids(tokenizer: Any, messages: Messages) -> list[int]:
     return ids
 
 
-def chat_template(tokenizer: Any) -> Callable[[list[Message], bool], str]:
-    """A function that renders a conversation as text, for exports; it raises InvalidInput like prompt_ids."""
+def chat_template(tokenizer: Any) -> ChatTemplate:
+    """Renders conversations as text, for exports; it raises InvalidInput like `prompt_ids`.
 
-    def rendered(messages: list[Message], add_generation_prompt: bool) -> str:
-        return str(render(tokenizer, messages, add_generation_prompt, tokenize=False))
+    A tokenizer that adds a BOS token by itself finds none in the text, so it never has two.
+    """
+    bos = tokenizer.bos_token or ""
+    added = bool(bos) and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    asked = [{"role": "user", "content": ""}]
+    begins = bool(bos) and render(tokenizer, asked, True, tokenize=False).startswith(bos)
 
-    return rendered
+    def text(messages: list[Message], add_generation_prompt: bool) -> str:
+        found: str = render(tokenizer, messages, add_generation_prompt, tokenize=False)
+        return found.removeprefix(bos) if added else found
+
+    return ChatTemplate(text, bos if begins and not added else "")
 
 
 def render(tokenizer: Any, messages: Messages, add_generation_prompt: bool, **how: Any) -> Any:

@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from app.api.openai.fields import refuse_unsupported, without_effect
 from app.serving.reply import Sampling
-from app.web.openapi_names import StorableBody
-from storage.chats.conversation import ROLES, Turn, shaped
+from app.web.openapi_names import NullsLeftOut, StorableBody
+from storage.chats.conversation import ROLES, TOOLS, Turn, joined_parts, shaped
 from storage.db.tables import Message
 from storage.errors import InvalidInput
 
@@ -18,29 +19,42 @@ USER_ID = "user_id"
 CONSENT = "consent"
 
 
-def _joined(content: Any) -> Any:
-    """Join a text given in parts; other kinds of parts (images, audio) raise ValueError."""
-    if not isinstance(content, list):
-        return content
-    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    known = [text for text in texts if isinstance(text, str)]
-    if len(known) != len(content):
-        raise ValueError("must be text or parts of type text; this model reads nothing else")
-    return "".join(known)
+def _known_role(given: Any) -> Any:
+    if given in TOOLS:
+        raise ValueError("tool messages are not supported; send the texts of user and assistant alone")
+    return given
 
 
-class ChatMessage(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined)]
+class ChatMessage(NullsLeftOut, extra="allow"):
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_known_role)]
+    content: Annotated[str, BeforeValidator(joined_parts)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone(cls, given: Any) -> Any:
+        """Refuse the parts of an assistant's message that are not text, and read a refusal as its text."""
+        if not isinstance(given, dict):
+            return given
+        for name in ("tool_calls", "function_call"):
+            if given.get(name):
+                raise ValueError(f"tool messages ({name}) are not supported; send the texts alone")
+        if given.get("content") is None and isinstance(given.get("refusal"), str):
+            return given | {"content": given["refusal"]}
+        return given
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(NullsLeftOut):
     include_usage: bool = False
 
 
 EndUser = Annotated[str, Field(max_length=512)]
 
 
+def _without_nulls(given: Any) -> Any:
+    return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
+
+
+READ_IN_MESSAGES = {"tool_calls", "function_call", "refusal", "annotations", "id", "audio"}
 EXAMPLE = {
     "model": "deployed",
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
@@ -49,7 +63,7 @@ EXAMPLE = {
 
 
 class CompletionRequest(StorableBody, extra="allow", json_schema_extra={"examples": [EXAMPLE]}):
-    """Other fields of OpenAI are refused if they would change the reply, and ignored otherwise."""
+    """Other fields are refused if they would change the reply; if they may, a header names them."""
 
     model: str = Field(description="One of GET /v1/models.")
     messages: list[ChatMessage] = Field(min_length=1)
@@ -66,7 +80,7 @@ class CompletionRequest(StorableBody, extra="allow", json_schema_extra={"example
         None, description="Your end user, who owns the chat and the vote. Only a keyed hash is stored."
     )
     safety_identifier: EndUser | None = Field(None, description="OpenAI's newer name for `user`.")
-    metadata: dict[str, EndUser] | None = Field(
+    metadata: Annotated[dict[str, EndUser], BeforeValidator(_without_nulls)] | None = Field(
         None,
         max_length=16,
         description="Its `user_id` is read like `user`, its `consent` (`true` or `false`) says whether the "
@@ -90,31 +104,19 @@ class CompletionRequest(StorableBody, extra="allow", json_schema_extra={"example
         return self.store is not False and (default if given is None else given == "true")
 
     @property
+    def without_effect(self) -> list[str]:
+        """The fields that had no effect, though they may have been meant to."""
+        in_messages = {
+            f"messages.{name}"
+            for message in self.messages
+            for name in without_effect(message.model_extra or {})
+            if name not in READ_IN_MESSAGES
+        }
+        return [*without_effect(self.model_extra or {}), *sorted(in_messages)]
+
+    @property
     def with_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
-
-
-# The values of each field that do not change the reply. Fields below the line are other servers' extensions.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "web_search_options": (),
-    # ----
-    "top_k": (0, -1),
-    "min_p": (0,),
-    "repetition_penalty": (1,),
-    "best_of": (1,),
-}
 
 
 def check_supported(asked: CompletionRequest) -> None:
@@ -123,12 +125,7 @@ def check_supported(asked: CompletionRequest) -> None:
         raise InvalidInput(
             f"n is {asked.n}; only 1 reply at a time is supported.", field="n", code="unsupported_value"
         )
-    for name, neutral in NEUTRAL.items():
-        value = (asked.model_extra or {}).get(name)
-        if value is not None and value not in neutral:
-            raise InvalidInput(
-                f"{name} is not supported; leave it out.", field=name, code="unsupported_parameter"
-            )
+    refuse_unsupported(asked.model_extra or {})
 
 
 def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:

@@ -13,6 +13,7 @@ from sqlmodel import Session
 from starlette.responses import JSONResponse, Response
 
 from app.api.openai.completions import Answer, CompletionRequest, check_supported, event, sampling_of, split
+from app.api.openai.fields import warning
 from app.api.replies import PING, PING_SECONDS, ReplyResponse, finished, run_in_reply_thread
 from app.chat.live_reply import LiveReply
 from app.services import Services
@@ -54,7 +55,11 @@ async def complete(
 ) -> Response:
     """Create a chat completion, whole or as a stream."""
     live = await run_in_reply_thread(request, lambda: _begin(services, secret, body))
-    headers = {"X-Thumbloop-Model-Version": live.model_version, "X-Thumbloop-Chat": live.chat_id}
+    headers = {
+        "X-Thumbloop-Model-Version": live.model_version,
+        "X-Thumbloop-Chat": live.chat_id,
+        **warning(body.without_effect),
+    }
     answer = Answer(live.message_id, live.model_version, with_usage=body.with_usage)
     if body.stream:
         return ReplyResponse(live, _chunks(live, answer), headers)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.chats.chats import check_text
-from storage.chats.conversation import Turn, known_role, shaped
+from storage.chats.conversation import Turn, joined_parts, known_role, shaped
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
 from storage.imports.rows.texts import messages_in
@@ -105,12 +105,10 @@ def _turn(message: Any, name: str) -> Turn:
 
 
 def _text(content: Any, name: str) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and content:
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        texts = [part for part in parts if isinstance(part, str)]
-        if len(texts) == len(parts):
-            return "".join(texts)
-        raise InvalidInput(f"{name} holds more than text, which cannot be imported.", field=name)
-    raise InvalidInput(f"{name} must be text, not {kind_of(content)}.", field=name)
+    try:
+        text = joined_parts(content)
+    except ValueError as error:
+        raise InvalidInput(f"{name} cannot be imported: {error}.", field=name) from error
+    if isinstance(text, str):
+        return text
+    raise InvalidInput(f"{name} must be text, not {kind_of(text)}.", field=name)

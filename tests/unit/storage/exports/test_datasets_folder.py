@@ -12,6 +12,7 @@ from storage.db.database import Database
 from storage.examples.weights import class_weights
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
+from storage.exports.shapes import ChatTemplate
 from tests.support.odd_conversations import comes_back
 from tests.support.rated_store import SALT, fill, template
 from tests.support.rows import rate
@@ -24,7 +25,9 @@ LOADERS = {"jsonl": "json", "csv": "csv", "parquet": "parquet"}
 
 def export(database: Database, target: Path, **plan: Any) -> dict[str, Any]:
     with database.read() as session:
-        return export_to(target, Export(session, ExportPlan(**plan), salt=SALT, template=template))
+        return export_to(
+            target, Export(session, ExportPlan(**plan), salt=SALT, template=ChatTemplate(template))
+        )
 
 
 def load(target: Path, format: str) -> Any:
@@ -46,7 +49,7 @@ def test_datasets_loads_every_export(database: Database, tmp_path: Path, format:
     assert len(rows) == manifest["rows"] > 10
     with database.read() as session:
         lines = b"".join(
-            Export(session, ExportPlan(shape=shape), salt=SALT, template=template).chunks()  # type: ignore[arg-type]
+            Export(session, ExportPlan(shape=shape), salt=SALT, template=ChatTemplate(template)).chunks()  # type: ignore[arg-type]
         )
     expected = [json.loads(line) for line in lines.decode().split("\n")[:-1]]
     messages = [name for name in ("prompt", "completion", "chosen", "conversations") if name in expected[0]]
@@ -124,7 +127,7 @@ def test_trl_prepares_every_kto_export(
     target = tmp_path / f"out.{format}"
     with database.read() as session:
         plan = ExportPlan(format=format, shape=shape)  # type: ignore[arg-type]
-        manifest = export_to(target, Export(session, plan, salt=SALT, template=chat_template))
+        manifest = export_to(target, Export(session, plan, salt=SALT, template=ChatTemplate(chat_template)))
     rows = load(target, format)
     if shape != "kto-text":
         texts = ("prompt", "completion") if shape == "kto" else ("prompt", "chosen", "rejected")

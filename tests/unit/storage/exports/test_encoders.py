@@ -18,7 +18,7 @@ from storage.examples.example import Examples
 from storage.examples.filters import ExampleFilter
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
-from storage.exports.shapes import COLUMNS
+from storage.exports.shapes import COLUMNS, ChatTemplate
 from storage.files.spreadsheet_cells import defuse_cell, restore_cell
 from tests.support.rated_store import NASTY, SALT, SHAPES, content, exported_rows, fill, template
 from tests.support.rows import rate
@@ -78,7 +78,7 @@ def test_a_template_that_renders_a_prompt_alone_otherwise_gives_what_both_share(
         return template(messages, generate) + ("<think></think>" if generate else "")
 
     with database.read() as session:
-        export = Export(session, ExportPlan(shape="kto-text"), salt=SALT, template=thinking)
+        export = Export(session, ExportPlan(shape="kto-text"), salt=SALT, template=ChatTemplate(thinking))
         row = json.loads(b"".join(export.chunks()))
     assert (row["prompt"], row["completion"]) == ("<user>Why?</><assistant>", "Because.</>")
 
@@ -94,7 +94,7 @@ def test_a_conversation_that_the_template_refuses_is_left_out_and_counted(databa
         return template(messages, generate)
 
     with database.read() as session:
-        export = Export(session, ExportPlan(shape="kto-text"), salt=SALT, template=no_system)
+        export = Export(session, ExportPlan(shape="kto-text"), salt=SALT, template=ChatTemplate(no_system))
         assert len(b"".join(export.chunks()).splitlines()) == 1
         assert export.manifest()["left_out"] == {"refused by the chat template": 1}
 
@@ -132,7 +132,7 @@ def test_a_snapshot_gives_the_same_bytes_whatever_happens_later(database: Databa
                         ExportPlan.model_validate({"format": format, "shape": shape}),
                         salt=SALT,
                         snapshot_event_id=snapshot,
-                        template=template,
+                        template=ChatTemplate(template),
                     ).chunks()
                 )
                 for shape in SHAPES

@@ -17,6 +17,7 @@ from storage.errors import Conflict, InvalidInput, NotReady
 from storage.examples.filters import ExampleFilter
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
+from storage.exports.shapes import ChatTemplate
 from tests.support.rated_store import SALT, fill
 from tests.support.rows import rate
 
@@ -29,6 +30,7 @@ from pathlib import Path
 from storage.db.database import Database
 from storage.errors import NotReady
 from storage.exports.plan import ExportPlan
+from storage.exports.shapes import ChatTemplate
 from storage.exports.exporter import Export, export_to
 
 address, folder = sys.argv[1:]
@@ -112,7 +114,7 @@ def test_a_manifest_never_stands_with_data_of_another_export(
 
     plan = ExportPlan(shape="kto-text")
     with database.read() as session, pytest.raises(InvalidInput, match="cannot be written"):
-        export_to(tmp_path / "out", Export(session, plan, salt=SALT, template=block))
+        export_to(tmp_path / "out", Export(session, plan, salt=SALT, template=ChatTemplate(block)))
     if blocked == "out":
         assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
     else:
@@ -127,7 +129,7 @@ def test_no_room_for_the_temporary_files_is_said_as_well(database: Database, tmp
 
     plan = ExportPlan(shape="kto-text")
     with database.read() as session, pytest.raises(NotReady, match="database or disk is full") as caught:
-        export_to(tmp_path / "file", Export(session, plan, salt=SALT, template=full))
+        export_to(tmp_path / "file", Export(session, plan, salt=SALT, template=ChatTemplate(full)))
     assert caught.value.code == "no_room"
     assert not (tmp_path / "file").exists()
 

@@ -15,6 +15,7 @@ from storage.errors import BadSetting
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import OVERLAP, PIECE, Redactor, load_redactor
+from storage.exports.shapes import ChatTemplate
 from tests.support.rated_store import SALT, SHAPES, fill, template
 from tests.support.rows import rate
 
@@ -53,7 +54,7 @@ def exported(database: Database, redactor: Redactor, **plan: Any) -> tuple[bytes
             session,
             ExportPlan.model_validate({"redact": True} | plan),
             salt=SALT,
-            template=template,
+            template=ChatTemplate(template),
             redactor=redactor,
         )
         return b"".join(export.chunks()), export.manifest()

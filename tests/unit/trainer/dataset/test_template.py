@@ -4,10 +4,12 @@ import copy
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from storage.errors import InvalidInput
 from tests.support.examples import example
-from trainer.dataset.template import NO_GREETING, NO_SYSTEM, folded, lacking, prompt_ids
+from trainer.dataset.template import NO_GREETING, NO_SYSTEM, chat_template, folded, lacking, prompt_ids
 from trainer.dataset.tokenise import tokenise
 
 # As Gemma's: no system role, and both sides in turn, the user first.
@@ -99,3 +101,19 @@ def test_a_template_that_refuses_everything_is_not_folded_for(tokenizer: Any) ->
     assert not lacking(closed)
     with pytest.raises(InvalidInput, match="closed today"):
         prompt_ids(closed, [SYSTEM, ASKED])
+
+
+@pytest.mark.parametrize("adds", [True, False], ids=["added by the tokenizer", "in the text"])
+def test_a_text_that_is_tokenised_again_has_one_bos(tokenizer: Any, adds: bool) -> None:
+    eager = AutoTokenizer.from_pretrained(tokenizer.name_or_path, bos_token=tokenizer.pad_token)
+    eager.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    bos = (eager.bos_token, eager.bos_token_id)
+    if adds:
+        eager.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{bos[0]} $A", special_tokens=[bos]
+        )
+    template = chat_template(eager)
+    text = template.render([SYSTEM, ASKED], True)
+    assert (template.bos, text.startswith(bos[0])) == (("", False) if adds else (bos[0], True))
+    assert eager(text)["input_ids"] == prompt_ids(eager, [SYSTEM, ASKED])
+    assert chat_template(tokenizer).bos == ""

@@ -34,7 +34,7 @@ SURPRISES: dict[str, tuple[str, pa.Array, str]] = {
     "structs for content": (
         "completion",
         pa.array([[{"role": "assistant", "content": [{"x": 1}]}]]),
-        "completion.0.content holds more than text",
+        "completion.0.content cannot be imported: it holds a part without a text",
     ),
     "a list of lists": ("completion", pa.array([[["Hello"]]]), "completion.0 must be a message, not a list"),
     "nulls in a list": ("prompt", pa.array([[None]], STRUCTS), "prompt.0 must be a message, not null"),

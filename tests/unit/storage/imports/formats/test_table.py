@@ -116,7 +116,10 @@ BAD_KTO: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [{"role": "system", "content": "alone"}]}, "there are none but the system's"),
     ({"prompt": CHAT, "completion": [*ASKED, *said("x")]}, "prompt is not the beginning"),
     ({"prompt": "Other", "completion": [*ASKED, *said("x")]}, "prompt is not a user message"),
-    ({"prompt": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "more than text"),
+    (
+        {"prompt": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
+        "a part of the type 'image'",
+    ),
     ({"prompt": "a\x00"}, "NUL"),
     ({"completion": "\ud800"}, "surrogate"),
     ({"comment": "\ud800"}, "surrogate"),

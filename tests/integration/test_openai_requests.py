@@ -1,0 +1,128 @@
+"""Requests to the OpenAI-compatible API as programs send them: read, refused by name, or named."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support import http_loop
+from tests.support.live_server import LiveServer
+from tests.support.odd_conversations import messages
+
+NULLS = (
+    *("stream", "temperature", "top_p", "n", "stop", "seed", "tools", "tool_choice", "functions"),
+    *("function_call", "stream_options", "response_format", "logit_bias", "logprobs", "top_logprobs", "user"),
+    *("metadata", "max_completion_tokens", "frequency_penalty", "presence_penalty", "store", "service_tier"),
+    "safety_identifier",
+)
+ASKED = messages("user:Hi")
+PARTS = [
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "Say "}, {"type": "text", "text": "hi."}],
+    },
+    {"role": "assistant", "content": [{"type": "output_text", "text": "Hi.", "annotations": []}]},
+    {"role": "user", "content": [{"type": "input_text", "text": "Again."}]},
+    {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+    {"role": "user", "content": "Please."},
+]
+REFUSAL = {"role": "assistant", "refusal": "No.", "content": None}
+# What the model reads before its reply.
+READ: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "nulls": ({"messages": [{**ASKED[0], "name": None, "tool_calls": None}], **dict.fromkeys(NULLS)}, ["Hi"]),
+    "null inside": ({"messages": ASKED, "stream_options": {"include_usage": None}}, ["Hi"]),
+    "null metadata": ({"messages": ASKED, "metadata": {"user_id": None, "a": "b"}}, ["Hi"]),
+    "two systems": ({"messages": messages("system:A;system:B;user:Hi")}, ["A\n\nB", "Hi"]),
+    "a greeting": ({"messages": messages("assistant:Hello!;user:Hi")}, ["Hello!", "Hi"]),
+    "an empty reply": ({"messages": messages("user:A;assistant:;user:B")}, ["A", "", "B"]),
+    "parts": ({"messages": PARTS}, ["Say hi.", "Hi.", "Again.", "No.", "Please."]),
+    "a refusal": ({"messages": [*ASKED, REFUSAL, *messages("user:Please.")]}, ["Hi", "No.", "Please."]),
+}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+NO_TOOLS = "tool messages are not supported; send the texts of user and assistant alone"
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "fewer than no tokens": ({"max_tokens": -1}, "max_tokens is -1; it must be at least 1"),
+    "metadata that is no text": ({"metadata": {"user_id": 4711}}, "metadata.user_id"),
+    "a call of a tool": (
+        {"messages": [*ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}, *ASKED]},
+        "messages.1: tool messages (tool_calls) are not supported",
+    ),
+    "a tool's answer": (
+        {"messages": [*ASKED, {"role": "tool", "content": "4", "tool_call_id": "c"}, *ASKED]},
+        NO_TOOLS,
+    ),
+    "a function's answer": ({"messages": [*ASKED, {"role": "function", "content": "4"}, *ASKED]}, NO_TOOLS),
+    "no content": (
+        {"messages": [*ASKED, {"role": "assistant", "content": None}, *ASKED]},
+        "messages.1.content",
+    ),
+    "no parts": ({"messages": [{"role": "user", "content": []}]}, "it has no parts"),
+    "a choice of texts": ({"guided_choice": ["a", "b"]}, "guided_choice is not supported"),
+}
+
+
+@pytest.fixture(scope="module")
+def rest(shared_server: LiveServer) -> Iterator[httpx.Client]:
+    with shared_server.client("user", "app") as client:
+        yield client
+
+
+def complete(rest: httpx.Client, **asked: Any) -> httpx.Response:
+    body = {"model": "deployed", "messages": ASKED, "max_tokens": 2, **asked}
+    return rest.post("/v1/chat/completions", json=body)
+
+
+@pytest.mark.parametrize(("asked", "read"), READ.values(), ids=READ)
+def test_what_programs_send_is_read(rest: httpx.Client, asked: dict[str, Any], read: list[str]) -> None:
+    answer = complete(rest, **asked)
+    http_loop.checked(answer)
+    assert "X-Thumbloop-Warning" not in answer.headers
+    chat = http_loop.checked(rest.get(f"/api/v1/chats/{answer.headers['X-Thumbloop-Chat']}"))
+    system = [chat["system_prompt"]] if chat["system_prompt"] else []
+    assert system + [message["content"] for message in chat["messages"][:-1]] == read
+
+
+@pytest.mark.parametrize(("asked", "why"), REFUSED.values(), ids=REFUSED)
+def test_what_would_be_read_wrongly_is_refused_by_name(
+    rest: httpx.Client, asked: dict[str, Any], why: str
+) -> None:
+    answer = complete(rest, **asked)
+    assert (answer.status_code, why in answer.json()["error"]["message"]) == (400, True), answer.text
+
+
+def test_fields_without_effect_are_named_in_a_header(rest: httpx.Client) -> None:
+    named = {
+        "messages": [{**ASKED[0], "name": "Ann"}],
+        "verbosity": "low",
+        "reasoning_effort": "high",
+        "x\r\ny": 1,
+    }
+    for stream in (False, True):
+        answer = complete(rest, **named, stream=stream, service_tier="auto", parallel_tool_calls=False)
+        assert answer.status_code == 200
+        expected = "without effect: verbosity, reasoning_effort, x??y, messages.name"
+        assert answer.headers["X-Thumbloop-Warning"] == expected
+    many = complete(rest, **{f"field_{number}": number for number in range(30)})
+    assert many.headers["X-Thumbloop-Warning"].endswith(" field_19 and 10 more")
+
+
+def test_null_means_left_out_in_the_rest_api(rest: httpx.Client) -> None:
+    body = {"title": None, "system_prompt": None, "consent": None}
+    chat = http_loop.checked(rest.post("/api/v1/chats", json=body))
+    send = {
+        "content": "Hi",
+        "temperature": None,
+        "seed": None,
+        "stop": None,
+        "parent_id": None,
+        "edits": None,
+    }
+    path = f"/api/v1/chats/{chat['id']}/messages?stream=false"
+    reply = http_loop.checked(rest.post(path, json=send))
+    vote = {"label": True, "tags": None, "comment": None, "correction": None}
+    assert http_loop.checked(rest.put(f"/api/v1/messages/{reply['id']}/vote", json=vote))["label"] is True
+    without = rest.put(f"/api/v1/messages/{reply['id']}/vote", json={"label": None})
+    assert "label must be true or false, not null" in without.json()["error"]["message"]
+    misspelt = rest.post(path, json={"content": "Hi", "parent": None})
+    assert misspelt.json()["error"]["code"] == "unknown_field"
