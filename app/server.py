@@ -1,6 +1,6 @@
 """`create_app(settings)`: assembles the routers, the pages and the start and stop of the services."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,10 +30,7 @@ from app.api.v1 import (
     votes,
     webhooks,
 )
-from app.pages.admin import audit as audit_page
-from app.pages.admin import feedback as feedback_page
-from app.pages.admin import plain
-from app.pages.admin.page import AdminPage
+from app.pages.admin import PAGES
 from app.pages.chat.page import ChatPage
 from app.pages.theme import mount_options
 from app.services import Services, build_services
@@ -69,7 +66,7 @@ API_ROUTERS = (
     webhooks,
     audit,
 )
-ROOT_ROUTERS = (routes, monitoring, docs, sign_in, plain, feedback_page, audit_page)
+ROOT_ROUTERS = (routes, monitoring, docs, sign_in, *PAGES)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 DESCRIPTION = """Every request needs an API token (`thumbloop token create NAME`) in the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:
@@ -82,7 +79,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     keep_secrets_out_of_logs()
     parts = services if services is not None else build_services(settings)
     options = mount_options()
-    pages = mount_pages([("/admin", AdminPage(parts).blocks), ("/", ChatPage(parts).blocks)], options)
+    pages = mount_page(ChatPage(parts).blocks, options)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -136,13 +133,12 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     return app
 
 
-def mount_pages(blocks: Sequence[tuple[str, gr.Blocks]], options: dict[str, Any]) -> FastAPI:
-    """An app with Gradio's pages mounted at their paths, in this order; serve it behind a PageGuard only."""
+def mount_page(page: gr.Blocks, options: dict[str, Any]) -> FastAPI:
+    """An app with Gradio's page mounted at /; serve it behind a PageGuard only."""
     # Gradio allows any origin with credentials unless the app around it has this middleware.
     pages = FastAPI(openapi_url=None, middleware=[Middleware(CORSMiddleware, allow_origins=[])])
-    for path, page in blocks:
-        # Gradio polls for events a thousand times a second, and for progress a hundred times, which wastes
-        # a fifteenth of a core. There is no setting for it.
-        page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
-        gr.mount_gradio_app(pages, page, path=path, **options)
+    # Gradio polls for events a thousand times a second, and for progress a hundred times, which wastes
+    # a fifteenth of a core. There is no setting for it.
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_LOOK_SECONDS
+    gr.mount_gradio_app(pages, page, path="/", **options)
     return pages

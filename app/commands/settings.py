@@ -1,17 +1,13 @@
 """`thumbloop settings`: lists every setting with its value, the value's origin, and what it does."""
 
-import os
 import textwrap
-import tomllib
-from pathlib import Path
-from typing import Any
 
-import sqlalchemy
 import typer
 
 from app.commands.terminal import console, say
 from storage.errors import BadSetting
-from storage.settings import SECRETS, Settings, describe, load_settings
+from storage.settings import Settings, describe, load_settings
+from storage.settings.shown import allowed, schemas, shown_value, source_of
 from storage.settings.validators import variable
 
 TITLE = """# Settings
@@ -34,8 +30,6 @@ An unknown name or an invalid value is refused at start, with one line that says
 """
 
 WIDEST = 100  # columns of a text
-KINDS = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "string": "text"}
-LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
 def settings(
@@ -51,7 +45,7 @@ def settings(
         current = load_settings()
         for field in Settings.model_fields:
             value = shown_value(field, getattr(current, field))
-            say(f"{variable(field)}={value} ({_source(field)})")
+            say(f"{variable(field)}={value} ({source_of(field)})")
             say(_indented(describe(field), min(console.width, WIDEST)))
 
 
@@ -60,8 +54,8 @@ def explained(name: str, width: int) -> str:
     field = name.lower().removeprefix("thumbloop_")
     if field not in Settings.model_fields:
         raise BadSetting(f"{name} is not a setting; `thumbloop settings` lists them all.", field=name)
-    schema = Settings.model_json_schema()["properties"][field]
-    takes = f"Takes: {_values(schema).replace('`', '')}. Default: {shown_value(field, schema['default'])}."
+    schema = schemas()[field]
+    takes = f"Takes: {allowed(schema).replace('`', '')}. Default: {shown_value(field, schema['default'])}."
     return "\n".join([variable(field), _indented(describe(field), width), _indented(takes, width)])
 
 
@@ -72,46 +66,7 @@ def _indented(text: str, width: int) -> str:
 def markdown_page() -> str:
     """The text of docs/settings.md, without its final newline."""
     return TITLE + "\n".join(
-        f"| `{variable(name)}` | `{shown_value(name, schema['default'])}` | {_values(schema)} "
+        f"| `{variable(name)}` | `{shown_value(name, schema['default'])}` | {allowed(schema)} "
         f"| {describe(name)} |"
-        for name, schema in Settings.model_json_schema()["properties"].items()
+        for name, schema in schemas().items()
     )
-
-
-def shown_value(name: str, value: object) -> str:
-    if name in SECRETS and value:
-        return "…"
-    if name == "database_url" and value:
-        try:
-            return sqlalchemy.make_url(str(value)).render_as_string(hide_password=True)
-        except sqlalchemy.exc.ArgumentError:
-            return "not an address"  # it may still contain a password
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        value = ", ".join(map(str, value))
-    return str(value) if value != "" else '""'
-
-
-def _source(name: str) -> str:
-    file = Path("thumbloop.toml")
-    if variable(name) in os.environ:
-        return "environment"
-    if file.exists() and name in tomllib.loads(file.read_text()):
-        return "thumbloop.toml"
-    return "default"
-
-
-def _values(schema: dict[str, Any]) -> str:
-    """The values that a setting takes, from its JSON schema."""
-    if "anyOf" in schema:
-        return ", ".join(_values(each) for each in schema["anyOf"])
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if schema["type"] == "array":
-        names = ", ".join(f"`{value}`" for value in schema["items"].get("enum", ()))
-        return f"list, with commas: {names}" if names else "list, with commas"
-    limits = [f"{sign} {schema[key]:g}" for key, sign in LIMITS.items() if key in schema]
-    return " ".join([KINDS[schema["type"]], ", ".join(limits)]).strip()

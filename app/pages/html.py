@@ -50,6 +50,11 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def _thousands(number: int) -> str:
+    """With narrow spaces that do not break."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
 def _duration(seconds: float) -> str:
     whole = max(0, round(seconds))
     if whole < 60:
@@ -66,5 +71,10 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"number": _number, "duration": _duration, "counted": counted}
+_environment.filters |= {
+    "number": _number,
+    "duration": _duration,
+    "counted": counted,
+    "thousands": _thousands,
+}
 _environment.globals |= {"icon": icon, "mark": mark}

@@ -32,7 +32,6 @@ from storage.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ADMIN = "/admin"
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/(assets|static|svelte)/.+"
     r"|/gradio_api/(info/?|app_id/?|queue/data|heartbeat/[^/]+)"
@@ -89,22 +88,19 @@ class PageGuard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        admin = scope["path"].startswith(f"{ADMIN}/")
-        inner = scope["path"].removeprefix(ADMIN) if admin else scope["path"]
-        if not _is_used(scope["method"], inner):
+        path = scope["path"]
+        if not _is_used(scope["method"], path):
             raise HTTPException(404)
-        is_page = inner == "/"
+        is_page = path == "/"
         secure = scope["scheme"] == "https"
         # Pages are for browsers: a bearer token opens the API only.
         cookies = HTTPConnection(scope).cookies
-        identity = await to_thread.run_sync(
-            lambda: resolve(self.database, {}, cookies, secure=secure, admin=admin)
-        )
+        identity = await to_thread.run_sync(lambda: resolve(self.database, {}, cookies, secure=secure))
         new_session: str | None = None
-        if identity is None and is_page and not admin and self.settings.auth == "anonymous":
+        if identity is None and is_page and self.settings.auth == "anonymous":
             identity, new_session = await to_thread.run_sync(self._welcome)
-        target = scope["path"] + (f"?{query.decode('latin-1')}" if (query := scope["query_string"]) else "")
-        refusal = self._refusal(identity, target, admin=admin, is_page=is_page)
+        target = path + (f"?{query.decode('latin-1')}" if (query := scope["query_string"]) else "")
+        refusal = self._refusal(identity, target, is_page=is_page)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -116,7 +112,7 @@ class PageGuard:
                 set_cookie(page, new_session, self.settings, secure=secure)
             await page(scope, receive, send)
         else:
-            await self._pass_on(identity, inner, scope, receive, send)
+            await self._pass_on(identity, path, scope, receive, send)
 
     def _welcome(self) -> tuple[Identity, str]:
         if wait := self.visitors.take():
@@ -125,15 +121,11 @@ class PageGuard:
             user = create_anonymous(session)
             return identity_from(user), start_session(session, user.id, self.settings)
 
-    def _refusal(
-        self, identity: Identity | None, target: str, *, admin: bool, is_page: bool
-    ) -> Response | None:
+    def _refusal(self, identity: Identity | None, target: str, *, is_page: bool) -> Response | None:
         if is_page:
-            return page_refusal(identity, target, auth=self.settings.auth, admin=admin)
+            return page_refusal(identity, target, auth=self.settings.auth, admin=False)
         if identity is None:
             raise NotAuthenticated("Your session has ended; reload the page.")
-        if admin and not identity.is_admin:
-            raise NotAllowed("Only an admin may do this.", code="admin_only")
         return None
 
     async def _page(self, scope: Scope, receive: Receive) -> Response:
@@ -161,23 +153,23 @@ class PageGuard:
         return page
 
     async def _pass_on(
-        self, identity: Identity, inner: str, scope: Scope, receive: Receive, send: Send
+        self, identity: Identity, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if inner.startswith("/gradio_api/heartbeat/"):
-            self._claim(inner.rsplit("/", 1)[1], identity)
-        elif inner == "/gradio_api/queue/data":
+        if path.startswith("/gradio_api/heartbeat/"):
+            self._claim(path.rsplit("/", 1)[1], identity)
+        elif path == "/gradio_api/queue/data":
             query = parse_qs(scope["query_string"].decode("latin-1"))
             for session_hash in query.get("session_hash", [""]):
                 self._claim(session_hash, identity)
         elif scope["method"] == "POST":
             body = await _read(receive)
             session_hash, event_id = _session_and_event(body)
-            if inner not in RESETS:
+            if path not in RESETS:
                 self._claim(session_hash, identity)
-            if inner in (*RESETS, CANCEL) and not self.events.owns(event_id, identity.user_id):
+            if path in (*RESETS, CANCEL) and not self.events.owns(event_id, identity.user_id):
                 raise NotAllowed("This event is not yours to end.", code="not_your_session")
             receive = _replay(body, receive)
-            if inner == "/gradio_api/queue/join":
+            if path == "/gradio_api/queue/join":
                 send = self._remember_event(identity, send)
         await self._answered(scope, receive, send)
 
@@ -227,10 +219,10 @@ class PageGuard:
         return watching
 
 
-def _is_used(method: str, inner: str) -> bool:
+def _is_used(method: str, path: str) -> bool:
     if method in ("GET", "HEAD"):
-        return READ.fullmatch(inner) is not None
-    return method == "POST" and WRITTEN.fullmatch(inner) is not None
+        return READ.fullmatch(path) is not None
+    return method == "POST" and WRITTEN.fullmatch(path) is not None
 
 
 def _session_and_event(body: bytes, *, strict: bool = True) -> tuple[str, str]:

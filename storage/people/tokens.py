@@ -108,13 +108,14 @@ def list_tokens(session: Session, kind: str = "api") -> list[ApiToken]:
 
 def list_sessions(session: Session, user_id: str, *, limit: int = 100) -> list[ApiToken]:
     """The sessions of a person that still work, newest first."""
-    working = (
-        ApiToken.user_id == user_id,
-        ApiToken.kind == "session",
-        col(ApiToken.revoked_at).is_(None),
-        col(ApiToken.expires_at).is_(None) | (col(ApiToken.expires_at) > now()),
+    return newest_rows(session, ApiToken, ApiToken.user_id == user_id, *_working(), limit=limit)
+
+
+def open_sessions(session: Session, user_ids: Sequence[str]) -> list[str]:
+    """For each session of these people that still works, whose it is."""
+    return list(
+        session.exec(select(ApiToken.user_id).where(col(ApiToken.user_id).in_(user_ids), *_working()))
     )
-    return newest_rows(session, ApiToken, *working, limit=limit)
 
 
 def sign_out(session: Session, user_id: str, session_id: str = "", *, by: str) -> int:
@@ -149,6 +150,15 @@ def session_id_of(session: Session, plain: str) -> str | None:
     """The id of the session with this secret."""
     found = select(ApiToken.id).where(ApiToken.sha256 == _digest(plain), ApiToken.kind == "session")
     return session.exec(found).one_or_none()
+
+
+def _working() -> tuple[sa.ColumnElement[bool], ...]:
+    """The conditions of a session that still works."""
+    return (
+        col(ApiToken.kind) == "session",
+        col(ApiToken.revoked_at).is_(None),
+        col(ApiToken.expires_at).is_(None) | (col(ApiToken.expires_at) > now()),
+    )
 
 
 def _end(session: Session, *conditions: sa.ColumnElement[bool]) -> int:

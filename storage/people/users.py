@@ -1,5 +1,6 @@
 """People: accounts with a password, and anonymous visitors without a name."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -92,6 +93,12 @@ def find_by_hash(session: Session, user_hash: str, *, salt: bytes) -> str | None
 def list_users(session: Session) -> list[User]:
     """Named accounts, by name; anonymous visitors and end users are left out."""
     return list(session.exec(select(User).where(col(User.name).is_not(None)).order_by(col(User.name))))
+
+
+def names_of(session: Session, user_ids: Iterable[str]) -> dict[str, str]:
+    """The account names of these people, by id; others are left out."""
+    found = select(User.id, User.name).where(col(User.id).in_(set(user_ids)), col(User.name).is_not(None))
+    return {user_id: name for user_id, name in session.exec(found) if name is not None}
 
 
 def verify_password(user: User | None, password: str) -> User:

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, expect
 
-from app.server import mount_pages
+from app.server import mount_page
 from app.web.page_guard import PageGuard
 from storage.db.database import open_database
 from storage.settings import Settings
@@ -36,7 +36,7 @@ def page() -> gr.Blocks:
 def guarded_page(tmp_path: Path) -> Iterator[str]:
     settings = Settings(data_dir=tmp_path / "data")
     database = open_database(settings)
-    pages = mount_pages([("/", page())], {"head": HEAD, "footer_links": [], "run_history": False})
+    pages = mount_page(page(), {"head": HEAD, "footer_links": [], "run_history": False})
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from starlette.responses import Response
 
+from app.pages.admin.frame import PAGES
 from app.web.auth import check_safe, identity_of, resolve, set_cookie, start_session
 from app.web.page_guard import Owners
 from storage.db.database import Database, open_database
@@ -102,7 +103,7 @@ def test_other_web_sites_cannot_act_for_a_visitor(shared_server: LiveServer, vis
 
 
 def test_nothing_of_gradio_is_reached_without_a_session(
-    shared_server: LiveServer, visitor: httpx.Client, admin: httpx.Client
+    shared_server: LiveServer, visitor: httpx.Client
 ) -> None:
     used = [("GET", path) for path in ("/config", "/theme.css", "/assets/x.js")]
     used += [("GET", "/static/js/iframeResizer.contentWindow.min.js")]
@@ -131,18 +132,27 @@ def test_nothing_of_gradio_is_reached_without_a_session(
         {"Authorization": f"Bearer {shared_server.token()}"},
         {"Cookie": f"{COOKIE}=tl_{'x' * 43}"},
     )
-    for prefix in ("", "/admin"):
-        for method, path in used:
-            for headers in no_session:
-                with shared_server.visit(headers=headers) as other:
-                    answer = other.request(method, f"{prefix}{path}")
-                assert error(answer, 401) == "not_authenticated", path
-            if prefix:
-                assert error(visitor.request(method, f"{prefix}{path}"), 403) == "admin_only"
-        for method, path in unused:
-            assert error(admin.request(method, f"{prefix}{path}"), 404) == "not_found", path
+    for method, path in used:
+        for headers in no_session:
+            with shared_server.visit(headers=headers) as other:
+                answer = other.request(method, path)
+            assert error(answer, 401) == "not_authenticated", path
+    for method, path in unused:
+        assert error(visitor.request(method, path), 404) == "not_found", path
     assert visitor.get("/config").status_code == 200
-    assert admin.get("/admin/config").status_code == 200
+
+
+def test_an_admin_s_page_and_what_it_does_are_for_admins(
+    shared_server: LiveServer, visitor: httpx.Client, admin: httpx.Client
+) -> None:
+    for path in PAGES:
+        assert visitor.get(path).status_code == 403, path
+        assert admin.get(path).status_code == 200, path
+        assert get(f"{shared_server.url}{path}").status_code == 403, path
+    for path in ("training", "people", "people/tokens", "versions/rollback", "versions/v1/deploy"):
+        assert visitor.post(f"/admin/{path}", data={"name": "eve", "force": "true"}).status_code == 403, path
+    with shared_server.visit(headers={"Authorization": f"Bearer {shared_server.token()}"}) as program:
+        assert program.get("/admin/").status_code == 403  # pages are for browsers
 
 
 def test_a_gradio_session_belongs_to_who_first_used_it(
@@ -224,7 +234,7 @@ def test_the_admin_link_leaves_a_visitor_the_chats(shared_server: LiveServer, vi
     assert cookie.startswith(f"{ADMIN_COOKIE}=tl_")
     for part in ("HttpOnly", "SameSite=lax", "Path=/"):
         assert part in cookie
-    assert visitor.get("/admin/config").status_code == 200
+    assert visitor.get("/admin/training").status_code == 200
     assert visitor.get("/api/v1/stats").status_code == 200
     assert visitor.get(f"/api/v1/chats/{chat_id}").status_code == 200
     assert visitor.get("/api/v1/me").json() == me

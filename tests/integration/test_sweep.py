@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from app.pages.admin.panels import sweep_values
 
 from app.api.v1.sweeps import sweep_out
 from app.cli import cli
-from app.pages.admin.panels import sweep_values
 from app.pages.html import render
 from storage.errors import InvalidInput
 from storage.settings import Settings

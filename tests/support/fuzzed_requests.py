@@ -258,7 +258,36 @@ def real_requests(
     add("POST /login", urlencode({"name": "admin", "password": "wrong"}).encode(), who=None, **form)
     add("GET /admin/feedback?search=a&vote=x&before=y")
     add("GET /admin/audit?action=deploy&actor=x&target=y&before=z")
-    add("GET /admin/files/plain.css")
+    add("GET /admin/files/admin.css")
+    add("GET /admin/")
+    add(f"GET /admin/training?before={run_id}")
+    for page in ("training/now", "training/sweep", "versions", "data", "settings?search=beta"):
+        add(f"GET /admin/{page}")
+    for page in (run_id, f"{run_id}/now"):
+        add(f"GET /admin/training/{page}")
+    add("GET /admin/versions/compare?left=v1&right=v1&vote=x")
+    add(f"GET /admin/people?erase={other.user_id}")
+    someone = "01JZ0000000000000000000000"  # who is not there
+    for deed, fields in (
+        ("training", {"force": "false", "fresh": "true"}),
+        (f"training/{run_id}/cancel", {}),
+        ("versions/v1/deploy", {"why": "Because."}),
+        ("versions/rollback", {"why": "Because."}),
+        ("versions/v1/canary", {"share": "0.1", "why": "Because."}),
+        ("versions/canary/end", {"why": "Because."}),
+        ("versions/compare", {"left": "v1", "right": "v1", "prompt": "", "vote": ""}),
+        ("people", {"name": "x", "role": "user", "password": "short"}),
+        ("people/tokens", {"name": "robot", "role": "user", "days": "1"}),
+        (f"people/tokens/{someone}/revoke", {}),
+        ("people/releases", {"user_id": someone}),
+        (f"people/releases/{someone}/end", {}),
+        (f"people/{someone}/role", {"role": "user"}),
+        (f"people/{someone}/disabled", {"disabled": "true"}),
+        (f"people/{someone}/password", {"password": "a long password"}),
+        (f"people/{someone}/sign-out", {}),
+        (f"people/{someone}/erase", {}),
+    ):
+        add(f"POST /admin/{deed}", urlencode(fields).encode(), **form)
     for deed, fields in (
         ("exclusion", {"vote_id": "x", "excluded": "true", "reason": "Off topic."}),
         ("review", {"vote_id": "x", "label": "up", "note": "Right."}),
@@ -267,20 +296,15 @@ def real_requests(
         add(f"POST /admin/feedback/{deed}?label=up", urlencode(fields).encode(), **form)
     add("POST /logout", who=leaver)
     add("POST /sessions", urlencode({"session_id": leaver.session_id}).encode(), who=leaver, **form)
-    for page in ("", "/admin"):
-        tab = f"tab{number}{page.replace('/', '-')}"
-        add(f"GET {page}/")
-        add(f"GET {page}/config")
-        add(f"GET {page}/theme.css")
-        add(f"GET {page}/assets/nothing.js")
-        add(f"GET {page}/gradio_api/info")
-        add(f"GET {page}/gradio_api/app_id")
-        add(f"GET {page}/gradio_api/heartbeat/{tab}")
-        add(f"GET {page}/gradio_api/queue/data?session_hash={tab}")
-        add(f"POST {page}/gradio_api/cancel", {"session_hash": tab, "fn_index": 0, "event_id": "x"})
-        add(f"POST {page}/gradio_api/reset", {"event_id": "x"})
-        for event in page_events(call("GET", f"{page}/config", cookies=admin.cookie)):
-            add(f"POST {page}/gradio_api/queue/join", {**event, "session_hash": tab})
+    tab = f"tab{number}"
+    for path in ("", "config", "theme.css", "assets/nothing.js", "gradio_api/info", "gradio_api/app_id"):
+        add(f"GET /{path}")
+    add(f"GET /gradio_api/heartbeat/{tab}")
+    add(f"GET /gradio_api/queue/data?session_hash={tab}")
+    add("POST /gradio_api/cancel", {"session_hash": tab, "fn_index": 0, "event_id": "x"})
+    add("POST /gradio_api/reset", {"event_id": "x"})
+    for event in page_events(call("GET", "/config", cookies=admin.cookie)):
+        add("POST /gradio_api/queue/join", {**event, "session_hash": tab})
     return requests
 
 

@@ -102,7 +102,7 @@ def _finish(database: Database, lease: Lease, outcome: Outcome) -> None:
         *("%s: %s", outcome.state.capitalize(), outcome.reason),
     )
     steps = outcome.metrics.get("training", {}).get("steps")
-    progress = {"phase": outcome.state} | ({"step": steps, "steps": steps} if steps else {})
+    progress = lease.kept | {"phase": outcome.state} | ({"step": steps, "steps": steps} if steps else {})
     with database.write() as session:
         training_runs.update_run(session, lease.run_id, lease.fence, progress=progress)
         training_runs.finish_run(

@@ -36,6 +36,7 @@ class Lease:
         self._seconds = lease_seconds
         self._interval = min(LONGEST_INTERVAL_SECONDS, lease_seconds / 3)
         self._progress: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}  # stays in the progress, whatever replaces the rest
         self._reasons: set[Why] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -62,7 +63,7 @@ class Lease:
     def note(self, progress: Mapping[str, Any]) -> None:
         """Replace the progress shown to people, without stopping."""
         # PostgreSQL's JSON has no NaN.
-        self._progress = {
+        self._progress = self.kept | {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in progress.items()
         }

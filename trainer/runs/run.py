@@ -47,6 +47,7 @@ from trainer.launch import launcher
 from trainer.launch.worker import Job
 from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
+from trainer.runs.curve import TrainingCurve
 from trainer.runs.lease import Lease
 from trainer.taste.sampled_rows import SAMPLED_FILE, SampledRows, keep_rows, kept_rows, sample_liked
 from trainer.text import counted
@@ -81,6 +82,8 @@ class RunSteps:
         self.phases: list[tuple[str, float]] = []  # each with its start time
         self.fingerprint = ""  # of the base model; computing it reads all weights
         self.figures: dict[str, Any] = {}  # of the planned training
+        self.curve = TrainingCurve(run.progress.get("curve"))
+        lease.kept["curve"] = list(self.curve.points)
         folder = artifacts.run_folder(run.id)
         self.checkpoints, self.sampled = folder / "checkpoints", folder / SAMPLED_FILE
         chosen = {name: value for name, value in run.settings.items() if name in FROZEN}
@@ -396,6 +399,8 @@ class RunSteps:
                 "unknown" if state["margin"] is None else f"{state['margin']:.4f}",
                 *(state["rows_per_second"], state["seconds_left"]),
             )
+            self.curve.add(state)
+            self.lease.kept["curve"] = list(self.curve.points)  # a thread reads it
         self.lease.note({"plan": self.figures["plan"]} | state)
 
     def _judge(

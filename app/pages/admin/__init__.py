@@ -1,6 +1,9 @@
-"""The admin page: figures, training, versions, exports, imports and erasure.
+"""The admin's pages, plain HTML: overview, feedback, training, versions, people, data, settings, audit.
 
-Its panels show what app.api returns; also imports app.services, app.web, trainer and storage.
-Begin with `page.py`. A new panel is a template, its values in `panels.py` and a line in `page.py`.
-`feedback.py` and `audit.py` are plain HTML pages of their own.
+They show what app.api returns; also imports app.serving, app.services, app.web, trainer and storage.
+Begin with `frame.py`. A new page is a module with a router here, a template, and a line in its `PAGES`.
 """
+
+from app.pages.admin import audit, data, feedback, frame, overview, people, settings, training, versions
+
+PAGES = (frame, overview, feedback, training, versions, people, data, settings, audit)

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.pages.admin.plain import admin_of, plain_page
+from app.pages.admin.frame import admin_of, admin_page
 from app.web.auth import ServicesHere
 from storage.db.audit import list_actions, list_events
 from storage.db.ids import is_id
@@ -36,4 +36,4 @@ def show(request: Request, services: ServicesHere) -> Response:
         actions = list_actions(session)
     older = events[SHOWN - 1].id if events[SHOWN:] else ""
     shown: dict[str, Any] = {"events": events[:SHOWN], "older": older, "before": before, "actions": actions}
-    return plain_page("audit.html", given=given, link=link, **shown)
+    return admin_page(request, "audit.html", given=given, link=link, **shown)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Form, Request
 from sqlmodel import Session
 from starlette.responses import RedirectResponse, Response
 
-from app.pages.admin.plain import admin_of, plain_page
+from app.pages.admin.frame import admin_of, admin_page
 from app.pages.html import counted
 from app.services import Services
 from app.web.auth import Identity, ServicesHere
@@ -67,7 +67,7 @@ def show(request: Request, services: ServicesHere) -> Response:
         return identity
     query = request.query_params
     done = {name: query.get(name, "") for name in ("changed", "excluded")}
-    return _page(services, identity, view_of(query), done=done)
+    return _page(request, identity, view_of(query), done=done)
 
 
 @router.post(f"{ADDRESS}/exclusion")
@@ -134,12 +134,12 @@ def _act(request: Request, services: Services, act: Callable[[Session, str], dic
         with services.database.write() as session:
             done = act(session, identity.user_id)
     except ThumbloopError as error:
-        return _page(services, identity, view, alert=error.message, status=error.status)
+        return _page(request, identity, view, alert=error.message, status=error.status)
     return RedirectResponse(view.link(**done), status_code=303)
 
 
 def _page(
-    services: Services,
+    request: Request,
     identity: Identity,
     view: View,
     *,
@@ -147,6 +147,7 @@ def _page(
     alert: str = "",
     status: int = 200,
 ) -> Response:
+    services: Services = request.app.state.services
     values: dict[str, Any] = {"page": VotePage([], 0, None, complete=True), "opened": None}
     with services.database.read() as session:
         try:
@@ -162,7 +163,8 @@ def _page(
             values["opened"] = _opened(services, identity, view.vote)
         except NotFound as error:
             alert, status = alert or error.message, error.status
-    return plain_page(
+    return admin_page(
+        request,
         "feedback.html",
         status,
         view=view,

@@ -1,84 +1,59 @@
-// Exports and imports on the admin page: what is filled in goes to /api/v1, and its answer is shown.
-(() => {
-  "use strict";
+/* The admin's pages: parts that are drawn again, a key for each action that a page offers, local times. */
+"use strict";
+const typing = (element) => element?.closest("input:not([type=checkbox]), textarea, select, details[open].confirm");
+const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 
-  // What was left empty is not asked for.
-  const filledIn = (root) => {
-    const query = new URLSearchParams();
-    for (const input of root.querySelectorAll("input, select")) {
-      if (input.type === "file" || (input.type === "checkbox" && !input.checked)) continue;
-      if (input.value.trim() !== "") query.append(input.name, input.value.trim());
-    }
-    return query;
-  };
+const localTimes = (root) => {
+  const relative = new Intl.RelativeTimeFormat([], { numeric: "auto" });
+  for (const time of root.querySelectorAll("time:not([title])")) {
+    const moment = new Date(time.dateTime);
+    const seconds = (moment - Date.now()) / 1000;
+    const [unit, length] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
+    time.title = moment.toLocaleString([], { dateStyle: "full", timeStyle: "long" });
+    time.textContent = Math.abs(seconds) < 7 * 86400 ? relative.format(Math.round(seconds / length), unit)
+      : moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  }
+};
 
-  const refusal = async (response) => {
-    const body = await response.json().catch(() => null);
-    return body?.error?.message ?? `The server answered with status ${response.status}.`;
-  };
+const toEnd = (root) => root.querySelectorAll(".log").forEach((log) => log.scrollTo(0, log.scrollHeight));
 
-  const element = (name, ...children) => {
-    const made = document.createElement(name);
-    made.append(...children);
-    return made;
-  };
+/* `data-live` names where a part is fetched again. If the state that it shows is over, the page is. */
+const follow = async (part) => {
+  if (document.hidden) return;
+  const answer = await fetch(part.dataset.live, { credentials: "same-origin" }).catch(() => null);
+  if (!answer?.ok) return;
+  const fresh = document.createElement("template");
+  fresh.innerHTML = (await answer.text()).trim();
+  const [next, now] = [fresh.content.querySelector("[data-state]"), part.querySelector("[data-state]")];
+  if (!next || !now) return;
+  if (next.dataset.state !== now.dataset.state && !typing(document.activeElement)) return location.reload();
+  const log = now.querySelector(".log");
+  const reading = log && log.scrollTop + log.clientHeight < log.scrollHeight - 8;
+  if (reading || part.contains(document.activeElement) || getSelection().containsNode(now, true) && !getSelection().isCollapsed) return;
+  part.replaceChildren(fresh.content);
+  localTimes(part);
+  toEnd(part);
+};
+for (const part of document.querySelectorAll("[data-live]:not([data-over])")) setInterval(follow, 1000 * part.dataset.every, part);
 
-  const table = (caption, heads, rows) => {
-    const head = element("tr", ...heads.map((text) => element("th", text)));
-    const body = rows.map((row) => element("tr", ...row.map((text) => element("td", text))));
-    const made = element("div", element("table", element("caption", caption),
-      element("thead", head), element("tbody", ...body)));
-    made.className = "tl-table";
-    return made;
-  };
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape") for (const open of document.querySelectorAll("details.confirm[open]")) {
+    open.open = false;
+    open.firstElementChild.focus();
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
+  const target = event.key === "/" ? document.querySelector("[type=search]") : document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+  if (!target) return;
+  event.preventDefault();
+  if (event.key === "/") target.focus();
+  else target.click();
+});
+addEventListener("click", ({ target }) => {
+  for (const open of document.querySelectorAll("details.confirm[open]")) if (!open.contains(target)) open.open = false;
+});
 
-  const exportVotes = async (form, result) => {
-    const filters = filledIn(form.querySelector("[data-filters]"));
-    filters.append("limit", "1");
-    const found = await fetch(`../api/v1/examples?${filters}`, { credentials: "same-origin" });
-    if (!found.ok) throw new Error(await refusal(found));
-    // A link streams to disk. With location.assign Gradio believes that the page is left, and closes its streams.
-    const href = `${form.getAttribute("action")}?${filledIn(form)}`;
-    Object.assign(document.createElement("a"), { href, download: "" }).click();
-    result.textContent = "The download begins.";
-  };
-
-  const importVotes = async (form, result) => {
-    const report = form.querySelector("[data-report]");
-    report.replaceChildren();
-    result.textContent = "Importing…";
-    const body = new FormData();
-    body.append("file", form.elements.file.files[0]);
-    const response = await fetch(`${form.getAttribute("action")}?${filledIn(form)}`, {
-      method: "POST", body, credentials: "same-origin",
-    });
-    if (!response.ok) throw new Error(await refusal(response));
-    const { accepted, duplicates, rejected, rejected_records: bad, dropped } = await response.json();
-    result.textContent = `Imported ${accepted} rows; ${duplicates} were there already.`;
-    const counts = [["Imported", accepted], ["There already", duplicates], ["Left out as bad", bad ?? 0],
-      ...Object.entries(dropped ?? {}).map(([reason, rows]) => [`Dropped: ${reason}`, rows])];
-    report.append(table("Report of the import", ["Rows", "Number"], counts.map(([name, n]) => [name, String(n)])));
-    if (rejected.length) {
-      report.append(table("Rows that were left out", ["Where", "Why"],
-        rejected.map((row) => [row.position, row.reason])));
-    }
-  };
-
-  document.addEventListener("submit", async (event) => {
-    const form = event.target;
-    const work = form.matches("[data-export]") ? exportVotes : form.matches("[data-import]") ? importVotes : null;
-    if (!work) return;
-    event.preventDefault();
-    const result = form.querySelector("[data-result]");
-    const button = form.querySelector("[type=submit]");
-    button.disabled = true;
-    result.textContent = "";
-    try {
-      await work(form, result);
-    } catch (error) {
-      result.textContent = error instanceof TypeError ? "No connection to the server." : error.message;
-    } finally {
-      button.disabled = false;
-    }
-  });
-})();
+localTimes(document);
+toEnd(document);
+document.querySelector("header [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+document.querySelector("article[tabindex]")?.focus({ preventScroll: true });
+document.querySelector("li[aria-current=true]")?.scrollIntoView({ block: "nearest" });

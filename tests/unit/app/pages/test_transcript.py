@@ -1,11 +1,9 @@
 """What the pages make of stored text: nothing vanishes, nothing becomes markup or a request."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from app.api.schemas import RunOut
 from app.pages.chat.transcript import (
     ShownMessage,
     chatbot_messages,
@@ -105,46 +103,6 @@ def test_replies_that_cannot_be_voted_on_have_no_thumbs(state: str) -> None:
 def test_streaming_replies_have_no_thumbs() -> None:
     (shown,) = chatbot_messages([ShownMessage(reply(state="streaming"))])
     assert [part["type"] for part in shown["content"]] == ["text"]
-
-
-def run(**fields: Any) -> RunOut:
-    given = {
-        "id": "r",
-        "state": "running",
-        "reason": None,
-        "trigger": "admin",
-        "force": False,
-        "cancel_requested": False,
-        "progress": {},
-        "metrics": {},
-        "model_version": None,
-        "attempts": 1,
-        "created_at": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
-        "started_at": None,
-        "finished_at": None,
-    }
-    return RunOut(**(given | fields))
-
-
-def test_progress_bar_has_the_share_that_is_done() -> None:
-    progress = {"phase": "training", "step": 3, "steps": 12, "loss": 0.5, "seconds_left": 75.2}
-    panel = render("admin/progress.html", runs=[run(progress=progress)])
-    assert 'aria-valuenow="25"' in panel
-    assert "step 3 of 12 · loss 0.5000 · 1 min 15 s left" in panel
-
-
-@pytest.mark.parametrize("progress", [{}, {"phase": "evaluating"}, {"step": 0, "steps": 0}])
-def test_progress_bar_without_a_share_waits(progress: dict[str, Any]) -> None:
-    panel = render("admin/progress.html", runs=[run(progress=progress)])
-    assert "aria-valuenow" not in panel
-    assert 'role="progressbar"' in panel
-
-
-def test_reasons_of_runs_are_escaped() -> None:
-    over = run(state="failed", reason=HOSTILE)
-    assert "<script" not in "".join(
-        render(f"admin/{panel}.html", runs=[over]) for panel in ("progress", "runs")
-    )
 
 
 def test_alternatives_lead_to_their_neighbours_and_no_further() -> None:

@@ -6,7 +6,6 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import select
 
-from app.commands.settings import shown_value
 from storage.chats import votes, webhook_outbox
 from storage.db.database import Database
 from storage.db.ids import new_id
@@ -14,6 +13,7 @@ from storage.db.tables import Chat, Message, User, VoteEvent, WebhookDelivery, n
 from storage.errors import BadSetting, Conflict, NotFound
 from storage.privacy import erasure
 from storage.settings import load_settings
+from storage.settings.shown import shown_value
 from tests.support.rows import add_person_with_reply
 from tests.support.threads import at_once
 

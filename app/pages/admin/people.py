@@ -1,0 +1,204 @@
+"""The page /admin/people: accounts, API tokens, whose votes the guard set aside, and erasure."""
+
+from collections import Counter
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from app.api.v1.guard import current_guard
+from app.pages.admin.frame import act, show
+from app.pages.html import counted
+from app.services import Services
+from app.web.auth import Identity, ServicesHere
+from storage.db import audit
+from storage.errors import Conflict, InvalidInput
+from storage.files.installation_key import load_secret
+from storage.people import tokens, users
+from storage.privacy.erasure import erase_user, preview_user, remove_copies
+from storage.privacy.releases import release, withdraw
+
+ADDRESS = "/admin/people"
+MOST_DAYS = 36_500
+
+router = APIRouter(include_in_schema=False)
+
+Role = Annotated[Literal["user", "admin"], Form()]
+
+
+@router.get(ADDRESS)
+def show_people(request: Request, services: ServicesHere, erase: str = "") -> Response:
+    def values(identity: Identity) -> dict[str, Any]:
+        return _values(services, identity) | _preview(services, erase.strip())
+
+    return show(request, services, "people.html", values)
+
+
+@router.post(ADDRESS)
+def create_account(
+    request: Request,
+    services: ServicesHere,
+    name: Annotated[str, Form()] = "",
+    role: Role = "user",
+    password: Annotated[str, Form()] = "",
+) -> Response:
+    def deed(identity: Identity) -> str:
+        with services.database.write() as session:
+            user = users.create_user(session, name.strip(), role=role, password=password)
+            audit.record(session, identity.user_id, "create user", user.id, role=role)
+        return f"Created the account {user.name}."
+
+    return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/tokens")
+def create_token(
+    request: Request,
+    services: ServicesHere,
+    name: Annotated[str, Form()] = "",
+    role: Role = "user",
+    days: Annotated[int, Form()] = 0,
+) -> Response:
+    """The page with the new token, which is shown this once."""
+
+    def values(identity: Identity) -> dict[str, Any]:
+        if not 0 <= days <= MOST_DAYS:
+            raise InvalidInput(f"days is {days}; it must be from 0 to {MOST_DAYS}.", field="days")
+        with services.database.write() as session:
+            user = users.ensure_user(session, name.strip(), role)
+            ttl = timedelta(days=days) if days else None
+            token, secret = tokens.create_token(session, user.id, name=name.strip(), ttl=ttl)
+            audit.record(session, identity.user_id, "create token", token.id, user=user.id)
+        return _values(services, identity) | {"secret": secret, "secret_name": name.strip()}
+
+    return show(request, services, "people.html", values)
+
+
+@router.post(f"{ADDRESS}/tokens/{{token_id}}/revoke")
+def revoke_token(request: Request, services: ServicesHere, token_id: str) -> Response:
+    def deed(identity: Identity) -> str:
+        with services.database.write() as session:
+            tokens.revoke_token(session, token_id)
+            audit.record(session, identity.user_id, "revoke token", token_id)
+        return "The token is revoked."
+
+    return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/releases")
+def release_person(request: Request, services: ServicesHere, user_id: Annotated[str, Form()]) -> Response:
+    def deed(identity: Identity) -> str:
+        with services.database.write() as session:
+            release(session, user_id, by=identity.user_id, reason="Released on the admin page.")
+        return "The guard lets that person's votes pass from the next run on."
+
+    return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/releases/{{release_id}}/end")
+def withdraw_release(request: Request, services: ServicesHere, release_id: str) -> Response:
+    def deed(identity: Identity) -> str:
+        with services.database.write() as session:
+            withdraw(session, release_id, by=identity.user_id, reason="Ended on the admin page.")
+        return "The release has ended."
+
+    return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/{{user_id}}/role")
+def set_role(request: Request, services: ServicesHere, user_id: str, role: Role) -> Response:
+    def deed(identity: Identity) -> str:
+        _refuse_own(identity, user_id)
+        with services.database.write() as session:
+            name = users.get_user(session, user_id).name
+            users.set_role(session, user_id, role)
+            audit.record(session, identity.user_id, "set role", user_id, role=role)
+        return f"{name} now has the role {role}, and has to sign in again."
+
+    return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/{{user_id}}/disabled")
+def set_disabled(
+    request: Request, services: ServicesHere, user_id: str, disabled: Annotated[bool, Form()]
+) -> Response:
+    def deed(identity: Identity) -> str:
+        _refuse_own(identity, user_id)
+        with services.database.write() as session:
+            name = users.get_user(session, user_id).name
+            users.set_disabled(session, user_id, disabled)
+            action = "disable user" if disabled else "enable user"
+            audit.record(session, identity.user_id, action, user_id)
+        return f"{name} is {'disabled' if disabled else 'enabled'}."
+
+    return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/{{user_id}}/password")
+def set_password(
+    request: Request, services: ServicesHere, user_id: str, password: Annotated[str, Form()] = ""
+) -> Response:
+    def deed(identity: Identity) -> str:
+        with services.database.write() as session:
+            name = users.get_user(session, user_id).name
+            users.set_password(session, user_id, password)
+            audit.record(session, identity.user_id, "set password", user_id)
+        return f"Changed the password of {name}, who has to sign in again."
+
+    return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/{{user_id}}/sign-out")
+def sign_out(request: Request, services: ServicesHere, user_id: str) -> Response:
+    def deed(identity: Identity) -> str:
+        with services.database.write() as session:
+            users.get_user(session, user_id)
+            ended = tokens.sign_out(session, user_id, by=identity.user_id)
+        return f"Ended {counted(ended, 'session')} or sign-in links."
+
+    return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/{{user_id}}/erase")
+def erase_person(request: Request, services: ServicesHere, user_id: str) -> Response:
+    def deed(identity: Identity) -> str:
+        with services.database.write() as session:
+            found = erase_user(session, user_id, by=identity.user_id)
+        remove_copies(services.database, services.settings.data_dir)
+        affected = f" Affected: {', '.join(found.affected_versions)}." if found.affected_versions else ""
+        chats, messages = counted(found.chats, "chat"), counted(found.messages, "message")
+        return f"Erased: {chats}, {messages}, {counted(found.votes, 'vote')}.{affected}"
+
+    return act(request, services, deed, ADDRESS)
+
+
+def _values(services: Services, identity: Identity) -> dict[str, Any]:
+    with services.database.read() as session:
+        accounts = users.list_users(session)
+        api_tokens = [token for token in tokens.list_tokens(session) if token.revoked_at is None]
+        signed_in = Counter(tokens.open_sessions(session, [account.id for account in accounts]))
+    return {
+        "accounts": accounts,
+        "names": {account.id: account.name for account in accounts},
+        "signed_in": signed_in,
+        "tokens": api_tokens,
+        "guard": current_guard(services),
+        "you": identity.user_id,
+        "auth": services.settings.auth,
+        **{"secret": "", "secret_name": "", "wanted": "", "found": None, "person": None},
+    }
+
+
+def _preview(services: Services, text: str) -> dict[str, Any]:
+    """What an erasure of the person would remove."""
+    if not text:
+        return {}
+    with services.database.read() as session:
+        person = users.find_person(session, text, salt=load_secret(services.settings.data_dir))
+        return {"wanted": text, "person": person, "found": preview_user(session, person.id)}
+
+
+def _refuse_own(identity: Identity, user_id: str) -> None:
+    if identity.user_id == user_id:
+        raise Conflict("This is your own account; another admin or `thumbloop user` has to do that.")
