@@ -2,11 +2,12 @@
 (() => {
   "use strict";
 
-  // What was left empty is not asked for.
+  // What was left empty or as it was is not asked for: an option of one format is refused with another.
   const filledIn = (root) => {
     const query = new URLSearchParams();
     for (const input of root.querySelectorAll("input, select")) {
       if (input.type === "file" || (input.type === "checkbox" && !input.checked)) continue;
+      if (input.selectedOptions?.[0]?.defaultSelected) continue;
       if (input.value.trim() !== "") query.append(input.name, input.value.trim());
     }
     return query;
