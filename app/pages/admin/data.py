@@ -20,7 +20,7 @@ router = APIRouter(include_in_schema=False)
 def show_data(request: Request, services: ServicesHere) -> Response:
     def values(_: Identity) -> dict[str, Any]:
         export, imports = _fields(ExportQuery), _fields(ImportQuery)
-        imports["format"] |= {"enum": ["", *FORMATS]}
+        imports["format"] |= {"enum": [*FORMATS], "optional": True}
         filters = {name: export.pop(name) for name in ExampleFilter.model_fields}
         always = {name: imports.pop(name) for name in ("format", "skip_bad")}
         return {"export": export, "filters": filters, "always": always, "options": imports}
