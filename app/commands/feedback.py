@@ -27,11 +27,12 @@ from storage.settings.training import SignalKind
 
 if TYPE_CHECKING:
     from storage.exports.shapes import ChatTemplate
-    from storage.imports.reader import Progress
+    from storage.imports.reader import ImportReport, Progress
     from storage.settings import Settings
 
 PIPE = "-"
 votes_commands = typer.Typer(help="See what people say: votes with their replies.", no_args_is_help=True)
+SHOWN_OF_A_TEXT = 500  # characters, in a preview
 THUMBS = {True: "up", False: "down"}
 SIGNALS = get_args(SignalKind)
 # Both of the others need an option of another name.
@@ -50,11 +51,17 @@ def import_feedback(
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave out bad records instead of refusing the file."
     ),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Store nothing: show the first rows as conversations, and the report."
+    ),
 ) -> None:
     """Import rated chats. A row that was already imported is not added again."""
     from storage.imports.importer import import_file  # loads pyarrow
 
     name = "standard input" if file == PIPE else file
+    if dry_run:
+        _preview(file, name, format, ImportOptions(**options))
+        return
     with opened_database() as (_, database), _shown_progress() as progress:
         report = import_file(
             database,
@@ -68,6 +75,33 @@ def import_feedback(
                 session, ACTOR, "import", name, accepted=report.accepted, rejected=report.rejected
             ),
         )
+    _say_left_out(report)
+    if report.changed:
+        say(f"{report.changed} votes changed, which their people had changed since an earlier import")
+    say(f"{report.accepted} imported, {report.duplicates} duplicates, {report.rejected} left out.")
+
+
+def _preview(file: str, name: str, format: str | None, options: ImportOptions) -> None:
+    from storage.imports.preview import preview_file
+
+    with _shown_progress() as progress:
+        source = sys.stdin.buffer if file == PIPE else Path(file)
+        found = preview_file(source, name=name, format=format, options=options, progress=progress)
+    for position, row in found.rows:
+        say(f"{position}, thumb {THUMBS[row.label]}")
+        for turn in row.turns:
+            say(
+                f"  [{turn.role}] "
+                f"{turn.content[:SHOWN_OF_A_TEXT]}{'…' * (len(turn.content) > SHOWN_OF_A_TEXT)}"
+            )
+    _say_left_out(found.report)
+    say(
+        f"Nothing was stored. As {found.report.format or 'no known format'}: {found.up} thumbs up, "
+        f"{found.down} down, {found.report.rejected} bad."
+    )
+
+
+def _say_left_out(report: "ImportReport") -> None:
     for rejection in report.rejections:
         say(f"{rejection.position} left out: {rejection.reason}")
     if report.rejected > len(report.rejections):
@@ -76,7 +110,6 @@ def import_feedback(
         say(f"{rows} dropped: {reason}")
     for column, records in report.left_out.items():
         say(f"column {column} left out, in {records} records")
-    say(f"{report.accepted} imported, {report.duplicates} duplicates, {report.rejected} left out.")
 
 
 def show_formats(

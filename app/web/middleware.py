@@ -23,7 +23,7 @@ from storage.settings import Settings
 UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 # A refused upload is read and discarded up to this size, so that its sender gets to see the answer.
 MOST_DISCARDED = 32 * 1024 * 1024
-IMPORT_PATH = "/api/v1/import"
+IMPORT_PATHS = ("/api/v1/import", "/api/v1/import/preview")
 MOST_OF_A_STRANGER = 64 * 1024
 
 # 'self' alone: our own pages load nothing from elsewhere, and the API loads nothing at all.
@@ -174,7 +174,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self.largest_import if scope["path"] == IMPORT_PATH else self.largest_body
+        limit = self.largest_import if scope["path"] in IMPORT_PATHS else self.largest_body
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > limit:
             error = TooLarge(f"The body has {announced} bytes; the most is {limit}.")

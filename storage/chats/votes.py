@@ -5,6 +5,7 @@ The reply and its owner are looked up in the database, never taken from a client
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -87,12 +88,14 @@ def cast_vote(
     comment: str | None = None,
     correction: str | None = None,
     expected: Expected = ANYTHING,
+    at: datetime | None = None,
 ) -> CurrentVote:
     """Cast or change a vote; repeating the same vote changes nothing.
 
     `user_id` is the person who got the reply, or the application that speaks for them; the vote belongs to
-    that person. Raises InvalidInput, NotFound, NotAllowed (somebody else's chat), Conflict (the reply is
-    streaming or failed) or RevisionConflict (the vote is not as expected).
+    that person. `at` is when it was cast, if not now. Raises InvalidInput, NotFound, NotAllowed (somebody
+    else's chat), Conflict (the reply is streaming or failed) or RevisionConflict (the vote is not as
+    expected).
     """
     if label is not True and label is not False:
         raise InvalidInput(f"The label must be true (up) or false (down), not {label!r}.", field="label")
@@ -107,7 +110,7 @@ def cast_vote(
     wanted = replace(wanted, quarantined=bool(found.set_aside or found.excluded))
     if wanted == current:
         return current
-    return _store(session, wanted, "cast" if current.label is None else "change")
+    return _store(session, wanted, "cast" if current.label is None else "change", at)
 
 
 def clear_vote(
@@ -242,10 +245,10 @@ def _check_expected(current: CurrentVote, expected: Expected) -> None:
         )
 
 
-def _store(session: Session, vote: CurrentVote, action: str) -> CurrentVote:
+def _store(session: Session, vote: CurrentVote, action: str, at: datetime | None = None) -> CurrentVote:
     """Store the vote as its next revision and append it to the log."""
     vote = replace(vote, revision=vote.revision + 1)
-    moment = now()
+    moment = at or now()
     values = asdict(vote)
     if vote.revision == 1:
         row = {"id": new_id(), "created_at": moment, "updated_at": moment}

@@ -92,9 +92,12 @@ def _store(
 def _add(session: Session, reading: Reading, batch: list[ImportedRow]) -> None:
     """Store a batch of rows and count it in the report."""
     assert reading.format is not None
-    added = add_rows(session, batch, f"import:{reading.format.name}")
-    reading.report.accepted += added
-    reading.report.duplicates += len(batch) - added
+    added = add_rows(session, batch, f"import:{reading.format.name}", reading.began)
+    report = reading.report
+    report.accepted += added.added
+    report.changed += added.changed
+    report.duplicates += added.duplicates
+    report.dropped += added.dropped
 
 
 def _memory(row: ImportedRow) -> int:

@@ -5,20 +5,23 @@ Used by storage.imports.importer, and by the trainer to train on a file without 
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
+from storage.db.tables import now
 from storage.errors import InvalidInput
 from storage.imports.files.records import Record
 from storage.imports.files.source import Source
-from storage.imports.formats.format import Format
 from storage.imports.formats.hints import hint
 from storage.imports.formats.table import check_options, known_formats, rows_of, sniff
+from storage.imports.rows.format import Format
 from storage.imports.rows.options import ImportOptions, shown_columns
 from storage.imports.rows.row import ImportedRow, LeftOut
 
 SNIFFED = 20  # the file is refused after this many records without a known format
 KEPT_REJECTIONS = 100
+MOST_GROUPED = 10_000  # records that are one, such as the messages of a tree
 PROGRESS_EVERY = 1000  # records
 
 
@@ -67,6 +70,7 @@ class Reading:
     progress: Callable[[Progress], None] = lambda _: None
     nothing: str = "Nothing was imported"
     report: ImportReport = field(default_factory=ImportReport, init=False)
+    began: datetime = field(default_factory=now, init=False)
 
     def __post_init__(self) -> None:
         if self.format is not None:
@@ -74,16 +78,40 @@ class Reading:
 
     def rows(self) -> Iterator[tuple[str, ImportedRow]]:
         """Each row with the position of its record."""
-        for record in self.source.records():
-            self.report.records += 1
-            if self.report.records % PROGRESS_EVERY == 0:
-                self._tell(record.done)
+        for record in self._grouped(self._counted()):
             if record.value is None:
                 self._reject(record, record.fault or "")
             else:
                 yield from self._converted(record, record.value)
         self.report.format = self.format.name if self.format is not None else None
         self._tell(self.source.size)
+
+    def _counted(self) -> Iterator[Record]:
+        for record in self.source.records():
+            self.report.records += 1
+            if self.report.records % PROGRESS_EVERY == 0:
+                self._tell(record.done)
+            yield record
+
+    def _grouped(self, records: Iterator[Record]) -> Iterator[Record]:
+        """The records; neighbours that the format takes as one are one, at the position of the first."""
+        first: Record | None = None
+        rows: list[dict[str, Any]] = []
+        held: Any = None
+        for record in records:
+            known = self.format or sniff(record.value or {}, self.options)
+            name = known.group if known is not None else None
+            mark = record.value.get(name) if record.value is not None and name is not None else None
+            if first is not None and (mark != held or len(rows) >= MOST_GROUPED):
+                yield replace(first, value={"rows": rows})
+                first, rows = None, []
+            if record.value is None or mark is None:
+                yield record
+            else:
+                first, held = first or record, mark
+                rows.append(record.value)
+        if first is not None:
+            yield replace(first, value={"rows": rows})
 
     def _converted(self, record: Record, value: dict[str, Any]) -> Iterator[tuple[str, ImportedRow]]:
         try:

@@ -5,11 +5,37 @@ import io
 import json
 from pathlib import Path
 
+import httpx
 import pyarrow.parquet as pq
 
 from tests.support import http_loop
 from tests.support.live_server import LiveServer
 from tests.support.rest import refused
+
+
+def test_a_preview_shows_the_first_rows_and_stores_nothing(client: httpx.Client) -> None:
+    rows = [{"q": f"Who {n}?", "a": "I", "ok": "good", "note": "x"} for n in range(7)]
+    content = "\n".join(map(json.dumps, [*rows, {"q": "?"}]))
+    params = {"columns": "prompt=q,reply=a,label=ok"}
+    found = http_loop.checked(client.post("/api/v1/import/preview", params=params, content=content))
+    assert len(found["rows"]) == 5
+    assert found["rows"][0] | {"comment": None} == {
+        "position": "line 1",
+        "prompt": [{"role": "user", "content": "Who 0?"}],
+        "reply": "I",
+        "label": True,
+        "tags": [],
+        "comment": None,
+        "correction": None,
+        "model": None,
+    }
+    assert (found["format"], found["up"], found["down"], found["rejected_records"]) == ("kto", 7, 0, 1)
+    assert "There is no column 'a', which columns names" in found["rejected"][0]["reason"]
+    assert found["left_out"] == {"note": 7}
+    report = http_loop.checked(
+        client.post("/api/v1/import", params=params, content=content.rpartition("\n")[0])
+    )
+    assert (report["accepted"], report["duplicates"], report["left_out"]) == (7, 0, {"note": 7})
 
 
 def test_formats_and_filters(live_server: LiveServer, pairs_sample: Path) -> None:

@@ -47,6 +47,22 @@ def test_formats_options_and_filters(thumbloop: CommandLine, tmp_path: Path, pai
     assert "jsonl" in thumbloop.refused("export", "-", "--format", "parquet")
 
 
+def test_a_dry_run_shows_conversations_and_stores_nothing(thumbloop: CommandLine) -> None:
+    row = json.dumps({"q": "Who?", "a": "I", "ok": "good", "note": "x"})
+    command = ("import", "-", "--columns", "prompt=q,reply=a,label=ok")
+    printed = thumbloop.output(*command, "--dry-run", stdin=f"{row}\nbroken")
+    assert printed.splitlines() == [
+        "line 1, thumb up",
+        "  [user] Who?",
+        "  [assistant] I",
+        "line 2 left out: This is not JSON: Expecting value at column 1.",
+        "column note left out, in 1 records",
+        "Nothing was stored. As kto: 1 thumbs up, 0 down, 1 bad.",
+    ]
+    assert thumbloop.output(*command, stdin=row).splitlines()[-1].startswith("1 imported")
+    assert "openai-preference" in thumbloop.output("formats")
+
+
 def test_who_took_data_in_and_out_is_noted(thumbloop: CommandLine, tmp_path: Path) -> None:
     row = json.dumps({"prompt": "Who?", "completion": "I", "label": True})
     thumbloop.output("import", "-", stdin=row)

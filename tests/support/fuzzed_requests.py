@@ -201,6 +201,7 @@ def real_requests(
     add("POST /api/v1/import?skip_bad=true", rated, content_type="application/x-ndjson")
     add("POST /api/v1/import?max_messages=2&format=kto", rated, idempotency_key=f"key-{number}")
     add("POST /api/v1/import", *multipart(rated))
+    add("POST /api/v1/import/preview?columns=prompt%3Dprompt", rated, content_type="application/x-ndjson")
     add("GET /api/v1/guard")
     add("GET /api/v1/guard/votes?limit=2")
     add(

@@ -3,7 +3,7 @@
 An example's name is its position in the file, such as "line 3".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.errors import InvalidInput
@@ -12,6 +12,7 @@ from storage.examples.example import Example
 from storage.imports.files.source import open_source
 from storage.imports.reader import ImportReport, Reading
 from storage.imports.rows.options import NO_OPTIONS, ImportOptions
+from storage.imports.rows.row import REPEATED, REPLACED, ImportedRow, later
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,16 @@ def read_rows(
     with open_source(file, str(file)) as source:
         reading = Reading(source, None, options, skip_bad, "reading", nothing="Nothing was trained")
         examples: list[Example] = []
+        ballots: dict[str, tuple[int, ImportedRow]] = {}
         for position, row in reading.rows():
             assert reading.format is not None
+            if row.ballot is not None:  # of one person's votes on a reply the latest counts
+                at, earlier = ballots.setdefault(row.key, (len(examples), row))
+                if earlier is not row:
+                    ballots[row.key] = at, later(earlier, row)
+                    examples[at] = replace(examples[at], label=ballots[row.key][1].label)
+                    reading.report.dropped[REPEATED if earlier.label == row.label else REPLACED] += 1
+                    continue
             *prompt, reply = ({"role": turn.role, "content": turn.content} for turn in row.turns)
             examples.append(
                 Example(

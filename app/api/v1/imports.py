@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from contextlib import nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated
 
@@ -19,8 +20,10 @@ from storage.db import audit
 from storage.errors import InvalidInput
 from storage.imports import requests
 from storage.imports.importer import import_file
+from storage.imports.preview import preview_file
 from storage.imports.reader import ImportReport, Rejection
 from storage.imports.rows.options import ImportOptions
+from storage.imports.rows.row import ImportedRow
 
 router = APIRouter(tags=["feedback"])
 
@@ -74,7 +77,11 @@ class Rejected(BaseModel):
 
 class Imported(BaseModel):
     accepted: int
-    duplicates: int = Field(description="Rows that were already imported.")
+    duplicates: int = Field(description="Rows that an earlier import brought.")
+    changed: int | None = Field(
+        None,
+        description="Votes of an earlier import that their people changed since; left out if there are none.",
+    )
     rejected: list[Rejected] = Field(description="The first hundred of them.")
     rejected_records: int | None = Field(None, description="How many there are; left out if there are none.")
     dropped: dict[str, int] | None = Field(
@@ -97,19 +104,88 @@ async def import_feedback(
     key: Key = None,
 ) -> Imported:
     """Import a file of rated data, sent as the body or as a multipart `file`. Imports all rows or none."""
+    async with _file_of(request) as (file, name):
+        return await to_thread.run_sync(_import, services, identity, file, name, query, key, response)
+
+
+class PreviewedMessage(BaseModel):
+    role: str
+    content: str
+
+
+class PreviewedRow(BaseModel):
+    position: str
+    prompt: list[PreviewedMessage]
+    reply: str
+    label: bool
+    tags: list[str]
+    comment: str | None
+    correction: str | None
+    model: str | None
+
+
+class Previewed(BaseModel):
+    """What an import would do; `rows` has the first rows."""
+
+    format: str | None
+    up: int
+    down: int
+    rows: list[PreviewedRow]
+    rejected: list[Rejected] = Field(description="The first hundred of them.")
+    rejected_records: int
+    dropped: dict[str, int]
+    left_out: dict[str, int] = Field(description="Columns that are not imported, and in how many records.")
+
+
+@router.post("/import/preview", openapi_extra=FILE_BODY)
+async def preview_import(request: Request, _: Admin, query: Annotated[ImportQuery, Query()]) -> Previewed:
+    """Read a file as `POST /import` would, and store nothing: the first rows, and the report."""
+    async with _file_of(request) as (file, name):
+        return await to_thread.run_sync(_preview, file, name, query)
+
+
+def _preview(file: IO[bytes], name: str, query: ImportQuery) -> Previewed:
+    found = preview_file(file, name=name, format=query.format, options=query.options)
+    return Previewed(
+        format=found.report.format,
+        up=found.up,
+        down=found.down,
+        rows=[_previewed(position, row) for position, row in found.rows],
+        rejected=[_rejected(rejection) for rejection in found.report.rejections],
+        rejected_records=found.report.rejected,
+        dropped=found.report.dropped,
+        left_out=found.report.left_out,
+    )
+
+
+def _previewed(position: str, row: ImportedRow) -> PreviewedRow:
+    *prompt, reply = row.turns
+    return PreviewedRow(
+        position=position,
+        prompt=[PreviewedMessage(role=turn.role, content=turn.content) for turn in prompt],
+        reply=reply.content,
+        label=row.label,
+        tags=list(row.tags),
+        comment=row.comment,
+        correction=row.correction,
+        model=row.model,
+    )
+
+
+@asynccontextmanager
+async def _file_of(request: Request) -> AsyncIterator[tuple[IO[bytes], str]]:
+    """The file of the request, from a multipart form or as the body, and its name."""
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with request.form(max_files=1) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise InvalidInput("The form has no file; send it as the field `file`.", field="file")
-            name = file.filename or "upload"
-            return await to_thread.run_sync(
-                _import, services, identity, file.file, name, query, key, response
-            )
+            yield file.file, file.filename or "upload"
+            return
     with SpooledTemporaryFile(max_size=KEPT_IN_MEMORY) as body:
         async for chunk in request.stream():
             body.write(chunk)
-        return await to_thread.run_sync(_import, services, identity, body, "request", query, key, response)
+        yield body, "request"
 
 
 def _import(
@@ -165,6 +241,7 @@ def _imported(report: ImportReport) -> Imported:
     return Imported(
         accepted=report.accepted,
         duplicates=report.duplicates,
+        changed=report.changed or None,
         rejected=[_rejected(rejection) for rejection in report.rejections],
         rejected_records=report.rejected or None,
         dropped=report.dropped or None,

@@ -38,6 +38,7 @@ TEXTS = ("comment", "correction", "system")
 # A Thumbloop export is recognised by the first columns, one of pairs by the second. The quote that exports
 # put before formulas is removed.
 OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
+GRADIO_LOG = ["conversation", "index", "value", "flag", "timestamp"]  # Gradio writes no cell for value
 READING = (pa.ArrowException, OSError, ValueError)
 
 csv.field_size_limit(LONGEST_RECORD)  # the default of 128 KiB is less than a long chat
@@ -169,6 +170,8 @@ def _csv_header(lines: _CsvLines) -> tuple[list[str], str]:
 
 
 def _csv_record(position: str, done: int, header: list[str], cells: list[str]) -> Record:
+    if header == GRADIO_LOG and len(cells) == len(header) - 1:
+        header = [name for name in header if name != "value"]
     if len(cells) != len(header):
         fault = f"The row has {len(cells)} cells, but there are {len(header)} columns."
         return Record(position, done, fault=fault)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from storage.imports.formats.format import Columns
 from storage.imports.rows.fields import CHATS, PROMPTS, REPLIES, is_full
+from storage.imports.rows.format import Columns
 
 NAMING = " Name yours with columns, such as columns=prompt=…,reply=…,label=…."
 

@@ -1,7 +1,9 @@
 """Rows with a label: TRL's KTO data, LLaMA-Factory's two forms of it, and replies with a score."""
 
 from storage.errors import InvalidInput
-from storage.imports.formats.format import (
+from storage.imports.rows.cells import read_label, read_number
+from storage.imports.rows.fields import CHATS, REPLIES, Fields
+from storage.imports.rows.format import (
     Columns,
     Format,
     Rows,
@@ -14,8 +16,6 @@ from storage.imports.formats.format import (
     rated_row,
     whole_conversation,
 )
-from storage.imports.rows.cells import read_label, read_number
-from storage.imports.rows.fields import CHATS, REPLIES, Fields
 from storage.imports.rows.options import ImportOptions
 
 LABELS = ("label", "kto_tag")
@@ -202,4 +202,5 @@ RATED = Format(
         ),
     ),
     ("score_column", "up_from", "down_to"),
+    scored=True,
 )

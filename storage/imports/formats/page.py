@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from storage.imports.formats.format import Format, Sample
 from storage.imports.formats.table import FORMATS, rows_of
+from storage.imports.rows.format import Format, Sample
 from storage.imports.rows.row import Dropped, ImportedRow
 
 BEGIN = "<!-- thumbloop formats --write docs/imports.md writes what follows -->\n"
@@ -45,7 +45,8 @@ def _section(known: Format) -> Iterator[str]:
         title = sample.title[:1].upper() + sample.title[1:]
         if title or options:
             yield f"\n{title}{' with ' if title and options else ''}{f'`{options}`' if options else ''}:\n"
-        record = _laid_out(sample.record, "")
+        records = sample.record["rows"] if known.group else [sample.record]
+        record = "\n".join(_laid_out(one, "") for one in records)
         lines = "\n".join(sample_rows(sample, known))
         yield f"\n```json\n{record}\n```\n```text\n{lines}\n```\n"
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from storage.errors import InvalidInput
-from storage.imports.formats.format import (
+from storage.imports.rows.cells import read_number
+from storage.imports.rows.fields import CHATS, Fields
+from storage.imports.rows.format import (
     Columns,
     Format,
     Rows,
@@ -19,8 +21,6 @@ from storage.imports.formats.format import (
     prompt_turns,
     rated_row,
 )
-from storage.imports.rows.cells import read_number
-from storage.imports.rows.fields import CHATS, Fields
 from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import Dropped
 

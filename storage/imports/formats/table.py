@@ -7,12 +7,10 @@ import math
 from collections.abc import Iterator
 
 from storage.errors import InvalidInput
-from storage.imports.formats.feel import FEEL
-from storage.imports.formats.format import Columns, Format, thresholds
-from storage.imports.formats.kto import KTO, RATED, SHAREGPT
-from storage.imports.formats.open_webui import OPEN_WEBUI, OPEN_WEBUI_CHATS
-from storage.imports.formats.pairs import OPENAI, PAIRS, SWIFT
+from storage.imports.formats import comparisons, kto, oasst, pairs, rated_lists
+from storage.imports.formats.apps import annotations, chat_trees, feel, logs, open_webui, traces
 from storage.imports.rows.fields import Fields
+from storage.imports.rows.format import Columns, Format, thresholds
 from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow, LeftOut
 
@@ -20,7 +18,18 @@ OPTIONS = ("columns", "leave_out", "plain", "max_messages")  # of all formats
 # Tried in this order: the first format that fits a record is used.
 FORMATS = {
     known.name: known
-    for known in (OPEN_WEBUI, OPEN_WEBUI_CHATS, FEEL, OPENAI, SWIFT, PAIRS, KTO, SHAREGPT, RATED)
+    for known in (
+        *(open_webui.OPEN_WEBUI, open_webui.OPEN_WEBUI_CHATS, feel.FEEL),
+        *(chat_trees.LIBRECHAT, chat_trees.CHAT_UI, chat_trees.CHATGPT),
+        *(logs.DIFY, logs.GRADIO),
+        *(annotations.ARGILLA, annotations.LABEL_STUDIO),
+        *(traces.LANGFUSE, traces.MLFLOW),
+        *(oasst.FLAT, oasst.TREES),
+        *(comparisons.ARENA, comparisons.HELPSTEER, comparisons.NECTAR),
+        *(rated_lists.ULTRAFEEDBACK, rated_lists.DISTILABEL),
+        *(pairs.OPENAI, pairs.SWIFT, pairs.PAIRS),
+        *(kto.KTO, kto.SHAREGPT, kto.RATED),
+    )
 }
 
 
@@ -51,7 +60,7 @@ def check_options(chosen: Format, options: ImportOptions) -> None:
             raise InvalidInput(
                 f"{name} has no meaning for the format {chosen.name}; leave it out.", field=name
             )
-    if "up_from" in chosen.options:
+    if chosen.scored:
         thresholds(options)
 
 

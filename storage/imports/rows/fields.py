@@ -94,6 +94,10 @@ class Fields(Mapping[str, Any]):
     def take(self, inner: "Fields", ignored: Collection[str] = ()) -> None:
         self._extras |= {left.column for left in inner.left_out(ignored)}
 
+    def note(self, column: str) -> None:
+        """Name as left out what stands within a column."""
+        self._extras.add(column)
+
     def missing(self, meaning: str) -> InvalidInput:
         """The error for a meaning that no column has."""
         column = MEANINGS[meaning]

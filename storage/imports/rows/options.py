@@ -28,6 +28,7 @@ MEANINGS = {
     "model": "model",
     "reference": "reference",
 }
+HOLDERS = ("data", "fields")  # where Label Studio and Argilla keep the texts of a record
 OPTIONAL = {"system", "person", "time", "comment", "correction", "tags", "model", "reference"}
 
 
@@ -92,6 +93,9 @@ class ImportOptions(BaseModel):
         """The record under our own names. A column whose name another took keeps it with a star."""
         if not self.columns:
             return dict(record)
+        held = (record.get(name) for name in HOLDERS)
+        if any(isinstance(holder, Mapping) and holder.keys() & self.meant.keys() for holder in held):
+            return dict(record)  # its format renames what the holder has
         needed = [name for name, ours in self.meant.items() if ours not in OPTIONAL and name not in record]
         if needed:
             raise InvalidInput(

@@ -42,6 +42,13 @@ class ImportedRow:
         return _digest(said)
 
 
+def later(one: ImportedRow, other: ImportedRow) -> ImportedRow:
+    """Of two votes of one person on one reply the one that counts: by time, or else the later in the file."""
+    if one.voted_at is not None and other.voted_at is not None and one.voted_at > other.voted_at:
+        return one
+    return other
+
+
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """Rows left out on purpose: by an option, or because they have no vote."""
@@ -55,6 +62,10 @@ class LeftOut:
     """A column of the record that was not imported."""
 
     column: str
+
+
+REPEATED = "the same row again in this file"
+REPLACED = "a vote that the same person changed later"
 
 
 def _digest(said: Any) -> str:

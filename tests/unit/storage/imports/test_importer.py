@@ -31,7 +31,8 @@ def test_rows_come_back_in_the_order_of_the_file_and_only_once(database: Databas
     rows = [ROW, *numbered(BATCH + 3)]
     report = import_file(database, lines(*rows, ROW), name="rows.jsonl")
     assert (report.format, report.records) == ("kto", len(rows) + 1)
-    assert counts(report) == (len(rows), 1, 0, 0)
+    assert counts(report) == (len(rows), 0, 1, 0)
+    assert report.dropped == {"the same row again in this file": 1}
     found = exported(database)
     assert found[0] == ROW
     assert [row["prompt"][0]["content"] for row in found[1:]] == [row["prompt"] for row in rows[1:]]
@@ -147,8 +148,8 @@ def test_what_options_leave_out_is_counted_by_reason(database: Database) -> None
     pairs = [{"prompt": f"{n}", "chosen": "Good", "rejected": "Bad", "rating_chosen": n} for n in range(6)]
     options = ImportOptions(min_rating=4)
     report = import_file(database, lines(*pairs, pairs[5]), options=options)
-    assert counts(report) == (4, 2, 8, 0)
-    assert report.dropped == {"chosen is rated below 4": 8}
+    assert counts(report) == (4, 0, 10, 0)
+    assert report.dropped == {"chosen is rated below 4": 8, "the same row again in this file": 2}
     del pairs[2]["rating_chosen"]
     with pytest.raises(InvalidInput, match="line 3: rating_chosen must be a number, not null"):
         import_file(database, lines(*pairs), options=options)
@@ -258,7 +259,7 @@ def test_any_text_comes_back_as_it_was(database: Database, chats: list[tuple[lis
         )
     before = len(exported(database))
     report = import_file(database, io.BytesIO(json.dumps(rows, ensure_ascii=False).encode()))
-    assert report.accepted + report.duplicates == len(rows)
+    assert report.accepted + report.duplicates + sum(report.dropped.values()) == len(rows)
     found = exported(database)
     assert len(found) == before + report.accepted
     assert all(row in found for row in rows)
@@ -266,21 +267,22 @@ def test_any_text_comes_back_as_it_was(database: Database, chats: list[tuple[lis
 
 def test_the_real_kto_sample_imports(database: Database, kto_sample: Path) -> None:
     report = import_file(database, kto_sample)
-    assert report.accepted + report.duplicates == 150
-    assert (report.format, report.dropped, report.rejected) == ("kto", {}, 0)
+    assert report.accepted + report.dropped["the same row again in this file"] == 150
+    assert (report.format, report.rejected) == ("kto", 0)
     rows = [json.loads(line) for line in kto_sample.read_text().splitlines()]
     assert all(row in rows for row in exported(database))
 
 
 def test_the_real_pairs_import_as_a_thumb_up_and_one_down(database: Database, pairs_sample: Path) -> None:
     report = import_file(database, pairs_sample)
-    assert report.accepted + report.duplicates == 300
-    assert (report.format, report.records, report.dropped, report.rejected) == ("pairs", 150, {}, 0)
+    repeated = report.dropped["the same row again in this file"]
+    assert report.accepted + repeated == 300
+    assert (report.format, report.records, len(report.dropped), report.rejected) == ("pairs", 150, 1, 0)
     with database.read() as session:
         up_and_down = votes.count_votes(session)
     assert up_and_down.up + up_and_down.down == report.accepted
     again = import_file(database, pairs_sample, skip_bad=True)
-    assert counts(again) == (0, 300, 0, 0)
+    assert counts(again) == (0, report.accepted, repeated, 0)
 
 
 def test_every_exported_file_comes_back_the_same(database: Database, tmp_path: Path) -> None:

@@ -30,6 +30,17 @@ ROWS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "openai_preference.jsonl": ({}, [("ua", "About 4 degrees.", True), ("ua", "Cold.", False)]),
     "kto_developer_role.jsonl": ({}, [("sua", "A fez.", True)]),
     "kto_greeting_first.jsonl": ({}, [("aua", "A fez.", True)]),
+    "arena.jsonl": (
+        {},
+        [("ua", "The North Sea.", True), ("ua", "A lake.", False)]
+        + [("ua", "The North Sea.", False), ("ua", "No.", False)] * 2,
+    ),
+    "ultrafeedback_raw.jsonl": (
+        {"up_from": 4, "down_to": 2},
+        [("sua", "Iron.", True), ("sua", "Wood.", False)],  # its overall score of 10 was meant as 1
+    ),
+    "librechat_export.json": ({}, [("ua", "Tango.", True)]),
+    "openwebui_revoted.json": ({}, [("ua", "Salt? No, cumin.", False), ("ua", "Salt? No, cumin.", True)]),
     "kto_mix_15k.jsonl": ({}, [("ua", "Chess boxing.", True)]),
     "helpsteer2_multiturn.jsonl": (
         {"score_column": "helpfulness", "up_from": 3, "down_to": 1},
@@ -48,7 +59,11 @@ REASONS: dict[str, tuple[dict[str, Any], str]] = {
     "kto_tools_column.jsonl": ({}, "line 1: completion.0 has tool_calls, which cannot be imported"),
     "lf_sharegpt_kto_tools.jsonl": (
         {},
-        "conversations.1.role is 'function_call', and tool messages are not supported",
+        "conversations.1.role is 'function_call', and tool messages are not",
+    ),
+    "langfuse_scores.jsonl": (
+        {},
+        "line 1: A Langfuse score has no text; it lies in the trace t1. Export the",
     ),
     "openwebui_no_snapshot.json": ({}, "element 1: snapshot holds no messages; use the feedback export"),
 }

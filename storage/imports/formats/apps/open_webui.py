@@ -10,10 +10,10 @@ from typing import Any
 from storage.chats.conversation import Turn
 from storage.errors import InvalidInput
 from storage.imports.files.records import MOST_VALUES, kind_of
-from storage.imports.formats.format import Columns, Format, Rows, Sample
-from storage.imports.formats.trees import by_id, path_to
+from storage.imports.formats.apps.trees import by_id, path_to
 from storage.imports.rows.cells import read_note, read_number, read_tags, read_time, shown
 from storage.imports.rows.fields import Fields
+from storage.imports.rows.format import Columns, Format, Rows, Sample
 from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
 from storage.imports.rows.turns import checked, read_turns, with_system

@@ -8,9 +8,9 @@ from typing import Any
 
 from storage.errors import InvalidInput
 from storage.imports.files.records import MOST_VALUES, kind_of
-from storage.imports.formats.format import Columns, Format, Rows, Sample
 from storage.imports.rows.cells import read_note, read_number, read_time, shown
 from storage.imports.rows.fields import Fields
+from storage.imports.rows.format import Columns, Format, Rows, Sample
 from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
 from storage.imports.rows.turns import checked, read_turns

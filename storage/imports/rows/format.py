@@ -44,6 +44,7 @@ class Format:
     samples: tuple[Sample, ...]
     options: tuple[str, ...] = ()  # the options it supports besides those of all formats
     ignores: frozenset[str] = frozenset()  # columns of it that say nothing about the rows
+    scored: bool = False  # every row has a score, so that the thresholds are needed
     group: str | None = None  # neighbouring records with the same value here are one
 
 

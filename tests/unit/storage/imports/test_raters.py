@@ -1,0 +1,71 @@
+"""Several people's votes on one reply, and one person's later vote: counted as they were given."""
+
+from typing import Any
+
+import pytest
+
+from storage.chats.votes import count_votes
+from storage.db.database import Database
+from storage.imports.importer import BATCH, import_file
+from tests.support.imported import counts, exported, lines, open_webui
+
+KTO: dict[str, Any] = {"prompt": "Hi", "completion": "Hello", "label": True}
+REPEATED, REPLACED = "the same row again in this file", "a vote that the same person changed later"
+
+
+def votes_in(database: Database) -> tuple[int, int]:
+    with database.read() as session:
+        found = count_votes(session)
+    return found.up, found.down
+
+
+def test_three_people_up_and_one_down_are_four_votes(database: Database) -> None:
+    rows = [KTO | {"annotator": name, "label": name != "d"} for name in "abcd"]
+    assert counts(import_file(database, lines(*rows))) == (4, 0, 0, 0)
+    assert votes_in(database) == (3, 1)
+    assert counts(import_file(database, lines(*rows))) == (0, 4, 0, 0)
+    report = import_file(database, lines(*rows[:2], KTO | {"annotator": "e"}, KTO | {"annotator": "e"}))
+    assert counts(report) == (1, 2, 1, 0)
+    assert report.dropped == {REPEATED: 1}
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("apart", [0, BATCH])
+def test_one_person_s_later_vote_replaces_the_earlier(database: Database, skip_bad: bool, apart: int) -> None:
+    between = [KTO | {"prompt": f"{n}", "user_id": "other"} for n in range(apart)]
+    first = KTO | {"user_id": "ann", "message_id": "m1", "voted_at": "2026-01-02"}
+    second = first | {"label": False, "voted_at": "2026-01-03"}
+    other = first | {"message_id": "m2"}
+    for rows in ([first, *between, second, other], [second, *between, first, other]):
+        report = import_file(database, lines(*rows), skip_bad=skip_bad)
+        assert report.dropped == {REPLACED: 1}
+        assert votes_in(database) == (apart + 1, 1)
+    again = import_file(database, lines(first | {"voted_at": "2026-01-04"}))
+    assert (again.accepted, again.changed, again.duplicates) == (0, 1, 0)
+    assert votes_in(database) == (apart + 2, 0)
+    assert exported(database, ("voted_at",))[-1]["voted_at"].startswith("2026-01-04")
+    undated = import_file(database, lines(second | {"voted_at": None}))
+    assert (undated.changed, undated.duplicates, sum(undated.dropped.values())) == (0, 0, 1)
+    assert "without a time" in next(iter(undated.dropped))
+
+
+def test_an_export_of_open_webui_that_grew_brings_what_is_new(database: Database) -> None:
+    down = open_webui(rating=-1, details={"rating": 9}, reason="too_verbose")
+    up = open_webui(rating=1, details={"rating": 9}, reason="too_verbose") | {
+        "id": "f2",
+        "updated_at": 1_700_000_900,
+    }
+    assert counts(import_file(database, lines(down))) == (1, 0, 0, 0)
+    assert votes_in(database) == (0, 1)
+    report = import_file(database, lines(down, up, up | {"user_id": "else"}))
+    assert (report.accepted, report.changed, report.dropped) == (1, 1, {REPLACED: 1})
+    assert votes_in(database) == (2, 0)
+    assert [row["tags"] for row in exported(database, ("tags",))] == ['["rating:9"]'] * 2 or [
+        row["tags"] for row in exported(database, ("tags",))
+    ] == [["rating:9"]] * 2
+
+
+def test_rows_of_people_known_by_text_before_are_not_imported_again(database: Database) -> None:
+    # What 0.1 before this change stored: a row of the same format, known by its text alone.
+    import_file(database, lines(KTO))
+    assert counts(import_file(database, lines(KTO | {"annotator": "a"}))) == (0, 1, 0, 0)
