@@ -102,6 +102,8 @@ def _preview(file: str, name: str, format: str | None, options: ImportOptions) -
 
 
 def _say_left_out(report: "ImportReport") -> None:
+    for note in report.notes:
+        say(note)
     for rejection in report.rejections:
         say(f"{rejection.position} left out: {rejection.reason}")
     if report.rejected > len(report.rejections):

@@ -42,6 +42,7 @@ class ImportReport:
     changed: int = 0  # votes of an earlier import that the same person changed later
     dropped: Counter[str] = field(default_factory=Counter)  # rows by reason: an option, or no vote
     left_out: Counter[str] = field(default_factory=Counter)  # columns that were not imported, by records
+    notes: list[str] = field(default_factory=list)  # which files of a folder were read
     rejected: int = 0  # records
     rejections: list[Rejection] = field(default_factory=list)  # the first KEPT_REJECTIONS of them
 
@@ -83,6 +84,7 @@ class Reading:
                 self._reject(record, record.fault or "")
             else:
                 yield from self._converted(record, record.value)
+        self.report.notes += self.source.notes
         self.report.format = self.format.name if self.format is not None else None
         self._tell(self.source.size)
 

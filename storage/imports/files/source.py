@@ -1,12 +1,11 @@
 """Opens the file or folder of an import: detects its kind, and reads its records any number of times.
 
-The kind is detected from the first bytes, not from the name alone: many .json files hold JSON lines. Archives
-are refused, never unpacked. What the columns mean is in storage.imports.formats.
+The kind is detected from the first bytes, not from the name alone: many .json files hold JSON lines.
+Compressed files are unpacked (`unpack.py`), archives of several files are refused. What the columns mean is
+known to storage.imports.formats.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import IO
 
 from storage.errors import InvalidInput
-from storage.files.disk_full import is_full, no_room
+from storage.imports.files.chatgpt_folder import CHATS, VOTES, read_chats
 from storage.imports.files.json_records import read_json_lines, read_json_values
 from storage.imports.files.records import Record
 from storage.imports.files.tables import read_csv, read_dataset, read_parquet
+from storage.imports.files.unpack import SUFFIXES, plain
 
 KINDS = "JSON lines, JSON, CSV, Parquet, or a folder that `datasets` saved"
 HEAD = 4096
@@ -32,9 +32,9 @@ ARCHIVES = {
     b"Rar!": "rar",
 }
 SEPARATORS = (b",", b";", b"\t")
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # In a folder that `datasets` did not save, the files of the first kind found are read.
 TABLES = (".parquet", ".jsonl", ".csv")
+MOST_NOTED = 20  # files
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Source:
     name: str
     size: int  # bytes
     records: Callable[[], Iterator[Record]]
+    notes: tuple[str, ...] = ()  # for the report: which files of a folder are read
 
 
 @contextmanager
@@ -58,27 +59,11 @@ def open_source(source: Path | IO[bytes], name: str | None = None) -> Iterator[S
             file = source.open("rb")
         except OSError as error:
             raise InvalidInput(f"{shown} cannot be read: {error.strerror}.", field="file") from error
-        with file, _seekable(file) as rewindable:
-            yield _file(rewindable, shown)
+        with file, plain(file, shown) as (text, inner):
+            yield _file(text, inner)
     else:
-        with _seekable(source) as rewindable:
-            yield _file(rewindable, name or "the upload")
-
-
-@contextmanager
-def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
-    if file.seekable():
-        yield file
-        return
-    with tempfile.TemporaryFile() as copy:  # a pipe: an import may read its file twice
-        try:
-            shutil.copyfileobj(file, copy)
-            copy.flush()
-        except OSError as error:
-            if is_full(error):
-                raise no_room(f"A copy of the input in {tempfile.gettempdir()}", error.strerror) from error
-            raise
-        yield copy
+        with plain(source, name or "the upload") as (text, inner):
+            yield _file(text, inner)
 
 
 def _file(file: IO[bytes], name: str) -> Source:
@@ -110,9 +95,6 @@ def _kind(head: bytes, name: str) -> str:
                 code="archive",
                 field="file",
             )
-    # Without a byte order mark, UTF-16 is recognised by the zero bytes of the first two letters.
-    if head.startswith(UTF_16) or [byte == 0 for byte in head[:4]] in ([False, True] * 2, [True, False] * 2):
-        raise InvalidInput(f"{name} is in UTF-16; save it as UTF-8.", field="file")
     if head.startswith(b"PAR1"):
         return "parquet"
     if suffix in (".csv", ".tsv"):
@@ -146,7 +128,10 @@ def _folder(folder: Path, name: str) -> Source:
     if any((folder / state).is_file() for state in ("state.json", "dataset_dict.json")):
         size = sum(path.stat().st_size for path in folder.rglob("*.arrow"))
         return Source(name, size, lambda: read_dataset(folder, size))
-    files = _tables_in(folder)
+    if (chats := folder / CHATS).is_file() and (votes := folder / VOTES).is_file():
+        size = chats.stat().st_size
+        return Source(name, size, lambda: read_chats(chats, votes))
+    files, others = _files_in(folder)
     if not files:
         raise InvalidInput(
             f"The folder {name} holds no data set: neither what `Dataset.save_to_disk` writes, nor "
@@ -154,6 +139,12 @@ def _folder(folder: Path, name: str) -> Source:
             field="file",
         )
     sizes = [path.stat().st_size for path in files]
+    notes = (
+        [f"read {path.relative_to(folder).as_posix()}" for path in files[:MOST_NOTED]]
+        if len(files) > 1
+        else []
+    )
+    notes += [f"not read: {path.relative_to(folder).as_posix()}" for path in others[:MOST_NOTED]]
 
     def records() -> Iterator[Record]:
         before = 0
@@ -163,7 +154,7 @@ def _folder(folder: Path, name: str) -> Source:
                 yield from _placed(one.records(), shown, before)
             before += size
 
-    return Source(name, sum(sizes), records)
+    return Source(name, sum(sizes), records, tuple(notes))
 
 
 def _placed(records: Iterator[Record], name: str, before: int) -> Iterator[Record]:
@@ -174,9 +165,19 @@ def _placed(records: Iterator[Record], name: str, before: int) -> Iterator[Recor
         raise InvalidInput(f"{name}: {error.message}", code=error.code, field="file") from error
 
 
-def _tables_in(folder: Path) -> list[Path]:
+def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files of the first kind that is found, of every split, and the others; hidden ones are neither."""
+    every = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     for suffix in TABLES:
-        found = sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file())
+        found = [path for path in every if _table_suffix(path) == suffix]
         if found:
-            return found
-    return []
+            return found, [path for path in every if path not in found]
+    return [], every
+
+
+def _table_suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix.lower() in SUFFIXES else path.suffix

@@ -7,6 +7,7 @@ converted here; the rest stays text.
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -159,7 +160,10 @@ class _CsvLines:
 def _csv_header(lines: _CsvLines) -> tuple[list[str], str]:
     try:
         first = next(lines, "")
-        separator = max(",;\t", key=first.count)
+        # Spreadsheets write their separator above the header.
+        told = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)
+        first = next(lines, "") if told else first
+        separator = told[1] if told else max(",;\t", key=first.count)
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
     except TooLong as error:
         raise InvalidInput(too_long("first line")) from error

@@ -53,6 +53,8 @@ def _section(known: Format) -> Iterator[str]:
 
 def _laid_out(value: Any, indent: str) -> str:
     """JSON on one line if it fits, or else an entry on each."""
+    if isinstance(value, str) and len(value) > WIDTH:
+        value = f"{value[:20]}…{value[-5:]}"
     text = json.dumps(value, ensure_ascii=False)
     if len(indent + text) <= WIDTH or not isinstance(value, dict | list):
         return text

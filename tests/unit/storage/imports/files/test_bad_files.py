@@ -1,6 +1,7 @@
 """Files that somebody got wrong: each is refused with the place and the reason, and nothing is imported."""
 
 import bz2
+import gc
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ import pytest
 
 from storage.db.database import Database
 from storage.errors import InvalidInput
+from storage.imports.files.source import open_source
 from storage.imports.importer import import_file
 from tests.support.imported import ROWS, counts, is_empty, read
 
@@ -104,9 +106,18 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         json.dumps(GOOD, ensure_ascii=False).replace("Hi", "é").encode("latin-1"),
         "not UTF-8",
     ),
-    "UTF-16": (json.dumps(GOOD).encode("utf-16"), "is in UTF-16; save it as UTF-8"),
-    "UTF-16 without its mark": (json.dumps(GOOD).encode("utf-16-le"), "is in UTF-16; save it as UTF-8"),
-    "UTF-16 the other way round": (json.dumps(GOOD).encode("utf-16-be"), "is in UTF-16; save it as UTF-8"),
+    "UTF-16 that is cut": (
+        json.dumps(GOOD).encode("utf-16")[:-1],
+        "rows.jsonl is UTF-16 with a fault: .*as UTF-8",
+    ),
+    "half a gzip": (gzip.compress(json.dumps(GOOD).encode())[:-9], "rows.jsonl is a damaged gzip file"),
+    "half a zstd": (pa.compress(b"{}" * 999, "zstd", asbytes=True)[:-3], "rows.jsonl is a damaged zstd file"),
+    "a bent bzip2": (b"BZh9" + bytes(99), "rows.jsonl is a damaged bz2 file"),
+    "packed twice": (gzip.compress(gzip.compress(b"{}")), "is a gzip archive, which is not unpacked"),
+    "columns of pandas": (b'{"prompt": {"0": "a"}, "label": {"0": true}}', "orient='records', lines=True"),
+    "split of pandas": (b'{"columns": ["a"], "index": [0], "data": [["b"]]}', "orient='records', lines=True"),
+    "index of pandas": (b'{"0": {"a": 1}, "1": {"a": 2}}', "orient='records', lines=True"),
+    "rows in an object": (b'{"rows": [{"prompt": "a", "label": true}]}', "The rows seem to lie in 'rows'"),
 }
 
 
@@ -127,18 +138,52 @@ def zipped(data: bytes) -> bytes:
 
 PACKERS: dict[str, Any] = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zip": zipped}
 PACKERS["zstd"] = lambda data: pa.compress(data, "zstd", asbytes=True)
+UNPACKED = ("gzip", "bzip2", "zstd")
 
 
 @pytest.mark.parametrize("kind", PACKERS)
 def test_bombs_are_not_unpacked_whatever_their_name_says(kind: str) -> None:
     bomb = PACKERS[kind](b"\0" * 20_000_000)
     assert len(bomb) < 100_000
+    reason = (
+        "unpacks to more than 16 MiB" if kind in UNPACKED else f"is a {kind} archive, which is not unpacked"
+    )
     for name in ("rows.jsonl", "rows.csv", "rows.parquet", "rows.jsonl.gz", "request"):
-        with pytest.raises(
-            InvalidInput, match=f"{name} is a {kind} archive, which is not unpacked"
-        ) as caught:
+        with pytest.raises(InvalidInput, match=f"{name} {reason}") as caught:
             read(bomb, name)
-        assert caught.value.code == "archive"
+        assert caught.value.code == ("unpacks_too_large" if kind in UNPACKED else "archive")
+
+
+@pytest.mark.parametrize("kind", UNPACKED)
+def test_compressed_files_are_read(kind: str, tmp_path: Path) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    for data in (text, text.decode().encode("utf-16")):
+        assert [record.value for record in read(PACKERS[kind](data), "rows.jsonl.gz")] == ROWS
+    table = PACKERS[kind](b"prompt;label\na;true\n")
+    assert [record.value for record in read(table, "rows.csv.zst")] == [{"prompt": "a", "label": True}]
+    twice = PACKERS[kind](text) + PACKERS[kind](text)  # one member after another, as logs are appended
+    assert [record.value for record in read(twice, "rows.jsonl.gz")] == ROWS * 2
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    packed = PACKERS[kind]((tmp_path / "rows.parquet").read_bytes())
+    assert [record.value for record in read(packed, "rows.parquet.gz")] == ROWS
+
+
+def test_an_upload_that_is_unpacked_stays_open() -> None:
+    upload = io.BytesIO(gzip.compress(json.dumps(GOOD).encode()))
+    with open_source(upload, "rows.jsonl.gz") as opened:
+        assert [record.value for record in opened.records()] == [GOOD]
+    gc.collect()
+    assert not upload.closed
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_read(encoding: str) -> None:
+    text = json.dumps(ROWS, ensure_ascii=False)
+    text = text if encoding != "utf-16" else "\ufeff" + text
+    encoded = text.encode("utf-16-le" if encoding == "utf-16" else encoding)
+    assert [record.value for record in read(encoded, "rows.json")] == ROWS
+    table = "prompt\tlabel\r\né\tTRUE\r\n".encode(encoding)  # "Unicode text" of a spreadsheet
+    assert [record.value for record in read(table, "rows.txt")] == [{"prompt": "é", "label": True}]
 
 
 # A line of 2 GB of text, in a process whose growth can be measured. The file is made as it is read.

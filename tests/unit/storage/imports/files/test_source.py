@@ -115,13 +115,12 @@ def test_nan_and_infinity_in_lines_as_pandas_writes_them_are_null() -> None:
 
 
 REFUSED = {
-    '{"a": 1}'.encode("utf-16"): "UTF-16",
     b"\x89PNG\r\n\x1a\n\0\0": "not a kind of file",
     b"hello": "not a kind of file",
 }
 
 
-@pytest.mark.parametrize(("start", "reason"), REFUSED.items(), ids=REFUSED.values())
+@pytest.mark.parametrize(("start", "reason"), REFUSED.items(), ids=["image", "text"])
 def test_unknown_kinds_are_refused(start: bytes, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         read(start)

@@ -1,6 +1,7 @@
 """Reading tables: CSV from spreadsheets, Parquet with surprises and damage, folders that `datasets` saved."""
 
 import csv
+import gzip
 import io
 import json
 import random
@@ -33,6 +34,12 @@ def test_csv(tmp_path: Path, delimiter: str) -> None:
     assert values(read(tmp_path / "rows.csv")) == ROWS  # =1+1 is text like any other
     write_csv(tmp_path / "messages.csv", MESSAGES, delimiter)
     assert values(read(tmp_path / "messages.csv")) == MESSAGES
+
+
+@pytest.mark.parametrize("told", ["sep=;", '"sep=;"', "SEP=;"])
+def test_a_line_that_tells_the_separator(told: str) -> None:
+    text = f"{told}\r\nprompt;label\r\na, b, c;true\r\n".encode()
+    assert values(read(text, "rows.csv")) == [{"prompt": "a, b, c", "label": True}]
 
 
 def test_csv_from_a_spreadsheet() -> None:
@@ -159,6 +166,40 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     whole.to_parquet(plain / "train-00000.parquet")
     (tmp_path / "card" / "README.md").write_text("---\n---\n")
     assert values(read(tmp_path / "card")) == MESSAGES
+
+
+def test_a_folder_says_which_files_are_read(tmp_path: Path) -> None:
+    for name in (
+        "train.jsonl",
+        "test.jsonl.gz",
+        ".cache/old.jsonl",
+        "more/extra.csv",
+        "README.md",
+        ".hidden.jsonl",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        text = json.dumps(ROWS[0]).encode()
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with open_source(tmp_path) as opened:
+        assert [record.value for record in opened.records()] == [ROWS[0]] * 2
+        assert opened.notes == (
+            "read test.jsonl.gz",
+            "read train.jsonl",
+            "not read: README.md",
+            "not read: more/extra.csv",
+        )
+
+
+def test_the_folder_of_chatgpt_brings_votes_and_text_together(tmp_path: Path) -> None:
+    chats = [{"conversation_id": "c1", "mapping": {}}, {"id": "c2", "mapping": {}}]
+    votes = [{"conversation_id": name, "rating": "thumbs_up"} for name in ("c2", "c9")]
+    (tmp_path / "conversations.json").write_text(json.dumps(chats))
+    (tmp_path / "message_feedback.json").write_text(json.dumps(votes))
+    (tmp_path / "user.json").write_text("{}")
+    first, second, lost = read(tmp_path)
+    assert [first.value, second.value] == [chats[0] | {"feedback": []}, chats[1] | {"feedback": votes[:1]}]
+    assert (lost.position, lost.value) == ("message_feedback.json, conversation c9", None)
 
 
 def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:
