@@ -16,6 +16,7 @@ from app.api.openai import routes
 from app.api.ops import docs, monitoring
 from app.api.replies import reply_threads
 from app.api.v1 import (
+    accounts,
     audit,
     chats,
     feedback,
@@ -60,6 +61,7 @@ API_ROUTERS = (
     sweeps,
     feedback,
     imports,
+    accounts,
     users,
     guard,
     voted_replies,

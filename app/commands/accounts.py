@@ -14,7 +14,7 @@ from app.commands.terminal import ACTOR, opened_database, print_table, say, show
 from storage.db import audit
 from storage.db.tables import ApiToken, now
 from storage.errors import BadSetting, InvalidInput, NotFound
-from storage.people import tokens, users
+from storage.people import accounts, tokens, users
 
 user_commands = typer.Typer(
     no_args_is_help=True, help="Accounts: create, list, password, role, disable, sessions, sign-out."
@@ -33,8 +33,7 @@ def create_user(name: str, role: Role = ROLE, password_stdin: bool = PASSWORD_ST
     with opened_database() as (_, database):
         password = _ask_password(password_stdin)
         with database.write() as session:
-            user = users.create_user(session, name, role=role, password=password)
-            audit.record(session, ACTOR, "create user", user.id, role=role)
+            accounts.create(session, name, role=role, password=password, by=ACTOR)
     say(f"Created {role} {name}.")
 
 
@@ -61,8 +60,7 @@ def set_password(name: str, password_stdin: bool = PASSWORD_STDIN) -> None:
         pass  # refuse an unknown name before asking
     password = _ask_password(password_stdin)
     with _account(name) as (session, user_id):
-        ended = users.set_password(session, user_id, password)
-        audit.record(session, ACTOR, "set password", user_id)
+        ended = accounts.change(session, user_id, password=password, by=ACTOR)
     say(f"Changed the password of {name}. {_ended(ended)}")
 
 
@@ -70,8 +68,7 @@ def set_password(name: str, password_stdin: bool = PASSWORD_STDIN) -> None:
 def set_role(name: str, role: Role) -> None:
     """Make an account an admin or an ordinary user. Its sessions, links and API tokens end."""
     with _account(name) as (session, user_id):
-        ended = users.set_role(session, user_id, role)
-        audit.record(session, ACTOR, "set role", user_id, role=role)
+        ended = accounts.change(session, user_id, role=role, by=ACTOR)
     say(f"{name} now has the role {role}. {_ended(ended)}")
 
 
@@ -82,8 +79,7 @@ def disable_user(name: str, undo: bool = typer.Option(False, "--undo", help="Ena
     Its votes stay. `--undo` makes the password work again and revives nothing else.
     """
     with _account(name) as (session, user_id):
-        ended = users.set_disabled(session, user_id, not undo)
-        audit.record(session, ACTOR, "enable user" if undo else "disable user", user_id)
+        ended = accounts.change(session, user_id, disabled=not undo, by=ACTOR)
     say(f"{name} is {'enabled' if undo else 'disabled'}. {_ended(ended)}")
 
 
@@ -113,16 +109,12 @@ def sign_out(
 def create_token(
     name: str = typer.Argument(help="The program it is for. Creates the account of this name if needed."),
     role: Role = ROLE,
-    days: int = typer.Option(0, min=0, max=36_500, help="Days until it expires. 0: never."),
+    days: int = typer.Option(0, min=0, max=accounts.MOST_DAYS, help="Days until it expires. 0: never."),
     plain: bool = typer.Option(False, "--plain", help="Print the token alone, for scripts."),
 ) -> None:
     """Create an API token. It is shown once and not stored."""
     with opened_database() as (_, database), database.write() as session:
-        user = users.ensure_user(session, name, role)
-        token, secret = tokens.create_token(
-            session, user.id, name=name, ttl=timedelta(days=days) if days else None
-        )
-        audit.record(session, ACTOR, "create token", token.id, user=user.id)
+        secret = accounts.issue_token(session, name, role=role, days=days, by=ACTOR)[1]
     if plain:
         typer.echo(secret)
     else:
@@ -156,8 +148,7 @@ def revoke_token(
 ) -> None:
     """Revoke an API token at once."""
     with opened_database() as (_, database), database.write() as session:
-        tokens.revoke_token(session, token_id)
-        audit.record(session, ACTOR, "revoke token", token_id)
+        accounts.revoke_token(session, token_id, by=ACTOR)
     say(f"Token {token_id} is revoked.")
 
 

@@ -114,6 +114,7 @@ ADMIN_ONLY = (
     "/api/v1/webhook-deliveries",
     "/api/v1/votes",
     "/api/v1/audit",
+    "/api/v1/tokens",
 )
 BODIES = {
     "/api/v1/chats/{chat_id}": {"title": "x"},
@@ -121,7 +122,10 @@ BODIES = {
     "/api/v1/messages/{message_id}/vote": {"label": True},
     "/api/v1/model-versions/{version}/canary": {"share": 0.1},
     "/api/v1/messages/{message_id}/signals": {"kind": "copied"},
+    "/api/v1/users": {"name": "x", "password": "a long password"},
+    "/api/v1/users/{user_id}": {"disabled": True},
     "/api/v1/users/{user_id}/quarantine": {"quarantined": True},
+    "/api/v1/tokens": {"name": "x"},
     "/api/v1/votes/exclusion": {"vote_ids": [], "excluded": True},
     "/api/v1/votes/{vote_id}/review": {"label": True},
     "/v1/chat/completions": {"model": "thumbloop", "messages": [{"role": "user", "content": "x"}]},

@@ -259,6 +259,12 @@ def real_requests(
     add("POST /login", urlencode({"name": "admin", "password": "wrong"}).encode(), who=None, **form)
     add("GET /admin/feedback?search=a&vote=x&before=y")
     add("GET /admin/audit?action=deploy&actor=x&target=y&before=z")
+    add("GET /api/v1/users")
+    add("POST /api/v1/users", {"name": "x", "role": "user", "password": "short"})
+    add(f"PATCH /api/v1/users/{other.user_id}", {"disabled": False})
+    add("GET /api/v1/tokens")
+    add("POST /api/v1/tokens", {"name": f"robot {number}", "role": "user", "days": 1})
+    add("DELETE /api/v1/tokens/01JZ0000000000000000000000")
     add("GET /admin/files/admin.css")
     add("GET /admin/")
     add(f"GET /admin/training?before={run_id}")
@@ -282,9 +288,7 @@ def real_requests(
         (f"people/tokens/{someone}/revoke", {}),
         ("people/releases", {"user_id": someone}),
         (f"people/releases/{someone}/end", {}),
-        (f"people/{someone}/role", {"role": "user"}),
-        (f"people/{someone}/disabled", {"disabled": "true"}),
-        (f"people/{someone}/password", {"password": "a long password"}),
+        (f"people/{someone}", {"role": "user", "disabled": "true", "password": "a long password"}),
         (f"people/{someone}/sign-out", {}),
         (f"people/{someone}/erase", {}),
     ):

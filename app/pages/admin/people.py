@@ -1,7 +1,6 @@
 """The page /admin/people: accounts, API tokens, whose votes the guard set aside, and erasure."""
 
 from collections import Counter
-from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request
@@ -12,15 +11,12 @@ from app.pages.admin.frame import act, show
 from app.pages.html import counted
 from app.services import Services
 from app.web.auth import Identity, ServicesHere
-from storage.db import audit
-from storage.errors import Conflict, InvalidInput
 from storage.files.installation_key import load_secret
-from storage.people import tokens, users
+from storage.people import accounts, tokens, users
 from storage.privacy.erasure import erase_user, preview_user, remove_copies
 from storage.privacy.releases import release, withdraw
 
 ADDRESS = "/admin/people"
-MOST_DAYS = 36_500
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,8 +41,7 @@ def create_account(
 ) -> Response:
     def deed(identity: Identity) -> str:
         with services.database.write() as session:
-            user = users.create_user(session, name.strip(), role=role, password=password)
-            audit.record(session, identity.user_id, "create user", user.id, role=role)
+            user = accounts.create(session, name, role=role, password=password, by=identity.user_id)
         return f"Created the account {user.name}."
 
     return act(request, services, deed, ADDRESS)
@@ -63,14 +58,9 @@ def create_token(
     """The page with the new token, which is shown this once."""
 
     def values(identity: Identity) -> dict[str, Any]:
-        if not 0 <= days <= MOST_DAYS:
-            raise InvalidInput(f"days is {days}; it must be from 0 to {MOST_DAYS}.", field="days")
         with services.database.write() as session:
-            user = users.ensure_user(session, name.strip(), role)
-            ttl = timedelta(days=days) if days else None
-            token, secret = tokens.create_token(session, user.id, name=name.strip(), ttl=ttl)
-            audit.record(session, identity.user_id, "create token", token.id, user=user.id)
-        return _values(services, identity) | {"secret": secret, "secret_name": name.strip()}
+            token, secret = accounts.issue_token(session, name, role=role, days=days, by=identity.user_id)
+        return _values(services, identity) | {"secret": secret, "secret_name": token.name}
 
     return show(request, services, "people.html", values)
 
@@ -79,8 +69,7 @@ def create_token(
 def revoke_token(request: Request, services: ServicesHere, token_id: str) -> Response:
     def deed(identity: Identity) -> str:
         with services.database.write() as session:
-            tokens.revoke_token(session, token_id)
-            audit.record(session, identity.user_id, "revoke token", token_id)
+            accounts.revoke_token(session, token_id, by=identity.user_id)
         return "The token is revoked."
 
     return act(request, services, deed, ADDRESS)
@@ -106,45 +95,23 @@ def withdraw_release(request: Request, services: ServicesHere, release_id: str) 
     return act(request, services, deed, ADDRESS)
 
 
-@router.post(f"{ADDRESS}/{{user_id}}/role")
-def set_role(request: Request, services: ServicesHere, user_id: str, role: Role) -> Response:
-    def deed(identity: Identity) -> str:
-        _refuse_own(identity, user_id)
-        with services.database.write() as session:
-            name = users.get_user(session, user_id).name
-            users.set_role(session, user_id, role)
-            audit.record(session, identity.user_id, "set role", user_id, role=role)
-        return f"{name} now has the role {role}, and has to sign in again."
-
-    return act(request, services, deed, ADDRESS)
-
-
-@router.post(f"{ADDRESS}/{{user_id}}/disabled")
-def set_disabled(
-    request: Request, services: ServicesHere, user_id: str, disabled: Annotated[bool, Form()]
+@router.post(f"{ADDRESS}/{{user_id}}")
+def change_account(
+    request: Request,
+    services: ServicesHere,
+    user_id: str,
+    role: Annotated[Literal["user", "admin"] | None, Form()] = None,
+    disabled: Annotated[bool | None, Form()] = None,
+    password: Annotated[str | None, Form()] = None,
 ) -> Response:
+    """Change the role, the access or the password of an account."""
+
     def deed(identity: Identity) -> str:
-        _refuse_own(identity, user_id)
+        wanted: dict[str, Any] = {"role": role, "disabled": disabled, "password": password}
         with services.database.write() as session:
+            ended = accounts.change(session, user_id, by=identity.user_id, **wanted)
             name = users.get_user(session, user_id).name
-            users.set_disabled(session, user_id, disabled)
-            action = "disable user" if disabled else "enable user"
-            audit.record(session, identity.user_id, action, user_id)
-        return f"{name} is {'disabled' if disabled else 'enabled'}."
-
-    return act(request, services, deed, ADDRESS)
-
-
-@router.post(f"{ADDRESS}/{{user_id}}/password")
-def set_password(
-    request: Request, services: ServicesHere, user_id: str, password: Annotated[str, Form()] = ""
-) -> Response:
-    def deed(identity: Identity) -> str:
-        with services.database.write() as session:
-            name = users.get_user(session, user_id).name
-            users.set_password(session, user_id, password)
-            audit.record(session, identity.user_id, "set password", user_id)
-        return f"Changed the password of {name}, who has to sign in again."
+        return f"Changed {name}. Sessions, links and API tokens ended: {ended}."
 
     return act(request, services, deed, ADDRESS)
 
@@ -175,12 +142,12 @@ def erase_person(request: Request, services: ServicesHere, user_id: str) -> Resp
 
 def _values(services: Services, identity: Identity) -> dict[str, Any]:
     with services.database.read() as session:
-        accounts = users.list_users(session)
+        people = users.list_users(session)
         api_tokens = [token for token in tokens.list_tokens(session) if token.revoked_at is None]
-        signed_in = Counter(tokens.open_sessions(session, [account.id for account in accounts]))
+        signed_in = Counter(tokens.open_sessions(session, [one.id for one in people]))
     return {
-        "accounts": accounts,
-        "names": {account.id: account.name for account in accounts},
+        "accounts": people,
+        "names": {one.id: one.name for one in people},
         "signed_in": signed_in,
         "tokens": api_tokens,
         "guard": current_guard(services),
@@ -197,8 +164,3 @@ def _preview(services: Services, text: str) -> dict[str, Any]:
     with services.database.read() as session:
         person = users.find_person(session, text, salt=load_secret(services.settings.data_dir))
         return {"wanted": text, "person": person, "found": preview_user(session, person.id)}
-
-
-def _refuse_own(identity: Identity, user_id: str) -> None:
-    if identity.user_id == user_id:
-        raise Conflict("This is your own account; another admin or `thumbloop user` has to do that.")
