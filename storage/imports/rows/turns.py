@@ -13,7 +13,7 @@ from storage.imports.files.records import kind_of
 from storage.imports.rows.texts import messages_in
 
 # What a message may hold besides its text: nothing that the model read, or handled by its format.
-KNOWN_KEYS = "role from content value id name rating score num_tokens timestamp created_at model metadata"
+KNOWN_KEYS = "role from content value id num_tokens timestamp created_at model"
 MESSAGE = frozenset(KNOWN_KEYS.split())
 MORE_THAN_TEXT = ("tool_calls", "function_call", "tool_call_id", "images", "image", "audio", "files")
 
