@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.chat.live_reply import LiveReply
 from app.web.errors import error_body
+from storage.chats.reasoning import Reasoning
 from storage.db.tables import Message
 from storage.errors import ThumbloopError
 from storage.settings import Settings
@@ -65,7 +66,7 @@ def sse(event: str, data: dict[str, Any]) -> str:
 
 
 async def events(live: LiveReply) -> AsyncIterator[str]:
-    """The reply as server-sent events: `message`, any number of `delta`, then `done` or `error`."""
+    """Server-sent events: `message`, any number of `reasoning` and `delta`, then `done` or `error`."""
     yield sse(
         "message",
         {
@@ -76,7 +77,8 @@ async def events(live: LiveReply) -> AsyncIterator[str]:
     )
     try:
         async for text in live.follow(PING_SECONDS):
-            yield sse("delta", {"text": text}) if text is not None else PING
+            kind = "reasoning" if isinstance(text, Reasoning) else "delta"
+            yield sse(kind, {"text": text}) if text is not None else PING
         message = live.message()
     except ThumbloopError as error:
         yield sse("error", {"message_id": live.message_id, "error": error_body(error)})
@@ -88,6 +90,7 @@ async def events(live: LiveReply) -> AsyncIterator[str]:
             "model_version": live.model_version,
             "finish_reason": message.finish_reason,
             "content": message.content,
+            "reasoning": message.reasoning,
         },
     )
 

@@ -96,6 +96,7 @@ class MessageOut(BaseModel):
     parent_id: str | None
     role: Literal["user", "assistant"]
     content: str
+    reasoning: str | None = Field(None, description="Of a reply: what the model thought before it.")
     state: str = Field(description="streaming, complete, stopped, failed, given (by a client) or erased.")
     model_version: str | None = Field(description="The version that wrote it, such as v2.")
     finish_reason: str | None = Field(description="stop, length, cancelled, interrupted or error.")

@@ -131,6 +131,7 @@ class ReplyRecorder:
         else:
             columns = {
                 "content": end.content,
+                "reasoning": end.reasoning,
                 "state": STATES[end.finish_reason],
                 "finish_reason": end.finish_reason,
                 "token_ids": end.token_ids,

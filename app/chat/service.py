@@ -19,6 +19,7 @@ from app.serving.reply import Sampling
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 from storage.chats import chats, signals
+from storage.chats.conversation import Turn
 from storage.db.database import Database
 from storage.db.tables import Chat, Message
 from storage.errors import Busy, Conflict, InvalidInput, ThumbloopError, TooLarge, TooOften
@@ -71,7 +72,7 @@ class ChatService:
     def begin(
         self,
         chat: Chat,
-        turns: Sequence[tuple[str, str]],
+        turns: Sequence[Turn],
         content: str,
         *,
         sampling: Sampling | None = None,
@@ -79,10 +80,10 @@ class ChatService:
         shorten: bool = True,
     ) -> LiveReply:
         """Store a drafted chat with the person's message and reply to it. `turns` are the earlier messages,
-        as the client claims them, as (role, text). Raises as `send` does.
+        as the client claims them. Raises as `send` does.
         """
         self._check_content(content)
-        path = chats.draft_messages(chat, [*turns, ("user", content)])
+        path = chats.draft_messages(chat, [*turns, Turn("user", content)])
 
         def store(session: Session) -> Message:
             chats.add_chat(session, chat, path)

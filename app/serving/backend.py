@@ -17,11 +17,15 @@ from typing import Any
 from app.serving.admission import Admission
 from app.serving.reply import Reply, ReplyStream, Request, Sampling
 from app.serving.scheduler import Occupancy, Scheduler
+from storage.chats.reasoning import opens
 from storage.errors import InvalidInput, NotReady
 from storage.settings import Settings
-from trainer.dataset.template import folded, lacking, prompt_ids
+from trainer.dataset.template import NO_GREETING, NO_SYSTEM, folded, lacking, prompt_ids
 
 log = logging.getLogger("thumbloop.serving")
+
+SAID = {NO_SYSTEM, NO_GREETING}  # what the log says of a chat template
+OPENING_TOKENS = 16  # at the end of a prompt, in which a tag is found
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Prompt:
     messages: Sequence[Mapping[str, str]]
     ids: list[int] | None
     share: float
+    opened: bool = False  # it ends by opening the model's reasoning
 
 
 class Backend(ABC):
@@ -65,7 +70,7 @@ class Backend(ABC):
         self._request_ids = itertools.count(1)
         self._lock = threading.Lock()  # guards `_versions`; none is removed while a reply is admitted
         self._versions: dict[str, Any] = {}
-        for what in lacking(tokenizer) if tokenizer is not None else ():
+        for what in SAID & lacking(tokenizer) if tokenizer is not None else ():
             log.info("Conversations are folded: %s.", what)
 
     @abstractmethod
@@ -103,7 +108,8 @@ class Backend(ABC):
             return Prompt(messages, None, 0.0)  # not counted, so never refused as too long
         known = folded(self._tokenizer, messages)
         ids = prompt_ids(self._tokenizer, known)
-        return Prompt(known, ids, len(ids) / self._context)
+        opened = opens(self._tokenizer.decode(ids[-OPENING_TOKENS:]))
+        return Prompt(known, ids, len(ids) / self._context, opened)
 
     def stream(
         self,
@@ -134,7 +140,7 @@ class Backend(ABC):
             raise
         request = Request(
             *(str(next(self._request_ids)), version_id, person, prompt.messages, prompt.ids),
-            *(sampling, limit, asked_at),
+            *(sampling, limit, asked_at, prompt.opened),
         )
         return ReplyStream(partial(self._begin, request, loaded))
 

@@ -1,6 +1,7 @@
 """One reply: how it is sampled, the stream that its reader gets, and the base class of what generates it."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from app.serving.text import StopStrings
+from storage.chats.reasoning import Parts, Reasoning, Splitter, apart
 from storage.errors import InvalidInput, ThumbloopError
 
 MAX_STOP_STRINGS = 16
@@ -55,9 +57,11 @@ class Sampling:
 class ReplyEnd:
     """The finished reply.
 
-    `content` is all deltas joined. `token_ids` are as generated, including an end token and the tokens of a
-    stop string; None if they may not be ids of the local tokenizer. `timings` has queued_s, first_token_s
-    (None without a token) and total_s in seconds since the request, and tokens, their number.
+    `content` is all deltas joined that are not reasoning; but a closing tag that nothing opened shows at the
+    end only, and takes what came before it out of `content`. `token_ids` are as generated, including an end
+    token and the tokens of a stop string; None if they may not be ids of the local tokenizer. `timings` has
+    queued_s, first_token_s (None without a token) and total_s in seconds since the request, and tokens, their
+    number.
     """
 
     content: str
@@ -65,6 +69,7 @@ class ReplyEnd:
     token_ids: list[int] | None
     prompt_tokens: int
     timings: dict[str, Any]
+    reasoning: str = ""
 
 
 Outcome = ReplyEnd | ThumbloopError
@@ -102,7 +107,7 @@ class ReplyStream:
             self._withdraw()
 
     def __iter__(self) -> Iterator[str]:
-        """The deltas as they arrive, each valid text; raises the error that ended the reply."""
+        """The deltas as they arrive, valid texts, some Reasoning; raises the error that ended the reply."""
         self.start()
         with self._reading():
             seen = 0
@@ -118,7 +123,7 @@ class ReplyStream:
     async def follow(self, silence: float) -> AsyncIterator[str | None]:
         """The same in an event loop: the text since the last item, or None after `silence` seconds without.
 
-        It takes no thread. A busy loop gets all the deltas that arrived meanwhile as one item.
+        It takes no thread. A busy loop gets all the deltas of one kind that arrived meanwhile as one item.
         """
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
@@ -131,10 +136,12 @@ class ReplyStream:
             while True:
                 news.clear()
                 with self._changed:
-                    text, seen, over = "".join(self._deltas[seen:]), len(self._deltas), self.over
-                if text:
+                    texts, seen, over = _joined(self._deltas[seen:]), len(self._deltas), self.over
+                for text in texts:
                     yield text
-                elif over:
+                if texts:
+                    continue
+                if over:
                     break
                 else:
                     alarm = loop.call_later(silence, news.set)
@@ -150,9 +157,9 @@ class ReplyStream:
 
     @property
     def text(self) -> str:
-        """The text so far."""
+        """The text so far, without reasoning."""
         with self._changed:
-            return "".join(self._deltas)
+            return "".join(delta for delta in self._deltas if not isinstance(delta, Reasoning))
 
     @property
     def end(self) -> ReplyEnd:
@@ -207,6 +214,11 @@ class ReplyStream:
             raise self._outcome
 
 
+def _joined(deltas: Sequence[str]) -> list[str]:
+    """Deltas of one kind, reasoning or not, that follow each other as one."""
+    return [kind("".join(same)) for kind, same in itertools.groupby(deltas, type)]
+
+
 @dataclass(frozen=True)
 class Request:
     """A request for one reply.
@@ -223,6 +235,7 @@ class Request:
     sampling: Sampling
     limit: int
     asked_at: float
+    opened: bool = False  # the prompt ends by opening the model's reasoning
 
 
 class Reply:
@@ -234,7 +247,8 @@ class Reply:
         self._stops = StopStrings(request.sampling.stop)
         self._began_at: float | None = None
         self._first_at: float | None = None
-        self._content: list[str] = []
+        self._parts = Splitter(opened=request.opened)
+        self._written: list[str] = []  # by the model, with its tags
         self._token_ids: list[int] = []
 
     def begin(self) -> None:
@@ -253,6 +267,8 @@ class Reply:
         if not self._stops.found:
             self._write(self._stops.add(self._rest()))
             self._write(self._stops.flush())
+        for piece in self._parts.flush():
+            self.stream.write(piece)
         ended, asked = time.perf_counter(), self.request.asked_at
         timings = {
             "queued_s": round((self._began_at or ended) - asked, 4),
@@ -260,8 +276,9 @@ class Reply:
             "total_s": round(ended - asked, 4),
             "tokens": self._tokens(),
         }
-        content, prompt_tokens = "".join(self._content), self._prompt_tokens()
-        self.stream.close(ReplyEnd(content, outcome, self._known_ids(), prompt_tokens, timings))
+        reasoning, content = self._said()
+        known, prompt_tokens = self._known_ids(), self._prompt_tokens()
+        self.stream.close(ReplyEnd(content, outcome, known, prompt_tokens, timings, reasoning))
 
     def _add(self, text: str) -> None:
         """Pass on more text; what may become a stop string is held back."""
@@ -271,8 +288,13 @@ class Reply:
         self._first_at = self._first_at or time.perf_counter()
 
     def _write(self, delta: str) -> None:
-        self._content.append(delta)
-        self.stream.write(delta)
+        self._written.append(delta)
+        for piece in self._parts.add(delta):
+            self.stream.write(piece)
+
+    def _said(self) -> Parts:
+        """The complete reasoning and reply."""
+        return apart("".join(self._written), opened=self.request.opened)
 
     # The backends find these in different ways.
 

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from storage.chats.conversation import Turn
 from storage.db.ids import new_id
 from storage.db.rows import database_now, execute_core, get_row, newest_rows, next_id
 from storage.db.tables import Chat, Message, Table, now
@@ -158,19 +159,20 @@ def _first_titles(session: Session, chat_id: str) -> set[str]:
     return {short_title(content) for content in session.exec(query)}
 
 
-def draft_messages(chat: Chat, turns: Iterable[tuple[str, str]]) -> list[Message]:
-    """A chat's first messages from (role, text) pairs, each the child of the one before, not stored yet.
+def draft_messages(chat: Chat, turns: Iterable[Turn]) -> list[Message]:
+    """A chat's first messages, each the child of the one before, not stored yet.
 
     Replies among them have the state "given": no model of ours wrote them, so they cannot be voted on.
     """
     path: list[Message] = []
-    for role, content in turns:
+    for turn in turns:
         message = Message(
             chat_id=chat.id,
             parent_id=path[-1].id if path else None,
-            role=role,
-            content=check_text(content, "content"),
-            state="given" if role == "assistant" else "complete",
+            role=turn.role,
+            content=check_text(turn.content, "content"),
+            reasoning=check_text(turn.reasoning, "reasoning") or None,
+            state="given" if turn.role == "assistant" else "complete",
         )
         path.append(message)
     return path
@@ -228,6 +230,7 @@ def finish_reply(
     content: str,
     state: str,
     finish_reason: str,
+    reasoning: str = "",
     token_ids: list[int] | None = None,
     timings: dict[str, Any] | None = None,
 ) -> Message:
@@ -239,6 +242,7 @@ def finish_reply(
     values = {
         "reply_id": message_id,
         "content": storable(content),
+        "reasoning": storable(reasoning) or None,
         "state": state,
         "finish_reason": finish_reason,
         "token_ids": token_ids,
@@ -318,7 +322,7 @@ def newest_child(session: Session, message_id: str) -> Message | None:
 def prompt_messages(chat: Chat, path: Iterable[Message]) -> list[dict[str, str]]:
     """The messages for the model: the system prompt, if there is one, then those of the path."""
     system = [{"role": "system", "content": chat.system_prompt}] if chat.system_prompt else []
-    return system + [{"role": message.role, "content": message.content} for message in path]
+    return system + [Turn(one.role, one.content, one.reasoning or "").message for one in path]
 
 
 def renew_replies(session: Session, texts: Mapping[str, str]) -> set[str]:

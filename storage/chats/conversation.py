@@ -3,9 +3,10 @@
 So the same messages give the same prompt whichever way they come, and every export can be imported again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from storage.chats.reasoning import apart, written
 from storage.errors import InvalidInput
 
 # The name of each role here, by the names that others give it.
@@ -23,12 +24,22 @@ ROLES = {
 TOOLS = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython")
 # The key of the text in each type of a message's parts.
 PARTS = {None: "text", "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+# The same for reasoning, in parts and beside the content.
+THOUGHTS = {"thinking": "thinking", "think": "think", "reasoning": "text"}
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 BETWEEN = "\n\n"  # joins texts that become one message
 
 
 class Turn(NamedTuple):
     role: str  # system, user, assistant
     content: str
+    reasoning: str = ""  # of an assistant's, apart from its content
+
+    @property
+    def message(self) -> dict[str, str]:
+        """As chat templates and other programs read it."""
+        message = {"role": self.role, "content": self.content}
+        return message | {"reasoning_content": self.reasoning} if self.reasoning else message
 
 
 def known_role(given: Any, field: str) -> str:
@@ -54,11 +65,19 @@ def joined_parts(content: Any) -> Any:
     return "".join(texts)
 
 
+def thought(message: Mapping[str, Any]) -> str:
+    """The reasoning that stands in a message beside its content."""
+    found = (message.get(key) for key in THOUGHT_KEYS)
+    return next((text for text in found if isinstance(text, str) and text.strip()), "")
+
+
 def _part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     text = part.get(PARTS.get(kind, "")) if isinstance(part, dict) and isinstance(kind, str | None) else None
     if isinstance(text, str):
         return text
+    if kind in THOUGHTS and isinstance(text := part.get(THOUGHTS[kind]), str):
+        return written(text, "")
     what = f"a part of the type {kind[:80]!r}" if isinstance(kind, str) else "a part without a text"
     known = ", ".join(name for name in PARTS if name)
     raise ValueError(f"it holds {what}, and the model reads text alone (types {known})")
@@ -76,23 +95,35 @@ def shaped(turns: Iterable[Turn]) -> list[Turn]:
     | an assistant's message first (a greeting) | the same |
     | any other empty message | the same |
 
-    Texts that become one are joined by a blank line. The role `developer` is `system` (`ROLES`). What this
-    returns stays as it is if given again. Raises InvalidInput unless the last message is the user's.
+    Texts that become one are joined by a blank line. Reasoning is kept apart. The role `developer` is
+    `system` (`ROLES`). What this returns stays as it is if given again. Raises InvalidInput unless the last
+    message is the user's.
     """
     system: list[str] = []
-    said: list[tuple[str, list[str]]] = []
-    for role, content in turns:
-        if role == "system":
-            system.append(content)
-        elif said and said[-1][0] == role:
-            said[-1][1].append(content)
+    said: list[tuple[str, list[Turn]]] = []
+    for turn in map(without_reasoning, turns):
+        if turn.role == "system":
+            system.append(turn.content)
+        elif said and said[-1][0] == turn.role:
+            said[-1][1].append(turn)
         else:
-            said.append((role, [content]))
+            said.append((turn.role, [turn]))
     if not said or said[-1][0] != "user":
         roles = ", ".join(role for role, _ in said) or "none but the system's"
         raise InvalidInput(f"The last message before the reply must be the user's; there are {roles}.")
     one_system = [Turn("system", text)] if (text := _joined(system)) else []
-    return one_system + [Turn(role, _joined(texts)) for role, texts in said]
+    return one_system + [
+        Turn(role, _joined([one.content for one in same]), _joined([one.reasoning for one in same]))
+        for role, same in said
+    ]
+
+
+def without_reasoning(turn: Turn) -> Turn:
+    """The turn with its reasoning apart, if an assistant's content has some in it."""
+    if turn.role != "assistant":
+        return turn
+    reasoning, content = apart(written(turn.reasoning, turn.content))
+    return Turn(turn.role, content, reasoning)
 
 
 def _joined(texts: list[str]) -> str:

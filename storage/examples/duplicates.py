@@ -112,7 +112,7 @@ def opening(prompt: list[Message]) -> str:
 
 
 def digest(*parts: list[Message]) -> bytes:
-    """A 16-byte digest of these lists of messages, their roles and contents."""
+    """A 16-byte digest of these lists of messages, their roles, contents and reasoning."""
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         # Each length comes before its text, so that different lists never give the same bytes.
@@ -121,6 +121,8 @@ def digest(*parts: list[Message]) -> bytes:
             for text in (message["role"].encode(), message["content"].encode()):
                 found.update(b"%d:" % len(text))
                 found.update(text)
+            if reasoning := message.get("reasoning_content", "").encode():
+                found.update(b"+%d:" % len(reasoning) + reasoning)
     return found.digest()
 
 

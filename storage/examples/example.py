@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
+from storage.chats.conversation import Turn
 from storage.chats.signals import DESIRABLE, SIGNAL
 from storage.db.ids import is_id
 from storage.db.tables import VoteEvent
@@ -184,7 +185,7 @@ def _taken_back(row: Any) -> str:
 def example_of(row: Any, **given: Any) -> Example:
     """The example of a vote or signal: what both take from the row of their query, and the given fields."""
     return Example(
-        completion=[{"role": "assistant", "content": row.content}],
+        completion=[Turn("assistant", row.content, row.reasoning or "").message],
         message_id=row.message_id,
         chat_id=row.chat_id,
         user_id=row.user_id,
@@ -205,7 +206,7 @@ def prompt_of(row: Any, before: dict[str, Any]) -> list[dict[str, str]]:
     step = row.parent_id
     while step is not None:
         message = before[step]
-        prompt.append({"role": message.role, "content": message.content})
+        prompt.append(Turn(message.role, message.content, message.reasoning or "").message)
         step = message.parent_id
     prompt = prompt[: len(prompt) - row.messages_left_out]
     if row.system_prompt:

@@ -24,7 +24,7 @@ def columns(table: type[Table], *names: str) -> list[Any]:
 
 # The columns of a rated reply and its chat that votes and signals both need.
 REPLY = (
-    *columns(Message, "parent_id", "messages_left_out", "chat_id", "content"),
+    *columns(Message, "parent_id", "messages_left_out", "chat_id", "content", "reasoning"),
     col(ModelVersion.number).label("version"),
     *columns(Chat, "source", "system_prompt", "consent", "deleted_at"),
 )
@@ -147,13 +147,27 @@ def rated_conditions(
 def messages_before(session: Session, replies: Iterable[Any]) -> dict[str, Any]:
     """All ancestors of these replies by id, one query per generation, each by primary key."""
     found: dict[str, Any] = {}
-    query = sa.select(*columns(Message, "id", "parent_id", "role", "content")).where(
+    query = sa.select(*columns(Message, "id", "parent_id", "role", "content", "reasoning")).where(
         col(Message.id).in_(sa.bindparam("ids", expanding=True))
     )
     while ids := {row.parent_id for row in replies if row.parent_id is not None} - found.keys():
         replies = session.execute(query, {"ids": sorted(ids)}).all()
         found |= {row.id: row for row in replies}
     return found
+
+
+def has_reasoning(session: Session, snapshot: int) -> bool:
+    """Whether a reply that is rated in this snapshot, or a message before it, has reasoning."""
+    found = sa.select(col(Message.id)).where(col(Message.reasoning).is_not(None)).cte(recursive=True)
+    later = found.union(sa.select(col(Message.id)).join(found, col(Message.parent_id) == found.c.id))
+    rated = sa.select(col(VoteEvent.id)).where(
+        col(VoteEvent.message_id) == later.c.id, col(VoteEvent.id) <= snapshot
+    )
+    noticed = sa.select(col(Signal.id)).where(
+        col(Signal.message_id) == later.c.id, col(Signal.after_event_id) < snapshot
+    )
+    query = sa.select(later.c.id).where(rated.exists() | noticed.exists()).limit(1)
+    return session.execute(query).first() is not None
 
 
 def _of_votes(filter: ExampleFilter) -> Iterator[sa.ColumnElement[bool]]:

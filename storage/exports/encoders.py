@@ -30,6 +30,9 @@ _ARROW_TYPES = {
     Kind.FLAG: pa.bool_(),
     Kind.TAGS: pa.list_(pa.string()),
     Kind.MESSAGES: pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+    Kind.REASONED: pa.list_(
+        pa.struct({"role": pa.string(), "content": pa.string(), "reasoning_content": pa.string()})
+    ),
     Kind.TURNS: pa.list_(pa.struct({"from": pa.string(), "value": pa.string()})),
 }
 

@@ -24,11 +24,12 @@ from storage.examples.duplicates import Selection
 from storage.examples.example import Example, Examples
 from storage.examples.filters import resolve
 from storage.examples.pairs import iter_pairs
+from storage.examples.queries import has_reasoning
 from storage.exports.dataset_card import dataset_card
 from storage.exports.encoders import ENCODERS, MOST_ROWS
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import Redaction, Redactor
-from storage.exports.shapes import COLUMNS, ChatTemplate, Row, Shaper
+from storage.exports.shapes import REASONING, ChatTemplate, Kind, Row, Shaper, columns_of
 from storage.files.atomic import sync, write_atomically, written_aside
 from storage.files.disk_full import is_full, no_room
 
@@ -79,6 +80,8 @@ class Export:
             all_examples, duplicates=plan.duplicates, contradictions=plan.contradictions
         )
         self._shaper = Shaper(salt, template)
+        reasoned = has_reasoning(session, self.snapshot_event_id)
+        self._columns = columns_of(plan.shape, reasoned=reasoned)
         self._redaction = Redaction(redactor) if redactor is not None else None
         self._left_out: Counter[str] = Counter()
         self._votes: dict[str, Counter[bool]] = {}
@@ -91,7 +94,7 @@ class Export:
         A chunk holds at most that many rows.
         """
         self._digest, self._bytes = hashlib.sha256(), 0
-        for chunk in ENCODERS[self.plan.format](self._rows(), COLUMNS[self.plan.shape], most_rows):
+        for chunk in ENCODERS[self.plan.format](self._rows(), self._columns, most_rows):
             self._digest.update(chunk)
             self._bytes += len(chunk)
             yield chunk
@@ -132,7 +135,7 @@ class Export:
                 self._votes.setdefault(example.model_version or "", Counter())[example.label] += 1
                 self._largest_event_id = max(self._largest_event_id, example.event_id)
             self.rows += 1
-            yield row
+            yield _filled(row, self._columns)
 
     def _shaped(self) -> Iterator[tuple[Row, tuple[Example, ...]]]:
         if self.plan.shape == "pairs":
@@ -153,6 +156,15 @@ class Export:
     def _selected(self) -> Iterator[Example]:
         yield from self._selection
         self._left_out += self._examples.left_out
+
+
+def _filled(row: Row, columns: dict[str, Kind]) -> Row:
+    """The row with REASONING in every message of the columns that have it."""
+    reasoned = [name for name, kind in columns.items() if kind is Kind.REASONED]
+    return row | {
+        name: [message | {REASONING: message.get(REASONING, "")} for message in row[name]]
+        for name in reasoned
+    }
 
 
 def export_to(target: Path, export: Export) -> dict[str, Any]:

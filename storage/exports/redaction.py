@@ -116,7 +116,10 @@ class Redaction:
         text = partial(self._replaced, numbers={})
 
         def messages(values: list[dict[str, str]]) -> list[dict[str, str]]:
-            return [{"role": message["role"], "content": text(message["content"])} for message in values]
+            return [
+                {name: value if name == "role" else text(value) for name, value in message.items()}
+                for message in values
+            ]
 
         return tuple(
             replace(

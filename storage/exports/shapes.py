@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from storage.chats.reasoning import written
 from storage.examples.example import Example
 from storage.examples.messages import Message, common_prefix
 from storage.files.installation_key import pseudonym
@@ -34,6 +35,7 @@ class Kind(Enum):
     FLAG = "true or false"
     TAGS = "a list of texts"
     MESSAGES = "a list of role and content"
+    REASONED = "a list of role, content and reasoning_content"
     TURNS = "a list of from and value"
 
 
@@ -60,6 +62,17 @@ COLUMNS: dict[str, dict[str, Kind]] = {
     },
     "sharegpt": {"conversations": Kind.TURNS, "kto_tag": Kind.FLAG, **PROVENANCE},
 }
+REASONING = "reasoning_content"
+
+
+def columns_of(shape: str, *, reasoned: bool) -> dict[str, Kind]:
+    """The columns of a shape; `reasoned`: messages have the key REASONING, empty where there is none."""
+    columns = COLUMNS[shape]
+    if not reasoned:
+        return columns
+    return {name: Kind.REASONED if kind is Kind.MESSAGES else kind for name, kind in columns.items()}
+
+
 # LLaMA-Factory's default names of the speakers.
 SHAREGPT_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
@@ -87,7 +100,11 @@ class Shaper:
             start = common_prefix(self.template.render(example.prompt, True), text)
             row |= {"prompt": text[:start], "completion": text[start:]}
         elif shape == "sharegpt":
-            turns = [{"from": SHAREGPT_SPEAKERS[m["role"]], "value": m["content"]} for m in both]
+            # LLaMA-Factory reads reasoning in the text, as the model wrote it.
+            turns = [
+                {"from": SHAREGPT_SPEAKERS[m["role"]], "value": written(m.get(REASONING, ""), m["content"])}
+                for m in both
+            ]
             row = {"conversations": turns, "kto_tag": example.label}
         return row | self._provenance(example)
 

@@ -101,5 +101,11 @@ def _add(session: Session, reading: Reading, batch: list[ImportedRow]) -> None:
 
 
 def _memory(row: ImportedRow) -> int:
-    texts = (row.comment, row.correction, row.model, *row.tags, *(turn.content for turn in row.turns))
+    texts = (
+        row.comment,
+        row.correction,
+        row.model,
+        *row.tags,
+        *(text for turn in row.turns for text in turn[1:]),
+    )
     return MESSAGE * len(row.turns) + sum(map(sys.getsizeof, texts))

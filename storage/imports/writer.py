@@ -165,6 +165,7 @@ class _Batch:
         message_id: str | None = None
         for turn in turns:
             message = {"chat_id": chat_id, "parent_id": message_id, "created_at": at, **turn._asdict()}
+            message["reasoning"] = turn.reasoning or None
             message_id = new_id()
             self._add(Message, message | {"id": message_id})
         if row.model is not None:

@@ -197,7 +197,7 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
     session.execute(sa.update(VoteEvent).where(events).values(blank | {"action": ERASED}))
     report.signals = count_changed(session, sa.delete(Signal).where(scope.covers(Signal)))
     messages = sa.update(Message).where(col(Message.chat_id).in_(scope.chats))
-    blank = {"content": "", "token_ids": None, "sampling": None, "state": ERASED_MESSAGE}
+    blank = {"content": "", "reasoning": None, "token_ids": None, "sampling": None, "state": ERASED_MESSAGE}
     report.messages = count_changed(session, messages.values(blank))
     chats = sa.update(Chat).where(col(Chat.id).in_(scope.chats))
     blank = {"title": "", "system_prompt": "", "import_key": None, "deleted_at": now()}

@@ -106,7 +106,7 @@ def frozen_settings(*kinds: Frozen) -> set[str]:
 def in_environment(values: Mapping[str, Any]) -> dict[str, str]:
     """The environment variables that give these settings again; takes `model_dump(mode="json")`."""
     return {
-        variable(name): json.dumps(value) if isinstance(value, list) else str(value)
+        variable(name): json.dumps(value) if isinstance(value, list | dict) else str(value)
         for name, value in values.items()
     }
 

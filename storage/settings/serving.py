@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import AdapterField
-from storage.settings.validators import Address, AsList, Item, Line, Network
+from storage.settings.validators import Address, AsList, Item, Line, Network, TemplateArgs
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -25,6 +25,9 @@ class ServingSettings(BaseSettings):
     postgresql+psycopg://user:password@host/name"""
     model: str = AdapterField(DEFAULT_MODEL)
     """Base model: `smollm2-135m-instruct` (comes with the installation), a hub id, or a folder."""
+    template_args: Annotated[TemplateArgs, NoDecode] = AdapterField({})
+    """Arguments of the model's chat template, as JSON: {"enable_thinking": false}. The same for replies,
+    training and exports."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = AdapterField("auto")
     """Number format of the base model. auto: bf16 where the processor has it, else fp32. fp16: for GPUs
     without bf16."""

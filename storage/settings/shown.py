@@ -1,5 +1,6 @@
 """Settings as people see them: a value, where it comes from, and what a setting takes."""
 
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -10,7 +11,13 @@ import sqlalchemy
 from storage.settings import SECRETS, Settings
 from storage.settings.validators import variable
 
-KINDS = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "string": "text"}
+KINDS = {
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "`true`, `false`",
+    "string": "text",
+    "object": "JSON object",
+}
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -27,6 +34,8 @@ def shown_value(name: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, list):
         value = ", ".join(map(str, value))
+    if isinstance(value, dict):
+        value = json.dumps(value)
     return str(value) if value != "" else '""'
 
 

@@ -15,6 +15,11 @@ from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 # The settings that limit how much a data policy takes; each policy here needs at least one of its own.
 POLICY_NUMBERS = {"window": ("window_days", "window_rows"), "balanced": ("row_budget",)}
+# Arguments of a tokenizer's apply_chat_template that Thumbloop gives itself.
+OUR_ARGUMENTS = {
+    *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message"),
+    *("tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length", "tools"),
+}
 ONLY_WITH = {name: policy for policy, names in POLICY_NUMBERS.items() for name in names} | {
     "replay_share": "window"
 }
@@ -30,6 +35,22 @@ def _listed(value: object) -> object:
         except ValueError as error:
             raise ValueError("this is not JSON; write items with commas between them") from error
     return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _object(value: object) -> object:
+    """A JSON object from an environment variable; empty text is an empty one."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value or "{}")
+    except ValueError as error:
+        raise ValueError('this is not JSON; write an object such as {"enable_thinking": false}') from error
+
+
+def _free_arguments(value: dict[str, Any]) -> dict[str, Any]:
+    if taken := OUR_ARGUMENTS & value.keys():
+        raise ValueError(f"{', '.join(sorted(taken))} cannot be set: Thumbloop does")
+    return value
 
 
 def _http_address(value: str) -> str:
@@ -79,6 +100,8 @@ def check_webhook_secret(value: str) -> None:
 
 
 AsList = BeforeValidator(_listed)
+AsObject = BeforeValidator(_object)
+TemplateArgs = Annotated[dict[str, Any], AsObject, AfterValidator(_free_arguments)]
 Address = Annotated[str, AfterValidator(_http_address)]
 TimeZone = Annotated[str, AfterValidator(_known_timezone)]
 Network = Annotated[str, AfterValidator(_network)]

@@ -28,15 +28,18 @@ class TrainingPlan:
     processes: int
     rows_per_step: int
     tokens: int
+    cut: int
 
     def lines(self) -> list[str]:
         """The plan as text, a sentence or two per line."""
         short = f"That is less than a micro-batch of {self.batch_size}: KTO's KL term is estimated on fewer."
         held_out = f", {self.held_out} held out" if self.held_out else ""
         together = f" ({self.processes} processes together)" if self.processes > 1 else ""
+        cut = f"The end of {counted(self.cut, 'example')} is cut off: too long for a row."
         return [
             *self.dropped.lines(),
             *self.dropped.notes(),
+            *([cut] if self.cut else []),
             f"{counted(self.rows, 'example')} to train on ({self.up} up, {self.down} down){held_out}; "
             f"weights {self.weights.desirable:.3f} up, {self.weights.undesirable:.3f} down.",
             *([short] if self.rows < self.batch_size else []),
@@ -55,7 +58,7 @@ class TrainingPlan:
 
     def to_metrics(self) -> dict[str, Any]:
         """The plan as JSON, for the run's row or a report."""
-        counts = ("rows", "up", "down", "held_out", "steps", "processes", "tokens")
+        counts = ("rows", "up", "down", "held_out", "steps", "processes", "tokens", "cut")
         return {
             "weights": self.weights.to_dict(),
             "dropped": dict(self.dropped),
@@ -103,6 +106,7 @@ def plan_training(
         processes=processes,
         rows_per_step=settings.batch_size * settings.gradient_accumulation * processes,
         tokens=sum(min(row.length, settings.max_length) for row in rows),
+        cut=sum(row.length > settings.max_length for row in rows),
     )
 
 

@@ -1,6 +1,7 @@
 """Splits examples by chat into tokenised rows to train on and rows to evaluate on."""
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from trainer.dataset.tokenise import LeftOut, TokenisedExample, tokenise
 
 # If a kind has fewer held-out votes than this, chats are added until it has its share.
 FEW = 4
+CUT_REASON = "cut to {} tokens it is a reply to the same prompt that is rated the other way at least as often"
 REASON = "the same reply to the same prompt is rated the other way at least as often"
 
 
@@ -51,7 +53,7 @@ def split_by_chat(
         return weight * age_weight(example, settings, moment=moment, on_policy=on_policy)
 
     rows, dropped = tokenise(tokenizer, examples, max_length=settings.max_length, weigh=weigh, check=check)
-    rows = without_contradictions(rows, dropped)
+    rows = without_contradictions(rows, dropped, settings.max_length)
     held_chats = hold_out(
         by_chat([row.example for row in rows]), fraction=settings.hold_out_fraction, seed=settings.seed
     )
@@ -63,13 +65,30 @@ def split_by_chat(
     )
 
 
-def without_contradictions(rows: Sequence[TokenisedExample], dropped: LeftOut) -> list[TokenisedExample]:
+def without_contradictions(
+    rows: Sequence[TokenisedExample], dropped: LeftOut, max_length: int
+) -> list[TokenisedExample]:
     """Keep the rows whose label is the majority for their text, in their order.
 
-    A text is the messages of prompt and reply. The other rows are added to `dropped`, each with the first row
-    that has the opposite label. If both labels are equally frequent, all rows of the text are dropped.
+    A text is the messages of prompt and reply, and then, of the rows left, the ids that are trained on: texts
+    that differ only beyond `max_length` are the same. The other rows are added to `dropped`, each with the
+    first row that has the opposite label. If both labels are equally frequent, all rows of the text are
+    dropped.
     """
     texts = [digest(row.example.prompt, row.example.completion) for row in rows]
+    kept = _majority(rows, texts, dropped, REASON)
+    return _majority(kept, [_seen(row, max_length) for row in kept], dropped, CUT_REASON.format(max_length))
+
+
+def _seen(row: TokenisedExample, max_length: int) -> bytes:
+    """A digest of the ids that are trained on."""
+    ids = [*row.prompt_ids, -1, *row.completion_ids][: max_length + 1]
+    return hashlib.sha256(array("q", ids).tobytes()).digest()
+
+
+def _majority(
+    rows: Sequence[TokenisedExample], texts: Sequence[bytes], dropped: LeftOut, reason: str
+) -> list[TokenisedExample]:
     votes = Counter((text, row.label) for text, row in zip(texts, rows, strict=True))
     first: dict[tuple[bytes, bool], TokenisedExample] = {}
     for text, row in zip(texts, rows, strict=True):
@@ -80,7 +99,7 @@ def without_contradictions(rows: Sequence[TokenisedExample], dropped: LeftOut) -
             kept.append(row)
         else:
             opposite = first[text, not row.label].example.message_id
-            dropped.add(REASON, row.example.message_id, f"unlike {opposite}")
+            dropped.add(reason, row.example.message_id, f"unlike {opposite}")
     return kept
 
 

@@ -2,6 +2,7 @@
 
 Templates differ in what they take. Some refuse or drop a system message, some a conversation that begins with
 the assistant. What a template does not take is folded into what it does, so such a model reads everything.
+Reasoning is in a later prompt only where the template puts it there.
 """
 
 import json
@@ -12,16 +13,24 @@ from typing import Any
 from jinja2 import TemplateError
 
 from storage.chats.conversation import BETWEEN
+from storage.chats.reasoning import CLOSE, OPEN, opens, written
 from storage.errors import InvalidInput
+from storage.examples.example import Example
 from storage.examples.messages import Message
-from storage.exports.shapes import ChatTemplate
+from storage.exports.shapes import REASONING, ChatTemplate
 
 Messages = Sequence[Mapping[str, str]]
 # A Jinja template can raise its own refusals and any programming error of its author.
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 NO_SYSTEM = "the chat template takes no system message: its text begins the user's first message"
 NO_GREETING = "the chat template takes no greeting: an empty message of the user stands before it"
-SYSTEM, GREETING = "Cedar marmot.", "Good morning, walrus."  # no template holds these texts by itself
+NO_REASONING = "the chat template knows no reasoning: the reply is trained on without it"
+NO_END = "the chat template ends a reply with no token that ends generation: the tokenizer's is added"
+# These two need no word: the model reads what its template means it to read.
+NO_EARLIER_REASONING = "the chat template leaves reasoning out of later prompts"
+NO_OWN_REASONING = "the chat template leaves reasoning out of the reply that it is of"
+# No template holds these texts by itself.
+SYSTEM, GREETING, THOUGHT = "Cedar marmot.", "Good morning, walrus.", "Seven herons."
 
 
 def prompt_ids(tokenizer: Any, messages: Messages) -> list[int]:
@@ -40,8 +49,12 @@ def chat_template(tokenizer: Any) -> ChatTemplate:
     asked = [{"role": "user", "content": ""}]
     begins = bool(bos) and render(tokenizer, asked, True, tokenize=False).startswith(bos)
 
+    ends = tuple(tokenizer.convert_ids_to_tokens(list(reply_ends(tokenizer))))
+
     def text(messages: list[Message], add_generation_prompt: bool) -> str:
         found: str = render(tokenizer, messages, add_generation_prompt, tokenize=False)
+        if not add_generation_prompt and found.rstrip().endswith(ends):
+            found = found.rstrip()
         return found.removeprefix(bos) if added else found
 
     return ChatTemplate(text, bos if begins and not added else "")
@@ -49,18 +62,54 @@ def chat_template(tokenizer: Any) -> ChatTemplate:
 
 def render(tokenizer: Any, messages: Messages, add_generation_prompt: bool, **how: Any) -> Any:
     """The messages, folded, as the template renders them. Raises InvalidInput if it refuses them."""
+    found = folded(tokenizer, messages)
     try:
-        return _rendered(tokenizer, folded(tokenizer, messages), add_generation_prompt, **how)
+        if REASONING in found[-1] and NO_OWN_REASONING in lacking(tokenizer):
+            text = _as_generated(tokenizer, found)
+            return text if how else tokenizer(text, add_special_tokens=False)["input_ids"]
+        return _rendered(tokenizer, found, add_generation_prompt, **how)
     except TEMPLATE_ERRORS as error:
         raise InvalidInput(
             f"The model's chat template refuses this conversation: {error}.", code="template_refused"
         ) from error
 
 
+def ended(tokenizer: Any, completion: Sequence[int]) -> list[int]:
+    """A rendered reply, ended as a generated one is: with the first token that ends it, and nothing after it.
+
+    Where the template writes no such token, it is the tokenizer's.
+    """
+    said, tail = _tail(tokenizer, completion)
+    ends = [place for place, token in enumerate(tail) if token in reply_ends(tokenizer)]
+    return [*said, *tail[: ends[0] + 1]] if ends else [*said, *tail, tokenizer.eos_token_id]
+
+
+def _tail(tokenizer: Any, completion: Sequence[int]) -> tuple[list[int], list[int]]:
+    """A rendered reply's text, and the special tokens after it, without the white space among those."""
+    special = reply_ends(tokenizer) | set(tokenizer.all_special_ids)
+    place = len(completion)
+    while place and (
+        completion[place - 1] in special or not tokenizer.decode([completion[place - 1]]).strip()
+    ):
+        place -= 1
+    first = next((at for at in range(place, len(completion)) if completion[at] in special), place)
+    return list(completion[:first]), [token for token in completion[first:] if token in special]
+
+
+def reply_ends(tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a reply, which load_tokenizer puts there; or else the tokenizer's own."""
+    found: frozenset[int] = getattr(tokenizer, "reply_ends", frozenset([tokenizer.eos_token_id]))
+    return found
+
+
 def folded(tokenizer: Any, messages: Messages) -> list[Message]:
     """The messages as the template takes them; mostly the same."""
     lacks = lacking(tokenizer)
     found = [dict(message) for message in messages]
+    for message in found[:-1] if NO_EARLIER_REASONING in lacks else ():
+        message.pop(REASONING, None)
+    if NO_REASONING in lacks and found:
+        found[-1].pop(REASONING, None)
     if NO_SYSTEM in lacks and found and found[0]["role"] == "system":
         said = found.pop(0)["content"]
         if found and found[0]["role"] == "user":
@@ -72,46 +121,86 @@ def folded(tokenizer: Any, messages: Messages) -> list[Message]:
     return found
 
 
-def what_was_folded(tokenizer: Any, messages: Messages) -> Iterator[str]:
-    """A sentence for each thing that `folded` changes in these messages."""
+def what_was_folded(tokenizer: Any, example: Example) -> Iterator[str]:
+    """A sentence for each thing that an example's row has otherwise than the example."""
     lacks = lacking(tokenizer)
-    if NO_SYSTEM in lacks and messages[0]["role"] == "system":
+    if NO_SYSTEM in lacks and example.prompt[0]["role"] == "system":
         yield NO_SYSTEM
-    elif NO_GREETING in lacks and _begins_with(messages, "assistant"):
+    elif NO_GREETING in lacks and _begins_with(example.prompt, "assistant"):
         yield NO_GREETING
+    if example.token_ids is None:
+        if NO_REASONING in lacks and REASONING in example.completion[0]:
+            yield NO_REASONING
+        if NO_END in lacks:
+            yield NO_END
 
 
 def lacking(tokenizer: Any) -> frozenset[str]:
-    """What the tokenizer's chat template does not take: NO_SYSTEM, NO_GREETING, or neither."""
-    return _lacking(tokenizer, json.dumps(tokenizer.chat_template))
+    """What the tokenizer's chat template does not take: the sentences above."""
+    ends = sorted(reply_ends(tokenizer))
+    return _lacking(tokenizer, json.dumps([tokenizer.chat_template, _arguments(tokenizer), ends]))
 
 
 @lru_cache(maxsize=8)
 def _lacking(tokenizer: Any, _template: str) -> frozenset[str]:
     asked = {"role": "user", "content": "Hello"}
 
-    def takes(*messages: Mapping[str, str]) -> bool:
+    def shows(text: str, *messages: Mapping[str, str]) -> bool:
         try:
-            text = _rendered(tokenizer, messages, True, tokenize=False)
+            return text in _rendered(tokenizer, messages, messages[-1] is asked, tokenize=False)
         except TEMPLATE_ERRORS:
             return False
-        return all(message["content"] in text for message in messages)
 
-    if not takes(asked):
+    if not shows("Hello", asked):
         return frozenset()  # it refuses everything; folding would not help
     system = [{"role": "system", "content": SYSTEM}]
+    reply = {"role": "assistant", "content": GREETING, REASONING: THOUGHT}
     lacks = set()
-    if not takes(*system, asked):
+    if not shows(SYSTEM, *system, asked):
         lacks.add(NO_SYSTEM)
         system = []
-    if not takes(*system, {"role": "assistant", "content": GREETING}, asked):
+    if not shows(GREETING, *system, {"role": "assistant", "content": GREETING}, asked):
         lacks.add(NO_GREETING)
+    if not shows(THOUGHT, asked, reply, asked):
+        lacks.add(NO_EARLIER_REASONING)
+    if not shows(THOUGHT, asked, reply):
+        prompt = _rendered(tokenizer, [asked], True, tokenize=False)
+        knows = opens(prompt) or CLOSE in json.dumps(tokenizer.chat_template)
+        lacks.add(NO_OWN_REASONING if knows else NO_REASONING)
+    if shows(GREETING, asked, reply):
+        _, tail = _tail(tokenizer, _rendered(tokenizer, [asked, reply], False))
+        if not reply_ends(tokenizer) & set(tail):
+            lacks.add(NO_END)
     return frozenset(lacks)
+
+
+def _as_generated(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """A conversation whose last reply has reasoning, as the model would have written it.
+
+    Some templates open the reasoning in the generation prompt, and show a reply without any.
+    """
+    *before, reply = messages
+    prompt = _rendered(tokenizer, before, True, tokenize=False)
+    said = reply["content"].strip()
+    plain = _rendered(tokenizer, [*before, {"role": reply["role"], "content": said}], False, tokenize=False)
+    end = plain[plain.rindex(said) + len(said) :]
+    text = written(reply[REASONING], said)
+    return str(prompt + (text.removeprefix(f"{OPEN}\n") if opens(prompt) else text) + end)
+
+
+def _arguments(tokenizer: Any) -> dict[str, Any]:
+    """The arguments of the setting `template_args`, which load_tokenizer puts there."""
+    found: dict[str, Any] = getattr(tokenizer, "template_args", {})
+    return found
 
 
 def _rendered(tokenizer: Any, messages: Messages, add_generation_prompt: bool, **how: Any) -> Any:
     return tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=add_generation_prompt, return_dict=False, **how
+        list(messages),
+        add_generation_prompt=add_generation_prompt,
+        return_dict=False,
+        **_arguments(tokenizer),
+        **how,
     )
 
 

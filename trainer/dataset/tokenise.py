@@ -16,7 +16,7 @@ from typing import Any
 from storage.errors import InvalidInput
 from storage.examples.example import Example
 from storage.examples.messages import common_prefix
-from trainer.dataset.template import prompt_ids, render, what_was_folded
+from trainer.dataset.template import ended, prompt_ids, render, what_was_folded
 from trainer.text import counted
 
 NAMED = 5
@@ -80,14 +80,15 @@ def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
     """Prompt ids and completion ids. Raises InvalidInput if the template refuses.
 
     A reply without stored ids is rendered by the template. It begins where that rendering departs from the
-    prompt's; as in TRL, because some templates render a prompt differently when a reply follows.
+    prompt's; as in TRL, because some templates render a prompt differently when a reply follows. It ends as
+    a generated reply does.
     """
     prompt = prompt_ids(tokenizer, example.prompt)
     if example.token_ids is not None:
         return prompt, example.token_ids
     both = render(tokenizer, [*example.prompt, *example.completion], add_generation_prompt=False)
     shared = common_prefix(prompt, both)
-    return prompt[:shared], both[shared:]
+    return prompt[:shared], ended(tokenizer, both[shared:]) if shared < len(both) else []
 
 
 def tokenise(
@@ -123,7 +124,7 @@ def tokenise(
             dropped.add(reason, example.message_id, f"{len(prompt)} tokens")
         else:
             rows.append(TokenisedExample(example, prompt, completion, weigh(example)))
-            dropped.changed.update(what_was_folded(tokenizer, example.prompt))
+            dropped.changed.update(what_was_folded(tokenizer, example))
     return rows, dropped
 
 

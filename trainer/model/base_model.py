@@ -7,9 +7,9 @@ Python package; it is converted to safetensors once, into the data directory.
 import hashlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from storage.errors import BadSetting, ModelUnavailable
@@ -39,13 +39,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BaseModelSource:
-    """A base model on this machine. `max_context` is in tokens."""
+    """A base model on this machine. `max_context` is in tokens, `template_args` are for its chat template."""
 
     name: str
     folder: Path
     dtype: torch.dtype
     device: torch.device
     max_context: int
+    template_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def precision(self) -> str:
@@ -82,6 +83,7 @@ def resolve(settings: Settings, progress: Say = lambda _line: None) -> BaseModel
         device=device,
         # Without this field the model has no fixed limit; 8192 then bounds memory.
         max_context=getattr(config, "max_position_embeddings", None) or 8192,
+        template_args=settings.template_args,
     )
 
 
@@ -106,6 +108,9 @@ def load_tokenizer(source: BaseModelSource) -> Any:
         raise _unusable(source.name, "its tokenizer has no end-of-sequence token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # For trainer.dataset.template, which has the tokenizer alone.
+    tokenizer.template_args = dict(source.template_args)
+    tokenizer.reply_ends = _end_ids(_generation_config(source.folder), tokenizer)
     return tokenizer
 
 
@@ -130,7 +135,19 @@ def load_model(
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Tokens that end a reply: the tokenizer's and those of the model's generation config."""
-    named = model.generation_config.eos_token_id
+    return _end_ids(model.generation_config, tokenizer)
+
+
+def _generation_config(folder: Path) -> Any:
+    """As a model loaded from the folder would have it."""
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+
+
+def _end_ids(config: Any, tokenizer: Any) -> frozenset[int]:
+    named = config.eos_token_id
     ids = named if isinstance(named, list) else [named]
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 

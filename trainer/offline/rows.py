@@ -57,7 +57,7 @@ def read_rows(
                     examples[at] = replace(examples[at], label=ballots[row.key][1].label)
                     reading.report.dropped[REPEATED if earlier.label == row.label else REPLACED] += 1
                     continue
-            *prompt, reply = ({"role": turn.role, "content": turn.content} for turn in row.turns)
+            *prompt, reply = (turn.message for turn in row.turns)
             examples.append(
                 Example(
                     prompt=prompt,

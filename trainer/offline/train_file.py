@@ -157,7 +157,7 @@ def _prepare(
     for line in found.lines():
         log.info("%s", line)
     rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length, check=check)
-    rows = without_contradictions(rows, dropped)
+    rows = without_contradictions(rows, dropped, settings.max_length)
     plan = plan_training(rows, dropped, settings, processes=processes)
     plan.refuse_few_rows()
     for line in plan.lines():

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from app.api.openai.fields import refuse_unsupported, without_effect
 from app.serving.reply import Sampling
 from app.web.openapi_names import NullsLeftOut, StorableBody
-from storage.chats.conversation import ROLES, TOOLS, Turn, joined_parts, shaped
+from storage.chats.conversation import ROLES, THOUGHT_KEYS, TOOLS, Turn, joined_parts, shaped, thought
+from storage.chats.reasoning import Reasoning
 from storage.db.tables import Message
 from storage.errors import InvalidInput
 
@@ -38,9 +39,11 @@ class ChatMessage(NullsLeftOut, extra="allow"):
         for name in ("tool_calls", "function_call"):
             if given.get(name):
                 raise ValueError(f"tool messages ({name}) are not supported; send the texts alone")
-        if given.get("content") is None and isinstance(given.get("refusal"), str):
+        if given.get("content") is not None:
+            return given
+        if isinstance(given.get("refusal"), str):
             return given | {"content": given["refusal"]}
-        return given
+        return given | {"content": ""} if thought(given) else given  # cut off before its reply
 
 
 class StreamOptions(NullsLeftOut):
@@ -54,7 +57,7 @@ def _without_nulls(given: Any) -> Any:
     return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
 
 
-READ_IN_MESSAGES = {"tool_calls", "function_call", "refusal", "annotations", "id", "audio"}
+READ_IN_MESSAGES = {*THOUGHT_KEYS, "tool_calls", "function_call", "refusal", "annotations", "id", "audio"}
 EXAMPLE = {
     "model": "deployed",
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
@@ -119,13 +122,13 @@ class CompletionRequest(StorableBody, extra="allow", json_schema_extra={"example
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def check_supported(asked: CompletionRequest) -> None:
+def check_supported(asked: CompletionRequest, template_args: Mapping[str, Any]) -> None:
     """Raise InvalidInput for an unsupported field that would change the reply."""
     if asked.n not in (None, 1):
         raise InvalidInput(
             f"n is {asked.n}; only 1 reply at a time is supported.", field="n", code="unsupported_value"
         )
-    refuse_unsupported(asked.model_extra or {})
+    refuse_unsupported(asked.model_extra or {}, template_args)
 
 
 def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:
@@ -144,15 +147,17 @@ def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:
     )
 
 
-def split(turns: Sequence[ChatMessage]) -> tuple[str, list[tuple[str, str]], str]:
+def split(turns: Sequence[ChatMessage]) -> tuple[str, list[Turn], str]:
     """The system prompt, the earlier turns and the question, in the shape of storage.chats.conversation."""
     try:
-        *before, question = shaped(Turn(ROLES[turn.role], turn.content) for turn in turns)
+        *before, question = shaped(
+            Turn(ROLES[turn.role], turn.content, thought(turn.model_extra or {})) for turn in turns
+        )
     except InvalidInput as error:
         error.field = "messages"
         raise
     system = before.pop(0).content if before and before[0].role == "system" else ""
-    return system, [(turn.role, turn.content) for turn in before], question.content
+    return system, before, question.content
 
 
 class Answer:
@@ -163,9 +168,10 @@ class Answer:
         self._with_usage = with_usage
 
     def whole(self, message: Message) -> dict[str, Any]:
+        reasoning = {"reasoning_content": message.reasoning} if message.reasoning else {}
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": message.content, "refusal": None},
+            "message": {"role": "assistant", "content": message.content, "refusal": None, **reasoning},
             "logprobs": None,
             "finish_reason": _finish_reason(message),
         }
@@ -175,7 +181,7 @@ class Answer:
         return self._chunk({"role": "assistant", "content": ""})
 
     def delta(self, text: str) -> str:
-        return self._chunk({"content": text})
+        return self._chunk({"reasoning_content" if isinstance(text, Reasoning) else "content": text})
 
     def ending(self, message: Message) -> str:
         """The last chunk, the usage if requested, and the end-of-stream marker."""

@@ -69,10 +69,15 @@ HARMLESS = {
 }
 
 
-def refuse_unsupported(given: Mapping[str, Any]) -> None:
-    """Raise InvalidInput for a field that would change the reply."""
+def refuse_unsupported(given: Mapping[str, Any], template_args: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a field that would change the reply.
+
+    Arguments of the chat template may be given as they are set (`template_args`).
+    """
     for name, neutral in NEUTRAL.items():
         value = given.get(name)
+        if name == "chat_template_kwargs" and isinstance(value, dict):
+            neutral = ({key: template_args.get(key) for key in value},)
         if value is not None and value not in neutral:
             raise InvalidInput(
                 f"{name} is not supported; leave it out.", field=name, code="unsupported_parameter"

@@ -71,7 +71,7 @@ def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> Live
     end_user = asked.end_user if secret.kind == "api" else None
     with services.database.read() as session:
         person_id = identify(session, secret).user_id
-        check_supported(asked)
+        check_supported(asked, services.settings.template_args)
         sampling = sampling_of(asked, services.chat_service.default_sampling())
         version = _chosen(session, asked.model) if asked.model != ALIAS else None
         system, turns, question = split(asked.messages)

@@ -43,8 +43,8 @@ Search = Annotated[str, Query(max_length=200, description="A text of the title o
 CONSENT_HELP = "Whether it may be used for training."
 REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Server-sent events: `message`, then `delta` with each piece of text, then `done` or "
-        "`error`; with `?stream=false` the reply as JSON.",
+        "description": "Server-sent events: `message`, then `reasoning` and `delta` with each piece of text, "
+        "then `done` or `error`; with `?stream=false` the reply as JSON.",
         "content": {
             "text/event-stream": {
                 "schema": EVENT_SCHEMA,

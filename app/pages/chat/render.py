@@ -105,13 +105,13 @@ class ChatRenderer:
             with self.database.read() as session:
                 messages = read_messages(session, live.chat_id, identity.user_id)
             reply = messages[-1].message
-            for text in paced(live):
+            for parts in paced(live):
                 here = tab.chat_id
                 if here != live.chat_id:
                     if here != shown:  # the last drawing may have overwritten the chat opened since
                         yield draw(self.read(tab, identity))
                 elif reply.state == "streaming":  # otherwise it had ended before it was read
-                    reply.content = text
+                    reply.reasoning, reply.content = parts
                     yield {self.chatbot: self._transcript(messages)}
                 shown = here
         except ThumbloopError as error:

@@ -11,6 +11,7 @@ from sqlmodel import Session
 
 from app.pages.chat.transcript import ShownMessage
 from storage.chats.chats import current_places, get_chat
+from storage.chats.reasoning import Parts, Reasoning
 from storage.chats.votes import votes_of
 from storage.db.tables import Chat, Message
 from storage.registry.model_versions import list_versions
@@ -113,12 +114,15 @@ def read_state(session: Session, tab: TabState, user_id: str, consent_default: b
     return ChatState(chat, messages, through, chat.consent, tab.search)
 
 
-def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[str]:
-    """The text so far, at most once every `every` seconds; the last deltas may be left out."""
-    text = ""
+def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[Parts]:
+    """The reply so far, at most once every `every` seconds; the last deltas may be left out."""
+    reasoning = text = ""
     due = 0.0
     for delta in deltas:
-        text += delta
+        if isinstance(delta, Reasoning):
+            reasoning += delta
+        else:
+            text += delta
         if time.monotonic() >= due:
-            yield text
+            yield Parts(reasoning, text)
             due = time.monotonic() + every

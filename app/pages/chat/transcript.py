@@ -52,12 +52,16 @@ def chatbot_messages(
     shown: list[ChatbotMessage] = []
     for item in messages:
         message, content = item.message, []
-        if message.role == "assistant" and message.content.strip():
+        replied = bool(message.content.strip())
+        if message.reasoning:
+            over = replied or message.state != "streaming"
+            content.append(_html(render("chat/reasoning.html", reasoning=message.reasoning, over=over)))
+        if message.role == "assistant" and replied:
             content.append({"type": "text", "text": plain_markdown(message.content)})
         if message.state != "streaming":
             last = item is messages[-1]
             content.append(_html(message_html(item, tags, under_way=under_way, last=last)))
-        elif not content:
+        elif not replied:
             content.append(_html(TYPING))
         shown.append({"role": message.role, "content": content})
     return shown

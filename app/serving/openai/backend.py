@@ -94,6 +94,8 @@ class ExternalBackend(Backend):
         self._breaker = breaker or Breaker()
         self._models: list[str] | None = None  # the server's models when last asked
         self._extra: Mapping[str, Any] = {}  # request fields that this server accepts beyond OpenAI's
+        # vLLM, SGLang and llama.cpp take this field; it is sent only where the setting has something.
+        self._template = {"chat_template_kwargs": args} if (args := settings.template_args) else {}
         self._checked: tuple[float, str | None] = (float("-inf"), None)
         self._scheduler = ExternalScheduler(self._concurrent, self._admission, self)
 
@@ -152,7 +154,7 @@ class ExternalBackend(Backend):
             with attempt:
                 try:
                     with self._breaker.attempt():
-                        body = {**reply.body(), **self._extra}
+                        body = {**reply.body(), **self._extra, **self._template}
                         async with aclosing(self.server.chat(body)) as chunks:
                             return await reply.read(chunks, self._breaker)
                 except ThumbloopError as error:

@@ -8,6 +8,7 @@ from typing import Any
 from app.serving.backend import ServedVersion
 from app.serving.openai.breaker import Breaker
 from app.serving.reply import FinishReason, Reply, ReplyStream, Request
+from storage.chats.reasoning import Parts, Reasoning
 
 MOST_STOPS = 4  # OpenAI accepts no more; further ones are found here
 
@@ -28,6 +29,7 @@ class ExternalReply(Reply):
         super().__init__(request, stream)
         self.loaded = loaded
         self._pieces = 0
+        self._thought: list[str] = []  # as the server keeps it apart
         self._same_prompt = False  # the server read the same prompt ids that training will
         self._usage: dict[str, Any] = {}
 
@@ -72,11 +74,27 @@ class ExternalReply(Reply):
 
     def _take(self, choice: dict[str, Any]) -> None:
         self._token_ids += choice.get("token_ids") or []
-        text = (choice.get("delta") or {}).get("content")
+        delta = choice.get("delta") or {}
+        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+            self._note_token()
+            self._pieces += 1
+            self._think(reasoning)
+        text = delta.get("content")
         if text:
             self._note_token()
             self._pieces += 1
             self._add(text)
+
+    def _think(self, text: str) -> None:
+        """Pass on reasoning that the server itself keeps apart; then no content has any."""
+        self._parts.say_the_rest()
+        self._thought.append(text)
+        self.stream.write(Reasoning(text))
+
+    def _said(self) -> Parts:
+        if not self._thought:
+            return super()._said()
+        return Parts("".join(self._thought).strip(), "".join(self._written).lstrip())
 
     def _tokens(self) -> int:
         # Servers that report no usage send one token per chunk.

@@ -178,11 +178,6 @@ def _is_helpsteer(record: Columns, _options: ImportOptions) -> bool:
     )
 
 
-def _is_nectar(record: Columns, _options: ImportOptions) -> bool:
-    answers = record.get("answers")
-    return isinstance(answers, list) and any(isinstance(one, dict) and "rank" in one for one in answers)
-
-
 SEA = {"role": "user", "content": "Name a sea."}
 
 
@@ -257,7 +252,7 @@ NECTAR = Format(
     "nectar",
     "Nectar: prompt, answers with answer and rank",
     "the best rank is a thumb up, the worst a thumb down",
-    _is_nectar,
+    lambda record, _: isinstance(record.get("answers"), list),
     nectar_rows,
     (
         Sample(

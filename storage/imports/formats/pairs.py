@@ -124,9 +124,7 @@ def swift_rows(fields: Fields) -> Rows:
     rejected: Any = fields.get("rejected_response") or fields.get("rejected_messages")
     if isinstance(rejected, str):
         before = turns[:-1]
-        rejected = [{"role": turn.role, "content": turn.content} for turn in before] + [
-            {"role": "assistant", "content": rejected}
-        ]
+        rejected = [turn.message for turn in before] + [{"role": "assistant", "content": rejected}]
     rest = {name: fields[name] for name in fields if name not in ("messages", "rejected_response")}
     pair = fields.inner({**rest, "chosen": fields["messages"], "rejected": rejected})
     yield from pair_rows(pair)

@@ -31,12 +31,13 @@ class ImportedRow:
         if self.ballot is None:
             return self.text_key
         message, person = self.ballot
-        return _digest(["ballot", message or _digest(self.turns), person])
+        return _digest(["ballot", message or _digest(_said(self.turns)), person])
 
     @property
     def text_key(self) -> str:
         """A hash of conversation and label, and in a Thumbloop export of message id and user too."""
-        said: list[Any] = [self.turns[:-1], self.turns[-1].content, self.label]
+        *before, reply = _said(self.turns)
+        said: list[Any] = [before, *reply[1:], self.label]
         if self.origin is not None:
             said.append(self.origin)
         return _digest(said)
@@ -66,6 +67,11 @@ class LeftOut:
 
 REPEATED = "the same row again in this file"
 REPLACED = "a vote that the same person changed later"
+
+
+def _said(turns: tuple[Turn, ...]) -> list[tuple[str, ...]]:
+    # Rows without reasoning keep the keys that they had before there was any.
+    return [turn if turn.reasoning else turn[:2] for turn in turns]
 
 
 def _digest(said: Any) -> str:

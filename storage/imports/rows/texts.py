@@ -18,11 +18,9 @@ EXTRA = re.compile(r"<extra_id_[01]>(System|User|Assistant)\n")
 TEMPLATES = re.compile(
     r"<\|im_start\|>\s*(?:system|user|assistant)|<\|start_header_id\|>|<\|begin_of_text\|>|\[INST\]|"
     r"<start_of_turn>(?:user|model)|<\|(?:user|assistant|system|User|Assistant)\|>|<｜(?:User|Assistant)｜>|"
-    r"<\|start\|>(?:system|user|assistant)|<\|START_OF_TURN_TOKEN\|>|"
-    r"<\|im_end\|>|<\|eot_id\|>|<\|endoftext\|>|<end_of_turn>|<｜end▁of▁sentence｜>|</s>\s*\Z|"
-    r"### Instruction:(?=[\s\S]*### Response:)|\bUSER: (?=[\s\S]*\bASSISTANT:)"
+    r"<\|start\|>(?:system|user|assistant)|<\|START_OF_TURN_TOKEN\|>"
 )
-PRINTED = re.compile(r"\s*\[?\s*\{\s*['\"](?:role|from|content|value|messages|conversations)['\"]\s*:")
+MESSAGE_KEYS = {"role", "from", "content", "value"}
 
 
 def messages_in(text: str, name: str) -> list[Any] | None:
@@ -71,17 +69,15 @@ def _extra(text: str) -> list[dict[str, str]]:
 
 def _written_out(text: str, name: str) -> list[Any] | None:
     """Messages as JSON, or as Python prints them."""
-    begins = PRINTED.match(text)
-    for read in (json.loads, ast.literal_eval) if begins else ():
+    looks_like = re.match(r"\s*\[?\s*\{\s*['\"](?:role|from|content|value)['\"]\s*:", text) is not None
+    for read in (json.loads, ast.literal_eval) if looks_like else ():
         try:
             value = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(value, dict) and len(value) == 1 and value.keys() <= {"messages", "conversations"}:
-            (value,) = value.values()
         messages = value if isinstance(value, list) else [value]
         if all(isinstance(m, dict) and m.keys() & {"role", "from"} for m in messages):
             return messages
-    if begins and re.search(r"['\"](?:role|from)['\"]", text):
+    if looks_like and ("role" in text or "from" in text):
         raise _refused(name, "messages as a program printed them", "them as JSON")
     return None

@@ -7,14 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.chats.chats import check_text
-from storage.chats.conversation import Turn, joined_parts, known_role, shaped
+from storage.chats.conversation import (
+    THOUGHT_KEYS,
+    Turn,
+    joined_parts,
+    known_role,
+    shaped,
+    thought,
+    without_reasoning,
+)
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
 from storage.imports.rows.texts import messages_in
 
 # What a message may hold besides its text: nothing that the model read, or handled by its format.
-KNOWN_KEYS = "role from content value id num_tokens timestamp created_at model"
-MESSAGE = frozenset(KNOWN_KEYS.split())
+KNOWN_KEYS = "role from content value id name rating score num_tokens timestamp created_at model metadata"
+MESSAGE = frozenset([*KNOWN_KEYS.split(), *THOUGHT_KEYS])
 MORE_THAN_TEXT = ("tool_calls", "function_call", "tool_call_id", "images", "image", "audio", "files")
 
 
@@ -79,9 +87,11 @@ def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
     """The conversation in its shape, if its texts can be stored and its reply is not empty."""
     if not turns or turns[-1].role != "assistant":
         raise InvalidInput(f"{name} must end with an assistant message.", field=name)
-    *before, reply = turns
+    *before, last = turns
+    reply = without_reasoning(last)
     if not reply.content:
-        raise InvalidInput(f"{name} is empty.", field=name)
+        what = "reasoning without a reply" if reply.reasoning else "empty"
+        raise InvalidInput(f"{name} is {what}.", field=name)
     try:
         prompt = shaped(before)
     except InvalidInput as error:
@@ -89,6 +99,7 @@ def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
         raise
     for turn in turns:
         check_text(turn.content, f"{turn.role} message")
+        check_text(turn.reasoning, "reasoning")
     return (*prompt, reply)
 
 
@@ -101,7 +112,11 @@ def _turn(message: Any, name: str) -> Turn:
         if message.get(key):
             raise InvalidInput(f"{name} has {key}, which cannot be imported.", field=f"{name}.{key}")
     known = known_role(message.get("role") or message.get("from"), f"{name}.role")
-    return Turn(known, _text(message.get("value") if content is None else content, f"{name}.content"))
+    reasoning = thought(message) if known == "assistant" else ""
+    content = message.get("value") if content is None else content
+    if content is None and reasoning:
+        content = ""  # the reply was cut off before it began
+    return Turn(known, _text(content, f"{name}.content"), reasoning)
 
 
 def _text(content: Any, name: str) -> str:

@@ -14,7 +14,6 @@ from storage.imports.rows.row import Dropped, ImportedRow
 from storage.imports.rows.turns import MORE_THAN_TEXT, checked, read_turns, with_system
 
 THUMBS = {"thumbsUp": True, "thumbsDown": False, "thumbs_up": True, "thumbs_down": False, 1: True, -1: False}
-LABELLED = {"label", "kto_tag", "score", "rating", "chosen", "rejected"}  # of other formats
 Message = Mapping[str, Any]
 
 
@@ -168,11 +167,8 @@ def _is_librechat(record: Columns, _options: ImportOptions) -> bool:
 
 def _is_chat_ui(record: Columns, _options: ImportOptions) -> bool:
     messages = record.get("messages")
-    said = [one for one in messages if isinstance(one, Mapping)] if isinstance(messages, list) else []
-    return (
-        any("from" in one and one.keys() & {"score", "ancestors", "children"} for one in said)
-        and not record.keys() & LABELLED
-    )
+    first = messages[0] if isinstance(messages, list) and messages else None
+    return isinstance(first, Mapping) and "from" in first and "content" in first and "value" not in first
 
 
 def _is_chatgpt(record: Columns, _options: ImportOptions) -> bool:

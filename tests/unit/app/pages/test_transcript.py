@@ -77,6 +77,22 @@ def test_bar_says_how_a_reply_ended(columns: dict[str, Any], said: str) -> None:
     assert said in message_html(ShownMessage(reply(**columns)))
 
 
+def test_reasoning_is_folded_above_the_reply_and_escaped() -> None:
+    def shown(**columns: Any) -> list[str]:
+        (message,) = chatbot_messages([ShownMessage(reply(reasoning=HOSTILE, **columns))])
+        return [part.get("value", part.get("text")) for part in message["content"]]
+
+    folded, text, _ = shown(content="Four.")
+    assert folded.index("<details") < folded.index("<summary>Reasoning</summary>")
+    assert "<script" not in folded
+    assert text == "Four."
+    thinking, typing = shown(content="", state="streaming")
+    assert "<summary>Thinking…</summary>" in thinking
+    assert "tl-typing" in typing
+    cut, bar = shown(content="", finish_reason="length")
+    assert ("Reasoning</summary>" in cut, "data-vote" in bar) == (True, False)
+
+
 def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
     said = {"tags": ["wrong", HOSTILE], "comment": f"\n</span>{HOSTILE}", "correction": "Better."}
     bar = message_html(

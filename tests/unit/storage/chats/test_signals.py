@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlmodel import Session
 
 from storage.chats import chats, signals, votes
+from storage.chats.conversation import Turn
 from storage.db.database import Database
 from storage.db.tables import User
 from storage.errors import Conflict, InvalidInput, NotAllowed
@@ -171,7 +172,7 @@ def test_only_ones_own_finished_replies_give_signals(database: Database) -> None
     with database.write() as session:
         person, chat, reply = add_person_with_reply(session)
         other, _, _ = add_person_with_reply(session)
-        given = chats.draft_messages(chat, [("user", "Hi"), ("assistant", "Hello")])
+        given = chats.draft_messages(chat, [Turn("user", "Hi"), Turn("assistant", "Hello")])
         session.add_all(given)
         failed = add_reply(session, chat, "?", "half", state="failed")
         for user, message_id, error in (

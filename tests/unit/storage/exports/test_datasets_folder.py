@@ -63,6 +63,27 @@ def test_datasets_loads_every_export(database: Database, tmp_path: Path, format:
         assert row.get("kto_tag") == wanted.get("kto_tag")
 
 
+@pytest.mark.parametrize("format", [*LOADERS, "datasets"])
+def test_reasoning_in_one_row_gives_every_message_its_key(
+    database: Database, tmp_path: Path, format: str
+) -> None:
+    fill(database)
+    manifest = export(database, tmp_path / "without", format=format)
+    with database.write() as session:
+        (reply,) = rate(session, "Last?", {"Four.": True})
+        reply.reasoning = "Two and two."
+    export(database, tmp_path / "out", format=format)
+    last = [{"role": "assistant", "content": "Four.", "reasoning_content": "Two and two."}]
+    rows = load(tmp_path / "out", format)
+    assert (json.loads(rows[-1]["completion"]) if format == "csv" else rows[-1]["completion"]) == last
+    first = json.loads(rows[0]["prompt"]) if format == "csv" else rows[0]["prompt"]
+    assert first[-1]["reasoning_content"] == ""
+    snapshot = manifest["snapshot_event_id"]  # an older snapshot stays as it was
+    with database.read() as session:
+        again = Export(session, ExportPlan(format=format), salt=SALT, snapshot_event_id=snapshot)  # type: ignore[arg-type]
+        assert export_to(tmp_path / "again", again)["sha256"] == manifest["sha256"]
+
+
 def test_a_comment_after_megabytes_without_one_still_loads(database: Database, tmp_path: Path) -> None:
     with database.write() as session:
         for number in range(400):

@@ -9,6 +9,7 @@ import pytest
 from sqlmodel import Session
 
 from storage.chats import chats
+from storage.chats.conversation import Turn
 from storage.db.database import Database, open_database
 from storage.errors import BadSetting, Conflict, InvalidInput, NotAllowed, NotAuthenticated, NotFound
 from storage.files.installation_key import load_secret
@@ -143,7 +144,9 @@ def test_a_drafted_chat_is_stored_whole_though_its_write_ran_twice(database: Dat
         ada = users.create_user(session, "ada")
     with database.read() as session:
         chat = chats.draft_chat(session, ada.id, system_prompt="Be brief.", source="openai")
-    path = chats.draft_messages(chat, [("user", "Hi"), ("assistant", "Hello"), ("user", "What is a river?")])
+    path = chats.draft_messages(
+        chat, [Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is a river?")]
+    )
     with database.read() as session, pytest.raises(NotFound):
         chats.get_chat(session, chat.id)
     runs: list[int] = []

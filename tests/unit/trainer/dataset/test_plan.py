@@ -1,5 +1,6 @@
 """What a run needs, what it reports before it starts, and which rows contradict each other."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from trainer.text import spoken
 
 def row(name: str, label: bool, text: str | None = None, weight: float = 1.0) -> TokenisedExample:
     rated = example(answer=text or name, label=label, message_id=name, chat_id=name)
-    return TokenisedExample(rated, [1] * 6, [2] * 4, weight)
+    return TokenisedExample(rated, [1] * 6, [2, 2, 2, sum((text or name).encode())], weight)
 
 
 ROWS = [row(str(number), number % 3 != 0) for number in range(9)]
@@ -97,10 +98,25 @@ def test_contradictions_are_settled_by_the_larger_kind_and_ties_by_none() -> Non
         *(row("5", True, "most"), row("6", True, "same"), row("7", True, "same")),
     ]
     dropped = LeftOut()
-    kept = without_contradictions(given, dropped)
+    kept = without_contradictions(given, dropped, 64)
     assert [one.example.message_id for one in kept] == ["3", "5", "6", "7"]
     assert dropped == {REASON: 3}
     assert dropped.names == {REASON: ["1 (unlike 2)", "2 (unlike 1)", "4 (unlike 3)"]}
+
+
+def test_rows_that_are_the_same_once_cut_contradict_each_other() -> None:
+    def long(name: str, label: bool, end: int) -> TokenisedExample:
+        return replace(row(name, label), completion_ids=[*range(10, 20), end])
+
+    given = [long("1", True, 1), long("2", False, 2), long("3", True, 3), row("4", True)]
+    dropped = LeftOut()
+    assert [one.example.message_id for one in without_contradictions(given, dropped, 16)] == ["1", "3", "4"]
+    reason = "cut to 16 tokens it is a reply to the same prompt that is rated the other way at least as often"
+    assert dropped.names == {reason: ["2 (unlike 1)"]}
+    assert len(without_contradictions(given, LeftOut(), 17)) == 4, "the last token is trained on"
+    plan = plan_training(given, LeftOut(), Settings(max_length=16, batch_size=4))
+    assert (plan.cut, plan.to_metrics()["plan"]["cut"]) == (3, 3)
+    assert "The end of 3 examples is cut off: too long for a row." in plan.lines()
 
 
 def test_durations_in_the_unit_that_fits() -> None:

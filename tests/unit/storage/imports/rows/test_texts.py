@@ -21,18 +21,9 @@ def prompt(text: str, options: ImportOptions = ImportOptions()) -> list[tuple[st
     ]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        json.dumps(CHAT),
-        repr(CHAT),
-        json.dumps(CHAT, indent=2),
-        json.dumps({"messages": CHAT}),
-        repr(CHAT[:1]),
-    ],
-)
+@pytest.mark.parametrize("text", [json.dumps(CHAT), repr(CHAT), json.dumps(CHAT, indent=2)])
 def test_messages_in_a_text_are_messages(text: str) -> None:
-    assert prompt(text) == [(turn["role"], turn["content"]) for turn in CHAT][: len(prompt(text))]
+    assert prompt(text) == [(turn["role"], turn["content"]) for turn in CHAT]
     assert prompt(text, PLAIN) == [("user", text)]
 
 
@@ -60,11 +51,6 @@ def test_marked_texts_are_conversations(text: str, turns: list[str]) -> None:
         "<start_of_turn>user\nHi",
         "<|user|>\nHi",
         "Read this.\n\nHuman: Hi\n\nAssistant:",
-        "Below is an instruction.\n\n### Instruction:\nHi\n\n### Response:",
-        "A chat. USER: Hi ASSISTANT:",
-        "Hello<|im_end|>",
-        "Bonjour</s>",
-        '[{"role": "user", "content": "a"}',
         "[{'role': 'user', 'content': 'a'}\n {'role': 'assistant', 'content': 'b'}]",
         "[{'role': 'user', 'content': array(['a'], dtype=object)}]",
     ],
@@ -79,16 +65,7 @@ def test_templates_and_printed_objects_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "Human: what is it?",
-        "[1, 2]",
-        "{'a': 1}",
-        "a < b | c",
-        "<s>old</s> new",
-        "### Instruction:",
-        "What does im_start do?",
-    ],
+    "text", ["Human: what is it?", "[1, 2]", "{'a': 1}", "a < b | c", "What does im_start do?"]
 )
 def test_words_are_words(text: str) -> None:
     assert prompt(text) == [("user", text.removeprefix("Human: "))]
