@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
-from storage.chats.conversation import Turn
+from storage.chats.conversation import Turn, without_reasoning
 from storage.chats.signals import DESIRABLE, SIGNAL
 from storage.db.ids import is_id
 from storage.db.tables import VoteEvent
@@ -151,7 +151,7 @@ class Examples:
         if self.corrections and row.correction:
             corrected = replace(
                 vote,
-                completion=[{"role": "assistant", "content": row.correction}],
+                completion=[without_reasoning(Turn("assistant", row.correction)).message],
                 label=True,
                 model_version=None,
                 source=CORRECTION,

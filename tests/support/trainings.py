@@ -10,9 +10,11 @@ from datasets import Dataset
 from trl import KTOTrainer
 
 from storage.examples.weights import Weights
+from storage.exports.shapes import Shaper
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset import batch_order
+from trainer.dataset.template import chat_template
 from trainer.dataset.tokenise import TokenisedExample, tokenise
 from trainer.engine import kto
 
@@ -75,11 +77,14 @@ def in_order(rows: Sequence[TokenisedExample], settings: Settings) -> list[Token
 def train_with_stock_trl(
     model: Any, tokenizer: Any, rows: Sequence[TokenisedExample], args: Any, **more: Any
 ) -> tuple[list[dict[str, Any]], Any]:
-    """TRL's own KTOTrainer on the texts of these rows, in this order: what it logged, and its model."""
-    texts = [
-        {"prompt": row.example.prompt, "completion": row.example.completion, "label": row.label}
-        for row in rows
-    ]
+    """TRL's own KTOTrainer on the texts of these rows, in this order: what it logged, and its model.
+
+    The texts are those of an export of the shape kto-text: of messages TRL would also train on the line break
+    that the template writes after the end of a reply.
+    """
+    shaper = Shaper(b"s" * 32, chat_template(tokenizer))
+    exported = [shaper.row("kto-text", row.example) for row in rows]
+    texts = [{name: row[name] for name in ("prompt", "completion", "label")} for row in exported]
     trainer = KTOTrainer(
         model=model, args=args, train_dataset=Dataset.from_list(texts), processing_class=tokenizer, **more
     )

@@ -34,7 +34,7 @@ def librechat_rows(fields: Fields) -> Rows:
         role = "user" if message.get("isCreatedByUser") else "assistant"
         return _kept(message) | {
             "role": role,
-            "content": _spoken(message.get("content")) or message.get("text"),
+            "content": message.get("content") or message.get("text"),
         }
 
     yield from _rows(messages, vote, plain, "parentMessageId", system, fields)
@@ -56,7 +56,8 @@ def chat_ui_rows(fields: Fields) -> Rows:
         return (message["score"], (), None) if message.get("score") else None
 
     def plain(message: Message) -> dict[str, Any]:
-        return _kept(message) | {"role": message.get("from"), "content": message.get("content")}
+        thought = {"reasoning": message.get("reasoning")}
+        return _kept(message) | thought | {"role": message.get("from"), "content": message.get("content")}
 
     has_system = any(message.get("from") == "system" for message in listed)
     system = fields.get("preprompt")
@@ -147,13 +148,6 @@ def _flattened(messages: Any) -> Iterator[Any]:
         yield message
         if isinstance(message, Mapping) and isinstance(message.get("children"), list):
             waiting += message["children"]
-
-
-def _spoken(content: Any) -> Any:
-    """LibreChat's parts without the thoughts, which stand apart from the reply; others are refused later."""
-    if not isinstance(content, list):
-        return content
-    return [part for part in content if not (isinstance(part, Mapping) and part.get("type") == "think")]
 
 
 def _kept(message: Message) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that time, a tree of messages by id. Both follow the application's public code a
 from collections.abc import Mapping
 from typing import Any
 
-from storage.chats.conversation import Turn
+from storage.chats.conversation import Turn, without_reasoning
 from storage.errors import InvalidInput
 from storage.imports.files.records import MOST_VALUES, kind_of
 from storage.imports.formats.apps.trees import by_id, path_to
@@ -125,7 +125,8 @@ def _score_tag(score: Any, label: bool) -> list[str]:
 
 def _turns(path: list[Any]) -> list[Turn]:
     turns = read_turns(path, "snapshot", "assistant")
-    return [t._replace(content=_unfolded(t.content)) if t.role == "assistant" else t for t in turns]
+    apart = (without_reasoning(turn) for turn in turns)
+    return [t._replace(content=_unfolded(t.content)) if t.role == "assistant" else t for t in apart]
 
 
 def _history(level: Any) -> tuple[Mapping[str, Any], Any]:
@@ -149,7 +150,7 @@ def _history(level: Any) -> tuple[Mapping[str, Any], Any]:
 
 
 def _unfolded(text: str) -> str:
-    """The text without the reasoning and tool calls that Open WebUI embeds in it."""
+    """The text without the tool calls that Open WebUI embeds in it."""
     kept: list[str] = []
     at = 0
     while (start := text.find(FOLDED, at)) >= 0 and (end := text.find(FOLDED_END, start)) >= 0:

@@ -50,9 +50,11 @@ def test_open_webui_in_its_other_shapes() -> None:
     assert short(convert(record)) == [("suaua", "Third", True)]
     messages = inner["history"]["messages"]
     messages[-1]["content"] = (
-        '<details type="reasoning" done="true">\n<summary>x</summary>\n> hm\n</details>\nThird'
+        '<details type="reasoning" done="true">\n<summary>x</summary>\n> hm\n> </details>\n</details>\nThird'
+        '\n<details type="tool_calls" done="true">\n<summary>x</summary>\n</details>'
     )
     assert short(convert(record)) == [("suaua", "Third", True)]
+    assert row(record).turns[-1].reasoning == "hm\n</details>"
 
 
 @pytest.mark.parametrize("rating", [None, 0, "0", ""])
