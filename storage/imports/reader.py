@@ -21,6 +21,7 @@ from storage.imports.rows.row import ImportedRow, LeftOut
 
 SNIFFED = 20  # the file is refused after this many records without a known format
 KEPT_REJECTIONS = 100
+KEPT_COLUMNS = 100  # names of columns in the report
 MOST_GROUPED = 10_000  # records that are one, such as the messages of a tree
 PROGRESS_EVERY = 1000  # records
 
@@ -132,7 +133,8 @@ class Reading:
                 if isinstance(row, ImportedRow):
                     yield record.position, row
                 elif isinstance(row, LeftOut):
-                    self.report.left_out[row.column] += 1
+                    known = row.column in self.report.left_out or len(self.report.left_out) < KEPT_COLUMNS
+                    self.report.left_out[row.column if known else "other columns"] += 1
                 else:
                     self.report.dropped[row.reason] += row.rows
         except InvalidInput as error:

@@ -207,6 +207,17 @@ def test_data_in_and_out(admin_server: LiveServer, open_page: OpenPage, votes: P
     expect(forms["import"].get_by_role("row", name="Left out as bad 1")).to_be_visible()
     expect(forms["import"].get_by_role("row", name="line 41")).to_be_visible()
 
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"q": "<b>Who?</b>", "a": "I", "ok": "good", "note": "x"}\n')
+    forms["import"].locator("input[type=file]").set_input_files(own)
+    forms["import"].get_by_label("Columns").fill("prompt=q,reply=a,label=ok")
+    forms["import"].get_by_role("button", name="Preview").click()
+    expect(result).to_have_text("Nothing was stored. Format: kto.")
+    expect(forms["import"].get_by_role("row", name="line 1 up user: <b>Who?</b> I")).to_be_visible()
+    expect(
+        forms["import"].get_by_role("row", name="With the column note, which is left out 1")
+    ).to_be_visible()
+
     forms["export"].get_by_text("Which votes").click()
     forms["export"].get_by_label("Label").select_option("thumbs down")
     forms["export"].get_by_label("Model version").fill("v99")

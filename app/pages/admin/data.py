@@ -22,7 +22,7 @@ def show_data(request: Request, services: ServicesHere) -> Response:
         export, imports = _fields(ExportQuery), _fields(ImportQuery)
         imports["format"] |= {"enum": [*FORMATS], "optional": True}
         filters = {name: export.pop(name) for name in ExampleFilter.model_fields}
-        always = {name: imports.pop(name) for name in ("format", "skip_bad")}
+        always = {name: imports.pop(name) for name in ("format", "columns", "skip_bad")}
         return {"export": export, "filters": filters, "always": always, "options": imports}
 
     return show(request, services, "data.html", values)

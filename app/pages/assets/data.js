@@ -44,34 +44,56 @@
     result.textContent = "The download begins.";
   };
 
-  const importVotes = async (form, result) => {
-    const report = form.querySelector("[data-report]");
-    report.replaceChildren();
-    result.textContent = "Importing…";
+  const sendFile = async (form, path) => {
+    form.querySelector("[data-report]").replaceChildren();
     const body = new FormData();
     body.append("file", form.elements.file.files[0]);
-    const response = await fetch(`${form.getAttribute("action")}?${filledIn(form)}`, {
+    const response = await fetch(`${form.getAttribute("action")}${path}?${filledIn(form)}`, {
       method: "POST", body, credentials: "same-origin",
     });
     if (!response.ok) throw new Error(await refusal(response));
-    const { accepted, duplicates, rejected, rejected_records: bad, dropped } = await response.json();
-    result.textContent = `Imported ${accepted} rows; ${duplicates} were there already.`;
-    const counts = [["Imported", accepted], ["There already", duplicates], ["Left out as bad", bad ?? 0],
-      ...Object.entries(dropped ?? {}).map(([reason, rows]) => [`Dropped: ${reason}`, rows])];
-    report.append(table("Report of the import", ["Rows", "Number"], counts.map(([name, n]) => [name, String(n)])));
+    return response.json();
+  };
+
+  const showReport = (form, counts, { rejected, rejected_records: bad, dropped, left_out: columns }) => {
+    const rows = [...counts, ["Left out as bad", bad ?? 0],
+      ...Object.entries(dropped ?? {}).map(([reason, n]) => [`Dropped: ${reason}`, n]),
+      ...Object.entries(columns ?? {}).map(([column, n]) => [`With the column ${column}, which is left out`, n])];
+    const report = form.querySelector("[data-report]");
+    report.append(table("Report of the import", ["Rows", "Number"], rows.map(([name, n]) => [name, String(n)])));
     if (rejected.length) {
       report.append(table("Rows that were left out", ["Where", "Why"],
         rejected.map((row) => [row.position, row.reason])));
     }
   };
 
+  const importVotes = async (form, result) => {
+    result.textContent = "Importing…";
+    const answer = await sendFile(form, "");
+    const { accepted, duplicates, changed } = answer;
+    result.textContent = `Imported ${accepted} rows; ${duplicates} were there already.`;
+    showReport(form, [["Imported", accepted], ["There already", duplicates], ["Changed", changed ?? 0]], answer);
+  };
+
+  const previewVotes = async (form, result) => {
+    result.textContent = "Reading…";
+    const answer = await sendFile(form, "/preview");
+    result.textContent = `Nothing was stored. Format: ${answer.format ?? "none is known"}.`;
+    form.querySelector("[data-report]").append(table("The first rows", ["Where", "Thumb", "Prompt", "Reply"],
+      answer.rows.map((row) => [row.position, row.label ? "up" : "down",
+        row.prompt.map((turn) => `${turn.role}: ${turn.content}`).join("\n"), row.reply])));
+    showReport(form, [["Thumbs up", answer.up], ["Thumbs down", answer.down]], answer);
+  };
+
   document.addEventListener("submit", async (event) => {
     const form = event.target;
-    const work = form.matches("[data-export]") ? exportVotes : form.matches("[data-import]") ? importVotes : null;
+    const preview = event.submitter?.matches("[data-preview]");
+    const work = form.matches("[data-export]") ? exportVotes
+      : form.matches("[data-import]") ? (preview ? previewVotes : importVotes) : null;
     if (!work) return;
     event.preventDefault();
     const result = form.querySelector("[data-result]");
-    const button = form.querySelector("[type=submit]");
+    const button = event.submitter ?? form.querySelector("[type=submit]");
     button.disabled = true;
     result.textContent = "";
     try {

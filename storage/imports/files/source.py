@@ -14,9 +14,10 @@ from typing import IO
 
 from storage.errors import InvalidInput
 from storage.imports.files.chatgpt_folder import CHATS, VOTES, read_chats
+from storage.imports.files.dataset_info import Described, described
 from storage.imports.files.json_records import read_json_lines, read_json_values
 from storage.imports.files.records import Record
-from storage.imports.files.tables import read_csv, read_dataset, read_parquet
+from storage.imports.files.tables import read_csv, read_dataset, read_parquet, splits_in
 from storage.imports.files.unpack import SUFFIXES, plain
 
 KINDS = "JSON lines, JSON, CSV, Parquet, or a folder that `datasets` saved"
@@ -127,11 +128,14 @@ def _is_indented(text: bytes) -> bool:
 def _folder(folder: Path, name: str) -> Source:
     if any((folder / state).is_file() for state in ("state.json", "dataset_dict.json")):
         size = sum(path.stat().st_size for path in folder.rglob("*.arrow"))
-        return Source(name, size, lambda: read_dataset(folder, size))
+        return Source(name, size, lambda: read_dataset(folder, size), splits_in(folder))
     if (chats := folder / CHATS).is_file() and (votes := folder / VOTES).is_file():
         size = chats.stat().st_size
         return Source(name, size, lambda: read_chats(chats, votes))
+    renamed: dict[Path, Described] = {folder / one.file: one for one in described(folder)}
     files, others = _files_in(folder)
+    if renamed:
+        files, others = sorted(renamed), [path for path in sorted({*files, *others}) if path not in renamed]
     if not files:
         raise InvalidInput(
             f"The folder {name} holds no data set: neither what `Dataset.save_to_disk` writes, nor "
@@ -151,10 +155,18 @@ def _folder(folder: Path, name: str) -> Source:
         for path, size in zip(files, sizes, strict=True):
             shown = path.relative_to(folder).as_posix()
             with open_source(path, shown) as one:
-                yield from _placed(one.records(), shown, before)
+                found = one.records()
+                if path in renamed:
+                    found = _renamed(found, renamed[path])
+                yield from _placed(found, shown, before)
             before += size
 
     return Source(name, sum(sizes), records, tuple(notes))
+
+
+def _renamed(records: Iterator[Record], names: Described) -> Iterator[Record]:
+    for record in records:
+        yield record if record.value is None else replace(record, value=names.renamed(record.value))
 
 
 def _placed(records: Iterator[Record], name: str, before: int) -> Iterator[Record]:

@@ -105,6 +105,15 @@ def read_dataset(folder: Path, size: int) -> Iterator[Record]:
         raise InvalidInput(f"The data set cannot be read: {_first_line(error)}.", field="file") from error
 
 
+def splits_in(folder: Path) -> tuple[str, ...]:
+    """A sentence that names the splits of a saved `DatasetDict`, all of which are read."""
+    try:
+        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()  # one data set, or a damaged folder, which is refused when it is read
+    return (f"read the splits {', '.join(map(str, splits))}",)
+
+
 def _records(
     batches: Iterable[Any], names: list[str], done: Callable[[int], int], size: int
 ) -> Iterator[Record]:

@@ -33,7 +33,7 @@ def arena_rows(fields: Fields) -> Rows:
         said = [_json_turns(fields, f"conversation_{side}") for side in SIDES]
     judge = fields.get("judge")
     if isinstance(judge, str) and judge.startswith("gpt"):
-        yield Dropped(f"judged by a model ({judge})", 2)
+        yield Dropped("judged by a model", 2)
         return
     winner = _winner(fields)
     if winner == "tie":
@@ -178,6 +178,11 @@ def _is_helpsteer(record: Columns, _options: ImportOptions) -> bool:
     )
 
 
+def _is_nectar(record: Columns, _options: ImportOptions) -> bool:
+    answers = record.get("answers")
+    return isinstance(answers, list) and any(isinstance(one, dict) and "rank" in one for one in answers)
+
+
 SEA = {"role": "user", "content": "Name a sea."}
 
 
@@ -252,7 +257,7 @@ NECTAR = Format(
     "nectar",
     "Nectar: prompt, answers with answer and rank",
     "the best rank is a thumb up, the worst a thumb down",
-    lambda record, _: isinstance(record.get("answers"), list),
+    _is_nectar,
     nectar_rows,
     (
         Sample(

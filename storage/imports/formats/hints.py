@@ -21,6 +21,8 @@ def hint(record: Columns) -> str:
     inner = next((name for name, cell in record.items() if _is_table(cell)), None)
     if inner is not None:
         return f" The rows seem to lie in {str(inner)[:80]!r}; write each as a line of its own."
+    if any("chosen" in str(name) or "rejected" in str(name) for name in record):
+        return " Name the two replies with columns=chosen=…,rejected=…, and the prompt with prompt=…."
     if any(is_full(record.get(name)) for name in (*PROMPTS, *REPLIES, *CHATS)):
         return " A reply needs a label (label, kto_tag) or a score (score, rating)." + NAMING
     return NAMING if record else ""

@@ -44,7 +44,7 @@ def rated_rows(fields: Fields) -> Rows:
     options = fields.options
     column = _score_column(fields)
     score = read_number(fields.get(column), column)
-    if column == "score" and not _is_asked(options) and "id" in fields and 0 < score < 1:
+    if column == "score" and not _is_asked(options) and "id" in fields and score * 2 % 1:
         raise InvalidInput(
             f"score {score:g} may be how well the record fits a search, which Argilla writes there; if "
             "people gave it, say score_column=score.",

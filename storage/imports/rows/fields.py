@@ -31,7 +31,7 @@ HARMLESS = re.compile(
     r"model|models|num_.*|n_.*|lead_time|metadata|meta|created|updated)|__index_level_0__|Unnamed: \d+|",
     re.IGNORECASE,
 )
-EMPTY_TEXTS = ("", "[]", "{}", "null", "None")
+NOTHING = ("[]", "{}", "null", "None")  # as text, in a column of things that the model read
 
 
 class Fields(Mapping[str, Any]):
@@ -48,6 +48,11 @@ class Fields(Mapping[str, Any]):
         value = self._record[name]
         self._read.add(name)
         return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As Mapping's, which is slower."""
+        self._read.add(name)
+        return self._record.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._record)
@@ -70,6 +75,7 @@ class Fields(Mapping[str, Any]):
         """The column of these that holds something; raises InvalidInput if several do and differ."""
         if (ours := MEANINGS.get(meaning)) in self.options.meant.values():
             names = [ours] if ours else names
+        names = [name for name in names if name in self._record]
         full = [name for name in names if self.has(name)]
         for other in full[1:]:
             if self[other] != self[full[0]]:
@@ -110,11 +116,14 @@ class Fields(Mapping[str, Any]):
     def left_out(self, ignored: Collection[str] = ()) -> list[LeftOut]:
         """What was not read; raises InvalidInput if the model may have read it."""
         unread = [
-            name for name in self._record if name not in self._read and name not in ignored and self.has(name)
+            name
+            for name in self._record
+            if name not in self._read and name not in ignored and self.has(name)
+            if not (name in READ_BY_MODEL and self._record[name] in NOTHING)
         ]
         for name in unread:
             repeats = self.whole and name in (*CHATS, *PROMPTS)
-            if name in READ_BY_MODEL and not repeats and name not in self.options.left_out:
+            if name in READ_BY_MODEL and not repeats:
                 raise InvalidInput(
                     f"The model may have read {name}, which is not imported; name it with columns, or "
                     f"leave it out: leave_out={name}.",
@@ -126,5 +135,5 @@ class Fields(Mapping[str, Any]):
 
 def is_full(value: Any) -> bool:
     if isinstance(value, str):
-        return value.strip() not in EMPTY_TEXTS
+        return bool(value.strip())
     return value is not None and not (isinstance(value, list | dict | tuple) and not value)

@@ -14,24 +14,33 @@ from storage.errors import InvalidInput
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 SPEAKERS = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):", re.ASCII)
+TRANSCRIPT = re.compile(r"^\s*(Human|User|Assistant|AI|Bot)\s?:", re.ASCII | re.MULTILINE)
 EXTRA = re.compile(r"<extra_id_[01]>(System|User|Assistant)\n")
 TEMPLATES = re.compile(
     r"<\|im_start\|>\s*(?:system|user|assistant)|<\|start_header_id\|>|<\|begin_of_text\|>|\[INST\]|"
     r"<start_of_turn>(?:user|model)|<\|(?:user|assistant|system|User|Assistant)\|>|<｜(?:User|Assistant)｜>|"
-    r"<\|start\|>(?:system|user|assistant)|<\|START_OF_TURN_TOKEN\|>"
+    r"<\|start\|>(?:system|user|assistant)|<\|START_OF_TURN_TOKEN\|>|"
+    r"<\|im_end\|>|<\|eot_id\|>|<\|endoftext\|>|<end_of_turn>|<｜end▁of▁sentence｜>|</s>\s*\Z|"
+    r"### Instruction:(?=[\s\S]*### Response:)|\bUSER: (?=[\s\S]*\bASSISTANT:)"
 )
-MESSAGE_KEYS = {"role", "from", "content", "value"}
+PRINTED = re.compile(r"\s*\[?\s*\{\s*['\"](?:role|from|content|value|messages|conversations)['\"]\s*:")
 
 
-def messages_in(text: str, name: str) -> list[Any] | None:
-    """The messages that the text holds, or None if it is somebody's words; raises InvalidInput."""
+def messages_in(text: str, name: str, role: str) -> list[Any] | None:
+    """The messages that the text holds, or None if it is somebody's words, by `role`; raises InvalidInput."""
     start = text.lstrip()[:1]
     if start in ("[", "{") and (found := _written_out(text, name)) is not None:
         return found
     if EXTRA.search(text):
         return _extra(text)
     if (first := SPEAKERS.match(text)) and first[1] == "Human":
-        return _spoken(text)
+        said = _spoken(text)
+        if any(TRANSCRIPT.search(message["content"]) for message in said):
+            raise _refused(name, "a transcript", "one message each")
+        # An open mark at the end of a prompt is for the reply; at the end of a reply, the reply is empty.
+        return said[:-1] if role == "user" and said[-1] == {"role": "assistant", "content": ""} else said
+    if (first := TRANSCRIPT.match(text)) and first[1] != "Assistant" and TRANSCRIPT.search(text, first.end()):
+        raise _refused(name, "a transcript", "one message each")
     if HUMAN in text or ASSISTANT in text:
         raise _refused(name, "Human: and Assistant: in the middle of a text", "one message each")
     if (mark := TEMPLATES.search(text)) is not None:
@@ -48,14 +57,13 @@ def _refused(name: str, what: str, remedy: str) -> InvalidInput:
 
 
 def _spoken(text: str) -> list[dict[str, str]]:
-    """HH-RLHF's texts. The last mark begins the reply, or the prompt ends with an empty one."""
+    """The messages of HH-RLHF's texts: each begins after an empty line."""
     marks = list(SPEAKERS.finditer(text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    said = [
+    return [
         {"role": "user" if mark[1] == "Human" else "assistant", "content": text[mark.end() : end].strip()}
         for mark, end in zip(marks, ends, strict=True)
     ]
-    return said[:-1] if said[-1] == {"role": "assistant", "content": ""} else said
 
 
 def _extra(text: str) -> list[dict[str, str]]:
@@ -69,15 +77,17 @@ def _extra(text: str) -> list[dict[str, str]]:
 
 def _written_out(text: str, name: str) -> list[Any] | None:
     """Messages as JSON, or as Python prints them."""
-    looks_like = re.match(r"\s*\[?\s*\{\s*['\"](?:role|from|content|value)['\"]\s*:", text) is not None
-    for read in (json.loads, ast.literal_eval) if looks_like else ():
+    begins = PRINTED.match(text)
+    for read in (json.loads, ast.literal_eval) if begins else ():
         try:
             value = read(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
+        if isinstance(value, dict) and len(value) == 1 and value.keys() <= {"messages", "conversations"}:
+            (value,) = value.values()
         messages = value if isinstance(value, list) else [value]
         if all(isinstance(m, dict) and m.keys() & {"role", "from"} for m in messages):
             return messages
-    if looks_like and ("role" in text or "from" in text):
+    if begins and re.search(r"['\"](?:role|from)['\"]", text):
         raise _refused(name, "messages as a program printed them", "them as JSON")
     return None

@@ -21,7 +21,7 @@ from storage.imports.files.records import kind_of
 from storage.imports.rows.texts import messages_in
 
 # What a message may hold besides its text: nothing that the model read, or handled by its format.
-KNOWN_KEYS = "role from content value id name rating score num_tokens timestamp created_at model metadata"
+KNOWN_KEYS = "role from content value id num_tokens timestamp created_at model"
 MESSAGE = frozenset([*KNOWN_KEYS.split(), *THOUGHT_KEYS])
 MORE_THAN_TEXT = ("tool_calls", "function_call", "tool_call_id", "images", "image", "audio", "files")
 
@@ -32,7 +32,7 @@ def read_turns(value: Any, name: str, role: str, *, plain: bool = False) -> list
     A text that holds a conversation is read as one, or refused (see `texts.py`), unless it is `plain`.
     """
     if isinstance(value, str):
-        held = None if plain else messages_in(value, name)
+        held = None if plain else messages_in(value, name, role)
         if held is None:
             return [Turn(role, value)]
         value = held

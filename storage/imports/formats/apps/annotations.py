@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from storage.errors import InvalidInput
-from storage.imports.rows.cells import read_label, read_number, read_time, shown
+from storage.imports.rows.cells import read_label, read_number, read_time
 from storage.imports.rows.fields import REPLIES, Fields
 from storage.imports.rows.format import (
     Columns,
@@ -34,7 +34,8 @@ Vote = tuple[str, Any, Any]  # the person, the value, the time
 
 def argilla_rows(fields: Fields) -> Rows:
     if fields.peek("status") in ("discarded", "draft"):
-        yield Dropped(f"a record that is {fields['status']}")
+        fields.get("status")
+        yield Dropped("a record that is discarded or a draft")
         return
     nested = fields.peek("responses")
     if isinstance(fields.peek("fields"), Mapping):
@@ -158,9 +159,7 @@ def _pairwise(data: Fields, chosen: list[Vote], task: str) -> Rows:
     sides = [conversation(data, str(name), beginning) for name in names]
     for person, selected, at in chosen:
         if selected not in ("left", "right"):
-            yield Dropped(
-                "a tie" if selected in (None, "", "both", "equal") else f"selected is {shown(selected)}", 2
-            )
+            yield Dropped("a comparison without a preferred side", 2)
             continue
         for side, name, turns in zip(("left", "right"), names, sides, strict=True):
             row = rated_row(data, turns, str(name), selected == side)

@@ -14,6 +14,7 @@ from storage.imports.rows.row import Dropped, ImportedRow
 from storage.imports.rows.turns import MORE_THAN_TEXT, checked, read_turns, with_system
 
 THUMBS = {"thumbsUp": True, "thumbsDown": False, "thumbs_up": True, "thumbs_down": False, 1: True, -1: False}
+LABELLED = {"label", "kto_tag", "score", "rating", "chosen", "rejected"}  # of other formats
 Message = Mapping[str, Any]
 
 
@@ -161,8 +162,11 @@ def _is_librechat(record: Columns, _options: ImportOptions) -> bool:
 
 def _is_chat_ui(record: Columns, _options: ImportOptions) -> bool:
     messages = record.get("messages")
-    first = messages[0] if isinstance(messages, list) and messages else None
-    return isinstance(first, Mapping) and "from" in first and "content" in first and "value" not in first
+    said = [one for one in messages if isinstance(one, Mapping)] if isinstance(messages, list) else []
+    return (
+        any("from" in one and one.keys() & {"score", "ancestors", "children"} for one in said)
+        and not record.keys() & LABELLED
+    )
 
 
 def _is_chatgpt(record: Columns, _options: ImportOptions) -> bool:
@@ -174,7 +178,7 @@ def _is_chatgpt(record: Columns, _options: ImportOptions) -> bool:
 LIBRECHAT = Format(
     "librechat",
     "LibreChat's export of a chat: conversationId, messages with feedback",
-    "a row for each message with feedback; thoughts are left out of the reply",
+    "a row for each message with feedback",
     _is_librechat,
     librechat_rows,
     (

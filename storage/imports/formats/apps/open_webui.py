@@ -4,6 +4,7 @@ A feedback is one object: `data` has the rating, `meta` identifies the message, 
 that time, a tree of messages by id. Both follow the application's public code and have changed over time.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +19,9 @@ from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
 from storage.imports.rows.turns import checked, read_turns, with_system
 
-# Collapsed sections that Open WebUI keeps in a reply; they are not sent to the model later.
-FOLDED = '<details type="'
-FOLDED_END = "</details>"
+# Collapsed sections that Open WebUI keeps in a reply and does not send to the model later. Those of the type
+# reasoning are kept apart in all formats.
+FOLDED = re.compile(r'<details type="(?!reasoning")[^"]*"[^>]*>.*?</details>', re.DOTALL)
 # The reasons that Open WebUI offers with each thumb. Changing the thumb kept the other's until 2026.
 GOOD_REASONS = (
     "accurate_information followed_instructions_perfectly showcased_creativity positive_attitude "
@@ -151,13 +152,8 @@ def _history(level: Any) -> tuple[Mapping[str, Any], Any]:
 
 def _unfolded(text: str) -> str:
     """The text without the tool calls that Open WebUI embeds in it."""
-    kept: list[str] = []
-    at = 0
-    while (start := text.find(FOLDED, at)) >= 0 and (end := text.find(FOLDED_END, start)) >= 0:
-        kept.append(text[at:start])
-        at = end + len(FOLDED_END)
-    kept.append(text[at:])
-    return "".join(kept).strip() if at else text
+    without = FOLDED.sub("", text)
+    return without if without == text else without.strip()
 
 
 def _object(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -188,7 +184,7 @@ OPEN_WEBUI = Format(
     "openwebui",
     "Open WebUI's feedback export: data, meta, snapshot",
     "the rated message on its own branch, with reason, tags, comment, model and time; of one person's "
-    "votes on a message the latest. Reasoning and tool calls that it keeps folded in a reply are taken out",
+    "votes on a message the latest. Tool calls that it keeps folded in a reply are taken out",
     _is_feedback,
     feedback_rows,
     (

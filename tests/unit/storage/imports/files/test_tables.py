@@ -161,6 +161,8 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     records = read(tmp_path / "splits")
     assert values(records) == [MESSAGES[4], MESSAGES[0], MESSAGES[1]]
     assert [record.position for record in records] == ["train row 1", "train row 2", "test row 1"]
+    with open_source(tmp_path / "splits") as opened:
+        assert opened.notes == ("read the splits train, test",)
     plain = tmp_path / "card" / "data"
     plain.mkdir(parents=True)
     whole.to_parquet(plain / "train-00000.parquet")
@@ -200,6 +202,47 @@ def test_the_folder_of_chatgpt_brings_votes_and_text_together(tmp_path: Path) ->
     first, second, lost = read(tmp_path)
     assert [first.value, second.value] == [chats[0] | {"feedback": []}, chats[1] | {"feedback": votes[:1]}]
     assert (lost.position, lost.value) == ("message_feedback.json, conversation c9", None)
+
+
+def test_a_folder_that_llama_factory_describes(tmp_path: Path) -> None:
+    info = {
+        "mine": {"file_name": "a.json", "columns": {"prompt": "ask", "response": "said", "kto_tag": "ok"}},
+        "chats": {
+            "file_name": "b.jsonl",
+            "formatting": "sharegpt",
+            "ranking": True,
+            "columns": {"messages": "talk", "chosen": "good", "rejected": "bad"},
+            "tags": {"role_tag": "who", "content_tag": "what", "user_tag": "me", "assistant_tag": "it"},
+        },
+        "elsewhere": {"hf_hub_url": "somebody/something"},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "a.json").write_text(json.dumps([{"ask": "Hi", "said": "Hello", "ok": True, "note": 1}]))
+    said = {
+        "talk": [{"who": "me", "what": "Hi"}],
+        "good": {"who": "it", "what": "A"},
+        "bad": {"who": "it", "what": "B"},
+    }
+    (tmp_path / "b.jsonl").write_text(json.dumps(said))
+    (tmp_path / "c.jsonl").write_text("{}")
+    assert values(read(tmp_path)) == [
+        {"instruction": "Hi", "output": "Hello", "kto_tag": True, "note": 1},
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "A"},
+            "rejected": {"from": "gpt", "value": "B"},
+        },
+    ]
+    with open_source(tmp_path) as opened:
+        assert opened.notes == (
+            "read a.json",
+            "read b.jsonl",
+            "not read: c.jsonl",
+            "not read: dataset_info.json",
+        )
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(InvalidInput, match="dataset_info.json is not JSON"):
+        read(tmp_path)
 
 
 def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:

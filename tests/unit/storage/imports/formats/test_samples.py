@@ -41,6 +41,7 @@ ROWS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     ),
     "librechat_export.json": ({}, [("ua", "Tango.", True)]),
     "openwebui_revoted.json": ({}, [("ua", "Salt? No, cumin.", False), ("ua", "Salt? No, cumin.", True)]),
+    "kto_reasoning.jsonl": ({}, [("ua", "4", True), ("ua", "4", True), ("uaua", "4", True)]),
     "kto_mix_15k.jsonl": ({}, [("ua", "Chess boxing.", True)]),
     "helpsteer2_multiturn.jsonl": (
         {"score_column": "helpfulness", "up_from": 3, "down_to": 1},

@@ -1,7 +1,8 @@
 """What a record of each format becomes: the rows, what is dropped, and why a record is refused."""
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -76,6 +77,10 @@ def test_kto_rows_keep_what_a_thumbloop_export_says_beside_the_vote() -> None:
         ("2024-02-29", datetime(2024, 2, 29, tzinfo=UTC)),
         ("2024-02-29T01:00:00+01:00", datetime(2024, 2, 29, tzinfo=UTC)),
         (datetime(2024, 2, 29), datetime(2024, 2, 29, tzinfo=UTC)),
+        (date(2024, 2, 29), datetime(2024, 2, 29, tzinfo=UTC)),
+        ("1700000000", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("1700000000000.0", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+        ("20240229", datetime(2024, 2, 29, tzinfo=UTC)),
         ("", None),
         (None, None),
     ],
@@ -265,6 +270,35 @@ def test_a_bad_pair_gives_neither_row(change: dict[str, Any], expected: str) -> 
     assert expected in reason(PAIR | {"rating_chosen": 5} | change, ImportOptions(min_rating=1))
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"score_chosen": 7.5, "score_rejected": 7.5}, "chosen and rejected are rated alike"),
+        ({"rating_chosen": 3, "rating_rejected": "4"}, "chosen is rated below rejected"),
+        ({"rating": [9.0, 9.0]}, "chosen and rejected are rated alike"),
+        ({"rating": [8.0, 9.0], "status": "tie"}, "a tie"),
+        (
+            {"chosen_score": 9.0, "rating": [9.0, 9.0], "status": "unchanged"},
+            "chosen and rejected are rated alike",
+        ),
+        ({"chosen-rating": 5, "rejected-rating": 4}, "chosen is rated less than 2 above rejected"),
+    ],
+)
+def test_a_pair_without_a_preference_is_dropped(more: dict[str, Any], why: str) -> None:
+    assert convert(PAIR | more, ImportOptions(min_margin=2)) == [Dropped(why, 2)]
+    if "less than" in why:
+        assert short(convert(PAIR | more)) == BOTH
+
+
+def test_a_margin_needs_two_ratings() -> None:
+    assert "rating_rejected must be a number, not null" in reason(
+        PAIR | {"rating_chosen": 5}, ImportOptions(min_margin=1)
+    )
+    assert (
+        short(convert(PAIR | {"rating_chosen": 5, "rating_rejected": 4}, ImportOptions(min_margin=1))) == BOTH
+    )
+
+
 def test_a_pair_that_says_the_same_twice_prefers_nothing() -> None:
     assert convert(PAIR | {"rejected": "Good"}) == [Dropped("chosen and rejected are the same", 2)]
 
@@ -274,7 +308,7 @@ def test_a_pair_that_says_the_same_twice_prefers_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("score", "expected"),
-    [(5, True), (4, True), ("4.0", True), (2, False), (-1, False), (3, "score is between 2 and 4")],
+    [(5, True), ("4.0", True), (Decimal("4.5"), True), (-1, False), (3, "score is between 2 and 4")],
 )
 def test_scores_become_thumbs(score: Any, expected: Any) -> None:
     found = short(convert({"prompt": "Hi", "response": "Hello", "score": score}))
@@ -286,6 +320,20 @@ def test_the_score_column_can_be_named() -> None:
     record = {"messages": [*ASKED, *said("Hello")], "helpfulness": 0, "score": "n/a"}
     assert short(convert(record, options)) == [("ua", "Hello", False)]
     assert sniff({"prompt": "a", "response": "b", "score": 1}, options) is None
+
+
+def test_a_score_that_a_search_may_have_written_is_asked_about() -> None:
+    record = {"id": "r1", "prompt": "Hi", "response": "Hello"}
+    for score in (0.83, 2.3145):
+        assert "score_column=score" in reason(record | {"score": score})
+        named = ImportOptions(score_column="score", up_from=2, down_to=1)
+        assert short(convert(record | {"score": score}, named)) == [("ua", "Hello", score > 2)]
+    assert short(convert(record | {"score": 4.5})) == [("ua", "Hello", True)]
+
+
+def test_a_decimal_comma_is_named() -> None:
+    said = reason({"prompt": "Hi", "response": "Hello", "score": "4,5"})
+    assert "score must be a number, not '4,5'. Write it with a point: 4.5." in said
 
 
 @pytest.mark.parametrize("score", ["much", None, True, math.inf, "nan", [1]])

@@ -11,7 +11,7 @@ from storage.imports.formats.table import FORMATS, rows_of, sniff
 from storage.imports.rows.fields import HARMLESS, is_full
 from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import LeftOut
-from tests.support.imported import THRESHOLDS, convert, left_out, reason, row, short
+from tests.support.imported import THRESHOLDS, convert, left_out, lines, reason, row, rows_in, short
 
 KTO: dict[str, Any] = {"prompt": "Hi", "completion": "Hello", "label": True}
 PAIR: dict[str, Any] = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
@@ -94,6 +94,18 @@ def test_columns_that_compete_are_asked_about() -> None:
     assert row(KTO | {"question": "Hi"}).label is True  # both say the same
     assert "score and rating may both be the score" in reason(RATED | {"rating": 1})
     assert "label and kto_tag may both be the label" in reason(KTO | {"kto_tag": False})
+
+
+def test_a_word_such_as_none_is_a_reply() -> None:
+    assert "answer may both be the reply" in reason(
+        {"prompt": "Prints?", "response": "None", "answer": "[1]", "score": 5}
+    )
+    assert row(KTO | {"completion": "[]"}).turns[-1].content == "[]"
+
+
+def test_names_of_columns_in_a_report_are_bounded() -> None:
+    _, report = rows_in(lines(*(KTO | {f"c{n}": 1} for n in range(150))).read())
+    assert (len(report.left_out), report.left_out["other columns"]) == (101, 50)
 
 
 def test_what_is_named_says_how_the_model_or_a_judge_saw_it() -> None:

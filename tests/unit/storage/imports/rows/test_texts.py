@@ -16,14 +16,22 @@ PLAIN = ImportOptions(plain=True)
 
 
 def prompt(text: str, options: ImportOptions = ImportOptions()) -> list[tuple[str, str]]:
-    return [
-        tuple(turn) for turn in row({"prompt": text, "completion": "x", "label": True}, options).turns[:-1]
-    ]
+    found = row({"prompt": text, "completion": "x", "label": True}, options)
+    return [(turn.role, turn.content) for turn in found.turns[:-1]]
 
 
-@pytest.mark.parametrize("text", [json.dumps(CHAT), repr(CHAT), json.dumps(CHAT, indent=2)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(CHAT),
+        repr(CHAT),
+        json.dumps(CHAT, indent=2),
+        json.dumps({"messages": CHAT}),
+        repr(CHAT[:1]),
+    ],
+)
 def test_messages_in_a_text_are_messages(text: str) -> None:
-    assert prompt(text) == [(turn["role"], turn["content"]) for turn in CHAT]
+    assert prompt(text) == [(turn["role"], turn["content"]) for turn in CHAT][: len(prompt(text))]
     assert prompt(text, PLAIN) == [("user", text)]
 
 
@@ -42,15 +50,28 @@ def test_marked_texts_are_conversations(text: str, turns: list[str]) -> None:
     assert [role for role, _ in prompt(text)] == ["user", "assistant", "user"][: len(turns)]
 
 
+def test_a_reply_that_is_empty_in_a_marked_text_is_named() -> None:
+    pair = {"chosen": "\n\nHuman: a\n\nAssistant: c", "rejected": "\n\nHuman: a\n\nAssistant:"}
+    assert reason(pair) == "rejected is empty."
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "User: Hi\nAssistant: Hello\nUser: More",
+        "Human: Hi\nAssistant:",
+        "\n\nHuman: Hi\nAssistant: Hello\n\nAssistant: x",
         "<|im_start|>user\nHi<|im_end|>",
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi",
         "<s>[INST] Hi [/INST]",
         "<start_of_turn>user\nHi",
         "<|user|>\nHi",
         "Read this.\n\nHuman: Hi\n\nAssistant:",
+        "Below is an instruction.\n\n### Instruction:\nHi\n\n### Response:",
+        "A chat. USER: Hi ASSISTANT:",
+        "Hello<|im_end|>",
+        "Bonjour</s>",
+        '[{"role": "user", "content": "a"}',
         "[{'role': 'user', 'content': 'a'}\n {'role': 'assistant', 'content': 'b'}]",
         "[{'role': 'user', 'content': array(['a'], dtype=object)}]",
     ],
@@ -65,7 +86,16 @@ def test_templates_and_printed_objects_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Human: what is it?", "[1, 2]", "{'a': 1}", "a < b | c", "What does im_start do?"]
+    "text",
+    [
+        "Human: what is it?",
+        "[1, 2]",
+        "{'a': 1}",
+        "a < b | c",
+        "<s>old</s> new",
+        "### Instruction:",
+        "What does im_start do?",
+    ],
 )
 def test_words_are_words(text: str) -> None:
     assert prompt(text) == [("user", text.removeprefix("Human: "))]
