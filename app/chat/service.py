@@ -129,10 +129,12 @@ class ChatService:
         question = Message(chat_id=chat_id, role="user", content=content)
         return self._reply(chat, [*path, question], store, sampling, shorten=shorten)
 
-    def regenerate(self, user_id: str, message_id: str, *, sampling: Sampling | None = None) -> LiveReply:
+    def regenerate(
+        self, user_id: str, message_id: str, *, sampling: Sampling | None = None, compare: bool = False
+    ) -> LiveReply:
         """Generate another reply to the same message. `message_id` names a reply, or a message without one.
 
-        Raises as `send` does.
+        To `compare` both says nothing against the first one, so no signal is recorded. Raises as `send` does.
         """
         with self._database.read() as session:
             message = chats.get_message(session, message_id)
@@ -145,7 +147,7 @@ class ChatService:
 
         def store(session: Session) -> Message:
             replaced = message if message.role == "assistant" else chats.newest_child(session, message.id)
-            _note_signal(session, user_id, replaced, "regenerated")
+            _note_signal(session, user_id, None if compare else replaced, "regenerated")
             return chats.get_message(session, path[-1].id)
 
         return self._reply(chat, path, store, sampling)

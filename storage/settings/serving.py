@@ -76,6 +76,9 @@ class ServingSettings(BaseSettings):
         max_length=8,
     )
     """First messages that the chat page offers in a new chat; a click sends one. Empty: none."""
+    compare_share: float = Field(0.0, ge=0, le=1)
+    """Share of the replies below which the chat page asks which of two is better; never two in a row. People
+    can always ask for a second reply themselves."""
     max_message_chars: int = Field(32_000, ge=1)
     """Longest message that is accepted, in characters."""
     max_new_tokens: int = Field(512, ge=1)

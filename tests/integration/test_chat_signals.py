@@ -18,6 +18,8 @@ def noted(env: ChatEnv) -> list[tuple[str, str]]:
 
 def test_regenerating_and_editing_are_noted_on_the_reply_that_was_not_good_enough(env: ChatEnv) -> None:
     first = env.send("One").message()
+    env.service.regenerate(env.user_id, first.id, compare=True).message()
+    assert noted(env) == []  # to compare two replies says nothing against the first
     env.regenerate(first.id)
     assert noted(env) == [(first.id, "regenerated")]
     question, again = env.path()

@@ -247,10 +247,12 @@ async def regenerate(
     services: ServicesHere,
     body: SamplingChoice | None = None,
     stream: Stream = True,
+    compare: Annotated[bool, Query(description="To compare both: says nothing against this reply.")] = False,
 ) -> Response:
     """Get an alternative to this reply."""
     sampling = (body or SamplingChoice()).sampling(services.chat_service)
-    again = partial(services.chat_service.regenerate, identity.user_id, message_id, sampling=sampling)
+    reply_again = services.chat_service.regenerate
+    again = partial(reply_again, identity.user_id, message_id, sampling=sampling, compare=compare)
     live = await run_in_reply_thread(request, again)
     return await _answer(live, request, stream, services, identity.user_id)
 

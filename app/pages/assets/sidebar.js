@@ -35,6 +35,8 @@ addEventListener('focus', () => {
   if (!document.querySelector('[data-reply="streaming"]')) document.dispatchEvent(new Event('tl-look'));
   trigger('look_again', { quiet: true });  // nobody asked, so a failure is no news
 });
+document.addEventListener('tl-changed', () => trigger('look_again', { quiet: true }));
+document.addEventListener('tl-show', ({ detail }) => trigger('show_branch', { message: detail }));
 // The drawing of another branch removes the arrow that has the focus; one of the new message takes it over.
 const focusArrow = (message, label, frames = 300) => {
   const bar = document.querySelector(`[data-message="${message}"], [data-sent="${message}"]`);

@@ -199,4 +199,5 @@ class ChatRenderer:
 
     def _transcript(self, messages: list[ShownMessage]) -> list[dict[str, Any]]:
         settings = self.settings
-        return chatbot_messages(messages, offered_tags(settings.vote_tags_up, settings.vote_tags))
+        tags = offered_tags(settings.vote_tags_up, settings.vote_tags)
+        return chatbot_messages(messages, tags, settings.compare_share)

@@ -11,6 +11,7 @@ from app.pages.chat.markdown import plain_markdown
 from app.pages.html import render
 from storage.chats.votes import CurrentVote
 from storage.db.tables import Message
+from storage.registry.canaries import is_chosen
 
 ChatbotMessage = dict[str, Any]
 OfferedTags = Mapping[str, str]  # reason tags, each with the thumbs after which it is offered
@@ -44,9 +45,12 @@ def offered_tags(up: Sequence[str], down: Sequence[str]) -> OfferedTags:
 
 
 def chatbot_messages(
-    messages: Iterable[ShownMessage], tags: OfferedTags | None = None
+    messages: Iterable[ShownMessage], tags: OfferedTags | None = None, compare_share: float = 0.0
 ) -> list[ChatbotMessage]:
-    """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version."""
+    """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
+
+    Below `compare_share` of the replies the page asks which of two is better.
+    """
     messages = list(messages)
     under_way = bool(messages) and messages[-1].message.state == "streaming"
     shown: list[ChatbotMessage] = []
@@ -60,15 +64,33 @@ def chatbot_messages(
             content.append({"type": "text", "text": plain_markdown(message.content)})
         if message.state != "streaming":
             last = item is messages[-1]
-            content.append(_html(message_html(item, tags, under_way=under_way, last=last)))
+            asked = last and is_asked([one.message.id for one in replies_of(messages)], compare_share)
+            asked = asked and item.vote is None and len(item.alternatives) < 2
+            content.append(_html(message_html(item, tags, under_way=under_way, last=last, asked=asked)))
         elif not replied:
             content.append(_html(TYPING))
         shown.append({"role": message.role, "content": content})
     return shown
 
 
+def replies_of(messages: Iterable[ShownMessage]) -> list[ShownMessage]:
+    return [item for item in messages if item.message.role == "assistant"]
+
+
+def is_asked(replies: Sequence[str], share: float) -> bool:
+    """Whether the page asks about the last of these replies (ids): a share of them, never two in a row."""
+    drawn = [is_chosen("compare", reply, share) for reply in replies]
+    run = next((place for place, one in enumerate(reversed(drawn)) if not one), len(drawn))
+    return run % 2 == 1  # of several drawn in a row, the first, the third and so on
+
+
 def message_html(
-    item: ShownMessage, tags: OfferedTags | None = None, *, under_way: bool = False, last: bool = False
+    item: ShownMessage,
+    tags: OfferedTags | None = None,
+    *,
+    under_way: bool = False,
+    last: bool = False,
+    asked: bool = False,
 ) -> str:
     """A person's message, or the bar below a reply; the `last` one can be regenerated.
 
@@ -83,6 +105,7 @@ def message_html(
         item=item,
         under_way=under_way,
         last=last,
+        asked=asked and item.message.state == "complete",
         votable=item.message.state in ("complete", "stopped") and bool(item.message.content.strip()),
         note=_note(item.message),
         offered=offered,

@@ -1,5 +1,6 @@
 """What the pages make of stored text: nothing vanishes, nothing becomes markup or a request."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from app.pages.chat.transcript import (
     ShownMessage,
     chatbot_messages,
+    is_asked,
     message_html,
     offered_tags,
 )
@@ -114,6 +116,29 @@ def test_replies_that_cannot_be_voted_on_have_no_thumbs(state: str) -> None:
     assert "data-vote" not in message_html(
         ShownMessage(reply(state=state)), offered_tags(up=[], down=["wrong"])
     )
+
+
+def test_a_share_of_the_replies_is_asked_about_and_never_two_in_a_row() -> None:
+    ids = [f"reply {number}" for number in range(400)]
+    always = [is_asked(ids[: number + 1], 1.0) for number in range(6)]
+    assert always == [True, False, True, False, True, False]
+    assert not any(is_asked(ids[: number + 1], 0.0) for number in range(len(ids)))
+    asked = [is_asked(ids[: number + 1], 0.3) for number in range(len(ids))]
+    assert not any(first and second for first, second in itertools.pairwise(asked))
+    assert 0.15 < sum(asked) / len(asked) < 0.3
+
+
+def test_only_the_last_reply_without_a_vote_and_without_another_is_asked_about() -> None:
+    def shown(item: ShownMessage) -> str:
+        return str(chatbot_messages([item], compare_share=1.0))
+
+    question = "Which of two replies is better?"
+    assert question in shown(ShownMessage(reply()))
+    assert question not in str(chatbot_messages([ShownMessage(reply())]))
+    assert question not in shown(ShownMessage(reply(id="m"), alternatives=["m", "n"]))
+    assert question not in shown(ShownMessage(reply(state="stopped")))
+    voted = Vote(message_id="m", user_id="u", label=True)
+    assert question not in shown(ShownMessage(reply(), vote=voted))
 
 
 def test_streaming_replies_have_no_thumbs() -> None:
