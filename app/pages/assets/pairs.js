@@ -60,10 +60,7 @@
     verdicts.forEach((button) => { button.disabled = true; });
     try {
       for (const [place, label] of LABELS[verdict].entries()) await call("PUT", `${pair[place].id}/vote`, { label });
-      const shown = pair[verdict === "right" ? 1 : 0].id;
-      dialog.close();
-      document.dispatchEvent(new Event("tl-look"));
-      document.dispatchEvent(new CustomEvent("tl-show", { detail: shown }));
+      dialog.close(pair[verdict === "right" ? 1 : 0].id);
     } catch (error) {
       refused.textContent = failure(error);
       draw();
@@ -73,10 +70,15 @@
   dialog.addEventListener("submit", (event) => {
     event.preventDefault();
     const verdict = event.submitter?.value;
-    if (verdict === "cancel" || !verdict) dialog.close();
+    if (verdict === "cancel" || !verdict) dialog.close("");
     else decide(verdict);
   });
-  dialog.addEventListener("close", () => document.dispatchEvent(new Event("tl-changed")));
+  // The page shows the better reply, or what there is now if nothing was decided.
+  dialog.addEventListener("close", () => {
+    document.dispatchEvent(new Event("tl-look"));
+    document.dispatchEvent(dialog.returnValue ? new CustomEvent("tl-show", { detail: dialog.returnValue }) : new Event("tl-changed"));
+    dialog.returnValue = "";
+  });
   document.addEventListener("click", ({ target }) => {
     const bar = target.closest?.("[data-compare]")?.closest("[data-message]");
     if (bar) compare(bar.dataset.message, bar.querySelector("[data-copy]").dataset.copy);
