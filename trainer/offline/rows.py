@@ -29,6 +29,7 @@ class FileRows:
             left_out.append(f"Left out {more} more.")
         left_out += [f"Left out {count}: {reason}." for reason, count in self.report.dropped.items()]
         columns = self.report.left_out.items()
+        left_out += [f"Of the folder: {note}." for note in self.report.notes]
         return left_out + [f"Column {column} left out, in {count} records." for column, count in columns]
 
 

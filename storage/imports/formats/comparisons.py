@@ -75,8 +75,8 @@ def _winner(fields: Fields) -> str:
 def _json_turns(fields: Fields, name: str) -> list[Turn]:
     """The conversation up to the turn that was judged: MT-Bench keeps both turns whichever it was."""
     turns = fields.turns(name, "assistant")
-    judged = fields.get("turn")
-    if isinstance(judged, int) and judged > 0:
+    judged = int(read_number(fields["turn"], "turn")) if fields.has("turn") else 0
+    if judged > 0:
         users = [at for at, turn in enumerate(turns) if turn.role == "user"]
         turns = turns[: users[judged]] if len(users) > judged else turns
     return turns
@@ -135,8 +135,10 @@ def _strengths(fields: Fields, column: str) -> list[tuple[str, float]]:
     """The preference of all, or of each person if the option says so."""
     overall = read_number(fields.get(column), column)
     each = fields.get("individual_preference")
-    if fields.options.raters is None or not isinstance(each, list) or not each:
+    if fields.options.raters is None:
         return [("", overall)]
+    if not isinstance(each, list) or not each:
+        raise InvalidInput("individual_preference must be a list of each person's score.", field="raters")
     scores = [read_number(one.get("score") if isinstance(one, dict) else one, "score") for one in each]
     if fields.options.raters == "each":
         return [(f"#{number}", score) for number, score in enumerate(scores)]

@@ -62,7 +62,7 @@ def _rows(messages: Mapping[str, Any], options: ImportOptions) -> Rows:
             raise InvalidInput(
                 f"role must be prompter or assistant, not {shown(message.get('role'))}.", field="role"
             )
-        if message["role"] != "assistant" or message.get("deleted"):
+        if message["role"] != "assistant" or str(message.get("deleted")).casefold() == "true":
             continue
         labels = list(_labels(message, messages, by, options))
         votes = [label for label in labels if isinstance(label, bool)]
@@ -96,8 +96,9 @@ def _labels(
         if value is not None:
             yield by_score(read_number(value, QUALITY), QUALITY, options)
     elif (rank := message.get("rank")) is not None:
+        rank = read_number(rank, RANK)
         ranks = [
-            one["rank"]
+            read_number(one[RANK], RANK)
             for one in messages.values()
             if one.get("parent_id") == message.get("parent_id") and one.get("rank") is not None
         ]

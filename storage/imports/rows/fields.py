@@ -6,6 +6,7 @@ out.
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from storage.chats.conversation import Turn
@@ -129,8 +130,13 @@ class Fields(Mapping[str, Any]):
                     f"leave it out: leave_out={name}.",
                     field=str(name)[:80],
                 )
-        named = [name for name in unread if not (isinstance(name, str) and HARMLESS.fullmatch(name))]
+        named = [name for name in unread if not is_harmless(name)]
         return [LeftOut(str(name)[:80]) for name in [*named, *sorted(self._extras)]]
+
+
+@lru_cache(maxsize=4096)
+def is_harmless(name: Any) -> bool:
+    return isinstance(name, str) and HARMLESS.fullmatch(name) is not None
 
 
 def is_full(value: Any) -> bool:

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from storage.errors import InvalidInput
 from storage.imports.formats.table import FORMATS, check_options
 from storage.imports.rows.options import ImportOptions
-from tests.support.imported import convert, rows_in, short
+from tests.support.imported import convert, lines, rows_in, short
 
 FOLDER = Path(__file__).parents[4] / "fixtures" / "formats"
 # The options, and the rows: first letters of the roles, the reply, the label.
@@ -95,6 +96,21 @@ def test_the_samples_of_the_docs_give_rows_in_bounds(name: str) -> None:
         check_options(FORMATS[name], sample.options)
         json.dumps(sample.record)
         assert convert(sample.options.renamed(sample.record), sample.options)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_sample_means_the_same_in_a_data_set(name: str, tmp_path: Path) -> None:
+    # Arrow gives every object the keys of all objects, null where one lacks them.
+    for sample in FORMATS[name].samples:
+        records = sample.record["rows"] if FORMATS[name].group else [sample.record]
+        columns = {key: None for one in records for key, value in one.items() if value != {}}
+        rows = [{key: one.get(key) for key in columns} for one in records]
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+        found, report = rows_in(tmp_path / "rows.parquet", sample.options)
+        plain, other = rows_in(lines(*records).read(), sample.options)
+        assert found == plain
+        assert (report.format, report.dropped) == (name, other.dropped)
+        assert set(report.left_out) == set(other.left_out)
 
 
 def test_what_orca_s_prompt_says_is_the_prompt() -> None:

@@ -52,6 +52,16 @@ def test_mt_bench_judges_one_of_two_turns() -> None:
     assert first != second  # one judge's votes on two turns are two votes
 
 
+def test_tables_of_text_say_the_same() -> None:
+    more = '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}'
+    both = f"{more}, {more[1:]}]".replace('"', '""')
+    table = f'question_id,winner,turn,conversation_a,conversation_b\n1,model_a,1,"{both}","{both}"\n'
+    assert [one[0] for one in short(rows_in(table.encode())[0])] == ["ua", "ua"]
+    tree = "message_id,parent_id,message_tree_id,role,text,rank,deleted\na,,a,prompter,Hi,,False\n"
+    tree += "".join(f"r{n},a,a,assistant,R{n},{n},{n == 12}\n" for n in range(13))
+    assert short(rows_in(tree.encode())[0]) == [("ua", "R0", True)]
+
+
 def test_messages_of_an_arena_may_be_parts_or_json() -> None:
     said = [{"role": "user", "content": [{"type": "text", "text": "Hi", "image": None, "mimeType": None}]}]
     said.append({"role": "assistant", "content": [{"type": "text", "text": "Hello", "image": None}]})
