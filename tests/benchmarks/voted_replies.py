@@ -1,13 +1,18 @@
-"""The list of votes in a large store: milliseconds of its first page, for each kind of search."""
+"""The admin's pages on a large store: milliseconds of the list of votes and of the overview's figures."""
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+from sqlmodel import Session
 
+from storage.chats import stats, votes
+from storage.chats.signals import count_signals
 from storage.db.database import Database
 from storage.review.voted_replies import VoteFilter, list_votes
 from tests.benchmarks.export import build
@@ -24,6 +29,14 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "one person": {"user": f"{7:08x}-0000-7000-8000-000000000000"},
     "a version": {"model_version": "v1"},
 }
+OVERVIEW: dict[str, Callable[[Session], object]] = {
+    "approval per version": stats.version_stats,
+    "votes a day": stats.daily_votes,
+    "reason tags": stats.tag_counts,
+    "signals": count_signals,
+    "votes by source": votes.count_by_source,
+    "voters": votes.count_voters,
+}
 TIMES, SHOWN = 10, 30
 
 
@@ -39,7 +52,11 @@ def main() -> None:
         with database.engine.begin() as connection:
             connection.execute(sa.text(VOTES))
             connection.execute(sa.text("ANALYZE"))
-        figures = {name: measured(database, VoteFilter(**search)) for name, search in SEARCHES.items()}
+        figures = {
+            name: measured(database, partial(list_votes, filter=VoteFilter(**search), limit=SHOWN))
+            for name, search in SEARCHES.items()
+        }
+        figures |= {name: measured(database, query) for name, query in OVERVIEW.items()}
         database.close()
     print_report("voted_replies", {"votes": given.votes, "engine": database.dialect, "ms": figures})
 
@@ -54,13 +71,13 @@ FROM vote_event WHERE revision = 2
 """
 
 
-def measured(database: Database, wanted: VoteFilter) -> dict[str, float]:
+def measured(database: Database, query: Callable[[Session], object]) -> dict[str, float]:
     """Milliseconds, the median and the worst of ten times."""
     took = []
     for _ in range(TIMES):
         began = time.perf_counter()
         with database.read() as session:
-            list_votes(session, wanted, limit=SHOWN)
+            query(session)
         took.append(1000 * (time.perf_counter() - began))
     return {"median": round(statistics.median(took), 1), "worst": round(max(took), 1)}
 

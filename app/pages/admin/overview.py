@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.v1.stats import Figures, Statistics, current_figures, current_statistics
+from app.api.v1.stats import Figures, Statistics
 from app.pages.admin.charts import HEIGHT, WIDTH, approval_points
+from app.pages.admin.figures import shown_figures
 from app.pages.admin.frame import show
 from app.pages.admin.training import newest_run
 from app.pages.html import counted
@@ -35,7 +36,7 @@ class Alert:
 @router.get("/admin/")
 def overview(request: Request, services: ServicesHere) -> Response:
     def values(_: Identity) -> dict[str, Any]:
-        figures, statistics = current_figures(services), current_statistics(services)
+        figures, statistics = shown_figures(request, services)
         answering = next((one for one in figures.versions if one.deployed), None)
         return {
             "figures": figures,

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
 from app.api.schemas import RunOut, page_of, run_out
-from app.api.v1.stats import current_figures
 from app.api.v1.sweeps import PointOut, newest_sweep
 from app.api.v1.training_runs import read_log
 from app.pages.admin.charts import CURVE, run_curves
+from app.pages.admin.figures import shown_figures
 from app.pages.admin.frame import act, show, show_part
 from app.services import Services
 from app.web.auth import Identity, ServicesHere
@@ -40,7 +40,7 @@ def show_training(request: Request, services: ServicesHere, before: str = "") ->
         settings = services.settings
         shaping = [(variable(name), shown_value(name, getattr(settings, name))) for name in SHAPING]
         return {
-            "figures": current_figures(services),
+            "figures": shown_figures(request, services)[0],
             "runs": runs,
             "before": before,
             "shaping": shaping,

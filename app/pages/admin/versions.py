@@ -6,8 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
-from app.api.v1.model_versions import all_versions
-from app.api.v1.stats import current_statistics
+from app.pages.admin.figures import shown_figures
 from app.pages.admin.frame import act, show
 from app.pages.html import counted
 from app.services import Services
@@ -38,17 +37,16 @@ router = APIRouter(include_in_schema=False)
 def show_versions(request: Request, services: ServicesHere) -> Response:
     def values(_: Identity) -> dict[str, Any]:
         with services.database.read() as session:
-            versions = all_versions(session)
             try:
                 previous = model_versions.roll_back_target(session).name
             except Conflict:
                 previous = ""
             rows = model_versions.deployments(session, limit=DEPLOYMENTS_SHOWN)
             people = names_of(session, [row.by for row in rows])
-        statistics = current_statistics(services)
+        figures, statistics = shown_figures(request, services)
         return {
-            "versions": versions,
-            "names": {version.id: version.name for version in versions},
+            "versions": figures.versions,
+            "names": {version.id: version.name for version in figures.versions},
             "previous": previous,
             "deployments": rows,
             "people": people,

@@ -1,0 +1,67 @@
+"""The figures of the admin's pages; where counting takes long, those that were counted last."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from starlette.requests import Request
+
+from app.api.v1.model_versions import all_versions, current_canary
+from app.api.v1.stats import Figures, JudgementOut, Statistics, current_figures, current_statistics
+from app.services import Services
+from storage.registry.training_runs import active_run
+
+T = TypeVar("T")
+
+LONG = 0.2  # seconds beyond which nobody waits
+
+
+class Remembered(Generic[T]):
+    """The value of a function: computed for each reader, or, if that takes long, in the background.
+
+    Then readers get the last value, and each of them has the next one computed, one at a time.
+    """
+
+    def __init__(self, compute: Callable[[], T], *, long: float = LONG) -> None:
+        self._compute, self._long = compute, long
+        self._lock = threading.Lock()
+        self._computing = threading.Lock()
+        self._value: T | None = None
+        self._seconds = 0.0
+
+    def get(self) -> T:
+        with self._lock:
+            value, quick = self._value, self._seconds <= self._long
+        if value is None or quick:
+            return self._renew()
+        if self._computing.acquire(blocking=False):
+            threading.Thread(target=self._renew_once, name="admin-figures", daemon=True).start()
+        return value
+
+    def _renew_once(self) -> None:
+        try:
+            self._renew()
+        finally:
+            self._computing.release()
+
+    def _renew(self) -> T:
+        began = time.monotonic()
+        value = self._compute()
+        with self._lock:
+            self._value, self._seconds = value, time.monotonic() - began
+        return value
+
+
+def shown_figures(request: Request, services: Services) -> tuple[Figures, Statistics]:
+    """Votes may be counted a little late in a large store; versions, runs and canaries are those of now."""
+    state = request.app.state
+    if not hasattr(state, "admin_figures"):
+        state.admin_figures = Remembered(lambda: (current_figures(services), current_statistics(services)))
+    figures, statistics = state.admin_figures.get()
+    with services.database.read() as session:
+        active = active_run(session)
+        now = {"versions": all_versions(session), "active_run": active.id if active else None}
+    judgements = [JudgementOut.model_validate(one) for one in services.monitor.judgements()]
+    answering = {"canary": current_canary(services), "judgements": judgements}
+    return figures.model_copy(update=now), statistics.model_copy(update=answering)
