@@ -19,6 +19,7 @@ from storage.imports.rows.turns import checked, with_system
 SIDES = ("a", "b")
 WINNERS = {"model_a": "a", "model_b": "b", "a": "a", "b": "b"}
 BOTH_BAD = ("tie (bothbad)", "both_bad", "bothbad", "tie (both bad)")
+BOTH_GOOD = ("both_good", "bothgood", "tie (bothgood)")
 STRENGTHS = ("overall_preference", "preference_strength")
 ABOUT_ARENA = (
     "turn anony conv_metadata is_code is_refusal dedup_tag category_tag judge_hash evaluation_order "
@@ -49,7 +50,7 @@ def arena_rows(fields: Fields) -> Rows:
         )
         yield ImportedRow(
             checked(turns, f"conversation_{side}"),
-            winner == side,
+            winner in (side, "good"),
             model=model if isinstance(model, str) else None,
             voted_at=at,
             ballot=(place, str(person)) if question and person else None,
@@ -57,7 +58,7 @@ def arena_rows(fields: Fields) -> Rows:
 
 
 def _winner(fields: Fields) -> str:
-    """a, b, tie or bad."""
+    """a, b, tie, good or bad."""
     if "winner" not in fields:  # arena-human-preference-55k
         won = [side for side in SIDES if str(fields.get(f"winner_model_{side}")) in ("1", "1.0", "True")]
         return won[0] if len(won) == 1 else "tie"
@@ -65,6 +66,8 @@ def _winner(fields: Fields) -> str:
     known = winner.casefold() if isinstance(winner, str) else ""
     if known in BOTH_BAD:
         return "bad"
+    if known in BOTH_GOOD:
+        return "good"
     if known != "tie" and known not in WINNERS:
         raise InvalidInput(
             f"winner must be model_a, model_b, tie or both_bad, not {shown(winner)}.", field="winner"
@@ -205,7 +208,8 @@ ARENA = Format(
     "arena",
     "arena votes and MT-Bench's judgments: conversation_a, conversation_b (or response_a, response_b), "
     "winner",
-    "the winner is a thumb up, the other a thumb down; two thumbs down if both were bad; no rows for a "
+    "the winner is a thumb up, the other a thumb down; two thumbs of one kind if both were bad, or good; "
+    "no rows for a "
     "tie or "
     "if a model was the judge",
     _is_arena,

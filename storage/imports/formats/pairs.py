@@ -87,8 +87,10 @@ def _rating(fields: Fields, side: str) -> float | None:
         return None
     try:
         rating = read_number(fields.peek(column), column)
-    except InvalidInput:
-        return None
+    except InvalidInput as error:
+        if "Write it with a point" in error.message:
+            raise
+        return None  # N/A and the like: then the column is named as left out
     fields.get(column)
     return rating
 

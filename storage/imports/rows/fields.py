@@ -18,7 +18,7 @@ from storage.imports.rows.turns import message_extras, read_turns
 PROMPTS = ("prompt", "instruction", "question", "query", "input")
 REPLIES = ("completion", "response", "reply", "answer", "output")
 CHATS = ("conversations", "messages", "conversation")
-SYSTEMS = ("system", "system_prompt")
+SYSTEMS = ("system", "system_prompt", "system_message")
 # The model may have read what stands in them, so a row without it would be another row.
 INPUTS = (
     "tools functions tool_calls function_call images image videos video audios audio files attachments "

@@ -108,7 +108,10 @@ def whole_conversation(fields: Fields, name: str) -> list[Turn]:
         raise InvalidInput(f"{name} is missing.", field=name)
     turns = fields.turns(name, "assistant")
     fields.whole = len(turns) > 1
-    return turns
+    repeated = (
+        prompt_turns(fields, ()) if fields.whole else None
+    )  # a column beside it says the same, or is refused
+    return joined(repeated[0], turns, repeated[1], name) if repeated is not None else turns
 
 
 def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: str = "") -> ImportedRow:

@@ -117,7 +117,7 @@ def label_studio_rows(fields: Fields) -> Rows:
     if not isinstance(data, Mapping):
         raise InvalidInput("data must be an object.", field="data")
     inner = fields.inner(fields.options.renamed(data))
-    votes: list[Vote] = []
+    answered: dict[str, list[Vote]] = {}
     chosen: list[Vote] = []
     for number, annotation in enumerate(fields.get("annotations") or []):
         if not isinstance(annotation, Mapping) or annotation.get("was_cancelled"):
@@ -133,12 +133,15 @@ def label_studio_rows(fields: Fields) -> Rows:
                 chosen.append((person, value["selected"], at))
             elif "rating" in value or "choices" in value:
                 given = value.get("rating", value.get("choices"))
-                votes.append((person, given[0] if isinstance(given, list) and len(given) == 1 else given, at))
+                given = given[0] if isinstance(given, list) and len(given) == 1 else given
+                answered.setdefault(str(result.get("from_name")), []).append((person, given, at))
     task = str(fields.get("id") or "")
     if chosen:
         yield from _pairwise(inner, chosen, task)
-    elif votes:
-        yield from _voted(inner, votes, "annotations", task)
+    elif (question := _question(answered, fields)) is not None:
+        for other in answered.keys() - {question}:
+            fields.note(f"annotations[].{other}")
+        yield from _voted(inner, answered[question], question, task)
     else:
         yield Dropped("a task without a submitted annotation")
         return
@@ -193,7 +196,9 @@ def _voted(data: Fields, votes: list[Vote], question: str, record: str) -> Rows:
 
 def _thumb(value: Any, question: str, options: ImportOptions) -> bool | Dropped:
     """A number by the thresholds, a word by the table or the options."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and options.up_words is None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_digits = isinstance(value, str) and value.strip().lstrip("-").replace(".", "", 1).isdigit()
+    if (is_number or is_digits) and options.up_words is None:
         return by_score(read_number(value, question), question, options)
     return read_label(value, question, options)
 

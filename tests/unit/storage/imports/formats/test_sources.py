@@ -32,6 +32,8 @@ def test_two_bad_replies_are_two_thumbs_down(winner: str) -> None:
 def test_who_wins_an_arena() -> None:
     assert short(convert(sample("arena") | {"winner": "model_b"}))[1] == ("ua", "A lake.", True)
     assert short(convert(sample("arena") | {"winner": "tie"})) == ["a tie"]
+    good = short(convert(sample("arena") | {"winner": "both_good"}))
+    assert [label for _, _, label in good] == [True, True]
     assert short(convert(sample("arena") | {"judge": "gpt4_pair"})) == ["judged by a model"]
     assert "winner must be model_a, model_b, tie or both_bad, not 'x'" in reason(
         sample("arena") | {"winner": "x"}
@@ -157,6 +159,13 @@ def test_answers_of_argilla() -> None:
     assert short(convert(two, chosen)) == [("ua", "Tower Bridge.", True)]
     assert left_out(two, chosen) == ["quality.responses"]
     assert short(convert(flat | {"status": "discarded"})) == ["a record that is discarded or a draft"]
+    text = flat | {"quality.responses": ["5", "1.0", "3"], "quality.responses.status": ["submitted"] * 3}
+    bounds = ImportOptions(up_from=4, down_to=2)
+    assert [one if isinstance(one, str) else one[2] for one in short(convert(text, bounds))] == [
+        True,
+        False,
+        "quality is between 2 and 4",
+    ]
     none = flat | {"quality.responses.status": ["draft", "discarded", "draft"]}
     assert short(convert(none)) == ["a record without a submitted answer"]
     majority = ImportOptions(up_from=4, down_to=2, raters="majority")
@@ -180,7 +189,13 @@ def test_annotations_of_label_studio() -> None:
     choice = sample("label-studio", 2)
     assert row(choice).label is True
     several = choice | {"annotations": [{"result": [{"value": {"choices": ["Good", "Kind"]}}]}]}
-    assert "annotations must be true (up) or false (down), not a list" in reason(several)
+    assert "must be true (up) or false (down), not a list" in reason(several)
+    both = [{"from_name": name, "value": {"rating": stars}} for name, stars in (("help", 5), ("tone", 1))]
+    two = choice | {"annotations": [{"completed_by": 1, "result": both}]}
+    assert "help and tone may both be the vote; say which it is: score_column=help" in reason(two)
+    tone = ImportOptions(score_column="tone", up_from=4, down_to=2)
+    assert short(convert(two, tone)) == [("ua", "Tower Bridge.", False)]
+    assert left_out(two, tone) == ["annotations[].help"]
     for none in ([], [{"was_cancelled": True, "result": [{"value": {"rating": 1}}]}]):
         assert short(convert(choice | {"annotations": none})) == ["a task without a submitted annotation"]
 

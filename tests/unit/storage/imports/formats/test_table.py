@@ -290,6 +290,11 @@ def test_a_pair_without_a_preference_is_dropped(more: dict[str, Any], why: str) 
         assert short(convert(PAIR | more)) == BOTH
 
 
+def test_a_rating_with_a_comma_is_named() -> None:
+    assert "Write it with a point: 8.5" in reason(PAIR | {"score_chosen": "8,5", "score_rejected": "4"})
+    assert short(convert(PAIR | {"score_chosen": "N/A", "score_rejected": 4})) == BOTH
+
+
 def test_a_margin_needs_two_ratings() -> None:
     assert "rating_rejected must be a number, not null" in reason(
         PAIR | {"rating_chosen": 5}, ImportOptions(min_margin=1)

@@ -108,6 +108,12 @@ def test_names_of_columns_in_a_report_are_bounded() -> None:
     assert (len(report.left_out), report.left_out["other columns"]) == (101, 50)
 
 
+def test_a_prompt_beside_a_whole_conversation_must_be_in_it() -> None:
+    chat = {"messages": CHAT, "label": True}
+    assert left_out(chat | {"prompt": "Hi"}) == []
+    assert "prompt is not a user message of the conversation in messages" in reason(chat | {"prompt": "Else"})
+
+
 def test_what_is_named_says_how_the_model_or_a_judge_saw_it() -> None:
     assert left_out(KTO | {"score": 3, "note": "x", "id": 7, "created_at": "2026", "model": "m"}) == [
         "score",
