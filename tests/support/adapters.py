@@ -33,9 +33,9 @@ def build_adapter(base: Path, folder: Path, *, seed: int = 1, size: float = 0.3)
     return folder
 
 
-def adapted(base: Any) -> PeftModel:
+def adapted(base: Any, seed: int = 3) -> PeftModel:
     """A model with an adapter that really changes it."""
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -74,6 +74,12 @@ def in_order(rows: Sequence[TokenisedExample], settings: Settings) -> list[Token
     return [rows[number] for block in blocks for number in block]
 
 
+def as_text(tokenizer: Any, row: TokenisedExample) -> dict[str, Any]:
+    """Prompt, completion and label as an export of the shape kto-text has them."""
+    text = Shaper(b"s" * 32, chat_template(tokenizer)).row("kto-text", row.example)
+    return {name: text[name] for name in ("prompt", "completion", "label")}
+
+
 def train_with_stock_trl(
     model: Any, tokenizer: Any, rows: Sequence[TokenisedExample], args: Any, **more: Any
 ) -> tuple[list[dict[str, Any]], Any]:
@@ -82,9 +88,7 @@ def train_with_stock_trl(
     The texts are those of an export of the shape kto-text: of messages TRL would also train on the line break
     that the template writes after the end of a reply.
     """
-    shaper = Shaper(b"s" * 32, chat_template(tokenizer))
-    exported = [shaper.row("kto-text", row.example) for row in rows]
-    texts = [{name: row[name] for name in ("prompt", "completion", "label")} for row in exported]
+    texts = [as_text(tokenizer, row) for row in rows]
     trainer = KTOTrainer(
         model=model, args=args, train_dataset=Dataset.from_list(texts), processing_class=tokenizer, **more
     )

@@ -85,7 +85,7 @@ def test_a_step_that_runs_out_is_done_again_in_smaller_passes(
     for mine, whole in zip(found, expected, strict=True):
         for measure in ("loss", "kl", "gradient_norm", "margin"):
             assert mine[measure] == pytest.approx(whole[measure], rel=1e-4, abs=1e-6), measure
-    torch.testing.assert_close(after, weights, rtol=0, atol=1e-5)
+    torch.testing.assert_close(after, weights, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

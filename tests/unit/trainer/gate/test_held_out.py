@@ -41,7 +41,7 @@ EXAMPLES = [example(number, number % 2 == 0) for number in range(9)]
 
 @pytest.fixture
 def policy(base: Any) -> PeftModel:
-    return adapted(base)
+    return adapted(base, seed=4)  # with which z0 is above 0, and so depends on what it is made of
 
 
 def plain_log_probability(model: Any, prompt: list[int], completion: list[int], max_length: int) -> float:

@@ -24,7 +24,7 @@ from storage.errors import Conflict, InvalidInput
 from storage.imports.importer import import_file
 from storage.settings import Settings
 from tests.support.rated_files import both_replies, some_rows, some_settings, write_rows
-from tests.support.trainings import Steps
+from tests.support.trainings import Steps, as_text
 from trainer.engine.kto import common_arguments, lora_config
 from trainer.engine.prefix.reference_cache import ReferenceCache
 from trainer.errors import Interrupted
@@ -274,9 +274,9 @@ def test_pairs_train_as_with_stock_trl(
         train_dataset=Dataset.from_list(
             [
                 {
-                    "prompt": pair.up.example.prompt,
-                    "chosen": pair.up.example.completion,
-                    "rejected": pair.down.example.completion,
+                    "prompt": as_text(tokenizer, pair.up)["prompt"],
+                    "chosen": as_text(tokenizer, pair.up)["completion"],
+                    "rejected": as_text(tokenizer, pair.down)["completion"],
                 }
                 for pair in pairs
             ]
