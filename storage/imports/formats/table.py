@@ -46,7 +46,7 @@ def sniff(record: Columns, options: ImportOptions) -> Format | None:
 
 
 def known_formats() -> str:
-    return "Known formats: " + "; ".join(f"{f.name} ({f.about})" for f in FORMATS.values()) + "."
+    return f"Known formats: {', '.join(FORMATS)}; `thumbloop formats` says what each looks like."
 
 
 def check_options(chosen: Format, options: ImportOptions) -> None:

@@ -19,7 +19,19 @@ Rows = Iterator[ImportedRow | Dropped]
 
 # Column names in data sets of Argilla, Hugging Face and others; {} is chosen or rejected.
 MODELS = ("{}_model_version", "{}_model", "{}-model", "model_version", "model")
-RATERS = ("rater", "rater_id", "annotator", "annotator_id", "worker_id", "user_id", "voter")
+PEOPLE = (
+    "rater",
+    "annotator",
+    "worker",
+    "user",
+    "voter",
+    "evaluator",
+    "labeler",
+    "reviewer",
+    "judge",
+    "person",
+)
+RATERS = (*(f"{name}{ending}" for ending in ("", "_id", "_name") for name in PEOPLE), "username")
 RATED_MESSAGES = ("message_id", "reply_id", "response_id")
 
 
@@ -161,11 +173,12 @@ def by_score(score: float, column: str, options: ImportOptions) -> bool | Droppe
 
 
 def _ballot(fields: Fields) -> tuple[str, str] | None:
-    people = [name for name in RATERS if fields.get(name) not in (None, "")]
+    people = [name for name in RATERS if isinstance(fields.peek(name), str | int) and fields.has(name)]
     if not people:
         return None
     message = first_name(fields, RATED_MESSAGES)
-    return str(fields[message]) if message else "", str(fields[people[0]])
+    person, *_ = (str(fields[name]) for name in people)
+    return str(fields[message]) if message else "", person
 
 
 def _first(fields: Fields, names: Sequence[str]) -> Any:

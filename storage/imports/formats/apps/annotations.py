@@ -3,7 +3,8 @@
 Only submitted answers count. Each person's answer is a vote, unless `raters` asks for their mean or majority.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,8 +28,8 @@ RESPONSES = ".responses"
 # Beside the responses of a question: who gave them, whether they were submitted, and what a model suggested.
 BESIDE = (".responses.users", ".responses.status", ".suggestion", ".suggestion.score", ".suggestion.agent")
 DONE = ("submitted", "completed", None)
-LEFT = ("answer_a", "response_a", "answer1", "response1", "response_1", "text1", "left", "option_a")
-RIGHT = ("answer_b", "response_b", "answer2", "response2", "response_2", "text2", "right", "option_b")
+SIDES = re.compile(r"(.*?)(a|A|0|1|left)")  # of the names of two texts, such as answer_a and answer_b
+OTHER_SIDE = {"a": "b", "A": "B", "0": "1", "1": "2", "left": "right"}
 Vote = tuple[str, Any, Any]  # the person, the value, the time
 
 
@@ -149,28 +150,31 @@ def label_studio_rows(fields: Fields) -> Rows:
 
 
 def _pairwise(data: Fields, chosen: list[Vote], task: str) -> Rows:
-    names = [
-        data.one_of(_sided(data, side, names), side) for side, names in (("left", LEFT), ("right", RIGHT))
-    ]
-    if None in names:
-        raise InvalidInput(
-            f"data does not say which texts were compared; its columns are {', '.join(map(repr, data))}. "
-            "Name them: columns=prompt=…,left=…,right=….",
-            field="columns",
-        )
+    names = _two_texts(data)
     beginning = prompt_turns(data)
-    sides = [conversation(data, str(name), beginning) for name in names]
+    sides = [conversation(data, name, beginning) for name in names]
     for person, selected, at in chosen:
         if selected not in ("left", "right"):
             yield Dropped("a comparison without a preferred side", 2)
             continue
         for side, name, turns in zip(("left", "right"), names, sides, strict=True):
-            row = rated_row(data, turns, str(name), selected == side)
+            row = rated_row(data, turns, name, selected == side)
             yield _voted_by(row, f"{task}/{side}", person, at)
 
 
-def _sided(data: Fields, side: str, names: Iterable[str]) -> tuple[str, ...]:
-    return (side,) if side in data.options.meant.values() else tuple(names)
+def _two_texts(data: Fields) -> tuple[str, str]:
+    """The columns of the left and the right text: named by the options, or alike but for their ends."""
+    if {"left", "right"} <= set(data.options.meant.values()):
+        return "left", "right"
+    ends = [found for name in data if (found := SIDES.fullmatch(name))]
+    pairs = [(end[0], end[1] + OTHER_SIDE[end[2]]) for end in ends if end[1] + OTHER_SIDE[end[2]] in data]
+    if len(pairs) != 1:
+        raise InvalidInput(
+            f"data does not say which texts were compared; its columns are {', '.join(map(repr, data))}. "
+            "Name them: columns=prompt=…,left=…,right=….",
+            field="columns",
+        )
+    return pairs[0]
 
 
 def _voted(data: Fields, votes: list[Vote], question: str, record: str) -> Rows:

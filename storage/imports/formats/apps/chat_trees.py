@@ -44,13 +44,15 @@ def librechat_rows(fields: Fields) -> Rows:
 def chat_ui_rows(fields: Fields) -> Rows:
     given = fields.get("messages")
     listed = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
-    # Until 2024 a chat was a list; since then each message names its ancestors.
+    # Until 2024 a chat was a list; since then each message names its ancestors and children.
     messages: dict[str, Any] = {}
+    below = {str(child): one.get("id") for one in listed for child in one.get("children") or []}
     before: Any = None
     for at, message in enumerate(listed):
         ancestors = message.get("ancestors")
         parent = (ancestors[-1] if ancestors else None) if isinstance(ancestors, list) else before
         before = str(message.get("id") or at)
+        parent = below.get(before) if below else parent
         messages[before] = {**message, "parent": parent}
 
     def vote(message: Message) -> tuple[Any, tuple[str, ...], str | None] | None:

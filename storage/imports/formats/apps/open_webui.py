@@ -125,9 +125,27 @@ def _score_tag(score: Any, label: bool) -> list[str]:
 
 
 def _turns(path: list[Any]) -> list[Turn]:
-    turns = read_turns(path, "snapshot", "assistant")
+    turns = read_turns([_with_output(message) for message in path], "snapshot", "assistant")
     apart = (without_reasoning(turn) for turn in turns)
     return [t._replace(content=_unfolded(t.content)) if t.role == "assistant" else t for t in apart]
+
+
+def _with_output(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Newer chats keep what was generated as items in `output`, beside a content that may be empty."""
+    items = message.get("output")
+    if message.get("content") or not isinstance(items, list):
+        return message
+    said: dict[str, list[Any]] = {"message": [], "reasoning": []}
+    for item in items:
+        kind = item.get("type") if isinstance(item, Mapping) else None
+        if kind not in said:
+            raise InvalidInput(
+                f"snapshot: a message has {shown(kind)} in its output, not text.", field="snapshot"
+            )
+        parts = item.get("content") or item.get("summary") or []
+        said[kind] += [part.get("text") for part in parts if isinstance(part, Mapping)]
+    texts = {kind: "".join(text for text in found if isinstance(text, str)) for kind, found in said.items()}
+    return {**message, "content": texts["message"], "reasoning": texts["reasoning"]}
 
 
 def _history(level: Any) -> tuple[Mapping[str, Any], Any]:

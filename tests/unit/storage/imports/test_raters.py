@@ -21,6 +21,7 @@ def votes_in(database: Database) -> tuple[int, int]:
 
 def test_three_people_up_and_one_down_are_four_votes(database: Database) -> None:
     rows = [KTO | {"annotator": name, "label": name != "d"} for name in "abcd"]
+    rows[0]["reviewer_name"] = "Ada"  # the other column comes first
     assert counts(import_file(database, lines(*rows))) == (4, 0, 0, 0)
     assert votes_in(database) == (3, 1)
     assert counts(import_file(database, lines(*rows))) == (0, 4, 0, 0)

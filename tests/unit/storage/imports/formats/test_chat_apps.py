@@ -38,6 +38,9 @@ def test_chat_ui() -> None:
         "messages": [{key: one[key] for key in one if key != "ancestors"} for one in chat["messages"][:2]]
     }
     assert short(convert(older)) == [("ua", "Tango.", True)]
+    first, good, bad = ({key: one[key] for key in one if key != "ancestors"} for one in chat["messages"])
+    by_children = {"messages": [first | {"children": ["b", "c"]}, good, bad]}
+    assert [one[0] for one in short(convert(by_children))] == ["ua", "ua"]
     system = {"id": "s", "from": "system", "content": "Be kind.", "ancestors": []}
     asked = chat["messages"][0] | {"ancestors": ["s"]}
     found = row(chat | {"messages": [system, asked, chat["messages"][1] | {"ancestors": ["s", "a"]}]})

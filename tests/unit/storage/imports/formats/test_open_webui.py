@@ -57,6 +57,22 @@ def test_open_webui_in_its_other_shapes() -> None:
     assert row(record).turns[-1].reasoning == "hm\n</details>"
 
 
+def test_open_webui_keeps_newer_replies_as_items() -> None:
+    record = open_webui()
+    messages = record["snapshot"]["chat"]["chat"]["history"]["messages"]
+    items = [
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Third!"}]},
+    ]
+    messages["a3"] |= {"content": "", "output": items}
+    messages["a2"] |= {"content": "", "output": items[1:]}
+    found = row(record)
+    assert [turn.content for turn in found.turns] == ["Hi", "Third!", "More", "Third!"]
+    assert found.turns[-1].reasoning == "hm"
+    messages["a3"]["output"] = [{"type": "function_call", "name": "x"}]
+    assert "a message has 'function_call' in its output" in reason(record)
+
+
 @pytest.mark.parametrize("rating", [None, 0, "0", ""])
 def test_open_webui_comments_without_a_thumb_are_dropped(rating: Any) -> None:
     assert convert(open_webui(rating=rating)) == [Dropped("feedback without a rating")]

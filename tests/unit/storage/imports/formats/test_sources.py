@@ -182,6 +182,14 @@ def test_answers_of_argilla() -> None:
 def test_annotations_of_label_studio() -> None:
     pair = sample("label-studio")
     assert ballots(pair) == [("1/left", "7"), ("1/right", "7")]
+    for left, right in (
+        ("response1", "response2"),
+        ("left", "right"),
+        ("reply-A", "reply-B"),
+        ("text_0", "text_1"),
+    ):
+        data = {"prompt": "Hi", left: "A", right: "B"}
+        assert short(convert(pair | {"data": data})) == [("ua", "A", True), ("ua", "B", False)]
     named = pair | {"data": {"ask": "Hi", "first": "A", "second": "B"}}
     assert "its columns are 'ask', 'first', 'second'" in reason(named)
     options = ImportOptions(columns="prompt=ask,left=first,right=second")
