@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from storage.examples.weights import KEPT, Weights, class_weights
+from storage.exports.shapes import PAIRED
 from storage.settings import Settings
 
 USAGE = {
@@ -43,13 +44,23 @@ trainer.train()
   }}
 }}
 ```""",
+    "swift": "`swift rlhf --rlhf_type kto --dataset FILE` of ms-swift reads the rows as JSON lines.",
+    "openai": "As JSON lines, the rows are a file for preference fine-tuning.",
+    "argilla": """The rows are records as Argilla exports them: `prompt` is a chat field, `response` a text field, and
+`vote` a label question with the answers `up` and `down`.""",
 }
 MEANING = {
     "kto": "conversational unpaired preferences: `prompt` (messages), `completion` (one message), `label`",
     "kto-text": "plain-text unpaired preferences, the chat template applied: `prompt`, `completion`, `label`",
     "pairs": "preferences: `prompt` (messages), `chosen` and `rejected` (one message each)",
     "sharegpt": "ShareGPT conversations with LLaMA-Factory's `kto_tag`; the last turn is the rated one",
+    "swift": "conversations in `messages`, of which the last is the rated one, with a `label`",
+    "openai": "preferences: `input` (messages), `preferred_output` and `non_preferred_output`",
+    "argilla": "records: `prompt` (messages), `response`, and the vote as a submitted response",
 }
+
+PSEUDONYMS = "Provenance columns follow; people appear as pseudonyms only."
+NOBODY = "Who voted and when is left out."
 
 CARD = """---
 {metadata}
@@ -57,7 +68,7 @@ CARD = """---
 
 # Thumbloop feedback
 
-Votes on a chat model's replies, as {meaning}. Provenance columns follow; people appear as pseudonyms only.
+Votes on a chat model's replies, as {meaning}. {people}
 
 - Rows: {rows}
 - Thumbs up: {up}, thumbs down: {down} ({imbalance})
@@ -95,6 +106,7 @@ def dataset_card(manifest: dict[str, Any]) -> str:
         **manifest | {"bos": begins.format(bos=manifest["bos"]) if manifest["bos"] else ""},
         metadata=_metadata(manifest),
         meaning=MEANING[shape],
+        people=NOBODY if shape == "openai" else PSEUDONYMS,
         up=up,
         down=down,
         imbalance=f"{up / down:.2f} up for each down" if up and down else "one kind only",
@@ -107,7 +119,7 @@ def dataset_card(manifest: dict[str, Any]) -> str:
         usage=USAGE["kto" if shape == "kto-text" else shape].format(
             desirable=f"{weights.desirable:.4f}", undesirable=f"{weights.undesirable:.4f}"
         ),
-        kept=kept if shape != "pairs" and up and down else "",
+        kept=kept if shape not in PAIRED and up and down else "",
     )
 
 

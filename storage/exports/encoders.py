@@ -34,7 +34,16 @@ _ARROW_TYPES = {
         pa.struct({"role": pa.string(), "content": pa.string(), "reasoning_content": pa.string()})
     ),
     Kind.TURNS: pa.list_(pa.struct({"from": pa.string(), "value": pa.string()})),
+    Kind.LIST: pa.list_(pa.string()),
 }
+_ARROW_TYPES[Kind.CHAT] = _ARROW_TYPES[Kind.MESSAGES]
+_ARROW_TYPES[Kind.INPUT] = pa.struct(
+    {
+        "messages": _ARROW_TYPES[Kind.CHAT],
+        "tools": pa.list_(pa.string()),
+        "parallel_tool_calls": pa.bool_(),
+    }
+)
 
 
 def jsonl(rows: Iterable[Row], columns: Columns, most_rows: int = MOST_ROWS) -> Iterator[bytes]:

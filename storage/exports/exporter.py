@@ -29,7 +29,7 @@ from storage.exports.dataset_card import dataset_card
 from storage.exports.encoders import ENCODERS, MOST_ROWS
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import Redaction, Redactor
-from storage.exports.shapes import REASONING, ChatTemplate, Kind, Row, Shaper, columns_of
+from storage.exports.shapes import PAIRED, REASONING, ChatTemplate, Kind, Row, Shaper, columns_of
 from storage.files.atomic import sync, write_atomically, written_aside
 from storage.files.disk_full import is_full, no_room
 
@@ -64,7 +64,7 @@ class Export:
             raise InvalidInput(
                 f"The licence {plan.licence!r} is not a name such as cc0-1.0 or apache-2.0.", field="licence"
             )
-        if plan.shape == "pairs" and plan.signals:
+        if plan.shape in PAIRED and plan.signals:
             raise InvalidInput("Pairs are made of votes; leave out signals.", field="signals")
         wanted = resolve(session, plan.filter, salt=salt)
         self._filters = wanted.describe(salt)
@@ -138,10 +138,10 @@ class Export:
             yield _filled(row, self._columns)
 
     def _shaped(self) -> Iterator[tuple[Row, tuple[Example, ...]]]:
-        if self.plan.shape == "pairs":
+        if self.plan.shape in PAIRED:
             for up, down in iter_pairs(self._selected(), self._examples.at):
                 up, down = self._redacted(up, down)
-                yield self._shaper.pair(up, down), (up, down)
+                yield self._shaper.pair(self.plan.shape, up, down), (up, down)
             return
         for example in self._selected():
             (example,) = self._redacted(example)

@@ -9,7 +9,7 @@ from storage.examples.filters import EVERYTHING, ExampleFilter
 from storage.settings.training import SignalKind
 
 Format = Literal["jsonl", "parquet", "csv", "datasets"]
-Shape = Literal["kto", "kto-text", "pairs", "sharegpt"]
+Shape = Literal["kto", "kto-text", "pairs", "sharegpt", "swift", "openai", "argilla"]
 
 
 class ExportOptions(BaseModel):
@@ -21,7 +21,8 @@ class ExportOptions(BaseModel):
     shape: Shape = Field(
         "kto",
         description="kto: TRL's conversational rows. kto-text: the chat template applied. pairs: an up and a "
-        "down reply to the same prompt, for DPO. sharegpt: as LLaMA-Factory reads KTO data.",
+        "down reply to the same prompt, for DPO. sharegpt: as LLaMA-Factory reads KTO data. swift: as "
+        "ms-swift does. openai: pairs for preference fine-tuning. argilla: records with the vote as a response.",
     )
     duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
     contradictions: Contradictions = Field(

@@ -37,6 +37,9 @@ class Kind(Enum):
     MESSAGES = "a list of role and content"
     REASONED = "a list of role, content and reasoning_content"
     TURNS = "a list of from and value"
+    CHAT = "a list of role and content, with reasoning in the text"
+    INPUT = "OpenAI's input: such a list under messages, tools and parallel_tool_calls"
+    LIST = "a list of one text"
 
 
 PROVENANCE = {
@@ -61,7 +64,18 @@ COLUMNS: dict[str, dict[str, Kind]] = {
         **{f"{side}_{name}": kind for side in SIDES for name, kind in PROVENANCE.items()},
     },
     "sharegpt": {"conversations": Kind.TURNS, "kto_tag": Kind.FLAG, **PROVENANCE},
+    "swift": {"messages": Kind.CHAT, "label": Kind.FLAG, **PROVENANCE},
+    "openai": {"input": Kind.INPUT, "preferred_output": Kind.CHAT, "non_preferred_output": Kind.CHAT},
+    "argilla": {
+        "id": Kind.TEXT,
+        "status": Kind.TEXT,
+        "prompt": Kind.CHAT,
+        "response": Kind.TEXT,
+        **{f"vote.responses{part}": Kind.LIST for part in ("", ".users", ".status")},
+        **PROVENANCE,
+    },
 }
+PAIRED = ("pairs", "openai")  # a reply voted up beside one voted down
 REASONING = "reasoning_content"
 
 
@@ -89,7 +103,7 @@ class Shaper:
         return self.template.bos if self.template is not None else ""
 
     def row(self, shape: str, example: Example) -> Row:
-        """The row of one example, in any shape but pairs."""
+        """The row of one example, in any shape but those of PAIRED."""
         row: Row = {"prompt": example.prompt, "completion": example.completion, "label": example.label}
         both = example.prompt + example.completion
         if shape == "kto-text":
@@ -106,10 +120,27 @@ class Shaper:
                 for m in both
             ]
             row = {"conversations": turns, "kto_tag": example.label}
+        elif shape == "swift":
+            row = {"messages": _chat(both), "label": example.label}
+        elif shape == "argilla":
+            person = pseudonym(self.salt, example.user_id)
+            row = {
+                "id": f"{example.message_id}-{person[:12]}",
+                "status": "completed",
+                "prompt": _chat(example.prompt),
+                "response": _chat(example.completion)[0]["content"],
+                "vote.responses": ["up" if example.label else "down"],
+                "vote.responses.users": [person],
+                "vote.responses.status": ["submitted"],
+            }
         return row | self._provenance(example)
 
-    def pair(self, up: Example, down: Example) -> Row:
-        """TRL's conversational preference with an explicit prompt."""
+    def pair(self, shape: str, up: Example, down: Example) -> Row:
+        """TRL's conversational preference with an explicit prompt, or OpenAI's."""
+        if shape == "openai":
+            asked = {"messages": _chat(up.prompt), "tools": [], "parallel_tool_calls": True}
+            replies = {"preferred_output": up, "non_preferred_output": down}
+            return {"input": asked} | {name: _chat(one.completion) for name, one in replies.items()}
         row: Row = {"prompt": up.prompt, "chosen": up.completion, "rejected": down.completion}
         for side, example in zip(SIDES, (up, down), strict=True):
             row |= {f"{side}_{name}": value for name, value in self._provenance(example).items()}
@@ -127,3 +158,10 @@ class Shaper:
             "correction": example.correction or "",
             "source": example.source,
         }
+
+
+def _chat(messages: list[Message]) -> list[dict[str, str]]:
+    """Role and content alone; reasoning stands in the text, as the model wrote it."""
+    return [
+        {"role": one["role"], "content": written(one.get(REASONING, ""), one["content"])} for one in messages
+    ]

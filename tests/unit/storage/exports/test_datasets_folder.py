@@ -19,7 +19,7 @@ from tests.support.rows import rate
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-SHAPES = ["kto", "kto-text", "pairs", "sharegpt"]
+SHAPES = ["kto", "kto-text", "pairs", "sharegpt", "swift", "openai", "argilla"]
 LOADERS = {"jsonl": "json", "csv": "csv", "parquet": "parquet"}
 
 
@@ -198,6 +198,17 @@ def test_an_export_imported_into_an_empty_store_exports_the_same(
     comes_back(database, tmp_path, shape, format)
 
 
+USED_BY = {
+    "kto": "KTOTrainer",
+    "kto-text": "KTOTrainer",
+    "pairs": "DPOTrainer",
+    "sharegpt": '"kto_tag": "kto_tag"',
+    "swift": "swift rlhf",
+    "openai": "preference fine-tuning",
+    "argilla": "label question",
+}
+
+
 def test_the_card_tells_the_counts_the_filters_and_the_way_to_train(
     database: Database, tmp_path: Path
 ) -> None:
@@ -218,6 +229,4 @@ def test_the_card_tells_the_counts_the_filters_and_the_way_to_train(
         assert f"Thumbs up: {manifest['votes']['up']}, thumbs down: {manifest['votes']['down']}" in body
         assert '"consent": "given"' in body
         assert "| v1 |" in body
-        assert {"kto": "KTOTrainer", "kto-text": "KTOTrainer", "pairs": "DPOTrainer"}.get(
-            shape, '"kto_tag": "kto_tag"'
-        ) in body
+        assert USED_BY[shape] in body

@@ -113,7 +113,8 @@ def test_nothing_personal_is_left_in_any_column(
     text = str(pq.read_table(io.BytesIO(data)).to_pylist()) if format == "parquet" else data.decode()
     assert "mail.internal" not in text
     assert "901820" not in text
-    assert "<EMAIL_ADDRESS_6>" in text
+    # OpenAI's rows have no comments, corrections and tags.
+    assert f"<EMAIL_ADDRESS_{3 if shape == 'openai' else 6}>" in text
     assert manifest["redaction"]["replaced"]["EMAIL_ADDRESS"] > 6
     assert manifest["redaction"]["replaced"]["PHONE_NUMBER"] >= 1
 
