@@ -76,7 +76,7 @@ def _part(part: Any) -> str:
     text = part.get(PARTS.get(kind, "")) if isinstance(part, dict) and isinstance(kind, str | None) else None
     if isinstance(text, str):
         return text
-    if kind in THOUGHTS and isinstance(text := part.get(THOUGHTS[kind]), str):
+    if isinstance(kind, str) and kind in THOUGHTS and isinstance(text := part.get(THOUGHTS[kind]), str):
         return written(text, "")
     what = f"a part of the type {kind[:80]!r}" if isinstance(kind, str) else "a part without a text"
     known = ", ".join(name for name in PARTS if name)

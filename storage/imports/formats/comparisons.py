@@ -9,7 +9,7 @@ from typing import Any
 
 from storage.chats.conversation import Turn
 from storage.errors import InvalidInput
-from storage.imports.rows.cells import read_number, read_time, shown
+from storage.imports.rows.cells import read_note, read_number, read_time, shown
 from storage.imports.rows.fields import Fields
 from storage.imports.rows.format import Columns, Format, Rows, Sample, filled, first_name, prompt_turns
 from storage.imports.rows.options import ImportOptions
@@ -51,7 +51,7 @@ def arena_rows(fields: Fields) -> Rows:
         yield ImportedRow(
             checked(turns, f"conversation_{side}"),
             winner in (side, "good"),
-            model=model if isinstance(model, str) else None,
+            model=read_note(model, f"model_{side}"),
             voted_at=at,
             ballot=(place, str(person)) if question and person else None,
         )
@@ -166,7 +166,7 @@ def nectar_rows(fields: Fields) -> Rows:
         elif rank in (min(ranks), max(ranks)):
             inner = fields.inner(one)
             turns = [*found[0], *inner.turns("answer", "assistant")]
-            model: Any = inner.get("model")
+            model = read_note(inner.get("model"), "model")
             yield ImportedRow(checked(turns, f"answers.{at}.answer"), rank == min(ranks), model=model)
         else:
             yield Dropped("ranked in between")

@@ -11,7 +11,7 @@ from storage.chats.conversation import Turn
 from storage.errors import InvalidInput
 from storage.imports.files.records import MOST_VALUES, kind_of
 from storage.imports.formats.apps.trees import by_id, path_to
-from storage.imports.rows.cells import read_number, read_time, shown
+from storage.imports.rows.cells import read_list, read_note, read_number, read_time, shown
 from storage.imports.rows.fields import Fields
 from storage.imports.rows.format import Columns, Format, Rows, Sample, by_score
 from storage.imports.rows.options import ImportOptions
@@ -46,7 +46,7 @@ def _below(root: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if not isinstance(message, Mapping):
             raise InvalidInput(f"replies must be messages, not {kind_of(message)}.", field="prompt")
         yield {**message, "parent_id": parent}
-        replies = message.get("replies") or []
+        replies = read_list(message.get("replies"), "replies")
         waiting += [(reply, message.get("message_id")) for reply in replies][::-1]
 
 
@@ -58,7 +58,7 @@ def _rows(messages: Mapping[str, Any], options: ImportOptions) -> Rows:
         )
     found = total = 0
     for message in messages.values():
-        if message.get("role") not in ROLES:
+        if message.get("role") not in [*ROLES]:
             raise InvalidInput(
                 f"role must be prompter or assistant, not {shown(message.get('role'))}.", field="role"
             )
@@ -79,7 +79,13 @@ def _rows(messages: Mapping[str, Any], options: ImportOptions) -> Rows:
         at = read_time(message.get("created_date"), "created_date")
         for number, label in enumerate(votes):
             ballot = (str(message["message_id"]), f"{number}") if by == EMOJIS else None
-            yield ImportedRow(turns, label, model=message.get("model_name"), voted_at=at, ballot=ballot)
+            yield ImportedRow(
+                turns,
+                label,
+                model=read_note(message.get("model_name"), "model_name"),
+                voted_at=at,
+                ballot=ballot,
+            )
     if not found:
         yield Dropped("a tree without a rated reply")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
-from storage.imports.rows.cells import read_number
+from storage.imports.rows.cells import read_list, read_number
 from storage.imports.rows.fields import Fields
 from storage.imports.rows.format import Columns, Format, Rows, Sample, by_score, prompt_turns, rated_row
 from storage.imports.rows.options import ImportOptions
@@ -20,7 +20,7 @@ THRESHOLDS = ("score_column", "up_from", "down_to")
 def ultrafeedback_rows(fields: Fields) -> Rows:
     """A row for each completion, by its fine-grained score or the mean of its aspects."""
     prompt = _prompt(fields)
-    for at, completion in enumerate(_list(fields, "completions")):
+    for at, completion in enumerate(read_list(fields.get("completions"), "completions")):
         if not isinstance(completion, Mapping):
             raise InvalidInput(
                 f"completions.{at} must be an object, not {kind_of(completion)}.", field="completions"
@@ -56,8 +56,11 @@ def _score(completion: Fields, column: str) -> float | None:
 def distilabel_rows(fields: Fields) -> Rows:
     """A row for each generation with its rating."""
     prompt = _prompt(fields)
-    generations, ratings = _list(fields, "generations"), _list(fields, "ratings")
-    models = fields.get("generation_models") or [None] * len(generations)
+    generations, ratings = (
+        read_list(fields.get("generations"), "generations"),
+        read_list(fields.get("ratings"), "ratings"),
+    )
+    models = read_list(fields.get("generation_models"), "generation_models") or [None] * len(generations)
     if not len(generations) == len(ratings) == len(models):
         raise InvalidInput(
             f"There are {len(generations)} generations, {len(ratings)} ratings and {len(models)} models.",
@@ -81,13 +84,6 @@ def _prompt(fields: Fields) -> list[Any]:
     if found is None:
         raise fields.missing("prompt")
     return found[0]
-
-
-def _list(fields: Fields, name: str) -> list[Any]:
-    value = fields.get(name)
-    if not isinstance(value, list):
-        raise InvalidInput(f"{name} must be a list, not {kind_of(value)}.", field=name)
-    return value
 
 
 def _is_ultrafeedback(record: Columns, _options: ImportOptions) -> bool:

@@ -94,6 +94,15 @@ def read_time(value: Any, name: str) -> datetime | None:
     return moment
 
 
+def read_list(value: Any, name: str) -> list[Any]:
+    """The list, or an empty one for null."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InvalidInput(f"{name} must be a list, not {kind_of(value)}.", field=name)
+    return value
+
+
 def read_note(value: Any, name: str) -> str | None:
     """The text, or None for an empty one or any other type."""
     return check_text(value, name) if isinstance(value, str) and value else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from storage.chats.conversation import Turn
 from storage.errors import InvalidInput
+from storage.imports.files.records import kind_of
 from storage.imports.rows.options import MEANINGS, NO_OPTIONS, ImportOptions, shown_columns
 from storage.imports.rows.row import LeftOut
 from storage.imports.rows.turns import message_extras, read_turns
@@ -90,12 +91,14 @@ class Fields(Mapping[str, Any]):
 
     def turns(self, name: str, role: str) -> list[Turn]:
         """The conversation in this column; what its messages hold besides is noted as left out."""
-        value = self[name]
+        value = self.get(name)
         self._extras |= {f"{name}[].{key}" for key in message_extras(value)}
         return read_turns(value, name, role, plain=self.options.plain)
 
-    def inner(self, record: Mapping[str, Any]) -> "Fields":
+    def inner(self, record: Any, name: str = "record") -> "Fields":
         """The columns of an object in this record; `take` says in the end what of it was left out."""
+        if not isinstance(record, Mapping):
+            raise InvalidInput(f"{name} must be an object, not {kind_of(record)}.", field=name)
         return Fields(record, self.options)
 
     def take(self, inner: "Fields", ignored: Collection[str] = ()) -> None:

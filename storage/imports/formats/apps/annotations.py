@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from storage.errors import InvalidInput
-from storage.imports.rows.cells import read_label, read_number, read_time
+from storage.imports.rows.cells import read_label, read_list, read_number, read_time
 from storage.imports.rows.fields import REPLIES, Fields
 from storage.imports.rows.format import (
     Columns,
@@ -57,7 +57,11 @@ def argilla_rows(fields: Fields) -> Rows:
         return
     for other in answered.keys() - {name}:
         fields.note(f"{other}{RESPONSES}")
-    votes = [(str(one.get("user_id")), one.get("value"), None) for one in answered[name] if _is_done(one)]
+    votes = [
+        (str(one.get("user_id")), one.get("value"), None)
+        for one in read_list(answered[name], name)
+        if _is_done(one)
+    ]
     yield from _voted(inner, votes, name, str(fields.get("id") or fields.get("_server_id") or ""))
     if inner is not fields:
         fields.take(inner)
@@ -90,7 +94,7 @@ def _flat(fields: Fields, name: str) -> list[dict[str, Any]]:
 
 
 def _hub(question: Any) -> list[dict[str, Any]]:
-    values = question.get("value") or []
+    values = read_list(question.get("value"), "value")
     return [
         {
             "value": value,
@@ -120,13 +124,13 @@ def label_studio_rows(fields: Fields) -> Rows:
     inner = fields.inner(fields.options.renamed(data))
     answered: dict[str, list[Vote]] = {}
     chosen: list[Vote] = []
-    for number, annotation in enumerate(fields.get("annotations") or []):
+    for number, annotation in enumerate(read_list(fields.get("annotations"), "annotations")):
         if not isinstance(annotation, Mapping) or annotation.get("was_cancelled"):
             continue
         person = annotation.get("completed_by")
         person = str(person.get("id") if isinstance(person, Mapping) else person or f"#{number}")
         at = annotation.get("updated_at") or annotation.get("created_at")
-        for result in annotation.get("result") or []:
+        for result in read_list(annotation.get("result"), "result"):
             value = result.get("value") if isinstance(result, Mapping) else None
             if not isinstance(value, Mapping):
                 continue

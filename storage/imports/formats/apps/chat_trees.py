@@ -6,7 +6,7 @@ from typing import Any
 from storage.errors import InvalidInput
 from storage.imports.files.records import MOST_VALUES, kind_of
 from storage.imports.formats.apps.trees import by_id, path_to
-from storage.imports.rows.cells import read_note, read_tags, read_time, shown
+from storage.imports.rows.cells import read_list, read_note, read_tags, read_time, shown
 from storage.imports.rows.fields import Fields
 from storage.imports.rows.format import Columns, Format, Rows, Sample
 from storage.imports.rows.options import ImportOptions
@@ -46,7 +46,9 @@ def chat_ui_rows(fields: Fields) -> Rows:
     listed = [one for one in given if isinstance(one, Mapping)] if isinstance(given, list) else []
     # Until 2024 a chat was a list; since then each message names its ancestors and children.
     messages: dict[str, Any] = {}
-    below = {str(child): one.get("id") for one in listed for child in one.get("children") or []}
+    below = {
+        str(child): one.get("id") for one in listed for child in read_list(one.get("children"), "children")
+    }
     before: Any = None
     for at, message in enumerate(listed):
         ancestors = message.get("ancestors")
@@ -79,7 +81,8 @@ def chatgpt_rows(fields: Fields) -> Rows:
     if not isinstance(nodes, Mapping):
         raise InvalidInput(f"mapping must be an object, not {kind_of(nodes)}.", field="mapping")
     votes: dict[str, Message] = {}
-    for one in fields.get("feedback") or []:
+    for given in read_list(fields.get("feedback"), "feedback"):
+        one = fields.inner(given, "feedback")
         place = next((str(one[k]) for k in ("message_id", "id") if str(one.get(k)) in nodes), None)
         if place is None:
             yield Dropped("a vote that does not say which message it is on")
@@ -121,7 +124,7 @@ def _rows(
         if given is None:
             continue
         rating, tags, comment = given
-        if rating not in THUMBS:
+        if not isinstance(rating, str | int | float) or rating not in THUMBS:
             raise InvalidInput(f"A vote must be thumbs up or down, not {shown(rating)}.", field="rating")
         path = path_to(messages, message_id, "the chat", parent)
         found, total = found + 1, total + len(path)

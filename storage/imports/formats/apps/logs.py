@@ -19,7 +19,7 @@ ABOUT_DIFY = "app_name app_id conversation_name feedback_rating has_comment feed
 def dify_rows(fields: Fields) -> Rows:
     listed = fields.get("feedback_data")
     for one in listed if isinstance(listed, list) else [fields]:
-        yield from _dify_vote(one if isinstance(one, Fields) else fields.inner(one))
+        yield from _dify_vote(one if isinstance(one, Fields) else fields.inner(one, "feedback_data"))
 
 
 def _dify_vote(vote: Fields) -> Rows:

@@ -7,7 +7,7 @@ from typing import Any
 
 from storage.chats.conversation import Turn
 from storage.errors import InvalidInput
-from storage.imports.rows.cells import read_label, read_note, read_number, read_time
+from storage.imports.rows.cells import read_label, read_list, read_note, read_number, read_time
 from storage.imports.rows.fields import Fields
 from storage.imports.rows.format import Columns, Format, Rows, Sample, by_score
 from storage.imports.rows.options import ImportOptions
@@ -29,7 +29,7 @@ def langfuse_rows(fields: Fields) -> Rows:
             field="traceId",
         )
     turns = _turns(fields)
-    scores = [one for one in fields.get("scores") or [] if isinstance(one, Mapping)]
+    scores = [one for one in read_list(fields.get("scores"), "scores") if isinstance(one, Mapping)]
     names = {str(one.get("name")) for one in scores if one.get("source") != "EVAL"}
     wanted = _wanted(names, fields.options)
     found = False
@@ -65,7 +65,9 @@ def mlflow_rows(fields: Fields) -> Rows:
         )
     turns = _turns(fields.inner({"input": trace["request"], "output": trace["response"]}))
     given = [
-        one for one in listed or [] if isinstance(one, Mapping) and isinstance(one.get("feedback"), Mapping)
+        one
+        for one in read_list(listed, "assessments")
+        if isinstance(one, Mapping) and isinstance(one.get("feedback"), Mapping)
     ]
     people = [
         one for one in given if _source(one).get("source_type") == "HUMAN" and one.get("valid") is not False
