@@ -30,6 +30,11 @@ def check_storable(given: Any) -> None:
             waiting += [(f"{name}.{at}".lstrip("."), each) for at, each in enumerate(value)]
 
 
+def without_nulls(given: Any) -> Any:
+    """A JSON object without the fields that are null; anything else as it is."""
+    return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
+
+
 class NullsLeftOut(BaseModel):
     """An object whose fields are left out where they are null; only a field that is required cannot be."""
 

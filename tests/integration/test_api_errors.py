@@ -128,6 +128,7 @@ BODIES = {
     "/api/v1/tokens": {"name": "x"},
     "/api/v1/votes/exclusion": {"vote_ids": [], "excluded": True},
     "/api/v1/votes/{vote_id}/review": {"label": True},
+    "/v1/responses": {"model": "thumbloop", "input": "x"},
     "/v1/chat/completions": {"model": "thumbloop", "messages": [{"role": "user", "content": "x"}]},
 }
 

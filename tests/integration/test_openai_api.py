@@ -349,3 +349,57 @@ def test_langchain_talks_and_streams(shared_server: LiveServer, rest: httpx.Clie
     assert merged.response_metadata["finish_reason"] in ("stop", "length")
     completion = whole.response_metadata["id"]
     assert http_loop.vote(rest, completion, False)["revision"] == 1
+
+
+def test_the_responses_api_talks_streams_and_is_voted_on(client: openai.OpenAI, rest: httpx.Client) -> None:
+    thought = {"type": "reasoning", "id": "rs_1", "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    said = {"type": "output_text", "text": "Hi.", "annotations": []}
+    turns: Any = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Hello"}]},
+        thought | {"summary": []},
+        {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [said]},
+        {"role": "user", "content": "Again"},
+    ]
+    same: Any = {"model": "deployed", "input": turns, "instructions": "Be kind.", "temperature": 0}
+    whole = client.responses.create(**same, max_output_tokens=20)
+    history = [("system", "Be kind."), ("user", "Hello"), ("assistant", "Hi."), ("user", "Again")]
+    chat = ask(client, *history, temperature=0, max_tokens=20)
+    assert whole.output_text == chat.choices[0].message.content
+    assert whole.usage is not None
+    counts = (whole.usage.input_tokens, whole.usage.output_tokens)
+    assert counts == (chat.usage.prompt_tokens, chat.usage.completion_tokens)
+    http_loop.vote(rest, whole.id, True)
+    newest = http_loop.checked(rest.get("/api/v1/chats", params={"limit": 2}))["items"][-1]
+    messages = http_loop.checked(rest.get(f"/api/v1/chats/{newest['id']}"))["messages"]
+    assert (messages[1]["reasoning"], messages[-1]["vote"]["label"]) == ("Hm.", True)
+    events: list[Any] = list(client.responses.create(**same, max_output_tokens=20, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == events[-1].response.output_text == whole.output_text
+    assert events[-1].type == f"response.{whole.status}"
+    cut = client.responses.create(model="deployed", input="Hello", temperature=0, max_output_tokens=1)
+    assert cut.incomplete_details is not None
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"previous_response_id": "x"}, "previous_response_id"),
+        ({"text": {"format": {"type": "json_object"}}}, "text"),
+        ({"tools": [{"type": "function", "name": "f"}]}, "tools"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "4"}]}, "input"),
+        ({"input": [{"role": "assistant", "content": "Hi"}]}, "input"),
+        ({"extra_body": {"messages": []}}, "messages"),
+        ({"extra_body": {"stop": "x"}}, "stop"),
+    ],
+    ids=str,
+)
+def test_what_the_responses_api_cannot_do_is_refused(
+    client: openai.OpenAI, options: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(**({"model": "deployed", "input": "Hello"} | options))
+    body: Any = caught.value.body
+    assert (body["param"], body["type"]) == (param, "invalid_request_error")

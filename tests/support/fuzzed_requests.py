@@ -243,6 +243,7 @@ def real_requests(
         "temperature": 1,
     }
     add("POST /v1/chat/completions", {**asked, "stream": False})
+    add("POST /v1/responses", {"model": "deployed", "input": "Hi", "max_output_tokens": 2, "stream": False})
     add("POST /v1/chat/completions", {**asked, "stream": True, "stream_options": {"include_usage": True}})
     add("GET /healthz")
     add("HEAD /healthz", who=None)

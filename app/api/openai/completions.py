@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from app.api.openai.fields import refuse_unsupported, without_effect
 from app.serving.reply import Sampling
-from app.web.openapi_names import NullsLeftOut, StorableBody
+from app.web.openapi_names import NullsLeftOut, StorableBody, without_nulls
 from storage.chats.conversation import ROLES, THOUGHT_KEYS, TOOLS, Turn, joined_parts, shaped, thought
 from storage.chats.reasoning import Reasoning
 from storage.db.tables import Message
@@ -53,11 +53,17 @@ class StreamOptions(NullsLeftOut):
 EndUser = Annotated[str, Field(max_length=512)]
 
 
-def _without_nulls(given: Any) -> Any:
-    return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
-
-
-READ_IN_MESSAGES = {*THOUGHT_KEYS, "tool_calls", "function_call", "refusal", "annotations", "id", "audio"}
+READ_IN_MESSAGES = {
+    *THOUGHT_KEYS,
+    "tool_calls",
+    "function_call",
+    "refusal",
+    "annotations",
+    "id",
+    "audio",
+    "type",
+    "status",
+}
 EXAMPLE = {
     "model": "deployed",
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
@@ -83,7 +89,7 @@ class CompletionRequest(StorableBody, extra="allow", json_schema_extra={"example
         None, description="Your end user, who owns the chat and the vote. Only a keyed hash is stored."
     )
     safety_identifier: EndUser | None = Field(None, description="OpenAI's newer name for `user`.")
-    metadata: Annotated[dict[str, EndUser], BeforeValidator(_without_nulls)] | None = Field(
+    metadata: Annotated[dict[str, EndUser], BeforeValidator(without_nulls)] | None = Field(
         None,
         max_length=16,
         description="Its `user_id` is read like `user`, its `consent` (`true` or `false`) says whether the "
@@ -175,7 +181,7 @@ class Answer:
             "logprobs": None,
             "finish_reason": _finish_reason(message),
         }
-        return self._head | {"object": "chat.completion", "choices": [choice], "usage": _usage(message)}
+        return self._head | {"object": "chat.completion", "choices": [choice], "usage": usage(message)}
 
     def beginning(self) -> str:
         return self._chunk({"role": "assistant", "content": ""})
@@ -187,7 +193,7 @@ class Answer:
         """The last chunk, the usage if requested, and the end-of-stream marker."""
         end = self._chunk({}, _finish_reason(message))
         if self._with_usage:
-            end += self._event([], _usage(message))
+            end += self._event([], usage(message))
         return end + "data: [DONE]\n\n"
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> str:
@@ -208,7 +214,7 @@ def _finish_reason(message: Message) -> str:
     return "length" if message.finish_reason == "length" else "stop"
 
 
-def _usage(message: Message) -> dict[str, int]:
+def usage(message: Message) -> dict[str, int]:
     timings = message.timings or {}
     prompt, completion = int(timings.get("prompt_tokens", 0)), int(timings.get("tokens", 0))
     return {

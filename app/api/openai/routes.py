@@ -1,4 +1,4 @@
-"""The OpenAI-compatible API: /v1/models and /v1/chat/completions.
+"""The OpenAI-compatible API: /v1/models, /v1/chat/completions and /v1/responses.
 
 A completion's id is the message id, so a client votes with PUT /api/v1/messages/{id}/vote. Each request
 becomes a separate chat; its earlier turns are stored as the client sent them.
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.openai.completions import Answer, CompletionRequest, check_supported, event, sampling_of, split
 from app.api.openai.fields import warning
+from app.api.openai.responses import ResponseAnswer, ResponseRequest
 from app.api.replies import PING, PING_SECONDS, ReplyResponse, finished, run_in_reply_thread
 from app.chat.live_reply import LiveReply
 from app.services import Services
@@ -28,6 +29,7 @@ from storage.registry import model_versions
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 
+OTHER_NAMES = {"messages": "input", "max_completion_tokens": "max_output_tokens"}  # of /v1/responses
 ALIAS = "deployed"  # the model name that always means the deployed version
 BASE = "base"  # the model name of the untrained base model
 
@@ -55,15 +57,37 @@ async def complete(
 ) -> Response:
     """Create a chat completion, whole or as a stream."""
     live = await run_in_reply_thread(request, lambda: _begin(services, secret, body))
-    headers = {
-        "X-Thumbloop-Model-Version": live.model_version,
-        "X-Thumbloop-Chat": live.chat_id,
-        **warning(body.without_effect),
-    }
     answer = Answer(live.message_id, live.model_version, with_usage=body.with_usage)
     if body.stream:
-        return ReplyResponse(live, _chunks(live, answer), headers)
-    return JSONResponse(answer.whole(await finished(live, request)), headers=headers)
+        return ReplyResponse(live, _chunks(live, answer), _headers(live, body))
+    return JSONResponse(answer.whole(await finished(live, request)), headers=_headers(live, body))
+
+
+@router.post("/responses", response_model=None)
+async def respond(
+    body: ResponseRequest, request: Request, secret: CurrentSecret, services: ServicesHere
+) -> Response:
+    """Create a response, whole or as a stream: text in, text out."""
+    asked = body.as_completion()
+    try:
+        live = await run_in_reply_thread(request, lambda: _begin(services, secret, asked))
+    except ThumbloopError as error:
+        if error.field in OTHER_NAMES:
+            error.message = error.message.replace(error.field, OTHER_NAMES[error.field])
+            error.field = OTHER_NAMES[error.field]
+        raise
+    answer = ResponseAnswer(live.message_id, live.model_version, body)
+    if body.stream:
+        return ReplyResponse(live, _response_events(live, answer), _headers(live, asked))
+    return JSONResponse(answer.whole(await finished(live, request)), headers=_headers(live, asked))
+
+
+def _headers(live: LiveReply, asked: CompletionRequest) -> dict[str, str]:
+    return {
+        "X-Thumbloop-Model-Version": live.model_version,
+        "X-Thumbloop-Chat": live.chat_id,
+        **warning(asked.without_effect),
+    }
 
 
 def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> LiveReply:
@@ -147,3 +171,17 @@ async def _chunks(live: LiveReply, answer: Answer) -> AsyncIterator[str]:
         yield event({"error": openai_error(error)})
         return
     yield answer.ending(message)
+
+
+async def _response_events(live: LiveReply, answer: ResponseAnswer) -> AsyncIterator[str]:
+    for event_text in answer.beginning():
+        yield event_text
+    try:
+        async for text in live.follow(PING_SECONDS):
+            yield answer.delta(text) if text is not None else PING
+        message = live.message()
+    except ThumbloopError as error:
+        yield answer.failure(openai_error(error))
+        return
+    for event_text in answer.ending(message):
+        yield event_text
