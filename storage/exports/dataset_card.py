@@ -46,8 +46,8 @@ trainer.train()
 ```""",
     "swift": "`swift rlhf --rlhf_type kto --dataset FILE` of ms-swift reads the rows as JSON lines.",
     "openai": "As JSON lines, the rows are a file for preference fine-tuning.",
-    "argilla": """The rows are records as Argilla exports them: `prompt` is a chat field, `response` a text field, and
-`vote` a label question with the answers `up` and `down`.""",
+    "argilla": """The rows are records as Argilla exports them: `prompt` is a chat field,
+`response` a text field, and `vote` a label question with the answers `up` and `down`.""",
 }
 MEANING = {
     "kto": "conversational unpaired preferences: `prompt` (messages), `completion` (one message), `label`",

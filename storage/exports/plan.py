@@ -22,7 +22,8 @@ class ExportOptions(BaseModel):
         "kto",
         description="kto: TRL's conversational rows. kto-text: the chat template applied. pairs: an up and a "
         "down reply to the same prompt, for DPO. sharegpt: as LLaMA-Factory reads KTO data. swift: as "
-        "ms-swift does. openai: pairs for preference fine-tuning. argilla: records with the vote as a response.",
+        "ms-swift does. openai: pairs for preference fine-tuning. argilla: records with the vote as a "
+        "response.",
     )
     duplicates: Duplicates = Field("keep", description="drop: the same text and label only once.")
     contradictions: Contradictions = Field(
