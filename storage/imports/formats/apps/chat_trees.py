@@ -100,6 +100,8 @@ def chatgpt_rows(fields: Fields) -> Rows:
         author, content = message.get("author"), message.get("content")
         role = author.get("role") if isinstance(author, Mapping) else "system"  # the root has no message
         parts = content.get("parts") if isinstance(content, Mapping) else None
+        if isinstance(content, Mapping) and content.get("content_type") == "user_editable_context":
+            fields.note("custom instructions")
         return {"role": role, "content": parts if parts and parts != [""] else ""}
 
     yield from _rows(messages, vote, plain, "parent", None, fields)

@@ -17,6 +17,7 @@ ABOUT_DIFY = "app_name app_id conversation_name feedback_rating has_comment feed
 
 
 def dify_rows(fields: Fields) -> Rows:
+    fields.note("earlier turns")  # which Dify's export does not have, though the model read them
     listed = fields.get("feedback_data")
     for one in listed if isinstance(listed, list) else [fields]:
         yield from _dify_vote(one if isinstance(one, Fields) else fields.inner(one, "feedback_data"))
@@ -94,7 +95,8 @@ DIFY_VOTE: dict[str, Any] = {
 DIFY = Format(
     "dify",
     "Dify's feedback, JSON or CSV: user_query, ai_response, feedback_rating_raw",
-    "a row for each vote, of one question and its reply: the export has no earlier turns. Texts that it "
+    "a row for each vote, of one question and its reply: the export has no earlier turns, which the "
+    "report says. Texts that it "
     "cut at 500 "
     "characters are dropped",
     _is_dify,

@@ -49,7 +49,7 @@ def feedback_rows(fields: Fields) -> Rows:
     history, system = _history(fields.get("snapshot"))
     if meta.get("message_id") is None:
         raise InvalidInput("meta.message_id is missing.", field="meta.message_id")
-    turns = _turns(path_to(history, meta["message_id"], "snapshot"))
+    turns = _turns(path_to(history, meta["message_id"], "snapshot"), fields)
     person = fields.get("user_id")
     yield _row(
         with_system(turns, system),
@@ -71,7 +71,7 @@ def chat_rows(fields: Fields) -> Rows:
         noted = message.get("annotation") if isinstance(message, Mapping) else None
         if not isinstance(noted, Mapping) or str(noted.get("rating")) in ("None", "", "0"):
             continue
-        turns = with_system(_turns(path_to(history, message_id, "history")), system)
+        turns = with_system(_turns(path_to(history, message_id, "history"), fields), system)
         found, total = found + 1, total + len(turns)
         if total > MOST_VALUES:
             raise InvalidInput(
@@ -124,7 +124,9 @@ def _score_tag(score: Any, label: bool) -> list[str]:
     return [f"rating:{score}"] if agrees else []
 
 
-def _turns(path: list[Any]) -> list[Turn]:
+def _turns(path: list[Any], fields: Fields) -> list[Turn]:
+    if any(message.get("sources") for message in path):
+        fields.note("messages[].sources")  # what was found for the model to read
     turns = read_turns([_with_output(message) for message in path], "snapshot", "assistant")
     apart = (without_reasoning(turn) for turn in turns)
     return [t._replace(content=_unfolded(t.content)) if t.role == "assistant" else t for t in apart]

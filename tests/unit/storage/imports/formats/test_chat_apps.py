@@ -8,7 +8,7 @@ from gradio.flagging import ChatCSVLogger
 
 from storage.imports.formats.table import FORMATS
 from storage.imports.rows.options import ImportOptions
-from tests.support.imported import convert, reason, row, rows_in, short
+from tests.support.imported import convert, left_out, reason, row, rows_in, short
 
 
 def sample(name: str, at: int = 0) -> dict[str, Any]:
@@ -55,6 +55,12 @@ def test_chatgpt() -> None:
         "a vote that does not say which message it is on",
         "chat without a rating",
     ]
+    profile = {"content_type": "user_editable_context", "user_instructions": "Be brief."}
+    told = {"parent": "r", "message": {"author": {"role": "user"}, "content": profile}}
+    asked = chat["mapping"]["a"] | {"parent": "p"}
+    personal = chat | {"mapping": chat["mapping"] | {"p": told, "a": asked}}
+    assert short(convert(personal)) == [("ua", "Tango.", True)]
+    assert left_out(personal) == ["custom instructions"]
     alone = {"conversation_id": "c1", "rating": "thumbs_up", "id": "b", "content": "{}"}
     assert "import the whole unpacked folder" in reason(alone)
 
@@ -63,6 +69,7 @@ def test_dify() -> None:
     vote = sample("dify")
     found = row(vote)
     assert (found.label, found.comment, found.ballot) == (True, "Yes.", ("m1", "user/u1"))
+    assert left_out(vote) == ["earlier turns"]
     assert row(vote | {"feedback_rating_raw": "dislike"}).label is False
     assert row(vote | {"feedback_rating_raw": None, "feedback_rating": "👎"}).label is False
     cut = "x" * 500 + "..."

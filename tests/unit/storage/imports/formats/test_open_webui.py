@@ -9,7 +9,7 @@ from storage.errors import InvalidInput
 from storage.imports.formats.table import named_format, rows_of
 from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
-from tests.support.imported import convert, feel, open_webui, reason, row, short
+from tests.support.imported import convert, feel, left_out, open_webui, reason, row, short
 
 # Open WebUI
 
@@ -55,6 +55,13 @@ def test_open_webui_in_its_other_shapes() -> None:
     )
     assert short(convert(record)) == [("suaua", "Third", True)]
     assert row(record).turns[-1].reasoning == "hm\n</details>"
+
+
+def test_sources_that_open_webui_found_are_named() -> None:
+    record = open_webui()
+    record["snapshot"]["chat"]["chat"]["history"]["messages"]["a2"]["sources"] = [{"document": ["x"]}]
+    assert left_out(record) == ["messages[].sources"]
+    assert left_out(open_webui()) == []
 
 
 def test_open_webui_keeps_newer_replies_as_items() -> None:
