@@ -24,6 +24,7 @@ from storage.imports.rows.options import ImportOptions
 from storage.privacy.quarantine import set_excluded
 from storage.review.voted_replies import VoteFilter, conversation, get_voted_reply, list_votes
 from storage.settings.training import SignalKind
+from trainer.taste.themes import disliked_themes
 
 if TYPE_CHECKING:
     from storage.exports.shapes import ChatTemplate
@@ -276,6 +277,19 @@ def show_vote(vote_id: str = typer.Argument(help="The id of a vote.")) -> None:
     for name, text in details.items():
         if text:
             say(f"{name}: {text}")
+
+
+@votes_commands.command("themes")
+def themes() -> None:
+    """What the newest thumbs down are about, grouped by their words."""
+    with opened_database() as (_, database), database.read() as session:
+        found, groups = disliked_themes(session)
+    rows = [
+        (str(len(theme.places)), ", ".join(theme.words), found[theme.places[0]].question[:80])
+        for theme in groups
+    ]
+    few = "There is too little to group: it takes a dozen thumbs down that have words in common."
+    print_table(("votes", "words", "for example"), rows, empty=few)
 
 
 @votes_commands.command("exclude")

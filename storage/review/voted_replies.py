@@ -107,6 +107,11 @@ def get_voted_reply(session: Session, vote_id: str) -> VotedReply:
     return found[0]
 
 
+def about(vote: VotedReply) -> str:
+    """What a vote is about, as text to group: a comment says more than the question what was wrong."""
+    return " ".join([vote.question, vote.comment or "", *vote.tags])
+
+
 def conversation(session: Session, vote: VotedReply) -> list[Message]:
     """The messages up to the reply."""
     return path_to(session, vote.message_id)

@@ -1,14 +1,16 @@
 """Votes with their replies over the API and on the command line; who may use the page of them."""
 
+from contextlib import closing
+
 import httpx
 
 from storage.chats.votes import count_votes
-from storage.db.database import Database
+from storage.db.database import Database, open_database
 from storage.people.tokens import create_token
 from storage.people.users import ensure_user
 from storage.registry import model_versions
 from tests.support import http_loop
-from tests.support.live_server import LiveServer
+from tests.support.live_server import LiveServer, StartServer
 from tests.support.programs import run_command
 from tests.support.rest import refused
 from tests.support.rows import add_person_with_reply, audit_events, vote_on
@@ -128,3 +130,25 @@ def test_the_page_is_for_admins_and_names_what_is_wrong(shared_server: LiveServe
         nothing = http.post(f"{PAGE}/exclusion", data={"excluded": "true"})
         assert (nothing.status_code, "Choose a vote first." in nothing.text) == (422, True)
         assert http.get("/admin/files/page.html").status_code == 404
+
+
+def test_what_is_disliked_is_grouped_by_its_words(start_server: StartServer) -> None:
+    server = start_server()
+    with closing(open_database(server.settings)) as database, database.write() as session:
+        version = model_versions.deployed_version(session)
+        for number in range(12):
+            for topic, comment in (("river", "much too long"), ("recipe", "wrong spices")):
+                question = f"Tell me of the {topic} number {number}"
+                add_person_with_reply(
+                    session, version_id=version.id, question=question, comment=comment, label=False
+                )
+    with server.client() as client:
+        themes = http_loop.checked(client.get("/api/v1/votes/themes"))
+        assert themes["votes"] == sum(theme["votes"] for theme in themes["items"]) == 24
+        for theme in themes["items"]:
+            topics = {"river" in example["question"] for example in theme["examples"]}
+            assert len(topics) == 1
+    with server.visit() as browser:
+        browser.get(server.admin_link())
+        page = browser.get("/admin/feedback/themes").text
+        assert all(theme["examples"][0]["question"] in page for theme in themes["items"])

@@ -259,6 +259,8 @@ def real_requests(
     add("POST /login", sign_in, who=None, **form)
     add("POST /login", urlencode({"name": "admin", "password": "wrong"}).encode(), who=None, **form)
     add("GET /admin/feedback?search=a&vote=x&before=y")
+    add("GET /admin/feedback/themes")
+    add("GET /api/v1/votes/themes")
     add("GET /admin/audit?action=deploy&actor=x&target=y&before=z")
     add("GET /api/v1/users")
     add("POST /api/v1/users", {"name": "x", "role": "user", "password": "short"})

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, StrictBool
 
 from app.api.schemas import Cursor, Id, Limit, Page
+from app.services import Services
 from app.web.auth import Admin, ServicesHere
 from app.web.openapi_names import Body
 from storage.db import audit
@@ -15,9 +16,11 @@ from storage.files.installation_key import load_secret
 from storage.privacy.quarantine import set_excluded
 from storage.review import second_ratings
 from storage.review.voted_replies import Use, VoteFilter, conversation, get_voted_reply, list_votes
+from trainer.taste.themes import disliked_themes
 
 router = APIRouter(prefix="/votes", tags=["feedback"])
 MOST_AT_ONCE = 200
+EXAMPLES = 3  # of a theme
 
 
 class VotesQuery(VoteFilter):
@@ -73,6 +76,17 @@ class Excluded(BaseModel):
     changed: int = Field(description="How many votes were not so before.")
 
 
+class ThemeOut(BaseModel):
+    words: list[str] = Field(description="What tells its votes from the others.")
+    votes: int
+    examples: list[VotedReplyOut] = Field(description="The most typical ones.")
+
+
+class Themes(BaseModel):
+    votes: int = Field(description="Thumbs down that were read, the newest 2,000 at most.")
+    items: list[ThemeOut] = Field(description="The largest first; none where there is too little to group.")
+
+
 class NewReview(Body):
     label: StrictBool | None = Field(None, description="true: up, false: down.")
     note: str | None = Field(None, max_length=4000)
@@ -91,6 +105,28 @@ def list_voted_replies(
         wanted = resolve(session, VoteFilter(**given), salt=load_secret(services.settings.data_dir))
         found = list_votes(session, wanted, limit=query.limit, before=query.cursor)
         return Page(items=[VotedReplyOut.model_validate(one) for one in found.votes], next=found.next)
+
+
+@router.get("/themes")
+def show_themes(_: Admin, services: ServicesHere) -> Themes:
+    """What the newest thumbs down are about: groups of similar questions and comments."""
+    return current_themes(services)
+
+
+def current_themes(services: Services) -> Themes:
+    with services.database.read() as session:
+        found, themes = disliked_themes(session)
+    return Themes(
+        votes=len(found),
+        items=[
+            ThemeOut(
+                words=theme.words,
+                votes=len(theme.places),
+                examples=[VotedReplyOut.model_validate(found[place]) for place in theme.places[:EXAMPLES]],
+            )
+            for theme in themes
+        ],
+    )
 
 
 @router.get("/agreement")

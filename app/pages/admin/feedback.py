@@ -12,7 +12,9 @@ from fastapi import APIRouter, Form, Request
 from sqlmodel import Session
 from starlette.responses import RedirectResponse, Response
 
+from app.api.v1.voted_replies import current_themes
 from app.pages.admin.frame import admin_of, admin_page
+from app.pages.admin.frame import show as show_page
 from app.pages.html import counted
 from app.services import Services
 from app.web.auth import Identity, ServicesHere
@@ -68,6 +70,14 @@ def show(request: Request, services: ServicesHere) -> Response:
     query = request.query_params
     done = {name: query.get(name, "") for name in ("changed", "excluded")}
     return _page(request, identity, view_of(query), done=done)
+
+
+@router.get(f"{ADDRESS}/themes")
+def show_themes(request: Request, services: ServicesHere) -> Response:
+    def values(_: Identity) -> dict[str, Any]:
+        return {"themes": current_themes(services)}
+
+    return show_page(request, services, "themes.html", values)
 
 
 @router.post(f"{ADDRESS}/exclusion")
