@@ -35,5 +35,5 @@ def test_every_door_makes_the_same_prompt_and_every_export_comes_back(
 
         assert prompts("import:kto") == prompts("openai")
         assert prompts("openai") == [example.prompt for example in read_rows(file).examples]
-    for shape in ("kto", "sharegpt"):
+    for shape in ("kto", "sharegpt", "swift"):
         comes_back(store, tmp_path, shape)

@@ -30,6 +30,7 @@ REPLIES: dict[str, dict[str, Any]] = {
         "content": '<details type="reasoning">\n<summary>Thought</summary>\n> Two and two.\n</details>\n4'
     },
 }
+OTHERS = [(shape, "jsonl") for shape in ("sharegpt", "swift")]
 CUT_OFF: dict[str, dict[str, Any]] = {
     "in tags": {"content": "<think>\nTwo and two."},
     "without content": {"content": None, "reasoning_content": "Two and two."},
@@ -122,7 +123,7 @@ def test_files_with_reasoning_come_back_the_same(
         assert [one["reasoning_content"] for one in line["prompt"]] == ["", "Two and two.", ""][
             : len(row["prompt"])
         ]
-    for shape, format in (("kto", "jsonl"), ("kto", "csv"), ("kto", "parquet"), ("sharegpt", "jsonl")):
+    for shape, format in (("kto", "jsonl"), ("kto", "csv"), ("kto", "parquet"), *OTHERS):
         comes_back(store, tmp_path, shape, format)
     text = client.get("/api/v1/export", params={"source": "import", "shape": "kto-text"}).text.split("\n")[0]
     row = json.loads(text)
