@@ -20,6 +20,7 @@ from storage.imports.rows.turns import checked
 
 RANK, EMOJIS, QUALITY = "rank", "emojis", "quality"
 ROLES = {"prompter": "user", "assistant": "assistant"}
+THUMBS = {"+1", "-1"}
 GROUP = "message_tree_id"
 
 
@@ -28,14 +29,14 @@ def flat_rows(fields: Fields) -> Rows:
     messages = fields.get("rows")
     if not isinstance(messages, list):
         messages = [dict(fields)]
-    yield from _rows(by_id(messages, "message_id"), fields.options)
+    yield from _rows(by_id(messages, "message_id"), fields)
 
 
 def tree_rows(fields: Fields) -> Rows:
     root = fields.get("prompt")
     if not isinstance(root, Mapping):
         raise InvalidInput(f"prompt must be a message with replies, not {kind_of(root)}.", field="prompt")
-    yield from _rows({str(one.get("message_id")): one for one in _below(root)}, fields.options)
+    yield from _rows({str(one.get("message_id")): one for one in _below(root)}, fields)
 
 
 def _below(root: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -50,8 +51,13 @@ def _below(root: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         waiting += [(reply, message.get("message_id")) for reply in replies][::-1]
 
 
-def _rows(messages: Mapping[str, Any], options: ImportOptions) -> Rows:
+def _rows(messages: Mapping[str, Any], fields: Fields) -> Rows:
+    options = fields.options
     by = options.score_column or RANK
+    if by != EMOJIS and any(
+        _pairs(one.get(EMOJIS), "name", "count").keys() & THUMBS for one in messages.values()
+    ):
+        fields.note(EMOJIS)
     if by not in (RANK, EMOJIS, QUALITY):
         raise InvalidInput(
             f"score_column must be {RANK}, {EMOJIS} or {QUALITY} here, not {shown(by)}.", field="score_column"

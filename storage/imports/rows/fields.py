@@ -29,7 +29,7 @@ READ_BY_MODEL = frozenset((*INPUTS.split(), *CHATS, *PROMPTS, *SYSTEMS))
 # Ids, times, places and figures that neither the model read nor anybody judged by.
 HARMLESS = re.compile(
     r"(.*[_-])?(id|ids|uuid|hash|sha256|index|idx|at|date|time|timestamp|tstamp|tokens|length|len|count|version|url|"
-    r"link|license|language|lang|source|sources|dataset|split|subset|domain|category|task|topic|title|author|"
+    r"link|license|language|lang|source|sources|dataset|split|subset|domain|category|"
     r"model|models|num_.*|n_.*|lead_time|metadata|meta|created|updated)|__index_level_0__|Unnamed: \d+|",
     re.IGNORECASE,
 )

@@ -212,7 +212,7 @@ LIBRECHAT = Format(
             },
         ),
     ),
-    ignores=frozenset({"endpoint", "exportAt", "branches", "recursive", "options"}),
+    ignores=frozenset({"title", "endpoint", "exportAt", "branches", "recursive", "options"}),
 )
 CHAT_UI = Format(
     "chat-ui",
@@ -233,7 +233,7 @@ CHAT_UI = Format(
             },
         ),
     ),
-    ignores=frozenset({"rootMessageId", "assistantId", "embeddingModel", "userAgent", "sessionId"}),
+    ignores=frozenset({"title", "rootMessageId", "assistantId", "embeddingModel", "userAgent", "sessionId"}),
 )
 CHATGPT = Format(
     "chatgpt",
@@ -262,7 +262,15 @@ CHATGPT = Format(
         ),
     ),
     ignores=frozenset(
-        {"current_node", "moderation_results", "plugin_ids", "safe_urls", "blocked_urls", "is_archived"}
+        {
+            "title",
+            "current_node",
+            "moderation_results",
+            "plugin_ids",
+            "safe_urls",
+            "blocked_urls",
+            "is_archived",
+        }
         | {"conversation_template_id", "gizmo_id", "default_model_slug", "create_time", "update_time"}
     ),
 )

@@ -251,5 +251,5 @@ OPEN_WEBUI_CHATS = Format(
             },
         ),
     ),
-    ignores=frozenset({"share_id", "archived", "pinned", "folder_id", "chat"}),
+    ignores=frozenset({"title", "share_id", "archived", "pinned", "folder_id", "chat"}),
 )

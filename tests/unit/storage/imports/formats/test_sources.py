@@ -139,6 +139,8 @@ def test_emojis_and_qualities_of_oasst() -> None:
     thumbs = convert(record, ImportOptions(score_column="emojis"))
     assert [one.label for one in thumbs if isinstance(one, ImportedRow)] == [True, True, True, False]
     assert len({one.key for one in thumbs if isinstance(one, ImportedRow)}) == 4
+    two = {"rows": oasst(0, 1, emojis=emojis)}
+    assert left_out(two, NONE) == ["emojis"]
     quality = ImportOptions(score_column="quality", up_from=0.7, down_to=0.3)
     assert short(convert(record, quality)) == [("ua", "0", True)]
     assert "score_column must be rank, emojis or quality" in reason(record, ImportOptions(score_column="x"))
