@@ -75,9 +75,9 @@ def test_what_to_do_is_said_in_options_of_the_command(thumbloop: CommandLine, on
 def test_a_bad_row_is_one_line_that_names_it(
     thumbloop: CommandLine, on_rows: list[str], tmp_path: Path
 ) -> None:
-    write_rows(tmp_path / "rows.jsonl", [*map(rated, range(8)), rated(8, label="up")])
+    write_rows(tmp_path / "rows.jsonl", [*map(rated, range(8)), rated(8, label="meh")])
     line = thumbloop.refused(*on_rows)
-    assert "rows.jsonl, line 9: label must be true (up) or false (down), not 'up'." in line
+    assert "rows.jsonl, line 9: label must be true (up) or false (down), not 'meh'." in line
     assert not (tmp_path / "out").exists()
 
 

@@ -29,7 +29,7 @@ REFUSED: dict[str, tuple[Rows, str]] = {
     "fewer rows than a micro-batch": (GOOD[:3], "3 rows to train on, fewer than a micro-batch of 4"),
     "an empty completion": ([*GOOD, rated(8, completion="")], "line 9: completion is empty"),
     "no completion": ([*GOOD, rated(8, completion=None)], "line 9: completion is missing"),
-    "a label that is a string": ([*GOOD, rated(8, label="true")], "line 9: label must be .* not 'true'"),
+    "a label that is a word": ([*GOOD, rated(8, label="meh")], "line 9: label must be .* not 'meh'"),
     "a label that is a number": ([*GOOD, rated(8, label=1)], "line 9: label must be .* not 1"),
     "roles out of order": (
         [*GOOD, rated(8, prompt=[{"role": role, "content": "a"} for role in ("user", "assistant")])],
@@ -50,6 +50,10 @@ LEFT_OUT: dict[str, tuple[Rows, str]] = {
     "a row and its opposite": (
         [*GOOD, rated(8, label=True), rated(8, label=False)],
         r"rated the other way at least as often: line 9 \(unlike line 10\), line 10 \(unlike line 9\).",
+    ),
+    "two rows that are the same once cut": (
+        [*GOOD, *(rated(8, completion="so " * 200 + end, label=end == "good") for end in ("good", "bad"))],
+        r"cut to 128 tokens .*: line 9 \(unlike line 10\), line 10 \(unlike line 9\).",
     ),
     "two rows and one opposite": (
         [*GOOD[:6], rated(8, label=True), rated(8, label=False), rated(8, label=True)],
@@ -100,7 +104,10 @@ def test_bad_records_may_be_skipped(train: Callable[..., Any], caplog: pytest.Lo
     with caplog.at_level(logging.INFO, logger="trainer"):
         report = train([rated(8, label="yes"), *GOOD, rated(9, completion="")], skip_bad=True)
     assert report["rows"] == 8
-    assert "Left out line 1: label must be true (up) or false (down), not 'yes'." in caplog.messages
+    assert any(
+        line.startswith("Left out line 1: label must be true (up) or false (down), not 'yes'.")
+        for line in caplog.messages
+    )
     assert "Left out line 10: completion is empty." in caplog.messages
 
 
