@@ -16,9 +16,9 @@ def render(template: str, **values: Any) -> str:
     return _environment.get_template(template).render(values)
 
 
-def notice(text: str, *, bad: bool = True) -> str:
-    """A message that assistive technology reads out at once; empty for an empty text."""
-    return render("notice.html", text=text, bad=bad)
+def notice(text: str) -> str:
+    """A refusal that assistive technology reads out at once; empty for an empty text."""
+    return render("notice.html", text=text)
 
 
 def asset(name: str) -> str:

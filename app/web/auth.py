@@ -135,7 +135,7 @@ def clear_cookie(response: Response, *, secure: bool, admin: bool = False) -> No
     response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="lax")
 
 
-def identity_of(request: Any, services: "Services", *, admin: bool = False) -> Identity:
+def identity_of(request: Any, services: "Services") -> Identity:
     """The person behind a `gr.Request` in an event handler; raises NotAuthenticated.
 
     The page guard put the identity there before Gradio got the request. A request that Gradio rebuilt
@@ -149,7 +149,6 @@ def identity_of(request: Any, services: "Services", *, admin: bool = False) -> I
         dict(request.headers),
         dict(request.cookies),
         secure=str(request.url).startswith("https:"),
-        admin=admin,
     )
     if identity is None:
         raise NotAuthenticated("Your session has ended; reload the page.")

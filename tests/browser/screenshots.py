@@ -1,5 +1,7 @@
 """`make screenshots`: docs/images from a real run. Chats, votes, trains a version, and takes the pictures.
 
+Every page in light and dark, on a desktop and a phone, goes to build/screenshots.
+
 python -m tests.browser.screenshots [MODEL]     without MODEL: the default model, a few minutes
 """
 
@@ -7,16 +9,19 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, expect, sync_playwright
 
+from app.pages.admin.frame import PAGES
 from storage.settings.serving import DEFAULT_MODEL
 from tests.support import REPOSITORY
-from tests.support.chatting import FLAGS, chromium_path, new_chat, send_and_wait, thumb
+from tests.support.chatting import FLAGS, PHONE, chromium_path, new_chat, send_and_wait, thumb
 from tests.support.http_loop import chat_once, vote
 from tests.support.live_server import LiveServer
 
 IMAGES = REPOSITORY / "docs" / "images"
+EVERY = REPOSITORY / "build" / "screenshots"
 PATIENCE_MS = 900_000
 SETTINGS: dict[str, object] = {
     "schedule": "0 3 * * *",
@@ -66,6 +71,7 @@ def main(model: str) -> None:
             take_chat(page, server)
             take_admin(page, server)
             take_feedback(page, server)
+            take_every_page(page, server)
 
 
 def take_chat(page: Page, server: LiveServer) -> None:
@@ -107,6 +113,22 @@ def take_feedback(page: Page, server: LiveServer) -> None:
     page.locator("main li a").nth(1).click()
     expect(page.locator("article")).to_be_visible()
     take(page, "feedback.png")
+
+
+def take_every_page(page: Page, server: LiveServer) -> None:
+    EVERY.mkdir(parents=True, exist_ok=True)
+    browser, state = page.context.browser, page.context.storage_state()
+    assert browser is not None
+    for kind, size in (("desktop", {"viewport": {"width": 1280, "height": 860}}), ("phone", PHONE)):
+        for scheme in ("light", "dark"):
+            options: dict[str, Any] = {**size, "color_scheme": scheme, "storage_state": state}
+            tab = browser.new_page(**options)
+            for address in ("/", *PAGES, "/admin/feedback/themes", "/admin/versions/compare"):
+                tab.goto(f"{server.url}{address}")
+                tab.wait_for_timeout(500)  # until the chat is drawn
+                name = address.strip("/").replace("/", "-") or "chat"
+                tab.screenshot(path=EVERY / f"{name}-{kind}-{scheme}.png")
+            tab.close()
 
 
 def take(page: Page, name: str) -> None:
