@@ -16,6 +16,19 @@ from tests.support.live_server import LiveServer, StartServer, at_once, get
 from tests.support.programs import run_command
 from tests.support.rest import refused
 
+ADMIN_FORMS = (
+    *("training", "training/x/cancel", "versions/rollback", "versions/v9/deploy", "versions/v9/canary"),
+    *(
+        "versions/canary/end",
+        "versions/compare",
+        "people",
+        "people/tokens",
+        "people/tokens/x/revoke",
+        "people/x",
+    ),
+    *("people/x/sign-out", "people/x/erase", "people/releases", "people/releases/x/end"),
+    *("feedback/exclusion", "feedback/review", "feedback/quarantine"),
+)
 EVENT_DATA = ("version", "chat", "message")  # what the scripts of the pages send with their events
 
 
@@ -113,20 +126,39 @@ def test_what_breaks_off_or_does_not_fit_is_answered_and_leaves_no_traceback(
     upgrade = (("connection", b"upgrade"), ("upgrade", b"websocket"))
     assert exchange(port, Request("GET", "/healthz", (), upgrade, b"{}")).status == 200
 
-    for page in ("", "/admin"):
-        unknown = (("session_hash", "unknown"),)
-        stream = Request("GET", f"{page}/gradio_api/queue/data", unknown, (cookie,))
-        assert exchange(port, stream).status == 200
-        config = json.loads(exchange(port, Request("GET", f"{page}/config", (), (cookie,))).body)
-        events = page_events(config)
-        assert events
-        for number, event in enumerate(events):
-            bad = "a\0b" if number % 2 else "\ud800"
-            for data in ([], [None] * len(event["data"]), [{"x": [1]}] * len(event["data"]), [bad] * 9):
-                for given in (None, 7, "version chat message", dict.fromkeys(EVENT_DATA, bad)):
-                    sent = {**event, "data": data, "event_data": given, "session_hash": f"tab{page[1:]}"}
-                    join = Request("POST", f"{page}/gradio_api/queue/join", (), (cookie,), sent)
-                    assert exchange(port, join).status == 200
+    stream = Request("GET", "/gradio_api/queue/data", (("session_hash", "unknown"),), (cookie,))
+    assert exchange(port, stream).status == 200
+    events = page_events(json.loads(exchange(port, Request("GET", "/config", (), (cookie,))).body))
+    assert events
+    for number, event in enumerate(events):
+        bad = "a\0b" if number % 2 else "\ud800"
+        for data in ([], [None] * len(event["data"]), [{"x": [1]}] * len(event["data"]), [bad] * 9):
+            for given in (None, 7, "version chat message", dict.fromkeys(EVENT_DATA, bad)):
+                sent = {**event, "data": data, "event_data": given, "session_hash": "tab"}
+                join = Request("POST", "/gradio_api/queue/join", (), (cookie,), sent)
+                assert exchange(port, join).status == 200
+
+    written = ("content-type", b"application/x-www-form-urlencoded")
+    names = [
+        "name",
+        "role",
+        "password",
+        "days",
+        "why",
+        "share",
+        "left",
+        "right",
+        "prompt",
+        "vote",
+        "user_id",
+        "disabled",
+        "force",
+    ]
+    for form in ADMIN_FORMS:
+        for value in ("", "%00", "%ED%A0%80", "7", "v1", "%FF" * 9, "x" * 2000):
+            body = "&".join(f"{name}={value}" for name in names).encode()
+            answer = exchange(port, Request("POST", f"/admin/{form}", (), (cookie, written), body))
+            assert answer.status in (200, 303, 404, 409, 422), (form, value, answer.status)
     with server.client() as client:
         assert http_loop.chat_once(client, "Still there?")["finish_reason"] in ("stop", "length")
     said = server.log.read_text()

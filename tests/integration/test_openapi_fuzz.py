@@ -65,6 +65,10 @@ def real_ids(shared_server: LiveServer) -> dict[str, dict[str, str]]:
     return found
 
 
+# With real ids these end the secret that the test asks with; the other tests have them.
+OWN = ["/api/v1/tokens/{token_id}", "/api/v1/users/{user_id}"]
+
+
 def what_is_promised(server: LiveServer) -> tuple[Any, list[Any]]:
     """The API's description, and the checks of an answer against it."""
     import schemathesis
@@ -102,6 +106,8 @@ def test_every_answer_is_one_that_the_description_names(
     for result in description.get_all_operations():
         operation = result.ok()
         if real and ("{" not in operation.path or operation.method == "delete"):
+            continue
+        if real and operation.path in OWN:
             continue
 
         @hypothesis.settings(
@@ -143,6 +149,7 @@ def test_chains_of_requests_that_use_what_the_answers_before_name(
     from schemathesis.core.failures import FailureGroup
 
     description, checked = what_is_promised(shared_server)
+    description = description.exclude(path=OWN)
     headers = {"Authorization": f"Bearer {shared_server.token('admin')}"}
     failures: list[BaseException] = []
     followed: set[str] = set()
