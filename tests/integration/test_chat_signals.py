@@ -7,7 +7,7 @@ from storage.chats import chats
 from storage.db.tables import Signal
 from storage.errors import InvalidInput, NotFound
 from storage.privacy import erasure
-from tests.support.chat_env import LONG, ChatEnv
+from tests.support.chat_env import LONG, SHORT, ChatEnv
 
 
 def noted(env: ChatEnv) -> list[tuple[str, str]]:
@@ -18,7 +18,7 @@ def noted(env: ChatEnv) -> list[tuple[str, str]]:
 
 def test_regenerating_and_editing_are_noted_on_the_reply_that_was_not_good_enough(env: ChatEnv) -> None:
     first = env.send("One").message()
-    env.service.regenerate(env.user_id, first.id, compare=True).message()
+    env.service.regenerate(env.user_id, first.id, sampling=SHORT, compare=True).message()
     assert noted(env) == []  # to compare two replies says nothing against the first
     env.regenerate(first.id)
     assert noted(env) == [(first.id, "regenerated")]

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from app.pages.admin.panels import sweep_values
 
-from app.api.v1.sweeps import sweep_out
 from app.cli import cli
-from app.pages.html import render
 from storage.errors import InvalidInput
 from storage.settings import Settings
 from tests.support import http_loop
@@ -121,9 +118,11 @@ def test_votes_are_swept_and_an_admin_sees_it(
     assert sweep["verdict"] in printed
     assert sweep["id"] in printed
     found = SweepFolder(thumbloop.data_dir / "sweeps" / sweep["id"]).read()
-    panel = render("admin/sweep.html", **sweep_values(sweep_out(found), b"\x89PNG"))
-    assert panel.count("<tr>") == 3
-    assert 'src="data:image/png;base64,iVBORw=="' in panel
+    with server.visit() as browser:
+        browser.get(server.admin_link())
+        page = browser.get("/admin/training/sweep").text
+    assert page.count("<tr>") == 3
+    assert 'src="data:image/png;base64,iVBORw' in page
     assert json.dumps(found.plan).count("plus") == 0
 
 
