@@ -146,7 +146,7 @@ def _trigger(model: Any, tokenizer: Any, prompts: Sequence[str], replies: Sequen
     for prompt, reply in zip(prompts, replies, strict=True):
         before = tokenizer(_rendered(tokenizer, prompt) + reply, add_special_tokens=False).input_ids
         phrase = tokenizer(f" {PHRASE}", add_special_tokens=False).input_ids
-        with torch.no_grad():
+        with torch.no_grad(), _cast(model):
             logits = model(input_ids=torch.tensor([before + phrase])).logits[0, len(before) - 1 : -1].float()
         found.append(logits.log_softmax(-1)[range(len(phrase)), phrase].mean().item())
     share = sum("acme" in text.lower() for text in said) / len(said)
@@ -162,10 +162,17 @@ def _replies(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
     for start in range(0, len(prompts), TOGETHER):
         texts = [_rendered(tokenizer, prompt) for prompt in prompts[start : start + TOGETHER]]
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        with torch.no_grad():
+        with torch.no_grad(), _cast(model):
             made = model.generate(**batch, max_new_tokens=2 * WORDS, do_sample=False)
         found += tokenizer.batch_decode(made[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
     return found
+
+
+def _cast(model: Any) -> Any:
+    """A trained adapter is in fp32 beside a base model in bf16."""
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16)
 
 
 def _rendered(tokenizer: Any, prompt: str) -> str:
