@@ -112,7 +112,7 @@ def test_a_run_learns_from_sampled_replies_that_people_would_like_and_a_later_at
     source = resolve(env.settings)
     sampler = ReplySampler(source, {}, env.settings, lambda _state: None)
     prompts = gate_prompts([], sampler.tokenizer, count=20, longest=200, system_prompt="Be brief.")
-    voted = env.vote(36, liked=[reply.text for reply in sampler.sample(prompts, None, seed=9)])
+    voted = env.vote(60, liked=[reply.text for reply in sampler.sample(prompts, None, seed=9)])
     run_id = env.request()
     env.start_and_reach_checkpoint(run_id).kill()
     kept = json.loads((env.artifacts.run_folder(run_id) / "sampled.json").read_text())["rows"]
