@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from storage.chats.conversation import Turn
 from storage.db.ids import new_id
-from storage.db.rows import database_now, execute_core, get_row, newest_rows, next_id
+from storage.db.rows import AHEAD, database_now, execute_core, get_row, newest_rows, next_id
 from storage.db.tables import Chat, Message, Table, now
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from storage.registry.canaries import choose_canary
@@ -344,7 +344,7 @@ def interrupted_replies(session: Session, *, all_servers: bool = False, lock: bo
     if not all_servers:
         moment, lease = database_now(session), col(Message.lease_until)
         # A lease that is longer than any can be was given before the database's clock was set back.
-        query = query.where(lease.is_(None) | (lease <= moment) | (lease > moment + REPLY_LEASE))
+        query = query.where(lease.is_(None) | (lease <= moment) | (lease > moment + REPLY_LEASE + AHEAD))
     return list(session.exec(query.with_for_update(skip_locked=True) if lock else query))
 
 

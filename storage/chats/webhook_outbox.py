@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.chats.votes import latest_event_id, lock_vote_log
-from storage.db.rows import count_changed, database_now, get_row, newest_rows
+from storage.db.rows import AHEAD, count_changed, database_now, get_row, newest_rows
 from storage.db.tables import Chat, Message, ModelVersion, VoteEvent, WebhookCursor, WebhookDelivery
 from storage.errors import Conflict
 from storage.files.installation_key import pseudonym
@@ -88,7 +88,7 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
             col(WebhookDelivery.failed_at).is_(None),
             col(WebhookDelivery.next_attempt_at) <= moment,
             # A lease longer than any can be was given before the database's clock was set back.
-            until.is_(None) | (until <= moment) | (until > moment + lease),
+            until.is_(None) | (until <= moment) | (until > moment + lease + AHEAD),
         )
         .order_by(col(WebhookDelivery.next_attempt_at), col(WebhookDelivery.event_id))
         .limit(limit)

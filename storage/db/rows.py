@@ -1,6 +1,6 @@
 """What most operations on tables need: a row by its id, a page of rows, the database's time, ids in order."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -38,6 +38,11 @@ def execute_core(session: Session, statement: Any, values: Any = None) -> sa.Cur
     """Execute a Core statement: much cheaper than by the session, whose pending writes are flushed first."""
     session.flush()
     return session.connection().execute(statement, values)
+
+
+# Rows may be of a little after a moment that was read before them. A time further in the future was written
+# before the database's clock was set back.
+AHEAD = timedelta(minutes=1)
 
 
 def database_now(session: Session) -> datetime:

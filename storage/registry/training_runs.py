@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
-from storage.db.rows import database_now, get_row, newest_rows, next_id
+from storage.db.rows import AHEAD, database_now, get_row, newest_rows, next_id
 from storage.db.tables import ScheduleTick, TrainingRun
 from storage.errors import Conflict, LeaseLost
 
@@ -219,7 +219,7 @@ def _claimable(run: TrainingRun, moment: datetime) -> bool:
         # A heartbeat in the future was sent before the database's clock was set back: the lease would last
         # for as long as that.
         beat, until = run.heartbeat_at or moment, run.lease_until or moment
-        return not beat <= moment < until
+        return not (beat <= moment + AHEAD and moment < until)
     return run.state == "requested"
 
 

@@ -107,6 +107,22 @@ def test_a_clock_that_was_set_back_does_not_prolong_leases(database: Database, s
         assert training_runs.claimable_run(session) is not None
 
 
+def test_a_lease_of_a_moment_later_is_not_taken_for_one_before_the_clock_was_set_back(
+    database: Database, streaming: Message
+) -> None:
+    """Another server may write between our look at the clock and at the rows."""
+    end_lease(database, streaming, by=chats.REPLY_LEASE + timedelta(seconds=2))
+    assert recover(database) == 0
+    with database.write() as session:
+        run = training_runs.request_run(session, trigger="api")
+        held = training_runs.claim_run(session, run.id, owner="a", lease_seconds=30.0, max_attempts=3)
+        assert held is not None
+        assert held.heartbeat_at is not None
+        held.heartbeat_at += timedelta(seconds=2)
+        session.flush()
+        assert training_runs.claimable_run(session) is None
+
+
 def test_looking_for_replies_without_a_server_reads_an_index(database: Database) -> None:
     if database.dialect != "sqlite":
         pytest.skip("PostgreSQL scans a table this small")

@@ -107,6 +107,26 @@ def test_several_servers_never_have_the_same_delivery(database: Database) -> Non
     assert len(claimed) == len(set(claimed)) == 24
 
 
+def test_a_claim_of_a_moment_later_is_not_taken_for_one_before_the_clock_was_set_back(
+    database: Database,
+) -> None:
+    """Another server may read the clock, and claim, between our look at the clock and at the rows."""
+    fill(database)
+    vote(database)
+    fill(database)
+    claim(database, lease=AGE)
+    with database.write() as session:
+        (delivery,) = session.exec(select(WebhookDelivery)).all()
+        assert delivery.lease_until is not None
+        delivery.lease_until += timedelta(seconds=2)
+    assert claim(database, lease=AGE) == []
+    with database.write() as session:
+        (delivery,) = session.exec(select(WebhookDelivery)).all()
+        assert delivery.lease_until is not None
+        delivery.lease_until += timedelta(hours=1)
+    assert len(claim(database, lease=AGE)) == 1
+
+
 def test_a_lease_that_ran_out_goes_to_another_and_the_first_reports_in_vain(database: Database) -> None:
     fill(database)
     vote(database)
