@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Request
+from sqlmodel import Session
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
@@ -108,6 +109,16 @@ def act(request: Request, services: Services, deed: Callable[[Identity], str], t
         value = quote(json.dumps([text[:LONGEST_NOTICE], bad]))
         response.set_cookie(NOTICE, value, max_age=60, path="/admin", httponly=True, samesite="strict")
     return response
+
+
+def write(request: Request, services: Services, deed: Callable[[Session, str], str], then: str) -> Response:
+    """Like `act`, for what is one transaction of the database; `deed` gets its session and who acts."""
+
+    def in_transaction(identity: Identity) -> str:
+        with services.database.write() as session:
+            return deed(session, identity.user_id)
+
+    return act(request, services, in_transaction, then)
 
 
 def _read_notice(cookie: str) -> tuple[str, bool] | None:

@@ -4,10 +4,11 @@ from collections import Counter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request
+from sqlmodel import Session
 from starlette.responses import Response
 
 from app.api.v1.guard import current_guard
-from app.pages.admin.frame import act, show
+from app.pages.admin.frame import act, show, write
 from app.pages.html import counted
 from app.services import Services
 from app.web.auth import Identity, ServicesHere
@@ -39,12 +40,11 @@ def create_account(
     role: Role = "user",
     password: Annotated[str, Form()] = "",
 ) -> Response:
-    def deed(identity: Identity) -> str:
-        with services.database.write() as session:
-            user = accounts.create(session, name, role=role, password=password, by=identity.user_id)
+    def deed(session: Session, by: str) -> str:
+        user = accounts.create(session, name, role=role, password=password, by=by)
         return f"Created the account {user.name}."
 
-    return act(request, services, deed, ADDRESS)
+    return write(request, services, deed, ADDRESS)
 
 
 @router.post(f"{ADDRESS}/tokens")
@@ -67,32 +67,29 @@ def create_token(
 
 @router.post(f"{ADDRESS}/tokens/{{token_id}}/revoke")
 def revoke_token(request: Request, services: ServicesHere, token_id: str) -> Response:
-    def deed(identity: Identity) -> str:
-        with services.database.write() as session:
-            accounts.revoke_token(session, token_id, by=identity.user_id)
+    def deed(session: Session, by: str) -> str:
+        accounts.revoke_token(session, token_id, by=by)
         return "The token is revoked."
 
-    return act(request, services, deed, ADDRESS)
+    return write(request, services, deed, ADDRESS)
 
 
 @router.post(f"{ADDRESS}/releases")
 def release_person(request: Request, services: ServicesHere, user_id: Annotated[str, Form()]) -> Response:
-    def deed(identity: Identity) -> str:
-        with services.database.write() as session:
-            release(session, user_id, by=identity.user_id, reason="Released on the admin page.")
+    def deed(session: Session, by: str) -> str:
+        release(session, user_id, by=by, reason="Released on the admin page.")
         return "The guard lets that person's votes pass from the next run on."
 
-    return act(request, services, deed, ADDRESS)
+    return write(request, services, deed, ADDRESS)
 
 
 @router.post(f"{ADDRESS}/releases/{{release_id}}/end")
 def withdraw_release(request: Request, services: ServicesHere, release_id: str) -> Response:
-    def deed(identity: Identity) -> str:
-        with services.database.write() as session:
-            withdraw(session, release_id, by=identity.user_id, reason="Ended on the admin page.")
+    def deed(session: Session, by: str) -> str:
+        withdraw(session, release_id, by=by, reason="Ended on the admin page.")
         return "The release has ended."
 
-    return act(request, services, deed, ADDRESS)
+    return write(request, services, deed, ADDRESS)
 
 
 @router.post(f"{ADDRESS}/{{user_id}}")
@@ -106,25 +103,22 @@ def change_account(
 ) -> Response:
     """Change the role, the access or the password of an account."""
 
-    def deed(identity: Identity) -> str:
-        wanted: dict[str, Any] = {"role": role, "disabled": disabled, "password": password}
-        with services.database.write() as session:
-            ended = accounts.change(session, user_id, by=identity.user_id, **wanted)
-            name = users.get_user(session, user_id).name
+    def deed(session: Session, by: str) -> str:
+        ended = accounts.change(session, user_id, by=by, role=role, disabled=disabled, password=password)
+        name = users.get_user(session, user_id).name
         return f"Changed {name}. Sessions, links and API tokens ended: {ended}."
 
-    return act(request, services, deed, ADDRESS)
+    return write(request, services, deed, ADDRESS)
 
 
 @router.post(f"{ADDRESS}/{{user_id}}/sign-out")
 def sign_out(request: Request, services: ServicesHere, user_id: str) -> Response:
-    def deed(identity: Identity) -> str:
-        with services.database.write() as session:
-            users.get_user(session, user_id)
-            ended = tokens.sign_out(session, user_id, by=identity.user_id)
-        return f"Ended {counted(ended, 'session')} or sign-in links."
+    def deed(session: Session, by: str) -> str:
+        users.get_user(session, user_id)
+        ended = tokens.sign_out(session, user_id, by=by)
+        return f"Sessions and sign-in links ended: {ended}."
 
-    return act(request, services, deed, ADDRESS)
+    return write(request, services, deed, ADDRESS)
 
 
 @router.post(f"{ADDRESS}/{{user_id}}/erase")

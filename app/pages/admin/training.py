@@ -4,6 +4,7 @@ import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
+from sqlmodel import Session
 from starlette.responses import Response
 
 from app.api.schemas import RunOut, page_of, run_out
@@ -11,7 +12,7 @@ from app.api.v1.sweeps import PointOut, newest_sweep
 from app.api.v1.training_runs import read_log
 from app.pages.admin.charts import CURVE, run_curves
 from app.pages.admin.figures import shown_figures
-from app.pages.admin.frame import act, show, show_part
+from app.pages.admin.frame import show, show_part, write
 from app.services import Services
 from app.web.auth import Identity, ServicesHere
 from storage.db import audit
@@ -92,26 +93,22 @@ def train(
     force: Annotated[bool, Form()] = False,
     fresh: Annotated[bool, Form()] = False,
 ) -> Response:
-    def deed(identity: Identity) -> str:
-        with services.database.write() as session:
-            run = request_run(
-                session, trigger="admin", requested_by=identity.user_id, force=force, fresh=fresh
-            )
-            audit.record(session, identity.user_id, "request run", run.id, force=force, fresh=fresh)
+    def deed(session: Session, by: str) -> str:
+        run = request_run(session, trigger="admin", requested_by=by, force=force, fresh=fresh)
+        audit.record(session, by, "request run", run.id, force=force, fresh=fresh)
         return ""  # the progress says it, and goes on to say what became of it
 
-    return act(request, services, deed, ADDRESS)
+    return write(request, services, deed, ADDRESS)
 
 
 @router.post(f"{ADDRESS}/{{run_id}}/cancel")
 def cancel(request: Request, services: ServicesHere, run_id: str) -> Response:
-    def deed(identity: Identity) -> str:
-        with services.database.write() as session:
-            run = cancel_run(session, _checked(run_id))
-            audit.record(session, identity.user_id, "cancel run", run.id)
+    def deed(session: Session, by: str) -> str:
+        run = cancel_run(session, _checked(run_id))
+        audit.record(session, by, "cancel run", run.id)
         return ""
 
-    return act(request, services, deed, ADDRESS)
+    return write(request, services, deed, ADDRESS)
 
 
 def newest_run(services: Services) -> dict[str, Any]:
