@@ -37,6 +37,9 @@ def arena_rows(fields: Fields) -> Rows:
         yield Dropped("judged by a model", 2)
         return
     winner = _winner(fields)
+    if said[0] == said[1] and winner in SIDES:
+        yield Dropped("both replies are the same", 2)
+        return
     if winner == "tie":
         yield Dropped("a tie", 2)
         return

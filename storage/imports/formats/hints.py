@@ -11,10 +11,9 @@ NAMING = " Name yours with columns, such as columns=prompt=…,reply=…,label=�
 
 def hint(record: Columns) -> str:
     """A sentence that says what is missing, or how the file could be written; '' if there is none."""
-    cells = [value for value in record.values() if is_full(value)]
     if {"columns", "index", "data"} == set(record) or set(record) == {"schema", "data"}:
         return " pandas wrote the whole table as one object; " + RECORDS
-    if cells and all(_numbered(cell) for cell in cells):
+    if has_whole_columns(record):
         return " pandas wrote whole columns as objects; " + RECORDS
     if record and all(str(name).isdigit() for name in record):
         return " pandas wrote rows by their index; " + RECORDS
@@ -29,6 +28,12 @@ def hint(record: Columns) -> str:
 
 
 RECORDS = "use to_json(…, orient='records', lines=True)."
+
+
+def has_whole_columns(record: Columns) -> bool:
+    """Whether each cell is a column of pandas: an object with the numbers of rows as its keys."""
+    cells = [value for value in record.values() if is_full(value)]
+    return bool(cells) and all(_numbered(cell) for cell in cells)
 
 
 def _numbered(cell: Any) -> bool:

@@ -12,6 +12,7 @@ from storage.imports.rows.format import (
     conversation,
     first_name,
     is_ours,
+    never_cast,
     prompt_turns,
     rated_row,
     whole_conversation,
@@ -32,12 +33,13 @@ def kto_rows(fields: Fields) -> Rows:
         )
     name = fields.one_of(REPLIES, "reply") or "completion"
     turns = conversation(fields, name, prompt_turns(fields))
-    yield rated_row(fields, turns, name, _label(fields))
+    yield never_cast(fields) or rated_row(fields, turns, name, _label(fields))
 
 
 def sharegpt_rows(fields: Fields) -> Rows:
     name = fields.one_of(CHATS, "reply") or CHATS[0]
-    yield rated_row(fields, whole_conversation(fields, name), name, _label(fields))
+    turns = whole_conversation(fields, name)
+    yield never_cast(fields) or rated_row(fields, turns, name, _label(fields))
 
 
 def rated_rows(fields: Fields) -> Rows:
@@ -58,7 +60,7 @@ def rated_rows(fields: Fields) -> Rows:
     )
     label = by_score(score, column, options)
     row = rated_row(fields, turns, name, label is True)
-    yield row if isinstance(label, bool) else label
+    yield never_cast(fields) or (row if isinstance(label, bool) else label)
 
 
 def _is_asked(options: ImportOptions) -> bool:

@@ -18,6 +18,7 @@ from storage.imports.rows.format import (
     conversation,
     filled,
     first_name,
+    never_cast,
     prompt_turns,
     rated_row,
 )
@@ -25,7 +26,11 @@ from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import Dropped
 
 # Column names in data sets of Argilla, Hugging Face and others; {} is chosen or rejected.
-RATINGS = ("rating_{}", "{}_rating", "{}-rating", "score_{}", "{}_score", "{}_avg_rating")
+RATINGS = (
+    *("rating_{}", "{}_rating", "{}-rating", "score_{}", "{}_score", "{}_avg_rating"),
+    *("reward_{}", "{}_reward"),
+)
+SIDES = ("chosen", "rejected")
 STATUSES = ("tie", "swapped", "unchanged")  # of Argilla's Orca pairs
 MARGINS = ("min_rating", "max_rating_rejected", "min_margin")
 # Of Argilla's Orca pairs and Capybara: how the pair was made, which the replies' model never read.
@@ -47,7 +52,9 @@ def pair_rows(fields: Fields) -> Rows:
     chosen, rejected = halves
     if chosen.turns[:-1] != rejected.turns[:-1]:
         raise InvalidInput("chosen and rejected differ before their last message.", field="rejected")
-    if chosen.turns == rejected.turns:
+    if (never := never_cast(fields)) is not None:
+        yield Dropped(never.reason, 2)
+    elif chosen.turns == rejected.turns:
         yield Dropped("chosen and rejected are the same", 2)
     elif (why := _no_preference(fields)) is not None:
         yield Dropped(why, 2)
@@ -56,21 +63,24 @@ def pair_rows(fields: Fields) -> Rows:
 
 
 def _no_preference(fields: Fields) -> str | None:
-    """Why the ratings say that there is no preference, or not enough of one for the options."""
+    """Why the record says that there is no preference, or not enough of one for the options."""
     options = fields.options
-    good, bad = _rating(fields, "chosen"), _rating(fields, "rejected")
+    column, good, bad = _ratings(fields)
     both = fields.peek("rating")
     if isinstance(both, list) and len(both) == 2 and all(isinstance(one, int | float) for one in both):
         high, low = max(fields["rating"]), min(both)
         good, bad = high if good is None else good, low if bad is None else bad
-    if fields.peek("status") in STATUSES and fields["status"] == "tie":
+    status = fields.peek("status")
+    if isinstance(status, str) and status.casefold() in STATUSES and fields["status"].casefold() == "tie":
         return "a tie"
-    if (least := options.min_rating) is not None and _known(good, fields, "chosen") < least:
+    if any(str(fields.peek(name)).casefold() == "true" and fields[name] for name in ("tie", "is_tie")):
+        return "a tie"
+    if (least := options.min_rating) is not None and _known(good, fields, column, "chosen") < least:
         return f"chosen is rated below {least:g}"
-    if (most := options.max_rating_rejected) is not None and _known(bad, fields, "rejected") > most:
+    if (most := options.max_rating_rejected) is not None and _known(bad, fields, column, "rejected") > most:
         return f"rejected is rated above {most:g}"
     if (margin := options.min_margin) is not None:
-        good, bad = _known(good, fields, "chosen"), _known(bad, fields, "rejected")
+        good, bad = _known(good, fields, column, "chosen"), _known(bad, fields, column, "rejected")
     if good is None or bad is None:
         return None
     if good == bad:
@@ -80,31 +90,53 @@ def _no_preference(fields: Fields) -> str | None:
     return f"chosen is rated less than {margin:g} above rejected" if margin and good - bad < margin else None
 
 
-def _rating(fields: Fields, side: str) -> float | None:
-    """The rating of one side, if the record has one that is a number."""
-    column = _rating_column(fields, side)
-    if column is None:
+def _ratings(fields: Fields) -> tuple[str, float | None, float | None]:
+    """The column of the ratings, with {} for the side, and both; raises InvalidInput if two columns disagree.
+
+    A rating that is no number, such as N/A, is none; then the column is named as left out.
+    """
+    rated = {}
+    for name in RATINGS:
+        good, bad = (_number(fields, name.format(side)) for side in SIDES)
+        if good is not None or bad is not None:
+            rated[name] = good, bad
+    preferring = {
+        name: (good > bad) - (good < bad)
+        for name, (good, bad) in rated.items()
+        if good is not None and bad is not None
+    }
+    one = next(iter(preferring or rated), RATINGS[0])
+    for name, preference in preferring.items():
+        if preference != preferring[one]:
+            raise InvalidInput(
+                f"{one.format('chosen')} and {name.format('chosen')} rate the pair differently; say which to "
+                f"leave out: leave_out={name.format('chosen')},{name.format('rejected')}.",
+                field="leave_out",
+            )
+    for name in {one, *preferring} & rated.keys():
+        for side, rating in zip(SIDES, rated[name], strict=True):
+            if rating is not None:
+                fields.get(name.format(side))
+    return one, *rated.get(one, (None, None))
+
+
+def _number(fields: Fields, column: str) -> float | None:
+    value = fields.peek(column)
+    if value is None:
         return None
     try:
-        rating = read_number(fields.peek(column), column)
+        return read_number(value, column)
     except InvalidInput as error:
         if "Write it with a point" in error.message:
             raise
-        return None  # N/A and the like: then the column is named as left out
-    fields.get(column)
-    return rating
+        return None
 
 
-def _known(rating: float | None, fields: Fields, side: str) -> float:
+def _known(rating: float | None, fields: Fields, column: str, side: str) -> float:
     if rating is not None:
         return rating
-    column = _rating_column(fields, side) or f"rating_{side}"
-    return read_number(fields.get(column), column)
-
-
-def _rating_column(fields: Fields, side: str) -> str | None:
-    names = [rating.format(side) for rating in RATINGS]
-    return next((name for name in names if fields.peek(name) is not None), None)
+    name = column.format(side)
+    return read_number(fields.get(name), name)
 
 
 def openai_rows(fields: Fields) -> Rows:

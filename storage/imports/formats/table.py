@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from storage.errors import InvalidInput
 from storage.imports.formats import comparisons, kto, oasst, pairs, rated_lists
 from storage.imports.formats.apps import annotations, chat_trees, feel, logs, open_webui, traces
+from storage.imports.formats.hints import has_whole_columns
 from storage.imports.rows.fields import Fields
 from storage.imports.rows.format import Columns, Format, thresholds
 from storage.imports.rows.options import ImportOptions
@@ -42,6 +43,8 @@ def named_format(name: str) -> Format:
 
 def sniff(record: Columns, options: ImportOptions) -> Format | None:
     record = {name: value for name, value in record.items() if name not in options.left_out}
+    if has_whole_columns(record):
+        return None
     return next((known for known in FORMATS.values() if known.fits(record, options)), None)
 
 

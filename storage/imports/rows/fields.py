@@ -26,6 +26,14 @@ INPUTS = (
     "documents document passages passage context contexts history examples knowledge"
 )
 READ_BY_MODEL = frozenset((*INPUTS.split(), *CHATS, *PROMPTS, *SYSTEMS))
+# Other names of such columns: Tools, chat_history, system_instruction, retrieved_docs, image_path.
+LIKE_INPUTS = re.compile(
+    r"(chat|message|conversation|dialog|dialogue|previous|prior|past)_?(history|turns|messages|context)|"
+    r"(system|developer)_?(prompt|message|instruction|instructions|text)?|preprompt|(available_)?(tools|functions)|"
+    r"(retrieved|source|reference|search|supporting|input|grounding)_?"
+    r"(docs|documents|passages|results|context|contexts|chunks)|few_?shot(_?examples)?|"
+    r"(image|video|audio)s?_?(path|paths|url|urls|file|files|base64)"
+)
 # Ids, times, places and figures that neither the model read nor anybody judged by.
 HARMLESS = re.compile(
     r"(.*[_-])?(id|ids|uuid|hash|sha256|index|idx|at|date|time|timestamp|tstamp|tokens|length|len|count|version|url|"
@@ -123,18 +131,32 @@ class Fields(Mapping[str, Any]):
             name
             for name in self._record
             if name not in self._read and name not in ignored and self.has(name)
-            if not (name in READ_BY_MODEL and self._record[name] in NOTHING)
+            if not (is_read(name) and self._record[name] in NOTHING)
         ]
         for name in unread:
             repeats = self.whole and name in (*CHATS, *PROMPTS)
-            if name in READ_BY_MODEL and not repeats:
+            if is_read(name) and not repeats:
                 raise InvalidInput(
                     f"The model may have read {name}, which is not imported; name it with columns, or "
                     f"leave it out: leave_out={name}.",
                     field=str(name)[:80],
                 )
-        named = [name for name in unread if not is_harmless(name)]
+        named = [name for name in unread if not is_harmless(name)] + [
+            f"{name}.{inner}"
+            for name in unread
+            if is_harmless(name) and isinstance(held := self._record[name], Mapping)
+            for inner in held
+            if is_read(inner) and is_full(held[inner])
+        ]
         return [LeftOut(str(name)[:80]) for name in [*named, *sorted(self._extras)]]
+
+
+@lru_cache(maxsize=4096)
+def is_read(name: Any) -> bool:
+    """Whether the model may have read what stands in a column of this name."""
+    if not isinstance(name, str):
+        return False
+    return name.casefold() in READ_BY_MODEL or LIKE_INPUTS.fullmatch(name.casefold()) is not None
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,10 @@
 """What an import format is, and what the formats of columns share: the prompt and the vote."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from storage.chats.conversation import Turn
@@ -9,7 +12,7 @@ from storage.db.ids import is_id
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
 from storage.imports.rows.cells import read_note, read_tags, read_time
-from storage.imports.rows.fields import CHATS, PROMPTS, SYSTEMS, Fields
+from storage.imports.rows.fields import CHATS, PROMPTS, SYSTEMS, Fields, is_full
 from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
 from storage.imports.rows.turns import checked, joined, with_system
@@ -19,19 +22,19 @@ Rows = Iterator[ImportedRow | Dropped]
 
 # Column names in data sets of Argilla, Hugging Face and others; {} is chosen or rejected.
 MODELS = ("{}_model_version", "{}_model", "{}-model", "model_version", "model")
+# Who voted, the surest name first: annotator, annotator_id, AnnotatorId, annotator_name.
 PEOPLE = (
-    "rater",
-    "annotator",
-    "worker",
-    "user",
-    "voter",
-    "evaluator",
-    "labeler",
-    "reviewer",
-    "judge",
-    "person",
+    "rater annotator worker crowdworker user voter evaluator labeler labeller reviewer judge person assessor "
+    "grader coder expert participant respondent username"
 )
-RATERS = (*(f"{name}{ending}" for ending in ("", "_id", "_name") for name in PEOPLE), "username")
+RATERS = tuple(name + ending for name in PEOPLE.split() for ending in ("", "id", "name", "email"))
+# The time of a vote by other names than ours, the surest first; believed where a record names its rater.
+VOTE_TIMES = (
+    *("rated_at", "annotated_at", "labeled_at", "labelled_at", "submitted_at"),
+    *("updated_at", "created_at", "timestamp"),
+)
+NEVER_CAST = ("discarded", "draft", "pending", "cancelled", "canceled", "deleted", "skipped")
+WITHDRAWN = ("was_cancelled", "cancelled", "canceled", "discarded", "deleted", "is_deleted")
 RATED_MESSAGES = ("message_id", "reply_id", "response_id")
 
 
@@ -130,16 +133,17 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
     """The row, with the provenance columns of a Thumbloop export; `side` is their prefix in a pair."""
     ours = is_ours(fields, side)
     system = fields.one_of(SYSTEMS, "system")
+    ballot = None if ours else _ballot(fields)
     return ImportedRow(
         checked(with_system(turns, fields[system] if system else None), name),
         label,
         tags=read_tags(fields.get(f"{side}tags")),
         comment=read_note(fields.get(f"{side}comment"), "comment"),
         correction=read_note(fields.get(f"{side}correction"), "correction"),
-        model=read_note(_first(fields, [column.format(side[:-1]) for column in MODELS]), "model"),
-        voted_at=read_time(fields.get(f"{side}voted_at"), f"{side}voted_at"),
+        model=read_note(_first(fields, _models(side)), "model"),
+        voted_at=_vote_time(fields, side, ballot),
         origin=(str(fields[f"{side}message_id"]), str(fields[f"{side}user_hash"])) if ours else None,
-        ballot=None if ours else _ballot(fields),
+        ballot=ballot,
     )
 
 
@@ -172,13 +176,56 @@ def by_score(score: float, column: str, options: ImportOptions) -> bool | Droppe
     )
 
 
+def never_cast(fields: Fields) -> Dropped | None:
+    """Why the record is no vote: a tool for annotation says that its person did not submit it."""
+    status = fields.peek("status")
+    if isinstance(status, str) and status.casefold() in NEVER_CAST:
+        return Dropped(f"a vote that was not submitted ({status.casefold()})")
+    withdrawn = next((name for name in WITHDRAWN if str(fields.peek(name)).casefold() == "true"), None)
+    return Dropped(f"a vote that was withdrawn ({withdrawn})") if withdrawn is not None else None
+
+
 def _ballot(fields: Fields) -> tuple[str, str] | None:
-    people = [name for name in RATERS if isinstance(fields.peek(name), str | int) and fields.has(name)]
+    people = [name for name in raters(tuple(fields)) if is_person(fields.peek(name))]
     if not people:
         return None
     message = first_name(fields, RATED_MESSAGES)
     person, *_ = (str(fields[name]) for name in people)
     return str(fields[message]) if message else "", person
+
+
+@lru_cache(maxsize=256)
+def raters(names: tuple[Any, ...]) -> list[str]:
+    """The columns that may name who voted, the surest first."""
+    bare = {name: re.sub(r"[\s_-]", "", name.casefold()) for name in names if isinstance(name, str)}
+    return sorted(
+        (name for name, text in bare.items() if text in RATERS), key=lambda n: RATERS.index(bare[n])
+    )
+
+
+def is_person(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and is_full(value)
+
+
+def _vote_time(fields: Fields, side: str, ballot: tuple[str, str] | None) -> datetime | None:
+    ours = f"{side}voted_at"
+    if fields.has(ours) or ballot is None:
+        return read_time(fields.get(ours), ours)
+    for name in VOTE_TIMES:
+        if fields.has(name):
+            try:
+                moment = read_time(fields.peek(name), name)
+            except InvalidInput:  # of another kind; then the order of the file counts
+                fields.note(name)
+                continue
+            fields.get(name)
+            return moment
+    return None
+
+
+@lru_cache
+def _models(side: str) -> tuple[str, ...]:
+    return tuple(column.format(side[:-1]) for column in MODELS)
 
 
 def _first(fields: Fields, names: Sequence[str]) -> Any:

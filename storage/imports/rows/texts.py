@@ -17,19 +17,22 @@ SPEAKERS = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):", re.ASCII)
 TRANSCRIPT = re.compile(r"^\s*(Human|User|Assistant|AI|Bot)\s?:", re.ASCII | re.MULTILINE)
 EXTRA = re.compile(r"<extra_id_[01]>(System|User|Assistant)\n")
 TEMPLATES = re.compile(
-    r"<\|im_start\|>\s*(?:system|user|assistant)|<\|start_header_id\|>|<\|begin_of_text\|>|\[INST\]|"
-    r"<start_of_turn>(?:user|model)|<\|(?:user|assistant|system|User|Assistant)\|>|<｜(?:User|Assistant)｜>|"
-    r"<\|start\|>(?:system|user|assistant)|<\|START_OF_TURN_TOKEN\|>|"
-    r"<\|im_end\|>|<\|eot_id\|>|<\|endoftext\|>|<end_of_turn>|<｜end▁of▁sentence｜>|</s>\s*\Z|"
-    r"### Instruction:(?=[\s\S]*### Response:)|\bUSER: (?=[\s\S]*\bASSISTANT:)"
+    r"<[|｜][A-Za-z][\w▁]{0,40}[|｜]>|\[INST\]|<start_of_turn>(?:user|model)|<end_of_turn>|"  # <|im_start|>
+    r"(?:</s>|<eos>)\s*\Z|\A\s*<bos>|### Instruction:(?=[\s\S]*### Response:)|"
+    r"### (?:Human|User):(?=[\s\S]*### (?:Assistant|Response):)|\bUSER: (?=[\s\S]*\bASSISTANT:)"
 )
-PRINTED = re.compile(r"\s*\[?\s*\{\s*['\"](?:role|from|content|value|messages|conversations)['\"]\s*:")
+# Messages as JSON, or as programs print them: array([{'role': … of pandas, [HumanMessage(… of LangChain.
+PRINTED = re.compile(
+    r"\s*(?:array\()?\[?\s*\{(?=[\s\S]*['\"](?:role|from)['\"]\s*:)(?=[\s\S]*['\"](?:content|value)['\"]\s*:)|"
+    r"\s*\[?\s*(?:Human|AI|System|Chat|Tool|User|Assistant)?Message\(\w+=|"
+    r"\s*\[\s*[\[(]\s*['\"](?:system|user|human|assistant)['\"]\s*,"
+)
 
 
 def messages_in(text: str, name: str, role: str) -> list[Any] | None:
     """The messages that the text holds, or None if it is somebody's words, by `role`; raises InvalidInput."""
     start = text.lstrip()[:1]
-    if start in ("[", "{") and (found := _written_out(text, name)) is not None:
+    if start and start in "[{aHASCTUM" and (found := _written_out(text, name)) is not None:
         return found
     if EXTRA.search(text):
         return _extra(text)
@@ -88,6 +91,6 @@ def _written_out(text: str, name: str) -> list[Any] | None:
         messages = value if isinstance(value, list) else [value]
         if all(isinstance(m, dict) and m.keys() & {"role", "from"} for m in messages):
             return messages
-    if begins and re.search(r"['\"](?:role|from)['\"]", text):
+    if begins:
         raise _refused(name, "messages as a program printed them", "them as JSON")
     return None

@@ -30,6 +30,32 @@ def test_three_people_up_and_one_down_are_four_votes(database: Database) -> None
     assert report.dropped == {REPEATED: 1}
 
 
+@pytest.mark.parametrize("name", ["annotatorId", "WorkerId", "crowd_worker_id", "Reviewer Name", "coder"])
+def test_who_voted_may_stand_in_a_column_of_many_names(database: Database, name: str) -> None:
+    rows = [KTO | {name: "a"}, KTO | {name: "b"}]
+    assert counts(import_file(database, lines(*rows))) == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["updated_at", "created_at", "timestamp", "annotated_at"])
+def test_the_later_vote_of_a_person_is_told_by_its_time(database: Database, name: str) -> None:
+    votes = [KTO | {"rater": "a", "label": day == 2, name: f"2026-01-0{day}"} for day in (2, 1)]
+    assert import_file(database, lines(*votes)).dropped == {REPLACED: 1}
+    assert votes_in(database) == (1, 0)
+    unread = import_file(database, lines(KTO | {"rater": "b", name: "last week"}))
+    assert (unread.accepted, dict(unread.left_out)) == (1, {name: 1})
+
+
+@pytest.mark.parametrize("mark", [{"status": "Discarded"}, {"was_cancelled": True}, {"deleted": "True"}])
+def test_a_vote_that_was_not_submitted_is_none(database: Database, mark: dict[str, Any]) -> None:
+    pair = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    for record in (KTO, pair, chat | {"label": True}):
+        report = import_file(database, lines(record | mark))
+        assert (report.accepted, report.rejected, bool(report.dropped)) == (0, 0, True)
+    submitted = import_file(database, lines(KTO | {"status": "submitted", "deleted": False}))
+    assert submitted.accepted == 1
+
+
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize("apart", [0, BATCH])
 def test_one_person_s_later_vote_replaces_the_earlier(database: Database, skip_bad: bool, apart: int) -> None:

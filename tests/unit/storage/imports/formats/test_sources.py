@@ -32,6 +32,8 @@ def test_two_bad_replies_are_two_thumbs_down(winner: str) -> None:
 def test_who_wins_an_arena() -> None:
     assert short(convert(sample("arena") | {"winner": "model_b"}))[1] == ("ua", "A lake.", True)
     assert short(convert(sample("arena") | {"winner": "tie"})) == ["a tie"]
+    same = {"conversation_b": sample("arena")["conversation_a"]}
+    assert short(convert(sample("arena") | same)) == ["both replies are the same"]
     good = short(convert(sample("arena") | {"winner": "both_good"}))
     assert [label for _, _, label in good] == [True, True]
     assert short(convert(sample("arena") | {"judge": "gpt4_pair"})) == ["judged by a model"]
@@ -57,7 +59,8 @@ def test_mt_bench_judges_one_of_two_turns() -> None:
 def test_tables_of_text_say_the_same() -> None:
     more = '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}'
     both = f"{more}, {more[1:]}]".replace('"', '""')
-    table = f'question_id,winner,turn,conversation_a,conversation_b\n1,model_a,1,"{both}","{both}"\n'
+    other = both.replace('""b""', '""c""')
+    table = f'question_id,winner,turn,conversation_a,conversation_b\n1,model_a,1,"{both}","{other}"\n'
     assert [one[0] for one in short(rows_in(table.encode())[0])] == ["ua", "ua"]
     tree = "message_id,parent_id,message_tree_id,role,text,rank,deleted\na,,a,prompter,Hi,,False\n"
     tree += "".join(f"r{n},a,a,assistant,R{n},{n},{n == 12}\n" for n in range(13))
@@ -68,7 +71,8 @@ def test_messages_of_an_arena_may_be_parts_or_json() -> None:
     said = [{"role": "user", "content": [{"type": "text", "text": "Hi", "image": None, "mimeType": None}]}]
     said.append({"role": "assistant", "content": [{"type": "text", "text": "Hello", "image": None}]})
     record = sample("arena") | {"conversation_a": said, "conversation_b": str(said)}
-    assert short(convert(record))[0] == ("ua", "Hello", True)
+    record["conversation_b"] = record["conversation_b"].replace("Hello", "No")
+    assert short(convert(record)) == [("ua", "Hello", True), ("ua", "No", False)]
 
 
 # HelpSteer, Nectar, UltraFeedback

@@ -144,7 +144,7 @@ def test_an_export_with_a_template_in_it_is_refused() -> None:
     ours = {"message_id": "0198a000-0000-7000-8000-000000000000", "user_hash": "abc"}
     asked = {"prompt": "<|im_start|>user\nHi<|im_end|>", "completion": "Hello<|im_end|>", "label": True}
     assert "the shape kto-text" in reason(asked | ours)
-    assert "prompt holds the marks of a chat template (<|im_start|>user)" in reason(asked)
+    assert "prompt holds the marks of a chat template (<|im_start|>)" in reason(asked)
     assert row(asked, ImportOptions(plain=True)).turns[0].content == asked["prompt"]
 
 
@@ -277,6 +277,9 @@ def test_a_bad_pair_gives_neither_row(change: dict[str, Any], expected: str) -> 
         ({"rating_chosen": 3, "rating_rejected": "4"}, "chosen is rated below rejected"),
         ({"rating": [9.0, 9.0]}, "chosen and rejected are rated alike"),
         ({"rating": [8.0, 9.0], "status": "tie"}, "a tie"),
+        ({"status": "Tie"}, "a tie"),
+        ({"is_tie": True}, "a tie"),
+        ({"chosen_reward": 1, "rejected_reward": 2}, "chosen is rated below rejected"),
         (
             {"chosen_score": 9.0, "rating": [9.0, 9.0], "status": "unchanged"},
             "chosen and rejected are rated alike",
@@ -288,6 +291,13 @@ def test_a_pair_without_a_preference_is_dropped(more: dict[str, Any], why: str) 
     assert convert(PAIR | more, ImportOptions(min_margin=2)) == [Dropped(why, 2)]
     if "less than" in why:
         assert short(convert(PAIR | more)) == BOTH
+
+
+def test_two_columns_of_ratings_that_disagree_are_asked_about() -> None:
+    both = PAIR | {"rating_chosen": 5, "rating_rejected": 1, "chosen_score": 0.1, "rejected_score": 0.9}
+    assert "differently; say which to leave out: leave_out=chosen_score,rejected_score" in reason(both)
+    assert short(convert(both, ImportOptions(leave_out="chosen_score,rejected_score"))) == BOTH
+    assert short(convert(both | {"chosen_score": 1.5})) == BOTH
 
 
 def test_a_rating_with_a_comma_is_named() -> None:

@@ -21,7 +21,7 @@ NAMES = (
     "input instruction question query history context system system_prompt tools images tool_calls weight "
     "reasoning_content answer output reference gold score rating helpfulness label kto_tag messages "
     "conversations correction comment tags status chosen rejected annotator note rationale completion "
-    "response score_chosen rating_rejected"
+    "response score_chosen rating_rejected System chat_history metadata is_tie annotatorId created_at deleted"
 )
 CELLS = some.one_of(
     some.text(max_size=9),
@@ -31,6 +31,7 @@ CELLS = some.one_of(
     some.just([]),
     some.just([{"role": "user", "content": "Other"}, {"role": "assistant", "content": "Words"}]),
     some.lists(some.text(max_size=5), max_size=2),
+    some.just({"system": "Be brief.", "id": 3}),
 )
 
 
@@ -73,6 +74,11 @@ def _outcome(record: dict[str, Any]) -> Any:
         ("context", "The Elbe is a river."),
         ("history", "Hi there"),
         ("documents", ["x"]),
+        ("System", "Be brief."),
+        ("system_instruction", "Be brief."),
+        ("chat_history", [["Hi", "Hello"]]),
+        ("retrieved_docs", ["x"]),
+        ("image_path", "a.png"),
         ("conversations", [{"role": "user", "content": "before"}]),
     ],
 )
@@ -119,6 +125,8 @@ def test_what_is_named_says_how_the_model_or_a_judge_saw_it() -> None:
         "score",
         "note",
     ]
+    held = {"id": 1, "system": "Be brief.", "tools": []}
+    assert left_out(KTO | {"metadata": held}) == ["metadata.system"]
     message = {"role": "assistant", "content": "Hello", "weight": 0, "num_tokens": 3}
     assert left_out(KTO | {"completion": [message]}) == ["completion[].weight"]
     assert "completion.0 has tool_calls" in reason(KTO | {"completion": [message | {"tool_calls": [{}]}]})
