@@ -113,7 +113,7 @@ bench: install  ## print the figures; nothing is asserted
 		name=$${file%.py}; $(BIN)/python -m "$${name//\//.}" || echo "make bench: $$file ended with $$?" >&2; done
 
 .PHONY: screenshots
-screenshots: install  ## make docs/images anew by a real run in Chromium
+screenshots: install  ## make docs/images anew, and all pages in build/screenshots, from a demonstration
 	$(BIN)/python -m tests.browser.screenshots
 
 .PHONY: clean

@@ -11,6 +11,7 @@ import typer
 
 from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions
 from app.simulation.command import simulate
+from app.simulation.demo_command import demo
 from storage.errors import NotReady, NotStored, ThumbloopError
 
 cli = typer.Typer(
@@ -37,6 +38,7 @@ for command in (
         train.train,
         sweep.sweep,
         simulate,
+        demo,
         versions.versions,
         versions.evaluate,
         versions.deploy,

@@ -33,6 +33,7 @@ from app.api.v1 import (
 )
 from app.pages.admin import PAGES
 from app.pages.chat.page import ChatPage
+from app.pages.html import DEMONSTRATION
 from app.pages.theme import mount_options
 from app.services import Services, build_services
 from app.telemetry.request_ids import RequestIds
@@ -96,7 +97,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     app = FastAPI(
         title="Thumbloop",
         summary="A chat app that learns from its thumbs.",
-        description=DESCRIPTION,
+        description=f"{DEMONSTRATION}\n\n{DESCRIPTION}" if parts.demonstration else DESCRIPTION,
         version="1",
         docs_url=None,
         redoc_url=None,

@@ -19,6 +19,7 @@ from app.serving.local.backend import LocalBackend
 from app.telemetry.collector import StateCollector
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
+from storage.db import audit
 from storage.db.database import Database, open_database
 from storage.errors import ModelUnavailable
 from storage.registry import model_versions, training_runs
@@ -54,6 +55,7 @@ class Services:
     housekeeping: Housekeeping
     monitor: Monitor
     tracing: Tracing | None
+    demonstration: bool  # the store was filled by `thumbloop demo`
 
     def start(self) -> None:
         """Clean up after a server that was killed, serve the deployed version, then start the schedule.
@@ -111,6 +113,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         artifacts = Artifacts(settings.data_dir)
         with database.read() as session:
             installation = model_versions.installation_id(session)
+            demonstration = audit.is_demonstration(session)
         artifacts.check_installation(installation, database.shown_address)
         source = _find_model(settings, progress)
         with database.write() as session:
@@ -153,6 +156,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         housekeeping=Housekeeping(database, settings),
         monitor=Monitor(database, settings, deployments),
         tracing=tracing,
+        demonstration=demonstration,
     )
 
 

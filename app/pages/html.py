@@ -42,6 +42,9 @@ def mark() -> Markup:
     return Markup(asset("icon.svg").replace("<svg", '<svg class="tl-mark" aria-hidden="true"', 1).strip())
 
 
+DEMONSTRATION = "Demonstration: these people, votes and dates are simulated."
+
+
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -77,4 +80,4 @@ _environment.filters |= {
     "counted": counted,
     "thousands": _thousands,
 }
-_environment.globals |= {"icon": icon, "mark": mark}
+_environment.globals |= {"icon": icon, "mark": mark, "demonstration_note": DEMONSTRATION}

@@ -11,6 +11,7 @@ from storage.db.rows import count_changed, database_now
 from storage.db.tables import AuditEvent, User
 
 FAILED_SIGN_IN = "failed sign-in"
+DEMONSTRATION = "simulate a month"  # the first event of a store whose people and votes are simulated
 KEPT = timedelta(days=30)
 
 
@@ -59,6 +60,12 @@ def list_events(
 def list_actions(session: Session) -> list[str]:
     """The names of the actions that there are events of."""
     return list(session.exec(select(AuditEvent.action).distinct().order_by(AuditEvent.action)))
+
+
+def is_demonstration(session: Session) -> bool:
+    """Whether the store was filled by `thumbloop demo`; so says every copy of it."""
+    found = select(AuditEvent.id).where(AuditEvent.action == DEMONSTRATION).limit(1)
+    return session.exec(found).first() is not None
 
 
 def remove_failed_sign_ins(session: Session) -> int:

@@ -1,11 +1,10 @@
-"""`make screenshots`: docs/images from a real run. Chats, votes, trains a version, and takes the pictures.
+"""`make screenshots`: docs/images from a demonstration (`thumbloop demo`), in Chromium.
 
 Every page in light and dark, on a desktop and a phone, goes to build/screenshots.
 
 python -m tests.browser.screenshots [MODEL]     without MODEL: the default model, a few minutes
 """
 
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,42 +16,21 @@ from app.pages.admin.frame import PAGES
 from storage.settings.serving import DEFAULT_MODEL
 from tests.support import REPOSITORY
 from tests.support.chatting import FLAGS, PHONE, chromium_path, new_chat, send_and_wait, thumb
-from tests.support.http_loop import chat_once, vote
+from tests.support.command_line import CommandLine
 from tests.support.live_server import LiveServer
 
 IMAGES = REPOSITORY / "docs" / "images"
 EVERY = REPOSITORY / "build" / "screenshots"
 PATIENCE_MS = 900_000
+# What the tests' servers have otherwise, as the defaults are.
 SETTINGS: dict[str, object] = {
     "schedule": "0 3 * * *",
     "precision": "auto",
     "max_new_tokens": 64,
-    "learning_rate": 5e-5,
+    "learning_rate": 2e-4,
     "lora_rank": 16,
     "seed": 1,
 }
-QUESTIONS = [
-    "Why is the sky blue?",
-    "Name three rivers in Europe.",
-    "How do I boil an egg?",
-    "Write a haiku about rain.",
-    "What is a prime number?",
-    "Give me a tip for learning to cook.",
-    "What does a compiler do?",
-    "Explain tides to a child.",
-    "Which planet has the most moons?",
-    "How do bees make honey?",
-    "What is the capital of Norway?",
-    "Suggest a name for a sailing boat.",
-    "How long does light take from the sun to us?",
-    "What is a good breakfast for a hiker?",
-    "Translate good morning into French.",
-    "What is the difference between weather and climate?",
-    "Give me three words that rhyme with tree.",
-    "Who wrote Don Quixote?",
-    "How do I keep basil alive?",
-    "What does an orchestra's conductor do?",
-]
 
 
 def main(model: str) -> None:
@@ -62,8 +40,11 @@ def main(model: str) -> None:
     expect.set_options(timeout=PATIENCE_MS)
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        place = {"data_dir": Path(folder) / "data", "model": model, "executor": "local"}
+        command = CommandLine(Path(folder) / "data", Path(model))
+        command.settings |= SETTINGS
+        command.run("demo", str(command.data_dir), "--no-serve")
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        place = {"data_dir": command.data_dir, "model": model, "executor": "local"}
         with LiveServer(SETTINGS | place) as server, browser:
             page = browser.new_page(viewport={"width": 1280, "height": 860})
             page.set_default_timeout(PATIENCE_MS)
@@ -88,28 +69,15 @@ def take_chat(page: Page, server: LiveServer) -> None:
 
 
 def take_admin(page: Page, server: LiveServer) -> None:
-    """After one run, and while a second one trains."""
-    with server.client() as client:
-        for question in QUESTIONS:
-            reply = chat_once(client, question)
-            # Somebody who likes replies that come to an end.
-            vote(client, reply["message_id"], reply["finish_reason"] == "stop")
     page.set_viewport_size({"width": 1280, "height": 1020})
-    page.goto(f"{server.url}/admin/training")
-    page.get_by_role("button", name="Train now").click()
-    expect(page.get_by_role("progressbar")).to_be_visible()
-    expect(page.locator("[data-live]")).to_contain_text("The newest run")
-    page.get_by_role("button", name="Train now").click()
-    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("[4-9]."))
-    page.get_by_role("link", name="Overview").click()
-    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", re.compile("[4-9]."))
+    page.goto(f"{server.url}/admin/")
     take(page, "admin.png")
 
 
 def take_feedback(page: Page, server: LiveServer) -> None:
     """With the conversation of a vote."""
     page.set_viewport_size({"width": 1280, "height": 860})
-    page.goto(f"{server.url}/admin/feedback")
+    page.goto(f"{server.url}/admin/feedback?has_comment=true")
     page.locator("main li a").nth(1).click()
     expect(page.locator("article")).to_be_visible()
     take(page, "feedback.png")
@@ -123,10 +91,12 @@ def take_every_page(page: Page, server: LiveServer) -> None:
         for scheme in ("light", "dark"):
             options: dict[str, Any] = {**size, "color_scheme": scheme, "storage_state": state}
             tab = browser.new_page(**options)
-            for address in ("/", *PAGES, "/admin/feedback/themes", "/admin/versions/compare"):
+            tab.goto(f"{server.url}/admin/training")
+            run = tab.get_by_role("link", name="The newest run").get_attribute("href")
+            for address in ("/", *PAGES, "/admin/feedback/themes", "/admin/versions/compare", run):
                 tab.goto(f"{server.url}{address}")
                 tab.wait_for_timeout(500)  # until the chat is drawn
-                name = address.strip("/").replace("/", "-") or "chat"
+                name = "admin-run" if address == run else address.strip("/").replace("/", "-") or "chat"
                 tab.screenshot(path=EVERY / f"{name}-{kind}-{scheme}.png")
             tab.close()
 

@@ -38,8 +38,15 @@ def find_themes(texts: Sequence[str]) -> list[Theme]:
     from sklearn.cluster import KMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # Words that are in most texts name nothing, and so does a word of one text.
-    vectoriser = TfidfVectorizer(sublinear_tf=True, min_df=2, max_df=0.6, strip_accents="unicode")
+    # Words that are in most texts name nothing, and so do a word of one text, numbers, and "how" or "the".
+    vectoriser = TfidfVectorizer(
+        sublinear_tf=True,
+        min_df=2,
+        max_df=0.6,
+        strip_accents="unicode",
+        stop_words="english",
+        token_pattern=r"\b[^\W\d]\w+\b",
+    )
     try:
         weights = vectoriser.fit_transform(texts)
     except ValueError:  # no word is left

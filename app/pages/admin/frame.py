@@ -59,7 +59,9 @@ def admin_page(request: Request, template: str, status: int = 200, **values: Any
     """A page of the admin's, with the result of the form that led to it."""
     notice = _read_notice(request.cookies.get(NOTICE, ""))
     place = next((at for at in reversed(PAGES) if request.url.path.startswith(at)), "/admin/")
-    frame = {"pages": PAGES, "place": place, "notice": notice, "title": PAGES[place][0]}
+    services: Services = request.app.state.services
+    frame: dict[str, Any] = {"pages": PAGES, "place": place, "notice": notice, "title": PAGES[place][0]}
+    frame["demonstration"] = services.demonstration
     response = HTMLResponse(
         render(f"admin/{template}", **frame | values), status, headers={"Cache-Control": "no-store"}
     )

@@ -21,7 +21,7 @@ from app.pages.chat.markdown import DELIMITERS
 from app.pages.chat.render import ChatRenderer, Update
 from app.pages.chat.tab_state import CHATS_SHOWN, TabState
 from app.pages.chat.transcript import ShownMessage
-from app.pages.html import asset, notice
+from app.pages.html import DEMONSTRATION, asset, notice
 from app.services import Services
 from app.web.auth import Identity, identity_of
 from storage.chats.chats import draft_chat, get_chat, list_chats, rename_chat, short_title
@@ -85,6 +85,8 @@ class ChatPage:
                 html(value=SEARCH, elem_id="tl-search")
                 self.side = html(js_on_load=asset("sidebar.js"), elem_id="tl-chats")
             with gr.Column(elem_id="tl-main", scale=1, min_width=320):
+                if self.services.demonstration:
+                    html(value=DEMONSTRATION, elem_id="tl-demonstration")
                 self.header = html(elem_id="tl-header")
                 self.chatbot = gr.Chatbot(
                     elem_id="tl-transcript",

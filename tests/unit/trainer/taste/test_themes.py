@@ -17,6 +17,7 @@ def test_texts_about_the_same_are_together_and_the_largest_theme_comes_first() -
     words = {word for theme in themes for word in theme.words}
     assert words & {"river", "city"}
     assert words & {"arithmetic", "sum", "plus"}
+    assert not words & {"what", "is", "the"}, "these name nothing"
 
 
 def test_few_texts_and_texts_without_a_common_word_have_no_themes() -> None:
