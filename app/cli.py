@@ -10,6 +10,7 @@ from importlib.metadata import version
 import typer
 
 from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions
+from app.judge.command import judge, pool
 from app.simulation.command import simulate
 from app.simulation.demo_command import demo
 from storage.errors import NotReady, NotStored, ThumbloopError
@@ -38,7 +39,12 @@ for command in (
         train.train,
         sweep.sweep,
         simulate,
+<<<<<<< HEAD
         demo,
+=======
+        pool,
+        judge,
+>>>>>>> 84fb9d2 (thumbloop pool and thumbloop judge: replies of several models, rated by a judge model, as examples)
         versions.versions,
         versions.evaluate,
         versions.deploy,

@@ -14,7 +14,7 @@ Everything is in one folder. The same command continues there after an interrupt
 import asyncio
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import count, filterfalse, islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from app.simulation.server import SimulatedServer, started_server
 from app.simulation.tastes import SimulatedReply, load_taste
 from storage.errors import Conflict
 from storage.files.atomic import write_atomically
+from storage.files.lines import Lines
 from storage.settings import Settings
 
 Progress = Callable[[dict[str, Any]], None]
@@ -208,23 +209,3 @@ class Simulation:
     def _replies(self, version: str) -> list[SimulatedReply]:
         file = self._replies_file(version)
         return [SimulatedReply(**line) for line in Lines(file).read()]
-
-
-class Lines:
-    """A file of JSON lines that grows; a last line that was cut by a kill is dropped."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        text = file.read_text() if file.exists() else ""
-        if not text.endswith("\n") and text:
-            text = text[: text.rfind("\n") + 1]
-            write_atomically(file, text)
-        self._lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
-
-    def read(self) -> Sequence[dict[str, Any]]:
-        return self._lines
-
-    def append(self, line: dict[str, Any]) -> None:
-        with self.file.open("a") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._lines.append(line)

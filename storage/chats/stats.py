@@ -13,7 +13,7 @@ from sqlmodel import Session, col, func, select
 
 from storage.chats.proportions import Interval, exact_interval, wilson_interval
 from storage.chats.votes import VoteCounts
-from storage.db.tables import Canary, Chat, Message, ModelVersion, User, Vote, VoteEvent, now
+from storage.db.tables import BROUGHT, Canary, Chat, Message, ModelVersion, User, Vote, VoteEvent, now
 
 WIDEST_INTERVAL = 0.3
 UP = func.count(col(Vote.id)).filter(col(Vote.label).is_(True))
@@ -157,8 +157,9 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
 
 
 def counts() -> tuple[sa.ColumnElement[bool], ...]:
-    """The chats that count: not deleted and not imported, since imports say nothing about our versions."""
-    return col(Chat.deleted_at).is_(None), ~col(Chat.source).startswith("import")
+    """The chats that count: not deleted, and not of a file or judge, which say nothing of our versions."""
+    brought = (col(Chat.source).startswith(source) for source in BROUGHT)
+    return col(Chat.deleted_at).is_(None), *(~one for one in brought)
 
 
 def count_events(session: Session, after: int, up_to: int) -> dict[str, int]:

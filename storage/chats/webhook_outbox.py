@@ -15,12 +15,11 @@ from sqlmodel import Session, col, select
 
 from storage.chats.votes import latest_event_id, lock_vote_log
 from storage.db.rows import AHEAD, count_changed, database_now, get_row, newest_rows
-from storage.db.tables import Chat, Message, ModelVersion, VoteEvent, WebhookCursor, WebhookDelivery
+from storage.db.tables import BROUGHT, Chat, Message, ModelVersion, VoteEvent, WebhookCursor, WebhookDelivery
 from storage.errors import Conflict
 from storage.files.installation_key import pseudonym
 
 EVENTS = {"cast": "vote.cast", "change": "vote.changed", "clear": "vote.cleared"}
-IMPORTED = "import:"  # the prefix of an imported chat's source
 FILL = 500  # events processed in one transaction
 KEPT = timedelta(days=30)  # after delivery or giving up
 ERROR_CHARS = 500
@@ -57,7 +56,7 @@ def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
     for event, source in events:
         assert event.id is not None
         name = EVENTS.get(event.action)
-        if name and not source.startswith(IMPORTED) and event.created_at + give_up_after > moment:
+        if name and not source.startswith(BROUGHT) and event.created_at + give_up_after > moment:
             session.add(WebhookDelivery(event_id=event.id, event=name, next_attempt_at=moment))
         cursor.event_id = event.id
     session.flush()

@@ -94,6 +94,9 @@ class ApiToken(Dated, table=True):
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+BROUGHT = ("import", "judge")  # the kinds of sources whose voters are nobody who chats here
+
+
 class Chat(Dated, table=True):
     __table_args__ = (Index("ix_chat_owner", "owner_id", "id"),)
 
@@ -101,7 +104,7 @@ class Chat(Dated, table=True):
     title: str = ""
     system_prompt: str = Field(default="", sa_type=Text)
     consent: bool = True  # may its votes be trained on?
-    source: str = "web"  # web, api, openai, import
+    source: str = "web"  # web, api, openai; import:FORMAT and judge:NAME for rows of a file
     import_key: str | None = Field(default=None, unique=True)  # hash of an imported row: none comes twice
     # The canary it was assigned to when it began. No foreign key: SQLite could only add one by rebuilding
     # the table.

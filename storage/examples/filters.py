@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sqlmodel import Session
 
 from storage.db.ids import is_id
+from storage.db.tables import BROUGHT
 from storage.errors import InvalidInput, NotFound
 from storage.files.installation_key import pseudonym
 from storage.people import users
@@ -44,8 +45,8 @@ class RatedFilter(BaseModel):
     user: str | None = Field(None, description="Votes of this person: an id, or the user_hash of an export.")
     source: str | None = Field(
         None,
-        description="Where it came from: web, api, openai, correction, or import, which is every import "
-        "(import:pairs is those of one format).",
+        description="Where it came from: web, api, openai, correction, judge (judge:NAME is one judge), or "
+        "import, which is every import (import:pairs is those of one format).",
     )
     consent: Literal["given", "withheld", "any"] = Field(
         "given", description="Chats whose owner consents to training, does not, or both."
@@ -134,12 +135,23 @@ class ExampleFilter(RatedFilter):
 
 
 EVERYTHING = ExampleFilter()
+IMPORT, JUDGE = BROUGHT
 Filter = TypeVar("Filter", bound=RatedFilter)
 
 
 def is_of_source(source: str, wanted: str) -> bool:
     """Whether `source` is the wanted one or a kind of it, as `import:pairs` is a kind of `import`."""
     return source == wanted or source.startswith(f"{wanted}:")
+
+
+def is_brought(source: str) -> bool:
+    """Whether a file or a judge brought it, so that its voter is nobody who chats here."""
+    return any(is_of_source(source, kind) for kind in BROUGHT)
+
+
+def is_judged(source: str) -> bool:
+    """Whether a judge model rated it, and no person."""
+    return is_of_source(source, JUDGE)
 
 
 def read_filter(

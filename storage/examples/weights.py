@@ -6,7 +6,7 @@ Training, statistics, pages and dataset cards all use this rule and its wording.
 from dataclasses import asdict, dataclass
 
 from storage.errors import InvalidInput
-from storage.examples.filters import is_of_source
+from storage.examples.filters import IMPORT, is_judged, is_of_source
 
 # λ_D·n_D / (λ_U·n_U) is …
 KEPT = "between 1 and 4/3 (KTO paper, arXiv 2402.01306, equation 8), as far as the largest weight allows"
@@ -53,6 +53,8 @@ def class_weights(n_desirable: float, n_undesirable: float, cap: float) -> Weigh
     return Weights(desirable=ratio * undesirable, undesirable=undesirable)
 
 
-def source_weight(source: str, import_weight: float) -> float:
+def source_weight(source: str, *, import_weight: float, judge_weight: float) -> float:
     """The weight of an example from a chat of this source."""
-    return import_weight if is_of_source(source, "import") else 1.0
+    if is_judged(source):
+        return judge_weight
+    return import_weight if is_of_source(source, IMPORT) else 1.0

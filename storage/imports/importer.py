@@ -8,6 +8,8 @@ missing.
 
 import sys
 from collections.abc import Callable
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import IO
 
@@ -92,12 +94,14 @@ def _store(
 def _add(session: Session, reading: Reading, batch: list[ImportedRow]) -> None:
     """Store a batch of rows and count it in the report."""
     assert reading.format is not None
-    added = add_rows(session, batch, f"import:{reading.format.name}", reading.began)
     report = reading.report
-    report.accepted += added.added
-    report.changed += added.changed
-    report.duplicates += added.duplicates
-    report.dropped += added.dropped
+    for judge, rows in groupby(batch, attrgetter("judge")):
+        source = f"judge:{judge}" if judge else f"import:{reading.format.name}"
+        added = add_rows(session, list(rows), source, reading.began)
+        report.accepted += added.added
+        report.changed += added.changed
+        report.duplicates += added.duplicates
+        report.dropped += added.dropped
 
 
 def _memory(row: ImportedRow) -> int:

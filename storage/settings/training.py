@@ -43,9 +43,13 @@ class TrainingSettings(BaseSettings):
     """What people did with replies that they did not vote on: regenerated and edited count as undesirable
     examples, copied as desirable ones. Empty: none."""
     exclude_sources: Annotated[list[Item], NoDecode, AsList] = RunField([])
-    """Sources that are not trained on, such as `openai`, `import` (all imports) or `import:pairs`."""
+    """Sources that are not trained on, such as `openai`, `judge`, `import` (every one) or `import:pairs`."""
     import_weight: float = RunField(1.0, gt=0)
     """How much an imported example weighs in the loss, compared to one from here."""
+    judge_weight: float = RunField(1.0, gt=0)
+    """How much an example that a judge model rated weighs in the loss, compared to a person's vote."""
+    judge_in_gate: bool = RunField(False)
+    """Whether what a judge model rated is also held out for the gate. Off: only people's votes are."""
     data_policy: Literal["all", "window", "balanced"] = RunField("all")
     """Which votes a run reads. all: every one. window: the newest, by THUMBLOOP_WINDOW_DAYS,
     THUMBLOOP_WINDOW_ROWS or both. balanced: the newest of each kind within THUMBLOOP_ROW_BUDGET."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from storage.chats.signals import SIGNAL
 from storage.examples.example import CORRECTION, PAGE, Example
-from storage.examples.filters import is_of_source
+from storage.examples.filters import is_brought, is_of_source
 from storage.settings import Settings
 
 # The source of examples that a run sampled itself (trainer/taste/sampled_rows.py).
@@ -97,8 +97,8 @@ def is_sampled(example: Example) -> bool:
 
 
 def is_imported(example: Example) -> bool:
-    """Whether the voter is unknown: imported rows share one user name."""
-    return is_of_source(example.origin, "import")
+    """Whether the voter is unknown: imported rows, those of a judge included, share one user name."""
+    return is_brought(example.origin)
 
 
 class _Kind:

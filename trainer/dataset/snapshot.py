@@ -16,7 +16,7 @@ from sqlmodel import Session
 from storage.chats.votes import latest_event_id
 from storage.examples.duplicates import opening
 from storage.examples.example import Example
-from storage.examples.filters import is_of_source
+from storage.examples.filters import is_brought
 from storage.examples.newest_first import NewestExamples
 from storage.privacy.releases import released_at
 from storage.registry.model_versions import deployed_version
@@ -109,7 +109,7 @@ def take_snapshot(
 
 def in_its_chat(example: Example) -> Example:
     """Let an imported example's prompt decide its chat, so both sides of a pair are held out together."""
-    if not is_of_source(example.origin, "import"):
+    if not is_brought(example.origin):
         return example
     return replace(example, chat_id=opening(example.prompt))
 

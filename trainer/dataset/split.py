@@ -10,6 +10,7 @@ from typing import Any
 
 from storage.examples.duplicates import digest
 from storage.examples.example import Example
+from storage.examples.filters import is_judged
 from storage.examples.weights import source_weight
 from storage.settings import Settings
 from trainer.dataset.selection import age_weight, is_vote
@@ -42,24 +43,27 @@ def split_by_chat(
 ) -> Split:
     """Tokenise the examples, drop contradictions, and hold out complete chats by a hash of seed and chat id.
 
-    With a `moment`, rows lose weight with age, except replies by the version `on_policy`. `check` may raise
-    Interrupted.
+    What a judge model rated is held out only with `judge_in_gate`. With a `moment`, rows lose weight with
+    age, except replies by the version `on_policy`. `check` may raise Interrupted.
     """
 
     def weigh(example: Example) -> float:
-        weight = source_weight(example.origin, settings.import_weight)
+        weight = source_weight(
+            example.origin, import_weight=settings.import_weight, judge_weight=settings.judge_weight
+        )
         if moment is None:
             return weight
         return weight * age_weight(example, settings, moment=moment, on_policy=on_policy)
 
     rows, dropped = tokenise(tokenizer, examples, max_length=settings.max_length, weigh=weigh, check=check)
     rows = without_contradictions(rows, dropped, settings.max_length)
+    by_people = [row for row in rows if settings.judge_in_gate or not is_judged(row.example.origin)]
     held_chats = hold_out(
-        by_chat([row.example for row in rows]), fraction=settings.hold_out_fraction, seed=settings.seed
+        by_chat([row.example for row in by_people]), fraction=settings.hold_out_fraction, seed=settings.seed
     )
     return Split(
         training=[row for row in rows if row.chat_id not in held_chats],
-        held_out=[row for row in rows if row.chat_id in held_chats and is_vote(row.example)],
+        held_out=[row for row in by_people if row.chat_id in held_chats and is_vote(row.example)],
         held_chats=held_chats,
         dropped=dropped,
     )

@@ -129,7 +129,8 @@ def current_figures(services: Services) -> Figures:
     usable = votes.total(trainable.values())
     weights = WeightsOut(desirable=None, undesirable=None)
     if usable.up and usable.down:
-        factors = {source: source_weight(source, settings.import_weight) for source in trainable}
+        of_kind = {"import_weight": settings.import_weight, "judge_weight": settings.judge_weight}
+        factors = {source: source_weight(source, **of_kind) for source in trainable}
         found = class_weights(
             sum(factors[source] * counts.up for source, counts in trainable.items()),
             sum(factors[source] * counts.down for source, counts in trainable.items()),

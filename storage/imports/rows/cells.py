@@ -26,6 +26,7 @@ UP = "true up thumbsup thumbup 👍 good chosen desirable like liked upvote upvo
 DOWN = "false down thumbsdown thumbdown 👎 bad rejected undesirable dislike disliked downvote downvoted"
 UP_WORDS, DOWN_WORDS = set(UP.split()), set(DOWN.split())
 WORDS_HINT = " Say what your words mean with up_words and down_words."
+JUDGE_NAME = re.compile(r"[\w./-]{1,80}")
 SLACK = timedelta(days=1)  # for wrong clocks and missing time zones
 
 
@@ -117,3 +118,14 @@ def read_tags(value: Any) -> tuple[str, ...]:
             value = [value]
     tags: Iterable[Any] = value if isinstance(value, list) else [value]
     return tuple(dict.fromkeys(check_text(tag, "tags") for tag in tags if isinstance(tag, str) and tag))
+
+
+def read_judge(value: Any) -> str | None:
+    """The name of the judge model that gave the label; None where a person did."""
+    name = read_note(value, "judged_by")
+    if name is not None and not JUDGE_NAME.fullmatch(name):
+        raise InvalidInput(
+            f"judged_by must be a name of at most 80 letters, digits and ._-/, not {shown(name)}.",
+            field="judged_by",
+        )
+    return name

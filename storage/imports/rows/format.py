@@ -11,7 +11,7 @@ from storage.chats.conversation import Turn
 from storage.db.ids import is_id
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
-from storage.imports.rows.cells import read_note, read_tags, read_time
+from storage.imports.rows.cells import read_judge, read_note, read_tags, read_time
 from storage.imports.rows.fields import CHATS, PROMPTS, SYSTEMS, Fields, is_full
 from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
@@ -132,8 +132,12 @@ def whole_conversation(fields: Fields, name: str) -> list[Turn]:
 def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: str = "") -> ImportedRow:
     """The row, with the provenance columns of a Thumbloop export; `side` is their prefix in a pair."""
     ours = is_ours(fields, side)
+    judge = read_judge(fields.get("judged_by"))
     system = fields.one_of(SYSTEMS, "system")
-    ballot = None if ours else _ballot(fields)
+    if ours:
+        ballot = None
+    else:
+        ballot = ("", f"judge:{judge}") if judge else _ballot(fields)
     return ImportedRow(
         checked(with_system(turns, fields[system] if system else None), name),
         label,
@@ -141,6 +145,7 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
         comment=read_note(fields.get(f"{side}comment"), "comment"),
         correction=read_note(fields.get(f"{side}correction"), "correction"),
         model=read_note(_first(fields, _models(side)), "model"),
+        judge=judge,
         voted_at=_vote_time(fields, side, ballot),
         origin=(str(fields[f"{side}message_id"]), str(fields[f"{side}user_hash"])) if ours else None,
         ballot=ballot,

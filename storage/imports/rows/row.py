@@ -19,6 +19,7 @@ class ImportedRow:
     comment: str | None = None
     correction: str | None = None
     model: str | None = None  # as the source names it
+    judge: str | None = None  # the name of the judge model that rated it, if none of the people did
     voted_at: datetime | None = None
     origin: tuple[str, str] | None = None  # message id and user hash of a Thumbloop export
     # The message and the person of the vote, where the source says so: of several votes, the latest counts.

@@ -1,0 +1,228 @@
+"""`thumbloop pool` and `thumbloop judge`."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from app.commands.run_progress import RunProgress
+from app.commands.terminal import print_table, say
+from app.commands.train_file import STOPPED
+from app.judge.specs import FORM
+from storage.db.database import open_database
+from storage.errors import InvalidInput
+from storage.files.atomic import write_atomically
+from storage.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from app.judge.conversations import Conversation
+    from app.judge.work import Progress
+
+Found = TypeVar("Found")
+MODEL = f"A version of yours, such as v2, or {FORM}. Also at_once=8, temperature=0.7, price=IN/OUT and more."
+
+
+def pool(
+    out: Path = typer.Option(..., help="The file to write, as JSON lines."),
+    models: list[str] = typer.Option([], "--model", help=f"{MODEL} May be given several times."),
+    prompts: Path | None = typer.Option(
+        None, help="A file or folder of conversations or prompts, in any form that `import` reads."
+    ),
+    from_chats: bool = typer.Option(
+        False, "--from-chats", help="Instead: the chats here whose people let us train on them."
+    ),
+    limit: int | None = typer.Option(None, min=1, help="Only the first conversations, or the newest chats."),
+    temperature: float = typer.Option(1.0, min=0, help="Of own versions."),
+    max_tokens: int = typer.Option(256, min=1, help="Longest reply of own versions, in tokens."),
+    seed: int = typer.Option(0, help="Seed of the replies."),
+) -> None:
+    """Let several models answer the last turn of each conversation.
+
+    Replies are kept as they come. Ctrl-C stops, with exit code 130; the same command continues.
+    """
+    from app.judge.own_server import opened_servers
+    from app.judge.pool import PoolPlan, fill_pool
+    from app.judge.report import used
+
+    if (prompts is None) != from_chats:
+        raise InvalidInput(
+            "Name a file with --prompts, or take --from-chats; one of the two.", field="prompts"
+        )
+    if not models:
+        raise InvalidInput(f"Nobody would answer: name a --model. {MODEL}", field="model")
+    settings = load_settings()
+    plan = PoolPlan(_conversations(settings, prompts, limit), seed)
+    if from_chats and any("=" in model for model in models):
+        say(f"{len(plan.conversations)} chats of people who let us train on them go to other servers.")
+
+    async def run(progress: "Progress") -> list[tuple[str, dict[str, Any]]]:
+        sampling = {"temperature": temperature, "max_tokens": max_tokens}
+        async with opened_servers(models, settings, _log(out), sampling) as servers:
+            await fill_pool(plan, servers, out, progress)
+            return [(server.spec.name, used(server)) for server in servers]
+
+    found = run_shown(run)
+    show_used(found)
+    say(f"{len(plan.conversations)} conversations with replies: {out}")
+
+
+def judge(
+    file: Path = typer.Argument(help="A file of `thumbloop pool`."),
+    judge: str = typer.Option(..., help=f"The judge: {FORM}; or a version of yours."),
+    out: Path | None = typer.Option(None, help="The file to write. Default: FILE with .judged.jsonl."),
+    rubric: str | None = typer.Option(
+        None, help="A Jinja file, or the name of one that comes with Thumbloop. Default: overall, or pair."
+    ),
+    pairwise: bool = typer.Option(
+        False, "--pairwise", help="Compare the replies of a conversation in pairs, in both orders."
+    ),
+    votes: int = typer.Option(1, min=1, help="How often the judge is asked about each."),
+    seed: int = typer.Option(0, help="Seed of the order and of the verdicts."),
+    pairs: Path | None = typer.Option(
+        None, help="Write pairs of the best and the worst reply, as JSON lines."
+    ),
+    kto: Path | None = typer.Option(None, help="Write each rated reply as a row of KTO data, as JSON lines."),
+    min_difference: float | None = typer.Option(
+        None, min=0, help="Least difference of a pair. Default: a quarter of the scale."
+    ),
+    up_from: float | None = typer.Option(
+        None, help="Scores from here on are good. Default: the top quarter."
+    ),
+    down_to: float | None = typer.Option(
+        None, help="Scores up to here are bad. Default: the lowest quarter."
+    ),
+    store: bool = typer.Option(
+        False, "--store", help="Import the rated replies, with the source judge:NAME."
+    ),
+) -> None:
+    """Let a judge model rate the replies of a pool, and say how far to trust it.
+
+    Verdicts are kept as they come. Ctrl-C stops, with exit code 130; the same command continues.
+    """
+    from app.judge.examples import kto_rows, pair_rows
+    from app.judge.judge import JudgePlan, judge_pool
+    from app.judge.own_server import opened_servers
+    from app.judge.pool import write_lines
+    from app.judge.report import judge_report
+    from app.judge.rubric import read_rubric
+
+    settings = load_settings()
+    target = out or file.with_suffix(".judged.jsonl")
+    plan = JudgePlan(read_rubric(rubric or ("pair" if pairwise else "overall")), pairwise, votes, seed)
+
+    async def run(progress: "Progress") -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        async with opened_servers([judge], settings, _log(target), {"temperature": 0.0}, "judge") as servers:
+            rows = await judge_pool(plan, file, servers[0], target, progress)
+            return rows, judge_report(rows, servers[0], seed=seed)
+
+    rows, report = run_shown(run)
+    write_atomically(target.with_suffix(".report.json"), json.dumps(report, indent=2) + "\n")
+    show_report(report)
+    if pairs is not None:
+        write_lines(pairs, list(pair_rows(rows, min_difference)))
+        say(f"Pairs: {pairs}")
+    examples = list(kto_rows(rows, up_from, down_to))
+    if kto is not None:
+        write_lines(kto, examples)
+        say(f"KTO rows: {kto}")
+    if store:
+        store_rows(settings, examples, target)
+    say(f"Verdicts: {target}")
+
+
+def run_shown(run: Callable[["Progress"], Coroutine[Any, Any, Found]]) -> Found:
+    """Run it with a progress bar; Ctrl-C ends the command with exit code 130."""
+    with RunProgress() as progress:
+        try:
+            return asyncio.run(run(progress.show_progress))
+        except KeyboardInterrupt:
+            progress.stop()
+            say("Stopped. The same command continues.")
+            raise typer.Exit(STOPPED) from None
+
+
+def show_used(found: list[tuple[str, dict[str, Any]]]) -> None:
+    """What was asked of each server, with its faults."""
+    print_table(
+        ("model", "calls", "tokens in", "tokens out", "cost", "faults, retried ones included"),
+        [
+            (
+                name,
+                str(one["calls"]),
+                str(one["prompt_tokens"]),
+                str(one["completion_tokens"]),
+                f"{one['cost']:.4f}" if "cost" in one else "",
+                ", ".join(f"{count} {kind}" for kind, count in one["faults"].items()),
+            )
+            for name, one in found
+        ],
+    )
+
+
+def show_report(report: dict[str, Any]) -> None:
+    """The judge's means by author, its biases, and its agreement with people."""
+    low, high = report["scale"] or (0, 0)
+    print_table(
+        ("author", "replies", f"mean of {low:g} to {high:g}", ""),
+        [
+            (author, str(one["replies"]), f"{one['mean']:.2f}", "the judge's family" * one["own_family"])
+            for author, one in report["authors"].items()
+        ],
+        empty="Nothing was rated.",
+    )
+    show_used([(report["judge"], report["used"])])
+    if report.get("first_wins") is not None:
+        low, high = report["first_wins_interval"]
+        say(
+            f"Of the answers about pairs {report['first_wins']:.0%} ({low:.0%} to {high:.0%}) are for the "
+            f"first reply; {report['ties']} of {report['comparisons']} comparisons are ties."
+        )
+    if report["length_correlation"] is not None:
+        say(f"Score and length: Spearman's ρ {report['length_correlation']:+.2f}.")
+    for name, what in (("unparsable", "verdicts could not be read"), ("errors", "got no answer")):
+        if report[name]:
+            say(f"{report[name]} {what}, and count as none.")
+    people = report["people"]
+    if people is not None:
+        low, high = people["accuracy_interval"]
+        kappa = "undefined" if people["kappa"] is None else f"{people['kappa']:.2f}"
+        between = (
+            ""
+            if people["kappa_interval"] is None
+            else " ({:.2f} to {:.2f})".format(*people["kappa_interval"])
+        )
+        say(
+            f"It agrees with people on {people['accuracy']:.0%} ({low:.0%} to {high:.0%}) of "
+            f"{people['replies']} replies; Cohen's κ {kappa}{between}."
+        )
+
+
+def store_rows(settings: Settings, examples: list[dict[str, Any]], beside: Path) -> None:
+    """Import judged replies; those that are there already are not added again."""
+    from app.judge.pool import write_lines
+    from storage.imports.importer import import_file  # loads pyarrow
+
+    file = beside.with_suffix(".kto.jsonl")
+    write_lines(file, examples)
+    with closing(open_database(settings)) as database:
+        report = import_file(database, file)
+    file.unlink()
+    say(f"{report.accepted} rated replies were imported, {report.duplicates} were there.")
+
+
+def _conversations(settings: Settings, prompts: Path | None, limit: int | None) -> list["Conversation"]:
+    from app.judge.conversations import chat_conversations, read_conversations
+
+    if prompts is not None:
+        return read_conversations(prompts)[:limit]
+    with closing(open_database(settings)) as database, database.read() as session:
+        return chat_conversations(session, limit)
+
+
+def _log(out: Path) -> Path:
+    """The log of a server that is started for own versions."""
+    return out.with_suffix(".server.log")

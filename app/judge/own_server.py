@@ -1,0 +1,84 @@
+"""Own versions, asked through a server: the running one of these settings, or one that is started for it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.judge.servers import Server
+from app.judge.specs import ServerSpec, parse_server
+from app.simulation.server import started_server
+from storage.db.database import open_database
+from storage.people.tokens import create_token, revoke_token
+from storage.people.users import ensure_user
+from storage.registry.model_versions import get_version
+from storage.settings import Settings, load_settings
+
+ACCOUNT = "judge"
+TOKEN_LIVES = timedelta(days=7)  # if it is not revoked, because of a kill
+ASKED_WITHIN = 600.0  # a reply waits for the others in the queue; on a slow machine that takes minutes
+# A server that is started for this does nothing else.
+QUIET = {"schedule": "", "auth": "anonymous", "max_replies_per_minute": 0, "webhook_url": ""}
+
+
+@asynccontextmanager
+async def opened_servers(
+    given: Sequence[str], settings: Settings, log: Path, sampling: dict[str, Any], option: str = "model"
+) -> AsyncIterator[list[Server]]:
+    """The servers of `NAME=URL,…` and of own versions such as `v2`, in their order.
+
+    `sampling` holds for own versions. Raises InvalidInput, NotFound for a version that does not exist, and
+    NotReady if the server for own versions does not start; its log is `log`.
+    """
+    own = [name for name in given if "=" not in name]
+    _check_versions(own, settings)
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(_own_address(settings, log)) if own else ("", "")
+        specs = [
+            parse_server(text, option)
+            if "=" in text
+            else ServerSpec(text, *address, text, timeout=ASKED_WITHIN, own=True, **sampling)
+            for text in given
+        ]
+        yield [await stack.enter_async_context(Server(spec)) for spec in specs]
+
+
+def _check_versions(names: Sequence[str], settings: Settings) -> None:
+    if names:
+        with closing(open_database(settings)) as database, database.read() as session:
+            for name in names:
+                get_version(session, name)
+
+
+@asynccontextmanager
+async def _own_address(settings: Settings, log: Path) -> AsyncIterator[tuple[str, str]]:
+    """The address and a token of a server with these versions; the token ends with the context."""
+    with closing(open_database(settings)) as database:
+        with database.write() as session:
+            user = ensure_user(session, ACCOUNT, "admin")
+            row, token = create_token(session, user.id, name=ACCOUNT, ttl=TOKEN_LIVES)
+            token_id = row.id
+        try:
+            url = f"http://{settings.host}:{settings.port}"
+            if await _is_ours(url, token):
+                yield f"{url}/v1", token
+                return
+            quiet = load_settings(**settings.model_dump(exclude_unset=True) | QUIET)
+            async with started_server(quiet, log) as server:
+                yield str(server.openai.base_url), str(server.openai.api_key)
+        finally:
+            with database.write() as session:
+                revoke_token(session, token_id)
+
+
+async def _is_ours(url: str, token: str) -> bool:
+    """Whether a server there knows the token, and so has this database."""
+    try:
+        async with httpx.AsyncClient(timeout=5.0) as http:
+            found = await http.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {token}"})
+    except httpx.HTTPError:
+        return False
+    return found.is_success

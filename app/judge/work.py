@@ -1,0 +1,89 @@
+"""Asks many things at once, with a limit for each server, and keeps each answer as it comes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.judge.journal import Journal
+from app.judge.servers import NoAnswer, Server
+from storage.errors import NotReady
+
+Progress = Callable[[dict[str, Any]], None]
+# A server that answers nothing this often in a row is not asked on: it is away, or refuses the key.
+IN_A_ROW = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to ask a server; `key` names it in the journal, and `ask` gives what is kept there."""
+
+    key: str
+    server: Server
+    ask: Callable[[], Awaitable[dict[str, Any]]]
+
+
+@dataclass
+class _Queue:
+    """The jobs of one server, the next one last, and its failures since it last answered."""
+
+    jobs: list[Job] = field(default_factory=list)
+    answered: bool = False
+    failed: list[tuple[Job, dict[str, Any]]] = field(default_factory=list)
+
+
+async def do_jobs(jobs: Iterable[Job], journal: Journal, phase: str, progress: Progress) -> None:
+    """Do the jobs that have no answer yet. One that fails for good is kept as `{"error": reason}`.
+
+    Raises NotReady once a server gives no answer ten times in a row, or none at all; what it failed to
+    answer is asked again next time.
+    """
+    everything = list(jobs)
+    waiting = [job for job in everything if job.key not in journal.answers]
+    done = len(everything) - len(waiting)
+
+    def tell() -> None:
+        progress({"phase": phase, "step": done, "steps": len(everything)})
+
+    async def work(queue: _Queue) -> None:
+        nonlocal done
+        while queue.jobs:
+            job = queue.jobs.pop()
+            try:
+                answer = await job.ask()
+            except NoAnswer as error:
+                queue.failed.append((job, {"error": error.message}))
+                if len(queue.failed) >= IN_A_ROW:
+                    what = f"gave no answer {IN_A_ROW} times in a row"
+                    raise _away(job.server, what, error.message) from error
+                continue
+            for failed, reason in queue.failed:
+                journal.append(failed.key, reason)
+                done += 1
+            queue.failed.clear()
+            queue.answered = True
+            journal.append(job.key, answer)
+            done += 1
+            tell()
+
+    queues: dict[Server, _Queue] = {}
+    for job in reversed(waiting):
+        queues.setdefault(job.server, _Queue()).jobs.append(job)
+    tell()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for server, queue in queues.items():
+                for _ in range(min(server.spec.at_once, len(queue.jobs))):
+                    group.create_task(work(queue))
+    except* NotReady as errors:
+        raise errors.exceptions[0] from None
+    for server, queue in queues.items():
+        if queue.failed and not queue.answered:
+            raise _away(server, "gave no answer", queue.failed[-1][1]["error"])
+        for failed, reason in queue.failed:
+            journal.append(failed.key, reason)
+
+
+def _away(server: Server, what: str, reason: str) -> NotReady:
+    message = f"{server.spec.name} {what}: {reason.rstrip('.')}. The same command continues."
+    return NotReady(message, code="server_away")

@@ -1,0 +1,1 @@
+"""Replies of several models, rated by a judge."""
