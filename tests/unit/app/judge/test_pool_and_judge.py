@@ -1,6 +1,5 @@
 """Several models answer, a judge rates: over HTTP, with faults, and with kills in between."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.support.scripted_models import (
     asked,
     prefers_short,
 )
+from tests.support.threads import in_a_loop
 
 ANSWERS = {
     "short": lambda body: f"Yes: {asked(body)}",
@@ -55,7 +55,7 @@ def fill(url: str, folder: Path, *, models: tuple[str, ...] = ("short", "long"),
             async with server:
                 pass
 
-    asyncio.run(run())
+    in_a_loop(run())
     return out
 
 
@@ -68,7 +68,7 @@ def rate(url: str, pool: Path, out: Path, *, more: str = "", **plan: Any) -> tup
             rows = await judge_pool(JudgePlan(rubric, **plan), pool, judge, out, quiet)
             return rows, judge_report(rows, judge)
 
-    return asyncio.run(run())
+    return in_a_loop(run())
 
 
 def lines(file: Path) -> list[Any]:
@@ -117,7 +117,7 @@ def test_agreement_with_people_is_measured(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with Script(ANSWERS).served() as url:
         out = tmp_path / "pool.jsonl"
-        asyncio.run(fill_pool(PoolPlan(read_conversations(file)), [], out, quiet))
+        in_a_loop(fill_pool(PoolPlan(read_conversations(file)), [], out, quiet))
         _, report = rate(url, out, tmp_path / "judged.jsonl")
     people = report["people"]
     assert people["replies"] == 8
@@ -221,6 +221,6 @@ def test_usage_and_cost_are_counted(tmp_path: Path) -> None:
             found.update(used(server))
 
     with Script(ANSWERS).served() as url:
-        asyncio.run(run(url))
+        in_a_loop(run(url))
     assert (found["calls"], found["prompt_tokens"], found["completion_tokens"]) == (1, 10, 3)
     assert found["cost"] == pytest.approx((2 * 10 + 8 * 3) / 1e6)
