@@ -39,12 +39,9 @@ for command in (
         train.train,
         sweep.sweep,
         simulate,
-<<<<<<< HEAD
         demo,
-=======
         pool,
         judge,
->>>>>>> 84fb9d2 (thumbloop pool and thumbloop judge: replies of several models, rated by a judge model, as examples)
         versions.versions,
         versions.evaluate,
         versions.deploy,
