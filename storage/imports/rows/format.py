@@ -134,10 +134,8 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
     ours = is_ours(fields, side)
     judge = read_judge(fields.get("judged_by"))
     system = fields.one_of(SYSTEMS, "system")
-    if ours:
-        ballot = None
-    else:
-        ballot = ("", f"judge:{judge}") if judge else _ballot(fields)
+    of_judge = ("", f"judge:{judge}") if judge else None
+    ballot = None if ours else of_judge or _ballot(fields)
     return ImportedRow(
         checked(with_system(turns, fields[system] if system else None), name),
         label,
