@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from storage.chats.reasoning import apart, written
+from storage.chats.tools import CALLS, DECLARED, RESULT, RESULTS, TOOL_ROLES
 from storage.errors import InvalidInput
 
 # The name of each role here, by the names that others give it.
@@ -21,7 +22,7 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
-TOOLS = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython")
+TOOLS = (*CALLS, *RESULTS)
 # The key of the text in each type of a message's parts.
 PARTS = {None: "text", "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 # The same for reasoning, in parts and beside the content.
@@ -31,7 +32,7 @@ BETWEEN = "\n\n"  # joins texts that become one message
 
 
 class Turn(NamedTuple):
-    role: str  # system, user, assistant
+    role: str  # system, user, assistant; also those of `tools.py`
     content: str
     reasoning: str = ""  # of an assistant's, apart from its content
 
@@ -93,29 +94,38 @@ def shaped(turns: Iterable[Turn]) -> list[Turn]:
     | messages of one role in a row | one message |
     | an empty message beside one of its role | nothing |
     | an assistant's message first (a greeting) | the same |
+    | the tools that were declared | after the system message |
+    | messages that call tools, and what tools returned | each the same |
     | any other empty message | the same |
 
     Texts that become one are joined by a blank line. Reasoning is kept apart. The role `developer` is
     `system` (`ROLES`). What this returns stays as it is if given again. Raises InvalidInput unless the last
-    message is the user's.
+    message is the user's, or what a tool returned.
     """
     system: list[str] = []
+    tools: list[Turn] = []
     said: list[tuple[str, list[Turn]]] = []
     for turn in map(without_reasoning, turns):
         if turn.role == "system":
             system.append(turn.content)
-        elif said and said[-1][0] == turn.role:
+        elif turn.role == DECLARED:
+            tools.append(turn)
+        elif said and said[-1][0] == turn.role and turn.role not in TOOL_ROLES:
             said[-1][1].append(turn)
         else:
             said.append((turn.role, [turn]))
-    if not said or said[-1][0] != "user":
+    if not said or said[-1][0] not in ("user", RESULT):
         roles = ", ".join(role for role, _ in said) or "none but the system's"
         raise InvalidInput(f"The last message before the reply must be the user's; there are {roles}.")
     one_system = [Turn("system", text)] if (text := _joined(system)) else []
-    return one_system + [
-        Turn(role, _joined([one.content for one in same]), _joined([one.reasoning for one in same]))
-        for role, same in said
-    ]
+    return (
+        one_system
+        + tools[:1]
+        + [
+            Turn(role, _joined([one.content for one in same]), _joined([one.reasoning for one in same]))
+            for role, same in said
+        ]
+    )
 
 
 def without_reasoning(turn: Turn) -> Turn:

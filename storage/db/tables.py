@@ -118,11 +118,12 @@ class Message(Dated, table=True):
         Index("ix_message_streaming", "lease_until", **where("state = 'streaming'")),
         Index("ix_message_version", "model_version_id", "created_at"),
         Index("ix_message_reasoning", "id", **where("reasoning IS NOT NULL")),
+        Index("ix_message_tools", "role", **where("role IN ('tools', 'tool_call', 'tool')")),
     )
 
     chat_id: str = Field(foreign_key="chat.id", index=True)
     parent_id: str | None = Field(default=None, foreign_key="message.id", index=True)
-    role: str  # user, assistant
+    role: str  # user, assistant; in imported chats also tools, tool_call, tool (storage/chats/tools.py)
     content: str = Field(default="", sa_type=Text)
     reasoning: str | None = Field(default=None, sa_type=Text)  # of a reply, which `content` is without
     state: str = "complete"  # streaming, complete, stopped (before its end), failed, given (by a client)

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple
 
+from storage.chats.tools import DECLARED
 from storage.examples.example import Example
 from storage.examples.messages import Message
 
@@ -108,7 +109,8 @@ def opening(prompt: list[Message]) -> str:
 
     Rows with the same opening then count as one chat: its rated turns, sibling replies, both sides of a pair.
     """
-    return digest(prompt[: 1 + (prompt[0]["role"] == "system")]).hex()
+    before = sum(message["role"] in ("system", DECLARED) for message in prompt[:2])
+    return digest(prompt[: 1 + before]).hex()
 
 
 def digest(*parts: list[Message]) -> bytes:

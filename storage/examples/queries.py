@@ -12,6 +12,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func
 
 from storage.chats.signals import DESIRABLE
+from storage.chats.tools import TOOL_ROLES
 from storage.db.tables import Chat, Message, ModelVersion, Signal, Table, User, Vote, VoteEvent
 from storage.examples.filters import ExampleFilter, RatedFilter
 from storage.registry.lineage import ERASED
@@ -158,7 +159,17 @@ def messages_before(session: Session, replies: Iterable[Any]) -> dict[str, Any]:
 
 def has_reasoning(session: Session, snapshot: int) -> bool:
     """Whether a reply that is rated in this snapshot, or a message before it, has reasoning."""
-    found = sa.select(col(Message.id)).where(col(Message.reasoning).is_not(None)).cte(recursive=True)
+    return _is_rated_after(session, col(Message.reasoning).is_not(None), snapshot)
+
+
+def has_tools_before(session: Session, snapshot: int) -> bool:
+    """Whether tools stand before a reply that is rated in this snapshot."""
+    return _is_rated_after(session, col(Message.role).in_(TOOL_ROLES), snapshot)
+
+
+def _is_rated_after(session: Session, such: sa.ColumnElement[bool], snapshot: int) -> bool:
+    """Whether such a message, or one after it, is rated in this snapshot."""
+    found = sa.select(col(Message.id)).where(such).cte(recursive=True)
     later = found.union(sa.select(col(Message.id)).join(found, col(Message.parent_id) == found.c.id))
     rated = sa.select(col(VoteEvent.id)).where(
         col(VoteEvent.message_id) == later.c.id, col(VoteEvent.id) <= snapshot

@@ -33,6 +33,23 @@ _ARROW_TYPES = {
     Kind.REASONED: pa.list_(
         pa.struct({"role": pa.string(), "content": pa.string(), "reasoning_content": pa.string()})
     ),
+    Kind.TOOLED: pa.list_(
+        pa.struct(
+            {
+                **{name: pa.string() for name in ("role", "content", "reasoning_content")},
+                "tool_calls": pa.list_(
+                    pa.struct(
+                        {
+                            "id": pa.string(),
+                            "type": pa.string(),
+                            "function": pa.struct({"name": pa.string(), "arguments": pa.string()}),
+                        }
+                    )
+                ),
+                **{name: pa.string() for name in ("name", "tool_call_id")},
+            }
+        )
+    ),
     Kind.TURNS: pa.list_(pa.struct({"from": pa.string(), "value": pa.string()})),
     Kind.LIST: pa.list_(pa.string()),
 }

@@ -18,18 +18,19 @@ from typing import Any
 
 from sqlmodel import Session
 
+from storage.chats.tools import has_tools
 from storage.chats.votes import latest_event_id
 from storage.errors import Conflict, InvalidInput
 from storage.examples.duplicates import Selection
 from storage.examples.example import Example, Examples
 from storage.examples.filters import resolve
 from storage.examples.pairs import iter_pairs
-from storage.examples.queries import has_reasoning
+from storage.examples.queries import has_reasoning, has_tools_before
 from storage.exports.dataset_card import dataset_card
 from storage.exports.encoders import ENCODERS, MOST_ROWS
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import Redaction, Redactor
-from storage.exports.shapes import PAIRED, REASONING, ChatTemplate, Kind, Row, Shaper, columns_of
+from storage.exports.shapes import PAIRED, WITH_TOOLS, ChatTemplate, Row, Shaper, columns_of, filled
 from storage.files.atomic import sync, write_atomically, written_aside
 from storage.files.disk_full import is_full, no_room
 
@@ -80,8 +81,11 @@ class Export:
             all_examples, duplicates=plan.duplicates, contradictions=plan.contradictions
         )
         self._shaper = Shaper(salt, template)
-        reasoned = has_reasoning(session, self.snapshot_event_id)
-        self._columns = columns_of(plan.shape, reasoned=reasoned)
+        self._columns = columns_of(
+            plan.shape,
+            reasoned=has_reasoning(session, self.snapshot_event_id),
+            tooled=has_tools_before(session, self.snapshot_event_id),
+        )
         self._redaction = Redaction(redactor) if redactor is not None else None
         self._left_out: Counter[str] = Counter()
         self._votes: dict[str, Counter[bool]] = {}
@@ -135,7 +139,7 @@ class Export:
                 self._votes.setdefault(example.model_version or "", Counter())[example.label] += 1
                 self._largest_event_id = max(self._largest_event_id, example.event_id)
             self.rows += 1
-            yield _filled(row, self._columns)
+            yield filled(row, self._columns)
 
     def _shaped(self) -> Iterator[tuple[Row, tuple[Example, ...]]]:
         if self.plan.shape in PAIRED:
@@ -154,17 +158,12 @@ class Export:
         return self._redaction.of(*examples) if self._redaction is not None else examples
 
     def _selected(self) -> Iterator[Example]:
-        yield from self._selection
+        for example in self._selection:
+            if self.plan.shape not in WITH_TOOLS and has_tools(example.prompt):
+                self._left_out[f"tools, which the shape {self.plan.shape} does not hold"] += 1
+            else:
+                yield example
         self._left_out += self._examples.left_out
-
-
-def _filled(row: Row, columns: dict[str, Kind]) -> Row:
-    """The row with REASONING in every message of the columns that have it."""
-    reasoned = [name for name, kind in columns.items() if kind is Kind.REASONED]
-    return row | {
-        name: [message | {REASONING: message.get(REASONING, "")} for message in row[name]]
-        for name in reasoned
-    }
 
 
 def export_to(target: Path, export: Export) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from storage.chats.tools import TOOL_ROLES, mapped
 from storage.errors import BadSetting, InvalidInput
 from storage.examples.example import Example
 
@@ -117,9 +118,15 @@ class Redaction:
 
         def messages(values: list[dict[str, str]]) -> list[dict[str, str]]:
             return [
-                {name: value if name == "role" else text(value) for name, value in message.items()}
+                {
+                    name: value if name == "role" else content(value, message["role"])
+                    for name, value in message.items()
+                }
                 for message in values
             ]
+
+        def content(value: str, role: str) -> str:
+            return mapped(value, text) if role in TOOL_ROLES else text(value)
 
         return tuple(
             replace(

@@ -4,12 +4,14 @@ Every column has a value of one type in every row; unknown text is empty. `datas
 fails if a column is null in one block and text in another.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from storage.chats.reasoning import written
+from storage.chats.tools import written_out
 from storage.examples.example import Example
 from storage.examples.messages import Message, common_prefix
 from storage.files.installation_key import pseudonym
@@ -36,6 +38,7 @@ class Kind(Enum):
     TAGS = "a list of texts"
     MESSAGES = "a list of role and content"
     REASONED = "a list of role, content and reasoning_content"
+    TOOLED = "such a list with tool_calls, name and tool_call_id"
     TURNS = "a list of from and value"
     CHAT = "a list of role and content, with reasoning in the text"
     INPUT = "OpenAI's input: such a list under messages, tools and parallel_tool_calls"
@@ -79,12 +82,35 @@ PAIRED = ("pairs", "openai")  # a reply voted up beside one voted down
 REASONING = "reasoning_content"
 
 
-def columns_of(shape: str, *, reasoned: bool) -> dict[str, Kind]:
-    """The columns of a shape; `reasoned`: messages have the key REASONING, empty where there is none."""
+WITH_TOOLS = ("kto", "kto-text", "pairs")  # the shapes that can say what tools were declared and called
+# The keys of a message in a column of these kinds, besides role and content, and what stands for nothing.
+MORE_KEYS: dict[Kind, Row] = {
+    Kind.REASONED: {REASONING: ""},
+    Kind.TOOLED: {REASONING: "", "tool_calls": [], "name": "", "tool_call_id": ""},
+}
+
+
+def columns_of(shape: str, *, reasoned: bool, tooled: bool) -> dict[str, Kind]:
+    """The columns of a shape; if `reasoned` or `tooled`, messages have more keys (MORE_KEYS)."""
     columns = COLUMNS[shape]
+    if tooled and shape in WITH_TOOLS and shape != "kto-text":
+        columns = {"tools": Kind.TEXT, **columns}
+        return {name: Kind.TOOLED if kind is Kind.MESSAGES else kind for name, kind in columns.items()}
     if not reasoned:
         return columns
     return {name: Kind.REASONED if kind is Kind.MESSAGES else kind for name, kind in columns.items()}
+
+
+def filled(row: Row, columns: dict[str, Kind]) -> Row:
+    """The row as its columns are: every message has the same keys, and tools stand in their own column."""
+    if "tools" in columns:
+        row = {"tools": "[]", **row}
+        row["prompt"], tools = written_out(row["prompt"])
+        row["tools"] = json.dumps(tools, ensure_ascii=False)
+    return {
+        name: [MORE_KEYS[kind] | message for message in row[name]] if kind in MORE_KEYS else row[name]
+        for name, kind in columns.items()
+    }
 
 
 # LLaMA-Factory's default names of the speakers.

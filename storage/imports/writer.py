@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.chats.chats import TITLE_LENGTH
+from storage.chats.tools import TOOL_ROLES
 from storage.chats.votes import cast_vote, lock_vote_log
 from storage.db.ids import new_id
 from storage.db.tables import Chat, Message, Table, User, Vote, VoteEvent, now
@@ -159,7 +160,8 @@ class _Batch:
         at, chat_id = now(), new_id()
         system = row.turns[0].content if row.turns[0].role == "system" else ""
         turns = row.turns[1:] if row.turns[0].role == "system" else row.turns
-        title = " ".join(turns[0].content[:TITLE_FROM].split())[:TITLE_LENGTH]
+        first = next(turn for turn in turns if turn.role not in TOOL_ROLES)
+        title = " ".join(first.content[:TITLE_FROM].split())[:TITLE_LENGTH]
         chat = {"id": chat_id, "title": title, "system_prompt": system, "import_key": key}
         self._add(Chat, chat | {"created_at": at, "updated_at": at})
         message_id: str | None = None

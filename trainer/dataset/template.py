@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from storage.chats.conversation import BETWEEN
 from storage.chats.reasoning import CLOSE, OPEN, opens, written
+from storage.chats.tools import DECLARED, for_template, has_tools, written_out
 from storage.errors import InvalidInput
 from storage.examples.example import Example
 from storage.examples.messages import Message
@@ -26,6 +27,7 @@ NO_SYSTEM = "the chat template takes no system message: its text begins the user
 NO_GREETING = "the chat template takes no greeting: an empty message of the user stands before it"
 NO_REASONING = "the chat template knows no reasoning: the reply is trained on without it"
 NO_END = "the chat template ends a reply with no token that ends generation: the tokenizer's is added"
+NO_TOOLS = "the chat template has no place for tools"
 # These two need no word: the model reads what its template means it to read.
 NO_EARLIER_REASONING = "the chat template leaves reasoning out of later prompts"
 NO_OWN_REASONING = "the chat template leaves reasoning out of the reply that it is of"
@@ -62,12 +64,17 @@ def chat_template(tokenizer: Any) -> ChatTemplate:
 
 def render(tokenizer: Any, messages: Messages, add_generation_prompt: bool, **how: Any) -> Any:
     """The messages, folded, as the template renders them. Raises InvalidInput if it refuses them."""
-    found = folded(tokenizer, messages)
+    said, tools = written_out(messages)
+    found = folded(tokenizer, said)
     try:
+        if has_tools(messages):
+            if not _shows_tools(tokenizer, _template_key(tokenizer)):
+                raise ValueError(NO_TOOLS)
+            found = for_template(found)
         if REASONING in found[-1] and NO_OWN_REASONING in lacking(tokenizer):
-            text = _as_generated(tokenizer, found)
+            text = _as_generated(tokenizer, found, tools)
             return text if how else tokenizer(text, add_special_tokens=False)["input_ids"]
-        return _rendered(tokenizer, found, add_generation_prompt, **how)
+        return _rendered(tokenizer, found, add_generation_prompt, tools=tools or None, **how)
     except TEMPLATE_ERRORS as error:
         raise InvalidInput(
             f"The model's chat template refuses this conversation: {error}.", code="template_refused"
@@ -137,8 +144,11 @@ def what_was_folded(tokenizer: Any, example: Example) -> Iterator[str]:
 
 def lacking(tokenizer: Any) -> frozenset[str]:
     """What the tokenizer's chat template does not take: the sentences above."""
-    ends = sorted(reply_ends(tokenizer))
-    return _lacking(tokenizer, json.dumps([tokenizer.chat_template, _arguments(tokenizer), ends]))
+    return _lacking(tokenizer, _template_key(tokenizer))
+
+
+def _template_key(tokenizer: Any) -> str:
+    return json.dumps([tokenizer.chat_template, _arguments(tokenizer), sorted(reply_ends(tokenizer))])
 
 
 @lru_cache(maxsize=8)
@@ -174,15 +184,43 @@ def _lacking(tokenizer: Any, _template: str) -> frozenset[str]:
     return frozenset(lacks)
 
 
-def _as_generated(tokenizer: Any, messages: Sequence[Message]) -> str:
+@lru_cache(maxsize=8)
+def _shows_tools(tokenizer: Any, _template: str) -> bool:
+    """Whether the template shows a tool that is declared, called with an argument, and returns a text."""
+    about = {"about": {"type": "string", "description": "What."}}
+    tool = {
+        "name": "look_up",
+        "description": SYSTEM,
+        "parameters": {"type": "object", "properties": about},
+    }
+    call = {"name": "look_up", "arguments": {"about": THOUGHT}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hello"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": call}],
+        },
+        {"role": "tool", "content": GREETING, "name": "look_up", "tool_call_id": "a1b2c3d4e"},
+    ]
+    tools = [{"type": "function", "function": tool}]
+    try:
+        text = _rendered(tokenizer, messages, True, tools=tools, tokenize=False)
+    except TEMPLATE_ERRORS:
+        return False
+    return all(shown in text for shown in (SYSTEM, THOUGHT, GREETING))
+
+
+def _as_generated(tokenizer: Any, messages: Sequence[Message], tools: list[Any]) -> str:
     """A conversation whose last reply has reasoning, as the model would have written it.
 
     Some templates open the reasoning in the generation prompt, and show a reply without any.
     """
     *before, reply = messages
-    prompt = _rendered(tokenizer, before, True, tokenize=False)
+    how: dict[str, Any] = {"tools": tools or None, "tokenize": False}
+    prompt = _rendered(tokenizer, before, True, **how)
     said = reply["content"].strip()
-    plain = _rendered(tokenizer, [*before, {"role": reply["role"], "content": said}], False, tokenize=False)
+    plain = _rendered(tokenizer, [*before, {"role": reply["role"], "content": said}], False, **how)
     end = plain[plain.rindex(said) + len(said) :]
     text = written(reply[REASONING], said)
     return str(prompt + (text.removeprefix(f"{OPEN}\n") if opens(prompt) else text) + end)
@@ -205,5 +243,5 @@ def _rendered(tokenizer: Any, messages: Messages, add_generation_prompt: bool, *
 
 
 def _begins_with(messages: Messages, role: str) -> bool:
-    first = next((message for message in messages if message["role"] != "system"), None)
+    first = next((message for message in messages if message["role"] not in ("system", DECLARED)), None)
     return first is not None and first["role"] == role

@@ -146,7 +146,7 @@ def openai_rows(fields: Fields) -> Rows:
         raise InvalidInput("input must be an object with messages.", field="input")
     inner = fields.inner(asked)
     sides = {"chosen": fields.get("preferred_output"), "rejected": fields.get("non_preferred_output")}
-    pair = fields.inner({"prompt": inner.get("messages"), **sides})
+    pair = fields.inner({"prompt": inner.get("messages"), "tools": inner.get("tools"), **sides})
     yield from pair_rows(pair)
     fields.take(inner, {"parallel_tool_calls"})
     fields.take(pair)
@@ -234,7 +234,7 @@ PAIRS = Format(
 OPENAI = Format(
     "openai-preference",
     "OpenAI's preference fine-tuning: input, preferred_output, non_preferred_output",
-    "a thumb up and a thumb down; refused if `input` has tools",
+    "a thumb up and a thumb down",
     lambda record, _: filled(record, "preferred_output", "non_preferred_output"),
     openai_rows,
     (

@@ -15,7 +15,7 @@ from storage.imports.rows.cells import read_judge, read_note, read_tags, read_ti
 from storage.imports.rows.fields import CHATS, PROMPTS, SYSTEMS, Fields, is_full
 from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
-from storage.imports.rows.turns import checked, joined, with_system
+from storage.imports.rows.turns import checked, joined, with_system, with_tools
 
 Columns = Mapping[str, Any]
 Rows = Iterator[ImportedRow | Dropped]
@@ -35,6 +35,7 @@ VOTE_TIMES = (
 )
 NEVER_CAST = ("discarded", "draft", "pending", "cancelled", "canceled", "deleted", "skipped")
 WITHDRAWN = ("was_cancelled", "cancelled", "canceled", "discarded", "deleted", "is_deleted")
+TOOLS = ("tools", "functions")
 RATED_MESSAGES = ("message_id", "reply_id", "response_id")
 
 
@@ -134,6 +135,8 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
     ours = is_ours(fields, side)
     judge = read_judge(fields.get("judged_by"))
     system = fields.one_of(SYSTEMS, "system")
+    tools = fields.one_of(TOOLS, "tools")
+    turns = with_tools(turns, fields[tools], tools) if tools else turns
     of_judge = ("", f"judge:{judge}") if judge else None
     ballot = None if ours else of_judge or _ballot(fields)
     return ImportedRow(

@@ -9,6 +9,7 @@ from typing import Any
 from storage.chats.chats import check_text
 from storage.chats.conversation import (
     THOUGHT_KEYS,
+    TOOLS,
     Turn,
     joined_parts,
     known_role,
@@ -16,14 +17,17 @@ from storage.chats.conversation import (
     thought,
     without_reasoning,
 )
+from storage.chats.reasoning import written
+from storage.chats.tools import CALL, DECLARED, RESULT, RESULTS, called, declared, returned
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
 from storage.imports.rows.texts import messages_in
 
 # What a message may hold besides its text: nothing that the model read, or handled by its format.
 KNOWN_KEYS = "role from content value id num_tokens timestamp created_at model"
-MESSAGE = frozenset([*KNOWN_KEYS.split(), *THOUGHT_KEYS])
-MORE_THAN_TEXT = ("tool_calls", "function_call", "tool_call_id", "images", "image", "audio", "files")
+CALLING = ("tool_calls", "function_call")
+MESSAGE = frozenset([*KNOWN_KEYS.split(), *THOUGHT_KEYS, *CALLING, "tool_call_id"])
+MORE_THAN_TEXT = ("images", "image", "audio", "files")
 
 
 def read_turns(value: Any, name: str, role: str, *, plain: bool = False) -> list[Turn]:
@@ -51,6 +55,7 @@ def message_extras(value: Any) -> set[str]:
         if isinstance(message, Mapping)
         for key, held in message.items()
         if key not in MESSAGE and held not in (None, "", [], {})
+        if not (key == "name" and message.get("role") in RESULTS)
     }
 
 
@@ -74,6 +79,17 @@ def joined(beginning: list[Turn], ending: list[Turn], prompt: Any, name: str) ->
     return ending
 
 
+def with_tools(turns: list[Turn], tools: Any, name: str) -> list[Turn]:
+    """The conversation with the tools that its program declared, from a separate column."""
+    try:
+        text = declared(tools) if tools else None
+    except ValueError as error:
+        raise InvalidInput(
+            f"{name} cannot be imported: {error}; or say leave_out={name}.", field=name
+        ) from error
+    return [Turn(DECLARED, text), *turns] if text else turns
+
+
 def with_system(turns: list[Turn], system: Any) -> list[Turn]:
     """The conversation with `system`, a separate column, before it, unless it has the same one already."""
     if system is None or Turn("system", system) in turns:
@@ -85,6 +101,8 @@ def with_system(turns: list[Turn], system: Any) -> list[Turn]:
 
 def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
     """The conversation in its shape, if its texts can be stored and its reply is not empty."""
+    if turns and turns[-1].role == CALL:
+        raise InvalidInput(f"{name} ends with a call of tools; only a reply in words is rated.", field=name)
     if not turns or turns[-1].role != "assistant":
         raise InvalidInput(f"{name} must end with an assistant message.", field=name)
     *before, last = turns
@@ -111,12 +129,30 @@ def _turn(message: Any, name: str) -> Turn:
     for key in MORE_THAN_TEXT:
         if message.get(key):
             raise InvalidInput(f"{name} has {key}, which cannot be imported.", field=f"{name}.{key}")
-    known = known_role(message.get("role") or message.get("from"), f"{name}.role")
+    role = message.get("role") or message.get("from")
+    if role in TOOLS or any(message.get(key) for key in CALLING):
+        return _tool_turn(message, role, name)
+    known = known_role(role, f"{name}.role")
     reasoning = thought(message) if known == "assistant" else ""
     content = message.get("value") if content is None else content
     if content is None and reasoning:
         content = ""  # the reply was cut off before it began
     return Turn(known, _text(content, f"{name}.content"), reasoning)
+
+
+def _tool_turn(message: Mapping[str, Any], role: Any, name: str) -> Turn:
+    """A message that calls tools, or what a tool returned."""
+    content = message.get("value") if message.get("content") is None else message["content"]
+    try:
+        if role in RESULTS:
+            return Turn(RESULT, returned(_text(content, f"{name}.content"), message))
+        key = next((key for key in CALLING if message.get(key)), None)
+        if key is None:
+            return Turn(CALL, called(content))  # LLaMA-Factory and ms-swift: the text is the call
+        said = _text(content, f"{name}.content") if content else ""
+        return Turn(CALL, called(message[key], written(thought(message), said)))
+    except ValueError as error:
+        raise InvalidInput(f"{name} cannot be imported as tool messages: {error}.", field=name) from error
 
 
 def _text(content: Any, name: str) -> str:

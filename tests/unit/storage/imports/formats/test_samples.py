@@ -27,6 +27,7 @@ ROWS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     ),
     "ultrafeedback_binarized_tie.jsonl": ({}, []),
     "lf_alpaca_kto.jsonl": ({}, [("ua", "Bonjour", True), ("ua", "Hola", False)]),
+    "lf_sharegpt_kto_tools.jsonl": ({}, [("tutta", "4 degrees.", True)]),
     "lf_sharegpt_dpo.jsonl": ({}, [("uaua", "An oak.", True), ("uaua", "A stone.", False)]),
     "openai_preference.jsonl": ({}, [("ua", "About 4 degrees.", True), ("ua", "Cold.", False)]),
     "kto_developer_role.jsonl": ({}, [("sua", "A fez.", True)]),
@@ -58,10 +59,9 @@ REASONS: dict[str, tuple[dict[str, Any], str]] = {
         {"up_from": 3, "down_to": 1},
         "helpfulness and correctness may both be the score; say which it is: score_column=helpfulness",
     ),
-    "kto_tools_column.jsonl": ({}, "line 1: completion.0 has tool_calls, which cannot be imported"),
-    "lf_sharegpt_kto_tools.jsonl": (
+    "kto_tools_column.jsonl": (
         {},
-        "conversations.1.role is 'function_call', and tool messages are not",
+        "line 1: completion ends with a call of tools; only a reply in words is rated",
     ),
     "langfuse_scores.jsonl": (
         {},

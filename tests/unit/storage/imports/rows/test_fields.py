@@ -69,7 +69,8 @@ def _outcome(record: dict[str, Any]) -> Any:
     ("name", "cell"),
     [
         ("tools", [{"type": "function"}]),
-        ("tools", '[{"name": "weather"}]'),
+        ("tools", "a hammer"),
+        ("tool_calls", [{"name": "weather"}]),
         ("images", ["a.png"]),
         ("context", "The Elbe is a river."),
         ("history", "Hi there"),
@@ -129,7 +130,9 @@ def test_what_is_named_says_how_the_model_or_a_judge_saw_it() -> None:
     assert left_out(KTO | {"metadata": held}) == ["metadata.system"]
     message = {"role": "assistant", "content": "Hello", "weight": 0, "num_tokens": 3}
     assert left_out(KTO | {"completion": [message]}) == ["completion[].weight"]
-    assert "completion.0 has tool_calls" in reason(KTO | {"completion": [message | {"tool_calls": [{}]}]})
+    assert "each call must name its function" in reason(
+        KTO | {"completion": [message | {"tool_calls": [{}]}]}
+    )
 
 
 def test_columns_of_your_own() -> None:
