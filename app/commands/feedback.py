@@ -19,6 +19,13 @@ from storage.errors import InvalidInput
 from storage.examples.filters import ExampleFilter, read_filter, resolve
 from storage.exports.plan import ExportPlan
 from storage.files.installation_key import load_secret
+from storage.imports.column_maps import (
+    is_name,
+    list_column_maps,
+    remove_column_map,
+    save_column_map,
+    with_saved_columns,
+)
 from storage.imports.formats.table import FORMATS
 from storage.imports.rows.options import ImportOptions
 from storage.privacy.quarantine import set_excluded
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
     from storage.settings import Settings
 
 PIPE = "-"
+columns_commands = typer.Typer(help="Maps of columns for imports, saved under a name.", no_args_is_help=True)
+MAP_NAME = typer.Argument(metavar="NAME", help="Its name, for `thumbloop import --columns NAME`.")
 votes_commands = typer.Typer(help="See what people say: votes with their replies.", no_args_is_help=True)
 SHOWN_OF_A_TEXT = 500  # characters, in a preview
 THUMBS = {True: "up", False: "down"}
@@ -60,8 +69,12 @@ def import_feedback(
     from storage.imports.importer import import_file  # loads pyarrow
 
     name = "standard input" if file == PIPE else file
+    chosen = ImportOptions(**options)
+    if is_name(chosen.columns):
+        with opened_database() as (_, database), database.read() as session:
+            chosen = with_saved_columns(session, chosen)
     if dry_run:
-        _preview(file, name, format, ImportOptions(**options))
+        _preview(file, name, format, chosen)
         return
     with opened_database() as (_, database), _shown_progress() as progress:
         report = import_file(
@@ -69,7 +82,7 @@ def import_feedback(
             sys.stdin.buffer if file == PIPE else Path(file),
             name=name,
             format=format,
-            options=ImportOptions(**options),
+            options=chosen,
             skip_bad=skip_bad,
             progress=progress,
             finish=lambda session, report: audit.record(
@@ -80,6 +93,32 @@ def import_feedback(
     if report.changed:
         say(f"{report.changed} votes changed, which their people had changed since an earlier import")
     say(f"{report.accepted} imported, {report.duplicates} duplicates, {report.rejected} left out.")
+
+
+@columns_commands.command("list")
+def list_columns() -> None:
+    """List the saved maps of columns."""
+    with opened_database() as (_, database), database.read() as session:
+        print_table(("name", "columns"), [(one.name, one.columns) for one in list_column_maps(session)])
+
+
+@columns_commands.command("save")
+def save_columns(
+    name: str = MAP_NAME,
+    columns: str = typer.Argument(help="The map: prompt=question,reply=answer."),
+) -> None:
+    """Save a map of columns, or change it."""
+    with opened_database() as (_, database), database.write() as session:
+        save_column_map(session, name, columns, by=ACTOR)
+    say(f"Saved {name}: thumbloop import FILE --columns {name}")
+
+
+@columns_commands.command("remove")
+def remove_columns(name: str = MAP_NAME) -> None:
+    """Remove a saved map of columns. What was imported with it stays."""
+    with opened_database() as (_, database), database.write() as session:
+        remove_column_map(session, name, by=ACTOR)
+    say(f"Removed {name}.")
 
 
 def _preview(file: str, name: str, format: str | None, options: ImportOptions) -> None:

@@ -243,6 +243,13 @@ class ImportRequest(Dated, table=True):
     report: dict[str, Any] = Field(sa_type=JSON)
 
 
+class ColumnMap(Dated, table=True):
+    """What `columns` of an import says, kept under a name."""
+
+    name: str = Field(unique=True)
+    columns: str
+
+
 class TrainingRun(Dated, table=True):
     """A training run. The table is also the queue; at most one run is active."""
 

@@ -218,6 +218,14 @@ def test_data_in_and_out(admin_server: LiveServer, open_page: OpenPage, votes: P
         forms["import"].get_by_role("row", name="With the column note, which is left out 1")
     ).to_be_visible()
 
+    forms["import"].get_by_text("Saved columns").click()
+    forms["import"].get_by_label("Name", exact=True).fill("mine")
+    forms["import"].get_by_role("button", name="Save columns").click()
+    expect(forms["import"].locator("[data-saved]")).to_have_text("mine: prompt=q,reply=a,label=ok")
+    forms["import"].get_by_label("Columns", exact=True).fill("mine")
+    forms["import"].get_by_role("button", name="Preview").click()
+    expect(result).to_have_text("Nothing was stored. Format: kto.")
+
     forms["export"].get_by_text("Which votes").click()
     forms["export"].get_by_label("Label").select_option("thumbs down")
     forms["export"].get_by_label("Model version").fill("v99")

@@ -126,6 +126,7 @@ BODIES = {
     "/api/v1/users/{user_id}": {"disabled": True},
     "/api/v1/users/{user_id}/quarantine": {"quarantined": True},
     "/api/v1/tokens": {"name": "x"},
+    "/api/v1/import/columns": {"name": "x", "columns": "prompt=q"},
     "/api/v1/votes/exclusion": {"vote_ids": [], "excluded": True},
     "/api/v1/votes/{vote_id}/review": {"label": True},
     "/v1/responses": {"model": "thumbloop", "input": "x"},

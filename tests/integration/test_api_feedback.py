@@ -32,6 +32,13 @@ def test_a_preview_shows_the_first_rows_and_stores_nothing(client: httpx.Client)
     assert (found["format"], found["up"], found["down"], found["rejected_records"]) == ("kto", 7, 0, 1)
     assert "There is no column 'a', which columns names" in found["rejected"][0]["reason"]
     assert found["left_out"] == {"note": 7}
+    saved = http_loop.checked(client.post("/api/v1/import/columns", json={"name": "mine", **params}))
+    assert [saved] == http_loop.checked(client.get("/api/v1/import/columns"))["items"]
+    again = client.post("/api/v1/import/preview", params={"columns": "mine"}, content=content)
+    assert http_loop.checked(again) == found
+    message = refused(client.post("/api/v1/import", params={"columns": "yours"}, content=content), 422)
+    assert "There is no map of columns 'yours'. There are mine." in message
+    assert client.delete("/api/v1/import/columns/mine").status_code == 204
     report = http_loop.checked(
         client.post("/api/v1/import", params=params, content=content.rpartition("\n")[0])
     )

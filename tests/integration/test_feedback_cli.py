@@ -63,6 +63,22 @@ def test_a_dry_run_shows_conversations_and_stores_nothing(thumbloop: CommandLine
     assert "openai-preference" in thumbloop.output("formats")
 
 
+def test_columns_are_saved_under_a_name(thumbloop: CommandLine) -> None:
+    row = json.dumps({"q": "Who?", "a": "I", "ok": "good"})
+    unknown = thumbloop.refused("import", "-", "--columns", "surveys", stdin=row)
+    assert "There is no map of columns 'surveys'. None is saved." in unknown
+    for columns in ("prompt=q", "prompt=q,reply=a,label=ok"):
+        thumbloop.output("columns", "save", "surveys", columns)
+    assert "prompt=q,reply=a,label=ok" in thumbloop.output("columns", "list")
+    assert "1 thumbs up" in thumbloop.output("import", "-", "--columns", "surveys", "--dry-run", stdin=row)
+    assert thumbloop.output("import", "-", "--columns", "surveys", stdin=row).startswith("1 imported")
+    assert "MEANING=COLUMN" in thumbloop.refused("columns", "save", "surveys", "words")
+    assert "is no name" in thumbloop.refused("columns", "save", "a=b", "prompt=q")
+    thumbloop.output("columns", "remove", "surveys")
+    assert "None is saved" in thumbloop.refused("columns", "remove", "surveys")
+    assert "save columns" in thumbloop.output("audit")
+
+
 def test_who_took_data_in_and_out_is_noted(thumbloop: CommandLine, tmp_path: Path) -> None:
     row = json.dumps({"prompt": "Who?", "completion": "I", "label": True})
     thumbloop.output("import", "-", stdin=row)

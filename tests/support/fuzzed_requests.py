@@ -202,6 +202,9 @@ def real_requests(
     add("POST /api/v1/import?max_messages=2&format=kto", rated, idempotency_key=f"key-{number}")
     add("POST /api/v1/import", *multipart(rated))
     add("POST /api/v1/import/preview?columns=prompt%3Dprompt", rated, content_type="application/x-ndjson")
+    add("POST /api/v1/import/columns", {"name": "surveys", "columns": "prompt=q,reply=a"})
+    add("GET /api/v1/import/columns")
+    add("DELETE /api/v1/import/columns/surveys")
     add("GET /api/v1/guard")
     add("GET /api/v1/guard/votes?limit=2")
     add(

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from datetime import datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated
 
@@ -16,9 +17,16 @@ from starlette.responses import Response
 
 from app.services import Services
 from app.web.auth import Admin, Identity, ServicesHere
+from app.web.openapi_names import Body
 from storage.db import audit
 from storage.errors import InvalidInput
 from storage.imports import requests
+from storage.imports.column_maps import (
+    list_column_maps,
+    remove_column_map,
+    save_column_map,
+    with_saved_columns,
+)
 from storage.imports.importer import import_file
 from storage.imports.preview import preview_file
 from storage.imports.reader import ImportReport, Rejection
@@ -64,9 +72,10 @@ class ImportQuery(ImportOptions):
     format: str | None = Field(None, description="Detected from the data if not given.")
     skip_bad: bool = Field(False, description="true: leave out bad records and report them.")
 
-    @property
-    def options(self) -> ImportOptions:
-        return ImportOptions(**self.model_dump(include=set(ImportOptions.model_fields)))
+    def options(self, services: Services) -> ImportOptions:
+        given = ImportOptions(**self.model_dump(include=set(ImportOptions.model_fields)))
+        with services.database.read() as session:
+            return with_saved_columns(session, given)
 
 
 class Rejected(BaseModel):
@@ -92,6 +101,43 @@ class Imported(BaseModel):
         None,
         description="Columns that were not imported, and in how many records; left out if there are none.",
     )
+
+
+class ColumnMapIn(Body):
+    name: str
+    columns: str = Field(description="Such as `prompt=question,reply=answer`.")
+
+
+class ColumnMapOut(BaseModel, from_attributes=True):
+    name: str
+    columns: str
+    created_at: datetime
+
+
+class ColumnMaps(BaseModel):
+    items: list[ColumnMapOut]
+
+
+@router.get("/import/columns")
+def list_columns(_: Admin, services: ServicesHere) -> ColumnMaps:
+    """The saved maps of columns, by name. `columns` of an import may be such a name."""
+    with services.database.read() as session:
+        return ColumnMaps(items=[ColumnMapOut.model_validate(one) for one in list_column_maps(session)])
+
+
+@router.post("/import/columns")
+def save_columns(body: ColumnMapIn, identity: Admin, services: ServicesHere) -> ColumnMapOut:
+    """Save a map of columns under a name, or change the one of that name."""
+    with services.database.write() as session:
+        saved = save_column_map(session, body.name, body.columns, by=identity.user_id)
+        return ColumnMapOut.model_validate(saved)
+
+
+@router.delete("/import/columns/{name}", status_code=204)
+def remove_columns(name: str, identity: Admin, services: ServicesHere) -> None:
+    """Remove a saved map of columns. What was imported with it stays."""
+    with services.database.write() as session:
+        remove_column_map(session, name, by=identity.user_id)
 
 
 @router.post("/import", openapi_extra=FILE_BODY, response_model_exclude_none=True)
@@ -138,14 +184,16 @@ class Previewed(BaseModel):
 
 
 @router.post("/import/preview", openapi_extra=FILE_BODY)
-async def preview_import(request: Request, _: Admin, query: Annotated[ImportQuery, Query()]) -> Previewed:
+async def preview_import(
+    request: Request, _: Admin, services: ServicesHere, query: Annotated[ImportQuery, Query()]
+) -> Previewed:
     """Read a file as `POST /import` would, and store nothing: the first rows, and the report."""
     async with _file_of(request) as (file, name):
-        return await to_thread.run_sync(_preview, file, name, query)
+        return await to_thread.run_sync(_preview, services, file, name, query)
 
 
-def _preview(file: IO[bytes], name: str, query: ImportQuery) -> Previewed:
-    found = preview_file(file, name=name, format=query.format, options=query.options)
+def _preview(services: Services, file: IO[bytes], name: str, query: ImportQuery) -> Previewed:
+    found = preview_file(file, name=name, format=query.format, options=query.options(services))
     return Previewed(
         format=found.report.format,
         up=found.up,
@@ -220,7 +268,7 @@ def _import(
             file,
             name=name,
             format=query.format,
-            options=query.options,
+            options=query.options(services),
             skip_bad=query.skip_bad,
             finish=finish,
         )

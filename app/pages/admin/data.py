@@ -11,6 +11,7 @@ from app.api.v1.imports import ImportQuery
 from app.pages.admin.frame import show
 from app.web.auth import Identity, ServicesHere
 from storage.examples.filters import ExampleFilter
+from storage.imports.column_maps import list_column_maps
 from storage.imports.formats.table import FORMATS
 
 router = APIRouter(include_in_schema=False)
@@ -23,7 +24,9 @@ def show_data(request: Request, services: ServicesHere) -> Response:
         imports["format"] |= {"enum": [*FORMATS], "optional": True}
         filters = {name: export.pop(name) for name in ExampleFilter.model_fields}
         always = {name: imports.pop(name) for name in ("format", "columns", "skip_bad")}
-        return {"export": export, "filters": filters, "always": always, "options": imports}
+        with services.database.read() as session:
+            saved = list_column_maps(session)
+        return {"export": export, "filters": filters, "always": always, "options": imports, "saved": saved}
 
     return show(request, services, "data.html", values)
 

@@ -6,7 +6,7 @@
   const filledIn = (root) => {
     const query = new URLSearchParams();
     for (const input of root.querySelectorAll("input, select")) {
-      if (input.type === "file" || (input.type === "checkbox" && !input.checked)) continue;
+      if (!input.name || input.type === "file" || (input.type === "checkbox" && !input.checked)) continue;
       if (input.selectedOptions?.[0]?.defaultSelected) continue;
       if (input.value.trim() !== "") query.append(input.name, input.value.trim());
     }
@@ -84,6 +84,34 @@
         row.prompt.map((turn) => `${turn.role}: ${turn.content}`).join("\n"), row.reply])));
     showReport(form, [["Thumbs up", answer.up], ["Thumbs down", answer.down]], answer);
   };
+
+  // The name and what the field Columns says, which an import may then have by its name.
+  const saveColumns = async (form) => {
+    const name = form.querySelector("[data-columns-name]").value.trim();
+    const response = await fetch(`${form.getAttribute("action")}/columns`, {
+      method: "POST", credentials: "same-origin", headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ name, columns: form.elements.columns.value.trim() }),
+    });
+    if (!response.ok) throw new Error(await refusal(response));
+    const saved = await response.json();
+    const list = form.querySelector("[data-saved]");
+    for (const item of list.children) if (item.firstChild.textContent === saved.name) item.remove();
+    list.append(element("li", element("b", saved.name), `: ${saved.columns}`));
+    const option = Object.assign(element("option", saved.columns), { value: saved.name });
+    document.getElementById("saved-columns").append(option);
+    return `Saved ${saved.name}.`;
+  };
+
+  document.addEventListener("click", async (event) => {
+    if (!event.target.matches("[data-save-columns]")) return;
+    const form = event.target.closest("form");
+    const result = form.querySelector("[data-result]");
+    try {
+      result.textContent = await saveColumns(form);
+    } catch (error) {
+      result.textContent = error instanceof TypeError ? "No connection to the server." : error.message;
+    }
+  });
 
   document.addEventListener("submit", async (event) => {
     const form = event.target;

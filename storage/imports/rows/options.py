@@ -42,8 +42,8 @@ class ImportOptions(BaseModel):
 
     columns: str | None = Field(
         None,
-        description=f"Which of your columns are meant: prompt=question,reply=answer. Names: "
-        f"{', '.join(MEANINGS)}.",
+        description=f"Which of your columns are meant: prompt=question,reply=answer, or the name of a saved "
+        f"map. Meanings: {', '.join(MEANINGS)}.",
     )
     leave_out: str | None = Field(
         None, description="Columns to leave out although the model may have read them: context,tools."
