@@ -11,6 +11,7 @@ import typer
 
 from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions
 from app.judge.command import judge, pool
+from app.judge.two_turns.command import evaluate
 from app.simulation.command import simulate
 from app.simulation.demo_command import demo
 from storage.errors import NotReady, NotStored, ThumbloopError
@@ -43,7 +44,7 @@ for command in (
         pool,
         judge,
         versions.versions,
-        versions.evaluate,
+        evaluate,
         versions.deploy,
         versions.rollback,
     ),

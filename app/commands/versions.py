@@ -1,4 +1,4 @@
-"""`thumbloop versions`, `evaluate`, `deploy`, `rollback` and `canary`.
+"""`thumbloop versions`, `deploy`, `rollback` and `canary`, and `evaluate` without questions.
 
 A running server follows a deployment within a second.
 """
@@ -52,14 +52,8 @@ def versions() -> None:
     )
 
 
-def evaluate(
-    version: str = VERSION,
-    against: str | None = typer.Option(None, help="The version to compare with. Default: the deployed one."),
-) -> None:
-    """Sample replies of a version and compare them with the deployed version's, as the gate does.
-
-    Changes nothing. Takes minutes on a CPU.
-    """
+def evaluate_as_the_gate(version: str, against: str | None) -> None:
+    """Compare a version's replies with another's, by default the deployed one's, and show the result."""
     prepare_process()
     from trainer.gate.evaluate import evaluate_version
 

@@ -7,7 +7,7 @@ group is the rating in a judge's text.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -61,12 +61,14 @@ class Rubric:
         return cls(name, text, (low, high), (*([pattern] if pattern else ()), *PATTERNS))
 
     def rating_question(
-        self, conversation: list[Mapping[str, str]], reply: str, reference: str | None = None
+        self, conversation: Sequence[Mapping[str, str]], reply: str, reference: str | None = None
     ) -> str:
         return self._render(conversation=conversation, reply=reply, reference=reference)
 
-    def pair_question(self, conversation: list[Mapping[str, str]], left: str, right: str) -> str:
-        return self._render(conversation=conversation, left=left, right=right)
+    def pair_question(
+        self, conversation: Sequence[Mapping[str, str]], left: str, right: str, reference: str | None = None
+    ) -> str:
+        return self._render(conversation=conversation, left=left, right=right, reference=reference)
 
     def read_rating(self, text: str) -> Verdict | None:
         """The rating in a judge's answer; None if there is none on the scale, which is never guessed."""

@@ -18,7 +18,7 @@ log = logging.getLogger("thumbloop.storage")
 PRIVATE = 0o700
 FOR_OTHERS, WRITABLE_BY_OTHERS = 0o077, 0o022
 # What Thumbloop keeps in a data directory, and what a new disk or the container's image has there.
-FOLDERS = ("adapters", "models", "runs", "sweeps", "trash", "hub")
+FOLDERS = ("adapters", "evaluations", "models", "runs", "sweeps", "trash", "hub")
 FILES = ("thumbloop.*", "references.db*", "device.*", "secret.key", "installation.id")
 OURS = (*FOLDERS, *FILES, "lost+found", ".*.part")
 

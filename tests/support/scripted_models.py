@@ -14,7 +14,7 @@ from tests.support.http_stub import StubHandler, http_stub
 
 Answer = Callable[[dict[str, Any]], str]
 # What a fault does instead of an answer.
-TOO_MANY, BROKEN, CUT, SILENT, RUBBISH = "429", "500", "cut", "silent", "rubbish"
+REFUSED, TOO_MANY, BROKEN, CUT, SILENT, RUBBISH = "400", "429", "500", "cut", "silent", "rubbish"
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Script:
             self.attempts[key] += 1
         time.sleep(self.seconds)  # what a model takes; the order of the answers follows from it, no test does
         fault = self.faults(body, attempt)
-        if fault in (TOO_MANY, BROKEN):
+        if fault in (REFUSED, TOO_MANY, BROKEN):
             self._send(handler, int(fault), {"error": {"message": f"planted {fault}"}}, {"Retry-After": "0"})
             return
         if fault == SILENT:
