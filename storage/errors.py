@@ -24,7 +24,8 @@ The API turns these into one JSON shape, the CLI into one line on stderr.
 class ThumbloopError(Exception):
     """The base class. `code` is stable, for programs; `field` names the offending input.
 
-    `retry_after` is in seconds, and set if waiting helps.
+    `retry_after` is in seconds, and set if waiting helps. `values` fill the places such as {most} in the
+    message; it is translated by its sentence with the places (app/web/languages.py).
     """
 
     status = 500
@@ -38,9 +39,11 @@ class ThumbloopError(Exception):
         code: str | None = None,
         field: str | None = None,
         retry_after: int | None = None,
+        **values: object,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.template, self.values = message, values
+        self.message = message.format(**values) if values else message
+        super().__init__(self.message)
         self.field = field
         self.code = code or self.code
         self.retry_after = retry_after or self.retry_after

@@ -49,7 +49,13 @@ def check_length(text: str, settings: Settings, field: str) -> None:
     """Raise TooLarge for a text beyond THUMBLOOP_MAX_MESSAGE_CHARS."""
     most = settings.max_message_chars
     if len(text) > most:
-        raise TooLarge(f"{field} has {len(text)} characters; the limit is {most}.", field=field)
+        raise TooLarge(
+            "{name} has {length} characters; the limit is {most}.",
+            field=field,
+            name=field,
+            length=len(text),
+            most=most,
+        )
 
 
 Id = Annotated[str, Path(description="An id that the API returned."), AfterValidator(_existing_id)]

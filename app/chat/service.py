@@ -215,8 +215,10 @@ class ChatService:
             if wait := self._per_minute.take(chat.owner_id):
                 most = self._settings.max_replies_per_minute
                 raise TooOften(
-                    f"At most {most} replies a minute; ask again in {wait} s.",
+                    "At most {most} replies a minute; ask again in {wait} s.",
                     retry_after=wait,
+                    most=most,
+                    wait=wait,
                 )
             left_out, prompt = self._prompt(chat, path, shorten=shorten)
             version, stream = self._deployments.stream(
@@ -281,9 +283,11 @@ class ChatService:
             raise InvalidInput("The message is empty; write something.", field="content")
         if len(content) > self._settings.max_message_chars:
             raise TooLarge(
-                f"The message has {len(content)} characters; at most {self._settings.max_message_chars} "
-                f"are accepted. Shorten it or send it in parts.",
+                "The message has {length} characters; at most {most} are accepted. "
+                "Shorten it or send it in parts.",
                 field="content",
+                length=len(content),
+                most=self._settings.max_message_chars,
             )
         chats.check_text(content, "content")
 

@@ -5,8 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from app.web.languages import ENGLISH, LANGUAGES
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -42,7 +44,7 @@ def mark() -> Markup:
     return Markup(asset("icon.svg").replace("<svg", '<svg class="tl-mark" aria-hidden="true"', 1).strip())
 
 
-DEMONSTRATION = "Demonstration: these people, votes and dates are simulated."
+DEMONSTRATION = ENGLISH("demonstration")
 
 
 def counted(number: int, noun: str) -> str:
@@ -68,7 +70,7 @@ def _duration(seconds: float) -> str:
 
 
 _environment = Environment(
-    loader=PackageLoader("app.pages"),
+    loader=ChoiceLoader([PackageLoader("app.pages"), PackageLoader("app.web")]),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -80,4 +82,9 @@ _environment.filters |= {
     "counted": counted,
     "thousands": _thousands,
 }
-_environment.globals |= {"icon": icon, "mark": mark, "demonstration_note": DEMONSTRATION}
+_environment.globals |= {
+    "icon": icon,
+    "mark": mark,
+    "languages": LANGUAGES.values(),
+    "demonstration_note": DEMONSTRATION,
+}

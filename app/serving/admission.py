@@ -29,9 +29,11 @@ class Admission:
             if admitted >= (self._limit if self._persons[person] else 2 * self._limit):
                 wait = math.ceil(self._usual_seconds * admitted / self._concurrent / 2)
                 raise Busy(
-                    f"{admitted} replies are under way or waiting, which is the limit; "
-                    f"try again in about {wait} s.",
+                    "{admitted} replies are under way or waiting, which is the limit; "
+                    "try again in about {wait} s.",
                     retry_after=max(1, min(wait, 60)),
+                    admitted=admitted,
+                    wait=wait,
                 )
             self._persons[person] += 1
             self._versions[version_id] += 1

@@ -169,10 +169,12 @@ class Backend(ABC):
         room = self._context - len(prompt.ids)
         if room <= 0:
             raise InvalidInput(
-                f"The conversation is {len(prompt.ids)} tokens long, but the model reads at most "
-                f"{self._context}, its reply included. Shorten the message or start a new chat.",
+                "The conversation is {length} tokens long, but the model reads at most "
+                "{most}, its reply included. Shorten the message or start a new chat.",
                 code="prompt_too_long",
                 field="content",
+                length=len(prompt.ids),
+                most=self._context,
             )
         return min(sampling.max_new_tokens, room)
 

@@ -113,7 +113,8 @@ class DeviceSharing:
         left = run.progress.get("seconds_left") if run is not None and run.progress else None
         seconds = min(max(math.ceil(left or USUAL_SECONDS), 5), LONGEST_SECONDS)
         return Busy(
-            f"The model is being trained, which takes the whole machine; ask again in about {seconds} s.",
+            "The model is being trained, which takes the whole machine; ask again in about {seconds} s.",
             retry_after=seconds,
             code="training",
+            seconds=seconds,
         )

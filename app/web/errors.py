@@ -17,9 +17,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from app.telemetry.request_ids import HEADER, request_id
+from app.web.languages import ENGLISH, LANGUAGES, Language, language_of
+from app.web.languages import HEADER as LANGUAGE_HEADER
 from app.web.openapi_names import methods, refuse_unknown
 from app.web.sign_in import page
-from storage.errors import Busy, InvalidInput, ThumbloopError
+from storage.errors import Busy, InvalidInput, NotFound, ThumbloopError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ OPENAI_TYPES = {403: "permission_error", 429: "rate_limit_error"}  # the others 
 OPENAI_CODES = {"not_authenticated": "invalid_api_key", "invalid_input": "invalid_value"}
 
 
-def error_response(error: ThumbloopError, path: str) -> JSONResponse:
+def error_response(error: ThumbloopError, path: str, language: Language = ENGLISH) -> JSONResponse:
     """The answer to a request for `path` that failed with this error."""
     headers = {}
     if error.retry_after is not None:
@@ -59,7 +61,7 @@ def error_response(error: ThumbloopError, path: str) -> JSONResponse:
     status = error.status
     if is_openai(path) and status == 422:
         status = 400  # what OpenAI answers to bad input
-    return _answer(status, error_body(error), path, headers)
+    return _answer(status, error_body(error) | {"message": language.error(error)}, path, headers)
 
 
 def openai_error(error: ThumbloopError) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def install(app: FastAPI) -> None:
     async def ours(request: Request, error: ThumbloopError) -> Response:
         if error.status >= 500 and not isinstance(error, Busy):
             log.error("%s %s: %s", request.method, request.url.path, error.message)
-        return error_response(error, request.url.path)
+        return error_response(error, request.url.path, _asked_for(request))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -114,21 +116,24 @@ def install(app: FastAPI) -> None:
                 found.code = "missing_required_parameter"
             elif kind.endswith("_type"):
                 found.code = "invalid_type"
-        return error_response(found, request.url.path)
+        return error_response(found, request.url.path, _asked_for(request))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         path, headers = request.url.path, dict(error.headers or {})
         message = str(error.detail)
+        nothing = NotFound("There is nothing at {path}; /docs lists what there is.", path=path)
         if error.status_code == 404:
-            message = f"There is nothing at {path}; /docs lists what there is."
+            message = nothing.message
         elif error.status_code == 405:
             # Starlette lists the methods of one route only; a path may have several routes.
             headers["Allow"] = ", ".join(methods(request.app, path)) or headers.get("Allow", "GET")
             message = f"{path} does not take {request.method}; it takes {headers['Allow']}."
         is_page = error.status_code == 404 and not path.startswith(PROGRAMS)
         if is_page and "text/html" in request.headers.get("accept", ""):
-            return page("page.html", "There is nothing here", 404, alert=message)
+            # Of the outer app: Gradio has put its own one into the request.
+            language = language_of(request.headers, request.cookies, app.state.services.settings)
+            return page(language, "page.html", "nothing_here", 404, alert=language.error(nothing))
         code = HTTP_CODES.get(error.status_code, "http_error")
         return _answer(error.status_code, {"code": code, "message": message}, path, headers)
 
@@ -150,6 +155,11 @@ def install(app: FastAPI) -> None:
         message = "The server met an error that it did not expect; its log says more."
         body = {"code": "internal", "message": message}
         return _answer(500, body, request.url.path, {HEADER: request_id()})
+
+
+def _asked_for(request: Request) -> Language:
+    """Programs read English; the chat page's scripts say in which language a person reads."""
+    return LANGUAGES.get(request.headers.get(LANGUAGE_HEADER, ""), ENGLISH)
 
 
 def _first_problem(request: Request, error: RequestValidationError) -> ThumbloopError:

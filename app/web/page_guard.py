@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.rate_limit import PerMinute
 from app.web.auth import Identity, identity_from, resolve, set_cookie, start_session
+from app.web.languages import LANGUAGES, Language, language_of
 from app.web.sign_in import page_refusal
 from storage.db.database import Database
 from storage.errors import InvalidInput, NotAllowed, NotAuthenticated, TooOften
@@ -41,6 +42,9 @@ CANCEL = "/gradio_api/cancel"
 RESETS = ("/gradio_api/reset", "/gradio_api/reset/")
 MOST_OWNERS = 100_000
 MOST_VISITORS = 120  # new ones a minute; housekeeping removes those who do nothing
+
+# Gradio takes its own few words, and the page's `lang`, from the browser; they follow the choice instead.
+SPEAKING = '<head><script>Object.defineProperty(navigator, "language", {{ get: () => "{tag}" }});</script>'
 
 POLICY = (
     # Gradio turns the strings of its events into functions, hence 'unsafe-eval'.
@@ -79,7 +83,10 @@ class PageGuard:
         self.pages = pages
         self.database = database
         self.settings = settings
-        self.script_hashes = [each for html in head for each in script_hashes(html)]
+        self.script_hashes = {
+            one.tag: [each for html in head for each in script_hashes(one.filled(html))]
+            for one in LANGUAGES.values()
+        }
         self.sessions = Owners()
         self.events = Owners()
         self.visitors = PerMinute(MOST_VISITORS)
@@ -100,14 +107,15 @@ class PageGuard:
         if identity is None and is_page and self.settings.auth == "anonymous":
             identity, new_session = await to_thread.run_sync(self._welcome)
         target = path + (f"?{query.decode('latin-1')}" if (query := scope["query_string"]) else "")
-        refusal = self._refusal(identity, target, is_page=is_page)
+        language = language_of(HTTPConnection(scope).headers, cookies, self.settings)
+        refusal = self._refusal(identity, target, language, is_page=is_page)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
         assert identity is not None
         scope.setdefault("state", {})["identity"] = identity
         if is_page:
-            page = await self._page(scope, receive)
+            page = await self._page(scope, receive, language)
             if new_session is not None:
                 set_cookie(page, new_session, self.settings, secure=secure)
             await page(scope, receive, send)
@@ -121,15 +129,17 @@ class PageGuard:
             user = create_anonymous(session)
             return identity_from(user), start_session(session, user.id, self.settings)
 
-    def _refusal(self, identity: Identity | None, target: str, *, is_page: bool) -> Response | None:
+    def _refusal(
+        self, identity: Identity | None, target: str, language: Language, *, is_page: bool
+    ) -> Response | None:
         if is_page:
-            return page_refusal(identity, target, auth=self.settings.auth, admin=False)
+            return page_refusal(identity, target, language, auth=self.settings.auth, admin=False)
         if identity is None:
             raise NotAuthenticated("Your session has ended; reload the page.")
         return None
 
-    async def _page(self, scope: Scope, receive: Receive) -> Response:
-        """Gradio's page with a nonce on its own scripts, so that no other script runs."""
+    async def _page(self, scope: Scope, receive: Receive, language: Language) -> Response:
+        """Gradio's page in this language, with a nonce on its own scripts, so that no other script runs."""
         scope = dict(scope)
         # A compressed page could not be changed.
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
@@ -145,10 +155,13 @@ class PageGuard:
         await self.pages(scope, receive, keep)
         nonce = secrets.token_urlsafe(16)
         # Data inside Gradio's scripts has every < escaped, so this matches script tags only, never text.
-        page = Response(bytes(body).replace(b"<script", f'<script nonce="{nonce}"'.encode()), start["status"])
+        html = language.filled(body.decode()).replace("<head>", SPEAKING.format(tag=language.tag), 1)
+        html = html.replace('lang="en"', f'lang="{language.tag}" dir="{language.direction}"', 1)
+        html = html.replace("<script", f'<script nonce="{nonce}"')
+        page = Response(html, start["status"])
         page.headers["Content-Type"] = MutableHeaders(raw=start["headers"]).get("content-type", "text/html")
         page.headers["Cache-Control"] = "no-store"
-        scripts = " ".join([f"'nonce-{nonce}'", *self.script_hashes])
+        scripts = " ".join([f"'nonce-{nonce}'", *self.script_hashes[language.tag]])
         page.headers["Content-Security-Policy"] = POLICY.format(scripts=scripts)
         return page
 

@@ -108,9 +108,9 @@ class PasswordChecks:
         network = network_of(address)
         wait = max(self._names.wait(name), self._addresses.wait(network))
         if wait:
-            raise _too_often("Too many failed sign-ins", math.ceil(wait))
+            raise _too_often("Too many failed sign-ins; try again in {seconds} s.", math.ceil(wait))
         if self._under_way >= AT_ONCE + MOST_WAITING:
-            raise _too_often("Too many people are signing in", 5)
+            raise _too_often("Too many people are signing in; try again in {seconds} s.", 5)
         self._names.add(name)
         self._addresses.add(network)
         self._under_way += 1
@@ -173,4 +173,4 @@ def _lower_priority() -> None:
 
 
 def _too_often(why: str, seconds: int) -> TooOften:
-    return TooOften(f"{why}; try again in {seconds} s.", retry_after=seconds, code="too_many_sign_ins")
+    return TooOften(why, retry_after=seconds, code="too_many_sign_ins", seconds=seconds)

@@ -22,6 +22,7 @@ from app.web.auth import (
     set_cookie,
     start_session,
 )
+from app.web.languages import LANGUAGES, Language, language_in, remember
 from app.web.password_checks import PasswordChecks
 from storage.db import audit
 from storage.errors import InvalidInput, NotAuthenticated, NotFound, TooOften
@@ -30,19 +31,23 @@ from storage.people import tokens, users
 router = APIRouter(include_in_schema=False)
 
 _templates = Environment(loader=PackageLoader("app.web"), autoescape=True)
+_templates.globals["languages"] = LANGUAGES.values()
 
 
-def page(template: str, title: str, status: int = 200, **values: Any) -> Response:
-    html = _templates.get_template(template).render(title=title, **values)
+def page(language: Language, template: str, title: str, status: int = 200, **values: Any) -> Response:
+    """`title` is a key of the language's words; with `here`, a path, the page offers the other languages."""
+    html = _templates.get_template(template).render(say=language, title=title, **values)
     return HTMLResponse(html, status_code=status, headers={"Cache-Control": "no-store"})
 
 
-def page_refusal(identity: Identity | None, target: str, *, auth: str, admin: bool) -> Response | None:
+def page_refusal(
+    identity: Identity | None, target: str, language: Language, *, auth: str, admin: bool
+) -> Response | None:
     """What a browser gets instead of the page `target` if it may not see it."""
     if identity is None and auth == "accounts":
         return RedirectResponse(f"/login?next={quote(target, safe='/')}", status_code=303)
     if admin and (identity is None or not identity.is_admin):
-        return page("admins_only.html", "Admins only", 403)
+        return page(language, "admins_only.html", "admins_only", 403)
     return None
 
 
@@ -50,7 +55,7 @@ def page_refusal(identity: Identity | None, target: str, *, auth: str, admin: bo
 def show_form(request: Request, services: ServicesHere, next: str = "/") -> Response:
     if resolve(services.database, request.headers, request.cookies, secure=_is_secure(request)):
         return RedirectResponse(_own_path(next), status_code=303)
-    return _form(next)
+    return _form(request, next)
 
 
 @router.post("/login")
@@ -64,7 +69,9 @@ async def sign_in(
     try:
         plain = await _checked(request, name, password)
     except (NotAuthenticated, TooOften) as error:
-        refused = _form(next, name=name, alert=error.message, status=error.status)
+        refused = _form(
+            request, next, name=name, alert=language_in(request).error(error), status=error.status
+        )
         if error.retry_after is not None:
             refused.headers["Retry-After"] = str(error.retry_after)
         return refused
@@ -85,6 +92,16 @@ def sign_out(request: Request, services: ServicesHere) -> Response:
     return response
 
 
+@router.post("/language")
+def choose_language(
+    request: Request, language: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/"
+) -> Response:
+    """Remember the language that a person chose."""
+    response = RedirectResponse(_own_path(next), status_code=303)
+    remember(response, language, secure=_is_secure(request))
+    return response
+
+
 @router.get("/admin")
 def redeem_admin_link(request: Request, services: ServicesHere, token: str = "") -> Response:
     """Turn the one-time link into a session and redirect, so that the URL loses its token."""
@@ -97,7 +114,8 @@ def redeem_admin_link(request: Request, services: ServicesHere, token: str = "")
             user = tokens.redeem_login(session, token)
             plain = start_session(session, user.id, services.settings)
     except NotAuthenticated as error:
-        return page("page.html", "This link does not work", 403, alert=error.message)
+        language = language_in(request)
+        return page(language, "page.html", "link_does_not_work", 403, alert=language.error(error))
     return _signed_in(request, services, plain, "/admin/", beside=services.settings.auth == "anonymous")
 
 
@@ -134,7 +152,14 @@ async def change_password(
         await _checked(request, identity.name, current)
         return _signed_in(request, services, await to_thread.run_sync(change, identity), "/sessions")
     except (NotAuthenticated, TooOften, InvalidInput) as error:
-        shown = partial(_sessions, request, services, identity, alert=error.message, status=error.status)
+        shown = partial(
+            _sessions,
+            request,
+            services,
+            identity,
+            alert=language_in(request).error(error),
+            status=error.status,
+        )
         return await to_thread.run_sync(shown)
 
 
@@ -169,7 +194,8 @@ def _sessions(
             {"id": one.id, "began": f"{one.created_at:%Y-%m-%d %H:%M} UTC", "current": one.id == current}
             for one in tokens.list_sessions(session, identity.user_id)
         ]
-    return page("sessions.html", "Sessions", status, name=identity.name, sessions=found, alert=alert)
+    known = {"name": identity.name, "sessions": found, "here": "/sessions"}
+    return page(language_in(request), "sessions.html", "sessions", status, **known, alert=alert)
 
 
 def _signed_in(
@@ -185,8 +211,10 @@ def _signed_in(
     return response
 
 
-def _form(target: str, *, name: str = "", alert: str = "", status: int = 200) -> Response:
-    return page("sign_in.html", "Sign in", status, next=_own_path(target), name=name, alert=alert)
+def _form(request: Request, target: str, *, name: str = "", alert: str = "", status: int = 200) -> Response:
+    target = _own_path(target)
+    values = {"next": target, "name": name, "alert": alert, "here": f"/login?next={quote(target, safe='/')}"}
+    return page(language_in(request), "sign_in.html", "sign_in", status, **values)
 
 
 def _own_path(target: str) -> str:

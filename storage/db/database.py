@@ -158,9 +158,11 @@ class Database:
         except sa.exc.DBAPIError as error:
             if is_full(error.orig):
                 raise NotStored(
-                    f"The database {self.path or self.shown_address} has no room ({error.orig}); nothing of "
-                    f"this was kept. Free some space on its disk and do it again.",
+                    "The database {database} has no room ({error}); nothing of this was kept. "
+                    "Free some space on its disk and do it again.",
                     code="no_room",
+                    database=self.path or self.shown_address,
+                    error=error.orig,
                 ) from error
             if is_damaged(error.orig):
                 raise NotReady(

@@ -61,7 +61,9 @@ class GroupCommit:
                     self._thread.start()
         except Full:
             raise Busy(
-                f"{self._queue.maxsize} writes are waiting already; try again in a second.", retry_after=1
+                "{writes} writes are waiting already; try again in a second.",
+                retry_after=1,
+                writes=self._queue.maxsize,
             ) from None
         return future
 
@@ -127,7 +129,7 @@ class GroupCommit:
                 code="database_unavailable",
             )
             if is_locked(root)
-            else NotStored(f"The database could not store this ({root}); nothing of it was kept.")
+            else NotStored("The database could not store this ({root}); nothing of it was kept.", root=root)
         )
         failure.__cause__ = error
         return failure

@@ -170,5 +170,7 @@ def _check_role(role: str) -> None:
 
 def _hash(password: str) -> str:
     if len(password) < SHORTEST_PASSWORD:
-        raise InvalidInput(f"A password needs at least {SHORTEST_PASSWORD} characters.", field="password")
+        raise InvalidInput(
+            "A password needs at least {least} characters.", field="password", least=SHORTEST_PASSWORD
+        )
     return _hasher.hash(password)

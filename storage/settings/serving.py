@@ -112,6 +112,8 @@ class ServingSettings(BaseSettings):
         ["correct", "clear", "complete", "friendly"], max_length=20
     )
     """Reasons that the chat page offers after a thumb up."""
+    language: Literal["de", "en", "es", "zh-CN"] = Field("en")
+    """Language of the chat page for a browser that asks for none of those it has."""
     consent_default: bool = Field(True)
     """New chats may be used for training unless their owner says otherwise."""
     max_import_mb: int = Field(256, ge=1)

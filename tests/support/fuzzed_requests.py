@@ -305,6 +305,7 @@ def real_requests(
         ("quarantine", {"user_id": other.user_id, "quarantined": "true"}),
     ):
         add(f"POST /admin/feedback/{deed}?label=up", urlencode(fields).encode(), **form)
+    add("POST /language", urlencode({"language": "de", "next": "/sessions"}).encode(), **form)
     add("POST /logout", who=leaver)
     add("POST /sessions", urlencode({"session_id": leaver.session_id}).encode(), who=leaver, **form)
     tab = f"tab{number}"

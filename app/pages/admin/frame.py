@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from app.pages.html import ASSETS, render
 from app.services import Services
 from app.web.auth import Identity, resolve
+from app.web.languages import language_in
 from app.web.sign_in import page_refusal
 from storage.errors import ThumbloopError
 
@@ -48,7 +49,7 @@ def admin_of(request: Request, services: Services) -> Identity | Response:
     secure = request.url.scheme == "https"
     identity = resolve(services.database, {}, request.cookies, secure=secure, admin=True)
     target = f"{request.url.path}?{request.url.query}".removesuffix("?")
-    refusal = page_refusal(identity, target, auth=services.settings.auth, admin=True)
+    refusal = page_refusal(identity, target, language_in(request), auth=services.settings.auth, admin=True)
     if refusal is None:
         assert identity is not None
         return identity

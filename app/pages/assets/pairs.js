@@ -5,32 +5,34 @@
 
   const dialog = document.createElement("dialog");
   dialog.className = "tl-dialog tl-pair";
-  dialog.setAttribute("aria-label", "Which reply is better?");
-  dialog.innerHTML = `<form method="dialog"><h2>Which reply is better?</h2>
+  dialog.setAttribute("aria-label", "@@which_is_better@@");
+  dialog.innerHTML = `<form method="dialog"><h2>@@which_is_better@@</h2>
     <p role="status"></p><div class="tl-replies"></div><p class="tl-refused" role="alert"></p>
-    <div class="tl-verdicts"><button class="tl-button" value="left">Left</button><button class="tl-button" value="right">Right</button>
-    <button class="tl-button" value="tie">Equally good</button><button class="tl-button" value="bad">Both bad</button>
-    <button class="tl-button" value="cancel" formnovalidate>Cancel</button></div></form>`;
+    <div class="tl-verdicts"><button class="tl-button" value="left">@@left@@</button><button class="tl-button" value="right">@@right@@</button>
+    <button class="tl-button" value="tie">@@equally_good@@</button><button class="tl-button" value="bad">@@both_bad@@</button>
+    <button class="tl-button" value="cancel" formnovalidate>@@cancel@@</button></div></form>`;
   const [status, refused] = [dialog.querySelector("[role=status]"), dialog.querySelector(".tl-refused")];
   const verdicts = [...dialog.querySelectorAll(".tl-verdicts button")].slice(0, 4);
   let pair = []; // the two replies from left to right, as {id, content}
 
   const call = async (method, address, body) => {
     const response = await fetch(`api/v1/messages/${address}`, {
-      method, body: body && JSON.stringify(body), headers: { "Content-Type": "application/json" }, credentials: "same-origin",
+      method, body: body && JSON.stringify(body), credentials: "same-origin",
+      headers: { "Content-Type": "application/json", "X-Thumbloop-Language": "@@tag@@" },
     });
     const answer = await response.json().catch(() => null);
-    if (!response.ok) throw new Error(answer?.error?.message ?? `The server answered with status ${response.status}.`);
+    if (!response.ok) throw new Error(answer?.error?.message ?? "@@server_status@@".replace("{status}", response.status));
     return answer;
   };
-  const failure = (error) => (error instanceof TypeError ? "No connection to the server." : error.message);
+  const failure = (error) => (error instanceof TypeError ? "@@no_connection@@" : error.message);
 
   const draw = () => {
     dialog.querySelector(".tl-replies").replaceChildren(...pair.map(({ content }, place) => {
       const section = document.createElement("section");
-      section.setAttribute("aria-label", place ? "Right" : "Left");
+      section.setAttribute("aria-label", place ? "@@right@@" : "@@left@@");
       section.tabIndex = 0;
-      section.textContent = content.trim() || "(an empty reply)";
+      section.dir = "auto";
+      section.textContent = content.trim() || "@@empty_reply@@";
       return section;
     }));
     verdicts.forEach((button) => { button.disabled = pair.length < 2; });
@@ -40,14 +42,14 @@
     pair = [];
     draw();
     refused.textContent = "";
-    status.textContent = "Another reply to the same message is being written…";
+    status.textContent = "@@another_comes@@";
     document.body.append(dialog);
     dialog.showModal();
     try {
       const other = await call("POST", `${encodeURIComponent(id)}/regenerate?stream=false&compare=true`);
       pair = [{ id, content }, { id: other.id, content: other.content }];
       if (Math.random() < 0.5) pair.reverse();
-      status.textContent = "Read both. Your answer becomes a thumb for each of them.";
+      status.textContent = "@@read_both@@";
     } catch (error) {
       status.textContent = "";
       refused.textContent = failure(error);

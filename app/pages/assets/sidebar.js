@@ -21,6 +21,7 @@ element.addEventListener('click', (event) => {
   if (missed) trigger('restore_chat', { chat: missed });
 });
 element.addEventListener('submit', (event) => {
+  if (!event.target.matches('[data-rename]')) return;
   event.preventDefault();
   trigger('rename_chat', { chat: event.target.dataset.rename, title: event.target.elements.title.value });
 });

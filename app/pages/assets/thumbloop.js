@@ -5,8 +5,8 @@
 
   // The server leads to the sign-in, and from there back to this chat; the composer keeps the draft.
   const signedOut = Object.assign(document.createElement("dialog"), { className: "tl-dialog" });
-  signedOut.innerHTML = `<form method="dialog"><p>You are signed out. What you typed is kept.</p>
-    <div><button class="tl-button">Close</button><a class="tl-button tl-main" autofocus>Sign in again</a></div></form>`;
+  signedOut.innerHTML = `<form method="dialog"><p>@@signed_out@@</p>
+    <div><button class="tl-button">@@close@@</button><a class="tl-button tl-main" autofocus>@@sign_in_again@@</a></div></form>`;
 
   // A session can end while its page is open. Gradio would cover the page with "Error", so its request never ends.
   const ask = window.fetch;
@@ -15,7 +15,7 @@
       const notice = document.getElementById("tl-notice"); // until Gradio reaches the server again and reloads the page
       const quiet = String(request[1]?.body).includes('"quiet":true');
       if (notice && !quiet && String(request[0]).includes("queue/join")) {
-        notice.innerHTML = '<p class="tl-alert" role="alert">No connection: this was not sent. What you typed is kept.</p>';
+        notice.innerHTML = '<p class="tl-alert" role="alert">@@not_sent@@</p>';
       }
       throw error;
     });
@@ -30,7 +30,7 @@
     const from = button.dataset.copyFrom;
     const text = from ? await (await fetch(from)).text() : button.dataset.copy;
     const name = button.getAttribute("aria-label");
-    if (name === "Copied") return;
+    if (name === "@@copied@@") return;
     if (navigator.clipboard) {
       await navigator.clipboard.writeText(text);
     } else {
@@ -42,8 +42,12 @@
       area.remove();
       button.focus();
     }
-    button.setAttribute("aria-label", "Copied");
-    setTimeout(() => button.setAttribute("aria-label", name), 1500);
+    button.setAttribute("aria-label", "@@copied@@");
+    button.dataset.copied = "";
+    setTimeout(() => {
+      button.setAttribute("aria-label", name);
+      delete button.dataset.copied;
+    }, 1500);
   };
 
   const drawer = (open) => {

@@ -10,7 +10,7 @@
     // While a reply is drawn again and again, a reader waits for its end.
     for (const log of all('[role="log"]')) set(log, "aria-busy", String(!!document.querySelector('[data-reply="streaming"]')));
     for (const row of all(".message-row")) {
-      const kind = row.matches(".user-row") ? "You" : row.querySelector(".tl-bar") ? "About the reply" : "Reply";
+      const kind = row.matches(".user-row") ? "@@you@@" : row.querySelector(".tl-bar") ? "@@about_reply@@" : "@@reply@@";
       set(row, "role", "group");
       set(row, "aria-label", kind);
     }
@@ -22,8 +22,10 @@
     for (const wide of all(":is(.code_wrap pre, .md table)")) {
       if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
     }
-    for (const copy of all(".copy_code_button:not([aria-label])")) copy.setAttribute("aria-label", "Copy code");
+    for (const copy of all(".copy_code_button:not([aria-label])")) copy.setAttribute("aria-label", "@@copy_code@@");
     for (const task of all('.md [type="checkbox"]')) set(task, "aria-label", task.parentElement.textContent.trim());
+    // Bullets and columns stand where the text begins.
+    for (const block of all(".md :is(ul, ol, table, blockquote)")) set(block, "dir", "auto");
     for (const head of all("th:empty")) head.setAttribute("role", "cell");
   };
 

@@ -8,7 +8,7 @@
   const send = (method, address, body) =>
     fetch(address, {
       method,
-      headers: { "Content-Type": "application/json" },
+      headers: { "Content-Type": "application/json", "X-Thumbloop-Language": "@@tag@@" },
       body: body === undefined ? undefined : JSON.stringify(body),
       credentials: "same-origin",
       keepalive: true,
@@ -17,9 +17,9 @@
   const address = (message, what) => `api/v1/messages/${encodeURIComponent(message)}/${what}`;
 
   const refusal = async (response) => {
-    if (response.status === 401) return "You are signed out: the vote was not stored.";
+    if (response.status === 401) return "@@vote_signed_out@@";
     const body = await response.json().catch(() => null);
-    return body?.error?.message ?? `The vote was not stored (status ${response.status}).`;
+    return body?.error?.message ?? "@@vote_refused@@".replace("{status}", response.status);
   };
 
   const find = (message) => document.querySelector(`[data-message="${CSS.escape(message)}"]`);
@@ -67,7 +67,7 @@
   // Stored first, shown afterwards: nothing looks cast that is not on disk. Throws what to say.
   const store = async (message, drawn, change) => {
     const before = stored.get(message) ?? drawn;
-    if (!before) throw new Error("This reply is no longer on the page; nothing was stored.");
+    if (!before) throw new Error("@@vote_no_reply@@");
     const vote = { ...before, ...change(before) };
     find(message)?.setAttribute("aria-busy", "true");
     try {
@@ -78,7 +78,7 @@
       stored.set(message, vote.label === null ? NOTHING : vote);
       correct();
     } catch (error) {
-      throw error instanceof TypeError ? new Error("No connection: the vote was not stored.") : error;
+      throw error instanceof TypeError ? new Error("@@vote_no_connection@@") : error;
     } finally {
       find(message)?.removeAttribute("aria-busy");
     }
@@ -118,13 +118,13 @@
 
   const dialog = document.createElement("dialog");
   dialog.className = "tl-dialog";
-  dialog.setAttribute("aria-label", "Say more about this reply");
+  dialog.setAttribute("aria-label", "@@say_more_about@@");
   dialog.innerHTML = `<form method="dialog">
-    <label>Comment<textarea name="comment" rows="3"></textarea></label>
-    <label>What should it have said?<textarea name="correction" rows="5"></textarea></label>
+    <label>@@comment@@<textarea name="comment" dir="auto" rows="3"></textarea></label>
+    <label>@@correction@@<textarea name="correction" dir="auto" rows="5"></textarea></label>
     <p class="tl-refused" role="alert"></p>
-    <div><button type="button" class="tl-button" data-cancel>Cancel</button>
-    <button type="submit" class="tl-button">Save</button></div></form>`;
+    <div><button type="button" class="tl-button" data-cancel>@@cancel@@</button>
+    <button type="submit" class="tl-button">@@save@@</button></div></form>`;
   const form = dialog.querySelector("form");
 
   const written = new Map(); // what was typed when Escape closed the dialog, by message

@@ -16,7 +16,7 @@ def known_zone(name: object) -> str:
 
 
 def by_day(chats: Iterable[Chat], zone: str, now: datetime) -> dict[str, list[Chat]]:
-    """The chats under "Today", "Yesterday", "Previous 7 days" and "Older", in the order given."""
+    """The chats under `today`, `yesterday`, `week` and `older`, in the order given."""
     where = ZoneInfo(zone)
     today = now.astimezone(where).date()
     groups: dict[str, list[Chat]] = {}
@@ -27,4 +27,4 @@ def by_day(chats: Iterable[Chat], zone: str, now: datetime) -> dict[str, list[Ch
 
 def _day(today: date, began: date) -> str:
     days = (today - began).days
-    return "Today" if days < 1 else "Yesterday" if days == 1 else "Previous 7 days" if days <= 7 else "Older"
+    return "today" if days < 1 else "yesterday" if days == 1 else "week" if days <= 7 else "older"

@@ -21,22 +21,21 @@ from app.pages.chat.markdown import DELIMITERS
 from app.pages.chat.render import ChatRenderer, Update
 from app.pages.chat.tab_state import CHATS_SHOWN, TabState
 from app.pages.chat.transcript import ShownMessage
-from app.pages.html import DEMONSTRATION, asset, notice
+from app.pages.html import asset, notice
 from app.services import Services
 from app.web.auth import Identity, identity_of
+from app.web.languages import language_of
 from storage.chats.chats import draft_chat, get_chat, list_chats, rename_chat, short_title
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
 from storage.privacy.consent import delete_chat, restore_chat, set_consent
 
 MAX_THREADS = 256  # with Gradio's default of 40, the 41st stream would wait for another to end
 
-SEARCH = '<input type="search" placeholder="Search" aria-label="Search your chats" maxlength="200">'
-
-HINT = "Enter sends, Shift+Enter starts a new line."
+SEARCH = '<input type="search" placeholder="@@search@@" aria-label="@@search_chats@@" maxlength="200">'
 
 EDITING = """{{#if value}}<div class="tl-editing" role="status">
-<span>Editing your message. What you wrote before stays, and so do its replies: arrows lead to them.</span>
-<button type="button" data-leave-edit>Cancel</button></div>{{/if}}"""
+<span>@@editing@@</span>
+<button type="button" data-leave-edit>@@cancel@@</button></div>{{/if}}"""
 
 # The inputs of the page's load event: its state, and the draft that the tab kept (assets/composer.js) with
 # the browser's time zone.
@@ -54,7 +53,8 @@ def shows_errors(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iter
         try:
             yield from handler(self, *arguments)
         except ThumbloopError as error:
-            yield {self.notice: notice(error.message)}
+            tab = next(one for one in arguments if isinstance(one, TabState))
+            yield {self.notice: notice(tab.language.error(error))}
 
     return shown
 
@@ -81,12 +81,12 @@ class ChatPage:
 
         with gr.Row(elem_id="tl-page", equal_height=True):
             with gr.Column(elem_id="tl-side", scale=0, min_width=260):
-                self.new = gr.Button("New chat", elem_id="tl-new", size="md")
+                self.new = gr.Button("@@new_chat@@", elem_id="tl-new", size="md")
                 html(value=SEARCH, elem_id="tl-search")
                 self.side = html(js_on_load=asset("sidebar.js"), elem_id="tl-chats")
             with gr.Column(elem_id="tl-main", scale=1, min_width=320):
                 if self.services.demonstration:
-                    html(value=DEMONSTRATION, elem_id="tl-demonstration")
+                    html(value="@@demonstration@@", elem_id="tl-demonstration")
                 self.header = html(elem_id="tl-header")
                 self.chatbot = gr.Chatbot(
                     elem_id="tl-transcript",
@@ -118,10 +118,10 @@ class ChatPage:
                     )
                     with gr.Column(elem_id="tl-card"):
                         self.box = gr.Textbox(
-                            label="Message",
+                            label="@@message@@",
                             show_label=False,
                             container=False,
-                            placeholder="Write a message",
+                            placeholder="@@write_message@@",
                             lines=1,
                             max_lines=8,
                             autofocus=True,
@@ -131,15 +131,15 @@ class ChatPage:
                         with gr.Row(elem_id="tl-under"):
                             self.consent = gr.Checkbox(
                                 value=self.services.settings.consent_default,
-                                label="May be used for training",
+                                label="@@consent@@",
                                 container=False,
                                 scale=0,
                                 min_width=0,
                                 elem_id="tl-consent",
                             )
-                            html(value=HINT, elem_id="tl-hint")
-                            self.send = gr.Button("Send", variant="primary", scale=0, elem_id="tl-send")
-                            self.stop = gr.Button("Stop", variant="primary", scale=0, elem_id="tl-stop")
+                            html(value="@@hint@@", elem_id="tl-hint")
+                            self.send = gr.Button("@@send@@", variant="primary", scale=0, elem_id="tl-send")
+                            self.stop = gr.Button("@@stop@@", variant="primary", scale=0, elem_id="tl-stop")
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -186,7 +186,7 @@ class ChatPage:
             identity = self._identify(tab, request)
         except (NotFound, NotAllowed):
             identity = identity_of(request, self.services)
-            message = "You have no such chat. Here is a new one."
+            message = tab.language("no_such_chat")
         if not request.query_params.get("chat"):
             with self.services.database.read() as session:
                 newest = list_chats(session, identity.user_id, limit=1)
@@ -304,7 +304,7 @@ class ChatPage:
                     set_consent(session, chat, given is True, by=identity.user_id)
         except ThumbloopError as error:
             tab.consent_shown = given is not True
-            yield {self.notice: notice(error.message), self.consent: given is not True}
+            yield {self.notice: notice(tab.language.error(error)), self.consent: given is not True}
         else:
             # A drawing of the earlier state may have overwritten the click.
             state = self.renderer.read(tab, identity)
@@ -323,6 +323,7 @@ class ChatPage:
     def _identify(self, tab: TabState, request: gr.Request) -> Identity:
         """The person; for a tab that is not loaded yet, also open the chat that its URL names."""
         identity = identity_of(request, self.services)
+        tab.language = language_of(request.headers, request.cookies, self.services.settings)
         named = request.query_params.get("chat", "")
         try:
             if not tab.loaded and named and named != "new":

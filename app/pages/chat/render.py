@@ -20,6 +20,7 @@ from app.pages.chat.tab_state import ChatState, TabState, paced, read_messages, 
 from app.pages.chat.transcript import ShownMessage, chatbot_messages, offered_tags
 from app.pages.html import notice, render
 from app.web.auth import Identity
+from app.web.languages import Language
 from storage.chats.chats import list_chats
 from storage.db.database import Database
 from storage.db.tables import now
@@ -30,7 +31,6 @@ from storage.settings import Settings
 
 # Each tab that draws a stream costs the server as much as a reader of its own.
 MOST_FOLLOWERS = 12
-TOO_MANY_TABS = "This reply is drawn in many other tabs of yours; reload this one to see how it ended."
 Update = dict[Any, Any]
 Drawing = Callable[[ChatState], Update]
 
@@ -81,7 +81,7 @@ class ChatRenderer:
         if state.streaming is not None and state.streaming.chat_id not in tab.drawn:
             live = self.chat_service.live(state.streaming)
             if live is not None and self.followers[identity.user_id] >= MOST_FOLLOWERS:
-                yield {self.notice: notice(TOO_MANY_TABS)}
+                yield {self.notice: notice(tab.language("too_many_tabs"))}
             elif live is not None:
                 yield from self.stream(tab, identity, live)
             else:  # it ended since
@@ -112,10 +112,10 @@ class ChatRenderer:
                         yield draw(self.read(tab, identity))
                 elif reply.state == "streaming":  # otherwise it had ended before it was read
                     reply.reasoning, reply.content = parts
-                    yield {self.chatbot: self._transcript(messages)}
+                    yield {self.chatbot: self._transcript(messages, tab.language)}
                 shown = here
         except ThumbloopError as error:
-            failure = error.message
+            failure = tab.language.error(error)
         finally:
             tab.drawn.discard(live.chat_id)
             self._count(identity, -1)
@@ -160,9 +160,10 @@ class ChatRenderer:
             answering = version.name
             accounts = self.settings.auth == "accounts"
             return {
-                self.chatbot: self._transcript(state.messages),
+                self.chatbot: self._transcript(state.messages, tab.language),
                 self.side: render(
                     "chat/chats.html",
+                    say=tab.language,
                     groups=by_day(chats[: tab.chats_shown], tab.zone, now()),
                     current=state.chat_id,
                     more=len(chats) > tab.chats_shown,
@@ -173,6 +174,7 @@ class ChatRenderer:
                 ),
                 self.header: render(
                     "chat/header.html",
+                    say=tab.language,
                     identity=identity,
                     answering=answering,
                     learned=learned,
@@ -180,6 +182,7 @@ class ChatRenderer:
                 ),
                 self.welcome: render(
                     "chat/welcome.html",
+                    say=tab.language,
                     begun=bool(state.messages),
                     answering=answering,
                     starters=self.settings.starter_prompts,
@@ -197,7 +200,7 @@ class ChatRenderer:
         tab.consent_shown = state.consent
         return state.consent
 
-    def _transcript(self, messages: list[ShownMessage]) -> list[dict[str, Any]]:
+    def _transcript(self, messages: list[ShownMessage], say: Language) -> list[dict[str, Any]]:
         settings = self.settings
         tags = offered_tags(settings.vote_tags_up, settings.vote_tags)
-        return chatbot_messages(messages, tags, settings.compare_share)
+        return chatbot_messages(messages, tags, settings.compare_share, say=say)

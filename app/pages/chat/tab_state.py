@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sqlmodel import Session
 
 from app.pages.chat.transcript import ShownMessage
+from app.web.languages import ENGLISH, Language
 from storage.chats.chats import current_places, get_chat
 from storage.chats.reasoning import Parts, Reasoning
 from storage.chats.votes import votes_of
@@ -29,6 +30,7 @@ class TabState:
     consent: bool | None = None  # for the next new chat; None: the default of the settings
     consent_shown: bool | None = None  # by the box, as last drawn; a click may be on its way
     chats_shown: int = CHATS_SHOWN
+    language: Language = ENGLISH
     zone: str = "UTC"  # the browser's time zone
     search: str = ""  # a text that the listed chats have
     seen: tuple[object, ...] = ()  # ChatState.seen of what was drawn last

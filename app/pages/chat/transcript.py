@@ -9,6 +9,7 @@ from typing import Any
 
 from app.pages.chat.markdown import plain_markdown
 from app.pages.html import render
+from app.web.languages import ENGLISH, Language
 from storage.chats.votes import CurrentVote
 from storage.db.tables import Message
 from storage.registry.canaries import is_chosen
@@ -16,14 +17,7 @@ from storage.registry.canaries import is_chosen
 ChatbotMessage = dict[str, Any]
 OfferedTags = Mapping[str, str]  # reason tags, each with the thumbs after which it is offered
 
-TYPING = (
-    '<span class="tl-typing" role="status" aria-label="The reply is on its way"><i></i><i></i><i></i></span>'
-)
-STATES = {
-    "failed": "This reply failed before its end. Regenerate it to try again.",
-    "given": "sent by an application as history",
-    "stopped": "stopped",
-}
+TYPING = '<span class="tl-typing" role="status" aria-label="{}"><i></i><i></i><i></i></span>'
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,11 @@ def offered_tags(up: Sequence[str], down: Sequence[str]) -> OfferedTags:
 
 
 def chatbot_messages(
-    messages: Iterable[ShownMessage], tags: OfferedTags | None = None, compare_share: float = 0.0
+    messages: Iterable[ShownMessage],
+    tags: OfferedTags | None = None,
+    compare_share: float = 0.0,
+    *,
+    say: Language = ENGLISH,
 ) -> list[ChatbotMessage]:
     """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
 
@@ -59,16 +57,20 @@ def chatbot_messages(
         replied = bool(message.content.strip())
         if message.reasoning:
             over = replied or message.state != "streaming"
-            content.append(_html(render("chat/reasoning.html", reasoning=message.reasoning, over=over)))
+            content.append(
+                _html(render("chat/reasoning.html", say=say, reasoning=message.reasoning, over=over))
+            )
         if message.role == "assistant" and replied:
             content.append({"type": "text", "text": plain_markdown(message.content)})
         if message.state != "streaming":
             last = item is messages[-1]
             asked = last and is_asked([one.message.id for one in replies_of(messages)], compare_share)
             asked = asked and item.vote is None and len(item.alternatives) < 2
-            content.append(_html(message_html(item, tags, under_way=under_way, last=last, asked=asked)))
+            content.append(
+                _html(message_html(item, tags, under_way=under_way, last=last, asked=asked, say=say))
+            )
         elif not replied:
-            content.append(_html(TYPING))
+            content.append(_html(TYPING.format(say("on_its_way"))))
         shown.append({"role": message.role, "content": content})
     return shown
 
@@ -91,6 +93,7 @@ def message_html(
     under_way: bool = False,
     last: bool = False,
     asked: bool = False,
+    say: Language = ENGLISH,
 ) -> str:
     """A person's message, or the bar below a reply; the `last` one can be regenerated.
 
@@ -102,26 +105,27 @@ def message_html(
         offered.setdefault(tag, "up down")
     return render(
         "chat/message.html",
+        say=say,
         item=item,
         under_way=under_way,
         last=last,
         asked=asked and item.message.state == "complete",
         votable=item.message.state in ("complete", "stopped") and bool(item.message.content.strip()),
-        note=_note(item.message),
+        note=_note(item.message, say),
         offered=offered,
     )
 
 
-def _note(message: Message) -> str:
+def _note(message: Message, say: Language) -> str:
     if message.state == "stopped" and message.finish_reason == "interrupted":
-        return "cut off: its server stopped"
-    if message.state in STATES:
-        return STATES[message.state]
+        return say("interrupted")
+    if message.state in ("failed", "given", "stopped"):
+        return say(message.state)
     if message.finish_reason == "length":
-        return "cut at the length limit"
+        return say("length")
     if message.messages_left_out:
-        return f"without the first {message.messages_left_out} messages: the chat is long"
-    return "" if message.content.strip() else "The model's answer is empty."
+        return say("left_out", count=message.messages_left_out)
+    return "" if message.content.strip() else say("empty")
 
 
 def _html(markup: str) -> dict[str, Any]:

@@ -59,9 +59,10 @@ class Breaker:
         wait = math.ceil(self.wait_seconds)
         if wait:
             raise Busy(
-                f"The model server failed several times and is left alone for now; try again in {wait} s.",
+                "The model server failed several times and is left alone for now; try again in {wait} s.",
                 retry_after=wait,
                 code=FAILED,
+                wait=wait,
             )
 
     def succeed(self) -> None:

@@ -118,12 +118,13 @@ class ModelServer:
         retry_after = math.ceil(seconds_to_wait(response.headers.get("Retry-After")))
         if status == 429 or (status == 503 and retry_after):
             return Busy(
-                f"The model server is overloaded ({reason}).",
+                "The model server is overloaded ({reason}).",
                 retry_after=retry_after or RETRY_AFTER_SECONDS,
                 code=BUSY,
+                reason=reason,
             )
         if status >= 500:
-            return Busy(f"The model server failed ({reason}).", code=FAILED)
+            return Busy("The model server failed ({reason}).", code=FAILED, reason=reason)
         if status == 404:
             return NotReady(
                 f"The model server has no such model ({reason}); set THUMBLOOP_OPENAI_MODEL to one that it "
@@ -166,8 +167,9 @@ class ModelServer:
             raise Busy(f"The model server failed: {self._text(error.body)}.", code=FAILED) from error
         except TimeoutError as error:
             raise Busy(
-                f"The model server was silent for {seconds:g} s (openai_timeout_seconds).",
+                "The model server was silent for {seconds} s (openai_timeout_seconds).",
                 code="model_server_silent",
+                seconds=f"{seconds:g}",
             ) from error
         except ValueError as error:
             raise Busy("The model server's answer is not a chat completion.", code=FAILED) from error

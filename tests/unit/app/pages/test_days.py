@@ -12,7 +12,7 @@ NOW = datetime(2026, 5, 10, 1, 30, tzinfo=UTC)
 
 @pytest.mark.parametrize(
     ("hours", "day"),
-    [(1, "Today"), (2, "Yesterday"), (25, "Yesterday"), (26, "Previous 7 days"), (169, "Previous 7 days")],
+    [(1, "today"), (2, "yesterday"), (25, "yesterday"), (26, "week"), (169, "week")],
 )
 def test_a_chat_stands_under_the_day_it_began(hours: int, day: str) -> None:
     began = NOW - timedelta(hours=hours)
@@ -26,7 +26,7 @@ def test_days_are_those_of_the_time_zone() -> None:
     groups = by_day(chats, "America/New_York", NOW)  # where it is still yesterday evening
     shown = {day: [chat.title for chat in group] for day, group in groups.items()}
     week = ["2", "3", "4", "5", "6", "7"]
-    assert shown == {"Today": ["0"], "Yesterday": ["1"], "Previous 7 days": week, "Older": ["8", "9"]}
+    assert shown == {"today": ["0"], "yesterday": ["1"], "week": week, "older": ["8", "9"]}
 
 
 @pytest.mark.parametrize(

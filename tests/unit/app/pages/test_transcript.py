@@ -13,6 +13,7 @@ from app.pages.chat.transcript import (
     offered_tags,
 )
 from app.pages.html import notice, render
+from app.web.languages import ENGLISH
 from storage.db.tables import Chat, Message, Vote
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -33,7 +34,8 @@ def test_titles_copies_and_errors_are_escaped() -> None:
     for html in (
         render(
             "chat/chats.html",
-            groups={"Today": [chat]},
+            say=ENGLISH,
+            groups={"today": [chat]},
             current=chat.id,
             more=False,
             reply="",
@@ -106,7 +108,10 @@ def test_what_was_said_with_a_vote_is_shown_and_escaped() -> None:
     assert 'data-tag="clear" data-after="up" aria-pressed="false"' in bar
     assert 'data-after="up down" aria-pressed="true"' in bar
     assert bar.count("data-tag") == 4  # the vote's own too, or a change would lose it
-    assert '<div class="tl-own"><small>Comment</small><span data-text="comment">\n&lt;/span&gt;' in bar
+    assert (
+        '<div class="tl-own"><small>Comment</small><span dir="auto" data-text="comment">\n&lt;/span&gt;'
+        in bar
+    )
     assert "Better.</span>" in bar
     assert "<script" not in bar
 
