@@ -10,7 +10,7 @@ from importlib.metadata import version
 import typer
 
 from app.commands import accounts, data, doctor, feedback, serve, settings, sweep, train, versions
-from app.judge.command import judge, pool
+from app.judge.command import bootstrap, judge, pool
 from app.judge.two_turns.command import evaluate
 from app.simulation.command import simulate
 from app.simulation.demo_command import demo
@@ -43,6 +43,7 @@ for command in (
         demo,
         pool,
         judge,
+        bootstrap,
         versions.versions,
         evaluate,
         versions.deploy,

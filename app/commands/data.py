@@ -1,13 +1,12 @@
 """Commands about whose data stay and count: backup, restore, erasure, quarantine and the guard."""
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
 
 from app.commands.doctor import check_deployed
-from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
+from app.commands.terminal import ACTOR, confirm, opened_database, print_table, say, shown_time
 from storage import backup as backups
 from storage.db import audit
 from storage.errors import InvalidInput, NotFound
@@ -202,7 +201,4 @@ def _say_affected(versions: list[str]) -> None:
 
 
 def _confirm(what: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidInput("No terminal to ask for confirmation; use --yes.", field="yes")
-    if not typer.confirm(f"Erase {what}?"):
-        raise InvalidInput("Nothing was erased.")
+    confirm(f"Erase {what}?", otherwise="Nothing was erased.")

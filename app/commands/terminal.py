@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import OperationalError
 
 from storage.db.database import Database, open_database
-from storage.errors import NotReady
+from storage.errors import InvalidInput, NotReady
 from storage.files.disk_full import is_full
 from storage.settings import Settings, load_settings
 
@@ -83,3 +84,11 @@ def say(text: str) -> None:
 
 def shown_time(moment: datetime | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M UTC") if moment is not None else ""
+
+
+def confirm(question: str, *, otherwise: str) -> None:
+    """Ask on the terminal; raises InvalidInput for a no, and where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise InvalidInput("No terminal to ask for confirmation; use --yes.", field="yes")
+    if not typer.confirm(question):
+        raise InvalidInput(otherwise)

@@ -37,24 +37,32 @@ TRAINER_CLAIMS_WITHIN = 20.0
 def train_on_votes(*, force: bool, fresh: bool, follow: bool) -> None:
     """Request a run and follow it, or follow the active one; exits with one of the codes above."""
     with opened_database() as (settings, database):
-        run_id, ours = _request(database, force, fresh)
-        alone = not _server_answers(settings)
-        if not follow:
-            with database.read() as session:
-                waits = claimable_run(session) is not None
-            if waits and alone:
-                open_executor(settings).start(run_id)
-            say(f"Training run {run_id} is active; `thumbloop train` follows it.")
-            return
-        patience = 0.0 if ours and alone else TRAINER_CLAIMS_WITHIN
-        run = _follow(settings, database, run_id, patience=patience)
-        if run is None:
-            say(f"Training run {run_id} continues in the background; `thumbloop train` follows it again.")
-            raise typer.Exit(LEFT_RUNNING)
-        say(f"{run.state.capitalize()}: {run.reason}")
-        if run.state == "failed" and run.log_path:
-            say(f"Its log: {settings.data_dir.absolute() / run.log_path}")
-        raise typer.Exit(EXIT_CODES[run.state])
+        if follow:
+            run = follow_a_run(settings, database, force=force, fresh=fresh)
+            raise typer.Exit(EXIT_CODES[run.state])
+        run_id, _ = _request(database, force, fresh)
+        with database.read() as session:
+            waits = claimable_run(session) is not None
+        if waits and not _server_answers(settings):
+            open_executor(settings).start(run_id)
+        say(f"Training run {run_id} is active; `thumbloop train` follows it.")
+
+
+def follow_a_run(settings: Settings, database: Database, *, force: bool, fresh: bool) -> TrainingRun:
+    """Request a run, or take the active one, and follow it to its end, which is said.
+
+    Exits if the user leaves it running.
+    """
+    run_id, ours = _request(database, force, fresh)
+    patience = 0.0 if ours and not _server_answers(settings) else TRAINER_CLAIMS_WITHIN
+    run = _follow(settings, database, run_id, patience=patience)
+    if run is None:
+        say(f"Training run {run_id} continues in the background; `thumbloop train` follows it again.")
+        raise typer.Exit(LEFT_RUNNING)
+    say(f"{run.state.capitalize()}: {run.reason}")
+    if run.state == "failed" and run.log_path:
+        say(f"Its log: {settings.data_dir.absolute() / run.log_path}")
+    return run
 
 
 def _request(database: Database, force: bool, fresh: bool) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""`thumbloop pool` and `thumbloop judge`."""
+"""`thumbloop pool`, `thumbloop judge` and `thumbloop bootstrap`."""
 
 import asyncio
 import json
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from app.commands.run_progress import RunProgress
-from app.commands.terminal import print_table, say
+from app.commands.terminal import confirm, print_table, say
 from app.commands.train_file import STOPPED
 from app.judge.specs import FORM
-from storage.db.database import open_database
+from storage.db.database import Database, open_database
+from storage.db.tables import TrainingRun
 from storage.errors import InvalidInput
 from storage.files.atomic import write_atomically
+from storage.registry.model_versions import deployed_version, ensure_base
 from storage.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def pool(
     limit: int | None = typer.Option(None, min=1, help="Only the first conversations, or the newest chats."),
     temperature: float = typer.Option(1.0, min=0, help="Of own versions."),
     max_tokens: int = typer.Option(256, min=1, help="Longest reply of own versions, in tokens."),
+    samples: int = typer.Option(1, min=1, help="Replies of each model to each conversation."),
     seed: int = typer.Option(0, help="Seed of the replies."),
 ) -> None:
     """Let several models answer the last turn of each conversation.
@@ -55,7 +58,7 @@ def pool(
     if not models:
         raise InvalidInput(f"Nobody would answer: name a --model. {MODEL}", field="model")
     settings = load_settings()
-    plan = PoolPlan(_conversations(settings, prompts, limit), seed)
+    plan = PoolPlan(_conversations(settings, prompts, limit), seed, samples)
     if from_chats and any("=" in model for model in models):
         say(f"{len(plan.conversations)} chats of people who let us train on them go to other servers.")
 
@@ -109,6 +112,7 @@ def judge(
     from app.judge.pool import write_lines
     from app.judge.report import judge_report
     from app.judge.rubric import read_rubric
+    from app.judge.store import store_rows  # loads pyarrow
 
     settings = load_settings()
     target = out or file.with_suffix(".judged.jsonl")
@@ -130,8 +134,85 @@ def judge(
         write_lines(kto, examples)
         say(f"KTO rows: {kto}")
     if store:
-        store_rows(settings, examples, target)
+        with closing(open_database(settings)) as database:
+            imported = store_rows(database, examples, target.parent)
+        say(f"{imported.accepted} rated replies were imported, {imported.duplicates} were there.")
     say(f"Verdicts: {target}")
+
+
+def bootstrap(
+    judge: str = typer.Option(..., help=f"The judge: {FORM}."),
+    models: list[str] = typer.Option(
+        [], "--model", help=f"{MODEL} May be given several times. Default: the deployed version."
+    ),
+    prompts: Path | None = typer.Option(
+        None, help="A file or folder of prompts, in any form that `import` reads; otherwise our own 240."
+    ),
+    learn_from: int = typer.Option(150, min=1, help="Prompts whose rated replies become examples."),
+    unseen: int = typer.Option(48, min=1, help="Other prompts, on which both versions are rated."),
+    samples: int = typer.Option(2, min=1, help="Replies of each model to each prompt."),
+    max_tokens: int = typer.Option(128, min=1, help="Longest reply of own versions, in tokens."),
+    rubric: str = typer.Option("overall", help="A Jinja file, or the name of one that comes with Thumbloop."),
+    seed: int = typer.Option(0, help="Seed of prompts and replies."),
+    out: Path = typer.Option(Path("bootstrap"), help="Folder, new or to be continued."),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask for confirmation."),
+) -> None:
+    """Make a first version without votes: replies, a judge's ratings, a training, and the judge once more.
+
+    Shows its plan first. Ctrl-C stops, with exit code 130; the same command continues.
+    """
+    from app.commands.train_votes import follow_a_run
+    from app.judge.bootstrap import Bootstrap, BootstrapPlan
+    from app.judge.rubric import read_rubric
+    from trainer.launch.environment import prepare_process
+
+    prepare_process()
+    settings = load_settings()
+    with closing(open_database(settings)) as database, database.write() as session:
+        ensure_base(session, settings.model)
+        models = models or [deployed_version(session).name]
+    plan = BootstrapPlan(
+        judge, read_rubric(rubric), tuple(models), prompts, learn_from, unseen, samples, max_tokens, seed
+    )
+    work = Bootstrap(out, plan, settings)
+    calls = work.calls()
+    say(
+        f"Plan: {calls['replies']} replies of {', '.join(model.split('=')[0] for model in models)} and of "
+        f"the new version, {calls['ratings']} ratings by {judge.split('=')[0]}, one training. What is done "
+        f"already in {out} is not done again."
+    )
+    if not yes:
+        confirm("Begin?", otherwise="Nothing was asked.")
+    with RunProgress() as progress:
+
+        def train(database: Database) -> TrainingRun:
+            progress.stop()  # the run has a bar of its own
+            try:
+                return follow_a_run(settings, database, force=True, fresh=True)
+            finally:
+                progress.start()
+
+        try:
+            report = work.run(train, progress.show_progress)
+        except KeyboardInterrupt:
+            progress.stop()
+            say("Stopped. The same command continues.")
+            raise typer.Exit(STOPPED) from None
+    print_table(
+        ("version", "replies", "mean rating", "liked by the judge", "95 % interval"),
+        [
+            (
+                name,
+                str(one["replies"]),
+                f"{one['mean']:.2f}",
+                f"{one['liked']:.0%}",
+                f"{one['low']:.0%} to {one['high']:.0%}",
+            )
+            for name, one in report["versions"].items()
+        ],
+    )
+    say(f"The gate: {report['run']['reason']}")
+    say(f"`thumbloop deploy {report['run']['version']}` deploys it. Report: {out / 'report.json'}")
 
 
 def run_shown(run: Callable[["Progress"], Coroutine[Any, Any, Found]]) -> Found:
@@ -199,19 +280,6 @@ def show_report(report: dict[str, Any]) -> None:
             f"It agrees with people on {people['accuracy']:.0%} ({low:.0%} to {high:.0%}) of "
             f"{people['replies']} replies; Cohen's κ {kappa}{between}."
         )
-
-
-def store_rows(settings: Settings, examples: list[dict[str, Any]], beside: Path) -> None:
-    """Import judged replies; those that are there already are not added again."""
-    from app.judge.pool import write_lines
-    from storage.imports.importer import import_file  # loads pyarrow
-
-    file = beside.with_suffix(".kto.jsonl")
-    write_lines(file, examples)
-    with closing(open_database(settings)) as database:
-        report = import_file(database, file)
-    file.unlink()
-    say(f"{report.accepted} rated replies were imported, {report.duplicates} were there.")
 
 
 def _conversations(settings: Settings, prompts: Path | None, limit: int | None) -> list["Conversation"]:

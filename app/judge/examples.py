@@ -54,8 +54,8 @@ def kto_rows(
     The defaults are the uppermost and the lowest quarter of the scale: 4 and 2 of 1 to 5.
     """
     for row in rows:
-        low, high = row["scale"]
-        up = up_from if up_from is not None else high - _quarter(row)
+        low, _ = row["scale"]
+        up = up_from if up_from is not None else _good_from(row)
         down = down_to if down_to is not None else low + _quarter(row)
         for reply, score in zip(row["replies"], scores(row), strict=True):
             if score is None or down < score < up:
@@ -70,6 +70,15 @@ def kto_rows(
                 "judged_by": row["judge"],
                 **({"comment": reason} if reason else {}),
             }
+
+
+def likes(row: Row, score: float) -> bool:
+    """Whether a score is in the uppermost quarter of the scale."""
+    return score >= _good_from(row)
+
+
+def _good_from(row: Row) -> float:
+    return float(row["scale"][1]) - _quarter(row)
 
 
 def _as_completion(text: str) -> list[dict[str, str]]:

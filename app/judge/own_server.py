@@ -14,7 +14,7 @@ from app.simulation.server import started_server
 from storage.db.database import open_database
 from storage.people.tokens import create_token, revoke_token
 from storage.people.users import ensure_user
-from storage.registry.model_versions import get_version
+from storage.registry.model_versions import ensure_base, get_version
 from storage.settings import Settings, load_settings
 
 ACCOUNT = "judge"
@@ -48,7 +48,8 @@ async def opened_servers(
 
 def _check_versions(names: Sequence[str], settings: Settings) -> None:
     if names:
-        with closing(open_database(settings)) as database, database.read() as session:
+        with closing(open_database(settings)) as database, database.write() as session:
+            ensure_base(session, settings.model)  # as the server's start would
             for name in names:
                 get_version(session, name)
 

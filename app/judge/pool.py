@@ -22,21 +22,23 @@ from storage.files.atomic import write_atomically
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """What is asked: the conversations, the models, and with which base seed."""
+    """What is asked: the conversations, how many replies of each model, and with which base seed."""
 
     conversations: Sequence[Conversation]
     seed: int = 0
+    samples: int = 1
 
     def identity(self, servers: Sequence[Server]) -> dict[str, Any]:
         return {
             "conversations": [one.id for one in self.conversations],
             "models": [server.spec.identity for server in servers],
             "seed": self.seed,
+            "samples": self.samples,
         }
 
 
 async def fill_pool(plan: PoolPlan, servers: Sequence[Server], out: Path, progress: Progress) -> None:
-    """Ask each server for a reply to each conversation and write the result to `out`.
+    """Ask each server for replies to each conversation and write the result to `out`.
 
     The replies so far are in a file beside it, so the same call continues after a kill. Raises Conflict and
     NotReady as `Journal` and `do_jobs` do.
@@ -45,23 +47,36 @@ async def fill_pool(plan: PoolPlan, servers: Sequence[Server], out: Path, progre
     if len(set(names)) < len(names):
         raise InvalidInput(f"Two models have one name: {', '.join(names)}.", field="model")
 
-    def job(server: Server, place: int, one: Conversation) -> Job:
+    def key(one: Conversation, name: str, sample: int) -> str:
+        return f"{one.id} {name} {sample}"
+
+    def job(server: Server, place: int, one: Conversation, sample: int) -> Job:
         async def ask() -> dict[str, Any]:
-            answer = await server.ask(one.prompt, seed=plan.seed + place)
+            seed = plan.seed + place + sample * len(plan.conversations)
+            answer = await server.ask(one.prompt, seed=seed)
             return {
                 "content": answer.text,
                 "finished": answer.finished,
                 "tokens": [answer.prompt_tokens, answer.completion_tokens],
             }
 
-        return Job(f"{one.id} {server.spec.name}", server, ask)
+        return Job(key(one, server.spec.name, sample), server, ask)
 
-    jobs = [job(server, at, one) for at, one in enumerate(plan.conversations) for server in servers]
+    jobs = [
+        job(server, place, one, sample)
+        for place, one in enumerate(plan.conversations)
+        for server in servers
+        for sample in range(plan.samples)
+    ]
     with Journal(out, plan.identity(servers)) as journal:
         await do_jobs(jobs, journal, "replies", progress)
 
         def line(one: Conversation) -> dict[str, Any]:
-            new = [{"model": name, **journal.answers[f"{one.id} {name}"]} for name in names]
+            new = [
+                {"model": name, **journal.answers[key(one, name, sample)]}
+                for name in names
+                for sample in range(plan.samples)
+            ]
             return {
                 "id": one.id,
                 "prompt": one.prompt,
