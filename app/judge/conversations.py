@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from storage.chats.chats import current_path
 from storage.chats.conversation import Turn, shaped
-from storage.db.tables import Chat, Vote
+from storage.db.tables import Chat, Message, ModelVersion, Vote
 from storage.errors import InvalidInput
 from storage.examples.filters import JUDGE
 from storage.imports.files.source import open_source
@@ -97,10 +97,16 @@ def chat_conversations(session: Session, limit: int | None = None) -> list[Conve
             turns += [Turn(message.role, message.content) for message in before]
             vote = session.exec(select(Vote).where(Vote.message_id == last.id)).first()
             label = vote.label if vote is not None and not vote.quarantined else None
-            author = (last.sampling or {}).get("model") or ORIGINAL
-            yield turns, Known(str(author), last.content, label)
+            yield turns, Known(_author(session, last), last.content, label)
 
     return _merged(found())
+
+
+def _author(session: Session, reply: Message) -> str:
+    """The version that wrote it, or the model that an import names."""
+    if reply.model_version_id is not None:
+        return session.get_one(ModelVersion, reply.model_version_id).name
+    return str((reply.sampling or {}).get("model") or ORIGINAL)
 
 
 def _of_record(

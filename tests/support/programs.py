@@ -42,6 +42,7 @@ IMPORTS = (
     "app.cli",
     "app.commands.sweep",
     "app.commands.train_file",
+    "app.judge.servers",
     "app.server",
     "app.services",
     "datasets",
