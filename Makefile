@@ -79,6 +79,22 @@ test: install  ## all tests, those of the default model and of the browser inclu
 test-fast: install  ## the inner loop, under two minutes: unit tests on SQLite, no server, no browser
 	$(TEST) -n 2 --dist loadscope -m fast tests/unit
 
+# Other people's clients, in an environment of their own: they would decide which libraries Thumbloop has.
+CLIENTS := build/clients
+CLIENT_FILES := tests/support/clients/requirements.txt tests/support/clients/package.json
+
+$(CLIENTS)/.installed: $(CLIENT_FILES) | install
+	@command -v npm >/dev/null || { echo "make test-clients: needs npm (Debian: apt-get install npm)" >&2; exit 1; }
+	@mkdir -p $(CLIENTS) && cp tests/support/clients/package.json $(CLIENTS)
+	@$(BIN)/uv venv --quiet --clear $(CLIENTS)/python
+	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/python -r tests/support/clients/requirements.txt
+	@npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS)
+	@touch $@
+
+.PHONY: test-clients
+test-clients: install $(CLIENTS)/.installed  ## talk to a server with openai, LangChain, LiteLLM, llm and the AI SDK
+	$(TEST) tests/integration/test_clients.py
+
 .PHONY: kill-rounds
 kill-rounds: install  ## kill the server 200 times while votes come in, on each engine
 	THUMBLOOP_TEST_KILL_ROUNDS=200 $(TEST) tests/integration/test_vote_kills.py

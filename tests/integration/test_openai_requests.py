@@ -1,5 +1,6 @@
 """Requests to the OpenAI-compatible API as programs send them: read, refused by name, or named."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,6 +106,73 @@ def test_fields_without_effect_are_named_in_a_header(rest: httpx.Client) -> None
         assert answer.headers["X-Thumbloop-Warning"] == expected
     many = complete(rest, **{f"field_{number}": number for number in range(30)})
     assert many.headers["X-Thumbloop-Warning"].endswith(" field_19 and 10 more")
+
+
+# As Open WebUI's server sends them: what it is asked for in a chat, with the settings of a model and the
+# headers that it forwards; and the tasks that it gives the model by itself, for titles and tags.
+OPEN_WEBUI_HEADERS = {
+    "HTTP-Referer": "https://openwebui.com/",
+    "X-Title": "Open WebUI",
+    "X-OpenWebUI-User-Name": "Ann",
+    "X-OpenWebUI-User-Id": "5c1d7f0e-93f6-4f0e-9d0e-0d6d3f1f9a11",
+    "X-OpenWebUI-User-Email": "ann@example.org",
+    "X-OpenWebUI-User-Role": "user",
+    "X-OpenWebUI-Chat-Id": "0b0a6f1c-4a55-4b6d-8a7f-0d4bb6f7f001",
+}
+OPEN_WEBUI: dict[str, dict[str, Any]] = {
+    "a chat": {
+        "stream": True,
+        "model": "deployed",
+        "messages": messages("system:Be brief.;user:Hi;assistant:Hello!;user:Again."),
+        "stream_options": {"include_usage": True},
+    },
+    "with the settings of a model": {
+        "stream": True,
+        "model": "deployed",
+        "messages": ASKED,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "max_tokens": 4,
+        "seed": 7,
+        "stop": ["###"],
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+    },
+    "text beside a file that was taken out": {
+        "stream": True,
+        "model": "deployed",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
+    },
+    "a title": {
+        "model": "deployed",
+        "messages": messages("user:### Task\nGenerate a title. JSON format"),
+        "stream": False,
+        "max_completion_tokens": 1000,
+    },
+    "tags": {"model": "deployed", "messages": messages("user:### Task\nGenerate tags."), "stream": False},
+}
+
+
+@pytest.mark.parametrize("asked", OPEN_WEBUI.values(), ids=OPEN_WEBUI)
+def test_requests_as_open_webui_sends_them(rest: httpx.Client, asked: dict[str, Any]) -> None:
+    listed = http_loop.checked(rest.get("/v1/models", headers=OPEN_WEBUI_HEADERS))
+    assert "deployed" in [model["id"] for model in listed["data"]]
+    body = {"max_tokens": 8, **asked}
+    if "max_completion_tokens" in asked:
+        del body["max_tokens"]
+    answer = rest.post("/v1/chat/completions", json=body, headers=OPEN_WEBUI_HEADERS)
+    assert answer.status_code == 200, answer.text
+    assert "X-Thumbloop-Warning" not in answer.headers
+    if not asked["stream"]:
+        completion = answer.json()["id"]
+    else:
+        lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+        assert lines[-1] == "[DONE]"
+        chunks = [json.loads(line) for line in lines[:-1]]
+        assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+        assert ("usage" in chunks[-1]) == ("stream_options" in asked)
+        completion = chunks[0]["id"]
+    http_loop.vote(rest, completion, False)
 
 
 def test_null_means_left_out_in_the_rest_api(rest: httpx.Client) -> None:
