@@ -2,7 +2,6 @@
 
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from storage.exports.shapes import ChatTemplate
 from tests.support.odd_conversations import comes_back
 from tests.support.rated_store import SALT, fill, template
 from tests.support.rows import rate
+from tests.support.trl_data import Template
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -94,42 +94,6 @@ def test_a_comment_after_megabytes_without_one_still_loads(database: Database, t
     assert (tmp_path / "out.jsonl").stat().st_size > 15_000_000  # several of the reader's blocks
     assert (rows[0]["comment"], rows[-1]["comment"]) == ("", "Finally.")
     assert (rows[0]["tags"], rows[-1]["tags"]) == ("[]", '["wrong"]')
-
-
-class Template:
-    """The tiny model's tokenizer and its chat template, as an export takes it."""
-
-    def __init__(self, model: Path) -> None:
-        from transformers import AutoTokenizer
-
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-
-    def __call__(self, messages: list[dict[str, str]], generate: bool) -> str:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-        assert isinstance(text, str)
-        return text
-
-    def prepared(self, kind: str, model: Path, rows: Any, folder: Path) -> Any:
-        """What TRL's trainer of that kind makes of the rows before it trains."""
-        import trl
-        from transformers import AutoModelForCausalLM
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            config = getattr(trl, f"{kind}Config")(
-                output_dir=str(folder),
-                per_device_train_batch_size=4,
-                max_length=None,
-                report_to=[],
-                use_cpu=True,
-            )
-            trainer = getattr(trl, f"{kind}Trainer")(
-                model=AutoModelForCausalLM.from_pretrained(model),
-                args=config,
-                train_dataset=rows,
-                processing_class=self.tokenizer,
-            )
-        return trainer.train_dataset
 
 
 def messages_again(rows: Any, format: str, names: tuple[str, ...]) -> Any:
