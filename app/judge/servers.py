@@ -92,7 +92,7 @@ class Server:
         if schema is not None and not self._schema_refused:
             try:
                 return await self._ask({**asked, "response_format": _as_format(schema)})
-            except _Refused as error:
+            except Refused as error:
                 answer = await self._ask(asked)  # if this is refused too, the format was not the reason
                 self._schema_refused = True
                 self.used.faults["structured output refused"] += 1
@@ -107,7 +107,7 @@ class Server:
             found: Any = await self._client.post("/chat/completions", cast_to=object, body=body)
         except openai.APIStatusError as error:
             refused = error.status_code in (400, 422)
-            raise (_Refused if refused else NoAnswer)(self._reason(error)) from error
+            raise (Refused if refused else NoAnswer)(self._reason(error)) from error
         except openai.APITimeoutError as error:
             raise NoAnswer(f"no answer within {self.spec.timeout:g} s") from error
         except (openai.OpenAIError, ValueError) as error:
@@ -139,7 +139,7 @@ class Server:
         return f"{error.status_code}: {' '.join(text.split())[:SHOWN_CHARS]}"
 
 
-class _Refused(NoAnswer):
+class Refused(NoAnswer):
     """The server does not take the request as it is."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.judge.journal import Journal
-from app.judge.servers import NoAnswer, Server
+from app.judge.servers import NoAnswer, Refused, Server
 from storage.errors import NotReady
 
 Progress = Callable[[dict[str, Any]], None]
@@ -29,7 +29,19 @@ class _Queue:
 
     jobs: list[Job] = field(default_factory=list)
     answered: bool = False
-    failed: list[tuple[Job, dict[str, Any]]] = field(default_factory=list)
+    failed: list[tuple[Job, NoAnswer]] = field(default_factory=list)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether there is no sign of the server: a refusal of single requests is one."""
+        return not self.answered and any(not isinstance(error, Refused) for _, error in self.failed)
+
+    def keep_failed(self, journal: Journal) -> int:
+        for job, error in self.failed:
+            journal.append(job.key, {"error": error.message})
+        count = len(self.failed)
+        self.failed.clear()
+        return count
 
 
 async def do_jobs(jobs: Iterable[Job], journal: Journal, phase: str, progress: Progress) -> None:
@@ -52,18 +64,14 @@ async def do_jobs(jobs: Iterable[Job], journal: Journal, phase: str, progress: P
             try:
                 answer = await job.ask()
             except NoAnswer as error:
-                queue.failed.append((job, {"error": error.message}))
+                queue.failed.append((job, error))
                 if len(queue.failed) >= IN_A_ROW:
                     what = f"gave no answer {IN_A_ROW} times in a row"
                     raise _away(job.server, what, error.message) from error
                 continue
-            for failed, reason in queue.failed:
-                journal.append(failed.key, reason)
-                done += 1
-            queue.failed.clear()
+            done += queue.keep_failed(journal) + 1
             queue.answered = True
             journal.append(job.key, answer)
-            done += 1
             tell()
 
     queues: dict[Server, _Queue] = {}
@@ -78,10 +86,9 @@ async def do_jobs(jobs: Iterable[Job], journal: Journal, phase: str, progress: P
     except* NotReady as errors:
         raise errors.exceptions[0] from None
     for server, queue in queues.items():
-        if queue.failed and not queue.answered:
-            raise _away(server, "gave no answer", queue.failed[-1][1]["error"])
-        for failed, reason in queue.failed:
-            journal.append(failed.key, reason)
+        if queue.is_away:
+            raise _away(server, "gave no answer", queue.failed[-1][1].message)
+        queue.keep_failed(journal)
 
 
 def _away(server: Server, what: str, reason: str) -> NotReady:
