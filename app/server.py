@@ -31,6 +31,7 @@ from app.api.v1 import (
     votes,
     webhooks,
 )
+from app.pages import installing
 from app.pages.admin import PAGES
 from app.pages.chat.page import ChatPage
 from app.pages.html import DEMONSTRATION
@@ -69,7 +70,7 @@ API_ROUTERS = (
     webhooks,
     audit,
 )
-ROOT_ROUTERS = (routes, monitoring, docs, sign_in, *PAGES)
+ROOT_ROUTERS = (routes, monitoring, docs, sign_in, installing, *PAGES)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 DESCRIPTION = """Every request needs an API token (`thumbloop token create NAME`) in the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:

@@ -156,6 +156,8 @@ class PageGuard:
         nonce = secrets.token_urlsafe(16)
         # Data inside Gradio's scripts has every < escaped, so this matches script tags only, never text.
         html = language.filled(body.decode()).replace("<head>", SPEAKING.format(tag=language.tag), 1)
+        # Edges of a phone's screen are the page's to avoid, and its keyboard makes the page smaller.
+        html = html.replace("shrink-to-fit=no", "viewport-fit=cover, interactive-widget=resizes-content", 1)
         html = html.replace('lang="en"', f'lang="{language.tag}" dir="{language.direction}"', 1)
         html = html.replace("<script", f'<script nonce="{nonce}"')
         page = Response(html, start["status"])

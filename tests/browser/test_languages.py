@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.web.languages import LANGUAGES, Language
+from app.web.languages import COOKIE, LANGUAGES, Language
 from storage.db.database import open_database
 from storage.people.users import create_user
 from tests.support.axe import violations
@@ -73,6 +73,14 @@ def test_the_browser_chooses_the_language_of_all_that_is_said(
     assert violations(page) == []
     assert_fits(page)
 
+    page.keyboard.press("Escape")
+    page.set_viewport_size({"width": 640, "height": 400})  # a window of 1280 x 800 at 200 %
+    assert_fits(page)
+    page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+    page.reload()
+    expect(page.locator("[data-message]")).to_have_count(1)
+    assert violations(page) == []
+    page.get_by_role("button", name=say("chats"), exact=True).click()
     stored = page.url
     page.get_by_role("button", name="English").click()
     expect(page.locator("html")).to_have_attribute("lang", "en")
@@ -106,14 +114,16 @@ def test_signing_in_and_sessions(start_server: StartServer, open_page: OpenPage)
     page.get_by_role("button", name="Anmelden", exact=True).click()
     expect(page.get_by_role("heading", name="Worüber möchtest du sprechen?")).to_be_visible()
     assert_fits(page)
-    for path in ("/sessions", "/admin/", "/nowhere"):
-        page.goto(f"{server.url}{path}")
-        expect(page.locator("html")).to_have_attribute("lang", "de")
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            assert violations(page) == []
-        assert_fits(page)
-        assert english_words(page) == set()
+    for tag in ("en", "zh-CN", "de"):
+        page.context.add_cookies([{"name": COOKIE, "value": tag, "url": server.url}])
+        for path in ("/sessions", "/admin/", "/nowhere"):
+            page.goto(f"{server.url}{path}")
+            expect(page.locator("html")).to_have_attribute("lang", tag)
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                assert violations(page) == []
+            assert_fits(page)
+            assert tag == "en" or english_words(page) == set()
 
 
 def test_texts_from_right_to_left_begin_at_the_right(page: Page, chat_server: LiveServer) -> None:

@@ -5,6 +5,11 @@ from playwright.sync_api import Page, expect
 from tests.support.chatting import PHONE, OpenPage, box, send, send_and_wait, thumb
 from tests.support.live_server import LiveServer, StartServer
 
+# The text of the style sheets' rules for an element.
+RULES = """part => [...document.styleSheets].flatMap(sheet => [...sheet.cssRules])
+    .filter(rule => rule.selectorText?.split(', ').some(one => one.endsWith(part)))
+    .map(rule => rule.cssText).join()"""
+
 
 def test_a_click_on_an_idea_sends_it(chat_server: LiveServer, open_page: OpenPage) -> None:
     page = open_page(chat_server.url)
@@ -66,6 +71,29 @@ def test_bars_show_where_nothing_hovers(chat_server: LiveServer, open_page: Open
     send_and_wait(page, "One")
     send_and_wait(page, "Two")
     expect(thumb(page, "Like", 0)).to_have_css("opacity", "1")
+
+
+def test_a_phone_gets_an_app_that_keeps_clear_of_its_edges_and_does_not_zoom(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url, reduced_motion="reduce", **PHONE)
+    viewport = page.locator("meta[name=viewport]").get_attribute("content") or ""
+    assert {"viewport-fit=cover", "interactive-widget=resizes-content"} <= set(viewport.split(", "))
+    assert "user-scalable" not in viewport
+    send_and_wait(page, "Hello")
+    page.get_by_role("button", name="Chats").tap()
+    page.get_by_label("Rename, export or delete: Hello").tap()
+    for field in page.locator("textarea:visible, input:not([type=checkbox]):visible").all():
+        expect(field).to_have_css("font-size", "16px")  # below, a phone zooms in
+    for part in ("#tl-page", "#tl-composer"):
+        assert "env(safe-area-inset-" in page.evaluate(RULES, part), part
+    moving = page.evaluate("document.getAnimations().filter(one => one.playState === 'running').length")
+    assert moving == 0
+    page.context.clear_cookies()  # a browser asks without them
+    manifest = page.request.get(f"{chat_server.url}/manifest.json").json()
+    assert manifest["display"] == "standalone"
+    assert page.request.get(f"{chat_server.url}/{manifest['icons'][0]['src']}").ok
+    assert page.locator("link[rel=manifest]").get_attribute("href") == "/manifest.json"
 
 
 def test_send_and_stop_are_one_round_button_in_the_card(

@@ -8,12 +8,14 @@ from tests.support.live_server import LiveServer
 from tests.support.replies import REPLIES_WITH_CODE
 
 MATHS = r"$O(\log n)$ \(a^2<b\) $$\sum_i i$$ \[ \int\,dx \] for $5 or $6, not `$x$` or `\(y\)`"
+NOTES = "Tides[^1] and `[^1]`, not [^2].\n\n    x = '[^1]'\n\n[^1]: By the *moon*.\n[^a]: <b>Seen</b>"
 WIDE = " ".join(["word"] * 12)
 TABLE = f"|Method|{WIDE}|Time|\n|:-|:-:|-:|\n|Sorting|{WIDE}|12|\n\n- [x] done"
 REPLIES = [
     *REPLIES_WITH_CODE,
     MATHS,
     TABLE,
+    NOTES,
     "![a](http://elsewhere/x.png) !![a](http://elsewhere/x.png) \\![a](http://elsewhere/x.png)",
     "!![a][b]\n\n[b]: http://elsewhere/x.png",
     "\\```mermaid\nA[<img src=http://elsewhere/x.png>]\n```",
@@ -60,6 +62,11 @@ def test_no_reply_becomes_more_than_text_and_code_is_shown_as_written(
     expect(maths).to_contain_text("for $5 or $6, not")
     assert maths.evaluate(CODES) == ["$x$", r"\(y\)"]
 
+    notes = texts.nth(1 + REPLIES.index(NOTES))
+    expect(notes.locator("sup")).to_have_text(["1", "1", "a"])
+    assert notes.evaluate(CODES) == ["[^1]", "x = '[^1]'"]
+    for text in ("not [^2]", "1 By the moon.", "a <b>Seen</b>"):
+        expect(notes).to_contain_text(text)
     page.set_viewport_size({"width": 320, "height": 640})
     table = texts.nth(1 + REPLIES.index(TABLE))
     styles = table.evaluate(

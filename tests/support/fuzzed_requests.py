@@ -309,7 +309,16 @@ def real_requests(
     add("POST /logout", who=leaver)
     add("POST /sessions", urlencode({"session_id": leaver.session_id}).encode(), who=leaver, **form)
     tab = f"tab{number}"
-    for path in ("", "config", "theme.css", "assets/nothing.js", "gradio_api/info", "gradio_api/app_id"):
+    for path in (
+        "",
+        "manifest.json",
+        "icon.svg",
+        "config",
+        "theme.css",
+        "assets/nothing.js",
+        "gradio_api/info",
+        "gradio_api/app_id",
+    ):
         add(f"GET /{path}")
     add(f"GET /gradio_api/heartbeat/{tab}")
     add(f"GET /gradio_api/queue/data?session_hash={tab}")

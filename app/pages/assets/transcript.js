@@ -6,7 +6,17 @@
   const all = (what) => document.querySelectorAll(`#tl-transcript ${what}`);
   const set = (element, name, value) => element.getAttribute(name) === value || element.setAttribute(name, value);
 
+  // Each update of a stream draws the reasoning folded.
+  const unfolded = new Set();
+  document.addEventListener("click", ({ target }) => {
+    const reasoning = target.closest?.(".tl-reasoning summary")?.parentElement;
+    if (reasoning) unfolded[reasoning.open ? "delete" : "add"](reasoning.dataset.of); // before the browser turns it
+  });
+
   const dress = () => {
+    for (const reasoning of all(".tl-reasoning")) {
+      if (unfolded.has(reasoning.dataset.of) && !reasoning.open) reasoning.open = true;
+    }
     // While a reply is drawn again and again, a reader waits for its end.
     for (const log of all('[role="log"]')) set(log, "aria-busy", String(!!document.querySelector('[data-reply="streaming"]')));
     for (const row of all(".message-row")) {
@@ -29,7 +39,7 @@
     for (const head of all("th:empty")) head.setAttribute("role", "cell");
   };
 
-  const changes = { childList: true, subtree: true, attributeFilter: ["aria-label", "data-reply"] };
+  const changes = { childList: true, subtree: true, attributeFilter: ["aria-label", "data-reply", "open"] };
   new MutationObserver(dress).observe(document.documentElement, changes);
   addEventListener("resize", dress);
 })();

@@ -55,8 +55,11 @@ FORMULA = re.compile(
 RISKY = r"<(?=[A-Za-z/!?])(?!https?://[^\s<>\"'`]*>)|!(?=\[)|(?<=```)m(?=ermaid)|[\ue000-\ue003\U000f0000-\U0010ffff]"
 TARGET = r"\](?=[(:][\s>]*<?(?P<address>[^\s>)]{,300}))"  # of a link, or of a definition
 SUSPECT = re.compile(f"{RISKY}|{TARGET}")
+# A footnote, "[^1]: " where it stands and "[^1]" where it is referred to. Only labels that have one count.
+NOTE = re.compile(r"\[\^(?P<label>\w{1,20})\](?P<stands>:[ \t]+)?")
+NOTE_STANDS = re.compile(r"^ {0,3}\[\^(\w{1,20})\]:[ \t]", re.MULTILINE)
 MARKED = re.compile(
-    rf"(?P<maths>{FORMULA.pattern})"
+    rf"(?P<maths>{FORMULA.pattern})|(?P<note>{NOTE.pattern})"
     # The browser's parser lets a definition run over several lines, and so over the beginning of a fence.
     # This is the bracket of each that is not closed in its line, or has more than an address behind it.
     r"|(?P<indent>^ {0,3})\[(?!(?:\\.|[^\[\]\\\n])*"
@@ -64,6 +67,7 @@ MARKED = re.compile(
     f"|{RISKY}|{TARGET}",
     re.MULTILINE,
 )
+HARMLESS = re.compile(f"{FORMULA.pattern}|{NOTE.pattern}")
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 SAFE_SCHEMES = ("http", "https", "mailto")
 FIRST_MARK = 0xF0000
@@ -78,7 +82,8 @@ def plain_markdown(text: str) -> str:
     """Markdown in which, outside code, tags are text and images are links; code shows what it holds."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
     suspects = SUSPECT.finditer(text)
-    if not FORMULA.search(text) and not any(m["address"] is None or _is_bad(m["address"]) for m in suspects):
+    plain = not FORMULA.search(text) and not NOTE_STANDS.search(text)
+    if plain and not any(m["address"] is None or _is_bad(m["address"]) for m in suspects):
         return text
     return _Marked(text).plain()
 
@@ -98,10 +103,13 @@ class _Marked:
     def __init__(self, text: str) -> None:
         self.originals: list[str] = []
         self.in_code: set[str] = set()
+        self.notes = set(NOTE_STANDS.findall(text))
         self.text = MARKED.sub(self._mark, text)
 
     def _mark(self, match: re.Match[str]) -> str:
         if match["address"] is not None and not _is_bad(match["address"]):
+            return match[0]
+        if match["note"] and match["label"] not in self.notes:
             return match[0]
         indent = match["indent"] or ""
         original = match[0][len(indent) :]
@@ -186,10 +194,10 @@ class _Marked:
         return f"{fence}{language}\n{content}{fence}\n"
 
     def _has_risk(self, code: str) -> bool:
-        """Whether code holds more than what would be a formula elsewhere, which is text in it."""
+        """Whether code holds more than formulas and footnotes, which are text in it."""
         marks = {mark for _, mark in MARK.findall(code)}
         self.in_code |= marks
-        return any(not FORMULA.fullmatch(self._original(mark)) for mark in marks)
+        return any(not HARMLESS.fullmatch(self._original(mark)) for mark in marks)
 
     def _original(self, mark: str) -> str:
         return self.originals[ord(mark) - FIRST_MARK]
@@ -204,6 +212,9 @@ class _Marked:
         slashes, original = match[1], self._original(match[2])
         if FORMULA.fullmatch(original):
             return slashes + (original if match[2] in self.in_code else _formula(original))
+        if note := NOTE.fullmatch(original):
+            raised = f"<sup>{note['label']}</sup>{' ' if note['stands'] else ''}"
+            return slashes + (original if match[2] in self.in_code or len(slashes) % 2 else raised)
         if original in "<![]" and len(slashes) % 2:
             slashes = slashes[1:]  # it says that the character is text
         return slashes + ("&#109;" if original == "m" else _entities(original))

@@ -58,7 +58,11 @@ def chatbot_messages(
         if message.reasoning:
             over = replied or message.state != "streaming"
             content.append(
-                _html(render("chat/reasoning.html", say=say, reasoning=message.reasoning, over=over))
+                _html(
+                    render(
+                        "chat/reasoning.html", say=say, of=message.id, reasoning=message.reasoning, over=over
+                    )
+                )
             )
         if message.role == "assistant" and replied:
             content.append({"type": "text", "text": plain_markdown(message.content)})
