@@ -25,8 +25,6 @@ from app.judge.judge import JudgePlan, judge_pool
 from app.judge.own_server import opened_servers
 from app.judge.pool import PoolPlan, fill_pool, read_pool
 from app.judge.report import judge_report
-from app.judge.rubric import Rubric
-from app.judge.specs import parse_server
 from app.judge.store import store_rows
 from app.judge.work import Progress
 from app.simulation.prompts import SHIPPED
@@ -37,6 +35,8 @@ from storage.errors import Conflict, InvalidInput, NotReady
 from storage.files.atomic import write_atomically
 from storage.registry.model_versions import deployed_version, ensure_base, version_of_run
 from storage.settings import Settings
+from trainer.judge.rubric import Rubric
+from trainer.judge.specs import parse_server
 
 Train = Callable[[Database], TrainingRun]
 UNSEEN_SAMPLES = 2

@@ -12,13 +12,13 @@ import typer
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import confirm, print_table, say
 from app.commands.train_file import STOPPED
-from app.judge.specs import FORM
 from storage.db.database import Database, open_database
 from storage.db.tables import TrainingRun
 from storage.errors import InvalidInput
 from storage.files.atomic import write_atomically
 from storage.registry.model_versions import deployed_version, ensure_base
 from storage.settings import Settings, load_settings
+from trainer.judge.specs import FORM
 
 if TYPE_CHECKING:
     from app.judge.conversations import Conversation
@@ -111,8 +111,8 @@ def judge(
     from app.judge.own_server import opened_servers
     from app.judge.pool import write_lines
     from app.judge.report import judge_report
-    from app.judge.rubric import read_rubric
     from app.judge.store import store_rows  # loads pyarrow
+    from trainer.judge.rubric import read_rubric
 
     settings = load_settings()
     target = out or file.with_suffix(".judged.jsonl")
@@ -163,7 +163,7 @@ def bootstrap(
     """
     from app.commands.train_votes import follow_a_run
     from app.judge.bootstrap import Bootstrap, BootstrapPlan
-    from app.judge.rubric import read_rubric
+    from trainer.judge.rubric import read_rubric
     from trainer.launch.environment import prepare_process
 
     prepare_process()

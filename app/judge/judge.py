@@ -12,7 +12,7 @@ and a compared conversation has `comparisons`, with the places of two replies an
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,11 +21,10 @@ from typing import Any
 
 from app.judge.journal import Journal
 from app.judge.pool import read_pool, write_lines
-from app.judge.rubric import ASK_AGAIN, Rubric, Verdict, read_winner, winner_schema
-from app.judge.servers import Server
 from app.judge.work import Job, Progress, do_jobs
-
-OTHER_SIDE = {"left": "right", "right": "left", "tie": "tie"}
+from trainer.judge.asking import OTHER_SIDE, ask_judge
+from trainer.judge.rubric import Rubric, read_winner, winner_schema
+from trainer.judge.servers import Server
 
 
 @dataclass(frozen=True)
@@ -68,35 +67,6 @@ async def judge_pool(
         write_lines(out, judged)
         journal.remove()
     return judged
-
-
-async def ask_judge(
-    judge: Server,
-    question: str,
-    schema: dict[str, Any],
-    read: Callable[[str], Verdict | None],
-    seed: int | None = None,
-) -> dict[str, Any]:
-    """The verdict, or the text that holds none, even after the judge was asked a second time.
-
-    Raises NoAnswer.
-    """
-    asked = [{"role": "user", "content": question}]
-    answer = await judge.ask(asked, schema=schema, seed=seed)
-    verdict = read(answer.text)
-    if verdict is None:
-        judge.used.faults["unreadable verdict"] += 1
-        again = [
-            *asked,
-            {"role": "assistant", "content": answer.text},
-            {"role": "user", "content": ASK_AGAIN},
-        ]
-        answer = await judge.ask(again, schema=schema, seed=seed)
-        verdict = read(answer.text)
-    if verdict is None:
-        judge.used.faults["unreadable verdict"] += 1
-        return {"unparsable": answer.text}
-    return {"verdict": verdict.value, "reason": verdict.reason}
 
 
 def comparable(row: Mapping[str, Any]) -> list[int]:

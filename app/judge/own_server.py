@@ -8,14 +8,14 @@ from typing import Any
 
 import httpx
 
-from app.judge.servers import Server
-from app.judge.specs import ServerSpec, parse_server
 from app.simulation.server import started_server
 from storage.db.database import open_database
 from storage.people.tokens import create_token, revoke_token
 from storage.people.users import ensure_user
 from storage.registry.model_versions import ensure_base, get_version
 from storage.settings import Settings, load_settings
+from trainer.judge.servers import Server
+from trainer.judge.specs import ServerSpec, parse_server
 
 ACCOUNT = "judge"
 TOKEN_LIVES = timedelta(days=7)  # if it is not revoked, because of a kill

@@ -14,10 +14,10 @@ from typing import Any
 
 from app.judge.conversations import Conversation
 from app.judge.journal import Journal
-from app.judge.servers import Server
 from app.judge.work import Job, Progress, do_jobs
 from storage.errors import InvalidInput
 from storage.files.atomic import write_atomically
+from trainer.judge.servers import Server
 
 
 @dataclass(frozen=True)

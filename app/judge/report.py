@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from app.judge.examples import scores
-from app.judge.servers import Server
 from storage.chats.proportions import exact_interval
+from trainer.judge.servers import Server
 
 Row = Mapping[str, Any]
 RESAMPLES = 2000

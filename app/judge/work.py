@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.judge.journal import Journal
-from app.judge.servers import NoAnswer, Refused, Server
 from storage.errors import NotReady
+from trainer.judge.servers import NoAnswer, Refused, Server
 
 Progress = Callable[[dict[str, Any]], None]
 # A server that answers nothing this often in a row is not asked on: it is away, or refuses the key.

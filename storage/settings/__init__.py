@@ -23,7 +23,7 @@ from storage.settings.training import TrainingSettings
 from storage.settings.validators import Address, check_together, check_webhook_secret, variable
 
 # Settings whose values are never shown.
-SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token"})
+SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token", "gate_judge"})
 
 
 class Settings(TrainingSettings, ServingSettings):

@@ -6,7 +6,16 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import AdapterField, LiveField, RunField
-from storage.settings.validators import AsList, AutoNumber, AutoShare, Executor, Hours, Item, TimeZone
+from storage.settings.validators import (
+    AsList,
+    AutoNumber,
+    AutoShare,
+    Executor,
+    Hours,
+    Item,
+    ModelServer,
+    TimeZone,
+)
 
 SignalKind = Literal["regenerated", "edited", "copied"]
 Strength = Annotated[float, Field(gt=0, le=2)]
@@ -158,6 +167,9 @@ class TrainingSettings(BaseSettings):
     """Share of new chats for a canary of a version that is probably better. 0: an admin decides."""
     gate_canary_confidence: float = RunField(0.7, gt=0.5, lt=1)
     """The probability from which a version is probably better."""
+    gate_judge: ModelServer = LiveField("")
+    """A judge model that compares sampled replies of a new version with those of the deployed one, as
+    NAME=URL,KEY,MODEL. It gets the last messages of held-out prompts. Empty: none."""
     strengths: Annotated[list[Strength], NoDecode, AsList] = RunField([0.5, 1.0], min_length=1)
     """Strengths at which the gate tries a new adapter; that with the best unharmed replies is published. 1 is
     the adapter as trained. An adapter that continues another one is published as it is."""

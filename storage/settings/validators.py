@@ -108,6 +108,8 @@ Network = Annotated[str, AfterValidator(_network)]
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 _TWO_TIMES = "write two times of day with a hyphen between them, such as 22:00-06:00"
 Hours = Annotated[str, _matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]
+_A_SERVER = "write NAME=URL,MODEL or NAME=URL,KEY,MODEL; docs/cold-start.md says more"
+ModelServer = Annotated[str, _matching(r"([\w./-]{1,80}=https?://[^,\s]+(,[^,\s]+)+)?", _A_SERVER)]
 _A_CLASS = "write `local`, or `package.module:Class` of a class that Python can import"
 Executor = Annotated[str, _matching(r"local|[\w.]+:\w+", _A_CLASS)]
 # `auto` is decided by the mode of sign-in (storage/settings/guard.py).

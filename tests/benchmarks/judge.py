@@ -16,10 +16,10 @@ from typing import Any
 from app.judge.conversations import Conversation
 from app.judge.judge import JudgePlan, judge_pool
 from app.judge.pool import PoolPlan, fill_pool
-from app.judge.rubric import read_rubric
-from app.judge.servers import Server
-from app.judge.specs import parse_server
 from tests.support.scripted_models import Script, asked, prefers_short
+from trainer.judge.rubric import read_rubric
+from trainer.judge.servers import Server
+from trainer.judge.specs import parse_server
 
 CONVERSATIONS, MODELS, AT_ONCE, SECONDS = 200, 4, 8, 0.05
 

@@ -42,7 +42,7 @@ IMPORTS = (
     "app.cli",
     "app.commands.sweep",
     "app.commands.train_file",
-    "app.judge.servers",
+    "trainer.judge.servers",
     "app.server",
     "app.services",
     "datasets",

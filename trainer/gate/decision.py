@@ -4,12 +4,15 @@ The evidence is sampled replies, if there are any: they must be better by the le
 suffered. Otherwise it is two evaluations on the same held-out votes: the candidate must not be worse.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from storage.settings import Settings
 from trainer.gate.comparison import Sampled, find_harms, probability_better
 from trainer.gate.measures import MEASURES, Evaluation
+from trainer.judge.asking import Preference
 from trainer.taste.taste import Abstention, Taste
 
 # With a single vote of one kind the AUC depends on that vote alone, not on the model.
@@ -83,6 +86,7 @@ class ReplyEvidence:
     candidates: dict[float, Sampled]
     strength: float
     taste: Taste | Abstention
+    judge: Preference | None = None  # of the candidate's replies at that strength to the deployed version's
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -91,6 +95,7 @@ class ReplyEvidence:
             "base": self.base.to_dict(),
             "deployed": self.deployed.to_dict(),
             "taste": self.taste.to_dict(),
+            **({"judge": self.judge.to_dict()} if self.judge is not None else {}),
         }
 
 
@@ -99,7 +104,8 @@ def judge_replies(evidence: ReplyEvidence, settings: Settings) -> Verdict:
 
     Whatever is worse with that confidence, or does harm at every strength, fails. In between an admin
     decides; or, where `gate_canary_share` is set and the candidate is better with the probability
-    `gate_canary_confidence`, it becomes a canary.
+    `gate_canary_confidence`, it becomes a canary. A judge that surely prefers the deployed version's replies
+    leaves the decision to an admin; without a taste, it decides.
     """
     measures: dict[str, Any] = {"replies": evidence.to_dict()}
     if not evidence.strength:
@@ -107,6 +113,36 @@ def judge_replies(evidence: ReplyEvidence, settings: Settings) -> Verdict:
         harms = "; ".join(find_harms(evidence.candidates[least], evidence.base, settings))
         reason = f"The text of its replies has suffered, even at the strength {least:g}: {harms}."
         return Verdict("fail", reason, measures)
+    verdict = _by_taste(evidence, settings, measures)
+    return verdict if evidence.judge is None else _with_judge(verdict, evidence.judge, evidence, settings)
+
+
+def _with_judge(verdict: Verdict, judge: Preference, evidence: ReplyEvidence, settings: Settings) -> Verdict:
+    """A judge may hold what the taste would deploy, and decides where there is no taste."""
+    points = np.array(judge.points)
+    if judge.failed >= len(points):
+        return replace(
+            verdict, reason=f"{verdict.reason} The judge {judge.judge} gave no answer to most prompts."
+        )
+    sure = probability_better(points, np.full(len(points), 0.5))
+    verdict.measures["judge_probability_better"] = sure
+    counts = judge.to_dict()
+    said = (
+        f"the judge {judge.judge} prefers its replies to {counts['won']} prompts and the deployed version's "
+        f"to {counts['lost']}, with {counts['ties']} ties"
+    )
+    if isinstance(evidence.taste, Abstention):
+        if sure >= settings.gate_confidence:
+            return replace(verdict, outcome="pass", reason=f"Better with probability {sure:.2f}: {said}.")
+        if sure <= 1 - settings.gate_confidence:
+            return replace(verdict, outcome="fail", reason=f"Worse with probability {1 - sure:.2f}: {said}.")
+    elif verdict.outcome in ("pass", "canary") and sure <= 1 - settings.gate_confidence:
+        reason = f"{verdict.reason} But {said}. An admin decides."
+        return replace(verdict, outcome="not_enough_evidence", reason=reason)
+    return replace(verdict, reason=f"{verdict.reason} {said[0].upper()}{said[1:]}.")
+
+
+def _by_taste(evidence: ReplyEvidence, settings: Settings, measures: dict[str, Any]) -> Verdict:
     new, old = evidence.candidates[evidence.strength].taste, evidence.deployed.taste
     if isinstance(evidence.taste, Abstention) or new is None or old is None:
         why = evidence.taste.reason if isinstance(evidence.taste, Abstention) else ""

@@ -14,6 +14,7 @@ from trainer.dataset.tokenise import TokenisedExample
 from trainer.gate.comparison import Sampled, choose_strength, is_good_enough, sampled
 from trainer.gate.decision import ReplyEvidence, Verdict, judge_replies
 from trainer.gate.prompts import gate_prompts
+from trainer.judge.asking import ask_preference
 from trainer.model.base_model import BaseModelSource
 from trainer.taste.sampler import ReplySampler, Report, called
 from trainer.taste.taste import Abstention
@@ -67,11 +68,14 @@ def sample_versions(
     taste = sampler.learn(votes)
     log.info("%s", taste.reason if isinstance(taste, Abstention) else taste.sentence)
 
+    texts: dict[tuple[str | None, float], list[str]] = {}
+
     def measure(name: str | None, strength: float = 1.0) -> Sampled:
         replies = sampler.sample(prompts, name, strength=strength)
+        texts[name, strength] = [reply.text for reply in replies]
         features = sampler.read(replies, called(name))
         return sampled(
-            [reply.text for reply in replies],
+            texts[name, strength],
             [reply.finished for reply in replies],
             [one.log_probability for one in features],
             None if isinstance(taste, Abstention) else taste.score(features),
@@ -86,4 +90,13 @@ def sample_versions(
             break  # less would be less of what the votes ask for
     strength = choose_strength(found, base, settings)
     log.info("Strength %g of %s.", strength, ", ".join(f"{one:g}" for one in strengths))
-    return ReplyEvidence(base, old, found, strength, taste)
+    judge = None
+    if settings.gate_judge and strength:
+        judge = ask_preference(
+            settings.gate_judge,
+            [prompt.text for prompt in prompts],
+            texts[CANDIDATE, strength],
+            texts[DEPLOYED if deployed else None, 1.0],
+            lambda done: report({"phase": "asking the judge", "step": done, "steps": len(prompts)}),
+        )
+    return ReplyEvidence(base, old, found, strength, taste, judge)

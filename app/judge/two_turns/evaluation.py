@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.judge.journal import Journal
-from app.judge.judge import OTHER_SIDE, ask_judge
-from app.judge.rubric import read_winner, winner_schema
-from app.judge.servers import Server
 from app.judge.two_turns.plan import PAIR, RATING, Plan
 from app.judge.work import Job, Progress, do_jobs
+from trainer.judge.asking import OTHER_SIDE, ask_judge
+from trainer.judge.rubric import read_winner, winner_schema
+from trainer.judge.servers import Server
 
 # As in MT-Bench: where there is a right answer, nothing is left to chance.
 TEMPERATURES = {

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from app.judge.rubric import Rubric
-from app.judge.specs import parse_server
 from app.judge.two_turns.questions import Question
 from storage.errors import InvalidInput
+from trainer.judge.rubric import Rubric
+from trainer.judge.specs import parse_server
 
 HERE = Path(__file__).parent
 RATING, PAIR = (Rubric.parse(name, (HERE / f"{name}.jinja").read_text()) for name in ("rating", "pair"))

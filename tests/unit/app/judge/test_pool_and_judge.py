@@ -11,9 +11,6 @@ from app.judge.conversations import read_conversations
 from app.judge.judge import JudgePlan, judge_pool
 from app.judge.pool import PoolPlan, fill_pool
 from app.judge.report import judge_report, used
-from app.judge.rubric import read_rubric
-from app.judge.servers import Server
-from app.judge.specs import parse_server
 from storage.errors import Conflict, NotReady
 from tests.support.scripted_models import (
     BROKEN,
@@ -26,6 +23,9 @@ from tests.support.scripted_models import (
     prefers_short,
 )
 from tests.support.threads import in_a_loop
+from trainer.judge.rubric import read_rubric
+from trainer.judge.servers import Server
+from trainer.judge.specs import parse_server
 
 ANSWERS = {
     "short": lambda body: f"Yes: {asked(body)}",

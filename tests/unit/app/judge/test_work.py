@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from app.judge.journal import Journal
-from app.judge.servers import Server
-from app.judge.specs import parse_server
 from app.judge.work import Job, do_jobs
 from storage.errors import NotReady
 from tests.support.scripted_models import REFUSED, Script, asked
 from tests.support.threads import in_a_loop
+from trainer.judge.servers import Server
+from trainer.judge.specs import parse_server
 
 
 def test_a_server_that_refuses_what_is_left_is_not_away(tmp_path: Path) -> None:

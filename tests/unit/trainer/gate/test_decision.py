@@ -13,6 +13,7 @@ from storage.settings import Settings
 from trainer.gate.comparison import Sampled
 from trainer.gate.decision import ReplyEvidence, Verdict, judge, judge_replies
 from trainer.gate.measures import Evaluation
+from trainer.judge.asking import Preference
 from trainer.taste.auc import chance_standard_error
 from trainer.taste.features import Features
 from trainer.taste.taste import Abstention, Taste, learn_taste
@@ -220,6 +221,43 @@ def test_without_a_taste_an_admin_decides() -> None:
     found = judge_replies(replies(0.9, 0.1, Abstention("There are 3 votes.")), SETTINGS)
     assert found.outcome == "not_enough_evidence"
     assert found.reason == "Not enough evidence. There are 3 votes. An admin decides."
+
+
+@pytest.mark.parametrize(
+    ("candidate", "won", "outcome", "reason"),
+    [
+        (0.8, 30, "pass", "The judge j prefers its replies to 30 prompts and the deployed version's to 10"),
+        (0.8, 20, "pass", "20 prompts and the deployed version's to 20"),
+        (0.8, 5, "not_enough_evidence", "But the judge j prefers its replies to 5 prompts"),
+        (0.2, 40, "fail", "Worse with probability 1.00"),
+        (0.5, 40, "not_enough_evidence", "An admin decides. The judge j prefers"),
+        (None, 30, "pass", "Better with probability 1.00: the judge j prefers"),
+        (None, 20, "not_enough_evidence", "There are 3 votes. An admin decides. The judge j"),
+        (None, 5, "fail", "Worse with probability 1.00: the judge j"),
+    ],
+)
+def test_a_judge_holds_what_it_does_not_like_and_decides_where_there_is_no_taste(
+    candidate: float | None, won: int, outcome: str, reason: str
+) -> None:
+    abstention = None if candidate is not None else Abstention("There are 3 votes.")
+    evidence = replies(candidate or 0.5, 0.5, abstention)
+    judge = Preference("j", [1.0] * won + [0.0] * (40 - won))
+    found = judge_replies(dataclasses.replace(evidence, judge=judge), SETTINGS)
+    assert (found.outcome, reason in found.reason) == (outcome, True), found.reason
+    assert found.measures["replies"]["judge"] == {
+        "judge": "j",
+        "won": won,
+        "ties": 0,
+        "lost": 40 - won,
+        "failed": 0,
+    }
+
+
+def test_a_judge_that_mostly_gave_no_answer_has_no_say() -> None:
+    judge = Preference("j", [0.0] * 10, failed=30)
+    found = judge_replies(dataclasses.replace(replies(0.8, 0.5), judge=judge), SETTINGS)
+    assert found.outcome == "pass"
+    assert found.reason.endswith("The judge j gave no answer to most prompts.")
 
 
 def test_text_that_has_suffered_at_every_strength_fails_though_it_is_liked() -> None:

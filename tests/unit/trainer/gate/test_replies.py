@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.scripted_models import Script, prefers_short
 from tests.support.two_versions import ADAPTER, TwoVersions
 from trainer.gate.comparison import HARMS
 from trainer.gate.decision import Verdict
@@ -69,6 +70,18 @@ def test_harm_rejects_what_is_liked(versions: Versions) -> None:
     verdict, strength = versions.judge(ADAPTER, settings=settings)
     assert (verdict.outcome, strength) == ("fail", 0.0)
     assert "log-probability a token under the base model" in verdict.reason
+
+
+def test_a_judge_reads_both_replies_to_each_prompt(versions: Versions) -> None:
+    with Script({"judge": prefers_short}).served() as url:
+        settings = versions.settings.model_copy(update={"gate_judge": f"j={url},judge"})
+        verdict, _ = versions.judge(ADAPTER, settings=settings)
+    found = verdict.measures["replies"]["judge"]
+    assert (found["won"] + found["ties"] + found["lost"], found["failed"]) == (30, 0)
+    words = verdict.measures["replies"]
+    shorter = words["strengths"]["1"]["words"] < words["deployed"]["words"]
+    assert (found["won"] > found["lost"]) == shorter
+    assert "the judge j prefers" in verdict.reason.lower()
 
 
 def test_progress_names_what_is_done(versions: Versions) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from app.judge.servers import Server
-from app.judge.specs import parse_server
 from app.judge.two_turns.evaluation import Evaluation
 from app.judge.two_turns.picture import draw_scores
 from app.judge.two_turns.plan import Plan
@@ -18,6 +16,8 @@ from app.judge.two_turns.report import FOLDER, evaluate_in, finished_report, new
 from storage.errors import Conflict, InvalidInput
 from tests.support.scripted_models import REFUSED, RUBBISH, Script, asked
 from tests.support.threads import in_a_loop
+from trainer.judge.servers import Server
+from trainer.judge.specs import parse_server
 
 # What each version's replies are worth, and say: of the first turns and of the second ones.
 WORTH = {"old": ([5, 5, 5, 5], [3, 3, 3, 3]), "new": ([2, 4, 6, 8], [1, 3, 5, 7])}

@@ -13,8 +13,8 @@ from typing import Any, Self
 import httpx2
 import openai
 
-from app.judge.specs import ServerSpec
 from storage.errors import ThumbloopError
+from trainer.judge.specs import ServerSpec
 
 Message = Mapping[str, str]
 RETRIES = 6  # with back-off up to 8 s between two attempts, or as long as the server says

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.judge.rubric import Rubric, read_rubric, read_winner
-from app.judge.specs import parse_server
 from storage.errors import InvalidInput
+from trainer.judge.rubric import Rubric, read_rubric, read_winner
+from trainer.judge.specs import parse_server
 
 OVERALL = read_rubric("overall")
 ASKED = [{"role": "user", "content": "Why {{ 7 * 7 }}?"}]

@@ -1,0 +1,1 @@
+"""Judge models: their questions and their answers."""
