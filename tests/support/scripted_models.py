@@ -54,7 +54,8 @@ class Script:
         time.sleep(self.seconds)  # what a model takes; the order of the answers follows from it, no test does
         fault = self.faults(body, attempt)
         if fault in (REFUSED, TOO_MANY, BROKEN):
-            self._send(handler, int(fault), {"error": {"message": f"planted {fault}"}}, {"retry-after-ms": "1"})
+            planted = {"error": {"message": f"planted {fault}"}}
+            self._send(handler, int(fault), planted, {"retry-after-ms": "1"})
             return
         if fault == SILENT:
             threading.Event().wait(3)
