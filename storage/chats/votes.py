@@ -31,6 +31,7 @@ class CurrentVote:
     tags: Sequence[str] = ()
     comment: str | None = None
     correction: str | None = None
+    share: float | None = None  # of a vote on the whole chat; see `chat_votes.py`
     quarantined: bool = False
     revision: int = 0
 
@@ -44,6 +45,7 @@ class Expected:
 
 
 ANYTHING = Expected()
+STORED = ("label", "tags", "comment", "correction", "share", "quarantined", "revision")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ _FIND = (
         *_chats.c["owner_id", "deleted_at"],
         _users.c.app_id,
         _users.c.quarantined.label("set_aside"),
-        *_votes.c["label", "tags", "comment", "correction", "quarantined", "excluded", "revision"],
+        *_votes.c["label", "tags", "comment", "correction", "share"],
+        *_votes.c["quarantined", "excluded", "revision"],
     )
     .join_from(_messages, _chats)
     .join(_users)
@@ -87,6 +90,7 @@ def cast_vote(
     tags: Sequence[str] | None = None,
     comment: str | None = None,
     correction: str | None = None,
+    share: float | None = None,
     expected: Expected = ANYTHING,
     at: datetime | None = None,
 ) -> CurrentVote:
@@ -107,7 +111,7 @@ def cast_vote(
     current = _current(found, found.owner_id, message_id)
     _check_expected(current, expected)
     wanted = replace(current, label=label, tags=list(tags or ()), comment=comment, correction=correction)
-    wanted = replace(wanted, quarantined=bool(found.set_aside or found.excluded))
+    wanted = replace(wanted, share=share, quarantined=bool(found.set_aside or found.excluded))
     if wanted == current:
         return current
     return _store(session, wanted, "cast" if current.label is None else "change", at)
@@ -125,7 +129,7 @@ def clear_vote(
     _check_expected(current, expected)
     if current.label is None:
         return current
-    cleared = replace(current, label=None, tags=[], comment=None, correction=None)
+    cleared = replace(current, label=None, tags=[], comment=None, correction=None, share=None)
     return _store(session, cleared, "clear")
 
 
@@ -226,9 +230,8 @@ def _check_votable(found: Any, message_id: str) -> None:
 def _current(row: Any, user_id: str, message_id: str) -> CurrentVote:
     if row.revision is None:
         return CurrentVote(message_id, user_id)
-    return CurrentVote(
-        message_id, user_id, row.label, row.tags, row.comment, row.correction, row.quarantined, row.revision
-    )
+    values = {name: getattr(row, name) for name in STORED}
+    return CurrentVote(message_id, user_id, **values)
 
 
 def _check_expected(current: CurrentVote, expected: Expected) -> None:

@@ -150,6 +150,9 @@ class Vote(Dated, table=True):
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
     comment: str | None = Field(default=None, sa_type=Text)
     correction: str | None = Field(default=None, sa_type=Text)
+    share: float | None = (
+        None  # of a vote on a whole chat, that falls to this reply; None: it is of the reply alone
+    )
     # Not used: an admin has excluded this vote, or the person is quarantined.
     quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     excluded: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})  # by an admin
@@ -175,6 +178,7 @@ class VoteEvent(Table, table=True):
     __table_args__ = (
         Index("ix_vote_event_message_user", "message_id", "user_id", "id"),
         Index("ix_vote_event_label", "label", "id"),  # finds the newest of a label, however rare it is
+        Index("ix_vote_event_share", "id", **where("share < 1")),
         {"sqlite_autoincrement": True},  # ids are never reused: snapshots are named by them
     )
 
@@ -186,6 +190,7 @@ class VoteEvent(Table, table=True):
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
     comment: str | None = Field(default=None, sa_type=Text)
     correction: str | None = Field(default=None, sa_type=Text)
+    share: float | None = None
     quarantined: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
     revision: int
     created_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)

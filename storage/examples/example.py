@@ -50,6 +50,7 @@ class Example:
     comment: str | None = None
     token_ids: list[int] | None = None  # the reply as generated, any EOS included; None for imported replies
     correction: str | None = None  # what the voter wrote the reply should have been
+    share: float | None = None  # of a vote on the whole chat, that falls to this reply
     event_id: int = 0  # of the vote; examples come in this order
     origin: str = ""  # the source of the chat, also where `source` says correction or signal
 
@@ -144,6 +145,7 @@ class Examples:
             comment=row.comment,
             source=row.source,
             correction=row.correction,
+            share=row.share,
             event_id=row.id,
         )
         if matches(vote, self.filter, row.token_count):

@@ -53,7 +53,7 @@ def standing_votes(filter: ExampleFilter, *, token_ids: bool) -> sa.Select[*tupl
     return (
         sa.select(
             *columns(VoteEvent, "id", "message_id", "user_id", "action", "label", "created_at"),
-            *columns(VoteEvent, "tags", "comment", "correction"),
+            *columns(VoteEvent, "tags", "comment", "correction", "share"),
             *REPLY,
             col(Message.token_ids) if token_ids else sa.null().label("token_ids"),
             counted.label("token_count"),
@@ -165,6 +165,23 @@ def has_reasoning(session: Session, snapshot: int) -> bool:
 def has_tools_before(session: Session, snapshot: int) -> bool:
     """Whether tools stand before a reply that is rated in this snapshot."""
     return _is_rated_after(session, col(Message.role).in_(TOOL_ROLES), snapshot)
+
+
+def has_shares(session: Session, snapshot: int) -> bool:
+    """Whether a vote of this snapshot is a part of one on a whole chat."""
+    later = aliased(VoteEvent)
+    changed = (
+        sa.select(col(later.id))
+        .where(
+            col(later.message_id) == VoteEvent.message_id,
+            col(later.user_id) == VoteEvent.user_id,
+            col(later.id) > VoteEvent.id,
+            col(later.id) <= snapshot,
+        )
+        .exists()
+    )
+    parts = col(VoteEvent.share) < 1, col(VoteEvent.id) <= snapshot, ~changed
+    return session.execute(sa.select(col(VoteEvent.id)).where(*parts).limit(1)).first() is not None
 
 
 def _is_rated_after(session: Session, such: sa.ColumnElement[bool], snapshot: int) -> bool:

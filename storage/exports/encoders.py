@@ -28,6 +28,7 @@ GROUP_CHARACTERS = 8 * 1024 * 1024
 _ARROW_TYPES = {
     Kind.TEXT: pa.string(),
     Kind.FLAG: pa.bool_(),
+    Kind.NUMBER: pa.float64(),
     Kind.TAGS: pa.list_(pa.string()),
     Kind.MESSAGES: pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
     Kind.REASONED: pa.list_(

@@ -25,7 +25,7 @@ from storage.examples.duplicates import Selection
 from storage.examples.example import Example, Examples
 from storage.examples.filters import resolve
 from storage.examples.pairs import iter_pairs
-from storage.examples.queries import has_reasoning, has_tools_before
+from storage.examples.queries import has_reasoning, has_shares, has_tools_before
 from storage.exports.dataset_card import dataset_card
 from storage.exports.encoders import ENCODERS, MOST_ROWS
 from storage.exports.plan import ExportPlan
@@ -85,6 +85,7 @@ class Export:
             plan.shape,
             reasoned=has_reasoning(session, self.snapshot_event_id),
             tooled=has_tools_before(session, self.snapshot_event_id),
+            shared=has_shares(session, self.snapshot_event_id),
         )
         self._redaction = Redaction(redactor) if redactor is not None else None
         self._left_out: Counter[str] = Counter()

@@ -35,6 +35,7 @@ class Kind(Enum):
 
     TEXT = "text"
     FLAG = "true or false"
+    NUMBER = "a number"
     TAGS = "a list of texts"
     MESSAGES = "a list of role and content"
     REASONED = "a list of role, content and reasoning_content"
@@ -90,9 +91,19 @@ MORE_KEYS: dict[Kind, Row] = {
 }
 
 
-def columns_of(shape: str, *, reasoned: bool, tooled: bool) -> dict[str, Kind]:
-    """The columns of a shape; if `reasoned` or `tooled`, messages have more keys (MORE_KEYS)."""
+def columns_of(shape: str, *, reasoned: bool, tooled: bool, shared: bool) -> dict[str, Kind]:
+    """The columns of a shape.
+
+    If `reasoned` or `tooled`, messages have more keys (MORE_KEYS). If `shared`, each vote has its share of a
+    vote on the whole chat, which is 1 for a vote on the reply alone.
+    """
     columns = COLUMNS[shape]
+    if shared:
+        columns = columns | {
+            name.replace("correction", "share"): Kind.NUMBER
+            for name in columns
+            if name.endswith("correction")
+        }
     if tooled and shape in WITH_TOOLS and shape != "kto-text":
         columns = {"tools": Kind.TEXT, **columns}
         return {name: Kind.TOOLED if kind is Kind.MESSAGES else kind for name, kind in columns.items()}
@@ -182,6 +193,7 @@ class Shaper:
             "tags": example.tags,
             "comment": example.comment or "",
             "correction": example.correction or "",
+            "share": example.share or 1.0,
             "source": example.source,
         }
 

@@ -102,6 +102,7 @@ def _note_known(
             tags=row.tags,
             comment=row.comment,
             correction=row.correction,
+            share=row.share,
             at=row.voted_at,
         )
         if ours:
@@ -179,6 +180,7 @@ class _Batch:
             "tags": list(row.tags),
             "comment": row.comment,
             "correction": row.correction,
+            "share": row.share,
             "created_at": voted_at,
         }
         self._add(Vote, vote | {"id": new_id(), "updated_at": voted_at})

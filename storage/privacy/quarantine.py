@@ -90,7 +90,7 @@ def _change_votes(session: Session, which: sa.ColumnElement[bool], quarantined: 
         col(Vote.label).is_not(None),
         col(Vote.quarantined).is_not(quarantined),
     )
-    kept = ("message_id", "user_id", "label", "tags", "comment", "correction")
+    kept = ("message_id", "user_id", "label", "tags", "comment", "correction", "share")
     changes = {
         "action": sa.literal(QUARANTINE if quarantined else RELEASE),
         "quarantined": sa.literal(quarantined),

@@ -120,6 +120,7 @@ BODIES = {
     "/api/v1/chats/{chat_id}": {"title": "x"},
     "/api/v1/chats/{chat_id}/messages": {"content": "x"},
     "/api/v1/messages/{message_id}/vote": {"label": True},
+    "/api/v1/chats/{chat_id}/vote": {"label": True},
     "/api/v1/model-versions/{version}/canary": {"share": 0.1},
     "/api/v1/messages/{message_id}/signals": {"kind": "copied"},
     "/api/v1/users": {"name": "x", "password": "a long password"},

@@ -9,7 +9,7 @@ from storage.db.database import open_database
 from storage.people import tokens, users
 from tests.support import http_loop
 from tests.support.live_server import LiveServer, at_once, get
-from tests.support.rest import refused
+from tests.support.rest import new_chat, refused, send
 
 UP, DOWN = {"label": True}, {"label": False}
 
@@ -95,3 +95,17 @@ def test_a_token_that_was_revoked_votes_no_more(shared_server: LiveServer, addre
                 tokens.revoke_token(session, token.id)
             for method, body in (("PUT", DOWN), ("DELETE", None), ("GET", None)):
                 refused(client.request(method, address, json=body), 401, "not_authenticated")
+
+
+def test_a_whole_chat_is_voted_on_and_taken_back(client: httpx.Client) -> None:
+    chat_id = new_chat(client)
+    replies = [send(client, chat_id, text)["id"] for text in ("Hi", "And?", "So?")]
+    own = http_loop.checked(client.put(f"/api/v1/messages/{replies[1]}/vote", json={"label": False}))
+    path = f"/api/v1/chats/{chat_id}/vote"
+    found = http_loop.checked(client.put(path, json={"label": True}))
+    assert found == {"chat_id": chat_id, "label": True, "message_ids": [replies[0], replies[2]], "share": 0.5}
+    assert http_loop.checked(client.get(path)) == found
+    cleared = http_loop.checked(client.delete(path))
+    assert (cleared["label"], cleared["message_ids"]) == (None, [])
+    kept = http_loop.checked(client.get(f"/api/v1/chats/{chat_id}"))["messages"]
+    assert [message["vote"] for message in kept if message["role"] == "assistant"] == [None, own, None]

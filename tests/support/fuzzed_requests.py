@@ -169,6 +169,9 @@ def real_requests(
     add(f"POST {one_message}/regenerate?stream=false", sampling)
     add(f"POST {one_message}/cancel")
     add("GET /api/v1/vote-tags")
+    add(f"PUT {one_chat}/vote", {"label": False})
+    add(f"GET {one_chat}/vote")
+    add(f"DELETE {one_chat}/vote")
     add(f"GET {one_message}/vote")
     vote = {"label": False, "tags": ["wrong"], "comment": "No.", "correction": "Paris."}
     add(f"PUT {one_message}/vote", vote)

@@ -51,6 +51,7 @@ def split_by_chat(
         weight = source_weight(
             example.origin, import_weight=settings.import_weight, judge_weight=settings.judge_weight
         )
+        weight *= example.share or 1.0
         if moment is None:
             return weight
         return weight * age_weight(example, settings, moment=moment, on_policy=on_policy)

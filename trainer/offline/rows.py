@@ -64,6 +64,7 @@ def read_rows(
                     prompt=prompt,
                     completion=[reply],
                     label=row.label,
+                    share=row.share,
                     message_id=position,
                     chat_id=opening(prompt),
                     source=f"import:{reading.format.name}",

@@ -18,7 +18,7 @@ from app.api.schemas import Id, VoteOut, check_length
 from app.web.auth import CurrentSecret, CurrentUser, Secret, ServicesHere, identify
 from app.web.errors import ErrorOut
 from app.web.openapi_names import Body
-from storage.chats import votes
+from storage.chats import chat_votes, votes
 from storage.chats.signals import record_signal
 from storage.db.database import Database
 from storage.errors import InvalidInput
@@ -134,6 +134,46 @@ async def clear_vote(
     """Take your vote back."""
     clear = partial(votes.clear_vote, message_id=message_id, expected=expected)
     return await _store(services.database, secret, clear, response)
+
+
+class NewChatVote(Body):
+    label: StrictBool = Field(description="true: thumbs up. false: thumbs down.")
+
+
+class ChatVoteOut(BaseModel, from_attributes=True):
+    chat_id: str
+    label: bool | None = Field(description="true: up, false: down, null: no vote on the whole chat.")
+    message_ids: list[str] = Field(description="The replies that share it, oldest first.")
+    share: float | None = Field(description="What falls to each of them: its weight in training.")
+
+
+@router.get("/chats/{chat_id}/vote")
+def get_chat_vote(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> ChatVoteOut:
+    """Your vote on the whole chat."""
+    with services.database.read() as session:
+        return ChatVoteOut.model_validate(
+            chat_votes.chat_vote(session, user_id=identity.user_id, chat_id=chat_id)
+        )
+
+
+@router.put("/chats/{chat_id}/vote")
+def cast_chat_vote(
+    chat_id: Id, body: NewChatVote, identity: CurrentUser, services: ServicesHere
+) -> ChatVoteOut:
+    """Vote on the whole chat: every reply of the current branch without a vote of its own gets a share."""
+    with services.database.write() as session:
+        return ChatVoteOut.model_validate(
+            chat_votes.cast_chat_vote(session, user_id=identity.user_id, chat_id=chat_id, label=body.label)
+        )
+
+
+@router.delete("/chats/{chat_id}/vote")
+def clear_chat_vote(chat_id: Id, identity: CurrentUser, services: ServicesHere) -> ChatVoteOut:
+    """Take your vote on the whole chat back; votes on single replies stay."""
+    with services.database.write() as session:
+        return ChatVoteOut.model_validate(
+            chat_votes.clear_chat_vote(session, user_id=identity.user_id, chat_id=chat_id)
+        )
 
 
 @router.post("/messages/{message_id}/signals", status_code=201)

@@ -11,7 +11,7 @@ from storage.chats.conversation import Turn
 from storage.db.ids import is_id
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
-from storage.imports.rows.cells import read_judge, read_note, read_tags, read_time
+from storage.imports.rows.cells import read_judge, read_note, read_number, read_tags, read_time
 from storage.imports.rows.fields import CHATS, PROMPTS, SYSTEMS, Fields, is_full
 from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
@@ -148,6 +148,7 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
         model=read_note(_first(fields, _models(side)), "model"),
         judge=judge,
         voted_at=_vote_time(fields, side, ballot),
+        share=_share(fields, side) if ours else None,
         origin=(str(fields[f"{side}message_id"]), str(fields[f"{side}user_hash"])) if ours else None,
         ballot=ballot,
     )
@@ -211,6 +212,17 @@ def raters(names: tuple[Any, ...]) -> list[str]:
 
 def is_person(value: Any) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool) and is_full(value)
+
+
+def _share(fields: Fields, side: str) -> float | None:
+    """The share of a vote on a whole chat; None for a vote on the reply alone, which is 1."""
+    name = f"{side}share"
+    if not fields.has(name):
+        return None
+    share = read_number(fields.get(name), name)
+    if not 0 < share <= 1:
+        raise InvalidInput(f"{name} must be above 0 and at most 1, not {share:g}.", field=name)
+    return share if share < 1 else None
 
 
 def _vote_time(fields: Fields, side: str, ballot: tuple[str, str] | None) -> datetime | None:

@@ -21,6 +21,7 @@ class ImportedRow:
     model: str | None = None  # as the source names it
     judge: str | None = None  # the name of the judge model that rated it, if none of the people did
     voted_at: datetime | None = None
+    share: float | None = None  # of a vote on a whole chat, in a Thumbloop export
     origin: tuple[str, str] | None = None  # message id and user hash of a Thumbloop export
     # The message and the person of the vote, where the source says so: of several votes, the latest counts.
     # The message is an id, or empty if only the text identifies it.
