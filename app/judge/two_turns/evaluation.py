@@ -166,10 +166,11 @@ class _Work:
         return replies[0] if len(replies) == 1 else _numbered(replies)
 
     def _reference(self, turn: Turn) -> str | None:
-        reference = self._plan.questions[turn.place].reference
-        if reference is None or turn.number == 0:
-            return reference and reference[0]
-        return _numbered(reference)
+        """The right answers so far; None if there are none."""
+        answers = (self._plan.questions[turn.place].reference or ())[: turn.number + 1]
+        if not any(answers):
+            return None
+        return answers[0] if turn.number == 0 else _numbered([answer or "not given" for answer in answers])
 
 
 def _numbered(texts: Sequence[str]) -> str:

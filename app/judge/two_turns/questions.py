@@ -2,11 +2,11 @@
 
     {"question_id": 1, "category": "math", "turns": ["…", "…"], "reference": ["…", "…"]}
 
-`reference` has the right answer to each turn and may be missing.
+`reference` has the right answer to each turn. It may be missing, and either of the two may be empty.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,19 +62,25 @@ def _question(row: Mapping[str, Any]) -> Question:
     return Question(
         id=str(row["question_id"]),
         category=_text(row["category"]),
-        turns=_two_texts(row["turns"]),
-        reference=_two_texts(reference) if reference else None,
+        turns=_two_texts(row["turns"], _text),
+        reference=_two_texts(reference, _text_or_empty) if reference else None,
     )
 
 
-def _two_texts(values: Any) -> tuple[str, str]:
+def _two_texts(values: Any, text: Callable[[Any], str]) -> tuple[str, str]:
     if not isinstance(values, list):
         raise TypeError(values)
     first, second = values
-    return _text(first), _text(second)
+    return text(first), text(second)
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not _text_or_empty(value).strip():
         raise ValueError(value)
+    return str(value)
+
+
+def _text_or_empty(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
     return value

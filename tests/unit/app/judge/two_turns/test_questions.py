@@ -38,13 +38,16 @@ def test_the_shipped_python_references_are_programs() -> None:
         exec(program, {})
 
 
-def test_mt_benchs_format_is_read_with_and_without_references(tmp_path: Path) -> None:
+def test_mt_benchs_format_is_read_with_all_some_and_no_references(tmp_path: Path) -> None:
     file = tmp_path / "questions.jsonl"
     plain = {"question_id": "x", "category": "writing", "turns": ["a\u2028b", "c"], "reference": []}
-    file.write_text(f"{json.dumps(ROW)}\n\n{json.dumps(plain, ensure_ascii=False)}\n")
+    half = {**ROW, "question_id": 8, "reference": ["2", ""]}
+    rows = [json.dumps(row, ensure_ascii=False) for row in (ROW, plain, half)]
+    file.write_text("\n\n".join(rows))
     assert read_questions(str(file)) == [
         Question("7", "math", ("1 + 1?", "And twice that?"), ("2", "4")),
         Question("x", "writing", ("a\u2028b", "c")),
+        Question("8", "math", ("1 + 1?", "And twice that?"), ("2", "")),
     ]
 
 

@@ -24,7 +24,7 @@ WORTH = {"old": ([5, 5, 5, 5], [3, 3, 3, 3]), "new": ([2, 4, 6, 8], [1, 3, 5, 7]
 QUESTIONS = [
     Question(f"q{place}", category, (f"First {place}", f"Second {place}"), reference)
     for place, (category, reference) in enumerate(
-        [("math", ("right one", "right two")), ("math", None), ("writing", None), ("writing", None)]
+        [("math", ("right one", "right two")), ("math", None), ("writing", ("", "late")), ("writing", None)]
     )
 ]
 
@@ -129,9 +129,12 @@ def test_the_second_turn_goes_on_from_the_first_and_is_judged_with_it(tmp_path: 
     ]
     assert len(rated) == 1
     assert "[1]\nright one\n\n[2]\nright two" in rated[0]
-    assert (
-        "right" not in next(text for text in judged if "Second 1" in text).split("<conversation>")[0][-200:]
-    )
+    given = {
+        name: {"<right_answer>" in text for text in judged if f"\n{name}\n" in text and "Second" not in text}
+        for name in ("First 0", "First 1", "First 2")
+    }
+    assert given == {"First 0": {True}, "First 1": {False}, "First 2": {False}}
+    assert all("[1]\nnot given\n\n[2]\nlate" in text for text in judged if "Second 2" in text)
     compared = [text for text in judged if "<assistant_A>" in text and "Second 0" in text]
     both = "[1]\nworth {}\n\n[2]\nworth {}"
     assert {text.split("<assistant_A>\n")[1].split("\n</assistant_A>")[0] for text in compared} == {
