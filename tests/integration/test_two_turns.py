@@ -1,6 +1,7 @@
 """`thumbloop evaluate --questions`: killed and continued, own versions, and what is refused."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def questions(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_killed_evaluation_is_continued_to_the_same_report(
+def test_a_stopped_and_killed_evaluation_is_continued_to_the_same_report(
     thumbloop: CommandLine, questions: Path, tmp_path: Path
 ) -> None:
     script = Script(SCRIPT)
@@ -50,11 +51,11 @@ def test_a_killed_evaluation_is_continued_to_the_same_report(
         asked = list(script.answered)
         script.answered.clear()
         script.seconds = 0.1  # so that the kill comes in the middle
-        for moment in (5, 20):
+        for moment, end, code in ((5, signal.SIGINT, 130), (20, signal.SIGKILL, -signal.SIGKILL)):
             program = thumbloop.start(*words, str(tmp_path / "killed"))
             wait_until(lambda: len(script.answered) >= moment, 60, program.printed)  # noqa: B023
-            program.kill()
-            program.wait()
+            program.send_signal(end)
+            assert program.wait() == code
         script.seconds = 0
         assert "6, 0, 0" in thumbloop.output(*words, str(tmp_path / "killed"))
         again = thumbloop.output(*words, str(tmp_path / "killed"))
