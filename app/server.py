@@ -31,6 +31,7 @@ from app.api.v1 import (
     votes,
     webhooks,
 )
+from app.api.v1 import settings as setting_routes
 from app.pages import installing
 from app.pages.admin import PAGES
 from app.pages.chat.page import ChatPage
@@ -69,6 +70,7 @@ API_ROUTERS = (
     voted_replies,
     webhooks,
     audit,
+    setting_routes,
 )
 ROOT_ROUTERS = (routes, monitoring, docs, sign_in, installing, *PAGES)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.background.housekeeping import Housekeeping
+from app.background.live_settings import LiveSettings
 from app.background.monitor import Monitor
 from app.background.webhook import WebhookSender
 from app.chat.service import ChatService
@@ -20,6 +21,7 @@ from app.telemetry.collector import StateCollector
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 from storage.db import audit
+from storage.db.changed_settings import current_settings
 from storage.db.database import Database, open_database
 from storage.errors import ModelUnavailable
 from storage.registry import model_versions, training_runs
@@ -29,7 +31,7 @@ from storage.settings import Settings
 from trainer.model.base_model import BaseModelSource, resolve
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.executors import open_executor
-from trainer.runs.schedule import Schedule
+from trainer.runs.schedule import Schedule, check_schedule
 
 log = logging.getLogger("thumbloop.serving")
 
@@ -41,6 +43,7 @@ class Services:
     """The parts of one server; `start` once, then `stop` once."""
 
     settings: Settings
+    live_settings: LiveSettings
     database: Database
     artifacts: Artifacts
     source: BaseModelSource | None  # None if an external server replies and there is no local model
@@ -72,11 +75,13 @@ class Services:
         self.housekeeping.start()
         self.dispatcher.start()
         self.schedule.start()
+        self.live_settings.start()
         self.monitor.start()
 
     def stop(self) -> None:
         """End replies and training without loss: replies are saved, and an unfinished run is requeued."""
         self.monitor.stop()
+        self.live_settings.stop()
         self.schedule.stop()
         self.chat_service.close()
         self.dispatcher.stop(terminate=True)
@@ -108,10 +113,11 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     """
     executor = open_executor(settings)
     tracing = Tracing() if settings.opentelemetry else None
-    database = open_database(settings, alone=True)
+    configured, database = settings, open_database(settings, alone=True)
     try:
         artifacts = Artifacts(settings.data_dir)
         with database.read() as session:
+            settings = current_settings(session, configured).model_copy()  # live_settings renews it
             installation = model_versions.installation_id(session)
             demonstration = audit.is_demonstration(session)
         artifacts.check_installation(installation, database.shown_address)
@@ -140,8 +146,15 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
             *(database, device, deployments, partial(backend.release, PATIENCE_SECONDS)),
             lease_seconds=settings.lease_seconds,
         )
+    schedule = Schedule(database, settings)
+    live_settings = LiveSettings(
+        *(database, configured, settings),
+        check=check_schedule,
+        renewed=schedule.renew,
+    )
     return Services(
         settings=settings,
+        live_settings=live_settings,
         database=database,
         artifacts=artifacts,
         source=source,
@@ -149,7 +162,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         deployments=deployments,
         device_sharing=device_sharing,
         chat_service=ChatService(database, deployments, settings, metrics, tracing),
-        schedule=Schedule(database, settings),
+        schedule=schedule,
         dispatcher=Dispatcher(database, settings, executor),
         metrics=metrics,
         webhook=WebhookSender(database, settings),

@@ -30,6 +30,7 @@ def main() -> int:
         follow_launched()
         return 0
 
+    from storage.db.changed_settings import current_settings
     from storage.db.database import open_database
     from storage.errors import ThumbloopError
     from storage.settings import load_settings
@@ -43,6 +44,8 @@ def main() -> int:
         settings = load_settings()
         database = open_database(settings)
         try:
+            with database.read() as session:
+                settings = current_settings(session, settings)
             return attempt_run(database, settings, arguments.id, owner=arguments.owner)
         finally:
             database.close()

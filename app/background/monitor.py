@@ -25,20 +25,18 @@ POLL_SECONDS = 2.0
 
 
 class Monitor:
-    """The watch of one server; its thread does nothing if the settings leave every decision to an admin."""
+    """The watch of one server; it does nothing if the settings leave every decision to an admin."""
 
     def __init__(self, database: Database, settings: Settings, deployments: Deployments) -> None:
         self._database = database
         self._settings = settings
         self._deployments = deployments
-        self._rules = Rules.of(settings)
         self._seen: object = None  # what the last look was at
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
 
     def start(self) -> None:
-        if self._settings.auto_rollback or self._settings.auto_promote:
-            self._thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -48,7 +46,7 @@ class Monitor:
     def judgements(self) -> list[Judgement]:
         """What the votes say of the deployed version and of the canary, as far as there is one to judge."""
         with self._database.read() as session:
-            found = [judge(session, self._rules) for judge in judgement.JUDGES.values()]
+            found = [judge(session, Rules.of(self._settings)) for judge in judgement.JUDGES.values()]
         return [one for one in found if one is not None]
 
     def _watch(self) -> None:
@@ -69,7 +67,7 @@ class Monitor:
 
     def _look(self) -> None:
         with self._database.read() as session:
-            state = _state(session)
+            state = (_state(session), self._settings.model_copy())
         if state == self._seen:
             return
         for found in self.judgements():
@@ -83,7 +81,7 @@ class Monitor:
 
     def _act(self, found: Judgement) -> None:
         tell = bool(self._settings.webhook_url)
-        act = partial(judgement.act, seen=found, rules=self._rules, tell=tell)
+        act = partial(judgement.act, seen=found, rules=Rules.of(self._settings), tell=tell)
         if found.keeps_deployed:
             with self._database.write() as session:
                 deployed = act(session)

@@ -372,6 +372,15 @@ class Canary(Identified, table=True):
     ending: str | None = Field(default=None, sa_type=Text)  # why it ended
 
 
+class ChangedSetting(Table, table=True):
+    """A setting whose configured value an admin replaced while the program runs."""
+
+    name: str = Field(primary_key=True)
+    value: Any = Field(sa_type=JSON)
+    by: str  # a user's id, or the command line
+    at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
+
+
 class AuditEvent(Identified, table=True):
     """Append-only: who did what to what."""
 

@@ -17,13 +17,20 @@ from pydantic_settings import (
 )
 
 from storage.errors import BadSetting
-from storage.settings.frozen import Frozen
+from storage.settings.frozen import Frozen, NowField
 from storage.settings.serving import ServingSettings
 from storage.settings.training import TrainingSettings
 from storage.settings.validators import Address, check_together, check_webhook_secret, variable
 
 # Settings whose values are never shown.
 SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token", "gate_judge"})
+# Why a setting cannot be changed while the server runs, where it is not that it is read once.
+FIXED = {
+    **dict.fromkeys(SECRETS, "secrets are not kept in the database."),
+    **dict.fromkeys(("data_dir", "database_url"), "changes are kept in that place."),
+    **dict.fromkeys(("model", "template_args", "precision"), "all versions here belong to that model."),
+    **dict.fromkeys(("auth", "trusted_proxies"), "it decides who may come in, and so who may change it."),
+}
 
 
 class Settings(TrainingSettings, ServingSettings):
@@ -56,9 +63,9 @@ class Settings(TrainingSettings, ServingSettings):
     'thumbloop[opentelemetry]')."""
 
     # Retention
-    retention_days: int = Field(0, ge=0)
+    retention_days: int = NowField(0, ge=0)
     """Days without a message after which a chat is erased. 0: never."""
-    deleted_chat_days: int = Field(30, ge=0)
+    deleted_chat_days: int = NowField(30, ge=0)
     """Days after which a deleted chat is erased. 0: never; it stays hidden."""
     trash_days: int = Field(30, ge=1)
     """Days that adapter folders of no known version stay in `trash/` of the data directory."""
@@ -74,6 +81,13 @@ class Settings(TrainingSettings, ServingSettings):
     def _settings_agree(self) -> "Settings":
         check_together(self.model_dump())
         return self
+
+    def take_over(self, other: "Settings") -> bool:
+        """Have the other's values of what may be changed while servers run; returns whether any differed."""
+        values = {name: getattr(other, name) for name in changeable_settings()}
+        differs = any(getattr(self, name) != value for name, value in values.items())
+        self.__dict__.update(values)  # the fields are frozen for all others, and pydantic keeps them here
+        return differs
 
     @property
     def database_address(self) -> str:
@@ -97,10 +111,40 @@ def describe(name: str) -> str:
     return " ".join((Settings.model_fields[name].description or "").split())
 
 
+def known_setting(text: str) -> str:
+    """The field of a setting named as people do, such as THUMBLOOP_BETA or beta; raises BadSetting."""
+    name = text.lower().removeprefix("thumbloop_")
+    if name not in Settings.model_fields:
+        raise BadSetting(f"{text} is not a setting; `thumbloop settings` lists them all.", field=text)
+    return name
+
+
 def frozen_settings(*kinds: Frozen) -> set[str]:
     """The names of the settings of these kinds (see storage.settings.frozen)."""
-    wanted = [{"frozen": kind} for kind in kinds]
-    return {name for name, field in Settings.model_fields.items() if field.json_schema_extra in wanted}
+    return {name for name in Settings.model_fields if _mark(name, "frozen") in kinds}
+
+
+def changeable_settings() -> set[str]:
+    """The names of the settings that an admin may change while the server runs."""
+    return {name for name in Settings.model_fields if not why_fixed(name)}
+
+
+def why_fixed(name: str) -> str:
+    """Why a setting cannot be changed while the server runs, as a sentence; empty if it can."""
+    changeable = _mark(name, "changeable") and name not in FIXED
+    return "" if changeable else FIXED.get(name, "it is read once, at the start.")
+
+
+def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The settings with other values; raises BadSetting."""
+    if not changes:
+        return settings
+    return load_settings(**settings.model_dump(exclude_unset=True) | dict(changes))
+
+
+def _mark(name: str, mark: str) -> object:
+    extra = Settings.model_fields[name].json_schema_extra
+    return extra.get(mark) if isinstance(extra, dict) else None
 
 
 def in_environment(values: Mapping[str, Any]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from storage.settings.frozen import AdapterField
+from storage.settings.frozen import ModelField, NowField
 from storage.settings.validators import Address, AsList, Item, Line, Network, TemplateArgs
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -23,12 +23,12 @@ class ServingSettings(BaseSettings):
     database_url: str = Field("")
     """SQLAlchemy address of the database. Empty: SQLite in the data directory. PostgreSQL:
     postgresql+psycopg://user:password@host/name"""
-    model: str = AdapterField(DEFAULT_MODEL)
+    model: str = ModelField(DEFAULT_MODEL)
     """Base model: `smollm2-135m-instruct` (comes with the installation), a hub id, or a folder."""
-    template_args: Annotated[TemplateArgs, NoDecode] = AdapterField({})
+    template_args: Annotated[TemplateArgs, NoDecode] = ModelField({})
     """Arguments of the model's chat template, as JSON: {"enable_thinking": false}. The same for replies,
     training and exports."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = AdapterField("auto")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = ModelField("auto")
     """Number format of the base model. auto: bf16 where the processor has it, else fp32. fp16: for GPUs
     without bf16."""
 
@@ -60,13 +60,13 @@ class ServingSettings(BaseSettings):
     trusted_proxies: Annotated[list[Network], NoDecode, AsList] = Field(["127.0.0.1", "::1"])
     """Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are used: for
     delays after failed sign-ins, and for cookies that need HTTPS."""
-    session_days: int = Field(30, ge=1)
+    session_days: int = NowField(30, ge=1)
     """Days until a browser session ends."""
 
     # Chatting
-    system_prompt: str = Field("You are a helpful assistant.")
+    system_prompt: str = NowField("You are a helpful assistant.")
     """System prompt of new chats. Empty: none."""
-    starter_prompts: Annotated[list[Line], NoDecode, AsList] = Field(
+    starter_prompts: Annotated[list[Line], NoDecode, AsList] = NowField(
         [
             "Explain tides to a child",
             "Suggest a name for a sailing boat",
@@ -76,16 +76,16 @@ class ServingSettings(BaseSettings):
         max_length=8,
     )
     """First messages that the chat page offers in a new chat; a click sends one. Empty: none."""
-    compare_share: float = Field(0.0, ge=0, le=1)
+    compare_share: float = NowField(0.0, ge=0, le=1)
     """Share of the replies below which the chat page asks which of two is better; never two in a row. People
     can always ask for a second reply themselves."""
     max_message_chars: int = Field(32_000, ge=1)
     """Longest message that is accepted, in characters."""
-    max_new_tokens: int = Field(512, ge=1)
+    max_new_tokens: int = NowField(512, ge=1)
     """Longest reply, in tokens."""
-    temperature: float = Field(0.7, ge=0, le=2)
+    temperature: float = NowField(0.7, ge=0, le=2)
     """Sampling temperature. 0 is greedy."""
-    top_p: float = Field(0.9, gt=0, le=1)
+    top_p: float = NowField(0.9, gt=0, le=1)
     """Nucleus sampling: share of probability kept."""
     max_concurrent_replies: int = Field(16, ge=1)
     """Replies generated at once; more wait."""
@@ -104,17 +104,17 @@ class ServingSettings(BaseSettings):
     max_loaded_versions: int = Field(4, ge=2)
     """Model versions in memory at once: deployed, canary, the one to roll back to, then those that `/v1`
     names."""
-    vote_tags: Annotated[list[Item], NoDecode, AsList] = Field(
+    vote_tags: Annotated[list[Item], NoDecode, AsList] = NowField(
         ["wrong", "unclear", "too long", "too short", "tone", "unsafe"], max_length=20
     )
     """Reasons that the chat page offers after a thumb down; over the API any may be given."""
-    vote_tags_up: Annotated[list[Item], NoDecode, AsList] = Field(
+    vote_tags_up: Annotated[list[Item], NoDecode, AsList] = NowField(
         ["correct", "clear", "complete", "friendly"], max_length=20
     )
     """Reasons that the chat page offers after a thumb up."""
     language: Literal["de", "en", "es", "zh-CN"] = Field("en")
     """Language of the chat page for a browser that asks for none of those it has."""
-    consent_default: bool = Field(True)
+    consent_default: bool = NowField(True)
     """New chats may be used for training unless their owner says otherwise."""
     max_import_mb: int = Field(256, ge=1)
     """Largest feedback file that the API imports, in MiB."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from storage.settings.frozen import AdapterField, LiveField, RunField
+from storage.settings.frozen import AdapterField, LiveField, NowField, RunField
 from storage.settings.validators import (
     AsList,
     AutoNumber,
@@ -27,17 +27,17 @@ class TrainingSettings(BaseSettings):
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     # When to train
-    schedule: str = LiveField("0 3 * * *")
+    schedule: str = NowField("0 3 * * *")
     """When to train: five cron fields, or @daily and its kin. Empty: only when asked."""
-    quiet_hours: Hours = LiveField("")
+    quiet_hours: Hours = NowField("")
     """Hours in which scheduled runs may begin, such as 22:00-06:00; one that is due at another time waits for
     them. Empty: at any hour. Who asks for a run does not wait."""
-    timezone: TimeZone = LiveField("UTC")
+    timezone: TimeZone = NowField("UTC")
     """Time zone of the schedule and the quiet hours, for example Europe/Berlin."""
     executor: Executor = LiveField("local")
     """Who starts the trainer of a run. local: this machine, as a process. `package.module:Class`: a class of
     your own (docs/training.md)."""
-    min_new_votes: int = LiveField(20, ge=1)
+    min_new_votes: int = NowField(20, ge=1)
     """A scheduled run needs this many vote changes since the last trained snapshot."""
     min_votes_per_class: int = RunField(2, ge=1)
     """A run needs at least this many thumbs up and this many thumbs down."""
@@ -192,16 +192,16 @@ class TrainingSettings(BaseSettings):
     """Deploy a version that passes the gate without asking."""
 
     # Does it stay deployed?
-    auto_rollback: bool = LiveField(True)
+    auto_rollback: bool = NowField(True)
     """Roll back a deployed version that people like less than the one before, and end such a canary
     (docs/serving.md)."""
-    auto_promote: bool = LiveField(True)
+    auto_promote: bool = NowField(True)
     """Deploy a canary that people like more than the deployed version."""
-    monitor_error_rate: float = LiveField(0.05, gt=0, le=0.5)
+    monitor_error_rate: float = NowField(0.05, gt=0, le=0.5)
     """How often a version that people like as much may be taken for a worse one, or for a better one, however
     often the votes are looked at."""
-    monitor_min_votes: int = LiveField(20, ge=1)
+    monitor_min_votes: int = NowField(20, ge=1)
     """Votes on a version before anything is decided on it."""
-    one_person_may_decide: Literal["auto", "yes", "no"] = LiveField("auto")
+    one_person_may_decide: Literal["auto", "yes", "no"] = NowField("auto")
     """Whether the votes of one person can roll back or promote a version. auto: not where people have
     accounts, but on a machine where anyone may chat."""

@@ -5,6 +5,7 @@ Every page in light and dark, on a desktop and a phone, goes to build/screenshot
 python -m tests.browser.screenshots [MODEL]     without MODEL: the default model, a few minutes
 """
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from app.pages.admin.frame import PAGES
 from storage.settings.serving import DEFAULT_MODEL
 from tests.support import REPOSITORY
 from tests.support.chatting import FLAGS, PHONE, chromium_path, new_chat, send_and_wait, thumb
-from tests.support.command_line import CommandLine
+from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.live_server import LiveServer
 
 IMAGES = REPOSITORY / "docs" / "images"
@@ -42,7 +43,8 @@ def main(model: str) -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         command = CommandLine(Path(folder) / "data", Path(model))
         command.settings |= SETTINGS
-        command.run("demo", str(command.data_dir), "--no-serve")
+        words = [*PROGRAM, "demo", str(command.data_dir), "--no-serve"]
+        subprocess.run(words, env=command.environment, check=True)
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         place = {"data_dir": command.data_dir, "model": model, "executor": "local"}
         with LiveServer(SETTINGS | place) as server, browser:

@@ -331,6 +331,29 @@ def test_settings_say_where_they_come_from(admin_server: LiveServer, open_page: 
     expect(page.get_by_role("row", name="THUMBLOOP_BETA")).to_have_count(0)
 
 
+def test_settings_are_changed_and_reset(admin_server: LiveServer, open_page: OpenPage) -> None:
+    page = open_page(admin_server.admin_link(), **PHONE)
+    page.goto(f"{admin_server.url}/admin/settings?search=temperature")
+    row = page.get_by_role("row", name="THUMBLOOP_TEMPERATURE")
+    page.get_by_role("button", name="Change THUMBLOOP_TEMPERATURE").tap()
+    row.get_by_label("New value").fill("9")
+    row.get_by_label("New value").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("less than or equal to 2")
+    page.get_by_role("button", name="Change THUMBLOOP_TEMPERATURE").tap()
+    row.get_by_label("New value").fill("0.2")
+    assert violations(page) == []
+    page.get_by_role("button", name="Save THUMBLOOP_TEMPERATURE").tap()
+    expect(page.get_by_role("status")).to_contain_text("is changed")
+    expect(row).to_contain_text("changed here")
+    expect(row).to_contain_text("0.2")
+    assert_fits(page)
+    page.get_by_role("button", name="Reset THUMBLOOP_TEMPERATURE").tap()
+    expect(row).not_to_contain_text("changed here")
+    page.goto(f"{admin_server.url}/admin/settings?search=THUMBLOOP_AUTH")
+    expect(page.get_by_role("row", name="THUMBLOOP_AUTH anonymous")).to_contain_text("who may come in")
+    expect(page.get_by_role("button", name="Change THUMBLOOP_AUTH", exact=True)).to_have_count(0)
+
+
 def test_only_admins_come_in(chat_server: LiveServer, open_page: OpenPage) -> None:
     page = open_page(chat_server.url)
     send_and_wait(page, "Hello")

@@ -114,6 +114,7 @@ ADMIN_ONLY = (
     "/api/v1/webhook-deliveries",
     "/api/v1/votes",
     "/api/v1/audit",
+    "/api/v1/settings",
     "/api/v1/tokens",
 )
 BODIES = {
@@ -128,6 +129,7 @@ BODIES = {
     "/api/v1/users/{user_id}/quarantine": {"quarantined": True},
     "/api/v1/tokens": {"name": "x"},
     "/api/v1/import/columns": {"name": "x", "columns": "prompt=q"},
+    "/api/v1/settings/{name}": {"value": "1"},
     "/api/v1/votes/exclusion": {"vote_ids": [], "excluded": True},
     "/api/v1/votes/{vote_id}/review": {"label": True},
     "/v1/responses": {"model": "thumbloop", "input": "x"},

@@ -223,6 +223,9 @@ def real_requests(
     add(f"PUT {voted}/review", {"label": True, "note": "Right."})
     exclusion = {"vote_ids": [one["id"] for one in listed], "excluded": True, "reason": "Off topic."}
     add("PUT /api/v1/votes/exclusion", exclusion)
+    add("GET /api/v1/settings")
+    add("PUT /api/v1/settings/temperature", {"value": "0.5"})
+    add("DELETE /api/v1/settings/temperature")
     add("GET /api/v1/audit?limit=2&actor=gate&action=deploy&target=v2")
     add("GET /api/v1/me")
     add("GET /api/v1/me/sessions")

@@ -72,13 +72,14 @@ class Schedule:
         self._database = database
         self._settings = settings
         self._now = now
-        self._trigger = _trigger(settings, now())
-        self._hours = QuietHours(settings.quiet_hours, settings.timezone)
+        self._read_settings()
+        self._started = False
         self._scheduler: BackgroundScheduler | None = None
         self._handling = threading.Lock()
 
     def start(self) -> None:
         """Handle a missed tick, once however many were missed, and start the timer."""
+        self._started = True
         if self._trigger is None or self._scheduler is not None:
             return
         due_at = self._trigger.latest_until(self._now())
@@ -93,11 +94,19 @@ class Schedule:
 
     def stop(self) -> None:
         """Stop the timer, after finishing a tick that is being handled."""
-        scheduler, self._scheduler = self._scheduler, None
+        scheduler, self._scheduler, self._started = self._scheduler, None, False
         if scheduler is not None:
             # APScheduler's own wait holds the lock that a tick needs to add the next job.
             with self._handling:
                 scheduler.shutdown(wait=False)
+
+    def renew(self) -> None:
+        """Take over changed settings, while the timer runs or not."""
+        running = self._started
+        self.stop()
+        self._read_settings()
+        if running:
+            self.start()
 
     def next_run_time(self) -> datetime | None:
         """When the next tick is due or a waiting one may start, in UTC; None without a schedule."""
@@ -135,6 +144,10 @@ class Schedule:
         begins = _shown(self._hours.next_after(now))
         return f"{text} The run that was due at {_shown(due_at)} waits for these hours, until {begins}."
 
+    def _read_settings(self) -> None:
+        self._trigger = _trigger(self._settings, self._now())
+        self._hours = QuietHours(self._settings.quiet_hours, self._settings.timezone)
+
     def _look(self, trigger: Cron, scheduler: BackgroundScheduler) -> None:
         """Handle the tick that is due, if the hours allow it, and set the timer for the next one."""
         with self._handling:
@@ -170,6 +183,11 @@ class Schedule:
         with self._database.read() as session:
             last = training_runs.last_tick(session)
         return due_at if due_at and last and last.due_at < due_at else None
+
+
+def check_schedule(settings: Settings) -> None:
+    """Raise BadSetting if the schedule cannot be parsed."""
+    _trigger(settings, datetime.now(UTC))
 
 
 def tick(database: Database, settings: Settings, due_at: datetime) -> str:

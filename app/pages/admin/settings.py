@@ -1,34 +1,49 @@
-"""The page /admin/settings: every setting with its value, where that comes from, and what it does."""
+"""The page /admin/settings: every setting, where its value comes from, what it does, and forms for some."""
 
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
-from app.pages.admin.frame import show
+from app.api.v1.settings import HERE, current
+from app.pages.admin.frame import act, show
 from app.web.auth import Identity, ServicesHere
-from storage.settings import describe
-from storage.settings.shown import allowed, schemas, shown_value, source_of
-from storage.settings.validators import variable
+
+ADDRESS = "/admin/settings"
 
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/admin/settings")
-def show_settings(request: Request, services: ServicesHere, search: str = "") -> Response:
+@router.get(ADDRESS)
+def show_settings(request: Request, services: ServicesHere, search: str = "", which: str = "") -> Response:
     def values(_: Identity) -> dict[str, Any]:
-        rows = [
-            {
-                "name": variable(name),
-                "value": shown_value(name, getattr(services.settings, name)),
-                "default": shown_value(name, schema["default"]),
-                "source": source_of(name),
-                "takes": allowed(schema).replace("`", ""),
-                "about": describe(name),
-            }
-            for name, schema in schemas().items()
+        found = [
+            one
+            for one in current(services)
+            if search.lower() in f"{one.name} {one.about}".lower()
+            and (which != "changeable" or not one.fixed)
+            and (which != "changed" or one.source == HERE)
         ]
-        found = [row for row in rows if search.lower() in f"{row['name']} {row['about']}".lower()]
-        return {"rows": found, "search": search}
+        query = urlencode({"search": search, "which": which})
+        return {"rows": found, "search": search, "which": which, "here": HERE, "query": query}
 
     return show(request, services, "settings.html", values)
+
+
+@router.post(ADDRESS)
+def change(
+    request: Request,
+    services: ServicesHere,
+    name: Annotated[str, Form(max_length=100)],
+    value: Annotated[str, Form(max_length=10_000)] = "",
+    reset: Annotated[bool, Form()] = False,
+) -> Response:
+    def deed(identity: Identity) -> str:
+        if reset:
+            services.live_settings.reset(name, by=identity.user_id)
+            return f"{name} is as configured again."
+        services.live_settings.change(name, value, by=identity.user_id)
+        return f"{name} is changed, on all servers and for the next training."
+
+    return act(request, services, deed, f"{ADDRESS}?{request.query_params}")

@@ -1,0 +1,77 @@
+"""Keeps a server's settings as admins changed them, on whichever server or command line."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from storage.db.changed_settings import change_setting, current_settings, reset_setting
+from storage.db.database import Database
+from storage.errors import ThumbloopError
+from storage.settings import Settings
+
+log = logging.getLogger("thumbloop.settings")
+
+POLL_SECONDS = 1.0
+
+
+class LiveSettings:
+    """Renews `settings`, which the parts of a server share and read whenever they need one.
+
+    `check` raises for settings that cannot be used; `renewed` tells those who keep something made of them.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        configured: Settings,
+        settings: Settings,
+        *,
+        check: Callable[[Settings], object],
+        renewed: Callable[[], None],
+    ) -> None:
+        self.configured = configured
+        self._database, self._settings = database, settings
+        self._check, self._renewed = check, renewed
+        self._renewing = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="settings", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def change(self, name: str, value: Any, *, by: str) -> None:
+        """Raises NotFound or InvalidInput; then nothing changes."""
+        with self._database.write() as session:
+            change_setting(session, self.configured, name, value, by=by, check=self._check)
+        self.renew()
+
+    def reset(self, name: str, *, by: str) -> None:
+        with self._database.write() as session:
+            reset_setting(session, self.configured, name, by=by)
+        self.renew()
+
+    def renew(self) -> None:
+        """Take over what is in the database."""
+        with self._renewing:
+            with self._database.read() as session:
+                fresh = current_settings(session, self.configured)
+            if self._settings.take_over(fresh):
+                self._renewed()
+
+    def _watch(self) -> None:
+        troubled = ""
+        while not self._stopping.wait(POLL_SECONDS):
+            try:
+                self.renew()
+                troubled = ""
+            except Exception as error:
+                if str(error) != troubled:  # log a lasting trouble once
+                    known = isinstance(error, ThumbloopError)
+                    log.error("Changed settings cannot be used: %s", error, exc_info=not known)
+                troubled = str(error)
