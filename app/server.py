@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.openai import routes
 from app.api.ops import docs, monitoring
+from app.api.ops import settings as setting_routes
 from app.api.replies import reply_threads
 from app.api.v1 import (
     accounts,
@@ -31,7 +32,6 @@ from app.api.v1 import (
     votes,
     webhooks,
 )
-from app.api.v1 import settings as setting_routes
 from app.pages import installing
 from app.pages.admin import PAGES
 from app.pages.chat.page import ChatPage

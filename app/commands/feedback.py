@@ -1,7 +1,7 @@
 """`thumbloop import` and `export`: rated data in and out, as files or through pipes; `thumbloop votes`."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -29,8 +29,9 @@ from storage.imports.column_maps import (
 from storage.imports.formats.table import FORMATS
 from storage.imports.rows.options import ImportOptions
 from storage.privacy.quarantine import set_excluded
-from storage.review.voted_replies import VoteFilter, conversation, get_voted_reply, list_votes
+from storage.review.voted_replies import VotedReply, VoteFilter, conversation, get_voted_reply, list_votes
 from storage.settings.training import SignalKind
+from trainer.taste.review_queue import QUEUES, review_queue
 from trainer.taste.themes import disliked_themes
 
 if TYPE_CHECKING:
@@ -286,6 +287,22 @@ def list_voted_replies(
         while page.next is not None and len(found) < limit:
             page = list_votes(session, wanted, limit=limit - len(found), before=page.next)
             found += page.votes
+    _print_votes(found)
+
+
+@votes_commands.command("queue")
+def show_review_queue(
+    queue: str = typer.Argument(..., help=f"{', '.join(QUEUES)}."),
+    limit: int = typer.Option(20, min=1, max=1000, help="The largest number of votes."),
+) -> None:
+    """List votes that a second rating says most about."""
+    if queue not in QUEUES:
+        raise InvalidInput(f"{queue!r} is not a queue; there are {', '.join(QUEUES)}.", field="queue")
+    with opened_database() as (_, database), database.read() as session:
+        _print_votes(review_queue(session, queue, by=ACTOR)[:limit])
+
+
+def _print_votes(found: Sequence[VotedReply]) -> None:
     print_table(
         ("vote", "thumb", "version", "training", "question", "reply"),
         [

@@ -58,7 +58,7 @@ TRAINING: dict[str, Any] = {
     "auto_deploy": False,
 }
 # How often the reply of a version is the better one; a newer one is as good as the last.
-QUALITY = (0.5, 0.66, 0.36, 0.72, 0.8)
+QUALITY = (0.5, 0.66, 0.25, 0.72, 0.8)
 VOTED = 0.55  # of the replies
 WRONG = 0.07  # of the votes
 SPAM = 9
@@ -83,6 +83,7 @@ class Month:
             7: lambda: self._train_and_deploy("It was not worse on the held-out votes."),
             10: self._stop_spam,
             13: lambda: self._train_and_deploy("Its replies are shorter. Let us see."),
+            18: self._roll_back,
             20: self._train_and_try,
             25: self._cancel,
             28: self._train,
@@ -213,6 +214,12 @@ class Month:
         if (version := self._train()) is not None:
             with self.database.write() as session:
                 model_versions.deploy_version(session, version.id, by=self.people["ada"], why=why)
+
+    def _roll_back(self) -> None:
+        """The monitor has done it by now, unless chance was kind to the bad version."""
+        with self.database.write() as session:
+            if not any(row.by == judgement.ACTOR for row in model_versions.deployments(session)):
+                model_versions.roll_back(session, by=self.people["ada"], why="People like it less.")
 
     def _train_and_try(self) -> None:
         if (version := self._train()) is not None:

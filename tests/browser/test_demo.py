@@ -15,6 +15,7 @@ from storage.chats.stats import daily_votes, version_stats
 from storage.db.audit import is_demonstration, list_actions
 from storage.db.database import open_database
 from storage.db.tables import Chat, Deployment, User, Vote, now
+from storage.registry.model_versions import get_version
 from storage.registry.training_runs import count_by_state
 from storage.review.second_ratings import agreement
 from storage.review.voted_replies import VoteFilter, list_votes
@@ -47,8 +48,10 @@ def test_a_month_with_good_and_bad_versions(command: CommandLine, tmp_path: Path
         assert oldest is not None
         assert timedelta(days=29) < now() - oldest < timedelta(days=31)
         assert len(version_stats(session)) >= 4
-        rows = session.exec(select(Deployment)).all()
-        assert [row.by for row in rows if row.rolled_back or row.by == "monitor"], "v3 was rolled back"
+        rows = session.exec(select(Deployment).order_by(Deployment.id)).all()
+        v2, v3 = (get_version(session, name).id for name in ("v2", "v3"))
+        order = [row.version_id for row in rows]
+        assert order[order.index(v3) + 1] == v2, "the bad version was rolled back"
         states = count_by_state(session)
         assert (states["succeeded"], states["skipped"], states["cancelled"]) == (4, 1, 1)
         kappa = agreement(session).kappa

@@ -10,6 +10,7 @@ from storage.db.database import Database, open_database
 from storage.registry import model_versions
 from storage.review.second_ratings import agreement
 from storage.review.voted_replies import VoteFilter, list_votes
+from tests.support.axe import violations
 from tests.support.chatting import PHONE, OpenPage, assert_fits
 from tests.support.live_server import LiveServer
 from tests.support.rows import add_person_with_reply
@@ -126,3 +127,27 @@ def test_a_person_is_quarantined_and_released_beside_their_vote_on_a_phone(
     page.get_by_role("link", name="All votes of this person").click()
     expect(page.locator(LINES)).to_have_count(1)
     assert set(uses(store)) == {"counts"}
+
+
+def test_a_queue_is_reviewed_by_keyboard_and_empties(
+    server: LiveServer, store: Database, open_page: OpenPage
+) -> None:
+    """The last test: it rates what the others count."""
+    page = feedback(server, open_page)
+    page.get_by_role("link", name="random").click()
+    expect(page.get_by_role("link", name="random")).to_have_attribute("aria-current", "page")
+    expect(page.locator("section > p")).to_contain_text("What you have rated leaves the queue.")
+    assert violations(page) == []
+    lines = page.locator(LINES)
+    left = lines.count()
+    assert left == 2
+    lines.first.locator("a").focus()
+    page.keyboard.press("Enter")
+    while left:
+        expect(lines).to_have_count(left)
+        expect(page.locator("article")).to_be_visible()
+        page.keyboard.press("d")
+        left -= 1
+    expect(page.locator("li.empty")).to_contain_text("Nothing is left to rate here.")
+    page.get_by_role("link", name="contradictory").click()
+    expect(page.get_by_role("link", name="contradictory")).to_have_attribute("aria-current", "page")

@@ -85,6 +85,8 @@ def test_the_command_lists_shows_and_excludes(shared_server: LiveServer, store: 
     assert "Where is the tower?" in said
     assert "No vote matches." in thumbloop("list", "--filter", "search=steeple")
     assert "There is no filter 'colour'" in thumbloop("list", "--filter", "colour=red", check=False)
+    assert vote in thumbloop("queue", "random", "--limit", "1000")
+    assert "there are downs, contradictory" in thumbloop("queue", "newest", check=False)
     assert "1 excluded." in thumbloop("exclude", vote, "--reason", "off topic")
     said = thumbloop("show", vote)
     assert "[user] Where is the tower?" in said

@@ -219,6 +219,7 @@ def real_requests(
     voted = f"/api/v1/votes/{listed[0]['id'] if listed else message_id}"
     add("GET /api/v1/votes?limit=2&label=up&search=a&use=counts&reviewed=true&disagreed=true")
     add("GET /api/v1/votes/agreement")
+    add("GET /api/v1/votes/queue?queue=contradictory&limit=2")
     add(f"GET {voted}")
     add(f"PUT {voted}/review", {"label": True, "note": "Right."})
     exclusion = {"vote_ids": [one["id"] for one in listed], "excluded": True, "reason": "Off topic."}

@@ -16,6 +16,7 @@ from storage.files.installation_key import load_secret
 from storage.privacy.quarantine import set_excluded
 from storage.review import second_ratings
 from storage.review.voted_replies import Use, VoteFilter, conversation, get_voted_reply, list_votes
+from trainer.taste.review_queue import Queue, review_queue
 from trainer.taste.themes import disliked_themes
 
 router = APIRouter(prefix="/votes", tags=["feedback"])
@@ -105,6 +106,20 @@ def list_voted_replies(
         wanted = resolve(session, VoteFilter(**given), salt=load_secret(services.settings.data_dir))
         found = list_votes(session, wanted, limit=query.limit, before=query.cursor)
         return Page(items=[VotedReplyOut.model_validate(one) for one in found.votes], next=found.next)
+
+
+@router.get("/queue")
+def show_review_queue(
+    queue: Queue, identity: Admin, services: ServicesHere, limit: Limit = 50
+) -> Page[VotedReplyOut]:
+    """Votes that you should rate a second time, the most telling first; a vote leaves once you have.
+
+    downs: newest thumbs down. contradictory: raters disagree on the same text. unsure: the words say neither.
+    random: for an agreement that stands for all votes.
+    """
+    with services.database.read() as session:
+        found = review_queue(session, queue, by=identity.user_id)[:limit]
+    return Page(items=[VotedReplyOut.model_validate(one) for one in found], next=None)
 
 
 @router.get("/themes")

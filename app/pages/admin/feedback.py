@@ -3,9 +3,9 @@
 `assets/plain.js` adds keys for reviewing and shows times as local ones.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request
@@ -34,6 +34,7 @@ from storage.review.voted_replies import (
     get_voted_reply,
     list_votes,
 )
+from trainer.taste.review_queue import QUEUES, Queue, review_queue
 
 ADDRESS = "/admin/feedback"
 SHOWN = 30
@@ -49,17 +50,19 @@ class View:
     filters: Mapping[str, str]
     before: str = ""
     vote: str = ""
+    queue: Queue | Literal[""] = ""  # a review queue instead of the list
 
     def link(self, **changes: str) -> str:
         """The address of this view with some of it changed."""
-        parts = {**self.filters, "before": self.before, "vote": self.vote} | changes
+        parts = {**self.filters, "before": self.before, "vote": self.vote, "queue": self.queue} | changes
         query = urlencode({name: value for name, value in parts.items() if value})
         return f"{ADDRESS}?{query}" if query else ADDRESS
 
 
 def view_of(query: Mapping[str, str]) -> View:
     given = {name: query[name] for name in VoteFilter.model_fields if query.get(name)}
-    return View(given, query.get("before", ""), query.get("vote", ""))
+    queue = query.get("queue", "")
+    return View(given, query.get("before", ""), query.get("vote", ""), queue if queue in QUEUES else "")
 
 
 @router.get(ADDRESS)
@@ -107,14 +110,16 @@ def review(
     label: Annotated[str, Form()] = "",
     note: Annotated[str, Form(max_length=4000)] = "",
 ) -> Response:
-    """Store the admin's second rating, and go on to the next vote of the list."""
+    """Store the admin's second rating; in a review queue, which the vote leaves, go on to the next one."""
+    queue = view_of(request.query_params).queue
 
     def act(session: Session, by: str) -> dict[str, str]:
         if label not in LABELS:
             raise InvalidInput(f"A rating is up or down, not {label!r}.", field="label")
+        following = _after(vote_id, review_queue(session, queue, by=by)) if queue else vote_id
         second_ratings.rate(session, vote_id, by=by, label=LABELS[label], note=note)
         audit.record(session, by, "review", vote_id)
-        return {}
+        return {"vote": vote_id if LABELS[label] is None else following}
 
     return _act(request, services, act)
 
@@ -163,7 +168,11 @@ def _page(
         try:
             wanted = filters.read_filter(view.filters, VoteFilter)
             wanted = filters.resolve(session, wanted, salt=load_secret(services.settings.data_dir))
-            values["page"] = list_votes(session, wanted, limit=SHOWN, before=view.before or None)
+            if view.queue:
+                queue = review_queue(session, view.queue, by=identity.user_id)
+                values["page"] = VotePage(queue[:SHOWN], len(queue), None, complete=True)
+            else:
+                values["page"] = list_votes(session, wanted, limit=SHOWN, before=view.before or None)
         except (InvalidInput, NotFound) as error:
             alert, status = alert or error.message, error.status
         values["agreement"] = second_ratings.agreement(session)
@@ -183,6 +192,7 @@ def _page(
         alert=alert,
         done=_done(done or {}),
         uses=USES,
+        queues=QUEUES,
         admin=identity,
         **_beside(values["page"].votes, view.vote),
         **values,
@@ -196,6 +206,13 @@ def _opened(services: Services, identity: Identity, vote_id: str) -> dict[str, A
         turns = [(message.role, message.content) for message in conversation(session, vote)]
         own = next((one for one in vote.reviews if one.by == identity.user_id), None)
         return {"vote": vote, "turns": turns, "own": own}
+
+
+def _after(vote_id: str, queue: Sequence[VotedReply]) -> str:
+    """The vote that comes after this one; without one, the first of the rest."""
+    ids = [vote.id for vote in queue]
+    at = ids.index(vote_id) + 1 if vote_id in ids else 0
+    return next((one for one in (*ids[at : at + 1], *ids) if one != vote_id), "")
 
 
 def _beside(votes: Iterable[VotedReply], opened: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
-from app.api.v1.settings import HERE, current
+from app.api.ops.settings import HERE, current
 from app.pages.admin.frame import act, show
 from app.web.auth import Identity, ServicesHere
 
