@@ -8,6 +8,7 @@ from storage.db.database import Database
 from tests.support.http_loop import chat_once, checked, vote
 from tests.support.live_server import LiveServer
 from tests.support.odd_conversations import PROMPTS, comes_back
+from tests.support.tool_calls import ROWS as TOOLED
 from trainer.offline.rows import read_rows
 
 
@@ -24,16 +25,23 @@ def test_every_door_makes_the_same_prompt_and_every_export_comes_back(
         for prompt in PROMPTS:
             asked = {"model": "deployed", "messages": prompt, "max_tokens": 4}
             vote(client, checked(client.post("/v1/chat/completions", json=asked))["id"], True)
+            items = [*prompt[:-1], {"role": "user", "content": f"{prompt[-1]['content']} Again."}]
+            answered = {"model": "deployed", "input": items, "max_output_tokens": 4}
+            vote(client, checked(client.post("/v1/responses", json=answered))["id"], False)
         checked(client.post("/api/v1/import", content=file.read_bytes()))
         for number, system in enumerate(["", " ", "Brief."]):
             chat = checked(client.post("/api/v1/chats", json={"system_prompt": system}))
             vote(client, chat_once(client, f"Question {number}?", chat["id"])["message_id"], False)
+            chat_once(client, f"Question {number}, once more?", chat["id"])
+            checked(client.put(f"/api/v1/chats/{chat['id']}/vote", json={"label": True}))
 
         def prompts(source: str) -> list[Any]:
-            answer = client.get("/api/v1/export", params={"source": source})
+            answer = client.get("/api/v1/export", params={"source": source, "label": "up"})
             return [json.loads(line)["prompt"] for line in answer.text.split("\n")[:-1]]
 
         assert prompts("import:kto") == prompts("openai")
         assert prompts("openai") == [example.prompt for example in read_rows(file).examples]
+        for record in TOOLED:
+            checked(client.post("/api/v1/import", content=json.dumps(record)))
     for shape in ("kto", "sharegpt", "swift"):
         comes_back(store, tmp_path, shape)
