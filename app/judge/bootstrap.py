@@ -40,6 +40,8 @@ from trainer.judge.specs import parse_server
 
 Train = Callable[[Database], TrainingRun]
 UNSEEN_SAMPLES = 2
+# For the plan: about what a token of English has, and what a verdict with its reason takes.
+CHARS_A_TOKEN, VERDICT_TOKENS = 4, 60
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,19 @@ class Bootstrap:
                 field="out",
             )
 
-    def calls(self) -> dict[str, int]:
-        """How many replies and ratings there will be in all."""
+    def expected(self) -> dict[str, Any]:
+        """How much there will be: `replies`, each rated once, and about how many tokens the judge reads.
+
+        `cost` is what the judge then takes, if its price is known, and None otherwise.
+        """
         replies = len(self.learned) * self.plan.samples * len(self.plan.models)
-        unseen = 2 * UNSEEN_SAMPLES * len(self.unseen)
-        return {"replies": replies + unseen, "ratings": replies + unseen}
+        replies += 2 * UNSEEN_SAMPLES * len(self.unseen)
+        asked = [len(message["content"]) for one in self.learned for message in one.prompt]
+        question = (len(self.plan.rubric.text) + sum(asked) / len(self.learned)) / CHARS_A_TOKEN
+        tokens = round(replies * (question + self.plan.max_tokens))
+        spec = parse_server(self.plan.judge, "judge") if "=" in self.plan.judge else None
+        cost = spec.cost(tokens, replies * VERDICT_TOKENS) if spec is not None else None
+        return {"replies": replies, "tokens": tokens, "cost": cost}
 
     def run(self, train: Train, progress: Progress) -> dict[str, Any]:
         """Do what is missing and return the report; `train` requests a run and follows it to its end.
@@ -171,9 +181,10 @@ class Bootstrap:
                 run = train(database)
                 with database.read() as session:
                     version = version_of_run(session, run.id)
-                    name = version.name if version is not None else None
-            if name is None:
-                raise NotReady(f"The training made no version: {run.reason} The same command trains again.")
+                    if version is None or version.state == "rejected":
+                        reason = f"There is no version to rate: {run.reason} The same command trains again."
+                        raise NotReady(reason)
+                    name = version.name
             up = sum(row["label"] for row in rows)
             found = {"up": up, "down": len(rows) - up, "new": imported.accepted, "before": before}
             found |= {"version": name, "reason": run.reason}

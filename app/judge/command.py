@@ -175,11 +175,12 @@ def bootstrap(
         judge, read_rubric(rubric), tuple(models), prompts, learn_from, unseen, samples, max_tokens, seed
     )
     work = Bootstrap(out, plan, settings)
-    calls = work.calls()
+    expected = work.expected()
+    cost = "" if expected["cost"] is None else f", which costs about {expected['cost']:.2f}"
     say(
-        f"Plan: {calls['replies']} replies of {', '.join(model.split('=')[0] for model in models)} and of "
-        f"the new version, {calls['ratings']} ratings by {judge.split('=')[0]}, one training. What is done "
-        f"already in {out} is not done again."
+        f"Plan: {expected['replies']} replies of {', '.join(model.split('=')[0] for model in models)} and of "
+        f"the new version, each rated by {judge.split('=')[0]}, which reads about {expected['tokens']:,} "
+        f"tokens{cost}; one training. What is done already in {out} is not done again."
     )
     if not yes:
         confirm("Begin?", otherwise="Nothing was asked.")

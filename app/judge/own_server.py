@@ -12,7 +12,7 @@ from app.simulation.server import started_server
 from storage.db.database import open_database
 from storage.people.tokens import create_token, revoke_token
 from storage.people.users import ensure_user
-from storage.registry.model_versions import ensure_base, get_version
+from storage.registry.model_versions import check_may_be_served, ensure_base, get_version
 from storage.settings import Settings, load_settings
 from trainer.judge.servers import Server
 from trainer.judge.specs import ServerSpec, parse_server
@@ -30,8 +30,8 @@ async def opened_servers(
 ) -> AsyncIterator[list[Server]]:
     """The servers of `NAME=URL,…` and of own versions such as `v2`, in their order.
 
-    `sampling` holds for own versions. Raises InvalidInput, NotFound for a version that does not exist, and
-    NotReady if the server for own versions does not start; its log is `log`.
+    `sampling` holds for own versions. Raises InvalidInput, NotFound for a version that does not exist,
+    Conflict for one that was rejected, and NotReady if the server for own versions does not start; its log is `log`.
     """
     own = [name for name in given if "=" not in name]
     _check_versions(own, settings)
@@ -51,7 +51,7 @@ def _check_versions(names: Sequence[str], settings: Settings) -> None:
         with closing(open_database(settings)) as database, database.write() as session:
             ensure_base(session, settings.model)  # as the server's start would
             for name in names:
-                get_version(session, name)
+                check_may_be_served(get_version(session, name))
 
 
 @asynccontextmanager
