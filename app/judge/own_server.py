@@ -31,7 +31,8 @@ async def opened_servers(
     """The servers of `NAME=URL,…` and of own versions such as `v2`, in their order.
 
     `sampling` holds for own versions. Raises InvalidInput, NotFound for a version that does not exist,
-    Conflict for one that was rejected, and NotReady if the server for own versions does not start; its log is `log`.
+    Conflict for one that was rejected, and NotReady if the server for own versions does not start, whose
+    log is `log`.
     """
     own = [name for name in given if "=" not in name]
     _check_versions(own, settings)

@@ -1,4 +1,4 @@
-"""`thumbloop bootstrap` on a tiny model: killed once, then to a version that the judge has rated."""
+"""`thumbloop bootstrap` on a tiny model, to a version that the judge has rated."""
 
 import json
 from collections import Counter
@@ -10,7 +10,6 @@ import pytest
 from storage.chats.votes import latest_event_id
 from storage.examples.example import Examples
 from tests.support.command_line import CommandLine
-from tests.support.live_server import wait_until
 from tests.support.scripted_models import Script, rated_texts
 from tests.support.training_env import LENIENT
 from trainer.gate.comparison import HARMS
@@ -32,12 +31,6 @@ def test_a_first_version_without_votes(thumbloop: CommandLine, tmp_path: Path) -
         words = ["bootstrap", "--judge", f"j={url},judge", "--prompts", str(prompts), "--out", str(out)]
         words += ["--unseen", "4", "--max-tokens", "12", "--samples", "1"]
         assert "No terminal to ask" in thumbloop.refused(*words)
-        program = thumbloop.start(*words, "--yes")
-        part = out / "pool.jsonl.part"
-        wait_until(lambda: part.exists() and len(part.read_text().split("\n")) > 8, 240, program.printed)
-        program.kill()
-        program.wait()
-        kept = part.read_text().split("\n")[1:-1]
         printed = thumbloop.output(*words, "--yes")
         asked = len(script.answered)
         again = thumbloop.output(*words, "--yes")
@@ -45,9 +38,6 @@ def test_a_first_version_without_votes(thumbloop: CommandLine, tmp_path: Path) -
         assert again.splitlines()[-3:] == printed.splitlines()[-3:]
         assert "has a bootstrap with another samples" in thumbloop.refused(*words, "--samples", "2", "--yes")
 
-    replies = [json.loads(line) for line in (out / "pool.jsonl").read_text().splitlines()]
-    answers = {one["replies"][0]["content"] for one in replies}
-    assert {json.loads(line)["answer"]["content"] for line in kept} <= answers
     report = json.loads((out / "report.json").read_text())
     assert {name: one["replies"] for name, one in report["versions"].items()} == {"v1": 8, "v2": 8}
     assert report["run"]["up"] + report["run"]["down"] == 24

@@ -94,10 +94,12 @@ def _begin(services: Services, secret: Secret, asked: CompletionRequest) -> Live
     # A token belongs to a program, which has users of its own; a browser session to one person.
     end_user = asked.end_user if secret.kind == "api" else None
     with services.database.read() as session:
-        person_id = identify(session, secret).user_id
+        identity = identify(session, secret)
+        person_id = identity.user_id
         check_supported(asked, services.settings.template_args)
         sampling = sampling_of(asked, services.chat_service.default_sampling())
-        version = _chosen(session, asked.model) if asked.model != ALIAS else None
+        admin = identity.role == "admin"
+        version = _chosen(session, asked.model, admin=admin) if asked.model != ALIAS else None
         system, turns, question = split(asked.messages)
         if end_user is not None:
             person_id = _end_user_id(services, session, person_id, end_user)
@@ -138,14 +140,15 @@ def _end_user_id(services: Services, session: Session, app_id: str, name: str) -
     return person.id
 
 
-def _chosen(session: Session, name: str) -> ModelVersion:
-    """The version with this model name; raises NotFound."""
+def _chosen(session: Session, name: str, *, admin: bool = False) -> ModelVersion:
+    """The version with this model name; an admin may try a candidate, too. Raises NotFound."""
     if name == ALIAS:
         return model_versions.deployed_version(session)
     version = None
     with suppress(NotFound):
         version = model_versions.get_version(session, "v1" if name == BASE else name)
-    if version is None or (name != BASE and (version.state != "ready" or version.name != name)):
+    replies = ("ready", "candidate") if admin else ("ready",)
+    if version is None or (name != BASE and (version.state not in replies or version.name != name)):
         deployed = model_versions.deployed_version(session)
         raise NotFound(
             f"The model {name!r} does not exist; use {ALIAS!r}, which is {deployed.name} now, or "
