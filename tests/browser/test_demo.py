@@ -88,3 +88,27 @@ def test_every_page_says_so_and_breaks_no_rule(
         expect(page.get_by_text(DEMONSTRATION)).to_be_visible()
         assert_fits(page)
         assert violations(page) == [], address
+
+
+def test_runs_are_compared_and_the_time_line_shows_who_replied_when(
+    demo_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(demo_server.admin_link(), **PHONE)
+    page.goto(f"{demo_server.url}/admin/training")
+    page.get_by_role("button", name="Compare chosen runs").tap()
+    expect(page.get_by_role("alert")).to_have_text("Choose two to 4 runs to compare.")
+    page.goto(f"{demo_server.url}/admin/training")
+    for version in ("v2", "v4"):
+        page.get_by_role("row").filter(has=page.get_by_role("link", name=version)).get_by_role(
+            "checkbox"
+        ).check()
+    page.get_by_role("button", name="Compare chosen runs").tap()
+    expect(page.get_by_role("columnheader", name="v2")).to_be_attached()
+    expect(page.get_by_role("row").filter(has_text="State")).to_contain_text("succeeded")
+    expect(page.get_by_role("region", name="v4").locator("svg").first).to_be_visible()
+    assert violations(page) == []
+    assert_fits(page)
+    page.goto(f"{demo_server.url}/admin/versions")
+    line = page.get_by_role("list", name="Which version replied when").get_by_role("listitem")
+    assert line.all_inner_texts()[:4] == ["v1", "v2", "v3", "v2"]
+    expect(line.last).to_have_attribute("aria-current", "true")

@@ -281,7 +281,14 @@ def real_requests(
     add("GET /admin/files/admin.css")
     add("GET /admin/")
     add(f"GET /admin/training?before={run_id}")
-    for page in ("training/now", "training/sweep", "versions", "data", "settings?search=beta"):
+    for page in (
+        "training/now",
+        "training/compare?run=1&run=2",
+        "training/sweep",
+        "versions",
+        "data",
+        "settings?search=beta",
+    ):
         add(f"GET /admin/{page}")
     for page in (run_id, f"{run_id}/now"):
         add(f"GET /admin/training/{page}")

@@ -1,6 +1,7 @@
 """The pages /admin/training: what the next run would do, all runs with their logs, and the newest sweep."""
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
@@ -17,15 +18,17 @@ from app.services import Services
 from app.web.auth import Identity, ServicesHere
 from storage.db import audit
 from storage.db.ids import is_id
-from storage.errors import NotFound
+from storage.errors import InvalidInput, NotFound
 from storage.registry.training_runs import cancel_run, get_run, list_runs, request_run
 from storage.settings import frozen_settings
 from storage.settings.shown import shown_value
 from storage.settings.validators import variable
+from trainer.gate.measures import MEASURES
 from trainer.sweep.grid import TITLES, shown_measures
 
 ADDRESS = "/admin/training"
 SHOWN = 20
+MOST_COMPARED = 4
 LOG_CHARS, LOG_LINES = 100_000, 1000
 SHAPING = ("training_mode", "learning_rate", "epochs", "beta", "lora_rank", "nll_weight", "sampled_prompts")
 
@@ -72,6 +75,23 @@ def show_sweep(request: Request, services: ServicesHere) -> Response:
     return show(request, services, "sweep.html", values)
 
 
+@router.get(f"{ADDRESS}/compare")
+def compare_runs(request: Request, services: ServicesHere) -> Response:
+    """Some runs side by side: what they trained on and with, and what came of it."""
+
+    def values(_: Identity) -> dict[str, Any]:
+        chosen = list(dict.fromkeys(request.query_params.getlist("run")))
+        if not 2 <= len(chosen) <= MOST_COMPARED:
+            raise InvalidInput(f"Choose two to {MOST_COMPARED} runs to compare.", field="run")
+        runs = [_run(services, run_id) for run_id in chosen]
+        for number, one in enumerate(runs, 1):
+            one["title"] = one["run"].model_version or f"run {number}"
+        rows = compared([(one["run"], one["settings"]) for one in runs])
+        return {"runs": runs, "rows": rows, "curve_size": CURVE}
+
+    return show(request, services, "compare_runs.html", values)
+
+
 @router.get(f"{ADDRESS}/{{run_id}}")
 def show_run(request: Request, services: ServicesHere, run_id: str) -> Response:
     def values(_: Identity) -> dict[str, Any]:
@@ -109,6 +129,38 @@ def cancel(request: Request, services: ServicesHere, run_id: str) -> Response:
         return ""
 
     return write(request, services, deed, ADDRESS)
+
+
+def compared(runs: Sequence[tuple[RunOut, Sequence[tuple[str, str]]]]) -> list[tuple[str, list[str]]]:
+    """The rows of a table with a column for each run: figures, then settings that are not the same in all."""
+    figures = [_figures(run) for run, _ in runs]
+    settings = [dict(one) for _, one in runs]
+    names = dict.fromkeys(name for one in settings for name in one)
+    rows = [(title, [one[title] for one in figures]) for title in figures[0]]
+    for name in names:
+        cells = [one.get(name, "–") for one in settings]
+        if len(set(cells)) > 1:
+            rows.append((name, cells))
+    return rows
+
+
+def _figures(run: RunOut) -> dict[str, str]:
+    plan, training = run.metrics.get("plan") or {}, run.metrics.get("training") or {}
+    measured = run.metrics.get("candidate") or {}
+    counted_rows = f"{plan['up']} up, {plan['down']} down" if "up" in plan and "down" in plan else "–"
+    return {
+        "State": run.state,
+        "Asked for by": run.trigger,
+        "Rows": counted_rows,
+        "Steps": str(training.get("steps", "–")),
+        "Seconds a row": f"{training['seconds_per_row']:.2f}" if "seconds_per_row" in training else "–",
+        **{
+            f"Held out: {measure.title}": f"{measured[measure.name]:.{measure.digits}f}"
+            if measured.get(measure.name) is not None
+            else "–"
+            for measure in MEASURES
+        },
+    }
 
 
 def newest_run(services: Services) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from app.serving.reply import ReplyStream
 from app.web.auth import Identity, ServicesHere
 from storage.chats.chats import prompt_messages
 from storage.db import audit
-from storage.db.tables import Chat
+from storage.db.tables import Chat, now
 from storage.errors import Conflict, InvalidInput
 from storage.people.users import names_of
 from storage.registry import model_versions
@@ -49,6 +49,7 @@ def show_versions(request: Request, services: ServicesHere) -> Response:
             "names": {version.id: version.name for version in figures.versions},
             "previous": previous,
             "deployments": rows,
+            "now": now(),
             "people": people,
             "statistics": statistics,
             "approval": {one.version: one for one in statistics.approval},

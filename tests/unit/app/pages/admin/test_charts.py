@@ -7,6 +7,7 @@ import pytest
 
 from app.api.schemas import ApprovalOut, RunOut
 from app.pages.admin.charts import CURVE, approval_points, curve, run_curves
+from app.pages.admin.training import compared
 from app.pages.html import render
 from storage.chats.stats import VersionStats
 
@@ -79,3 +80,24 @@ def test_approval_is_drawn_from_the_oldest_version_to_the_newest() -> None:
     assert [(one.version, one.x, one.y) for one in points] == [("v1", 180.0, 100.0), ("v3", 540.0, 50.0)]
     assert all(0 <= one.high < one.y < one.low <= 200 for one in points)
     assert "75%" in points[1].label
+
+
+def test_compared_runs_show_figures_and_the_settings_that_differ() -> None:
+    metrics = {
+        "plan": {"up": 8, "down": 10},
+        "training": {"steps": 9, "seconds_per_row": 0.768},
+        "candidate": {"loss": 0.48874},
+    }
+    rows = compared(
+        [
+            (run(state="succeeded", metrics=metrics), [("BETA", "0.1"), ("SEED", "0")]),
+            (run(state="failed"), [("BETA", "0.3"), ("SEED", "0")]),
+        ]
+    )
+    found = dict(rows)
+    assert found["State"] == ["succeeded", "failed"]
+    assert found["Rows"] == ["8 up, 10 down", "–"]
+    assert found["Seconds a row"] == ["0.77", "–"]
+    assert [cells for title, cells in rows if "loss" in title.lower()] == [["0.4887", "–"]]
+    assert found["BETA"] == ["0.1", "0.3"]
+    assert "SEED" not in found
