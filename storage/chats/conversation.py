@@ -133,7 +133,7 @@ def without_reasoning(turn: Turn) -> Turn:
     if turn.role != "assistant":
         return turn
     reasoning, content = apart(written(turn.reasoning, turn.content))
-    return Turn(turn.role, content, reasoning)
+    return turn if (reasoning, content) == turn[2:0:-1] else Turn(turn.role, content, reasoning)
 
 
 def _joined(texts: list[str]) -> str:

@@ -15,6 +15,7 @@ PIECE, MOST_SECTIONS = 512, 100  # characters; longer texts and more sections wo
 QUOTES = "`'\"“”‘’«»"
 _TAG = re.compile("|".join(f"(?<![{QUOTES}]){tag}|{tag}(?![{QUOTES}])" for tag in (OPEN, CLOSE)))
 _DETAILS = re.compile(r'<details\s+type="reasoning"[^>]*>')
+_MARK = re.compile(f"{OPEN}|{CLOSE}|<details")
 _SECTION = re.compile(r"^[ \t]*(<details\b[^>]*>|</details>)", re.MULTILINE)
 _SECTION_END = "</details>"
 _SUMMARY = re.compile(r"\s*<summary>.*?</summary>", re.DOTALL)
@@ -47,6 +48,8 @@ def apart(text: str, *, opened: bool = False) -> Parts:
     Without reasoning the reply is the text as it is. Otherwise there is no white space around the reasoning
     and before the reply, and the reasoning has no tags.
     """
+    if not opened and not _MARK.search(text):  # as most texts are; this is also for speed
+        return Parts("", text)
     sections, text = _without_sections(text)
     splitter = Splitter(opened=opened or _closes_first(text))
     for at in range(0, len(text), PIECE):  # what is held back is copied for each tag

@@ -167,10 +167,10 @@ class _Batch:
         self._add(Chat, chat | {"created_at": at, "updated_at": at})
         message_id: str | None = None
         for turn in turns:
-            message = {"chat_id": chat_id, "parent_id": message_id, "created_at": at, **turn._asdict()}
-            message["reasoning"] = turn.reasoning or None
+            message = {"chat_id": chat_id, "parent_id": message_id, "created_at": at, "role": turn.role}
             message_id = new_id()
-            self._add(Message, message | {"id": message_id})
+            message |= {"id": message_id, "content": turn.content, "reasoning": turn.reasoning or None}
+            self._add(Message, message)
         if row.model is not None:
             self._rows[Message][-1]["sampling"] = {"model": row.model}
         voted_at = row.voted_at or at

@@ -86,6 +86,8 @@ class Fields(Mapping[str, Any]):
         if (ours := MEANINGS.get(meaning)) in self.options.meant.values():
             names = [ours] if ours else names
         names = [name for name in names if name in self._record]
+        if not names:
+            return None
         full = [name for name in names if self.has(name)]
         for other in full[1:]:
             if self[other] != self[full[0]]:
