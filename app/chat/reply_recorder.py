@@ -111,7 +111,7 @@ class ReplyRecorder:
         replies = self.under_way()
         if not replies:
             return
-        texts = {reply.message_id: reply.text for reply in replies}
+        texts = {reply.message_id: reply.parts for reply in replies}
         going_on = self.database.small_write(partial(chats.renew_replies, texts=texts))
         for reply in replies:
             if reply.message_id not in going_on:
@@ -127,7 +127,9 @@ class ReplyRecorder:
 
     def _save(self, reply: LiveReply, end: Outcome) -> Message:
         if isinstance(end, ThumbloopError):
-            columns: dict[str, Any] = {"content": reply.text, "state": "failed", "finish_reason": "error"}
+            reasoning, content = reply.parts
+            columns: dict[str, Any] = {"content": content, "state": "failed", "finish_reason": "error"}
+            columns["reasoning"] = reasoning
         else:
             columns = {
                 "content": end.content,

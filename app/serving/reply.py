@@ -158,8 +158,15 @@ class ReplyStream:
     @property
     def text(self) -> str:
         """The text so far, without reasoning."""
+        return self.parts.reply
+
+    @property
+    def parts(self) -> Parts:
+        """The reasoning and the text so far."""
         with self._changed:
-            return "".join(delta for delta in self._deltas if not isinstance(delta, Reasoning))
+            deltas = [*self._deltas]
+        thought = "".join(delta for delta in deltas if isinstance(delta, Reasoning))
+        return Parts(thought, "".join(delta for delta in deltas if not isinstance(delta, Reasoning)))
 
     @property
     def end(self) -> ReplyEnd:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.chats.conversation import Turn
+from storage.chats.reasoning import Parts
 from storage.db.ids import new_id
 from storage.db.rows import AHEAD, database_now, execute_core, get_row, newest_rows, next_id
 from storage.db.tables import Chat, Message, Table, now
@@ -325,15 +326,16 @@ def prompt_messages(chat: Chat, path: Iterable[Message]) -> list[dict[str, str]]
     return system + [Turn(one.role, one.content, one.reasoning or "").message for one in path]
 
 
-def renew_replies(session: Session, texts: Mapping[str, str]) -> set[str]:
-    """Renew the leases of these replies and keep their text so far.
+def renew_replies(session: Session, texts: Mapping[str, Parts]) -> set[str]:
+    """Renew the leases of these replies and keep their reasoning and text so far.
 
     Returns the ids of those that may go on: still streaming, in chats that are not deleted.
     """
     until = database_now(session) + REPLY_LEASE
     for reply_id in sorted(texts):  # in one order, so that two servers never wait for each other
-        values = {"reply_id": reply_id, "content": storable(texts[reply_id]), "lease_until": until}
-        execute_core(session, _UPDATE_STREAMING, values)
+        reasoning, content = map(storable, texts[reply_id])
+        values = {"content": content, "reasoning": reasoning.strip() or None, "lease_until": until}
+        execute_core(session, _UPDATE_STREAMING, {"reply_id": reply_id, **values})
     going_on = (col(Message.id).in_(texts), Message.state == "streaming", col(Chat.deleted_at).is_(None))
     return set(session.exec(select(Message.id).join(Chat).where(*going_on)))
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from app.chat.live_reply import LiveReply
 from app.serving.reply import Sampling
 from storage.chats import chats, votes
+from storage.chats.reasoning import Parts
 from storage.errors import (
     Busy,
     Conflict,
@@ -136,7 +137,7 @@ def test_a_reply_that_another_server_ended_says_so(env: ChatEnv) -> None:
     live = env.service.send(env.user_id, env.chat_id, "Hello", sampling=LONG)
     wait_until(lambda: live.text)
     with env.database.write() as session:
-        chats.renew_replies(session, {live.message_id: "So far"})
+        chats.renew_replies(session, {live.message_id: Parts("", "So far")})
         assert chats.recover_interrupted(session, all_servers=True) == 1
     with pytest.raises(Conflict, match="another one ended it") as lost:
         "".join(live)

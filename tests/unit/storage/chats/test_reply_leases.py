@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from storage.chats import chats, votes
+from storage.chats.reasoning import Parts
 from storage.db.database import Database
 from storage.db.ids import new_id
 from storage.db.rows import database_now
@@ -46,7 +47,7 @@ def stored(database: Database, reply: Message) -> Message:
 def test_a_reply_with_a_lease_is_left_to_its_server(database: Database, streaming: Message) -> None:
     assert recover(database) == 0
     with database.write() as session:
-        assert chats.renew_replies(session, {streaming.id: "So far"}) == {streaming.id}
+        assert chats.renew_replies(session, {streaming.id: Parts("", "So far")}) == {streaming.id}
     assert recover(database) == 0
     kept = stored(database, streaming)
     assert (kept.state, kept.content) == ("streaming", "So far")
@@ -56,19 +57,20 @@ def test_a_reply_without_a_server_keeps_its_text_and_can_be_voted_on(
     database: Database, streaming: Message
 ) -> None:
     with database.write() as session:
-        chats.renew_replies(session, {streaming.id: "So\x00 far"})
+        chats.renew_replies(session, {streaming.id: Parts("Well\x00?\n", "So\x00 far")})
     end_lease(database, streaming)
     assert recover(database) == 1
     assert recover(database) == 0
     kept = stored(database, streaming)
     assert (kept.state, kept.finish_reason, kept.content) == ("stopped", "interrupted", "So far")
+    assert kept.reasoning == "Well?"
     with database.write() as session:
         owner = chats.get_chat(session, kept.chat_id).owner_id
         assert votes.cast_vote(session, user_id=owner, message_id=kept.id, label=True).label is True
 
     # Its server was only slow, and learns that the reply is no longer its own.
     with database.write() as session:
-        assert chats.renew_replies(session, {streaming.id: "So far and"}) == set()
+        assert chats.renew_replies(session, {streaming.id: Parts("", "So far and")}) == set()
         late = chats.finish_reply(
             session,
             streaming.id,
