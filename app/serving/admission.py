@@ -49,6 +49,10 @@ class Admission:
                 self._usual_seconds += 0.2 * (seconds - self._usual_seconds)
             self._changed.notify_all()
 
+    def seconds_until(self, place: int) -> int:
+        """About how long the reply at this place of the queue waits for its turn."""
+        return math.ceil(self._usual_seconds * place / self._concurrent)
+
     def admitted(self, version_id: str | None = None) -> int:
         """Number of admitted replies by this version, or by all versions."""
         with self._changed:

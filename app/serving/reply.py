@@ -72,6 +72,18 @@ class ReplyEnd:
     reasoning: str = ""
 
 
+class Queued(str):
+    """An empty delta: the reply waits at this `place`, 1 for the next, for about so many seconds."""
+
+    place: int
+    seconds: int
+
+    def __new__(cls, place: int, seconds: int) -> "Queued":
+        made = super().__new__(cls, "")
+        made.place, made.seconds = place, seconds
+        return made
+
+
 Outcome = ReplyEnd | ThumbloopError
 # Hands a stream to the backend and returns a function that cancels it there. It does not raise.
 Begin = Callable[["ReplyStream"], Callable[[], object]]
@@ -107,7 +119,10 @@ class ReplyStream:
             self._withdraw()
 
     def __iter__(self) -> Iterator[str]:
-        """The deltas as they arrive, valid texts, some Reasoning; raises the error that ended the reply."""
+        """The deltas as they arrive, valid texts, some Reasoning, before them Queued ones.
+
+        Raises the error that ended the reply.
+        """
         self.start()
         with self._reading():
             seen = 0
@@ -136,7 +151,8 @@ class ReplyStream:
             while True:
                 news.clear()
                 with self._changed:
-                    texts, seen, over = _joined(self._deltas[seen:]), len(self._deltas), self.over
+                    new, seen, over = self._deltas[seen:], len(self._deltas), self.over
+                texts = _joined([delta for delta in new if delta])
                 for text in texts:
                     yield text
                 if texts:
@@ -182,6 +198,14 @@ class ReplyStream:
         if delta:
             with self._changed:
                 self._deltas.append(delta)
+                self._notify()
+
+    def queue(self, place: int, seconds: int) -> None:
+        """For the backend: the reply waits for its turn."""
+        with self._changed:
+            last = self._deltas[-1] if self._deltas else None
+            if not isinstance(last, Queued) or last.place != place:
+                self._deltas.append(Queued(place, seconds))
                 self._notify()
 
     def close(self, outcome: Outcome) -> None:

@@ -123,7 +123,7 @@ class Scheduler(ABC, Generic[R]):
             under_way = Counter(reply.request.person for reply in self._running.values())
             waiting = [reply for reply in self._waiting if reply.request.version_id not in full]
             if not waiting:
-                return
+                break
             reply = min(waiting, key=partial(self._rank, under_way))
             if not self._start(reply):
                 full.add(reply.request.version_id)
@@ -134,6 +134,13 @@ class Scheduler(ABC, Generic[R]):
                 self._served.clear()
             self._running[reply.request.id] = reply
             reply.begin()
+        self._say_places()
+
+    def _say_places(self) -> None:
+        """Places may still change: others who have fewer replies under way go first."""
+        under_way = Counter(reply.request.person for reply in self._running.values())
+        for place, reply in enumerate(sorted(self._waiting, key=partial(self._rank, under_way)), 1):
+            reply.stream.queue(place, self._admission.seconds_until(place))
 
     def _rank(self, under_way: Counter[str], reply: R) -> tuple[int, int]:
         return under_way[reply.request.person], self._served.get(reply.request.person, 0)

@@ -103,6 +103,7 @@ def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPa
     expect(page.locator("[data-live]")).to_contain_text("succeeded", timeout=240_000)
     expect(page.locator(".log")).to_contain_text("Step 20 of")
     expect(page.get_by_role("img", name="Loss from step 1")).to_be_visible()
+    expect(page.locator(".notice")).to_have_count(0)  # that it was requested is no news any more
     go(page, "Training")
     expect(page.locator("tbody tr")).to_have_count(2)
 

@@ -12,9 +12,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app.pages.chat.render import MOST_FOLLOWERS, TOO_MANY_TABS, ChatRenderer, Update
+from app.pages.chat.render import MOST_FOLLOWERS, ChatRenderer, Update
 from app.pages.chat.tab_state import TabState
 from app.web.auth import Identity
+from app.web.languages import ENGLISH
 from storage.chats.chats import get_chat
 from storage.chats.votes import cast_vote
 from storage.privacy.consent import set_consent
@@ -87,7 +88,7 @@ def test_one_person_follows_a_reply_in_a_bounded_number_of_tabs(
         next(drawing)
         next(drawing)
     refused = islice(renderer.follow(TabState(chat_id=env.chat_id), me), 3)
-    assert any(TOO_MANY_TABS in str(drawn.get(renderer.notice)) for drawn in refused)
+    assert any(ENGLISH("too_many_tabs") in str(drawn.get(renderer.notice)) for drawn in refused)
     live.cancel()
     live.message()
     for drawing in followed:

@@ -19,6 +19,7 @@ from app.pages.chat.days import by_day
 from app.pages.chat.tab_state import ChatState, TabState, paced, read_messages, read_state
 from app.pages.chat.transcript import ShownMessage, chatbot_messages, offered_tags
 from app.pages.html import notice, render
+from app.serving.reply import Queued
 from app.web.auth import Identity
 from app.web.languages import Language
 from storage.chats.chats import list_chats
@@ -111,8 +112,10 @@ class ChatRenderer:
                     if here != shown:  # the last drawing may have overwritten the chat opened since
                         yield draw(self.read(tab, identity))
                 elif reply.state == "streaming":  # otherwise it had ended before it was read
-                    reply.reasoning, reply.content = parts
-                    yield {self.chatbot: self._transcript(messages, tab.language)}
+                    queued = parts if isinstance(parts, Queued) else None
+                    if not isinstance(parts, Queued):
+                        reply.reasoning, reply.content = parts
+                    yield {self.chatbot: self._transcript(messages, tab.language, queued)}
                 shown = here
         except ThumbloopError as error:
             failure = tab.language.error(error)
@@ -200,7 +203,9 @@ class ChatRenderer:
         tab.consent_shown = state.consent
         return state.consent
 
-    def _transcript(self, messages: list[ShownMessage], say: Language) -> list[dict[str, Any]]:
+    def _transcript(
+        self, messages: list[ShownMessage], say: Language, queued: Queued | None = None
+    ) -> list[dict[str, Any]]:
         settings = self.settings
         tags = offered_tags(settings.vote_tags_up, settings.vote_tags)
-        return chatbot_messages(messages, tags, settings.compare_share, say=say)
+        return chatbot_messages(messages, tags, settings.compare_share, say=say, queued=queued)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sqlmodel import Session
 
 from app.pages.chat.transcript import ShownMessage
+from app.serving.reply import Queued
 from app.web.languages import ENGLISH, Language
 from storage.chats.chats import current_places, get_chat
 from storage.chats.reasoning import Parts, Reasoning
@@ -116,11 +117,17 @@ def read_state(session: Session, tab: TabState, user_id: str, consent_default: b
     return ChatState(chat, messages, through, chat.consent, tab.search)
 
 
-def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[Parts]:
-    """The reply so far, at most once every `every` seconds; the last deltas may be left out."""
+def paced(deltas: Iterable[str], every: float = UPDATE_SECONDS) -> Iterator[Parts | Queued]:
+    """The reply so far, at most once every `every` seconds, and its places in the queue before it.
+
+    The last deltas may be left out.
+    """
     reasoning = text = ""
     due = 0.0
     for delta in deltas:
+        if isinstance(delta, Queued):
+            yield delta
+            continue
         if isinstance(delta, Reasoning):
             reasoning += delta
         else:

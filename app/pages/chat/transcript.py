@@ -9,6 +9,7 @@ from typing import Any
 
 from app.pages.chat.markdown import plain_markdown
 from app.pages.html import render
+from app.serving.reply import Queued
 from app.web.languages import ENGLISH, Language
 from storage.chats.votes import CurrentVote
 from storage.db.tables import Message
@@ -16,8 +17,6 @@ from storage.registry.canaries import is_chosen
 
 ChatbotMessage = dict[str, Any]
 OfferedTags = Mapping[str, str]  # reason tags, each with the thumbs after which it is offered
-
-TYPING = '<span class="tl-typing" role="status" aria-label="{}"><i></i><i></i><i></i></span>'
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ def chatbot_messages(
     compare_share: float = 0.0,
     *,
     say: Language = ENGLISH,
+    queued: Queued | None = None,
 ) -> list[ChatbotMessage]:
     """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
 
@@ -74,7 +74,7 @@ def chatbot_messages(
                 _html(message_html(item, tags, under_way=under_way, last=last, asked=asked, say=say))
             )
         elif not replied:
-            content.append(_html(TYPING.format(say("on_its_way"))))
+            content.append(_html(render("chat/typing.html", say=say, queued=queued)))
         shown.append({"role": message.role, "content": content})
     return shown
 

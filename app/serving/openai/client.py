@@ -167,7 +167,7 @@ class ModelServer:
             raise Busy(f"The model server failed: {self._text(error.body)}.", code=FAILED) from error
         except TimeoutError as error:
             raise Busy(
-                "The model server was silent for {seconds} s (openai_timeout_seconds).",
+                "The model server was silent for {seconds} s.",
                 code="model_server_silent",
                 seconds=f"{seconds:g}",
             ) from error
