@@ -404,20 +404,23 @@ def test_the_newest_sweep_with_its_plot(admin_server: LiveServer, open_page: Ope
         "held_out": {"up": 8, "down": 4},
         "origin": {"file": "votes.jsonl"},
         "gate_min_votes": 4,
-        "grid": asdict(Grid((0.1,), ("kto", "dpo"), (5e-5,))),
+        "grid": asdict(Grid((0.1,), ("kto", "dpo"), (5e-5, 1e-4))),
     }
     measures = {"auc": 0.9, "auc_standard_error": 0.1, "margin": 2.0, "liked_change": 1.5, "z0": 0.25}
     with folder.claimed(plan):
-        trial = folder.next_trial()
-        folder.keep(trial, Result(Point(**trial.params), measures=measures))
+        for found in (measures, measures | {"auc": 0.7}):
+            trial = folder.next_trial()
+            folder.keep(trial, Result(Point(**trial.params), measures=found))
         folder.draw()
     page.reload()
-    expect(panel).to_contain_text("8 up and 4 down held out. Best of 1 of 2 points: kto-beta-0.1-lr-5e-05.")
-    row = panel.locator("tbody tr").filter(has_text="kto")
+    expect(panel).to_contain_text("8 up and 4 down held out. Best of 2 of 4 points: kto-beta-0.1-lr-5e-05.")
+    cells = [text for text in panel.locator(".heat td").all_inner_texts() if text not in ("–", "")]
+    assert [text for text in cells if text[0] == "0"] == ["0.900 best", "0.700"]
+    row = panel.locator("tbody tr").filter(has_text="0.900 ± ")
     expect(row.locator("td")).to_have_text(
         ["1", "kto", "0.1", "5e-05", "0.900 ± 0.100", "+2.00", "+1.50", "0.25", "measured"]
     )
-    expect(panel.locator("tbody tr").filter(has_text="dpo")).to_contain_text("missing")
+    expect(panel.locator("tbody tr").filter(has_text="missing")).to_have_count(2)
     loaded = panel.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)")
     assert loaded > 0, "the page's policy lets the plot be shown"
 

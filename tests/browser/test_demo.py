@@ -112,3 +112,20 @@ def test_runs_are_compared_and_the_time_line_shows_who_replied_when(
     line = page.get_by_role("list", name="Which version replied when").get_by_role("listitem")
     assert line.all_inner_texts()[:4] == ["v1", "v2", "v3", "v2"]
     expect(line.last).to_have_attribute("aria-current", "true")
+
+
+def test_two_versions_are_asked_again_what_was_disliked_and_what_is_always_the_same(
+    demo_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(demo_server.admin_link())
+    page.goto(f"{demo_server.url}/admin/versions/compare?left=v2&right=v1")
+    disliked = page.get_by_role("list").filter(has=page.locator("a[href*='vote=']")).get_by_role("link")
+    expect(disliked).to_have_count(8)
+    disliked.first.click()
+    expect(page.get_by_text("the thumb went down")).to_be_visible()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_role("region", name="Reply of v2")).to_be_visible()
+    page.get_by_role("button", name="Write a haiku about rain").click()
+    expect(page.locator("textarea[name=prompt]")).to_have_value("Write a haiku about rain")
+    expect(page.get_by_role("region", name="Reply of v1")).to_be_visible()
+    assert violations(page) == []

@@ -18,13 +18,14 @@ from storage.db.tables import Chat, now
 from storage.errors import Conflict, InvalidInput
 from storage.people.users import names_of
 from storage.registry import model_versions
-from storage.review.voted_replies import VotedReply, conversation, get_voted_reply
+from storage.review.voted_replies import VotedReply, VoteFilter, conversation, get_voted_reply, list_votes
 from trainer.gate.comparison import HARMS
 from trainer.gate.measures import MEASURES
 
 ADDRESS = "/admin/versions"
 SHARES = (0.05, 0.1, 0.25, 0.5)  # of the new chats
 DEPLOYMENTS_SHOWN = 20
+SUGGESTED = 8  # newest thumbs down that the page offers to ask again
 COMPARED_TOKENS = 256  # of each reply on the page that compares versions
 
 SERVABLE = ("ready", "candidate")
@@ -183,5 +184,12 @@ def _comparison(
         messages.append({"role": "user", "content": prompt})
     left = left or next((name for name in names if name != deployed), deployed)
     right = right or next((name for name in (deployed, *names) if name != left), deployed)
-    asked = Comparison(prompt, left, right, vote, messages)
-    return {"asked": asked, "versions": names, "compared_tokens": COMPARED_TOKENS}
+    with services.database.read() as session:
+        disliked = list_votes(session, VoteFilter(label=False), limit=SUGGESTED).votes
+    return {
+        "asked": Comparison(prompt, left, right, vote, messages),
+        "versions": names,
+        "compared_tokens": COMPARED_TOKENS,
+        "disliked": disliked,
+        "fixed": services.settings.starter_prompts,
+    }
