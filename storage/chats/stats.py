@@ -13,6 +13,7 @@ from sqlmodel import Session, col, func, select
 
 from storage.chats.proportions import Interval, exact_interval, wilson_interval
 from storage.chats.votes import VoteCounts
+from storage.db.ids import first_id
 from storage.db.tables import BROUGHT, Canary, Chat, Message, ModelVersion, User, Vote, VoteEvent, now
 
 WIDEST_INTERVAL = 0.3
@@ -154,6 +155,14 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
     found = {(date.fromisoformat(str(when)), label): count for when, label, count in rows}
     span = [first + timedelta(days=n) for n in range(days)]
     return [DayStats(when, found.get((when, True), 0), found.get((when, False), 0)) for when in span]
+
+
+def failed_replies(session: Session, since: datetime) -> tuple[int, int]:
+    """How many replies that began since that moment failed, and how many began."""
+    failed = func.count().filter(col(Message.state) == "failed")
+    began = (col(Message.id) > first_id(since), col(Message.role) == "assistant")  # ids sort by time
+    found = session.execute(sa.select(failed, func.count()).where(*began)).one()
+    return int(found[0]), int(found[1])
 
 
 def counts() -> tuple[sa.ColumnElement[bool], ...]:

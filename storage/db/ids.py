@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from datetime import datetime
 from uuid import UUID
 
 _lock = threading.Lock()
@@ -28,6 +29,11 @@ def new_id(after: str | None = None) -> str:
 def _tick(made: str) -> int:
     value = UUID(made).int
     return (value >> 80) << 12 | (value >> 64) & 0xFFF
+
+
+def first_id(moment: datetime) -> str:
+    """An id that sorts before all that were made from this moment on, and after those made before."""
+    return str(UUID(int=int(moment.timestamp() * 1000) << 80))
 
 
 def is_id(text: str) -> bool:

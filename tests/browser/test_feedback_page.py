@@ -13,7 +13,7 @@ from storage.review.voted_replies import VoteFilter, list_votes
 from tests.support.axe import violations
 from tests.support.chatting import PHONE, OpenPage, assert_fits
 from tests.support.live_server import LiveServer
-from tests.support.rows import add_person_with_reply
+from tests.support.rows import add_person_with_reply, add_reply
 
 LINES = "main li:has(a)"
 
@@ -151,3 +151,15 @@ def test_a_queue_is_reviewed_by_keyboard_and_empties(
     expect(page.locator("li.empty")).to_contain_text("Nothing is left to rate here.")
     page.get_by_role("link", name="contradictory").click()
     expect(page.get_by_role("link", name="contradictory")).to_have_attribute("aria-current", "page")
+
+
+def test_the_overview_warns_when_many_replies_fail(
+    server: LiveServer, store: Database, open_page: OpenPage
+) -> None:
+    with store.write() as session:
+        base = model_versions.deployed_version(session)
+        _, chat, _ = add_person_with_reply(session, version_id=base.id)
+        for _ in range(3):
+            add_reply(session, chat, "Again?", version_id=base.id, state="failed")
+    page = open_page(server.admin_link())
+    expect(page.locator("#page")).to_contain_text("3 of 16 replies of the last 24 hours failed")

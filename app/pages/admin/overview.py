@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,11 +16,15 @@ from app.pages.admin.training import newest_run
 from app.pages.html import counted
 from app.services import Services
 from app.web.auth import Identity, ServicesHere
+from storage.chats.stats import failed_replies
+from storage.db.tables import now
 from storage.examples.weights import KEPT
 from storage.registry.training_runs import list_runs
 
 LEAST_DISK = 2**30  # bytes: about what the files of two versions and a snapshot take
 NEXT_RUNS = 5
+# More failed replies than this in a day, and than this share of all, are told.
+MOST_FAILED, MOST_FAILED_SHARE = 3, 0.05
 
 router = APIRouter(include_in_schema=False)
 
@@ -62,6 +67,10 @@ def alerts(services: Services, figures: Figures, statistics: Statistics) -> list
         found.append(Alert(trouble, "/admin/training"))
     with services.database.read() as session:
         runs = list_runs(session, limit=1)
+        failed, replies = failed_replies(session, now() - timedelta(days=1))
+    if failed >= MOST_FAILED and failed > MOST_FAILED_SHARE * replies:
+        text = f"{failed} of {replies} replies of the last 24 hours failed; the server's log says why."
+        found.append(Alert(text, "/admin/versions"))
     if runs and runs[0].state == "failed":
         found.append(Alert(f"The newest run failed. {runs[0].reason}", f"/admin/training/{runs[0].id}"))
     for judgement in statistics.judgements:

@@ -1,5 +1,7 @@
 """Rates with their intervals, on both engines."""
 
+from datetime import timedelta
+
 import pytest
 
 from storage.chats import stats, votes
@@ -43,3 +45,12 @@ def test_rates_per_version_tags_and_days(database: Database) -> None:
 def test_a_narrow_interval_counts_as_enough() -> None:
     assert stats.VersionStats("v1", replies=200, up=90, down=10).enough_votes
     assert stats.VersionStats("v1", replies=0, up=0, down=0).approval is None
+
+
+def test_failed_replies_are_those_since_a_moment(database: Database) -> None:
+    with database.write() as session:
+        _, chat, _ = add_person_with_reply(session)
+        add_reply(session, chat, state="failed")
+    with database.read() as session:
+        assert stats.failed_replies(session, now() - timedelta(hours=1)) == (1, 2)
+        assert stats.failed_replies(session, now() + timedelta(hours=1)) == (0, 0)
