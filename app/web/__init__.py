@@ -1,4 +1,4 @@
-"""What applies to every request: authentication, middleware, errors, sign-in and the guard of the pages.
+"""What applies to every request: authentication, middleware, errors, languages, sign-in, the pages' guard.
 
 Imports app.rate_limit, app.telemetry and storage. Begin with `auth.py`.
 """

@@ -297,8 +297,11 @@ def test_copying_a_reply_is_a_signal_and_no_vote(page: Page, chat_server: LiveSe
             return int(admin.get("/api/v1/stats").json()["signals"]["copied"])
 
     before = copied()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy", exact=True).click()
     wait_until(lambda: copied() == before + 1)
+    reply = stored_messages(page, chat_server.url)[-1]["content"]
+    assert page.evaluate("navigator.clipboard.readText()") == reply
     assert stored_messages(page, chat_server.url)[-1]["vote"] is None
 
 
