@@ -6,7 +6,7 @@ import typer
 
 from app.commands.terminal import ACTOR, console, opened_database, say
 from storage.db.changed_settings import change_setting, current_settings, read_changes, reset_setting
-from storage.errors import InvalidInput
+from storage.errors import InvalidInput, NotReady
 from storage.settings import Settings, describe, known_setting, load_settings, why_fixed
 from storage.settings.shown import allowed, schemas, shown_value, source_of
 from storage.settings.validators import variable
@@ -73,8 +73,11 @@ def _list() -> None:
     current, changes = load_settings(), set()
     # A database is not made for this.
     if current.database_url or (current.data_dir / "thumbloop.db").exists():
-        with opened_database() as (configured, database), database.read() as session:
-            current, changes = current_settings(session, configured), set(read_changes(session))
+        try:
+            with opened_database() as (configured, database), database.read() as session:
+                current, changes = current_settings(session, configured), set(read_changes(session))
+        except NotReady as error:
+            say(f"These are as configured; what was changed since is not known. {error.message}")
     for field in Settings.model_fields:
         shown = shown_value(field, getattr(current, field))
         source = "changed here" if field in changes else source_of(field)
