@@ -22,7 +22,7 @@ from typing import Any
 from app.judge.conversations import Conversation, read_conversations
 from app.judge.examples import kto_rows, likes, scores
 from app.judge.judge import JudgePlan, judge_pool
-from app.judge.own_server import opened_servers
+from app.judge.own_server import check_names, opened_servers
 from app.judge.pool import PoolPlan, fill_pool, read_pool
 from app.judge.report import judge_report
 from app.judge.store import store_rows
@@ -79,6 +79,8 @@ class Bootstrap:
 
     def __init__(self, folder: Path, plan: BootstrapPlan, settings: Settings) -> None:
         self.folder, self.plan, self.settings = folder, plan, settings
+        check_names(plan.models, settings)
+        check_names([plan.judge], settings, "judge")
         everything = read_conversations(plan.prompts or SHIPPED)
         if len(everything) <= plan.unseen:
             raise InvalidInput(

@@ -59,6 +59,8 @@ def pool(
         raise InvalidInput(f"Nobody would answer: name a --model. {MODEL}", field="model")
     settings = load_settings()
     plan = PoolPlan(_conversations(settings, prompts, limit), seed, samples)
+    if not plan.conversations:
+        raise InvalidInput("There is no chat yet whose person lets us train on it.", field="from_chats")
     if from_chats and any("=" in model for model in models):
         say(f"{len(plan.conversations)} chats of people who let us train on them go to other servers.")
 

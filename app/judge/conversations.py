@@ -115,6 +115,8 @@ def _of_record(
     try:
         if value is None:
             raise InvalidInput(fault or "it cannot be read.")
+        if (rated := sniff(value, NO_OPTIONS)) is not None:
+            raise InvalidInput(f"it is rated, as {rated.name}, and the first record is not; split the file.")
         if isinstance(value.get("turns"), list) and value["turns"]:
             return [Turn("user", str(value["turns"][0]))], None
         fields = Fields(value)

@@ -34,8 +34,7 @@ async def opened_servers(
     Conflict for one that was rejected, and NotReady if the server for own versions does not start, whose
     log is `log`.
     """
-    own = [name for name in given if "=" not in name]
-    _check_versions(own, settings)
+    own = check_names(given, settings, option)
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(_own_address(settings, log)) if own else ("", "")
         specs = [
@@ -47,12 +46,18 @@ async def opened_servers(
         yield [await stack.enter_async_context(Server(spec)) for spec in specs]
 
 
-def _check_versions(names: Sequence[str], settings: Settings) -> None:
+def check_names(given: Sequence[str], settings: Settings, option: str = "model") -> list[str]:
+    """Raise as `opened_servers` does, without asking anybody; returns those that are own versions."""
+    for text in given:
+        if "=" in text:
+            parse_server(text, option)
+    names = [text for text in given if "=" not in text]
     if names:
         with closing(open_database(settings)) as database, database.write() as session:
             ensure_base(session, settings.model)  # as the server's start would
             for name in names:
                 check_may_be_served(get_version(session, name))
+    return names
 
 
 @asynccontextmanager

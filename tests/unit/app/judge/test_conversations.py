@@ -61,6 +61,10 @@ def test_records_that_are_read(tmp_path: Path, row: Any, prompt: Any, replies: l
         ([{"text": "Why?"}], r"rows\.jsonl, line 1: prompt is missing: the columns are 'text'"),
         ([{"prompt": "Why?"}, {"prompt": 3}], r"line 2: prompt must be text .* Nothing was asked"),
         ([{"prompt": "Why?", "completion": "So.", "label": "perhaps"}], "Nothing was asked"),
+        (
+            [{"prompt": "Why?"}, {"prompt": "So?", "completion": "So.", "label": True}],
+            "line 2: it is rated, as kto",
+        ),
         ([], "empty|no records"),
     ],
 )
