@@ -67,6 +67,7 @@ def kto_rows(
                 "label": score >= up,
                 "rating": score,
                 "model": reply["model"],
+                **({} if reply.get("finished", True) else {"finish_reason": "length"}),
                 "judged_by": row["judge"],
                 **({"comment": reason} if reason else {}),
             }

@@ -49,6 +49,7 @@ class Example:
     tags: list[str] = field(default_factory=list)
     comment: str | None = None
     token_ids: list[int] | None = None  # the reply as generated, any EOS included; None for imported replies
+    cut: bool = False  # the reply ended at a token limit, so nothing is to end it in training
     correction: str | None = None  # what the voter wrote the reply should have been
     share: float | None = None  # of a vote on the whole chat, that falls to this reply
     event_id: int = 0  # of the vote; examples come in this order
@@ -158,6 +159,7 @@ class Examples:
                 model_version=None,
                 source=CORRECTION,
                 token_ids=None,
+                cut=False,
                 correction=None,
             )
             if matches(corrected, self.filter, None):
@@ -194,6 +196,7 @@ def example_of(row: Any, **given: Any) -> Example:
         model_version=f"v{row.version}" if row.version is not None else None,
         voted_at=row.created_at,
         token_ids=row.token_ids,
+        cut=row.finish_reason == "length",
         origin=row.source,
         **given,
     )

@@ -25,7 +25,7 @@ def columns(table: type[Table], *names: str) -> list[Any]:
 
 # The columns of a rated reply and its chat that votes and signals both need.
 REPLY = (
-    *columns(Message, "parent_id", "messages_left_out", "chat_id", "content", "reasoning"),
+    *columns(Message, "parent_id", "messages_left_out", "chat_id", "content", "reasoning", "finish_reason"),
     col(ModelVersion.number).label("version"),
     *columns(Chat, "source", "system_prompt", "consent", "deleted_at"),
 )

@@ -171,6 +171,8 @@ class _Batch:
             message_id = new_id()
             message |= {"id": message_id, "content": turn.content, "reasoning": turn.reasoning or None}
             self._add(Message, message)
+        if row.cut:
+            self._rows[Message][-1]["finish_reason"] = "length"
         if row.model is not None:
             self._rows[Message][-1]["sampling"] = {"model": row.model}
         voted_at = row.voted_at or at

@@ -81,12 +81,14 @@ def render(tokenizer: Any, messages: Messages, add_generation_prompt: bool, **ho
         ) from error
 
 
-def ended(tokenizer: Any, completion: Sequence[int]) -> list[int]:
+def ended(tokenizer: Any, completion: Sequence[int], *, cut: bool = False) -> list[int]:
     """A rendered reply, ended as a generated one is: with the first token that ends it, and nothing after it.
 
-    Where the template writes no such token, it is the tokenizer's.
+    Where the template writes no such token, it is the tokenizer's. One that was `cut` has no end.
     """
     said, tail = _tail(tokenizer, completion)
+    if cut:
+        return said
     ends = [place for place, token in enumerate(tail) if token in reply_ends(tokenizer)]
     return [*said, *tail[: ends[0] + 1]] if ends else [*said, *tail, tokenizer.eos_token_id]
 

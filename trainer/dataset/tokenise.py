@@ -81,14 +81,16 @@ def encode(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
 
     A reply without stored ids is rendered by the template. It begins where that rendering departs from the
     prompt's; as in TRL, because some templates render a prompt differently when a reply follows. It ends as
-    a generated reply does.
+    a generated reply does, or, if it was cut, with its last word.
     """
     prompt = prompt_ids(tokenizer, example.prompt)
     if example.token_ids is not None:
         return prompt, example.token_ids
     both = render(tokenizer, [*example.prompt, *example.completion], add_generation_prompt=False)
     shared = common_prefix(prompt, both)
-    return prompt[:shared], ended(tokenizer, both[shared:]) if shared < len(both) else []
+    if shared == len(both):
+        return prompt[:shared], []
+    return prompt[:shared], ended(tokenizer, both[shared:], cut=example.cut)
 
 
 def tokenise(

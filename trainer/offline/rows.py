@@ -65,6 +65,7 @@ def read_rows(
                     completion=[reply],
                     label=row.label,
                     share=row.share,
+                    cut=row.cut,
                     message_id=position,
                     chat_id=opening(prompt),
                     source=f"import:{reading.format.name}",

@@ -26,6 +26,7 @@ UP = "true up thumbsup thumbup 👍 good chosen desirable like liked upvote upvo
 DOWN = "false down thumbsdown thumbdown 👎 bad rejected undesirable dislike disliked downvote downvoted"
 UP_WORDS, DOWN_WORDS = set(UP.split()), set(DOWN.split())
 WORDS_HINT = " Say what your words mean with up_words and down_words."
+CUT = ("length", "max_tokens")  # why a reply ended, as OpenAI and others say it
 JUDGE_NAME = re.compile(r"[\w./-]{1,80}")
 SLACK = timedelta(days=1)  # for wrong clocks and missing time zones
 
@@ -118,6 +119,11 @@ def read_tags(value: Any) -> tuple[str, ...]:
             value = [value]
     tags: Iterable[Any] = value if isinstance(value, list) else [value]
     return tuple(dict.fromkeys(check_text(tag, "tags") for tag in tags if isinstance(tag, str) and tag))
+
+
+def read_cut(value: Any) -> bool:
+    """Whether a `finish_reason` says that the reply ended at a token limit."""
+    return isinstance(value, str) and value.lower() in CUT
 
 
 def read_judge(value: Any) -> str | None:

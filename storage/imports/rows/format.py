@@ -11,7 +11,7 @@ from storage.chats.conversation import Turn
 from storage.db.ids import is_id
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
-from storage.imports.rows.cells import read_judge, read_note, read_number, read_tags, read_time
+from storage.imports.rows.cells import read_cut, read_judge, read_note, read_number, read_tags, read_time
 from storage.imports.rows.fields import CHATS, PROMPTS, SYSTEMS, Fields, is_full
 from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
@@ -146,6 +146,7 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
         comment=read_note(fields.get(f"{side}comment"), "comment"),
         correction=read_note(fields.get(f"{side}correction"), "correction"),
         model=read_note(_first(fields, _models(side)), "model"),
+        cut=read_cut(fields.get("finish_reason")),
         judge=judge,
         voted_at=_vote_time(fields, side, ballot),
         share=_share(fields, side) if ours else None,

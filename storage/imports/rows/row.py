@@ -19,6 +19,7 @@ class ImportedRow:
     comment: str | None = None
     correction: str | None = None
     model: str | None = None  # as the source names it
+    cut: bool = False  # it ended at a token limit, and not by itself
     judge: str | None = None  # the name of the judge model that rated it, if none of the people did
     voted_at: datetime | None = None
     share: float | None = None  # of a vote on a whole chat, in a Thumbloop export

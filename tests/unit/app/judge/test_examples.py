@@ -82,6 +82,14 @@ def test_good_and_bad_rows_by_the_quarters_of_the_scale() -> None:
     assert [row["label"] for row in kto_rows([rated(10, 8, 7, 3, scale=(1, 10))])] == [True, True, False]
 
 
+def test_a_reply_that_the_token_limit_cut_says_so() -> None:
+    row = rated(5, 1)
+    row["replies"][1]["finished"] = False
+    whole, cut = kto_rows([row])
+    assert "finish_reason" not in whole
+    assert cut["finish_reason"] == "length"
+
+
 @pytest.mark.parametrize("trainer", ["KTO", "DPO"])
 def test_datasets_and_trl_take_them(tmp_path: Path, tiny_model: Path, trainer: str) -> None:
     judged = [rated(5, 1, number=number) for number in range(6)]

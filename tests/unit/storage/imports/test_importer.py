@@ -15,6 +15,7 @@ from storage.chats import votes
 from storage.db.database import Database
 from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import InvalidInput
+from storage.examples.example import Examples
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
 from storage.imports.importer import BATCH, import_file
@@ -76,6 +77,22 @@ def test_what_is_known_of_a_vote_is_kept(database: Database) -> None:
     with database.write() as session:  # an imported vote can be changed like any other
         votes.cast_vote(session, user_id=owner.id, message_id=replied.id, label=False)
         assert votes.count_votes(session) == votes.VoteCounts(up=0, down=1)
+
+
+def test_a_judge_and_a_token_limit_are_kept(database: Database) -> None:
+    cut = {"judged_by": "big/model-2", "finish_reason": "length"}
+    report = import_file(database, lines(ROW, ROW | cut, ROW | cut | {"judged_by": "another"}))
+    assert (report.accepted, dict(report.left_out)) == (3, {})
+    assert counts(import_file(database, lines(ROW | cut))) == (0, 1, 0, 0)
+    with database.read() as session:
+        found = list(Examples(session, votes.latest_event_id(session)).iterate())
+    assert {(one.source, one.cut) for one in found} == {
+        ("import:kto", False),
+        ("judge:big/model-2", True),
+        ("judge:another", True),
+    }
+    with pytest.raises(InvalidInput, match="judged_by must be a name"):
+        import_file(database, lines(ROW | {"judged_by": "two words"}))
 
 
 BAD_LINES = {

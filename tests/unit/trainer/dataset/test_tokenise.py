@@ -33,6 +33,12 @@ def test_stored_ids_are_used_as_they_are(tokenizer: Any) -> None:
     assert tokenizer.eos_token_id not in completion
 
 
+def test_a_cut_reply_without_ids_has_no_end_either(tokenizer: Any) -> None:
+    prompt, whole = encode(tokenizer, example(answer="It is the"))
+    assert encode(tokenizer, example(answer="It is the", cut=True)) == (prompt, whole[:-1])
+    assert whole[-1] == tokenizer.eos_token_id
+
+
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(question=st.text(max_size=40), answer=st.text(min_size=1, max_size=40))
 def test_replies_without_ids_are_split_as_trl_splits_them(tokenizer: Any, question: str, answer: str) -> None:
