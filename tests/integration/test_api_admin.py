@@ -95,7 +95,7 @@ def test_feedback_goes_in_and_comes_out(start_server: StartServer) -> None:
         assert [len(page["items"]) for page in pages] == [2, 2, 1]
         assert {page["snapshot"] for page in pages} == {first["snapshot"]}
         rows = [row for page in pages for row in page["items"]]
-        assert rows == [row | {"tags": json.loads(row["tags"])} for row in exported]
+        assert rows == [row | {"tags": json.loads(row["tags"]), "share": 1.0} for row in exported]
         refused(client.get("/api/v1/examples", params={"cursor": "99999.1.1"}), 422, field="cursor")
         refused(client.get("/api/v1/examples", params={"cursor": "1"}), 422, field="cursor")
         assert "jsonl" in refused(client.get("/api/v1/export", params={"format": "xml"}), 422, field="format")
