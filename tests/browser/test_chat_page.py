@@ -1,5 +1,6 @@
 """The chat page in a real browser: streaming, thumbs, stop, regenerate, chats, errors, phones."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_reply_streams_and_its_vote_survives_a_reload(
     send_and_wait(page, "Tell me a long story.")
     lengths = page.evaluate("window.lengths")
     assert len(lengths) >= 3, f"the text did not grow while it streamed: {lengths}"
-    assert lengths == sorted(lengths)
+    # It only grows, but for a mark of Markdown that is text until its other half comes.
+    assert all(later > earlier - 20 for earlier, later in pairwise(lengths)), lengths
     expect(page.locator("[data-message]").last).to_contain_text("v1")
     expect_vote(page, None)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from storage.errors import InvalidInput
 from storage.settings import Settings
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.gate.comparison import Sampled, choose_strength, is_good_enough, sampled
@@ -92,11 +93,14 @@ def sample_versions(
     log.info("Strength %g of %s.", strength, ", ".join(f"{one:g}" for one in strengths))
     judge = None
     if settings.gate_judge and strength:
-        judge = ask_preference(
-            settings.gate_judge,
-            [prompt.text for prompt in prompts],
-            texts[CANDIDATE, strength],
-            texts[DEPLOYED if deployed else None, 1.0],
-            lambda done: report({"phase": "asking the judge", "step": done, "steps": len(prompts)}),
-        )
+        try:
+            judge = ask_preference(
+                settings.gate_judge,
+                [prompt.text for prompt in prompts],
+                texts[CANDIDATE, strength],
+                texts[DEPLOYED if deployed else None, 1.0],
+                lambda done: report({"phase": "asking the judge", "step": done, "steps": len(prompts)}),
+            )
+        except InvalidInput as error:  # such as a key that stands in a variable which is not set
+            log.warning("The judge was not asked: %s", error.message)
     return ReplyEvidence(base, old, found, strength, taste, judge)

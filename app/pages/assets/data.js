@@ -132,4 +132,6 @@
       button.disabled = false;
     }
   });
+
+  for (const button of document.querySelectorAll(".deeds [type=submit]")) button.disabled = false;
 })();

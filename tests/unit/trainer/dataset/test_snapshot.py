@@ -3,6 +3,7 @@
 import io
 import json
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def test_the_deployed_version_is_the_one_of_the_first_attempt(store: Database) -
 def test_rows_of_imported_chats_get_the_weight_of_imports(store: Database, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     examples = taken(store, train_on_corrections=True).examples
-    rows, _ = tokenise(tokenizer, examples, max_length=256, weigh=lambda one: source_weight(one.origin, 0.25))
+    weights = {"import_weight": 0.25, "judge_weight": 1.0}
+    weigh = partial(source_weight, **weights)
+    rows, _ = tokenise(tokenizer, examples, max_length=256, weigh=lambda one: weigh(one.origin))
     assert [row.weight for row in rows] == [1.0, 1.0, 0.25, 0.25]
 
 

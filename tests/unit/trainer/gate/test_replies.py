@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.scripted_models import Script, prefers_short
+from tests.support.threads import at_once
 from tests.support.two_versions import ADAPTER, TwoVersions
 from trainer.gate.comparison import HARMS
 from trainer.gate.decision import Verdict
@@ -75,7 +76,8 @@ def test_harm_rejects_what_is_liked(versions: Versions) -> None:
 def test_a_judge_reads_both_replies_to_each_prompt(versions: Versions) -> None:
     with Script({"judge": prefers_short}).served() as url:
         settings = versions.settings.model_copy(update={"gate_judge": f"j={url},judge"})
-        verdict, _ = versions.judge(ADAPTER, settings=settings)
+        # In a thread of its own, since a browser's tests leave an event loop in this one.
+        ((verdict, _),) = at_once([lambda: versions.judge(ADAPTER, settings=settings)])
     found = verdict.measures["replies"]["judge"]
     assert (found["won"] + found["ties"] + found["lost"], found["failed"]) == (30, 0)
     words = verdict.measures["replies"]
