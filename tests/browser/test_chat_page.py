@@ -39,8 +39,10 @@ def test_reply_streams_and_its_vote_survives_a_reload(
     send_and_wait(page, "Tell me a long story.")
     lengths = page.evaluate("window.lengths")
     assert len(lengths) >= 3, f"the text did not grow while it streamed: {lengths}"
-    # It only grows, but for a mark of Markdown that is text until its other half comes.
-    assert all(later > earlier - 20 for earlier, later in pairwise(lengths)), lengths
+    # It grows and never begins anew. What the model writes is a draw, and Markdown may take some of it away:
+    # a mark is text until its other half comes.
+    assert lengths[-1] > lengths[0]
+    assert all(later > earlier / 2 for earlier, later in pairwise(lengths)), lengths
     expect(page.locator("[data-message]").last).to_contain_text("v1")
     expect_vote(page, None)
 
