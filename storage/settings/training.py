@@ -58,7 +58,7 @@ class TrainingSettings(BaseSettings):
     judge_weight: float = RunField(1.0, gt=0)
     """How much an example that a judge model rated weighs in the loss, compared to a person's vote."""
     judge_in_gate: bool = RunField(False)
-    """Whether what a judge model rated is also held out for the gate. Off: only people's votes are."""
+    """Whether the gate also asks what a judge model rated. Off: only people's votes judge a new version."""
     data_policy: Literal["all", "window", "balanced"] = RunField("all")
     """Which votes a run reads. all: every one. window: the newest, by THUMBLOOP_WINDOW_DAYS,
     THUMBLOOP_WINDOW_ROWS or both. balanced: the newest of each kind within THUMBLOOP_ROW_BUDGET."""

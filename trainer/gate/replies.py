@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import InvalidInput
+from storage.examples.filters import is_judged
 from storage.settings import Settings
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.gate.comparison import Sampled, choose_strength, is_good_enough, sampled
@@ -66,7 +67,9 @@ def sample_versions(
         longest=sampler.longest_prompt,
         system_prompt=settings.system_prompt,
     )
-    taste = sampler.learn(votes)
+    taste = sampler.learn(
+        [row for row in votes if settings.judge_in_gate or not is_judged(row.example.origin)]
+    )
     log.info("%s", taste.reason if isinstance(taste, Abstention) else taste.sentence)
 
     texts: dict[tuple[str | None, float], list[str]] = {}

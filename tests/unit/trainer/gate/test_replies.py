@@ -73,6 +73,19 @@ def test_harm_rejects_what_is_liked(versions: Versions) -> None:
     assert "log-probability a token under the base model" in verdict.reason
 
 
+@pytest.mark.parametrize(("in_gate", "outcome"), [(False, "not_enough_evidence"), (True, "pass")])
+def test_what_a_judge_rated_teaches_the_gate_no_taste_unless_a_setting_says_so(
+    versions: Versions, in_gate: bool, outcome: str
+) -> None:
+    votes = [
+        replace(one, example=replace(one.example, origin="judge:j", source="judge:j"))
+        for one in versions.votes(ADAPTER)
+    ]
+    settings = versions.settings.model_copy(update={"judge_in_gate": in_gate})
+    verdict, _ = versions.judge(ADAPTER, votes=votes, settings=settings)
+    assert verdict.outcome == outcome, verdict.reason
+
+
 def test_a_judge_reads_both_replies_to_each_prompt(versions: Versions) -> None:
     with Script({"judge": prefers_short}).served() as url:
         settings = versions.settings.model_copy(update={"gate_judge": f"j={url},judge"})
