@@ -2,14 +2,16 @@
 
     python -m tests.benchmarks.judge
 
-Models and judge answer after 50 ms, eight at a time each. Prints JSON: `overhead_ms` is the time of a call
-beyond what the servers took, were they asked without a pause.
+Models and judge, in a process of their own, answer after 50 ms, eight at a time each. Prints JSON:
+`overhead_ms` is the time of a call beyond what the servers took, were they asked without a pause.
 """
 
 import asyncio
 import json
+import multiprocessing
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +57,21 @@ async def _run(url: str, folder: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def _serve(told: Connection) -> None:
     answers = {f"m{n}": lambda body: f"Yes: {asked(body)}" for n in range(MODELS)}
-    script = Script({**answers, "judge": prefers_short}, seconds=SECONDS)
-    with script.served() as url, tempfile.TemporaryDirectory() as folder:
-        found = asyncio.run(_run(url, Path(folder)))
+    with Script({**answers, "judge": prefers_short}, seconds=SECONDS).served() as url:
+        told.send(url)
+        told.recv()
+
+
+def main() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    servers = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,))
+    servers.start()
+    with tempfile.TemporaryDirectory() as folder:
+        found = asyncio.run(_run(ours.recv(), Path(folder)))
+    ours.send("done")
+    servers.join()
     print(json.dumps({name: round(value, 2) for name, value in found.items()}, indent=2))
 
 

@@ -143,7 +143,7 @@ class Refused(NoAnswer):
     """The server does not take the request as it is."""
 
 
-class _Counting(openai.DefaultAsyncHttpxClient):
+class _Counting(openai.DefaultAioHttpClient):
     """Counts the attempts that failed; the client library around it tries again."""
 
     def __init__(self, faults: Counter[str], **options: Any) -> None:
