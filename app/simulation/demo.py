@@ -98,7 +98,7 @@ class Month:
                 self.people[name] = create_user(session, name, role=role).id
         Artifacts(self.settings.data_dir).note_installation(installation)
         for day in range(DAYS + 1):
-            self.report({"phase": f"day {day + 1} of {DAYS}", "step": day, "steps": DAYS})
+            self.report({"phase": f"day {day + 1} of {DAYS + 1}", "step": day, "steps": DAYS})
             self._pass(NIGHT)
             if day in self.nights:
                 self.nights[day]()
