@@ -68,6 +68,26 @@ def test_vote_is_stored_even_if_the_page_is_reloaded_at_once(page: Page, chat_se
     wait_until(lambda: stored_vote(page, chat_server) is True)
 
 
+def test_vote_counts_though_the_thumb_is_drawn_again_while_it_is_held_down(
+    page: Page, chat_server: LiveServer
+) -> None:
+    thumb(page, "Like").hover()
+    page.mouse.down()
+    bar = page.locator("[data-message]").last
+    bar.evaluate("bar => bar.replaceWith(bar.cloneNode(true))")
+    page.mouse.up()
+    expect_vote(page, True)
+    assert stored_vote(page, chat_server) is True
+    # Whoever lets go elsewhere has changed their mind.
+    thumb(page, "Dislike").hover()
+    page.mouse.down()
+    bar.evaluate("bar => bar.replaceWith(bar.cloneNode(true))")
+    thumb(page, "Like").hover()
+    page.mouse.up()
+    expect_vote(page, True)
+    assert stored_vote(page, chat_server) is True
+
+
 def test_every_reply_has_its_own_thumbs(chat_server: LiveServer, open_page: OpenPage) -> None:
     page = open_page(chat_server.url)
     for text in ("One", "Two", "Three"):

@@ -162,9 +162,25 @@
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
 
+  const buttonOf = (target) => (target instanceof Element ? target.closest("button") : null);
+  const messageOf = (button) => button?.closest("[data-message]")?.dataset.message;
+
+  // A transcript that is drawn again while a thumb is held down takes the button away, and no click comes: the
+  // thumb that stands there now is meant, if it is the same one.
+  let held = null;
+  document.addEventListener("pointerdown", ({ target }) => {
+    const button = buttonOf(target);
+    held = button?.dataset.vote ? { button, message: messageOf(button), direction: button.dataset.vote } : null;
+  });
+  document.addEventListener("pointerup", ({ clientX, clientY }) => {
+    const now = buttonOf(document.elementFromPoint(clientX, clientY));
+    if (!held || held.button.isConnected || now?.dataset.vote !== held.direction) return;
+    if (messageOf(now) === held.message) press(held.message, vote(held.direction));
+  });
+
   document.addEventListener("click", (event) => {
-    const button = event.target instanceof Element ? event.target.closest("button") : null;
-    const message = button?.closest("[data-message]")?.dataset.message;
+    const button = buttonOf(event.target);
+    const message = messageOf(button);
     if (button?.matches("[data-cancel]")) {
       written.delete(dialog.dataset.about);
       dialog.close();
