@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from app.background.watch import Watch
 from storage.db.changed_settings import change_setting, current_settings, reset_setting
 from storage.db.database import Database
-from storage.errors import ThumbloopError
 from storage.settings import Settings
 
 log = logging.getLogger("thumbloop.settings")
@@ -34,16 +34,8 @@ class LiveSettings:
         self._database, self._settings = database, settings
         self._check, self._renewed = check, renewed
         self._renewing = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="settings", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._watch = Watch("settings", POLL_SECONDS, self.renew, log, "Changed settings cannot be used")
+        self.start, self.stop = self._watch.start, self._watch.stop
 
     def change(self, name: str, value: Any, *, by: str) -> None:
         """Raises NotFound or InvalidInput; then nothing changes."""
@@ -63,15 +55,3 @@ class LiveSettings:
                 fresh = current_settings(session, self.configured)
             if self._settings.take_over(fresh):
                 self._renewed()
-
-    def _watch(self) -> None:
-        troubled = ""
-        while not self._stopping.wait(POLL_SECONDS):
-            try:
-                self.renew()
-                troubled = ""
-            except Exception as error:
-                if str(error) != troubled:  # log a lasting trouble once
-                    known = isinstance(error, ThumbloopError)
-                    log.error("Changed settings cannot be used: %s", error, exc_info=not known)
-                troubled = str(error)

@@ -5,23 +5,23 @@ again in the transaction that does it, so it happens once.
 """
 
 import logging
-import threading
 from functools import partial
 
 from sqlmodel import Session
 
+from app.background.watch import Watch
 from app.serving.deployments import Deployments
 from storage.chats import judgement
 from storage.chats.judgement import Judgement, Rules
 from storage.chats.votes import latest_event_id
 from storage.db.database import Database
-from storage.errors import Busy, ThumbloopError
 from storage.registry import model_versions
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
+TROUBLE = "What votes ask for cannot be done; trying again"
 
 
 class Monitor:
@@ -32,38 +32,14 @@ class Monitor:
         self._settings = settings
         self._deployments = deployments
         self._seen: object = None  # what the last look was at
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._watch = Watch("monitor", POLL_SECONDS, self._look, log, TROUBLE)
+        self.start, self.stop = self._watch.start, self._watch.stop
 
     def judgements(self) -> list[Judgement]:
         """What the votes say of the deployed version and of the canary, as far as there is one to judge."""
         with self._database.read() as session:
             found = [judge(session, Rules.of(self._settings)) for judge in judgement.JUDGES.values()]
         return [one for one in found if one is not None]
-
-    def _watch(self) -> None:
-        troubled = ""
-        while not self._stopping.wait(POLL_SECONDS):
-            try:
-                self._look()
-                troubled = ""
-            except Busy:
-                pass  # nothing can be loaded for now; look again
-            except Exception as error:
-                if str(error) != troubled:  # log a lasting trouble once
-                    known = isinstance(error, ThumbloopError)
-                    log.error(
-                        "What votes ask for cannot be done; trying again: %s", error, exc_info=not known
-                    )
-                troubled = str(error)
 
     def _look(self) -> None:
         with self._database.read() as session:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from app.judge.examples import scores
-from storage.chats.proportions import exact_interval
+from storage.chats.proportions import cohens_kappa, exact_interval
 from trainer.judge.servers import Server
 
 Row = Mapping[str, Any]
@@ -117,12 +117,11 @@ def _verdicts(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _agreed(pairs: Sequence[tuple[bool, bool]]) -> tuple[float, float | None]:
-    """Accuracy, and Cohen's κ (Educational and Psychological Measurement 20, 1960); None if undefined."""
+    """Accuracy, and Cohen's κ, None if undefined."""
     total = len(pairs)
     same = sum(vote == judged for vote, judged in pairs) / total
-    voted, judged = (sum(pair[side] for pair in pairs) / total for side in (0, 1))
-    chance = voted * judged + (1 - voted) * (1 - judged)
-    return same, (same - chance) / (1 - chance) if chance < 1 else None
+    voted, judged = (sum(pair[side] for pair in pairs) for side in (0, 1))
+    return same, cohens_kappa(sum(all(pair) for pair in pairs), voted, judged, total)
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:

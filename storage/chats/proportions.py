@@ -81,6 +81,20 @@ def probability_less(new: Tally, old: Tally) -> float:
     return min(1.0, total)
 
 
+def cohens_kappa(both_up: int, first_up: int, second_up: int, total: int) -> float | None:
+    """Cohen's κ of two raters (Educational and Psychological Measurement 20, 1960).
+
+    Counts of what both, the first and the second rated up, of `total`. 1 is agreement in all, 0 what chance
+    would give. None without ratings, or where both always say the same one thing.
+    """
+    if not total:
+        return None
+    agreed = (total - first_up - second_up + 2 * both_up) / total
+    one, other = first_up / total, second_up / total
+    by_chance = one * other + (1 - one) * (1 - other)
+    return (agreed - by_chance) / (1 - by_chance) if by_chance < 1 else None
+
+
 def exact_interval(successes: int, trials: int, likely: float = LIKELY) -> Interval:
     """The interval of Clopper and Pearson (1934): whatever the proportion, it covers it at least so often.
 

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.chats.chats import check_text
+from storage.chats.proportions import cohens_kappa
 from storage.db.rows import get_row
 from storage.db.tables import Review, Vote, now
 
@@ -14,8 +15,7 @@ from storage.db.tables import Review, Vote, now
 class Agreement:
     """Of the second ratings, how many say what the vote says.
 
-    `kappa` is Cohen's κ (Educational and Psychological Measurement 20, 1960): 1 is agreement in all, 0 what
-    chance would give. None without ratings, or where both always say the same one thing.
+    `kappa` is Cohen's κ (`cohens_kappa`).
     """
 
     ratings: int
@@ -54,10 +54,7 @@ def agreement(session: Session) -> Agreement:
     counts = {(bool(voted), bool(rated)): number for voted, rated, number in session.execute(query)}
     total = sum(counts.values())
     agreed = counts.get((True, True), 0) + counts.get((False, False), 0)
-    if not total:
-        return Agreement(0, 0, None)
-    voted_up = sum(number for (voted, _), number in counts.items() if voted) / total
-    rated_up = sum(number for (_, rated), number in counts.items() if rated) / total
-    by_chance = voted_up * rated_up + (1 - voted_up) * (1 - rated_up)
-    kappa = (agreed / total - by_chance) / (1 - by_chance) if by_chance < 1 else None
+    voted_up = sum(number for (voted, _), number in counts.items() if voted)
+    rated_up = sum(number for (_, rated), number in counts.items() if rated)
+    kappa = cohens_kappa(counts.get((True, True), 0), voted_up, rated_up, total)
     return Agreement(total, agreed, kappa)
