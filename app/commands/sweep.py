@@ -12,12 +12,14 @@ from app.commands.train_file import refuse_launched, shown_training
 from storage.errors import Conflict, InvalidInput
 from storage.settings import Settings, load_settings
 from storage.settings.toml_file import FILE, write_settings
+from trainer.judge.specs import FORM, parse_server
 from trainer.launch.environment import prepare_process
-from trainer.sweep.grid import TITLES, Grid, named_grid, shown_measures
+from trainer.sweep.grid import Grid, Ranking, named_grid, shown_measures, table_cell
 from trainer.text import spoken
 
 if TYPE_CHECKING:
-    from trainer.sweep.folder import Sweep, SweepFolder
+    from trainer.sweep.folder import SweepFolder
+    from trainer.sweep.outcome import Sweep
 
 STATES = {"measured": "", "fell": "liked replies became less likely", "diverged": "diverged"}
 DRAWS = 20
@@ -43,6 +45,13 @@ def sweep(
     budget: float | None = typer.Option(
         None, min=0, metavar="MINUTES", help="Start no point that would end later; at least one is trained."
     ),
+    judge: str | None = typer.Option(
+        None, help=f"A judge model that rates replies of each point from 1 to 5: {FORM}."
+    ),
+    rank: Ranking | None = typer.Option(
+        None,
+        help="What ranks the points: auc, of held-out votes, or judge. Default: the judge, if there is one.",
+    ),
     max_rows: int | None = typer.Option(None, min=1, help="Only the first rows of the file."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out bad records of the file."),
     apply: bool = typer.Option(
@@ -52,7 +61,7 @@ def sweep(
         False, "--force", help="With --apply: even if the evidence is thin or points are missing."
     ),
 ) -> None:
-    """Train a grid of settings for an epoch each and rank them on held-out votes.
+    """Train a grid of settings for an epoch each and rank them on held-out votes, or by a judge.
 
     Ctrl-C stops, with exit code 130; the same command continues with the missing points.
     """
@@ -63,6 +72,7 @@ def sweep(
         raise InvalidInput("--force is for --apply: add that, or leave it out.", field="force")
     refuse_launched()
     settings = load_settings()
+    spec = parse_server(judge, "judge") if judge is not None else None
     asked: dict[str, Any] = {
         "betas": betas and _numbers("betas", betas),
         "losses": losses and _parts(losses),
@@ -89,7 +99,9 @@ def sweep(
 
         of = Votes(database) if data is None else FileSource(data, max_rows, skip_bad)
         seconds = None if budget is None else 60 * budget
-        wanted = WantedSweep(of, chosen, settings, out, strict=losses is not None, budget=seconds)
+        wanted = WantedSweep(
+            of, chosen, settings, out, strict=losses is not None, budget=seconds, judge=spec, rank=rank
+        )
         folder, found = run_sweep(wanted, progress=show, check=check)
     _show(found, folder)
     if apply:
@@ -120,19 +132,20 @@ def _parts(text: str) -> tuple[str, ...]:
 def _show(found: "Sweep", folder: "SweepFolder") -> None:
     from trainer.sweep.folder import PLOT, TABLE
 
+    measures = shown_measures(judged=found.judge is not None)
     rows = [
         (
-            str(number) if result.is_sound else "",
+            str(number) if result.is_sound(found.by) else "",
             result.point.loss,
             f"{result.point.beta:g}",
             f"{result.point.learning_rate:g}",
-            *shown_measures(result.__getitem__),
+            *(table_cell(measure, result.__getitem__) for measure in measures),
             spoken(result.seconds),
             STATES[result.state],
         )
         for number, result in enumerate(found.ranked, 1)
     ]
-    heads = ("rank", "loss", "β", "learning rate", *TITLES, "training", "")
+    heads = ("rank", "loss", "β", "learning rate", *(measure.title for measure in measures), "training", "")
     print_table(heads, rows, empty="No point has been trained.")
     if found.left:
         say(f"{found.left} points are missing; the same command continues with them.")

@@ -7,11 +7,9 @@ from typing import Any
 
 from app.judge.journal import Journal
 from storage.errors import NotReady
-from trainer.judge.servers import NoAnswer, Refused, Server
+from trainer.judge.servers import IN_A_ROW, NoAnswer, Refused, Server, away
 
 Progress = Callable[[dict[str, Any]], None]
-# A server that answers nothing this often in a row is not asked on: it is away, or refuses the key.
-IN_A_ROW = 10
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ async def do_jobs(jobs: Iterable[Job], journal: Journal, phase: str, progress: P
             except NoAnswer as error:
                 queue.failed.append((job, error))
                 if len(queue.failed) >= IN_A_ROW:
-                    what = f"gave no answer {IN_A_ROW} times in a row"
-                    raise _away(job.server, what, error.message) from error
+                    raise away(job.server.spec.name, len(queue.failed), error) from error
                 continue
             done += queue.keep_failed(journal) + 1
             queue.answered = True
@@ -87,10 +84,5 @@ async def do_jobs(jobs: Iterable[Job], journal: Journal, phase: str, progress: P
         raise errors.exceptions[0] from None
     for server, queue in queues.items():
         if queue.is_away:
-            raise _away(server, "gave no answer", queue.failed[-1][1].message)
+            raise away(server.spec.name, len(queue.failed), queue.failed[-1][1])
         queue.keep_failed(journal)
-
-
-def _away(server: Server, what: str, reason: str) -> NotReady:
-    message = f"{server.spec.name} {what}: {reason.rstrip('.')}. The same command continues."
-    return NotReady(message, code="server_away")

@@ -169,7 +169,7 @@ class TrainingSettings(BaseSettings):
     """The probability from which a version is probably better."""
     gate_judge: ModelServer = LiveField("")
     """A judge model that compares sampled replies of a new version with those of the deployed one, as
-    NAME=URL,KEY,MODEL. It gets the last messages of held-out prompts. Empty: none."""
+    NAME=URL,KEY,MODEL. It gets held-out conversations. Empty: none."""
     strengths: Annotated[list[Strength], NoDecode, AsList] = RunField([0.5, 1.0], min_length=1)
     """Strengths at which the gate tries a new adapter; that with the best unharmed replies is published. 1 is
     the adapter as trained. An adapter that continues another one is published as it is."""

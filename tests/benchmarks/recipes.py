@@ -114,8 +114,9 @@ class Bench:
 
         system = {"role": "system", "content": SYSTEM}
         return [
-            Prompt(one.text, prompt_ids(self.tokenizer, [system, {"role": "user", "content": one.text}]))
+            Prompt(messages, prompt_ids(self.tokenizer, messages))
             for one in prompts
+            for messages in [[system, {"role": "user", "content": one.text}]]
         ]
 
     def pool(self) -> list[Any]:

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -17,6 +18,7 @@ from tests.support.command_line import CommandLine
 from tests.support.live_server import StartServer
 from tests.support.programs import run_command
 from tests.support.rated_files import write_rows
+from tests.support.scripted_models import Script, asked, rated_texts
 from trainer.sweep.data import FileSource
 from trainer.sweep.folder import SweepFolder
 from trainer.sweep.grid import Grid
@@ -125,6 +127,38 @@ def test_votes_are_swept_and_an_admin_sees_it(
     assert 'src="data:image/png;base64,iVBORw' in page
     assert json.dumps(found.plan).count("plus") == 0
 
+    thumbloop.settings |= {"gate_prompts": 6, "gate_reply_tokens": 8}
+    script = Script({"judge": prefers_even})
+    with script.served() as url:
+        judged = ["sweep", *GRID[:2], "--losses", "kto", *GRID[4:], "--judge", f"j={url},judge"]
+        thumbloop.output(*judged, "--budget", "0")
+        assert len(script.answered) == 2 * 6, "the base model and one point"
+        printed = thumbloop.output(*judged)
+        assert len(script.answered) == 3 * 6, "what is finished is not asked again"
+    assert "What is " in asked(script.answered[0]), "people's own prompts come first"
+    with server.client() as client:
+        sweep = http_loop.checked(client.get("/api/v1/sweeps"))["items"][0]
+    assert (sweep["judge"], sweep["ranked_by"], sweep["verdict"] in printed) == ("j", "judge", True)
+    rated = [json.loads(prefers_even(body))["rating"] for body in script.answered]
+    means = [sum(rated[first : first + 6]) / 6 for first in (0, 6, 12)]
+    assert sweep["base"]["judge"] == pytest.approx(means[0])
+    assert sorted(point["judge"] for point in sweep["points"]) == pytest.approx(sorted(means[1:]))
+    best = sweep["points"][0]
+    assert best["judge_low"] <= best["judge"] <= best["judge_high"]
+    # The folder is enough to see it again; the judge is away.
+    folder = thumbloop.data_dir / "sweeps" / sweep["id"]
+    assert sweep["verdict"] in thumbloop.output("sweep", "--out", str(folder))
+    with server.visit() as browser:
+        browser.get(server.admin_link())
+        page = browser.get("/admin/training/sweep").text
+    assert '<th scope="col">Rating</th>' in page
+    assert "The rating is what j gives sampled replies" in page
+
+
+def prefers_even(body: dict[str, Any]) -> str:
+    """A judge that likes what has an even number of letters."""
+    return json.dumps({"reason": "Counted.", "rating": 5 - 2 * (len(rated_texts(body)[0]) % 2)})
+
 
 MISUSED = {
     "rows without a file": (["--max-rows", "3"], "--max-rows is for a sweep on a file"),
@@ -132,6 +166,8 @@ MISUSED = {
     "a number that is none": (["--betas", "0.1,much"], "--betas 0.1,much: give numbers separated by commas"),
     "no number": (["--learning-rates", ","], "--learning-rates has no value"),
     "points of a grid": (["--points", "3"], "--points is for --sampler random or tpe"),
+    "a rank without a judge": (["--rank", "judge"], "--rank judge: name the judge with --judge"),
+    "a judge that is none": (["--judge", "j=x"], "--judge 'j': write NAME=URL,MODEL"),
     "force alone": (["--force"], "--force is for --apply"),
 }
 

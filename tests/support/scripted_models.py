@@ -14,7 +14,8 @@ from tests.support.http_stub import StubHandler, http_stub
 
 Answer = Callable[[dict[str, Any]], str]
 # What a fault does instead of an answer.
-REFUSED, TOO_MANY, BROKEN, CUT, SILENT, RUBBISH = "400", "429", "500", "cut", "silent", "rubbish"
+REFUSED, NO_KEY, TOO_MANY, BROKEN = "400", "401", "429", "500"
+CUT, SILENT, RUBBISH = "cut", "silent", "rubbish"
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Script:
             self.attempts[key] += 1
         time.sleep(self.seconds)  # what a model takes; the order of the answers follows from it, no test does
         fault = self.faults(body, attempt)
-        if fault in (REFUSED, TOO_MANY, BROKEN):
+        if fault in (REFUSED, NO_KEY, TOO_MANY, BROKEN):
             planted = {"error": {"message": f"planted {fault}"}}
             self._send(handler, int(fault), planted, {"retry-after-ms": "1"})
             return

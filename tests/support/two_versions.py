@@ -29,7 +29,7 @@ class TwoVersions:
         """Votes on a reply of both versions to each question; those of `liked`, None for the base, are up."""
         sampler = ReplySampler(self.source, {ADAPTER: self.adapter}, self.settings, self.report)
         asked = [[{"role": "user", "content": question}] for question in self.questions]
-        prompts = [Prompt(one[0]["content"], prompt_ids(sampler.tokenizer, one)) for one in asked]
+        prompts = [Prompt(one, prompt_ids(sampler.tokenizer, one)) for one in asked]
         return [
             rated_reply(reply, name == liked, chat=f"{name} {number}")
             for name in (None, ADAPTER)

@@ -23,8 +23,9 @@ def gate_prompts(
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     people = (Prompt.of(row) for row in reversed(rows))
     general = (
-        Prompt(text, prompt_ids(tokenizer, [*system, {"role": "user", "content": text}]))
+        Prompt(messages, prompt_ids(tokenizer, messages))
         for text in general_prompts()
+        for messages in [[*system, {"role": "user", "content": text}]]
     )
     found: dict[tuple[int, ...], Prompt] = {}
     for source in (people, general):

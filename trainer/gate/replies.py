@@ -99,7 +99,7 @@ def sample_versions(
         try:
             judge = ask_preference(
                 settings.gate_judge,
-                [prompt.text for prompt in prompts],
+                [prompt.messages for prompt in prompts],
                 texts[CANDIDATE, strength],
                 texts[DEPLOYED if deployed else None, 1.0],
                 lambda done: report({"phase": "asking the judge", "step": done, "steps": len(prompts)}),

@@ -1,13 +1,17 @@
 """Asks a judge for a verdict, and whether it prefers one version's replies to another's."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from storage.errors import NotReady
 from trainer.judge.rubric import ASK_AGAIN, Rubric, Verdict, read_rubric, read_winner, winner_schema
-from trainer.judge.servers import Message, NoAnswer, Server
+from trainer.judge.servers import IN_A_ROW, Message, NoAnswer, Server, away
 from trainer.judge.specs import parse_server
+
+Found = TypeVar("Found")
+Conversation = Sequence[Message]
 
 OTHER_SIDE = {"left": "right", "right": "left", "tie": "tie"}
 POINTS = {"left": 1.0, "tie": 0.5, "right": 0.0}
@@ -63,58 +67,86 @@ class Preference:
 
 def ask_preference(
     server: str,
-    prompts: Sequence[str],
+    conversations: Sequence[Conversation],
     new: Sequence[str],
     old: Sequence[str],
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Preference:
-    """Compare the replies to each prompt in both orders; equal ones tie, without asking.
+    """Compare the replies to each conversation in both orders; equal ones tie, without asking.
 
     `server` is NAME=URL,KEY,MODEL. A judge that is away leaves every prompt failed. Raises InvalidInput.
     """
-    return asyncio.run(_compare_all(parse_server(server, "judge"), prompts, new, old, progress))
+    rubric, judge = read_rubric("pair"), Server(parse_server(server, "judge"))
+    rows = list(zip(conversations, new, old, strict=True))
+
+    def compare(number: int) -> Awaitable[float | None]:
+        return _points(judge, rubric, *rows[number])
+
+    try:
+        found = ask_each(judge, len(rows), compare, progress)
+    except NotReady:
+        return Preference(judge.spec.name, failed=len(rows))
+    points = sorted(one for one in found if one is not None)
+    return Preference(judge.spec.name, points, len(found) - len(points))
 
 
-async def _compare_all(
-    spec: Any,
-    prompts: Sequence[str],
-    new: Sequence[str],
-    old: Sequence[str],
+def ask_each(
+    judge: Server,
+    count: int,
+    ask: Callable[[int], Awaitable[Found | None]],
+    progress: Callable[[int], None] = lambda _done: None,
+) -> list[Found | None]:
+    """What `ask` gives for each number below `count`, as many at once as the judge takes.
+
+    None where it gives none or the judge gave no answer. `progress` is called each second, too, and may raise
+    to stop. Raises NotReady where the judge gave no answer ten times in a row, or none at all.
+    """
+    return asyncio.run(_ask_each(judge, count, ask, progress))
+
+
+async def _ask_each(
+    judge: Server,
+    count: int,
+    ask: Callable[[int], Awaitable[Found | None]],
     progress: Callable[[int], None],
-) -> Preference:
-    rubric, room = read_rubric("pair"), asyncio.Semaphore(spec.at_once)
-    found = Preference(spec.name)
-    failed = done = 0
+) -> list[Found | None]:
+    room = asyncio.Semaphore(judge.spec.at_once)
+    answered, failed = False, 0
 
-    async def compare(judge: Server, prompt: str, ours: str, theirs: str) -> float | None:
+    async def ask_one(number: int) -> Found | None:
+        nonlocal answered, failed
         async with room:
-            return await _points(judge, rubric, [{"role": "user", "content": prompt}], ours, theirs)
-
-    async with Server(spec) as judge:
-        rows = zip(prompts, new, old, strict=True)
-        for one in asyncio.as_completed([compare(judge, *row) for row in rows]):
-            points = await one
-            done += 1
-            progress(done)
-            if points is None:
+            try:
+                found = await ask(number)
+            except NoAnswer as error:
                 failed += 1
-            else:
-                found.points.append(points)
-    return Preference(found.judge, sorted(found.points), failed)
+                if failed == IN_A_ROW or (failed == count and not answered):
+                    raise away(judge.spec.name, failed, error) from error
+                return None
+        answered, failed = True, 0
+        return found
+
+    async with judge:
+        tasks = [asyncio.create_task(ask_one(number)) for number in range(count)]
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=1, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # raises what it raised
+            progress(count - len(waiting))
+        return [task.result() for task in tasks]
 
 
 async def _points(
-    judge: Server, rubric: Rubric, conversation: list[Message], new: str, old: str
+    judge: Server, rubric: Rubric, conversation: Conversation, new: str, old: str
 ) -> float | None:
+    """Raises NoAnswer; None where a verdict could not be read."""
     if new == old:
         return POINTS["tie"]
     sides = []
     for left, right in ((new, old), (old, new)):
-        try:
-            question = rubric.pair_question(conversation, left, right)
-            answer = await ask_judge(judge, question, winner_schema(), read_winner)
-        except NoAnswer:
-            return None
+        question = rubric.pair_question(conversation, left, right)
+        answer = await ask_judge(judge, question, winner_schema(), read_winner)
         if "verdict" not in answer:
             return None
         sides.append(str(answer["verdict"]))

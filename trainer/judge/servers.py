@@ -13,16 +13,27 @@ from typing import Any, Self
 import httpx2
 import openai
 
-from storage.errors import ThumbloopError
+from storage.errors import NotReady, ThumbloopError
 from trainer.judge.specs import ServerSpec
 
 Message = Mapping[str, str]
 RETRIES = 6  # with back-off up to 8 s between two attempts, or as long as the server says
 SHOWN_CHARS = 300
+# A server that answers nothing this often in a row is not asked on: it is away, or refuses the key.
+IN_A_ROW = 10
 
 
 class NoAnswer(ThumbloopError):
     """A server gave no usable answer, however often it was asked."""
+
+
+def away(server: str, failed: int, last: NoAnswer) -> NotReady:
+    """That a server is not asked on; `failed` is how often in a row it gave no answer."""
+    often = f" {failed} times in a row" if failed >= IN_A_ROW else ""
+    reason = last.message.rstrip(".")
+    return NotReady(
+        f"{server} gave no answer{often}: {reason}. The same command continues.", code="server_away"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The folder of a sweep: an Optuna study and the results derived from it.
 
-    journal.log     the study: its plan, which never changes, and a trial for each point that was started
+    journal.log     the study: its plan, which never changes, a trial for each point that was started, and
+                    maybe a judge's rating of the base model
     results.csv     all points, best first
     plot.png        if matplotlib is installed
 
@@ -16,7 +17,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,61 +31,17 @@ from optuna.trial import TrialState
 from storage.db.ids import is_id, new_id
 from storage.errors import Conflict, NotFound
 from storage.files.atomic import written_aside
-from trainer.gate.decision import lack_of_evidence
 from trainer.offline.out_folder import claimed_folder
-from trainer.sweep.grid import MEASURES, UNPAIRED, Grid, Point, Result, is_above_chance, rank, winner
+from trainer.sweep.grid import MEASURES, Grid, Point, Ranking, Result, rank
+from trainer.sweep.outcome import Sweep, ranking_of
 
 log = logging.getLogger(__name__)
 
 SWEEPS = "sweeps"
 JOURNAL, TABLE, PLOT = "journal.log", "results.csv", "plot.png"
 LOCK, JOURNAL_LOCK = "lock", f"{JOURNAL}.lock"  # ours, and the one that Optuna has while it writes
-PLAN, RESULT = "plan", "result"  # attributes of the study, and of a trial
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep so far. `missing` has the remaining points if they are known in advance."""
-
-    name: str
-    plan: Mapping[str, Any]
-    ranked: list[Result]
-    missing: list[Point]
-    left: int  # points still to be made
-
-    @property
-    def winner(self) -> Result | None:
-        return winner(self.ranked)
-
-    @property
-    def best_for_runs(self) -> Result | None:
-        """The best point with a loss that training runs support; they train on votes, not on pairs."""
-        return winner(self.ranked, losses=UNPAIRED)
-
-    def doubts_of(self, best: Result) -> str | None:
-        """Why this result is not enough evidence, or None if it is."""
-        held_out = self.plan["held_out"]
-        lack = lack_of_evidence(held_out["up"], held_out["down"], needed=self.plan["gate_min_votes"])
-        if lack is None and not is_above_chance(best):
-            lack = (
-                f"the best AUC, {best['auc']:.3f} ± {best['auc_standard_error']:.3f}, is not above 0.5 by a "
-                f"standard error, so no point was seen to separate liked replies from disliked ones; "
-                f"collect more votes"
-            )
-        return lack
-
-    def verdict(self) -> str:
-        """The outcome, in a sentence or two."""
-        if not self.ranked:
-            return f"None of {self.left} points has been made."
-        of = f"{len(self.ranked)} of {len(self.ranked) + self.left} points"
-        if self.winner is not None:
-            doubts = self.doubts_of(self.winner)
-            best = f"Best of {of}: {self.winner.point.name}."
-            return f"{best} Not enough evidence: {doubts}." if doubts else best
-        if not all(self.plan["held_out"].values()):
-            return "Nothing can be ranked: the held-out votes are not of both kinds; collect more."
-        return f"No winner among {of}: each diverged or made liked replies less likely."
+PLAN, BASE, RESULT = "plan", "base", "result"  # attributes of the study, and of a trial
+TARGETS: dict[Ranking, str] = {"auc": "AUC on held-out votes", "judge": "the judge's mean rating"}
 
 
 class SweepFolder:
@@ -165,10 +122,15 @@ class SweepFolder:
     def keep(self, trial: optuna.Trial, result: Result) -> None:
         """Store a point's result in the study, and write the table again."""
         trial.set_user_attr(RESULT, {name: value for name, value in vars(result).items() if name != "point"})
-        pruned = None if result.is_sound else TrialState.PRUNED  # a sampler treats it as the worst
-        self.study.tell(trial, None if pruned else result["auc"], state=pruned)
+        by = ranking_of(self.plan)
+        pruned = None if result.is_sound(by) else TrialState.PRUNED  # a sampler treats it as the worst
+        self.study.tell(trial, None if pruned else result[by], state=pruned)
         with written_aside(self.folder / TABLE) as part, part.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(_table(self.read()))
+
+    def keep_base(self, measures: Mapping[str, float | None]) -> None:
+        """Store the judge's rating of the base model's replies in the study."""
+        self.study.set_user_attr(BASE, dict(measures))
 
     def read(self) -> Sweep:
         """The sweep so far. Raises NotFound if none was started."""
@@ -181,7 +143,9 @@ class SweepFolder:
         made = {result.point for result in results}
         missing = [point for point in grid.points() if point not in made]
         left = max(0, len(grid) - len(results))
-        return Sweep(self.folder.name, self.plan or {}, rank(results), missing, left)
+        plan = self.plan or {}
+        ranked, base = rank(results, ranking_of(plan)), self.study.user_attrs.get(BASE)
+        return Sweep(self.folder.name, plan, ranked, missing, left, base)
 
     def draw(self) -> None:
         """Write the plot if a point can be ranked; without matplotlib, log that it is missing."""
@@ -191,7 +155,7 @@ class SweepFolder:
                 "`thumbloop sweep --out %s` draws it.",
                 self.folder,
             )
-        elif any(result.is_sound for result in self.read().ranked):
+        elif any(result.is_sound(ranking_of(self.plan)) for result in self.read().ranked):
             import matplotlib as mpl
 
             mpl.use("agg")  # a backend that needs no display
@@ -199,7 +163,9 @@ class SweepFolder:
             from optuna.visualization.matplotlib import plot_slice
 
             with warnings.catch_warnings(action="ignore"), written_aside(self.plot) as part:
-                plot_slice(self.study, target_name="AUC on held-out votes")  # experimental, so it warns
+                plot_slice(
+                    self.study, target_name=TARGETS[ranking_of(self.plan)]
+                )  # experimental, so it warns
                 pyplot.savefig(part, format="png", dpi=110)
                 pyplot.close()
 
@@ -237,7 +203,7 @@ def _table(sweep: Sweep) -> Iterator[list[Any]]:
     measures = [measure.name for measure in MEASURES]
     yield ["rank", *(field.name for field in fields(Point)), "state", *measures, "reason", "seconds"]
     for number, one in enumerate(sweep.ranked, 1):
-        place, point = number if one.is_sound else "", asdict(one.point).values()
+        place, point = number if one.is_sound(sweep.by) else "", asdict(one.point).values()
         yield [place, *point, one.state, *(one[name] for name in measures), one.diverged, one.seconds]
     for missing in sweep.missing:
         yield ["", *asdict(missing).values(), "missing"]

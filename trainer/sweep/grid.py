@@ -17,6 +17,7 @@ LOSSES: tuple[Loss, ...] = get_args(Loss)
 UNPAIRED: tuple[Loss, ...] = ("kto", "apo_zero_unpaired")  # what runs train with; the others need pairs
 GridName = Literal["full", "small"]
 Sampler = Literal["grid", "random", "tpe"]
+Ranking = Literal["auc", "judge"]
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,31 @@ MEASURES = (
     Measure("liked_change", "liked replies", "+.2f", "How much likelier liked replies became: their mean r."),
     Measure("liked_standard_error"),  # of that mean, over replies
     Measure("z0", "z0", ".2f", "An estimate of the KL divergence from the base model, in nats."),
+    Measure(
+        *("judge", "rating", ".2f", "The judge's mean rating of sampled replies, 1 to 5."),
+        error="judge_standard_error",
+    ),
+    Measure("judge_standard_error", about="Of that mean, over prompts."),
+    Measure("judge_low", about="Of its 95 % interval, by bootstrap over prompts."),
+    Measure("judge_high", about="Of its 95 % interval."),
+    Measure("judge_failed", about="Replies that the judge gave no rating, or none that could be read."),
 )
-NEEDED_TO_RANK = ("auc", "auc_standard_error", "liked_change", "z0")
-TITLES = tuple(measure.title for measure in MEASURES if measure.title)
+NEEDED_TO_RANK: dict[Ranking, tuple[str, ...]] = {
+    "auc": ("auc", "auc_standard_error", "liked_change", "z0"),
+    "judge": ("judge", "judge_standard_error"),
+}
 
 
-def shown_measures(value_of: Callable[[str], float | None]) -> list[str]:
-    """The table cells of the measures that have a title."""
-    cells = []
-    for measure in MEASURES:
-        if measure.title:
-            value, error = value_of(measure.name), value_of(measure.error) if measure.error else None
-            cell = "" if value is None else format(value, measure.format)
-            cells.append(cell if error is None else f"{cell} ± {error:{measure.format}}")
-    return cells
+def shown_measures(*, judged: bool) -> list[Measure]:
+    """The measures that tables show; `judged` says whether a judge rated the points."""
+    return [one for one in MEASURES if one.title and (judged or one.name != "judge")]
+
+
+def table_cell(measure: Measure, value_of: Callable[[str], float | None]) -> str:
+    """The table cell of a measure, with its standard error if it has one."""
+    value, error = value_of(measure.name), value_of(measure.error) if measure.error else None
+    cell = "" if value is None else format(value, measure.format)
+    return cell if error is None else f"{cell} ± {error:{measure.format}}"
 
 
 @dataclass(frozen=True)
@@ -140,12 +152,15 @@ class Result:
     def __getitem__(self, measure: str) -> Any:  # a number or None
         return self.measures.get(measure)
 
-    @property
-    def is_sound(self) -> bool:
+    def is_sound(self, by: Ranking = "auc") -> bool:
         """Whether it can be ranked."""
         return not self.diverged and all(
-            (value := self[name]) is not None and math.isfinite(value) for name in NEEDED_TO_RANK
+            (value := self[name]) is not None and math.isfinite(value) for name in NEEDED_TO_RANK[by]
         )
+
+    def may_win(self, by: Ranking = "auc") -> bool:
+        """Whether it can be ranked, and is not one of those that stand behind all others."""
+        return self.is_sound(by) and (by == "judge" or not self.fell)
 
     @property
     def fell(self) -> bool:
@@ -158,44 +173,61 @@ class Result:
         return "diverged" if self.diverged else "fell" if self.fell else "measured"
 
 
-def rank(results: Iterable[Result]) -> list[Result]:
+def rank(results: Iterable[Result], by: Ranking = "auc") -> list[Result]:
     """Rank the results, best first.
 
-    Results are ranked by AUC. Those within one standard error of the best AUC are tied; of the rest, those
+    By AUC: those within one standard error of the best AUC are tied; of the rest, those
     within one standard error of the best of them are tied, and so on. Among ties, the larger `liked_change`
     comes first, then the smaller z0. Points whose liked replies became less likely come after all others,
     because a margin can grow while both kinds fall. Results that cannot be ranked come last: diverged, not
     finite, or without an AUC.
+
+    By the judge's rating: likewise, but among ties the larger AUC comes first, and what became of the
+    likelihood of old replies does not matter, since new ones were read.
     """
     every = list(results)
-    sound = [result for result in every if result.is_sound]
     return [
-        *_by_groups([result for result in sound if not result.fell]),
-        *_by_groups([result for result in sound if result.fell]),
-        *(result for result in every if not result.is_sound),
+        *_by_groups([result for result in every if result.may_win(by)], by),
+        *_by_groups([result for result in every if result.is_sound(by) and not result.may_win(by)], by),
+        *(result for result in every if not result.is_sound(by)),
     ]
 
 
-def winner(ranked: Sequence[Result], *, losses: Sequence[Loss] = LOSSES) -> Result | None:
-    """The first result that may win: ranked, and its liked replies did not become less likely."""
-    return next((r for r in ranked if r.is_sound and not r.fell and r.point.loss in losses), None)
+def winner(
+    ranked: Sequence[Result], by: Ranking = "auc", *, losses: Sequence[Loss] = LOSSES
+) -> Result | None:
+    """The first result that may win."""
+    return next((r for r in ranked if r.may_win(by) and r.point.loss in losses), None)
 
 
 def is_above_chance(result: Result) -> bool:
     """Whether its AUC exceeds 0.5, that of the base model, by more than one standard error."""
-    return result.is_sound and _least(result) > 0.5
+    return result.is_sound() and _least(result, "auc") > 0.5
 
 
-def _by_groups(results: Sequence[Result]) -> list[Result]:
-    left = sorted(results, key=lambda result: -result["auc"])
+def is_above_base(result: Result, base: Mapping[str, float | None]) -> bool:
+    """Whether its rating exceeds the base model's by more than one standard error of the difference."""
+    mean, error = base["judge"], base["judge_standard_error"]
+    if mean is None or not result.is_sound("judge"):
+        return False
+    return bool(result["judge"] - mean > math.hypot(result["judge_standard_error"], error or 0.0))
+
+
+def _by_groups(results: Sequence[Result], by: Ranking) -> list[Result]:
+    left = sorted(results, key=lambda result: -result[by])
     ranked: list[Result] = []
     while left:
-        tied = [result for result in left if result["auc"] >= _least(left[0])]
-        ranked += sorted(tied, key=lambda r: (-r["liked_change"], r["z0"], r.point.name))
+        tied = [result for result in left if result[by] >= _least(left[0], by)]
+        ranked += sorted(tied, key=lambda result: (*_ties(result, by), result.point.name))
         left = left[len(tied) :]
     return ranked
 
 
-def _least(result: Result) -> float:
-    least: float = result["auc"] - result["auc_standard_error"]
+def _ties(result: Result, by: Ranking) -> tuple[float, ...]:
+    """What decides between results with the same measure, smallest first."""
+    return (-result["liked_change"], result["z0"]) if by == "auc" else (-(result["auc"] or 0.0),)
+
+
+def _least(result: Result, by: Ranking) -> float:
+    least: float = result[by] - result[f"{by}_standard_error"]
     return least

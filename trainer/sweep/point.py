@@ -1,10 +1,11 @@
-"""Makes one point of a sweep: trains for an epoch, then measures on the held-out votes."""
+"""Makes one point of a sweep: trains for an epoch, measures on the held-out votes, maybe asks a judge."""
 
 import gc
+import logging
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,19 +21,27 @@ from trainer.engine.select import scoring, settle_engine
 from trainer.errors import Diverged
 from trainer.gate.held_out import HeldOut, reference_scores
 from trainer.gate.measures import Evaluation
+from trainer.gate.prompts import gate_prompts
+from trainer.judge.ratings import rate_replies
+from trainer.judge.specs import ServerSpec
 from trainer.model.base_model import BaseModelSource, load_model
 from trainer.sweep.data import SweepRows
 from trainer.sweep.dpo import train_on_pairs
 from trainer.sweep.grid import MEASURES, UNPAIRED, Point, Result
+from trainer.taste.sampler import ReplySampler
+
+log = logging.getLogger(__name__)
 
 NO_CHECKPOINTS = 0  # an interrupted point is made again
+POINT = "sampled"  # the name of a point's adapter beside the base model
 
 
 @dataclass(frozen=True)
 class PointMaker:
     """Makes points that share everything but their own values.
 
-    `fingerprint` is that of the base model. Adapters are written below `folder` and then removed.
+    `fingerprint` is that of the base model. Adapters are written below `folder` and then removed. A `judge`
+    rates replies to the gate's prompts: those of held-out votes, then general ones.
     """
 
     split: SweepRows
@@ -41,9 +50,13 @@ class PointMaker:
     fingerprint: str
     folder: Path
     check: Callable[[], None]
+    judge: ServerSpec | None = None
 
     def make(self, point: Point, progress: Progress) -> Result:
-        """Train and measure a point; `check` may raise Interrupted. A training that diverges is a result."""
+        """Train and measure a point; `check` may raise Interrupted. A training that diverges is a result.
+
+        Raises NotReady if the judge is away.
+        """
         self.check()
         with TemporaryDirectory(prefix="point-", dir=self.folder) as folder:
             adapter = Path(folder) / "adapter"
@@ -52,8 +65,44 @@ class PointMaker:
             except Diverged as error:
                 return Result(point, str(error))
             evaluation = self._measure(adapter, progress)
-        labels = [row.label for row in self.split.held_out]
-        return read_measures(point, evaluation, labels, seconds)
+            labels = [row.label for row in self.split.held_out]
+            result = read_measures(point, evaluation, labels, seconds)
+            if self.judge is None or result.diverged:
+                return result
+            return replace(result, measures={**result.measures, **self.rate(adapter, progress)})
+
+    def rate(self, adapter: Path | None, progress: Progress) -> dict[str, float | None]:
+        """The judge's rating of sampled replies with an adapter, or of the base model's. Needs a judge.
+
+        Raises NotReady if the judge is away.
+        """
+        assert self.judge is not None
+        gc.collect()
+        adapters = {POINT: adapter} if adapter else {}
+
+        def report(state: dict[str, object]) -> None:
+            self.check()
+            progress(state)
+
+        sampler = ReplySampler(self.source, adapters, self.settings, report)
+        prompts = gate_prompts(
+            self.split.held_out,
+            sampler.tokenizer,
+            count=self.settings.gate_prompts,
+            longest=sampler.longest_prompt,
+            system_prompt=self.settings.system_prompt,
+        )
+        replies = sampler.sample(prompts, POINT if adapter else None)
+        ratings = rate_replies(
+            self.judge,
+            [prompt.messages for prompt in prompts],
+            [reply.text for reply in replies],
+            lambda done: report({"phase": "asking the judge", "step": done, "steps": len(prompts)}),
+        )
+        if ratings.faults or ratings.failed:
+            faults = ", ".join(f"{count} {kind}" for kind, count in ratings.faults.items())
+            log.info("%s left %d replies without a rating (%s).", self.judge.name, ratings.failed, faults)
+        return ratings.to_measures()
 
     def _train(self, point: Point, adapter: Path, progress: Progress) -> float:
         """Train and write the adapter; returns the seconds of training."""

@@ -5,6 +5,7 @@ on the same held-out votes. The design follows Hugging Face's study "Preference 
 Preference Optimization Methods" (2024). trainer.sweep.grid ranks the points.
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -21,12 +22,15 @@ from storage.settings import Settings
 from trainer.adapters.tuning_modes import refuse_full
 from trainer.engine import kto
 from trainer.engine.callbacks import Progress
+from trainer.judge.rubric import read_rubric
+from trainer.judge.specs import ServerSpec
 from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
 from trainer.model.host_limits import is_full
 from trainer.sweep.data import FileSource, SweepRows, Votes, read_split
-from trainer.sweep.folder import Sweep, SweepFolder, all_sweeps, new_folder
-from trainer.sweep.grid import TITLES, UNPAIRED, Grid, Point, Result, shown_measures
+from trainer.sweep.folder import SweepFolder, all_sweeps, new_folder
+from trainer.sweep.grid import UNPAIRED, Grid, Point, Ranking, Result, shown_measures, table_cell
+from trainer.sweep.outcome import Sweep
 from trainer.sweep.point import PointMaker
 from trainer.text import spoken
 
@@ -34,6 +38,9 @@ log = logging.getLogger(__name__)
 
 # Settings that all points share, in addition to the rows.
 SETTINGS = {*kto.SETTINGS, "hold_out_fraction"} - {"beta", "loss_type", "learning_rate", "epochs"}
+# What the judge reads depends on these, too.
+SAMPLING = {"gate_prompts", "gate_reply_tokens", "max_new_tokens", "temperature", "top_p", "system_prompt"}
+JUDGING = ("judge", "rank")  # in the identity of a sweep with a judge
 LEAST_PAIRS = 2
 
 
@@ -42,7 +49,8 @@ class WantedSweep:
     """The sweep to run. With `strict`, losses without data are refused instead of left out.
 
     Without `out`, the newest unfinished sweep of the installation with the same plan is resumed, or a new one
-    begins. `budget` is in seconds.
+    begins. `budget` is in seconds. A `judge` rates replies of each point, and ranks them unless `rank` says
+    otherwise.
     """
 
     of: FileSource | Votes
@@ -51,6 +59,27 @@ class WantedSweep:
     out: Path | None = None
     strict: bool = False
     budget: float | None = None
+    judge: ServerSpec | None = None
+    rank: Ranking | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank == "judge" and self.judge is None:
+            raise InvalidInput("--rank judge: name the judge with --judge.", field="rank")
+        if self.judge is not None and not self.settings.gate_prompts:
+            raise InvalidInput(
+                "THUMBLOOP_GATE_PROMPTS=0: the judge would have no replies to read; set it to 10 or more.",
+                field="gate_prompts",
+            )
+
+    @property
+    def judging(self) -> dict[str, Any]:
+        """What the identity of the sweep has of the judge; nothing without one."""
+        if self.judge is None:
+            return {}
+        sampling = self.settings.model_dump(mode="json", include=SAMPLING)
+        rubric = hashlib.sha256(read_rubric("overall").text.encode()).hexdigest()
+        judge = {**self.judge.identity, "rubric": rubric, **sampling}
+        return {"judge": judge, "rank": self.rank or "judge"}
 
 
 def run_sweep(
@@ -76,6 +105,7 @@ def run_sweep(
         "grid": json.loads(json.dumps(asdict(wanted.grid))),
         "source": "file" if isinstance(wanted.of, FileSource) else "votes",
         "weights of the model": fingerprint,
+        **wanted.judging,
     }
     folder, split = _find(wanted, identity, settings, source)
     plan = folder.plan or _plan(wanted, identity, settings, split)
@@ -84,7 +114,7 @@ def run_sweep(
     try:
         with folder.claimed(plan):
             log.info("The sweep is in %s.", folder.folder)
-            maker = PointMaker(split, settings, source, fingerprint, folder.folder, check)
+            maker = PointMaker(split, settings, source, fingerprint, folder.folder, check, wanted.judge)
             _make_missing(folder, maker, wanted.budget, began, progress)
             folder.draw()
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -113,7 +143,10 @@ def _find(
         if folder.plan is None:
             return folder, split_of(None)
         found = folder.plan["identity"]
-        changed = [name for name, value in identity.items() if found.get(name) != value]
+        if wanted.judge is None and not folder.read().left:  # nobody is to be asked
+            identity = identity | {name: found[name] for name in JUDGING if name in found}
+        names = {*identity, *(name for name in JUDGING if name in found)}
+        changed = sorted(name for name in names if found.get(name) != identity.get(name))
         if not changed and (split := split_of(folder.plan)).sha256 == folder.plan["split_sha256"]:
             return folder, split
         raise Conflict(
@@ -162,7 +195,13 @@ def _plan(
 def _make_missing(
     folder: SweepFolder, maker: PointMaker, budget: float | None, began: float, progress: Progress
 ) -> None:
-    total, longest = folder.read().left, 0.0
+    begun = folder.read()
+    total, longest = begun.left, 0.0
+    if maker.judge is not None and total and begun.base is None:
+        # Before anything is trained: a judge that is away or refuses the key is known by then.
+        folder.keep_base(
+            maker.rate(None, lambda state: progress({**state, "phase": "rating the base model"}))
+        )
     for number in range(1, total + 1):
         start = time.monotonic()
         if number > 1 and budget is not None and start - began + longest > budget:
@@ -186,6 +225,6 @@ def _make_missing(
 def _described(result: Result) -> str:
     if result.diverged:
         return f"diverged. {result.diverged}"
-    cells = zip(TITLES, shown_measures(result.__getitem__), strict=True)
+    cells = [(one.title, table_cell(one, result.__getitem__)) for one in shown_measures(judged=True)]
     figures = [f"{title} {cell}" for title, cell in cells if cell]
     return f"{', '.join(figures) or 'no AUC'}; {spoken(result.seconds)} of training."

@@ -1,6 +1,6 @@
 """Samples replies of the base model and of adapters, as the server would, and reads them for the taste."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,19 +25,19 @@ Report = Callable[[dict[str, object]], None]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation to reply to: its last message, and the token ids of the whole."""
+    """A conversation to reply to: its messages, and their token ids."""
 
-    text: str
+    messages: Sequence[Mapping[str, str]]
     ids: list[int]
 
     @classmethod
     def of(cls, row: TokenisedExample) -> "Prompt":
-        return cls(last_message(row), row.prompt_ids)
+        return cls(row.example.prompt, row.prompt_ids)
 
-
-def last_message(row: TokenisedExample) -> str:
-    """What the reply answers; '' if the prompt has no messages."""
-    return row.example.prompt[-1]["content"] if row.example.prompt else ""
+    @property
+    def text(self) -> str:
+        """What the reply answers, the last message; '' if there is none."""
+        return self.messages[-1]["content"] if self.messages else ""
 
 
 class ReplySampler:
@@ -75,7 +75,7 @@ class ReplySampler:
             Reply(
                 row.prompt_ids,
                 row.completion_ids,
-                last_message(row),
+                Prompt.of(row).text,
                 row.example.completion[0]["content"],
                 row.completion_ids[-1] in self.ends,
             )

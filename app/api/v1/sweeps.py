@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field, create_model
 from app.api.schemas import Cursor, Limit, Page, page_of
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
-from trainer.sweep.grid import MEASURES, Point, Result
+from trainer.sweep.grid import MEASURES, Point, Ranking, Result
 
 if TYPE_CHECKING:
-    from trainer.sweep.folder import Sweep
+    from trainer.sweep.outcome import Sweep
 
 router = APIRouter(prefix="/sweeps", tags=["training runs"])
 
@@ -45,6 +45,11 @@ class SweepOut(BaseModel):
     held_out: dict[str, int] = Field(description="Votes measured on, `up` and `down`.")
     origin: dict[str, Any] = Field(description="`votes_up_to` a vote event, or the name of a `file`.")
     points: list[PointOut]
+    judge: str | None = Field(
+        description="The judge model that rated replies, by the name that it was given."
+    )
+    base: dict[str, float | None] | None = Field(description="Its rating of the base model's replies.")
+    ranked_by: Ranking
     winner: str | None = Field(description="The name of the best point.")
     verdict: str
 
@@ -71,23 +76,29 @@ def newest_sweep(services: Services) -> tuple[SweepOut, Path] | None:
 
 
 def sweep_out(sweep: "Sweep") -> SweepOut:
-    ranked = [_point(r.point, r, number) for number, r in enumerate(sweep.ranked, 1)]
+    ranked = [
+        _point(r.point, r, number if r.is_sound(sweep.by) else None)
+        for number, r in enumerate(sweep.ranked, 1)
+    ]
     return SweepOut(
         id=sweep.name,
         **{name: sweep.plan[name] for name in ("created_at", "training", "held_out", "origin")},
         points=[*ranked, *(_point(point) for point in sweep.missing)],
+        judge=sweep.judge,
+        base=dict(sweep.base) if sweep.base is not None else None,
+        ranked_by=sweep.by,
         winner=sweep.winner.point.name if sweep.winner else None,
         verdict=sweep.verdict(),
     )
 
 
-def _point(point: Point, result: Result | None = None, number: int = 0) -> PointOut:
+def _point(point: Point, result: Result | None = None, number: int | None = None) -> PointOut:
     if result is None:
         return PointOut(**vars(point), rank=None, name=point.name, state="missing")
     return PointOut(
         **vars(point),
         **{measure.name: result[measure.name] for measure in MEASURES if measure.about},
-        rank=number if result.is_sound else None,
+        rank=number,
         name=point.name,
         state=result.state,
         reason=result.diverged or None,

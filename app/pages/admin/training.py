@@ -24,7 +24,7 @@ from storage.settings import frozen_settings
 from storage.settings.shown import shown_value
 from storage.settings.validators import variable
 from trainer.gate.measures import MEASURES
-from trainer.sweep.grid import TITLES, shown_measures
+from trainer.sweep.grid import shown_measures, table_cell
 
 ADDRESS = "/admin/training"
 SHOWN = 20
@@ -62,13 +62,17 @@ def show_progress(request: Request, services: ServicesHere) -> Response:
 
 @router.get(f"{ADDRESS}/sweep")
 def show_sweep(request: Request, services: ServicesHere) -> Response:
-    def cells_of(point: PointOut) -> list[str]:
-        return shown_measures(lambda name: getattr(point, name))
-
     def values(_: Identity) -> dict[str, Any]:
         sweep, plot = newest_sweep(services) or (None, None)
         picture = plot.read_bytes() if plot is not None and plot.is_file() else b""
-        titles = [title if len(title) < 3 else title[0].upper() + title[1:] for title in TITLES]
+        measures = shown_measures(judged=sweep is not None and sweep.judge is not None)
+        titles = [
+            one.title if len(one.title) < 3 else one.title[0].upper() + one.title[1:] for one in measures
+        ]
+
+        def cells_of(point: PointOut) -> list[str]:
+            return [table_cell(one, lambda name: getattr(point, name)) for one in measures]
+
         encoded = base64.b64encode(picture).decode()
         return {"sweep": sweep, "plot": encoded, "titles": titles, "cells_of": cells_of}
 

@@ -11,7 +11,7 @@ from tests.support.scripted_models import BROKEN, Script, asked, prefers_short, 
 from tests.support.threads import at_once
 from trainer.judge.asking import Preference, ask_preference
 
-PROMPTS = [f"Question {number}?" for number in range(4)]
+PROMPTS = [[{"role": "user", "content": f"Question {number}?"}] for number in range(4)]
 NEW, OLD = ["Yes.", "It depends.", "Well, well.", "Same."], ["No, not at all.", "No.", "Oh, dear.", "Same."]
 
 

@@ -13,6 +13,7 @@ from trainer.sweep.grid import (
     Grid,
     Point,
     Result,
+    is_above_base,
     is_above_chance,
     named_grid,
     rank,
@@ -127,6 +128,23 @@ def test_the_winner_among_some_losses() -> None:
     assert winner(ranked, losses=("kto", "apo_zero_unpaired")) is ranked[1]
 
 
+def test_a_judge_ranks_by_its_rating_and_ties_by_the_votes() -> None:
+    rated = {"judge_standard_error": 0.2}
+    best = measured(0.1, 0.6, judge=4.0, liked_change=-3.0, **rated)
+    tied = measured(0.2, 0.7, judge=3.9, **rated)
+    worse = measured(0.3, 0.9, judge=3.0, **rated)
+    unrated = measured(0.4, 0.9, judge=None)
+    without_votes = measured(0.5, None, judge=3.5, **rated)
+    ranked = rank([unrated, worse, best, without_votes, tied], "judge")
+    assert [result.point.beta for result in ranked] == [0.2, 0.1, 0.5, 0.3, 0.4]
+    assert winner([best], "judge") is best, "what became of old replies does not matter"
+    assert winner([unrated], "judge") is None
+    base = {"judge": 3.65, "judge_standard_error": 0.15}
+    assert is_above_base(best, base), "0.35 is more than the error of the difference, 0.25"
+    assert not is_above_base(tied, base | {"judge_standard_error": 0.16})
+    assert not is_above_base(unrated, base)
+
+
 @given(
     st.lists(
         st.tuples(
@@ -147,10 +165,10 @@ def test_every_point_is_ranked_once_whatever_the_order(
     ]
     ranked = rank(results)
     assert sorted(result.point.beta for result in ranked) == [result.point.beta for result in results]
-    sound = [result for result in ranked if result.is_sound]
+    sound = [result for result in ranked if result.is_sound()]
     assert ranked[: len(sound)] == sound
     shuffled.shuffle(results)
-    assert [result for result in rank(results) if result.is_sound] == sound
+    assert [result for result in rank(results) if result.is_sound()] == sound
 
 
 def test_an_auc_near_one_half_is_chance() -> None:

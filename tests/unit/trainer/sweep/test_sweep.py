@@ -32,8 +32,9 @@ from trainer.gate.measures import Evaluation
 from trainer.model import base_model
 from trainer.sweep.data import FileSource, Votes, find_pairs, read_split
 from trainer.sweep.dpo import train_on_pairs
-from trainer.sweep.folder import Sweep, SweepFolder, all_sweeps
+from trainer.sweep.folder import SweepFolder, all_sweeps
 from trainer.sweep.grid import Grid, Point
+from trainer.sweep.outcome import Sweep
 from trainer.sweep.point import read_measures
 from trainer.sweep.sweep import WantedSweep, run_sweep
 
