@@ -17,7 +17,7 @@ from typing import Any
 from app.serving.admission import Admission
 from app.serving.reply import Reply, ReplyStream, Request, Sampling
 from app.serving.scheduler import Occupancy, Scheduler
-from storage.chats.reasoning import opens
+from storage.chats.reasoning_tags import Tag, opens
 from storage.errors import InvalidInput, NotReady
 from storage.settings import Settings
 from trainer.dataset.template import NO_GREETING, NO_SYSTEM, folded, lacking, prompt_ids
@@ -50,7 +50,7 @@ class Prompt:
     messages: Sequence[Mapping[str, str]]
     ids: list[int] | None
     share: float
-    opened: bool = False  # it ends by opening the model's reasoning
+    opened: Tag | None = None  # by which it ends, so that the model's reasoning is open
 
 
 class Backend(ABC):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from app.serving.text import StopStrings
 from storage.chats.reasoning import Parts, Reasoning, Splitter, apart
+from storage.chats.reasoning_tags import Tag
 from storage.errors import InvalidInput, ThumbloopError
 
 MAX_STOP_STRINGS = 16
@@ -266,7 +267,7 @@ class Request:
     sampling: Sampling
     limit: int
     asked_at: float
-    opened: bool = False  # the prompt ends by opening the model's reasoning
+    opened: Tag | None = None  # by which the prompt ends, so that the model's reasoning is open
 
 
 class Reply:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from storage.chats.reasoning import overlap
+from storage.chats.reasoning_tags import marks_of
+
 # `decode` writes this for bytes that are no character, such as one that is still incomplete.
 REPLACEMENT = "\ufffd"
 
@@ -23,6 +26,7 @@ class Detokeniser:
         self._ids: list[int] = []
         self._context = 0  # _ids[_context:_done] is emitted already and gives the context
         self._done = 0
+        self._marks = marks_of(tokenizer)
 
     def add(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
@@ -44,7 +48,12 @@ class Detokeniser:
         return self._decode(self._ids[self._context :])[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if self._marks:
+            known = self._tokenizer.added_tokens_decoder
+            ids = [at for at in ids if at not in known or at in self._marks or not known[at].special]
+        text = self._tokenizer.decode(
+            ids, skip_special_tokens=not self._marks, clean_up_tokenization_spaces=False
+        )
         assert isinstance(text, str)
         return text
 
@@ -65,16 +74,10 @@ class StopStrings:
             self.found = True
             passed, self._held = self._held[: min(starts)], ""
             return passed
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        keep = max((overlap(self._held, stop) for stop in self._stops), default=0)
         passed, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return passed
 
     def flush(self) -> str:
         held, self._held = self._held, ""
         return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest suffix of `text` that is a prefix of `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

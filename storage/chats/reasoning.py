@@ -1,8 +1,9 @@
 """Keeps what a model thought apart from what it replied. Pure.
 
-Models write their reasoning before the reply, as `<think>…</think>`. A chat template may have written the
-opening tag already, so that the text has the closing one alone; a reply that was cut off has no closing tag.
-Open WebUI keeps the reasoning in a reply as `<details type="reasoning">`. A tag in quotes is text.
+Models write their reasoning before the reply, in tags such as `<think>…</think>` (`reasoning_tags.py`). A
+chat template may have written the opening tag already, so that the text has the closing one alone; a reply
+that was cut off has no closing tag. Open WebUI folds reasoning, as `<details type="reasoning">`. A tag in
+quotes or in code is text.
 """
 
 import html
@@ -10,12 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-OPEN, CLOSE = "<think>", "</think>"
+from storage.chats.reasoning_tags import BEFORE, MARKS, OPENING, QUOTES, TAGS, THINK, Tag
+
 PIECE, MOST_SECTIONS = 512, 100  # characters; longer texts and more sections would cost their square
-QUOTES = "`'\"“”‘’«»"
-_TAG = re.compile("|".join(f"(?<![{QUOTES}]){tag}|{tag}(?![{QUOTES}])" for tag in (OPEN, CLOSE)))
 _DETAILS = re.compile(r'<details\s+type="reasoning"[^>]*>')
-_MARK = re.compile(f"{OPEN}|{CLOSE}|<details")
+_MARK = re.compile(f"{MARKS.pattern}|<details")
 _SECTION = re.compile(r"^[ \t]*(<details\b[^>]*>|</details>)", re.MULTILINE)
 _SECTION_END = "</details>"
 _SUMMARY = re.compile(r"\s*<summary>.*?</summary>", re.DOTALL)
@@ -32,23 +32,18 @@ class Parts(NamedTuple):
     reply: str
 
 
-def opens(prompt: str) -> bool:
-    """Whether a rendered prompt ends by opening the reasoning, so that what is generated begins inside it."""
-    return prompt.rstrip().endswith(OPEN)
-
-
 def written(reasoning: str, reply: str) -> str:
     """Both as a model writes them; `apart` gives them back."""
-    return f"{OPEN}\n{reasoning}\n{CLOSE}\n\n{reply}" if reasoning else reply
+    return THINK.written(reasoning, reply) if reasoning else reply
 
 
-def apart(text: str, *, opened: bool = False) -> Parts:
-    """The reasoning and the reply in a complete text; `opened`: the prompt has opened the reasoning.
+def apart(text: str, *, opened: Tag | None = None) -> Parts:
+    """The reasoning and the reply in a complete text; `opened`: the prompt has opened the reasoning by it.
 
     Without reasoning the reply is the text as it is. Otherwise there is no white space around the reasoning
     and before the reply, and the reasoning has no tags.
     """
-    if not opened and not _MARK.search(text):  # as most texts are; this is also for speed
+    if opened is None and not _MARK.search(text):  # as most texts are; this is also for speed
         return Parts("", text)
     sections, text = _without_sections(text)
     splitter = Splitter(opened=opened or _closes_first(text))
@@ -73,12 +68,14 @@ class Splitter:
     closing tag, and is passed on at the end.
     """
 
-    def __init__(self, *, opened: bool = False) -> None:
-        self._depth = int(opened)
-        self._found = opened  # there is reasoning
+    def __init__(self, *, opened: Tag | None = None) -> None:
+        self._tag = opened or THINK  # of the block, or of the last one
+        self._depth = 0 if opened is None else 1
+        self._found = opened is not None  # there is reasoning
         self._blank = True  # only white space so far in this block, or before the reply
         self._held = ""  # may become a tag
         self._prior = ""  # the character before it
+        self._after: tuple[str, ...] = ()  # marks that may stand after the reply
         self._thought: list[str] = []
         self._said: list[str] = []
         self._since: list[str] | None = None  # reasoning since a closing tag that left another block open
@@ -87,7 +84,7 @@ class Splitter:
     def parts(self) -> Parts:
         """The reasoning and the reply so far."""
         reasoning = "".join(self._thought)
-        while (bare := _TAG.sub("", reasoning)) != reasoning:
+        while (bare := THINK.pattern.sub("", reasoning)) != reasoning:
             reasoning = bare
         return Parts(reasoning.strip(), "".join(self._said))
 
@@ -109,19 +106,28 @@ class Splitter:
                 self._turn(found[0])
             elif self._blank:
                 start = self._held.lstrip()
-                tags = (OPEN, CLOSE) if self._found else (OPEN,)
-                if tag := next((tag for tag in tags if start.startswith(tag)), ""):
-                    self._held = start.removeprefix(tag)
-                    if tag == OPEN:  # otherwise it was closed twice
-                        self._turn(OPEN)
-                elif any(tag.startswith(start) for tag in tags):
+                closing = (self._tag.close, THINK.close) if self._found else ()
+                marks = (*OPENING, *BEFORE, *closing)
+                if mark := next((mark for mark in marks if start.startswith(mark)), ""):
+                    self._held = start.removeprefix(mark)
+                    self._begin(mark)
+                elif any(mark.startswith(start) for mark in marks):
                     return
                 else:
                     self._blank = False
                     self._held = start if self._found else self._held
+                    if self._said:
+                        yield self._say("\n\n")
             else:
-                yield self._say(self._held)
-                self._held = ""
+                ends = [(at, mark) for mark in self._after if (at := self._held.find(mark)) >= 0]
+                keep = max((overlap(self._held, mark) for mark in self._after), default=0)
+                at, mark = min(ends, default=(len(self._held) - keep, ""))
+                said, self._held = self._held[:at], self._held[at + len(mark) :]
+                if said:
+                    yield self._say(said)
+                if not mark:
+                    return
+                self._blank, self._after = True, ()
 
     def flush(self) -> Iterator[str]:
         """What was held back, at the end."""
@@ -131,14 +137,25 @@ class Splitter:
             if self._since is not None:
                 since = "".join(self._since)
                 self._thought = ["".join(self._thought).removesuffix(since)]
-                yield self._say(since.lstrip())
-        elif held and not (self._found and not held.strip()):
+                self._depth, self._blank, self._since = 0, True, None
+                yield from self.add(since)
+                yield from self.flush()
+        elif held := held.lstrip() if self._found and self._blank else held:
             yield self._say(held)
+
+    def _begin(self, mark: str) -> None:
+        """Take in a mark that stands before the reply."""
+        if mark in OPENING:
+            self._turn(mark)
+        elif mark in BEFORE:
+            self._tag, self._found = BEFORE[mark], True
+            self._after = self._tag.after
+        # Otherwise the block was closed twice.
 
     def _next_tag(self) -> re.Match[str] | None:
         """The next whole tag that is not in quotes, in `_prior` and `_held` together."""
         text = self._prior + self._held
-        tag = _TAG.search(text, len(self._prior))
+        tag = self._tag.pattern.search(text, len(self._prior))
         quoted = tag is not None and tag.start() > 0 and text[tag.start() - 1] in QUOTES
         if tag is not None and quoted and tag.end() == len(text):
             return None  # the next character tells whether it is in quotes
@@ -146,21 +163,20 @@ class Splitter:
 
     def _certain(self) -> str:
         """The part of `_held` that no tag can begin in."""
-        place = self._held.rfind("<")
-        tail = self._held[place:]
-        may_be_one = place >= 0 and (OPEN.startswith(tail) or CLOSE.startswith(tail))
-        return self._held[:place] if may_be_one else self._held
+        tags = self._tag.open, self._tag.close
+        keep = max(len(tag) if self._held.endswith(tag) else overlap(self._held, tag) for tag in tags)
+        return self._held[: len(self._held) - keep]
 
-    def _turn(self, tag: str) -> None:
+    def _turn(self, mark: str) -> None:
         """Take a tag in: the depth it leads to."""
-        if tag == CLOSE:
+        if self._depth and mark == self._tag.close:
             self._depth -= 1
             self._since = [] if self._depth else None
             self._blank = not self._depth
         elif self._depth == 0:
             if self._thought:
                 self._thought.append("\n\n")
-            self._depth, self._found, self._blank = 1, True, True
+            self._tag, self._depth, self._found, self._blank = OPENING[mark], 1, True, True
         elif not self._blank:  # otherwise the prompt or the model opened it twice
             self._depth += 1
         self._prior = ""
@@ -181,10 +197,27 @@ class Splitter:
         return text
 
 
-def _closes_first(text: str) -> bool:
-    """Whether the first tag is a closing one, not in a block of code: the prompt had opened the reasoning."""
-    tag = _TAG.search(text)
-    return tag is not None and tag[0] == CLOSE and text.count("```", 0, tag.start()) % 2 == 0
+def overlap(text: str, mark: str) -> int:
+    """Length of the longest suffix of `text` that is a prefix of `mark`."""
+    longest = min(len(text), len(mark) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)
+
+
+def _closes_first(text: str) -> Tag | None:
+    """The tag whose first mark in the text closes it, outside code: the prompt had opened the reasoning."""
+    if any(text.lstrip().startswith(mark) for mark in (*OPENING, *BEFORE)):
+        return None
+    firsts = [(found.start(), tag) for tag in TAGS if (found := tag.first.search(text)) is not None]
+    closing = [(at, tag) for at, tag in firsts if text.startswith(tag.alone, at) and not _in_code(text, at)]
+    return min(closing, key=lambda found: found[0])[1] if closing else None
+
+
+def _in_code(text: str, at: int) -> bool:
+    """Whether the place is in a block of code, or between backticks in its line."""
+    line = text.rfind("\n", 0, at) + 1
+    return text.count("```", 0, at) % 2 == 1 or (
+        text.count("`", line, at) % 2 == 1 and "`" in text[at:].partition("\n")[0]
+    )
 
 
 def _without_sections(text: str) -> tuple[list[str], str]:

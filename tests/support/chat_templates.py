@@ -18,6 +18,7 @@ _REPLY = """{%- for m in messages %}{% set content = m.content %}
 {{- '<|im_start|>' + m.role + '\\n' + content + '<|im_end|>' }}{% endfor %}"""
 # As DeepSeek R1's: the generation prompt opens the reasoning, which no message ever shows.
 R1 = _REPLY + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
+SEED = R1.replace("think>", "seed:think>")  # the same with other tags
 # As Qwen 3's: the reasoning of the last reply is shown; an argument puts an empty one in its place.
 QWEN_3 = """{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}
 {%- if m.role == 'assistant' and loop.last %}

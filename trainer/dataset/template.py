@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from storage.chats.conversation import BETWEEN
-from storage.chats.reasoning import CLOSE, OPEN, opens, written
+from storage.chats.reasoning_tags import THINK, opens, tag_in
 from storage.chats.tools import DECLARED, for_template, has_tools, written_out
 from storage.errors import InvalidInput
 from storage.examples.example import Example
@@ -177,7 +177,7 @@ def _lacking(tokenizer: Any, _template: str) -> frozenset[str]:
         lacks.add(NO_EARLIER_REASONING)
     if not shows(THOUGHT, asked, reply):
         prompt = _rendered(tokenizer, [asked], True, tokenize=False)
-        knows = opens(prompt) or CLOSE in json.dumps(tokenizer.chat_template)
+        knows = opens(prompt) or tag_in(str(tokenizer.chat_template))
         lacks.add(NO_OWN_REASONING if knows else NO_REASONING)
     if shows(GREETING, asked, reply):
         _, tail = _tail(tokenizer, _rendered(tokenizer, [asked, reply], False))
@@ -224,8 +224,10 @@ def _as_generated(tokenizer: Any, messages: Sequence[Message], tools: list[Any])
     said = reply["content"].strip()
     plain = _rendered(tokenizer, [*before, {"role": reply["role"], "content": said}], False, **how)
     end = plain[plain.rindex(said) + len(said) :]
-    text = written(reply[REASONING], said)
-    return str(prompt + (text.removeprefix(f"{OPEN}\n") if opens(prompt) else text) + end)
+    opened = opens(prompt)
+    tag = opened or tag_in(str(tokenizer.chat_template)) or THINK
+    text = tag.written(reply[REASONING], said)
+    return str(prompt + (text.removeprefix(tag.open + tag.space) if opened else text) + end)
 
 
 def _arguments(tokenizer: Any) -> dict[str, Any]:

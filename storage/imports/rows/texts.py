@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any
 
+from storage.chats.reasoning import apart, written
 from storage.errors import InvalidInput
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -46,7 +47,8 @@ def messages_in(text: str, name: str, role: str) -> list[Any] | None:
         raise _refused(name, "a transcript", "one message each")
     if HUMAN in text or ASSISTANT in text:
         raise _refused(name, "Human: and Assistant: in the middle of a text", "one message each")
-    if (mark := TEMPLATES.search(text)) is not None:
+    # The marks of reasoning in a reply are read as such.
+    if (mark := TEMPLATES.search(written(*apart(text)) if role == "assistant" else text)) is not None:
         raise _refused(name, f"the marks of a chat template ({mark[0]})", "messages with role and content")
     return None
 

@@ -1,5 +1,6 @@
 """Replies with reasoning, by either backend: what their readers get, and what is kept of them."""
 
+import re
 import time
 from typing import Any
 
@@ -9,18 +10,26 @@ from transformers import AutoTokenizer
 from app.serving.local.scheduler import LocalReply
 from app.serving.reply import Reply, ReplyStream, Request, Sampling
 from storage.chats.reasoning import Reasoning
+from storage.chats.reasoning_tags import THINK, Tag
 from tests.support.external_backend import BASE, MakeBackend
 from tests.support.recorded_vllm import Recorded, chunk
 
 GREEDY = Sampling(temperature=0, top_p=1, max_new_tokens=64)
 HELLO = [{"role": "user", "content": "2 + 2?"}]
-# What the model writes, whether its prompt opened the reasoning, and what becomes of it.
-REPLIES: dict[str, tuple[str, bool, str, str]] = {
-    "none": ("4", False, "", "4"),
-    "closed": ("<think>\nTwo and two.\n</think>\n\n4", False, "Two and two.", "4"),
-    "opened by the prompt": ("Two and two.\n</think>\n\n4", True, "Two and two.", "4"),
-    "cut off": ("<think>\nTwo and two", False, "Two and two", ""),
-    "nested and unfinished": ("<think>a<think>b</think>4", False, "ab", "4"),
+# What the model writes, the tag by which its prompt opened the reasoning, and what becomes of it.
+REPLIES: dict[str, tuple[str, Tag | None, str, str]] = {
+    "none": ("4", None, "", "4"),
+    "closed": ("<think>\nTwo and two.\n</think>\n\n4", None, "Two and two.", "4"),
+    "opened by the prompt": ("Two and two.\n</think>\n\n4", THINK, "Two and two.", "4"),
+    "cut off": ("<think>\nTwo and two", None, "Two and two", ""),
+    "tags that are special tokens": ("[THINK]Two and two.[/THINK]4", None, "Two and two.", "4"),
+    "channels": (
+        "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant<|channel|>final<|message|>4",
+        None,
+        "Two and two.",
+        "4",
+    ),
+    "nested and unfinished": ("<think>a<think>b</think>4", None, "ab", "4"),
 }
 
 
@@ -32,8 +41,10 @@ def pieces(reply: Reply) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("text", "opened", "thought", "said"), REPLIES.values(), ids=REPLIES)
-def test_a_local_reply(tiny_model: Any, text: str, opened: bool, thought: str, said: str) -> None:
+def test_a_local_reply(tiny_model: Any, text: str, opened: Tag | None, thought: str, said: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    special = re.findall(r"<\|\w+\|>|\[/?THINK\]", text)
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
     ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
     stream = ReplyStream(lambda _stream: lambda: None)
     request = Request("1", "v1", "ada", HELLO, [1], GREEDY, 1000, time.perf_counter(), opened)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.chats.reasoning import CLOSE, OPEN, Parts, Reasoning, Splitter, apart, opens, written
+from storage.chats.reasoning import Parts, Reasoning, Splitter, apart, written
+from storage.chats.reasoning_tags import TAGS, THINK, Tag, opens, tag_in
 
 THOUGHT = '<details type="reasoning" done="true" duration="2">\n<summary>Thought for 2 seconds</summary>\n'
 TEXTS: dict[str, tuple[str, tuple[str, str]]] = {
@@ -27,6 +28,24 @@ TEXTS: dict[str, tuple[str, tuple[str, str]]] = {
     "quoted in the reasoning": ('<think>a "</think>" b</think>c', ('a "</think>" b', "c")),
     "after a quote": ('<think>say "yes"</think>c', ('say "yes"', "c")),
     "later in the reply": ("The tag <think> opens.", ("", "The tag <think> opens.")),
+    "of another kind inside": ("<thinking>a <think> b</thinking>c", ("a  b", "c")),
+    "in backticks with more": ("Say `x </think>` here.", ("", "Say `x </think>` here.")),
+    "in a block of code": ("```xml\n<thinking>\n```", ("", "```xml\n<thinking>\n```")),
+    "channels": (
+        "<|channel|>analysis<|message|>Two.<|end|><|start|>assistant<|channel|>final<|message|>4<|return|>",
+        ("Two.", "4"),
+    ),
+    "channels of a reply alone": ("<|channel|>final<|message|>4<|return|>", ("", "4")),
+    "a channel before others": (
+        "<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant<|channel|>analysis<|message|>Two.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>4",
+        ("Two.", "Wait.\n\n4"),
+    ),
+    "an end of Phi's": ("4<|end|>", ("", "4<|end|>")),
+    "a solution": (
+        "<|begin_of_thought|>a<|end_of_thought|>\n\n<|begin_of_solution|>b<|end_of_solution|>",
+        ("a", "b"),
+    ),
     "in code": ("```\n</think>\n```", ("", "```\n</think>\n```")),
     "a section": (THOUGHT + "> Two and two.\n> Four.\n</details>\n4", ("Two and two.\nFour.", "4")),
     "a section with a quoted end": (
@@ -50,26 +69,39 @@ def test_reasoning_is_kept_apart(text: str, parts: tuple[str, str]) -> None:
     assert apart(written(*parts)) == parts
 
 
+@pytest.mark.parametrize("tag", TAGS, ids=lambda tag: tag.open)
+def test_every_models_tags(tag: Tag) -> None:
+    assert apart(tag.written("Two and two.", "4")) == ("Two and two.", "4")
+    assert apart(f"Two.{tag.alone}4") == ("Two.", "4")
+    assert apart(f"{tag.open}Two and two") == ("Two and two", "")
+    assert apart(f"{tag.open}a{tag.open}b{tag.close}c{tag.close}d") == ("abc", "d")
+    assert apart(f"Two.{tag.close}4", opened=tag) == ("Two.", "4")
+    assert apart(f"Write `{tag.open}` and `{tag.close}`.")[0] == ""
+    assert opens(f"assistant\n{tag.open}\n") is tag
+    assert tag_in(f"{{{{ '{tag.open}' }}}}") is tag
+
+
 def test_a_prompt_may_have_opened_the_reasoning() -> None:
     assert opens("<|im_start|>assistant\n<think>\n")
     assert not opens("<|im_start|>assistant\n<think>\n\n</think>\n\n")
-    assert apart("a\n</think>\nb", opened=True) == ("a", "b")
-    assert apart("cut off", opened=True) == ("cut off", "")
-    assert apart("<think>a</think>b", opened=True) == ("a", "b")
+    assert apart("a\n</think>\nb", opened=THINK) == ("a", "b")
+    assert apart("cut off", opened=THINK) == ("cut off", "")
+    assert apart("<think>a</think>b", opened=THINK) == ("a", "b")
 
 
-def streamed(pieces: list[str], opened: bool) -> tuple[list[str], Parts]:
+def streamed(pieces: list[str], opened: Tag | None) -> tuple[list[str], Parts]:
     splitter = Splitter(opened=opened)
     found = [out for piece in pieces for out in splitter.add(piece)]
     return [*found, *splitter.flush()], splitter.parts
 
 
-SNIPPETS = [OPEN, CLOSE, "<th", "ink>", "</", "think>", "`", '"', " ", "\n", "a", "b c", "<"]
+MARKS = [mark for tag in TAGS for mark in (tag.open, tag.close, *tag.before, *tag.after)]
+SNIPPETS = [*MARKS[2:], *4 * MARKS[:2], "<th", "ink>", "</", "think>", "`", '"', " ", "\n", "a", "b c", "<"]
 PIECES = st.lists(st.sampled_from(SNIPPETS), max_size=12)
 
 
-@given(PIECES, st.booleans())
-def test_pieces_give_what_the_whole_gives(pieces: list[str], opened: bool) -> None:
+@given(PIECES, st.sampled_from([None, *TAGS]))
+def test_pieces_give_what_the_whole_gives(pieces: list[str], opened: Tag | None) -> None:
     text = "".join(pieces)
     found, parts = streamed(pieces, opened)
     letters, parts_by_letter = streamed(list(text), opened)
@@ -87,7 +119,7 @@ def test_what_is_apart_stays_so(pieces: list[str]) -> None:
 
 
 def test_a_piece_is_passed_on_at_once() -> None:
-    splitter = Splitter(opened=True)
+    splitter = Splitter(opened=THINK)
     assert list(splitter.add("Let me")) == ["Let me"]
     assert list(splitter.add(" see.\n</th")) == [" see.\n"]
     assert list(splitter.add("ink>\n\n4")) == ["4"]

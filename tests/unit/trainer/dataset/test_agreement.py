@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from trl.data_utils import common_prefix_length
 
-from storage.chats.reasoning import apart, opens, written
+from storage.chats.reasoning import apart
+from storage.chats.reasoning_tags import THINK, opens, tag_in
 from storage.examples.example import Example
 from storage.exports.shapes import Shaper
-from tests.support.chat_templates import CHATML, ENDLESS, LLAMA_3, QWEN_3, R1, with_template
+from tests.support.chat_templates import CHATML, ENDLESS, LLAMA_3, QWEN_3, R1, SEED, with_template
 from tests.support.examples import example
 from trainer.dataset.template import NO_END, NO_REASONING, chat_template, folded, prompt_ids
 from trainer.dataset.tokenise import encode, tokenise
@@ -20,6 +21,7 @@ EARLIER = [
     {"role": "user", "content": "So?"},
 ]
 PROMPTS = {"one question": ASKED, "after a reply with reasoning": ASKED + EARLIER}
+TEMPLATES = {"ChatML": CHATML, "Llama 3": LLAMA_3, "R1": R1, "Qwen 3": QWEN_3, "Seed": SEED}
 # What TRL's rendering of a row of the shape kto has beyond what was generated, by template.
 AFTER_THE_END = {CHATML: "\n", QWEN_3: "\n"}
 
@@ -27,8 +29,9 @@ AFTER_THE_END = {CHATML: "\n", QWEN_3: "\n"}
 def served(tokenizer: Any, prompt: list[dict[str, str]], reasoning: str, reply: str) -> Example:
     """The vote on a reply as serving stores it: generated ids, and its text apart from its reasoning."""
     rendered = tokenizer.decode(prompt_ids(tokenizer, prompt))
-    text = written(reasoning, reply)
-    text = text.removeprefix("<think>\n") if opens(rendered) else text
+    tag = tag_in(tokenizer.chat_template) or THINK
+    text = tag.written(reasoning, reply) if reasoning else reply
+    text = text.removeprefix(f"{tag.open}\n") if opens(rendered) else text
     ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     thought, said = apart(text, opened=opens(rendered))
     completion = {"role": "assistant", "content": said}
@@ -59,12 +62,12 @@ def text_ids(tokenizer: Any, row: Example) -> list[int]:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
-@pytest.mark.parametrize("template", [CHATML, LLAMA_3, R1, QWEN_3], ids=["ChatML", "Llama 3", "R1", "Qwen 3"])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_a_reply_has_the_same_ids_everywhere(
     tokenizer: Any, template: str, prompt: list[dict[str, str]]
 ) -> None:
     model = with_template(tokenizer, template)
-    thinks = template in (R1, QWEN_3)
+    thinks = template in (R1, QWEN_3, SEED)
     live = served(model, prompt, "Two and two." if thinks else "", "4 it is.")
     generated = prompt_ids(model, prompt) + list(live.token_ids or [])
     imported = replace(live, token_ids=None)
@@ -72,14 +75,17 @@ def test_a_reply_has_the_same_ids_everywhere(
         assert trained(model, row) == generated
         assert text_ids(model, row) == generated
     trl_prompt, trl_completion = trl_ids(model, live)
-    if template == R1:  # named in docs/conversations.md: its template shows no reasoning, so TRL has none
+    if template in (
+        R1,
+        SEED,
+    ):  # named in docs/conversations.md: such a template shows no reasoning, so TRL has none
         assert model.decode(trl_completion) == "4 it is.<|im_end|>"
     else:
         end = AFTER_THE_END.get(template, "")
         assert model.decode(trl_prompt + trl_completion) == model.decode(generated) + end
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA_3, R1, QWEN_3], ids=["ChatML", "Llama 3", "R1", "Qwen 3"])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_no_prompt_has_reasoning_that_the_template_leaves_out(tokenizer: Any, template: str) -> None:
     model = with_template(tokenizer, template)
     assert "Two and two." not in model.decode(prompt_ids(model, ASKED + EARLIER))
