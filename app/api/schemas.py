@@ -125,6 +125,7 @@ class ChatOut(BaseModel, from_attributes=True):
     consent: bool = Field(description="Whether it may be used for training.")
     created_at: datetime
     updated_at: datetime
+    pinned_at: datetime | None = Field(None, description="When you pinned it; null: it is not.")
 
 
 class ChatWithMessages(ChatOut):

@@ -16,6 +16,7 @@ from storage.chats.reasoning import Parts
 from storage.db.ids import new_id
 from storage.db.rows import AHEAD, database_now, execute_core, get_row, newest_rows, next_id
 from storage.db.tables import Chat, Message, Table, now
+from storage.db.text_index import has_text, messages_with
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from storage.registry.canaries import choose_canary
 
@@ -89,25 +90,43 @@ def get_chat(session: Session, chat_id: str, owner_id: str | None = None, **how:
 
 
 def list_chats(
-    session: Session, owner_id: str, *, limit: int = 50, before: str | None = None, search: str = ""
+    session: Session,
+    owner_id: str,
+    *,
+    limit: int = 50,
+    before: str | None = None,
+    search: str = "",
+    pinned: bool | None = None,
 ) -> list[Chat]:
     """A person's chats, newest first; `before` is the id of the last chat on the previous page.
 
     With `search`, those with this text in the title or in a message, in capitals or not. SQLite knows the
-    capitals of ASCII letters alone.
+    capitals of ASCII letters alone. With `pinned`, those that the person pinned, or the others.
     """
     theirs: list[Any] = [Chat.owner_id == owner_id, col(Chat.deleted_at).is_(None)]
+    if pinned is not None:
+        theirs.append(col(Chat.pinned_at).is_not(None) if pinned else col(Chat.pinned_at).is_(None))
     if search:
-        said = sa.exists().where(
-            col(Message.chat_id) == Chat.id, col(Message.content).icontains(search, autoescape=True)
+        few = messages_with(session, search)
+        said = (
+            col(Chat.id).in_(select(Message.chat_id).where(col(Message.id).in_(few)))
+            if few is not None
+            else sa.exists().where(col(Message.chat_id) == Chat.id, has_text(Message.content, search))
         )
-        theirs.append(col(Chat.title).icontains(search, autoescape=True) | said)
+        theirs.append(has_text(Chat.title, search) | said)
     return newest_rows(session, Chat, *theirs, limit=limit, before=before)
 
 
 def rename_chat(session: Session, chat_id: str, title: str) -> Chat:
     chat = get_chat(session, chat_id)
     chat.title = check_text(title, "title")
+    return chat
+
+
+def pin_chat(session: Session, chat_id: str, pinned: bool) -> Chat:
+    """Keep the chat on top of its owner's list, or no longer."""
+    chat = get_chat(session, chat_id)
+    chat.pinned_at = (chat.pinned_at or now()) if pinned else None
     return chat
 
 

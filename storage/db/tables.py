@@ -98,7 +98,10 @@ BROUGHT = ("import", "judge")  # the kinds of sources whose voters are nobody wh
 
 
 class Chat(Dated, table=True):
-    __table_args__ = (Index("ix_chat_owner", "owner_id", "id"),)
+    __table_args__ = (
+        Index("ix_chat_owner", "owner_id", "id"),
+        Index("ix_chat_pinned", "owner_id", "id", **where("pinned_at IS NOT NULL")),
+    )
 
     owner_id: str = Field(foreign_key="user_account.id")
     title: str = ""
@@ -111,6 +114,7 @@ class Chat(Dated, table=True):
     canary_id: str | None = Field(default=None, index=True)
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    pinned_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # to the top of its owner's list
 
 
 class Message(Dated, table=True):
@@ -142,7 +146,10 @@ class Message(Dated, table=True):
 class Vote(Dated, table=True):
     """The current vote of one person on one reply; `label` is None once cleared."""
 
-    __table_args__ = (UniqueConstraint("message_id", "user_id"),)
+    __table_args__ = (
+        UniqueConstraint("message_id", "user_id"),
+        Index("ix_vote_said", "id", **where("comment IS NOT NULL OR correction IS NOT NULL")),
+    )
 
     message_id: str = Field(foreign_key="message.id")
     user_id: str = Field(foreign_key="user_account.id", index=True)

@@ -30,6 +30,7 @@ from storage.db.tables import (
     VoteEvent,
     now,
 )
+from storage.db.text_index import forget_old_texts
 from storage.errors import Conflict
 from storage.exports.exporter import remove_exports
 from storage.people.users import get_user
@@ -139,10 +140,12 @@ def count_before(session: Session, moment: datetime) -> ErasureReport:
 
 
 def remove_copies(database: Database, data_dir: Path) -> list[Path]:
-    """Remove what still holds erased data: exports in the data directory, and the database's log.
+    """Remove what still holds erased data: exports in the data directory, the index of texts and the log of
+    the database.
 
     Returns the paths of the removed exports.
     """
+    forget_old_texts(database)
     database.forget_old_pages()
     return remove_exports(data_dir)
 

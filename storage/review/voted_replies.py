@@ -13,13 +13,14 @@ from sqlmodel import Session, col, select
 
 from storage.chats.chats import path_to
 from storage.db.tables import Chat, Message, ModelVersion, Review, RunVote, SetAsideVote, User, Vote
+from storage.db.text_index import has_text, messages_with
 from storage.errors import NotFound
 from storage.examples.filters import RatedFilter
 from storage.examples.queries import columns, comment_conditions, rated_conditions
 
 # Why training does not use a vote. One that nothing keeps back counts.
 Use = Literal["counts", "excluded", "person quarantined", "no consent", "set aside by the guard"]
-LOOK_AT = 10_000  # a text that is nowhere is searched in these within a fraction of a second
+LOOK_AT = 10_000  # a text of two letters is searched in these within a fraction of a second
 USES: tuple[Use, ...] = ("counts", "excluded", "person quarantined", "no consent", "set aside by the guard")
 
 
@@ -81,13 +82,17 @@ def list_votes(
 
     `before` is `next` of the previous page. The filter's person is an id. Of a large store only `look_at`
     votes are looked at, so a page may have fewer than `limit` votes, or none, although there is a next one.
+    A text that few messages have is searched in all.
     """
     older = (col(Vote.id) < before,) if before is not None else ()
-    oldest = session.scalar(
-        sa.select(col(Vote.id)).where(*older).order_by(col(Vote.id).desc()).offset(look_at).limit(1)
-    )
+    few = messages_with(session, filter.search) if filter.search else None
+    oldest = None
+    if few is None:
+        oldest = session.scalar(
+            sa.select(col(Vote.id)).where(*older).order_by(col(Vote.id).desc()).offset(look_at).limit(1)
+        )
     looked_at = (*older, col(Vote.id) > oldest) if oldest is not None else older
-    query = _query().where(*looked_at, *_conditions(filter)).order_by(col(Vote.id).desc())
+    query = _query().where(*looked_at, *_conditions(filter, few)).order_by(col(Vote.id).desc())
     found = _read(session, query.limit(limit + 1))
     ids = query.with_only_columns(col(Vote.id)).order_by(None).subquery()
     matching = session.execute(sa.select(sa.func.count()).select_from(ids)).scalar_one()
@@ -156,7 +161,7 @@ def _query() -> sa.Select[*tuple[Any, ...]]:
     )
 
 
-def _conditions(filter: VoteFilter) -> Iterator[sa.ColumnElement[bool]]:
+def _conditions(filter: VoteFilter, few: list[str] | None) -> Iterator[sa.ColumnElement[bool]]:
     yield from rated_conditions(filter, Vote, col(Vote.updated_at))
     yield from comment_conditions(filter, Vote)
     if filter.label is not None:
@@ -170,9 +175,11 @@ def _conditions(filter: VoteFilter) -> Iterator[sa.ColumnElement[bool]]:
         yield (col(Chat.source) == filter.source) | kinds
     if filter.consent != "any":
         yield col(Chat.consent).is_(filter.consent == "given")
-    if filter.search:
+    if filter.search and few is not None:
+        yield col(Vote.id).in_(_votes_about(filter.search, few))
+    elif filter.search:
         texts = (Message.content, _question.content, Vote.comment, Vote.correction)
-        yield sa.or_(*(col(text).icontains(filter.search, autoescape=True) for text in texts))
+        yield sa.or_(*(has_text(text, filter.search) for text in texts))
     if filter.use is not None:
         yield _use == filter.use
     rated = sa.exists().where(col(Review.vote_id) == Vote.id, col(Review.label).is_not(None))
@@ -180,6 +187,18 @@ def _conditions(filter: VoteFilter) -> Iterator[sa.ColumnElement[bool]]:
         yield rated if filter.reviewed else ~rated
     if filter.disagreed:
         yield rated.where(col(Review.label) != col(Vote.label))
+
+
+def _votes_about(text: str, messages: list[str]) -> sa.CompoundSelect[Any]:
+    """The ids of the votes on these messages or on answers to them, and of those that say the text."""
+    answers = select(Message.id).where(col(Message.parent_id).in_(messages))
+    vote = sa.select(col(Vote.id))
+    said = col(Vote.comment).is_not(None) | col(Vote.correction).is_not(None)
+    return sa.union_all(
+        vote.where(col(Vote.message_id).in_(messages)),
+        vote.where(col(Vote.message_id).in_(answers)),
+        vote.where(said, has_text(Vote.comment, text) | has_text(Vote.correction, text)),
+    )
 
 
 def _read(session: Session, query: sa.Select[*tuple[Any, ...]]) -> list[VotedReply]:

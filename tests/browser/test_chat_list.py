@@ -34,6 +34,23 @@ def test_search_lists_the_chats_with_the_text_while_it_is_typed(page: Page) -> N
     expect(chats).to_have_count(2)
 
 
+def test_a_pinned_chat_stands_on_top_until_it_is_unpinned(page: Page) -> None:
+    new_chat(page)
+    send_and_wait(page, "Later")
+    chats = page.get_by_role("navigation", name="Your chats")
+    expect(chats.get_by_role("link")).to_have_text(["Later", "Hello"])
+    page.get_by_label("Rename, export or delete: Hello").click()
+    page.get_by_role("button", name="Pin", exact=True).click()
+    expect(chats.get_by_role("link")).to_have_text(["Hello", "Later"])
+    expect(chats.get_by_role("heading", level=2)).to_have_text(["Pinned", "Today"])
+    page.get_by_role("searchbox").fill("l")
+    expect(chats.get_by_role("link")).to_have_text(["Later", "Hello"])
+    page.get_by_role("searchbox").fill("")
+    page.get_by_label("Rename, export or delete: Hello").click()
+    page.get_by_role("button", name="Unpin").click()
+    expect(chats.get_by_role("link")).to_have_text(["Later", "Hello"])
+
+
 def test_a_chat_is_copied_and_downloaded(page: Page, chat_server: LiveServer) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     thumb(page, "Like").click()

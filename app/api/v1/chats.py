@@ -81,6 +81,7 @@ class ChatChanges(Body, json_schema_extra={"examples": [{"title": "Capitals of E
 
     title: Annotated[str, Field(max_length=LONGEST_TITLE)] | None = None
     consent: StrictBool | None = Field(None, description=CONSENT_HELP)
+    pinned: StrictBool | None = Field(None, description="Whether it is pinned to the top of your list.")
 
 
 class SamplingChoice(Body, json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]}):
@@ -137,10 +138,12 @@ def list_chats(
     limit: Limit = 50,
     cursor: Cursor = None,
     search: Search = "",
+    pinned: Annotated[bool | None, Query(description="Only those that you pinned, or the others.")] = None,
 ) -> Page[ChatOut]:
     """Your own chats, newest first."""
     with services.database.read() as session:
-        found = chats.list_chats(session, identity.user_id, limit=limit + 1, before=cursor, search=search)
+        find = partial(chats.list_chats, session, identity.user_id, limit=limit + 1, before=cursor)
+        found = find(search=search, pinned=pinned)
     return page_of([ChatOut.model_validate(chat) for chat in found], limit)
 
 
@@ -175,7 +178,7 @@ def list_messages(
 
 @router.patch("/chats/{chat_id}")
 def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services: ServicesHere) -> ChatOut:
-    """Change the title, or give or withdraw consent to training.
+    """Change the title, give or withdraw consent to training, pin the chat or unpin it.
 
     Without consent, the chat's votes are not trained on or exported. An application may also change its end
     users' chats.
@@ -186,6 +189,8 @@ def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services:
             consent.set_consent(session, chat, body.consent, by=identity.user_id)
         if body.title is not None:
             chat = chats.rename_chat(session, chat_id, body.title)
+        if body.pinned is not None:
+            chat = chats.pin_chat(session, chat_id, body.pinned)
     return ChatOut.model_validate(chat)
 
 

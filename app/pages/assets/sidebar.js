@@ -16,7 +16,8 @@ element.addEventListener('click', (event) => {
     trigger('open_chat', { chat: link.dataset.chat });
   }
   if (event.target.closest('[data-older]')) trigger('older_chats');
-  const { delete: unwanted, restore: missed } = event.target.dataset;
+  const { pin: wanted, delete: unwanted, restore: missed } = event.target.dataset;
+  if (wanted) trigger('pin_chat', { chat: wanted });
   if (unwanted) trigger('delete_chat', { chat: unwanted });
   if (missed) trigger('restore_chat', { chat: missed });
 });

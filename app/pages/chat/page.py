@@ -25,7 +25,7 @@ from app.pages.html import asset, notice
 from app.services import Services
 from app.web.auth import Identity, identity_of
 from app.web.languages import language_of
-from storage.chats.chats import draft_chat, get_chat, list_chats, rename_chat, short_title
+from storage.chats.chats import draft_chat, get_chat, list_chats, pin_chat, rename_chat, short_title
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, ThumbloopError
 from storage.privacy.consent import delete_chat, restore_chat, set_consent
 
@@ -172,6 +172,7 @@ class ChatPage:
         self.side.search_chats(self.on_search, self.tab, drawn, trigger_mode="multiple", **quiet)
         self.side.look_again(self.on_look, self.tab, drawn, **quiet)
         self.side.rename_chat(self.on_rename, self.tab, drawn, **quiet)
+        self.side.pin_chat(self.on_pin, self.tab, drawn, **quiet)
         self.side.delete_chat(self.on_delete, self.tab, drawn, **quiet)
         self.side.restore_chat(self.on_restore, self.tab, drawn, **quiet)
         self.side.show_branch(self.on_show, self.tab, drawn, trigger_mode="multiple", **quiet)
@@ -234,6 +235,15 @@ class ChatPage:
         with self.services.database.write() as session:
             chat = get_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
             rename_chat(session, chat.id, short_title(chosen(event, "title")))
+        yield from self.renderer.show(tab, identity)
+
+    @shows_errors
+    def on_pin(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        """Keep the chat on top of the list, or no longer."""
+        identity = self._identify(tab, request)
+        with self.services.database.write() as session:
+            chat = get_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
+            pin_chat(session, chat.id, chat.pinned_at is None)
         yield from self.renderer.show(tab, identity)
 
     @shows_errors

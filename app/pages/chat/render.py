@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -156,8 +157,10 @@ class ChatRenderer:
 
         def draw(state: ChatState) -> Update:
             with self.database.read() as session:
-                most = tab.chats_shown + 1
-                chats = list_chats(session, identity.user_id, limit=most, search=tab.search)
+                listed = partial(list_chats, session, identity.user_id, limit=tab.chats_shown + 1)
+                # What is searched is not listed apart.
+                chats = listed(search=tab.search) if tab.search else listed(pinned=False)
+                pinned = [] if tab.search else listed(pinned=True)
                 version = answering_version(session, state.chat)
                 learned = learned_from(session, version, identity.user_id)
             answering = version.name
@@ -167,7 +170,8 @@ class ChatRenderer:
                 self.side: render(
                     "chat/chats.html",
                     say=tab.language,
-                    groups=by_day(chats[: tab.chats_shown], tab.zone, now()),
+                    groups=({"pinned": pinned} if pinned else {})
+                    | by_day(chats[: tab.chats_shown], tab.zone, now()),
                     current=state.chat_id,
                     more=len(chats) > tab.chats_shown,
                     reply=state.reply,

@@ -4,10 +4,16 @@ from alembic import context
 from sqlalchemy import create_engine
 
 from storage.db.tables import Table
+from storage.db.text_index import is_declared
 
 
 def run(connection) -> None:  # type: ignore[no-untyped-def]
-    context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Table.metadata,
+        render_as_batch=True,
+        include_name=is_declared,
+    )
     with context.begin_transaction():
         context.run_migrations()
     connection.commit()

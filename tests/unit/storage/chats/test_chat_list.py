@@ -52,3 +52,14 @@ def test_title_follows_the_first_message_until_a_person_gives_one(database: Data
         chats.rename_chat(session, chat.id, "Reasons")
         chats.add_user_message(session, chat.id, "Wherefore?", edits=first)
         assert chat.title == "Reasons"
+
+
+def test_a_pinned_chat_is_listed_apart(database: Database) -> None:
+    with database.write() as session:
+        person, first, _ = add_person_with_reply(session)
+        second = chats.create_chat(session, person.id)
+        chats.pin_chat(session, first.id, True)
+        assert [chat.id for chat in chats.list_chats(session, person.id, pinned=True)] == [first.id]
+        assert [chat.id for chat in chats.list_chats(session, person.id, pinned=False)] == [second.id]
+        chats.pin_chat(session, first.id, False)
+        assert chats.list_chats(session, person.id, pinned=True) == []

@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from storage.chats import votes
 from storage.db.database import Database
 from storage.db.tables import Table
+from storage.db.text_index import is_declared, messages_with
 from storage.people import users
 from storage.privacy import erasure
 from storage.registry import model_versions, training_runs
@@ -24,12 +25,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index"),
 ]
 FIXTURES = REPOSITORY / "tests" / "fixtures"
+DECLARED = {"compare_type": True, "include_name": is_declared}
 RELEASES = sorted({path.name.split(".")[0] for path in FIXTURES.glob("*.sql")})
 
 
 def test_the_migrated_schema_is_the_declared_one(database: Database) -> None:
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(connection, opts=DECLARED)
         assert compare_metadata(context, Table.metadata) == []
 
 
@@ -71,7 +73,7 @@ def test_a_database_of_an_earlier_release_goes_on_as_if_nothing_had_happened(
     with database.engine.connect() as connection:
         new = {"run_vote": 2} if release == "0001" else {}  # were a list in the run's snapshot
         assert {name: count_rows(connection, name) for name in rows | new} == rows | new
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(connection, opts=DECLARED)
         assert context.get_current_revision() != before
         assert compare_metadata(context, Table.metadata) == []
 
@@ -93,6 +95,7 @@ def test_a_database_of_an_earlier_release_goes_on_as_if_nothing_had_happened(
         assert model_versions.deployed_version(session).name == "v2"
         assert training_runs.last_trained_event_id(session) == 7
         rows = [json.loads(line) for line in exported_lines(session, 7)]
+        assert messages_with(session, "aris. 🙂") == [rows[0]["message_id"]]
         assert [(row["completion"][0]["content"], row["label"]) for row in rows] == [
             ("Paris. 🙂", True),
             ("Bonn.", False),
