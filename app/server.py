@@ -13,13 +13,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from app.api.openai import routes
-from app.api.ops import docs, monitoring
+from app.api.ops import audit, docs, monitoring
 from app.api.ops import settings as setting_routes
 from app.api.replies import reply_threads
 from app.api.v1 import (
     accounts,
-    audit,
     chats,
+    evaluations,
     feedback,
     guard,
     imports,
@@ -62,6 +62,7 @@ API_ROUTERS = (
     model_versions,
     stats,
     sweeps,
+    evaluations,
     feedback,
     imports,
     accounts,

@@ -1,6 +1,7 @@
 """The admin's pages in a real browser: counts, a run with its progress, deploy, roll back, data, people."""
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,9 +11,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from app.judge.two_turns.picture import draw_scores
+from app.judge.two_turns.plan import Plan
+from app.judge.two_turns.questions import Question
+from app.judge.two_turns.report import make_report
 from app.pages.admin.frame import PAGES
 from storage.db.database import open_database
 from storage.registry.artifacts import Artifacts
+from storage.registry.evaluations import EVALUATIONS, PICTURE, REPORT
 from storage.registry.set_aside import Reason
 from tests.support import http_loop
 from tests.support.adapters import publish_adapter
@@ -423,6 +429,47 @@ def test_the_newest_sweep_with_its_plot(admin_server: LiveServer, open_page: Ope
     expect(panel.locator("tbody tr").filter(has_text="missing")).to_have_count(2)
     loaded = panel.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)")
     assert loaded > 0, "the page's policy lets the plot be shown"
+
+
+def test_the_newest_scores_by_questions_of_two_turns(admin_server: LiveServer, open_page: OpenPage) -> None:
+    narrow = {**PHONE, "viewport": {"width": 320, "height": 640}}
+    page = open_page(admin_server.admin_link(), color_scheme="dark", **narrow)
+    page.goto(f"{admin_server.url}/admin/versions")
+    panel = page.get_by_role("region", name="Scores by questions", exact=True)
+    expect(panel).to_contain_text("thumbloop evaluate v1 v2 --questions own --judge")
+    given = [Question(str(place), name, ("May I?", "Now?")) for place, name in enumerate(["math", "stem"])]
+    plan = Plan.of(given, ["v1", "new=http://model/v1,m"], "v1", judge="j=http://judge/v1,m")
+    lines = [
+        {"version": version, "question_id": one.id, "category": one.category, "turns": [turn, turn]}
+        for version, rating in (("v1", 4), ("new", 7))
+        for one in given
+        for turn in [{"reply": "No.", "finished": False, "rating": {"verdict": rating}, "result": "win"}]
+    ]
+    folder = admin_server.settings.data_dir / EVALUATIONS / plan.folder_name
+    folder.mkdir(parents=True)
+    report = make_report(plan, lines)
+    (folder / REPORT).write_text(json.dumps(report))
+    drawn = draw_scores(report, folder / PICTURE)
+    broken = folder.with_name("broken")
+    broken.mkdir()
+    (broken / REPORT).write_text('{"versions": []}')  # the newest, and none
+    page.reload()
+    expect(panel).to_contain_text("j rated 2 versions from 1 to 10 on 2 questions")
+    row = panel.get_by_role("row", name="new 7.00")
+    expect(row.locator("td")).to_have_text(
+        ["new", *["7.00 (7.00 to 7.00)"] * 3, "4, 0, 0", "+3.00 (+3.00 to +3.00)"]
+    )
+    expect(panel.get_by_role("row", name="stem")).to_have_text(re.compile(r"4\.00.*7\.00"))
+    expect(panel).to_contain_text("new: replies that the token limit cut: 4.")
+    expect(panel.locator("img")).to_have_count(int(drawn))
+    assert_fits(page)
+    assert violations(page) == []
+    with admin_server.client() as client:
+        items = http_loop.checked(client.get("/api/v1/evaluations"))["items"]
+        after = {"cursor": items[-1]["id"]}
+        assert http_loop.checked(client.get("/api/v1/evaluations", params=after))["items"] == []
+    assert [one["id"] for one in items] == [plan.folder_name]
+    assert items[0]["versions"][1]["against_baseline"]["difference"]["mean"] == 3
 
 
 def test_the_guard_s_panel_says_whose_votes_were_set_aside_and_releases_them(

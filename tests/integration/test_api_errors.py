@@ -110,6 +110,7 @@ ADMIN_ONLY = (
     "/api/v1/import",
     "/api/v1/stats",
     "/api/v1/sweeps",
+    "/api/v1/evaluations",
     "/api/v1/examples",
     "/api/v1/webhook-deliveries",
     "/api/v1/votes",

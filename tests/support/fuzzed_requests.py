@@ -192,6 +192,7 @@ def real_requests(
     add("POST /api/v1/canary/end", {"why": "Enough."})
     add("GET /api/v1/stats")
     add("GET /api/v1/sweeps?limit=2")
+    add("GET /api/v1/evaluations?limit=2")
     filters = "label=down&from_date=2026-01-01&to_date=2030-01-01&model_version=v1&on_policy=true&tag=wrong"
     filters += "&has_comment=true&user=admin&min_messages=1&max_messages=9&min_tokens=1&max_tokens=99"
     filters += "&source=chat&consent=true&quarantined=false"

@@ -9,6 +9,7 @@ from app.commands.terminal import say
 from app.commands.versions import evaluate_as_the_gate
 from storage.errors import InvalidInput
 from storage.files.data_dir import make_data_dir
+from storage.registry.evaluations import EVALUATIONS, PICTURE, REPORT
 from storage.settings import load_settings
 
 SERVER = "NAME=URL,MODEL or NAME=URL,KEY,MODEL"
@@ -80,13 +81,13 @@ def _evaluate_by_questions(
     from app.judge.two_turns.picture import draw_scores
     from app.judge.two_turns.plan import Plan
     from app.judge.two_turns.questions import read_questions
-    from app.judge.two_turns.report import FOLDER, REPLIES, REPORT, evaluate_in, finished_report
+    from app.judge.two_turns.report import REPLIES, evaluate_in, finished_report
     from app.judge.two_turns.table import show
     from app.judge.work import Progress
 
     settings = load_settings()
     plan = Plan.of(read_questions(given), versions, baseline, judge=judge, max_tokens=max_tokens, seed=seed)
-    folder = out or settings.data_dir / FOLDER / plan.folder_name
+    folder = out or settings.data_dir / EVALUATIONS / plan.folder_name
     asked: list[tuple[str, dict[str, Any]]] = []
 
     async def run(progress: Progress) -> dict[str, Any]:
@@ -105,11 +106,7 @@ def _evaluate_by_questions(
     show(report)
     if asked:
         show_used(asked)
-    drawn = draw_scores(report, folder / "scores.png")
+    drawn = draw_scores(report, folder / PICTURE)
     say(f"Report: {folder / REPORT}")
     say(f"Replies and verdicts: {folder / REPLIES}")
-    say(
-        f"Picture: {folder / 'scores.png'}"
-        if drawn
-        else "No picture: `pip install 'thumbloop[plot]'` draws it."
-    )
+    say(f"Picture: {folder / PICTURE}" if drawn else "No picture: `pip install 'thumbloop[plot]'` draws it.")

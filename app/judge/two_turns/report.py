@@ -12,9 +12,9 @@ from app.judge.two_turns.plan import Plan
 from app.judge.two_turns.scores import compare, count_faults, score
 from app.judge.work import Progress
 from storage.files.atomic import write_atomically
+from storage.registry.evaluations import REPORT, read_report
 
-REPORT, REPLIES = "report.json", "replies.jsonl"
-FOLDER = "evaluations"  # in the data directory
+REPLIES = "replies.jsonl"
 
 
 async def evaluate_in(folder: Path, evaluation: Evaluation, progress: Progress) -> dict[str, Any]:
@@ -54,17 +54,5 @@ def make_report(plan: Plan, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 def finished_report(folder: Path, plan: Plan) -> dict[str, Any] | None:
     """The report of this plan, if it is there already."""
-    identity, file = plan.identity, folder / REPORT
-    report = _read(file) if file.exists() else {}
-    return report if report.get("plan") == identity else None
-
-
-def newest_report(data_dir: Path) -> dict[str, Any] | None:
-    """The report that was written last among those in the data directory."""
-    files = sorted((data_dir / FOLDER).glob(f"*/{REPORT}"), key=lambda file: file.stat().st_mtime)
-    return _read(files[-1]) if files else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    report = read_report(folder / REPORT)
+    return report if report.get("plan") == plan.identity else None

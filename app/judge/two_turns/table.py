@@ -5,12 +5,10 @@ from typing import Any
 
 from app.commands.terminal import print_table, say
 from app.judge.two_turns.scores import TURNS
+from storage.registry.evaluations import FAULTS
 
 MISSING = {
-    "no_reply": "turns without a reply",
-    "cut": "replies that the token limit cut",
-    "unparsable_ratings": "ratings that could not be read",
-    "failed_ratings": "ratings that were not given",
+    **FAULTS,
     "no_result": "turns without a comparison",
     "by_place": "ties because a place won, whatever was there",
 }

@@ -1,11 +1,13 @@
 """The pages /admin/versions: lineage and figures of each, deploy and canary, and replies compared."""
 
+from base64 import b64encode
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
+from app.api.v1.evaluations import evaluations
 from app.pages.admin.figures import shown_figures
 from app.pages.admin.frame import act, show
 from app.pages.html import counted
@@ -18,6 +20,7 @@ from storage.db.tables import Chat, now
 from storage.errors import Conflict, InvalidInput
 from storage.people.users import names_of
 from storage.registry import model_versions
+from storage.registry.evaluations import FAULTS
 from storage.review.voted_replies import VotedReply, VoteFilter, conversation, get_voted_reply, list_votes
 from trainer.gate.comparison import HARMS
 from trainer.gate.measures import MEASURES
@@ -57,9 +60,17 @@ def show_versions(request: Request, services: ServicesHere) -> Response:
             "shares": SHARES,
             "measures": MEASURES,
             "harms": HARMS,
+            **newest_evaluation(services),
         }
 
     return show(request, services, "versions.html", values)
+
+
+def newest_evaluation(services: Services) -> dict[str, Any]:
+    """What `evaluation.html` shows."""
+    found, picture = next(evaluations(services), (None, None))
+    data = picture.read_bytes() if picture is not None and picture.is_file() else b""
+    return {"evaluation": found, "picture": b64encode(data).decode(), "missing": FAULTS}
 
 
 @router.post(f"{ADDRESS}/{{name}}/deploy")

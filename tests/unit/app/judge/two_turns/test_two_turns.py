@@ -12,8 +12,9 @@ from app.judge.two_turns.evaluation import Evaluation
 from app.judge.two_turns.picture import draw_scores
 from app.judge.two_turns.plan import Plan
 from app.judge.two_turns.questions import Question
-from app.judge.two_turns.report import FOLDER, evaluate_in, finished_report, newest_report
+from app.judge.two_turns.report import evaluate_in, finished_report
 from storage.errors import Conflict, InvalidInput
+from storage.registry.evaluations import EVALUATIONS, finished_evaluations
 from tests.support.scripted_models import REFUSED, RUBBISH, Script, asked
 from tests.support.threads import in_a_loop
 from trainer.judge.servers import Server
@@ -189,13 +190,15 @@ def test_a_reply_that_never_came_is_counted_with_the_turn_after_it(tmp_path: Pat
 
 
 def test_a_finished_evaluation_is_found_again_and_another_one_refused(tmp_path: Path) -> None:
-    folder = tmp_path / FOLDER / "a"
+    folder = tmp_path / EVALUATIONS / "a"
     with Script(SCRIPT).served() as url:
         plan = planned(url, baseline=None)
         assert finished_report(folder, plan) is None
-        assert newest_report(tmp_path) is None
+        assert not list(finished_evaluations(tmp_path))
         report = evaluate(folder, plan)
-        assert finished_report(folder, plan) == newest_report(tmp_path) == report
+        (found,) = finished_evaluations(tmp_path)
+        assert (found.name, finished_report(folder, plan)) == ("a", found.report)
+        assert found.report == report
         other = planned(url)
         assert finished_report(folder, other) is None
         assert plan.folder_name != other.folder_name
