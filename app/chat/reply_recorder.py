@@ -38,13 +38,14 @@ STATES = {"stop": "complete", "length": "complete", "cancelled": "stopped"}
 @dataclass
 class ReplyRecorder:
     """`under_way` returns the current replies. `over(chat_id, message_id)` is called when one has ended,
-    before its readers get the end.
+    before its readers get the end, `delivered` with the saved reply afterwards.
     """
 
     database: Database
     metrics: Metrics
     under_way: Callable[[], Sequence[LiveReply]]
     over: Callable[[str, str], object]
+    delivered: Callable[[Message], object]
     tracing: Tracing | None
 
     def __post_init__(self) -> None:
@@ -93,6 +94,8 @@ class ReplyRecorder:
                 self.metrics.reply_failed(error)
             self.over(reply.chat_id, reply.message_id)
             reply.publish(error or end, saved)
+        if error is None and saved is not None:
+            self.delivered(saved)
 
     def _renew_leases(self) -> None:
         failed_at = -math.inf

@@ -12,6 +12,7 @@ from sqlmodel import Session
 from app.chat.context_window import messages_left_out
 from app.chat.live_reply import LiveReply
 from app.chat.reply_recorder import ReplyRecorder
+from app.chat.titles import TitleWriter
 from app.rate_limit import PerMinute
 from app.serving.backend import Prompt
 from app.serving.deployments import Deployments
@@ -30,6 +31,7 @@ log = logging.getLogger("thumbloop.serving")
 
 SEED_BITS = 48  # an exact integer for every JSON reader, JavaScript included
 CLOSE_SECONDS = 20.0
+IDLE_SECONDS = 60.0  # that a title waits until nobody waits for a reply
 
 
 class ChatService:
@@ -58,11 +60,15 @@ class ChatService:
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
         self._closed = False
-        self._recorder = ReplyRecorder(database, self._metrics, self._under_way, self._release, tracing)
+        self._titles = TitleWriter(database, deployments, self._wait_until_idle)
+        self._recorder = ReplyRecorder(
+            database, self._metrics, self._under_way, self._release, self._delivered, tracing
+        )
 
     def start(self) -> None:
         """End the replies that a dead server left, then renew the leases of ours until `close`."""
         self._recorder.start()
+        self._titles.start()
 
     def default_sampling(self) -> Sampling:
         """The sampling parameters of the settings."""
@@ -185,10 +191,26 @@ class ChatService:
         with self._changed:
             return list(self._live.values())
 
+    def _delivered(self, reply: Message) -> None:
+        if not self._settings.model_titles or reply.state != "complete":
+            return
+        with self._database.read() as session:
+            wanted = chats.wants_title(session, reply)
+        if wanted:
+            self._titles.want(reply.chat_id)
+
+    def _wait_until_idle(self) -> bool:
+        """Whether there was soon a moment without a reply under way."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._live, IDLE_SECONDS)
+            return not self._closed and not self._live
+
     def close(self) -> None:
         """Refuse new messages, cancel the replies under way and wait until they are saved."""
         with self._changed:
             self._closed = True
+            self._changed.notify_all()
+        self._titles.close()
         for reply in self._under_way():
             reply.cancel()
         with self._changed:

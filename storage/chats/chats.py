@@ -61,6 +61,7 @@ def draft_chat(
         owner_id=owner_id,
         system_prompt=check_text(system_prompt, "system_prompt"),
         title=check_text(title, "title"),
+        titled_by="person" if title else None,
         source=source,
         consent=consent,
     )
@@ -120,7 +121,22 @@ def list_chats(
 def rename_chat(session: Session, chat_id: str, title: str) -> Chat:
     chat = get_chat(session, chat_id)
     chat.title = check_text(title, "title")
+    chat.titled_by = "person"
     return chat
+
+
+def wants_title(session: Session, reply: Message) -> bool:
+    """Whether this is the first reply of a chat whose title is still the first words of its first message."""
+    asked, chat = get_message(session, str(reply.parent_id)), get_chat(session, reply.chat_id)
+    listed = chat.source != "openai"  # where nobody reads titles
+    return listed and asked.parent_id is None and chat.titled_by is None and not _is_given(session, chat)
+
+
+def entitle(session: Session, chat_id: str, title: str) -> None:
+    """Give the chat the model's title, unless a person has given one or deleted the chat."""
+    chat = session.get_one(Chat, chat_id, with_for_update=True)
+    if chat.deleted_at is None and chat.titled_by is None and not _is_given(session, chat):
+        chat.title, chat.titled_by = title, "model"
 
 
 def pin_chat(session: Session, chat_id: str, pinned: bool) -> Chat:
@@ -165,16 +181,23 @@ def add_user_message(
         role="user",
         content=check_text(content, "content"),
     )
-    if not chat.title or (parent is None and chat.title in _first_titles(session, chat_id)):
-        chat.title = short_title(content)
+    if not chat.title or (parent is None and not _is_given(session, chat)):
+        chat.title, chat.titled_by = short_title(content), None
     session.add(message)
     chat.updated_at = now()
     session.flush()
     return message
 
 
+def _is_given(session: Session, chat: Chat) -> bool:
+    """Whether a person gave the title; of chats before the column `titled_by`, its words tell."""
+    if chat.titled_by is None:
+        return chat.title not in _first_titles(session, chat.id)
+    return chat.titled_by == "person"
+
+
 def _first_titles(session: Session, chat_id: str) -> set[str]:
-    """The titles that the wordings of the chat's first message gave it; another one was given by hand."""
+    """The titles that the wordings of the chat's first message gave it."""
     query = select(Message.content).where(Message.chat_id == chat_id, col(Message.parent_id).is_(None))
     return {short_title(content) for content in session.exec(query)}
 

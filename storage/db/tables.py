@@ -105,6 +105,7 @@ class Chat(Dated, table=True):
 
     owner_id: str = Field(foreign_key="user_account.id")
     title: str = ""
+    titled_by: str | None = None  # person, model; None: the first words of the first message
     system_prompt: str = Field(default="", sa_type=Text)
     consent: bool = True  # may its votes be trained on?
     source: str = "web"  # web, api, openai; import:FORMAT and judge:NAME for rows of a file

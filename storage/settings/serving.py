@@ -76,6 +76,9 @@ class ServingSettings(BaseSettings):
         max_length=8,
     )
     """First messages that the chat page offers in a new chat; a click sends one. Empty: none."""
+    model_titles: bool = NowField(False)
+    """The model writes the titles of new chats after their first reply. Off: a title is the first words of
+    the first message, which read better than what the default model writes."""
     compare_share: float = NowField(0.0, ge=0, le=1)
     """Share of the replies below which the chat page asks which of two is better; never two in a row. People
     can always ask for a second reply themselves."""

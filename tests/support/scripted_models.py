@@ -28,6 +28,8 @@ class Script:
     answers: dict[str, Answer]
     faults: Callable[[dict[str, Any], int], str | None] = lambda _body, _attempt: None
     seconds: float = 0.0
+    pace: float = 0.0  # seconds between two pieces of a stream
+    sent: list[float] = field(default_factory=list)
     answered: list[dict[str, Any]] = field(default_factory=list)
     attempts: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -40,6 +42,10 @@ class Script:
         class Handler(StubHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True  # otherwise the body waits 40 ms for the client's delayed ACK
+
+            def do_GET(self) -> None:
+                models = [{"id": name, "object": "model"} for name in script.answers]
+                script._send(self, 200, {"object": "list", "data": models}, {})
 
             def do_POST(self) -> None:
                 body = json.loads(self.body())
@@ -64,6 +70,11 @@ class Script:
             handler.close_connection = True
             return
         text = "Well, who can say?" if fault == RUBBISH else self.answers[body["model"]](body)
+        if body.get("stream"):
+            with self.lock:
+                self.answered.append(body)
+            self._stream(handler, text)
+            return
         answer = {
             "object": "chat.completion",
             "choices": [
@@ -80,6 +91,24 @@ class Script:
         with self.lock:
             self.answered.append(body)
         self._send(handler, 200, answer, {})
+
+    def _stream(self, handler: StubHandler, text: str) -> None:
+        """Word by word; `sent` has the times at which they left."""
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.close_connection = True
+        pieces = re.findall(r"\s*\S+", text)
+        for number, piece in enumerate(pieces, 1):
+            choice = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+            if number == len(pieces):
+                choice["finish_reason"] = "stop"
+            data = json.dumps({"object": "chat.completion.chunk", "choices": [choice]})
+            handler.wfile.write(f"data: {data}\n\n".encode())
+            self.sent.append(time.time())
+            time.sleep(self.pace)
+        handler.wfile.write(b"data: [DONE]\n\n")
 
     def _send(self, handler: StubHandler, status: int, content: Any, headers: dict[str, str]) -> None:
         data = json.dumps(content).encode()

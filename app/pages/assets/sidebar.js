@@ -1,10 +1,16 @@
 // The list of chats: the URL names the open chat, so that a reload opens it again.
+let looks = 0;
 watch('value', () => {
   const chat = element.querySelector('[data-current]')?.dataset.current;
   const title = element.querySelector('[aria-current]')?.textContent;
   document.title = title ? `${title} · Thumbloop` : 'Thumbloop';
   if (chat !== undefined) history.replaceState(null, '', `?chat=${chat || 'new'}`);
   document.dispatchEvent(new Event('tl-opened'));
+  // The model writes a title after the reply has ended.
+  clearInterval(looks);
+  let left = 10;
+  const look = () => left-- ? trigger('look_again', { quiet: true }) : clearInterval(looks);
+  if (element.querySelector('[data-titling]')) looks = setInterval(look, 1500);
   // Of several searches on their way, an earlier one may be drawn last.
   const [wanted, shown] = [document.querySelector('#tl-search input').value, element.querySelector('nav')?.dataset.search];
   if (shown !== undefined && shown !== wanted) trigger('search_chats', { text: wanted });

@@ -178,6 +178,7 @@ class ChatRenderer:
                     person=self.drafter(identity),
                     deleted=tab.deleted,
                     search=tab.search,
+                    titling=self.settings.model_titles and state.titling,
                 ),
                 self.header: render(
                     "chat/header.html",

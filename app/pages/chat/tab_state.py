@@ -94,6 +94,12 @@ class ChatState:
         return "streaming" if self.last.state == "streaming" else "ended"
 
     @property
+    def titling(self) -> bool:
+        """Whether the model may be writing the chat's title: only the first reply has ended."""
+        first = len(self.messages) == 2 and self.reply == "ended"
+        return self.chat is not None and self.chat.titled_by is None and first
+
+    @property
     def mark(self) -> tuple[object, ...]:
         """Changes when another event of the tab, or the end of a reply, requires another drawing."""
         last = (self.last.id, self.last.state) if self.last is not None else None
