@@ -17,13 +17,13 @@ from rich.progress import (
 
 from app.commands.terminal import console, say
 from storage.db.tables import TrainingRun
+from trainer.text import spoken
 
 FIGURES = {
     "loss": "loss {:.4f}",
     "margin": "margin {:.3f}",
     "kl": "z0 {:.3f}",
     "rows_per_second": "{:.1f} rows/s",
-    "seconds_left": "{:.0f} s left",
 }
 
 
@@ -61,6 +61,8 @@ class RunProgress(Progress):
         figures = [
             shown.format(progress[name]) for name, shown in FIGURES.items() if progress.get(name) is not None
         ]
+        if progress.get("seconds_left") is not None:
+            figures.append(f"{spoken(progress['seconds_left'])} left")
         self.tasks[0].total = progress.get("steps")  # set here, because `update` ignores None
         self.update(
             self._task, description=phase, completed=progress.get("step", 0), figures=", ".join(figures)

@@ -21,8 +21,9 @@ from typing import Any
 
 from app.judge.conversations import Conversation, read_conversations
 from app.judge.examples import kto_rows, likes, scores
+from app.judge.expected import Expected, Share
 from app.judge.judge import JudgePlan, judge_pool
-from app.judge.own_server import check_names, opened_servers
+from app.judge.own_server import check_names, opened_servers, own_spec
 from app.judge.pool import PoolPlan, fill_pool, read_pool
 from app.judge.report import judge_report
 from app.judge.store import store_rows
@@ -36,7 +37,7 @@ from storage.files.atomic import write_atomically
 from storage.registry.model_versions import deployed_version, ensure_base, version_of_run
 from storage.settings import Settings
 from trainer.judge.rubric import Rubric
-from trainer.judge.specs import parse_server
+from trainer.judge.specs import ServerSpec, parse_server
 
 Train = Callable[[Database], TrainingRun]
 UNSEEN_SAMPLES = 2
@@ -101,19 +102,22 @@ class Bootstrap:
                 field="out",
             )
 
-    def expected(self) -> dict[str, Any]:
-        """How much there will be: `replies`, each rated once, and about how many tokens the judge reads.
+    def expected(self) -> Expected:
+        """How much there will be if nothing is done yet; the training apart."""
+        plan, chars = self.plan, [len(m["content"]) for one in self.learned for m in one.prompt]
+        prompt = sum(chars) / len(self.learned) / CHARS_A_TOKEN
+        question = len(plan.rubric.text) / CHARS_A_TOKEN + prompt + plan.max_tokens
 
-        `cost` is what the judge then takes, if its price is known, and None otherwise.
-        """
-        replies = len(self.learned) * self.plan.samples * len(self.plan.models)
-        replies += 2 * UNSEEN_SAMPLES * len(self.unseen)
-        asked = [len(message["content"]) for one in self.learned for message in one.prompt]
-        question = (len(self.plan.rubric.text) + sum(asked) / len(self.learned)) / CHARS_A_TOKEN
-        tokens = round(replies * (question + self.plan.max_tokens))
-        spec = parse_server(self.plan.judge, "judge") if "=" in self.plan.judge else None
-        cost = spec.cost(tokens, replies * VERDICT_TOKENS) if spec is not None else None
-        return {"replies": replies, "tokens": tokens, "cost": cost}
+        def replies(prompts: int, samples: int, models: Sequence[str]) -> list[Share]:
+            return [Share(_spec(one), prompts * samples, prompt, plan.max_tokens) for one in models]
+
+        def rated(replies: Sequence[Share]) -> list[Share]:
+            calls = sum(share.calls for share in replies)
+            return [Share(_spec(plan.judge, "judge"), calls, question, VERDICT_TOKENS)]
+
+        pool = replies(len(self.learned), plan.samples, plan.models)
+        unseen = replies(len(self.unseen), UNSEEN_SAMPLES, ("the version before", "the new version"))
+        return Expected([pool, rated(pool), unseen, rated(unseen)])
 
     def run(self, train: Train, progress: Progress) -> dict[str, Any]:
         """Do what is missing and return the report; `train` requests a run and follows it to its end.
@@ -212,6 +216,10 @@ def measured(rows: Sequence[dict[str, Any]], author: str) -> dict[str, Any]:
         "low": interval.low,
         "high": interval.high,
     }
+
+
+def _spec(text: str, option: str = "model") -> ServerSpec:
+    return parse_server(text, option) if "=" in text else own_spec(text)
 
 
 def _identity(text: str, option: str) -> Any:

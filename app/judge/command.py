@@ -19,9 +19,11 @@ from storage.files.atomic import write_atomically
 from storage.registry.model_versions import deployed_version, ensure_base
 from storage.settings import Settings, load_settings
 from trainer.judge.specs import FORM
+from trainer.text import spoken
 
 if TYPE_CHECKING:
     from app.judge.conversations import Conversation
+    from app.judge.expected import Expected
     from app.judge.work import Progress
 
 Found = TypeVar("Found")
@@ -177,13 +179,7 @@ def bootstrap(
         judge, read_rubric(rubric), tuple(models), prompts, learn_from, unseen, samples, max_tokens, seed
     )
     work = Bootstrap(out, plan, settings)
-    expected = work.expected()
-    cost = "" if expected["cost"] is None else f", which costs about {expected['cost']:.2f}"
-    say(
-        f"Plan: {expected['replies']} replies of {', '.join(model.split('=')[0] for model in models)} and of "
-        f"the new version, each rated by {judge.split('=')[0]}, which reads about {expected['tokens']:,} "
-        f"tokens{cost}; one training. What is done already in {out} is not done again."
-    )
+    show_plan(work.expected(), models, judge, out)
     if not yes:
         confirm("Begin?", otherwise="Nothing was asked.")
     with RunProgress() as progress:
@@ -216,6 +212,22 @@ def bootstrap(
     )
     say(f"The gate: {report['run']['reason']}")
     say(f"`thumbloop deploy {report['run']['version']}` deploys it. Report: {out / 'report.json'}")
+
+
+def show_plan(expected: "Expected", models: list[str], judge: str, out: Path) -> None:
+    cost = "" if expected.cost is None else f", which cost about {expected.cost:.2f}"
+    pace = {share.spec.name: share.spec for share in expected.shares}
+    paces = ", ".join(f"{name} {spec.seconds:g} s ({spec.at_once} at once)" for name, spec in pace.items())
+    say(
+        f"Plan: {expected.calls // 2} replies of {', '.join(model.split('=')[0] for model in models)} and of "
+        f"the new version, each rated by {judge.split('=')[0]}: {expected.calls} calls with about "
+        f"{expected.tokens:,} tokens{cost}; one training."
+    )
+    say(
+        f"Time: about {spoken(expected.seconds)} and the training, if a call takes {paces}. "
+        f"`seconds=` after a server says better, and the time left is shown as soon as some have answered."
+    )
+    say(f"What is done already in {out} is not done again.")
 
 
 def run_shown(run: Callable[["Progress"], Coroutine[Any, Any, Found]]) -> Found:

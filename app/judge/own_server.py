@@ -20,6 +20,7 @@ from trainer.judge.specs import ServerSpec, parse_server
 ACCOUNT = "judge"
 TOKEN_LIVES = timedelta(days=7)  # if it is not revoked, because of a kill
 ASKED_WITHIN = 600.0  # a reply waits for the others in the queue; on a slow machine that takes minutes
+OWN_SECONDS = 12.0  # what a reply takes where eight are under way, about: the default model on two cores
 # A server that is started for this does nothing else.
 QUIET = {"schedule": "", "auth": "anonymous", "max_replies_per_minute": 0, "webhook_url": ""}
 
@@ -38,12 +39,16 @@ async def opened_servers(
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(_own_address(settings, log)) if own else ("", "")
         specs = [
-            parse_server(text, option)
-            if "=" in text
-            else ServerSpec(text, *address, text, timeout=ASKED_WITHIN, own=True, **sampling)
+            parse_server(text, option) if "=" in text else own_spec(text, *address, **sampling)
             for text in given
         ]
         yield [await stack.enter_async_context(Server(spec)) for spec in specs]
+
+
+def own_spec(version: str, url: str = "", key: str = "", **sampling: Any) -> ServerSpec:
+    return ServerSpec(
+        version, url, key, version, timeout=ASKED_WITHIN, seconds=OWN_SECONDS, own=True, **sampling
+    )
 
 
 def check_names(given: Sequence[str], settings: Settings, option: str = "model") -> list[str]:

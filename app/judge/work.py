@@ -1,6 +1,7 @@
 """Asks many things at once, with a limit for each server, and keeps each answer as it comes."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,13 +27,20 @@ class _Queue:
     """The jobs of one server, the next one last, and its failures since it last answered."""
 
     jobs: list[Job] = field(default_factory=list)
-    answered: bool = False
+    answered: int = 0
     failed: list[tuple[Job, NoAnswer]] = field(default_factory=list)
 
     @property
     def is_away(self) -> bool:
         """Whether there is no sign of the server: a refusal of single requests is one."""
         return not self.answered and any(not isinstance(error, Refused) for _, error in self.failed)
+
+    def seconds_left(self, elapsed: float) -> float | None:
+        """By the pace so far; None before the first answer. The first ones come together."""
+        if not self.jobs:
+            return 0.0
+        at_once = self.jobs[-1].server.spec.at_once
+        return elapsed / max(self.answered, at_once) * len(self.jobs) if self.answered else None
 
     def keep_failed(self, journal: Journal) -> int:
         for job, error in self.failed:
@@ -50,10 +58,13 @@ async def do_jobs(jobs: Iterable[Job], journal: Journal, phase: str, progress: P
     """
     everything = list(jobs)
     waiting = [job for job in everything if job.key not in journal.answers]
-    done = len(everything) - len(waiting)
+    done, began = len(everything) - len(waiting), time.monotonic()
 
     def tell() -> None:
-        progress({"phase": phase, "step": done, "steps": len(everything)})
+        left = [queue.seconds_left(time.monotonic() - began) for queue in queues.values()]
+        known = [one for one in left if one is not None]
+        longest = max(known) if known and len(known) == len(left) else None
+        progress({"phase": phase, "step": done, "steps": len(everything), "seconds_left": longest})
 
     async def work(queue: _Queue) -> None:
         nonlocal done
@@ -67,7 +78,7 @@ async def do_jobs(jobs: Iterable[Job], journal: Journal, phase: str, progress: P
                     raise away(job.server.spec.name, len(queue.failed), error) from error
                 continue
             done += queue.keep_failed(journal) + 1
-            queue.answered = True
+            queue.answered += 1
             journal.append(job.key, answer)
             tell()
 

@@ -30,7 +30,11 @@ def test_a_first_version_without_votes(thumbloop: CommandLine, tmp_path: Path) -
     with script.served() as url:
         words = ["bootstrap", "--judge", f"j={url},judge", "--prompts", str(prompts), "--out", str(out)]
         words += ["--unseen", "4", "--max-tokens", "12", "--samples", "1"]
-        assert "No terminal to ask" in thumbloop.refused(*words)
+        planned = thumbloop.start(*words)
+        assert planned.wait() == 1
+        assert "40 replies of v1 and of the new version, each rated by j: 80 calls" in planned.printed()
+        assert "the new version 12 s (8 at once)" in planned.printed()
+        assert "No terminal to ask" in planned.printed()
         printed = thumbloop.output(*words, "--yes")
         asked = len(script.answered)
         again = thumbloop.output(*words, "--yes")

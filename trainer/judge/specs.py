@@ -15,6 +15,7 @@ NUMBERS = {
     "max_tokens": int,
     "at_once": int,
     "timeout": float,
+    "seconds": float,
     "seed": int,
 }
 PRICE = "price"
@@ -24,7 +25,8 @@ PRICE = "price"
 class ServerSpec:
     """A model on a server: its name here, the server's address, the key and the model's name there.
 
-    `at_once` requests may be under way. `price` is what a million prompt and completion tokens cost.
+    `at_once` requests may be under way. `price` is what a million prompt and completion tokens cost, and
+    `seconds` what a call takes, about; both are for plans.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ServerSpec:
     at_once: int = 8
     timeout: float = 120.0
     price: tuple[float, float] | None = None
+    seconds: float = 3.0
     own: bool = False  # a server of ours, which is to keep these chats out of training
 
     @property

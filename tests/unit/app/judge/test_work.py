@@ -16,7 +16,7 @@ from trainer.judge.specs import parse_server
 
 def test_a_server_that_refuses_what_is_left_is_not_away(tmp_path: Path) -> None:
     """The next time nothing but the refused one may be left, and yet the server is not away."""
-    away = {"other"}
+    away, left = {"other"}, []
 
     def faults(body: dict[str, Any], _attempt: int) -> str | None:
         return REFUSED if body["model"] in away or asked(body) == "refused" else None
@@ -38,13 +38,16 @@ def test_a_server_that_refuses_what_is_left_is_not_away(tmp_path: Path) -> None:
             jobs = [job(one, text) for text in ("fine", "refused")]
             jobs += [job(other, str(number)) for number in range(12)]
             with Journal(tmp_path / "result", {}) as journal:
-                await do_jobs(jobs, journal, "replies", lambda _: None)
+                await do_jobs(jobs, journal, "replies", lambda state: left.append(state["seconds_left"]))
                 return journal.answers
 
     with script.served() as url:
         with pytest.raises(NotReady, match="other gave no answer 10 times in a row"):
             in_a_loop(run(url))
         away.clear()
+        left.clear()
         answers = in_a_loop(run(url))
     assert len(answers) == 14
+    assert (left[0], left[-1]) == (None, 0), "nothing is said before the servers have answered"
+    assert left[-2] > 0
     assert answers["one refused"] == {"error": "400: planted 400"}
