@@ -80,6 +80,7 @@ class Selection:
     contradictions_dropped: int = 0
 
     def __iter__(self) -> Iterator[Example]:
+        self.duplicate_votes = self.contradictions_dropped = 0
         with closing(TextCounts()) as seen, closing(TextCounts()) as every:
             settles = self.contradictions != "keep"
             for example in self.examples() if settles else ():

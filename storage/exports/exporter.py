@@ -10,7 +10,7 @@ import re
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,12 +30,28 @@ from storage.exports.dataset_card import dataset_card
 from storage.exports.encoders import ENCODERS, MOST_ROWS
 from storage.exports.plan import ExportPlan
 from storage.exports.redaction import Redaction, Redactor
-from storage.exports.shapes import PAIRED, WITH_TOOLS, ChatTemplate, Row, Shaper, columns_of, filled
+from storage.exports.shapes import (
+    PAIRED,
+    REASONING,
+    WITH_TOOLS,
+    ChatTemplate,
+    Kind,
+    Row,
+    Shaper,
+    columns_of,
+    filled,
+)
 from storage.files.atomic import sync, write_atomically, written_aside
 from storage.files.disk_full import is_full, no_room
 
 # An exported file's manifest has the file's name with this suffix.
 MANIFEST_END = ".manifest.json"
+# What some examples need columns for.
+NEEDS: dict[str, Callable[[Example], bool]] = {
+    "reasoned": lambda one: any(message.get(REASONING) for message in (*one.prompt, *one.completion)),
+    "tooled": lambda one: has_tools(one.prompt),
+    "shared": lambda one: (one.share or 1) < 1,
+}
 
 
 class Export:
@@ -81,12 +97,10 @@ class Export:
             all_examples, duplicates=plan.duplicates, contradictions=plan.contradictions
         )
         self._shaper = Shaper(salt, template)
-        self._columns = columns_of(
-            plan.shape,
-            reasoned=has_reasoning(session, self.snapshot_event_id),
-            tooled=has_tools_before(session, self.snapshot_event_id),
-            shared=has_shares(session, self.snapshot_event_id),
-        )
+        # What the rows may need columns for: a look at the store is cheap, and mostly finds nothing.
+        finders = {"reasoned": has_reasoning, "tooled": has_tools_before, "shared": has_shares}
+        self._may_need = {name for name, find in finders.items() if find(session, self.snapshot_event_id)}
+        self._columns: dict[str, Kind] = {}
         self._redaction = Redaction(redactor) if redactor is not None else None
         self._left_out: Counter[str] = Counter()
         self._votes: dict[str, Counter[bool]] = {}
@@ -99,6 +113,8 @@ class Export:
         A chunk holds at most that many rows.
         """
         self._digest, self._bytes = hashlib.sha256(), 0
+        needed = self._needed()
+        self._columns = columns_of(self.plan.shape, **{name: name in needed for name in NEEDS})
         for chunk in ENCODERS[self.plan.format](self._rows(), self._columns, most_rows):
             self._digest.update(chunk)
             self._bytes += len(chunk)
@@ -142,23 +158,39 @@ class Export:
             self.rows += 1
             yield filled(row, self._columns)
 
+    def _needed(self) -> set[str]:
+        """What the exported rows need columns for, so that the columns depend on nothing but the rows.
+
+        If the store has some of it, the rows are read once more, up to the first with each.
+        """
+        found: set[str] = set()
+        if self._may_need:
+            for examples in self._grouped():
+                found |= {name for name in self._may_need if any(map(NEEDS[name], examples))}
+                if found == self._may_need:
+                    break
+        return found
+
     def _shaped(self) -> Iterator[tuple[Row, tuple[Example, ...]]]:
-        if self.plan.shape in PAIRED:
-            for up, down in iter_pairs(self._selected(), self._examples.at):
-                up, down = self._redacted(up, down)
-                yield self._shaper.pair(self.plan.shape, up, down), (up, down)
-            return
-        for example in self._selected():
-            (example,) = self._redacted(example)
+        for examples in self._grouped():
+            examples = self._redacted(*examples)
             try:
-                yield self._shaper.row(self.plan.shape, example), (example,)
+                yield self._shaper.row(self.plan.shape, *examples), examples
             except InvalidInput:
                 self._left_out["refused by the chat template"] += 1
+
+    def _grouped(self) -> Iterator[tuple[Example, ...]]:
+        """The examples of each row: one, or a reply voted up and one voted down."""
+        if self.plan.shape in PAIRED:
+            yield from iter_pairs(self._selected(), self._examples.at)
+        else:
+            yield from ((example,) for example in self._selected())
 
     def _redacted(self, *examples: Example) -> tuple[Example, ...]:
         return self._redaction.of(*examples) if self._redaction is not None else examples
 
     def _selected(self) -> Iterator[Example]:
+        self._left_out.clear()
         for example in self._selection:
             if self.plan.shape not in WITH_TOOLS and has_tools(example.prompt):
                 self._left_out[f"tools, which the shape {self.plan.shape} does not hold"] += 1

@@ -55,6 +55,7 @@ PROVENANCE = {
     "tags": Kind.TAGS,
     "comment": Kind.TEXT,
     "correction": Kind.TEXT,
+    "finish_reason": Kind.TEXT,
     "source": Kind.TEXT,
 }
 SIDES = ("chosen", "rejected")
@@ -81,6 +82,7 @@ COLUMNS: dict[str, dict[str, Kind]] = {
 }
 PAIRED = ("pairs", "openai")  # a reply voted up beside one voted down
 REASONING = "reasoning_content"
+CUT = "length"  # the finish_reason of a reply that ended at a token limit
 
 
 WITH_TOOLS = ("kto", "kto-text", "pairs")  # the shapes that can say what tools were declared and called
@@ -139,8 +141,12 @@ class Shaper:
     def bos(self) -> str:
         return self.template.bos if self.template is not None else ""
 
-    def row(self, shape: str, example: Example) -> Row:
-        """The row of one example, in any shape but those of PAIRED."""
+    def row(self, shape: str, *examples: Example) -> Row:
+        """The row of one example, or of a reply voted up and one voted down in the shapes of PAIRED."""
+        if shape in PAIRED:
+            up, down = examples
+            return self._pair(shape, up, down)
+        (example,) = examples
         row: Row = {"prompt": example.prompt, "completion": example.completion, "label": example.label}
         both = example.prompt + example.completion
         if shape == "kto-text":
@@ -172,7 +178,7 @@ class Shaper:
             }
         return row | self._provenance(example)
 
-    def pair(self, shape: str, up: Example, down: Example) -> Row:
+    def _pair(self, shape: str, up: Example, down: Example) -> Row:
         """TRL's conversational preference with an explicit prompt, or OpenAI's."""
         if shape == "openai":
             asked = {"messages": _chat(up.prompt), "tools": [], "parallel_tool_calls": True}
@@ -194,6 +200,7 @@ class Shaper:
             "comment": example.comment or "",
             "correction": example.correction or "",
             "share": example.share or 1.0,
+            "finish_reason": CUT if example.cut else "",
             "source": example.source,
         }
 

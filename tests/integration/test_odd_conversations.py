@@ -29,6 +29,8 @@ def test_every_door_makes_the_same_prompt_and_every_export_comes_back(
             answered = {"model": "deployed", "input": items, "max_output_tokens": 4}
             vote(client, checked(client.post("/v1/responses", json=answered))["id"], False)
         checked(client.post("/api/v1/import", content=file.read_bytes()))
+        others = [row | {"completion": "Another reply.", "label": False} for row in rated]
+        checked(client.post("/api/v1/import", content="\n".join(map(json.dumps, others))))
         for number, system in enumerate(["", " ", "Brief."]):
             chat = checked(client.post("/api/v1/chats", json={"system_prompt": system}))
             vote(client, chat_once(client, f"Question {number}?", chat["id"])["message_id"], False)
@@ -43,5 +45,5 @@ def test_every_door_makes_the_same_prompt_and_every_export_comes_back(
         assert prompts("openai") == [example.prompt for example in read_rows(file).examples]
         for record in TOOLED:
             checked(client.post("/api/v1/import", content=json.dumps(record)))
-    for shape in ("kto", "sharegpt", "swift"):
+    for shape in ("kto", "pairs", "sharegpt", "swift"):
         comes_back(store, tmp_path, shape)

@@ -52,9 +52,12 @@ def what_was_said(database: Database, shape: str, **plan: Any) -> bytes:
         export = Export(session, ExportPlan.model_validate({"shape": shape, **plan}), salt=SALT)
         data = b"".join(export.chunks()).decode()
     rows = [json.loads(line) for line in data.split("\n")[:-1]]
-    assert rows
     kept = [
-        {name: value for name, value in row.items() if not name.endswith(OTHER_IN_ANOTHER_STORE)}
+        {
+            name: value
+            for name, value in row.items()
+            if not name.endswith(OTHER_IN_ANOTHER_STORE) or str(value).startswith("judge:")
+        }
         for row in rows
     ]
     return json.dumps(kept, ensure_ascii=False).encode()
@@ -69,7 +72,7 @@ def comes_back(database: Database, folder: Path, shape: str, format: str = "json
     other = open_database(Settings(data_dir=folder / f"store of {shape}.{format}"))
     try:
         report = importer.import_file(other, file)
-        assert report.rejected == 0, report.rejections
+        assert report.rejected == 0 < report.accepted, report.rejections
         assert what_was_said(other, shape) == what_was_said(database, shape)
     finally:
         other.close()

@@ -36,6 +36,7 @@ VOTE_TIMES = (
 NEVER_CAST = ("discarded", "draft", "pending", "cancelled", "canceled", "deleted", "skipped")
 WITHDRAWN = ("was_cancelled", "cancelled", "canceled", "discarded", "deleted", "is_deleted")
 TOOLS = ("tools", "functions")
+JUDGED = "judge:"  # the source of what a judge model rated
 RATED_MESSAGES = ("message_id", "reply_id", "response_id")
 
 
@@ -134,10 +135,12 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
     """The row, with the provenance columns of a Thumbloop export; `side` is their prefix in a pair."""
     ours = is_ours(fields, side)
     judge = read_judge(fields.get("judged_by"))
+    if ours and (source := str(fields.get(f"{side}source"))).startswith(JUDGED):
+        judge = read_judge(source.removeprefix(JUDGED))
     system = fields.one_of(SYSTEMS, "system")
     tools = fields.one_of(TOOLS, "tools")
     turns = with_tools(turns, fields[tools], tools) if tools else turns
-    of_judge = ("", f"judge:{judge}") if judge else None
+    of_judge = ("", f"{JUDGED}{judge}") if judge else None
     ballot = None if ours else of_judge or _ballot(fields)
     return ImportedRow(
         checked(with_system(turns, fields[system] if system else None), name),
@@ -146,7 +149,7 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
         comment=read_note(fields.get(f"{side}comment"), "comment"),
         correction=read_note(fields.get(f"{side}correction"), "correction"),
         model=read_note(_first(fields, _models(side)), "model"),
-        cut=read_cut(fields.get("finish_reason")),
+        cut=read_cut(_first(fields, (f"{side}finish_reason", "finish_reason"))),
         judge=judge,
         voted_at=_vote_time(fields, side, ballot),
         share=_share(fields, side) if ours else None,
