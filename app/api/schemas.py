@@ -94,6 +94,9 @@ class VoteOut(BaseModel, from_attributes=True):
     tags: list[str] = []
     comment: str | None = None
     correction: str | None = None
+    share: float | None = Field(
+        None, description="Of a vote on the whole chat: the part that falls to this reply."
+    )
 
 
 class MessageOut(BaseModel):

@@ -183,7 +183,7 @@ def _ballots(
     """The oldest or newest votes on a version's replies that meet the condition, in the order of casting."""
     order = (col(Vote.created_at), col(Vote.id))
     query = (
-        select(Vote.user_id, Vote.label)
+        select(Vote.user_id, Vote.label, Vote.share, Message.chat_id)
         .select_from(Message)
         .join(Vote)
         .join(Chat)
@@ -198,7 +198,13 @@ def _ballots(
         .order_by(*(column.desc() for column in order) if newest else order)
         .limit(rules.most_votes)
     )
-    found = [(user_id, bool(label)) for user_id, label in session.exec(query)]
+    found: list[Ballot] = []
+    whole: set[tuple[str, str]] = set()
+    for user_id, label, share, chat_id in session.exec(query):
+        if share is None or (user_id, chat_id) not in whole:  # a vote on a whole chat is one, not one a reply
+            found.append((user_id, bool(label)))
+        if share is not None:
+            whole.add((user_id, chat_id))
     return found[::-1] if newest else found
 
 

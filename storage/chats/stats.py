@@ -12,13 +12,12 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.chats.proportions import Interval, exact_interval, wilson_interval
-from storage.chats.votes import VoteCounts
+from storage.chats.votes import VoteCounts, how_many
 from storage.db.ids import first_id
 from storage.db.tables import BROUGHT, Canary, Chat, Message, ModelVersion, User, Vote, VoteEvent, now
 
 WIDEST_INTERVAL = 0.3
-UP = func.count(col(Vote.id)).filter(col(Vote.label).is_(True))
-DOWN = func.count(col(Vote.id)).filter(col(Vote.label).is_(False))
+UP, DOWN = how_many(True), how_many(False)
 BY_PEOPLE = col(VoteEvent.action).in_(("cast", "change", "clear"))  # not by quarantine or erasure
 
 
@@ -106,7 +105,7 @@ def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list
         .group_by(col(ModelVersion.number))
         .order_by(col(ModelVersion.number).desc())
     )
-    return [VersionStats(f"v{number}", replies, up, down) for number, replies, up, down in rows]
+    return [VersionStats(f"v{number}", replies, round(up), round(down)) for number, replies, up, down in rows]
 
 
 def tag_counts(session: Session) -> dict[str, VoteCounts]:
@@ -122,7 +121,7 @@ def tag_counts(session: Session) -> dict[str, VoteCounts]:
         .group_by(tag)
         .order_by((UP + DOWN).desc(), tag)
     )
-    return {name: VoteCounts(ups, downs) for name, ups, downs in rows}
+    return {name: VoteCounts(round(ups), round(downs)) for name, ups, downs in rows}
 
 
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
@@ -140,7 +139,7 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
         .group_by(day, col(VoteEvent.message_id), col(VoteEvent.user_id))
     )
     rows = session.exec(
-        select(day, VoteEvent.label, func.count())
+        select(day, how_many(True, VoteEvent), how_many(False, VoteEvent))
         .select_from(VoteEvent)
         .join(Message)
         .join(Chat)
@@ -150,11 +149,11 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
             col(VoteEvent.user_id).not_in(select(User.id).where(col(User.quarantined))),
             *counts(),
         )
-        .group_by(day, col(VoteEvent.label))
+        .group_by(day)
     )
-    found = {(date.fromisoformat(str(when)), label): count for when, label, count in rows}
+    found = {date.fromisoformat(str(when)): (round(up), round(down)) for when, up, down in rows}
     span = [first + timedelta(days=n) for n in range(days)]
-    return [DayStats(when, found.get((when, True), 0), found.get((when, False), 0)) for when in span]
+    return [DayStats(when, *found.get(when, (0, 0))) for when in span]
 
 
 def failed_replies(session: Session, since: datetime) -> tuple[int, int]:

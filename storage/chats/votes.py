@@ -50,10 +50,15 @@ STORED = ("label", "tags", "comment", "correction", "share", "quarantined", "rev
 
 @dataclass(frozen=True)
 class VoteCounts:
-    """Current votes that training may use."""
+    """Current votes that training may use. The parts of a vote on a whole chat are one together."""
 
     up: int
     down: int
+
+
+def how_many(label: bool, table: type[Vote | VoteEvent] = Vote) -> sa.ColumnElement[float]:
+    """How many votes have this label: a part of a vote on a whole chat counts as its share of one."""
+    return func.coalesce(func.sum(func.coalesce(table.share, 1.0)).filter(col(table.label).is_(label)), 0.0)
 
 
 # Core statements, built once: votes are the one write that can come hundreds of times a second.
@@ -161,9 +166,9 @@ def total(counts: Collection[VoteCounts]) -> VoteCounts:
 
 def count_by_source(session: Session) -> dict[str, VoteCounts]:
     """The votes that `count_votes` counts, by the source of their chats."""
-    up, down = (func.count().filter(col(Vote.label).is_(label)) for label in (True, False))
-    rows = session.execute(_of_usable(col(Chat.source), up, down).group_by(col(Chat.source)))
-    return {source: VoteCounts(ups, downs) for source, ups, downs in rows}
+    counts = col(Chat.source), how_many(True), how_many(False)
+    rows = session.execute(_of_usable(*counts).group_by(col(Chat.source)))
+    return {source: VoteCounts(round(ups), round(downs)) for source, ups, downs in rows}
 
 
 def count_voters(session: Session, *, sources: Collection[str] | None = None) -> int:

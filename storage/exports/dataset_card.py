@@ -95,7 +95,8 @@ def dataset_card(manifest: dict[str, Any]) -> str:
     up, down = manifest["votes"]["up"], manifest["votes"]["down"]
     shape = manifest["shape"]
     cap = Settings.model_fields["max_weight"].default
-    weights = class_weights(up, down, cap) if up and down else Weights(1.0, 1.0)
+    rows = manifest["labels"]  # TRL weighs every row alike
+    weights = class_weights(rows["up"], rows["down"], cap) if up and down else Weights(1.0, 1.0)
     kept = f"The weights above keep desirable_weight × up / (undesirable_weight × down) {KEPT}.\n\n"
     redacted = ""
     if (redaction := manifest["redaction"]) is not None:

@@ -103,7 +103,8 @@ class Export:
         self._columns: dict[str, Kind] = {}
         self._redaction = Redaction(redactor) if redactor is not None else None
         self._left_out: Counter[str] = Counter()
-        self._votes: dict[str, Counter[bool]] = {}
+        self._votes: dict[str, Counter[bool]] = {}  # by version; a part of a vote counts as its share
+        self._labels: Counter[bool] = Counter()
         self._largest_event_id = 0
         self._digest, self._bytes = hashlib.sha256(), 0
 
@@ -129,6 +130,7 @@ class Export:
             "shape": self.plan.shape,
             "rows": self.rows,
             "votes": _up_and_down(sum((votes for _, votes in versions), Counter())),
+            "labels": _up_and_down(self._labels),
             "versions": {name: _up_and_down(votes) for name, votes in versions},
             "snapshot_event_id": self.snapshot_event_id,
             "largest_event_id": self._largest_event_id,
@@ -153,7 +155,9 @@ class Export:
     def _rows(self) -> Iterator[Row]:
         for row, examples in self._shaped():
             for example in examples:
-                self._votes.setdefault(example.model_version or "", Counter())[example.label] += 1
+                votes = self._votes.setdefault(example.model_version or "", Counter())
+                votes[example.label] += example.share or 1  # type: ignore[assignment]
+                self._labels[example.label] += 1
                 self._largest_event_id = max(self._largest_event_id, example.event_id)
             self.rows += 1
             yield filled(row, self._columns)
@@ -288,7 +292,7 @@ def _known_snapshot(session: Session, event_id: int | None) -> int:
 
 
 def _up_and_down(votes: Counter[bool]) -> dict[str, int]:
-    return {"up": votes[True], "down": votes[False]}
+    return {"up": round(votes[True]), "down": round(votes[False])}
 
 
 def _to_json(manifest: dict[str, Any]) -> str:

@@ -48,11 +48,12 @@ class Snapshot:
 
     @property
     def ups(self) -> int:
-        return sum(example.label for example in self.votes)
+        """A vote on a whole chat is one; `downs` alike."""
+        return self._number(True)
 
     @property
     def downs(self) -> int:
-        return len(self.votes) - self.ups
+        return self._number(False)
 
     @property
     def voters(self) -> int:
@@ -62,6 +63,9 @@ class Snapshot:
     def keys(self) -> list[tuple[str, str]]:
         """(message id, user id) of each vote and signal, without repeats: a correction shares its vote's."""
         return list(dict.fromkeys((example.message_id, example.user_id) for example in self.examples))
+
+    def _number(self, label: bool) -> int:
+        return round(sum(example.share or 1 for example in self.votes if example.label == label))
 
     def to_dict(self, held_out: Iterable[str], *, continued_from: str | None = None) -> dict[str, Any]:
         """As JSON for the run's row. `continued_from` is the id of the version that training continues."""

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from storage.chats import chat_votes, votes
+from storage.chats import chat_votes, stats, votes
 from storage.db.database import Database
 from storage.errors import Conflict, NotAllowed
 from storage.examples.example import Examples
+from storage.exports.exporter import Export
+from storage.exports.plan import ExportPlan
 from storage.privacy.quarantine import set_quarantine
 from tests.support.odd_conversations import comes_back, what_was_said
+from tests.support.rated_store import SALT
 from tests.support.rows import add_person_with_reply, add_reply
 
 
@@ -30,6 +33,15 @@ def test_each_reply_without_a_vote_of_its_own_gets_a_share(database: Database, t
         again = chat_votes.cast_chat_vote(session, user_id=person.id, chat_id=chat.id, label=True)
         assert (again, votes.latest_event_id(session)) == (cast, before)
     assert shares(database) == [(False, None), *[(True, 1 / 4)] * 4]
+    with database.read() as session:  # a vote on a whole chat is one vote
+        (of_version,) = stats.version_stats(session)
+        day = stats.daily_votes(session)[-1]
+        export = Export(session, ExportPlan(), salt=SALT)
+        list(export.chunks())
+        for found in (votes.count_votes(session), of_version, day):
+            assert (found.up, found.down) == (1, 1)
+    counts = export.manifest()
+    assert (counts["votes"], counts["labels"]) == ({"up": 1, "down": 1}, {"up": 4, "down": 1})
     assert b'"share": 0.25' in what_was_said(database, "kto")
     for shape in ("kto", "swift"):
         comes_back(database, tmp_path, shape)
