@@ -14,18 +14,21 @@ Format = Annotated[
 ]
 
 
-def exported(chat: ChatWithMessages, form: str) -> Response:
+def exported(chat: ChatWithMessages, form: str, *, usual_prompt: str = "") -> Response:
+    """As Markdown, it has its system prompt where that is not the usual one."""
     name = re.sub(r"[^a-z0-9]+", "-", chat.title.lower()).strip("-") or "chat"
     if form == "json":
         content, kind, suffix = chat.model_dump_json(indent=2), "application/json", "json"
     else:
-        content, kind, suffix = as_markdown(chat), "text/markdown; charset=utf-8", "md"
+        content, kind, suffix = as_markdown(chat, usual_prompt), "text/markdown; charset=utf-8", "md"
     attachment = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'}
     return Response(content, media_type=kind, headers=attachment)
 
 
-def as_markdown(chat: ChatWithMessages) -> str:
+def as_markdown(chat: ChatWithMessages, usual_prompt: str = "") -> str:
     turns = [f"**{_speaker(message)}**\n\n{message.content.strip()}" for message in chat.messages]
+    if chat.system_prompt not in ("", usual_prompt):
+        turns.insert(0, f"**System prompt**\n\n{chat.system_prompt.strip()}")
     return "\n\n".join([f"# {chat.title or 'Chat'}", *turns]) + "\n"
 
 

@@ -124,6 +124,9 @@ class ChatOut(BaseModel, from_attributes=True):
     id: str
     title: str
     system_prompt: str
+    sampling: dict[str, float] | None = Field(
+        None, description="temperature, top_p and max_new_tokens, where they are not the settings'."
+    )
     source: str
     consent: bool = Field(description="Whether it may be used for training.")
     created_at: datetime

@@ -2,10 +2,11 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from secrets import randbits
+from typing import Any
 
 from sqlmodel import Session
 
@@ -75,6 +76,11 @@ class ChatService:
         settings = self._settings
         return Sampling(settings.temperature, settings.top_p, settings.max_new_tokens)
 
+    def check_sampling(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises InvalidInput for a value that no reply can have."""
+        replace(self.default_sampling(), **chosen)
+        return dict(chosen)
+
     def begin(
         self,
         chat: Chat,
@@ -105,14 +111,15 @@ class ChatService:
         *,
         parent_id: str | None = None,
         edits: str | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Mapping[str, Any] | None = None,
         shorten: bool = True,
     ) -> LiveReply:
         """Add the person's message and reply to it: at the end of the chat, below the reply `parent_id`, or
         in place of their message `edits`. The edited message stays as another branch, and its reply gets
         the signal `edited`.
 
-        A seed is drawn if `sampling` has none, and stored, so that any reply can be reproduced. In a chat
+        `sampling` has what was chosen for this reply; the chat's own and the settings' have the rest.
+        A seed is drawn if there is none, and stored, so that any reply can be reproduced. In a chat
         that is too long the model reads the latest turns; without `shorten` the message is refused. Raises
         InvalidInput, TooLarge, NotFound, NotAllowed, TooOften, Busy, Conflict (code `reply_streaming` while
         the chat's last reply is under way).
@@ -124,7 +131,8 @@ class ChatService:
         leaf_id = path[-1].id if path else None
 
         def store(session: Session) -> Message:
-            if parent_id is None and edits is None and _leaf_id_of(session, chat_id) != leaf_id:
+            moved = parent_id is None and edits is None and _leaf_id_of(session, chat_id) != leaf_id
+            if moved or chats.get_chat(session, chat_id).system_prompt != chat.system_prompt:
                 raise Conflict(
                     "The chat has changed meanwhile; look at it and send again.", code="chat_changed"
                 )
@@ -136,7 +144,12 @@ class ChatService:
         return self._reply(chat, [*path, question], store, sampling, shorten=shorten)
 
     def regenerate(
-        self, user_id: str, message_id: str, *, sampling: Sampling | None = None, compare: bool = False
+        self,
+        user_id: str,
+        message_id: str,
+        *,
+        sampling: Sampling | Mapping[str, Any] | None = None,
+        compare: bool = False,
     ) -> LiveReply:
         """Generate another reply to the same message. `message_id` names a reply, or a message without one.
 
@@ -224,14 +237,14 @@ class ChatService:
         chat: Chat,
         path: Sequence[Message],
         store: Callable[[Session], Message],
-        sampling: Sampling | None,
+        sampling: Sampling | Mapping[str, Any] | None,
         version_id: str | None = None,
         *,
         shorten: bool = True,
         new_chat: bool = False,
     ) -> LiveReply:
         """Generate the reply to the last message of the path; `store` adds or finds that message."""
-        sampling = self._settle(sampling)
+        sampling = self._settle(chat, sampling)
         self._claim(chat.id, path)
         try:
             if wait := self._per_minute.take(chat.owner_id):
@@ -313,9 +326,13 @@ class ChatService:
             )
         chats.check_text(content, "content")
 
-    def _settle(self, sampling: Sampling | None) -> Sampling:
-        """Limit the number of tokens to that of the settings, and draw a seed if there is none."""
-        sampling = sampling or self.default_sampling()
+    def _settle(self, chat: Chat, sampling: Sampling | Mapping[str, Any] | None) -> Sampling:
+        """Limit the number of tokens to that of the settings, and draw a seed if there is none.
+
+        A mapping is what was chosen for this reply; the chat's own choice and the settings have the rest.
+        """
+        if not isinstance(sampling, Sampling):
+            sampling = replace(self.default_sampling(), **{**(chat.sampling or {}), **(sampling or {})})
         limit = min(sampling.max_new_tokens, self._settings.max_new_tokens)
         seed = sampling.seed if sampling.seed is not None else randbits(SEED_BITS)
         return replace(sampling, max_new_tokens=limit, seed=seed)

@@ -47,6 +47,7 @@ def draft_chat(
     owner_id: str,
     *,
     system_prompt: str = "",
+    sampling: Mapping[str, Any] | None = None,
     title: str = "",
     source: str = "web",
     consent: bool = True,
@@ -60,6 +61,7 @@ def draft_chat(
         id=next_id(session, Chat, Chat.owner_id == owner_id),
         owner_id=owner_id,
         system_prompt=check_text(system_prompt, "system_prompt"),
+        sampling=dict(sampling) if sampling else None,
         title=check_text(title, "title"),
         titled_by="person" if title else None,
         source=source,
@@ -137,6 +139,18 @@ def entitle(session: Session, chat_id: str, title: str) -> None:
     chat = session.get_one(Chat, chat_id, with_for_update=True)
     if chat.deleted_at is None and chat.titled_by is None and not _is_given(session, chat):
         chat.title, chat.titled_by = title, "model"
+
+
+def change_system_prompt(session: Session, chat_id: str, prompt: str) -> Chat:
+    """Raises Conflict once the chat has begun: examples would have a prompt that their replies had not."""
+    chat = get_chat(session, chat_id, with_for_update=True)
+    if session.exec(select(Message.id).where(Message.chat_id == chat_id).limit(1)).first() is not None:
+        raise Conflict(
+            "The chat has begun, and its votes are about replies to its system prompt; begin another chat.",
+            code="chat_begun",
+        )
+    chat.system_prompt = check_text(prompt, "system_prompt")
+    return chat
 
 
 def pin_chat(session: Session, chat_id: str, pinned: bool) -> Chat:

@@ -106,7 +106,9 @@ class Chat(Dated, table=True):
     owner_id: str = Field(foreign_key="user_account.id")
     title: str = ""
     titled_by: str | None = None  # person, model; None: the first words of the first message
-    system_prompt: str = Field(default="", sa_type=Text)
+    system_prompt: str = Field(default="", sa_type=Text)  # as it was when the first message came
+    # Those of temperature, top_p and max_new_tokens that its replies have in place of the settings'.
+    sampling: dict[str, Any] | None = Field(default=None, sa_type=OPTIONAL_JSON)
     consent: bool = True  # may its votes be trained on?
     source: str = "web"  # web, api, openai; import:FORMAT and judge:NAME for rows of a file
     import_key: str | None = Field(default=None, unique=True)  # hash of an imported row: none comes twice

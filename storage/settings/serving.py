@@ -66,6 +66,9 @@ class ServingSettings(BaseSettings):
     # Chatting
     system_prompt: str = NowField("You are a helpful assistant.")
     """System prompt of new chats. Empty: none."""
+    chat_settings: bool = NowField(True)
+    """The chat page lets people choose a new chat's system prompt and how its replies are sampled. Over the
+    API programs may in any case."""
     starter_prompts: Annotated[list[Line], NoDecode, AsList] = NowField(
         [
             "Explain tides to a child",

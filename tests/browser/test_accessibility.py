@@ -30,6 +30,10 @@ def test_no_rule_of_axe_is_broken(
     expect(page.get_by_role("dialog")).to_be_visible()
     assert violations(page) == []
     page.keyboard.press("Escape")
+    page.get_by_role("button", name="Chat settings").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert violations(page) == []
+    page.keyboard.press("Escape")
     if kind == "phone":
         page.get_by_role("button", name="Chats").tap()
         expect(page.get_by_role("button", name="Close")).to_be_focused()

@@ -1,5 +1,6 @@
 """Replies of another server as fast as they come: where the reader stays, and the titles that it writes."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.chatting import OpenPage, new_chat, send_and_wait
+from tests.support.axe import violations
+from tests.support.chatting import OpenPage, assert_fits, chat_id, expect_vote, new_chat, send_and_wait, thumb
 from tests.support.live_server import LiveServer
 from tests.support.scripted_models import Script, asked
 
@@ -21,8 +23,15 @@ def answer(body: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LiveServer]:
-    with Script({"theirs": answer}, pace=0.02).served() as address:
+def script() -> Script:
+    return Script({"theirs": answer}, pace=0.02)
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, script: Script
+) -> Iterator[LiveServer]:
+    with script.served() as address:
         theirs = {"backend": "openai", "openai_base_url": address, "openai_model": "theirs"}
         folder = tmp_path_factory.mktemp("fast") / "data"
         settings = {**theirs, "model": tiny_model, "model_titles": True, "max_new_tokens": 2000}
@@ -50,3 +59,46 @@ def test_the_model_gives_a_chat_its_title_unless_a_person_did(
     send_and_wait(page, "Of hills")
     send_and_wait(page, "Of hills again")
     expect(listed).to_have_text(["Of hills", "Of long rivers", "Mine"])
+
+
+def test_a_chat_has_its_own_system_prompt_and_sampling(
+    server: LiveServer, script: Script, open_page: OpenPage
+) -> None:
+    page = open_page(server.url, viewport={"width": 320, "height": 640})
+    page.get_by_role("button", name="Chat settings").click()
+    settings = page.get_by_role("dialog", name="Chat settings")
+    expect(settings.get_by_label("Temperature")).to_have_attribute("placeholder", "0.7")
+    settings.get_by_label("System prompt").fill("Answer as a sailor.")
+    settings.get_by_label("Temperature").fill("0.25")
+    assert violations(page) == []
+    assert_fits(page)
+    settings.get_by_role("button", name="Save").click()
+    own = page.get_by_role("button", name="Chat settings, changed for this chat")
+    expect(own).to_be_visible()
+    script.answered.clear()
+    send_and_wait(page, "Of boats")
+    thumb(page, "Like").click()
+    expect_vote(page, True)
+
+    own.click()
+    expect(settings.get_by_label("System prompt")).not_to_be_editable()
+    expect(settings.get_by_label("Temperature")).to_have_value("0.25")
+    settings.get_by_label("Temperature").fill("")
+    settings.get_by_label("Top p").fill("0.5")
+    settings.get_by_role("button", name="Save").click()
+    expect(settings).to_be_hidden()
+    expect(own).to_have_attribute("data-settings", re.compile('"top_p": 0.5'))
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.get_by_role("button", name="Earlier reply")).to_be_enabled()
+    asked_for = [body for body in script.answered if asked(body) == "Of boats"]
+    system = {"role": "system", "content": "Answer as a sailor."}
+    assert [body["messages"][0] for body in asked_for] == [system, system]
+    assert [(body["temperature"], body["top_p"]) for body in asked_for] == [(0.25, 0.9), (0.7, 0.5)]
+    with server.client() as client:
+        example = client.get("/api/v1/examples").json()["items"][0]
+        assert example["prompt"][0] == system
+    text = page.request.get(f"{server.url}/api/v1/chats/{chat_id(page)}/export").text()
+    assert "**System prompt**\n\nAnswer as a sailor." in text
+    page.get_by_role("button", name="Chats", exact=True).click()
+    new_chat(page)
+    expect(page.get_by_role("button", name="Chat settings", exact=True)).to_be_visible()

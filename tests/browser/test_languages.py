@@ -54,6 +54,12 @@ def test_the_browser_chooses_the_language_of_all_that_is_said(
     expect(page.get_by_role("button", name=say.phrase("wrong"))).to_be_visible()
     assert_fits(page)
     assert violations(page) == []
+    page.get_by_role("button", name=say("chat_settings")).click()
+    expect(page.get_by_label(say("system_prompt"))).to_be_visible()
+    assert_fits(page)
+    assert violations(page) == []
+    assert english_words(page) == set()
+    page.keyboard.press("Escape")
     page.get_by_role("button", name=say("say_more")).click()
     page.get_by_label(say("comment")).fill("x" * 2001)
     page.get_by_role("button", name=say("save")).click()

@@ -146,6 +146,14 @@ def test_chats_are_paged_renamed_and_deleted(shared_server: LiveServer, client: 
         path = f"/api/v1/chats/{made[0]}"
         assert http_loop.checked(ada.patch(path, json={"title": "Better"}))["title"] == "Better"
         refused(ada.patch(path, json={"title": "x" * 201}), 422, field="title")
+        refused(ada.patch(path, json={"sampling": {"top_p": 0}}), 422, field="top_p")
+        cold = {"temperature": 0.0, "max_new_tokens": 3}
+        changed = http_loop.checked(ada.patch(path, json={"system_prompt": "Be kind.", "sampling": cold}))
+        assert (changed["system_prompt"], changed["sampling"]) == ("Be kind.", cold)
+        reply = http_loop.chat_once(ada, "Hello", changed["id"])
+        assert reply["finish_reason"] == "length"
+        refused(ada.patch(path, json={"system_prompt": "Be rude."}), 409, "chat_begun")
+        assert http_loop.checked(ada.patch(path, json={"sampling": {}}))["sampling"] is None
         for method in ("get", "delete"):
             refused(getattr(client, method)(path), 403, "not_yours")
         assert ada.delete(path).status_code == 204

@@ -158,7 +158,8 @@ def real_requests(
     add(f"GET {one_chat}")
     add(f"GET {one_chat}/export?format=markdown")
     add(f"GET {one_chat}/export?format=json")
-    add(f"PATCH {one_chat}", {"title": "New", "system_prompt": "Be kind.", "consent": True, "pinned": True})
+    changes = {"title": "New", "sampling": {"temperature": 0.5}, "consent": True, "pinned": True}
+    add(f"PATCH {one_chat}", changes)
     add(f"DELETE /api/v1/chats/{deleted_id}")
     add(f"POST /api/v1/chats/{deleted_id}/restore")
     add(f"GET {one_chat}/messages?limit=2&cursor={message_id}")

@@ -1,6 +1,5 @@
 """Chats and messages. A reply is sent as server-sent events, or as one answer with `?stream=false`."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -26,7 +25,6 @@ from app.api.schemas import (
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
 from app.services import Services
-from app.serving.reply import Sampling
 from app.web.auth import CurrentUser, Identity, ServicesHere
 from app.web.openapi_names import Body
 from storage.chats import chats
@@ -70,9 +68,21 @@ EXPORT_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class ChatSampling(Body, json_schema_extra={"examples": [{"temperature": 0.2}]}):
+    """How the replies of a chat are sampled; a field that is left out comes from the settings."""
+
+    temperature: float | None = Field(None, description="0 to 2; 0 is greedy.")
+    top_p: float | None = Field(None, description="Above 0, at most 1.")
+    max_new_tokens: int | None = Field(None, description="At most the setting of this name.")
+
+    def checked(self, service: ChatService) -> dict[str, Any] | None:
+        return service.check_sampling(self.model_dump(exclude_none=True)) or None
+
+
 class NewChat(Body, json_schema_extra={"examples": [{"title": "Capitals", "system_prompt": "Be brief."}]}):
     title: Annotated[str, Field(max_length=LONGEST_TITLE)] = ""
     system_prompt: str | None = Field(None, description="Left out: from the settings. Empty: none.")
+    sampling: ChatSampling | None = None
     consent: StrictBool | None = Field(None, description=f"{CONSENT_HELP} Left out: from the settings.")
 
 
@@ -80,12 +90,14 @@ class ChatChanges(Body, json_schema_extra={"examples": [{"title": "Capitals of E
     """A field that is left out stays unchanged."""
 
     title: Annotated[str, Field(max_length=LONGEST_TITLE)] | None = None
+    system_prompt: str | None = Field(None, description="Only before the first message.")
+    sampling: ChatSampling | None = Field(None, description="In place of the chat's; {}: the settings' own.")
     consent: StrictBool | None = Field(None, description=CONSENT_HELP)
     pinned: StrictBool | None = Field(None, description="Whether it is pinned to the top of your list.")
 
 
 class SamplingChoice(Body, json_schema_extra={"examples": [{"temperature": 0.7, "seed": 1}]}):
-    """A field that is left out comes from the settings."""
+    """A field that is left out comes from the chat, or else from the settings."""
 
     temperature: float | None = Field(None, description="0 to 2; 0 is greedy.")
     top_p: float | None = Field(None, description="Above 0, at most 1.")
@@ -93,9 +105,8 @@ class SamplingChoice(Body, json_schema_extra={"examples": [{"temperature": 0.7, 
     seed: int | None = None
     stop: tuple[str, ...] | None = Field(None, description="Texts that end the reply and are left out of it.")
 
-    def sampling(self, service: ChatService) -> Sampling:
-        chosen = self.model_dump(include=set(SamplingChoice.model_fields), exclude_none=True)
-        return replace(service.default_sampling(), **chosen)
+    def chosen(self) -> dict[str, Any]:
+        return self.model_dump(include=set(SamplingChoice.model_fields), exclude_none=True)
 
 
 class NewMessage(
@@ -124,6 +135,7 @@ def create_chat(identity: CurrentUser, services: ServicesHere, body: NewChat | N
             session,
             identity.user_id,
             system_prompt=prompt,
+            sampling=body.sampling and body.sampling.checked(services.chat_service),
             title=body.title,
             source="api",
             consent=services.settings.consent_default if body.consent is None else body.consent,
@@ -161,7 +173,8 @@ def export_chat(
     chat_id: Id, identity: CurrentUser, services: ServicesHere, format: Format = "markdown"
 ) -> Response:
     """A chat of your own as a file: the messages of its current path, as text or with all that is known."""
-    return exported(get_chat(chat_id, identity, services), format)
+    chat = get_chat(chat_id, identity, services)
+    return exported(chat, format, usual_prompt=services.settings.system_prompt)
 
 
 @router.get("/chats/{chat_id}/messages")
@@ -178,7 +191,7 @@ def list_messages(
 
 @router.patch("/chats/{chat_id}")
 def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services: ServicesHere) -> ChatOut:
-    """Change the title, give or withdraw consent to training, pin the chat or unpin it.
+    """Change the title or the sampling, give or withdraw consent to training, pin the chat or unpin it.
 
     Without consent, the chat's votes are not trained on or exported. An application may also change its end
     users' chats.
@@ -189,6 +202,11 @@ def change_chat(chat_id: Id, body: ChatChanges, identity: CurrentUser, services:
             consent.set_consent(session, chat, body.consent, by=identity.user_id)
         if body.title is not None:
             chat = chats.rename_chat(session, chat_id, body.title)
+        if body.system_prompt is not None:
+            check_length(body.system_prompt, services.settings, "system_prompt")
+            chat = chats.change_system_prompt(session, chat_id, body.system_prompt)
+        if body.sampling is not None:
+            chat.sampling = body.sampling.checked(services.chat_service)
         if body.pinned is not None:
             chat = chats.pin_chat(session, chat_id, body.pinned)
     return ChatOut.model_validate(chat)
@@ -238,7 +256,7 @@ async def send_message(
         body.content,
         parent_id=body.parent_id,
         edits=body.edits,
-        sampling=body.sampling(services.chat_service),
+        sampling=body.chosen(),
     )
     live = await run_in_reply_thread(request, send)
     return await _answer(live, request, stream, services, identity.user_id)
@@ -255,7 +273,7 @@ async def regenerate(
     compare: Annotated[bool, Query(description="To compare both: says nothing against this reply.")] = False,
 ) -> Response:
     """Get an alternative to this reply."""
-    sampling = (body or SamplingChoice()).sampling(services.chat_service)
+    sampling = (body or SamplingChoice()).chosen()
     reply_again = services.chat_service.regenerate
     again = partial(reply_again, identity.user_id, message_id, sampling=sampling, compare=compare)
     live = await run_in_reply_thread(request, again)

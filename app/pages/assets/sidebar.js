@@ -44,6 +44,7 @@ addEventListener('focus', () => {
   trigger('look_again', { quiet: true });  // nobody asked, so a failure is no news
 });
 document.addEventListener('tl-changed', () => trigger('look_again', { quiet: true }));
+document.addEventListener('tl-settings', ({ detail }) => trigger('change_chat', { settings: detail }));
 document.addEventListener('tl-show', ({ detail }) => trigger('show_branch', { message: detail }));
 // The drawing of another branch removes the arrow that has the focus; one of the new message takes it over.
 const focusArrow = (message, label, frames = 300) => {

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+from pydantic import BaseModel, ValidationError
 
 from app.chat.live_reply import LiveReply
 from app.chat.service import ChatService
@@ -173,6 +174,7 @@ class ChatPage:
         self.side.look_again(self.on_look, self.tab, drawn, **quiet)
         self.side.rename_chat(self.on_rename, self.tab, drawn, **quiet)
         self.side.pin_chat(self.on_pin, self.tab, drawn, **quiet)
+        self.side.change_chat(self.on_settings, self.tab, drawn, **quiet)
         self.side.delete_chat(self.on_delete, self.tab, drawn, **quiet)
         self.side.restore_chat(self.on_restore, self.tab, drawn, **quiet)
         self.side.show_branch(self.on_show, self.tab, drawn, trigger_mode="multiple", **quiet)
@@ -209,7 +211,7 @@ class ChatPage:
 
     def on_new(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
         identity = self._identify(tab, request)
-        tab.chat_id = tab.consent = tab.consent_shown = tab.through = None
+        tab.chat_id = tab.consent = tab.consent_shown = tab.through = tab.wished = None
         yield from self.renderer.show(tab, identity)
 
     def on_older(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
@@ -244,6 +246,22 @@ class ChatPage:
         with self.services.database.write() as session:
             chat = get_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
             pin_chat(session, chat.id, chat.pinned_at is None)
+        yield from self.renderer.show(tab, identity)
+
+    @shows_errors
+    def on_settings(self, tab: TabState, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        """Change the open chat's sampling, or what the next chat begins with."""
+        identity = self._identify(tab, request)
+        if not self.services.settings.chat_settings:
+            raise InvalidInput("The settings of chats cannot be chosen here.")
+        wished = chat_settings(chosen(event, "settings"), self.services.settings.max_message_chars)
+        wished["sampling"] = self.services.chat_service.check_sampling(wished["sampling"])
+        if tab.chat_id is None:
+            tab.wished = wished
+        else:
+            with self.services.database.write() as session:
+                chat = get_chat(session, tab.chat_id, owner_id=identity.user_id)
+                chat.sampling = wished["sampling"] or None
         yield from self.renderer.show(tab, identity)
 
     @shows_errors
@@ -359,10 +377,10 @@ class ChatPage:
         with self._beginning(tab):
             consent = consent and self.renderer.read(tab, identity).consent
             with self.services.database.read() as session:
-                prompt = self.services.settings.system_prompt
-                chat = draft_chat(session, identity.user_id, system_prompt=prompt, consent=consent)
+                first = {"system_prompt": self.services.settings.system_prompt, **(tab.wished or {})}
+                chat = draft_chat(session, identity.user_id, consent=consent, **first)
             live = service.begin(chat, [], text)
-            tab.chat_id = chat.id
+            tab.chat_id, tab.wished = chat.id, None
             return live
 
     @contextmanager
@@ -376,6 +394,28 @@ class ChatPage:
             yield
         finally:
             tab.beginning = False
+
+
+def chat_settings(text: str, longest_prompt: int) -> dict[str, Any]:
+    """What assets/settings.js sends; raises InvalidInput."""
+    try:
+        wished = _ChatSettings.model_validate_json(text).model_dump(exclude_none=True)
+    except ValidationError as error:
+        raise InvalidInput("These are no settings of a chat; reload the page.", field="settings") from error
+    if len(wished.get("system_prompt", "")) > longest_prompt:
+        raise InvalidInput("The system prompt is too long.", field="system_prompt")
+    return wished
+
+
+class _Sampling(BaseModel, extra="forbid"):
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+
+
+class _ChatSettings(BaseModel, extra="forbid"):
+    system_prompt: str | None = None
+    sampling: _Sampling = _Sampling()
 
 
 def unsent_draft(kept: object, messages: Sequence[ShownMessage], person: str = "") -> tuple[str, str] | None:

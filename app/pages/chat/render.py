@@ -33,6 +33,7 @@ from storage.settings import Settings
 
 # Each tab that draws a stream costs the server as much as a reader of its own.
 MOST_FOLLOWERS = 12
+SAMPLED = ("temperature", "top_p", "max_new_tokens")  # what a chat may have of its own
 Update = dict[Any, Any]
 Drawing = Callable[[ChatState], Update]
 
@@ -187,6 +188,9 @@ class ChatRenderer:
                     answering=answering,
                     learned=learned,
                     accounts=accounts,
+                    settings=self._chat_settings(tab, state) if self.settings.chat_settings else None,
+                    begun=state.chat is not None,
+                    own=self._is_own(tab, state),
                 ),
                 self.welcome: render(
                     "chat/welcome.html",
@@ -200,6 +204,23 @@ class ChatRenderer:
             }
 
         return draw
+
+    def _chat_settings(self, tab: TabState, state: ChatState) -> dict[str, Any]:
+        """What assets/settings.js shows."""
+        settings, wished = self.settings, tab.wished or {}
+        prompt = wished.get("system_prompt", settings.system_prompt)
+        usual = self.chat_service.default_sampling().to_dict()
+        return {
+            "system_prompt": state.chat.system_prompt if state.chat else prompt,
+            "sampling": (state.chat.sampling if state.chat else wished.get("sampling")) or {},
+            "usual": {name: usual[name] for name in SAMPLED},
+            "longest_prompt": settings.max_message_chars,
+        }
+
+    def _is_own(self, tab: TabState, state: ChatState) -> bool:
+        """Whether the chat's settings are not those of the server."""
+        shown = self._chat_settings(tab, state)
+        return bool(shown["sampling"]) or shown["system_prompt"] != self.settings.system_prompt
 
     def consent_box(self, tab: TabState, state: ChatState) -> Any:
         """The box's update, only if it changes: otherwise it could undo a click on its way here."""

@@ -6,6 +6,7 @@ Also limits how often a stream is drawn. Uses no Gradio component.
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlmodel import Session
 
@@ -30,6 +31,7 @@ class TabState:
     chat_id: str | None = None
     consent: bool | None = None  # for the next new chat; None: the default of the settings
     consent_shown: bool | None = None  # by the box, as last drawn; a click may be on its way
+    wished: dict[str, Any] | None = None  # system_prompt and sampling of the next new chat
     chats_shown: int = CHATS_SHOWN
     language: Language = ENGLISH
     zone: str = "UTC"  # the browser's time zone
