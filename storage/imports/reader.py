@@ -4,7 +4,7 @@ Used by storage.imports.importer, and by the trainer to train on a file without 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from storage.imports.files.source import Source
 from storage.imports.formats.hints import hint
 from storage.imports.formats.table import check_options, known_formats, rows_of, sniff
 from storage.imports.rows.format import Format
+from storage.imports.rows.missing import why_none, with_words
 from storage.imports.rows.options import ImportOptions, shown_columns
 from storage.imports.rows.row import ImportedRow, LeftOut
 
@@ -117,16 +118,19 @@ class Reading:
             yield replace(first, value={"rows": rows})
 
     def _converted(self, record: Record, value: dict[str, Any]) -> Iterator[tuple[str, ImportedRow]]:
+        missing = record.missing or {}
         try:
+            if missing:
+                value, missing = with_words(value, missing, self.options)
             value = self.options.renamed(value)
         except InvalidInput as error:
             self._reject(record, error.message)
         else:
-            if (chosen := self._format_of(record, value)) is not None:
-                yield from self._rows_of(record, value, chosen)
+            if (chosen := self._format_of(record, value, missing)) is not None:
+                yield from self._rows_of(record, value, chosen, missing)
 
     def _rows_of(
-        self, record: Record, value: dict[str, Any], chosen: Format
+        self, record: Record, value: dict[str, Any], chosen: Format, missing: Mapping[str, str]
     ) -> Iterator[tuple[str, ImportedRow]]:
         try:
             for row in rows_of(chosen, value, self.options):
@@ -138,6 +142,9 @@ class Reading:
                 else:
                     self.report.dropped[row.reason] += row.rows
         except InvalidInput as error:
+            if error.field and (why := why_none(missing, self.options, error.field)) is not None:
+                self.report.dropped[why] += 1
+                return
             other = sniff(value, self.options) or chosen
             hint = f" It looks like the format {other.name}." if other is not chosen else ""
             self._reject(record, f"{error.message}{self._yours(error)}{hint}")
@@ -148,12 +155,14 @@ class Reading:
         name = yours.get(error.field or "")
         return f" ({error.field} is your column {name!r}.)" if name not in (None, error.field) else ""
 
-    def _format_of(self, record: Record, value: dict[str, Any]) -> Format | None:
-        """The format, detected from this record if not known yet; None if the record was rejected."""
+    def _format_of(self, record: Record, value: dict[str, Any], missing: Mapping[str, str]) -> Format | None:
+        """The format, detected from this record if not known yet; None if the record has no rows."""
         if self.format is None:
             self.format = sniff(value, self.options)
             if self.format is not None:
                 check_options(self.format, self.options)
+            elif (why := why_none(missing, self.options)) and sniff(value | dict(missing), self.options):
+                self.report.dropped[why] += 1
             else:
                 self._reject_format(record, value)
         return self.format

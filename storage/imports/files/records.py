@@ -5,7 +5,7 @@ take more than RECORD_MEMORY as Python objects is refused before they are made.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ class Record:
     done: int  # bytes of the file read so far
     value: dict[str, Any] | None = None
     fault: str | None = None
+    missing: Mapping[str, str] | None = None  # CSV: the columns without a value, and what stands there
 
 
 class TooLong(Exception):

@@ -39,6 +39,13 @@ TEXTS = ("comment", "correction", "system")
 # A Thumbloop export is recognised by the first columns, one of pairs by the second. The quote that exports
 # put before formulas is removed.
 OUR_COLUMNS = ({"message_id", "user_hash"}, {"chosen_message_id", "rejected_message_id"})
+# Besides an empty cell, the words that pandas reads as a missing value, and NaT, which it prints for a time.
+MISSING = frozenset(
+    (
+        *("nan", "NaN", "-nan", "-NaN", "NaT", "null", "NULL", "None", "N/A", "n/a", "NA", "<NA>"),
+        *("#N/A", "#N/A N/A", "#NA", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+    )
+)
 GRADIO_LOG = ["conversation", "index", "value", "flag", "timestamp"]  # Gradio writes no cell for value
 READING = (pa.ArrowException, OSError, ValueError)
 
@@ -46,10 +53,14 @@ csv.field_size_limit(LONGEST_RECORD)  # the default of 128 KiB is less than a lo
 
 
 def read_csv(file: IO[bytes]) -> Iterator[Record]:
-    """One record per row below the header; empty cells are null."""
+    """One record per row below the header; empty cells are null, and so are the words of MISSING.
+
+    But our own exports hold no such words in place of a value.
+    """
     lines = _CsvLines(file)
     header, separator = _csv_header(lines)
-    restore = restore_cell if any(set(header) >= ours for ours in OUR_COLUMNS) else str
+    ours = any(set(header) >= columns for columns in OUR_COLUMNS)
+    restore = restore_cell if ours else str
     rows = csv.reader(lines, delimiter=separator, strict=True)
     while True:
         lines.record_bytes = 0
@@ -65,7 +76,8 @@ def read_csv(file: IO[bytes]) -> Iterator[Record]:
             yield Record(f"line {first}", lines.done, fault=f"{too_long('row')} Reading ends here.")
             return
         if cells:
-            yield _csv_record(f"line {first}", lines.done, header, [restore(cell) for cell in cells])
+            found = _csv_record(f"line {first}", lines.done, header, [restore(cell) for cell in cells])
+            yield found if ours else _without_missing(found)
 
 
 def read_parquet(file: IO[bytes], size: int) -> Iterator[Record]:
@@ -193,6 +205,13 @@ def _csv_record(position: str, done: int, header: list[str], cells: list[str]) -
     if any(has_too_many(cell.encode()) for cell in cells if len(cell) > MOST_VALUES):
         return Record(position, done, fault=too_many("cell"))
     return Record(position, done, {name: _cell(name, text) for name, text in zip(header, cells, strict=True)})
+
+
+def _without_missing(record: Record) -> Record:
+    cells = record.value or {}
+    words = {name: cell for name, cell in cells.items() if isinstance(cell, str) and cell.strip() in MISSING}
+    missing = {name: "" for name, cell in cells.items() if cell is None} | words
+    return replace(record, value=cells | dict.fromkeys(words), missing=missing) if missing else record
 
 
 def _cell(name: str, text: str) -> Any:
