@@ -22,10 +22,9 @@ from typing import Any
 from app.judge.conversations import Conversation, read_conversations
 from app.judge.examples import kto_rows, likes, scores
 from app.judge.expected import Expected, Share
-from app.judge.judge import JudgePlan, judge_pool
+from app.judge.judge import JudgePlan, judge_pool, report_file
 from app.judge.own_server import check_names, opened_servers, own_spec
 from app.judge.pool import PoolPlan, fill_pool, read_pool
-from app.judge.report import judge_report
 from app.judge.store import store_rows
 from app.judge.work import Progress
 from app.simulation.prompts import SHIPPED
@@ -34,6 +33,7 @@ from storage.db.database import Database, open_database
 from storage.db.tables import TrainingRun
 from storage.errors import Conflict, InvalidInput, NotReady
 from storage.files.atomic import write_atomically
+from storage.registry.evaluations import read_report
 from storage.registry.model_versions import deployed_version, ensure_base, version_of_run
 from storage.settings import Settings
 from trainer.judge.rubric import Rubric
@@ -133,7 +133,7 @@ class Bootstrap:
         report = {
             "plan": self.plan.identity(),
             "run": ran,
-            "judge": json.loads((self.folder / "unseen.report.json").read_text()),
+            "judge": read_report(report_file(self.folder / "unseen.judged.jsonl")),
             "versions": {name: measured(unseen, name) for name in versions},
         }
         write_atomically(self.folder / "report.json", json.dumps(report, indent=2) + "\n")
@@ -160,18 +160,16 @@ class Bootstrap:
             asyncio.run(run())
 
     def _judge(self, name: str, progress: Progress) -> list[dict[str, Any]]:
-        """The rated replies of `NAME.jsonl`, and in `NAME.report.json` what to think of the ratings."""
+        """The rated replies of `NAME.jsonl`."""
         out = self.folder / f"{name}.judged.jsonl"
 
         async def run() -> None:
             plan = JudgePlan(self.plan.rubric, seed=self.plan.seed)
             log, only = self.folder / "server.log", [self.plan.judge]
             async with opened_servers(only, self.settings, log, {"temperature": 0.0}, "judge") as servers:
-                rows = await judge_pool(plan, self.folder / f"{name}.jsonl", servers[0], out, progress)
-                report = json.dumps(judge_report(rows, servers[0]), indent=2) + "\n"
-                write_atomically(self.folder / f"{name}.report.json", report)
+                await judge_pool(plan, self.folder / f"{name}.jsonl", servers[0], out, progress)
 
-        if not out.exists() or not (self.folder / f"{name}.report.json").exists():
+        if not out.exists():
             asyncio.run(run())
         return read_pool(out)
 

@@ -1,7 +1,6 @@
 """`thumbloop pool`, `thumbloop judge` and `thumbloop bootstrap`."""
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,6 @@ from app.commands.train_file import STOPPED
 from storage.db.database import Database, open_database
 from storage.db.tables import TrainingRun
 from storage.errors import InvalidInput
-from storage.files.atomic import write_atomically
 from storage.registry.model_versions import deployed_version, ensure_base
 from storage.settings import Settings, load_settings
 from trainer.judge.specs import FORM
@@ -114,7 +112,6 @@ def judge(
     from app.judge.judge import JudgePlan, judge_pool
     from app.judge.own_server import opened_servers
     from app.judge.pool import write_lines
-    from app.judge.report import judge_report
     from app.judge.store import store_rows  # loads pyarrow
     from trainer.judge.rubric import read_rubric
 
@@ -124,11 +121,9 @@ def judge(
 
     async def run(progress: "Progress") -> tuple[list[dict[str, Any]], dict[str, Any]]:
         async with opened_servers([judge], settings, _log(target), {"temperature": 0.0}, "judge") as servers:
-            rows = await judge_pool(plan, file, servers[0], target, progress)
-            return rows, judge_report(rows, servers[0], seed=seed)
+            return await judge_pool(plan, file, servers[0], target, progress)
 
     rows, report = run_shown(run)
-    write_atomically(target.with_suffix(".report.json"), json.dumps(report, indent=2) + "\n")
     show_report(report)
     if pairs is not None:
         write_lines(pairs, list(pair_rows(rows, min_difference)))

@@ -28,6 +28,9 @@ class Journal:
             raise Conflict(f"Another process works on {result}; wait for it.", field="out") from error
         self._lines = Lines(self.file)
         first, *answers = self._lines.read() or [{"plan": plan}]
+        if first["plan"] != plan and not answers:  # nothing is lost, for example with a name that was wrong
+            self.file.unlink()
+            self._lines, first = Lines(self.file), {"plan": plan}
         if first["plan"] != plan:
             found = first["plan"]
             names = sorted(name for name in {*found, *plan} if found.get(name) != plan.get(name))

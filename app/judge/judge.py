@@ -11,6 +11,8 @@ and a compared conversation has `comparisons`, with the places of two replies an
 `judge` and `scale` say whose verdicts these are, and on which scale (0 to 1 for comparisons: the share won).
 """
 
+import hashlib
+import json
 import random
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,10 @@ from typing import Any
 
 from app.judge.journal import Journal
 from app.judge.pool import read_pool, write_lines
+from app.judge.report import judge_report
 from app.judge.work import Job, Progress, do_jobs
+from storage.files.atomic import write_atomically
+from storage.registry.evaluations import read_report
 from trainer.judge.asking import OTHER_SIDE, ask_judge
 from trainer.judge.rubric import Rubric, read_winner, winner_schema
 from trainer.judge.servers import Server
@@ -46,27 +51,38 @@ class JudgePlan:
             "pairwise": self.pairwise,
             "votes": self.votes,
             "seed": self.seed,
-            "conversations": [row["id"] for row in rows],
+            "pool": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
         }
+
+
+def report_file(out: Path) -> Path:
+    """Where the report of a judged pool is."""
+    return out.with_suffix(".report.json")
 
 
 async def judge_pool(
     plan: JudgePlan, pool: Path, judge: Server, out: Path, progress: Progress
-) -> list[dict[str, Any]]:
-    """Ask the judge about everything in the pool, write the result to `out` and return its lines.
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Ask the judge about everything in the pool; writes and returns the lines of `out`, and the report.
 
-    The verdicts so far are in a file beside it, so the same call continues after a kill. Raises Conflict and
-    NotReady as `Journal` and `do_jobs` do.
+    The verdicts so far are in a file beside it, so the same call continues after a kill, and after the end
+    it reads the result again. Raises Conflict and NotReady as `Journal` and `do_jobs` do.
     """
     rows = read_pool(pool)
+    identity = plan.identity(judge, rows)
+    if out.exists() and (known := read_report(report_file(out))).get("plan") == identity:
+        return read_pool(out), known
     jobs = [job for row in rows for job in (_pair_jobs if plan.pairwise else _rating_jobs)(plan, row, judge)]
     random.Random(plan.seed).shuffle(jobs)
-    with Journal(out, plan.identity(judge, rows)) as journal:
+    with Journal(out, identity) as journal:
         await do_jobs(jobs, journal, "comparisons" if plan.pairwise else "ratings", progress)
         judged = [_judged(plan, row, judge.spec.name, journal.answers) for row in rows]
+        report = {**judge_report(judged, judge, seed=plan.seed), "plan": identity}
+        # Before the result, which is finished only with a report.
+        write_atomically(report_file(out), json.dumps(report, indent=2) + "\n")
         write_lines(out, judged)
         journal.remove()
-    return judged
+    return judged, report
 
 
 def comparable(row: Mapping[str, Any]) -> list[int]:

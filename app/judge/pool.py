@@ -15,7 +15,7 @@ from typing import Any
 from app.judge.conversations import Conversation
 from app.judge.journal import Journal
 from app.judge.work import Job, Progress, do_jobs
-from storage.errors import InvalidInput
+from storage.errors import InvalidInput, NotReady
 from storage.files.atomic import write_atomically
 from trainer.judge.servers import Server
 
@@ -93,7 +93,8 @@ def read_pool(file: Path) -> list[dict[str, Any]]:
     try:
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{file} cannot be read: {error}.", field="file") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InvalidInput(f"{file} cannot be read: {reason}.", field="file") from error
     for number, line in enumerate(filter(None, text.split("\n")), 1):
         try:
             row = json.loads(line)
@@ -107,9 +108,15 @@ def read_pool(file: Path) -> list[dict[str, Any]]:
                 field="file",
             ) from error
         found.append(row)
+    if not found:
+        raise InvalidInput(f"{file} has no conversations; `thumbloop pool` makes them.", field="file")
     return found
 
 
 def write_lines(file: Path, rows: Iterator[dict[str, Any]] | Sequence[dict[str, Any]]) -> None:
-    """Write JSON lines atomically."""
-    write_atomically(file, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+    """Write JSON lines atomically. Raises NotReady if the file cannot be written."""
+    try:
+        write_atomically(file, (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+    except OSError as error:
+        reason = f"{file} cannot be written ({error.strerror}). Mend that; the same command goes on."
+        raise NotReady(reason) from error

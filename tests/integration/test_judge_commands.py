@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
 from storage.chats.stats import version_stats
 from storage.chats.votes import latest_event_id
+from storage.db.tables import Chat, Message
 from storage.examples.example import Examples
 from tests.support.command_line import CommandLine
-from tests.support.live_server import wait_until
+from tests.support.live_server import StartServer, wait_until
 from tests.support.scripted_models import Script, asked, prefers_short, rated_texts
 
 KILLS = 5  # of each command
@@ -98,6 +100,46 @@ def test_ten_kills_change_nothing_and_no_answer_is_asked_for_twice(
         words = [*judge, str(out), "--out", str(judged)]
         killed_again_and_again(thumbloop, words, tmp_path / "judged.jsonl.part", script, of_judge)
         assert judged.read_bytes() == (tmp_path / "rated.jsonl").read_bytes()
+
+
+def test_kills_while_an_own_version_answers_change_nothing(
+    start_server: StartServer, thumbloop: CommandLine, prompts: Path, tmp_path: Path
+) -> None:
+    """The version is asked through the server that runs; nothing that was in the file is asked again."""
+    thumbloop.settings["port"] = start_server(data_dir=thumbloop.data_dir).settings.port
+    asked_for = select(Message.content).join(Chat).where(Message.role == "user", Chat.source == "openai")
+
+    def requests() -> Counter[str]:
+        with thumbloop.database() as database, database.read() as session:
+            return Counter(session.exec(asked_for).all())
+
+    script = Script(ANSWERS, seconds=0.02)
+    with script.served() as url:
+        words = [
+            "pool",
+            "--prompts",
+            str(prompts),
+            "--model",
+            "v1",
+            "--model",
+            f"short={url},short,at_once=2",
+        ]
+        words += ["--max-tokens", "12", "--out"]
+        thumbloop.run(*words, str(tmp_path / "whole.jsonl"))
+        assert set(requests().values()) == {1}
+        out, draw = tmp_path / "pool.jsonl", random.Random(7)
+        for _ in range(3):
+            wanted = len(journal(out.with_suffix(".jsonl.part"))) + draw.randint(1, 12)
+            program = thumbloop.start(*words, str(out))
+            wait_until(lambda: len(journal(out.with_suffix(".jsonl.part"))) >= wanted, 60, program.printed)  # noqa: B023
+            program.kill()
+            program.wait()
+        thumbloop.run(*words, str(out))
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    twice = sum(requests().values()) - 2 * QUESTIONS
+    assert 0 <= twice <= 3 * 8, "only what was under way at a kill, eight at a time, was asked again"
+    with thumbloop.database() as database, database.read() as session:
+        assert set(session.exec(select(Chat.consent)).all()) == {False}
 
 
 def test_examples_go_into_files_and_into_the_store_apart_from_votes(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from storage.errors import InvalidInput
@@ -57,7 +57,7 @@ class Rubric:
             if not low < high or (pattern and re.compile(pattern).groups < 1):
                 raise ValueError("`scale` must rise, and `pattern` needs a group for the rating")
         except (TemplateError, TypeError, ValueError, re.error) as error:
-            raise InvalidInput(f"The rubric {name} cannot be used: {error}.", field="rubric") from error
+            raise _unusable(name, error) from error
         return cls(name, text, (low, high), (*([pattern] if pattern else ()), *PATTERNS))
 
     def rating_question(
@@ -90,7 +90,14 @@ class Rubric:
         try:
             return str(_template(self.text).render({**dict.fromkeys(_EXAMPLE), **values})).strip()
         except TemplateError as error:
-            raise InvalidInput(f"The rubric {self.name} cannot be used: {error}.", field="rubric") from error
+            raise _unusable(self.name, error) from error
+
+
+def _unusable(name: str, error: Exception) -> InvalidInput:
+    line = f", line {error.lineno}," if isinstance(error, TemplateSyntaxError) else ""
+    known = f"; it is given {', '.join(_EXAMPLE)}" if isinstance(error, UndefinedError) else ""
+    reason = str(error).rstrip(".")
+    return InvalidInput(f"The rubric {name}{line} cannot be used: {reason}{known}.", field="rubric")
 
 
 def read_rubric(given: str) -> Rubric:

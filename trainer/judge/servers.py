@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import aiohttp
 import httpx2
 import openai
 
@@ -18,7 +19,8 @@ from trainer.judge.specs import ServerSpec
 
 Message = Mapping[str, str]
 RETRIES = 6  # with back-off up to 8 s between two attempts, or as long as the server says
-SHOWN_CHARS = 300
+UNREACHED_RETRIES = 2  # until the server has answered anything: a wrong address is soon known
+SHOWN_CHARS, NOT_FOUND, TOO_MANY_REQUESTS = 300, 404, 429
 # A server that answers nothing this often in a row is not asked on: it is away, or refuses the key.
 IN_A_ROW = 10
 
@@ -30,7 +32,7 @@ class NoAnswer(ThumbloopError):
 def away(server: str, failed: int, last: NoAnswer) -> NotReady:
     """That a server is not asked on; `failed` is how often in a row it gave no answer."""
     often = f" {failed} times in a row" if failed >= IN_A_ROW else ""
-    reason = last.message.rstrip(".")
+    reason = last.message.rstrip(".?")
     return NotReady(
         f"{server} gave no answer{often}: {reason}. The same command continues.", code="server_away"
     )
@@ -63,13 +65,14 @@ class Server:
         self.spec = spec
         self.used = Used()
         self._schema_refused = False
+        self._http = _Counting(self.used.faults, timeout=spec.timeout, follow_redirects=False)
         self._client = openai.AsyncOpenAI(
             base_url=spec.url,
             api_key=spec.key or "none",
             max_retries=RETRIES,
             timeout=spec.timeout,
             default_headers={"User-Agent": "Thumbloop"},
-            http_client=_Counting(self.used.faults, timeout=spec.timeout, follow_redirects=False),
+            http_client=self._http,
         )
 
     async def __aenter__(self) -> Self:
@@ -114,15 +117,17 @@ class Server:
     async def _ask(self, body: dict[str, Any]) -> Answer:
         self.used.calls += 1
         try:
-            # Not `chat.completions.create`: what it returns need not be a completion.
-            found: Any = await self._client.post("/chat/completions", cast_to=object, body=body)
+            found = await self._post(body)
         except openai.APIStatusError as error:
             refused = error.status_code in (400, 422)
             raise (Refused if refused else NoAnswer)(self._reason(error)) from error
         except openai.APITimeoutError as error:
             raise NoAnswer(f"no answer within {self.spec.timeout:g} s") from error
         except (openai.OpenAIError, ValueError) as error:
-            raise NoAnswer(f"no connection, or it broke ({_cause(error)})") from error
+            if not self._http.reached:
+                asked = "is the address right, and does the server run?"
+                raise NoAnswer(f"no connection ({_cause(error)}): {asked}") from error
+            raise NoAnswer(f"the connection broke ({_cause(error)})") from error
         try:
             choice = found["choices"][0]
             text = choice["message"].get("content") or ""
@@ -136,10 +141,27 @@ class Server:
         clean = str(text).encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be stored
         return Answer(clean, choice.get("finish_reason") == "stop", *counts)
 
+    async def _post(self, body: dict[str, Any]) -> Any:
+        if self._http.reached:
+            return await self._attempt(body, RETRIES)
+        try:
+            return await self._attempt(body, UNREACHED_RETRIES)
+        except openai.APIError as error:
+            status = getattr(error, "status_code", None)
+            final = status is not None and status < TOO_MANY_REQUESTS
+            if final or not self._http.reached:
+                raise
+        return await self._attempt(body, RETRIES - UNREACHED_RETRIES - 1)  # it is there, and busy
+
+    async def _attempt(self, body: dict[str, Any], retries: int) -> Any:
+        # Not `chat.completions.create`: what it returns need not be a completion.
+        options: Any = {"max_retries": retries}
+        return await self._client.post("/chat/completions", cast_to=object, body=body, options=options)
+
     def _reason(self, error: openai.APIStatusError) -> str:
         """The status and the server's words, without the key, which an answer may repeat."""
         if error.status_code in (401, 403):
-            return f"{error.status_code}: it refuses the key"
+            return f"{error.status_code}: it refuses the key; give another one"
         text = error.response.text
         try:
             found = json.loads(text)
@@ -147,7 +169,10 @@ class Server:
         except (ValueError, KeyError, AttributeError, TypeError):
             pass
         text = str(text).replace(self.spec.key, "…") if self.spec.key else str(text)
-        return f"{error.status_code}: {' '.join(text.split())[:SHOWN_CHARS]}"
+        shown = f"{error.status_code}: {' '.join(text.split())[:SHOWN_CHARS]}"
+        if error.status_code == NOT_FOUND:
+            shown += " (are the address, which ends in /v1, and the model right?)"
+        return shown
 
 
 class Refused(NoAnswer):
@@ -155,21 +180,29 @@ class Refused(NoAnswer):
 
 
 class _Counting(openai.DefaultAioHttpClient):
-    """Counts the attempts that failed; the client library around it tries again."""
+    """Counts the attempts that failed; the client library around it tries again.
+
+    `reached` is whether the server has answered anything.
+    """
 
     def __init__(self, faults: Counter[str], **options: Any) -> None:
         super().__init__(**options)
         self._faults = faults
+        self.reached = False
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         try:
             response = await super().send(request, **options)
-        except httpx2.TimeoutException:
+        except httpx2.TimeoutException as error:
+            if isinstance(error.__cause__, aiohttp.ClientConnectorError):  # refused at once, or no such host
+                self._faults["no connection"] += 1
+                raise httpx2.ConnectError(str(error.__cause__), request=request) from error
             self._faults["timeout"] += 1
             raise
         except httpx2.TransportError:
             self._faults["broken connection"] += 1
             raise
+        self.reached = True
         if response.status_code >= 400:
             self._faults[str(response.status_code)] += 1
         return response

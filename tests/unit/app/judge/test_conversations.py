@@ -92,3 +92,6 @@ def test_a_file_that_is_no_pool_is_refused(tmp_path: Path, line: str) -> None:
     file.write_text(f"{line}\n")
     with pytest.raises(InvalidInput, match=r"pool\.jsonl, line 1: not a conversation with replies"):
         read_pool(file)
+    file.write_text("")
+    with pytest.raises(InvalidInput, match=r"pool\.jsonl has no conversations"):
+        read_pool(file)

@@ -10,7 +10,7 @@ import pytest
 from app.judge.conversations import read_conversations
 from app.judge.judge import JudgePlan, judge_pool
 from app.judge.pool import PoolPlan, fill_pool
-from app.judge.report import judge_report, used
+from app.judge.report import used
 from storage.errors import Conflict, NotReady
 from tests.support.scripted_models import (
     BROKEN,
@@ -65,8 +65,7 @@ def rate(url: str, pool: Path, out: Path, *, more: str = "", **plan: Any) -> tup
     async def run() -> tuple[list[Any], dict[str, Any]]:
         async with Server(parse_server(f"j={url},judge{more}")) as judge:
             rubric = read_rubric("pair" if plan.get("pairwise") else "overall")
-            rows = await judge_pool(JudgePlan(rubric, **plan), pool, judge, out, quiet)
-            return rows, judge_report(rows, judge)
+            return await judge_pool(JudgePlan(rubric, **plan), pool, judge, out, quiet)
 
     return in_a_loop(run())
 
@@ -76,9 +75,13 @@ def lines(file: Path) -> list[Any]:
 
 
 def test_replies_are_rated_and_the_report_says_by_whom(tmp_path: Path) -> None:
-    with Script(ANSWERS).served() as url:
+    script = Script(ANSWERS)
+    with script.served() as url:
         pool = fill(url, tmp_path)
         rows, report = rate(url, pool, tmp_path / "judged.jsonl")
+        asked_so_far = len(script.answered)
+        assert rate(url, pool, tmp_path / "judged.jsonl") == (rows, report)
+        assert len(script.answered) == asked_so_far, "what is finished is read again"
     assert [[reply["model"] for reply in row["replies"]] for row in lines(pool)] == [["short", "long"]] * 6
     assert [[reply["rating"] for reply in row["replies"]] for row in rows] == [[5.0, 2.0]] * 6
     assert rows == lines(tmp_path / "judged.jsonl")
@@ -183,7 +186,7 @@ def test_a_server_that_refuses_structured_output_is_asked_without(tmp_path: Path
 
 
 def test_a_server_that_is_away_ends_the_work_which_goes_on_later(tmp_path: Path) -> None:
-    with pytest.raises(NotReady, match=r"short gave no answer: 401: it refuses the key\. The same command"):
+    with pytest.raises(NotReady, match=r"short gave no answer: 401: .*give another one\. The same command"):
         fill_refused(tmp_path)
     part = tmp_path / "pool.jsonl.part"
     assert len(lines(part)) == 1, "nothing but the plan"
@@ -191,6 +194,13 @@ def test_a_server_that_is_away_ends_the_work_which_goes_on_later(tmp_path: Path)
         fill(url, tmp_path, models=("short",))
     assert len(lines(tmp_path / "pool.jsonl")) == 6
     assert not part.exists()
+
+
+def test_a_wrong_address_is_soon_known(tmp_path: Path) -> None:
+    with pytest.raises(
+        NotReady, match=r"no connection \(.*: is the address right, and does the server run\. "
+    ):
+        fill("http://127.0.0.1:1/v1", tmp_path, models=("short",))
 
 
 def fill_refused(folder: Path) -> None:
@@ -209,10 +219,17 @@ def test_another_plan_or_a_finished_file_is_left_alone(tmp_path: Path) -> None:
             fill(url, tmp_path)
         pool = tmp_path / "pool.jsonl"
         part = tmp_path / "judged.jsonl.part"
-        part.write_text(json.dumps({"plan": {"judge": "another"}}) + "\n")
-        with pytest.raises(Conflict, match="has answers of another conversations, judge, pairwise, rubric"):
+        another = [{"plan": {"judge": "another"}}, {"key": "k", "answer": {}}]
+        part.write_text("".join(json.dumps(line) + "\n" for line in another))
+        with pytest.raises(Conflict, match="has answers of another judge, pairwise, pool, rubric, seed"):
             rate(url, pool, tmp_path / "judged.jsonl")
-    assert len(lines(part)) == 1
+        assert lines(part) == another
+        part.write_text(json.dumps(another[0]) + "\n")
+        rate(url, pool, tmp_path / "judged.jsonl")  # of a plan without an answer nothing would be lost
+        edited = pool.read_text().replace("Yes: ", "Yes, ")
+        pool.write_text(edited)
+        with pytest.raises(Conflict, match="is there already"):
+            rate(url, pool, tmp_path / "judged.jsonl")
 
 
 def test_usage_and_cost_are_counted(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_rubric_of_one_s_own(tmp_path: Path) -> None:
     ],
 )
 def test_rubrics_that_cannot_be_used(text: str) -> None:
-    with pytest.raises(InvalidInput, match="The rubric mine cannot be used"):
+    with pytest.raises(InvalidInput, match=r"The rubric mine(, line \d,)? cannot be used: .*[^.]\.$"):
         Rubric.parse("mine", text)
 
 
