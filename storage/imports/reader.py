@@ -15,6 +15,7 @@ from storage.imports.files.records import Record
 from storage.imports.files.source import Source
 from storage.imports.formats.hints import hint
 from storage.imports.formats.table import check_options, known_formats, rows_of, sniff
+from storage.imports.raters import Together
 from storage.imports.rows.format import Format
 from storage.imports.rows.missing import why_none, with_words
 from storage.imports.rows.options import ImportOptions, shown_columns
@@ -81,6 +82,24 @@ class Reading:
 
     def rows(self) -> Iterator[tuple[str, ImportedRow]]:
         """Each row with the position of its record."""
+        if self.options.raters not in ("mean", "majority"):
+            yield from self._rows()
+            return
+        votes, first = Together(self.options), replace(self)
+        for _, row in first._rows():
+            if first.format is None or not first.format.rated_apart:
+                break
+            votes.add(row)
+        self.format = first.format
+        for position, row in self._rows():
+            assert self.format is not None
+            for found in votes.of(row) if self.format.rated_apart else (row,):
+                if isinstance(found, ImportedRow):
+                    yield position, found
+                else:
+                    self.report.dropped[found.reason] += found.rows
+
+    def _rows(self) -> Iterator[tuple[str, ImportedRow]]:
         for record in self._grouped(self._counted()):
             if record.value is None:
                 self._reject(record, record.fault or "")

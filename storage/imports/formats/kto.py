@@ -1,5 +1,7 @@
 """Rows with a label: TRL's KTO data, LLaMA-Factory's two forms of it, and replies with a score."""
 
+from dataclasses import replace
+
 from storage.errors import InvalidInput
 from storage.imports.rows.cells import read_label, read_number
 from storage.imports.rows.fields import CHATS, REPLIES, Fields
@@ -60,6 +62,8 @@ def rated_rows(fields: Fields) -> Rows:
     )
     label = by_score(score, column, options)
     row = rated_row(fields, turns, name, label is True)
+    if options.raters == "mean":
+        label, row = True, replace(row, score=score)
     yield never_cast(fields) or (row if isinstance(label, bool) else label)
 
 
@@ -144,7 +148,8 @@ KTO = Format(
             ImportOptions(columns="prompt=question,reply=text,label=ok,reference=gold"),
         ),
     ),
-    ("up_words", "down_words"),
+    ("up_words", "down_words", "raters"),
+    rated_apart=True,
 )
 SHAREGPT = Format(
     "sharegpt",
@@ -175,7 +180,8 @@ SHAREGPT = Format(
             },
         ),
     ),
-    ("up_words", "down_words"),
+    ("up_words", "down_words", "raters"),
+    rated_apart=True,
 )
 RATED = Format(
     "rated",
@@ -203,6 +209,7 @@ RATED = Format(
             ImportOptions(score_column="helpfulness", up_from=3, down_to=1),
         ),
     ),
-    ("score_column", "up_from", "down_to"),
+    ("score_column", "up_from", "down_to", "raters"),
     scored=True,
+    rated_apart=True,
 )

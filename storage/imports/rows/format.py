@@ -62,6 +62,7 @@ class Format:
     options: tuple[str, ...] = ()  # the options it supports besides those of all formats
     ignores: frozenset[str] = frozenset()  # columns of it that say nothing about the rows
     scored: bool = False  # every row has a score, so that the thresholds are needed
+    rated_apart: bool = False  # several people's votes on a reply are records of their own
     group: str | None = None  # neighbouring records with the same value here are one
 
 

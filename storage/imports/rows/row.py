@@ -27,6 +27,17 @@ class ImportedRow:
     # The message and the person of the vote, where the source says so: of several votes, the latest counts.
     # The message is an id, or empty if only the text identifies it.
     ballot: tuple[str, str] | None = None
+    score: float | None = None  # where the label is to follow from several people's
+
+    @property
+    def person(self) -> str:
+        """Who voted, if the source says so."""
+        return self.ballot[1] if self.ballot else self.origin[1] if self.origin else ""
+
+    @property
+    def reply_key(self) -> str:
+        """A hash that all votes of people, or of one judge, on the same reply share."""
+        return _digest([_said(self.turns), self.judge])
 
     @property
     def key(self) -> str:

@@ -7,6 +7,8 @@ import pytest
 from storage.chats.votes import count_votes
 from storage.db.database import Database
 from storage.imports.importer import BATCH, import_file
+from storage.imports.preview import preview_file
+from storage.imports.rows.options import ImportOptions
 from tests.support.imported import counts, exported, lines, open_webui
 
 KTO: dict[str, Any] = {"prompt": "Hi", "completion": "Hello", "label": True}
@@ -96,3 +98,36 @@ def test_rows_of_people_known_by_text_before_are_not_imported_again(database: Da
     # What 0.1 before this change stored: a row of the same format, known by its text alone.
     import_file(database, lines(KTO))
     assert counts(import_file(database, lines(KTO | {"annotator": "a"}))) == (0, 1, 0, 0)
+
+
+@pytest.mark.parametrize("raters", ["mean", "majority"])
+def test_votes_in_rows_of_their_own_are_taken_together(raters: str) -> None:
+    votes = {"A": {"a": True, "b": True, "c": False}, "B": {"a": True, "b": False}, "C": {"": False}}
+    rows = [
+        KTO | {"completion": reply, "label": label, "annotator": person, "comment": person}
+        for reply, given in votes.items()
+        for person, label in given.items()
+    ]
+    rows.append(rows[2] | {"label": False})  # the same person again
+    rows.append(KTO | {"completion": "A", "label": False, "judged_by": "gpt-x"})  # no person
+    found = preview_file(lines(*rows), options=ImportOptions(raters=raters))
+    said = [(row.turns[-1].content, row.label, row.comment) for _, row in found.rows]
+    assert said == [("A", True, None), ("C", False, None), ("A", False, None)]
+    assert found.report.dropped == {
+        REPLACED: 1,
+        f"a vote that counts in the {raters} of those on the same reply": 3,
+        "as many people for as against": 1,
+    }
+
+
+def test_scores_in_rows_of_their_own_give_one_by_their_mean_or_majority() -> None:
+    scores = [("A", 5), ("A", 3), ("A", 4), ("B", 1), ("B", 3), ("C", 3)]
+    rows = [{"prompt": "Q", "response": reply, "rating": score} for reply, score in scores]
+    for raters, dropped in (
+        ("mean", "their mean is between 2 and 4"),
+        ("majority", "rating is between 2 and 4"),
+    ):
+        options = ImportOptions(raters=raters, up_from=4, down_to=2)
+        found = preview_file(lines(*rows), options=options)
+        assert [(row.turns[-1].content, row.label) for _, row in found.rows] == [("A", True), ("B", False)]
+        assert found.report.dropped[dropped] == (1 if raters == "mean" else 3)
