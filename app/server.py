@@ -52,6 +52,7 @@ from app.web.middleware import (
 from app.web.openapi_names import refuse_repeated, refuse_unstorable
 from app.web.page_guard import PageGuard
 from app.web.password_checks import PasswordChecks
+from app.web.root_path import RootPath
 from storage.settings import Settings
 
 API = "/api/v1"
@@ -85,7 +86,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     check_safe(settings)
     keep_secrets_out_of_logs()
     parts = services if services is not None else build_services(settings)
-    options = mount_options()
+    options = mount_options() | {"root_path": settings.root_path or None}
     pages = mount_page(ChatPage(parts).blocks, options)
 
     @asynccontextmanager
@@ -103,6 +104,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         summary="A chat app that learns from its thumbs.",
         description=f"{DEMONSTRATION}\n\n{DESCRIPTION}" if parts.demonstration else DESCRIPTION,
         version="1",
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -110,6 +112,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         lifespan=lifespan,
         dependencies=[Depends(refuse_unstorable)],
         middleware=[
+            Middleware(RootPath, prefix=settings.root_path),
             Middleware(RequestIds),
             Middleware(ResponseCounts, metrics=parts.metrics),
             Middleware(SecurityHeaders),

@@ -60,6 +60,7 @@ class ChatService:
         self._changed = threading.Condition()  # guards the fields below
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way
+        self._draining = False
         self._closed = False
         self._titles = TitleWriter(database, deployments, self._wait_until_idle)
         self._recorder = ReplyRecorder(
@@ -218,14 +219,28 @@ class ChatService:
             self._changed.wait_for(lambda: self._closed or not self._live, IDLE_SECONDS)
             return not self._closed and not self._live
 
+    @property
+    def draining(self) -> bool:
+        """Whether new messages are refused because this server is about to stop."""
+        return self._draining
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new messages, wait so long for the replies under way, and cancel those that are left."""
+        with self._changed:
+            self._draining = True
+            if seconds and self._chats:
+                log.info("Stopping: %d replies under way have %d s to end.", len(self._chats), seconds)
+            self._changed.wait_for(lambda: not self._chats, seconds)
+        for reply in self._under_way():
+            reply.cancel()
+
     def close(self) -> None:
-        """Refuse new messages, cancel the replies under way and wait until they are saved."""
+        """As `drain` without waiting, and then wait until the replies are saved."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._titles.close()
-        for reply in self._under_way():
-            reply.cancel()
+        self.drain(0)
         with self._changed:
             ended = self._changed.wait_for(lambda: not self._chats, CLOSE_SECONDS)
         if not ended:
@@ -340,7 +355,7 @@ class ChatService:
     def _claim(self, chat_id: str, path: Sequence[Message]) -> None:
         """Allow one reply at a time in a chat."""
         with self._changed:
-            if self._closed:
+            if self._draining:
                 raise Busy("The server is stopping; send the message again once it is back.")
             if chat_id in self._chats or any(message.state == "streaming" for message in path):
                 raise Conflict(

@@ -5,10 +5,13 @@ import errno
 import logging
 import logging.config
 import resource
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -113,6 +116,17 @@ def serve() -> None:
         address = page_address(settings.host, listener.getsockname()[1])
 
         class Server(uvicorn.Server):
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                """Let replies end before the server stops. A second signal, and Ctrl-C, cut them."""
+                patient = sig == signal.SIGTERM and not services.chat_service.draining
+                seconds = settings.drain_seconds if patient else 0
+                # In a thread, because the main one may hold the service's lock just now.
+                threading.Thread(target=self.drain, args=[sig, seconds], daemon=True).start()
+
+            def drain(self, sig: int, seconds: int) -> None:
+                services.chat_service.drain(seconds)
+                super().handle_exit(sig, None)
+
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
                 if self.started:

@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import ModelField, NowField
-from storage.settings.validators import Address, AsList, Item, Line, Network, TemplateArgs
+from storage.settings.validators import Address, AsList, Item, Line, Network, Prefix, TemplateArgs
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -57,6 +57,12 @@ class ServingSettings(BaseSettings):
     auth: Literal["anonymous", "accounts"] = Field("anonymous")
     """anonymous: anyone who opens the page may chat (loopback addresses only). accounts: people sign in with
     a name and a password."""
+    root_path: Prefix = Field("")
+    """Path below which a reverse proxy serves Thumbloop, for example /chat. The proxy may cut it off."""
+    drain_seconds: int = Field(30, ge=0, le=3600)
+    """After SIGTERM: seconds that the replies under way have to end, while new ones are refused and `/readyz`
+    says so. The server stops as soon as none is left. 0: it stops at once, and they are stored as far as they
+    came."""
     trusted_proxies: Annotated[list[Network], NoDecode, AsList] = Field(["127.0.0.1", "::1"])
     """Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are used: for
     delays after failed sign-ins, and for cookies that need HTTPS."""

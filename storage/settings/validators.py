@@ -105,6 +105,9 @@ TemplateArgs = Annotated[dict[str, Any], AsObject, AfterValidator(_free_argument
 Address = Annotated[str, AfterValidator(_http_address)]
 TimeZone = Annotated[str, AfterValidator(_known_timezone)]
 Network = Annotated[str, AfterValidator(_network)]
+Prefix = Annotated[
+    str, _matching(r"(/[\w.~-]+)*", "write a path without a slash at its end, such as /chat, or nothing")
+]
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 _TWO_TIMES = "write two times of day with a hyphen between them, such as 22:00-06:00"
 Hours = Annotated[str, _matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]

@@ -1,5 +1,6 @@
 """Several servers on one PostgreSQL database, and the one that SQLite allows."""
 
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,12 @@ import httpx
 import pytest
 
 from storage.db.database import Database
+from storage.registry.artifacts import Artifacts
+from tests.support.adapters import publish_adapter
 from tests.support.http_loop import checked, vote
 from tests.support.live_server import LiveServer, StartServer, read_events, wait_until
 from tests.support.programs import run_command
+from tests.support.proxy import nginx
 from tests.support.rolling_load import RollingLoad
 
 LEASE_SECONDS = 15  # storage.chats.chats.REPLY_LEASE
@@ -104,6 +108,36 @@ def test_a_second_server_leaves_the_replies_of_the_first_alone_until_it_is_dead(
             assert checked(elsewhere.post(again, json={"max_new_tokens": 4}))["finish_reason"] == "length"
 
 
+def test_a_server_that_is_asked_to_stop_lets_replies_end(
+    start_server: StartServer, endless_model: Path
+) -> None:
+    endless = {"model": endless_model, "max_new_tokens": 100_000, "serving_cache_tokens": 131_072}
+    server = start_server(**endless, drain_seconds=600)
+    assert server.process is not None
+    with server.client() as client:
+        streams = [Stream(client), Stream(client)]
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: client.get("/readyz").status_code == 503)
+        assert client.get("/readyz").json()["error"]["message"] == "This server is stopping."
+        refused = client.post(f"/api/v1/chats/{streams[0].chat_id}/messages", json={"content": "And?"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        lengths = [len(stream.text) for stream in streams]
+        wait_until(lambda: [len(stream.text) for stream in streams] > lengths)
+        assert server.process.poll() is None
+
+        checked(client.post(f"/api/v1/messages/{streams[0].message_id}/cancel"))
+        done = streams[0].ended()
+        assert done is not None
+        assert (done["finish_reason"], done["content"]) == ("cancelled", streams[0].text)
+        vote(client, streams[0].message_id, True)
+        wait_until(lambda: len(streams[1].text) > lengths[1] + 100)
+        server.process.send_signal(signal.SIGTERM)  # who cannot wait asks again
+        assert server.process.wait(timeout=60) == -signal.SIGTERM
+        done = streams[1].ended()
+        assert done is not None
+        assert (done["finish_reason"], done["content"]) == ("cancelled", streams[1].text)
+
+
 def test_a_second_server_on_sqlite_is_refused(start_server: StartServer) -> None:
     first = start_server()
     again = LiveServer({"data_dir": first.settings.data_dir, "model": first.settings.model})
@@ -134,4 +168,35 @@ def test_restarts_in_turn_lose_no_reply_and_no_vote(
         load.wait_for(votes=20, replies=2)
     wait_until(lambda: not load.streaming(), 4 * LEASE_SECONDS)
     load.check()
+    database.close()
+
+
+@pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
+def test_behind_nginx_nobody_notices_restarts_and_deployments(
+    start_server: StartServer, talkative_model: Path, empty_database_url: str, tmp_path: Path
+) -> None:
+    settings = {"model": talkative_model, "max_new_tokens": 100, "database_url": empty_database_url}
+    settings |= {"data_dir": tmp_path / "data", "drain_seconds": 120}
+    servers = [start_server(**settings) for _ in range(3)]
+    database = Database(empty_database_url)
+    artifacts = Artifacts(servers[0].settings.data_dir)
+    versions = [publish_adapter(database, artifacts, talkative_model, seed=seed).name for seed in (1, 2)]
+    with nginx(tmp_path / "nginx", [server.settings.port for server in servers]) as address:
+        port = int(address.rpartition(":")[2])
+        with RollingLoad(database, [port], streams=6, voters=6, votes_per_second=40) as load:
+            load.wait_for(votes=20, replies=3)
+            for server, version in zip(servers, [*versions, ""], strict=True):
+                assert server.process is not None
+                server.process.send_signal(signal.SIGTERM)
+                assert server.process.wait(timeout=120) == -signal.SIGTERM
+                server.start()
+                if version:
+                    with server.client() as admin:
+                        checked(admin.post(f"/api/v1/model-versions/{version}/deploy"))
+                load.wait_for(votes=20, replies=3)
+    assert not load.streaming()
+    counts = load.check()
+    assert (counts["broken"], counts["error"], load.dropped) == (0, 0, 0)
+    assert all(head.startswith(b"http/1.1 503") and b"retry-after:" in head for head in load.refused)
+    assert {server.process.poll() for server in servers if server.process} == {None}
     database.close()

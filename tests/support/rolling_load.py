@@ -9,7 +9,7 @@ import contextlib
 import json
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +57,8 @@ class RollingLoad:
         self.database = database
         self.reads: list[Read] = []
         self.acknowledged = 0
+        self.refused: list[bytes] = []  # the heads of answers that were neither 200 nor 201
+        self.dropped = 0  # connections that broke
         self._ports = ports
         self._pause = voters / votes_per_second
         self._over = threading.Event()
@@ -105,6 +107,14 @@ class RollingLoad:
                 assert {id: vote.revision for id, vote in found.items()} == voter.revisions
         return {"votes": self.acknowledged, "replies": len(self.reads), **ends}
 
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Go on after a connection that broke, or that nobody accepted."""
+        try:
+            yield
+        except (OSError, EOFError):  # TimeoutError is an OSError
+            self.dropped += 1
+
     def streaming(self) -> list[Message]:
         """The replies that no server has ended yet."""
         with self.database.read() as session:
@@ -134,7 +144,7 @@ class RollingLoad:
         draw, pending, clock = random.Random(voter.token), "", asyncio.get_running_loop().time
         due = clock() + draw.random() * self._pause
         while pending or not self._over.is_set():
-            with contextlib.suppress(OSError, EOFError):
+            with self._counted():
                 async with Connection(draw.choice(self._ports)) as connection:
                     while pending or not self._over.is_set():
                         pending = pending or draw.choice(voter.replies)
@@ -142,6 +152,7 @@ class RollingLoad:
                         answer = await connection.vote(voter, pending, label)
                         if answer.status != 200:
                             assert answer.status >= 500, answer
+                            self.refused.append(answer.head)
                             break
                         self.acknowledged += 1
                         voter.labels[pending] = label
@@ -156,14 +167,15 @@ class RollingLoad:
         draw = random.Random(token)
         while not self._over.is_set():
             silent = None
-            try:
+            with self._counted():
                 async with Connection(draw.choice(self._ports)) as connection:
                     created = await connection.ask("POST", "/api/v1/chats", token, b"{}")
                     if created.status == 201:
                         async with asyncio.timeout(SILENT_SECONDS) as silent:
                             await self._read(connection, token, created.json()["id"])
-            except (OSError, EOFError):
-                assert silent is None or not silent.expired(), "a reply neither went on nor ended"
+                    if not connection.head.startswith(b"http/1.1 20"):
+                        self.refused.append(connection.head)
+            assert silent is None or not silent.expired(), "a reply neither went on nor ended"
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _read(self, connection: Connection, token: str, chat_id: str) -> None:

@@ -43,7 +43,7 @@ class Answer:
 class Connection:
     """One connection that is kept; raises OSError or EOFError (IncompleteReadError) when it breaks.
 
-    Reads answers of a known length and, line by line, streams.
+    Reads answers of a known length and, line by line, streams. Keeps the newest answer's `head`.
     """
 
     def __init__(self, port: int) -> None:
@@ -66,10 +66,14 @@ class Connection:
         return Answer(int(head[9:12]), head, await self._reader.readexactly(length))
 
     async def lines(self, path: str, token: str, body: bytes) -> AsyncIterator[bytes]:
-        """The lines of a streamed answer, those between its chunks too; none if it is refused."""
+        """The lines of a streamed answer; none if it is refused. A proxy cuts its chunks anywhere."""
         head = await self._begin("POST", path, token, body)
-        while int(head[9:12]) == 200 and (line := await self._reader.readline()):
-            yield line
+        rest = b""
+        while int(head[9:12]) == 200 and (size := int(await self._reader.readline() or b"0", 16)):
+            chunk = await self._reader.readexactly(size + len(b"\r\n"))
+            *lines, rest = (rest + chunk[:size]).split(b"\n")
+            for line in lines:
+                yield line
 
     async def _begin(self, method: str, path: str, token: str, body: bytes) -> bytes:
         """The head of the answer, in small letters."""
@@ -79,7 +83,8 @@ class Connection:
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        return (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        self.head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        return self.head
 
 
 def choices(voters: Sequence[Voter], changes: float, seed: int) -> Iterator[tuple[Voter, str, bool]]:

@@ -35,7 +35,9 @@ def alive() -> Alive:
 
 @router.get("/readyz")
 def ready(services: ServicesHere) -> Ready:
-    """The database responds and a model can reply; otherwise 503 with the reason."""
+    """The database responds and a model can reply, for more than a moment; otherwise 503 with the reason."""
+    if services.chat_service.draining:
+        raise Busy("This server is stopping.", code="not_ready")
     try:
         with services.database.read() as session:
             deployed = deployed_version(session).name

@@ -67,7 +67,7 @@ def admin_page(request: Request, template: str, status: int = 200, **values: Any
         render(f"admin/{template}", **frame | values), status, headers={"Cache-Control": "no-store"}
     )
     if notice is not None:
-        response.delete_cookie(NOTICE, path="/admin")
+        response.delete_cookie(NOTICE)
     return response
 
 
@@ -110,7 +110,7 @@ def act(request: Request, services: Services, deed: Callable[[Identity], str], t
     response = RedirectResponse(then, status_code=303)
     if text:
         value = quote(json.dumps([text[:LONGEST_NOTICE], bad]))
-        response.set_cookie(NOTICE, value, max_age=60, path="/admin", httponly=True, samesite="strict")
+        response.set_cookie(NOTICE, value, max_age=60, httponly=True, samesite="strict")
     return response
 
 

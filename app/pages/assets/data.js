@@ -36,7 +36,7 @@
   const exportVotes = async (form, result) => {
     const filters = filledIn(form.querySelector("[data-filters]"));
     filters.append("limit", "1");
-    const found = await fetch(`/api/v1/examples?${filters}`, { credentials: "same-origin" });
+    const found = await fetch(`../api/v1/examples?${filters}`, { credentials: "same-origin" });
     if (!found.ok) throw new Error(await refusal(found));
     // A link streams to disk and leaves the page as it is.
     const href = `${form.getAttribute("action")}?${filledIn(form)}`;
