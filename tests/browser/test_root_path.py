@@ -50,6 +50,8 @@ def test_everything_stays_below_the_prefix(
 def watch(page: Page, address: str) -> list[str]:
     """Gets what the page asked for outside of the prefix, and what it was refused."""
     found: list[str] = []
-    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else found.append(r.url))
+    page.on(
+        "request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else found.append(r.url)
+    )
     page.on("response", lambda r: found.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     return found

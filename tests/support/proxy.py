@@ -60,5 +60,6 @@ def configuration(port: int, ports: Sequence[int], prefix: str) -> str:
     assert replaced == 2
     text = re.sub(r"    ssl_.*\n", "", text.replace("listen 443 ssl", f"listen 127.0.0.1:{port}"))
     if prefix:
-        text = re.sub(r"location (/.*) \{\n +proxy_pass (.+);", rf"location {prefix}\1 {{ proxy_pass \2\1;", text)
+        location = rf"location {prefix}\1 {{ proxy_pass \2\1;"
+        text = re.sub(r"location (/.*) \{\n +proxy_pass (.+);", location, text)
     return text
