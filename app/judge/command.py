@@ -17,7 +17,7 @@ from storage.errors import InvalidInput
 from storage.registry.model_versions import deployed_version, ensure_base
 from storage.settings import Settings, load_settings
 from trainer.judge.specs import FORM
-from trainer.text import spoken
+from trainer.text import counted, spoken
 
 if TYPE_CHECKING:
     from app.judge.conversations import Conversation
@@ -64,14 +64,16 @@ def pool(
     if from_chats and any("=" in model for model in models):
         say(f"{len(plan.conversations)} chats of people who let us train on them go to other servers.")
 
-    async def run(progress: "Progress") -> list[tuple[str, dict[str, Any]]]:
+    async def run(progress: "Progress") -> tuple[int, list[tuple[str, dict[str, Any]]]]:
         sampling = {"temperature": temperature, "max_tokens": max_tokens}
         async with opened_servers(models, settings, _log(out), sampling) as servers:
-            await fill_pool(plan, servers, out, progress)
-            return [(server.spec.name, used(server)) for server in servers]
+            failed = await fill_pool(plan, servers, out, progress)
+            return failed, [(server.spec.name, used(server)) for server in servers]
 
-    found = run_shown(run)
+    failed, found = run_shown(run)
     show_used(found)
+    if failed:
+        say(f"{counted(failed, 'reply', 'replies')} failed for good; the file says why.")
     say(f"{len(plan.conversations)} conversations with replies: {out}")
 
 
@@ -115,6 +117,11 @@ def judge(
     from app.judge.store import store_rows  # loads pyarrow
     from trainer.judge.rubric import read_rubric
 
+    if up_from is not None and down_to is not None and not down_to < up_from:
+        raise InvalidInput(
+            f"--up-from {up_from:g} is not above --down-to {down_to:g}: what lies between is left out.",
+            field="up_from",
+        )
     settings = load_settings()
     target = out or file.with_suffix(".judged.jsonl")
     plan = JudgePlan(read_rubric(rubric or ("pair" if pairwise else "overall")), pairwise, votes, seed)
@@ -126,12 +133,14 @@ def judge(
     rows, report = run_shown(run)
     show_report(report)
     if pairs is not None:
-        write_lines(pairs, list(pair_rows(rows, min_difference)))
-        say(f"Pairs: {pairs}")
+        found = list(pair_rows(rows, min_difference))
+        write_lines(pairs, found)
+        say(f"{counted(len(found), 'pair')}: {pairs}")
     examples = list(kto_rows(rows, up_from, down_to))
     if kto is not None:
         write_lines(kto, examples)
-        say(f"KTO rows: {kto}")
+        up = sum(row["label"] for row in examples)
+        say(f"KTO rows, {up} good and {len(examples) - up} bad: {kto}")
     if store:
         with closing(open_database(settings)) as database:
             imported = store_rows(database, examples, target.parent)

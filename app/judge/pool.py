@@ -37,11 +37,11 @@ class PoolPlan:
         }
 
 
-async def fill_pool(plan: PoolPlan, servers: Sequence[Server], out: Path, progress: Progress) -> None:
+async def fill_pool(plan: PoolPlan, servers: Sequence[Server], out: Path, progress: Progress) -> int:
     """Ask each server for replies to each conversation and write the result to `out`.
 
-    The replies so far are in a file beside it, so the same call continues after a kill. Raises Conflict and
-    NotReady as `Journal` and `do_jobs` do.
+    Returns how many replies failed for good; the result has their errors. The replies so far are in a file
+    beside it, so the same call continues after a kill. Raises as `Journal` and `do_jobs` do.
     """
     names = [server.spec.name for server in servers]
     if len(set(names)) < len(names):
@@ -85,6 +85,7 @@ async def fill_pool(plan: PoolPlan, servers: Sequence[Server], out: Path, progre
 
         write_lines(out, map(line, plan.conversations))
         journal.remove()
+        return sum("error" in answer for answer in journal.answers.values())
 
 
 def read_pool(file: Path) -> list[dict[str, Any]]:

@@ -152,6 +152,9 @@ def test_examples_go_into_files_and_into_the_store_apart_from_votes(
         files = ["--kto", str(kto), "--pairs", str(pairs)]
         printed = thumbloop.output("judge", str(pool), "--judge", f"j={url},judge", *files, "--store")
     assert f"{2 * QUESTIONS} rated replies were imported, 0 were there." in printed
+    assert f"{QUESTIONS} pairs: {pairs}\nKTO rows, {QUESTIONS} good and {QUESTIONS} bad: {kto}\n" in printed
+    crossed = ["judge", str(pool), "--judge", "v1", "--up-from", "2", "--down-to", "4"]
+    assert "--up-from 2 is not above --down-to 4" in thumbloop.refused(*crossed)
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     assert {(row["chosen_model"], row["rejected_model"]) for row in rows} == {("short", "long")}
     assert {(row["rating_chosen"], row["rating_rejected"]) for row in rows} == {(5, 2)}

@@ -129,7 +129,8 @@ def _with_judge(verdict: Verdict, judge: Preference, evidence: ReplyEvidence, se
     counts = judge.to_dict()
     said = (
         f"the judge {judge.judge} prefers its replies to {counts['won']} prompts and the deployed version's "
-        f"to {counts['lost']}, with {counts['ties']} ties"
+        f"to {counts['lost']}, with {counts['ties']} ties (a share of {counts['share']['mean']:.0%}, "
+        f"{counts['share']['low']:.0%} to {counts['share']['high']:.0%})"
     )
     if isinstance(evidence.taste, Abstention):
         if sure >= settings.gate_confidence:

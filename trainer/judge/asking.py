@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from storage.errors import NotReady
+from trainer.judge.estimate import estimate
 from trainer.judge.rubric import ASK_AGAIN, Rubric, Verdict, read_rubric, read_winner, winner_schema
 from trainer.judge.servers import IN_A_ROW, Message, NoAnswer, Server, away
 from trainer.judge.specs import parse_server
@@ -51,7 +52,8 @@ class Preference:
     """What a judge says of two versions' replies to the same prompts.
 
     `points` has a value for each prompt that was judged: 1 where the new reply won in both orders, 0 where
-    the old one did, ½ for a tie. `failed` prompts got no answer that could be read.
+    the old one did, ½ for a tie. `failed` prompts got no answer that could be read. In the measures, `share`
+    is the mean of the points with its 95 % interval, by bootstrap over the prompts.
     """
 
     judge: str
@@ -62,7 +64,9 @@ class Preference:
         counts = {
             name: self.points.count(value) for name, value in (("won", 1.0), ("ties", 0.5), ("lost", 0.0))
         }
-        return {"judge": self.judge, **counts, "failed": self.failed}
+        found = estimate(self.points)
+        share = found and {name: found[name] for name in ("mean", "low", "high")}
+        return {"judge": self.judge, **counts, "failed": self.failed, "share": share}
 
 
 def ask_preference(

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
-import numpy as np
-
 from storage.errors import NotReady
 from trainer.judge.asking import Conversation, ask_each, ask_judge
+from trainer.judge.estimate import estimate
 from trainer.judge.rubric import read_rubric
 from trainer.judge.servers import Server
 from trainer.judge.specs import ServerSpec
-
-RESAMPLES = 10_000
-LIKELY = 0.95  # of an interval
 
 
 @dataclass(frozen=True)
@@ -62,18 +58,3 @@ def rate_replies(
             f"No answer of {spec.name} has a rating that can be read; take another model as judge."
         )
     return Ratings(values, len(answers) - len(values), dict(sorted(judge.used.faults.items())))
-
-
-def estimate(values: Sequence[float], seed: int = 0) -> dict[str, float] | None:
-    """The mean of a value a question and its 95 % interval: a percentile bootstrap over the questions."""
-    if not values:
-        return None
-    given = np.asarray(values, dtype=float)
-    draws = np.random.default_rng(seed).integers(len(given), size=(RESAMPLES, len(given)))
-    ends = np.quantile(given[draws].mean(axis=1), [(1 - LIKELY) / 2, (1 + LIKELY) / 2])
-    return {
-        "mean": float(given.mean()),
-        "low": float(ends[0]),
-        "high": float(ends[1]),
-        "questions": len(given),
-    }

@@ -32,10 +32,9 @@ class NoAnswer(ThumbloopError):
 def away(server: str, failed: int, last: NoAnswer) -> NotReady:
     """That a server is not asked on; `failed` is how often in a row it gave no answer."""
     often = f" {failed} times in a row" if failed >= IN_A_ROW else ""
-    reason = last.message.rstrip(".?")
-    return NotReady(
-        f"{server} gave no answer{often}: {reason}. The same command continues.", code="server_away"
-    )
+    reason = last.message if last.message.endswith("?") else f"{last.message.rstrip('.')}."
+    message = f"{server} gave no answer{often}: {reason} The same command continues."
+    return NotReady(message, code="server_away")
 
 
 @dataclass(frozen=True)

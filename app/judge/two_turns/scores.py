@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trainer.judge.ratings import estimate
+from trainer.judge.estimate import estimate
 
 TURNS = ("first", "second")
 VALUES = {"win": 1.0, "tie": 0.5, "loss": 0.0}

@@ -198,7 +198,7 @@ def test_a_server_that_is_away_ends_the_work_which_goes_on_later(tmp_path: Path)
 
 def test_a_wrong_address_is_soon_known(tmp_path: Path) -> None:
     with pytest.raises(
-        NotReady, match=r"no connection \(.*: is the address right, and does the server run\. "
+        NotReady, match=r"no connection \(.*: is the address right, and does the server run\? "
     ):
         fill("http://127.0.0.1:1/v1", tmp_path, models=("short",))
 

@@ -227,7 +227,7 @@ def test_without_a_taste_an_admin_decides() -> None:
     ("candidate", "won", "outcome", "reason"),
     [
         (0.8, 30, "pass", "The judge j prefers its replies to 30 prompts and the deployed version's to 10"),
-        (0.8, 20, "pass", "20 prompts and the deployed version's to 20"),
+        (0.8, 20, "pass", "20 prompts and the deployed version's to 20, with 0 ties (a share of 50%, 35% to"),
         (0.8, 5, "not_enough_evidence", "But the judge j prefers its replies to 5 prompts"),
         (0.2, 40, "fail", "Worse with probability 1.00"),
         (0.5, 40, "not_enough_evidence", "An admin decides. The judge j prefers"),
@@ -244,13 +244,10 @@ def test_a_judge_holds_what_it_does_not_like_and_decides_where_there_is_no_taste
     judge = Preference("j", [1.0] * won + [0.0] * (40 - won))
     found = judge_replies(dataclasses.replace(evidence, judge=judge), SETTINGS)
     assert (found.outcome, reason in found.reason) == (outcome, True), found.reason
-    assert found.measures["replies"]["judge"] == {
-        "judge": "j",
-        "won": won,
-        "ties": 0,
-        "lost": 40 - won,
-        "failed": 0,
-    }
+    counted = {"judge": "j", "won": won, "ties": 0, "lost": 40 - won, "failed": 0}
+    share = found.measures["replies"]["judge"].pop("share")
+    assert found.measures["replies"]["judge"] == counted
+    assert share["low"] <= share["mean"] == won / 40 <= share["high"]
 
 
 def test_a_judge_that_mostly_gave_no_answer_has_no_say() -> None:

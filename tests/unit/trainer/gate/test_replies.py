@@ -93,9 +93,8 @@ def test_a_judge_reads_both_replies_to_each_prompt(versions: Versions) -> None:
         ((verdict, _),) = at_once([lambda: versions.judge(ADAPTER, settings=settings)])
     found = verdict.measures["replies"]["judge"]
     assert (found["won"] + found["ties"] + found["lost"], found["failed"]) == (30, 0)
-    words = verdict.measures["replies"]
-    shorter = words["strengths"]["1"]["words"] < words["deployed"]["words"]
-    assert (found["won"] > found["lost"]) == shorter
+    assert min(found["won"], found["lost"]) > 0, "which of them is which says test_asking.py"
+    assert found["share"]["mean"] == pytest.approx((found["won"] + found["ties"] / 2) / 30)
     assert "the judge j prefers" in verdict.reason.lower()
 
 
