@@ -13,7 +13,8 @@ from rich.progress import Progress as ProgressBar
 from app.commands.data import REASON
 from app.commands.options import field_options, import_options, pairs, with_options
 from app.commands.terminal import ACTOR, console, onto_stdout, opened_database, print_table, say
-from storage.chats.chats import short_title
+from storage.chats.chat_votes import cast_chat_vote, chat_vote, clear_chat_vote
+from storage.chats.chats import get_chat, short_title
 from storage.db import audit
 from storage.errors import InvalidInput
 from storage.examples.filters import ExampleFilter, read_filter, resolve
@@ -33,6 +34,7 @@ from storage.review.voted_replies import VotedReply, VoteFilter, conversation, g
 from storage.settings.training import SignalKind
 from trainer.taste.review_queue import QUEUES, review_queue
 from trainer.taste.themes import disliked_themes
+from trainer.text import counted
 
 if TYPE_CHECKING:
     from storage.exports.shapes import ChatTemplate
@@ -358,3 +360,28 @@ def exclude(
     with opened_database() as (_, database), database.write() as session:
         changed = set_excluded(session, vote_ids, not undo, by=ACTOR, reason=reason)
     say(f"{changed} {'included again' if undo else 'excluded'}.")
+
+
+@votes_commands.command("chat")
+def vote_on_chat(
+    chat_id: str = typer.Argument(help="The id of a chat."),
+    thumb: str | None = typer.Argument(None, help="up, down or none; shows the vote if not given."),
+) -> None:
+    """Vote on a whole chat as the person whose chat it is: replies without a vote of their own share it."""
+    labels = {name: label for label, name in THUMBS.items()} | {"none": None}
+    if thumb is not None and thumb not in labels:
+        raise InvalidInput(f"{thumb!r} is not a vote; say up, down or none.", field="thumb")
+    with opened_database() as (_, database), database.write() as session:
+        person = get_chat(session, chat_id).owner_id
+        if thumb is None:
+            found = chat_vote(session, user_id=person, chat_id=chat_id)
+        elif (label := labels[thumb]) is None:
+            found = clear_chat_vote(session, user_id=person, chat_id=chat_id)
+        else:
+            found = cast_chat_vote(session, user_id=person, chat_id=chat_id, label=label)
+        if thumb is not None:
+            audit.record(session, ACTOR, "vote on chat", chat_id, label=found.label)
+    if found.label is None:
+        say("No vote on the whole chat.")
+    else:
+        say(f"{THUMBS[found.label]}, shared by {counted(len(found.message_ids), 'reply', 'replies')}.")

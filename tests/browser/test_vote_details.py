@@ -309,3 +309,33 @@ def test_gradio_announces_nothing_of_its_own(page: Page) -> None:
     announcer = page.locator(".sr-only[role=status]")
     expect(announcer.first).to_be_attached()
     expect(announcer.first).to_be_hidden()
+
+
+def test_a_thumb_for_the_whole_chat_and_back(page: Page, chat_server: LiveServer) -> None:
+    whole = page.get_by_role("group", name="Whole chat")
+    expect(whole).to_have_count(0)  # with one reply it would be a vote on that
+    send_and_wait(page, "And you?")
+    thumb(page, "Dislike").click()
+    expect_vote(page, False)
+    send_and_wait(page, "And then?")
+    expect(whole).to_have_count(1)
+
+    whole.get_by_role("button", name="Like the whole chat", exact=True).click()
+    for reply, label in enumerate([True, False, True]):
+        expect_vote(page, label, reply)
+    votes = [message["vote"] for message in stored_messages(page, chat_server.url)[1::2]]
+    assert [vote["share"] for vote in votes if isinstance(vote, dict)] == [0.5, None, 0.5]
+
+    page.reload()
+    liked = whole.get_by_role("button", name="Like the whole chat", exact=True)
+    expect(liked).to_have_attribute("aria-pressed", "true")
+    liked.click()
+    expect(liked).to_have_attribute("aria-pressed", "false")
+    for reply, undone in enumerate([None, False, None]):
+        expect_vote(page, undone, reply)
+
+    for reply in (0, 2):  # then there is nothing left to share it
+        thumb(page, "Like", reply).click()
+        expect_vote(page, True, reply)
+    whole.get_by_role("button", name="Dislike the whole chat").click()
+    expect(page.get_by_text("Every reply of this chat has a vote of its own")).to_be_visible()

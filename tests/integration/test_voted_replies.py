@@ -96,6 +96,26 @@ def test_the_command_lists_shows_and_excludes(shared_server: LiveServer, store: 
     assert "There is no vote 7." in thumbloop("exclude", "7", check=False)
 
 
+def test_the_command_votes_on_a_whole_chat(shared_server: LiveServer, store: Database) -> None:
+    with store.write() as session:
+        base = model_versions.deployed_version(session)
+        chats = [
+            add_person_with_reply(session, version_id=base.id, label=label)[1].id for label in (None, True)
+        ]
+
+    def voted(*words: str) -> str:
+        done = run_command("votes", "chat", *words, environment=shared_server.environment, check=False)
+        return done.stdout + done.stderr
+
+    assert "up, shared by 1 reply." in voted(chats[0], "up")
+    assert "up, shared by 1 reply." in voted(chats[0])
+    assert "No vote on the whole chat." in voted(chats[0], "none")
+    assert "Every reply of this chat has a vote of its own" in voted(chats[1], "down")
+    assert "'better' is not a vote; say up, down or none." in voted(chats[0], "better")
+    with store.read() as session:
+        assert [event.action for event in audit_events(session)[:2]] == ["vote on chat"] * 2
+
+
 def test_the_page_is_for_admins_and_names_what_is_wrong(shared_server: LiveServer, store: Database) -> None:
     tokens: dict[str, str] = {}
     with store.write() as session:

@@ -55,13 +55,18 @@
 
   // What this page has stored: while a reply streams, the ones before it are drawn as they were when it began.
   const stored = new Map();
+  const wholes = new Map(); // the thumbs of whole chats, by chat
   const correct = () => {
     for (const [message, vote] of stored) {
       const bar = find(message);
       if (bar) show(bar, vote);
     }
+    for (const button of document.querySelectorAll("[data-whole]")) {
+      const { whole, of } = button.dataset;
+      if (wholes.has(of)) button.setAttribute("aria-pressed", String(wholes.get(of) === (whole === "up")));
+    }
   };
-  document.addEventListener("tl-look", () => stored.clear()); // another tab may have changed them since
+  document.addEventListener("tl-look", () => [stored, wholes].forEach((known) => known.clear())); // another tab may have changed them
   new MutationObserver(correct).observe(document.documentElement, { childList: true, subtree: true });
 
   // Stored first, shown afterwards: nothing looks cast that is not on disk. Throws what to say.
@@ -111,6 +116,30 @@
   };
 
   const vote = (direction) => (before) => ({ label: before.label === (direction === "up") ? null : direction === "up" });
+
+  // A thumb for the whole chat: the server spreads it over the replies without a vote of their own, and says which.
+  const pressWhole = async (button) => {
+    const { whole, of } = button.dataset;
+    const say = (words) => (find(messageOf(button)) ?? document).querySelector(".tl-refused").replaceChildren(words);
+    const path = `api/v1/chats/${encodeURIComponent(of)}`;
+    const label = pressed(button) ? null : whole === "up";
+    button.disabled = true;
+    try {
+      const response = await (label === null ? send("DELETE", `${path}/vote`) : send("PUT", `${path}/vote`, { label }));
+      if (!response.ok) throw new Error(await refusal(response));
+      wholes.set(of, label);
+      const { messages } = await (await send("GET", path)).json();
+      for (const { id, vote } of messages) {
+        if (find(id)?.querySelector("[data-vote]")) stored.set(id, vote ?? NOTHING);
+      }
+      say("");
+      correct();
+    } catch (error) {
+      say(error instanceof TypeError ? "@@vote_no_connection@@" : error.message);
+    } finally {
+      button.disabled = false;
+    }
+  };
 
   const toggle = (tag) => (before) => ({
     tags: before.tags.includes(tag) ? before.tags.filter((other) => other !== tag) : [...before.tags, tag],
@@ -187,6 +216,7 @@
     }
     if (!message) return;
     if (button.dataset.vote) press(message, vote(button.dataset.vote));
+    else if (button.dataset.whole) pressWhole(button);
     else if (button.dataset.tag) press(message, toggle(button.dataset.tag));
     else if (button.matches("[data-more]")) ask(message);
     else if (button.matches("[data-copy]")) send("POST", address(message, "signals"), { kind: "copied" }).catch(() => {});

@@ -51,6 +51,7 @@ def chatbot_messages(
     """
     messages = list(messages)
     under_way = bool(messages) and messages[-1].message.state == "streaming"
+    whole = whole_chat(messages)
     shown: list[ChatbotMessage] = []
     for item in messages:
         message, content = item.message, []
@@ -71,7 +72,16 @@ def chatbot_messages(
             asked = last and is_asked([one.message.id for one in replies_of(messages)], compare_share)
             asked = asked and item.vote is None and len(item.alternatives) < 2
             content.append(
-                _html(message_html(item, tags, under_way=under_way, last=last, asked=asked, say=say))
+                _html(
+                    message_html(
+                        *(item, tags),
+                        under_way=under_way,
+                        last=last,
+                        asked=asked,
+                        whole=whole if last else None,
+                        say=say,
+                    )
+                )
             )
         elif not replied:
             content.append(_html(render("chat/typing.html", say=say, queued=queued)))
@@ -81,6 +91,17 @@ def chatbot_messages(
 
 def replies_of(messages: Iterable[ShownMessage]) -> list[ShownMessage]:
     return [item for item in messages if item.message.role == "assistant"]
+
+
+def whole_chat(messages: Iterable[ShownMessage]) -> bool | str | None:
+    """The thumb of the whole chat, "" without one; None where it would be one on a single reply."""
+    replies = [item for item in replies_of(messages) if is_votable(item.message)]
+    shared = (item.vote.label for item in replies if item.vote is not None and item.vote.share is not None)
+    return next(shared, "") if len(replies) > 1 else None
+
+
+def is_votable(message: Message) -> bool:
+    return message.state in ("complete", "stopped") and bool(message.content.strip())
 
 
 def is_asked(replies: Sequence[str], share: float) -> bool:
@@ -97,9 +118,12 @@ def message_html(
     under_way: bool = False,
     last: bool = False,
     asked: bool = False,
+    whole: bool | str | None = None,
     say: Language = ENGLISH,
 ) -> str:
     """A person's message, or the bar below a reply; the `last` one can be regenerated.
+
+    Below the last reply stands a thumb for the `whole` chat (see `whole_chat`).
 
     While a reply of the chat is `under_way`, nothing can be edited and no other branch be chosen. Failed and
     empty replies and those that a client sent as history have no thumbs: nothing could be learned from them.
@@ -114,7 +138,8 @@ def message_html(
         under_way=under_way,
         last=last,
         asked=asked and item.message.state == "complete",
-        votable=item.message.state in ("complete", "stopped") and bool(item.message.content.strip()),
+        votable=is_votable(item.message),
+        whole=whole if is_votable(item.message) else None,
         note=_note(item.message, say),
         offered=offered,
     )
