@@ -12,7 +12,7 @@ from app.pages.html import ASSETS, asset, icon, mark
 
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-SCRIPTS = ("thumbloop.js", "transcript.js", "votes.js", "pairs.js", "settings.js")
+SCRIPTS = ("thumbloop.js", "transcript.js", "following.js", "votes.js", "pairs.js", "settings.js")
 # Icons of Gradio's buttons, which hold text alone: variables of the style sheet, --tl-send and so on.
 BUTTON_ICONS = {
     "send": "arrow-up",

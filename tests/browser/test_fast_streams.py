@@ -1,15 +1,26 @@
 """Replies of another server as fast as they come: where the reader stays, and the titles that it writes."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.support.axe import violations
-from tests.support.chatting import OpenPage, assert_fits, chat_id, expect_vote, new_chat, send_and_wait, thumb
+from tests.support.chatting import (
+    PHONE,
+    OpenPage,
+    assert_fits,
+    chat_id,
+    expect_vote,
+    new_chat,
+    send,
+    send_and_wait,
+    stop_button,
+    thumb,
+)
 from tests.support.live_server import LiveServer
 from tests.support.scripted_models import Script, asked
 
@@ -19,7 +30,7 @@ def answer(body: dict[str, Any]) -> str:
         return "“Of long rivers.”" if "river" in asked(body) else "This one goes on and on " * 9
     if "much" not in asked(body):
         return "A word or two."
-    return "\n\n".join(f"Paragraph {number} has words enough for a line." for number in range(1, 90))
+    return "\n\n".join(f"This is paragraph {number}." for number in range(1, 120))
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +113,61 @@ def test_a_chat_has_its_own_system_prompt_and_sampling(
     page.get_by_role("button", name="Chats", exact=True).click()
     new_chat(page)
     expect(page.get_by_role("button", name="Chat settings", exact=True)).to_be_visible()
+
+
+# How far the end is below what is seen, and where the reader is, in pixels.
+PLACE = """() => {
+  const box = document.querySelector('#tl-transcript .bubble-wrap');
+  return [box.scrollHeight - box.clientHeight - box.scrollTop, box.scrollTop];
+}"""
+# Waits for more of the reply: by so many lines.
+GROWN = """([before, lines]) =>
+  document.querySelector('#tl-transcript .bubble-wrap').scrollHeight > before + 24 * lines"""
+
+
+def grow(page: Page, lines: int = 12) -> None:
+    """Wait until the reply is so many lines longer."""
+    height = page.evaluate("document.querySelector('#tl-transcript .bubble-wrap').scrollHeight")
+    page.wait_for_function(GROWN, arg=[height, lines])
+
+
+def wheel(page: Page) -> None:
+    page.locator("#tl-transcript .bubble-wrap").hover()
+    page.mouse.wheel(0, -120)
+
+
+def page_up(page: Page) -> None:
+    page.mouse.click(700, 300)  # a reader's last click, by which the keys scroll the transcript
+    page.keyboard.press("PageUp")
+
+
+def swipe(page: Page) -> None:
+    touch = page.context.new_cdp_session(page)
+    moves = [("touchStart", 300), *(("touchMove", y) for y in range(310, 460, 10)), ("touchEnd", None)]
+    for kind, y in moves:
+        points = [{"x": 180, "y": y}] if y is not None else []
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+@pytest.mark.parametrize("scroll", [wheel, page_up, swipe])
+def test_who_scrolled_up_is_not_moved_and_who_is_at_the_end_stays_there(
+    server: LiveServer, open_page: OpenPage, scroll: Callable[[Page], None]
+) -> None:
+    page = open_page(server.url, **(PHONE if scroll is swipe else {}))
+    send(page, "Say much")
+    page.wait_for_function(GROWN, arg=[0, 45])
+    for _ in range(3):
+        grow(page, 3)
+        assert page.evaluate(PLACE)[0] < 100
+    scroll(page)
+    grow(page, 12)  # the scrolling is smooth, and takes a moment
+    below, place = page.evaluate(PLACE)
+    assert below > 100
+    for _ in range(3):
+        grow(page, 4)
+        assert abs(page.evaluate(PLACE)[1] - place) <= 1
+    page.locator("#tl-transcript .bubble-wrap").evaluate("box => box.scrollTo(0, box.scrollHeight)")
+    grow(page, 4)
+    assert page.evaluate(PLACE)[0] < 100
+    stop_button(page).click()
+    expect(page.locator("[data-message]")).to_have_count(1)

@@ -105,7 +105,10 @@ class Script:
             if number == len(pieces):
                 choice["finish_reason"] = "stop"
             data = json.dumps({"object": "chat.completion.chunk", "choices": [choice]})
-            handler.wfile.write(f"data: {data}\n\n".encode())
+            try:
+                handler.wfile.write(f"data: {data}\n\n".encode())
+            except OSError:  # the reply was stopped
+                return
             self.sent.append(time.time())
             time.sleep(self.pace)
         handler.wfile.write(b"data: [DONE]\n\n")

@@ -30,6 +30,7 @@
     }
     document.body.append(dialog);
     dialog.showModal();
+    if (begun) fields[0].focus();
   };
 
   document.addEventListener("click", ({ target }) => {

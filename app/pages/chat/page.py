@@ -97,6 +97,7 @@ class ChatPage:
                     scale=1,
                     group_consecutive_messages=False,
                     feedback_options=None,
+                    autoscroll=False,  # see assets/following.js
                     buttons=[],
                     sanitize_html=True,
                     allow_tags=False,
