@@ -39,7 +39,7 @@ from app.pages.html import DEMONSTRATION
 from app.pages.theme import mount_options
 from app.services import Services, build_services
 from app.telemetry.request_ids import RequestIds
-from app.web import errors, sign_in
+from app.web import errors, sign_in, single_sign_on
 from app.web.auth import check_safe
 from app.web.middleware import (
     BodyLimit,
@@ -53,6 +53,7 @@ from app.web.openapi_names import refuse_repeated, refuse_unstorable
 from app.web.page_guard import PageGuard
 from app.web.password_checks import PasswordChecks
 from app.web.root_path import RootPath
+from app.web.single_sign_on import SingleSignOn, session_middleware
 from storage.settings import Settings
 
 API = "/api/v1"
@@ -74,7 +75,7 @@ API_ROUTERS = (
     audit,
     setting_routes,
 )
-ROOT_ROUTERS = (routes, monitoring, docs, sign_in, installing, *PAGES)
+ROOT_ROUTERS = (routes, monitoring, docs, sign_in, single_sign_on, installing, *PAGES)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 DESCRIPTION = """Every request needs an API token (`thumbloop token create NAME`) in the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:
@@ -119,9 +120,11 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
             Middleware(HeadRequests),
             Middleware(OriginGuard, settings=settings),
             Middleware(BodyLimit, settings=settings, database=parts.database),
+            *session_middleware(settings),
         ],
     )
     app.state.services = parts
+    app.state.single_sign_on = SingleSignOn(settings) if settings.oidc else None
     app.state.password_checks = PasswordChecks(parts.database, settings)
     app.state.reply_threads = reply_threads(settings)
     errors.install(app)

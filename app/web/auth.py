@@ -110,10 +110,10 @@ def cookie_name(secure: bool, *, admin: bool = False) -> str:
     return f"__Host-{name}" if secure else name
 
 
-def start_session(session: Session, user_id: str, settings: Settings) -> str:
-    """Start a browser session; returns the cookie's value."""
+def start_session(session: Session, user_id: str, settings: Settings, *, provider: str = "") -> str:
+    """Start a browser session, by an identity provider if one is named; returns the cookie's value."""
     ttl = timedelta(days=settings.session_days)
-    return tokens.create_token(session, user_id, name="browser", kind="session", ttl=ttl)[1]
+    return tokens.create_token(session, user_id, name=provider or "browser", kind="session", ttl=ttl)[1]
 
 
 def set_cookie(

@@ -30,6 +30,8 @@ from storage.people import tokens, users
 
 router = APIRouter(include_in_schema=False)
 
+# Why a sign-in at an identity provider did not work, and the words that say so.
+TROUBLES = {"unreachable": "provider_silent", "failed": "provider_failed", "refused": "provider_refused"}
 _templates = Environment(loader=PackageLoader("app.web"), autoescape=True)
 _templates.globals["languages"] = LANGUAGES.values()
 
@@ -52,10 +54,16 @@ def page_refusal(
 
 
 @router.get("/login")
-def show_form(request: Request, services: ServicesHere, next: str = "/") -> Response:
+def show_form(
+    request: Request, services: ServicesHere, next: str = "/", provider: str = "", trouble: str = ""
+) -> Response:
     if resolve(services.database, request.headers, request.cookies, secure=_is_secure(request)):
-        return RedirectResponse(_own_path(next), status_code=303)
-    return _form(request, next)
+        return RedirectResponse(own_path(next), status_code=303)
+    known = services.settings.oidc.get(provider)
+    if known is not None and trouble in TROUBLES:
+        alert = language_in(request)(TROUBLES[trouble], name=known.label or provider)
+        return _form(request, next, alert=alert, status=403)
+    return _form(request, next, left=provider if known is not None else "")
 
 
 @router.post("/login")
@@ -75,7 +83,7 @@ async def sign_in(
         if error.retry_after is not None:
             refused.headers["Retry-After"] = str(error.retry_after)
         return refused
-    return _signed_in(request, services, plain, _own_path(next))
+    return signed_in(request, services, plain, own_path(next))
 
 
 @router.post("/logout")
@@ -84,10 +92,13 @@ def sign_out(request: Request, services: ServicesHere) -> Response:
     secure = _is_secure(request)
     admin = cookie_name(secure, admin=True) in request.cookies
     # Strangers do not get to hold the write lock.
+    target = "/" if admin else "/login"
     if resolve(services.database, {}, request.cookies, secure=secure, admin=admin):
         with services.database.write() as session:
-            tokens.revoke_plain(session, request.cookies[cookie_name(secure, admin=admin)])
-    response = RedirectResponse("/" if admin else "/login", status_code=303)
+            name = tokens.revoke_plain(session, request.cookies[cookie_name(secure, admin=admin)])
+        if name in services.settings.oidc:
+            target = f"/login?provider={name}"
+    response = RedirectResponse(target, status_code=303)
     clear_cookie(response, secure=secure, admin=admin)
     return response
 
@@ -97,7 +108,7 @@ def choose_language(
     request: Request, language: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/"
 ) -> Response:
     """Remember the language that a person chose."""
-    response = RedirectResponse(_own_path(next), status_code=303)
+    response = RedirectResponse(own_path(next), status_code=303)
     remember(response, language, secure=_is_secure(request))
     return response
 
@@ -116,7 +127,7 @@ def redeem_admin_link(request: Request, services: ServicesHere, token: str = "")
     except NotAuthenticated as error:
         language = language_in(request)
         return page(language, "page.html", "link_does_not_work", 403, alert=language.error(error))
-    return _signed_in(request, services, plain, "/admin/", beside=services.settings.auth == "anonymous")
+    return signed_in(request, services, plain, "/admin/", beside=services.settings.auth == "anonymous")
 
 
 @router.get("/sessions")
@@ -150,7 +161,7 @@ async def change_password(
         return RedirectResponse("/login?next=/sessions", status_code=303)
     try:
         await _checked(request, identity.name, current)
-        return _signed_in(request, services, await to_thread.run_sync(change, identity), "/sessions")
+        return signed_in(request, services, await to_thread.run_sync(change, identity), "/sessions")
     except (NotAuthenticated, TooOften, InvalidInput) as error:
         shown = partial(
             _sessions,
@@ -198,7 +209,7 @@ def _sessions(
     return page(language_in(request), "sessions.html", "sessions", status, **known, alert=alert)
 
 
-def _signed_in(
+def signed_in(
     request: Request, services: ServicesHere, plain: str, target: str, *, beside: bool = False
 ) -> Response:
     """Begin a session in place of the browser's, or an admin's `beside` a visitor's."""
@@ -211,13 +222,19 @@ def _signed_in(
     return response
 
 
-def _form(request: Request, target: str, *, name: str = "", alert: str = "", status: int = 200) -> Response:
-    target = _own_path(target)
-    values = {"next": target, "name": name, "alert": alert, "here": f"/login?next={quote(target, safe='/')}"}
+def _form(
+    request: Request, target: str, *, name: str = "", alert: str = "", left: str = "", status: int = 200
+) -> Response:
+    """`left` is the provider at which the person who has just signed out may still be signed in."""
+    target = own_path(target)
+    oidc = request.app.state.services.settings.oidc
+    providers = {key: one.label or key for key, one in oidc.items()}
+    values = {"next": target, "name": name, "alert": alert, "providers": providers, "left": left}
+    values["here"] = f"/login?next={quote(target, safe='/')}"
     return page(language_in(request), "sign_in.html", "sign_in", status, **values)
 
 
-def _own_path(target: str) -> str:
+def own_path(target: str) -> str:
     """Where to go after signing in: always a path of this server."""
     own = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
     return quote(target, safe="/?=&-._~%") if own else "/"

@@ -94,6 +94,16 @@ class ApiToken(Dated, table=True):
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+class Identity(Dated, table=True):
+    """How an identity provider knows the person of an account."""
+
+    __table_args__ = (UniqueConstraint("issuer", "subject"),)
+
+    issuer: str
+    subject: str
+    user_id: str = Field(foreign_key="user_account.id", index=True)
+
+
 BROUGHT = ("import", "judge")  # the kinds of sources whose voters are nobody who chats here
 
 

@@ -98,8 +98,10 @@ def revoke_token(session: Session, token_id: str) -> None:
     token.revoked_at = now()
 
 
-def revoke_plain(session: Session, plain: str) -> None:
+def revoke_plain(session: Session, plain: str) -> str:
+    """End the secret, if it has not ended; returns its name, empty if it is unknown."""
     _end(session, col(ApiToken.sha256) == _digest(plain))
+    return session.exec(select(ApiToken.name).where(ApiToken.sha256 == _digest(plain))).first() or ""
 
 
 def list_tokens(session: Session, kind: str = "api") -> list[ApiToken]:

@@ -21,6 +21,7 @@ from storage.db.rows import count_changed
 from storage.db.tables import (
     ApiToken,
     Chat,
+    Identity,
     Message,
     Review,
     SetAsideVote,
@@ -68,7 +69,8 @@ def erase_user(session: Session, user_id: str, *, by: str) -> ErasureReport:
     """
     _erasable(session, user_id)
     report = _erase(session, _of_user(user_id))
-    session.execute(sa.delete(ApiToken).where(col(ApiToken.user_id) == user_id))
+    for table in (ApiToken, Identity):
+        session.execute(sa.delete(table).where(col(table.user_id) == user_id))
     session.execute(
         sa.update(User)
         .where((col(User.id) == user_id) | (col(User.app_id) == user_id), col(User.erased_at).is_(None))

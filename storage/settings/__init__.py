@@ -23,7 +23,7 @@ from storage.settings.training import TrainingSettings
 from storage.settings.validators import Address, check_together, check_webhook_secret, variable
 
 # Settings whose values are never shown.
-SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token", "gate_judge"})
+SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token", "gate_judge", "oidc"})
 # Why a setting cannot be changed while the server runs, where it is not that it is read once.
 FIXED = {
     **dict.fromkeys(SECRETS, "secrets are not kept in the database."),
@@ -169,8 +169,9 @@ def load_settings(**overrides: Any) -> Settings:
             raise BadSetting(f"{first['msg'].removeprefix('Value error, ')}.") from error
         # What follows the name is the place in a list, or the alternative of a type that did not fit.
         field, *place = first["loc"]
-        name = ".".join([str(field), *(str(part) for part in place if isinstance(part, int))])
-        given = "…" if name in SECRETS else repr(first.get("input"))
+        inside = [str(part) for part in place if isinstance(part, int) or field == "oidc"]
+        name = ".".join([str(field), *inside])
+        given = "…" if field in SECRETS else repr(first.get("input"))
         raise BadSetting(
             f"{variable(name)}={given}: {first['msg']}. "
             f"`thumbloop settings {variable(str(field))}` explains it.",

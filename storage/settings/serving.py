@@ -7,7 +7,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import ModelField, NowField
-from storage.settings.validators import Address, AsList, Item, Line, Network, Prefix, TemplateArgs
+from storage.settings.oidc import OidcProvider, ProviderName
+from storage.settings.validators import Address, AsList, AsObject, Item, Line, Network, Prefix, TemplateArgs
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -57,6 +58,9 @@ class ServingSettings(BaseSettings):
     auth: Literal["anonymous", "accounts"] = Field("anonymous")
     """anonymous: anyone who opens the page may chat (loopback addresses only). accounts: people sign in with
     a name and a password."""
+    oidc: Annotated[dict[ProviderName, OidcProvider], NoDecode, AsObject] = Field({})
+    """Identity providers that people sign in with, as JSON: {"google": {"issuer": "https://accounts.google.com",
+    "client_id": "…", "client_secret": "…"}} (docs/sign-in.md)."""
     root_path: Prefix = Field("")
     """Path below which a reverse proxy serves Thumbloop, for example /chat. The proxy may cut it off."""
     drain_seconds: int = Field(30, ge=0, le=3600)

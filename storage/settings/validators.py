@@ -70,7 +70,9 @@ def _known_timezone(value: str) -> str:
     return value
 
 
-def _matching(pattern: str, otherwise: str) -> AfterValidator:
+def matching(pattern: str, otherwise: str) -> AfterValidator:
+    """Takes texts that match the pattern as a whole, and else says `otherwise`."""
+
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
             raise ValueError(otherwise)
@@ -106,15 +108,15 @@ Address = Annotated[str, AfterValidator(_http_address)]
 TimeZone = Annotated[str, AfterValidator(_known_timezone)]
 Network = Annotated[str, AfterValidator(_network)]
 Prefix = Annotated[
-    str, _matching(r"(/[\w.~-]+)*", "write a path without a slash at its end, such as /chat, or nothing")
+    str, matching(r"(/[\w.~-]+)*", "write a path without a slash at its end, such as /chat, or nothing")
 ]
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 _TWO_TIMES = "write two times of day with a hyphen between them, such as 22:00-06:00"
-Hours = Annotated[str, _matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]
+Hours = Annotated[str, matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]
 _A_SERVER = "write NAME=URL,MODEL or NAME=URL,KEY,MODEL; docs/cold-start.md says more"
-ModelServer = Annotated[str, _matching(r"([\w./-]{1,80}=https?://[^,\s]+(,[^,\s]+)+)?", _A_SERVER)]
+ModelServer = Annotated[str, matching(r"([\w./-]{1,80}=https?://[^,\s]+(,[^,\s]+)+)?", _A_SERVER)]
 _A_CLASS = "write `local`, or `package.module:Class` of a class that Python can import"
-Executor = Annotated[str, _matching(r"local|[\w.]+:\w+", _A_CLASS)]
+Executor = Annotated[str, matching(r"local|[\w.]+:\w+", _A_CLASS)]
 # `auto` is decided by the mode of sign-in (storage/settings/guard.py).
 AutoNumber = Annotated[int, Ge(0)] | Literal["auto"]
 AutoShare = Annotated[float, Gt(0), Le(1)] | Literal["auto"]
@@ -126,6 +128,7 @@ def check_together(values: Mapping[str, Any]) -> None:
     """Raise ValueError for settings that contradict each other."""
     _check_data_policy(values)
     _check_backend(values)
+    _check_sign_in(values)
 
 
 def _check_data_policy(values: Mapping[str, Any]) -> None:
@@ -148,6 +151,13 @@ def _check_data_policy(values: Mapping[str, Any]) -> None:
                 f"{variable(name)}={values[name]:g} is for THUMBLOOP_DATA_POLICY={policy}: set that, "
                 f"or leave {variable(name)} out"
             )
+
+
+def _check_sign_in(values: Mapping[str, Any]) -> None:
+    if values["oidc"] and values["auth"] == "anonymous":
+        raise ValueError(
+            "THUMBLOOP_OIDC is for THUMBLOOP_AUTH=accounts: set that, or leave THUMBLOOP_OIDC out"
+        )
 
 
 def _check_backend(values: Mapping[str, Any]) -> None:

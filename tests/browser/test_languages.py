@@ -99,7 +99,8 @@ def test_the_browser_chooses_the_language_of_all_that_is_said(
 
 
 def test_signing_in_and_sessions(start_server: StartServer, open_page: OpenPage) -> None:
-    server = start_server(auth="accounts", language="es")
+    office = {"issuer": "http://127.0.0.1:9", "client_id": "thumbloop", "label": "Our Office"}
+    server = start_server(auth="accounts", language="es", oidc={"office": office})
     with closing(open_database(server.settings)) as database, database.write() as session:
         create_user(session, "ada", role="user", password="correct horse")
     page = open_page(f"{server.url}/?chat=new", locale="fr", viewport={"width": 320, "height": 740})

@@ -1,0 +1,53 @@
+"""Accounts of people who sign in at an identity provider."""
+
+from dataclasses import dataclass
+
+from sqlmodel import Session, select
+
+from storage.db import audit
+from storage.db.tables import Identity, User
+from storage.people import tokens, users
+from storage.settings.oidc import OidcProvider
+
+LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a provider says of a person. `issuer` and `subject` together never change, unlike the rest."""
+
+    issuer: str
+    subject: str
+    email: str = ""  # empty unless the provider has verified it
+    groups: frozenset[str] = frozenset()
+
+
+def account_of(session: Session, claims: Claims, name: str, provider: OidcProvider) -> User | None:
+    """The account of this person, with the role that their groups give; None if they may not sign in.
+
+    Somebody new gets the account with the name of their verified e-mail address, or a new one. Whoever may
+    not sign in any more is signed out everywhere; an account that is disabled stays so.
+    """
+    role = provider.role(claims.groups)
+    query = select(Identity).where(Identity.issuer == claims.issuer, Identity.subject == claims.subject)
+    identity = session.exec(query).first()
+    if role is None:
+        if identity is not None:
+            tokens.end_all(session, identity.user_id)
+            audit.record(session, identity.user_id, "lose access", identity.user_id, provider=name)
+        return None
+    if identity is not None:
+        user = users.lock_user(session, identity.user_id)
+    else:
+        # A name without a verified address contains the subject, so it is nobody else's.
+        account = claims.email or f"{name}:{claims.subject}"[:LONGEST_NAME]
+        user = users.find_user(session, account) or users.create_user(session, account, role=role or "user")
+        session.add(Identity(issuer=claims.issuer, subject=claims.subject, user_id=user.id))
+        audit.record(session, user.id, "link identity", user.id, provider=name)
+    if user.disabled:
+        return None
+    if role and role != user.role:
+        users.set_role(session, user.id, role)
+        audit.record(session, user.id, "set role", user.id, role=role, provider=name)
+    session.flush()
+    return user
