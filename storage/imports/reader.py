@@ -165,7 +165,9 @@ class Reading:
                 self.report.dropped[why] += 1
                 return
             other = sniff(value, self.options) or chosen
-            hint = f" It looks like the format {other.name}." if other is not chosen else ""
+            hint = ""
+            if other is not chosen:
+                hint = f" It looks like the format {other.name}; all of a file or folder is {chosen.name}."
             self._reject(record, f"{error.message}{self._yours(error)}{hint}")
 
     def _yours(self, error: InvalidInput) -> str:

@@ -27,18 +27,34 @@ QWEN_3 = """{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}
 {%- if enable_thinking is defined and not enable_thinking %}
 {{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"""
-# As Qwen's: tools stand before everything, calls and results in turns of their own.
-TOOLS = """{%- if tools %}{{- '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}
-{{- '<|im_end|>\n' }}{% endif %}
-{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' + m.content }}
-{%- for call in m.tool_calls or [] %}
+_TOOLS = """{%- if tools %}{{- '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}
+{{- '<|im_end|>\n' }}{% endif %}"""
+_CALLS = """{%- set calls %}{%- for call in m.tool_calls or [] %}
 {{- '<tool_call>' + call.function.name + ' ' + (call.function.arguments if call.function.arguments is string
-    else call.function.arguments | tojson) + '</tool_call>' }}{% endfor %}
-{{- '<|im_end|>\n' }}{% endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+    else call.function.arguments | tojson) + '</tool_call>' }}{% endfor %}{% endset %}"""
+
+
+def with_tools(template: str) -> str:
+    """As Qwen's: tools stand before everything else, calls and results in turns of their own."""
+    begins = "{{- bos_token }}" if template.startswith("{{- bos_token }}") else ""
+    rest = template.removeprefix(begins).replace("{% for m in messages %}", "{%- for m in messages %}")
+    assert "{%- for m in messages %}" in rest
+    rest = rest.replace("{%- for m in messages %}", "{%- for m in messages %}" + _CALLS)
+    return (
+        begins
+        + _TOOLS
+        + rest.replace("m.content", "(m.content + calls)").replace(
+            "(m.content + calls) %}", "m.content + calls %}"
+        )
+    )
+
+
 # Ends no turn by a token that ends generation.
 ENDLESS = """{%- for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"""
+
+
+TOOLS = with_tools(CHATML)
 
 
 def with_template(tokenizer: Any, template: str, **arguments: Any) -> Any:

@@ -58,10 +58,10 @@ def read_csv(file: IO[bytes]) -> Iterator[Record]:
     But our own exports hold no such words in place of a value.
     """
     lines = _CsvLines(file)
-    header, separator = _csv_header(lines)
+    header, how = _csv_header(lines)
     ours = any(set(header) >= columns for columns in OUR_COLUMNS)
     restore = restore_cell if ours else str
-    rows = csv.reader(lines, delimiter=separator, strict=True)
+    rows = csv.reader(lines, **how)
     while True:
         lines.record_bytes = 0
         first = lines.number + 1
@@ -178,20 +178,26 @@ class _CsvLines:
         return line.decode("utf-8-sig" if self.number == 1 else "utf-8", errors="surrogateescape")
 
 
-def _csv_header(lines: _CsvLines) -> tuple[list[str], str]:
+def _csv_header(lines: _CsvLines) -> tuple[list[str], dict[str, Any]]:
+    """The names of the columns, and how the csv module reads the rows.
+
+    Where a space follows the separators of the header, those of the rows have one, too.
+    """
     try:
         first = next(lines, "")
         # Spreadsheets write their separator above the header.
         told = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)
         first = next(lines, "") if told else first
         separator = told[1] if told else max(",;\t", key=first.count)
-        header = [name.strip() for name in next(csv.reader([first], delimiter=separator, strict=True), [])]
+        spaced = f"{separator} " in first
+        how: dict[str, Any] = {"delimiter": separator, "strict": True, "skipinitialspace": spaced}
+        header = [name.strip() for name in next(csv.reader([first], **how), [])]
     except TooLong as error:
         raise InvalidInput(too_long("first line")) from error
     except csv.Error as error:
         raise InvalidInput("The first line of the CSV is not a row of column names.") from error
     _refuse_twice(header)
-    return header, separator
+    return header, how
 
 
 def _csv_record(position: str, done: int, header: list[str], cells: list[str]) -> Record:

@@ -1,5 +1,6 @@
 """Rows with a label: TRL's KTO data, LLaMA-Factory's two forms of it, and replies with a score."""
 
+import re
 from dataclasses import replace
 
 from storage.errors import InvalidInput
@@ -23,6 +24,13 @@ from storage.imports.rows.options import ImportOptions
 
 LABELS = ("label", "kto_tag")
 SCORES = ("score", "rating")
+# What else may hold the reply of a model. None of these is taken for it unless `columns` says so.
+GENERATED = re.compile(
+    r"(model|llm|ai|bot|assistant|generated|predicted|system|student)_?"
+    r"(output|response|answer|reply|completion|text|prediction|generation)s?|"
+    r"predictions?|predicted|generated|generations?|hypothesis|candidate",
+    re.IGNORECASE,
+)
 ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity", "overall_score", "quality")
 
 
@@ -33,7 +41,7 @@ def kto_rows(fields: Fields) -> Rows:
             "would get twice. Export the shape kto and import that.",
             field="prompt",
         )
-    name = fields.one_of(REPLIES, "reply") or "completion"
+    name = _reply(fields) or "completion"
     turns = conversation(fields, name, prompt_turns(fields))
     yield never_cast(fields) or rated_row(fields, turns, name, _label(fields))
 
@@ -54,7 +62,7 @@ def rated_rows(fields: Fields) -> Rows:
             "people gave it, say score_column=score.",
             field="score_column",
         )
-    name = fields.one_of(REPLIES, "reply") or fields.one_of(CHATS, "reply") or REPLIES[0]
+    name = _reply(fields) or fields.one_of(CHATS, "reply") or REPLIES[0]
     turns = (
         whole_conversation(fields, name)
         if name in CHATS
@@ -65,6 +73,23 @@ def rated_rows(fields: Fields) -> Rows:
     if options.raters == "mean":
         label, row = True, replace(row, score=score)
     yield never_cast(fields) or (row if isinstance(label, bool) else label)
+
+
+def _reply(fields: Fields) -> str | None:
+    """The column of the reply; raises InvalidInput if another one may hold what the model wrote.
+
+    Then the first may be a gold answer, which nobody rated.
+    """
+    name = fields.one_of(REPLIES, "reply")
+    if name is not None and "completion" not in fields.options.meant.values():
+        for other in fields:
+            if isinstance(other, str) and GENERATED.fullmatch(other) and fields.has(other):
+                raise InvalidInput(
+                    f"{name} and {other} may both be the reply; say which it is: columns=reply={other} or "
+                    f"leave_out={other}.",
+                    field="columns",
+                )
+    return name
 
 
 def _is_asked(options: ImportOptions) -> bool:

@@ -31,6 +31,10 @@ RATINGS = (
     *("reward_{}", "{}_reward"),
 )
 SIDES = ("chosen", "rejected")
+# By how much the chosen reply is better, where the replies themselves have no ratings.
+DIFFERENCES = ("margin", "score_margin", "rating_margin", "reward_margin")
+# What may say that the other reply is the better one.
+PREFERRED = ("winner", "preferred", "preference", "better", "label")
 STATUSES = ("tie", "swapped", "unchanged")  # of Argilla's Orca pairs
 MARGINS = ("min_rating", "max_rating_rejected", "min_margin")
 # Of Argilla's Orca pairs and Capybara: how the pair was made, which the replies' model never read.
@@ -65,6 +69,7 @@ def pair_rows(fields: Fields) -> Rows:
 def _no_preference(fields: Fields) -> str | None:
     """Why the record says that there is no preference, or not enough of one for the options."""
     options = fields.options
+    _check_sides(fields)
     column, good, bad = _ratings(fields)
     both = fields.peek("rating")
     if isinstance(both, list) and len(both) == 2 and all(isinstance(one, int | float) for one in both):
@@ -79,6 +84,11 @@ def _no_preference(fields: Fields) -> str | None:
         return f"chosen is rated below {least:g}"
     if (most := options.max_rating_rejected) is not None and _known(bad, fields, column, "rejected") > most:
         return f"rejected is rated above {most:g}"
+    if good is None and bad is None:
+        name = first_name(fields, DIFFERENCES)
+        if name is not None and (difference := _number(fields, name)) is not None:
+            fields.get(name)
+            good, bad = difference, 0.0
     if (margin := options.min_margin) is not None:
         good, bad = _known(good, fields, column, "chosen"), _known(bad, fields, column, "rejected")
     if good is None or bad is None:
@@ -88,6 +98,20 @@ def _no_preference(fields: Fields) -> str | None:
     if good < bad:
         return "chosen is rated below rejected"
     return f"chosen is rated less than {margin:g} above rejected" if margin and good - bad < margin else None
+
+
+def _check_sides(fields: Fields) -> None:
+    """Raise InvalidInput if a column says that the rejected reply is preferred."""
+    for name in PREFERRED:
+        said = str(fields.peek(name)).casefold()
+        if said in ("false", "rejected"):
+            raise InvalidInput(
+                f"{name} is {fields.peek(name)!r}, as if the rejected reply were the better one; if it is "
+                f"not, say leave_out={name}.",
+                field=name,
+            )
+        if said in ("true", "chosen"):
+            fields.get(name)
 
 
 def _ratings(fields: Fields) -> tuple[str, float | None, float | None]:

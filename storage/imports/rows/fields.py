@@ -23,7 +23,7 @@ SYSTEMS = ("system", "system_prompt", "system_message")
 # The model may have read what stands in them, so a row without it would be another row.
 INPUTS = (
     "tools functions tool_calls function_call images image videos video audios audio files attachments "
-    "documents document passages passage context contexts history examples knowledge"
+    "documents document docs passages passage context contexts history examples knowledge"
 )
 READ_BY_MODEL = frozenset((*INPUTS.split(), *CHATS, *PROMPTS, *SYSTEMS))
 # Other names of such columns: Tools, chat_history, system_instruction, retrieved_docs, image_path.
@@ -37,7 +37,7 @@ LIKE_INPUTS = re.compile(
 # Ids, times, places and figures that neither the model read nor anybody judged by.
 HARMLESS = re.compile(
     r"(.*[_-])?(id|ids|uuid|hash|sha256|index|idx|at|date|time|timestamp|tstamp|tokens|length|len|count|version|url|"
-    r"link|license|language|lang|source|sources|dataset|split|subset|domain|category|"
+    r"link|license|language|lang|source|dataset|split|subset|domain|category|"
     r"model|models|num_.*|n_.*|lead_time|metadata|meta|created|updated)|__index_level_0__|Unnamed: \d+|",
     re.IGNORECASE,
 )

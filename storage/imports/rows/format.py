@@ -193,7 +193,8 @@ def never_cast(fields: Fields) -> Dropped | None:
     status = fields.peek("status")
     if isinstance(status, str) and status.casefold() in NEVER_CAST:
         return Dropped(f"a vote that was not submitted ({status.casefold()})")
-    withdrawn = next((name for name in WITHDRAWN if str(fields.peek(name)).casefold() == "true"), None)
+    true = ("true", "1", "1.0")
+    withdrawn = next((name for name in WITHDRAWN if str(fields.peek(name)).casefold() in true), None)
     return Dropped(f"a vote that was withdrawn ({withdrawn})") if withdrawn is not None else None
 
 

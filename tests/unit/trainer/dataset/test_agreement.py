@@ -1,6 +1,8 @@
 """Serving, training, text exports and TRL's own rendering read the same tokens, or differ as named."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +10,16 @@ from trl.data_utils import common_prefix_length
 
 from storage.chats.reasoning import apart
 from storage.chats.reasoning_tags import THINK, opens, tag_in
+from storage.chats.tools import has_tools
 from storage.examples.example import Example
-from storage.exports.shapes import Shaper
-from tests.support.chat_templates import CHATML, ENDLESS, LLAMA_3, QWEN_3, R1, SEED, with_template
+from storage.exports.shapes import Shaper, columns_of, filled
+from tests.support.chat_templates import CHATML, ENDLESS, LLAMA_3, QWEN_3, R1, SEED, with_template, with_tools
 from tests.support.examples import example
+from tests.support.odd_conversations import Messages
+from tests.support.tool_calls import ROWS
 from trainer.dataset.template import NO_END, NO_REASONING, chat_template, folded, prompt_ids
 from trainer.dataset.tokenise import encode, tokenise
+from trainer.offline.rows import read_rows
 
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
 EARLIER = [
@@ -22,6 +28,7 @@ EARLIER = [
 ]
 PROMPTS = {"one question": ASKED, "after a reply with reasoning": ASKED + EARLIER}
 TEMPLATES = {"ChatML": CHATML, "Llama 3": LLAMA_3, "R1": R1, "Qwen 3": QWEN_3, "Seed": SEED}
+THINKS = (R1, QWEN_3, SEED)
 # What TRL's rendering of a row of the shape kto has beyond what was generated, by template.
 AFTER_THE_END = {CHATML: "\n", QWEN_3: "\n"}
 
@@ -45,11 +52,13 @@ def trained(tokenizer: Any, row: Example) -> list[int]:
     return prompt + completion
 
 
-def trl_ids(tokenizer: Any, row: Example) -> tuple[list[int], list[int]]:
+def trl_ids(
+    tokenizer: Any, asked: Messages, replied: Messages, tools: list[Any] | None = None
+) -> tuple[list[int], list[int]]:
     """As TRL's KTOTrainer tokenises a conversational row."""
-    how = {"return_dict": False, **tokenizer.template_args}
-    prompt = tokenizer.apply_chat_template(row.prompt, add_generation_prompt=True, **how)
-    both = tokenizer.apply_chat_template(row.prompt + row.completion, **how)
+    how = {"return_dict": False, "tools": tools, **tokenizer.template_args}
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, **how)
+    both = tokenizer.apply_chat_template(asked + replied, **how)
     shared = common_prefix_length(prompt, both)
     return prompt[:shared], both[shared:]
 
@@ -67,19 +76,46 @@ def test_a_reply_has_the_same_ids_everywhere(
     tokenizer: Any, template: str, prompt: list[dict[str, str]]
 ) -> None:
     model = with_template(tokenizer, template)
-    thinks = template in (R1, QWEN_3, SEED)
-    live = served(model, prompt, "Two and two." if thinks else "", "4 it is.")
+    live = served(model, prompt, "Two and two." if template in THINKS else "", "4 it is.")
     generated = prompt_ids(model, prompt) + list(live.token_ids or [])
     imported = replace(live, token_ids=None)
     for row in (live, imported):
         assert trained(model, row) == generated
         assert text_ids(model, row) == generated
-    trl_prompt, trl_completion = trl_ids(model, live)
+    trl_prompt, trl_completion = trl_ids(model, live.prompt, live.completion)
     if template in (
         R1,
         SEED,
     ):  # named in docs/conversations.md: such a template shows no reasoning, so TRL has none
         assert model.decode(trl_completion) == "4 it is.<|im_end|>"
+    else:
+        end = AFTER_THE_END.get(template, "")
+        assert model.decode(trl_prompt + trl_completion) == model.decode(generated) + end
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("record", ROWS, ids=range(len(ROWS)))
+def test_so_it_has_after_tools(tokenizer: Any, template: str, record: dict[str, Any], tmp_path: Path) -> None:
+    (file := tmp_path / "rows.jsonl").write_text(json.dumps(record))
+    (imported,) = read_rows(file).examples
+    model = with_template(tokenizer, with_tools(template))
+    (reply,) = imported.completion
+    live = (
+        served(model, imported.prompt, "", reply["content"])
+        if template not in THINKS
+        else served(model, imported.prompt, "Cold.", reply["content"])
+    )
+    generated = prompt_ids(model, imported.prompt) + list(live.token_ids or [])
+    for row in (live, replace(live, token_ids=None)):
+        assert trained(model, row) == generated
+        assert text_ids(model, row) == generated
+    shaped = Shaper(b"s" * 32).row("kto", live)
+    row = filled(shaped, columns_of("kto", reasoned=True, tooled=has_tools(live.prompt), shared=False))
+    trl_prompt, trl_completion = trl_ids(
+        model, row["prompt"], row["completion"], json.loads(row.get("tools", "[]"))
+    )
+    if template in (R1, SEED):
+        assert model.decode(trl_completion) == f"{reply['content']}<|im_end|>"
     else:
         end = AFTER_THE_END.get(template, "")
         assert model.decode(trl_prompt + trl_completion) == model.decode(generated) + end

@@ -1,0 +1,85 @@
+"""Columns that say another thing than the ones that are read: the import asks, or drops the row by name."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import InvalidInput
+from storage.imports.importer import import_file
+from storage.imports.preview import Preview, preview_file
+from storage.imports.rows.options import ImportOptions
+from tests.support.imported import lines
+
+KTO = {"prompt": "Q", "completion": "A", "label": True}
+PAIR = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+
+
+def read(record: dict[str, Any], **options: Any) -> Preview:
+    return preview_file(lines(record), options=ImportOptions(**options))
+
+
+@pytest.mark.parametrize(
+    "name", ["prediction", "model_output", "generated_text", "LLM_response", "generation"]
+)
+def test_a_gold_answer_is_not_taken_for_what_the_model_wrote(name: str) -> None:
+    record = {"question": "2 + 2?", "answer": "4", name: "5", "label": False}
+    (found,) = read(record).report.rejections
+    assert f"answer and {name} may both be the reply" in found.reason
+    ((_, row),) = read(record, columns=f"reply={name},reference=answer").rows
+    assert (row.turns[-1].content, row.label) == ("5", False)
+    assert read(record, leave_out=name).down == 1
+    rated = {"question": "2 + 2?", "answer": "4", name: "5", "rating": 1}
+    assert read(rated, up_from=4, down_to=2).report.rejected == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("label", False), ("preference", "rejected"), ("winner", "Rejected")]
+)
+def test_a_pair_whose_rejected_reply_is_said_to_be_better(name: str, value: Any) -> None:
+    (found,) = read(PAIR | {name: value}).report.rejections
+    assert "as if the rejected reply were the better one" in found.reason
+    assert read(PAIR | {name: value}, leave_out=name).up == 1
+    agreeing = read(PAIR | {name: "chosen"})
+    assert (agreeing.up, agreeing.report.left_out) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("margin", "options", "dropped"),
+    [
+        (-1, {}, "chosen is rated below rejected"),
+        (0, {}, "chosen and rejected are rated alike"),
+        (0.5, {"min_margin": 1}, "chosen is rated less than 1 above rejected"),
+        (0.5, {}, None),
+    ],
+)
+def test_a_margin_says_how_much_better_the_chosen_reply_is(
+    margin: float, options: dict[str, Any], dropped: str | None
+) -> None:
+    assert read(PAIR | {"margin": margin}, **options).report.dropped == ({dropped: 2} if dropped else {})
+
+
+def test_what_a_model_may_have_read_or_a_person_withdrawn_under_more_names() -> None:
+    assert "docs" in read(KTO | {"docs": "d"}).report.rejections[0].reason
+    assert read(KTO | {"sources": ["d"]}).report.left_out == {"sources": 1}
+    assert read(KTO | {"deleted": 1}).report.dropped == {"a vote that was withdrawn (deleted)": 1}
+
+
+def test_spaces_after_the_separators_of_a_header_are_not_of_the_texts() -> None:
+    file = b'prompt, completion, label\nQ, "A, b", TRUE\n'
+    ((_, row),) = preview_file(BytesIO(file), name="a.csv").rows
+    assert (row.turns[-1].content, row.label) == ("A, b", True)
+
+
+def test_a_folder_of_two_formats_is_refused_by_the_name_of_the_file(database: Any, tmp_path: Path) -> None:
+    (folder := tmp_path / "rows" / "b").mkdir(parents=True)
+    (folder.parent / "a.jsonl").write_bytes(lines(KTO).getvalue())
+    (folder / "c.jsonl").write_bytes(lines(PAIR).getvalue())
+    words = (
+        "b/c.jsonl, line 1: completion is missing. It looks like the format pairs; all of a file or folder"
+    )
+    with pytest.raises(InvalidInput, match=words):
+        import_file(database, folder.parent)
+    report = import_file(database, folder.parent, skip_bad=True)
+    assert (report.accepted, report.rejected, report.notes) == (1, 1, ["read a.jsonl", "read b/c.jsonl"])
