@@ -176,6 +176,7 @@ class Bootstrap:
     def _train(self, rows: list[dict[str, Any]], train: Train) -> dict[str, Any]:
         """Import the examples and train on them; what became of it, with the names of both versions."""
         file = self.folder / "run.json"
+        up = sum(row["label"] for row in rows)
         if not file.exists():
             with closing(open_database(self.settings)) as database:
                 with database.write() as session:
@@ -186,10 +187,14 @@ class Bootstrap:
                 with database.read() as session:
                     version = version_of_run(session, run.id)
                     if version is None or version.state == "rejected":
-                        reason = f"There is no version to rate: {run.reason} The same command trains again."
-                        raise NotReady(reason)
+                        remedy = "The same command trains again."
+                        if not 0 < up < len(rows):
+                            remedy = (
+                                f"The judge rated {up} replies good and {len(rows) - up} bad: name another "
+                                f"--rubric or --judge, or more prompts, and another folder with --out."
+                            )
+                        raise NotReady(f"There is no version to rate: {run.reason} {remedy}")
                     name = version.name
-            up = sum(row["label"] for row in rows)
             found = {"up": up, "down": len(rows) - up, "new": imported.accepted, "before": before}
             found |= {"version": name, "reason": run.reason}
             write_atomically(file, json.dumps(found, indent=2) + "\n")

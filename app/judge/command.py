@@ -220,7 +220,7 @@ def bootstrap(
 
 def show_plan(expected: "Expected", models: list[str], judge: str, out: Path) -> None:
     cost = "" if expected.cost is None else f", which cost about {expected.cost:.2f}"
-    pace = {share.spec.name: share.spec for share in expected.shares}
+    pace = {"own versions" if one.spec.own else one.spec.name: one.spec for one in expected.shares}
     paces = ", ".join(f"{name} {spec.seconds:g} s ({spec.at_once} at once)" for name, spec in pace.items())
     say(
         f"Plan: {expected.calls // 2} replies of {', '.join(model.split('=')[0] for model in models)} and of "

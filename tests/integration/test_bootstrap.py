@@ -33,7 +33,7 @@ def test_a_first_version_without_votes(thumbloop: CommandLine, tmp_path: Path) -
         planned = thumbloop.start(*words)
         assert planned.wait() == 1
         assert "40 replies of v1 and of the new version, each rated by j: 80 calls" in planned.printed()
-        assert "the new version 12 s (8 at once)" in planned.printed()
+        assert "if a call takes own versions 12 s (8 at once), j 3 s (8 at once)." in planned.printed()
         assert "No terminal to ask" in planned.printed()
         printed = thumbloop.output(*words, "--yes")
         asked = len(script.answered)
