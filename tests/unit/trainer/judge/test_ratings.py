@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from storage.errors import NotReady
-from tests.support.scripted_models import BROKEN, NO_KEY, RUBBISH, Script, prefers_short, rated_texts
+from tests.support.scripted_models import BROKEN, NO_KEY, RUBBISH, SILENT, Script, prefers_short, rated_texts
 from tests.support.threads import at_once
 from trainer.errors import Interrupted
 from trainer.judge.ratings import Ratings, rate_replies
@@ -44,9 +44,10 @@ def test_a_judge_without_a_single_rating_is_an_error(fault: str, reason: str) ->
         rated(Script({"judge": prefers_short}, lambda _body, _attempt: fault))
 
 
-def test_the_progress_may_stop_it() -> None:
-    def stop(_done: int) -> None:
+def test_the_progress_may_stop_it_even_if_the_judge_says_nothing() -> None:
+    def stop(done: int) -> None:
+        assert done == 0
         raise Interrupted("terminated")
 
     with pytest.raises(Interrupted):
-        rated(Script({"judge": prefers_short}), stop)
+        rated(Script({"judge": prefers_short}, lambda _body, _attempt: SILENT), stop)
