@@ -37,7 +37,7 @@ from storage.registry.evaluations import read_report
 from storage.registry.model_versions import deployed_version, ensure_base, version_of_run
 from storage.settings import Settings
 from trainer.judge.rubric import Rubric
-from trainer.judge.specs import ServerSpec, parse_server
+from trainer.judge.specs import ServerSpec, is_own, parse_server
 
 Train = Callable[[Database], TrainingRun]
 UNSEEN_SAMPLES = 2
@@ -222,8 +222,8 @@ def measured(rows: Sequence[dict[str, Any]], author: str) -> dict[str, Any]:
 
 
 def _spec(text: str, option: str = "model") -> ServerSpec:
-    return parse_server(text, option) if "=" in text else own_spec(text)
+    return own_spec(text, option=option) if is_own(text) else parse_server(text, option)
 
 
 def _identity(text: str, option: str) -> Any:
-    return parse_server(text, option).identity if "=" in text else text
+    return text if is_own(text) else parse_server(text, option).identity

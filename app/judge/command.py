@@ -16,7 +16,7 @@ from storage.db.tables import TrainingRun
 from storage.errors import InvalidInput
 from storage.registry.model_versions import deployed_version, ensure_base
 from storage.settings import Settings, load_settings
-from trainer.judge.specs import FORM
+from trainer.judge.specs import FORM, is_own, name_of
 from trainer.text import counted, spoken
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from app.judge.work import Progress
 
 Found = TypeVar("Found")
-MODEL = f"A version of yours, such as v2, or {FORM}. Also at_once=8, temperature=0.7, price=IN/OUT and more."
+MODEL = f"A version of yours, such as v2, or {FORM}. Also ,at_once=8 ,temperature=0.7 ,price=IN/OUT and more."
 
 
 def pool(
@@ -61,7 +61,7 @@ def pool(
     plan = PoolPlan(_conversations(settings, prompts, limit), seed, samples)
     if not plan.conversations:
         raise InvalidInput("There is no chat yet whose person lets us train on it.", field="from_chats")
-    if from_chats and any("=" in model for model in models):
+    if from_chats and not all(map(is_own, models)):
         say(f"{len(plan.conversations)} chats of people who let us train on them go to other servers.")
 
     async def run(progress: "Progress") -> tuple[int, list[tuple[str, dict[str, Any]]]]:
@@ -223,8 +223,8 @@ def show_plan(expected: "Expected", models: list[str], judge: str, out: Path) ->
     pace = {"own versions" if one.spec.own else one.spec.name: one.spec for one in expected.shares}
     paces = ", ".join(f"{name} {spec.seconds:g} s ({spec.at_once} at once)" for name, spec in pace.items())
     say(
-        f"Plan: {expected.calls // 2} replies of {', '.join(model.split('=')[0] for model in models)} and of "
-        f"the new version, each rated by {judge.split('=')[0]}: {expected.calls} calls with about "
+        f"Plan: {expected.calls // 2} replies of {', '.join(map(name_of, models))} and of "
+        f"the new version, each rated by {name_of(judge)}: {expected.calls} calls with about "
         f"{expected.tokens:,} tokens{cost}; one training."
     )
     say(

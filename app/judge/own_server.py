@@ -15,7 +15,7 @@ from storage.people.users import ensure_user
 from storage.registry.model_versions import check_may_be_served, ensure_base, get_version
 from storage.settings import Settings, load_settings
 from trainer.judge.servers import Server
-from trainer.judge.specs import ServerSpec, parse_server
+from trainer.judge.specs import ServerSpec, is_own, name_of, parse_server, with_options
 
 ACCOUNT = "judge"
 TOKEN_LIVES = timedelta(days=7)  # if it is not revoked, because of a kill
@@ -29,34 +29,36 @@ QUIET = {"schedule": "", "auth": "anonymous", "max_replies_per_minute": 0, "webh
 async def opened_servers(
     given: Sequence[str], settings: Settings, log: Path, sampling: dict[str, Any], option: str = "model"
 ) -> AsyncIterator[list[Server]]:
-    """The servers of `NAME=URL,…` and of own versions such as `v2`, in their order.
+    """The servers of `NAME=URL,…` and of own versions such as `v2` or `v2,temperature=0.7`, in their order.
 
-    `sampling` holds for own versions. Raises InvalidInput, NotFound for a version that does not exist,
-    Conflict for one that was rejected, and NotReady if the server for own versions does not start, whose
-    log is `log`.
+    `sampling` holds for own versions without numbers of their own. Raises InvalidInput, NotFound for a
+    version that does not exist, Conflict for one that was rejected, and NotReady if the server for own
+    versions does not start, whose log is `log`.
     """
     own = check_names(given, settings, option)
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(_own_address(settings, log)) if own else ("", "")
         specs = [
-            parse_server(text, option) if "=" in text else own_spec(text, *address, **sampling)
+            own_spec(text, *address, option=option, **sampling)
+            if is_own(text)
+            else parse_server(text, option)
             for text in given
         ]
         yield [await stack.enter_async_context(Server(spec)) for spec in specs]
 
 
-def own_spec(version: str, url: str = "", key: str = "", **sampling: Any) -> ServerSpec:
-    return ServerSpec(
-        version, url, key, version, timeout=ASKED_WITHIN, seconds=OWN_SECONDS, own=True, **sampling
-    )
+def own_spec(text: str, url: str = "", key: str = "", option: str = "model", **sampling: Any) -> ServerSpec:
+    """Of `v2` or `v2,temperature=0.7`; raises InvalidInput."""
+    version, *options = text.split(",")
+    usual = {"timeout": ASKED_WITHIN, "seconds": OWN_SECONDS, **sampling}
+    return with_options(ServerSpec(version, url, key, version, own=True, **usual), options, option)
 
 
 def check_names(given: Sequence[str], settings: Settings, option: str = "model") -> list[str]:
     """Raise as `opened_servers` does, without asking anybody; returns those that are own versions."""
     for text in given:
-        if "=" in text:
-            parse_server(text, option)
-    names = [text for text in given if "=" not in text]
+        own_spec(text, option=option) if is_own(text) else parse_server(text, option)
+    names = [name_of(text) for text in given if is_own(text)]
     if names:
         with closing(open_database(settings)) as database, database.write() as session:
             ensure_base(session, settings.model)  # as the server's start would

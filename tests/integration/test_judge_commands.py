@@ -120,7 +120,7 @@ def test_kills_while_an_own_version_answers_change_nothing(
             "--prompts",
             str(prompts),
             "--model",
-            "v1",
+            "v1,top_p=0.9",
             "--model",
             f"short={url},short,at_once=2",
         ]
@@ -155,6 +155,8 @@ def test_examples_go_into_files_and_into_the_store_apart_from_votes(
     assert f"{QUESTIONS} pairs: {pairs}\nKTO rows, {QUESTIONS} good and {QUESTIONS} bad: {kto}\n" in printed
     crossed = ["judge", str(pool), "--judge", "v1", "--up-from", "2", "--down-to", "4"]
     assert "--up-from 2 is not above --down-to 4" in thumbloop.refused(*crossed)
+    wrong = ["judge", str(pool), "--judge", "v1,colour=3", "--out", str(tmp_path / "other")]
+    assert "--judge v1: 'colour' is not one of temperature" in thumbloop.refused(*wrong)
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     assert {(row["chosen_model"], row["rejected_model"]) for row in rows} == {("short", "long")}
     assert {(row["rating_chosen"], row["rating_rejected"]) for row in rows} == {(5, 2)}

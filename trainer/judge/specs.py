@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,8 +79,22 @@ def parse_server(text: str, option: str = "model") -> ServerSpec:
                 f"--{option} {name}: the environment variable {key[1:]} is not set.", field=option
             )
         key = os.environ[key[1:]]
-    spec = ServerSpec(name.strip(), url, key, given[-1])
-    return replace(spec, **dict(_option(name, part, option) for part in options))
+    return with_options(ServerSpec(name.strip(), url, key, given[-1]), options, option)
+
+
+def is_own(text: str) -> bool:
+    """Whether it names a version of ours, such as `v2` or `v2,temperature=0.7`, and no server."""
+    return "=" not in text.partition(",")[0]
+
+
+def name_of(text: str) -> str:
+    """The name in `NAME=URL,…`, `v2` or `v2,temperature=0.7`."""
+    return re.split("[=,]", text, maxsplit=1)[0].strip()
+
+
+def with_options(spec: ServerSpec, options: Iterable[str], option: str = "model") -> ServerSpec:
+    """The spec with numbers such as `temperature=0.7`; raises InvalidInput."""
+    return replace(spec, **dict(_option(spec.name, part.strip(), option) for part in options))
 
 
 def _option(server: str, part: str, option: str) -> tuple[str, Any]:

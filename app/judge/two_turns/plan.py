@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from app.judge.own_server import own_spec
 from app.judge.two_turns.questions import Question
 from storage.errors import InvalidInput
 from trainer.judge.rubric import Rubric
-from trainer.judge.specs import parse_server
+from trainer.judge.specs import is_own, name_of, parse_server
 
 HERE = Path(__file__).parent
 RATING, PAIR = (Rubric.parse(name, (HERE / f"{name}.jinja").read_text()) for name in ("rating", "pair"))
@@ -39,16 +40,16 @@ class Plan:
 
         Raises InvalidInput if two have the same name.
         """
-        names = [_name(given) for given in versions]
-        if baseline is not None and _name(baseline) not in names:
-            versions, names = [baseline, *versions], [_name(baseline), *names]
+        names = [name_of(given) for given in versions]
+        if baseline is not None and name_of(baseline) not in names:
+            versions, names = [baseline, *versions], [name_of(baseline), *names]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise InvalidInput(f"{', '.join(sorted(doubled))} is given twice; give each a name of its own.")
         if baseline is not None and len(names) == 1:
             raise InvalidInput(
                 f"--baseline {baseline}: name another version to compare with it.", field="baseline"
             )
-        return cls(questions, versions, baseline=baseline and _name(baseline), **more)
+        return cls(questions, versions, baseline=baseline and name_of(baseline), **more)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -66,20 +67,16 @@ class Plan:
     @property
     def folder_name(self) -> str:
         """A name of its own for each plan."""
-        names = [_name(given) for given in (*self.versions, self.judge)]
+        names = [name_of(given) for given in (*self.versions, self.judge)]
         return "-".join((*names, _digest(json.dumps(self.identity))[:8])).replace("/", "_")
 
     def _identity(self, given: str, what: str) -> dict[str, Any]:
-        if "=" not in given:
-            return {"name": given, "max_tokens": self.max_tokens}
         try:
-            return parse_server(given).identity
+            own = is_own(given)
+            spec = own_spec(given, max_tokens=self.max_tokens) if own else parse_server(given)
+            return spec.identity
         except InvalidInput as error:
             raise InvalidInput(error.message.replace("--model", what, 1), field=error.field) from error
-
-
-def _name(given: str) -> str:
-    return given.partition("=")[0].strip()
 
 
 def _digest(text: str) -> str:
