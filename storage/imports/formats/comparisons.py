@@ -25,6 +25,7 @@ ABOUT_ARENA = (
     "turn anony conv_metadata is_code is_refusal dedup_tag category_tag judge_hash evaluation_order "
     "full_conversation winner_model_a winner_model_b winner_tie"
 )
+STRONGEST = 3  # of the preferences of HelpSteer
 
 
 def arena_rows(fields: Fields) -> Rows:
@@ -32,6 +33,9 @@ def arena_rows(fields: Fields) -> Rows:
         said = [_split_turns(fields, side) for side in SIDES]
     else:
         said = [_json_turns(fields, f"conversation_{side}") for side in SIDES]
+    asked = [[turn.content for turn in turns if turn.role == "user"] for turns in said]
+    if asked[0] != asked[1]:
+        raise InvalidInput("The two conversations ask different questions.", field="conversation_b")
     judge = fields.get("judge")
     if isinstance(judge, str) and judge.startswith("gpt"):
         yield Dropped("judged by a model", 2)
@@ -126,6 +130,10 @@ def helpsteer_rows(fields: Fields) -> Rows:
     column = first_name(fields, STRENGTHS) or STRENGTHS[0]
     for person, strength in _strengths(fields, column):
         margin = fields.options.min_margin
+        if abs(strength) > STRONGEST:
+            raise InvalidInput(
+                f"{column} must be from -{STRONGEST} to {STRONGEST}, not {strength:g}.", field=column
+            )
         if strength == 0:
             yield Dropped("a tie", 2)
         elif margin is not None and abs(strength) < margin:

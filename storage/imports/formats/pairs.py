@@ -183,7 +183,8 @@ def swift_rows(fields: Fields) -> Rows:
     if isinstance(rejected, str):
         before = turns[:-1]
         rejected = [turn.message for turn in before] + [{"role": "assistant", "content": rejected}]
-    rest = {name: fields[name] for name in fields if name not in ("messages", "rejected_response")}
+    used = ("messages", "rejected_response", "rejected_messages")
+    rest = {name: fields[name] for name in fields if name not in used}
     pair = fields.inner({**rest, "chosen": fields["messages"], "rejected": rejected})
     yield from pair_rows(pair)
     fields.take(pair)

@@ -66,6 +66,17 @@ def test_what_a_model_may_have_read_or_a_person_withdrawn_under_more_names() -> 
     assert read(KTO | {"deleted": 1}).report.dropped == {"a vote that was withdrawn (deleted)": 1}
 
 
+def test_comparisons_that_cannot_be_meant() -> None:
+    asked = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    other = [{"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}]
+    arena = {"model_a": "x", "model_b": "y", "winner": "model_a", "conversation_a": asked}
+    assert "ask different questions" in read(arena | {"conversation_b": other}).report.rejections[0].reason
+    strength = {"prompt": "Q", "response_1": "A", "response_2": "B", "preference_strength": -100}
+    assert "must be from -3 to 3" in read(strength).report.rejections[0].reason
+    swift = {"messages": asked, "rejected_messages": [asked[0], other[1]]}
+    assert (read(swift).up, read(swift).report.left_out) == (1, {})
+
+
 def test_spaces_after_the_separators_of_a_header_are_not_of_the_texts() -> None:
     file = b'prompt, completion, label\nQ, "A, b", TRUE\n'
     ((_, row),) = preview_file(BytesIO(file), name="a.csv").rows
