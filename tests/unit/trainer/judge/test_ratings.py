@@ -49,5 +49,7 @@ def test_the_progress_may_stop_it_even_if_the_judge_says_nothing() -> None:
         assert done == 0
         raise Interrupted("terminated")
 
+    script = Script({"judge": prefers_short}, lambda _body, _attempt: SILENT)
     with pytest.raises(Interrupted):
-        rated(Script({"judge": prefers_short}, lambda _body, _attempt: SILENT), stop)
+        rated(script, stop)
+    assert sum(script.attempts.values()) <= len(REPLIES), "before the silence ended and was asked again"
