@@ -39,7 +39,7 @@ from app.pages.html import DEMONSTRATION
 from app.pages.theme import mount_options
 from app.services import Services, build_services
 from app.telemetry.request_ids import RequestIds
-from app.web import errors, sign_in, single_sign_on
+from app.web import errors, password_links, sign_in, single_sign_on
 from app.web.auth import check_safe
 from app.web.middleware import (
     BodyLimit,
@@ -75,7 +75,7 @@ API_ROUTERS = (
     audit,
     setting_routes,
 )
-ROOT_ROUTERS = (routes, monitoring, docs, sign_in, single_sign_on, installing, *PAGES)
+ROOT_ROUTERS = (routes, monitoring, docs, sign_in, password_links, single_sign_on, installing, *PAGES)
 QUEUE_LOOK_SECONDS = 0.02  # how soon Gradio begins an event of a page
 DESCRIPTION = """Every request needs an API token (`thumbloop token create NAME`) in the header
 `Authorization: Bearer tl_…`; a browser that is signed in needs none. Errors are JSON:

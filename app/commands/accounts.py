@@ -17,7 +17,7 @@ from storage.errors import BadSetting, InvalidInput, NotFound
 from storage.people import accounts, tokens, users
 
 user_commands = typer.Typer(
-    no_args_is_help=True, help="Accounts: create, list, password, role, disable, sessions, sign-out."
+    no_args_is_help=True, help="Accounts: create, invite, list, password, role, disable, sessions, sign-out."
 )
 token_commands = typer.Typer(no_args_is_help=True, help="API tokens: create, list, revoke.")
 ADMIN = "admin"  # the account that admin links sign in to
@@ -62,6 +62,22 @@ def set_password(name: str, password_stdin: bool = PASSWORD_STDIN) -> None:
     with _account(name) as (session, user_id):
         ended = accounts.change(session, user_id, password=password, by=ACTOR)
     say(f"Changed the password of {name}. {_ended(ended)}")
+
+
+@user_commands.command("invite")
+def invite(name: str, role: Role = ROLE) -> None:
+    """Print a link by which a person chooses a password, once and within three days.
+
+    Creates the account if it is missing. For one who forgot their password it works, too: the old one stays
+    until then.
+    """
+    with opened_database() as (settings, database), database.write() as session:
+        user = users.find_user(session, name.strip())
+        if user is None:
+            user = accounts.create(session, name, role=role, password=None, by=ACTOR)
+        secret = accounts.issue_password_link(session, user.id, by=ACTOR)
+    address = page_address(settings.host, settings.port)
+    say(f"{address}{settings.root_path}/password-link?token={secret}")
 
 
 @user_commands.command("role")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 from sqlmodel import Session
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from storage.db.database import Database
@@ -96,6 +97,11 @@ def resolve(
     with database.read() as session:
         person = tokens.authenticate(session, secret.plain, kinds=(secret.kind,))
     return identity_from(person) if person is not None else None
+
+
+def site_address(request: HTTPConnection, settings: Settings) -> str:
+    """The address of this site as the browser knows it, without a slash at its end."""
+    return f"{request.url.scheme}://{request.headers.get('host', '')}{settings.root_path}"
 
 
 def bearer_token(headers: Mapping[str, str]) -> str | None:

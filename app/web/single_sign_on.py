@@ -19,7 +19,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import RedirectResponse, Response
 
 from app.services import Services
-from app.web.auth import ServicesHere, start_session
+from app.web.auth import ServicesHere, site_address, start_session
 from app.web.sign_in import own_path, signed_in
 from storage.errors import BadSetting
 from storage.files.installation_key import load_secret
@@ -96,7 +96,7 @@ async def go(request: Request, services: ServicesHere, name: str, next: str = "/
     request.session["next"] = own_path(next)
     try:
         client = await known.client(name)
-        back = f"{_form_address(request, services)}/with/{name}/return"
+        back = f"{site_address(request, services.settings)}/login/with/{name}/return"
         response: Response = await client.authorize_redirect(request, back)
     except (httpx2.HTTPError, *known.refusals) as error:
         return _trouble(name, "unreachable", next, error)
@@ -130,17 +130,11 @@ async def leave(request: Request, services: ServicesHere, name: str) -> Response
     try:
         client = await known.client(name)
         response: Response = await client.logout_redirect(
-            request, _form_address(request, services), client_id=provider.client_id
+            request, f"{site_address(request, services.settings)}/login", client_id=provider.client_id
         )
     except (httpx2.HTTPError, *known.refusals) as error:
         return _trouble(name, "unreachable", "/", error)
     return response
-
-
-def _form_address(request: Request, services: Services) -> str:
-    """The whole address of the sign-in form, as the browser knows it."""
-    host = request.headers.get("host", "")
-    return f"{request.url.scheme}://{host}{services.settings.root_path}/login"
 
 
 async def _claims(request: Request, client: Any, provider: OidcProvider) -> Claims:

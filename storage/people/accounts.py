@@ -6,14 +6,19 @@ from sqlmodel import Session
 
 from storage.db import audit
 from storage.db.tables import ApiToken, User
-from storage.errors import Conflict, InvalidInput
+from storage.errors import Conflict, InvalidInput, NotAuthenticated
 from storage.people import tokens, users
 
 MOST_DAYS = 36_500
+PASSWORD_LINK = ("password",)  # the kind of its secret
+PASSWORD_LINK_LIFE = timedelta(days=3)
 
 
-def create(session: Session, name: str, *, role: str, password: str, by: str) -> User:
-    """Add an account; raises InvalidInput, or Conflict if the name is taken."""
+def create(session: Session, name: str, *, role: str, password: str | None, by: str) -> User:
+    """Add an account, without a password for somebody who is sent a link or signs in elsewhere.
+
+    Raises InvalidInput, or Conflict if the name is taken.
+    """
     user = users.create_user(session, name, role=role, password=password)
     audit.record(session, by, "create user", user.id, role=role)
     return user
@@ -48,6 +53,46 @@ def change(
         ended += users.set_password(session, user_id, password)
         audit.record(session, by, "set password", user_id)
     return ended
+
+
+def issue_password_link(session: Session, user_id: str, *, by: str) -> str:
+    """The secret of a link by which the person chooses a password once; an earlier one ends.
+
+    Raises NotFound, and Conflict for visitors, end users and disabled accounts.
+    """
+    account = users.get_user(session, user_id)
+    if account.name is None or account.disabled:
+        raise Conflict("Only an account that is not disabled can get a link to choose a password.")
+    tokens.end_all(session, user_id, PASSWORD_LINK)
+    token, plain = tokens.create_token(
+        session, user_id, name="password link", kind=PASSWORD_LINK[0], ttl=PASSWORD_LINK_LIFE
+    )
+    audit.record(session, by, "create password link", token.id, user=user_id)
+    return plain
+
+
+def check_password_link(session: Session, plain: str) -> tokens.Person:
+    """Whose link this is; raises NotAuthenticated if it was used, has expired or is unknown."""
+    person = tokens.authenticate(session, plain, kinds=PASSWORD_LINK)
+    if person is None:
+        raise NotAuthenticated(
+            "This link was used already or has expired; ask an admin for a new one.",
+            code="password_link_used",
+        )
+    return person
+
+
+def redeem_password_link(session: Session, plain: str, password: str) -> str:
+    """Set the password and end the link with all else that is signed in; returns the account's id.
+
+    Raises NotAuthenticated, and InvalidInput for a password that is too short; the link works on.
+    """
+    person = check_password_link(session, plain)
+    users.lock_user(session, person.id)
+    check_password_link(session, plain)  # another request may have used it meanwhile
+    users.set_password(session, person.id, password)
+    audit.record(session, person.id, "set password", person.id)
+    return person.id
 
 
 def issue_token(session: Session, name: str, *, role: str, days: int, by: str) -> tuple[ApiToken, str]:

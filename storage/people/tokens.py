@@ -18,8 +18,8 @@ from storage.db.tables import ApiToken, Table, User, now
 from storage.errors import InvalidInput, NotAuthenticated, NotFound
 
 PREFIX = "tl_"
-KINDS = ("api", "session", "login")
-SIGN_INS = ("session", "login")
+KINDS = ("api", "session", "login", "password")
+SIGN_INS = ("session", "login", "password")
 KEPT = timedelta(days=7)  # ended sessions and links
 
 _tokens, _users = Table.metadata.tables["api_token"], Table.metadata.tables["user_account"]

@@ -315,6 +315,18 @@ def test_accounts_and_tokens(admin_server: LiveServer, open_page: OpenPage) -> N
     expect(page.get_by_role("row", name="Ada admin disabled")).to_be_visible()
     expect(page.get_by_role("row", name="admin you").get_by_role("button", name="Disable")).to_have_count(0)
 
+    page.get_by_text("New account").click()
+    form.get_by_label("Name").fill("Grace")
+    form.get_by_role("button", name="Create account").click()
+    guest = open_page(page.locator(".secret").inner_text(), viewport={"width": 320, "height": 640})
+    guest.get_by_label("New password").fill("a chosen password")
+    assert violations(guest) == []
+    assert_fits(guest)
+    guest.get_by_role("button", name="Choose a password").click()
+    expect(guest.get_by_role("textbox", name="Message", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Password link for Grace").click()
+    expect(page.locator(".secret")).to_contain_text("/password-link?token=tl_")
+
     page.get_by_text("New token").click()
     page.get_by_label("Program").fill("robot")
     page.get_by_role("button", name="Create token").click()

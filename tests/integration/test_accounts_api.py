@@ -48,3 +48,46 @@ def test_a_token_is_shown_once_and_revoked(shared_server: LiveServer) -> None:
             assert issued["token"] not in admin.get("/api/v1/tokens").text
             assert admin.delete(f"/api/v1/tokens/{issued['id']}").status_code == 204
             assert robot.get("/api/v1/me").status_code == 401
+
+
+def test_a_person_chooses_a_password_by_a_link_that_works_once(shared_server: LiveServer) -> None:
+    with shared_server.client() as admin, shared_server.visit() as browser:
+        new = http_loop.checked(admin.post("/api/v1/users", json={"name": "invited"}))
+        address = f"/api/v1/users/{new['id']}/password-link"
+        first, link = (http_loop.checked(admin.post(address))["link"] for _ in range(2))
+        assert link.startswith(f"{shared_server.url}/password-link?token=tl_")
+        assert "ask an admin" in browser.get(first).text  # a newer link ends it
+        secret = {"token": link.partition("token=")[2]}
+        assert 'value="invited"' in browser.get(link).text
+        assert browser.get(link).status_code == 200  # to look at it uses nothing up
+        short = browser.post("/password-link", data=secret | {"new": "short"})
+        assert (short.status_code, "at least 10" in short.text) == (422, True)
+        password = {"new": "a chosen password"}
+        assert browser.post("/password-link", data=secret | password).headers["location"] == "/"
+        assert http_loop.checked(browser.get("/api/v1/me"))["name"] == "invited"
+        for again in (browser.get(link), browser.post("/password-link", data=secret | password)):
+            assert (again.status_code, "ask an admin" in again.text) == (403, True)
+        with shared_server.visit() as other:
+            form = {"name": "invited", "password": password["new"]}
+            assert other.post("/login", data=form).status_code == 303
+
+            secret = {"token": http_loop.checked(admin.post(address))["link"].partition("token=")[2]}
+            assert http_loop.checked(other.get("/api/v1/me"))["name"] == "invited"  # not before it is used
+            assert (
+                other.get("/api/v1/me", headers={"Authorization": f"Bearer {secret['token']}"}).status_code
+                == 401
+            )
+            assert (
+                browser.post("/password-link", data=secret | {"new": "another password"}).status_code == 303
+            )
+            assert other.get("/api/v1/me").status_code == 401
+            assert other.post("/login", data=form).status_code == 401
+        secret = {"token": http_loop.checked(admin.post(address))["link"].partition("token=")[2]}
+        http_loop.checked(admin.patch(f"/api/v1/users/{new['id']}", json={"disabled": True}))
+        assert browser.post("/password-link", data=secret | password).status_code == 403
+        assert "disabled" in message(admin.post(address), 409)
+        actions = {
+            event["action"] for event in admin.get("/api/v1/audit", params={"limit": 100}).json()["items"]
+        }
+        assert {"create password link", "set password"} <= actions
+    assert secret["token"] not in shared_server.log.read_text()

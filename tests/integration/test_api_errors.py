@@ -41,7 +41,7 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(client: httpx.C
     assert http_loop.checked(client.get(vote))["tags"] == ["clear"]
 
     chat = f"/api/v1/chats/{chat_id}"
-    assert "title, consent" in refused(client.patch(chat, json={"consnt": True}), 422, "unknown_field")
+    assert "consent, pinned" in refused(client.patch(chat, json={"consnt": True}), 422, "unknown_field")
     begun = {"sytem_prompt": "x", "consent": False}
     refused(client.post("/api/v1/chats", json=begun), 422, "unknown_field", "sytem_prompt")
     for method, path, body in (

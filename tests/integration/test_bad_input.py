@@ -27,6 +27,7 @@ ADMIN_FORMS = (
         "people/x",
     ),
     *("people/x/sign-out", "people/x/erase", "people/releases", "people/releases/x/end"),
+    "people/x/password-link",
     *("feedback/exclusion", "feedback/review", "feedback/quarantine"),
 )
 EVENT_DATA = ("version", "chat", "message")  # what the scripts of the pages send with their events

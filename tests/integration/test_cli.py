@@ -85,6 +85,8 @@ def test_accounts(thumbloop: CommandLine) -> None:
     assert "already" in thumbloop.refused("user", "create", "ada", "--password-stdin", stdin=secret)
     assert "10 characters" in thumbloop.refused("user", "create", "bob", "--password-stdin", stdin="short")
     assert "--password-stdin" in thumbloop.refused("user", "create", "bob")  # no terminal to ask at
+    link = thumbloop.output("user", "invite", "ada")
+    assert "/password-link?token=tl_" in link
     assert "'bob'" in thumbloop.refused("user", "role", "bob", "admin")
 
     thumbloop.output("user", "role", "ada", "user")

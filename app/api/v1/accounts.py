@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from app.api.schemas import Id
-from app.web.auth import Admin, ServicesHere
+from app.web.auth import Admin, ServicesHere, site_address
 from app.web.openapi_names import Body
+from storage.db.tables import now
 from storage.people import accounts, tokens, users
 
 router = APIRouter(tags=["users"])
@@ -32,7 +33,9 @@ class Accounts(BaseModel):
 class NewAccount(Body, json_schema_extra={"examples": [{"name": "ada", "password": "a long password"}]}):
     name: str
     role: Role = "user"
-    password: str = Field(description="At least 10 characters.")
+    password: str | None = Field(
+        None, description="At least 10 characters; without one, make a password link or sign in elsewhere."
+    )
 
 
 class AccountChange(Body, json_schema_extra={"examples": [{"disabled": True}]}):
@@ -88,6 +91,22 @@ def change_account(user_id: Id, body: AccountChange, identity: Admin, services: 
     with services.database.write() as session:
         accounts.change(session, user_id, by=identity.user_id, **body.model_dump())
         return AccountOut.model_validate(users.get_user(session, user_id))
+
+
+class PasswordLink(BaseModel):
+    link: str = Field(description="Works once; an earlier one has ended.")
+    expires_at: datetime
+
+
+@router.post("/users/{user_id}/password-link", status_code=201)
+def create_password_link(
+    user_id: Id, request: Request, identity: Admin, services: ServicesHere
+) -> PasswordLink:
+    """A link by which the person chooses a password: an invitation, or for one who forgot it."""
+    with services.database.write() as session:
+        plain = accounts.issue_password_link(session, user_id, by=identity.user_id)
+    link = f"{site_address(request, services.settings)}/password-link?token={plain}"
+    return PasswordLink(link=link, expires_at=now() + accounts.PASSWORD_LINK_LIFE)
 
 
 @router.get("/tokens")

@@ -11,7 +11,7 @@ from app.api.v1.guard import current_guard
 from app.pages.admin.frame import act, show, write
 from app.pages.html import counted
 from app.services import Services
-from app.web.auth import Identity, ServicesHere
+from app.web.auth import Identity, ServicesHere, site_address
 from storage.files.installation_key import load_secret
 from storage.people import accounts, tokens, users
 from storage.privacy.erasure import erase_user, preview_user, remove_copies
@@ -40,6 +40,18 @@ def create_account(
     role: Role = "user",
     password: Annotated[str, Form()] = "",
 ) -> Response:
+    """Without a password the page has a link for the person, which is shown this once."""
+
+    def values(identity: Identity) -> dict[str, Any]:
+        by = identity.user_id
+        with services.database.write() as session:
+            user = accounts.create(session, name, role=role, password=None, by=by)
+            secret = accounts.issue_password_link(session, user.id, by=by)
+        return _link(request, services, identity, user.name, secret)
+
+    if not password:
+        return show(request, services, "people.html", values)
+
     def deed(session: Session, by: str) -> str:
         user = accounts.create(session, name, role=role, password=password, by=by)
         return f"Created the account {user.name}."
@@ -111,6 +123,19 @@ def change_account(
     return write(request, services, deed, ADDRESS)
 
 
+@router.post(f"{ADDRESS}/{{user_id}}/password-link")
+def create_password_link(request: Request, services: ServicesHere, user_id: str) -> Response:
+    """The page with a link to choose a password, which is shown this once."""
+
+    def values(identity: Identity) -> dict[str, Any]:
+        with services.database.write() as session:
+            secret = accounts.issue_password_link(session, user_id, by=identity.user_id)
+            name = users.get_user(session, user_id).name
+        return _link(request, services, identity, name, secret)
+
+    return show(request, services, "people.html", values)
+
+
 @router.post(f"{ADDRESS}/{{user_id}}/sign-out")
 def sign_out(request: Request, services: ServicesHere, user_id: str) -> Response:
     def deed(session: Session, by: str) -> str:
@@ -147,8 +172,15 @@ def _values(services: Services, identity: Identity) -> dict[str, Any]:
         "guard": current_guard(services),
         "you": identity.user_id,
         "auth": services.settings.auth,
-        **{"secret": "", "secret_name": "", "wanted": "", "found": None, "person": None},
+        **{"secret": "", "link": "", "secret_name": "", "wanted": "", "found": None, "person": None},
     }
+
+
+def _link(
+    request: Request, services: Services, identity: Identity, name: str | None, secret: str
+) -> dict[str, Any]:
+    link = f"{site_address(request, services.settings)}/password-link?token={secret}"
+    return _values(services, identity) | {"link": link, "secret_name": name}
 
 
 def _preview(services: Services, text: str) -> dict[str, Any]:
