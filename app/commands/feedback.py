@@ -133,15 +133,20 @@ def _preview(file: str, name: str, format: str | None, options: ImportOptions) -
     for position, row in found.rows:
         say(f"{position}, thumb {THUMBS[row.label]}")
         for turn in row.turns:
-            say(
-                f"  [{turn.role}] "
-                f"{turn.content[:SHOWN_OF_A_TEXT]}{'…' * (len(turn.content) > SHOWN_OF_A_TEXT)}"
-            )
+            if turn.reasoning:
+                say(f"  [{turn.role}, reasoning] {_beginning(turn.reasoning)}")
+            say(f"  [{turn.role}] {_beginning(turn.content)}")
+        if row.cut:
+            say("  cut at a token limit")
     _say_left_out(found.report)
     say(
         f"Nothing was stored. As {found.report.format or 'no known format'}: {found.up} thumbs up, "
         f"{found.down} down, {found.report.rejected} bad."
     )
+
+
+def _beginning(text: str) -> str:
+    return f"{text[:SHOWN_OF_A_TEXT]}{'…' * (len(text) > SHOWN_OF_A_TEXT)}"
 
 
 def _say_left_out(report: "ImportReport") -> None:

@@ -14,15 +14,18 @@ from tests.support.rest import refused
 
 
 def test_a_preview_shows_the_first_rows_and_stores_nothing(client: httpx.Client) -> None:
-    rows = [{"q": f"Who {n}?", "a": "I", "ok": "good", "note": "x"} for n in range(7)]
+    more = {"ok": "good", "note": "x", "finish_reason": "length"}
+    rows = [{"q": f"Who {n}?", "a": "[THINK]Hm.[/THINK]I", **more} for n in range(7)]
     content = "\n".join(map(json.dumps, [*rows, {"q": "?"}]))
     params = {"columns": "prompt=q,reply=a,label=ok"}
     found = http_loop.checked(client.post("/api/v1/import/preview", params=params, content=content))
     assert len(found["rows"]) == 5
     assert found["rows"][0] | {"comment": None} == {
         "position": "line 1",
-        "prompt": [{"role": "user", "content": "Who 0?"}],
+        "prompt": [{"role": "user", "content": "Who 0?", "reasoning": ""}],
         "reply": "I",
+        "reasoning": "Hm.",
+        "cut": True,
         "label": True,
         "tags": [],
         "comment": None,

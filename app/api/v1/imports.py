@@ -157,12 +157,15 @@ async def import_feedback(
 class PreviewedMessage(BaseModel):
     role: str
     content: str
+    reasoning: str = Field("", description="Of a reply: what the model thought before it.")
 
 
 class PreviewedRow(BaseModel):
     position: str
     prompt: list[PreviewedMessage]
     reply: str
+    reasoning: str = Field("", description="What the model thought before the reply.")
+    cut: bool = Field(False, description="The reply ended at a token limit.")
     label: bool
     tags: list[str]
     comment: str | None
@@ -210,8 +213,10 @@ def _previewed(position: str, row: ImportedRow) -> PreviewedRow:
     *prompt, reply = row.turns
     return PreviewedRow(
         position=position,
-        prompt=[PreviewedMessage(role=turn.role, content=turn.content) for turn in prompt],
+        prompt=[PreviewedMessage(**turn._asdict()) for turn in prompt],
         reply=reply.content,
+        reasoning=reply.reasoning,
+        cut=row.cut,
         label=row.label,
         tags=list(row.tags),
         comment=row.comment,

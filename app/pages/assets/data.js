@@ -81,7 +81,8 @@
     result.textContent = `Nothing was stored. Format: ${answer.format ?? "none is known"}.`;
     form.querySelector("[data-report]").append(table("The first rows", ["Where", "Thumb", "Prompt", "Reply"],
       answer.rows.map((row) => [row.position, row.label ? "up" : "down",
-        row.prompt.map((turn) => `${turn.role}: ${turn.content}`).join("\n"), row.reply])));
+        row.prompt.map((turn) => `${turn.role}: ${turn.content}`).join("\n"),
+        [row.reasoning && `(reasoning) ${row.reasoning}`, row.reply, row.cut && "(cut at a token limit)"].filter(Boolean).join("\n")])));
     showReport(form, [["Thumbs up", answer.up], ["Thumbs down", answer.down]], answer);
   };
 
