@@ -37,6 +37,7 @@ NEVER_CAST = ("discarded", "draft", "pending", "cancelled", "canceled", "deleted
 WITHDRAWN = ("was_cancelled", "cancelled", "canceled", "discarded", "deleted", "is_deleted")
 TOOLS = ("tools", "functions")
 JUDGED = "judge:"  # the source of what a judge model rated
+ENDS = ("finish_reason", "stop_reason", "done_reason")  # of OpenAI, Anthropic, Ollama
 RATED_MESSAGES = ("message_id", "reply_id", "response_id")
 
 
@@ -141,6 +142,7 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
     system = fields.one_of(SYSTEMS, "system")
     tools = fields.one_of(TOOLS, "tools")
     turns = with_tools(turns, fields[tools], tools) if tools else turns
+    turns = _with_reasoning(fields, turns, f"{side}reasoning_content")
     of_judge = ("", f"{JUDGED}{judge}") if judge else None
     ballot = None if ours else of_judge or _ballot(fields)
     return ImportedRow(
@@ -150,13 +152,22 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
         comment=read_note(fields.get(f"{side}comment"), "comment"),
         correction=read_note(fields.get(f"{side}correction"), "correction"),
         model=read_note(_first(fields, _models(side)), "model"),
-        cut=read_cut(_first(fields, (f"{side}finish_reason", "finish_reason"))),
+        cut=read_cut(_first(fields, (f"{side}finish_reason", *ENDS))),
         judge=judge,
         voted_at=_vote_time(fields, side, ballot),
         share=_share(fields, side) if ours else None,
         origin=(str(fields[f"{side}message_id"]), str(fields[f"{side}user_hash"])) if ours else None,
         ballot=ballot,
     )
+
+
+def _with_reasoning(fields: Fields, turns: list[Turn], name: str) -> list[Turn]:
+    """The conversation, with what a column of its own holds as the reasoning of its reply."""
+    reasoning = fields.peek(name)
+    if not (isinstance(reasoning, str) and reasoning.strip() and turns) or turns[-1].reasoning:
+        return turns
+    fields.get(name)
+    return [*turns[:-1], turns[-1]._replace(reasoning=reasoning.strip())]
 
 
 def is_ours(fields: Columns, side: str = "") -> bool:

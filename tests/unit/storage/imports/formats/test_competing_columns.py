@@ -66,6 +66,21 @@ def test_what_a_model_may_have_read_or_a_person_withdrawn_under_more_names() -> 
     assert read(KTO | {"deleted": 1}).report.dropped == {"a vote that was withdrawn (deleted)": 1}
 
 
+def test_what_a_column_says_of_the_reply_alone() -> None:
+    for ended in ({"stop_reason": "max_tokens"}, {"done_reason": "length"}, {"finish_reason": "LENGTH"}):
+        assert read(KTO | ended).rows[0][1].cut, ended
+    ((_, row),) = read(KTO | {"reasoning_content": "Hm.\n"}).rows
+    assert row.turns[-1] == ("assistant", "A", "Hm.")
+    found = read(PAIR | {"chosen_reasoning_content": "Hm.", "reasoning": "A judge's."})
+    assert [one.turns[-1].reasoning for _, one in found.rows] == ["Hm.", ""]
+    assert found.report.left_out == {"reasoning": 1}
+    asked = [{"role": "prompter", "content": "Q"}, {"role": "ai", "content": "A"}]
+    assert [turn.role for turn in read({"messages": asked, "label": True}).rows[0][1].turns] == [
+        "user",
+        "assistant",
+    ]
+
+
 def test_comparisons_that_cannot_be_meant() -> None:
     asked = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     other = [{"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}]
