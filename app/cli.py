@@ -47,6 +47,7 @@ for command in (
         versions.versions,
         evaluate,
         versions.deploy,
+        versions.reject,
         versions.rollback,
     ),
     *(data.backup, data.restore, data.erase_user, data.erase_before, data.quarantine),

@@ -29,7 +29,9 @@ from storage.imports.column_maps import (
 )
 from storage.imports.formats.table import FORMATS
 from storage.imports.rows.options import ImportOptions
+from storage.people.users import find_user
 from storage.privacy.quarantine import set_excluded
+from storage.review import second_ratings
 from storage.review.voted_replies import VotedReply, VoteFilter, conversation, get_voted_reply, list_votes
 from storage.settings.training import SignalKind
 from trainer.taste.review_queue import QUEUES, review_queue
@@ -353,6 +355,34 @@ def themes() -> None:
     ]
     few = "There is too little to group: it takes a dozen thumbs down that have words in common."
     print_table(("votes", "words", "for example"), rows, empty=few)
+
+
+@votes_commands.command("review")
+def review(
+    vote_ids: list[str] = typer.Argument(help="The ids of votes."),
+    admin: str = typer.Option(..., "--as", help="The name of the admin whose rating it is."),
+    label: str = typer.Option("", help="up or down."),
+    note: str = typer.Option("", help="A note."),
+    correction: str = typer.Option("", help="What the reply should have said; of one vote."),
+    undo: bool = typer.Option(False, "--undo", help="Take that admin's ratings of these votes back."),
+) -> None:
+    """Rate votes a second time: it measures agreement and is not trained on."""
+    if label not in ("", "up", "down") or (correction and len(vote_ids) > 1):
+        raise InvalidInput("--label is up or down, and --correction is of one vote.", field="label")
+    rated = {"up": True, "down": False}.get(label)
+    with opened_database() as (_, database), database.write() as session:
+        who = find_user(session, admin)
+        if who is None or who.role != "admin":
+            raise InvalidInput(f"{admin!r} is no admin; `thumbloop user list` names them.", field="as")
+        if correction:
+            texts = {"note": note, "correction": correction}
+            second_ratings.rate(session, vote_ids[0], by=who.id, label=rated, **texts)
+            changed = vote_ids
+        elif undo:
+            changed = second_ratings.rate_all(session, vote_ids, by=who.id)
+        else:
+            changed = second_ratings.rate_all(session, vote_ids, by=who.id, label=rated, note=note)
+    say(f"{len(changed)} {'taken back' if undo else 'rated'}.")
 
 
 @votes_commands.command("exclude")

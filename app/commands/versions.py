@@ -17,6 +17,7 @@ from storage.registry.model_versions import (
     get_version,
     list_versions,
     open_canary,
+    reject_version,
     roll_back,
     roll_back_target,
 )
@@ -80,6 +81,13 @@ def deploy(version: str = VERSION, why: str = WHY) -> None:
         with database.write() as session:
             deployed = deploy_version(session, version, by=ACTOR, why=why)
     say(f"{deployed.name} is deployed.")
+
+
+def reject(version: str = VERSION, why: str = WHY) -> None:
+    """Decide against a version that the gate left to an admin: it is never served."""
+    with opened_database() as (_, database), database.write() as session:
+        rejected = reject_version(session, version, by=ACTOR, why=why)
+        say(f"{rejected.name} is rejected.")
 
 
 def rollback(why: str = WHY) -> None:

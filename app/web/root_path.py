@@ -10,7 +10,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ADDRESS = re.compile(rb'(\s(?:href|src|action|data-live)=")/(?!/)')  # in tags only: texts are escaped
+ADDRESS = re.compile(
+    rb'(\s(?:href|src|action|formaction|data-live)=")/(?!/)'
+)  # in tags only: texts are escaped
 
 
 class RootPath:

@@ -191,6 +191,7 @@ class Review(Dated, table=True):
     by: str = Field(foreign_key="user_account.id")
     label: bool | None = None
     note: str | None = Field(default=None, sa_type=Text)
+    correction: str | None = Field(default=None, sa_type=Text)  # what the admin says it should have said
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,10 @@ class Export:
             self._digest.update(chunk)
             self._bytes += len(chunk)
             yield chunk
+
+    def count(self, most: int) -> int:
+        """How many rows there are, `most` at most, without making them; a chat template may refuse some."""
+        return sum(1 for _ in islice(self._grouped(), most))
 
     def manifest(self) -> dict[str, Any]:
         """The description of the export; complete once `chunks` has been iterated."""

@@ -60,6 +60,20 @@ def set_quarantine(
     return QuarantineReport(quarantined, changed)
 
 
+def set_voters_quarantine(
+    session: Session, vote_ids: Collection[str], quarantined: bool, *, by: str, reason: str = ""
+) -> list[str]:
+    """Quarantine or release the people of these votes; returns the ids of those who were not so before.
+
+    Raises as `set_quarantine` does, and then changes none.
+    """
+    voters = select(User.id).join(Vote).where(col(Vote.id).in_(vote_ids), User.quarantined != quarantined)
+    changing = sorted(set(session.exec(voters)))
+    for user_id in changing:
+        set_quarantine(session, user_id, quarantined, by=by, reason=reason)
+    return changing
+
+
 def set_excluded(
     session: Session, vote_ids: Collection[str], excluded: bool, *, by: str, reason: str = ""
 ) -> int:

@@ -204,6 +204,24 @@ def check_may_be_served(version: ModelVersion) -> None:
         )
 
 
+def reject_version(session: Session, id_or_name: str, *, by: str, why: str) -> ModelVersion:
+    """Decide against a version that the gate left to an admin: it is never served.
+
+    Raises NotFound, and Conflict for a version that does not wait for an admin.
+    """
+    lock_versions(session)
+    version = get_version(session, id_or_name)
+    if version.state != "candidate":
+        raise Conflict(
+            f"{version.name} is {version.state}; only a version that waits for an admin can be rejected.",
+            code="not_waiting",
+        )
+    version.state = "rejected"
+    version.reason = " ".join(filter(None, (version.reason, f"An admin rejected it: {why}")))
+    audit.record(session, by, "reject version", version.name, why=why)
+    return version
+
+
 def make_ready(version: ModelVersion) -> None:
     """Make a candidate ready; other states stay as they are."""
     if version.state == "candidate":

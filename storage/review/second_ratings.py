@@ -1,5 +1,6 @@
 """Second ratings: an admin's thumb and note on a reply that was voted on, and how far raters agree."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -7,6 +8,7 @@ from sqlmodel import Session, col, func, select
 
 from storage.chats.chats import check_text
 from storage.chats.proportions import cohens_kappa
+from storage.db import audit
 from storage.db.rows import get_row
 from storage.db.tables import Review, Vote, now
 
@@ -23,23 +25,54 @@ class Agreement:
     kappa: float | None
 
 
-def rate(session: Session, vote_id: str, *, by: str, label: bool | None, note: str | None) -> Review | None:
-    """Store an admin's rating and note in place of their earlier one; without either it is removed.
+def rate(
+    session: Session,
+    vote_id: str,
+    *,
+    by: str,
+    label: bool | None = None,
+    note: str | None = None,
+    correction: str | None = None,
+) -> Review | None:
+    """Store an admin's rating, note and correction in place of their earlier ones; without any it is removed.
 
     Raises NotFound and InvalidInput.
     """
     get_row(session, Vote, vote_id, "vote")
     note = check_text(note or "", "note").strip() or None
+    correction = check_text(correction or "", "correction").strip() or None
     review = session.exec(select(Review).where(Review.vote_id == vote_id, Review.by == by)).first()
-    if label is None and note is None:
+    audit.record(session, by, "review", vote_id)
+    if label is None and note is None and correction is None:
         if review is not None:
             session.delete(review)
         return None
     review = review or Review(vote_id=vote_id, by=by)
-    review.label, review.note, review.updated_at = label, note, now()
+    review.label, review.note, review.correction, review.updated_at = label, note, correction, now()
     session.add(review)
     session.flush()
     return review
+
+
+def rate_all(
+    session: Session,
+    vote_ids: Sequence[str],
+    *,
+    by: str,
+    label: bool | None = None,
+    note: str | None = None,
+) -> list[str]:
+    """Rate those that the admin has not rated yet; without a rating and a note, take theirs back.
+
+    Returns the ids of those that changed. Raises as `rate` does, and then changes none.
+    """
+    mine = select(Review.vote_id).where(Review.by == by, col(Review.vote_id).in_(vote_ids))
+    rated = set(session.exec(mine))
+    give = label is not None or bool((note or "").strip())
+    changing = [one for one in dict.fromkeys(vote_ids) if (one in rated) != give]
+    for one in changing:
+        rate(session, one, by=by, label=label, note=note)
+    return changing
 
 
 def agreement(session: Session) -> Agreement:

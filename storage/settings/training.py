@@ -97,18 +97,22 @@ class TrainingSettings(BaseSettings):
     # How to train
     training_mode: Literal["fresh", "continue"] = RunField("fresh")
     """fresh: a new adapter, with the base model as the reference. continue: the deployed version's adapter,
-    with that adapter, frozen, as the reference."""
+    with that adapter, frozen, as the reference. fresh is the default because each run then stands alone: the
+    same votes give the same version, and a retrain forgets what was erased."""
     beta: float = AdapterField(0.1, gt=0)
-    """KTO's β: how far the policy may move from the reference."""
+    """KTO's β: how far the policy may move from the reference. 0.1 is TRL's default, and was not searched;
+    `thumbloop sweep` tries others."""
     loss_type: Literal["kto", "apo_zero_unpaired"] = AdapterField("kto")
     """Objective, as TRL names it."""
     nll_weight: float = AdapterField(1.0, ge=0)
     """Weight of an additional loss: the mean negative log-likelihood a token of the liked replies. KTO alone
-    lets them become less probable. The engine `trl` is stock KTO and ignores it."""
+    lets them become less probable. Without it the default rate spoiled the text, and with 4 less was learned
+    (docs/learning.md). The engine `trl` is stock KTO and ignores it."""
     sampled_prompts: int = AdapterField(400, ge=0)
     """Rated prompts, the newest, to which a run samples replies to learn from: what the learned taste likes
     becomes a liked example, until as many are liked as disliked. 0: a run learns from what people rated
-    alone. The engine `trl` samples none."""
+    alone, which did not teach a taste that few replies meet (docs/learning.md). The engine `trl` samples
+    none."""
     sampled_replies: int = AdapterField(4, ge=1)
     """Most replies sampled to each of these prompts."""
     engine: Literal["shared-prefix", "trl"] = AdapterField("shared-prefix")
@@ -117,9 +121,11 @@ class TrainingSettings(BaseSettings):
     reference_cache_mb: int = LiveField(64, ge=0)
     """Largest file of reference log-probabilities kept across runs, in MiB. 0: none."""
     learning_rate: float = AdapterField(2e-4, gt=0)
-    """Peak learning rate of the LoRA weights."""
+    """Peak learning rate of the LoRA weights. 2e-4 taught the default model a taste by 200 votes, and keeps
+    the text only together with the weight of the likelihood (docs/experiments.md)."""
     epochs: float = AdapterField(1.0, gt=0)
-    """Passes over the training examples."""
+    """Passes over the training examples. Two were not better than one beyond the noise
+    (docs/experiments.md)."""
     batch_size: int = AdapterField(4, ge=2)
     """Examples in a micro-batch. KTO estimates its KL term within it, so at least 2."""
     training_processes: int = RunField(0, ge=0)
@@ -136,7 +142,7 @@ class TrainingSettings(BaseSettings):
     """What is trained. lora: adapters on the base model. qlora: the same on the base in 4 bits, which needs a
     CUDA GPU and the extra `qlora`. full: every weight; runs whose result is served refuse it."""
     lora_rank: int = AdapterField(16, ge=1)
-    """Rank of the LoRA adapters."""
+    """Rank of the LoRA adapters. 16 is a common choice, and was not searched."""
     seed: int = AdapterField(0)
     """Seed of the hold-out, the order of examples and the training."""
     max_weight: float = AdapterField(15.0, ge=1)

@@ -111,7 +111,7 @@ def test_train_deploy_and_roll_back(start_server: StartServer, open_page: OpenPa
     expect(page.get_by_role("img", name="Loss from step 1")).to_be_visible()
     expect(page.locator(".notice")).to_have_count(0)  # that it was requested is no news any more
     go(page, "Training")
-    expect(page.locator("tbody tr")).to_have_count(2)
+    expect(page.get_by_role("region", name="Training runs").locator("tbody tr")).to_have_count(2)
 
     go(page, "Versions")
     expect(page.get_by_role("button", name="Roll back")).to_have_count(0)

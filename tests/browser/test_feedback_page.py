@@ -1,5 +1,6 @@
 """The feedback page in a real browser: search, review by keyboard, exclusion and its undoing, on a phone."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,38 @@ def test_votes_are_excluded_together_and_that_is_undone(
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_role("status")).to_contain_text("2 votes included again.")
     assert set(uses(store)) == {"counts"}
+    for number in range(12):
+        boxes.nth(number).check()
+    page.get_by_label("Note", exact=True).fill("Spam?")
+    page.get_by_role("button", name="Rate down").click()
+    expect(page.get_by_role("status")).to_contain_text("2 votes rated.")  # the others were rated by hand
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("status")).to_have_count(0)
+    boxes.nth(1).check()
+    boxes.nth(3).check()
+    page.get_by_role("button", name="Quarantine their people").click()
+    expect(page.get_by_role("status")).to_contain_text("2 people quarantined.")
+    assert uses(store).count("person quarantined") == 2
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("status")).to_contain_text("2 people released.")
+    assert set(uses(store)) == {"counts"}
+    with store.read() as session:
+        assert agreement(session).ratings == 10
+
+
+def test_an_admin_writes_what_a_reply_should_have_said(server: LiveServer, open_page: OpenPage) -> None:
+    page = feedback(server, open_page)
+    page.locator(LINES).filter(has_text="Question 0?").locator("a").click()
+    better = page.get_by_label("What it should have said")
+    page.get_by_text("What it should have said").click()
+    expect(better).to_have_value(re.compile("Answer"))  # begins with the reply
+    assert violations(page) == []
+    page.locator("article").get_by_role("button", name="Note only").click()
+    expect(better).to_be_hidden()  # unchanged, so it is none
+    page.get_by_text("What it should have said").click()
+    better.fill("Two lines:\nof it.")
+    page.locator("article").get_by_role("button", name="Note only").click()
+    expect(better).to_have_value("Two lines:\nof it.")
 
 
 def test_a_person_is_quarantined_and_released_beside_their_vote_on_a_phone(

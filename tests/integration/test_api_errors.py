@@ -107,6 +107,7 @@ ADMIN_ONLY = (
     "/api/v1/rollback",
     "/api/v1/canary",
     "/api/v1/export",
+    "/api/v1/export/count",
     "/api/v1/import",
     "/api/v1/stats",
     "/api/v1/sweeps",
@@ -133,6 +134,7 @@ BODIES = {
     "/api/v1/settings/{name}": {"value": "1"},
     "/api/v1/votes/exclusion": {"vote_ids": [], "excluded": True},
     "/api/v1/votes/{vote_id}/review": {"label": True},
+    "/api/v1/votes/reviews": {"vote_ids": [], "label": True},
     "/v1/responses": {"model": "thumbloop", "input": "x"},
     "/v1/chat/completions": {"model": "thumbloop", "messages": [{"role": "user", "content": "x"}]},
 }
@@ -156,7 +158,7 @@ def test_every_route_asks_who_is_there_and_answers_errors_in_one_shape(
         assert answer.headers["www-authenticate"] == "Bearer"
         if path.startswith("/v1"):
             assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
-        if path.startswith(ADMIN_ONLY) or path.endswith(("/deploy", "/canary")):
+        if path.startswith(ADMIN_ONLY) or path.endswith(("/deploy", "/reject", "/canary")):
             real = path.replace("{run_id}", new_id()).replace("{version}", "v1")
             refused(stranger.request(method, real, json=body), 403, "admin_only")
         if "{" in path and path.startswith("/api/"):

@@ -121,4 +121,6 @@ def test_figures_and_erasure(live_server: LiveServer) -> None:
         refused(ada.get("/api/v1/me"), 401)
         refused(admin.delete(f"/api/v1/users/{person}/data"), 409)
         rows = admin.get("/api/v1/export").text.splitlines()
+        counted = http_loop.checked(admin.get("/api/v1/export/count"))
+        assert counted == {"rows": len(rows), "complete": True}
         assert [json.loads(row) for row in rows] == []

@@ -19,6 +19,7 @@ from tests.support.rest import refused
 ADMIN_FORMS = (
     *("training", "training/x/cancel", "versions/rollback", "versions/v9/deploy", "versions/v9/canary"),
     *(
+        "versions/v9/reject",
         "versions/canary/end",
         "versions/compare",
         "people",
@@ -28,7 +29,7 @@ ADMIN_FORMS = (
     ),
     *("people/x/sign-out", "people/x/erase", "people/releases", "people/releases/x/end"),
     "people/x/password-link",
-    *("feedback/exclusion", "feedback/review", "feedback/quarantine"),
+    *("feedback/exclusion", "feedback/review", "feedback/reviews", "feedback/quarantine"),
 )
 EVENT_DATA = ("version", "chat", "message")  # what the scripts of the pages send with their events
 

@@ -188,6 +188,7 @@ def real_requests(
     add("GET /api/v1/model-versions?limit=2")
     add("GET /api/v1/model-versions/v2")
     add("POST /api/v1/model-versions/v2/deploy", {"why": "It is better."})
+    add("POST /api/v1/model-versions/v2/reject", {"why": "It is worse."})
     add("POST /api/v1/rollback", {"why": "It is worse."})
     add("POST /api/v1/model-versions/v2/canary", {"share": 0.5, "why": "To try it."})
     add("POST /api/v1/canary/end", {"why": "Enough."})
@@ -224,6 +225,8 @@ def real_requests(
     add("GET /api/v1/votes/queue?queue=contradictory&limit=2")
     add(f"GET {voted}")
     add(f"PUT {voted}/review", {"label": True, "note": "Right."})
+    reviews = {"vote_ids": [one["id"] for one in listed], "label": False, "note": "Wrong."}
+    add("PUT /api/v1/votes/reviews", reviews)
     exclusion = {"vote_ids": [one["id"] for one in listed], "excluded": True, "reason": "Off topic."}
     add("PUT /api/v1/votes/exclusion", exclusion)
     add("GET /api/v1/settings")
@@ -307,6 +310,7 @@ def real_requests(
         ("training", {"force": "false", "fresh": "true"}),
         (f"training/{run_id}/cancel", {}),
         ("versions/v1/deploy", {"why": "Because."}),
+        ("versions/v1/reject", {"why": "Because."}),
         ("versions/rollback", {"why": "Because."}),
         ("versions/v1/canary", {"share": "0.1", "why": "Because."}),
         ("versions/canary/end", {"why": "Because."}),
@@ -323,7 +327,8 @@ def real_requests(
         add(f"POST /admin/{deed}", urlencode(fields).encode(), **form)
     for deed, fields in (
         ("exclusion", {"vote_id": "x", "excluded": "true", "reason": "Off topic."}),
-        ("review", {"vote_id": "x", "label": "up", "note": "Right."}),
+        ("review", {"vote_id": "x", "label": "up", "note": "Right.", "correction": "No."}),
+        ("reviews", {"vote_id": "x", "label": "up", "reason": "Right."}),
         ("quarantine", {"user_id": other.user_id, "quarantined": "true"}),
     ):
         add(f"POST /admin/feedback/{deed}?label=up", urlencode(fields).encode(), **form)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Query
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 from app.api.schemas import NO_CURSOR, Page
@@ -28,6 +28,7 @@ from trainer.model.base_model import load_tokenizer
 
 router = APIRouter(tags=["feedback"])
 
+MOST_COUNTED = 20_000
 MEDIA_TYPES = {
     "jsonl": "application/x-ndjson",
     "csv": "text/csv; charset=utf-8",
@@ -64,6 +65,11 @@ class ExportQuery(ExportOptions, ExampleFilter):
 
 class ExamplePage(Page[dict[str, Any]]):
     snapshot: int = Field(description="The snapshot of all pages; later votes do not change it.")
+
+
+class RowCount(BaseModel):
+    rows: int
+    complete: bool = Field(description="false: there are more, which were not counted.")
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,17 @@ def export(identity: Admin, services: ServicesHere, query: Annotated[ExportQuery
             "Cache-Control": "no-store",
         },
     )
+
+
+@router.get("/export/count")
+def count_rows(_: Admin, services: ServicesHere, query: Annotated[ExportQuery, Query()]) -> RowCount:
+    """How many rows an export with these parameters has, before one makes it; 20,000 are counted at most."""
+    shape = "kto" if query.shape == "kto-text" else query.shape  # as many rows, and no tokenizer to load
+    plan, given = _planned(services, query.model_copy(update={"shape": shape, "redact": False}))
+    with services.database.read() as session:
+        export = Export(session, plan, snapshot_event_id=query.snapshot, **given)
+        rows = export.count(MOST_COUNTED + 1)
+    return RowCount(rows=min(rows, MOST_COUNTED), complete=rows <= MOST_COUNTED)
 
 
 @router.get("/export/manifest")

@@ -62,6 +62,17 @@ def deploy(
         return version_out(deployed, canaries.traffic(session))
 
 
+@router.post("/model-versions/{version}/reject")
+def reject(
+    version: VersionId, identity: Admin, services: ServicesHere, body: Reason | None = None
+) -> VersionOut:
+    """Decide against a candidate, which the gate left to an admin: it is never served."""
+    why = reason_or(body, "Rejected over the API.")
+    with services.database.write() as session:
+        rejected = model_versions.reject_version(session, version, by=identity.user_id, why=why)
+        return version_out(rejected, canaries.traffic(session))
+
+
 @router.post("/rollback")
 def roll_back(identity: Admin, services: ServicesHere, body: Reason | None = None) -> VersionOut:
     """Deploy the previously deployed version; 409 if there is none."""

@@ -1,6 +1,7 @@
 """Votes with their replies: list, search, conversation, exclusion and second ratings. For admins."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -33,6 +34,7 @@ class ReviewOut(BaseModel, from_attributes=True):
     by: str = Field(description="The id of the admin.")
     label: bool | None
     note: str | None
+    correction: str | None = Field(None, description="What they say that it should have said.")
     updated_at: datetime
 
 
@@ -91,6 +93,17 @@ class Themes(BaseModel):
 class NewReview(Body):
     label: StrictBool | None = Field(None, description="true: up, false: down.")
     note: str | None = Field(None, max_length=4000)
+    correction: str | None = Field(None, max_length=32_000, description="What it should have said.")
+
+
+class NewReviews(Body, json_schema_extra={"examples": [{"vote_ids": [], "label": False}]}):
+    vote_ids: list[str] = Field(max_length=MOST_AT_ONCE)
+    label: StrictBool | None = Field(None, description="true: up, false: down.")
+    note: str | None = Field(None, max_length=4000)
+
+
+class Reviewed(BaseModel):
+    changed: list[str] = Field(description="The ids of the votes whose second rating changed.")
 
 
 @router.get("")
@@ -159,6 +172,17 @@ def exclude(body: Exclusion, identity: Admin, services: ServicesHere) -> Exclude
     return Excluded(changed=changed)
 
 
+@router.put("/reviews")
+def review_all(body: NewReviews, identity: Admin, services: ServicesHere) -> Reviewed:
+    """Your second rating or note on each of these votes that has none of yours yet.
+
+    Without either, yours are taken back. All or, on an error, none.
+    """
+    with services.database.write() as session:
+        rate = partial(second_ratings.rate_all, session, body.vote_ids, by=identity.user_id)
+        return Reviewed(changed=rate(label=body.label, note=body.note))
+
+
 @router.get("/{vote_id}")
 def show_conversation(vote_id: Id, identity: Admin, services: ServicesHere) -> Conversation:
     """A vote with the conversation up to its reply. That it was read is in the audit log."""
@@ -171,8 +195,7 @@ def show_conversation(vote_id: Id, identity: Admin, services: ServicesHere) -> C
 
 @router.put("/{vote_id}/review")
 def review(vote_id: Id, body: NewReview, identity: Admin, services: ServicesHere) -> VotedReplyOut:
-    """Your second rating and note, in place of your earlier one; without either it is removed."""
+    """Your second rating, note and correction, in place of your earlier ones; without any it is removed."""
     with services.database.write() as session:
-        second_ratings.rate(session, vote_id, by=identity.user_id, label=body.label, note=body.note)
-        audit.record(session, identity.user_id, "review", vote_id)
+        second_ratings.rate(session, vote_id, by=identity.user_id, **body.model_dump())
         return VotedReplyOut.model_validate(get_voted_reply(session, vote_id))

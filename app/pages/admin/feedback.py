@@ -19,10 +19,11 @@ from app.pages.html import counted
 from app.services import Services
 from app.web.auth import Identity, ServicesHere
 from storage.db import audit
-from storage.errors import InvalidInput, NotFound, ThumbloopError
+from storage.db.tables import Chat
+from storage.errors import Conflict, InvalidInput, NotFound, ThumbloopError
 from storage.examples import filters
 from storage.files.installation_key import load_secret
-from storage.privacy.quarantine import set_excluded, set_quarantine
+from storage.privacy.quarantine import set_excluded, set_quarantine, set_voters_quarantine
 from storage.registry.model_versions import list_versions
 from storage.review import second_ratings
 from storage.review.voted_replies import (
@@ -71,7 +72,7 @@ def show(request: Request, services: ServicesHere) -> Response:
     if isinstance(identity, Response):
         return identity
     query = request.query_params
-    done = {name: query.get(name, "") for name in ("changed", "excluded")}
+    done = {name: query.get(name, "") for name in ("changed", "did")}
     return _page(request, identity, view_of(query), done=done)
 
 
@@ -94,10 +95,34 @@ def exclude(
     """Exclude the chosen votes, or include them again."""
 
     def act(session: Session, by: str) -> dict[str, str]:
-        if not vote_id:
-            raise InvalidInput("Choose a vote first.")
-        set_excluded(session, vote_id, excluded, by=by, reason=reason)
-        return {"changed": ",".join(vote_id), "excluded": "yes" if excluded else "no"}
+        set_excluded(session, _chosen(vote_id), excluded, by=by, reason=reason)
+        return {"changed": ",".join(vote_id), "did": "exclude" if excluded else "include"}
+
+    return _act(request, services, act)
+
+
+@router.post(f"{ADDRESS}/reviews")
+def review_chosen(
+    request: Request,
+    services: ServicesHere,
+    vote_id: Annotated[list[str], Form()] = [],  # noqa: B006
+    label: Annotated[str, Form()] = "",
+    reason: Annotated[str, Form(max_length=1000)] = "",
+    undo: Annotated[bool, Form()] = False,
+) -> Response:
+    """Rate the chosen votes that the admin has not rated yet, or take those ratings back."""
+
+    def act(session: Session, by: str) -> dict[str, str]:
+        if undo:
+            second_ratings.rate_all(session, _chosen(vote_id), by=by)
+            return {}
+        rated = _label(label)
+        if rated is None and not reason.strip():
+            raise InvalidInput("Write the note first.", field="reason")
+        changed = second_ratings.rate_all(session, _chosen(vote_id), by=by, label=rated, note=reason)
+        if not changed:
+            raise Conflict("You have rated all of these already; open one to change its rating.")
+        return {"changed": ",".join(changed), "did": "rate"}
 
     return _act(request, services, act)
 
@@ -109,17 +134,19 @@ def review(
     vote_id: Annotated[str, Form()],
     label: Annotated[str, Form()] = "",
     note: Annotated[str, Form(max_length=4000)] = "",
+    correction: Annotated[str, Form(max_length=32_000)] = "",
 ) -> Response:
     """Store the admin's second rating; in a review queue, which the vote leaves, go on to the next one."""
     queue = view_of(request.query_params).queue
 
     def act(session: Session, by: str) -> dict[str, str]:
-        if label not in LABELS:
-            raise InvalidInput(f"A rating is up or down, not {label!r}.", field="label")
+        rated = _label(label)
         following = _after(vote_id, review_queue(session, queue, by=by)) if queue else vote_id
-        second_ratings.rate(session, vote_id, by=by, label=LABELS[label], note=note)
-        audit.record(session, by, "review", vote_id)
-        return {"vote": vote_id if LABELS[label] is None else following}
+        vote = get_voted_reply(session, vote_id)
+        better = correction.replace("\r\n", "\n")  # as a form sends the ends of lines
+        better = "" if better.strip() == vote.reply.strip() else better
+        second_ratings.rate(session, vote_id, by=by, label=rated, note=note, correction=better)
+        return {"vote": vote_id if rated is None else following}
 
     return _act(request, services, act)
 
@@ -128,16 +155,36 @@ def review(
 def quarantine(
     request: Request,
     services: ServicesHere,
-    user_id: Annotated[str, Form()],
     quarantined: Annotated[bool, Form()],
+    vote_id: Annotated[list[str], Form()] = [],  # noqa: B006
+    user_id: Annotated[list[str], Form()] = [],  # noqa: B006
+    reason: Annotated[str, Form(max_length=1000)] = "",
 ) -> Response:
-    """Quarantine the person of a vote, or release them."""
+    """Quarantine these people and those of the chosen votes, or release them."""
 
     def act(session: Session, by: str) -> dict[str, str]:
-        set_quarantine(session, user_id, quarantined, by=by, reason="On the feedback page.")
-        return {}
+        why = reason or "On the feedback page."
+        if user_id:
+            for one in user_id:
+                set_quarantine(session, one, quarantined, by=by, reason=why)
+            changed = user_id
+        else:
+            changed = set_voters_quarantine(session, _chosen(vote_id), quarantined, by=by, reason=why)
+        return {"changed": ",".join(changed), "did": "quarantine" if quarantined else "release"}
 
     return _act(request, services, act)
+
+
+def _chosen(vote_ids: list[str]) -> list[str]:
+    if not vote_ids:
+        raise InvalidInput("Choose a vote first.")
+    return vote_ids
+
+
+def _label(text: str) -> bool | None:
+    if text not in LABELS:
+        raise InvalidInput(f"A rating is up or down, not {text!r}.", field="label")
+    return LABELS[text]
 
 
 def _act(request: Request, services: Services, act: Callable[[Session, str], dict[str, str]]) -> Response:
@@ -203,7 +250,9 @@ def _opened(services: Services, identity: Identity, vote_id: str) -> dict[str, A
     with services.database.write() as session:
         vote = get_voted_reply(session, vote_id)
         audit.record(session, identity.user_id, "read conversation", vote.chat_id)
-        turns = [(message.role, message.content) for message in conversation(session, vote)]
+        chat = session.get_one(Chat, vote.chat_id)
+        turns = [("system", chat.system_prompt)] if chat.system_prompt else []
+        turns += [(message.role, message.content) for message in conversation(session, vote)]
         own = next((one for one in vote.reviews if one.by == identity.user_id), None)
         return {"vote": vote, "turns": turns, "own": own}
 
@@ -224,10 +273,22 @@ def _beside(votes: Iterable[VotedReply], opened: str) -> dict[str, str]:
     return {"above": ids[at - 1] if at else "", "below": ids[at + 1] if ids[at + 1 :] else ""}
 
 
+# What a form did: of what, in words, and the form that undoes it.
+DEEDS: dict[str, tuple[str, str, str, Mapping[str, str]]] = {
+    "exclude": ("vote", "excluded from training", "exclusion", {"excluded": "false"}),
+    "include": ("vote", "included again", "exclusion", {"excluded": "true"}),
+    "rate": ("vote", "rated", "reviews", {"undo": "true"}),
+    "quarantine": ("person", "quarantined", "quarantine", {"quarantined": "false"}),
+    "release": ("person", "released", "quarantine", {"quarantined": "true"}),
+}
+
+
 def _done(done: Mapping[str, str]) -> dict[str, Any] | None:
     """What the last action changed, with what undoes it."""
-    if not done.get("changed"):
+    if not done.get("changed") or done.get("did") not in DEEDS:
         return None
-    ids, excluded = done["changed"].split(","), done["excluded"] == "yes"
-    text = f"{counted(len(ids), 'vote')} {'excluded from training' if excluded else 'included again'}."
-    return {"text": text, "ids": ids, "excluded": excluded}
+    noun, words, action, fields = DEEDS[done["did"]]
+    ids = done["changed"].split(",")
+    number = f"{len(ids)} people" if noun == "person" and len(ids) > 1 else counted(len(ids), noun)
+    name = "user_id" if noun == "person" else "vote_id"
+    return {"text": f"{number} {words}.", "action": action, "name": name, "ids": ids, "fields": fields}

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Form, Request
 from sqlmodel import Session
 from starlette.responses import Response
 
+from app.api.ops.settings import current
 from app.api.schemas import RunOut, page_of, run_out
 from app.api.v1.sweeps import PointOut, newest_sweep
 from app.api.v1.training_runs import read_log
@@ -41,8 +42,8 @@ def show_training(request: Request, services: ServicesHere, before: str = "") ->
         with services.database.read() as session:
             found = list_runs(session, limit=SHOWN + 1, before=before if is_id(before) else None)
             runs = page_of([run_out(session, run) for run in found], SHOWN)
-        settings = services.settings
-        shaping = [(variable(name), shown_value(name, getattr(settings, name))) for name in SHAPING]
+        known = {one.name: one for one in current(services)}
+        shaping = [known[variable(name)] for name in SHAPING]
         return {
             "figures": shown_figures(request, services)[0],
             "runs": runs,

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
+from sqlmodel import Session
 from starlette.responses import Response
 
 from app.api.v1.evaluations import evaluations
 from app.pages.admin.figures import shown_figures
-from app.pages.admin.frame import act, show
+from app.pages.admin.frame import act, show, write
 from app.pages.html import counted
 from app.services import Services
 from app.serving.reply import ReplyStream
@@ -81,6 +82,16 @@ def deploy(request: Request, services: ServicesHere, name: str, why: Why = "") -
         return f"{version.name} answers from now on."
 
     return act(request, services, deed, ADDRESS)
+
+
+@router.post(f"{ADDRESS}/{{name}}/reject")
+def reject(request: Request, services: ServicesHere, name: str, why: Why = "") -> Response:
+    def deed(session: Session, by: str) -> str:
+        reason = why or "Rejected on the admin page."
+        version = model_versions.reject_version(session, name, by=by, why=reason)
+        return f"{version.name} is rejected and is never served."
+
+    return write(request, services, deed, ADDRESS)
 
 
 @router.post(f"{ADDRESS}/rollback")

@@ -44,6 +44,31 @@
     result.textContent = "The download begins.";
   };
 
+  // How many rows the export has, while its form is filled in.
+  let counting = new AbortController();
+  let pause = 0;
+  const countRows = async (form) => {
+    const shown = form.querySelector("[data-count]");
+    counting.abort();
+    counting = new AbortController();
+    const request = { credentials: "same-origin", signal: counting.signal };
+    try {
+      const response = await fetch(`${form.getAttribute("action")}/count?${filledIn(form)}`, request);
+      if (!response.ok) throw new Error(await refusal(response));
+      const { rows, complete } = await response.json();
+      const number = rows.toLocaleString("en").replaceAll(",", "\u202f");
+      shown.textContent = `${complete ? "" : "More than "}${number} ${rows === 1 ? "row" : "rows"}`;
+    } catch (error) {
+      if (error.name !== "AbortError") shown.textContent = error instanceof TypeError ? "" : error.message;
+    }
+  };
+  const exports = document.querySelector("[data-export]");
+  exports.addEventListener("input", () => {
+    clearTimeout(pause);
+    pause = setTimeout(countRows, 300, exports);
+  });
+  countRows(exports);
+
   const sendFile = async (form, path) => {
     form.querySelector("[data-report]").replaceChildren();
     const body = new FormData();

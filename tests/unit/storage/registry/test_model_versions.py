@@ -47,6 +47,13 @@ def test_a_rejected_version_is_never_deployed_and_a_candidate_is_when_an_admin_s
     with pytest.raises(Conflict, match="The gate says rejected"):
         deploy(database, rejected)
     assert deployed(database) == "v1"
+    refused = add_version(database, "candidate")
+    with database.write() as session:
+        model_versions.reject_version(session, refused, by="ada", why="It rambles.")
+        with pytest.raises(Conflict, match="is rejected; only"):
+            model_versions.reject_version(session, refused, by="ada", why="Still.")
+    with pytest.raises(Conflict, match="The gate says candidate. An admin rejected it: It rambles."):
+        deploy(database, refused)
     deploy(database, candidate)
     with database.read() as session:
         assert model_versions.get_version(session, candidate).state == "ready"

@@ -8,7 +8,7 @@ from storage.db.database import Database
 from storage.errors import InvalidInput, NotFound
 from storage.people import users
 from storage.privacy.erasure import erase_user
-from storage.review.second_ratings import Agreement, agreement, rate
+from storage.review.second_ratings import Agreement, agreement, rate, rate_all
 from storage.review.voted_replies import get_voted_reply
 from tests.support.rows import add_person_with_reply, vote_on
 
@@ -56,6 +56,14 @@ def test_a_rating_is_replaced_and_removed_and_goes_with_its_vote(database: Datab
         ]
         assert rate(session, vote_id, by=ben, label=None, note=" ") is None
         assert len(get_voted_reply(session, vote_id).reviews) == 1
+        other = voted(session, True)
+        assert rate_all(session, [vote_id, other], by=ada, label=False) == [other]
+        assert get_voted_reply(session, other).reviews[0].label is False
+        assert rate_all(session, [other], by=ben) == []
+        assert rate_all(session, [other], by=ada) == [other]
+        assert get_voted_reply(session, other).reviews == ()
+        with pytest.raises(NotFound, match="no vote nothing"):
+            rate_all(session, ["nothing"], by=ada, label=True)
         with pytest.raises(NotFound, match="no vote nothing"):
             rate(session, "nothing", by=ada, label=True, note=None)
         with pytest.raises(InvalidInput, match="note"):
