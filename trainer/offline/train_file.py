@@ -156,7 +156,13 @@ def _prepare(
     found = read_rows(wanted.data, options=wanted.options, skip_bad=wanted.skip_bad, max_rows=wanted.max_rows)
     for line in found.lines():
         log.info("%s", line)
-    rows, dropped = tokenise(tokenizer, found.examples, max_length=settings.max_length, check=check)
+    rows, dropped = tokenise(
+        tokenizer,
+        found.examples,
+        max_length=settings.max_length,
+        weigh=lambda example: example.share or 1.0,
+        check=check,
+    )
     rows = without_contradictions(rows, dropped, settings.max_length)
     plan = plan_training(rows, dropped, settings, processes=processes)
     plan.refuse_few_rows()
