@@ -18,6 +18,7 @@ from storage.db.database import open_database
 from storage.people import users
 from storage.registry import model_versions
 from storage.settings import Settings
+from tests.support.http_loop import checked
 from tests.support.live_server import LiveServer, answers, wait_until
 from tests.support.rows import add_reply
 
@@ -27,6 +28,8 @@ from app.commands.serve import raise_file_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 1024))
 print(raise_file_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))
 """
+
+NOBODY = 54321  # has no line in /etc/passwd
 
 # The database then fails at the first write of a start, when everything is built.
 REFUSE_ENDS = "CREATE TRIGGER refuse BEFORE UPDATE ON message BEGIN SELECT json('none'); END"
@@ -43,11 +46,21 @@ def test_connections_leave_half_of_the_open_files_to_the_rest(files: int, connec
     assert most_connections(files) == connections
 
 
-def test_half_open_connections_leave_files_for_the_rest(tmp_path: Path, tiny_model: Path) -> None:
-    server = LiveServer({"data_dir": tmp_path / "data", "model": tiny_model})
+def test_in_a_container_half_open_connections_leave_files_for_the_rest(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """As Kubernetes runs it: a user without a name and a home, who can write to one folder, and SIGTERM."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    server = LiveServer({"data_dir": data, "model": tiny_model})
     command = ["sh", "-c", f"ulimit -n 256; exec {sys.executable} -m app.cli serve"]
+    if os.geteuid() == 0:
+        os.chown(data, NOBODY, NOBODY)
+        reads = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # the program's files
+        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reads, *command]
+    environment = server.environment | {"HOME": "/nonexistent", "TMPDIR": str(data)}
     with ExitStack() as left:
-        process = subprocess.Popen(command, env=server.environment, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.DEVNULL)
         left.callback(process.wait)
         left.callback(process.kill)
         wait_until(lambda: answers(f"{server.url}/readyz"), 120)
@@ -62,6 +75,13 @@ def test_half_open_connections_leave_files_for_the_rest(tmp_path: Path, tiny_mod
         for connection in opened[100:]:
             connection.close()
         wait_until(lambda: answers(f"{server.url}/readyz"))
+        with server.visit() as visitor:
+            visitor.get("/")
+            chat = checked(visitor.post("/api/v1/chats", json={}))["id"]
+            asked = visitor.post(f"/api/v1/chats/{chat}/messages?stream=false", json={"content": "Hello"})
+            assert checked(asked)["state"] == "complete"
+        process.terminate()
+        assert process.wait(timeout=60) == -signal.SIGTERM
 
 
 def test_a_start_with_accounts_says_that_one_of_them_can_change_the_model() -> None:
