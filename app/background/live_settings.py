@@ -1,4 +1,4 @@
-"""Keeps a server's settings as admins changed them, on whichever server or command line."""
+"""Follows the changes that admins make to settings, on any server or the command line."""
 
 import logging
 import threading
@@ -16,9 +16,10 @@ POLL_SECONDS = 1.0
 
 
 class LiveSettings:
-    """Renews `settings`, which the parts of a server share and read whenever they need one.
+    """Updates `settings`, the object that all parts of a server read, from `configured` and the database.
 
-    `check` raises for settings that cannot be used; `renewed` tells those who keep something made of them.
+    `check` raises for settings that cannot be used. `renewed` is called after a change, for those who keep
+    something made of a setting.
     """
 
     def __init__(
@@ -38,12 +39,13 @@ class LiveSettings:
         self.start, self.stop = self._watch.start, self._watch.stop
 
     def change(self, name: str, value: Any, *, by: str) -> None:
-        """Raises NotFound or InvalidInput; then nothing changes."""
+        """Change a setting for all servers; raises NotFound or InvalidInput, and then nothing changes."""
         with self._database.write() as session:
             change_setting(session, self.configured, name, value, by=by, check=self._check)
         self.renew()
 
     def reset(self, name: str, *, by: str) -> None:
+        """Let the configured value apply again; raises NotFound."""
         with self._database.write() as session:
             reset_setting(session, self.configured, name, by=by)
         self.renew()

@@ -1,4 +1,4 @@
-"""A reply of a chat under way."""
+"""A reply to a chat's message while it is being generated."""
 
 import time
 from collections.abc import Callable
@@ -11,10 +11,11 @@ from storage.db.tables import Message
 
 @dataclass(eq=False)
 class LiveReply(ReplyStream):
-    """Takes the place of the stream that the backend admitted; it is saved before its readers see its end.
+    """What the backend writes to and readers follow; the reply is saved before readers see its end.
 
-    `on_piece` gets the seconds between two deltas. `on_end` gets the outcome, saves the reply, and then
-    calls `publish`. When the last reader leaves before the end, the reply is cancelled: the client is gone.
+    `begin` is that of the stream that the backend admitted. `on_piece` gets the seconds between two deltas.
+    `on_end` gets the outcome, saves the reply, and then calls `publish`. When the last reader leaves before
+    the end, the reply is cancelled: the client is gone.
     """
 
     begin: Begin
@@ -33,7 +34,7 @@ class LiveReply(ReplyStream):
 
     def message(self) -> Message:
         """The saved reply; waits for its end and raises the error that ended it."""
-        _ = self.end
+        _ = self.end  # waits, and raises
         assert self._saved is not None
         return self._saved
 

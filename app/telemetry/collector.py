@@ -14,7 +14,7 @@ from storage.registry import model_versions, training_runs
 
 
 class StateCollector(Collector):
-    """Reads the backend and the database. Votes are counted since construction, from all processes."""
+    """Reads the backend and the database. Counts the votes of all processes since it was made."""
 
     def __init__(self, database: Database, backend: Backend) -> None:
         self._database = database

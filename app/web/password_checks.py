@@ -34,7 +34,7 @@ FREE_BY_ADDRESS = 20  # higher, because people behind one router share an addres
 LONGEST_DELAY = 60.0
 FORGET_SECONDS = 900.0
 MOST_KEPT = 10_000
-LONGEST_NAME = 100  # of an account
+LONGEST_ADDRESS = 100
 MOST_AUDITED = 60  # failures a minute
 ACTOR = "sign-in"
 WRONG = "The name or the password is wrong."
@@ -103,7 +103,7 @@ class PasswordChecks:
 
         An attempt counts as a failure from its beginning, so that parallel ones do not all go ahead.
         """
-        if len(name) > LONGEST_NAME:  # no account has such a name
+        if len(name) > users.LONGEST_NAME:  # no account has such a name
             raise NotAuthenticated(WRONG, code="wrong_password")
         network = network_of(address)
         wait = max(self._names.wait(name), self._addresses.wait(network))
@@ -158,7 +158,7 @@ def network_of(address: str) -> str:
     try:
         known = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address[:LONGEST_NAME]
+        return address[:LONGEST_ADDRESS]
     if isinstance(known, ipaddress.IPv4Address):
         return str(known)
     if known.ipv4_mapped is not None:

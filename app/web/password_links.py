@@ -1,4 +1,4 @@
-"""The page behind a password link: an invited person, or one who forgot it, chooses a password."""
+"""The page behind a password link, where a person who was invited or forgot their password chooses one."""
 
 from typing import Annotated
 

@@ -1,7 +1,7 @@
-"""A path prefix before every address, for a proxy that serves Thumbloop below another site's root.
+"""A path prefix before every address, for a proxy that serves Thumbloop below a path of another site.
 
-Nothing inside knows the prefix: routes and redirects are written from the root, and addresses of the chat
-page are relative. The prefix is taken off here as a request comes in, and put on as an answer goes out.
+Routes, redirects and pages are written as if Thumbloop were at the root, and addresses of the chat page are
+relative. The prefix is taken off here as a request comes in, and put on as an answer goes out.
 """
 
 import re
@@ -10,9 +10,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ADDRESS = re.compile(
-    rb'(\s(?:href|src|action|formaction|data-live)=")/(?!/)'
-)  # in tags only: texts are escaped
+# Matches in tags alone: the quotes of texts are escaped.
+ADDRESS = re.compile(rb'(\s(?:href|src|action|formaction|data-live)=")/(?!/)')
 
 
 class RootPath:
@@ -30,7 +29,8 @@ class RootPath:
             await RedirectResponse(f"{self.prefix}/")(scope, receive, send)
             return
         if scope["path"].startswith(f"{self.prefix}/"):
-            scope["path"] = scope["path"].removeprefix(self.prefix)  # in place: the access log reads it, too
+            # In place, because the access log reads it.
+            scope["path"] = scope["path"].removeprefix(self.prefix)
             scope["raw_path"] = scope["raw_path"].removeprefix(self.prefix.encode())
         await self.app(scope, receive, Outgoing(self.prefix, send))
 

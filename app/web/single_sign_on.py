@@ -1,7 +1,7 @@
-"""Signing in at an identity provider (OpenID Connect): the way there, and the way back with a session.
+"""Signing in at an identity provider (OpenID Connect): the redirect to it, and the return with a session.
 
 Authlib speaks the protocol: state, nonce, PKCE, and the ID token's signature, issuer, audience and expiry.
-What it remembers meanwhile is in a signed cookie, so any server can end what another began.
+A signed cookie keeps its state meanwhile, so any server can finish what another began.
 """
 
 import hmac
@@ -32,8 +32,8 @@ router = APIRouter(include_in_schema=False)
 
 Trouble = Literal["unreachable", "failed", "refused"]
 SECONDS_AWAY = 600  # at the provider
-SIGNED_AHEAD_SECONDS = 60  # what the clocks may differ
-PUBLIC_KEY_ALGORITHMS = ("RS", "PS", "ES", "Ed")  # neither none, nor HS with a key that others know
+CLOCK_SKEW_SECONDS = 60
+PUBLIC_KEY_ALGORITHMS = ("RS", "PS", "ES", "Ed")  # not `none`, nor HS, whose key is the client's secret
 
 
 class SingleSignOn:
@@ -47,7 +47,8 @@ class SingleSignOn:
             raise BadSetting(
                 "THUMBLOOP_OIDC needs Authlib: pip install 'thumbloop[oidc]'", field="oidc"
             ) from error
-        # RuntimeError: its metadata lack an endpoint. ValueError: an answer that is no JSON.
+        # RuntimeError: the metadata lacks an endpoint. ValueError: an answer is not JSON, or contradicts
+        # another. KeyError: a part of an answer is missing.
         self.refusals = (OAuthError, JoseError, RuntimeError, ValueError, KeyError)
         self._providers = settings.oidc
         self._clients = OAuth()
@@ -79,7 +80,7 @@ class SingleSignOn:
 
 
 def session_middleware(settings: Settings) -> list[Middleware]:
-    """Keeps what Authlib remembers in a signed cookie of this browser."""
+    """Keeps Authlib's state in a signed cookie; empty without providers."""
     if not settings.oidc:
         return []
     key = hmac.digest(load_secret(settings.data_dir), b"sign-in at an identity provider", "sha256").hex()
@@ -91,30 +92,30 @@ def session_middleware(settings: Settings) -> list[Middleware]:
 @router.get("/login/with/{name}")
 async def go(request: Request, services: ServicesHere, name: str, next: str = "/") -> Response:
     """Send the browser to the provider."""
-    known = _known(request)
-    known.provider(name)
+    sso = _single_sign_on(request)
+    sso.provider(name)
     request.session["next"] = own_path(next)
     try:
-        client = await known.client(name)
+        client = await sso.client(name)
         back = f"{site_address(request, services.settings)}/login/with/{name}/return"
         response: Response = await client.authorize_redirect(request, back)
-    except (httpx2.HTTPError, *known.refusals) as error:
+    except (httpx2.HTTPError, *sso.refusals) as error:
         return _trouble(name, "unreachable", next, error)
     return response
 
 
 @router.get("/login/with/{name}/return")
 async def come_back(request: Request, services: ServicesHere, name: str) -> Response:
-    """Check what the provider says of the person, and begin their session."""
-    known = _known(request)
-    provider = known.provider(name)
+    """Check the provider's answer and begin the person's session."""
+    sso = _single_sign_on(request)
+    provider = sso.provider(name)
     target = own_path(str(request.session.pop("next", "/")))
     try:
-        client = await known.client(name)
+        client = await sso.client(name)
         claims = await _claims(request, client, provider)
     except httpx2.HTTPError as error:
         return _trouble(name, "unreachable", target, error)
-    except known.refusals as error:
+    except sso.refusals as error:
         return _trouble(name, "failed", target, error)
     plain = await to_thread.run_sync(_begin_session, services, claims, name, provider)
     if plain is None:
@@ -124,15 +125,15 @@ async def come_back(request: Request, services: ServicesHere, name: str) -> Resp
 
 @router.get("/login/with/{name}/leave")
 async def leave(request: Request, services: ServicesHere, name: str) -> Response:
-    """Send somebody who has signed out here to the provider, which may sign them out, too."""
-    known = _known(request)
-    provider = known.provider(name)
+    """Send somebody who has signed out here to the provider, to sign out there, too."""
+    sso = _single_sign_on(request)
+    provider = sso.provider(name)
     try:
-        client = await known.client(name)
+        client = await sso.client(name)
         response: Response = await client.logout_redirect(
             request, f"{site_address(request, services.settings)}/login", client_id=provider.client_id
         )
-    except (httpx2.HTTPError, *known.refusals) as error:
+    except (httpx2.HTTPError, *sso.refusals) as error:
         return _trouble(name, "unreachable", "/", error)
     return response
 
@@ -147,7 +148,7 @@ async def _claims(request: Request, client: Any, provider: OidcProvider) -> Clai
             "sub": {"essential": True},
             "exp": {"essential": True},
         },
-        leeway=SIGNED_AHEAD_SECONDS,
+        leeway=CLOCK_SKEW_SECONDS,
     )
     said = dict(token["userinfo"])  # of the ID token; KeyError if there was none
     groups_missing = bool(provider.admins or provider.users) and provider.groups_claim not in said
@@ -166,17 +167,17 @@ async def _claims(request: Request, client: Any, provider: OidcProvider) -> Clai
 
 
 def _begin_session(services: Services, claims: Claims, name: str, provider: OidcProvider) -> str | None:
-    for last in (False, True):
-        try:
-            with services.database.write() as session:
-                user = account_of(session, claims, name, provider)
-                if user is None:
-                    return None
-                return start_session(session, user.id, services.settings, provider=name)
-        except IntegrityError:  # the same person's first sign-in, twice at once
-            if last:
-                raise
-    raise AssertionError
+    """A new session of the person; None if they may not sign in."""
+
+    def begin() -> str | None:
+        with services.database.write() as session:
+            user = account_of(session, claims, name, provider)
+            return start_session(session, user.id, services.settings, provider=name) if user else None
+
+    try:
+        return begin()
+    except IntegrityError:  # the same person's first sign-in, twice at once
+        return begin()
 
 
 def _trouble(name: str, why: Trouble, target: str, error: Exception | None) -> Response:
@@ -187,8 +188,8 @@ def _trouble(name: str, why: Trouble, target: str, error: Exception | None) -> R
     return RedirectResponse(f"/login?{query}", status_code=303)
 
 
-def _known(request: Request) -> SingleSignOn:
-    known: SingleSignOn | None = request.app.state.single_sign_on
-    if known is None:
+def _single_sign_on(request: Request) -> SingleSignOn:
+    sso: SingleSignOn | None = request.app.state.single_sign_on
+    if sso is None:
         raise HTTPException(404)
-    return known
+    return sso

@@ -39,8 +39,9 @@ class Claim:
 def fill_outbox(session: Session, *, give_up_after: timedelta) -> int:
     """Turn the next vote events into deliveries; returns how many events were processed.
 
-    The first call only records the end of the log, so a new webhook does not get the old events. Events
-    older than `give_up_after`, as after a long time without a webhook, are skipped.
+    The first call only records the end of the log, so a new webhook does not get the old events.
+    Votes that were imported, or cast by a judge model, are skipped, and so are events older than
+    `give_up_after`, as after a long time without a webhook.
     """
     cursor = session.exec(select(WebhookCursor).with_for_update()).first()
     if cursor is None:
@@ -108,7 +109,7 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
 
 
 def note_delivered(session: Session, claim: Claim) -> bool:
-    """Record that the receiver accepted it; False if a later attempt has claimed the delivery."""
+    """Record that the receiver accepted the delivery; False if a later attempt has claimed the delivery."""
     moment = database_now(session)
     return _note(session, claim, {"delivered_at": moment, "failed_at": None, "last_error": None})
 
@@ -135,7 +136,7 @@ def list_deliveries(session: Session, *, limit: int, before: str | None = None) 
 
 
 def retry_delivery(session: Session, delivery_id: str) -> WebhookDelivery:
-    """Make it due now, even if it was given up; raises NotFound, or Conflict if it was delivered."""
+    """Make a delivery due now, even if it was given up; raises NotFound, or Conflict if it was delivered."""
     delivery = get_row(session, WebhookDelivery, delivery_id, "webhook delivery")
     if delivery.delivered_at is not None:
         raise Conflict(f"The delivery {delivery_id} was answered already.", code="already_delivered")

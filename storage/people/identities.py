@@ -9,8 +9,6 @@ from storage.db.tables import Identity, User
 from storage.people import tokens, users
 from storage.settings.oidc import OidcProvider
 
-LONGEST_NAME = 100
-
 
 @dataclass(frozen=True)
 class Claims:
@@ -25,8 +23,9 @@ class Claims:
 def account_of(session: Session, claims: Claims, name: str, provider: OidcProvider) -> User | None:
     """The account of this person, with the role that their groups give; None if they may not sign in.
 
-    Somebody new gets the account with the name of their verified e-mail address, or a new one. Whoever may
-    not sign in any more is signed out everywhere; an account that is disabled stays so.
+    `name` is the provider's in the settings. At the first sign-in the account named by the verified e-mail
+    address is linked, or a new one is made. Whoever has lost access is signed out everywhere. A disabled
+    account stays disabled.
     """
     role = provider.role(claims.groups)
     query = select(Identity).where(Identity.issuer == claims.issuer, Identity.subject == claims.subject)
@@ -39,8 +38,8 @@ def account_of(session: Session, claims: Claims, name: str, provider: OidcProvid
     if identity is not None:
         user = users.lock_user(session, identity.user_id)
     else:
-        # A name without a verified address contains the subject, so it is nobody else's.
-        account = claims.email or f"{name}:{claims.subject}"[:LONGEST_NAME]
+        # Without a verified address the name has the subject, so that it is nobody else's.
+        account = claims.email or f"{name}:{claims.subject}"[: users.LONGEST_NAME]
         user = users.find_user(session, account) or users.create_user(session, account, role=role or "user")
         session.add(Identity(issuer=claims.issuer, subject=claims.subject, user_id=user.id))
         audit.record(session, user.id, "link identity", user.id, provider=name)

@@ -1,6 +1,7 @@
-"""Secrets that identify a person: API tokens, browser sessions and one-time sign-in links.
+"""Secrets that identify a person: API tokens, browser sessions, and one-time links.
 
-Only the SHA-256 of each is stored: 32 random bytes need no slow hash.
+A link signs in (`login`), or lets a person choose a password (`password`). Only the SHA-256 of each secret is
+stored: 32 random bytes need no slow hash.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ from storage.errors import InvalidInput, NotAuthenticated, NotFound
 
 PREFIX = "tl_"
 KINDS = ("api", "session", "login", "password")
-SIGN_INS = ("session", "login", "password")
-KEPT = timedelta(days=7)  # ended sessions and links
+SIGN_INS = ("session", "login", "password")  # all but API tokens
+KEPT = timedelta(days=7)  # after a session or a link has ended
 
 _tokens, _users = Table.metadata.tables["api_token"], Table.metadata.tables["user_account"]
 # A Core statement, built once: every request begins with it.
@@ -74,9 +75,9 @@ def authenticate(session: Session, plain: str, *, kinds: Sequence[str] = ("api",
 
 
 def redeem_login(session: Session, plain: str) -> Person:
-    """Use up a one-time link; raises NotAuthenticated if it was used, has expired or is unknown."""
+    """Use up a one-time sign-in link; raises NotAuthenticated if it was used, has expired or is unknown."""
     user = check_login(session, plain)
-    # Locked first, as a change of the account does, which ends what was signed in before it.
+    # A change of the account ends its sign-ins under the same lock, so it cannot miss this one.
     session.exec(select(User.id).where(User.id == user.id).with_for_update()).one()
     if not _end(session, col(ApiToken.sha256) == _digest(plain), col(ApiToken.kind) == "login"):
         raise _used_link()
@@ -84,7 +85,7 @@ def redeem_login(session: Session, plain: str) -> Person:
 
 
 def check_login(session: Session, plain: str) -> Person:
-    """The person of an unused one-time link; raises NotAuthenticated."""
+    """The person of an unused one-time sign-in link; raises NotAuthenticated."""
     user = authenticate(session, plain, kinds=("login",))
     if user is None:
         raise _used_link()
@@ -92,6 +93,7 @@ def check_login(session: Session, plain: str) -> Person:
 
 
 def revoke_token(session: Session, token_id: str) -> None:
+    """End a token by its id; raises NotFound."""
     token = session.get(ApiToken, token_id)
     if token is None:
         raise NotFound(f"There is no token {token_id}; `thumbloop token list` shows them.")
@@ -114,7 +116,7 @@ def list_sessions(session: Session, user_id: str, *, limit: int = 100) -> list[A
 
 
 def open_sessions(session: Session, user_ids: Sequence[str]) -> list[str]:
-    """For each session of these people that still works, whose it is."""
+    """The user ids of these people's sessions that still work, one for each session."""
     return list(
         session.exec(select(ApiToken.user_id).where(col(ApiToken.user_id).in_(user_ids), *_working()))
     )

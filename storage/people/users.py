@@ -17,6 +17,7 @@ from storage.people import tokens
 from storage.people.end_users import SEPARATOR, find_end_user
 
 ROLES = ("admin", "user")
+LONGEST_NAME = 100
 SHORTEST_PASSWORD = 10
 IDLE_VISITORS_KEPT = timedelta(days=1)
 _hasher = PasswordHasher()
@@ -27,8 +28,9 @@ _no_such_hash = _hasher.hash("nobody has this password")
 def create_user(session: Session, name: str, *, role: str = "user", password: str | None = None) -> User:
     """Add an account; raises InvalidInput, or Conflict if the name is taken."""
     name = name.strip()
-    if not name or len(name) > 100 or not name.isprintable():
-        raise InvalidInput(f"The name {name!r} must have 1 to 100 printable characters.", field="name")
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        rule = f"must have 1 to {LONGEST_NAME} printable characters"
+        raise InvalidInput(f"The name {name!r} {rule}.", field="name")
     _check_role(role)
     if find_user(session, name) is not None:
         raise Conflict(f"There is a user named {name!r} already; choose another name.", field="name")

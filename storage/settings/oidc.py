@@ -6,7 +6,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from storage.settings.validators import Address, matching
 
-GROUPS = "groups"
 ProviderName = Annotated[str, matching("[a-z0-9-]{1,30}", "name a provider in small letters, digits and -")]
 
 
@@ -26,12 +25,14 @@ class OidcProvider(BaseModel):
     client_secret: str = ""
     label: str = ""  # on the button; empty: the name
     scope: str = "openid email profile"
-    groups_claim: str = GROUPS
-    admins: list[str] = Field(default_factory=list)  # groups whose members are admins; the others are not
-    users: list[str] = Field(default_factory=list)  # groups whose members may sign in; empty: everybody
+    groups_claim: str = "groups"
+    # Groups whose members are admins (if there are any, nobody else is), and groups whose members may sign in
+    # besides admins (if there are none, everybody may).
+    admins: list[str] = Field(default_factory=list)
+    users: list[str] = Field(default_factory=list)
 
     def role(self, groups: frozenset[str]) -> str | None:
-        """The role of a person in these groups; empty if nothing says, None if they may not sign in."""
+        """The role that these groups give; empty if they give none, None if the person may not sign in."""
         if groups & set(self.admins):
             return "admin"
         if self.users and not groups & set(self.users):

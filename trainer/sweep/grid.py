@@ -40,8 +40,11 @@ MEASURES = (
     Measure("liked_standard_error"),  # of that mean, over replies
     Measure("z0", "z0", ".2f", "An estimate of the KL divergence from the base model, in nats."),
     Measure(
-        *("judge", "rating", ".2f", "The judge's mean rating of sampled replies, 1 to 5."),
-        error="judge_standard_error",
+        "judge",
+        "rating",
+        ".2f",
+        "The judge's mean rating of sampled replies, 1 to 5.",
+        "judge_standard_error",
     ),
     Measure("judge_standard_error", about="Of that mean, over prompts."),
     Measure("judge_low", about="Of its 95 % interval, by bootstrap over prompts."),
@@ -159,7 +162,7 @@ class Result:
         )
 
     def may_win(self, by: Ranking = "auc") -> bool:
-        """Whether it can be ranked, and is not one of those that stand behind all others."""
+        """Whether it can be ranked and, if ranked by AUC, its liked replies did not become less likely."""
         return self.is_sound(by) and (by == "judge" or not self.fell)
 
     @property
@@ -182,8 +185,8 @@ def rank(results: Iterable[Result], by: Ranking = "auc") -> list[Result]:
     because a margin can grow while both kinds fall. Results that cannot be ranked come last: diverged, not
     finite, or without an AUC.
 
-    By the judge's rating: likewise, but among ties the larger AUC comes first, and what became of the
-    likelihood of old replies does not matter, since new ones were read.
+    By the judge's rating: likewise, but among ties the larger AUC comes first, and the likelihood
+    of old replies does not matter, since the judge read new ones.
     """
     every = list(results)
     return [

@@ -123,7 +123,9 @@ class PointMaker:
         }
         if point.loss in UNPAIRED:
             model, trained = kto.train(
-                *(model, tokenizer, self.split.training),
+                model,
+                tokenizer,
+                self.split.training,
                 weights=self.split.plan.weights,
                 settings=settle_engine(settings.model_copy(update={"loss_type": point.loss}), model),
                 references=self._references(),
@@ -132,7 +134,9 @@ class PointMaker:
             seconds = trained.seconds
         else:
             model, seconds = train_on_pairs(
-                *(model, tokenizer, self.split.pairs),
+                model,
+                tokenizer,
+                self.split.pairs,
                 loss=point.loss,
                 settings=settings,
                 references=self._references("pairs"),

@@ -1,4 +1,4 @@
-"""The area under the ROC curve, and its standard error. Pure."""
+"""The area under the ROC curve, its standard error, and rewards without what length explains. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ RESAMPLES = 1000
 def auc(
     rewards: Sequence[float], labels: Sequence[bool], multiplicity: NDArray[np.int64] | None = None
 ) -> float | None:
-    """Probability that a desirable row's r exceeds an undesirable row's, ties counting half.
+    """Probability that a desirable row's reward exceeds an undesirable row's, ties counting half.
 
     `multiplicity` says how often each row counts. Returns None without both labels, and NaN if a reward is
     not finite.
@@ -58,7 +58,7 @@ def chance_standard_error(n_desirable: int, n_undesirable: int) -> float:
 
 
 def without_length(rewards: Sequence[float], lengths: Sequence[int]) -> list[float]:
-    """What a linear regression on the lengths leaves of the rewards, rounded; NaN if one is not finite."""
+    """Residuals of a linear regression of the rewards on the lengths, rounded; NaN if one is not finite."""
     length = np.asarray(lengths, dtype=float) - np.mean(lengths)
     reward = np.asarray(rewards) - np.mean(rewards)
     square = float(length @ length)

@@ -1,4 +1,4 @@
-"""A row of an import: one rated conversation in its normalised form, or why rows are left out."""
+"""What an import reads from a record: a rated conversation, or what was left out and why."""
 
 import hashlib
 import json
@@ -19,15 +19,15 @@ class ImportedRow:
     comment: str | None = None
     correction: str | None = None
     model: str | None = None  # as the source names it
-    cut: bool = False  # it ended at a token limit, and not by itself
-    judge: str | None = None  # the name of the judge model that rated it, if none of the people did
+    cut: bool = False  # the reply ended at a token limit
+    judge: str | None = None  # the name of the judge model, if it rated the reply and no person did
     voted_at: datetime | None = None
-    share: float | None = None  # of a vote on a whole chat, in a Thumbloop export
+    share: float | None = None  # of this reply in a vote on a whole chat; only in a Thumbloop export
     origin: tuple[str, str] | None = None  # message id and user hash of a Thumbloop export
     # The message and the person of the vote, where the source says so: of several votes, the latest counts.
     # The message is an id, or empty if only the text identifies it.
     ballot: tuple[str, str] | None = None
-    score: float | None = None  # where the label is to follow from several people's
+    score: float | None = None  # this person's, where the label follows from the mean of several people's
 
     @property
     def person(self) -> str:
@@ -79,6 +79,7 @@ class LeftOut:
     column: str
 
 
+# Reasons of Dropped.
 REPEATED = "the same row again in this file"
 REPLACED = "a vote that the same person changed later"
 
