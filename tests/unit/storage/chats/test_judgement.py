@@ -10,13 +10,22 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from storage.chats import judgement, votes, webhook_outbox
+from storage.chats.chat_votes import cast_chat_vote
 from storage.chats.judgement import Judgement, Rules, capped, decide, judge_canary, judge_deployment
 from storage.db.database import Database
 from storage.db.tables import Canary, Deployment, Message, User, Vote, WebhookDelivery, now
 from storage.privacy.quarantine import set_quarantine
 from storage.registry import canaries, model_versions
 from storage.settings import Settings
-from tests.support.rows import add_version, add_votes, audit_events, deploy, roll_back
+from tests.support.rows import (
+    add_person_with_reply,
+    add_reply,
+    add_version,
+    add_votes,
+    audit_events,
+    deploy,
+    roll_back,
+)
 from tests.support.threads import at_once
 
 ALONE = Rules(error_rate=0.05, min_votes=20, one_person_may_decide=True)
@@ -132,6 +141,13 @@ def test_what_does_not_count(database: Database, v2: str) -> None:
     assert (found.new.votes, found.old.votes) == (0, 100)
     rate(database, v2, mixed(0, 3))
     assert judged(database).new.votes == 3
+    with database.write() as session:  # a vote on a whole chat is one
+        version_id = model_versions.get_version(session, v2).id
+        person, chat, _ = add_person_with_reply(session, version_id=version_id)
+        for _ in range(4):
+            add_reply(session, chat, version_id=version_id)
+        cast_chat_vote(session, user_id=person.id, chat_id=chat.id, label=False)
+    assert judged(database).new.votes == 4
 
 
 def test_the_newest_votes_on_the_version_before_are_what_counts(database: Database, v2: str) -> None:
