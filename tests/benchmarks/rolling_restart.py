@@ -1,6 +1,7 @@
-"""Two servers on one PostgreSQL database are restarted in turn while clients read replies and vote.
+"""Servers on one PostgreSQL database are restarted in turn while clients read replies and vote.
 
-Fails if a reply is lost, silent or stays under way, or if a vote is not the one that was acknowledged.
+Fails if a reply is lost, silent or stays under way, or if a vote is not the one that was acknowledged; with
+--nginx, where servers are stopped by SIGTERM and may drain, also if a client notices anything.
 The words come at the pace of a real model from a server that computes nothing: a small machine is enough.
 """
 
@@ -16,6 +17,7 @@ from storage.db.database import Database
 from tests.benchmarks.report import print_report
 from tests.support.live_server import LiveServer, wait_until
 from tests.support.programs import launcher
+from tests.support.proxy import nginx
 from tests.support.rolling_load import RollingLoad
 from tests.support.steady_server import MODEL, steady_server
 from tests.support.tiny_model import build_tiny_model
@@ -26,7 +28,10 @@ TOKENS = 150  # of each reply
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--servers", type=int, default=2)
+    parser.add_argument("--nginx", action="store_true", help="clients go through nginx as in docs/deploy/")
     parser.add_argument("--restarts", type=int, default=5, help="of each server, every second one kill -9")
+    parser.add_argument("--voters", type=int, default=40)
     parser.add_argument("--streams", type=int, default=20)
     parser.add_argument("--votes-per-second", type=float, default=200)
     parser.add_argument("--tokens-per-second", type=float, default=30, help="of each reply")
@@ -45,35 +50,44 @@ def main() -> None:
             "openai_model": MODEL,
             "max_new_tokens": TOKENS,
             "max_concurrent_replies": 2 * given.streams,
+            "drain_seconds": 120,
             "database_url": address,
         }
         servers = [
             stack.enter_context(LiveServer({**settings, "data_dir": folder / name}))
-            for name in ("one", "two")
+            for name in map(str, range(given.servers))
         ]
+        ports = [server.settings.port for server in servers]
+        if given.nginx:
+            ports = [int(stack.enter_context(nginx(folder / "nginx", ports)).rpartition(":")[2])]
         database = Database(address)
         stack.callback(database.close)
         load = RollingLoad(
             database,
-            [server.settings.port for server in servers],
+            ports,
             streams=given.streams,
-            voters=40,
+            voters=given.voters,
             votes_per_second=given.votes_per_second,
         )
         with load:
             began = time.monotonic()
             load.wait_for(votes=1000, replies=20)
-            for number in range(2 * given.restarts):
-                server = servers[number % 2]
-                if number % 4 < 2:
-                    server.stop()
-                else:
+            for number in range(given.servers * given.restarts):
+                server = servers[number % given.servers]
+                if given.nginx:
+                    server.drain()
+                elif number // given.servers % 2:
                     server.kill()
+                else:
+                    server.stop()
                 server.start()
                 load.wait_for(votes=1000, replies=20)
             seconds, voted = time.monotonic() - began, load.acknowledged
         wait_until(lambda: not load.streaming(), LEASE_ENDS_SECONDS)
-        counted = load.check()
+        counted = load.check() | {"refused": len(load.refused), "dropped": load.dropped}
+        if given.nginx:
+            assert counted["broken"] + counted["error"] + counted["dropped"] == 0, counted
+            assert all(b"retry-after:" in head for head in load.refused), load.refused
     rate = round(voted / seconds)
     print_report("rolling_restart", {"seconds": round(seconds), "votes_per_s": rate, **counted})
 

@@ -186,9 +186,7 @@ def test_behind_nginx_nobody_notices_restarts_and_deployments(
         with RollingLoad(database, [port], streams=6, voters=6, votes_per_second=40) as load:
             load.wait_for(votes=20, replies=3)
             for server, version in zip(servers, [*versions, ""], strict=True):
-                assert server.process is not None
-                server.process.send_signal(signal.SIGTERM)
-                assert server.process.wait(timeout=120) == -signal.SIGTERM
+                server.drain()
                 server.start()
                 if version:
                     with server.client() as admin:

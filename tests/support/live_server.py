@@ -108,6 +108,12 @@ class LiveServer:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=60)
 
+    def drain(self) -> None:
+        """Ask it to end as a service manager does: the replies under way end first."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(timeout=120) == -signal.SIGTERM
+
     def kill(self) -> None:
         """kill -9 of the server alone; a trainer lives on in a session of its own."""
         assert self.process is not None
