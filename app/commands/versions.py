@@ -14,6 +14,7 @@ from storage.registry.canaries import count_chats, end_canary, start_canary, tra
 from storage.registry.model_versions import (
     deploy_version,
     deployed_version,
+    deployments,
     get_version,
     list_versions,
     open_canary,
@@ -31,9 +32,19 @@ VERSION = typer.Argument(help="A version, such as v2.")
 WHY = typer.Option("Asked for.", help="The reason, for the record.")
 
 
-def versions() -> None:
+def versions(
+    history: bool = typer.Option(False, "--history", help="List which version was deployed when."),
+) -> None:
     """List the model versions, newest first."""
     with opened_database() as (_, database), database.read() as session:
+        if history:
+            names = {version.id: version.name for version in list_versions(session)}
+            times = [
+                (shown_time(row.started_at), shown_time(row.ended_at), names[row.version_id], row.by, row.why)
+                for row in deployments(session, limit=100)
+            ]
+            print_table(("from", "until", "version", "by", "why"), times)
+            return
         answering = traffic(session)
         marks = {answering.deployed_id: "*", answering.canary_id: f"canary {answering.canary_share:.0%}"}
         rows = [

@@ -250,9 +250,9 @@ def lock_versions(session: Session) -> None:
     session.exec(base.with_for_update(key_share=True)).first()
 
 
-def deployments(session: Session, limit: int = 20) -> list[Deployment]:
-    """Newest first."""
-    return newest_rows(session, Deployment, limit=limit)
+def deployments(session: Session, limit: int = 20, before: str | None = None) -> list[Deployment]:
+    """Newest first; `before` is the id of the last one on the previous page."""
+    return newest_rows(session, Deployment, limit=limit, before=before)
 
 
 def _open_deployment(session: Session) -> Deployment | None:

@@ -75,6 +75,8 @@ def test_feedback_goes_in_and_comes_out(start_server: StartServer) -> None:
         ratio = 3 * stats["weights"]["desirable"] / (2 * stats["weights"]["undesirable"])
         assert 1 <= ratio <= 4 / 3
         assert stats["versions"][0]["name"] == "v1"
+        first = http_loop.checked(client.get("/api/v1/deployments"))["items"][-1]
+        assert (first["version"], first["why"]) == ("v1", "The base model answers first.")
         assert stats["schedule"]["next_run"] is None
         assert stats["readiness"]["ready"] is True
 

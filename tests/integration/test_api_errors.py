@@ -106,6 +106,7 @@ ADMIN_ONLY = (
     "/api/v1/training-runs",
     "/api/v1/rollback",
     "/api/v1/canary",
+    "/api/v1/deployments",
     "/api/v1/export",
     "/api/v1/export/count",
     "/api/v1/import",

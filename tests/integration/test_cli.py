@@ -166,6 +166,7 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
     started = thumbloop.output("canary", "start", "v2")
     assert started == "v2 answers 10% of the chats that begin from now on.\n"
     assert "canary 10%" in thumbloop.output("versions")
+    assert "The base model answers first." in thumbloop.output("versions", "--history")
     shown = thumbloop.output("canary", "show")
     assert "no votes" in shown
     assert "It was given 0 chats since" in shown

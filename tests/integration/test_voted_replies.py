@@ -93,11 +93,13 @@ def test_the_command_lists_shows_and_excludes(shared_server: LiveServer, store: 
     assert "training: excluded" in said
     assert "comment: No." in said
     assert "1 included again." in thumbloop("exclude", vote, "--undo")
+    with store.write() as session:
+        ensure_user(session, "rita", "admin")
     assert "'nobody' is no admin" in thumbloop("review", vote, "--as", "nobody", check=False)
-    assert "1 rated." in thumbloop("review", vote, "--as", "admin", "--label", "down", "--note", "Wrong.")
-    assert "0 rated." in thumbloop("review", vote, "--as", "admin", "--label", "up")
-    assert "1 rated." in thumbloop("review", vote, "--as", "admin", "--correction", "Paris.")
-    assert "1 taken back." in thumbloop("review", vote, "--as", "admin", "--undo")
+    assert "1 rated." in thumbloop("review", vote, "--as", "rita", "--label", "down", "--note", "Wrong.")
+    assert "0 rated." in thumbloop("review", vote, "--as", "rita", "--label", "up")
+    assert "1 rated." in thumbloop("review", vote, "--as", "rita", "--correction", "Paris.")
+    assert "1 taken back." in thumbloop("review", vote, "--as", "rita", "--undo")
     assert "There is no vote 7." in thumbloop("exclude", "7", check=False)
 
 

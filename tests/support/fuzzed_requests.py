@@ -187,6 +187,7 @@ def real_requests(
     add(f"POST /api/v1/training-runs/{run_id}/cancel")
     add("GET /api/v1/model-versions?limit=2")
     add("GET /api/v1/model-versions/v2")
+    add("GET /api/v1/deployments?limit=2")
     add("POST /api/v1/model-versions/v2/deploy", {"why": "It is better."})
     add("POST /api/v1/model-versions/v2/reject", {"why": "It is worse."})
     add("POST /api/v1/rollback", {"why": "It is worse."})
@@ -201,6 +202,7 @@ def real_requests(
     add(f"GET /api/v1/examples?{filters}&limit=2")
     add(f"GET /api/v1/export?{filters}&format=csv&shape=kto-text&duplicates=drop")
     add("GET /api/v1/export?format=parquet&signals=copied&corrections=true&contradictions=drop")
+    add(f"GET /api/v1/export/count?{filters}&shape=pairs&contradictions=majority")
     add(f"GET /api/v1/export/manifest?{filters}&format=jsonl&shape=pairs&snapshot=1")
     row = {"prompt": [{"role": "user", "content": "Hi"}], "completion": "Hello", "label": True}
     rated = json.dumps(row).encode() + b"\n"

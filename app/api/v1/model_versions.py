@@ -33,6 +33,16 @@ def reason_or(body: Reason | None, default: str) -> str:
     return (body.why if body is not None else "") or default
 
 
+class DeploymentOut(BaseModel):
+    id: str
+    version: str
+    started_at: datetime
+    ended_at: datetime | None = Field(description="null: it is deployed now.")
+    by: str = Field(description="The id of a person, or a part of the program such as gate.")
+    why: str
+    rolled_back: bool = Field(description="Whether it was rolled back to.")
+
+
 @router.get("/model-versions")
 def list_versions(
     _: CurrentUser, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
@@ -42,6 +52,17 @@ def list_versions(
         found = model_versions.list_versions(session, limit=limit + 1, before=cursor)
         answering = canaries.traffic(session)
     return page_of([version_out(version, answering) for version in found], limit)
+
+
+@router.get("/deployments")
+def list_deployments(
+    _: Admin, services: ServicesHere, limit: Limit = 50, cursor: Cursor = None
+) -> Page[DeploymentOut]:
+    """Which version replied when, newest first."""
+    with services.database.read() as session:
+        found = model_versions.deployments(session, limit=limit + 1, before=cursor)
+        names = {one.id: one.name for one in model_versions.list_versions(session)}
+    return page_of([DeploymentOut(**row.model_dump(), version=names[row.version_id]) for row in found], limit)
 
 
 @router.get("/model-versions/{version}")
