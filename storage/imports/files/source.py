@@ -34,7 +34,7 @@ ARCHIVES = {
 }
 SEPARATORS = (b",", b";", b"\t")
 # In a folder that `datasets` did not save, the files of the first kind found are read.
-TABLES = (".parquet", ".jsonl", ".csv")
+TABLES = (".parquet", ".jsonl", ".ndjson", ".csv", ".tsv")
 MOST_NOTED = 20  # files
 
 

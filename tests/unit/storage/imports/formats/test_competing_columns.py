@@ -109,3 +109,14 @@ def test_a_folder_of_two_formats_is_refused_by_the_name_of_the_file(database: An
         import_file(database, folder.parent)
     report = import_file(database, folder.parent, skip_bad=True)
     assert (report.accepted, report.rejected, report.notes) == (1, 1, ["read a.jsonl", "read b/c.jsonl"])
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.tsv"])
+def test_files_of_a_folder_may_have_these_names_too(tmp_path: Path, name: str) -> None:
+    text = (
+        "prompt\tcompletion\tlabel\nQ\tA\ttrue\n" if name.endswith("tsv") else lines(KTO).getvalue().decode()
+    )
+    (tmp_path / name).write_text(text)
+    (tmp_path / "README.md").write_text("About.")
+    found = preview_file(tmp_path)
+    assert (found.up, found.report.notes) == (1, ["not read: README.md"])
