@@ -1,4 +1,4 @@
 """Background threads of a server: housekeeping, the webhook, changed settings, the monitor of versions.
 
-Imports storage and app.serving. Begin with `housekeeping.py`.
+Imports app.retry_after, app.serving and storage. Begin with `housekeeping.py`.
 """

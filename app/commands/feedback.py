@@ -49,8 +49,9 @@ MAP_NAME = typer.Argument(metavar="NAME", help="Its name, for `thumbloop import 
 votes_commands = typer.Typer(help="See what people say: votes with their replies.", no_args_is_help=True)
 SHOWN_OF_A_TEXT = 500  # characters, in a preview
 THUMBS = {True: "up", False: "down"}
+LABELS = {name: label for label, name in THUMBS.items()}
 SIGNALS = get_args(SignalKind)
-# Both of the others need an option of another name.
+# `filter` and `signals` are written in another way: --filter NAME=VALUE and --signal.
 EXPORT_OPTIONS = field_options(
     ExportPlan, [name for name in ExportPlan.model_fields if name not in ("filter", "signals")]
 )
@@ -367,9 +368,9 @@ def review(
     undo: bool = typer.Option(False, "--undo", help="Take that admin's ratings of these votes back."),
 ) -> None:
     """Rate votes a second time: it measures agreement and is not trained on."""
-    if label not in ("", "up", "down") or (correction and len(vote_ids) > 1):
+    if label not in ("", *LABELS) or (correction and len(vote_ids) > 1):
         raise InvalidInput("--label is up or down, and --correction is of one vote.", field="label")
-    rated = {"up": True, "down": False}.get(label)
+    rated = LABELS.get(label)
     with opened_database() as (_, database), database.write() as session:
         who = find_user(session, admin)
         if who is None or who.role != "admin":
@@ -403,14 +404,13 @@ def vote_on_chat(
     thumb: str | None = typer.Argument(None, help="up, down or none; shows the vote if not given."),
 ) -> None:
     """Vote on a whole chat as the person whose chat it is: replies without a vote of their own share it."""
-    labels = {name: label for label, name in THUMBS.items()} | {"none": None}
-    if thumb is not None and thumb not in labels:
+    if thumb is not None and thumb not in (*LABELS, "none"):
         raise InvalidInput(f"{thumb!r} is not a vote; say up, down or none.", field="thumb")
     with opened_database() as (_, database), database.write() as session:
         person = get_chat(session, chat_id).owner_id
         if thumb is None:
             found = chat_vote(session, user_id=person, chat_id=chat_id)
-        elif (label := labels[thumb]) is None:
+        elif (label := LABELS.get(thumb)) is None:
             found = clear_chat_vote(session, user_id=person, chat_id=chat_id)
         else:
             found = cast_chat_vote(session, user_id=person, chat_id=chat_id, label=label)

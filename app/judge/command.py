@@ -229,7 +229,7 @@ def show_plan(expected: "Expected", models: list[str], judge: str, out: Path) ->
     )
     say(
         f"Time: about {spoken(expected.seconds)} and the training, if a call takes {paces}. "
-        f"`seconds=` after a server says better, and the time left is shown as soon as some have answered."
+        f"`seconds=` after a server is more exact, and the time left is shown as soon as some have answered."
     )
     say(f"What is done already in {out} is not done again.")
 

@@ -20,7 +20,7 @@ from trainer.judge.specs import ServerSpec, is_own, name_of, parse_server, with_
 ACCOUNT = "judge"
 TOKEN_LIVES = timedelta(days=7)  # if it is not revoked, because of a kill
 ASKED_WITHIN = 600.0  # a reply waits for the others in the queue; on a slow machine that takes minutes
-OWN_SECONDS = 12.0  # what a reply takes where eight are under way, about: the default model on two cores
+OWN_SECONDS = 12.0  # about what a reply takes with eight under way: the default model on two cores
 # A server that is started for this does nothing else.
 QUIET = {"schedule": "", "auth": "anonymous", "max_replies_per_minute": 0, "webhook_url": ""}
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from app.serving.backend import ServedVersion
 from storage.errors import ArtifactRefused
+from storage.registry.artifacts import WEIGHTS
 
 PEFT_PREFIX = "base_model.model."  # of tensor names in a saved adapter: PEFT's own wrappers
 
@@ -24,11 +25,11 @@ def check_adapter(version: ServedVersion) -> None:
 
 def read_tensors(version: ServedVersion) -> dict[str, torch.Tensor]:
     try:
-        tensors = load_file(version.folder / "adapter_model.safetensors")
+        tensors = load_file(version.folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise refusal(version, f"adapter_model.safetensors cannot be read ({error})") from error
+        raise refusal(version, f"{WEIGHTS} cannot be read ({error})") from error
     if not tensors:
-        raise refusal(version, "adapter_model.safetensors holds no tensors")
+        raise refusal(version, f"{WEIGHTS} holds no tensors")
     for name, tensor in tensors.items():
         if ".lora_A." not in name and ".lora_B." not in name:
             raise refusal(version, f"{name} is not a LoRA tensor")

@@ -18,7 +18,6 @@ from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import RedirectResponse, Response
 
-from app.services import Services
 from app.web.auth import ServicesHere, site_address, start_session
 from app.web.sign_in import own_path, signed_in
 from storage.errors import BadSetting
@@ -166,7 +165,7 @@ async def _claims(request: Request, client: Any, provider: OidcProvider) -> Clai
     )
 
 
-def _begin_session(services: Services, claims: Claims, name: str, provider: OidcProvider) -> str | None:
+def _begin_session(services: ServicesHere, claims: Claims, name: str, provider: OidcProvider) -> str | None:
     """A new session of the person; None if they may not sign in."""
 
     def begin() -> str | None:

@@ -11,10 +11,8 @@ from sqlmodel import Session, col, select
 
 from storage.chats.chats import current_path, get_chat
 from storage.chats.votes import CurrentVote, cast_vote, clear_vote, lock_vote_log, votes_of
-from storage.db.tables import Message
+from storage.db.tables import FINISHED, Message
 from storage.errors import Conflict
-
-VOTABLE = ("complete", "stopped")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def cast_chat_vote(session: Session, *, user_id: str, chat_id: str, label: bool)
     replies = [
         message.id
         for message in current_path(session, chat_id)
-        if message.role == "assistant" and message.state in VOTABLE and message.id not in own
+        if message.role == "assistant" and message.state in FINISHED and message.id not in own
     ]
     if not replies:
         raise Conflict("Every reply of this chat has a vote of its own, or none can be voted on.")

@@ -17,7 +17,7 @@ from storage.chats import webhook_outbox
 from storage.chats.proportions import Comparison, Tally, compare
 from storage.chats.stats import canary_sides, counts
 from storage.db import audit
-from storage.db.tables import Chat, Deployment, Message, ModelVersion, Vote
+from storage.db.tables import FINISHED, Chat, Deployment, Message, ModelVersion, Vote
 from storage.errors import Conflict
 from storage.registry.model_versions import (
     close_canary,
@@ -189,7 +189,7 @@ def _ballots(
         .join(Chat)
         .where(
             col(Message.model_version_id) == version_id,
-            col(Message.state).in_(("complete", "stopped")),
+            col(Message.state).in_(FINISHED),
             col(Vote.label).is_not(None),
             col(Vote.quarantined).is_(False),
             condition,

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, func, select
 
 from storage.chats.chats import get_chat, get_message
 from storage.chats.votes import latest_event_id, lock_vote_log
-from storage.db.tables import Chat, Message, Signal
+from storage.db.tables import FINISHED, Chat, Message, Signal
 from storage.errors import Conflict, InvalidInput, NotAllowed
 from storage.people.end_users import speaks_for
 from storage.settings.training import SignalKind
@@ -19,7 +19,6 @@ from storage.settings.training import SignalKind
 SIGNAL = "signal"
 KINDS: tuple[SignalKind, ...] = get_args(SignalKind)
 DESIRABLE = "copied"
-OVER = ("complete", "stopped")
 
 
 def record_signal(session: Session, *, user_id: str, message_id: str, kind: SignalKind) -> Signal:
@@ -56,7 +55,7 @@ def record_signal(session: Session, *, user_id: str, message_id: str, kind: Sign
 
 def is_over(message: Message) -> bool:
     """Whether it is a finished reply of ours, and so can have signals."""
-    return message.role == "assistant" and message.state in OVER
+    return message.role == "assistant" and message.state in FINISHED
 
 
 def count_signals(session: Session) -> dict[SignalKind, int]:

@@ -14,7 +14,18 @@ from sqlmodel import Session, col, func, select
 from storage.chats.proportions import Interval, exact_interval, wilson_interval
 from storage.chats.votes import VoteCounts, how_many
 from storage.db.ids import first_id
-from storage.db.tables import BROUGHT, Canary, Chat, Message, ModelVersion, User, Vote, VoteEvent, now
+from storage.db.tables import (
+    BROUGHT,
+    FINISHED,
+    Canary,
+    Chat,
+    Message,
+    ModelVersion,
+    User,
+    Vote,
+    VoteEvent,
+    now,
+)
 
 WIDEST_INTERVAL = 0.3
 UP, DOWN = how_many(True), how_many(False)
@@ -101,7 +112,7 @@ def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list
         .join(Message)
         .join(Chat)
         .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
-        .where(col(Message.state).in_(("complete", "stopped")), *counts(), *conditions)
+        .where(col(Message.state).in_(FINISHED), *counts(), *conditions)
         .group_by(col(ModelVersion.number))
         .order_by(col(ModelVersion.number).desc())
     )

@@ -132,6 +132,9 @@ class Chat(Dated, table=True):
     pinned_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # to the top of its owner's list
 
 
+FINISHED = ("complete", "stopped")  # the states of a reply that may be voted on
+
+
 class Message(Dated, table=True):
     __table_args__ = (
         Index("ix_message_streaming", "lease_until", **where("state = 'streaming'")),

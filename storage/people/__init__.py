@@ -1,4 +1,4 @@
-"""People: accounts, API tokens and sessions, and the end users of an application.
+"""People: accounts, API tokens and sessions, identities at providers, and the end users of an application.
 
-May import storage.errors, .files and .db. Begin with `users.py`.
+May import storage.errors, .settings, .files and .db. Begin with `users.py`.
 """

@@ -17,7 +17,8 @@ from pathlib import Path
 from storage.errors import ArtifactRefused, Conflict, NotReady
 from storage.files.atomic import rename, sync_tree, write_atomically
 
-REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
+WEIGHTS = "adapter_model.safetensors"
+REQUIRED = ("adapter_config.json", WEIGHTS)
 ALLOWED = (*REQUIRED, "README.md", "lineage.json")
 INSTALLATION = "installation.id"
 DAY = 86_400.0  # seconds

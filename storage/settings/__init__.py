@@ -1,6 +1,6 @@
 """Every setting: its name, its default and what it does.
 
-May import storage.errors and .files. Begin with `serving.py` and `training.py`, which define the settings.
+May import storage.errors and .files. Begin with `serving.py` and `training.py`, which define most settings.
 """
 
 import json

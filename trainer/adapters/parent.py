@@ -15,13 +15,11 @@ from safetensors import SafetensorError, safe_open
 
 from storage.db.tables import ModelVersion
 from storage.errors import ArtifactRefused
-from storage.registry.artifacts import Artifacts
+from storage.registry.artifacts import WEIGHTS, Artifacts
 from storage.settings import Settings
 from trainer.model.base_model import BaseModelSource
 
 log = logging.getLogger(__name__)
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)

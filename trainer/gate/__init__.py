@@ -1,5 +1,5 @@
 """The gate: measures a candidate and the deployed version the same way and decides whether to deploy.
 
-Imports storage, trainer.dataset, trainer.engine, trainer.generation, trainer.judge and trainer.model.
+Imports storage, trainer.dataset, trainer.engine, trainer.judge, trainer.model and trainer.taste.
 Begin with `decision.py`.
 """

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-WEIGHTS = "adapter_model.safetensors"
+from storage.registry.artifacts import WEIGHTS
+
 OUTPUT = "lora_B"  # the second matrix of each pair: their product is what the adapter adds
 
 

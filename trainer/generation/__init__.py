@@ -1,4 +1,4 @@
 """Generation: engines that turn prompts into tokens, for the server and for the gate.
 
-Imports trainer.engine.fast and storage. Begin with `engine.py`.
+Imports no other package. Begin with `engine.py`.
 """

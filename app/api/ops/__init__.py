@@ -1,4 +1,4 @@
 """What operators need: health checks, metrics, settings, the audit log and the API's documentation.
 
-Imports app.web and storage. Begin with `monitoring.py`.
+Imports app.services, app.web and storage. Begin with `monitoring.py`.
 """

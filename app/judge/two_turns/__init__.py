@@ -1,5 +1,5 @@
 """Two-turn evaluation: each version answers questions of two turns, and a judge scores both turns.
 
-Imports app.judge, app.commands and storage.
+Imports app.judge, app.commands, trainer.judge and storage.
 Begin with `evaluation.py`; `command.py` is `thumbloop evaluate`.
 """

@@ -12,7 +12,7 @@ from app.pages.html import render
 from app.serving.reply import Queued
 from app.web.languages import ENGLISH, Language
 from storage.chats.votes import CurrentVote
-from storage.db.tables import Message
+from storage.db.tables import FINISHED, Message
 from storage.registry.canaries import is_chosen
 
 ChatbotMessage = dict[str, Any]
@@ -101,7 +101,7 @@ def whole_chat(messages: Iterable[ShownMessage]) -> bool | str | None:
 
 
 def is_votable(message: Message) -> bool:
-    return message.state in ("complete", "stopped") and bool(message.content.strip())
+    return message.state in FINISHED and bool(message.content.strip())
 
 
 def is_asked(replies: Sequence[str], share: float) -> bool:

@@ -12,6 +12,7 @@ import httpx2
 from app.serving.backend import ServedVersion
 from app.serving.openai.client import ModelServer
 from storage.errors import ArtifactRefused, Busy, Conflict
+from storage.registry.artifacts import WEIGHTS
 
 OWNER = "vllm"  # `owned_by` in its list of models
 # By default vLLM takes these sampling fields from the model's generation_config.json. It returns token ids
@@ -22,7 +23,7 @@ FIELDS: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, 
 def adapter_name(version: ServedVersion) -> str:
     """A name that no other version has, in this installation or another on the same server."""
     digest = hashlib.sha256(version.id.encode())  # a UUID
-    digest.update((version.folder / "adapter_model.safetensors").read_bytes())
+    digest.update((version.folder / WEIGHTS).read_bytes())
     return f"thumbloop-{version.name}-{digest.hexdigest()[:12]}"
 
 

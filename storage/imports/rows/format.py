@@ -127,9 +127,8 @@ def whole_conversation(fields: Fields, name: str) -> list[Turn]:
         raise InvalidInput(f"{name} is missing.", field=name)
     turns = fields.turns(name, "assistant")
     fields.whole = len(turns) > 1
-    repeated = (
-        prompt_turns(fields, ()) if fields.whole else None
-    )  # a column beside it says the same, or is refused
+    # A column with the prompt beside it says the same, or is refused.
+    repeated = prompt_turns(fields, ()) if fields.whole else None
     return joined(repeated[0], turns, repeated[1], name) if repeated is not None else turns
 
 
