@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from storage.db.database import Database
 from storage.db.tables import Message
 
-FEW = 1000  # a text that more messages have is soon found among the newest ones
+FEW = 3000  # a text that more messages have is soon found among the newest ones
 SHORTEST = 3  # characters of a text that has a trigram
 LONGEST = 24  # trigrams of a text that are looked up
 MERGED_PAGES = 500  # by one write, which others wait for

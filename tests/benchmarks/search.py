@@ -47,7 +47,7 @@ def main() -> None:
                 figures["file_mib"] = round(Path(database.path).stat().st_size / 2**20)
             searches = {
                 "a frequent word": words[0],
-                "a word of one message in a thousand": words[600],
+                "a word of one message in a hundred": words[600],
                 "a rare word": RARE,
                 "a text that is nowhere": NOWHERE,
                 "a word that only others wrote": NOT_THEIRS,
