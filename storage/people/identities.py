@@ -1,5 +1,6 @@
 """Accounts of people who sign in at an identity provider."""
 
+import hashlib
 from dataclasses import dataclass
 
 from sqlmodel import Session, select
@@ -38,9 +39,8 @@ def account_of(session: Session, claims: Claims, name: str, provider: OidcProvid
     if identity is not None:
         user = users.lock_user(session, identity.user_id)
     else:
-        # Without a verified address the name has the subject, so that it is nobody else's.
-        account = claims.email or f"{name}:{claims.subject}"[: users.LONGEST_NAME]
-        user = users.find_user(session, account) or users.create_user(session, account, role=role or "user")
+        known = users.find_user(session, claims.email) if claims.email else None
+        user = known or users.create_user(session, _new_name(session, claims, name), role=role or "user")
         session.add(Identity(issuer=claims.issuer, subject=claims.subject, user_id=user.id))
         audit.record(session, user.id, "link identity", user.id, provider=name)
     if user.disabled:
@@ -50,3 +50,11 @@ def account_of(session: Session, claims: Claims, name: str, provider: OidcProvid
         audit.record(session, user.id, "set role", user.id, role=role, provider=name)
     session.flush()
     return user
+
+
+def _new_name(session: Session, claims: Claims, name: str) -> str:
+    """A name that no account has: the verified address, else the provider's name with the subject."""
+    told = claims.email or f"{name}:{claims.subject}"
+    if len(told) <= users.LONGEST_NAME and told.isprintable() and users.find_user(session, told) is None:
+        return told
+    return f"{name}:{hashlib.sha256(f'{claims.issuer} {claims.subject}'.encode()).hexdigest()}"

@@ -125,6 +125,16 @@ def test_an_account_is_linked_by_a_verified_address_alone(
         plan(claims={"sub": "unverified", "email": "boss@example.com", **claims})
         me = sign_in(visitor)
         assert (me["name"], me["role"]) == ("mine:unverified", "user")
+    long = {"sub": "l" * 200, "email": f"{'l' * 200}@example.com", "email_verified": True}
+    names = set()
+    for claims in (long, {**long, "sub": f"{'l' * 200}!"}, {"sub": "tab\t"}, {"sub": "tab\t!"}):
+        plan(claims=claims)
+        names.add(sign_in(visitor)["name"])
+    assert len(names) == 4
+    with closing(open_database(server.settings)) as database, database.write() as session:
+        users.create_user(session, "mine:taken", role="admin")
+    plan(claims={"sub": "taken"})
+    assert sign_in(visitor)["role"] == "user"
     plan(claims={"sub": "8", "email": "boss@example.com", "email_verified": True})
     assert sign_in(visitor)["role"] == "admin"
     with closing(open_database(server.settings)) as database, database.read() as session:

@@ -42,6 +42,7 @@ def test_titles_copies_and_errors_are_escaped() -> None:
             person="",
             deleted=("id", HOSTILE),
             search=HOSTILE,
+            titling=False,
         ),
         message_html(ShownMessage(reply(content=HOSTILE))),
         notice(HOSTILE),
