@@ -368,8 +368,12 @@ def review(
     undo: bool = typer.Option(False, "--undo", help="Take that admin's ratings of these votes back."),
 ) -> None:
     """Rate votes a second time: it measures agreement and is not trained on."""
-    if label not in ("", *LABELS) or (correction and len(vote_ids) > 1):
-        raise InvalidInput("--label is up or down, and --correction is of one vote.", field="label")
+    if label not in ("", *LABELS):
+        raise InvalidInput(f"--label is {label!r}; give up or down.", field="label")
+    if correction and len(vote_ids) > 1:
+        raise InvalidInput("--correction is of one reply; name one vote.", field="correction")
+    if undo and (label or note or correction):
+        raise InvalidInput("--undo takes ratings back; give it alone.", field="undo")
     rated = LABELS.get(label)
     with opened_database() as (_, database), database.write() as session:
         who = find_user(session, admin)

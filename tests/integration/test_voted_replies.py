@@ -99,6 +99,9 @@ def test_the_command_lists_shows_and_excludes(shared_server: LiveServer, store: 
     assert "1 rated." in thumbloop("review", vote, "--as", "rita", "--label", "down", "--note", "Wrong.")
     assert "0 rated." in thumbloop("review", vote, "--as", "rita", "--label", "up")
     assert "1 rated." in thumbloop("review", vote, "--as", "rita", "--correction", "Paris.")
+    assert "give it alone" in thumbloop(
+        "review", vote, "--as", "rita", "--undo", "--label", "up", check=False
+    )
     assert "1 taken back." in thumbloop("review", vote, "--as", "rita", "--undo")
     assert "There is no vote 7." in thumbloop("exclude", "7", check=False)
 
