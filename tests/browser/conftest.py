@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support.chatting import FLAGS, PHONE, WAIT_MS, OpenPage, assert_fits, chromium_path, send_and_wait
 from tests.support.live_server import LiveServer
+from tests.support.programs import made_once
+from tests.support.tiny_model import build_tiny_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,6 +60,17 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert errors == []
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    """Its replies hold no Markdown, so that a page has only the lists and headings that a test asks for."""
+    return made_once("plain", partial(build_tiny_model, plain=True))
+
+
+@pytest.fixture(scope="session")
+def talkative_model() -> Path:
+    return made_once("plain-talkative", partial(build_tiny_model, stops=False, plain=True))
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def test_a_pinned_chat_stands_on_top_until_it_is_unpinned(page: Page) -> None:
     page.get_by_role("searchbox").fill("l")
     expect(chats.get_by_role("link")).to_have_text(["Later", "Hello"])
     page.get_by_role("searchbox").fill("")
+    expect(chats.get_by_role("link")).to_have_text(["Hello", "Later"])
     page.get_by_label("Rename, export or delete: Hello").click()
     page.get_by_role("button", name="Unpin").click()
     expect(chats.get_by_role("link")).to_have_text(["Later", "Hello"])

@@ -52,7 +52,7 @@ def test_in_a_container_half_open_connections_leave_files_for_the_rest(
     """As Kubernetes runs it: a user without a name and a home, who can write to one folder, and SIGTERM."""
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
-    server = LiveServer({"data_dir": data, "model": tiny_model})
+    server = LiveServer({"data_dir": data, "model": tiny_model, "executor": "local"})
     command = ["sh", "-c", f"ulimit -n 256; exec {sys.executable} -m app.cli serve"]
     if os.geteuid() == 0:
         os.chown(data, NOBODY, NOBODY)

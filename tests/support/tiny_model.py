@@ -28,10 +28,11 @@ TEXT = [
 ]
 
 
-def build_tiny_model(folder: Path, seed: int = 0, *, stops: bool = True) -> Path:
+def build_tiny_model(folder: Path, seed: int = 0, *, stops: bool = True, plain: bool = False) -> Path:
     """Write the model and its tokenizer to `folder`, which is made if absent, and return it.
 
-    Replies are a few dozen tokens long; with `stops=False` they always run to the token limit.
+    Replies are a few dozen tokens long; with `stops=False` they always run to the token limit. If `plain`,
+    they hold letters and simple punctuation alone.
     """
     tokenizer = _tokenizer()
     config = LlamaConfig(
@@ -50,7 +51,7 @@ def build_tiny_model(folder: Path, seed: int = 0, *, stops: bool = True) -> Path
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-        _favour_readable_text(model, tokenizer, end_bias=0.1 if stops else -9.0)
+        _favour_readable_text(model, tokenizer, end_bias=0.1 if stops else -9.0, plain=plain)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
@@ -77,21 +78,22 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _favour_readable_text(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, end_bias: float
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, end_bias: float, plain: bool
 ) -> None:
     """Give every token the same first coordinate, so that the output layer's first column is a bias.
 
     Random weights alone would mostly emit bytes that are no text and would hardly ever stop. Markdown is
-    left out: a reply that happens to be a list or a heading fails a test of the page one time in a hundred.
+    for no test of a page: one reply in a hundred would be a list or a heading by chance.
     """
     with torch.no_grad():
         model.lm_head.weight.normal_(std=0.15)
         model.model.embed_tokens.weight[:, 0] = 1.0
         for token in range(len(tokenizer)):
             piece = tokenizer.decode([token])
-            special = token in tokenizer.all_special_ids or not (piece.isascii() and piece.isprintable())
-            plain = all(character.isalpha() or character in " ,.?!" for character in piece)
-            model.lm_head.weight[token, 0] = -3.0 if special else 0.0 if plain else -9.0
+            readable = piece.isascii() and piece.isprintable() and token not in tokenizer.all_special_ids
+            model.lm_head.weight[token, 0] = 0.0 if readable else -3.0
+            if plain and readable and not all(each.isalpha() or each in " ,.?!" for each in piece):
+                model.lm_head.weight[token, 0] = -9.0
         model.lm_head.weight[tokenizer.eos_token_id] *= 0.1  # so that no context makes it the likeliest
         model.lm_head.weight[tokenizer.eos_token_id, 0] = end_bias
         # The second coordinate says that a line has just ended, as a prompt does: no reply is empty.

@@ -92,11 +92,11 @@ def test_a_step_that_runs_out_is_done_again_in_smaller_passes(
 def test_a_real_limit_on_memory_gives_the_same_losses(
     tiny_model: Path, tmp_path: Path, processes: int
 ) -> None:
-    """16 rows of 500 tokens keep nearly 200 MB for the backward pass, one row a sixteenth; 80 are left.
+    """16 rows of 500 tokens keep nearly 200 MB for the backward pass, one row a sixteenth; 110 are left.
 
     Of two processes only the second one has so little; the first waits for it.
     """
-    words = [str(tiny_model), str(tmp_path), "80"]
+    words = [str(tiny_model), str(tmp_path), "110"]
     printed = run_together(
         processes, limited_memory.__name__, *words, environment=os.environ, output=tmp_path / "run"
     )
