@@ -1,5 +1,8 @@
 """Commands about whose data stay and count: backup, restore, erasure, quarantine and the guard."""
 
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from app.commands.doctor import check_deployed
 from app.commands.terminal import ACTOR, confirm, opened_database, print_table, say, shown_time
 from storage import backup as backups
 from storage.db import audit
+from storage.db.database import Database
 from storage.errors import InvalidInput, NotFound
 from storage.files.installation_key import load_secret
 from storage.people.users import find_person
@@ -104,10 +108,17 @@ def audit_log(
     actor: str | None = typer.Option(None, help="Only what this id, or part of the program, did."),
     target: str | None = typer.Option(None, help="Only what was done to this id or version."),
     limit: int = typer.Option(50, min=1, max=1000, help="The largest number of events."),
+    as_json: bool = typer.Option(False, "--json", help="Write every event that matches as a line of JSON."),
 ) -> None:
     """Show who did what to what, newest first."""
-    with opened_database() as (_, database), database.read() as session:
-        events = audit.list_events(session, actor=actor, action=action, target=target, limit=limit)
+    wanted = {"actor": actor, "action": action, "target": target}
+    with opened_database() as (_, database):
+        if as_json:
+            for event in _all_events(database, wanted):
+                typer.echo(json.dumps(asdict(event) | {"at": event.at.isoformat()}, ensure_ascii=False))
+            return
+        with database.read() as session:
+            events = audit.list_events(session, **wanted, limit=limit)
     print_table(
         ("when (UTC)", "who", "did", "to", "details"),
         [
@@ -122,6 +133,18 @@ def audit_log(
         ],
         empty="No event matches.",
     )
+
+
+def _all_events(database: Database, wanted: Mapping[str, str | None]) -> Iterator[audit.Event]:
+    """In pages, so that a long log is not held in memory."""
+    before: str | None = None
+    while True:
+        with database.read() as session:
+            page = audit.list_events(session, **wanted, limit=1000, before=before)
+        yield from page
+        if len(page) < 1000:
+            return
+        before = page[-1].id
 
 
 @guard_commands.command("show")

@@ -1,5 +1,7 @@
 """The audit log over the API, on the command line and as a page; admins alone read it."""
 
+import json
+
 import httpx
 
 from storage.db.database import Database
@@ -38,6 +40,10 @@ def test_what_an_admin_did_is_listed_newest_first_and_selected(
     assert "quarantine" in said
     assert "release" not in said
     assert "No event matches." in thumbloop("--actor", "7")
+    lines = [json.loads(line) for line in thumbloop("--target", eve, "--json").splitlines()]
+    assert [(one["id"], one["action"], one["detail"]) for one in lines] == [
+        (one["id"], one["action"], one["detail"]) for one in events
+    ]
 
     with store.write() as session:
         admin = ensure_user(session, "admin", "admin").id
