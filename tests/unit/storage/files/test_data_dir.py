@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from storage.errors import NotReady
 from storage.files.data_dir import is_open, make_data_dir
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
+from tests.support.programs import run_command
 
 NOBODY = 65534
 
@@ -147,27 +146,16 @@ def test_foreign_files_beside_what_is_ours_are_left_alone(tmp_path: Path) -> Non
 
 
 def test_the_server_refuses_it_in_one_line(tmp_path: Path) -> None:
+    environment = os.environ | {"THUMBLOOP_DATA_DIR": str(tmp_path), "THUMBLOOP_PORT": "0"}
     tmp_path.chmod(0o777)
     for command, code, stream in (("serve", 2, "stderr"), ("doctor", 1, "stdout")):
-        done = subprocess.run(
-            [sys.executable, "-m", "app.cli", command],
-            env=os.environ | {"THUMBLOOP_DATA_DIR": str(tmp_path), "THUMBLOOP_PORT": "0"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command(command, environment=environment)
         assert done.returncode == code
         assert f"{tmp_path} (mode 0777) can be written by others." in getattr(done, stream)
         assert "Traceback" not in done.stderr
     (tmp_path / "adapters").touch()
     tmp_path.chmod(0o700)
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", "serve"],
-        env=os.environ | {"THUMBLOOP_DATA_DIR": str(tmp_path), "THUMBLOOP_PORT": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command("serve", environment=environment)
     assert done.returncode == 2
     assert f"thumbloop: {tmp_path}/adapters is no folder" in done.stderr
     assert "Traceback" not in done.stderr
