@@ -15,6 +15,7 @@ from storage.db import audit
 from storage.db.tables import ApiToken, now
 from storage.errors import BadSetting, InvalidInput, NotFound
 from storage.people import accounts, tokens, users
+from storage.settings import Settings
 
 user_commands = typer.Typer(
     no_args_is_help=True, help="Accounts: create, invite, list, password, role, disable, sessions, sign-out."
@@ -75,9 +76,8 @@ def invite(name: str, role: Role = ROLE) -> None:
         user = users.find_user(session, name.strip())
         if user is None:
             user = accounts.create(session, name, role=role, password=None, by=ACTOR)
-        secret = accounts.issue_password_link(session, user.id, by=ACTOR)
-    address = page_address(settings.host, settings.port)
-    say(f"{address}{settings.root_path}/password-link?token={secret}")
+        secret = accounts.issue_password_link(session, user.id, by=ACTOR)[1]
+    say(f"{site_here(settings)}/password-link?token={secret}")
 
 
 @user_commands.command("role")
@@ -174,7 +174,7 @@ def admin_link() -> None:
         if settings.port == 0:
             raise BadSetting("With THUMBLOOP_PORT=0 only the server knows its port; set one.", field="port")
         with database.write() as session:
-            link = new_admin_link(session, page_address(settings.host, settings.port))
+            link = new_admin_link(session, site_here(settings))
     say(link)
 
 
@@ -186,11 +186,12 @@ def new_admin_link(session: Session, address: str) -> str:
     return f"{address}/admin?token={secret}"
 
 
-def page_address(host: str, port: int) -> str:
-    """The URL at which a browser on this machine reaches a server that listens on `host`."""
+def site_here(settings: Settings, port: int | None = None) -> str:
+    """The URL at which a browser on this machine reaches the server; `port` in place of the setting's."""
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-    reachable = everywhere.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    reachable = everywhere.get(settings.host, settings.host)
+    host = f"[{reachable}]" if ":" in reachable else reachable
+    return f"http://{host}:{settings.port if port is None else port}{settings.root_path}"
 
 
 def _state(token: ApiToken) -> str:

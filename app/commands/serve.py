@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import OperationalError
 
-from app.commands.accounts import new_admin_link, page_address
+from app.commands.accounts import new_admin_link, site_here
 from app.commands.terminal import console, no_answer, say, shown_time
 from storage.errors import BadSetting, Conflict, ThumbloopError
 from storage.registry.model_versions import deployed_version
@@ -113,7 +113,7 @@ def serve() -> None:
             raise no_answer(error) from error
         application = OneLineFailure(create_app(settings, services))
         logging.config.dictConfig(LOGGING)
-        address = page_address(settings.host, listener.getsockname()[1])
+        address = site_here(settings, listener.getsockname()[1])
 
         class Server(uvicorn.Server):
             def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 import typer
 from rich.prompt import Prompt
 
-from app.commands.accounts import page_address
+from app.commands.accounts import site_here
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import ACTOR, console, opened_database, say
 from storage.db import audit
@@ -83,7 +83,7 @@ def _request(database: Database, force: bool, fresh: bool) -> tuple[str, bool]:
 
 
 def _server_answers(settings: Settings) -> bool:
-    address = f"{page_address(settings.host, settings.port)}/healthz"
+    address = f"{site_here(settings)}/healthz"
     with suppress(OSError, ValueError), urllib.request.urlopen(address, timeout=2) as answer:
         return bool(json.load(answer) == {"status": "alive"})
     return False

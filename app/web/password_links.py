@@ -14,6 +14,11 @@ from storage.people import accounts
 router = APIRouter(include_in_schema=False)
 
 
+def password_link(site: str, secret: str) -> str:
+    """The link with this secret, on the site with this address."""
+    return f"{site}/password-link?token={secret}"
+
+
 @router.get("/password-link")
 def show_form(request: Request, services: ServicesHere, token: str = "") -> Response:
     try:

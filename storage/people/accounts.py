@@ -55,8 +55,8 @@ def change(
     return ended
 
 
-def issue_password_link(session: Session, user_id: str, *, by: str) -> str:
-    """The secret of a link by which the person chooses a password once; an earlier one ends.
+def issue_password_link(session: Session, user_id: str, *, by: str) -> tuple[ApiToken, str]:
+    """The secret of a link by which the person chooses a password once, and its text. An earlier one ends.
 
     Raises NotFound, and Conflict for visitors, end users and disabled accounts.
     """
@@ -68,7 +68,7 @@ def issue_password_link(session: Session, user_id: str, *, by: str) -> str:
         session, user_id, name="password link", kind=PASSWORD_LINK[0], ttl=PASSWORD_LINK_LIFE
     )
     audit.record(session, by, "create password link", token.id, user=user_id)
-    return plain
+    return token, plain
 
 
 def check_password_link(session: Session, plain: str) -> tokens.Person:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt
 from app.api.schemas import Id
 from app.web.auth import Admin, ServicesHere, site_address
 from app.web.openapi_names import Body
-from storage.db.tables import now
+from app.web.password_links import password_link
 from storage.people import accounts, tokens, users
 
 router = APIRouter(tags=["users"])
@@ -95,7 +95,7 @@ def change_account(user_id: Id, body: AccountChange, identity: Admin, services: 
 
 class PasswordLink(BaseModel):
     link: str = Field(description="Works once; an earlier one has ended.")
-    expires_at: datetime
+    expires_at: datetime | None
 
 
 @router.post("/users/{user_id}/password-link", status_code=201)
@@ -104,9 +104,10 @@ def create_password_link(
 ) -> PasswordLink:
     """A link by which the person chooses a password: an invitation, or for one who forgot it."""
     with services.database.write() as session:
-        plain = accounts.issue_password_link(session, user_id, by=identity.user_id)
-    link = f"{site_address(request, services.settings)}/password-link?token={plain}"
-    return PasswordLink(link=link, expires_at=now() + accounts.PASSWORD_LINK_LIFE)
+        token, plain = accounts.issue_password_link(session, user_id, by=identity.user_id)
+        expires_at = token.expires_at
+    link = password_link(site_address(request, services.settings), plain)
+    return PasswordLink(link=link, expires_at=expires_at)
 
 
 @router.get("/tokens")

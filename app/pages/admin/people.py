@@ -12,6 +12,7 @@ from app.pages.admin.frame import act, show, write
 from app.pages.html import counted
 from app.services import Services
 from app.web.auth import Identity, ServicesHere, site_address
+from app.web.password_links import password_link
 from storage.files.installation_key import load_secret
 from storage.people import accounts, tokens, users
 from storage.privacy.erasure import erase_user, preview_user, remove_copies
@@ -46,7 +47,7 @@ def create_account(
         by = identity.user_id
         with services.database.write() as session:
             user = accounts.create(session, name, role=role, password=None, by=by)
-            secret = accounts.issue_password_link(session, user.id, by=by)
+            secret = accounts.issue_password_link(session, user.id, by=by)[1]
         return _link(request, services, identity, user.name, secret)
 
     if not password:
@@ -129,7 +130,7 @@ def create_password_link(request: Request, services: ServicesHere, user_id: str)
 
     def values(identity: Identity) -> dict[str, Any]:
         with services.database.write() as session:
-            secret = accounts.issue_password_link(session, user_id, by=identity.user_id)
+            secret = accounts.issue_password_link(session, user_id, by=identity.user_id)[1]
             name = users.get_user(session, user_id).name
         return _link(request, services, identity, name, secret)
 
@@ -179,7 +180,7 @@ def _values(services: Services, identity: Identity) -> dict[str, Any]:
 def _link(
     request: Request, services: Services, identity: Identity, name: str | None, secret: str
 ) -> dict[str, Any]:
-    link = f"{site_address(request, services.settings)}/password-link?token={secret}"
+    link = password_link(site_address(request, services.settings), secret)
     return _values(services, identity) | {"link": link, "secret_name": name}
 
 
