@@ -35,7 +35,7 @@ class TitleWriter:
         self._database = database
         self._deployments = deployments
         self._idle = idle
-        self._wanted: queue.Queue[str | None] = queue.Queue(MOST_WAITING)
+        self._wanted: queue.Queue[str] = queue.Queue(MOST_WAITING)
         self._stream: ReplyStream | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="titles", daemon=True)
@@ -57,7 +57,8 @@ class TitleWriter:
             stream.cancel()
 
     def _work(self) -> None:
-        while (chat_id := self._wanted.get()) is not None and not self._closed:
+        while not self._closed:
+            chat_id = self._wanted.get()
             try:
                 if self._idle():
                     self._write(chat_id)
