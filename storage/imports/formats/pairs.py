@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from storage.errors import InvalidInput
-from storage.imports.rows.cells import read_number
+from storage.imports.rows.cells import has_decimal_comma, read_number
 from storage.imports.rows.fields import CHATS, Fields
 from storage.imports.rows.format import (
     Columns,
@@ -150,8 +150,8 @@ def _number(fields: Fields, column: str) -> float | None:
         return None
     try:
         return read_number(value, column)
-    except InvalidInput as error:
-        if "Write it with a point" in error.message:
+    except InvalidInput:
+        if has_decimal_comma(value):  # a rating, whose loss would hide which reply is the better one
             raise
         return None
 

@@ -27,6 +27,7 @@ DOWN = "false down thumbsdown thumbdown 👎 bad rejected undesirable dislike di
 UP_WORDS, DOWN_WORDS = set(UP.split()), set(DOWN.split())
 WORDS_HINT = " Say what your words mean with up_words and down_words."
 CUT = ("length", "max_tokens")  # why a reply ended, as OpenAI and others say it
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 JUDGE_NAME = re.compile(r"[\w./-]{1,80}")
 SLACK = timedelta(days=1)  # for wrong clocks and missing time zones
 
@@ -63,10 +64,16 @@ def read_number(value: Any, name: str) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        comma = isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value)
-        hint = f" Write it with a point: {value.strip().replace(',', '.')}." if comma else ""
+        hint = ""
+        if has_decimal_comma(value):
+            hint = f" Write it with a point: {value.strip().replace(',', '.')}."
         raise InvalidInput(f"{name} must be a number, not {shown(value)}.{hint}", field=name)
     return number
+
+
+def has_decimal_comma(value: Any) -> bool:
+    """Whether it would be a number with a point in place of its comma."""
+    return isinstance(value, str) and DECIMAL_COMMA.fullmatch(value) is not None
 
 
 def read_time(value: Any, name: str) -> datetime | None:
