@@ -109,7 +109,7 @@ def claim_deliveries(session: Session, *, limit: int, lease: timedelta, salt: by
 
 
 def note_delivered(session: Session, claim: Claim) -> bool:
-    """Record that the receiver accepted the delivery; False if a later attempt has claimed the delivery."""
+    """Record that the receiver accepted a delivery; False if a later attempt has claimed it."""
     moment = database_now(session)
     return _note(session, claim, {"delivered_at": moment, "failed_at": None, "last_error": None})
 

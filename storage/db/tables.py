@@ -87,9 +87,8 @@ class User(Dated, table=True):
 class ApiToken(Dated, table=True):
     user_id: str = Field(foreign_key="user_account.id", index=True)
     name: str
-    kind: str = (
-        "api"  # session (a browser's cookie), login (a one-time link), password (a link to choose one)
-    )
+    # api, session (a browser's cookie), login (a one-time link), password (a link to choose one)
+    kind: str = "api"
     prefix: str
     sha256: str = Field(unique=True)
     expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

@@ -5,7 +5,7 @@ migration 0015). The index only names candidates. Each of them is compared as wi
 the same messages in any language.
 """
 
-from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import sqlalchemy as sa
@@ -52,9 +52,9 @@ def messages_with(session: Session, text: str) -> list[str] | None:
             .where(match)
         )
     found = list(session.exec(ended.limit(FEW + 1)))
-    return (
-        found + list(session.exec(select(Message.id).where(_STREAMING, has))) if len(found) <= FEW else None
-    )
+    if len(found) > FEW:
+        return None
+    return [*found, *session.exec(select(Message.id).where(_STREAMING, has))]
 
 
 def forget_old_texts(database: Database) -> None:
@@ -65,7 +65,8 @@ def forget_old_texts(database: Database) -> None:
     """
     if database.dialect != "sqlite":
         return
-    for pages in _merges():
+    # A negative number begins a merge of everything, and positive ones go on with it.
+    for pages in chain((-MERGED_PAGES,), repeat(MERGED_PAGES)):
         with database.write() as session:
             before = _changes(session)
             session.execute(_MERGE, {"pages": pages})
@@ -75,13 +76,6 @@ def forget_old_texts(database: Database) -> None:
 
 def _changes(session: Session) -> int:
     return int(session.execute(sa.text("SELECT total_changes()")).scalar_one())
-
-
-def _merges() -> Iterator[int]:
-    """A negative number begins a merge of everything, and positive ones go on with it."""
-    yield -MERGED_PAGES
-    while True:
-        yield MERGED_PAGES
 
 
 def _is_sqlite(session: Session) -> bool:

@@ -9,7 +9,6 @@ from storage.imports.rows.options import ImportOptions
 from storage.imports.rows.row import REPLACED, Dropped, ImportedRow
 
 TOGETHER = "a vote that counts in the {} of those on the same reply"
-Vote = tuple[float, ImportedRow]
 
 
 class Together:
