@@ -19,7 +19,7 @@ from storage.imports.raters import Together
 from storage.imports.rows.format import Format
 from storage.imports.rows.missing import why_none, with_words
 from storage.imports.rows.options import ImportOptions, shown_columns
-from storage.imports.rows.row import ImportedRow, LeftOut
+from storage.imports.rows.row import ImportedRow, LeftOutColumn
 
 SNIFFED = 20  # the file is refused after this many records without a known format
 KEPT_REJECTIONS = 100
@@ -155,9 +155,9 @@ class Reading:
             for row in rows_of(chosen, value, self.options):
                 if isinstance(row, ImportedRow):
                     yield record.position, row
-                elif isinstance(row, LeftOut):
-                    known = row.column in self.report.left_out or len(self.report.left_out) < KEPT_COLUMNS
-                    self.report.left_out[row.column if known else "other columns"] += 1
+                elif isinstance(row, LeftOutColumn):
+                    known = row.name in self.report.left_out or len(self.report.left_out) < KEPT_COLUMNS
+                    self.report.left_out[row.name if known else "other columns"] += 1
                 else:
                     self.report.dropped[row.reason] += row.rows
         except InvalidInput as error:

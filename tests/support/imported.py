@@ -18,7 +18,7 @@ from storage.imports.files.source import open_source
 from storage.imports.formats.table import named_format, rows_of, sniff
 from storage.imports.reader import ImportReport, Reading
 from storage.imports.rows.options import ImportOptions
-from storage.imports.rows.row import Dropped, ImportedRow, LeftOut
+from storage.imports.rows.row import Dropped, ImportedRow, LeftOutColumn
 from tests.support.rated_store import exported_lines
 
 ROW = {
@@ -44,14 +44,14 @@ THRESHOLDS = ImportOptions(up_from=4, down_to=2)
 def convert(record: dict[str, Any], options: ImportOptions = THRESHOLDS) -> list[ImportedRow | Dropped]:
     known = sniff(record, options)
     assert known is not None
-    return [row for row in rows_of(known, record, options) if not isinstance(row, LeftOut)]
+    return [row for row in rows_of(known, record, options) if not isinstance(row, LeftOutColumn)]
 
 
 def left_out(record: dict[str, Any], options: ImportOptions = THRESHOLDS) -> list[str]:
     """The columns that the report would name."""
     known = sniff(record, options)
     assert known is not None
-    return [row.column for row in rows_of(known, record, options) if isinstance(row, LeftOut)]
+    return [row.name for row in rows_of(known, record, options) if isinstance(row, LeftOutColumn)]
 
 
 def row(record: dict[str, Any], options: ImportOptions = THRESHOLDS) -> ImportedRow:

@@ -34,7 +34,7 @@ def sample_rows(sample: Sample, known: Format) -> Iterator[str]:
                 f"{turn.role}: {json.dumps(turn.content, ensure_ascii=False)}" for turn in row.turns
             )
         else:
-            yield f"dropped: {row.reason}" if isinstance(row, Dropped) else f"left out: {row.column}"
+            yield f"dropped: {row.reason}" if isinstance(row, Dropped) else f"left out: {row.name}"
 
 
 def _section(known: Format) -> Iterator[str]:

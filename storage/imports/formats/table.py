@@ -13,7 +13,7 @@ from storage.imports.formats.hints import has_whole_columns
 from storage.imports.rows.fields import Fields
 from storage.imports.rows.format import Columns, Format, thresholds
 from storage.imports.rows.options import ImportOptions
-from storage.imports.rows.row import Dropped, ImportedRow, LeftOut
+from storage.imports.rows.row import Dropped, ImportedRow, LeftOutColumn
 
 OPTIONS = ("columns", "leave_out", "plain", "max_messages")  # of all formats
 # Tried in this order: the first format that fits a record is used.
@@ -69,7 +69,7 @@ def check_options(chosen: Format, options: ImportOptions) -> None:
 
 def rows_of(
     chosen: Format, record: Columns, options: ImportOptions
-) -> Iterator[ImportedRow | Dropped | LeftOut]:
+) -> Iterator[ImportedRow | Dropped | LeftOutColumn]:
     """The rows of one record, then the columns left out; raises InvalidInput if it cannot be converted."""
     fields = Fields(record, options)
     found = list(chosen.rows(fields))  # all or none of a record

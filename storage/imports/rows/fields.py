@@ -13,7 +13,7 @@ from storage.chats.conversation import Turn
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
 from storage.imports.rows.options import MEANINGS, NO_OPTIONS, ImportOptions, shown_columns
-from storage.imports.rows.row import LeftOut
+from storage.imports.rows.row import LeftOutColumn
 from storage.imports.rows.turns import message_extras, read_turns
 
 PROMPTS = ("prompt", "instruction", "question", "query", "input")
@@ -112,7 +112,7 @@ class Fields(Mapping[str, Any]):
         return Fields(record, self.options)
 
     def take(self, inner: "Fields", ignored: Collection[str] = ()) -> None:
-        self._extras |= {left.column for left in inner.left_out(ignored)}
+        self._extras |= {left.name for left in inner.left_out(ignored)}
 
     def note(self, column: str) -> None:
         """Name as left out what stands within a column."""
@@ -127,7 +127,7 @@ class Fields(Mapping[str, Any]):
             field=column,
         )
 
-    def left_out(self, ignored: Collection[str] = ()) -> list[LeftOut]:
+    def left_out(self, ignored: Collection[str] = ()) -> list[LeftOutColumn]:
         """What was not read; raises InvalidInput if the model may have read it."""
         unread = [
             name
@@ -150,7 +150,7 @@ class Fields(Mapping[str, Any]):
             for inner in held
             if is_read(inner) and is_full(held[inner])
         ]
-        return [LeftOut(str(name)[:80]) for name in [*named, *sorted(self._extras)]]
+        return [LeftOutColumn(str(name)[:80]) for name in [*named, *sorted(self._extras)]]
 
 
 @lru_cache(maxsize=4096)

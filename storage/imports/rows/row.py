@@ -73,10 +73,10 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOutColumn:
     """A column of the record that was not imported."""
 
-    column: str
+    name: str
 
 
 # Reasons of Dropped.

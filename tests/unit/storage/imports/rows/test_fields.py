@@ -10,7 +10,7 @@ from storage.errors import InvalidInput
 from storage.imports.formats.table import FORMATS, rows_of, sniff
 from storage.imports.rows.fields import is_full, is_harmless
 from storage.imports.rows.options import ImportOptions
-from storage.imports.rows.row import LeftOut
+from storage.imports.rows.row import LeftOutColumn
 from tests.support.imported import THRESHOLDS, convert, left_out, lines, reason, row, rows_in, short
 
 KTO: dict[str, Any] = {"prompt": "Hi", "completion": "Hello", "label": True}
@@ -48,8 +48,8 @@ def test_every_column_is_used_or_refused_or_named(base: dict[str, Any], more: di
         found = list(rows_of(known, record, THRESHOLDS))
     except InvalidInput:
         return
-    named = {one.column for one in found if isinstance(one, LeftOut)}
-    rows = [one for one in found if not isinstance(one, LeftOut)]
+    named = {one.name for one in found if isinstance(one, LeftOutColumn)}
+    rows = [one for one in found if not isinstance(one, LeftOutColumn)]
     for name in record.keys() - named:
         if not is_full(record[name]) or name in known.ignores or is_harmless(name):
             continue
