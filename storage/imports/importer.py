@@ -22,6 +22,7 @@ from storage.imports.files.records import MIB
 from storage.imports.files.source import open_source
 from storage.imports.formats.table import named_format
 from storage.imports.reader import ImportReport, Progress, Reading
+from storage.imports.rows.format import JUDGED
 from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 from storage.imports.rows.row import ImportedRow
 from storage.imports.writer import add_rows
@@ -96,7 +97,7 @@ def _add(session: Session, reading: Reading, batch: list[ImportedRow]) -> None:
     assert reading.format is not None
     report = reading.report
     for judge, rows in groupby(batch, attrgetter("judge")):
-        source = f"judge:{judge}" if judge else f"import:{reading.format.name}"
+        source = f"{JUDGED}{judge}" if judge else f"import:{reading.format.name}"
         added = add_rows(session, list(rows), source, reading.began)
         report.accepted += added.added
         report.changed += added.changed

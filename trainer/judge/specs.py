@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.errors import InvalidInput
+from storage.imports.rows.cells import JUDGE_NAME
 
 FORM = "NAME=URL,MODEL or NAME=URL,KEY,MODEL, such as mini=https://host.example/v1,$MY_KEY,some-model"
-NAME = re.compile(r"[\w./-]{1,80}")
 NUMBERS = {
     "temperature": float,
     "top_p": float,
@@ -67,7 +67,7 @@ def parse_server(text: str, option: str = "model") -> ServerSpec:
     options = [part for part in parts[1:] if "=" in part]
     url = parts[0].rstrip("/")
     if (
-        not NAME.fullmatch(name.strip())
+        not JUDGE_NAME.fullmatch(name.strip())
         or not url.startswith(("http://", "https://"))
         or len(given) not in (1, 2)
     ):

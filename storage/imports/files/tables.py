@@ -33,6 +33,7 @@ from storage.imports.files.records import (
     too_many,
 )
 
+# Columns of labels: true and false in them are no words.
 LABELS = ("label", "kto_tag")
 # Columns of plain text, also with the prefix of a pair's side: text that looks like messages stays text.
 TEXTS = ("comment", "correction", "system")

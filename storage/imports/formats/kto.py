@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 from storage.errors import InvalidInput
+from storage.imports.files.tables import LABELS
 from storage.imports.rows.cells import read_label, read_number
 from storage.imports.rows.fields import CHATS, REPLIES, Fields
 from storage.imports.rows.format import (
@@ -22,7 +23,6 @@ from storage.imports.rows.format import (
 )
 from storage.imports.rows.options import ImportOptions
 
-LABELS = ("label", "kto_tag")
 SCORES = ("score", "rating")
 # What else may hold the reply of a model. None of these is taken for it unless `columns` says so.
 GENERATED = re.compile(
