@@ -3,10 +3,8 @@
 Each export runs in its own process, twice; memory is what the process grew by beyond its imports.
 """
 
-import argparse
 import json
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +21,7 @@ from storage.exports.plan import ExportPlan
 from storage.exports.redaction import load_redactor
 from storage.exports.shapes import COLUMNS
 from storage.registry import model_versions
-from tests.benchmarks.report import in_a_process, memory_mib, print_report
+from tests.benchmarks.report import empty_store, in_a_process, memory_mib, print_report, store_parser
 
 FORMATS = ("jsonl", "csv", "parquet", "datasets")
 # A third part, redact, is left out here: it costs a millisecond for every 350 characters.
@@ -37,15 +35,13 @@ RatedChat = tuple[list[dict[str, Any]], ...]
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = store_parser(__doc__)
     arguments.add_argument("--votes", type=int, nargs="+", default=[10_000, 100_000])
     arguments.add_argument("--kinds", nargs="+", default=KINDS, help="format/shape or format/shape/redact")
-    arguments.add_argument("--database-url", help="an empty PostgreSQL database; default SQLite")
     given = arguments.parse_args()
     figures: dict[str, Any] = {}
     for votes in given.votes:
-        with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
-            address = given.database_url or f"sqlite:///{folder}/bench.db"
+        with empty_store(given.database_url) as (address, folder):
             began = time.monotonic()
             build(address, votes)
             built = round(time.monotonic() - began, 1)

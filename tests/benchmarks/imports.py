@@ -3,33 +3,29 @@
 Each import runs in its own process; memory is what the process grew by beyond its imports.
 """
 
-import argparse
 import json
 import random
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from storage.db.database import Database
 from storage.imports.importer import import_file
-from tests.benchmarks.report import in_a_process, memory_mib, print_report
+from tests.benchmarks.report import empty_store, in_a_process, memory_mib, print_report, store_parser
 
 WORDS = ("the", "river", "ran", "past", "seven", "quiet", "houses", "and", "nobody", "asked", "where")
 WORDS_IN_MESSAGE = 80
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = store_parser(__doc__)
     arguments.add_argument("--rows", type=int, nargs="+", default=[20_000])
-    arguments.add_argument("--database-url", help="an empty PostgreSQL database; default SQLite")
     given = arguments.parse_args()
     figures: dict[str, Any] = {}
     for rows in given.rows:
-        with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
+        with empty_store(given.database_url) as (address, folder):
             path = Path(folder) / "rows.jsonl"
             _write(path, rows)
-            address = given.database_url or f"sqlite:///{folder}/bench.db"
             figures[f"{rows} rows"] = {
                 "file_mb": round(path.stat().st_size / 1e6, 1),
                 **{

@@ -60,6 +60,20 @@ def data_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def store_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of a command line that may name a database, for `empty_store`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--database-url", help="an empty PostgreSQL database; default SQLite")
+    return parser
+
+
+@contextmanager
+def empty_store(database_url: str | None) -> Iterator[tuple[str, str]]:
+    """A database's address, by default of SQLite, and a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
+        yield database_url or f"sqlite:///{folder}/bench.db", folder
+
+
 def arrival_figures(firsts: Sequence[float], arrivals: Sequence[Sequence[float]]) -> dict[str, float]:
     """Of several streams: the seconds until each one's first token, and the times at which text arrived."""
     gaps = sorted(b - a for times in arrivals for a, b in itertools.pairwise(times))

@@ -3,10 +3,8 @@
 Half of the chats are one person's. The words are drawn by Zipf's law from 20,000; some texts are Chinese.
 """
 
-import argparse
 import itertools
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,7 +20,7 @@ from storage.db.ids import new_id
 from storage.db.tables import Chat, Message, User, Vote
 from storage.registry import model_versions
 from storage.review.voted_replies import VoteFilter, list_votes
-from tests.benchmarks.report import print_report
+from tests.benchmarks.report import empty_store, print_report, store_parser
 from tests.benchmarks.voted_replies import measured
 
 MESSAGES = 20  # of a chat
@@ -32,34 +30,31 @@ RARE, NOWHERE, NOT_THEIRS = "xylophonist", "no such words", "marimbas"
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = store_parser(__doc__)
     arguments.add_argument("--messages", type=int, default=200_000)
-    arguments.add_argument("--database-url", help="an empty PostgreSQL database; default SQLite")
     given = arguments.parse_args()
-    with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
-        address = given.database_url or f"sqlite:///{folder}/bench.db"
-        with closing(Database(address)) as database:
-            database.migrate()
-            began = time.monotonic()
-            owner, words = build(database, given.messages)
-            figures: dict[str, Any] = {"build_s": round(time.monotonic() - began, 1)}
-            if database.path is not None:
-                figures["file_mib"] = round(Path(database.path).stat().st_size / 2**20)
-            searches = {
-                "a frequent word": words[0],
-                "a word of one message in a hundred": words[600],
-                "a rare word": RARE,
-                "a text that is nowhere": NOWHERE,
-                "a word that only others wrote": NOT_THEIRS,
-                "two letters": "zx",
-                "Chinese, two characters": "北京",
-                "Chinese, four characters": "北京大学",
-            }
-            for name, text in searches.items():
-                chats = measured(database, partial(list_chats, owner_id=owner, limit=41, search=text))
-                votes = measured(database, partial(list_votes, filter=VoteFilter(search=text), limit=30))
-                figures[name] = {"chats_ms": chats, "votes_ms": votes}
-            figures["a message is stored"] = measured_writes(database, owner, words)
+    with empty_store(given.database_url) as (address, _), closing(Database(address)) as database:
+        database.migrate()
+        began = time.monotonic()
+        owner, words = build(database, given.messages)
+        figures: dict[str, Any] = {"build_s": round(time.monotonic() - began, 1)}
+        if database.path is not None:
+            figures["file_mib"] = round(Path(database.path).stat().st_size / 2**20)
+        searches = {
+            "a frequent word": words[0],
+            "a word of one message in a hundred": words[600],
+            "a rare word": RARE,
+            "a text that is nowhere": NOWHERE,
+            "a word that only others wrote": NOT_THEIRS,
+            "two letters": "zx",
+            "Chinese, two characters": "北京",
+            "Chinese, four characters": "北京大学",
+        }
+        for name, text in searches.items():
+            chats = measured(database, partial(list_chats, owner_id=owner, limit=41, search=text))
+            votes = measured(database, partial(list_votes, filter=VoteFilter(search=text), limit=30))
+            figures[name] = {"chats_ms": chats, "votes_ms": votes}
+        figures["a message is stored"] = measured_writes(database, owner, words)
         print_report("search", {"messages": given.messages, "engine": database.dialect, **figures})
 
 

@@ -1,8 +1,6 @@
 """The admin's pages on a large store: milliseconds of the list of votes and of the overview's figures."""
 
-import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +14,7 @@ from storage.chats.signals import count_signals
 from storage.db.database import Database
 from storage.review.voted_replies import VoteFilter, list_votes
 from tests.benchmarks.export import build
-from tests.benchmarks.report import print_report
+from tests.benchmarks.report import empty_store, print_report, store_parser
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "newest": {},
@@ -41,12 +39,10 @@ TIMES, SHOWN = 10, 30
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = store_parser(__doc__)
     arguments.add_argument("--votes", type=int, default=1_000_000)
-    arguments.add_argument("--database-url", help="an empty PostgreSQL database; default SQLite")
     given = arguments.parse_args()
-    with tempfile.TemporaryDirectory(prefix="thumbloop-bench-") as folder:
-        address = given.database_url or f"sqlite:///{folder}/bench.db"
+    with empty_store(given.database_url) as (address, _):
         build(address, given.votes)
         database = Database(address)
         with database.engine.begin() as connection:
