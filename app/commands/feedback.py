@@ -372,20 +372,21 @@ def review(
         raise InvalidInput(f"--label is {label!r}; give up or down.", field="label")
     if correction and len(vote_ids) > 1:
         raise InvalidInput("--correction is of one reply; name one vote.", field="correction")
-    if undo and (label or note or correction):
+    given = label or note.strip() or correction.strip()
+    if undo and given:
         raise InvalidInput("--undo takes ratings back; give it alone.", field="undo")
     rated = LABELS.get(label)
     with opened_database() as (_, database), database.write() as session:
         who = find_user(session, admin)
         if who is None or who.role != "admin":
             raise InvalidInput(f"{admin!r} is no admin; `thumbloop user list` names them.", field="as")
+        if not undo and not given:  # to the store it would mean the same as --undo
+            raise InvalidInput("Give --label, --note or --correction, or --undo.", field="label")
         if correction:
             texts = {"note": note, "correction": correction}
             second_ratings.rate(session, vote_ids[0], by=who.id, label=rated, **texts)
             changed = vote_ids
-        elif undo:
-            changed = second_ratings.rate_all(session, vote_ids, by=who.id)
-        else:
+        else:  # without a rating and a note it takes them back
             changed = second_ratings.rate_all(session, vote_ids, by=who.id, label=rated, note=note)
     say(f"{len(changed)} {'taken back' if undo else 'rated'}.")
 

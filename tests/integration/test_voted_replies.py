@@ -99,6 +99,7 @@ def test_the_command_lists_shows_and_excludes(shared_server: LiveServer, store: 
     assert "1 rated." in thumbloop("review", vote, "--as", "rita", "--label", "down", "--note", "Wrong.")
     assert "0 rated." in thumbloop("review", vote, "--as", "rita", "--label", "up")
     assert "1 rated." in thumbloop("review", vote, "--as", "rita", "--correction", "Paris.")
+    assert "Give --label" in thumbloop("review", vote, "--as", "rita", "--note", " ", check=False)
     assert "give it alone" in thumbloop(
         "review", vote, "--as", "rita", "--undo", "--label", "up", check=False
     )
