@@ -23,7 +23,7 @@ from app.judge.conversations import Conversation, read_conversations
 from app.judge.examples import kto_rows, likes, scores
 from app.judge.expected import Expected, Share
 from app.judge.judge import JudgePlan, judge_pool, report_file
-from app.judge.own_server import check_names, opened_servers, own_spec
+from app.judge.own_server import check_names, opened_servers, read_spec
 from app.judge.pool import PoolPlan, fill_pool, read_pool
 from app.judge.store import store_rows
 from app.judge.work import Progress
@@ -37,7 +37,7 @@ from storage.registry.evaluations import read_report
 from storage.registry.model_versions import deployed_version, ensure_base, version_of_run
 from storage.settings import Settings
 from trainer.judge.rubric import Rubric
-from trainer.judge.specs import ServerSpec, is_own, parse_server
+from trainer.judge.specs import is_own, parse_server
 
 Train = Callable[[Database], TrainingRun]
 UNSEEN_SAMPLES = 2
@@ -109,11 +109,11 @@ class Bootstrap:
         question = len(plan.rubric.text) / CHARS_A_TOKEN + prompt + plan.max_tokens
 
         def replies(prompts: int, samples: int, models: Sequence[str]) -> list[Share]:
-            return [Share(_spec(one), prompts * samples, prompt, plan.max_tokens) for one in models]
+            return [Share(read_spec(one), prompts * samples, prompt, plan.max_tokens) for one in models]
 
         def rated(replies: Sequence[Share]) -> list[Share]:
             calls = sum(share.calls for share in replies)
-            return [Share(_spec(plan.judge, "judge"), calls, question, VERDICT_TOKENS)]
+            return [Share(read_spec(plan.judge, "judge"), calls, question, VERDICT_TOKENS)]
 
         pool = replies(len(self.learned), plan.samples, plan.models)
         unseen = replies(len(self.unseen), UNSEEN_SAMPLES, ("the version before", "the new version"))
@@ -219,10 +219,6 @@ def measured(rows: Sequence[dict[str, Any]], author: str) -> dict[str, Any]:
         "low": interval.low,
         "high": interval.high,
     }
-
-
-def _spec(text: str, option: str = "model") -> ServerSpec:
-    return own_spec(text, option=option) if is_own(text) else parse_server(text, option)
 
 
 def _identity(text: str, option: str) -> Any:

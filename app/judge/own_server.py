@@ -38,26 +38,28 @@ async def opened_servers(
     own = check_names(given, settings, option)
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(_own_address(settings, log)) if own else ("", "")
-        specs = [
-            own_spec(text, *address, option=option, **sampling)
-            if is_own(text)
-            else parse_server(text, option)
-            for text in given
-        ]
+        specs = [read_spec(text, option, address, **sampling) for text in given]
         yield [await stack.enter_async_context(Server(spec)) for spec in specs]
 
 
-def own_spec(text: str, url: str = "", key: str = "", option: str = "model", **sampling: Any) -> ServerSpec:
-    """Of `v2` or `v2,temperature=0.7`; raises InvalidInput."""
+def read_spec(
+    text: str, option: str = "model", address: tuple[str, str] = ("", ""), **sampling: Any
+) -> ServerSpec:
+    """Of `NAME=URL,…`, or of an own version such as `v2,temperature=0.7`; raises InvalidInput.
+
+    `address` is that of the server for own versions, and its key; `sampling` holds for them alone.
+    """
+    if not is_own(text):
+        return parse_server(text, option)
     version, *options = text.split(",")
     usual = {"timeout": ASKED_WITHIN, "seconds": OWN_SECONDS, **sampling}
-    return with_options(ServerSpec(version, url, key, version, own=True, **usual), options, option)
+    return with_options(ServerSpec(version, *address, version, own=True, **usual), options, option)
 
 
 def check_names(given: Sequence[str], settings: Settings, option: str = "model") -> list[str]:
     """Raise as `opened_servers` does, without asking anybody; returns those that are own versions."""
     for text in given:
-        own_spec(text, option=option) if is_own(text) else parse_server(text, option)
+        read_spec(text, option)
     names = [name_of(text) for text in given if is_own(text)]
     if names:
         with closing(open_database(settings)) as database, database.write() as session:

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from app.judge.own_server import own_spec
+from app.judge.own_server import read_spec
 from app.judge.two_turns.questions import Question
 from storage.errors import InvalidInput
 from trainer.judge.rubric import Rubric
-from trainer.judge.specs import is_own, name_of, parse_server
+from trainer.judge.specs import name_of
 
 HERE = Path(__file__).parent
 RATING, PAIR = (Rubric.parse(name, (HERE / f"{name}.jinja").read_text()) for name in ("rating", "pair"))
@@ -72,9 +72,7 @@ class Plan:
 
     def _identity(self, given: str, what: str) -> dict[str, Any]:
         try:
-            own = is_own(given)
-            spec = own_spec(given, max_tokens=self.max_tokens) if own else parse_server(given)
-            return spec.identity
+            return read_spec(given, max_tokens=self.max_tokens).identity
         except InvalidInput as error:
             raise InvalidInput(error.message.replace("--model", what, 1), field=error.field) from error
 
