@@ -124,3 +124,18 @@ def test_figures_and_erasure(live_server: LiveServer) -> None:
         counted = http_loop.checked(admin.get("/api/v1/export/count"))
         assert counted == {"rows": len(rows), "complete": True}
         assert [json.loads(row) for row in rows] == []
+
+
+def test_ratings_of_a_judge_are_counted_apart(client: httpx.Client) -> None:
+    def judged() -> dict[str, int]:
+        found: dict[str, int] = http_loop.checked(client.get("/api/v1/stats"))["judged"]
+        return found
+
+    before = judged()
+    rows = [
+        {"prompt": "Rated?", "completion": f"Reply {number}", "label": number > 0, "judged_by": "j"}
+        for number in range(3)
+    ]
+    body = "\n".join(json.dumps(row) for row in rows).encode()
+    assert http_loop.checked(client.post("/api/v1/import", content=body))["accepted"] == 3
+    assert judged() == {"up": before["up"] + 2, "down": before["down"] + 1}

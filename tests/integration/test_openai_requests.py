@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,6 +29,14 @@ PARTS = [
     {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
     {"role": "user", "content": "Please."},
 ]
+SAMPLES = Path(__file__).parents[1] / "fixtures" / "requests"
+
+
+def sample(name: str) -> dict[str, Any]:
+    asked: dict[str, Any] = json.loads((SAMPLES / f"v1_{name}.json").read_text())
+    return asked
+
+
 REFUSAL = {"role": "assistant", "refusal": "No.", "content": None}
 # What the model reads before its reply.
 READ: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -38,12 +47,19 @@ READ: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a greeting": ({"messages": messages("assistant:Hello!;user:Hi")}, ["Hello!", "Hi"]),
     "an empty reply": ({"messages": messages("user:A;assistant:;user:B")}, ["A", "", "B"]),
     "parts": ({"messages": PARTS}, ["Say hi.", "Hi.", "Again.", "No.", "Please."]),
+    "sample: nulls": (sample("nulls"), ["Say hi."]),
+    "sample: parts": (sample("parts"), ["Say hi.", "Hi.", "Again."]),
+    "sample: two systems": (sample("two_systems"), ["Be brief.\n\nBe kind.", "Name a hat."]),
+    "sample: a greeting": (sample("greeting_first"), ["Hello, how can I help?", "Name a hat."]),
+    "sample: an empty reply": (sample("empty_assistant"), ["A", "", "B"]),
     "a refusal": ({"messages": [*ASKED, REFUSAL, *messages("user:Please.")]}, ["Hi", "No.", "Please."]),
 }
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 NO_TOOLS = "tool messages are not supported; send the texts of user and assistant alone"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "fewer than no tokens": ({"max_tokens": -1}, "max_tokens is -1; it must be at least 1"),
+    "sample: fewer than no tokens": (sample("minus_one"), "max_tokens is -1; it must be at least 1"),
+    "sample: metadata that is no text": (sample("metadata_number"), "metadata.user_id"),
     "metadata that is no text": ({"metadata": {"user_id": 4711}}, "metadata.user_id"),
     "a call of a tool": (
         {"messages": [*ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}, *ASKED]},

@@ -14,7 +14,7 @@ from storage.chats import stats, votes
 from storage.chats.signals import count_signals
 from storage.chats.stats import DayStats
 from storage.chats.votes import VoteCounts
-from storage.examples.filters import is_of_source
+from storage.examples.filters import is_judged, is_of_source
 from storage.examples.weights import class_weights, source_weight
 from storage.registry.training_runs import active_run
 from storage.settings.training import SignalKind
@@ -34,7 +34,8 @@ class ScheduleOut(BaseModel):
 
 
 class Figures(BaseModel):
-    votes: VoteCounts
+    votes: VoteCounts = Field(description="Those that training may use, with the judged ones.")
+    judged: VoteCounts = Field(description="Of these, the ratings of judge models.")
     weights: WeightsOut = Field(
         description="The class weights of these votes, without those of THUMBLOOP_EXCLUDE_SOURCES and with "
         "imported ones counted by THUMBLOOP_IMPORT_WEIGHT. A run computes its own after its data policy, "
@@ -146,6 +147,7 @@ def current_figures(services: Services) -> Figures:
     )
     return Figures(
         votes=votes.total(of_source.values()),
+        judged=votes.total([counts for source, counts in of_source.items() if is_judged(source)]),
         weights=weights,
         versions=versions,
         readiness=readiness,

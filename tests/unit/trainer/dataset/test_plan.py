@@ -1,17 +1,22 @@
 """What a run needs, what it reports before it starts, and which rows contradict each other."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from storage.errors import InvalidInput
 from storage.settings import Settings
 from tests.support.examples import example
 from trainer.dataset.plan import Readiness, check_readiness, plan_training
 from trainer.dataset.split import REASON, without_contradictions
-from trainer.dataset.tokenise import LeftOut, TokenisedExample
+from trainer.dataset.tokenise import LeftOut, TokenisedExample, tokenise
+from trainer.offline.rows import read_rows
 from trainer.text import spoken
+
+FORMATS = Path(__file__).parents[3] / "fixtures" / "formats"
 
 
 def row(name: str, label: bool, text: str | None = None, weight: float = 1.0) -> TokenisedExample:
@@ -117,6 +122,18 @@ def test_rows_that_are_the_same_once_cut_contradict_each_other() -> None:
     plan = plan_training(given, LeftOut(), Settings(max_length=16, batch_size=4))
     assert (plan.cut, plan.to_metrics()["plan"]["cut"]) == (3, 3)
     assert "The end of 3 examples is cut off: too long for a row." in plan.lines()
+
+
+def test_rows_of_a_file_that_differ_behind_the_cut_are_left_out(tiny_model: Path) -> None:
+    rows = read_rows(FORMATS / "kto_same_after_cut.jsonl").examples
+    tokenised, dropped = tokenise(AutoTokenizer.from_pretrained(tiny_model), rows, max_length=1024)
+    assert without_contradictions(tokenised, dropped, 1024) == []
+    assert dropped.names == {
+        "cut to 1024 tokens it is a reply to the same prompt that is rated the other way at least as often": [
+            "line 1 (unlike line 2)",
+            "line 2 (unlike line 1)",
+        ]
+    }
 
 
 def test_durations_in_the_unit_that_fits() -> None:

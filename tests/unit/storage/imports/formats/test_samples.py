@@ -44,6 +44,10 @@ ROWS: dict[str, tuple[dict[str, Any], list[Any]]] = {
     "librechat_export.json": ({}, [("ua", "Tango.", True)]),
     "openwebui_revoted.json": ({}, [("ua", "Salt? No, cumin.", False), ("ua", "Salt? No, cumin.", True)]),
     "kto_reasoning.jsonl": ({}, [("ua", "4", True), ("ua", "4", True), ("uaua", "4", True)]),
+    "kto_same_after_cut.jsonl": (
+        {},  # a training leaves both out: test_plan.py
+        [("ua", "word " * 3000 + "good", True), ("ua", "word " * 3000 + "bad", False)],
+    ),
     "kto_mix_15k.jsonl": ({}, [("ua", "Chess boxing.", True)]),
     "helpsteer2_multiturn.jsonl": (
         {"score_column": "helpfulness", "up_from": 3, "down_to": 1},
@@ -87,7 +91,7 @@ def test_refusal_of_a_sample(name: str) -> None:
 
 
 def test_every_sample_has_a_test() -> None:
-    assert {path.name for path in FOLDER.iterdir()} <= ROWS.keys() | REASONS.keys()
+    assert {path.name for path in FOLDER.iterdir()} == ROWS.keys() | REASONS.keys()
 
 
 @pytest.mark.parametrize("name", FORMATS)
