@@ -1,6 +1,8 @@
 """Several models answer, a judge rates: over HTTP, with faults, and with kills in between."""
 
+import itertools
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,60 @@ def test_replies_are_rated_and_the_report_says_by_whom(tmp_path: Path) -> None:
     assert report["length_correlation"] == pytest.approx(-1)
     assert report["used"]["calls"] == 12
     assert not [file for file in tmp_path.iterdir() if file.name.endswith(".part")]
+
+
+def test_replies_of_the_judges_own_family_are_marked(tmp_path: Path) -> None:
+    answers = {**ANSWERS, "judge-mini": ANSWERS["short"]}
+    with Script(answers).served() as url:
+        pool = fill(url, tmp_path, models=("judge-mini", "long"))
+        _, report = rate(url, pool, tmp_path / "judged.jsonl")
+    assert {author: found["own_family"] for author, found in report["authors"].items()} == {
+        "judge-mini": True,
+        "long": False,
+    }
+
+
+def test_the_mean_of_several_verdicts_counts_and_a_seed_settles_their_order(tmp_path: Path) -> None:
+    def judged(seed: int) -> tuple[list[float], list[Any]]:
+        ratings = itertools.cycle((5, 4, 3))
+        script = Script(
+            {**ANSWERS, "judge": lambda _: f'{{"reason": "It is so.", "rating": {next(ratings)}}}'}
+        )
+        with script.served() as url:
+            rows, _ = rate(url, pool, tmp_path / "judged.jsonl", more=",at_once=1", votes=3, seed=seed)
+        for file in tmp_path.glob("judged.*"):
+            file.unlink()
+        return [reply["rating"] for row in rows for reply in row["replies"]], [
+            one["messages"] for one in script.answered
+        ]
+
+    with Script(ANSWERS).served() as url:
+        pool = fill(url, tmp_path)
+    means, order = judged(1)
+    assert len(order) == 3 * len(means) == 36
+    assert sum(means) == pytest.approx(4 * 12)
+    assert judged(1) == (means, order)
+    other = judged(2)[1]
+    assert other != order
+    assert sorted(map(str, other)) == sorted(map(str, order))
+
+
+def test_a_server_gets_as_many_requests_at_once_as_it_may(tmp_path: Path) -> None:
+    under_way, most, lock, two = 0, 0, threading.Lock(), threading.Barrier(2)
+
+    def answer(body: dict[str, Any]) -> str:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        two.wait(30)  # for another that is under way
+        with lock:
+            under_way -= 1
+        return f"Yes: {asked(body)}"
+
+    with Script({"short": answer}).served() as url:
+        fill(url, tmp_path, models=("short",), more=",at_once=2")
+    assert most == 2
 
 
 def test_pairs_are_compared_in_both_orders(tmp_path: Path) -> None:
