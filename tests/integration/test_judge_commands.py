@@ -72,7 +72,7 @@ def request(body: dict[str, Any]) -> str:
 def test_ten_kills_change_nothing_and_no_answer_is_asked_for_twice(
     thumbloop: CommandLine, prompts: Path, tmp_path: Path
 ) -> None:
-    script = Script(ANSWERS, seconds=0.02)
+    script = Script(ANSWERS, seconds=0.15)  # slow enough for a kill in between
     with script.served() as url:
         models = [f"--model={name}={url},{name},at_once=2" for name in ("short", "long")]
         pool = ["pool", "--prompts", str(prompts), *models]
@@ -113,7 +113,7 @@ def test_kills_while_an_own_version_answers_change_nothing(
         with thumbloop.database() as database, database.read() as session:
             return Counter(session.exec(asked_for).all())
 
-    script = Script(ANSWERS, seconds=0.02)
+    script = Script(ANSWERS, seconds=0.1)
     with script.served() as url:
         words = [
             "pool",
