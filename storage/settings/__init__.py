@@ -23,7 +23,9 @@ from storage.settings.training import TrainingSettings
 from storage.settings.validators import Address, check_together, check_webhook_secret, variable
 
 # Settings whose values are never shown.
-SECRETS = frozenset({"webhook_secret", "openai_api_key", "metrics_token", "gate_judge", "oidc"})
+SECRETS = frozenset(
+    {"webhook_secret", "openai_api_key", "metrics_token", "gate_judge", "oidc", "artifacts_options"}
+)
 # Why a setting cannot be changed while the server runs, where it is not that it is read once.
 FIXED = {
     **dict.fromkeys(SECRETS, "secrets are not kept in the database."),

@@ -1,14 +1,24 @@
 """The serving settings: storage, backend, network, access, and how replies are generated."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.settings.frozen import ModelField, NowField
 from storage.settings.oidc import OidcProvider, ProviderName
-from storage.settings.validators import Address, AsList, AsObject, Item, Line, Network, Prefix, TemplateArgs
+from storage.settings.validators import (
+    Address,
+    AsList,
+    AsObject,
+    Item,
+    Line,
+    Network,
+    Prefix,
+    Store,
+    TemplateArgs,
+)
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -32,6 +42,17 @@ class ServingSettings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = ModelField("auto")
     """Number format of the base model. auto: bf16 where the processor has it, else fp32. fp16: for GPUs
     without bf16."""
+
+    # Adapters and checkpoints on several machines
+    artifacts: Store = Field("")
+    """Where adapters and checkpoints are kept for servers and trainers on several machines:
+    `file:///FOLDER` or `s3://BUCKET/PREFIX` (docs/artifacts.md). Empty: in the data directory alone."""
+    artifacts_options: Annotated[dict[str, Any], NoDecode, AsObject] = Field({})
+    """What fsspec needs to reach that store, as JSON: {"endpoint_url": "…", "key": "…", "secret": "…"}.
+    Keys that are not here are taken from the environment (AWS_…)."""
+    artifacts_cache_gb: float = Field(50.0, gt=0)
+    """Most GB of the store's adapters that stay in the data directory. Those that have not been used for the
+    longest time go first, and none that is served."""
 
     # The backend that generates replies
     backend: Literal["local", "openai"] = Field("local")

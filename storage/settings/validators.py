@@ -110,6 +110,12 @@ Network = Annotated[str, AfterValidator(_network)]
 Prefix = Annotated[
     str, matching(r"(/[\w.~-]+)*", "write a path without a slash at its end, such as /chat, or nothing")
 ]
+Store = Annotated[
+    str,
+    matching(
+        r"(file:///[^@]+|s3://[^@/]+(/[^@]*)?)?", "write file:///FOLDER or s3://BUCKET/PREFIX, without keys"
+    ),
+]
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 _TWO_TIMES = "write two times of day with a hyphen between them, such as 22:00-06:00"
 Hours = Annotated[str, matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]
