@@ -1,6 +1,7 @@
-"""Real Chromium through Playwright. In CI a missing browser is a failure, elsewhere a skip."""
+"""Real Chromium through Playwright, and Firefox. In CI a missing browser is a failure, elsewhere a skip."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,17 +24,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = chromium_path()
-    if path is None:
-        message = "Chromium is not installed: apt-get install chromium, or set CHROMIUM to its path."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+    path = installed(chromium_path(), "Chromium", "apt-get install chromium, or set CHROMIUM to its path")
     expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield launched
         launched.close()
+
+
+@pytest.fixture
+def firefox(tmp_path: Path) -> Iterator[Any]:
+    """A session of Marionette in a new profile; its scripts may run in the browser's own window, too."""
+    from marionette_driver.marionette import Marionette
+
+    path = installed(
+        shutil.which("firefox-esr") or shutil.which("firefox"), "Firefox", "apt-get install firefox-esr"
+    )
+    own_window = ["-remote-allow-system-access"]
+    client = Marionette(bin=path, headless=True, app_args=own_window, gecko_log=str(tmp_path / "gecko.log"))
+    client.start_session()
+    yield client
+    client.cleanup()
+
+
+def installed(path: str | None, browser: str, remedy: str) -> str:
+    """The path; without one the test fails in CI and is skipped elsewhere."""
+    if path is not None:
+        return path
+    message = f"{browser} is not installed: {remedy}."
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture
