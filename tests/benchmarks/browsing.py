@@ -1,4 +1,4 @@
-"""Many chat pages at once: each a new person, whose page streams one reply after another.
+"""Many chat pages at once: each a new person, whose page streams one reply after another, four in a chat.
 
 Prints how long the first update with text took beside the first delta of as many streams without a page, and
 how the server's memory grew. Fails if a page hears anything of another person's chat. The model is tiny.
@@ -23,6 +23,7 @@ from tests.support.live_server import LiveServer
 from tests.support.tiny_model import build_tiny_model
 
 MB = 1024 * 1024
+CHAT_MESSAGES = 4
 SAID = re.compile(r"I am person (\d+)")
 
 
@@ -44,13 +45,16 @@ class Page:
             kinds = [target[1] for target in event["targets"]]
             if "load" in kinds:
                 self.events["load"] = request
-            elif "tl-send" in names:
-                self.events["send"] = request
+            elif names in (["tl-new"], ["tl-box", "tl-send"]):
+                self.events[names[-1]] = request
         await self.act("load", [None, {}])
 
     async def send(self) -> None:
+        """Send a message, at times in a new chat."""
+        if len(self.first_updates) % CHAT_MESSAGES == CHAT_MESSAGES - 1:
+            await self.act("tl-new", [None])
         began = time.perf_counter()
-        arrivals = await self.act("send", [f"I am person {self.number}", "", True, None])
+        arrivals = await self.act("tl-send", [f"I am person {self.number}", "", True, None])
         # The first drawing shows the message, the next one the first text of the reply.
         self.first_updates.append(arrivals[min(1, len(arrivals) - 1)] - began)
 
@@ -99,6 +103,11 @@ async def worst_of_the_engine(server: LiveServer, sessions: int) -> float:
         return max(await asyncio.gather(*(first_delta(client) for _ in range(sessions))))
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 async def browse(server: LiveServer, sessions: int, seconds: float) -> dict[str, Any]:
     clients = [httpx.AsyncClient(base_url=server.url, timeout=300) for _ in range(sessions)]
     pages = [Page(client, number) for number, client in enumerate(clients)]
@@ -110,6 +119,7 @@ async def browse(server: LiveServer, sessions: int, seconds: float) -> dict[str,
     await asyncio.gather(*(page.send() for page in pages))  # what the first replies take stays
     opening = [page.first_updates.pop() for page in pages]
     memory = [process.memory_info().rss]
+    spent = -cpu_seconds(process), -time.process_time()
     end = time.monotonic() + seconds
 
     async def go_on(page: Page) -> None:
@@ -122,6 +132,7 @@ async def browse(server: LiveServer, sessions: int, seconds: float) -> dict[str,
             memory.append(process.memory_info().rss)
 
     await asyncio.gather(watch(), *(go_on(page) for page in pages))
+    spent = spent[0] + cpu_seconds(process), spent[1] + time.process_time()
     for client in clients:
         await client.aclose()
     firsts = sorted([one for page in pages for one in page.first_updates] or opening)
@@ -134,6 +145,8 @@ async def browse(server: LiveServer, sessions: int, seconds: float) -> dict[str,
         "first update p50": round(firsts[len(firsts) // 2], 2),
         "first update p95": round(firsts[int(len(firsts) * 0.95)], 2),
         "worst first update": round(firsts[-1], 2),
+        "server's CPU seconds a reply": round(spent[0] / len(firsts), 3),
+        "pages' CPU seconds a reply": round(spent[1] / len(firsts), 3),
         "memory MB, after the first replies": round(memory[0] / MB),
         "memory MB, half-way": round(half / MB),
         "memory MB, at the end": round(memory[-1] / MB),

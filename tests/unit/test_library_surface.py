@@ -162,6 +162,7 @@ USES = {
     },
     ("app/pages/blocks.py", "gradio"): {
         "Blocks.process_api(block_fn, inputs)": "Bad input of pages would fill the log with tracebacks.",
+        "Blocks.postprocess_data(block_fn, predictions)": "Each update would cost as much as a new page.",
     },
     ("app/pages/chat/page.py", "gradio"): {
         "Blocks.max_threads": "Forty streams would take all threads of the pages.",
