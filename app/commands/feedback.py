@@ -30,7 +30,7 @@ from storage.imports.column_maps import (
 from storage.imports.formats.table import FORMATS
 from storage.imports.rows.options import ImportOptions
 from storage.people.users import find_user
-from storage.privacy.quarantine import set_excluded
+from storage.privacy.quarantine import set_excluded, set_quarantines
 from storage.review import second_ratings
 from storage.review.voted_replies import VotedReply, VoteFilter, conversation, get_voted_reply, list_votes
 from storage.settings.training import SignalKind
@@ -401,6 +401,19 @@ def exclude(
     with opened_database() as (_, database), database.write() as session:
         changed = set_excluded(session, vote_ids, not undo, by=ACTOR, reason=reason)
     say(f"{changed} {'included again' if undo else 'excluded'}.")
+
+
+@votes_commands.command("quarantine")
+def quarantine(
+    vote_ids: list[str] = typer.Argument(help="The ids of votes."),
+    undo: bool = typer.Option(False, "--undo", help="Release them."),
+    reason: str = REASON,
+) -> None:
+    """Quarantine the people of these votes, with all their votes."""
+    with opened_database() as (_, database), database.write() as session:
+        changed = set_quarantines(session, not undo, vote_ids=vote_ids, by=ACTOR, reason=reason)
+    people = counted(len(changed), "person", "people")
+    say(f"{people} {'released' if undo else 'quarantined'}.")
 
 
 @votes_commands.command("chat")

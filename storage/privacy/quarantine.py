@@ -5,7 +5,7 @@ Each of the votes gets a new event, so earlier snapshots do not change. The even
 the audit log has the time of the quarantine.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -60,15 +60,22 @@ def set_quarantine(
     return QuarantineReport(quarantined, changed)
 
 
-def set_voters_quarantine(
-    session: Session, vote_ids: Collection[str], quarantined: bool, *, by: str, reason: str = ""
+def set_quarantines(
+    session: Session,
+    quarantined: bool,
+    *,
+    user_ids: Collection[str] = (),
+    vote_ids: Collection[str] = (),
+    by: str,
+    reason: str = "",
 ) -> list[str]:
-    """Quarantine or release the people of these votes; returns the ids of those who were not so before.
+    """Quarantine or release these people and those of these votes.
 
-    Raises as `set_quarantine` does, and then changes none.
+    Returns the ids of those who were not so before. Raises NotFound and Conflict, and then changes none.
     """
-    voters = select(User.id).join(Vote).where(col(Vote.id).in_(vote_ids), User.quarantined != quarantined)
-    changing = sorted(set(session.exec(voters)))
+    lock_vote_log(session)
+    people = {*user_ids, *(vote.user_id for vote in _find_votes(session, vote_ids))}
+    changing = [one for one in sorted(people) if get_user(session, one).quarantined != quarantined]
     for user_id in changing:
         set_quarantine(session, user_id, quarantined, by=by, reason=reason)
     return changing
@@ -83,11 +90,7 @@ def set_excluded(
     quarantined. Raises NotFound, and then changes none.
     """
     lock_vote_log(session)
-    found = session.exec(select(Vote).where(col(Vote.id).in_(vote_ids))).all()
-    unknown = set(vote_ids) - {vote.id for vote in found}
-    if unknown:
-        raise NotFound(f"There is no vote {min(unknown)}.")
-    changing = [vote for vote in found if vote.excluded != excluded]
+    changing = [vote for vote in _find_votes(session, vote_ids) if vote.excluded != excluded]
     for vote in changing:
         vote.excluded = excluded
         audit.record(session, by, EXCLUDE if excluded else INCLUDE, vote.id, reason=reason)
@@ -96,6 +99,14 @@ def set_excluded(
     theirs = col(Vote.id).in_([vote.id for vote in changing]) & col(Vote.user_id).in_(free)
     _change_votes(session, theirs, excluded)
     return len(changing)
+
+
+def _find_votes(session: Session, vote_ids: Collection[str]) -> Sequence[Vote]:
+    found = session.exec(select(Vote).where(col(Vote.id).in_(vote_ids))).all()
+    unknown = set(vote_ids) - {vote.id for vote in found}
+    if unknown:
+        raise NotFound(f"There is no vote {min(unknown)}.")
+    return found
 
 
 def _change_votes(session: Session, which: sa.ColumnElement[bool], quarantined: bool) -> int:

@@ -134,6 +134,7 @@ BODIES = {
     "/api/v1/import/columns": {"name": "x", "columns": "prompt=q"},
     "/api/v1/settings/{name}": {"value": "1"},
     "/api/v1/votes/exclusion": {"vote_ids": [], "excluded": True},
+    "/api/v1/votes/quarantine": {"vote_ids": [], "quarantined": True},
     "/api/v1/votes/{vote_id}/review": {"label": True},
     "/api/v1/votes/reviews": {"vote_ids": [], "label": True},
     "/v1/responses": {"model": "thumbloop", "input": "x"},

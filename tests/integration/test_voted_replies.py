@@ -52,11 +52,22 @@ def test_votes_are_listed_in_pages_read_excluded_and_rated(
         read, *others = audit_events(session)
         assert (read.action, read.target) == ("read conversation", shown["chat_id"])
         assert [event.detail for event in others[:2]] == [{"reason": "off topic"}] * 2
+    quarantine = {"vote_ids": [older, newer], "quarantined": True, "reason": "spam"}
+    people = sorted(http_loop.checked(client.get(f"{VOTES}/{one}"))["user_id"] for one in (older, newer))
+    unknown = {**quarantine, "user_ids": ["x"]}
+    refused(client.put(f"{VOTES}/quarantine", json=unknown), 404)
+    assert http_loop.checked(client.put(f"{VOTES}/quarantine", json=quarantine)) == {"changed": people}
+    release = {"user_ids": people, "quarantined": False}
+    assert http_loop.checked(client.put(f"{VOTES}/quarantine", json=release)) == {"changed": people}
+    with store.read() as session:
+        events = audit_events(session)[:4]
+        assert [event.action for event in events] == ["release"] * 2 + ["quarantine"] * 2
     for verb, address, json in (
         ("GET", "", None),
         ("GET", "/agreement", None),
         ("GET", f"/{newer}", None),
         ("PUT", "/exclusion", body),
+        ("PUT", "/quarantine", quarantine),
         ("PUT", f"/{newer}/review", {"label": True}),
     ):
         refused(stranger.request(verb, VOTES + address, json=json), 403, "admin_only")
@@ -93,6 +104,9 @@ def test_the_command_lists_shows_and_excludes(shared_server: LiveServer, store: 
     assert "training: excluded" in said
     assert "comment: No." in said
     assert "1 included again." in thumbloop("exclude", vote, "--undo")
+    assert "1 person quarantined." in thumbloop("quarantine", vote, "--reason", "spam")
+    assert "training: person quarantined" in thumbloop("show", vote)
+    assert "1 person released." in thumbloop("quarantine", vote, "--undo")
     with store.write() as session:
         ensure_user(session, "rita", "admin")
     assert "'nobody' is no admin" in thumbloop("review", vote, "--as", "nobody", check=False)

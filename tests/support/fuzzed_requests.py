@@ -231,6 +231,8 @@ def real_requests(
     add("PUT /api/v1/votes/reviews", reviews)
     exclusion = {"vote_ids": [one["id"] for one in listed], "excluded": True, "reason": "Off topic."}
     add("PUT /api/v1/votes/exclusion", exclusion)
+    quarantine = {"vote_ids": reviews["vote_ids"], "user_ids": [other.user_id], "quarantined": False}
+    add("PUT /api/v1/votes/quarantine", {**quarantine, "reason": "Known."})
     add("GET /api/v1/settings")
     add("PUT /api/v1/settings/temperature", {"value": "0.5"})
     add("DELETE /api/v1/settings/temperature")

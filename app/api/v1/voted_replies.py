@@ -14,7 +14,7 @@ from app.web.openapi_names import Body
 from storage.db import audit
 from storage.examples.filters import resolve
 from storage.files.installation_key import load_secret
-from storage.privacy.quarantine import set_excluded
+from storage.privacy.quarantine import set_excluded, set_quarantines
 from storage.review import second_ratings
 from storage.review.voted_replies import Use, VoteFilter, conversation, get_voted_reply, list_votes
 from trainer.taste.review_queue import Queue, review_queue
@@ -77,6 +77,17 @@ class Exclusion(Body, json_schema_extra={"examples": [{"vote_ids": [], "excluded
 
 class Excluded(BaseModel):
     changed: int = Field(description="How many votes were not so before.")
+
+
+class Quarantines(Body, json_schema_extra={"examples": [{"vote_ids": [], "quarantined": True}]}):
+    vote_ids: list[str] = Field([], max_length=MOST_AT_ONCE, description="Votes of these people.")
+    user_ids: list[str] = Field([], max_length=MOST_AT_ONCE, description="And these people.")
+    quarantined: StrictBool = Field(description="true: quarantine. false: release.")
+    reason: str = Field("", max_length=1000, description="For the audit log.")
+
+
+class Quarantined(BaseModel):
+    changed: list[str] = Field(description="The ids of the people who were not so before.")
 
 
 class ThemeOut(BaseModel):
@@ -170,6 +181,13 @@ def exclude(body: Exclusion, identity: Admin, services: ServicesHere) -> Exclude
     with services.database.write() as session:
         changed = set_excluded(session, body.vote_ids, body.excluded, by=identity.user_id, reason=body.reason)
     return Excluded(changed=changed)
+
+
+@router.put("/quarantine")
+def quarantine(body: Quarantines, identity: Admin, services: ServicesHere) -> Quarantined:
+    """Quarantine or release people, who may be named by their votes; all or, on an error, none."""
+    with services.database.write() as session:
+        return Quarantined(changed=set_quarantines(session, **body.model_dump(), by=identity.user_id))
 
 
 @router.put("/reviews")

@@ -23,7 +23,7 @@ from storage.db.tables import Chat
 from storage.errors import Conflict, InvalidInput, NotFound, ThumbloopError
 from storage.examples import filters
 from storage.files.installation_key import load_secret
-from storage.privacy.quarantine import set_excluded, set_quarantine, set_voters_quarantine
+from storage.privacy.quarantine import set_excluded, set_quarantines
 from storage.registry.model_versions import list_versions
 from storage.review import second_ratings
 from storage.review.voted_replies import (
@@ -163,13 +163,9 @@ def quarantine(
     """Quarantine these people and those of the chosen votes, or release them."""
 
     def act(session: Session, by: str) -> dict[str, str]:
+        chosen = {"user_ids": user_id, "vote_ids": vote_id if user_id else _chosen(vote_id)}
         why = reason or "On the feedback page."
-        if user_id:
-            for one in user_id:
-                set_quarantine(session, one, quarantined, by=by, reason=why)
-            changed = user_id
-        else:
-            changed = set_voters_quarantine(session, _chosen(vote_id), quarantined, by=by, reason=why)
+        changed = set_quarantines(session, quarantined, **chosen, by=by, reason=why)
         return {"changed": ",".join(changed), "did": "quarantine" if quarantined else "release"}
 
     return _act(request, services, act)
