@@ -21,6 +21,7 @@ def main() -> int:
     )
     run.add_argument("id", help="id of the run")
     run.add_argument("--owner", default=f"{os.uname().nodename}-{os.getpid()}", help="name to claim it under")
+    run.add_argument("--print-log", action="store_true", help="print the log, for whoever started this")
     arguments = parser.parse_args()
     _be_considerate()
     prepare_process()
@@ -46,7 +47,9 @@ def main() -> int:
         try:
             with database.read() as session:
                 settings = current_settings(session, settings)
-            return attempt_run(database, settings, arguments.id, owner=arguments.owner)
+            return attempt_run(
+                *(database, settings, arguments.id), owner=arguments.owner, print_log=arguments.print_log
+            )
         finally:
             database.close()
             dismiss_launched()

@@ -35,3 +35,11 @@ class OutOfMemory(MemoryError):
 
 class ProcessLost(RuntimeError):
     """A training process was killed. Another attempt can resume from the newest checkpoint."""
+
+
+class NotStarted(RuntimeError):
+    """The job of a run never began, and was taken back: the run fails, and this says why."""
+
+
+class ClusterAway(RuntimeError):
+    """A cluster does not answer. It may do so again, and its jobs may go on meanwhile."""

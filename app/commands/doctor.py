@@ -21,13 +21,15 @@ from rich.text import Text
 
 from app.commands.terminal import console, shown_time
 from storage.db.database import Database
-from storage.errors import Conflict, NotReady, ThumbloopError
+from storage.errors import BadSetting, Conflict, NotReady, ThumbloopError
 from storage.files.data_dir import is_open
 from storage.registry.artifacts import Artifacts
 from storage.registry.model_versions import deployed_version, installation_id
 from storage.settings import Settings, load_settings
 from storage.settings.guard import describe_guard, guard_limits
 from storage.settings.serving import DEFAULT_MODEL
+from trainer.errors import ClusterAway
+from trainer.runs.executors import ClusterExecutor, open_executor
 from trainer.runs.schedule import Schedule
 
 GIB = 1024**3
@@ -37,6 +39,7 @@ NEWEST_TESTED = (3, 13)
 SERVER_SECONDS = 5.0  # for an external server to answer
 SHOWN_NAMES = 5
 SHOWN_TIMES = 5
+NO_RUN = "none"  # the id of no run
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -177,6 +180,23 @@ def check_schedule(settings: Settings) -> Finding:
         return Finding("ok", f"{text} Next: {times}." if times else text)
 
 
+def check_executor(settings: Settings) -> Finding:
+    """Whether a run's trainer can be started where the settings say."""
+    try:
+        executor = open_executor(settings)
+        if not isinstance(executor, ClusterExecutor):
+            return Finding("ok", settings.executor)
+        executor.find(NO_RUN)  # which asks the cluster
+    except BadSetting as error:
+        return Finding("fail", settings.executor, error.message)
+    except ClusterAway as error:
+        return Finding("fail", settings.executor, str(error))
+    if settings.database_address.startswith("sqlite"):
+        remedy = "Jobs on other machines need PostgreSQL: set THUMBLOOP_DATABASE_URL (docs/cluster.md)."
+        return Finding("warn", f"{settings.executor}, with the database in a file", remedy)
+    return Finding("ok", settings.executor)
+
+
 def check_guard(settings: Settings) -> Finding:
     """Which limits keep a few people from changing the model; a warning if one account can."""
     if settings.auth == "accounts" and guard_limits(settings).min_voters < 2:
@@ -263,5 +283,6 @@ def check_chromium(_: Settings) -> Finding:
 
 CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     *(check_python, check_torch, check_precision, check_memory, check_data, check_database),
-    *(check_deployed, check_schedule, check_guard, check_model, check_backend, check_port, check_chromium),
+    *(check_deployed, check_schedule, check_executor, check_guard, check_model, check_backend, check_port),
+    check_chromium,
 )

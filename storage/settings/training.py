@@ -1,6 +1,6 @@
 """The training settings: when, on what and how to train, and when to deploy the result."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -8,12 +8,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from storage.settings.frozen import AdapterField, LiveField, NowField, RunField
 from storage.settings.validators import (
     AsList,
+    AsObject,
     AutoNumber,
     AutoShare,
     Executor,
     Hours,
     Item,
     ModelServer,
+    SlurmParameters,
     TimeZone,
 )
 
@@ -35,8 +37,17 @@ class TrainingSettings(BaseSettings):
     timezone: TimeZone = NowField("UTC")
     """Time zone of the schedule and the quiet hours, for example Europe/Berlin."""
     executor: Executor = LiveField("local")
-    """Who starts the trainer of a run. local: this machine, as a process. `package.module:Class`: a class of
-    your own (docs/training.md)."""
+    """Where the trainer of a run works. local: on this machine, as a process. slurm: as a job of a Slurm
+    cluster (docs/cluster.md). `package.module:Class`: where a class of your own starts it
+    (docs/training.md)."""
+    slurm: Annotated[dict[str, Any], NoDecode, AsObject, SlurmParameters] = LiveField({})
+    """What a Slurm job asks for, as JSON, with the names of submitit: {"slurm_partition": "gpu",
+    "gpus_per_node": 1, "mem_gb": 32, "timeout_min": 240}. "cluster": "local" starts jobs on this machine."""
+    job_start_minutes: float = LiveField(1440.0, gt=0)
+    """Minutes that a job of a cluster may wait for its start. Then it is taken back, and the run fails."""
+    job_data_dir: str = LiveField("")
+    """Data directory of a job of a cluster, on the machine where it works. Empty: that of the server, which
+    the machines share. Another one needs THUMBLOOP_ARTIFACTS."""
     min_new_votes: int = NowField(20, ge=1)
     """A scheduled run needs this many vote changes since the last trained snapshot."""
     min_votes_per_class: int = RunField(2, ge=1)

@@ -20,6 +20,10 @@ OUR_ARGUMENTS = {
     *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message"),
     *("tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length", "tools"),
 }
+# Parameters of submitit that would start several trainers of one run.
+OUR_PARAMETERS = {
+    f"{cluster}{name}" for cluster in ("", "slurm_", "local_") for name in ("nodes", "tasks_per_node")
+} | {"slurm_ntasks_per_node"}
 ONLY_WITH = {name: policy for policy, names in POLICY_NUMBERS.items() for name in names} | {
     "replay_share": "window"
 }
@@ -67,6 +71,14 @@ def _known_timezone(value: str) -> str:
         ZoneInfo(value)
     except Exception as error:
         raise ValueError(f"no time zone is named {value!r}; use a name such as Europe/Berlin") from error
+    return value
+
+
+def _slurm_parameters(value: dict[str, Any]) -> dict[str, Any]:
+    if taken := OUR_PARAMETERS & value.keys():
+        raise ValueError(f"{', '.join(sorted(taken))} cannot be set: one trainer starts its processes itself")
+    if value.get("cluster", "slurm") not in ("slurm", "local"):
+        raise ValueError("cluster is slurm or local")
     return value
 
 
@@ -121,8 +133,9 @@ _TWO_TIMES = "write two times of day with a hyphen between them, such as 22:00-0
 Hours = Annotated[str, matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]
 _A_SERVER = "write NAME=URL,MODEL or NAME=URL,KEY,MODEL; docs/cold-start.md says more"
 ModelServer = Annotated[str, matching(r"([\w./-]{1,80}=https?://[^,\s]+(,[^,\s]+)+)?", _A_SERVER)]
-_A_CLASS = "write `local`, or `package.module:Class` of a class that Python can import"
-Executor = Annotated[str, matching(r"local|[\w.]+:\w+", _A_CLASS)]
+_A_CLASS = "write `local`, `slurm`, or `package.module:Class` of a class that Python can import"
+Executor = Annotated[str, matching(r"local|slurm|[\w.]+:\w+", _A_CLASS)]
+SlurmParameters = AfterValidator(_slurm_parameters)
 # `auto` is decided by the mode of sign-in (storage/settings/guard.py).
 AutoNumber = Annotated[int, Ge(0)] | Literal["auto"]
 AutoShare = Annotated[float, Gt(0), Le(1)] | Literal["auto"]
@@ -135,6 +148,11 @@ def check_together(values: Mapping[str, Any]) -> None:
     _check_data_policy(values)
     _check_backend(values)
     _check_sign_in(values)
+    if values["job_data_dir"] and not values["artifacts"]:
+        raise ValueError(
+            "THUMBLOOP_JOB_DATA_DIR needs THUMBLOOP_ARTIFACTS: without it the server would not find what a "
+            "job has trained"
+        )
 
 
 def _check_data_policy(values: Mapping[str, Any]) -> None:

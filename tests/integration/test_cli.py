@@ -245,13 +245,17 @@ def test_links_work_once_and_end_in_no_log(live_server: LiveServer) -> None:
 
 
 def test_doctor_says_what_is_missing(thumbloop: CommandLine, tmp_path: Path) -> None:
-    lines = thumbloop.output("doctor").splitlines()
+    thumbloop.settings |= {"executor": "slurm", "slurm": '{"cluster": "local"}'}
+    report = thumbloop.output("doctor")
+    assert "Jobs on other machines need PostgreSQL" in report
+    lines = report.splitlines()
     assert {line.split()[1] for line in lines if line[0] != " "} >= {"torch", "memory", "database", "model"}
     assert not any(line.startswith("fail") for line in lines)
     assert not thumbloop.data_dir.exists()  # it only looks
 
     (tmp_path / "file").write_text("in the way")
-    thumbloop.settings |= {"model": tmp_path / "nothing", "data_dir": tmp_path / "file" / "data"}
+    thumbloop.settings |= {"model": tmp_path / "nothing", "data_dir": tmp_path / "file" / "data", "slurm": ""}
     report = thumbloop.run("doctor", code=1).stdout
     assert "THUMBLOOP_MODEL" in report
     assert "THUMBLOOP_DATA_DIR" in report
+    assert 'Could not detect "srun"' in report

@@ -36,7 +36,7 @@ from trainer.text import spoken
 
 log = logging.getLogger(__name__)
 
-SIGNALS = signal.SIGINT, signal.SIGTERM
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR2
 # The elastic agent looks at its workers ten times a second and reports the first one that has ended.
 AGENT_NOTICES_WITHIN = 1.0
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +28,13 @@ log = logging.getLogger(__name__)
 DONE, FAILED, NOT_OURS, RELEASED = 0, 1, 3, 75
 
 
-def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: str) -> int:
-    """Claim the run and carry it out; returns the exit code. Raises NotFound."""
+def attempt_run(
+    database: Database, settings: Settings, run_id: str, *, owner: str, print_log: bool = False
+) -> int:
+    """Claim the run and carry it out; returns the exit code. Raises NotFound.
+
+    Its log goes to a file of the run, or is printed where the server puts it there.
+    """
     with database.write() as session:
         training_runs.get_run(session, run_id)
         run = training_runs.claim_run(
@@ -45,7 +51,8 @@ def attempt_run(database: Database, settings: Settings, run_id: str, *, owner: s
         return NOT_OURS
     artifacts = Artifacts(settings.data_dir)
     folder = artifacts.run_folder(run_id)
-    with _log_to(folder / "train.log"), Lease(database, run, lease_seconds=settings.lease_seconds) as lease:
+    log_file = None if print_log else folder / "train.log"
+    with _log_to(log_file), Lease(database, run, lease_seconds=settings.lease_seconds) as lease:
         log.info("Run %s, attempt %d, asked for by the %s.", run.id, run.attempts, run.trigger)
         try:
             outcome = _outcome(database, settings, artifacts, run, lease)
@@ -129,8 +136,8 @@ def _release(database: Database, lease: Lease) -> int:
 
 
 @contextmanager
-def _log_to(file: Path) -> Iterator[None]:
-    handler = logging.FileHandler(file, encoding="utf-8")
+def _log_to(file: Path | None) -> Iterator[None]:
+    handler = logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stdout)
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

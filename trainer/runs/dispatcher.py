@@ -8,11 +8,21 @@ import threading
 import time
 from dataclasses import dataclass
 
+from sqlmodel import Session
+
 from storage.db.database import Database
 from storage.db.tables import TrainingRun
-from storage.registry.training_runs import active_run, claim_run, claimable_run, expire_lease, finish_run
+from storage.registry.training_runs import (
+    active_run,
+    claim_run,
+    claimable_run,
+    expire_lease,
+    finish_run,
+    get_run,
+)
 from storage.settings import Settings
-from trainer.runs.executors import Executor
+from trainer.errors import ClusterAway, NotStarted
+from trainer.runs.executors import ClusterExecutor, Executor
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +31,8 @@ POLL_SECONDS = 1.0
 # model, or a long step, may exceed this.
 CANCEL_GRACE_SECONDS = 30.0
 STOP_SECONDS = 60.0
+# A cluster's head node may start again within this time.
+AWAY_SECONDS = 300.0
 
 
 @dataclass
@@ -29,6 +41,7 @@ class _Trainer:
 
     owner: str
     claimed: bool = False
+    dismissed: bool = False
     cancelled_at: float | None = None
     silent_since: float | None = None
 
@@ -42,13 +55,16 @@ class Dispatcher:
         settings: Settings,
         executor: Executor,
         cancel_grace_seconds: float = CANCEL_GRACE_SECONDS,
+        away_seconds: float = AWAY_SECONDS,
     ) -> None:
         self._cancel_grace = cancel_grace_seconds
+        self._away_seconds = away_seconds
         self._database = database
         self._settings = settings
         self._executor = executor
         self._trainers: dict[str, _Trainer] = {}  # the latest one started here, by run id
         self._false_starts: dict[str, int] = {}
+        self._away_since: float | None = None  # that the executor's cluster does not answer
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="dispatcher", daemon=True)
 
@@ -56,10 +72,13 @@ class Dispatcher:
         self._thread.start()
 
     def stop(self, *, terminate: bool) -> None:
-        """Stop the thread; with `terminate`, first ask the trainers started here to release their runs."""
+        """Stop the thread; with `terminate`, also ask the trainers started here to release their runs.
+
+        Those of a cluster go on in any case: the next server finds them.
+        """
         self._stop.set()
         self._thread.join()
-        if not terminate:
+        if not terminate or isinstance(self._executor, ClusterExecutor):
             return
         for run_id in self._trainers:
             self._executor.terminate(run_id)
@@ -88,23 +107,68 @@ class Dispatcher:
         with self._database.read() as session:
             run = active_run(session)
             waits = claimable_run(session) is not None
-        if run is None:
-            return
+        try:
+            self._see_off(run)
+            if run is not None:
+                self._tend(run, waits=waits)
+            self._away_since = None
+        except NotStarted as error:
+            if run is not None:
+                self._fail(run, str(error))
+        except ClusterAway as error:
+            self._bear(run if waits else None, error)
+
+    def _see_off(self, active: TrainingRun | None) -> None:
+        """Follow the trainers of runs that are over to their end; one that has not begun is not needed."""
+        for run_id, trainer in list(self._trainers.items()):
+            if active is not None and run_id == active.id:
+                continue
+            try:
+                alive = self._executor.alive(run_id)
+            except NotStarted:
+                alive = False
+            if not alive:
+                del self._trainers[run_id]
+            elif not trainer.claimed:
+                with self._database.read() as session:
+                    trainer.claimed = get_run(session, run_id).owner == trainer.owner
+                if not trainer.claimed and not trainer.dismissed:
+                    self._executor.terminate(run_id)
+                    trainer.dismissed = True
+
+    def _tend(self, run: TrainingRun, *, waits: bool) -> None:
         trainer = self._trainers.get(run.id)
+        other = run.state == "running" and trainer is not None and run.owner != trainer.owner
+        if (trainer is None or other) and isinstance(self._executor, ClusterExecutor):
+            owner = self._executor.find(run.id)
+            if owner is not None and (trainer is None or owner != trainer.owner):
+                self._trainers[run.id] = trainer = _Trainer(owner)
         if trainer is not None and run.owner == trainer.owner:
             self._mind(run, trainer, silent=waits)
         if waits and not self._executor.alive(run.id):
             self._begin(run, trainer)
 
     def _begin(self, run: TrainingRun, former: _Trainer | None) -> None:
+        if run.cancel_requested or run.attempts >= self._settings.max_attempts:
+            with self._database.write() as session:
+                self._claim(session, run)  # which ends it; a trainer might wait in a queue to do so
+            return
         if former is not None and not former.claimed:
             self._false_starts[run.id] = self._false_starts.get(run.id, 0) + 1
             if self._false_starts[run.id] >= self._settings.max_attempts:
-                self._give_up(run)
+                self._fail(
+                    run,
+                    f"The trainer ended {self._settings.max_attempts} times before it began; "
+                    f"the run's log or the server's says why.",
+                )
                 return
         log.info("Starting a trainer for run %s.", run.id)
         self._trainers[run.id] = trainer = _Trainer(owner="")  # a false start, too, if the executor raises
-        trainer.owner = self._executor.start(run.id)
+        try:
+            trainer.owner = self._executor.start(run.id)
+        except ClusterAway:
+            del self._trainers[run.id]
+            raise
 
     def _mind(self, run: TrainingRun, trainer: _Trainer, *, silent: bool) -> None:
         """Watch a trainer of ours: is it alive, does it send heartbeats, does it obey a cancellation?"""
@@ -131,21 +195,28 @@ class Dispatcher:
         with self._database.write() as session:
             expire_lease(session, run_id, trainer.owner)
 
-    def _give_up(self, run: TrainingRun) -> None:
-        """Fail the run: trainers that end before they claim it mean a broken installation."""
-        reason = (
-            f"The trainer ended {self._settings.max_attempts} times before it began; "
-            f"the run's log or the server's says why."
-        )
+    def _bear(self, waiting: TrainingRun | None, error: ClusterAway) -> None:
+        """Wait for a cluster that does not answer; in the end, a run that waits for it fails."""
+        now = time.monotonic()
+        if self._away_since is None:
+            log.warning("%s", error)
+            self._away_since = now
+        if waiting is not None and now - self._away_since > self._away_seconds:
+            self._fail(waiting, str(error))
+
+    def _fail(self, run: TrainingRun, reason: str) -> None:
+        """End a run that no trainer can begin."""
         with self._database.write() as session:
-            claimed = claim_run(
-                session,
-                run.id,
-                owner="dispatcher",
-                lease_seconds=self._settings.lease_seconds,
-                max_attempts=self._settings.max_attempts,
-            )
+            claimed = self._claim(session, run)
             if claimed is not None:
                 claimed.log_path = f"runs/{run.id}/train.log"
                 finish_run(session, run.id, claimed.fence, state="failed", reason=reason)
         log.error("Run %s failed: %s", run.id, reason)
+
+    def _claim(self, session: Session, run: TrainingRun) -> TrainingRun | None:
+        return claim_run(
+            *(session, run.id),
+            owner="dispatcher",
+            lease_seconds=self._settings.lease_seconds,
+            max_attempts=self._settings.max_attempts,
+        )

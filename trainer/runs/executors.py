@@ -8,23 +8,38 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from storage.db.ids import new_id
 from storage.errors import BadSetting
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings, in_environment
 
+# Those that bring libraries of their own are imported when they are used.
+OURS = {"local": f"{__name__}:LocalExecutor", "slurm": "trainer.runs.slurm:SlurmExecutor"}
+# Settings that no trainer reads.
+SERVER_ONLY = {
+    *("executor", "slurm", "job_start_minutes", "job_data_dir"),
+    *("webhook_url", "webhook_secret", "oidc", "openai_api_key", "metrics_token"),
+}
+
 
 class Executor(Protocol):
     """The trainers that this executor started, by run id."""
 
     def start(self, run_id: str) -> str:
-        """Start a trainer for the run; returns the owner name under which it will claim the run."""
+        """Start a trainer for the run; returns the owner name under which it will claim the run.
+
+        Raises ClusterAway, which is no failure of the run yet.
+        """
 
     def alive(self, run_id: str) -> bool:
-        """Whether the trainer started here for this run is still running."""
+        """Whether the trainer started here for this run is still running, or waits for its start.
+
+        Raises ClusterAway, and NotStarted if it has waited too long; the run then fails with that reason.
+        """
 
     def terminate(self, run_id: str) -> None:
         """Ask the trainer to save a checkpoint and release its run."""
@@ -33,17 +48,26 @@ class Executor(Protocol):
         """Kill the trainer at once, with everything it started."""
 
 
+@runtime_checkable
+class ClusterExecutor(Executor, Protocol):
+    """An executor whose trainers go on without the server that started them, and are found by the next."""
+
+    def find(self, run_id: str) -> str | None:
+        """The owner name of a trainer that is there for the run, whoever started it; raises ClusterAway.
+
+        From then on it counts as started here.
+        """
+
+
 def open_executor(settings: Settings) -> Executor:
     """The executor named in the settings. Raises BadSetting if it cannot be imported."""
-    if settings.executor == "local":
-        return LocalExecutor(settings)
-    module, _, name = settings.executor.partition(":")
+    module, _, name = OURS.get(settings.executor, settings.executor).partition(":")
     try:
         executor: Executor = getattr(import_module(module), name)(settings)
     except (ImportError, AttributeError) as error:
         raise BadSetting(
-            f"THUMBLOOP_EXECUTOR={settings.executor}: {error}. Write `local`, or `package.module:Class` of a "
-            f"class that Python can import here.",
+            f"THUMBLOOP_EXECUTOR={settings.executor}: {error}. Write `local`, `slurm` (pip install "
+            f"'thumbloop[slurm]'), or `package.module:Class` of a class that Python can import here.",
             field="executor",
         ) from error
     return executor
@@ -51,10 +75,26 @@ def open_executor(settings: Settings) -> Executor:
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """An environment from which a child process loads exactly these settings."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
     values = settings.model_dump(mode="json")
     values["data_dir"] = str(settings.data_dir.absolute())
-    return inherited | in_environment(values)
+    return environment_with(in_environment(values))
+
+
+def job_variables(settings: Settings) -> dict[str, str]:
+    """The environment variables from which a trainer on another machine loads its settings.
+
+    They leave out what only servers need, above all secrets: others may see them in the cluster.
+    """
+    values = settings.model_dump(mode="json", exclude=SERVER_ONLY)
+    values["data_dir"] = settings.job_data_dir or str(settings.data_dir.absolute())
+    values["database_url"] = settings.database_address
+    return in_environment(values)
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with these settings and no others."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("THUMBLOOP_")}
+    return inherited | dict(variables)
 
 
 class LocalExecutor:

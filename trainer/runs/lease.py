@@ -1,6 +1,6 @@
 """A trainer's lease on its run: sends heartbeats with progress from a thread, and says when to stop.
 
-A trainer stops if the run is cancelled, if the process receives SIGTERM or SIGINT, if another trainer took
+A trainer stops if the run is cancelled, if the process receives a signal to end, if another trainer took
 the run over, or if it could not reach the database for the length of its lease, since another trainer may
 then have the run. It notices only at the next call of `check`; the dispatcher kills a trainer that takes too
 long.
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 # Heartbeats also deliver cancellations, so they are more frequent than the lease requires.
 LONGEST_INTERVAL_SECONDS = 2.0
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Slurm sends the last one some time before a job's time limit.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class Lease:
