@@ -76,10 +76,12 @@ def evaluate_as_the_gate(version: str, against: str | None) -> None:
     found = verdict.measures.get("replies")
     if found:
         sides = {"base": found["base"], "compared with": found["deployed"], version: found["strengths"]["1"]}
-        names = list(found["base"])
         print_table(
-            ("", *(name.replace("_", " ") for name in names)),
-            [(side, *(f"{values[name]:.3g}" for name in names)) for side, values in sides.items()],
+            ("mean of its replies", *sides),
+            [
+                (name.replace("_", " "), *(f"{values[name]:.3g}" for values in sides.values()))
+                for name in found["base"]
+            ],
         )
     say(verdict.reason)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.simulation.tastes import SimulatedReply, Taste
 from storage.chats.proportions import exact_interval
-from trainer.gate.texts import ngrams, repeated
+from trainer.gate.texts import distinct_pairs, repeated
 
 
 def measure(replies: Sequence[SimulatedReply], taste: Taste) -> dict[str, Any]:
@@ -13,13 +13,12 @@ def measure(replies: Sequence[SimulatedReply], taste: Taste) -> dict[str, Any]:
 
     `low` and `high` bound `liked` by its 95 % interval. `repeated_4grams` is the mean share of a reply's
     4-grams of words that occurred in it before; `distinct_2grams` the share of different 2-grams over all
-    replies (Li et al. 2016, arXiv 1510.03055).
+    replies.
     """
     count = len(replies)
     liked = sum(map(taste, replies))
     interval = exact_interval(liked, count)
     words = [reply.text.split() for reply in replies]
-    pairs = [pair for text in words for pair in ngrams(text, 2)]
     return {
         "replies": count,
         "liked": liked / count,
@@ -29,5 +28,5 @@ def measure(replies: Sequence[SimulatedReply], taste: Taste) -> dict[str, Any]:
         "finished": sum(reply.finished for reply in replies) / count,
         "empty": sum(not text for text in words) / count,
         "repeated_4grams": sum(map(repeated, words)) / count,
-        "distinct_2grams": len(set(pairs)) / len(pairs) if pairs else 0.0,
+        "distinct_2grams": distinct_pairs(words),
     }

@@ -199,6 +199,13 @@ class TrainingSettings(BaseSettings):
     gate_log_probability_tolerance: float = RunField(0.2, ge=0)
     """How much the base model's mean log-probability of a token may fall, in nats, below that of its own
     replies."""
+    gate_other_language_tolerance: float = RunField(0.1, ge=0)
+    """How much the share of replies in another language than the prompt may rise above the base model's."""
+    gate_refusal_tolerance: float = RunField(0.1, ge=0)
+    """How much the share of replies that begin as a refusal may rise above the base model's."""
+    gate_general_tolerance: float = RunField(0.2, ge=0)
+    """How much the mean log-probability of a token of general texts may fall, in nats, below the base
+    model's."""
     gate_min_votes: int = RunField(4, ge=2)
     """Held-out votes the gate needs (two of each kind among them), else an admin decides."""
     gate_loss_tolerance: float = RunField(0.005, ge=0)

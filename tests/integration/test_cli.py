@@ -152,8 +152,8 @@ def test_train_without_a_server_then_roll_back_and_deploy(thumbloop: CommandLine
 
     thumbloop.settings["gate_prompts"] = 4
     evaluated = thumbloop.output("evaluate", "v2", "--against", "v1")
-    assert re.search(r"^ *v2 +\d", evaluated, re.MULTILINE), evaluated
-    assert "compared with" in evaluated
+    assert re.search(r"base +compared with +v2 *$", evaluated, re.MULTILINE), evaluated
+    assert re.search(r"^ *words( +\d\S*){3} *$", evaluated, re.MULTILINE), evaluated
     assert evaluated.rstrip().endswith(".")
     assert "v1 is the base model" in thumbloop.refused("evaluate", "v1")
     assert "'v3'" in thumbloop.refused("evaluate", "v3")

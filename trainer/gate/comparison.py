@@ -4,14 +4,14 @@ To add a measure of harm, add a field to `Sampled`, a row to `HARMS`, and a sett
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.settings import Settings
-from trainer.gate.texts import repeated
+from trainer.gate.texts import distinct_pairs, is_in_another_language, is_refusal, repeated
 
 Values = NDArray[np.float64]
 
@@ -20,40 +20,65 @@ SURE = 0.95  # of a harm, in addition to its tolerance
 
 
 @dataclass(frozen=True)
+class General:
+    """How a version reads general texts, one value for each, in nats a token.
+
+    `log_probability` is the mean log π of its tokens. `kl` is the mean over its positions of
+    KL(π ‖ base) = Σ π (log π − log π_base), exact over the vocabulary.
+    """
+
+    log_probability: Values
+    kl: Values
+
+
+@dataclass(frozen=True)
 class Sampled:
     """A version's replies to the gate's prompts, one value for each prompt, in their order.
 
     `taste` is P(liked) by the learned taste, None without one. `log_probability` is the base model's mean
-    log-probability of a token, in nats: low for text that the base model would not write.
+    log-probability of a token, in nats: low for text that the base model would not write. `other_language`
+    and `refusal` are 0 or 1. `general` and `kl` are those of `General`, by text.
     """
 
     words: Values
     finished: Values
     empty: Values
     repetition: Values
+    other_language: Values
+    refusal: Values
     log_probability: Values
+    general: Values
+    kl: Values
+    distinct_2grams: float
     taste: Values | None = None
 
     def to_dict(self) -> dict[str, float]:
         """The means."""
-        names = ("words", "finished", "empty", "repetition", "log_probability")
-        found = {name: float(getattr(self, name).mean()) for name in names}
-        return found if self.taste is None else found | {"taste": float(self.taste.mean())}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: float(np.mean(value)) for name, value in values.items() if value is not None}
 
 
 def sampled(
+    prompts: Sequence[str],
     texts: Sequence[str],
     finished: Sequence[bool],
     log_probabilities: Sequence[float],
+    general: General,
     taste: Values | None = None,
 ) -> Sampled:
+    """`texts` are the replies to `prompts`; the other lists belong to them."""
     words = [text.split() for text in texts]
     return Sampled(
         words=np.array([len(one) for one in words], dtype=float),
         finished=np.array(finished, dtype=float),
         empty=np.array([not one for one in words], dtype=float),
         repetition=np.array([repeated(one) for one in words]),
+        other_language=np.array(list(map(is_in_another_language, prompts, texts)), dtype=float),
+        refusal=np.array(list(map(is_refusal, texts)), dtype=float),
         log_probability=np.array(log_probabilities),
+        general=general.log_probability,
+        kl=general.kl,
+        distinct_2grams=distinct_pairs(words),
         taste=taste,
     )
 
@@ -71,7 +96,10 @@ HARMS = (
     Harm("finished", "share of replies that end by themselves", more_is_better=True),
     Harm("empty", "share of empty replies", more_is_better=False),
     Harm("repetition", "share of repeated 4-grams", more_is_better=False),
+    Harm("other_language", "share of replies in another language than the prompt", more_is_better=False),
+    Harm("refusal", "share of refusals", more_is_better=False),
     Harm("log_probability", "log-probability a token under the base model", more_is_better=True),
+    Harm("general", "log-probability a token of general texts", more_is_better=True),
 )
 
 

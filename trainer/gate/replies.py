@@ -15,9 +15,11 @@ from storage.settings import Settings
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.gate.comparison import Sampled, choose_strength, is_good_enough, sampled
 from trainer.gate.decision import ReplyEvidence, Verdict, judge_replies
+from trainer.gate.general import read_general
 from trainer.gate.prompts import gate_prompts
 from trainer.judge.asking import ask_preference
 from trainer.model.base_model import BaseModelSource
+from trainer.taste.features import KnownFeatures
 from trainer.taste.sampler import ReplySampler, Report, called
 from trainer.taste.taste import Abstention
 
@@ -52,11 +54,13 @@ def sample_versions(
     held_out: Sequence[TokenisedExample],
     settings: Settings,
     report: Report,
+    known: KnownFeatures | None = None,
 ) -> ReplyEvidence:
     """Learn the taste of all `votes`, sample replies to held-out prompts and general ones, choose a strength.
 
     `candidate` and `deployed` are folders of verified adapters; None is the base model. The search goes
-    from the largest strength down and ends at the first that is good enough.
+    from the largest strength down and ends at the first that is good enough. `known` is that of
+    `ReplySampler.learn`.
     """
     adapters = {CANDIDATE: candidate} | ({DEPLOYED: deployed} if deployed else {})
     sampler = ReplySampler(source, adapters, settings, report)
@@ -68,7 +72,7 @@ def sample_versions(
         system_prompt=settings.system_prompt,
     )
     taste = sampler.learn(
-        [row for row in votes if settings.judge_in_gate or not is_judged(row.example.origin)]
+        [row for row in votes if settings.judge_in_gate or not is_judged(row.example.origin)], known
     )
     log.info("%s", taste.reason if isinstance(taste, Abstention) else taste.sentence)
 
@@ -78,10 +82,13 @@ def sample_versions(
         replies = sampler.sample(prompts, name, strength=strength)
         texts[name, strength] = [reply.text for reply in replies]
         features = sampler.read(replies, called(name))
+        report({"phase": "reading general texts"})
         return sampled(
+            [prompt.text for prompt in prompts],
             texts[name, strength],
             [reply.finished for reply in replies],
             [one.log_probability for one in features],
+            read_general(sampler, name, strength=strength),
             None if isinstance(taste, Abstention) else taste.score(features),
         )
 

@@ -49,6 +49,7 @@ from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
 from trainer.runs.curve import TrainingCurve
 from trainer.runs.lease import Lease
+from trainer.taste.features import KnownFeatures
 from trainer.taste.sampled_rows import SAMPLED_FILE, SampledRows, keep_rows, kept_rows, sample_liked
 from trainer.text import counted
 
@@ -82,6 +83,7 @@ class RunSteps:
         self.phases: list[tuple[str, float]] = []  # each with its start time
         self.fingerprint = ""  # of the base model; computing it reads all weights
         self.figures: dict[str, Any] = {}  # of the planned training
+        self.features: KnownFeatures = {}  # of the votes, read once for the samples and for the gate
         self.curve = TrainingCurve(run.progress.get("curve"))
         lease.kept["curve"] = list(self.curve.points)
         folder = artifacts.run_folder(run.id)
@@ -266,7 +268,9 @@ class RunSteps:
         self._phase("sampling replies to learn from")
         folder = adapter_folder(deployed, self.artifacts)
         try:
-            found = sample_liked(source, folder, votes, settings=self.settings, report=self._report)
+            found = sample_liked(
+                source, folder, votes, settings=self.settings, report=self._report, known=self.features
+            )
         except (RuntimeError, ValueError) as error:
             log.warning("No replies could be sampled.", exc_info=error)
             found = SampledRows([], 0, 0, f"No replies were sampled to learn from ({error}).")
@@ -370,6 +374,7 @@ class RunSteps:
             held_out=split.held_out,
             settings=self.settings,
             report=self._report,
+            known=self.features,
         )
         log.info("Replies: %s", verdict.reason)
         if strength not in (0.0, 1.0):

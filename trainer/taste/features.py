@@ -31,6 +31,9 @@ MARKUP = re.compile(r"^#{1,6} |\*\*|__", re.MULTILINE)
 APOSTROPHE = re.compile(r"\w['’]\w")
 
 
+ReplyKey = tuple[tuple[int, ...], tuple[int, ...]]  # the token ids of prompt and reply
+
+
 @dataclass(frozen=True)
 class Reply:
     """A reply to a prompt, as text and as token ids; neither list of ids is empty.
@@ -43,6 +46,10 @@ class Reply:
     prompt: str
     text: str
     finished: bool
+
+    @property
+    def key(self) -> ReplyKey:
+        return tuple(self.prompt_ids), tuple(self.completion_ids)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,9 @@ class Features:
         """The cosine of the two states. Low, for example, where a reply is in another language."""
         lengths = np.linalg.norm(self.prompt_state) * np.linalg.norm(self.reply_state)
         return float(self.prompt_state @ self.reply_state / lengths) if lengths else 0.0
+
+
+KnownFeatures = dict[ReplyKey, Features]
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from storage.settings import Settings
 from trainer.dataset.selection import SAMPLED, is_vote
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.model.base_model import BaseModelSource
+from trainer.taste.features import KnownFeatures
 from trainer.taste.sampler import Prompt, ReplySampler, Report
 from trainer.taste.taste import Abstention
 from trainer.text import counted
@@ -49,10 +50,12 @@ def sample_liked(
     *,
     settings: Settings,
     report: Report,
+    known: KnownFeatures | None = None,
 ) -> SampledRows:
     """Sample replies to the prompts of these votes; those that the taste likes become liked rows.
 
     `deployed` is the folder of a verified adapter; None is the base model. There are no rows without a taste.
+    `known` is that of `ReplySampler.learn`.
     """
     ups = sum(row.label for row in votes)
     missing = len(votes) - 2 * ups
@@ -61,7 +64,7 @@ def sample_liked(
             [], 0, 0, "No replies were sampled to learn from: no fewer votes are up than down."
         )
     sampler = ReplySampler(source, {DEPLOYED: deployed} if deployed else {}, settings, report)
-    taste = sampler.learn(votes)
+    taste = sampler.learn(votes, known)
     if isinstance(taste, Abstention):
         return SampledRows([], 0, 0, f"No replies were sampled to learn from. {taste.reason}")
     waiting = {

@@ -1,7 +1,7 @@
 """Samples replies of the base model and of adapters, as the server would, and reads them for the taste."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from trainer.engine.fast.lora import lora_forward
 from trainer.generation.replies import generate_replies
 from trainer.generation.threads import limit_threads
 from trainer.model.base_model import BaseModelSource, end_ids, load_model
-from trainer.taste.features import Features, Reply, read_features
+from trainer.taste.features import Features, KnownFeatures, Reply, read_features
 from trainer.taste.taste import Abstention, Taste, learn_taste
 
 Report = Callable[[dict[str, object]], None]
@@ -68,8 +68,14 @@ class ReplySampler:
         self.longest_reply = min(settings.max_new_tokens, settings.gate_reply_tokens)
         self.longest_prompt = source.max_context - self.longest_reply
 
-    def learn(self, votes: Sequence[TokenisedExample]) -> Taste | Abstention:
-        """The taste of the votes among these rows. Corrections and signals judge nothing."""
+    def learn(
+        self, votes: Sequence[TokenisedExample], known: KnownFeatures | None = None
+    ) -> Taste | Abstention:
+        """The taste of the votes among these rows. Corrections and signals judge nothing.
+
+        Features that are `known` are not computed again; new ones are added to them.
+        """
+        known = {} if known is None else known
         votes = [row for row in votes if is_vote(row.example)]
         replies = [
             Reply(
@@ -81,7 +87,10 @@ class ReplySampler:
             )
             for row in votes
         ]
-        features = self.read(replies, "votes", log_probabilities=False)
+        new = {reply.key: reply for reply in replies if reply.key not in known}
+        found = self.read(list(new.values()), "votes", log_probabilities=False)
+        known.update(zip(new, found, strict=True))
+        features = [known[reply.key] for reply in replies]
         return learn_taste(features, [row.label for row in votes], [row.chat_id for row in votes])
 
     def sample(
@@ -91,12 +100,7 @@ class ReplySampler:
 
         Equal seeds, by default that of the settings, give equal draws.
         """
-        if name:
-            self.model.set_adapter(name)
-            for layer, full in zip(self.layers, self.full, strict=True):
-                layer.scaling[name] = full[name] * strength
-        plain = isinstance(self.model, PeftModel) and not name
-        with self.model.disable_adapter() if plain else nullcontext():
+        with self.version(name, strength):
             found = generate_replies(
                 self.base,
                 [prompt.ids for prompt in prompts],
@@ -117,6 +121,17 @@ class ReplySampler:
             )
             for prompt, reply in zip(prompts, found, strict=True)
         ]
+
+    @contextmanager
+    def version(self, name: str | None, strength: float = 1.0) -> Iterator[None]:
+        """Compute with an adapter at a strength, or with the base model without a name."""
+        if name:
+            self.model.set_adapter(name)
+            for layer, full in zip(self.layers, self.full, strict=True):
+                layer.scaling[name] = full[name] * strength
+        plain = isinstance(self.model, PeftModel) and not name
+        with self.model.disable_adapter() if plain else nullcontext():
+            yield
 
     def read(self, replies: Sequence[Reply], what: str, *, log_probabilities: bool = True) -> list[Features]:
         """The features of replies; `what` they are is shown with the progress."""

@@ -8,6 +8,7 @@ import pytest
 from storage.settings import Settings
 from trainer.gate.comparison import (
     HARMS,
+    General,
     Sampled,
     choose_strength,
     find_harms,
@@ -20,20 +21,37 @@ SETTINGS = Settings()
 
 def constant(prompts: int = 40, **values: float) -> Sampled:
     """Replies that all have these values."""
-    usual = {"words": 50.0, "finished": 1.0, "empty": 0.0, "repetition": 0.02, "log_probability": -1.0}
-    return Sampled(**{name: np.full(prompts, value) for name, value in (usual | values).items()})
+    usual = {
+        **{"words": 50.0, "finished": 1.0, "empty": 0.0, "repetition": 0.02, "log_probability": -1.0},
+        **{"other_language": 0.0, "refusal": 0.0, "general": -3.0, "kl": 0.0},
+    }
+    lists = {name: np.full(prompts, value) for name, value in (usual | values).items()}
+    return Sampled(**lists, distinct_2grams=0.8)
 
 
 def test_measures_of_four_replies() -> None:
-    texts = ["a b c d a b c d a", "", "one two", "one two three"]
-    found = sampled(texts, [True, True, False, True], [-1.0, -2.0, -3.0, -4.0]).to_dict()
-    # Of the six 4-grams of the first reply two occur a second time.
+    texts = [
+        "a b c d a b c d a",
+        "",
+        "I'm sorry, but I can't help with that.",
+        "Die Katze sitzt auf dem Dach.",
+    ]
+    prompts = ["Say it again and again.", "Say nothing.", "How do I open a door?", "Where does the cat sit?"]
+    general = General(np.array([-3.0, -4.0]), np.array([0.25, 0.75]))
+    log_probabilities = [-1.0, -2.0, -3.0, -4.0]
+    found = sampled(prompts, texts, [True, True, False, True], log_probabilities, general).to_dict()
+    # Of the six 4-grams of the first reply two occur a second time, and of its eight 2-grams four.
     assert found == {
-        "words": 14 / 4,
+        "words": 23 / 4,
         "finished": 0.75,
         "empty": 0.25,
         "repetition": pytest.approx(2 / 6 / 4),
+        "other_language": 0.25,
+        "refusal": 0.25,
         "log_probability": -2.5,
+        "general": -3.5,
+        "kl": 0.5,
+        "distinct_2grams": 16 / 20,
     }
 
 

@@ -185,8 +185,9 @@ def replies(candidate: float, deployed: float, learned: Taste | Abstention | Non
         values = np.zeros(40)
         values[: round(40 * share)] = 1.0
         same = {name: np.ones(40) for name in ("words", "finished")}
-        same |= {name: np.zeros(40) for name in ("empty", "repetition", "log_probability")}
-        return Sampled(**same, taste=None if isinstance(learned, Abstention) else values)
+        zero = ("empty", "repetition", "other_language", "refusal", "log_probability", "general", "kl")
+        same |= {name: np.zeros(40) for name in zero}
+        return Sampled(**same, distinct_2grams=0.8, taste=None if isinstance(learned, Abstention) else values)
 
     base = side(deployed)
     return ReplyEvidence(base, base, {1.0: side(candidate)}, 1.0, learned or taste())

@@ -106,6 +106,7 @@ def test_progress_names_what_is_done(versions: Versions) -> None:
         "reading votes",
         "sampling replies of the base model",
         "reading replies of the base model",
+        "reading general texts",
         "sampling replies of the candidate version",
         "reading replies of the candidate version",
     ]

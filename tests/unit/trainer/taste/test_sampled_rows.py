@@ -10,6 +10,7 @@ import pytest
 from tests.support.two_versions import ADAPTER, TwoVersions
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.taste.sampled_rows import keep_rows, kept_rows, least_probability, sample_liked
+from trainer.taste.sampler import ReplySampler
 
 QUESTIONS = [f"What is {number} plus {number}?" for number in range(20)]
 
@@ -62,6 +63,23 @@ def test_the_newest_prompts_are_taken_first(rated: Rated) -> None:
     assert found.prompts == 3
     assert asked
     assert set(asked) <= set(QUESTIONS[5:8])
+
+
+def test_votes_that_were_read_are_not_read_again(rated: Rated) -> None:
+    votes, known = rated.scarce(), {}
+    settings = rated.settings.model_copy(update={"sampled_replies": 1})
+    given: dict[str, Any] = {"settings": settings, "report": rated.report, "known": known}
+    first = sample_liked(rated.source, rated.adapter, votes[1:], **given)
+    read = dict(known)
+    assert len(read) == len(votes) - 1
+    sampler = ReplySampler(rated.source, {}, settings, rated.report)
+    rated.phases.clear()
+    taste = sampler.learn(votes, known)
+    assert (len(known), rated.phases) == (len(votes), ["reading votes"])
+    assert all(known[key] is features for key, features in read.items())
+    assert first.rows
+    fresh = sampler.learn(votes)
+    assert taste.quality.brier == pytest.approx(fresh.quality.brier, rel=1e-6)  # type: ignore[union-attr]
 
 
 def test_without_a_taste_nothing_is_sampled(rated: Rated) -> None:
