@@ -27,6 +27,7 @@ from storage.errors import ModelUnavailable
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
 from storage.registry.device_lock import DeviceLock
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 from trainer.model.base_model import BaseModelSource, resolve
 from trainer.runs.dispatcher import Dispatcher
@@ -115,15 +116,15 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
     tracing = Tracing() if settings.opentelemetry else None
     configured, database = settings, open_database(settings, alone=True)
     try:
-        artifacts = Artifacts(settings.data_dir)
         with database.read() as session:
             settings = current_settings(session, configured).model_copy()  # live_settings renews it
             installation = model_versions.installation_id(session)
             demonstration = audit.is_demonstration(session)
-        artifacts.check_installation(installation, database.shown_address)
+        Artifacts(settings.data_dir).check_installation(installation, database.shown_address)
         source = _find_model(settings, progress)
         with database.write() as session:
             installation = model_versions.ensure_base(session, settings.model).id
+        artifacts = open_artifacts(settings, database)
         artifacts.note_installation(installation)
         device = DeviceLock(settings.data_dir) if settings.device_mode == "exclusive" else None
         backend = _make_backend(settings, source, wait=device is not None and not device.use())

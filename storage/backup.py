@@ -189,7 +189,7 @@ def _data_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
     if secret.exists():
         yield SECRET, secret
     for folder in sorted((data_dir / "adapters").glob("*")):
-        if folder.is_dir() and folder.suffix != ".tmp":
+        if folder.is_dir() and folder.suffix not in (".tmp", ".part"):
             for file in sorted(folder.iterdir()):
                 yield str(file.relative_to(data_dir)), file
 

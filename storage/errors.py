@@ -10,6 +10,7 @@
     │   └── RevisionConflict 412       the caller, who expected another revision
     ├── TooOften             429       the caller; try again after `retry_after` seconds
     ├── Busy                 503       the caller; try again after `retry_after` seconds
+    │   └── StoreUnavailable 503       the same; the artifact store did not answer for long
     ├── NotStored            507       the caller; the disk or the database failed, nothing was kept
     └── NotReady             500       the operator, at start-up or in a run; the CLI exits with 2
         ├── BadSetting                 the setting is wrong or unsafe
@@ -79,6 +80,10 @@ class RevisionConflict(Conflict):
 
 class Busy(ThumbloopError):
     status, code, retry_after = 503, "busy", 5
+
+
+class StoreUnavailable(Busy):
+    code = "store_unavailable"
 
 
 class TooOften(ThumbloopError):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,12 +18,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from storage.db.database import Database, open_database
+from storage.db.ids import new_id
 from storage.settings import Settings
 from tests.support.databases import new_postgres_database
 from tests.support.default_model import ConvertedDefault, convert_default
 from tests.support.live_server import LiveServer, StartServer
 from tests.support.programs import launcher, made_once, session_folder
 from tests.support.samples import SHARED_DATA
+
+if TYPE_CHECKING:  # it imports boto, which few tests need
+    from tests.support.s3_server import S3Server
 
 UNIT = Path(__file__).parent / "unit"
 STORAGE = UNIT / "storage"
@@ -161,6 +166,23 @@ def database(settings: Settings) -> Iterator[Database]:
     yield opened
     assert opened.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator["S3Server"]:
+    from tests.support.s3_server import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """The settings of a new artifact store: a folder, or below a new prefix of a bucket."""
+    if getattr(request, "param", "file") == "file":
+        return {"artifacts": f"file://{tmp_path}/the store"}
+    s3: S3Server = request.getfixturevalue("s3")
+    return {"artifacts": f"{s3.address}/{new_id()}", "artifacts_options": s3.options}
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,12 @@ from storage.chats import webhook_outbox
 from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import now
+from storage.errors import StoreUnavailable
 from storage.imports import requests
 from storage.people import tokens, users
 from storage.privacy.erasure import forget_before
 from storage.registry.artifacts import Artifacts
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,12 +56,20 @@ class Housekeeping:
             audit.remove_failed_sign_ins(session)
         self._forget(self._settings.deleted_chat_days, deleted=True)
         self._forget(self._settings.retention_days, deleted=False)
-        for name in Artifacts(self._settings.data_dir).empty_trash(self._settings.trash_days):
-            log.info("Removed %s, which was in the trash for %d days.", name, self._settings.trash_days)
+        self._tidy(open_artifacts(self._settings, self._database), self._settings.trash_days)
         removed = 1
         while removed and not self._stop.is_set():
             with self._database.write() as session:
                 removed = users.remove_idle_visitors(session)
+
+    def _tidy(self, artifacts: Artifacts, days: int) -> None:
+        for name in artifacts.empty_trash(days):
+            log.info("Removed %s, which was in the trash for %d days.", name, days)
+        try:
+            for name in artifacts.tidy_store(days):
+                log.info("Removed %s from the artifact store: for %d days no version owned it.", name, days)
+        except StoreUnavailable as error:
+            log.warning("The artifact store is not tidied today. %s", error)
 
     def _forget(self, days: int, *, deleted: bool) -> None:
         if not days:

@@ -8,8 +8,8 @@ import typer
 from app.commands.run_progress import RunProgress
 from app.commands.terminal import ACTOR, opened_database, print_table, say, shown_time
 from storage.chats.stats import VersionStats, canary_stats, difference_interval
+from storage.db.database import Database
 from storage.db.tables import ModelVersion
-from storage.registry.artifacts import Artifacts
 from storage.registry.canaries import count_chats, end_canary, start_canary, traffic
 from storage.registry.model_versions import (
     deploy_version,
@@ -22,6 +22,7 @@ from storage.registry.model_versions import (
     roll_back,
     roll_back_target,
 )
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 from trainer.launch.environment import prepare_process
 
@@ -90,7 +91,7 @@ def deploy(version: str = VERSION, why: str = WHY) -> None:
     """Deploy a version: it answers from now on."""
     with opened_database() as (settings, database):
         with database.read() as session:
-            _verify(settings, get_version(session, version))
+            _verify(settings, database, get_version(session, version))
         with database.write() as session:
             deployed = deploy_version(session, version, by=ACTOR, why=why)
     say(f"{deployed.name} is deployed.")
@@ -107,7 +108,7 @@ def rollback(why: str = WHY) -> None:
     """Go back to the version that was deployed before."""
     with opened_database() as (settings, database):
         with database.read() as session:
-            _verify(settings, roll_back_target(session))
+            _verify(settings, database, roll_back_target(session))
         with database.write() as session:
             deployed = roll_back(session, by=ACTOR, why=why)
     say(f"{deployed.name} is deployed again.")
@@ -122,7 +123,7 @@ def start(
     """Start a canary, or change the share of the active one."""
     with opened_database() as (settings, database):
         with database.read() as session:
-            _verify(settings, get_version(session, version))
+            _verify(settings, database, get_version(session, version))
         with database.write() as session:
             canary = start_canary(session, version, share=share, by=ACTOR, why=why)
             name = get_version(session, canary.version_id).name
@@ -168,7 +169,7 @@ def end(why: str = WHY) -> None:
     say(f"The canary of {tried} has ended; {deployed} answers its {chats} chats from now on.")
 
 
-def _verify(settings: Settings, version: ModelVersion) -> None:
+def _verify(settings: Settings, database: Database, version: ModelVersion) -> None:
     """Raise ArtifactRefused unless the version's files are as published."""
     if version.path is not None:
-        Artifacts(settings.data_dir).verify(version.path, version.files)
+        open_artifacts(settings, database).verify(version.path, version.files)

@@ -37,6 +37,7 @@ class CanaryServing(Follower):
 
         Raises ArtifactRefused, and as `canaries.start_canary` does.
         """
+        self.versions.fetch_if_servable(id_or_name)
         with self.versions.lock:
             version = self.versions.load_if_servable(id_or_name)
             with self.versions.database.write() as session:

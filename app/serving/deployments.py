@@ -52,6 +52,8 @@ class DeployedServing(Follower):
             versions = [model_versions.get_version(session, version_id) for version_id in ids]
             base = model_versions.get_version(session, "v1")
         earlier = [one for one in versions if one.state == "ready" and one.id not in (self._refused, base.id)]
+        if self._waiting is not None:  # for a server or the store, which would not have those either
+            earlier = [one for one in earlier if self.versions.is_here(one)]
         for version in [*earlier, base]:
             try:
                 self.version = self.versions.load(version)
@@ -71,9 +73,10 @@ class DeployedServing(Follower):
         if self.versions.is_loaded(previous.id):
             return
         try:
+            self.versions.fetch(previous)
             self.versions.load(previous)
         except Busy:
-            return  # the model server did not answer; try again
+            return  # the model server or the artifact store did not answer; try again
         except Exception as error:
             self.previous = None
             log.warning("%s, which rolling back would deploy, cannot be loaded: %s", previous.name, error)
@@ -159,6 +162,9 @@ class Deployments:
         self._follow_deployed()
         deployed = self._deployed.version
         if deployed is None:
+            with self._versions.lock:  # it may be loaded again just now
+                deployed = self._deployed.version
+        if deployed is None:
             self._versions.check()
             raise NotReady("No model version is being served; see the server's log.")
         return deployed
@@ -200,6 +206,7 @@ class Deployments:
 
         Raises NotFound, Conflict (rejected or retired), ArtifactRefused.
         """
+        self._versions.fetch_if_servable(id_or_name)
         with self._versions.lock:
             return self._move_alias(self._versions.load_if_servable(id_or_name).id, by=by, why=why)
 
@@ -208,6 +215,10 @@ class Deployments:
 
         One that is still loaded replies whatever became of its files: people roll back when in need.
         """
+        with self._database.read() as session:
+            target = model_versions.roll_back_target(session)
+        if not self._versions.is_loaded(target.id):
+            self._versions.fetch(target)
         with self._versions.lock:
             with self._database.read() as session:
                 target = model_versions.roll_back_target(session)
@@ -222,6 +233,7 @@ class Deployments:
 
         Returns what `move` does: the deployed version, or None. Raises as `deploy` does.
         """
+        self._versions.fetch_if_servable(version_id)
         with self._versions.lock:
             self._versions.load_if_servable(version_id)
             return self._move(move)
@@ -249,6 +261,7 @@ class Deployments:
             version = model_versions.get_version(session, version_id)
         if self._versions.is_loaded(version_id):  # does not wait for one that is being loaded
             return self._versions.served(version)
+        self._versions.fetch(version)
         with self._versions.lock:
             if not self._versions.make_room(self._needed(), self._answering()):
                 raise Busy(
@@ -259,14 +272,14 @@ class Deployments:
             return self._versions.load(version)
 
     def _begin(self) -> None:
-        self._follow_deployed()
+        self._follow_deployed(fetch=True)
         if self._deployed.version is None:
             self._deployed.fall_back()
-        self.canary.follow()
+        self.canary.follow(fetch=True)
 
-    def _follow_deployed(self) -> None:
+    def _follow_deployed(self, *, fetch: bool = False) -> None:
         before = self._deployed.key
-        self._deployed.follow()
+        self._deployed.follow(fetch=fetch)
         if self._deployed.key != before:
             self._free_unused()
 
@@ -290,8 +303,9 @@ class Deployments:
             try:
                 if self._versions.refusal is not None:
                     continue
-                self._follow_deployed()
-                self.canary.follow()
+                self._follow_deployed(fetch=True)
+                self.canary.follow(fetch=True)
+                self._versions.note_use()
                 self._deployed.load_previous(self._needed())
                 self._free_unused()
                 healthy = True

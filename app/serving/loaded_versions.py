@@ -14,12 +14,13 @@ from sqlmodel import Session
 from app.serving.backend import Backend, ServedVersion
 from storage.db.database import Database
 from storage.db.tables import ModelVersion
-from storage.errors import Busy, ThumbloopError
+from storage.errors import Busy, StoreUnavailable, ThumbloopError
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 
 log = logging.getLogger("thumbloop.serving")
 
+SERVABLE = ("candidate", "ready")  # states
 OnSwap = Callable[[str], None]  # called with "done" or "refused"
 
 
@@ -33,6 +34,7 @@ class LoadedVersions:
         self._artifacts = artifacts
         self._backend = backend
         self.most = most
+        self._paths: dict[str, str | None] = {}  # version id -> the adapter's path
         self._used: dict[str, float] = {}  # version id -> when it last began a reply or was needed
 
     def check(self) -> None:
@@ -48,8 +50,39 @@ class LoadedVersions:
             if not self.is_loaded(version.id):
                 self._verify(version)
                 self._backend.load(served)
+                self._paths[version.id] = version.path
             self.use(version.id)
         return served
+
+    def fetch(self, version: ModelVersion) -> None:
+        """Have the adapter's files here, from the artifact store if need be.
+
+        It may take minutes, so it goes before a `load` under the lock. Raises ArtifactRefused and
+        StoreUnavailable.
+        """
+        if self._artifacts.cached:
+            self._verify(version)
+
+    def may_fetch(self, version_id: str) -> bool:
+        """Whether loading this version may mean to fetch it first."""
+        return self._artifacts.cached and not self.is_loaded(version_id)
+
+    def is_here(self, version: ModelVersion) -> bool:
+        """Whether loading this version needs no artifact store."""
+        return version.path is None or self._artifacts.folder(version.path).is_dir()
+
+    def note_use(self) -> None:
+        """Keep what is loaded in the cache of the artifact store."""
+        for version_id in self._backend.loaded():
+            if (path := self._paths.get(version_id)) is not None:
+                self._artifacts.use(path)
+
+    def fetch_if_servable(self, id_or_name: str) -> None:
+        """`fetch`, for a version that `load_if_servable` would load."""
+        with self.database.read() as session:
+            version = model_versions.get_version(session, id_or_name)
+        if version.state in SERVABLE:
+            self.fetch(version)
 
     def load_if_servable(self, id_or_name: str) -> ModelVersion:
         """Find the version, and load it unless its state forbids to serve it: storage refuses that one.
@@ -58,7 +91,7 @@ class LoadedVersions:
         """
         with self.database.read() as session:
             version = model_versions.get_version(session, id_or_name)
-        if version.state in ("candidate", "ready"):
+        if version.state in SERVABLE:
             if self.is_loaded(version.id):
                 self._verify(version)
             self.load(version)
@@ -125,12 +158,20 @@ class Follower(ABC):
         self._refused: str | None = None  # the key of one that failed to load
         self._waiting: str | None = None  # the key of one whose model server did not answer
 
-    def follow(self) -> None:
-        """Load the version that the database names, unless it is served already or failed to load."""
+    def follow(self, *, fetch: bool = False) -> None:
+        """Load the version that the database names, unless it is served already or failed to load.
+
+        One that may have to be fetched from the artifact store is left alone, unless `fetch`: requests go on
+        with the version so far.
+        """
         with self.versions.database.read() as session:
-            key = self._named(session)[0]
+            key, version_id = self._named(session)
         if key == (self._refused or self.key):
             return
+        if key and version_id and self.versions.may_fetch(version_id):
+            here = fetch and self._fetch(key, version_id)
+            if not here:
+                return
         with self.versions.lock:
             with self.versions.database.read() as session:  # the last holder of the lock may have changed it
                 key, version_id = self._named(session)
@@ -142,28 +183,45 @@ class Follower(ABC):
                 return
             self._change(key, version)
 
+    def _fetch(self, key: str, version_id: str) -> bool:
+        with self.versions.database.read() as session:
+            version = model_versions.get_version(session, version_id)
+        try:
+            self.versions.fetch(version)
+        except Exception as error:
+            with self.versions.lock:
+                self._fail(key, version, error)
+            return False
+        return True
+
     def _change(self, key: str | None, version: ModelVersion | None) -> None:
         """Serve what the database names now, if it can be loaded."""
         if key is None or version is None:
             return
-        problem = "%s is %s but %s, so %s: %s"
         try:
             served = self.versions.load(version)
-        except Busy as error:  # the model server did not answer, which is no refusal: try again
-            if self._waiting != key:
-                why = "waits for the model server"
-                log.error(problem, version.name, self.role, why, self._fallback(), error)
-            self._waiting = key
         except Exception as error:  # whatever happened, another version must keep replying
-            self._refused = key
-            unexpected = not isinstance(error, ThumbloopError)
-            log.error(
-                *(problem, version.name, self.role, "cannot be served", self._fallback(), error),
-                exc_info=unexpected,
-            )
-            self._on_swap("refused")
+            self._fail(key, version, error)
         else:
             self.serve(key, served)
+
+    def _fail(self, key: str, version: ModelVersion, error: Exception) -> None:
+        """Say once why a version is not served; try again where a server or the store did not answer."""
+        problem = "%s is %s but %s, so %s: %s"
+        if isinstance(error, Busy):
+            if self._waiting != key:
+                waits = "artifact store" if isinstance(error, StoreUnavailable) else "model server"
+                why = f"waits for the {waits}"
+                log.error(problem, version.name, self.role, why, self._fallback(), error)
+            self._waiting = key
+            return
+        self._refused = key
+        unexpected = not isinstance(error, ThumbloopError)
+        log.error(
+            *(problem, version.name, self.role, "cannot be served", self._fallback(), error),
+            exc_info=unexpected,
+        )
+        self._on_swap("refused")
 
     def serve(self, key: str, served: ServedVersion) -> None:
         """Send new replies to this version; replies under way finish on the one they began with."""

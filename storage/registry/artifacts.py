@@ -21,6 +21,7 @@ WEIGHTS = "adapter_model.safetensors"
 REQUIRED = ("adapter_config.json", WEIGHTS)
 ALLOWED = (*REQUIRED, "README.md", "lineage.json")
 INSTALLATION = "installation.id"
+PART = ".part"  # ends the name of a folder that another process is filling
 DAY = 86_400.0  # seconds
 
 
@@ -35,6 +36,8 @@ class Published:
 
 class Artifacts:
     """The adapter and run folders of one data directory."""
+
+    cached = False  # whether the adapters are copies of those in a store
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.absolute()
@@ -93,8 +96,7 @@ class Artifacts:
         files = _hash_folder(staging)
         with _written(final):
             sync_tree(staging)
-        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        return Published(str(final.relative_to(self.data_dir)), digest, files)
+        return Published(str(final.relative_to(self.data_dir)), hash_of_all(files), files)
 
     def publish(self, run_id: str) -> None:
         """Rename the sealed folder to its final name; raises NotReady if that fails.
@@ -119,11 +121,25 @@ class Artifacts:
             raise _refused(folder, f"{name} is missing")
         return folder
 
+    def use(self, path: str) -> None:
+        """Note that a version is loaded, for a data directory that caches a store."""
+
+    def end_run(self, run_id: str) -> None:
+        """Remove what a store has for further attempts of a run that is over, and bound the cache."""
+
+    def tidy_store(self, days: float) -> list[str]:
+        """Upload and sweep, once a day, if there is a store; returns the names that were removed."""
+        return []
+
     def sweep(self, known_paths: Iterable[str], active_runs: Iterable[str] = ()) -> list[str]:
         """Move adapter folders of no version and no active run to `trash`; returns their names."""
         keep = {Path(path).name for path in known_paths}
         keep |= {name for run_id in active_runs for name in (run_id, self._staging(run_id).name)}
-        swept = [path.name for path in self.adapters.glob("*") if path.is_dir() and path.name not in keep]
+        swept = [
+            path.name
+            for path in self.adapters.glob("*")
+            if path.is_dir() and path.name not in keep and path.suffix != PART
+        ]
         for name in swept:
             self.trash.mkdir(mode=0o700, exist_ok=True)
             target = self.trash / name
@@ -167,6 +183,11 @@ def _hash_folder(folder: Path) -> dict[str, str]:
         if name not in hashes:
             raise _refused(folder, f"{name} is missing")
     return hashes
+
+
+def hash_of_all(files: Mapping[str, str]) -> str:
+    """One hash for an adapter, from those of its files."""
+    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
 
 
 def hash_file(file: Path) -> str:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from storage.db.database import Database
 from storage.errors import InvalidInput
-from storage.registry.artifacts import Artifacts
 from storage.registry.model_versions import deployed_version, get_version
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 from trainer.dataset.snapshot import take_snapshot
 from trainer.dataset.split import split_by_chat
@@ -22,7 +22,7 @@ def evaluate_version(
 
     Raises NotFound, InvalidInput for the base model, and ArtifactRefused for damaged files.
     """
-    artifacts = Artifacts(settings.data_dir)
+    artifacts = open_artifacts(settings, database)
     with database.read() as session:
         version = get_version(session, name)
         other = get_version(session, against) if against else deployed_version(session)

@@ -12,9 +12,10 @@ import torch
 
 from storage.db.database import Database
 from storage.db.tables import TrainingRun
-from storage.errors import LeaseLost, ThumbloopError
+from storage.errors import LeaseLost, StoreUnavailable, ThumbloopError
 from storage.registry import training_runs
 from storage.registry.artifacts import Artifacts
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 from trainer.errors import Diverged, Interrupted, OutOfMemory, ProcessLost
 from trainer.model.host_limits import is_full
@@ -60,18 +61,19 @@ def attempt_run(
             _finish(database, lease, outcome)
         except Interrupted as interrupted:
             return NOT_OURS if interrupted.why == "lost" else _release(database, lease)
-        except ProcessLost as lost_process:
+        except (ProcessLost, StoreUnavailable) as lost:
             # End as if this trainer had died too: the attempt counts, and the next one resumes the run.
             lease.close()
-            log.error("%s The next trainer resumes the run there.", lost_process)
+            log.error("%s The next trainer resumes the run there.", lost)
             with database.write() as session:
                 training_runs.expire_lease(session, run_id, owner)
             return RELEASED
-        except LeaseLost as lost:
-            log.error("%s Stopping.", lost.message)
+        except LeaseLost as lost_lease:
+            log.error("%s Stopping.", lost_lease.message)
             return NOT_OURS
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / SAMPLED_FILE).unlink(missing_ok=True)
+        open_artifacts(settings, database).end_run(run_id)
         return FAILED if outcome.state == "failed" else DONE
 
 
@@ -85,7 +87,7 @@ def _outcome(
         if interrupted.why != "cancelled":
             raise
         return Outcome("cancelled", "Cancelled while it was running.", {})
-    except (LeaseLost, ProcessLost):
+    except (LeaseLost, ProcessLost, StoreUnavailable):
         raise
     except (ThumbloopError, Diverged, OutOfMemory) as error:
         return Outcome("failed", str(error), {})

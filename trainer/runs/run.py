@@ -25,6 +25,7 @@ from storage.registry.artifacts import Artifacts
 from storage.registry.device_lock import DeviceLock
 from storage.registry.lineage import count_lost, keep_lineage
 from storage.registry.set_aside import Reason, keep_set_aside
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings, frozen_settings, load_settings
 from storage.settings.guard import guard_limits
 from trainer.adapters.lineage import write_lineage
@@ -49,6 +50,7 @@ from trainer.model import base_model
 from trainer.model.base_model import BaseModelSource
 from trainer.runs.curve import TrainingCurve
 from trainer.runs.lease import Lease
+from trainer.runs.stored_checkpoints import StoredCheckpoints
 from trainer.taste.features import KnownFeatures
 from trainer.taste.sampled_rows import SAMPLED_FILE, SampledRows, keep_rows, kept_rows, sample_liked
 from trainer.text import counted
@@ -56,6 +58,7 @@ from trainer.text import counted
 log = logging.getLogger(__name__)
 
 DEVICE_POLL_SECONDS = 0.1
+STORE_SECONDS = 120.0  # that an artifact store may be away until the attempt ends
 
 # Settings stored with the run, so that a later attempt uses the same ones.
 FROZEN = frozen_settings("adapter", "run")
@@ -95,6 +98,9 @@ class RunSteps:
         """Carry out the steps. Raises Interrupted, LeaseLost, Diverged and others."""
         self._phase("loading the model")
         source = self._freeze_settings()
+        self.artifacts = open_artifacts(
+            *(self.settings, self.database), patience=STORE_SECONDS, check=self.lease.check
+        )
         tokenizer = base_model.load_tokenizer(source)
 
         self._phase("reading votes")
@@ -123,6 +129,9 @@ class RunSteps:
             check=self.lease.check,
         )
         resumable = self._freeze_snapshot(snapshot, rows.held_chats, start)
+        self.stored = StoredCheckpoints(self.artifacts, self.run.id, (snapshot.sha256, self.processes))
+        if resumable:
+            self.stored.fetch()
 
         refusal = self._refusal(snapshot, rows.training)
         if refusal is not None:
@@ -302,9 +311,10 @@ class RunSteps:
             *(source, start, self.settings, rows, plan.weights),
             *(self.checkpoints, staging, resume, self._references(source, start)),
         )
-        result = launcher.train(
-            job, processes=plan.processes, progress=self._report_step, check=self.lease.check
-        )
+        with self.stored:
+            result = launcher.train(
+                job, processes=plan.processes, progress=self._report_step, check=self.lease.check
+            )
         log.info(
             "Trained %s in %.0f s, %.2f s a row, at most %.1f GiB of memory.",
             *(counted(result.steps, "step"), result.seconds, result.seconds_per_row),
