@@ -64,17 +64,33 @@ def publish_adapter(
 
     `change` is done to the folder before it is published.
     """
+    name = f"adapter-{hashlib.sha256(f'{base} {seed}'.encode()).hexdigest()[:16]}"
+    built = made_once(name, lambda folder: build_adapter(base, folder, seed=seed))
+
+    def stage(folder: Path) -> None:
+        change(shutil.copytree(built, folder, dirs_exist_ok=True))
+
+    return publish_staged(database, artifacts, str(base), stage, state=state)
+
+
+def publish_staged(
+    database: Database,
+    artifacts: Artifacts,
+    base: str,
+    stage: Callable[[Path], object],
+    *,
+    state: str = "ready",
+) -> ModelVersion:
+    """The version of a run of its own, with the files that `stage` writes into an empty folder."""
     with database.write() as session:
         run = training_runs.request_run(session, trigger="api")
         held = training_runs.claim_run(session, run.id, owner="test", lease_seconds=60, max_attempts=1)
         assert held is not None
-    name = f"adapter-{hashlib.sha256(f'{base} {seed}'.encode()).hexdigest()[:16]}"
-    built = made_once(name, lambda folder: build_adapter(base, folder, seed=seed))
-    change(shutil.copytree(built, artifacts.staging(run.id), dirs_exist_ok=True))
+    stage(artifacts.staging(run.id))
     published = seal_and_publish(artifacts, run.id)
     with database.write() as session:
         version = model_versions.publish_version(
-            session, run.id, held.fence, published, base_model=str(base), metrics={}
+            session, run.id, held.fence, published, base_model=base, metrics={}
         )
         version = model_versions.set_state(session, version.id, state, "Made for a test.")
         training_runs.finish_run(session, run.id, held.fence, state="succeeded", reason="Made for a test.")
