@@ -177,7 +177,7 @@ def s3() -> Iterator["S3Server"]:
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+def artifact_store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """The settings of a new artifact store: a folder, or below a new prefix of a bucket."""
     if getattr(request, "param", "file") == "file":
         return {"artifacts": f"file://{tmp_path}/the store"}

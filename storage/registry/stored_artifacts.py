@@ -166,12 +166,21 @@ class StoredArtifacts(Artifacts):
             log.info("Fetching the adapter %s from %s.", target.name, self.store.address)
             with written_aside(target, folder=True) as part:
                 if not self.store.fetch(_stored(path, files), part):
-                    raise refused
+                    raise self._absent(refused)
                 shutil.rmtree(target, ignore_errors=True)
             folder = super().verify(path, files)
             self.use(path)
             self._shrink()
         return folder
+
+    def _absent(self, refused: ArtifactRefused) -> ArtifactRefused | StoreUnavailable:
+        """The error for an adapter that is not in the store. A store without any may not be mounted yet."""
+        if self.store.names(ADAPTERS):
+            return refused
+        return StoreUnavailable(
+            f"{refused.message} The artifact store {self.store.address} is empty: mount it, or set "
+            f"THUMBLOOP_ARTIFACTS to the right one."
+        )
 
 
 def open_artifacts(

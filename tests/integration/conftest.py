@@ -17,6 +17,7 @@ from storage.db.database import Database, open_database
 from storage.people import users
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 from tests.support.chat_env import ChatEnv, MakeEnv, MakeServing, ServingEnv
 from tests.support.command_line import CommandLine
@@ -132,10 +133,11 @@ def make_serving(settings: Settings, database: Database, talkative_model: Path) 
     chosen = settings.model_copy(update={"model": str(talkative_model), "precision": "fp32"})
     with ExitStack() as closing:
 
-        def make(max_loaded_versions: int = settings.max_loaded_versions) -> ServingEnv:
+        def make(max_loaded_versions: int = settings.max_loaded_versions, **changes: object) -> ServingEnv:
             with database.write() as session:
                 model_versions.ensure_base(session, chosen.model)
-            artifacts, backend = Artifacts(chosen.data_dir), LocalBackend(chosen, resolve(chosen))
+            artifacts = open_artifacts(chosen.model_copy(update=changes), database)
+            backend = LocalBackend(chosen, resolve(chosen))
             closing.callback(backend.close)
             deployments = Deployments(database, artifacts, backend, max_loaded_versions=max_loaded_versions)
             closing.callback(deployments.stop)

@@ -70,9 +70,10 @@ class TrainingEnv:
             force = settings.pop("force", False)
             return training_runs.request_run(session, trigger="cli", force=force, settings=settings).id
 
-    def start(self, run_id: str) -> Program:
-        log = self.artifacts.run_folder(run_id) / "train.log"
-        environment = child_environment(self.settings)
+    def start(self, run_id: str, **settings: Any) -> Program:
+        settings_there = self.settings.model_copy(update=settings)
+        log = Artifacts(settings_there.data_dir).run_folder(run_id) / "train.log"
+        environment = child_environment(settings_there)
         process = Program("trainer", "run", run_id, environment=environment, output=log)
         self.processes.append(process)
         return process

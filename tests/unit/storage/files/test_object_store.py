@@ -15,12 +15,12 @@ from tests.support.live_server import wait_until
 from tests.support.s3_server import S3Server
 
 Open = Callable[..., ObjectStore]
-both = pytest.mark.parametrize("store", ["file", "s3"], indirect=True)
+both = pytest.mark.parametrize("artifact_store", ["file", "s3"], indirect=True)
 
 
 @pytest.fixture
-def opened(store: dict[str, Any]) -> ObjectStore:
-    return ObjectStore(store["artifacts"], store.get("artifacts_options", {}), patience=0)
+def opened(artifact_store: dict[str, Any]) -> ObjectStore:
+    return ObjectStore(artifact_store["artifacts"], artifact_store.get("artifacts_options", {}), patience=0)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def fetched(store: ObjectStore, folder: str, target: Path) -> dict[str, str] | N
 
 @both
 def test_a_folder_is_read_as_it_was_written_and_damage_is_named(
-    store: dict[str, Any], opened: ObjectStore, files: dict[str, Path], tmp_path: Path
+    artifact_store: dict[str, Any], opened: ObjectStore, files: dict[str, Path], tmp_path: Path
 ) -> None:
     assert (opened.names("runs"), opened.read("a"), opened.manifest("runs/7")) == ([], None, None)
     opened.put("runs/7", files)
@@ -53,7 +53,7 @@ def test_a_folder_is_read_as_it_was_written_and_damage_is_named(
     opened.write("mark", b"2")
     assert opened.read("mark") == b"2"
 
-    raw, root = fsspec.url_to_fs(store["artifacts"], **store.get("artifacts_options", {}))
+    raw, root = fsspec.url_to_fs(artifact_store["artifacts"], **artifact_store.get("artifacts_options", {}))
     raw.pipe_file(f"{root}/runs/7/weights", b"This is damage.")
     with pytest.raises(ArtifactRefused, match=r"/runs/7/weights is damaged: it has changed .* train again"):
         fetched(opened, "runs/7", tmp_path / "damaged")
