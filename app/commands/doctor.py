@@ -1,4 +1,7 @@
-"""`thumbloop doctor`: checks whether this machine is ready, without changes, and says what to do."""
+"""`thumbloop doctor`: checks whether this machine is ready, and says what to do.
+
+It changes nothing, but for a file in the artifact store that it removes again.
+"""
 
 import asyncio
 import contextlib
@@ -21,8 +24,10 @@ from rich.text import Text
 
 from app.commands.terminal import console, shown_time
 from storage.db.database import Database
+from storage.db.ids import new_id
 from storage.errors import BadSetting, Conflict, NotReady, ThumbloopError
 from storage.files.data_dir import is_open
+from storage.files.object_store import ObjectStore
 from storage.registry.artifacts import Artifacts
 from storage.registry.model_versions import deployed_version, installation_id
 from storage.settings import Settings, load_settings
@@ -159,11 +164,30 @@ def check_deployed(settings: Settings) -> Finding:
                     installation = installation_id(session)
                     version = deployed_version(session) if installation else None
             artifacts.check_installation(installation, database.shown_address)
-            if version is not None and version.path is not None:
-                artifacts.verify(version.path, version.files)
+            path = version.path if version is not None else None
+            # With a store, a version that is not here yet is fetched when it is served.
+            if version is not None and path and (artifacts.folder(path).is_dir() or not settings.artifacts):
+                artifacts.verify(path, version.files)
         except (Conflict, NotReady) as error:
             return Finding("fail", f"{version.name} is deployed" if version else "none", error.message)
     return Finding("ok", version.name if version else "v1, from the first start on")
+
+
+def check_artifacts(settings: Settings) -> Finding:
+    """Whether a file can be written to the artifact store, read and removed."""
+    if not settings.artifacts:
+        return Finding("ok", "adapters and checkpoints are in the data directory")
+    probe = new_id()
+    try:
+        store = ObjectStore(settings.artifacts, settings.artifacts_options, patience=0)
+        store.write(probe, probe.encode())
+        same = store.read(probe) == probe.encode()
+        store.remove(probe)
+    except ThumbloopError as error:
+        return Finding("fail", settings.artifacts, error.message)
+    if not same:
+        return Finding("fail", settings.artifacts, "It did not return what was written to it.")
+    return Finding("ok", f"{settings.artifacts} can be written to and read")
 
 
 def check_schedule(settings: Settings) -> Finding:
@@ -283,6 +307,6 @@ def check_chromium(_: Settings) -> Finding:
 
 CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     *(check_python, check_torch, check_precision, check_memory, check_data, check_database),
-    *(check_deployed, check_schedule, check_executor, check_guard, check_model, check_backend, check_port),
-    check_chromium,
+    *(check_deployed, check_artifacts, check_schedule, check_executor, check_guard, check_model),
+    *(check_backend, check_port, check_chromium),
 )

@@ -1,4 +1,5 @@
-"""Crash-safe file handling: atomic writes, file locks, full-disk errors, the installation's secret key.
+"""Crash-safe file handling: atomic writes, file locks, folders in a bucket, full-disk errors, the
+installation's secret key.
 
 May import storage.errors. Begin with `atomic.py`.
 """

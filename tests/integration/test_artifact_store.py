@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.commands.doctor import check_artifacts
 from storage.errors import StoreUnavailable
 from storage.registry.stored_artifacts import StoredArtifacts, open_artifacts
 from storage.settings import Settings
@@ -96,3 +97,15 @@ def test_a_run_goes_on_on_another_machine_and_waits_for_a_store_that_is_away(
     assert stored(env).store.names("runs") == []
     version = env.version("v2")
     assert stored(env).verify(version.path or "", version.files), "this machine fetches it"
+
+
+def test_the_doctor_tries_the_store_and_leaves_nothing_there(
+    settings: Settings, artifact_store: dict[str, Any], tmp_path: Path
+) -> None:
+    assert check_artifacts(settings).text == "adapters and checkpoints are in the data directory"
+    assert check_artifacts(settings.model_copy(update=artifact_store)).status == "ok"
+    assert not list(Path(artifact_store["artifacts"].removeprefix("file://")).iterdir())
+    (tmp_path / "file").touch()
+    failed = check_artifacts(settings.model_copy(update={"artifacts": f"file://{tmp_path}/file"}))
+    assert failed.status == "fail"
+    assert f"The artifact store file://{tmp_path}/file is unavailable (" in failed.remedy
