@@ -21,6 +21,12 @@ def read_all(session: Session, text: str) -> set[str]:
     return set(session.exec(select(Message.id).where(has_text(Message.content, text))))
 
 
+def is_left_out(database: Database, text: str) -> bool:
+    """No index has single letters, nor those that become two; PostgreSQL's has no two of ASCII."""
+    postgresql = database.dialect == "postgresql"
+    return len(text) < 2 or len(text.casefold()) > len(text) == 2 or (postgresql and text.isascii())
+
+
 def test_index_finds_what_reading_everything_finds(database: Database) -> None:
     draw = random.Random(0)
     texts = ["".join(draw.choices(LETTERS, k=draw.randint(1, 14))) for _ in range(300)]
@@ -30,9 +36,10 @@ def test_index_finds_what_reading_everything_finds(database: Database) -> None:
         session.execute(sa.insert(Message), rows)
         for text in texts:
             start = draw.randrange(len(text))
-            for part in (text, text[start : start + 3].upper(), "".join(draw.choices(LETTERS, k=3))):
+            pair = text[start : start + 2]
+            for part in (text, text[start : start + 3].upper(), "".join(draw.choices(LETTERS, k=3)), pair):
                 found = messages_with(session, part)
-                assert (found is None) == (len(part) < 3)
+                assert (found is not None) or is_left_out(database, part), part
                 assert found is None or set(found) == read_all(session, part)
 
 
@@ -57,9 +64,17 @@ def test_a_text_that_many_messages_have_is_not_looked_up(database: Database) -> 
     with database.write() as session:
         person, chat, _ = add_person_with_reply(session, answer="A xylophone")
         assert len(messages_with(session, "xylophone") or []) == 1
-        many = [Message(chat_id=chat.id, role="user", content="Xylophones").model_dump() for _ in range(FEW)]
+        assert messages_with(session, "鲸鱼") == []
+        many = [
+            Message(chat_id=chat.id, role="user", content="Xylophones 鲸鱼").model_dump() for _ in range(FEW)
+        ]
         session.execute(sa.insert(Message), many)
         assert messages_with(session, "xylophone") is None
+        assert len(messages_with(session, "鲸鱼") or []) == FEW
+        session.execute(
+            sa.insert(Message), Message(chat_id=chat.id, role="user", content="鲸鱼").model_dump()
+        )
+        assert messages_with(session, "鲸鱼") is None
         assert chats.list_chats(session, person.id, search="xylophone") == [chat]
 
 
