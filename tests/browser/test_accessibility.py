@@ -4,7 +4,15 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.axe import violations
-from tests.support.chatting import PHONE, OpenPage, expect_vote, send_and_wait, thumb, with_replies
+from tests.support.chatting import (
+    NARROW,
+    OpenPage,
+    assert_fits,
+    expect_vote,
+    send_and_wait,
+    thumb,
+    with_replies,
+)
 from tests.support.live_server import LiveServer
 
 CODE = "```python\nprint('" + "a long line " * 20 + "')  # and a comment\n```\n\n|a||\n|-|-|\n|b|c|"
@@ -16,7 +24,7 @@ TASKS = "|Method|" + "word " * 40 + "|\n|:-|-:|\n|Sorting|12|\n\n- [x] done"
 def test_no_rule_of_axe_is_broken(
     chat_server: LiveServer, open_page: OpenPage, scheme: str, kind: str
 ) -> None:
-    page = open_page(chat_server.url, color_scheme=scheme, **(PHONE if kind == "phone" else {}))
+    page = open_page(chat_server.url, color_scheme=scheme, **(NARROW if kind == "phone" else {}))
     expect(page.get_by_role("list", name="Ideas to begin with")).to_be_visible()
     assert violations(page) == []
     send_and_wait(page, "Hello")
@@ -33,6 +41,7 @@ def test_no_rule_of_axe_is_broken(
     page.get_by_role("button", name="Chat settings").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     assert violations(page) == []
+    assert_fits(page)
     page.keyboard.press("Escape")
     if kind == "phone":
         page.get_by_role("button", name="Chats").tap()

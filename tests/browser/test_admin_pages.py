@@ -23,7 +23,7 @@ from storage.registry.set_aside import Reason
 from tests.support import http_loop
 from tests.support.adapters import publish_adapter
 from tests.support.axe import violations
-from tests.support.chatting import PHONE, OpenPage, assert_fits, send_and_wait
+from tests.support.chatting import NARROW, PHONE, OpenPage, assert_fits, send_and_wait
 from tests.support.live_server import LiveServer, StartServer
 from tests.support.rated_files import rated, write_rows
 from tests.support.rows import add_set_aside
@@ -326,6 +326,9 @@ def test_accounts_and_tokens(admin_server: LiveServer, open_page: OpenPage) -> N
     expect(guest.get_by_role("textbox", name="Message", exact=True)).to_be_visible()
     page.get_by_role("button", name="Password link for Grace").click()
     expect(page.locator(".secret")).to_contain_text("/password-link?token=tl_")
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert violations(page) == []
+    assert_fits(page)
 
     page.get_by_text("New token").click()
     page.get_by_label("Program").fill("robot")
@@ -397,8 +400,7 @@ def test_only_admins_come_in(chat_server: LiveServer, open_page: OpenPage) -> No
 def test_each_page_fits_and_breaks_no_rule_of_axe(
     admin_server: LiveServer, open_page: OpenPage, scheme: str, kind: str
 ) -> None:
-    size = {"desktop": {}, "narrow phone": {**PHONE, "viewport": {"width": 320, "height": 640}}}[kind]
-    page = open_page(admin_server.admin_link(), color_scheme=scheme, **size)
+    page = open_page(admin_server.admin_link(), color_scheme=scheme, **(NARROW if kind != "desktop" else {}))
     problems: list[str] = []
     page.on("console", lambda m: problems.append(m.text) if m.type in ("warning", "error") else None)
     page.on("response", lambda answer: problems.append(answer.url) if answer.status >= 400 else None)
@@ -444,8 +446,7 @@ def test_the_newest_sweep_with_its_plot(admin_server: LiveServer, open_page: Ope
 
 
 def test_the_newest_scores_by_questions_of_two_turns(admin_server: LiveServer, open_page: OpenPage) -> None:
-    narrow = {**PHONE, "viewport": {"width": 320, "height": 640}}
-    page = open_page(admin_server.admin_link(), color_scheme="dark", **narrow)
+    page = open_page(admin_server.admin_link(), color_scheme="dark", **NARROW)
     page.goto(f"{admin_server.url}/admin/versions")
     panel = page.get_by_role("region", name="Scores by questions", exact=True)
     expect(panel).to_contain_text("thumbloop evaluate v1 v2 --questions own --judge")

@@ -1,5 +1,6 @@
 """`thumbloop demo`: what is in its month, and that every page says that it is simulated and is whole."""
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -21,7 +22,7 @@ from storage.review.second_ratings import agreement
 from storage.review.voted_replies import VoteFilter, list_votes
 from storage.settings import Settings
 from tests.support.axe import violations
-from tests.support.chatting import PHONE, OpenPage, assert_fits
+from tests.support.chatting import NARROW, OpenPage, assert_fits
 from tests.support.command_line import CommandLine
 from tests.support.live_server import LiveServer
 
@@ -80,9 +81,11 @@ def test_a_month_with_good_and_bad_versions(command: CommandLine, tmp_path: Path
 def test_every_page_says_so_and_breaks_no_rule(
     demo_server: LiveServer, open_page: OpenPage, kind: str
 ) -> None:
-    dark = {"color_scheme": "dark"} if kind == "phone" else {}
-    page = open_page(demo_server.admin_link(), **(PHONE if kind == "phone" else {}), **dark)
-    for address in ("/", *PAGES, "/admin/feedback/themes", "/admin/versions/compare"):
+    page = open_page(
+        demo_server.admin_link(), **({**NARROW, "color_scheme": "dark"} if kind == "phone" else {})
+    )
+    more = ("feedback/themes", "feedback?queue=downs", "versions/compare")
+    for address in ("/", *PAGES, *(f"/admin/{one}" for one in more)):
         page.goto(f"{demo_server.url}{address}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.get_by_text(DEMONSTRATION)).to_be_visible()
@@ -93,7 +96,7 @@ def test_every_page_says_so_and_breaks_no_rule(
 def test_runs_are_compared_and_the_time_line_shows_who_replied_when(
     demo_server: LiveServer, open_page: OpenPage
 ) -> None:
-    page = open_page(demo_server.admin_link(), **PHONE)
+    page = open_page(demo_server.admin_link(), **NARROW)
     page.goto(f"{demo_server.url}/admin/training")
     page.get_by_role("button", name="Compare chosen runs").tap()
     expect(page.get_by_role("alert")).to_have_text("Choose two to 4 runs to compare.")
@@ -106,6 +109,9 @@ def test_runs_are_compared_and_the_time_line_shows_who_replied_when(
     expect(page.get_by_role("columnheader", name="v2")).to_be_attached()
     expect(page.get_by_role("row").filter(has_text="State")).to_contain_text("succeeded")
     expect(page.get_by_role("region", name="v4").locator("svg").first).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Data: the curves of v4, as JSON").tap()
+    assert json.loads(download.value.path().read_text())["progress"]["curve"]
     assert violations(page) == []
     assert_fits(page)
     page.goto(f"{demo_server.url}/admin/versions")

@@ -12,7 +12,7 @@ from storage.registry import model_versions
 from storage.review.second_ratings import agreement
 from storage.review.voted_replies import VoteFilter, list_votes
 from tests.support.axe import violations
-from tests.support.chatting import PHONE, OpenPage, assert_fits
+from tests.support.chatting import NARROW, OpenPage, assert_fits
 from tests.support.live_server import LiveServer
 from tests.support.rows import add_person_with_reply, add_reply
 
@@ -79,6 +79,7 @@ def test_ten_votes_are_reviewed_by_keyboard_alone(
             "aria-pressed", "true"
         )
         page.keyboard.press("j")
+    expect(page.locator(".turn.user p")).to_have_text("Question 1?")
     page.keyboard.press("Escape")
     expect(page.locator("article")).to_have_count(0)
     with store.read() as session:
@@ -145,8 +146,13 @@ def test_an_admin_writes_what_a_reply_should_have_said(server: LiveServer, open_
 def test_a_person_is_quarantined_and_released_beside_their_vote_on_a_phone(
     server: LiveServer, store: Database, open_page: OpenPage
 ) -> None:
-    page = feedback(server, open_page, **PHONE)
+    page = feedback(server, open_page, **NARROW)
+    page.locator(LINES).get_by_role("checkbox").first.check()
+    page.get_by_role("button", name="Exclude chosen").click()
+    expect(page.get_by_role("button", name="Undo")).to_be_visible()
+    assert violations(page) == []
     assert_fits(page)
+    page.get_by_role("button", name="Undo").click()
     page.locator(LINES).filter(has_text="Question 5?").locator("a").click()
     expect(page.locator("section")).to_be_hidden()
     expect(page.locator("article")).to_contain_text("A comment.")

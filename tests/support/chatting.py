@@ -23,6 +23,7 @@ FLAGS = [
 WAIT_MS = 60_000  # only bounds a failure
 OpenPage = Callable[..., Page]
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+NARROW = {**PHONE, "viewport": {"width": 320, "height": 640}}  # as wide as 640 px are at 200 % zoom
 # Notes every length that the newest reply's text had.
 WATCH = """() => {
   window.lengths = [];
