@@ -52,13 +52,12 @@ def _unsure(votes: Votes, _: str) -> list[VotedReply]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
 
-    # Pairs of characters too, so that it works for languages without spaces.
-    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=20_000)
-    # Both kinds weigh the same, however rare one is.
-    classifier = make_pipeline(words, LogisticRegression(class_weight="balanced"))
-    texts = [f"{vote.question}\n{vote.reply}" for vote in votes]
+    # Of characters, so that it works for languages without spaces. Weighed once and not in each fold, which
+    # takes a fifth of the time: the weights know no labels.
+    parts = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 3), sublinear_tf=True, max_features=20_000)
+    texts = parts.fit_transform(f"{vote.question}\n{vote.reply}" for vote in votes)
+    classifier = LogisticRegression(class_weight="balanced")  # both kinds weigh the same, however rare one is
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     liked = cross_val_predict(classifier, texts, labels, cv=folds, method="predict_proba")[:, 1]
     return [votes[place] for place in np.argsort(np.abs(liked - 0.5), kind="stable")]
