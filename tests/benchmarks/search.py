@@ -58,13 +58,18 @@ def main() -> None:
         print_report("search", {"messages": given.messages, "engine": database.dialect, **figures})
 
 
-def build(database: Database, messages: int) -> tuple[str, list[str]]:
-    """Returns the id of the person with half of the chats, and the words, the most frequent ones first."""
-    draw = random.Random(0)
+def draw_words(draw: random.Random) -> tuple[list[str], list[float]]:
+    """Words, the most frequent ones first, and their cumulative weights by Zipf's law."""
     syllables = [first + vowel + last for first in "bdfgklmnprst" for vowel in "aeiou" for last in "lmnrs"]
     words = sorted({"".join(draw.choices(syllables, k=draw.choice((1, 2, 2, 3)))) for _ in range(20_000)})
     draw.shuffle(words)
-    weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(len(words))))
+    return words, list(itertools.accumulate(1 / (rank + 1) for rank in range(len(words))))
+
+
+def build(database: Database, messages: int) -> tuple[str, list[str]]:
+    """Returns the id of the person with half of the chats, and the words, the most frequent ones first."""
+    draw = random.Random(0)
+    words, weights = draw_words(draw)
     with database.write() as session:
         version = model_versions.ensure_base(session, "bench").id
     people = [new_id() for _ in range(PEOPLE)]
