@@ -24,8 +24,13 @@ from storage.settings.validators import Address, check_together, check_webhook_s
 
 # Settings whose values are never shown.
 SECRETS = frozenset(
-    {"webhook_secret", "openai_api_key", "metrics_token", "gate_judge", "oidc", "artifacts_options"}
+    {
+        *("webhook_secret", "openai_api_key", "metrics_token", "gate_judge", "oidc"),
+        *("artifacts_options", "ray_headers"),
+    }
 )
+# Settings with fields, which an error about them names.
+STRUCTURED = ("oidc", "ray")
 # Why a setting cannot be changed while the server runs, where it is not that it is read once.
 FIXED = {
     **dict.fromkeys(SECRETS, "secrets are not kept in the database."),
@@ -171,7 +176,7 @@ def load_settings(**overrides: Any) -> Settings:
             raise BadSetting(f"{first['msg'].removeprefix('Value error, ')}.") from error
         # What follows the name is the place in a list, or the alternative of a type that did not fit.
         field, *place = first["loc"]
-        inside = [str(part) for part in place if isinstance(part, int) or field == "oidc"]
+        inside = [str(part) for part in place if isinstance(part, int) or field in STRUCTURED]
         name = ".".join([str(field), *inside])
         given = "…" if field in SECRETS else repr(first.get("input"))
         raise BadSetting(

@@ -63,8 +63,9 @@ def allowed(schema: dict[str, Any]) -> str:
         return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    if schema["type"] == "array":
+    kind = "object" if "$ref" in schema else schema["type"]
+    if kind == "array":
         names = ", ".join(f"`{value}`" for value in schema["items"].get("enum", ()))
         return f"list, with commas: {names}" if names else "list, with commas"
     limits = [f"{sign} {schema[key]:g}" for key, sign in LIMITS.items() if key in schema]
-    return " ".join([KINDS[schema["type"]], ", ".join(limits)]).strip()
+    return " ".join([KINDS[kind], ", ".join(limits)]).strip()

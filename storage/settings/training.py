@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from storage.settings.cluster import RayCluster
 from storage.settings.frozen import AdapterField, LiveField, NowField, RunField
 from storage.settings.validators import (
     AsList,
@@ -37,12 +38,17 @@ class TrainingSettings(BaseSettings):
     timezone: TimeZone = NowField("UTC")
     """Time zone of the schedule and the quiet hours, for example Europe/Berlin."""
     executor: Executor = LiveField("local")
-    """Where the trainer of a run works. local: on this machine, as a process. slurm: as a job of a Slurm
+    """Where the trainer of a run works. local: on this machine, as a process. slurm, ray: as a job of such a
     cluster (docs/cluster.md). `package.module:Class`: where a class of your own starts it
     (docs/training.md)."""
     slurm: Annotated[dict[str, Any], NoDecode, AsObject, SlurmParameters] = LiveField({})
     """What a Slurm job asks for, as JSON, with the names of submitit: {"slurm_partition": "gpu",
     "gpus_per_node": 1, "mem_gb": 32, "timeout_min": 240}. "cluster": "local" starts jobs on this machine."""
+    ray: Annotated[RayCluster, NoDecode, AsObject] = LiveField(RayCluster())
+    """The Ray cluster, and what a job asks for there, as JSON: {"address": "http://head:8265",
+    "num_gpus": 1, "memory_gb": 32, "resources": {}, "runtime_env": {}, "python": "python"}."""
+    ray_headers: Annotated[dict[str, str], NoDecode, AsObject] = LiveField({})
+    """Headers for the requests to that cluster, as JSON, such as {"Authorization": "Bearer …"}."""
     job_start_minutes: float = LiveField(1440.0, gt=0)
     """Minutes that a job of a cluster may wait for its start. Then it is taken back, and the run fails."""
     job_data_dir: str = LiveField("")

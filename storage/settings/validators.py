@@ -133,8 +133,8 @@ _TWO_TIMES = "write two times of day with a hyphen between them, such as 22:00-0
 Hours = Annotated[str, matching(f"({_TIME}-{_TIME})?", _TWO_TIMES)]
 _A_SERVER = "write NAME=URL,MODEL or NAME=URL,KEY,MODEL; docs/cold-start.md says more"
 ModelServer = Annotated[str, matching(r"([\w./-]{1,80}=https?://[^,\s]+(,[^,\s]+)+)?", _A_SERVER)]
-_A_CLASS = "write `local`, `slurm`, or `package.module:Class` of a class that Python can import"
-Executor = Annotated[str, matching(r"local|slurm|[\w.]+:\w+", _A_CLASS)]
+_A_CLASS = "write `local`, `slurm`, `ray`, or `package.module:Class` of a class that Python can import"
+Executor = Annotated[str, matching(r"local|slurm|ray|[\w.]+:\w+", _A_CLASS)]
 SlurmParameters = AfterValidator(_slurm_parameters)
 # `auto` is decided by the mode of sign-in (storage/settings/guard.py).
 AutoNumber = Annotated[int, Ge(0)] | Literal["auto"]

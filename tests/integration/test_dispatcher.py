@@ -126,5 +126,5 @@ def test_the_executor_is_a_setting(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("executor", ["kubernetes", "no.such.module:Executor", f"{__name__}:Missing"])
 def test_an_executor_that_cannot_be_imported_is_refused(tmp_path: Path, executor: str) -> None:
-    with pytest.raises(BadSetting, match="THUMBLOOP_EXECUTOR=.*Python can import"):
+    with pytest.raises(BadSetting, match="THUMBLOOP_EXECUTOR=.*Python can"):
         open_executor(load_settings(data_dir=tmp_path, executor=executor))

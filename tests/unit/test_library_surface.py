@@ -134,6 +134,12 @@ USES = {
         "DefaultLogsSpecs(log_dir)": "Each training would leave a folder in /tmp.",
         "errors.ChildFailedError.get_first_failure": "A lost process would fail the run.",
     },
+    ("trainer/runs/ray.py", "ray.job_submission"): {
+        "JobSubmissionClient._do_request(kwargs)": "A head that hangs would stop the dispatcher.",
+    },
+    ("trainer/runs/slurm.py", "submitit.core.utils"): {
+        "JobPaths.submitted_pickle": "A restarted server would submit a second job.",
+    },
     ("trainer/engine/shared_prefix_trainer.py", "transformers"): {
         "Trainer.training_step(model, inputs, num_items_in_batch)": "Out of memory would end a run.",
         "Trainer.compute_loss(model, inputs, return_outputs, num_items_in_batch)": "It would be no KTO.",

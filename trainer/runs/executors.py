@@ -18,10 +18,14 @@ from storage.registry.artifacts import Artifacts
 from storage.settings import Settings, in_environment
 
 # Those that bring libraries of their own are imported when they are used.
-OURS = {"local": f"{__name__}:LocalExecutor", "slurm": "trainer.runs.slurm:SlurmExecutor"}
+OURS = {
+    "local": f"{__name__}:LocalExecutor",
+    "slurm": "trainer.runs.slurm:SlurmExecutor",
+    "ray": "trainer.runs.ray:RayExecutor",
+}
 # Settings that no trainer reads.
 SERVER_ONLY = {
-    *("executor", "slurm", "job_start_minutes", "job_data_dir"),
+    *("executor", "slurm", "ray", "ray_headers", "job_start_minutes", "job_data_dir"),
     *("webhook_url", "webhook_secret", "oidc", "openai_api_key", "metrics_token"),
 }
 
@@ -66,8 +70,9 @@ def open_executor(settings: Settings) -> Executor:
         executor: Executor = getattr(import_module(module), name)(settings)
     except (ImportError, AttributeError) as error:
         raise BadSetting(
-            f"THUMBLOOP_EXECUTOR={settings.executor}: {error}. Write `local`, `slurm` (pip install "
-            f"'thumbloop[slurm]'), or `package.module:Class` of a class that Python can import here.",
+            f"THUMBLOOP_EXECUTOR={settings.executor}: {error}. Write `local`, `slurm` or `ray` (with pip "
+            f"install 'thumbloop[slurm]' or '[ray]'), or `package.module:Class` of a class that Python can "
+            f"import here.",
             field="executor",
         ) from error
     return executor

@@ -18,10 +18,7 @@ from tempfile import gettempdir
 from typing import Any
 
 import psutil
-from submitit import AutoExecutor, JobEnvironment
-from submitit.core.core import Job
-from submitit.local.local import LocalJob
-from submitit.slurm.slurm import SlurmJob
+from submitit import AutoExecutor, Job, JobEnvironment, LocalJob, SlurmJob
 
 from storage.errors import BadSetting
 from storage.files.locks import lock

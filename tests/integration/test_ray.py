@@ -1,0 +1,121 @@
+"""Trainers as jobs of a real Ray cluster, whose head and node are on loopback."""
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("ray")
+
+from storage.registry import training_runs
+from tests.support.live_server import wait_until
+from tests.support.ray_head import RayHead
+from tests.support.training_env import LONG, Build, TrainingEnv
+from trainer.runs.dispatcher import Dispatcher
+from trainer.runs.ray import RayExecutor
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    head = RayHead()
+    head.start()
+    yield head
+    head.close()
+
+
+def on_ray(head: RayHead, **more: Any) -> dict[str, Any]:
+    cluster = {"address": head.address, "python": sys.executable, **more}
+    return {"executor": "ray", "ray": cluster, "ray_headers": head.headers}
+
+
+def started(env: TrainingEnv, **how: Any) -> Dispatcher:
+    dispatcher = Dispatcher(env.database, env.settings, RayExecutor(env.settings), **how)
+    dispatcher.start()
+    return dispatcher
+
+
+def trainer_of(job: str) -> psutil.Process:
+    """The process of the job that trains; the shell that Ray starts it with has another command line."""
+    for process in psutil.process_iter(["cmdline"]):
+        if {job, "trainer"} <= {*(process.info["cmdline"] or [])}:
+            return process
+    raise AssertionError(f"no process works on {job}")
+
+
+def test_a_run_goes_on_without_its_server_its_job_and_its_cluster(build: Build, head: RayHead) -> None:
+    env = build(**{**LONG, "epochs": 40}, **on_ray(head))
+    env.vote(12)
+    dispatcher = started(env)
+    run_id = env.request()
+    first, second, third = (f"thumbloop-{run_id}-{number}" for number in (1, 2, 3))
+    wait_until(lambda: env.checkpoints(run_id), 120, lambda: env.log(run_id))
+    dispatcher.stop(terminate=True)
+    trainer_of(first).kill()
+
+    dispatcher = started(env)
+    try:
+        wait_until(lambda: env.run(run_id).progress.get("step", 0) > 4, 120, lambda: env.log(run_id))
+        assert env.run(run_id).owner == second
+        head.stop()
+        head.start()
+        wait_until(lambda: env.run(run_id).finished_at, 120, lambda: env.log(run_id))
+        wait_until(lambda: f"Job {third} has ended: SUCCEEDED" in env.log(run_id))
+    finally:
+        dispatcher.stop(terminate=True)
+    log = env.log(run_id)
+    assert (env.run(run_id).state, env.run(run_id).attempts, env.deployed()) == ("succeeded", 3, "v2"), log
+    assert f"Job {first} has ended: FAILED. Job entrypoint command failed" in log
+    assert f"Job {second} has ended: the cluster has forgotten it" in log
+    assert [log.count(f"attempt {number}") for number in (1, 2, 3)] == [1, 1, 1]
+    assert "Resuming from checkpoint" in log
+
+
+def test_a_trainer_that_ignores_its_cancellation_is_stopped_in_the_cluster(
+    build: Build, head: RayHead
+) -> None:
+    env = build(**LONG, **on_ray(head))
+    env.vote(12)
+    dispatcher = started(env, cancel_grace_seconds=0.0)
+    run_id = env.request()
+    try:
+        wait_until(lambda: env.run(run_id).state == "running", 120)
+        trainer = trainer_of(f"thumbloop-{run_id}-1")
+        trainer.suspend()
+        with env.database.write() as session:
+            training_runs.cancel_run(session, run_id)
+        wait_until(lambda: env.run(run_id).state == "cancelled", 60)
+    finally:
+        dispatcher.stop(terminate=True)
+    trainer.resume()
+    psutil.wait_procs([trainer], timeout=60)
+    assert not trainer.is_running()
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "logged"),
+    [
+        (
+            {"ray": {"num_gpus": 1}, "job_start_minutes": 1 / 60},
+            *("did not start within THUMBLOOP_JOB_START_MINUTES=.*waiting for resources", ""),
+        ),
+        ({"ray": {"python": "/no/python"}}, "ended 2 times before it began", "/no/python: not found"),
+        ({"ray": {"address": "http://127.0.0.1:9"}}, "127.0.0.1:9 does not answer: Failed to connect", ""),
+        ({"ray_headers": {}}, "does not answer: Authentication required", ""),
+    ],
+)
+def test_a_run_that_cannot_start_in_the_cluster_says_why(
+    build: Build, head: RayHead, changed: dict[str, Any], reason: str, logged: str
+) -> None:
+    values = on_ray(head, **changed.pop("ray", {})) | changed
+    env = build(**values, max_attempts=2)
+    dispatcher = started(env, away_seconds=0.0)
+    run_id = env.request()
+    try:
+        wait_until(lambda: env.run(run_id).state == "failed")
+    finally:
+        dispatcher.stop(terminate=True)
+    assert re.search(reason, env.run(run_id).reason or ""), env.run(run_id).reason
+    assert not logged or logged in env.log(run_id)
