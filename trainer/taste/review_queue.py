@@ -52,6 +52,7 @@ def _unsure(votes: Votes, _: str) -> list[VotedReply]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from threadpoolctl import threadpool_limits
 
     # Of characters, so that it works for languages without spaces. Weighed once and not in each fold, which
     # takes a fifth of the time: the weights know no labels.
@@ -59,7 +60,9 @@ def _unsure(votes: Votes, _: str) -> list[VotedReply]:
     texts = parts.fit_transform(f"{vote.question}\n{vote.reply}" for vote in votes)
     classifier = LogisticRegression(class_weight="balanced")  # both kinds weigh the same, however rare one is
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    liked = cross_val_predict(classifier, texts, labels, cv=folds, method="predict_proba")[:, 1]
+    # Beside other work several threads wait for each other at each small step: ten times as long.
+    with threadpool_limits(1, user_api="blas"):
+        liked = cross_val_predict(classifier, texts, labels, cv=folds, method="predict_proba")[:, 1]
     return [votes[place] for place in np.argsort(np.abs(liked - 0.5), kind="stable")]
 
 
