@@ -124,7 +124,7 @@ def build_services(settings: Settings, progress: Callable[[str], None] = log.inf
         source = _find_model(settings, progress)
         with database.write() as session:
             installation = model_versions.ensure_base(session, settings.model).id
-        artifacts = open_artifacts(settings, database)
+        artifacts = open_artifacts(settings, database, patience=0)  # it looks again every second
         artifacts.note_installation(installation)
         device = DeviceLock(settings.data_dir) if settings.device_mode == "exclusive" else None
         backend = _make_backend(settings, source, wait=device is not None and not device.use())

@@ -9,24 +9,21 @@ import hashlib
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from storage.errors import ArtifactRefused, BadSetting, StoreUnavailable
 from storage.files.atomic import sync_tree
 
 log = logging.getLogger("thumbloop.storage")
 
-# Options of fsspec. A library that repeats failed calls itself would take several seconds for each of ours.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "file": {"auto_mkdir": True},
-    "s3": {"config_kwargs": {"retries": {"max_attempts": 1}}},
-}
+ATTEMPTS_OF_S3FS = 2  # so that a download goes on where it was cut
 UNKNOWN, MISSING = object(), object()
 MANIFEST = "manifest.json"
 BLOCK = 2**24  # bytes that are read at once
@@ -36,7 +33,7 @@ LONGEST_WAIT = 5.0  # seconds between two attempts
 class ObjectStore:
     """The folders below one address; safe to share between threads.
 
-    Each call raises StoreUnavailable after `patience` seconds of failures. `check` is called between
+    Each call raises StoreUnavailable `patience` seconds after its first failure. `check` is called between
     attempts, and what it raises ends them.
     """
 
@@ -50,16 +47,12 @@ class ObjectStore:
     ) -> None:
         self.address = address.rstrip("/")
         self._patience, self._check = patience, check
-        protocol = address.partition(":")[0]
-        self._local = protocol == "file"
+        self._local = address.startswith("file:")
         import fsspec  # takes 50 ms, which only those who have a store need to wait for
 
         try:
-            # Listings that are kept would not show what others write.
-            self._files, self._root = fsspec.url_to_fs(
-                self.address,
-                **{"use_listings_cache": False, "skip_instance_cache": True, **DEFAULTS[protocol], **options},
-            )
+            self._files, self._root = fsspec.url_to_fs(self.address, **self._options(options))
+            self._files.retries = ATTEMPTS_OF_S3FS
         except ImportError as error:
             raise BadSetting(
                 f"THUMBLOOP_ARTIFACTS={address} needs another package: pip install 'thumbloop[s3]'.",
@@ -91,6 +84,8 @@ class ObjectStore:
         manifest = self.manifest(folder)
         if manifest is None:
             return False
+        megabytes = sum(facts["bytes"] for facts in manifest.values()) / 10**6
+        log.info("Fetching %.1f MB from %s/%s.", megabytes, self.address, folder)
         for name, facts in manifest.items():
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise self._refused(f"{folder}/{MANIFEST}", f"it names {name!r}")
@@ -110,9 +105,9 @@ class ObjectStore:
             return None
         try:
             found = json.loads(content)
-        except ValueError as error:
-            raise self._refused(f"{folder}/{MANIFEST}", "it is no JSON") from error
-        return dict(found)
+            return {name: {key: facts[key] for key in ("bytes", "sha256")} for name, facts in found.items()}
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise self._refused(f"{folder}/{MANIFEST}", "it is no manifest") from error
 
     def read(self, file: str) -> bytes | None:
         """The content of a small file; None if there is none."""
@@ -140,6 +135,15 @@ class ObjectStore:
 
         self._patiently(remove)
 
+    def _options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        # Listings that are kept would not show what others write.
+        ours = {"skip_instance_cache": True, "use_listings_cache": False, **options}
+        if self._local:
+            return {"auto_mkdir": True, **ours}
+        # Botocore and s3fs repeat failed calls five times each: a server that does not answer within the 15 s
+        # that they wait would hold a call for minutes.
+        return ours | {"config_kwargs": {"retries": {"max_attempts": 0}, **options.get("config_kwargs", {})}}
+
     def _put(self, name: str, path: Path, facts: dict[str, Any]) -> None:
         self._files.put_file(str(path), self._path(name))
         with self._files.open(self._path(name), "rb", block_size=BLOCK) as file:
@@ -154,6 +158,7 @@ class ObjectStore:
 
     def _patiently(self, work: Callable[[], Any], *, otherwise: Any = UNKNOWN) -> Any:
         """What `work` returns; `otherwise`, if that is given and there is no such file."""
+        failed: list[float] = []  # when it did
 
         def attempt() -> Any:
             try:
@@ -161,10 +166,11 @@ class ObjectStore:
             except Exception as error:  # whatever the library of the protocol raises
                 if isinstance(error, FileNotFoundError) and otherwise is not UNKNOWN:
                     return otherwise
+                failed.append(time.monotonic())
                 raise self._unavailable(error) from error
 
         retrying = Retrying(
-            stop=stop_after_delay(self._patience),
+            stop=lambda _: failed[-1] - failed[0] >= self._patience,
             wait=wait_exponential(multiplier=0.1, max=LONGEST_WAIT),
             retry=retry_if_exception_type(StoreUnavailable),
             before_sleep=self._before_sleep,

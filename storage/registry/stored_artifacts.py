@@ -26,7 +26,7 @@ from storage.settings import Settings
 
 log = logging.getLogger("thumbloop.storage")
 
-PATIENCE_SECONDS = 10.0  # of a server, which tries again every second
+PATIENCE_SECONDS = 10.0
 IN_USE_SECONDS = 60.0  # after its last use an adapter may still be loaded
 GB = 10**9
 LOCK = ".lock"  # on the folder of adapters, for those who fetch or remove
@@ -163,7 +163,6 @@ class StoredArtifacts(Artifacts):
                 return super().verify(path, files)
             for abandoned in self.adapters.glob(f"*{PART}"):
                 shutil.rmtree(abandoned)
-            log.info("Fetching the adapter %s from %s.", target.name, self.store.address)
             with written_aside(target, folder=True) as part:
                 if not self.store.fetch(_stored(path, files), part):
                     raise self._absent(refused)

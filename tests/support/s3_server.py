@@ -1,5 +1,6 @@
 """An S3 server of its own process on this machine (moto), with one bucket in memory."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,11 @@ class S3Server:
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
         wait_until(self._has_bucket, 60)
+
+    def pause(self) -> None:
+        """Let it take connections and answer none, until it is stopped."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -1,5 +1,6 @@
 """Folders in a store: in a file system, and on an S3 server of its own process."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,8 +61,13 @@ def test_a_folder_is_read_as_it_was_written_and_damage_is_named(
     raw.rm(f"{root}/runs/7/weights")
     with pytest.raises(ArtifactRefused, match="/runs/7/weights is damaged: it is missing"):
         fetched(opened, "runs/7", tmp_path / "missing")
-    for written, why in ((b"{", "it is no JSON"), (b'{"../x": {}}', r"it names '\.\./x'")):
-        opened.write("runs/7/manifest.json", written)
+    outside = json.dumps({"../x": {"bytes": 1, "sha256": ""}})
+    for written, why in (
+        ("{", "it is no manifest"),
+        ("[]", "it is no manifest"),
+        (outside, r"it names '\.\./x'"),
+    ):
+        opened.write("runs/7/manifest.json", written.encode())
         with pytest.raises(ArtifactRefused, match=f"manifest.json is damaged: {why}"):
             fetched(opened, "runs/7", tmp_path / f"odd-{len(written)}")
     for path in ("runs/7", "mark", "mark"):
@@ -83,7 +89,7 @@ def test_nobody_reads_what_a_killed_upload_left_and_the_next_one_succeeds(
 ) -> None:
     store = ObjectStore(f"{s3.address}/killed", s3.options, patience=0)
     file = files["weights"]
-    options = str(s3.options).replace("'", '"')
+    options = json.dumps(s3.options)
     uploading = subprocess.Popen([sys.executable, "-c", UPLOAD, store.address, options, str(file)])
     wait_until(lambda: len(store.names("a")) > 2 or uploading.poll() is not None)
     assert uploading.poll() is None
@@ -111,6 +117,10 @@ def test_a_server_that_is_away_is_asked_again_and_the_error_names_it_but_no_key(
         patient.put("a", files)
         assert len(asked) == 2
         assert fetched(patient.hurried(), "a", tmp_path / "a") is not None
+        server.pause()
+        quick = server.options | {"config_kwargs": {"read_timeout": 0.1}}
+        with pytest.raises(StoreUnavailable, match="ReadTimeoutError"):
+            ObjectStore(server.address, quick, patience=0).names("a")
     finally:
         server.stop()
     with pytest.raises(StoreUnavailable) as failed:
