@@ -216,6 +216,7 @@ def _print_summary(services: "Services", address: str, seconds: float) -> None:
         "Model": f"{replies}; {answers}",
         "Database": services.database.shown_address,
         "Data": str(settings.data_dir.absolute()),
+        **({"Artifacts": settings.artifacts} if settings.artifacts else {}),
         "Schedule": f"{services.schedule.describe()} {f'Next: {due}.' if due else ''}",
         "Sign-in": "none: everybody who opens the page may chat"
         if settings.auth == "anonymous"
