@@ -111,11 +111,13 @@ def list_chats(
         theirs.append(col(Chat.pinned_at).is_not(None) if pinned else col(Chat.pinned_at).is_(None))
     if search:
         few = messages_with(session, search)
-        said = (
-            col(Chat.id).in_(select(Message.chat_id).where(col(Message.id).in_(few)))
-            if few is not None
-            else sa.exists().where(col(Message.chat_id) == Chat.id, has_text(Message.content, search))
-        )
+        said: sa.ColumnElement[bool]
+        if few is not None:
+            said = col(Chat.id).in_(select(Message.chat_id).where(col(Message.id).in_(few)))
+        else:
+            told = select(Message.id).where(Message.chat_id == Chat.id, has_text(Message.content, search))
+            # With an offset, PostgreSQL reads the messages of a chat, and not at once those of everybody.
+            said = told.offset(0).exists()
         theirs.append(has_text(Chat.title, search) | said)
     return newest_rows(session, Chat, *theirs, limit=limit, before=before)
 
