@@ -9,29 +9,15 @@ import pytest
 
 from app.commands.doctor import check_artifacts
 from storage.errors import StoreUnavailable
-from storage.registry.stored_artifacts import StoredArtifacts, open_artifacts
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 from tests.support.adapters import publish_adapter
 from tests.support.chat_env import MakeServing, alias, move_alias, reply
 from tests.support.http_loop import chat_once
 from tests.support.live_server import StartServer, wait_until
 from tests.support.s3_server import S3Server
-from tests.support.training_env import LONG, Build, TrainingEnv
+from tests.support.training_env import LONG, Build
 from trainer.runs import attempt
-
-
-def stored(env: TrainingEnv) -> StoredArtifacts:
-    artifacts = open_artifacts(env.settings, env.database, patience=0)
-    assert isinstance(artifacts, StoredArtifacts)
-    return artifacts
-
-
-def has_checkpoint(artifacts: StoredArtifacts, run_id: str) -> bool:
-    store, place = artifacts.store, f"runs/{run_id}"
-    folders = (
-        f"{place}/{rows}/{step}" for rows in store.names(place) for step in store.names(f"{place}/{rows}")
-    )
-    return any(store.manifest(folder) for folder in folders)
 
 
 def test_a_server_serves_what_a_trainer_with_a_folder_of_its_own_has_made(
@@ -80,7 +66,7 @@ def test_a_run_goes_on_on_another_machine_and_waits_for_a_store_that_is_away(
     env.vote(20)
     run_id = env.request()
     killed = env.start_and_reach_checkpoint(run_id)
-    wait_until(lambda: has_checkpoint(stored(env), run_id))
+    wait_until(lambda: env.has_stored_checkpoint(run_id))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     wait_until(env.claimable)
@@ -94,9 +80,9 @@ def test_a_run_goes_on_on_another_machine_and_waits_for_a_store_that_is_away(
     assert "Resuming from checkpoint-" in going_on.printed()
     run = env.run(run_id)
     assert (run.state, run.attempts, env.deployed()) == ("succeeded", 2, "v2")
-    assert stored(env).store.names("runs") == []
+    assert env.stored().store.names("runs") == []
     version = env.version("v2")
-    assert stored(env).verify(version.path or "", version.files), "this machine fetches it"
+    assert env.stored().verify(version.path or "", version.files), "this machine fetches it"
 
 
 def test_the_doctor_tries_the_store_and_leaves_nothing_there(

@@ -1,8 +1,10 @@
 """Trainers as jobs of a real Ray cluster, whose head and node are on loopback."""
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -11,9 +13,10 @@ import pytest
 pytest.importorskip("ray")
 
 from storage.registry import training_runs
-from tests.support.live_server import wait_until
+from tests.support import http_loop
+from tests.support.live_server import StartServer, wait_until
 from tests.support.ray_head import RayHead
-from tests.support.training_env import LONG, Build, TrainingEnv
+from tests.support.training_env import LENIENT, LONG, Build, TrainingEnv
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.ray import RayExecutor
 
@@ -45,32 +48,47 @@ def trainer_of(job: str) -> psutil.Process:
     raise AssertionError(f"no process works on {job}")
 
 
-def test_a_run_goes_on_without_its_server_its_job_and_its_cluster(build: Build, head: RayHead) -> None:
-    env = build(**{**LONG, "epochs": 40}, **on_ray(head))
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("artifact_store", ["s3"], indirect=True)
+def test_a_run_goes_on_without_a_server_its_job_its_machine_and_its_cluster(
+    build: Build,
+    start_server: StartServer,
+    head: RayHead,
+    artifact_store: dict[str, Any],
+    database_url: str,
+    tmp_path: Path,
+) -> None:
+    machine = tmp_path / "machine"
+    shared = {**LONG, **LENIENT, **artifact_store, **on_ray(head), "epochs": 40}
+    shared |= {"database_url": database_url, "job_data_dir": str(machine)}
+    env = build(**shared)
     env.vote(12)
-    dispatcher = started(env)
-    run_id = env.request()
-    first, second, third = (f"thumbloop-{run_id}-{number}" for number in (1, 2, 3))
-    wait_until(lambda: env.checkpoints(run_id), 120, lambda: env.log(run_id))
-    dispatcher.stop(terminate=True)
-    trainer_of(first).kill()
+    one, two = (start_server(**shared, data_dir=tmp_path / name) for name in ("one", "two"))
+    with two.client() as client:
+        run_id = http_loop.request_run(client)
+        first, second, third = (f"thumbloop-{run_id}-{number}" for number in (1, 2, 3))
 
-    dispatcher = started(env)
-    try:
-        wait_until(lambda: env.run(run_id).progress.get("step", 0) > 4, 120, lambda: env.log(run_id))
+        def log() -> str:
+            return client.get(f"/api/v1/training-runs/{run_id}/log").text
+
+        wait_until(lambda: env.has_stored_checkpoint(run_id), 120, log)
+        one.kill()
+        trainer_of(first).kill()
+        shutil.rmtree(machine)
+        wait_until(lambda: "Fetched the checkpoint" in log(), 120, log)
         assert env.run(run_id).owner == second
         head.stop()
         head.start()
-        wait_until(lambda: env.run(run_id).finished_at, 120, lambda: env.log(run_id))
-        wait_until(lambda: f"Job {third} has ended: SUCCEEDED" in env.log(run_id))
-    finally:
-        dispatcher.stop(terminate=True)
-    log = env.log(run_id)
-    assert (env.run(run_id).state, env.run(run_id).attempts, env.deployed()) == ("succeeded", 3, "v2"), log
-    assert f"Job {first} has ended: FAILED. Job entrypoint command failed" in log
-    assert f"Job {second} has ended: the cluster has forgotten it" in log
-    assert [log.count(f"attempt {number}") for number in (1, 2, 3)] == [1, 1, 1]
-    assert "Resuming from checkpoint" in log
+        run = http_loop.wait_for_run(two, client, run_id)
+        wait_until(lambda: f"Job {third} has ended: SUCCEEDED" in log(), 60, log)
+        assert (run["state"], run["model_version"], env.run(run_id).attempts) == ("succeeded", "v2", 3), log()
+        assert f"Job {first} has ended: FAILED. Job entrypoint command failed" in log()
+        assert f"Job {second} has ended: the cluster has forgotten it" in log()
+        assert [log().count(f"attempt {number}") for number in (1, 2, 3)] == [1, 1, 1]
+        one.start()
+        for server in (one, two):
+            with server.client() as person:
+                wait_until(lambda person=person: http_loop.chat_once(person, "Hi")["model_version"] == "v2")
 
 
 def test_a_trainer_that_ignores_its_cancellation_is_stopped_in_the_cluster(

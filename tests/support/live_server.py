@@ -78,7 +78,7 @@ class LiveServer:
 
     def start(self, *, wait: bool = True) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.settings.executor == FORKED:
+        if self.settings.executor != "local":
             self.process = programs.Program("app.cli", "serve", environment=self.environment, output=self.log)
         else:
             with self.log.open("ab") as output:

@@ -15,6 +15,7 @@ from storage.db.tables import ModelVersion, RunVote, TrainingRun
 from storage.people import users
 from storage.registry import model_versions, training_runs
 from storage.registry.artifacts import Artifacts
+from storage.registry.stored_artifacts import StoredArtifacts, open_artifacts
 from storage.settings import Settings
 from tests.support.live_server import TEST_SETTINGS, wait_until
 from tests.support.programs import Program
@@ -136,6 +137,19 @@ class TrainingEnv:
 
     def checkpoints(self, run_id: str) -> list[Path]:
         return list(self.artifacts.run_folder(run_id).glob("checkpoints/checkpoint-*"))
+
+    def stored(self) -> StoredArtifacts:
+        """What the artifact store has, which must be there."""
+        artifacts = open_artifacts(self.settings, self.database, patience=0)
+        assert isinstance(artifacts, StoredArtifacts)
+        return artifacts
+
+    def has_stored_checkpoint(self, run_id: str) -> bool:
+        store, place = self.stored().store, f"runs/{run_id}"
+        folders = (
+            f"{place}/{rows}/{step}" for rows in store.names(place) for step in store.names(f"{place}/{rows}")
+        )
+        return any(store.manifest(folder) for folder in folders)
 
     def claimable(self) -> bool:
         with self.database.read() as session:
