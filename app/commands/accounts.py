@@ -126,11 +126,15 @@ def create_token(
     name: str = typer.Argument(help="The program it is for. Creates the account of this name if needed."),
     role: Role = ROLE,
     days: int = typer.Option(0, min=0, max=accounts.MOST_DAYS, help="Days until it expires. 0: never."),
+    scope: list[str] = typer.Option(
+        [],
+        help=f"Confine it: {', '.join(tokens.SCOPES)}; several times for several. Without: all of the role.",
+    ),
     plain: bool = typer.Option(False, "--plain", help="Print the token alone, for scripts."),
 ) -> None:
     """Create an API token. It is shown once and not stored."""
     with opened_database() as (_, database), database.write() as session:
-        secret = accounts.issue_token(session, name, role=role, days=days, by=ACTOR)[1]
+        secret = accounts.issue_token(session, name, role=role, days=days, by=ACTOR, scopes=scope)[1]
     if plain:
         typer.echo(secret)
     else:
@@ -147,6 +151,7 @@ def list_tokens() -> None:
                 token.id,
                 token.name,
                 users.get_user(session, token.user_id).role,
+                token.scopes.replace(" ", ",") or "all",
                 f"{token.prefix}…",
                 _state(token),
                 shown_time(token.created_at),
@@ -154,7 +159,7 @@ def list_tokens() -> None:
             )
             for token in tokens.list_tokens(session)
         ]
-    columns = ("id", "name", "role", "begins", "state", "created", "expires")
+    columns = ("id", "name", "role", "scopes", "begins", "state", "created", "expires")
     print_table(columns, rows, empty="There are no API tokens yet.")
 
 

@@ -5,7 +5,7 @@ Also checks roles. Which chats a person may see is decided in storage.
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from sqlmodel import Session
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from app.web.scopes import is_open
 from storage.db.database import Database
 from storage.db.tables import User
 from storage.errors import BadSetting, NotAllowed, NotAuthenticated
@@ -52,6 +53,8 @@ class Secret:
 
     plain: str
     kind: str
+    method: str = ""  # of the request
+    path: str = ""
 
 
 def identity_from(person: User | tokens.Person) -> Identity:
@@ -75,10 +78,16 @@ def secret_of(
 
 
 def identify(session: Session, secret: Secret) -> Identity:
-    """The person behind a secret; raises NotAuthenticated."""
+    """The person behind a secret; raises NotAuthenticated, and NotAllowed beyond the scopes of a token."""
     person = tokens.authenticate(session, secret.plain, kinds=(secret.kind,))
     if person is None:
         raise NotAuthenticated(NO_TOKEN)
+    if not is_open(person.scopes, secret.method, secret.path):
+        raise NotAllowed(
+            f"The scopes of this token ({', '.join(person.scopes)}) do not allow {secret.method} "
+            f"{secret.path}; `thumbloop token create NAME --scope …` makes another.",
+            code="scope",
+        )
     return identity_from(person)
 
 
@@ -184,7 +193,7 @@ def _secret_in(request: Request, *, admin: bool = False) -> Secret:
     secret = secret_of(request.headers, request.cookies, secure=secure, admin=admin)
     if secret is None:
         raise NotAuthenticated(NO_TOKEN)
-    return secret
+    return replace(secret, method=request.method, path=request.scope["path"])
 
 
 # For a route that identifies its caller in the transaction of its work.

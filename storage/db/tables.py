@@ -91,6 +91,8 @@ class ApiToken(Dated, table=True):
     kind: str = "api"
     prefix: str
     sha256: str = Field(unique=True)
+    # Names of storage.people.tokens.SCOPES, with spaces between; empty: all that the role may.
+    scopes: str = Field(default="", sa_column_kwargs={"server_default": ""})
     expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 

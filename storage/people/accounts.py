@@ -1,5 +1,6 @@
 """What admins do to accounts and API tokens, each with its audit event. `by` is an id, or `thumbloop`."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlmodel import Session
@@ -95,8 +96,12 @@ def redeem_password_link(session: Session, plain: str, password: str) -> str:
     return person.id
 
 
-def issue_token(session: Session, name: str, *, role: str, days: int, by: str) -> tuple[ApiToken, str]:
+def issue_token(
+    session: Session, name: str, *, role: str, days: int, by: str, scopes: Sequence[str] = ()
+) -> tuple[ApiToken, str]:
     """An API token for the account of this name, created if needed, and its plain text. 0 days: for ever.
+
+    Without `scopes` it may do what the role may.
 
     Raises InvalidInput, or Conflict if the account has another role.
     """
@@ -105,8 +110,8 @@ def issue_token(session: Session, name: str, *, role: str, days: int, by: str) -
     name = name.strip()
     user = users.ensure_user(session, name, role)
     ttl = timedelta(days=days) if days else None
-    token, plain = tokens.create_token(session, user.id, name=name, ttl=ttl)
-    audit.record(session, by, "create token", token.id, user=user.id)
+    token, plain = tokens.create_token(session, user.id, name=name, scopes=scopes, ttl=ttl)
+    audit.record(session, by, "create token", token.id, user=user.id, scopes=token.scopes)
     return token, plain
 
 

@@ -20,6 +20,7 @@ from storage.errors import InvalidInput, NotAuthenticated, NotFound
 
 PREFIX = "tl_"
 KINDS = ("api", "session", "login", "password")
+SCOPES = ("read", "vote", "chat", "train")  # app/web/scopes.py says what each opens
 SIGN_INS = ("session", "login", "password")  # all but API tokens
 KEPT = timedelta(days=7)  # after a session or a link has ended
 
@@ -28,7 +29,7 @@ _tokens, _users = Table.metadata.tables["api_token"], Table.metadata.tables["use
 _FIND = (
     sa.select(
         *_users.c["id", "name", "role", "disabled"],
-        *_tokens.c["kind", "expires_at", "revoked_at"],
+        *_tokens.c["kind", "scopes", "expires_at", "revoked_at"],
     )
     .join_from(_tokens, _users, _users.c.id == _tokens.c.user_id)
     .where(_tokens.c.sha256 == sa.bindparam("sha256"))
@@ -37,19 +38,29 @@ _FIND = (
 
 @dataclass(frozen=True)
 class Person:
-    """The person that a secret identifies; anonymous people have no name."""
+    """The person that a secret identifies, and its scopes; anonymous people have no name."""
 
     id: str
     name: str | None
     role: str
+    scopes: tuple[str, ...] = ()
 
 
 def create_token(
-    session: Session, user_id: str, *, name: str, kind: str = "api", ttl: timedelta | None = None
+    session: Session,
+    user_id: str,
+    *,
+    name: str,
+    kind: str = "api",
+    scopes: Sequence[str] = (),
+    ttl: timedelta | None = None,
 ) -> tuple[ApiToken, str]:
     """Add a token; returns it with its plain text, which is never stored. Raises InvalidInput."""
     if kind not in KINDS:
         raise InvalidInput(f"The token kind {kind!r} is not one of {', '.join(KINDS)}.", field="kind")
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise InvalidInput(f"The scope {scope!r} is not one of {', '.join(SCOPES)}.", field="scopes")
     plain = PREFIX + secrets.token_urlsafe(32)
     token = ApiToken(
         user_id=user_id,
@@ -57,6 +68,7 @@ def create_token(
         kind=kind,
         prefix=plain[:8],
         sha256=_digest(plain),
+        scopes=" ".join(scope for scope in SCOPES if scope in scopes),
         expires_at=now() + ttl if ttl is not None else None,
     )
     session.add(token)
@@ -71,7 +83,7 @@ def authenticate(session: Session, plain: str, *, kinds: Sequence[str] = ("api",
         return None
     if found.expires_at is not None and found.expires_at <= now():
         return None
-    return Person(found.id, found.name, found.role)
+    return Person(found.id, found.name, found.role, tuple(found.scopes.split()))
 
 
 def redeem_login(session: Session, plain: str) -> Person:

@@ -50,6 +50,50 @@ def test_a_token_is_shown_once_and_revoked(shared_server: LiveServer) -> None:
             assert robot.get("/api/v1/me").status_code == 401
 
 
+SCOPED = [  # scopes, a request, and whether they allow it
+    (["read"], ("GET", "/api/v1/votes"), True),
+    (["read"], ("GET", "/api/v1/export/count"), True),
+    (["read"], ("POST", "/api/v1/chats"), False),
+    (["vote"], ("GET", "/api/v1/votes"), False),
+    (["vote"], ("GET", "/api/v1/vote-tags"), True),
+    (["vote"], ("POST", "/api/v1/chats"), False),
+    (["chat"], ("POST", "/api/v1/chats"), True),
+    (["chat"], ("GET", "/v1/models"), True),
+    (["chat"], ("GET", "/api/v1/tokens"), False),
+    (["train"], ("GET", "/api/v1/training-runs"), True),
+    (["train"], ("GET", "/v1/models"), False),
+    (["train"], ("POST", "/api/v1/tokens"), False),
+    (["train", "chat"], ("GET", "/v1/models"), True),
+    ([], ("GET", "/api/v1/tokens"), True),
+]
+
+
+def test_scopes_confine_a_token(shared_server: LiveServer) -> None:
+    with shared_server.client() as admin, shared_server.visit() as robot:
+        reply = http_loop.chat_once(admin, "Hello")["message_id"]
+        issued = {}
+        for scopes, (method, path), allowed in SCOPED:
+            known = ",".join(scopes)
+            if known not in issued:
+                body = {"name": "confined", "role": "admin", "scopes": scopes}
+                issued[known] = http_loop.checked(admin.post("/api/v1/tokens", json=body))
+            bearer = {"Authorization": f"Bearer {issued[known]['token']}"}
+            body = {"json": {}} if method == "POST" else {}
+            answer = robot.request(method, path, headers=bearer, **body)
+            assert (answer.status_code == 403) is not allowed, (scopes, method, path, answer.text)
+            if not allowed:
+                assert f"{method} {path}" in message(answer, 403)
+        assert issued["train,chat"]["scopes"] == ["chat", "train"]
+        listed = {one["id"]: one["scopes"] for one in admin.get("/api/v1/tokens").json()["items"]}
+        assert listed[issued["read"]["id"]] == ["read"]
+        for scope, status in (("vote", 403), ("read", 403), ("", 403)):
+            bearer = {"Authorization": f"Bearer {issued[scope]['token']}"}
+            vote = robot.put(f"/api/v1/messages/{reply}/vote", headers=bearer, json={"label": True})
+            assert vote.status_code == status, vote.text
+        refused = admin.post("/api/v1/tokens", json={"name": "confined", "scopes": ["admin"]})
+        assert "scopes" in message(refused, 422)
+
+
 def test_a_person_chooses_a_password_by_a_link_that_works_once(shared_server: LiveServer) -> None:
     with shared_server.client() as admin, shared_server.visit() as browser:
         new = http_loop.checked(admin.post("/api/v1/users", json={"name": "invited"}))

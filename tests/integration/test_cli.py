@@ -102,14 +102,21 @@ def test_accounts(thumbloop: CommandLine) -> None:
 def test_tokens(thumbloop: CommandLine) -> None:
     plain = thumbloop.output("token", "create", "robot", "--role", "admin", "--plain")
     assert re.fullmatch(r"tl_[\w-]{43}\n", plain)
-    assert "robot" in thumbloop.output("token", "create", "robot", "--role", "admin")
+    created = thumbloop.output(
+        "token", "create", "robot", "--role", "admin", "--scope", "vote", "--scope", "read"
+    )
+    assert "robot" in created
+    assert "'delete' is not one of read, vote" in thumbloop.refused(
+        "token", "create", "x", "--scope", "delete"
+    )
     assert "thumbloop user role" in thumbloop.refused("token", "create", "robot", "--role", "user")
     rows = [line.split() for line in thumbloop.output("token", "list").splitlines()[1:]]
     assert [row[1:3] for row in rows] == [["robot", "admin"]] * 2
-    assert rows[0][3] == f"{plain[:8]}…"
+    assert [row[3] for row in rows] == ["all", "read,vote"]
+    assert rows[0][4] == f"{plain[:8]}…"
 
     thumbloop.output("token", "revoke", rows[0][0])
-    states = [line.split()[4] for line in thumbloop.output("token", "list").splitlines()[1:]]
+    states = [line.split()[5] for line in thumbloop.output("token", "list").splitlines()[1:]]
     assert states == ["revoked", "active"]
     assert "no token" in thumbloop.refused("token", "revoke", "nonsense")
 

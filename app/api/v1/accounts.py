@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, StrictBool, StrictInt
+from pydantic import BaseModel, Field, StrictBool, StrictInt, field_validator
 
 from app.api.schemas import Id
 from app.web.auth import Admin, ServicesHere, site_address
@@ -15,6 +15,7 @@ from storage.people import accounts, tokens, users
 router = APIRouter(tags=["users"])
 
 Role = Literal["admin", "user"]
+Scope = Literal["read", "vote", "chat", "train"]
 
 
 class AccountOut(BaseModel, from_attributes=True):
@@ -49,9 +50,15 @@ class TokenOut(BaseModel, from_attributes=True):
     user_id: str
     name: str
     prefix: str = Field(description="Its first characters.")
+    scopes: list[Scope] = Field(description="What it is confined to; empty: all that the role may.")
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+
+    @field_validator("scopes", mode="before")
+    @classmethod
+    def _split(cls, stored: object) -> object:
+        return stored.split() if isinstance(stored, str) else stored
 
 
 class Tokens(BaseModel):
@@ -62,6 +69,7 @@ class NewToken(Body, json_schema_extra={"examples": [{"name": "robot"}]}):
     name: str = Field(description="The program; creates the account of this name if needed.")
     role: Role = "user"
     days: StrictInt = Field(0, description="Days until it expires; 0: never.")
+    scopes: list[Scope] = Field([], description="What it is confined to; empty: all that the role may.")
 
 
 class IssuedToken(TokenOut):
@@ -122,7 +130,7 @@ def create_token(body: NewToken, identity: Admin, services: ServicesHere) -> Iss
     """Create an API token. It is shown this once."""
     with services.database.write() as session:
         token, plain = accounts.issue_token(
-            session, body.name, role=body.role, days=body.days, by=identity.user_id
+            session, body.name, role=body.role, days=body.days, by=identity.user_id, scopes=body.scopes
         )
         return IssuedToken(**TokenOut.model_validate(token).model_dump(), token=plain)
 

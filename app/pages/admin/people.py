@@ -67,12 +67,15 @@ def create_token(
     name: Annotated[str, Form()] = "",
     role: Role = "user",
     days: Annotated[int, Form()] = 0,
+    scopes: Annotated[list[str], Form()] = [],  # noqa: B006 — FastAPI copies it
 ) -> Response:
     """The page with the new token, which is shown this once."""
 
     def values(identity: Identity) -> dict[str, Any]:
         with services.database.write() as session:
-            token, secret = accounts.issue_token(session, name, role=role, days=days, by=identity.user_id)
+            token, secret = accounts.issue_token(
+                session, name, role=role, days=days, by=identity.user_id, scopes=scopes
+            )
         return _values(services, identity) | {"secret": secret, "secret_name": token.name}
 
     return show(request, services, "people.html", values)
@@ -170,6 +173,7 @@ def _values(services: Services, identity: Identity) -> dict[str, Any]:
         "names": {one.id: one.name for one in people},
         "signed_in": signed_in,
         "tokens": api_tokens,
+        "scopes": tokens.SCOPES,
         "guard": current_guard(services),
         "you": identity.user_id,
         "auth": services.settings.auth,
