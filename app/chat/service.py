@@ -14,7 +14,7 @@ from app.chat.context_window import messages_left_out
 from app.chat.live_reply import LiveReply
 from app.chat.reply_recorder import ReplyRecorder
 from app.chat.titles import TitleWriter
-from app.rate_limit import PerMinute
+from app.rate_limit import limit_per_minute
 from app.serving.backend import Prompt
 from app.serving.deployments import Deployments
 from app.serving.reply import Sampling
@@ -56,7 +56,7 @@ class ChatService:
         self._database = database
         self._deployments = deployments
         self._settings = settings
-        self._per_minute = PerMinute(settings.max_replies_per_minute)
+        self._per_minute = limit_per_minute("replies", settings.max_replies_per_minute, settings)
         self._changed = threading.Condition()  # guards the fields below
         self._live: dict[str, LiveReply] = {}  # by message id
         self._chats: set[str] = set()  # chats with a reply under way

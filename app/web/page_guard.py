@@ -22,7 +22,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.rate_limit import PerMinute
+from app.rate_limit import limit_per_minute
 from app.web.auth import Identity, identity_from, resolve, set_cookie, start_session
 from app.web.languages import LANGUAGES, Language, language_of
 from app.web.sign_in import page_refusal
@@ -89,7 +89,7 @@ class PageGuard:
         }
         self.sessions = Owners()
         self.events = Owners()
-        self.visitors = PerMinute(MOST_VISITORS)
+        self.visitors = limit_per_minute("visitors", MOST_VISITORS, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

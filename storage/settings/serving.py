@@ -130,6 +130,9 @@ class ServingSettings(BaseSettings):
     """Replies that may wait for a place; beyond that the answer is 503."""
     max_replies_per_minute: int = Field(0, ge=0)
     """Replies that one person may ask for in a minute. 0: no limit."""
+    rate_limit_store: str = Field("")
+    """Where several servers count replies and new visitors together, such as redis://host:6379 (needs
+    thumbloop[redis]). Empty: each server counts for itself."""
     max_waiting_writes: int = Field(2048, ge=1)
     """Votes that may wait for their commit; beyond that the answer is 503."""
     batching: Literal["auto", "off"] = Field("auto")
