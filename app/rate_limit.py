@@ -35,7 +35,7 @@ def limit_per_minute(name: str, most: int, settings: Settings) -> Limit:
 class PerMinute:
     """At most `most` events of each key in any minute; 0 means no limit. Safe from any thread.
 
-    Each server counts for itself, and a restart forgets. `clock` must never be set back, unlike the wall clock.
+    Each server counts for itself, and a restart forgets. `clock` must never be set back.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,8 +83,8 @@ class SharedPerMinute:
             self._limiter = MovingWindowRateLimiter(storage)
         except (ConfigurationError, NotImplementedError, ValueError) as error:
             raise BadSetting(
-                f"THUMBLOOP_RATE_LIMIT_STORE cannot be used: {error}. Give an address such as "
-                f"redis://host:6379, and install thumbloop[redis].",
+                f"THUMBLOOP_RATE_LIMIT_STORE cannot be used ({str(error).replace(store, 'its address')}). "
+                f"Give an address such as redis://host:6379, and install thumbloop[redis].",
                 field="rate_limit_store",
             ) from error
         self._failures: Any = storage.base_exceptions

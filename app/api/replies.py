@@ -6,6 +6,7 @@ that other requests never wait for them. A client that disconnects cancels its r
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 PING_SECONDS = 15.0  # proxies close a connection that is silent for a minute
 SPARE_THREADS = 8  # for requests that are refused because the server is busy
 PING = ": ping\n\n"
+POLL_SECONDS = 0.5  # between two looks at a reply that another server writes
 # The schema of each event, for the OpenAPI description; the data is JSON.
 EVENT_SCHEMA = {
     "type": "object",
@@ -45,13 +47,20 @@ async def run_in_reply_thread(request: Request, call: Callable[[], T]) -> T:
     return await to_thread.run_sync(call, limiter=limiter, abandon_on_cancel=True)
 
 
-class ReplyResponse(StreamingResponse):
+class EventResponse(StreamingResponse):
+    """Server-sent events."""
+
+    def __init__(self, events: AsyncIterator[str], headers: dict[str, str] | None = None) -> None:
+        # Otherwise nginx would buffer small chunks.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+
+
+class ReplyResponse(EventResponse):
     """Server-sent events of a reply; the reply is cancelled if the client does not read to the end."""
 
     def __init__(self, live: LiveReply, events: AsyncIterator[str], headers: dict[str, str]) -> None:
-        # Otherwise nginx would buffer small chunks.
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
+        super().__init__(events, headers)
         self._live = live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,16 +92,51 @@ async def events(live: LiveReply) -> AsyncIterator[str]:
     except ThumbloopError as error:
         yield sse("error", {"message_id": live.message_id, "error": error_body(error)})
         return
-    yield sse(
-        "done",
-        {
-            "message_id": message.id,
-            "model_version": live.model_version,
-            "finish_reason": message.finish_reason,
-            "content": message.content,
-            "reasoning": message.reasoning,
-        },
-    )
+    yield sse("done", _done(message, live.model_version))
+
+
+async def stored_events(read: Callable[[], tuple[Message, str]]) -> AsyncIterator[str]:
+    """The same of a reply that another server writes, or that has ended: what is stored of it, as it grows.
+
+    `read` gives the stored reply and the name of its version, and may raise ThumbloopError.
+    """
+    told, spoke = {"reasoning": "", "delta": ""}, time.monotonic()
+    begun = False
+    while True:
+        try:
+            message, version = await to_thread.run_sync(read)
+        except ThumbloopError as error:  # its chat was deleted meanwhile
+            yield sse("error", {"error": error_body(error)})
+            return
+        if not begun:
+            ids = {"user_message_id": message.parent_id, "message_id": message.id}
+            yield sse("message", {**ids, "model_version": version})
+            begun = True
+        for kind, text in (("reasoning", message.reasoning or ""), ("delta", message.content)):
+            if len(text) > len(told[kind]) and text.startswith(told[kind]):
+                yield sse(kind, {"text": text[len(told[kind]) :]})
+                told[kind], spoke = text, time.monotonic()
+        if message.state == "failed":
+            failed = ThumbloopError("The reply failed; ask for another one.", code="reply_failed")
+            yield sse("error", {"message_id": message.id, "error": error_body(failed)})
+            return
+        if message.state != "streaming":
+            yield sse("done", _done(message, version))
+            return
+        if time.monotonic() - spoke > PING_SECONDS:
+            yield PING
+            spoke = time.monotonic()
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _done(message: Message, version: str) -> dict[str, Any]:
+    return {
+        "message_id": message.id,
+        "model_version": version,
+        "finish_reason": message.finish_reason,
+        "content": message.content,
+        "reasoning": message.reasoning,
+    }
 
 
 async def finished(live: LiveReply, request: Request) -> Message:

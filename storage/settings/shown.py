@@ -25,7 +25,7 @@ def shown_value(name: str, value: object) -> str:
     """The value as text; never a secret."""
     if name in SECRETS and value:
         return "…"
-    if name == "database_url" and value:
+    if name in ("database_url", "rate_limit_store") and value:
         try:
             return sqlalchemy.make_url(str(value)).render_as_string(hide_password=True)
         except sqlalchemy.exc.ArgumentError:

@@ -84,6 +84,10 @@ def test_a_reply_can_be_cancelled_and_keeps_its_text(endless_server: LiveServer)
         assert (data["content"], data["finish_reason"]) == (text, "cancelled")
         reply = messages_of(client, chat_id)[-1]
         assert (reply["content"], reply["state"]) == (text, "stopped")
+        follow = cancel.replace("/cancel", "/events")
+        with client.stream("GET", follow) as response:
+            assert list(read_events(response))[1:] == [("delta", {"text": text}), ("done", data)]
+        refused(client.get(follow.replace(reply["id"], reply["parent_id"])), 422, field="message_id")
         assert http_loop.checked(client.post(cancel))["cancelled"] is False
 
 

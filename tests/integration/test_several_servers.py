@@ -22,11 +22,16 @@ LEASE_SECONDS = 15  # storage.chats.chats.REPLY_LEASE
 
 
 class Stream:
-    """A reply that a client reads in a thread."""
+    """A reply that a client reads in a thread: a new one, or that of another stream."""
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx.Client, other: "Stream | None" = None) -> None:
         self.client = client
-        self.chat_id: str = checked(client.post("/api/v1/chats", json={}))["id"]
+        self.chat_id: str = other.chat_id if other else checked(client.post("/api/v1/chats", json={}))["id"]
+        self.request: tuple[str, str, Any] = (
+            ("GET", f"/api/v1/messages/{other.message_id}/events", None)
+            if other
+            else ("POST", f"/api/v1/chats/{self.chat_id}/messages", {"content": "Tell me everything."})
+        )
         self.message_id = ""
         self.text = ""
         self.end: dict[str, Any] | None = None  # None if the connection broke
@@ -35,9 +40,9 @@ class Stream:
         wait_until(lambda: len(self.text) > 50)
 
     def _read(self) -> None:
-        path = f"/api/v1/chats/{self.chat_id}/messages"
+        method, path, body = self.request
         try:
-            with self.client.stream("POST", path, json={"content": "Tell me everything."}) as response:
+            with self.client.stream(method, path, json=body) as response:
                 for event, data in read_events(response):
                     if event == "message":
                         self.message_id = data["message_id"]
@@ -87,12 +92,15 @@ def test_a_second_server_leaves_the_replies_of_the_first_alone_until_it_is_dead(
 
             wait_until(lambda: len(stored()["content"]) >= read)
             assert stored()["state"] == "streaming"
+            follower = Stream(elsewhere, stream)
             refused = elsewhere.post(f"{path}/messages", json={"content": "And?"})
             assert refused.json()["error"]["code"] == "reply_streaming"
             assert checked(elsewhere.post(f"/api/v1/messages/{stream.message_id}/cancel"))["cancelled"]
             done = stream.ended()
             assert done is not None
             assert (done["finish_reason"], done["content"]) == ("cancelled", stored()["content"])
+            assert (follower.message_id, follower.ended()) == (stream.message_id, done)
+            assert follower.text == done["content"]
 
             stream = Stream(client)
             path, read = f"/api/v1/chats/{stream.chat_id}", len(stream.text)

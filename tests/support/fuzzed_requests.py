@@ -168,6 +168,7 @@ def real_requests(
     add(f"POST {one_chat}/messages?stream=true", message)
     add(f"POST {one_chat}/messages?stream=false", {"content": "Hi", "edits": parent_id})
     add(f"POST {one_message}/regenerate?stream=false", sampling)
+    add(f"GET {one_message}/events")
     add(f"POST {one_message}/cancel")
     add("GET /api/v1/vote-tags")
     add(f"PUT {one_chat}/vote", {"label": False})

@@ -6,10 +6,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field, StrictBool
 from sqlmodel import Session
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from app.api.chat_export import Format, exported
-from app.api.replies import EVENT_SCHEMA, ReplyResponse, events, finished, run_in_reply_thread
+from app.api.replies import (
+    EVENT_SCHEMA,
+    EventResponse,
+    ReplyResponse,
+    events,
+    finished,
+    run_in_reply_thread,
+    stored_events,
+)
 from app.api.schemas import (
     ChatOut,
     ChatWithMessages,
@@ -28,10 +36,11 @@ from app.services import Services
 from app.web.auth import CurrentUser, Identity, ServicesHere
 from app.web.openapi_names import Body
 from storage.chats import chats
-from storage.db.tables import Chat
-from storage.errors import NotAllowed
+from storage.db.tables import Chat, Message
+from storage.errors import InvalidInput, NotAllowed
 from storage.people.end_users import speaks_for
 from storage.privacy import consent
+from storage.registry.model_versions import get_version
 
 router = APIRouter(tags=["chats"])
 
@@ -55,8 +64,12 @@ REPLY_ANSWERS: dict[int | str, dict[str, Any]] = {
         "model": MessageOut,
     }
 }
-
-
+FOLLOWED_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events, as of sending a message.",
+        "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
+    }
+}
 EXPORT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file; as JSON what `GET /api/v1/chats/{chat_id}` answers.",
@@ -278,6 +291,23 @@ async def regenerate(
     again = partial(reply_again, identity.user_id, message_id, sampling=sampling, compare=compare)
     live = await run_in_reply_thread(request, again)
     return await _answer(live, request, stream, services, identity.user_id)
+
+
+@router.get("/messages/{message_id}/events", responses=FOLLOWED_ANSWERS, response_class=StreamingResponse)
+def follow_reply(message_id: Id, identity: CurrentUser, services: ServicesHere) -> Response:
+    """Follow a reply from its beginning, also one that another server writes or that has ended."""
+
+    def read() -> tuple[Message, str]:
+        with services.database.read() as session:
+            message = chats.get_message(session, message_id)
+            chats.get_chat(session, message.chat_id, identity.user_id)
+            if message.role != "assistant":
+                raise InvalidInput(f"The message {message_id} is no reply.", field="message_id")
+            version = message.model_version_id
+            return message, get_version(session, version).name if version else ""
+
+    live = services.chat_service.live(read()[0])
+    return EventResponse(events(live) if live is not None else stored_events(read))
 
 
 @router.post("/messages/{message_id}/cancel")

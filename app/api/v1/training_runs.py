@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic import Field, StrictBool
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from app.api.replies import EVENT_SCHEMA, PING, PING_SECONDS, sse
+from app.api.replies import EVENT_SCHEMA, PING, PING_SECONDS, EventResponse, sse
 from app.api.schemas import Cursor, Id, Limit, Page, RunOut, page_of, run_out
 from app.services import Services
 from app.web.auth import Admin, ServicesHere
@@ -73,8 +73,7 @@ def get_run(run_id: Id, _: Admin, services: ServicesHere) -> RunOut:
 async def follow_run(run_id: Id, _: Admin, services: ServicesHere) -> Response:
     """Follow a run until it is over."""
     await to_thread.run_sync(_read, services, run_id)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_events(services, run_id), media_type="text/event-stream", headers=headers)
+    return EventResponse(_events(services, run_id))
 
 
 @router.get("/{run_id}/log", responses=LOG_ANSWERS, response_class=Response)

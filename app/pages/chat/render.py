@@ -6,6 +6,7 @@ draws the current state again.
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from storage.settings import Settings
 
 # Each tab that draws a stream costs the server as much as a reader of its own.
 MOST_FOLLOWERS = 12
+WATCH_SECONDS = 1.0  # between two looks at a reply that another server writes
 SAMPLED = ("temperature", "top_p", "max_new_tokens")  # what a chat may have of its own
 Update = dict[Any, Any]
 Drawing = Callable[[ChatState], Update]
@@ -76,7 +78,7 @@ class ChatRenderer:
     def follow(
         self, tab: TabState, identity: Identity, message: str | None = "", also: Update | None = None
     ) -> Iterator[Update]:
-        """Like `show`, and then stream a reply under way that another tab requested.
+        """Like `show`, and then stream a reply under way that another tab or server began.
 
         `message` is the notice; None keeps the present one. `also` is added to the first drawing.
         """
@@ -87,9 +89,25 @@ class ChatRenderer:
                 yield {self.notice: notice(tab.language("too_many_tabs"))}
             elif live is not None:
                 yield from self.stream(tab, identity, live)
-            else:  # it ended since
-                yield from self._settle(tab, identity, self._drawing(tab, identity, None))
+            else:  # it ended since, or another server writes it
+                yield from self._watch(tab, identity, state.streaming.chat_id)
         yield self.nothing
+
+    def _watch(self, tab: TabState, identity: Identity, chat_id: str) -> Iterator[Update]:
+        """Draw what is stored of a reply of another server, until it is over or the tab moves on."""
+        tab.drawn.add(chat_id)
+        self._count(identity, 1)
+        try:
+            state = yield from self._settle(tab, identity, self._drawing(tab, identity, None))
+            while state.streaming is not None and state.chat_id == chat_id:
+                time.sleep(WATCH_SECONDS)
+                state = self.read(tab, identity)
+                if state.chat_id == chat_id and state.streaming is not None:
+                    yield {self.chatbot: self._transcript(state.messages, tab.language)}
+        finally:
+            tab.drawn.discard(chat_id)
+            self._count(identity, -1)
+        yield from self._settle(tab, identity, self._drawing(tab, identity, None))
 
     def stream(
         self, tab: TabState, identity: Identity, live: LiveReply, also: Update | None = None

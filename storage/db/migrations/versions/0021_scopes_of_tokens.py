@@ -1,13 +1,13 @@
 """scopes of API tokens
 
-Revision 0022, after 0019
+Revision 0021, after 0020
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0022"
-down_revision = "0019"
+revision = "0021"
+down_revision = "0020"
 
 
 def upgrade() -> None:
