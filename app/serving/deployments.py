@@ -15,7 +15,7 @@ from app.serving.loaded_versions import Follower, LoadedVersions, OnSwap
 from app.serving.reply import ReplyStream, Sampling
 from storage.db.database import Database
 from storage.db.tables import ModelVersion
-from storage.errors import Busy, Conflict, NotReady
+from storage.errors import Busy, Conflict, NotReady, StoreUnavailable
 from storage.registry import model_versions
 from storage.registry.artifacts import Artifacts
 
@@ -261,7 +261,13 @@ class Deployments:
             version = model_versions.get_version(session, version_id)
         if self._versions.is_loaded(version_id):  # does not wait for one that is being loaded
             return self._versions.served(version)
-        self._versions.fetch(version)
+        try:
+            self._versions.fetch(version)
+        except StoreUnavailable as error:  # which says more than the person who asks needs to know
+            log.warning("%s was asked for and cannot be fetched: %s", version.name, error)
+            raise Busy(
+                f"{version.name} cannot be fetched now. Try again in a moment, or ask for the deployed one."
+            ) from error
         with self._versions.lock:
             if not self._versions.make_room(self._needed(), self._answering()):
                 raise Busy(

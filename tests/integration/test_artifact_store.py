@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from app.commands.doctor import check_artifacts
-from storage.errors import StoreUnavailable
+from storage.errors import Busy, StoreUnavailable
 from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 from tests.support.adapters import publish_adapter
-from tests.support.chat_env import MakeServing, alias, move_alias, reply
+from tests.support.chat_env import HELLO, SAMPLING, MakeServing, alias, move_alias, reply
 from tests.support.http_loop import chat_once
 from tests.support.live_server import StartServer, wait_until
 from tests.support.s3_server import S3Server
@@ -45,11 +45,13 @@ def test_a_version_that_cannot_be_fetched_waits_and_the_one_before_replies(
     serving = make_serving(**artifact_store)
     serving.deployments.start()
     elsewhere = settings.model_copy(update=artifact_store | {"data_dir": tmp_path / "elsewhere"})
-    publish_adapter(serving.database, open_artifacts(elsewhere, serving.database), serving.model)
+    made = publish_adapter(serving.database, open_artifacts(elsewhere, serving.database), serving.model)
     there, away = Path(artifact_store["artifacts"].removeprefix("file://")), tmp_path / "away"
     there.rename(away)
     with pytest.raises(StoreUnavailable, match="the folder is missing.* is empty: mount it, or set"):
         serving.deployments.deploy("v2", by="ada", why="better")
+    with pytest.raises(Busy, match="v2 cannot be fetched now"):
+        serving.deployments.stream(HELLO, SAMPLING, version_id=made.id)
     assert alias(serving.database) == "v1"
     move_alias(serving.database, "v2")
     wait_until(lambda: "v2 is deployed but waits for the artifact store, so v1 keeps replying" in caplog.text)

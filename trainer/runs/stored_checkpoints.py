@@ -23,7 +23,7 @@ from trainer.taste.sampled_rows import SAMPLED_FILE
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 
 
 class StoredCheckpoints:
