@@ -20,6 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from storage.errors import ArtifactRefused, BadSetting, StoreUnavailable
 from storage.files.atomic import sync_tree
+from storage.files.disk_full import is_full
 
 log = logging.getLogger("thumbloop.storage")
 
@@ -186,10 +187,10 @@ class ObjectStore:
         self._check()
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"The artifact store {self.address} is unavailable ({type(error).__name__}: {error}). Check the "
-            f"network, and the keys in AWS_ variables or THUMBLOOP_ARTIFACTS_OPTIONS."
-        )
+        check = "Check the network, and the keys in AWS_ variables or THUMBLOOP_ARTIFACTS_OPTIONS."
+        remedy = "Free some space, there or here." if is_full(error) else check
+        why = f"{type(error).__name__}: {error}"
+        return StoreUnavailable(f"The artifact store {self.address} is unavailable ({why}). {remedy}")
 
     def _refused(self, name: str, why: str) -> ArtifactRefused:
         return ArtifactRefused(

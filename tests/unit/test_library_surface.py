@@ -180,6 +180,9 @@ USES = {
     ("app/commands/serve.py", "uvicorn"): {
         "Server.startup(sockets)": "A start would not print its addresses."
     },
+    ("storage/files/object_store.py", "s3fs"): {
+        "S3FileSystem.retries": "A bucket's server that never answers would hold each call for minutes.",
+    },
     ("storage/exports/redaction.py", "presidio_analyzer.nlp_engine"): {
         "SpacyNlpEngine.nlp": "Redaction would try to download a model.",
     },
