@@ -68,9 +68,12 @@ class ObjectStore:
 
     def put(self, folder: str, files: Mapping[str, Path]) -> None:
         """Write these files, by their names in the folder; does nothing if the same ones are there."""
+        known = self.manifest(folder)
         manifest = {name: _facts(path) for name, path in files.items()}
-        if self.manifest(folder) == manifest:
+        if known == manifest:
             return
+        if known is not None:  # nobody may read a mixture
+            self.remove(f"{folder}/{MANIFEST}")
         for name, path in files.items():
             self._patiently(partial(self._put, f"{folder}/{name}", path, manifest[name]))
         if self._local:

@@ -50,6 +50,12 @@ def test_a_folder_is_read_as_it_was_written_and_damage_is_named(
     content = {name: path.read_text() for name, path in files.items()}
     assert fetched(opened, "runs/7", tmp_path / "good") == content
     assert fetched(opened, "runs/8", tmp_path / "none") is None
+    state = {"part/state.json": files["part/state.json"]}
+    with pytest.raises(FileNotFoundError):
+        opened.put("runs/7", state | {"weights": tmp_path / "nowhere"})
+    assert opened.manifest("runs/7"), "nothing was begun"
+    opened.put("runs/7", state | {"weights": tmp_path / "state"})
+    assert fetched(opened, "runs/7", tmp_path / "renewed") == dict.fromkeys(files, content["part/state.json"])
     opened.write("mark", b"1")
     opened.write("mark", b"2")
     assert opened.read("mark") == b"2"
