@@ -34,6 +34,7 @@ from app.api.v1 import (
 )
 from app.pages import installing
 from app.pages.admin import PAGES
+from app.pages.admin.figures import remember_figures
 from app.pages.chat.page import ChatPage
 from app.pages.html import DEMONSTRATION
 from app.pages.theme import mount_options
@@ -93,6 +94,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await to_thread.run_sync(parts.start)
+        app.state.admin_figures.renew_soon()  # or the first reader would wait for seconds in a large store
         try:
             async with pages.router.lifespan_context(pages):
                 yield
@@ -124,6 +126,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         ],
     )
     app.state.services = parts
+    app.state.admin_figures = remember_figures(parts)
     app.state.single_sign_on = SingleSignOn(settings) if settings.oidc else None
     app.state.password_checks = PasswordChecks(parts.database, settings)
     app.state.reply_threads = reply_threads(settings)

@@ -35,9 +35,13 @@ class Remembered(Generic[T]):
             value, quick = self._value, self._seconds <= self._long
         if value is None or quick:
             return self._renew()
+        self.renew_soon()
+        return value
+
+    def renew_soon(self) -> None:
+        """Compute in the background, unless that is under way."""
         if self._computing.acquire(blocking=False):
             threading.Thread(target=self._renew_once, name="admin-figures", daemon=True).start()
-        return value
 
     def _renew_once(self) -> None:
         try:
@@ -53,12 +57,13 @@ class Remembered(Generic[T]):
         return value
 
 
+def remember_figures(services: Services) -> Remembered[tuple[Figures, Statistics]]:
+    return Remembered(lambda: (current_figures(services), current_statistics(services)))
+
+
 def shown_figures(request: Request, services: Services) -> tuple[Figures, Statistics]:
     """Votes may be counted a little late in a large store; versions, runs and canaries are those of now."""
-    state = request.app.state
-    if not hasattr(state, "admin_figures"):
-        state.admin_figures = Remembered(lambda: (current_figures(services), current_statistics(services)))
-    figures, statistics = state.admin_figures.get()
+    figures, statistics = request.app.state.admin_figures.get()
     with services.database.read() as session:
         active = active_run(session)
         now = {"versions": all_versions(session), "active_run": active.id if active else None}
