@@ -70,6 +70,10 @@ class Housekeeping:
                 log.info("Removed %s from the artifact store: for %d days no version owned it.", name, days)
         except StoreUnavailable as error:
             log.warning("The artifact store is not tidied today. %s", error)
+        if artifacts.cached:
+            from trainer.sweep.stored import share_sweeps  # Optuna takes a while to load
+
+            share_sweeps(artifacts)
 
     def _forget(self, days: int, *, deleted: bool) -> None:
         if not days:

@@ -10,6 +10,8 @@ import typer
 from app.commands.terminal import opened_database, print_table, say
 from app.commands.train_file import refuse_launched, shown_training
 from storage.errors import Conflict, InvalidInput
+from storage.registry.artifacts import Artifacts
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings, load_settings
 from storage.settings.toml_file import FILE, write_settings
 from trainer.judge.specs import FORM, parse_server
@@ -85,12 +87,15 @@ def sweep(
     chosen = known or replace(named_grid(grid or "full", settings), **asked)
     prepare_process()
     with ExitStack() as at_end:
+        artifacts = Artifacts(settings.data_dir)
         if data is None:
             database = at_end.enter_context(opened_database())[1]
+            artifacts = open_artifacts(settings, database)
         progress, check = at_end.enter_context(
             shown_training("sweep", "continues with the missing points", settings)
         )
         from trainer.sweep.data import FileSource, Votes
+        from trainer.sweep.stored import share_sweeps
         from trainer.sweep.sweep import WantedSweep, run_sweep
 
         def show(state: dict[str, Any]) -> None:
@@ -102,6 +107,8 @@ def sweep(
         wanted = WantedSweep(
             of, chosen, settings, out, strict=losses is not None, budget=seconds, judge=spec, rank=rank
         )
+        share_sweeps(artifacts)
+        at_end.callback(share_sweeps, artifacts)
         folder, found = run_sweep(wanted, progress=show, check=check)
     _show(found, folder)
     if apply:

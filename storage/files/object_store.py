@@ -80,6 +80,17 @@ class ObjectStore:
             sync_tree(Path(self._path(folder)))
         self.write(f"{folder}/{MANIFEST}", json.dumps(manifest).encode())
 
+    def put_newest(self, place: str, number: int, files: Mapping[str, Path]) -> None:
+        """`put` into the folder of this number at a place, then remove those of lower numbers."""
+        self.put(f"{place}/{number}", files)
+        for older in self.numbers(place):
+            if older < number:
+                self.remove(f"{place}/{older}")
+
+    def numbers(self, place: str) -> list[int]:
+        """The numbers of the folders at a place, complete or not, the largest first."""
+        return sorted(map(int, self.names(place)), reverse=True)
+
     def fetch(self, folder: str, target: Path) -> bool:
         """Fill an empty folder with the files of a complete one; False if there is none.
 

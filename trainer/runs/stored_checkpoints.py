@@ -47,7 +47,7 @@ class StoredCheckpoints:
         if self._store is None:
             return
         here = newest_checkpoint(self._checkpoints)
-        for step in self._steps(self._store):
+        for step in self._store.numbers(self._place):
             if here is not None and step <= step_of(here):
                 return
             try:
@@ -86,21 +86,14 @@ class StoredCheckpoints:
             files = {str(file.relative_to(newest)): file for file in newest.rglob("*") if file.is_file()}
             sampled = self._folder / SAMPLED_FILE
             files |= {SAMPLED_FILE: sampled} if sampled.exists() else {}
-            store.put(f"{self._place}/{step_of(newest)}", files)
+            store.put_newest(self._place, step_of(newest), files)
             self._stored = newest
-            for step in self._steps(store):
-                if step < step_of(newest):
-                    store.remove(f"{self._place}/{step}")
         except FileNotFoundError:
             log.debug("%s was removed for a newer one.", newest.name)
         except StoreUnavailable as error:
             if newest != self._failed:
                 log.warning("%s is not in the artifact store yet. %s", newest.name, error)
             self._failed = newest
-
-    def _steps(self, store: ObjectStore) -> list[int]:
-        """Of the checkpoints in the store, the newest first."""
-        return sorted(map(int, store.names(self._place)), reverse=True)
 
     def _fetch(self, store: ObjectStore, step: int) -> bool:
         target = self._checkpoints / f"checkpoint-{step}"

@@ -22,6 +22,8 @@ from storage.db.database import Database
 from storage.db.ids import new_id
 from storage.errors import Conflict, InvalidInput
 from storage.imports.importer import import_file
+from storage.registry.model_versions import ensure_base
+from storage.registry.stored_artifacts import open_artifacts
 from storage.settings import Settings
 from tests.support.rated_files import both_replies, some_rows, some_settings, write_rows
 from tests.support.trainings import Steps, as_text
@@ -36,6 +38,7 @@ from trainer.sweep.folder import SweepFolder, all_sweeps
 from trainer.sweep.grid import Grid, Point
 from trainer.sweep.outcome import Sweep
 from trainer.sweep.point import read_measures
+from trainer.sweep.stored import share_sweeps
 from trainer.sweep.sweep import WantedSweep, run_sweep
 
 RunSweep = Callable[..., Sweep]
@@ -183,6 +186,35 @@ def test_a_line_that_a_full_disk_cut_is_dropped(finished: WantedSweep, tmp_path:
     journal.write_text("{\n{\n")
     with pytest.raises(Conflict, match="is damaged"):
         SweepFolder(tmp_path / "copy")
+
+
+def test_another_machine_shows_a_sweep_and_goes_on_with_it(
+    finished: WantedSweep, settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    with database.write() as session:
+        ensure_base(session, "tiny")
+    store = {"artifacts": f"file://{tmp_path}/store"}
+    here, there = (
+        open_artifacts(settings.model_copy(update=store | {"data_dir": tmp_path / name}), database)
+        for name in ("here", "there")
+    )
+    shutil.copytree(folder_of(finished), here.data_dir / "sweeps" / new_id())
+    for artifacts in (here, there):
+        share_sweeps(artifacts)
+    (one,), (other,) = all_sweeps(here.data_dir), all_sweeps(there.data_dir)
+    assert other.read() == one.read()
+    assert {path.name for path in other.folder.iterdir()} >= {"results.csv", "plot.png"}
+
+    assert other.plan is not None
+    with other.claimed(other.plan):
+        other.study.set_user_attr("written", "there")
+    share_sweeps(there)
+    assert one.plan is not None
+    with one.claimed(one.plan):
+        share_sweeps(here)
+        assert one.journal.read_bytes() != other.journal.read_bytes(), "somebody works on it"
+    share_sweeps(here)
+    assert one.journal.read_bytes() == other.journal.read_bytes()
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
