@@ -109,7 +109,9 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 async def browse(server: LiveServer, sessions: int, seconds: float) -> dict[str, Any]:
-    clients = [httpx.AsyncClient(base_url=server.url, timeout=300) for _ in range(sessions)]
+    # Servers close idle connections after 5 s; a request must not meet one that is about to be.
+    limits = httpx.Limits(keepalive_expiry=2)
+    clients = [httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) for _ in range(sessions)]
     pages = [Page(client, number) for number, client in enumerate(clients)]
     for page in pages:
         await page.open()

@@ -26,7 +26,8 @@ def nginx(folder: Path, ports: Sequence[int], prefix: str = "") -> Iterator[str]
     paths = "".join(f"{name}_temp_path {folder / name};" for name in TEMPORARY)
     (folder / "nginx.conf").write_text(
         f"worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;"
-        f"events {{}} http {{ access_log off; {paths} {configuration(port, ports, prefix)} }}"
+        "events { worker_connections 4096; } "
+        f"http {{ access_log off; {paths} {configuration(port, ports, prefix)} }}"
     )
     process = subprocess.Popen(
         [program, "-p", folder, "-c", folder / "nginx.conf"], preexec_fn=die_with_parent
