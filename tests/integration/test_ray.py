@@ -48,6 +48,7 @@ def trainer_of(job: str) -> psutil.Process:
     raise AssertionError(f"no process works on {job}")
 
 
+@pytest.mark.timeout(600)  # three trainers and two heads start, one after the other
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("artifact_store", ["s3"], indirect=True)
 def test_a_run_goes_on_without_a_server_its_job_its_machine_and_its_cluster(
