@@ -5,12 +5,15 @@ Text by people and models is escaped by the template, or passed to Gradio as pla
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+from markupsafe import Markup
 
 from app.pages.chat.markdown import plain_markdown
 from app.pages.html import render
 from app.serving.reply import Queued
-from app.web.languages import ENGLISH, Language
+from app.web.languages import ENGLISH, LANGUAGES, Language
 from storage.chats.votes import CurrentVote
 from storage.db.tables import FINISHED, Message
 from storage.registry.canaries import is_chosen
@@ -128,9 +131,12 @@ def message_html(
     While a reply of the chat is `under_way`, nothing can be edited and no other branch be chosen. Failed and
     empty replies and those that a client sent as history have no thumbs: nothing could be learned from them.
     """
-    offered = dict(tags or {})
-    for tag in item.vote.tags if item.vote is not None else ():
-        offered.setdefault(tag, "up down")
+    votable = is_votable(item.message)
+    details = Markup()
+    if votable and item.vote is None:
+        details = _details_without_vote(tuple((tags or {}).items()), say.tag)
+    elif votable:
+        details = _details(item.vote, tags or {}, say)
     return render(
         "chat/message.html",
         say=say,
@@ -138,11 +144,22 @@ def message_html(
         under_way=under_way,
         last=last,
         asked=asked and item.message.state == "complete",
-        votable=is_votable(item.message),
-        whole=whole if is_votable(item.message) else None,
+        votable=votable,
+        whole=whole if votable else None,
         note=_note(item.message, say),
-        offered=offered,
+        details=details,
     )
+
+
+@lru_cache(maxsize=16)
+def _details_without_vote(tags: tuple[tuple[str, str], ...], language: str) -> Markup:
+    """They are the same below all these replies, and half of what drawing a long chat takes."""
+    return _details(None, dict(tags), LANGUAGES[language])
+
+
+def _details(vote: CurrentVote | None, tags: OfferedTags, say: Language) -> Markup:
+    own = {tag: "up down" for tag in (vote.tags if vote is not None else ()) if tag not in tags}
+    return Markup(render("chat/details.html", say=say, vote=vote, offered={**tags, **own}))
 
 
 def _note(message: Message, say: Language) -> str:
