@@ -226,7 +226,9 @@ def without_password(address: str) -> str:
 def _make_private(path: Path) -> None:
     """Make the files private to the owner, whatever the umask; SQLite's later files get the same mode."""
     with contextlib.suppress(PermissionError):  # somebody else's file: SQLite's own error will say more
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # A file that exists is not opened: closing it would end the locks of this process's connections.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             if file.exists():
                 file.chmod(0o600)

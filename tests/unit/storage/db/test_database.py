@@ -1,7 +1,10 @@
 """The database's own files: whose they are, and what a full disk is called."""
 
+import contextlib
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,20 @@ def test_the_files_of_sqlite_are_their_owners_alone(tmp_path: Path, umask: int) 
         database.close()
     finally:
         os.umask(before)
+
+
+def test_opening_a_database_again_leaves_the_locks_of_its_connections(tmp_path: Path) -> None:
+    """SQLite's locks belong to the process: closing any handle of the file would end them all."""
+    settings = Settings(data_dir=tmp_path)
+    attempt = (
+        "import fcntl, sys; file = open(sys.argv[1], 'r+b');"
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)"  # SQLite's bytes for readers
+    )
+    command = [sys.executable, "-c", attempt, str(tmp_path / "thumbloop.db")]
+    with contextlib.closing(open_database(settings)) as first, first.read() as session:
+        users.list_users(session)
+        open_database(settings).close()
+        assert b"BlockingIOError" in subprocess.run(command, stderr=subprocess.PIPE).stderr
 
 
 def test_a_write_without_room_is_not_stored_and_says_what_to_do(tmp_path: Path) -> None:
