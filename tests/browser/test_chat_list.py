@@ -14,6 +14,7 @@ from tests.support.chatting import (
     send_and_wait,
     stored_messages,
     thumb,
+    with_replies,
 )
 from tests.support.live_server import LiveServer
 
@@ -103,3 +104,28 @@ def test_title_of_a_chat_follows_its_edited_first_message(page: Page) -> None:
     expect(page.locator(".tl-text")).to_have_text("Good morning")
     expect(page.get_by_role("navigation", name="Your chats").get_by_role("link")).to_have_text("Good morning")
     expect(page).to_have_title("Good morning · Thumbloop")
+
+
+def test_a_long_chat_shows_its_newest_messages_and_earlier_ones_on_demand(
+    chat_server: LiveServer, open_page: OpenPage
+) -> None:
+    page = open_page(chat_server.url)
+    send_and_wait(page, "The first one")
+    with_replies(page, chat_server, [f"Reply {number}" for number in range(1, 111)])
+    page.reload()
+    rows, newest = page.locator("#tl-transcript .message-row"), page.get_by_text("Reply 110", exact=True).last
+    expect(newest).to_be_in_viewport()
+    expect(rows).to_have_count(151)  # a reply has two, and the button one
+    place = page.get_by_text("Reply 61", exact=True).first  # the first of those that are shown
+    earlier = page.get_by_role("button", name="Show earlier messages")
+    earlier.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('#tl-transcript .bubble-wrap').scrollTop < 50")
+    earlier.click()
+    expect(rows).to_have_count(301)
+    expect(place).to_be_in_viewport()
+    earlier.click()
+    expect(rows).to_have_count(333)
+    expect(earlier).to_have_count(0)
+    new_chat(page)
+    page.get_by_role("link", name="The first one").click()
+    expect(rows).to_have_count(151)

@@ -7,6 +7,7 @@
   const SETTLES = 1500; // milliseconds in which a chat that was opened, or a reply that ended, is still drawn
   let following = true;
   let [top, until, open] = [0, 0, null]; // where we left the transcript; when to stop following; the open chat
+  let read = 0; // the distance from the end that stays while earlier messages are drawn above; 0: it need not
 
   const box = () => document.querySelector("#tl-transcript .bubble-wrap");
   const below = (one) => one.scrollHeight - one.clientHeight - one.scrollTop;
@@ -21,6 +22,7 @@
   const follow = () => {
     const one = box();
     if (!one) return;
+    if (read && one.scrollHeight > read) one.scrollTop = one.scrollHeight - read;
     look(one);
     if (document.querySelector('[data-reply="streaming"]')) until = performance.now() + SETTLES;
     if (!following || performance.now() > until || below(one) <= 1) return;
@@ -41,6 +43,12 @@
     open = chat;
   });
   document.addEventListener("tl-sent", begin);
+  document.addEventListener("click", ({ target }) => {
+    const one = target.closest?.("[data-earlier]") && box();
+    if (!one) return;
+    read = one.scrollHeight - one.scrollTop;
+    setTimeout(() => { read = 0; }, SETTLES);
+  });
   // What is opened or voted on below shall not move.
   for (const deed of ["pointerdown", "keydown"]) {
     document.addEventListener(deed, ({ target }) => { if (target.closest?.("#tl-transcript")) until = 0; }, true);

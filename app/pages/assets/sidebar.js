@@ -55,6 +55,7 @@ const focusArrow = (message, label, frames = 300) => {
 };
 document.addEventListener('click', (event) => {
   if (event.target.closest?.('[data-again]')) trigger('regenerate');
+  if (event.target.closest?.('[data-earlier]')) trigger('earlier_messages');
   const arrow = event.target.closest?.('[data-show]');
   if (!arrow) return;
   trigger('show_branch', { message: arrow.dataset.show });

@@ -20,7 +20,7 @@ from app.pages.blocks import Page, chosen
 from app.pages.chat.days import known_zone
 from app.pages.chat.markdown import DELIMITERS
 from app.pages.chat.render import ChatRenderer, Update
-from app.pages.chat.tab_state import CHATS_SHOWN, TabState
+from app.pages.chat.tab_state import CHATS_SHOWN, MESSAGES_SHOWN, TabState
 from app.pages.chat.transcript import ShownMessage
 from app.pages.html import asset, notice
 from app.services import Services
@@ -171,6 +171,7 @@ class ChatPage:
         self.new.click(self.on_new, self.tab, drawn, trigger_mode="multiple", **quiet)
         self.side.open_chat(self.on_open, self.tab, drawn, trigger_mode="multiple", **quiet)
         self.side.older_chats(self.on_older, self.tab, drawn, **quiet)
+        self.side.earlier_messages(self.on_earlier, self.tab, drawn, **quiet)
         self.side.search_chats(self.on_search, self.tab, drawn, trigger_mode="multiple", **quiet)
         self.side.look_again(self.on_look, self.tab, drawn, **quiet)
         self.side.rename_chat(self.on_rename, self.tab, drawn, **quiet)
@@ -207,16 +208,23 @@ class ChatPage:
         with self.services.database.read() as session:
             chat = get_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
         tab.through = tab.consent_shown = None  # first: another event may read them meanwhile
+        tab.messages_shown = MESSAGES_SHOWN
         tab.chat_id = chat.id
         yield from self.renderer.follow(tab, identity)
 
     def on_new(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
         identity = self._identify(tab, request)
         tab.chat_id = tab.consent = tab.consent_shown = tab.through = tab.wished = None
+        tab.messages_shown = MESSAGES_SHOWN
         yield from self.renderer.show(tab, identity)
 
     def on_older(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
         tab.chats_shown += CHATS_SHOWN
+        yield from self.renderer.show(tab, self._identify(tab, request))
+
+    def on_earlier(self, tab: TabState, request: gr.Request) -> Iterator[Update]:
+        """Show as many messages again; their drawing costs the more the more there are."""
+        tab.messages_shown *= 2
         yield from self.renderer.show(tab, self._identify(tab, request))
 
     @shows_errors
@@ -283,6 +291,7 @@ class ChatPage:
         with self.services.database.write() as session:
             chat = restore_chat(session, chosen(event, "chat"), owner_id=identity.user_id)
         tab.through = tab.consent_shown = tab.deleted = None
+        tab.messages_shown = MESSAGES_SHOWN
         tab.chat_id = chat.id
         yield from self.renderer.show(tab, identity)
 

@@ -23,7 +23,6 @@ from app.pages.chat.transcript import ShownMessage, chatbot_messages, offered_ta
 from app.pages.html import notice, render
 from app.serving.reply import Queued
 from app.web.auth import Identity
-from app.web.languages import Language
 from storage.chats.chats import list_chats
 from storage.db.database import Database
 from storage.db.tables import now
@@ -103,7 +102,7 @@ class ChatRenderer:
                 time.sleep(WATCH_SECONDS)
                 state = self.read(tab, identity)
                 if state.chat_id == chat_id and state.streaming is not None:
-                    yield {self.chatbot: self._transcript(state.messages, tab.language)}
+                    yield {self.chatbot: self._transcript(state.messages, tab)}
         finally:
             tab.drawn.discard(chat_id)
             self._count(identity, -1)
@@ -135,7 +134,7 @@ class ChatRenderer:
                     queued = parts if isinstance(parts, Queued) else None
                     if not isinstance(parts, Queued):
                         reply.reasoning, reply.content = parts
-                    yield {self.chatbot: self._transcript(messages, tab.language, queued)}
+                    yield {self.chatbot: self._transcript(messages, tab, queued)}
                 shown = here
         except ThumbloopError as error:
             failure = tab.language.error(error)
@@ -185,7 +184,7 @@ class ChatRenderer:
             answering = version.name
             accounts = self.settings.auth == "accounts"
             return {
-                self.chatbot: self._transcript(state.messages, tab.language),
+                self.chatbot: self._transcript(state.messages, tab),
                 self.side: render(
                     "chat/chats.html",
                     say=tab.language,
@@ -248,8 +247,9 @@ class ChatRenderer:
         return state.consent
 
     def _transcript(
-        self, messages: list[ShownMessage], say: Language, queued: Queued | None = None
+        self, messages: list[ShownMessage], tab: TabState, queued: Queued | None = None
     ) -> list[dict[str, Any]]:
         settings = self.settings
         tags = offered_tags(settings.vote_tags_up, settings.vote_tags)
-        return chatbot_messages(messages, tags, settings.compare_share, say=say, queued=queued)
+        shown: dict[str, Any] = {"say": tab.language, "queued": queued, "most": tab.messages_shown}
+        return chatbot_messages(messages, tags, settings.compare_share, **shown)

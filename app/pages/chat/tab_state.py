@@ -21,6 +21,7 @@ from storage.registry.model_versions import list_versions
 
 UPDATE_SECONDS = 0.1  # a stream is coalesced to ten updates a second
 CHATS_SHOWN = 40
+MESSAGES_SHOWN = 100  # of a chat, the newest: each drawing sends all that are shown
 
 
 @dataclass
@@ -33,6 +34,7 @@ class TabState:
     consent_shown: bool | None = None  # by the box, as last drawn; a click may be on its way
     wished: dict[str, Any] | None = None  # system_prompt and sampling of the next new chat
     chats_shown: int = CHATS_SHOWN
+    messages_shown: int = MESSAGES_SHOWN
     language: Language = ENGLISH
     zone: str = "UTC"  # the browser's time zone
     search: str = ""  # a text that the listed chats have

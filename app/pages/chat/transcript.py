@@ -47,17 +47,21 @@ def chatbot_messages(
     *,
     say: Language = ENGLISH,
     queued: Queued | None = None,
+    most: int | None = None,
 ) -> list[ChatbotMessage]:
     """The Chatbot's value: a reply is its text, then a bar with the thumbs and the version.
 
-    Below `compare_share` of the replies the page asks which of two is better.
+    Below `compare_share` of the replies the page asks which of two is better. The newest `most` messages are
+    shown; None shows all.
     """
     messages = list(messages)
     under_way = bool(messages) and messages[-1].message.state == "streaming"
     whole = whole_chat(messages)
     shown: list[ChatbotMessage] = []
-    for item in messages:
+    for item in messages if most is None else messages[-most:]:
         message, content = item.message, []
+        if not shown and item is not messages[0]:
+            content.append(_html(render("chat/earlier.html", say=say)))
         replied = bool(message.content.strip())
         if message.reasoning:
             over = replied or message.state != "streaming"
