@@ -6,11 +6,8 @@ how the server's memory grew. Fails if a page hears anything of another person's
 
 import argparse
 import asyncio
-import json
-import re
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,67 +15,11 @@ import httpx
 import psutil
 
 from tests.benchmarks.report import print_report, server_with
-from tests.support.fuzzed_requests import page_events
+from tests.support.chat_tab import ChatTab
 from tests.support.live_server import LiveServer
 from tests.support.tiny_model import build_tiny_model
 
 MB = 1024 * 1024
-CHAT_MESSAGES = 4
-SAID = re.compile(r"I am person (\d+)")
-
-
-@dataclass
-class Page:
-    """A browser's tab: the page's config, its load event, then messages."""
-
-    client: httpx.AsyncClient
-    number: int
-    events: dict[str, dict[str, Any]] = field(default_factory=dict)
-    first_updates: list[float] = field(default_factory=list)
-
-    async def open(self) -> None:
-        (await self.client.get("/")).raise_for_status()
-        config = (await self.client.get("/config")).json()
-        elements = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
-        for event, request in zip(config["dependencies"], page_events(config), strict=True):
-            names = [elements.get(target[0]) for target in event["targets"]]
-            kinds = [target[1] for target in event["targets"]]
-            if "load" in kinds:
-                self.events["load"] = request
-            elif names in (["tl-new"], ["tl-box", "tl-send"]):
-                self.events[names[-1]] = request
-        await self.act("load", [None, {}])
-
-    async def send(self) -> None:
-        """Send a message, at times in a new chat."""
-        if len(self.first_updates) % CHAT_MESSAGES == CHAT_MESSAGES - 1:
-            await self.act("tl-new", [None])
-        began = time.perf_counter()
-        arrivals = await self.act("tl-send", [f"I am person {self.number}", "", True, None])
-        # The first drawing shows the message, the next one the first text of the reply.
-        self.first_updates.append(arrivals[min(1, len(arrivals) - 1)] - began)
-
-    async def act(self, event: str, data: list[Any]) -> list[float]:
-        """When each update of an event came. A stream of its own each, as no other event is under way."""
-        request = {**self.events[event], "data": data, "session_hash": f"page{self.number}"}
-        joined = (await self.client.post("/gradio_api/queue/join", json=request)).raise_for_status().json()
-        arrivals = []
-        url = f"/gradio_api/queue/data?session_hash=page{self.number}"
-        async with self.client.stream("GET", url) as response:
-            async for line in response.aiter_lines():
-                heard = {int(number) for number in SAID.findall(line)}
-                assert heard <= {self.number}, f"page {self.number} heard of {heard}"
-                if not line.startswith("data: "):
-                    continue
-                message = json.loads(line.removeprefix("data: "))
-                if message.get("event_id") not in (None, joined["event_id"]):
-                    continue
-                if message["msg"] == "process_generating":
-                    arrivals.append(time.perf_counter())
-                elif message["msg"] == "process_completed":
-                    assert message["success"], message
-                    break
-        return arrivals
 
 
 async def worst_of_the_engine(server: LiveServer, sessions: int) -> float:
@@ -112,7 +53,7 @@ async def browse(server: LiveServer, sessions: int, seconds: float) -> dict[str,
     # Servers close idle connections after 5 s; a request must not meet one that is about to be.
     limits = httpx.Limits(keepalive_expiry=2)
     clients = [httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) for _ in range(sessions)]
-    pages = [Page(client, number) for number, client in enumerate(clients)]
+    pages = [ChatTab(client, number) for number, client in enumerate(clients)]
     for page in pages:
         await page.open()
     alone = await worst_of_the_engine(server, sessions)
@@ -124,7 +65,7 @@ async def browse(server: LiveServer, sessions: int, seconds: float) -> dict[str,
     spent = -cpu_seconds(process), -time.process_time()
     end = time.monotonic() + seconds
 
-    async def go_on(page: Page) -> None:
+    async def go_on(page: ChatTab) -> None:
         while time.monotonic() < end:
             await page.send()
 

@@ -25,9 +25,9 @@ from storage.db.tables import Chat, Message, User, Vote, VoteEvent
 from storage.people.tokens import create_token
 from storage.people.users import ensure_user
 from storage.registry import model_versions
-from tests.benchmarks.browsing import Page
 from tests.benchmarks.report import empty_store, print_report, server_with, store_parser
 from tests.benchmarks.search import CHINESE, NOWHERE, draw_words
+from tests.support.chat_tab import ChatTab
 from tests.support.tiny_model import build_tiny_model
 from trainer.taste.review_queue import QUEUES
 
@@ -149,7 +149,7 @@ class Bench:
                 request.url = request.url.copy_with(query=query.encode())
 
         async with httpx.AsyncClient(**self.options, event_hooks={"request": [name_chat]}) as client:
-            page = Page(client, 0)
+            page = ChatTab(client, 0)
             await page.open()
             return await self.measure(lambda: page.act("load", [None, {}]))
 
