@@ -95,6 +95,10 @@ $(CLIENTS)/.installed: $(CLIENT_FILES) | install
 test-clients: install $(CLIENTS)/.installed  ## talk to a server with openai, LangChain, LiteLLM, llm and the AI SDK
 	$(TEST) tests/integration/test_clients.py
 
+.PHONY: test-cluster
+test-cluster: install  ## train on a Ray cluster on this machine
+	THUMBLOOP_TEST_CLUSTER=1 $(TEST) -n 0 tests/integration/test_ray.py
+
 .PHONY: kill-rounds
 kill-rounds: install  ## kill the server 200 times while votes come in, on each engine
 	THUMBLOOP_TEST_KILL_ROUNDS=200 $(TEST) tests/integration/test_vote_kills.py

@@ -40,7 +40,6 @@ LONGEST = {
     "test_default_model_parity.py",
     "test_openapi_fuzz.py",
     "test_out_of_memory.py",
-    "test_ray.py",
     "test_several_processes.py",
     "test_sweep.py",
     "test_train_file.py",

@@ -1,5 +1,6 @@
-"""Trainers as jobs of a real Ray cluster, whose head and node are on loopback."""
+"""Trainers as jobs of a real Ray cluster, whose head and node are on loopback: `make test-cluster`."""
 
+import os
 import re
 import shutil
 import sys
@@ -11,6 +12,8 @@ import psutil
 import pytest
 
 pytest.importorskip("ray")
+if os.environ.get("THUMBLOOP_TEST_CLUSTER") != "1":  # a head takes a machine's cores from all other tests
+    pytest.skip("`make test-cluster` trains on a Ray cluster", allow_module_level=True)
 
 from storage.registry import training_runs
 from tests.support import http_loop
