@@ -15,6 +15,8 @@ pytest.importorskip("ray")
 if os.environ.get("THUMBLOOP_TEST_CLUSTER") != "1":  # a head takes a machine's cores from all other tests
     pytest.skip("`make test-cluster` trains on a Ray cluster", allow_module_level=True)
 
+from sqlalchemy.exc import OperationalError
+
 from storage.registry import training_runs
 from tests.support import http_loop
 from tests.support.live_server import StartServer, wait_until
@@ -49,6 +51,21 @@ def trainer_of(job: str) -> psutil.Process:
         if {job, "trainer"} <= {*(process.info["cmdline"] or [])}:
             return process
     raise AssertionError(f"no process works on {job}")
+
+
+def freeze(trainer: psutil.Process, env: TrainingEnv, run_id: str) -> None:
+    """Suspend the trainer and cancel its run; not while it holds the lock of the database."""
+    for attempt in range(5):
+        trainer.suspend()
+        try:
+            with env.database.write() as session:
+                training_runs.cancel_run(session, run_id)
+        except OperationalError:
+            trainer.resume()
+            if attempt == 4:
+                raise
+        else:
+            return
 
 
 @pytest.mark.timeout(600)  # three trainers and two heads start, one after the other
@@ -105,9 +122,7 @@ def test_a_trainer_that_ignores_its_cancellation_is_stopped_in_the_cluster(
     try:
         wait_until(lambda: env.run(run_id).state == "running", 120)
         trainer = trainer_of(f"thumbloop-{run_id}-1")
-        trainer.suspend()
-        with env.database.write() as session:
-            training_runs.cancel_run(session, run_id)
+        freeze(trainer, env, run_id)
         wait_until(lambda: env.run(run_id).state == "cancelled", 60)
     finally:
         dispatcher.stop(terminate=True)
