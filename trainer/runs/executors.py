@@ -16,6 +16,7 @@ from storage.db.ids import new_id
 from storage.errors import BadSetting
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings, in_environment
+from trainer.errors import NotStarted
 
 # Those that bring libraries of their own are imported when they are used.
 OURS = {
@@ -26,7 +27,7 @@ OURS = {
 # Settings that no trainer reads.
 SERVER_ONLY = {
     *("executor", "slurm", "ray", "ray_headers", "job_start_minutes", "job_data_dir"),
-    *("webhook_url", "webhook_secret", "oidc", "openai_api_key", "metrics_token"),
+    *("webhook_url", "webhook_secret", "oidc", "openai_api_key", "metrics_token", "rate_limit_store"),
 }
 
 
@@ -94,6 +95,14 @@ def job_variables(settings: Settings) -> dict[str, str]:
     values["data_dir"] = settings.job_data_dir or str(settings.data_dir.absolute())
     values["database_url"] = settings.database_address
     return in_environment(values)
+
+
+def not_started(job_id: str, minutes: float, said: str) -> NotStarted:
+    """A job has waited too long; `said` is what the cluster says of it, perhaps nothing."""
+    return NotStarted(
+        f"The job {job_id} did not start within THUMBLOOP_JOB_START_MINUTES={minutes:g} and was taken back."
+        f"{' The cluster says: ' if said else ''}{said}"
+    )
 
 
 def environment_with(variables: Mapping[str, str]) -> dict[str, str]:

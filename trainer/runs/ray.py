@@ -22,8 +22,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from storage.files.locks import lock
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from trainer.errors import ClusterAway, NotStarted
-from trainer.runs.executors import job_variables
+from trainer.errors import ClusterAway
+from trainer.runs.executors import job_variables, not_started
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +94,7 @@ class RayExecutor:
         submitted = (details.start_time or 0) / 1000  # Ray's name for it
         if details.status == JobStatus.PENDING and time.time() - submitted > 60 * self._start_minutes:
             self.kill(run_id)
-            raise NotStarted(
-                f"The job {job.id} did not start within THUMBLOOP_JOB_START_MINUTES={self._start_minutes:g} "
-                f"and was taken back. Ray says: {said}"
-            )
+            raise not_started(job.id, self._start_minutes, said)
         return True
 
     def terminate(self, run_id: str) -> None:

@@ -24,8 +24,8 @@ from storage.errors import BadSetting
 from storage.files.locks import lock
 from storage.registry.artifacts import Artifacts
 from storage.settings import Settings
-from trainer.errors import ClusterAway, NotStarted
-from trainer.runs.executors import environment_with, job_variables
+from trainer.errors import ClusterAway
+from trainer.runs.executors import environment_with, job_variables, not_started
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,7 @@ class SlurmExecutor:
             return False
         if known.state == "PENDING" and self._waits_too_long(known):
             self.kill(run_id)
-            why = f" Slurm's reason: {known.reason}." if known.reason else ""
-            raise NotStarted(
-                f"The job {known.job.job_id} did not start within THUMBLOOP_JOB_START_MINUTES="
-                f"{self._start_minutes:g} and was taken back.{why}"
-            )
+            raise not_started(known.job.job_id, self._start_minutes, known.reason)
         return True
 
     def terminate(self, run_id: str) -> None:
