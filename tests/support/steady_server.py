@@ -33,7 +33,7 @@ class Steady:
 
 @contextmanager
 def steady_server(tokens: int, gap_seconds: float) -> Iterator[Steady]:
-    """Each reply has so many tokens, and a gap before each."""
+    """Each reply has so many tokens, and a gap before each; a message that is a number sets its own gap."""
     port = free_port()
     command = [sys.executable, "-m", "tests.support.steady_server", *map(str, (port, tokens, gap_seconds))]
     process = subprocess.Popen(command)
@@ -50,12 +50,15 @@ async def list_models(_: Request) -> JSONResponse:
     return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "bench"}]})
 
 
-async def complete(_: Request, *, tokens: int, gap_seconds: float) -> StreamingResponse:
+async def complete(request: Request, *, tokens: int, gap_seconds: float) -> StreamingResponse:
+    asked = (await request.json())["messages"][-1]["content"]
+    gap = float(asked) if asked.isdigit() else gap_seconds
+
     async def events() -> AsyncIterator[str]:
         clock = asyncio.get_running_loop().time
         due = clock()
         for number in range(1, tokens + 1):
-            due += gap_seconds
+            due += gap
             await asyncio.sleep(due - clock())
             word = chunk(MODEL, {"content": " word"}, "stop" if number == tokens else None)
             yield f"data: {json.dumps(word)}\n\n"
