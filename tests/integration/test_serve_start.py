@@ -1,14 +1,20 @@
-"""What a start of the server raises and says: its limit of open files, the admin link, a notice on trust."""
+"""What a start of the server raises and says: its limits, the admin link, a notice on trust."""
 
+import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -18,8 +24,9 @@ from storage.db.database import open_database
 from storage.people import users
 from storage.registry import model_versions
 from storage.settings import Settings
+from tests.support import REPOSITORY
 from tests.support.http_loop import checked
-from tests.support.live_server import LiveServer, answers, wait_until
+from tests.support.live_server import LiveServer, answers, at_once, wait_until
 from tests.support.rows import add_reply
 
 RAISE = """
@@ -46,20 +53,29 @@ def test_connections_leave_half_of_the_open_files_to_the_rest(files: int, connec
     assert most_connections(files) == connections
 
 
-def test_in_a_container_half_open_connections_leave_files_for_the_rest(
-    tmp_path: Path, tiny_model: Path
-) -> None:
-    """As Kubernetes runs it: a user without a name and a home, who can write to one folder, and SIGTERM."""
-    data = tmp_path / "data"
-    data.mkdir(mode=0o700)
-    server = LiveServer({"data_dir": data, "model": tiny_model, "executor": "local"})
-    command = ["sh", "-c", f"ulimit -n 256; exec {sys.executable} -m app.cli serve"]
-    if os.geteuid() == 0:
-        os.chown(data, NOBODY, NOBODY)
-        reads = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # the program's files
-        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reads, *command]
-    environment = server.environment | {"HOME": "/nonexistent", "TMPDIR": str(data)}
+def test_in_a_container_it_lives_with_few_files_and_little_memory(tiny_model: Path) -> None:
+    """As Kubernetes runs it: a user without a name and a home, who can write to one folder, and SIGTERM.
+
+    The limit of memory is that of docs/deploy, here on what it reserves: more than Kubernetes counts.
+    """
+    example = (REPOSITORY / "docs/deploy/kubernetes.yaml").read_text()
+    (memory,) = re.findall(r"limits: {memory: (\d+)Gi}", example)
     with ExitStack() as left:
+        # Not in pytest's folder, below which another user may not look.
+        folder = Path(left.enter_context(TemporaryDirectory()))
+        data = folder / "data"
+        settings = {"data_dir": data, "model": tiny_model, "executor": "local", "max_import_mb": 2}
+        server = LiveServer(settings)
+        server.token()
+        limits = f"ulimit -n 256; ulimit -d {int(memory) * 2**20}"
+        command = ["sh", "-c", f"{limits}; exec {sys.executable} -m app.cli serve"]
+        if os.geteuid() == 0:
+            for path in (folder, data, *data.iterdir()):
+                os.chown(path, NOBODY, NOBODY)
+            reads = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # the program's files
+            user = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+            command = ["setpriv", *user, *reads, *command]
+        environment = server.environment | {"HOME": "/nonexistent", "TMPDIR": str(data)}
         process = subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.DEVNULL)
         left.callback(process.wait)
         left.callback(process.kill)
@@ -80,8 +96,31 @@ def test_in_a_container_half_open_connections_leave_files_for_the_rest(
             chat = checked(visitor.post("/api/v1/chats", json={}))["id"]
             asked = visitor.post(f"/api/v1/chats/{chat}/messages?stream=false", json={"content": "Hello"})
             assert checked(asked)["state"] == "complete"
+        for connection in opened:
+            connection.close()
+        with server.client() as admin:
+            ask_for_too_much(admin)
+            assert admin.get("/readyz").is_success
         process.terminate()
         assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+def ask_for_too_much(admin: httpx.Client) -> None:
+    """More replies at once than are admitted, and files up to more than the limit: bounded or refused."""
+
+    def reply(_: int) -> httpx.Response:
+        body = {"model": "deployed", "messages": [{"role": "user", "content": "Hello " * 100}]}
+        return admin.post("/v1/chat/completions", json=body)
+
+    row = {"prompt": "Why?", "completion": "Because. " * 3000, "label": True}
+    rows = [json.dumps(row | {"prompt": f"Why {n}?"}) for n in range(110)]
+    with ThreadPoolExecutor(1) as other:
+        importing = other.submit(admin.post, "/api/v1/import", content="\n".join(rows[:75]))
+        given = Counter(answer.status_code for answer in at_once(60, reply))
+    assert given.keys() == {200, 503}
+    assert checked(importing.result())["accepted"] == 75
+    assert admin.post("/api/v1/import", content="\n".join(rows)).status_code == 413
+    assert len(admin.get("/api/v1/export").text.splitlines()) == 75
 
 
 def test_a_start_with_accounts_says_that_one_of_them_can_change_the_model() -> None:
