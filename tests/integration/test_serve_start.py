@@ -36,6 +36,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (128, 1024))
 print(raise_file_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
+FEW_REPLIES = ("max_concurrent_replies", "max_waiting_replies")
 NOBODY = 54321  # has no line in /etc/passwd
 
 # The database then fails at the first write of a start, when everything is built.
@@ -64,8 +65,8 @@ def test_in_a_container_it_lives_with_few_files_and_little_memory(tiny_model: Pa
         # Not in pytest's folder, below which another user may not look.
         folder = Path(left.enter_context(TemporaryDirectory()))
         data = folder / "data"
-        settings = {"data_dir": data, "model": tiny_model, "executor": "local", "max_import_mb": 2}
-        server = LiveServer(settings)
+        settings = {"data_dir": data, "model": tiny_model, "executor": "local"}
+        server = LiveServer({**settings, "max_import_mb": 2, **dict.fromkeys(FEW_REPLIES, 1)})
         server.token()
         limits = f"ulimit -n 256; ulimit -d {int(memory) * 2**20}"
         command = ["sh", "-c", f"{limits}; exec {sys.executable} -m app.cli serve"]
