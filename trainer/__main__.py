@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from trainer.launch.environment import prepare_process
+from trainer.launch.environment import loading, prepare_process
 
 
 def main() -> int:
@@ -26,17 +26,18 @@ def main() -> int:
     _be_considerate()
     prepare_process()
     if int(os.environ.get("RANK", "0")) > 0:  # one of several that torchrun or accelerate launch started
-        from trainer.launch.worker import follow_launched
-
+        with loading():
+            from trainer.launch.worker import follow_launched
         follow_launched()
         return 0
 
-    from storage.db.changed_settings import current_settings
-    from storage.db.database import open_database
-    from storage.errors import ThumbloopError
-    from storage.settings import load_settings
-    from trainer.launch.launcher import dismiss_launched
-    from trainer.runs.attempt import attempt_run
+    with loading():
+        from storage.db.changed_settings import current_settings
+        from storage.db.database import open_database
+        from storage.errors import ThumbloopError
+        from storage.settings import load_settings
+        from trainer.launch.launcher import dismiss_launched
+        from trainer.runs.attempt import attempt_run
 
     logging.getLogger("trainer").setLevel(logging.INFO)
     if sys.stderr.isatty():

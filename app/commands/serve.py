@@ -25,6 +25,7 @@ from storage.errors import BadSetting, Conflict, ThumbloopError
 from storage.registry.model_versions import deployed_version
 from storage.settings import Settings, load_settings
 from storage.settings.guard import describe_guard, guard_limits
+from trainer.launch.environment import loading
 
 if TYPE_CHECKING:
     from app.services import Services
@@ -101,11 +102,12 @@ def serve() -> None:
     # Before anything slow, so that a second start of Thumbloop fails at once.
     with _listen(settings.host, settings.port) as listener:
         say(f"Starting with {settings.model} …")
-        import uvicorn
+        with loading():
+            import uvicorn
 
-        from app.server import create_app
-        from app.services import build_services
-        from app.web.connections import BoundedConnection
+            from app.server import create_app
+            from app.services import build_services
+            from app.web.connections import BoundedConnection
 
         try:
             services = build_services(settings, say)

@@ -18,7 +18,7 @@ from storage.errors import BadSetting, Conflict, InvalidInput, ThumbloopError
 from storage.imports.rows.options import ImportOptions
 from storage.settings import Settings, load_settings
 from trainer.errors import Diverged, Interrupted, ProcessLost
-from trainer.launch.environment import prepare_process
+from trainer.launch.environment import loading, prepare_process
 from trainer.text import counted
 
 STOPPED = 130  # the shell's exit code for Ctrl-C
@@ -49,14 +49,15 @@ def train_file(data: Path, given: Mapping[str, Any]) -> None:
         references = None if cache == NO_REFERENCES else Path(cache)
     prepare_process()
     if int(os.environ.get("RANK", "0")) > 0:  # a worker of torchrun or accelerate launch
-        from trainer.launch.worker import follow_launched
-
+        with loading():
+            from trainer.launch.worker import follow_launched
         follow_launched()
         return
     out = given.get("out")
     with shown_training("training", "resumes the training", settings, _by_options) as (progress, check):
-        from trainer.launch.launcher import dismiss_launched
-        from trainer.offline.train_file import OfflineTraining, plan_on_file, train_on_file
+        with loading():
+            from trainer.launch.launcher import dismiss_launched
+            from trainer.offline.train_file import OfflineTraining, plan_on_file, train_on_file
 
         wanted = OfflineTraining(
             *(data, out, settings, references),

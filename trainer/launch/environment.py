@@ -1,8 +1,11 @@
-"""Prepares a training process before its libraries are imported: memory, warnings, and one GPU."""
+"""Prepares a process before its libraries are imported: memory, warnings, and one GPU for a training."""
 
 import ctypes
+import gc
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 # glibc's names in malloc.h.
@@ -35,6 +38,20 @@ def keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(M_ARENA_MAX, 1)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Collect no garbage in here, where libraries are imported, and never look through what they made.
+
+    Nearly all of it stays, and to search it again and again took a quarter of the imports' time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @cache

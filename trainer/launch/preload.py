@@ -5,4 +5,7 @@ import signal
 # A service manager sends it to the whole session; the supervisor decides when its workers end.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-import trainer.launch.worker  # noqa: E402, F401
+from trainer.launch.environment import loading  # noqa: E402
+
+with loading():
+    import trainer.launch.worker  # noqa: F401
