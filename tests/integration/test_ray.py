@@ -1,4 +1,4 @@
-"""Trainers as jobs of a real Ray cluster, whose head and node are on loopback: `make test-cluster`."""
+"""Trainers as jobs of a real Ray cluster, whose head and nodes are on loopback: `make test-cluster`."""
 
 import os
 import re
@@ -15,28 +15,37 @@ pytest.importorskip("ray")
 if os.environ.get("THUMBLOOP_TEST_CLUSTER") != "1":  # a head takes a machine's cores from all other tests
     pytest.skip("`make test-cluster` trains on a Ray cluster", allow_module_level=True)
 
-from sqlalchemy.exc import OperationalError
-
-from storage.registry import training_runs
+from storage.registry import model_versions, training_runs
 from tests.support import http_loop
+from tests.support.databases import OwnPostgres
 from tests.support.live_server import StartServer, wait_until
-from tests.support.ray_head import RayHead
+from tests.support.programs import session_folder
+from tests.support.ray_cluster import RayCluster
+from tests.support.rolling_load import RollingLoad
+from tests.support.s3_server import S3Server
 from tests.support.training_env import LENIENT, LONG, Build, TrainingEnv
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.ray import RayExecutor
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    head = RayHead()
-    head.start()
-    yield head
-    head.close()
+def cluster() -> Iterator[RayCluster]:
+    cluster = RayCluster()
+    cluster.start()
+    yield cluster
+    cluster.close()
 
 
-def on_ray(head: RayHead, **more: Any) -> dict[str, Any]:
-    cluster = {"address": head.address, "python": sys.executable, **more}
-    return {"executor": "ray", "ray": cluster, "ray_headers": head.headers}
+@pytest.fixture
+def postgres() -> Iterator[OwnPostgres]:
+    server = OwnPostgres(session_folder() / "own-postgres")
+    yield server
+    server.close()
+
+
+def on_ray(cluster: RayCluster, **more: Any) -> dict[str, Any]:
+    asked = {"address": cluster.address, "python": sys.executable, **more}
+    return {"executor": "ray", "ray": asked, "ray_headers": cluster.headers}
 
 
 def started(env: TrainingEnv, **how: Any) -> Dispatcher:
@@ -53,34 +62,19 @@ def trainer_of(job: str) -> psutil.Process:
     raise AssertionError(f"no process works on {job}")
 
 
-def freeze(trainer: psutil.Process, env: TrainingEnv, run_id: str) -> None:
-    """Suspend the trainer and cancel its run; not while it holds the lock of the database."""
-    for attempt in range(5):
-        trainer.suspend()
-        try:
-            with env.database.write() as session:
-                training_runs.cancel_run(session, run_id)
-        except OperationalError:
-            trainer.resume()
-            if attempt == 4:
-                raise
-        else:
-            return
-
-
 @pytest.mark.timeout(600)  # three trainers and two heads start, one after the other
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("artifact_store", ["s3"], indirect=True)
 def test_a_run_goes_on_without_a_server_its_job_its_machine_and_its_cluster(
     build: Build,
     start_server: StartServer,
-    head: RayHead,
+    cluster: RayCluster,
     artifact_store: dict[str, Any],
     database_url: str,
     tmp_path: Path,
 ) -> None:
     machine = tmp_path / "machine"
-    shared = {**LONG, **LENIENT, **artifact_store, **on_ray(head), "epochs": 40}
+    shared = {**LONG, **LENIENT, **artifact_store, **on_ray(cluster), "epochs": 40}
     shared |= {"database_url": database_url, "job_data_dir": str(machine)}
     env = build(**shared)
     env.vote(12)
@@ -98,8 +92,8 @@ def test_a_run_goes_on_without_a_server_its_job_its_machine_and_its_cluster(
         shutil.rmtree(machine)
         wait_until(lambda: "Fetched the checkpoint" in log(), 120, log)
         assert env.run(run_id).owner == second
-        head.stop()
-        head.start()
+        cluster.kill()
+        cluster.start()
         run = http_loop.wait_for_run(two, client, run_id)
         wait_until(lambda: f"Job {third} has ended: SUCCEEDED" in log(), 60, log)
         assert (run["state"], run["model_version"], env.run(run_id).attempts) == ("succeeded", "v2", 3), log()
@@ -112,17 +106,79 @@ def test_a_run_goes_on_without_a_server_its_job_its_machine_and_its_cluster(
                 wait_until(lambda person=person: http_loop.chat_once(person, "Hi")["model_version"] == "v2")
 
 
-def test_a_trainer_that_ignores_its_cancellation_is_stopped_in_the_cluster(
-    build: Build, head: RayHead
+@pytest.mark.timeout(600)  # three trainers start, one after the other
+@pytest.mark.parametrize("artifact_store", ["s3"], indirect=True)
+def test_a_run_and_all_votes_outlive_its_machine_the_database_the_bucket_and_each_server(
+    build: Build,
+    start_server: StartServer,
+    cluster: RayCluster,
+    postgres: OwnPostgres,
+    s3: S3Server,
+    artifact_store: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
-    env = build(**LONG, **on_ray(head))
+    shared = {**LONG, **LENIENT, **artifact_store, **on_ray(cluster), "epochs": 40, "lease_seconds": 30}
+    shared |= {"database_url": postgres.address, "job_data_dir": str(tmp_path / "machine")}
+    env = build(**shared)
+    env.vote(12)
+    servers = one, two = [start_server(**shared, data_dir=tmp_path / name) for name in ("one", "two")]
+    ports = [server.settings.port for server in servers]
+    with RollingLoad(env.database, ports, streams=0, voters=3, votes_per_second=10) as load:
+        with one.client() as client:
+            run_id = http_loop.request_run(client)
+        jobs = [f"thumbloop-{run_id}-{number}" for number in (1, 2, 3)]
+
+        def wait_for(text: str, job: str) -> None:
+            wait_until(lambda: text in cluster.printed(job), 120, lambda: cluster.printed(job))
+
+        wait_until(lambda: env.has_stored_checkpoint(run_id), 120, lambda: cluster.printed(jobs[0]))
+        cluster.kill_nodes()
+        shutil.rmtree(tmp_path / "machine")
+        cluster.add_node()
+        wait_for("Fetched the checkpoint", jobs[1])
+        one.kill()
+        with postgres.away():
+            wait_for("No heartbeat for", jobs[1])
+        load.wait_for(votes=10, replies=0)
+        s3.pause()
+        one.start()
+        two.kill()
+        load.wait_for(votes=10, replies=0)
+        wait_for("Trying again for 120 s", jobs[1])  # what was trained is to be uploaded
+        with postgres.away():
+            s3.resume()
+            wait_for("The next trainer resumes the run", jobs[1])
+        two.start()
+        with one.client() as client:
+            run = http_loop.wait_for_run(one, client, run_id)
+            log = client.get(f"/api/v1/training-runs/{run_id}/log").text
+        for server in servers:
+            with server.client() as person:
+                wait_until(lambda person=person: http_loop.chat_once(person, "Hi")["model_version"] == "v2")
+    load.check()
+    assert (run["state"], env.run(run_id).attempts, env.run(run_id).owner) == ("succeeded", 3, jobs[2]), log
+    with env.database.read() as session:
+        assert [found.id for found in training_runs.list_runs(session)] == [run_id]
+        assert {version.name for version in model_versions.list_versions(session)} == {"v1", "v2"}
+        assert len(model_versions.deployments(session)) == 2
+    store = env.stored().store
+    for place in store.names(f"adapters/{run_id}"):
+        assert store.fetch(f"adapters/{run_id}/{place}", tmp_path / place), "half an adapter"
+
+
+def test_a_trainer_that_ignores_its_cancellation_is_stopped_in_the_cluster(
+    build: Build, cluster: RayCluster
+) -> None:
+    env = build(**LONG, **on_ray(cluster))
     env.vote(12)
     dispatcher = started(env, cancel_grace_seconds=0.0)
     run_id = env.request()
     try:
         wait_until(lambda: env.run(run_id).state == "running", 120)
         trainer = trainer_of(f"thumbloop-{run_id}-1")
-        freeze(trainer, env, run_id)
+        with env.database.write() as session:  # so the trainer does not hold the lock for ever
+            trainer.suspend()
+            training_runs.cancel_run(session, run_id)
         wait_until(lambda: env.run(run_id).state == "cancelled", 60)
     finally:
         dispatcher.stop(terminate=True)
@@ -144,9 +200,9 @@ def test_a_trainer_that_ignores_its_cancellation_is_stopped_in_the_cluster(
     ],
 )
 def test_a_run_that_cannot_start_in_the_cluster_says_why(
-    build: Build, head: RayHead, changed: dict[str, Any], reason: str, logged: str
+    build: Build, cluster: RayCluster, changed: dict[str, Any], reason: str, logged: str
 ) -> None:
-    values = on_ray(head, **changed.pop("ray", {})) | changed
+    values = on_ray(cluster, **changed.pop("ray", {})) | changed
     env = build(**values, max_attempts=2)
     dispatcher = started(env, away_seconds=0.0)
     run_id = env.request()

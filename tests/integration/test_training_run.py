@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 import torch
 from safetensors.torch import load_file
 
@@ -226,6 +227,22 @@ def test_a_run_whose_trainers_always_die_fails(build: Build) -> None:
     assert run.state == "failed"
     assert "died" in (run.reason or "")
     assert env.deployed() == "v1"
+
+
+def test_a_database_that_does_not_answer_ends_the_attempt_and_not_the_run(build: Build) -> None:
+    env = build()
+    run_id = env.request()
+    for before, after, code in (
+        ("model_version", "away", attempt.RELEASED),
+        ("away", "model_version", attempt.DONE),
+    ):
+        with env.database.write() as session:
+            session.execute(sa.text(f"ALTER TABLE {before} RENAME TO {after}"))
+        assert attempt.attempt_run(env.database, env.settings, run_id, owner="t") == code
+        with env.database.write() as session:
+            training_runs.expire_lease(session, run_id, "t")  # as a dispatcher does
+    assert "The database does not answer (no such table" in env.log(run_id)
+    assert (env.run(run_id).state, env.run(run_id).attempts) == ("skipped", 2), env.log(run_id)
 
 
 def test_cancel_stops_a_running_trainer(build: Build) -> None:

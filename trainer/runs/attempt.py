@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from sqlalchemy.exc import OperationalError
 
 from storage.db.database import Database
 from storage.db.tables import TrainingRun
@@ -68,6 +69,11 @@ def attempt_run(
             with database.write() as session:
                 training_runs.expire_lease(session, run_id, owner)
             return RELEASED
+        except OperationalError as error:
+            # Nothing can be written now. The dispatcher ends the lease, or it runs out.
+            lease.close()
+            log.error("The database does not answer (%s). The next trainer resumes the run.", error.orig)
+            return RELEASED
         except LeaseLost as lost_lease:
             log.error("%s Stopping.", lost_lease.message)
             return NOT_OURS
@@ -87,7 +93,7 @@ def _outcome(
         if interrupted.why != "cancelled":
             raise
         return Outcome("cancelled", "Cancelled while it was running.", {})
-    except (LeaseLost, ProcessLost, StoreUnavailable):
+    except (LeaseLost, ProcessLost, StoreUnavailable, OperationalError):
         raise
     except (ThumbloopError, Diverged, OutOfMemory) as error:
         return Outcome("failed", str(error), {})

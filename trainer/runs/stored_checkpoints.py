@@ -91,7 +91,9 @@ class StoredCheckpoints:
         except FileNotFoundError:
             log.debug("%s was removed for a newer one.", newest.name)
         except StoreUnavailable as error:
-            if newest != self._failed:
+            cause = error.__cause__
+            removed = isinstance(cause, FileNotFoundError) and str(cause.filename).startswith(str(newest))
+            if newest != self._failed and not removed:
                 log.warning("%s is not in the artifact store yet. %s", newest.name, error)
             self._failed = newest
 
