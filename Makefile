@@ -96,8 +96,8 @@ test-clients: install $(CLIENTS)/.installed  ## talk to a server with openai, La
 	$(TEST) tests/integration/test_clients.py
 
 .PHONY: test-cluster
-test-cluster: install  ## train on a Ray cluster on this machine
-	THUMBLOOP_TEST_CLUSTER=1 $(TEST) -n 0 tests/integration/test_ray.py
+test-cluster: install  ## train on a Ray cluster on this machine, and in jobs of several processes
+	THUMBLOOP_TEST_CLUSTER=1 $(TEST) -n 0 tests/integration/test_ray.py tests/integration/test_slurm.py
 
 .PHONY: kill-rounds
 kill-rounds: install  ## kill the server 200 times while votes come in, on each engine

@@ -20,10 +20,6 @@ OUR_ARGUMENTS = {
     *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message"),
     *("tokenize", "return_dict", "return_tensors", "padding", "truncation", "max_length", "tools"),
 }
-# Parameters of submitit that would start several trainers of one run.
-OUR_PARAMETERS = {
-    f"{cluster}{name}" for cluster in ("", "slurm_", "local_") for name in ("nodes", "tasks_per_node")
-} | {"slurm_ntasks_per_node"}
 ONLY_WITH = {name: policy for policy, names in POLICY_NUMBERS.items() for name in names} | {
     "replay_share": "window"
 }
@@ -75,8 +71,6 @@ def _known_timezone(value: str) -> str:
 
 
 def _slurm_parameters(value: dict[str, Any]) -> dict[str, Any]:
-    if taken := OUR_PARAMETERS & value.keys():
-        raise ValueError(f"{', '.join(sorted(taken))} cannot be set: one trainer starts its processes itself")
     if value.get("cluster", "slurm") not in ("slurm", "local"):
         raise ValueError("cluster is slurm or local")
     return value

@@ -106,7 +106,7 @@ def test_a_run_goes_on_without_a_server_its_job_its_machine_and_its_cluster(
                 wait_until(lambda person=person: http_loop.chat_once(person, "Hi")["model_version"] == "v2")
 
 
-@pytest.mark.timeout(600)  # three trainers start, one after the other
+@pytest.mark.timeout(900)  # three trainers start, one after the other, and one waits for the bucket
 @pytest.mark.parametrize("artifact_store", ["s3"], indirect=True)
 def test_a_run_and_all_votes_outlive_its_machine_the_database_the_bucket_and_each_server(
     build: Build,
@@ -129,7 +129,7 @@ def test_a_run_and_all_votes_outlive_its_machine_the_database_the_bucket_and_eac
         jobs = [f"thumbloop-{run_id}-{number}" for number in (1, 2, 3)]
 
         def wait_for(text: str, job: str) -> None:
-            wait_until(lambda: text in cluster.printed(job), 120, lambda: cluster.printed(job))
+            wait_until(lambda: text in cluster.printed(job), 240, lambda: cluster.printed(job))
 
         wait_until(lambda: env.has_stored_checkpoint(run_id), 120, lambda: cluster.printed(jobs[0]))
         cluster.kill_nodes()

@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from storage.registry import training_runs
 from storage.settings import Settings, load_settings
 from tests.support.live_server import wait_until
 from tests.support.training_env import LONG, Build, TrainingEnv
+from tests.support.two_blocks import train_doubled
+from trainer.dataset.plan import plan_training
+from trainer.dataset.tokenise import LeftOut
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.executors import open_executor
 from trainer.runs.slurm import SlurmExecutor
@@ -65,6 +69,34 @@ def test_a_run_outlives_the_server_and_the_time_limit_of_its_job(build: Build) -
     assert "Stopped as asked" in log
     assert "Resuming from checkpoint" in log
     assert f"Job {jobs(env, run_id)[0]} has ended." in log
+
+
+@pytest.mark.skipif(os.environ.get("THUMBLOOP_TEST_CLUSTER") != "1", reason="for `make test-cluster`: slow")
+def test_tasks_of_a_job_train_together_and_go_on_without_a_lost_one(build: Build, tmp_path: Path) -> None:
+    """Submitit's own cluster has one node, so two tasks of it stand for two nodes."""
+    two = {"slurm": {"cluster": "local", "tasks_per_node": 2}, "batch_size": 2, "hold_out_fraction": 1e-9}
+    env = build(**LONG | HERE | two | {"epochs": 6, "lease_seconds": 60}, learning_rate=3e-4)
+    env.vote(16)
+    dispatcher = started(env)
+    run_id = env.request()
+    try:
+        part = env.hold_second_process(run_id, 10)
+        _, second = sorted(psutil.Process(jobs(env, run_id)[-1]).children(), key=attrgetter("pid"))
+        second.kill()
+        wait_until(lambda: len(jobs(env, run_id)) == 2, 60, lambda: env.log(run_id))
+        part.unlink()
+        part.touch()  # as far as it would have come
+        wait_until(lambda: env.run(run_id).finished_at, 120, lambda: env.log(run_id))
+    finally:
+        dispatcher.stop(terminate=True)
+    run = env.run(run_id)
+    assert (run.state, run.attempts) == ("succeeded", 2), env.log(run_id)
+    trained = run.metrics["training"]
+    assert (trained["processes"], trained["steps"], trained["resumed_from_step"]) == (2, 18, 8)
+    rows = env.rows_of(run_id)
+    weights = plan_training(rows, LeftOut(), env.settings).weights
+    steps, _ = train_doubled(rows, weights, env.settings, tmp_path / "one")
+    assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
 
 
 def test_a_cancelled_run_needs_no_other_job_when_its_own_is_killed(build: Build) -> None:
@@ -132,6 +164,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 def test_a_job_that_never_starts_is_taken_back(build: Build, cluster: Cluster) -> None:
     parameters = {"slurm_partition": "gpu", "gpus_per_node": 2, "mem_gb": 3, "timeout_min": 90}
+    parameters |= {"nodes": 3, "tasks_per_node": 2}
     env = build(executor="slurm", slurm=parameters, job_start_minutes=1 / 60)
     dispatcher = started(env)
     run_id = env.request()
@@ -143,7 +176,8 @@ def test_a_job_that_never_starts_is_taken_back(build: Build, cluster: Cluster) -
     assert "Resources" in (env.run(run_id).reason or "")
     assert cluster.calls("scancel") == ["scancel 77"]
     script = (cluster.folder / "script").read_text()
-    for line in ("partition=gpu", "gpus-per-node=2", "mem=3GB", "time=90", f"job-name=thumbloop-{run_id}"):
+    asked = ("partition=gpu", "gpus-per-node=2", "mem=3GB", "time=90", "nodes=3", "ntasks-per-node=2")
+    for line in (*asked, f"job-name=thumbloop-{run_id}"):
         assert f"#SBATCH --{line}\n" in script
 
 
@@ -180,7 +214,7 @@ def test_a_waiting_job_is_found_again_and_goes_with_its_run(build: Build, cluste
     [
         ({"slurm": {"slurm_partitoin": "gpu"}}, "partitoin"),
         ({"slurm": {"mem_gb": "much"}}, "mem_gb"),
-        ({"slurm": {"nodes": 2}}, "nodes cannot be set"),
+        ({"slurm": {"cluster": "local", "nodes": 2}}, "only one node"),
         ({"slurm": {"cluster": "debug"}}, "slurm or local"),
         ({"job_data_dir": "/local"}, "THUMBLOOP_ARTIFACTS"),
     ],

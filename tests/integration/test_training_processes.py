@@ -25,7 +25,7 @@ from storage.registry import training_runs
 from storage.settings import Settings
 from tests.support.command_line import CommandLine
 from tests.support.live_server import wait_until
-from tests.support.programs import run_together
+from tests.support.programs import free_port, run_together, start_together
 from tests.support.rated_files import rated, write_rows
 from tests.support.training_env import LONG, Build
 from tests.support.two_blocks import train_doubled
@@ -42,7 +42,7 @@ from trainer.offline.train_file import OfflineTraining, train_on_file
 from trainer.runs import attempt
 from trainer.runs.executors import child_environment
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
 TWO = {"training_processes": 2, "batch_size": 2}
 # So small a share leaves two votes of each kind held out, and of sixteen votes twelve: three turns of two.
 TWO_LONG = {**LONG, **TWO, "hold_out_fraction": 1e-9, "lease_seconds": 60}
@@ -159,7 +159,23 @@ def test_launched_processes_end_where_there_is_nothing_to_train(build: Build, tm
     assert env.run(run_id).state == "skipped"
 
 
-def test_a_stopped_training_keeps_its_last_step_and_goes_on_under_torchrun(
+def test_machines_without_a_common_folder_do_not_train_together(build: Build, tmp_path: Path) -> None:
+    env = build(database_url=f"sqlite:///{tmp_path}/machines.db")
+    env.vote(12)
+    run_id = env.request()
+    machines = [tmp_path / "one", tmp_path / "two"]
+    for machine in machines:
+        machine.mkdir()
+    # Another folder for each process, by its working directory.
+    settings = env.settings.model_copy(update={"data_dir": Path("/proc/self/cwd/data")})
+    where = {"environment": child_environment(settings), "output": tmp_path / "run", "folders": machines}
+    for process in start_together(2, "trainer", "run", run_id, **where):
+        process.wait(timeout=60)
+    assert env.run(run_id).state == "failed"
+    assert "Process 2 of 2 does not see" in (env.run(run_id).reason or "")
+
+
+def test_a_stopped_training_keeps_its_last_step_and_goes_on_on_two_nodes_of_torchrun(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     line = CommandLine(tmp_path / "data", tiny_model)
@@ -187,7 +203,16 @@ def test_a_stopped_training_keeps_its_last_step_and_goes_on_under_torchrun(
 
     command = ["-m", "app.cli", "train", "--data", str(data), "--out", str(tmp_path / "out")]
     last = ["--reference-cache", "none", "--report", str(tmp_path / "report.json")]
-    subprocess.run([*TORCHRUN, *command, *last], env=line.environment, check=True, timeout=120)
+    place = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    nodes = [
+        subprocess.Popen([*TORCHRUN, *place, "--node-rank", rank, *command, *last], env=line.environment)
+        for rank in ("0", "1")
+    ]
+    try:
+        assert [node.wait(timeout=120) for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:
+            node.kill()
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["processes"], report["resumed_from_step"]) == (2, step_of(newest))
     # Six blocks of eleven rows, of which the last has one row more that comes twice.

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.managers import BaseManager
@@ -315,16 +315,24 @@ def run_command(
 
 
 def start_together(
-    count: int, module: str, *words: str, environment: Mapping[str, str], output: Path
+    count: int,
+    module: str,
+    *words: str,
+    environment: Mapping[str, str],
+    output: Path,
+    folders: Sequence[Path] = (),
 ) -> list[Program]:
-    """The processes of one training, in order, each with the environment that torchrun gives it."""
+    """The processes of one training, in order, each with the environment that torchrun gives it.
+
+    `folders` are their working directories.
+    """
     group = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
     group |= {"MASTER_PORT": free_port()}
     started = []
-    for rank in range(count):
+    for rank, folder in enumerate(folders or [REPOSITORY] * count):
         own = {name: str(value) for name, value in (group | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-        file = output.with_suffix(f".{rank}.output")
-        started.append(Program(module, *words, environment={**environment, **own}, output=file))
+        where = {"output": output.with_suffix(f".{rank}.output"), "folder": folder}
+        started.append(Program(module, *words, environment={**environment, **own}, **where))
     return started
 
 

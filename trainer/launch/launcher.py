@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import Pipe, set_forkserver_preload
 from multiprocessing.connection import wait
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -52,12 +53,6 @@ def how_many(wanted: int, device: torch.device) -> int:
     """
     refuse_other_ways(launched() or 1)
     if processes := launched():
-        if int(os.environ.get("LOCAL_WORLD_SIZE", processes)) != processes:
-            raise BadSetting(
-                "The processes that were started together are on several machines; training takes those of "
-                "one, because its files are there.",
-                field="training_processes",
-            )
         return processes
     if device.type != "cuda":
         return wanted or 1
@@ -87,9 +82,11 @@ def train(
                 f"{processes} only; start no more, or lower THUMBLOOP_BATCH_SIZE={job.settings.batch_size}.",
                 field="training_processes",
             )
-        PartialState(cpu=job.source.device.type == "cpu")
-        broadcast_object_list([job])
+        if int(os.environ.get("LOCAL_WORLD_SIZE", together)) != together:
+            job = replace(job, references=None)  # SQLite's locks may not hold between machines
         with _ended_by_launcher(check, processes):
+            PartialState(cpu=job.source.device.type == "cpu")
+            _hand_out(job)
             return job.train(progress=progress, check=check)
     if processes == 1:
         return job.train(progress=progress, check=check)
@@ -100,8 +97,22 @@ def dismiss_launched() -> None:
     """Release processes launched together with this one. Those that still wait get no job."""
     if launched() and not torch.distributed.is_initialized():
         PartialState(cpu=not torch.cuda.is_available())
-        broadcast_object_list([None])
+        broadcast_object_list([None, ""])
     leave_group()
+
+
+def _hand_out(job: Job) -> None:
+    """Give the job to the processes launched with this one. Raises BadSetting if one lacks its files."""
+    folder = job.output_dir.parent
+    with NamedTemporaryFile(dir=folder, prefix="seen-by-all-") as file:
+        broadcast_object_list([job, file.name])
+        seen = gather_object([True])
+    if not all(seen):
+        raise BadSetting(
+            f"Process {seen.index(False) + 1} of {len(seen)} does not see {folder}. Processes on several "
+            f"machines need THUMBLOOP_DATA_DIR on a file system that all of them share.",
+            field="data_dir",
+        )
 
 
 @contextmanager

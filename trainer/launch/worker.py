@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from storage.examples.weights import Weights
 from storage.settings import Settings
@@ -140,8 +140,8 @@ def follow_launched() -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the launcher sends them to every process
     PartialState(cpu=not torch.cuda.is_available())
-    (job,) = broadcast_object_list([None])
-    if job is not None:
+    job, file = broadcast_object_list([None, ""])
+    if job is not None and all(gather_object([Path(file).exists()])):
         with contextlib.suppress(Interrupted):  # the first process stops for the same reason and reports it
             job.train()
     leave_group()

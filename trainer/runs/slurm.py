@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 from submitit import AutoExecutor, Job, JobEnvironment, LocalJob, SlurmJob
+from submitit.helpers import TorchDistributedEnvironment
 
 from storage.errors import BadSetting
 from storage.files.locks import lock
@@ -71,7 +72,7 @@ class SlurmExecutor:
                 return owner
             train_log = str(self._artifacts.run_folder(run_id) / "train.log")
             job = self._submitter(folder, run_id).submit(be_trainer, run_id, train_log, self._variables)
-            self._jobs[run_id] = _Known(job)
+            self._jobs[run_id] = _Known(job.task(0))
         log.info("Submitted job %s for run %s.", job.job_id, run_id)
         return _owner(job.job_id)
 
@@ -155,8 +156,11 @@ class SlurmExecutor:
 def be_trainer(run_id: str, train_log: str, variables: dict[str, str]) -> None:
     """In the job: become `python -m trainer run`, with its output in the run's log.
 
-    It takes this process's place, because Slurm's signals are for it.
+    It takes this process's place, because Slurm's signals are for it. The tasks of a job train together, with
+    the environment that torchrun would give them.
     """
+    if JobEnvironment().num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     with Path(train_log).open("ab") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
