@@ -180,7 +180,9 @@ def show_formats(
 @with_options("options", EXPORT_OPTIONS)
 def export_feedback(
     options: dict[str, Any],
-    file: str = typer.Argument(help="The file to write, or - for standard output."),
+    file: str = typer.Argument(
+        help="The file to write, - for standard output, or s3://BUCKET/NAME (docs/exports.md)."
+    ),
     filters: list[str] = typer.Option(
         [], "--filter", metavar="NAME=VALUE", help="Which examples; may be given several times."
     ),
@@ -198,6 +200,7 @@ def export_feedback(
     """Export the votes that training may use, with their chats and a manifest."""
     from storage.exports.exporter import Export, export_to  # loads pyarrow
     from storage.exports.redaction import load_redactor
+    from storage.exports.to_bucket import BUCKET, export_to_bucket
 
     for kind in signals:
         if kind not in SIGNALS:
@@ -211,6 +214,8 @@ def export_feedback(
         raise InvalidInput(
             f"--push-to-hub takes a folder; add --format datasets, not {plan.format}.", field="format"
         )
+    if push_to_hub is not None and file.startswith(BUCKET):
+        raise InvalidInput(f"--push-to-hub takes a folder of this machine, not {file}.", field="file")
     with opened_database() as (settings, database):
         given: dict[str, Any] = {
             "salt": load_secret(settings.data_dir),
@@ -228,7 +233,11 @@ def export_feedback(
             if file == PIPE:
                 _print(export.chunks())
                 return
-            manifest = export_to(Path(file), export)
+            if file.startswith(BUCKET):
+                options = settings.artifacts_options
+                manifest = export_to_bucket(file, options, export, aside=settings.data_dir)
+            else:
+                manifest = export_to(Path(file), export)
     for reason, rows in manifest["left_out"].items():
         say(f"{rows} left out: {reason}")
     say(f"{manifest['rows']} rows written to {file}.")

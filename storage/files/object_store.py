@@ -56,7 +56,7 @@ class ObjectStore:
             self._files.retries = ATTEMPTS_OF_S3FS
         except ImportError as error:
             raise BadSetting(
-                f"THUMBLOOP_ARTIFACTS={address} needs another package: pip install 'thumbloop[s3]'.",
+                f"{address} needs another package: pip install 'thumbloop[s3]'.",
                 field="artifacts",
             ) from error
 
@@ -75,10 +75,14 @@ class ObjectStore:
         if known is not None:  # nobody may read a mixture
             self.remove(f"{folder}/{MANIFEST}")
         for name, path in files.items():
-            self._patiently(partial(self._put, f"{folder}/{name}", path, manifest[name]))
+            self._upload(f"{folder}/{name}", path, manifest[name])
         if self._local:
             sync_tree(Path(self._path(folder)))
         self.write(f"{folder}/{MANIFEST}", json.dumps(manifest).encode())
+
+    def upload(self, name: str, path: Path) -> None:
+        """Write or replace one file, which belongs to no folder with a manifest."""
+        self._upload(name, path, _facts(path))
 
     def put_newest(self, place: str, number: int, files: Mapping[str, Path]) -> None:
         """`put` into the folder of this number at a place, then remove those of lower numbers."""
@@ -159,11 +163,14 @@ class ObjectStore:
         # that they wait would hold a call for minutes.
         return ours | {"config_kwargs": {"retries": {"max_attempts": 0}, **options.get("config_kwargs", {})}}
 
-    def _put(self, name: str, path: Path, facts: dict[str, Any]) -> None:
-        self._files.put_file(str(path), self._path(name))
-        with self._files.open(self._path(name), "rb", block_size=BLOCK) as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
-                raise OSError(f"{name} differs from what was sent")
+    def _upload(self, name: str, path: Path, facts: dict[str, Any]) -> None:
+        def put() -> None:
+            self._files.put_file(str(path), self._path(name))
+            with self._files.open(self._path(name), "rb", block_size=BLOCK) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                    raise OSError(f"{name} differs from what was sent")
+
+        self._patiently(put)
 
     def _write(self, name: str, content: bytes) -> None:
         # Not every file system replaces a file at once; all rename, or copy, a complete one.

@@ -1,6 +1,7 @@
 """Feedback, backups and erasure on the command line, as people run it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import s3fs
 from sqlmodel import select
 
 from storage.db.tables import Chat
@@ -19,6 +21,7 @@ from tests.support.command_line import PROGRAM, CommandLine
 from tests.support.fake_hub import HUB_SETTINGS, FakeHub
 from tests.support.rated_files import rated, write_rows
 from tests.support.rows import audit_events
+from tests.support.s3_server import S3Server
 
 
 def test_formats_options_and_filters(thumbloop: CommandLine, tmp_path: Path, pairs_sample: Path) -> None:
@@ -184,6 +187,34 @@ def test_backup_restore_and_erasure(thumbloop: CommandLine, tmp_path: Path, kto_
     assert "Deployed: v1" in restored.stdout + restored.stderr
     assert thumbloop.output("export", "-") == rows
     assert "ada" in thumbloop.output("user", "list")
+
+
+def test_an_export_goes_into_a_bucket_with_its_manifest(
+    thumbloop: CommandLine, tmp_path: Path, s3: S3Server
+) -> None:
+    thumbloop.settings["artifacts_options"] = json.dumps(s3.options)
+    thumbloop.output("import", "-", stdin='{"prompt": "Hi", "completion": "Hello", "label": true}\n')
+    bucket = s3fs.S3FileSystem(**s3.options, skip_instance_cache=True, use_listings_cache=False)
+    file, manifest = "bucket/exports/all.jsonl", "bucket/exports/all.jsonl.manifest.json"
+    for rows in ("1 rows", "2 rows"):
+        assert thumbloop.output("export", f"s3://{file}") == f"{rows} written to s3://{file}.\n"
+        content = bucket.cat_file(file)
+        assert content.decode() == thumbloop.output("export", "-")
+        assert json.loads(bucket.cat_file(manifest))["sha256"] == hashlib.sha256(content).hexdigest()
+        thumbloop.output("import", "-", stdin='{"prompt": "Why?", "completion": "So.", "label": false}\n')
+    folder = ("export", "s3://bucket/exports/set", "--format", "datasets")
+    thumbloop.output(*folder)
+    names = {name.removeprefix("bucket/exports/set/") for name in bucket.find("bucket/exports/set")}
+    assert names == {"README.md", "manifest.json", "data/train.parquet"}
+    assert "is not empty" in thumbloop.refused(*folder)
+    assert "s3://BUCKET/NAME" in thumbloop.refused("export", "s3://bucket")
+    assert "of this machine" in thumbloop.refused(*folder, "--push-to-hub", "me/feedback")
+    left = [path.name for path in thumbloop.data_dir.iterdir() if path.name.startswith("export-")]
+    assert left == [], "nothing stays on this machine"
+
+    nowhere = s3.options | {"endpoint_url": "http://127.0.0.1:9"}
+    thumbloop.settings["artifacts_options"] = json.dumps(nowhere)
+    assert "is unavailable" in thumbloop.refused("export", f"s3://{file}")
 
 
 def test_an_export_is_pushed_to_the_hub(
