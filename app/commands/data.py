@@ -137,12 +137,12 @@ def audit_log(
 
 def _all_events(database: Database, wanted: Mapping[str, str | None]) -> Iterator[audit.Event]:
     """In pages, so that a long log is not held in memory."""
-    before: str | None = None
+    most, before = 1000, None
     while True:
         with database.read() as session:
-            page = audit.list_events(session, **wanted, limit=1000, before=before)
+            page = audit.list_events(session, **wanted, limit=most, before=before)
         yield from page
-        if len(page) < 1000:
+        if len(page) < most:
             return
         before = page[-1].id
 

@@ -42,11 +42,12 @@ def rate(
     note = check_text(note or "", "note").strip() or None
     correction = check_text(correction or "", "correction").strip() or None
     review = session.exec(select(Review).where(Review.vote_id == vote_id, Review.by == by)).first()
-    audit.record(session, by, "review", vote_id)
     if label is None and note is None and correction is None:
         if review is not None:
             session.delete(review)
+            audit.record(session, by, "review", vote_id)
         return None
+    audit.record(session, by, "review", vote_id)
     review = review or Review(vote_id=vote_id, by=by)
     review.label, review.note, review.correction, review.updated_at = label, note, correction, now()
     session.add(review)

@@ -10,7 +10,7 @@ from storage.people import users
 from storage.privacy.erasure import erase_user
 from storage.review.second_ratings import Agreement, agreement, rate, rate_all
 from storage.review.voted_replies import get_voted_reply
-from tests.support.rows import add_person_with_reply, vote_on
+from tests.support.rows import add_person_with_reply, audit_events, vote_on
 
 VOTED = [True, True, True, False, False, True, False, True]
 RATED = [True, False, True, False, True, True, False, True]
@@ -54,7 +54,9 @@ def test_a_rating_is_replaced_and_removed_and_goes_with_its_vote(database: Datab
             (ada, True, "Right."),
             (ben, False, None),
         ]
-        assert rate(session, vote_id, by=ben, label=None, note=" ") is None
+        for _ in range(2):  # the second time there is none to remove
+            assert rate(session, vote_id, by=ben, label=None, note=" ") is None
+        assert [event.actor for event in audit_events(session)].count(ben) == 2
         assert len(get_voted_reply(session, vote_id).reviews) == 1
         other = voted(session, True)
         assert rate_all(session, [vote_id, other], by=ada, label=False) == [other]
