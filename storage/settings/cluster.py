@@ -15,6 +15,7 @@ class RayCluster(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     address: Address = "http://127.0.0.1:8265"  # of the dashboard, which serves the Jobs API
+    workers: int = Field(1, ge=1)  # processes that train together, each with what follows
     num_cpus: Amount = 1
     num_gpus: Amount = 0
     memory_gb: Amount = 0

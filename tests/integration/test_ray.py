@@ -20,10 +20,13 @@ from tests.support import http_loop
 from tests.support.databases import OwnPostgres
 from tests.support.live_server import StartServer, wait_until
 from tests.support.programs import session_folder
-from tests.support.ray_cluster import RayCluster
+from tests.support.ray_cluster import CPUS, RayCluster
 from tests.support.rolling_load import RollingLoad
 from tests.support.s3_server import S3Server
 from tests.support.training_env import LENIENT, LONG, Build, TrainingEnv
+from tests.support.two_blocks import train_doubled
+from trainer.dataset.plan import plan_training
+from trainer.dataset.tokenise import LeftOut
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.ray import RayExecutor
 
@@ -164,6 +167,41 @@ def test_a_run_and_all_votes_outlive_its_machine_the_database_the_bucket_and_eac
     store = env.stored().store
     for place in store.names(f"adapters/{run_id}"):
         assert store.fetch(f"adapters/{run_id}/{place}", tmp_path / place), "half an adapter"
+
+
+@pytest.mark.timeout(600)  # two trainers of two processes start
+def test_workers_on_two_machines_train_together_and_go_on_without_one(
+    build: Build, cluster: RayCluster, tmp_path: Path
+) -> None:
+    cluster.add_node()
+    two = {"workers": 2, "num_cpus": CPUS}  # a whole machine each
+    env = build(
+        **LONG | {"batch_size": 2, "hold_out_fraction": 1e-9, "epochs": 6, "lease_seconds": 60},
+        **on_ray(cluster, **two),
+        learning_rate=3e-4,
+    )
+    env.vote(16)
+    dispatcher = started(env)
+    run_id = env.request()
+    try:
+        part = env.hold_second_process(run_id, 10)
+        (second,) = [node for node in cluster.nodes if not node.works_on(f"thumbloop-{run_id}-1")]
+        second.kill()
+        cluster.add_node()
+        wait_until(lambda: "-1 has ended" in env.log(run_id), 120, lambda: env.log(run_id))
+        part.unlink()
+        part.touch()  # as far as it would have come
+        wait_until(lambda: env.run(run_id).finished_at, 240, lambda: env.log(run_id))
+    finally:
+        dispatcher.stop(terminate=True)
+    run = env.run(run_id)
+    assert (run.state, run.attempts) == ("succeeded", 2), env.log(run_id)
+    trained = run.metrics["training"]
+    assert (trained["processes"], trained["steps"], trained["resumed_from_step"]) == (2, 18, 8)
+    rows = env.rows_of(run_id)
+    weights = plan_training(rows, LeftOut(), env.settings).weights
+    steps, _ = train_doubled(rows, weights, env.settings, tmp_path / "one")
+    assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
 
 
 def test_a_trainer_that_ignores_its_cancellation_is_stopped_in_the_cluster(

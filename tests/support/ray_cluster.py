@@ -15,6 +15,8 @@ from tests.support.live_server import PLAIN, die_with_parent, wait_until
 from tests.support.programs import free_port
 
 TOKEN = "0123456789abcdef" * 2  # Ray wants so many characters
+CPUS = 2  # of each node
+STARTED = "Ray runtime started."
 COMMON = ("--block", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats")
 COMMON += ("--min-worker-port=0", "--max-worker-port=0")
 
@@ -35,6 +37,10 @@ class RayNode:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
+
+    def works_on(self, job: str) -> bool:
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        return any(job in process.cmdline() for process in family)
 
     def kill(self) -> None:
         """kill -9 of all that is on this machine of the cluster, jobs included."""
@@ -69,8 +75,10 @@ class RayCluster:
         self.add_node()
 
     def add_node(self) -> None:
-        """Another machine for jobs; those that wait begin once it has joined."""
-        self.nodes.append(RayNode(self._output, "--num-cpus=2", f"--address=127.0.0.1:{self._gcs}"))
+        """Another machine for jobs. Two nodes that start at once may get in each other's way."""
+        started = self._output.read_text().count(STARTED)
+        self.nodes.append(RayNode(self._output, f"--num-cpus={CPUS}", f"--address=127.0.0.1:{self._gcs}"))
+        wait_until(lambda: self._output.read_text().count(STARTED) > started, 120, self._output.read_text)
 
     def kill_nodes(self) -> None:
         while self.nodes:

@@ -5,6 +5,7 @@ and of two servers that submit at once only one succeeds: Ray refuses an id that
 job prints; it is copied into the run's log.
 """
 
+import json
 import logging
 import re
 import shlex
@@ -122,7 +123,8 @@ class RayExecutor:
         return number
 
     def _submit(self, run_id: str, job_id: str) -> None:
-        words = (self._cluster.python, "-m", "trainer", "run", run_id, "--owner", job_id, "--print-log")
+        program = ("trainer.runs.ray_workers", self._plan()) if self._cluster.workers > 1 else ("trainer",)
+        words = (self._cluster.python, "-m", *program, "run", run_id, "--owner", job_id, "--print-log")
         theirs = self._cluster.runtime_env
         variables = TIME_TO_STOP | theirs.get("env_vars", {}) | self._variables
         with self._asking() as client:
@@ -140,6 +142,14 @@ class RayExecutor:
                 if "already exists" not in str(error):  # another server was first
                     raise
         log.info("Submitted job %s.", job_id)
+
+    def _plan(self) -> str:
+        """What `ray_workers` reads."""
+        asked = self._cluster
+        bundle = {"CPU": asked.num_cpus, "GPU": asked.num_gpus, "memory": int(asked.memory_gb * 2**30)}
+        bundle = {name: amount for name, amount in (bundle | asked.resources).items() if amount}
+        seconds = 60 * self._start_minutes
+        return json.dumps({"workers": asked.workers, "bundle": bundle, "seconds": seconds})
 
     def _details(self, job_id: str) -> JobDetails | None:
         with self._asking() as client:
