@@ -135,13 +135,13 @@ class Database:
                 field="database_url",
             ) from error
 
-    def migrate(self) -> None:
+    def migrate(self, revision: str = "head") -> None:
         """Upgrade the schema to the newest version; safe when several processes start at once."""
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._migration_lock(), self.engine.connect() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
 
     def close(self) -> None:
         """Finish the accepted writes and close every connection."""

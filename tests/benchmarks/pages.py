@@ -52,27 +52,39 @@ def main() -> None:
     given = arguments.parse_args()
     with empty_store(given.database_url) as (_, folder):
         data_dir = given.data_dir or Path(folder) / "data"
-        model = build_tiny_model(data_dir.with_suffix(".model"))
-        with server_with(
-            model=model, data_dir=data_dir, database_url=given.database_url or "", schedule=""
-        ) as server:
-            with closing(open_database(server.settings)) as database:
-                began = time.monotonic()
-                with database.write() as session:
-                    admin = ensure_user(session, "admin", "admin").id
-                    cookie = create_token(session, admin, name="bench", kind="session")[1]
-                fill(database, admin, str(model), given.votes, given.chats)
-                built = round(time.monotonic() - began)
-                with database.read() as session:
-                    asked = addresses(session, admin)
-            server.start(wait=False)
-            server.wait_ready(300)
-            assert server.process is not None
-            cookies = {"thumbloop_session": cookie}
-            bench = Bench(server.url, cookies, server.process.pid, database, given.times)
-            figures = asyncio.run(bench.run({name: one for name, one in asked.items() if given.only in name}))
-    report = {"engine": database.dialect, "votes": given.votes, "chats": given.chats, "build_s": built}
-    print_report("pages", {**report, "pages": figures})
+        settings = {
+            "model": build_tiny_model(data_dir.with_suffix(".model")),
+            "data_dir": data_dir,
+            "database_url": given.database_url or "",
+        }
+        print_report("pages", measure(settings, given.votes, given.chats, given.times, given.only))
+
+
+def measure(settings: dict[str, Any], votes: int, chats: int, times: int, only: str) -> dict[str, Any]:
+    """Fill the store of a server with these settings, and ask it for the pages whose names have `only`."""
+    with server_with(schedule="", **settings) as server:
+        with closing(open_database(server.settings)) as database:
+            began = time.monotonic()
+            with database.write() as session:
+                admin = ensure_user(session, "admin", "admin").id
+                cookie = create_token(session, admin, name="bench", kind="session")[1]
+            fill(database, admin, str(settings["model"]), votes, chats)
+            built = round(time.monotonic() - began)
+            with database.read() as session:
+                asked = addresses(session, admin)
+        server.start(wait=False)
+        server.wait_ready(300)
+        assert server.process is not None
+        cookies = {"thumbloop_session": cookie}
+        bench = Bench(server.url, cookies, server.process.pid, database, times)
+        figures = asyncio.run(bench.run({name: one for name, one in asked.items() if only in name}))
+    return {
+        "engine": database.dialect,
+        "votes": votes,
+        "chats": chats,
+        "build_s": built,
+        "pages": figures,
+    }
 
 
 def addresses(session: Session, admin: str) -> dict[str, str]:
@@ -187,10 +199,10 @@ class Bench:
 
 
 def fill(database: Database, admin: str, model: str, votes: int, chats: int) -> None:
-    """Does nothing to a store that has votes already."""
+    """Does nothing to a store that has the admin's chats already."""
     with database.write() as session:
         version = model_versions.ensure_base(session, model).id
-        if session.exec(select(Vote.id).limit(1)).first() is not None:
+        if session.exec(select(Chat.id).where(Chat.owner_id == admin).limit(1)).first() is not None:
             return
     made = rows(admin, version, votes, chats)
     with database.engine.begin() as connection:
@@ -204,16 +216,21 @@ def fill(database: Database, admin: str, model: str, votes: int, chats: int) -> 
         connection.execute(sa.text("ANALYZE"))
 
 
+def draw_texts(draw: random.Random, shortest: int, longest: int) -> list[str]:
+    """Of so many words. One in ten is Chinese."""
+    words, weights = draw_words(draw)
+    return [
+        "".join(draw.choices(CHINESE, k=draw.randint(2 * shortest, 2 * longest)))
+        if draw.random() < 0.1
+        else " ".join(draw.choices(words, cum_weights=weights, k=draw.randint(shortest, longest)))
+        for _ in range(TEXTS)
+    ]
+
+
 def rows(admin: str, version: str, votes: int, chats: int) -> Iterator[list[Row]]:
     """In batches: the people, then the chats of all of them, the admin's among the others."""
     draw = random.Random(0)
-    words, weights = draw_words(draw)
-    texts = [
-        "".join(draw.choices(CHINESE, k=draw.randint(10, 60)))
-        if draw.random() < 0.1
-        else " ".join(draw.choices(words, cum_weights=weights, k=draw.randint(5, 30)))
-        for _ in range(TEXTS)
-    ]
+    texts = draw_texts(draw, 5, 30)
     beginning = datetime.now(UTC) - timedelta(DAYS)
     made = 0
 
