@@ -1,5 +1,6 @@
 """Daily housekeeping: erases deleted chats and chats past their retention, and old import keys, webhook
-deliveries, sessions, sign-in links, failed sign-ins, visitors who did nothing, and the trash.
+deliveries, sessions, sign-in links, failed sign-ins, visitors who did nothing, and the trash. Each minute it
+counts the sums of votes that have changed.
 
 It works by age, so it may run on several servers at once, or not run for a while.
 """
@@ -10,7 +11,7 @@ from datetime import UTC, timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from storage.chats import webhook_outbox
+from storage.chats import sums, webhook_outbox
 from storage.db import audit
 from storage.db.database import Database
 from storage.db.tables import now
@@ -35,9 +36,9 @@ class Housekeeping:
         self._settings = settings
         self._stop = threading.Event()
         self._scheduler = BackgroundScheduler(timezone=UTC)
-        self._scheduler.add_job(
-            self._run, "interval", days=1, next_run_time=now(), coalesce=True, misfire_grace_time=None
-        )
+        for run, every in ((self._run, timedelta(days=1)), (self._keep_sums, timedelta(minutes=1))):
+            at = {"seconds": every.total_seconds(), "next_run_time": now()}
+            self._scheduler.add_job(run, "interval", **at, coalesce=True, misfire_grace_time=None)
 
     def start(self) -> None:
         self._scheduler.start()
@@ -61,6 +62,12 @@ class Housekeeping:
         while removed and not self._stop.is_set():
             with self._database.write() as session:
                 removed = users.remove_idle_visitors(session)
+
+    def _keep_sums(self) -> None:
+        more = True
+        while more and not self._stop.is_set():
+            with self._database.write() as session:
+                more = sums.keep(session)
 
     def _tidy(self, artifacts: Artifacts, days: int) -> None:
         for name in artifacts.empty_trash(days):

@@ -15,7 +15,8 @@ from sqlmodel import Session, col, select
 
 from storage.chats import webhook_outbox
 from storage.chats.proportions import Comparison, Tally, compare
-from storage.chats.stats import canary_sides, counts
+from storage.chats.stats import canary_sides
+from storage.chats.sums import counts
 from storage.db import audit
 from storage.db.tables import FINISHED, Chat, Deployment, Message, ModelVersion, Vote
 from storage.errors import Conflict

@@ -6,22 +6,21 @@ cannot distinguish 60 % from 90 %. It also comes with the vote rate, because few
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.chats.proportions import Interval, exact_interval, wilson_interval
-from storage.chats.votes import VoteCounts, how_many
+from storage.chats.sums import Total, counts, how_many, totals
+from storage.chats.votes import VoteCounts
 from storage.db.ids import first_id
 from storage.db.tables import (
-    BROUGHT,
     FINISHED,
     Canary,
     Chat,
     Message,
     ModelVersion,
-    User,
     Vote,
     VoteEvent,
     now,
@@ -72,8 +71,13 @@ def canary_stats(session: Session, canary: Canary) -> tuple[VersionStats, Versio
     given, others = canary_sides(canary)
 
     def of(version_id: str, chats: sa.ColumnElement[bool]) -> VersionStats:
-        found = version_stats(session, col(ModelVersion.id) == version_id, chats)
-        return found[0] if found else VersionStats(session.get_one(ModelVersion, version_id).name, 0, 0, 0)
+        replied = col(Message.model_version_id) == version_id, col(Message.state).in_(FINISHED)
+        voted = (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False)
+        columns = func.count(sa.distinct(col(Message.id))), how_many(True), how_many(False)
+        query = sa.select(*columns).join_from(Message, Chat).outerjoin(Vote, voted)
+        replies, up, down = session.execute(query.where(*replied, *counts(), chats)).one()
+        name = session.get_one(ModelVersion, version_id).name
+        return VersionStats(name, replies, round(up), round(down))
 
     return of(canary.version_id, given), of(canary.compared_with_id, others)
 
@@ -104,35 +108,22 @@ def difference_interval(one: VersionStats, other: VersionStats) -> Interval | No
     )
 
 
-def version_stats(session: Session, *conditions: sa.ColumnElement[bool]) -> list[VersionStats]:
+def version_stats(session: Session) -> list[VersionStats]:
     """One entry per version that has replied in chats that count (`counts`), newest first."""
-    rows = session.exec(
-        select(ModelVersion.number, func.count(sa.distinct(col(Message.id))), UP, DOWN)
-        .select_from(ModelVersion)
-        .join(Message)
-        .join(Chat)
-        .outerjoin(Vote, (col(Vote.message_id) == Message.id) & col(Vote.quarantined).is_(False))
-        .where(col(Message.state).in_(FINISHED), *counts(), *conditions)
-        .group_by(col(ModelVersion.number))
-        .order_by(col(ModelVersion.number).desc())
-    )
-    return [VersionStats(f"v{number}", replies, round(up), round(down)) for number, replies, up, down in rows]
+    found = totals(session, "version")
+    versions = select(ModelVersion).where(col(ModelVersion.id).in_(found))
+    return [
+        VersionStats(version.name, one.replies, round(one.up), round(one.down))
+        for version in session.exec(versions.order_by(col(ModelVersion.number).desc()))
+        if (one := found[version.id]).replies
+    ]
 
 
 def tag_counts(session: Session) -> dict[str, VoteCounts]:
     """Current votes per tag in chats that count (`counts`), most used first."""
-    each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_array_elements_text
-    tag = each(col(Vote.tags)).table_valued("value").c.value
-    rows = session.execute(
-        sa.select(tag, UP, DOWN)
-        .join_from(Vote, Message)
-        .join(Chat)
-        .join(tag.table, sa.true())
-        .where(col(Vote.label).is_not(None), col(Vote.quarantined).is_(False), *counts())
-        .group_by(tag)
-        .order_by((UP + DOWN).desc(), tag)
-    )
-    return {name: VoteCounts(round(ups), round(downs)) for name, ups, downs in rows}
+    found = totals(session, "tag")
+    names = sorted(found, key=lambda name: (-found[name].up - found[name].down, name))
+    return {name: VoteCounts(round(found[name].up), round(found[name].down)) for name in names}
 
 
 def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
@@ -140,31 +131,11 @@ def daily_votes(session: Session, days: int = 30) -> list[DayStats]:
 
     Leaves out votes of people who are now quarantined, and chats that do not count (`counts`).
     """
-    today = now().date()
-    first = today - timedelta(days=days - 1)
-    day = func.date(col(VoteEvent.created_at))
-    # A tag or comment added after the thumb changes the same vote; it is not another one.
-    last = (
-        select(func.max(VoteEvent.id))
-        .where(col(VoteEvent.created_at) >= datetime.combine(first, time.min, UTC), BY_PEOPLE)
-        .group_by(day, col(VoteEvent.message_id), col(VoteEvent.user_id))
-    )
-    rows = session.exec(
-        select(day, how_many(True, VoteEvent), how_many(False, VoteEvent))
-        .select_from(VoteEvent)
-        .join(Message)
-        .join(Chat)
-        .where(
-            col(VoteEvent.id).in_(last),
-            col(VoteEvent.label).is_not(None),
-            col(VoteEvent.user_id).not_in(select(User.id).where(col(User.quarantined))),
-            *counts(),
-        )
-        .group_by(day)
-    )
-    found = {date.fromisoformat(str(when)): (round(up), round(down)) for when, up, down in rows}
+    first = now().date() - timedelta(days=days - 1)
+    found = totals(session, "day", since=first.isoformat())
     span = [first + timedelta(days=n) for n in range(days)]
-    return [DayStats(when, *found.get(when, (0, 0))) for when in span]
+    stood = [(day, found.get(day.isoformat(), Total())) for day in span]
+    return [DayStats(day, round(one.up), round(one.down)) for day, one in stood]
 
 
 def failed_replies(session: Session, since: datetime) -> tuple[int, int]:
@@ -173,12 +144,6 @@ def failed_replies(session: Session, since: datetime) -> tuple[int, int]:
     began = (col(Message.id) > first_id(since), col(Message.role) == "assistant")  # ids sort by time
     found = session.execute(sa.select(failed, func.count()).where(*began)).one()
     return int(found[0]), int(found[1])
-
-
-def counts() -> tuple[sa.ColumnElement[bool], ...]:
-    """The chats that count: not deleted, and not of a file or judge, which say nothing of our versions."""
-    brought = (col(Chat.source).startswith(source) for source in BROUGHT)
-    return col(Chat.deleted_at).is_(None), *(~one for one in brought)
 
 
 def count_events(session: Session, after: int, up_to: int) -> dict[str, int]:

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.chats.chats import check_text
+from storage.chats.sums import totals, usable
 from storage.db.ids import is_id, new_id
 from storage.db.rows import execute_core
-from storage.db.tables import Chat, Message, Table, Vote, VoteEvent, now
+from storage.db.tables import Chat, Message, Table, User, Vote, VoteEvent, now
 from storage.errors import Conflict, InvalidInput, NotAllowed, NotFound, RevisionConflict
 
 # The key of an advisory lock, any constant; see lock_vote_log.
@@ -54,11 +55,6 @@ class VoteCounts:
 
     up: int
     down: int
-
-
-def how_many(label: bool, table: type[Vote | VoteEvent] = Vote) -> sa.ColumnElement[float]:
-    """How many votes have this label: a part of a vote on a whole chat counts as its share of one."""
-    return func.coalesce(func.sum(func.coalesce(table.share, 1.0)).filter(col(table.label).is_(label)), 0.0)
 
 
 # Core statements, built once: votes are the one write that can come hundreds of times a second.
@@ -166,28 +162,18 @@ def total(counts: Collection[VoteCounts]) -> VoteCounts:
 
 def count_by_source(session: Session) -> dict[str, VoteCounts]:
     """The votes that `count_votes` counts, by the source of their chats."""
-    counts = col(Chat.source), how_many(True), how_many(False)
-    rows = session.execute(_of_usable(*counts).group_by(col(Chat.source)))
-    return {source: VoteCounts(round(ups), round(downs)) for source, ups, downs in rows}
+    found = totals(session, "source").items()
+    return {source: VoteCounts(round(one.up), round(one.down)) for source, one in found}
 
 
 def count_voters(session: Session, *, sources: Collection[str] | None = None) -> int:
     """How many people cast the votes that `count_votes` counts, or only those from these sources."""
-    query = _of_usable(func.count(sa.distinct(col(Vote.user_id))))
+    any_of_theirs = select(Vote.id).join(Message).join(Chat).where(Vote.user_id == User.id, *usable())
     if sources is not None:
-        query = query.where(col(Chat.source).in_(sources))
-    return int(session.execute(query).scalar_one())
-
-
-def _of_usable(*columns: Any) -> sa.Select[*tuple[Any, ...]]:
-    """A query of the votes that training may use."""
-    usable = (
-        col(Vote.label).is_not(None),
-        col(Vote.quarantined).is_(False),
-        col(Chat.deleted_at).is_(None),
-        col(Chat.consent).is_(True),
-    )
-    return sa.select(*columns).join_from(Vote, Message).join(Chat).where(*usable)
+        any_of_theirs = any_of_theirs.where(col(Chat.source).in_(sources))
+    # A scalar, so that PostgreSQL looks for one vote of each person instead of joining all votes.
+    one = any_of_theirs.limit(1).scalar_subquery()
+    return session.exec(select(func.count()).select_from(User).where(one.is_not(None))).one()
 
 
 def latest_event_id(session: Session) -> int:

@@ -186,6 +186,31 @@ class Vote(Dated, table=True):
     updated_at: datetime = Field(default_factory=now, sa_type=UtcDateTime)
 
 
+class VoteSum(Table, table=True):
+    """Sums of the replies whose ids begin with `bucket`, and of their votes; see `storage.chats.sums`."""
+
+    bucket: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    replies: int
+    up: float
+    down: float
+
+
+class SumCursor(Table, table=True):
+    """One row: the last vote event whose bucket was counted again or noted."""
+
+    id: int = Field(default=1, primary_key=True)
+    event_id: int
+
+
+class ChangedSum(Table, table=True):
+    """A note that the sums of this bucket may have changed since they were kept."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    bucket: str
+
+
 class Review(Dated, table=True):
     """A second rating of a voted reply, by an admin. It measures agreement and is not trained on."""
 

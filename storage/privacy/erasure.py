@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, SQLModel, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from storage.chats.sums import forget_changed
 from storage.chats.votes import lock_vote_log
 from storage.db import audit
 from storage.db.database import Database
@@ -208,6 +209,7 @@ def _erase(session: Session, scope: _Scope) -> ErasureReport:
     blank = {"title": "", "system_prompt": "", "import_key": None, "deleted_at": now()}
     report.chats = count_changed(session, chats.values(blank))
     report.affected_versions = mark_affected(session, votes | signals)
+    forget_changed(session)
     return report
 
 
