@@ -65,9 +65,12 @@ class Housekeeping:
 
     def _keep_sums(self) -> None:
         more = True
-        while more and not self._stop.is_set():
-            with self._database.write() as session:
-                more = sums.keep(session)
+        try:
+            while more and not self._stop.is_set():
+                with self._database.write() as session:
+                    more = sums.keep(session)
+        except Exception as error:  # the database may be away or full; statistics are exact without this
+            log.warning("The sums of votes are kept a minute later: %s", error)
 
     def _tidy(self, artifacts: Artifacts, days: int) -> None:
         for name in artifacts.empty_trash(days):

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from app.background.housekeeping import Housekeeping
 from storage.chats import chats, signals, votes
 from storage.db.database import Database
-from storage.db.tables import Message, Table, now
+from storage.db.tables import Message, Table, VoteSum, now
 from storage.errors import Conflict
 from storage.exports.exporter import Export, export_to
 from storage.exports.plan import ExportPlan
@@ -35,6 +35,11 @@ def everything(database: Database) -> str:
         return "\n".join(
             str(row) for table in Table.metadata.sorted_tables for row in session.execute(sa.select(table))
         )
+
+
+def sums_are_kept(database: Database) -> bool:
+    with database.read() as session:
+        return session.execute(sa.select(VoteSum.kind)).first() is not None
 
 
 def export(database: Database, snapshot: int, tmp_path: Path) -> list[str]:
@@ -147,6 +152,7 @@ def test_a_server_forgets_by_itself_when_it_is_told_to(database: Database, setti
     old_chats(database, 2)
     kept = Housekeeping(database, settings)
     kept.start()
+    wait_until(lambda: sums_are_kept(database))
     kept.stop()
     assert SECRET_WORD in everything(database)
     forgetful = Housekeeping(database, settings.model_copy(update={"retention_days": 90}))
