@@ -29,13 +29,16 @@ UNKNOWN, MISSING = object(), object()
 MANIFEST = "manifest.json"
 BLOCK = 2**24  # bytes that are read at once
 LONGEST_WAIT = 5.0  # seconds between two attempts
+SILENCE_SECONDS = 30.0
+SLOWEST = 250_000  # bytes a second of an upload that is not given up
 
 
 class ObjectStore:
     """The folders below one address; safe to share between threads.
 
     Each call raises StoreUnavailable `patience` seconds after its first failure. `check` is called between
-    attempts, and what it raises ends them.
+    attempts, and what it raises ends them. An attempt to upload is given up after `silence` seconds and the
+    time that the file takes a slow network.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class ObjectStore:
         *,
         patience: float,
         check: Callable[[], None] = lambda: None,
+        silence: float = SILENCE_SECONDS,
     ) -> None:
         self.address = address.rstrip("/")
-        self._patience, self._check = patience, check
+        self._patience, self._check, self._silence = patience, check, silence
         self._local = address.startswith("file:")
         import fsspec  # takes 50 ms, which only those who have a store need to wait for
 
@@ -165,7 +169,7 @@ class ObjectStore:
 
     def _upload(self, name: str, path: Path, facts: dict[str, Any]) -> None:
         def put() -> None:
-            self._files.put_file(str(path), self._path(name))
+            self._files.put_file(str(path), self._path(name), **self._at_most(facts["bytes"]))
             with self._files.open(self._path(name), "rb", block_size=BLOCK) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
                     raise OSError(f"{name} differs from what was sent")
@@ -175,8 +179,12 @@ class ObjectStore:
     def _write(self, name: str, content: bytes) -> None:
         # Not every file system replaces a file at once; all rename, or copy, a complete one.
         aside = f"{name}.{secrets.token_hex(4)}"
-        self._files.pipe_file(self._path(aside), content)
+        self._files.pipe_file(self._path(aside), content, **self._at_most(len(content)))
         self._files.mv(self._path(aside), self._path(name))
+
+    def _at_most(self, size: int) -> dict[str, float]:
+        """The time limit of an upload: the library's own begins only once all of it is sent."""
+        return {} if self._local else {"timeout": self._silence + size / SLOWEST}
 
     def _patiently(self, work: Callable[[], Any], *, otherwise: Any = UNKNOWN) -> Any:
         """What `work` returns; `otherwise`, if that is given and there is no such file."""
@@ -210,7 +218,7 @@ class ObjectStore:
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         check = "Check the network, and the keys in AWS_ variables or THUMBLOOP_ARTIFACTS_OPTIONS."
         remedy = "Free some space, there or here." if is_full(error) else check
-        why = f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {error}".removesuffix(": ")
         return StoreUnavailable(f"The artifact store {self.address} is unavailable ({why}). {remedy}")
 
     def _refused(self, name: str, why: str) -> ArtifactRefused:

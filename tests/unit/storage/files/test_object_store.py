@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,10 @@ def test_a_server_that_is_away_is_asked_again_and_the_error_names_it_but_no_key(
         quick = server.options | {"config_kwargs": {"read_timeout": 0.1}}
         with pytest.raises(StoreUnavailable, match="ReadTimeoutError"):
             ObjectStore(server.address, quick, patience=0).names("a")
+        hasty = ObjectStore(server.address, server.options, patience=0, silence=0.5)
+        for upload in (partial(hasty.upload, "b", files["weights"]), partial(hasty.write, "c", b"1")):
+            with pytest.raises(StoreUnavailable, match=r"\(FSTimeoutError\)"):
+                upload()
     finally:
         server.stop()
     with pytest.raises(StoreUnavailable) as failed:
