@@ -68,7 +68,7 @@ def test_vote_is_stored_even_if_the_page_is_reloaded_at_once(page: Page, chat_se
     wait_until(lambda: stored_vote(page, chat_server) is True)
 
 
-def test_vote_counts_though_the_thumb_is_drawn_again_while_it_is_held_down(
+def test_a_press_counts_though_the_button_is_drawn_again_while_it_is_held_down(
     page: Page, chat_server: LiveServer
 ) -> None:
     thumb(page, "Like").hover()
@@ -86,6 +86,11 @@ def test_vote_counts_though_the_thumb_is_drawn_again_while_it_is_held_down(
     page.mouse.up()
     expect_vote(page, True)
     assert stored_vote(page, chat_server) is True
+    page.get_by_role("button", name="Say more…").hover()
+    page.mouse.down()
+    bar.evaluate("bar => bar.replaceWith(bar.cloneNode(true))")
+    page.mouse.up()
+    expect(page.get_by_label("Comment")).to_be_focused()
 
 
 def test_every_reply_has_its_own_thumbs(chat_server: LiveServer, open_page: OpenPage) -> None:

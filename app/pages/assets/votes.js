@@ -194,17 +194,17 @@
   const buttonOf = (target) => (target instanceof Element ? target.closest("button") : null);
   const messageOf = (button) => button?.closest("[data-message]")?.dataset.message;
 
-  // A transcript that is drawn again while a thumb is held down takes the button away, and no click comes: the
-  // thumb that stands there now is meant, if it is the same one.
-  let held = null;
+  // A transcript that is drawn again while a button is held down takes it away, and no click comes: the button
+  // that stands there now is meant, if it is the same one.
+  const meaning = (button) => messageOf(button) && JSON.stringify([messageOf(button), { ...button.dataset }]);
+  let held = {};
   document.addEventListener("pointerdown", ({ target }) => {
     const button = buttonOf(target);
-    held = button?.dataset.vote ? { button, message: messageOf(button), direction: button.dataset.vote } : null;
+    held = { button, meant: meaning(button) };
   });
   document.addEventListener("pointerup", ({ clientX, clientY }) => {
     const now = buttonOf(document.elementFromPoint(clientX, clientY));
-    if (!held || held.button.isConnected || now?.dataset.vote !== held.direction) return;
-    if (messageOf(now) === held.message) press(held.message, vote(held.direction));
+    if (held.meant && !held.button.isConnected && meaning(now) === held.meant) now.click();
   });
 
   document.addEventListener("click", (event) => {

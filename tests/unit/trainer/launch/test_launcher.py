@@ -47,7 +47,6 @@ def test_what_a_launcher_started_counts(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, "on several machines"),
         ({"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}, "use version 1 of FSDP"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "FSDP with a single process"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "use DeepSpeed"),
