@@ -19,6 +19,8 @@ from tests.support.chatting import (
 )
 from tests.support.live_server import LiveServer, StartServer, wait_until
 
+HEIGHT = "box => box.scrollHeight"
+
 
 def stored_vote(page: Page, server: LiveServer, reply: int = -1) -> dict[str, Any]:
     vote = stored_messages(page, server.url)[reply]["vote"]
@@ -177,7 +179,13 @@ def test_a_vote_is_shown_as_cast_while_the_next_reply_streams(
     wait_for_text(page, 1)
     thumb(page, "Like", 0).click()
     expect_vote(page, True, 0)
-    page.get_by_role("button", name="Say more…").first.click()
+    more = page.get_by_role("button", name="Say more…").first
+    more.hover()
+    page.mouse.down()
+    place, height = more.bounding_box(), page.locator(".bubble-wrap").evaluate(HEIGHT)
+    wait_until(lambda: page.locator(".bubble-wrap").evaluate(HEIGHT) > height)
+    assert more.bounding_box() == place, "the transcript follows the reply again once the button is let go"
+    page.mouse.up()
     page.get_by_label("Comment").press_sequentially("typed while the next reply comes", delay=10)
     expect(page.locator("[data-message]")).to_have_count(2)
     page.get_by_role("dialog").get_by_role("button", name="Save").click()

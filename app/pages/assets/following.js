@@ -7,6 +7,7 @@
   const SETTLES = 1500; // milliseconds in which a chat that was opened, or a reply that ended, is still drawn
   let following = true;
   let [top, until, open] = [0, 0, null]; // where we left the transcript; when to stop following; the open chat
+  let held = false; // a pointer is down in the transcript: what it is on must not move away
   let read = 0; // the distance from the end that stays while earlier messages are drawn above; 0: it need not
 
   const box = () => document.querySelector("#tl-transcript .bubble-wrap");
@@ -25,7 +26,7 @@
     if (read && one.scrollHeight > read) one.scrollTop = one.scrollHeight - read;
     look(one);
     if (document.querySelector('[data-reply="streaming"]')) until = performance.now() + SETTLES;
-    if (!following || performance.now() > until || below(one) <= 1) return;
+    if (held || !following || performance.now() > until || below(one) <= 1) return;
     one.scrollTop = one.scrollHeight;
     top = one.scrollTop;
   };
@@ -51,8 +52,13 @@
   });
   // What is opened or voted on below shall not move.
   for (const deed of ["pointerdown", "keydown"]) {
-    document.addEventListener(deed, ({ target }) => { if (target.closest?.("#tl-transcript")) until = 0; }, true);
+    document.addEventListener(deed, ({ type, target }) => {
+      if (!target.closest?.("#tl-transcript")) return;
+      until = 0;
+      held = type === "pointerdown";
+    }, true);
   }
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => { held = false; }, true);
   new MutationObserver(follow).observe(document.documentElement, { childList: true, subtree: true, characterData: true });
   addEventListener("resize", follow);
 })();
