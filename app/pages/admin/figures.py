@@ -14,29 +14,32 @@ from storage.registry.training_runs import active_run
 
 T = TypeVar("T")
 
-LONG = 0.2  # seconds beyond which nobody waits
+LONG = 0.2  # seconds beyond which figures are counted in the background
+PATIENCE = 2.0  # seconds that a reader waits for them; a cold start or a busy machine takes no longer
 
 
 class Remembered(Generic[T]):
     """The value of a function: computed for each reader, or, if that takes long, in the background.
 
-    Then readers get the last value, and each of them has the next one computed, one at a time.
+    Then each reader has the next value computed, one at a time, and gets the last one if that takes too long.
     """
 
-    def __init__(self, compute: Callable[[], T], *, long: float = LONG) -> None:
-        self._compute, self._long = compute, long
-        self._lock = threading.Lock()
+    def __init__(self, compute: Callable[[], T], *, long: float = LONG, patience: float = PATIENCE) -> None:
+        self._compute, self._long, self._patience = compute, long, patience
+        self._renewed = threading.Condition()
         self._computing = threading.Lock()
         self._value: T | None = None
-        self._seconds = 0.0
+        self._times, self._seconds = 0, 0.0
 
     def get(self) -> T:
-        with self._lock:
-            value, quick = self._value, self._seconds <= self._long
+        with self._renewed:
+            value, times, quick = self._value, self._times, self._seconds <= self._long
         if value is None or quick:
             return self._renew()
         self.renew_soon()
-        return value
+        with self._renewed:
+            self._renewed.wait_for(lambda: self._times > times, self._patience)
+            return self._value or value
 
     def renew_soon(self) -> None:
         """Compute in the background, unless that is under way."""
@@ -52,8 +55,10 @@ class Remembered(Generic[T]):
     def _renew(self) -> T:
         began = time.monotonic()
         value = self._compute()
-        with self._lock:
+        with self._renewed:
             self._value, self._seconds = value, time.monotonic() - began
+            self._times += 1
+            self._renewed.notify_all()
         return value
 
 

@@ -28,7 +28,7 @@ def test_slow_figures_are_the_last_ones_and_computed_one_at_a_time() -> None:
         assert go_on.acquire(timeout=60)
         return next(numbers)
 
-    remembered = Remembered(compute, long=-1)
+    remembered = Remembered(compute, long=-1, patience=0)
     remembered.renew_soon()
     assert begun.acquire(timeout=60)
     wait_for_the_background()
@@ -37,8 +37,15 @@ def test_slow_figures_are_the_last_ones_and_computed_one_at_a_time() -> None:
     assert not begun.acquire(blocking=False)  # one computation for all of them
     go_on.release()
     wait_for_the_background()
-    go_on.release()
     assert remembered.get() == 1
+    go_on.release()
+    wait_for_the_background()
+
+
+def test_slow_figures_are_those_of_now_to_a_reader_who_can_wait() -> None:
+    counted = iter(range(1, 10))
+    remembered = Remembered(lambda: next(counted), long=-1, patience=60)
+    assert [remembered.get() for _ in range(3)] == [1, 2, 3]
 
 
 def test_a_failure_is_raised_to_the_first_reader_and_does_not_end_it() -> None:
