@@ -41,6 +41,7 @@ class Alert:
 @router.get("/admin/")
 def overview(request: Request, services: ServicesHere) -> Response:
     def values(_: Identity) -> dict[str, Any]:
+        newest = newest_run(services)  # first: a page that knows of a run's end does not follow it
         figures, statistics = shown_figures(request, services)
         answering = next((one for one in figures.versions if one.deployed), None)
         return {
@@ -54,7 +55,7 @@ def overview(request: Request, services: ServicesHere) -> Response:
             "points": approval_points(statistics.approval),
             "plot": (WIDTH, HEIGHT),
             "alerts": alerts(services, figures, statistics),
-            **newest_run(services),
+            **newest,
             "next_times": services.schedule.next_times(NEXT_RUNS),
         }
 

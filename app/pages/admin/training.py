@@ -39,6 +39,7 @@ router = APIRouter(include_in_schema=False)
 @router.get(ADDRESS)
 def show_training(request: Request, services: ServicesHere, before: str = "") -> Response:
     def values(_: Identity) -> dict[str, Any]:
+        newest = newest_run(services)  # before the list: a page that knows of a run's end does not follow it
         with services.database.read() as session:
             found = list_runs(session, limit=SHOWN + 1, before=before if is_id(before) else None)
             runs = page_of([run_out(session, run) for run in found], SHOWN)
@@ -49,7 +50,7 @@ def show_training(request: Request, services: ServicesHere, before: str = "") ->
             "runs": runs,
             "before": before,
             "shaping": shaping,
-            **newest_run(services),
+            **newest,
         }
 
     return show(request, services, "training.html", values)
