@@ -24,9 +24,7 @@ from tests.support.ray_cluster import CPUS, RayCluster
 from tests.support.rolling_load import RollingLoad
 from tests.support.s3_server import S3Server
 from tests.support.training_env import LENIENT, LONG, Build, TrainingEnv
-from tests.support.two_blocks import train_doubled
-from trainer.dataset.plan import plan_training
-from trainer.dataset.tokenise import LeftOut
+from tests.support.two_blocks import assert_resumed_with_the_loss_of_one_process
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.ray import RayExecutor
 
@@ -194,14 +192,7 @@ def test_workers_on_two_machines_train_together_and_go_on_without_one(
         wait_until(lambda: env.run(run_id).finished_at, 240, lambda: env.log(run_id))
     finally:
         dispatcher.stop(terminate=True)
-    run = env.run(run_id)
-    assert (run.state, run.attempts) == ("succeeded", 2), env.log(run_id)
-    trained = run.metrics["training"]
-    assert (trained["processes"], trained["steps"], trained["resumed_from_step"]) == (2, 18, 8)
-    rows = env.rows_of(run_id)
-    weights = plan_training(rows, LeftOut(), env.settings).weights
-    steps, _ = train_doubled(rows, weights, env.settings, tmp_path / "one")
-    assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
+    assert_resumed_with_the_loss_of_one_process(env, run_id, tmp_path / "one")
 
 
 def test_a_trainer_that_ignores_its_cancellation_is_stopped_in_the_cluster(

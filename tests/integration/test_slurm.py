@@ -17,9 +17,7 @@ from storage.registry import training_runs
 from storage.settings import Settings, load_settings
 from tests.support.live_server import wait_until
 from tests.support.training_env import LONG, Build, TrainingEnv
-from tests.support.two_blocks import train_doubled
-from trainer.dataset.plan import plan_training
-from trainer.dataset.tokenise import LeftOut
+from tests.support.two_blocks import assert_resumed_with_the_loss_of_one_process
 from trainer.runs.dispatcher import Dispatcher
 from trainer.runs.executors import open_executor
 from trainer.runs.slurm import SlurmExecutor
@@ -89,14 +87,7 @@ def test_tasks_of_a_job_train_together_and_go_on_without_a_lost_one(build: Build
         wait_until(lambda: env.run(run_id).finished_at, 120, lambda: env.log(run_id))
     finally:
         dispatcher.stop(terminate=True)
-    run = env.run(run_id)
-    assert (run.state, run.attempts) == ("succeeded", 2), env.log(run_id)
-    trained = run.metrics["training"]
-    assert (trained["processes"], trained["steps"], trained["resumed_from_step"]) == (2, 18, 8)
-    rows = env.rows_of(run_id)
-    weights = plan_training(rows, LeftOut(), env.settings).weights
-    steps, _ = train_doubled(rows, weights, env.settings, tmp_path / "one")
-    assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)
+    assert_resumed_with_the_loss_of_one_process(env, run_id, tmp_path / "one")
 
 
 def test_a_cancelled_run_needs_no_other_job_when_its_own_is_killed(build: Build) -> None:

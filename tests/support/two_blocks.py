@@ -5,14 +5,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import TrainerCallback
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from storage.examples.weights import Weights
 from storage.settings import Settings
+from tests.support.training_env import TrainingEnv
 from trainer.dataset import batch_order
-from trainer.dataset.tokenise import TokenisedExample
+from trainer.dataset.plan import plan_training
+from trainer.dataset.tokenise import LeftOut, TokenisedExample
 from trainer.engine import kto
 from trainer.engine.trl_trainer import ExactTrainer
 from trainer.model.base_model import load_model, resolve
@@ -75,3 +78,15 @@ def train_doubled(
     set_epoch(0)
     one.train()
     return seen, {name: p.detach() for name, p in one.model.named_parameters() if p.requires_grad}
+
+
+def assert_resumed_with_the_loss_of_one_process(env: TrainingEnv, run_id: str, folder: Path) -> None:
+    """That the second attempt of two processes went on at step 8 and ended as one process alone does."""
+    run = env.run(run_id)
+    assert (run.state, run.attempts) == ("succeeded", 2), env.log(run_id)
+    trained = run.metrics["training"]
+    assert (trained["processes"], trained["steps"], trained["resumed_from_step"]) == (2, 18, 8)
+    rows = env.rows_of(run_id)
+    weights = plan_training(rows, LeftOut(), env.settings).weights
+    steps, _ = train_doubled(rows, weights, env.settings, folder)
+    assert trained["last_loss"] == pytest.approx(steps[-1]["loss"], rel=1e-4)

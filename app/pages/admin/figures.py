@@ -33,13 +33,14 @@ class Remembered(Generic[T]):
 
     def get(self) -> T:
         with self._renewed:
-            value, times, quick = self._value, self._times, self._seconds <= self._long
-        if value is None or quick:
+            times, quick = self._times, self._seconds <= self._long
+        if not times or quick:
             return self._renew()
         self.renew_soon()
         with self._renewed:
             self._renewed.wait_for(lambda: self._times > times, self._patience)
-            return self._value or value
+            assert self._value is not None
+            return self._value
 
     def renew_soon(self) -> None:
         """Compute in the background, unless that is under way."""
