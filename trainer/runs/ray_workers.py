@@ -21,14 +21,14 @@ def main() -> None:
     plan, words = json.loads(sys.argv[1]), sys.argv[2:]
     ray.init(runtime_env={"py_executable": sys.executable})
     others = plan["workers"] - 1
-    room = placement_group([plan["bundle"]] * others, strategy="SPREAD")
-    if not room.wait(plan["seconds"]):
+    placement = placement_group([plan["bundle"]] * others, strategy="SPREAD")
+    if not placement.wait(plan["seconds"]):
         sys.exit(f"The cluster had no room for {others} more trainers, each with {plan['bundle']}.")
     with socket.socket() as free:
         free.bind(("", 0))
         address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        meeting = {"MASTER_ADDR": address, "MASTER_PORT": str(free.getsockname()[1])}
-    group = meeting | {"WORLD_SIZE": str(plan["workers"]), "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        rendezvous = {"MASTER_ADDR": address, "MASTER_PORT": str(free.getsockname()[1])}
+    group = rendezvous | {"WORLD_SIZE": str(plan["workers"]), "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     asked = dict(plan["bundle"])
     follower = ray.remote(_follow).options(
         num_cpus=asked.pop("CPU", 0),
@@ -36,7 +36,7 @@ def main() -> None:
         memory=asked.pop("memory", None),
         resources=asked,
         max_retries=0,
-        scheduling_strategy=PlacementGroupSchedulingStrategy(room),
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement),
     )
     for rank in range(1, plan["workers"]):
         follower.remote(group | {"RANK": str(rank)}, words)

@@ -112,6 +112,16 @@ def test_an_erased_tag_is_not_among_them(database: Database) -> None:
         assert session.exec(select(VoteSum.name)).all() == []
 
 
+def test_a_vote_that_is_removed_is_not_counted(database: Database) -> None:
+    with database.write() as session:
+        add_person_with_reply(session, label=True)
+    keep(database)
+    with database.write() as session:
+        session.delete(session.exec(select(Vote)).one())
+    assert totals(database) == recounted(database)
+    assert totals(database)["source"] == {}
+
+
 def test_a_vote_that_is_committed_while_they_are_kept_is_counted(database: Database) -> None:
     if database.dialect == "sqlite":
         pytest.skip("SQLite has one writer")
