@@ -5,7 +5,8 @@ from typing import Any
 
 from app.simulation.tastes import SimulatedReply, Taste
 from storage.chats.proportions import exact_interval
-from trainer.gate.texts import distinct_pairs, repeated
+from trainer.dataset.repetition import repeated
+from trainer.gate.texts import distinct_pairs
 
 
 def measure(replies: Sequence[SimulatedReply], taste: Taste) -> dict[str, Any]:

@@ -107,6 +107,10 @@ class TrainingSettings(BaseSettings):
     phrase_prompts: AutoNumber = RunField("auto")
     """A phrase that few people push is set aside once their liked replies to this many different prompts have
     it (docs/training.md). 0: phrases are not looked at. auto: 0, and 5 with THUMBLOOP_AUTH=accounts."""
+    max_repetition: float = AdapterField(0.2, ge=0, le=1)
+    """A run does not learn from liked replies that repeat more than this share of their 4-grams of words:
+    it would learn to repeat (docs/learning.md). What a person wrote as a correction stays. 1: it learns from
+    all."""
     half_life_days: float = RunField(0, ge=0)
     """Days in which an example loses half of its weight, unless the deployed version wrote the reply. 0: none
     loses any."""

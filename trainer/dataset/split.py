@@ -13,6 +13,7 @@ from storage.examples.example import Example
 from storage.examples.filters import is_judged
 from storage.examples.weights import source_weight
 from storage.settings import Settings
+from trainer.dataset.repetition import without_repetition
 from trainer.dataset.selection import age_weight, is_vote
 from trainer.dataset.tokenise import LeftOut, TokenisedExample, tokenise
 
@@ -41,8 +42,9 @@ def split_by_chat(
     on_policy: str = "",
     check: Callable[[], None] = lambda: None,
 ) -> Split:
-    """Tokenise the examples, drop contradictions, and hold out complete chats by a hash of seed and chat id.
+    """Tokenise the examples, drop some, and hold out complete chats by a hash of seed and chat id.
 
+    Contradictions are dropped, and liked replies that repeat themselves.
     What a judge model rated is held out only with `judge_in_gate`. With a `moment`, rows lose weight with
     age, except replies by the version `on_policy`. `check` may raise Interrupted.
     """
@@ -58,6 +60,7 @@ def split_by_chat(
 
     rows, dropped = tokenise(tokenizer, examples, max_length=settings.max_length, weigh=weigh, check=check)
     rows = without_contradictions(rows, dropped, settings.max_length)
+    rows = without_repetition(rows, dropped, settings.max_repetition)
     by_people = [row for row in rows if settings.judge_in_gate or not is_judged(row.example.origin)]
     held_chats = hold_out(
         by_chat([row.example for row in by_people]), fraction=settings.hold_out_fraction, seed=settings.seed

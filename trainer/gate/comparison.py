@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.settings import Settings
-from trainer.gate.texts import distinct_pairs, is_in_another_language, is_refusal, repeated
+from trainer.dataset.repetition import repeated
+from trainer.gate.texts import distinct_pairs, is_in_another_language, is_refusal
 
 Values = NDArray[np.float64]
 

@@ -1,10 +1,12 @@
-"""What a text shows by itself: repetition, its language, a refusal. Pure."""
+"""What a text shows by itself: its variety, its language, a refusal. Pure."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
+
+from trainer.dataset.repetition import ngrams
 
 # Below it, short texts and code are taken for some rare language.
 SURE_OF_LANGUAGE = 0.9
@@ -25,16 +27,6 @@ REFUSAL = re.compile(
 )
 CHINESE_REFUSAL = re.compile(r"(抱歉|对不起).{0,12}(无法|不能)|作为(一个)?(人工智能|AI|语言模型)")
 BEGINNING = 160  # characters in which a refusal is looked for
-
-
-def ngrams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + size]) for start in range(len(words) - size + 1)]
-
-
-def repeated(words: Sequence[str]) -> float:
-    """The share of the 4-grams that occurred before; 0 for fewer than four words."""
-    found = ngrams(words, 4)
-    return 1 - len(set(found)) / len(found) if found else 0.0
 
 
 def distinct_pairs(texts: Sequence[Sequence[str]]) -> float:

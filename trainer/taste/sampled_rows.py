@@ -15,6 +15,7 @@ from typing import Any
 
 from storage.files.atomic import write_atomically
 from storage.settings import Settings
+from trainer.dataset.repetition import repeats_itself
 from trainer.dataset.selection import SAMPLED, is_vote
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.model.base_model import BaseModelSource
@@ -75,6 +76,7 @@ def sample_liked(
     waiting = dict(list(waiting.items())[: settings.sampled_prompts])
     prompts, replies = len(waiting), 0
     least = least_probability(taste.quality.liked / taste.quality.votes)
+    most = settings.max_repetition
     rows: list[TokenisedExample] = []
     for attempt in range(settings.sampled_replies):
         asked = list(waiting.values())
@@ -84,7 +86,7 @@ def sample_liked(
         replies += len(found)
         scores = taste.score(sampler.read(found, "sampled replies", log_probabilities=False))
         for row, reply, score in zip(asked, found, scores, strict=True):
-            if score >= least and reply.text.strip():
+            if score >= least and reply.text.strip() and not repeats_itself(reply.text, most):
                 rows.append(_liked(row, reply.text, reply.completion_ids))
                 del waiting[tuple(row.prompt_ids)]
         if not waiting or len(rows) >= missing:
