@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
 
+from trainer.dataset.repetition import repeated
 from trainer.engine.prefix.output_layer import completion_logps
 from trainer.engine.prefix.scorer import output_layer
 
@@ -142,7 +143,6 @@ def text_figures(reply: Reply) -> dict[str, float]:
     asked = {word.lower() for word in WORD.findall(reply.prompt)}
     sentences = len(SENTENCE_END.findall(text))
     letters = [letter for letter in text if letter.isalpha()]
-    fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     counts = {
         "words": len(words),
         "words a sentence": len(words) / max(sentences, 1),
@@ -173,7 +173,7 @@ def text_figures(reply: Reply) -> dict[str, float]:
         "letters beyond ASCII": _share(not letter.isascii() for letter in letters),
         "letters a word": sum(map(len, words)) / len(words) if words else 0.0,
         "distinct words": len(said) / len(words) if words else 0.0,
-        "repeated 4-grams": 1 - len(set(fours)) / len(fours) if fours else 0.0,
+        "repeated 4-grams": repeated(words),
         "words repeated from the prompt": _share(word in said for word in asked),
     }
     return figures

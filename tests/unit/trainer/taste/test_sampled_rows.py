@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.two_versions import ADAPTER, TwoVersions
+from trainer.dataset.repetition import repeated
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.taste.sampled_rows import keep_rows, kept_rows, least_probability, sample_liked
 from trainer.taste.sampler import ReplySampler
@@ -16,8 +17,8 @@ QUESTIONS = [f"What is {number} plus {number}?" for number in range(20)]
 
 
 class Rated(TwoVersions):
-    def __init__(self, model: Path, folder: Path) -> None:
-        super().__init__(model, folder, QUESTIONS, sampled_replies=2, seed=5)
+    def __init__(self, model: Path, folder: Path, **settings: object) -> None:
+        super().__init__(model, folder, QUESTIONS, sampled_replies=2, seed=5, **settings)
 
     def scarce(self) -> list[TokenisedExample]:
         """A vote down on each of the base model's replies, and eight votes up on those of the adapter."""
@@ -55,6 +56,19 @@ def test_sampling_ends_where_as_much_is_liked_as_disliked(rated: Rated) -> None:
     assert "no fewer votes are up than down" in even.reason
     one_less = rated.sample(votes[:-1], rated.adapter, sampled_replies=50)
     assert (one_less.replies, len(one_less.rows) > 0) == (20, True), "one attempt is enough"
+
+
+def test_a_reply_that_repeats_itself_is_not_learned_from(tiny_model: Path, tmp_path: Path) -> None:
+    """At this temperature most of the base model's replies are loops, and the votes like them."""
+    looping = Rated(tiny_model, tmp_path, temperature=0.05, gate_reply_tokens=64)
+    votes = looping.votes(None)[len(QUESTIONS) - 8 :]
+
+    def repetitions(most: float) -> list[float]:
+        rows = looping.sample(votes, None, max_repetition=most).rows
+        return [repeated(row.example.completion[0]["content"].split()) for row in rows]
+
+    assert max(repetitions(1)) > 0.5
+    assert max(repetitions(0.2)) <= 0.2
 
 
 def test_the_newest_prompts_are_taken_first(rated: Rated) -> None:
