@@ -27,6 +27,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-6,
         "max_weight": 1.0,
         "sampled_prompts": 0,
+        "max_repetition": 1,
     },  # KTOConfig's default rate
     "sft on liked": {},
 }
@@ -135,6 +136,8 @@ class Bench:
     def train(self, name: str) -> Path:
         from storage.examples.weights import class_weights
         from trainer.adapters.tuning_modes import load_for_training
+        from trainer.dataset.repetition import without_repetition
+        from trainer.dataset.tokenise import LeftOut
         from trainer.engine import kto
 
         folder = self.folder / name.replace(" ", "-")
@@ -144,7 +147,8 @@ class Bench:
         if name == "sft on liked":
             trained = self.fine_tune(model, tokenizer, settings, folder)
         else:
-            rows = [*self.rows, *self.sampled(settings)]
+            rows = without_repetition(self.rows, LeftOut(), settings.max_repetition)
+            rows += self.sampled(settings, rows)
             ups = sum(row.label for row in rows)
             weights = class_weights(ups, len(rows) - ups, settings.max_weight)
             trained, _ = kto.train(
@@ -156,13 +160,13 @@ class Bench:
         kto.save_adapter(trained, folder / "adapter", base_model=self.source.name)
         return folder / "adapter"
 
-    def sampled(self, settings: Any) -> list[Any]:
+    def sampled(self, settings: Any, rows: list[Any]) -> list[Any]:
         """The rows that a run would add to the votes."""
         from trainer.taste.sampled_rows import sample_liked
 
         if not settings.sampled_prompts:
             return []
-        return sample_liked(self.source, None, self.rows, settings=settings, report=lambda _state: None).rows
+        return sample_liked(self.source, None, rows, settings=settings, report=lambda _state: None).rows
 
     def fine_tune(self, model: Any, tokenizer: Any, settings: Any, folder: Path) -> Any:
         """TRL's supervised fine-tuning on the liked replies, with our rate, rank and batches."""
