@@ -185,6 +185,9 @@ class TrainingSettings(BaseSettings):
     gate_prompts: int = RunField(40, ge=0)
     """Prompts to which the gate samples replies of each version, to judge what people would read. 0: none,
     and a version that is not worse on held-out votes is deployed."""
+    gate_seconds: float = RunField(0, ge=0)
+    """About how long the gate may take to sample replies: it then replies to fewer prompts, at least 8, and
+    leaves out smaller strengths. 0: as long as it takes."""
     gate_reply_tokens: int = RunField(256, ge=8)
     """Longest reply that the gate samples, in tokens; THUMBLOOP_MAX_NEW_TOKENS, if that is less."""
     gate_confidence: float = RunField(0.9, gt=0.5, lt=1)

@@ -5,7 +5,8 @@ what the learned taste makes of them, and whether the text has suffered.
 """
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from trainer.gate.general import read_general
 from trainer.gate.prompts import gate_prompts
 from trainer.judge.asking import ask_preference
 from trainer.model.base_model import BaseModelSource
-from trainer.taste.features import KnownFeatures
+from trainer.taste.features import KnownFeatures, Reply
 from trainer.taste.sampler import ReplySampler, Report, called
 from trainer.taste.taste import Abstention
 
 log = logging.getLogger(__name__)
 
 CANDIDATE, DEPLOYED = "candidate", "deployed"
+# With a budget, these prompts are replied to first, to know how long one takes; no fewer are judged.
+FIRST = 8
 
 
 def judge_sampled(
@@ -55,11 +58,13 @@ def sample_versions(
     settings: Settings,
     report: Report,
     known: KnownFeatures | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> ReplyEvidence:
     """Learn the taste of all `votes`, sample replies to held-out prompts and general ones, choose a strength.
 
     `candidate` and `deployed` are folders of verified adapters; None is the base model. The search goes
-    from the largest strength down and ends at the first that is good enough. `known` is that of
+    from the largest strength down and ends at the first that is good enough. Within `gate_seconds` by
+    `clock`, fewer prompts are replied to, and smaller strengths are not tried. `known` is that of
     `ReplySampler.learn`.
     """
     adapters = {CANDIDATE: candidate} | ({DEPLOYED: deployed} if deployed else {})
@@ -77,9 +82,18 @@ def sample_versions(
     log.info("%s", taste.reason if isinstance(taste, Abstention) else taste.sentence)
 
     texts: dict[tuple[str | None, float], list[str]] = {}
+    began, budget = clock(), settings.gate_seconds
+    first: list[Reply] = []
+    if budget and len(prompts) > FIRST:
+        first = sampler.sample(prompts[:FIRST], None)
+        versions = 3 if deployed else 2  # with the base model and the largest strength
+        affordable = int(FIRST * budget / versions / max(clock() - began, 1e-9))
+        if affordable < len(prompts):
+            prompts = prompts[: max(FIRST, affordable)]
+            log.info("There is time for replies to %d prompts in %g s.", len(prompts), budget)
 
     def measure(name: str | None, strength: float = 1.0) -> Sampled:
-        replies = sampler.sample(prompts, name, strength=strength)
+        replies = sampler.sample(prompts, name, strength=strength) if name else base_replies()
         texts[name, strength] = [reply.text for reply in replies]
         features = sampler.read(replies, called(name))
         report({"phase": "reading general texts"})
@@ -92,10 +106,17 @@ def sample_versions(
             None if isinstance(taste, Abstention) else taste.score(features),
         )
 
+    def base_replies() -> list[Reply]:
+        rest = prompts[len(first) :]
+        return [*first, *sampler.sample(rest, None)] if rest else first
+
     base = measure(None)
     old = measure(DEPLOYED) if deployed else base
     found: dict[float, Sampled] = {}
     for strength in sorted(strengths, reverse=True):
+        if found and budget and clock() - began > budget:
+            log.info("There is no time for the strength %g.", strength)
+            break
         found[strength] = measure(CANDIDATE, strength)
         if is_good_enough(found[strength], old, base, settings):
             break  # less would be less of what the votes ask for

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.support.two_versions import ADAPTER, TwoVersions
 from trainer.gate.comparison import HARMS
 from trainer.gate.decision import Verdict
 from trainer.gate.prompts import general_prompts
-from trainer.gate.replies import judge_sampled
+from trainer.gate.replies import judge_sampled, sample_versions
 from trainer.gate.strength import scale_adapter
 
 STRENGTHS = [1.0]
@@ -46,6 +47,25 @@ def test_the_version_that_people_like_is_told_from_the_other(
     assert verdict.outcome == outcome, verdict.reason
     assert strength == 1.0
     assert verdict.measures["replies"]["taste"]["quality"]["votes"] == 60
+
+
+@pytest.mark.parametrize(("budget", "prompts", "strengths"), [(0, 30, 2), (60, 24, 2), (15, 8, 1)])
+def test_a_budget_bounds_prompts_and_strengths(
+    versions: Versions, budget: float, prompts: int, strengths: int
+) -> None:
+    """The clock goes on by 10 s whenever it is read: the first eight prompts take 10 s."""
+    votes = versions.votes(None)  # the candidate's replies are disliked at every strength
+    evidence = sample_versions(
+        *(versions.source, versions.adapter, None),
+        strengths=[0.5, 1.0],
+        votes=votes,
+        held_out=votes[:5],
+        settings=versions.settings.model_copy(update={"gate_seconds": budget}),
+        report=versions.report,
+        clock=count(0, 10).__next__,
+    )
+    assert {len(one.words) for one in (evidence.base, *evidence.candidates.values())} == {prompts}
+    assert list(evidence.candidates) == [1.0, 0.5][:strengths]
 
 
 def test_too_few_votes_leave_the_decision_to_an_admin(versions: Versions) -> None:
