@@ -2,10 +2,10 @@
 
 The base model replies to the shipped prompts, and a taste rates the replies (some votes are wrong). Adapters
 are trained on true votes, on flipped ones and on random ones; one is over-trained, one on replies that repeat
-themselves, and one on votes for replies without an end. Then, for each seed,
-other votes are drawn, true and random ones, the taste is learned from them, and the gate judges replies of
-each adapter by it. Beside it stands what the gate says without replies (THUMBLOOP_GATE_PROMPTS=0): it deploys
-what is not worse on held-out votes.
+themselves, and one on votes for replies without an end. Then, for each seed, other votes are drawn, true and
+random ones, the taste is learned from them, and the gate judges replies of each adapter by it. Beside it
+stands what the gate says without replies (THUMBLOOP_GATE_PROMPTS=0): it deploys what is not worse on held-out
+votes.
 """
 
 import argparse

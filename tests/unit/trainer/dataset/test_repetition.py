@@ -45,8 +45,8 @@ def split(model: Path, folder: Path, **changes: float) -> Split:
 
 def test_liked_replies_that_repeat_themselves_are_left_out(tmp_path: Path, tiny_model: Path) -> None:
     found = split(tiny_model, tmp_path)
-    left = {row.example.message_id.rstrip("0123456789") for row in (*found.training, *found.held_out)}
-    assert left == {"disliked", "plain", "written"}
+    kept = {row.example.message_id.rstrip("0123456789") for row in (*found.training, *found.held_out)}
+    assert kept == {"disliked", "plain", "written"}
     (line,) = found.dropped.lines()
     assert line.startswith("Left out 10, because a liked reply that repeats more than 20% of its 4-grams")
 
