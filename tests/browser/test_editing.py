@@ -1,6 +1,7 @@
 """A message of one's own is edited on the chat page, and what is in the box outlives a reload."""
 
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -176,6 +177,23 @@ def test_message_that_the_server_did_not_get_comes_back(live_server: LiveServer,
     page.get_by_role("button", name="Send").click()
     expect(texts(page)).to_have_text(["Before", "Never got there, and typed on"])
     expect(box(page)).to_have_value("")
+
+
+def test_message_sent_after_the_server_was_lost_amid_a_reply_is_said_to_stay(
+    start_server: StartServer, talkative_model: Path, open_page: OpenPage
+) -> None:
+    """Gradio knows that the server is gone, and does not even try to send."""
+    server = start_server(model=talkative_model, max_new_tokens=800)
+    page = open_page(server.url)
+    send(page, "Hello")
+    wait_for_text(page)
+    server.kill()
+    expect(page.get_by_text("Connection to the server was lost")).to_be_visible()
+    expect(page.locator("#tl-notice")).not_to_contain_text("this was not sent")
+    box(page).fill("And another")
+    box(page).press("Enter")
+    expect(page.locator("#tl-notice")).to_contain_text("this was not sent")
+    expect(box(page)).to_have_value("And another")
 
 
 def test_message_that_arrived_does_not_come_back(chat_server: LiveServer, open_page: OpenPage) -> None:

@@ -20,6 +20,9 @@ from tests.support.chatting import (
 from tests.support.live_server import LiveServer, StartServer, wait_until
 
 HEIGHT = "box => box.scrollHeight"
+# Notes whether the last press was on "Say more…".
+WATCH_PRESSES = """addEventListener(
+  'pointerdown', ({ target }) => { window.hit = !!target.closest('[data-more]'); }, true)"""
 
 
 def stored_vote(page: Page, server: LiveServer, reply: int = -1) -> dict[str, Any]:
@@ -55,6 +58,17 @@ def middle(shown: Locator) -> tuple[float, float]:
     box = shown.bounding_box()
     assert box is not None
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def hold(page: Page, more: Locator) -> None:
+    """Hold the pointer down on it, though the transcript may have moved it away just before."""
+    page.evaluate(WATCH_PRESSES)
+    more.hover()
+    page.mouse.down()
+    while not page.evaluate("window.hit"):
+        page.mouse.up()
+        more.hover()
+        page.mouse.down()
 
 
 DESKTOP_AND_PHONE = pytest.mark.parametrize("page", ["desktop", "phone"], indirect=True)
@@ -180,8 +194,7 @@ def test_a_vote_is_shown_as_cast_while_the_next_reply_streams(
     thumb(page, "Like", 0).click()
     expect_vote(page, True, 0)
     more = page.get_by_role("button", name="Say more…").first
-    more.hover()
-    page.mouse.down()
+    hold(page, more)
     place, height = more.bounding_box(), page.locator(".bubble-wrap").evaluate(HEIGHT)
     wait_until(lambda: page.locator(".bubble-wrap").evaluate(HEIGHT) > height)
     assert more.bounding_box() == place, "the transcript follows the reply again once the button is let go"

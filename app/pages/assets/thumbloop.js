@@ -8,17 +8,31 @@
   signedOut.innerHTML = `<form method="dialog"><p>@@signed_out@@</p>
     <div><button class="tl-button">@@close@@</button><a class="tl-button tl-main" autofocus>@@sign_in_again@@</a></div></form>`;
 
+  // Gradio that has lost the server sends nothing until it reaches it again and reloads the page: "app_id" is what it
+  // asks meanwhile. What was to be sent and did not get there is said.
+  let [wanted, lost] = [false, false];
+  const tell = () => {
+    const notice = document.getElementById("tl-notice");
+    if (wanted && lost && notice) notice.innerHTML = '<p class="tl-alert" role="alert">@@not_sent@@</p>';
+  };
+  const want = () => {
+    wanted = true;
+    tell();
+  };
+  const pressed = () => document.querySelector("#tl-box textarea").value.trim() && want();
+
   // A session can end while its page is open. Gradio would cover the page with "Error", so its request never ends.
   const ask = window.fetch;
   window.fetch = async (...request) => {
+    const [address, joins] = [String(request[0]), String(request[0]).includes("queue/join")];
+    const asked = joins && !String(request[1]?.body).includes('"quiet":true');
     const response = await ask(...request).catch((error) => {
-      const notice = document.getElementById("tl-notice"); // until Gradio reaches the server again and reloads the page
-      const quiet = String(request[1]?.body).includes('"quiet":true');
-      if (notice && !quiet && String(request[0]).includes("queue/join")) {
-        notice.innerHTML = '<p class="tl-alert" role="alert">@@not_sent@@</p>';
-      }
+      lost ||= joins || address.includes("gradio_api/app_id");
+      if (asked) want();
+      else tell();
       throw error;
     });
+    if (asked) wanted = false;
     if (response.status !== 401) return response;
     signedOut.querySelector("a").href = location.pathname + location.search;
     document.body.append(signedOut);
@@ -63,6 +77,7 @@
   document.addEventListener("click", (event) => {
     const target = event.target instanceof Element ? event.target : null;
     const copied = target?.closest("[data-copy], [data-copy-from]");
+    if (target?.closest("#tl-send")) pressed();
     if (copied) {
       copy(copied);
     } else if (target?.closest("[data-drawer]")) {
@@ -74,5 +89,6 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") drawer(false);
+    if (event.key === "Enter" && !event.shiftKey && event.target.matches("#tl-box textarea")) pressed();
   });
 })();
