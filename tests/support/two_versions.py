@@ -27,14 +27,21 @@ class TwoVersions:
 
     def votes(self, liked: str | None) -> list[TokenisedExample]:
         """Votes on a reply of both versions to each question; those of `liked`, None for the base, are up."""
-        sampler = ReplySampler(self.source, {ADAPTER: self.adapter}, self.settings, self.report)
-        asked = [[{"role": "user", "content": question}] for question in self.questions]
-        prompts = [Prompt(one, prompt_ids(sampler.tokenizer, one)) for one in asked]
+        sampler = self.sampler()
         return [
             rated_reply(reply, name == liked, chat=f"{name} {number}")
             for name in (None, ADAPTER)
-            for number, reply in enumerate(sampler.sample(prompts, name, seed=100))
+            for number, reply in enumerate(sampler.sample(self.prompts(sampler), name, seed=100))
         ]
+
+    def sampler(self, processes: int | None = None) -> ReplySampler:
+        return ReplySampler(
+            self.source, {ADAPTER: self.adapter}, self.settings, self.report, processes=processes
+        )
+
+    def prompts(self, sampler: ReplySampler) -> list[Prompt]:
+        asked = [[{"role": "user", "content": question}] for question in self.questions]
+        return [Prompt(one, prompt_ids(sampler.tokenizer, one)) for one in asked]
 
     def report(self, state: dict[str, object]) -> None:
         self.phases.append(str(state["phase"]))

@@ -137,6 +137,13 @@ def is_good_enough(new: Sampled, old: Sampled, base: Sampled, settings: Settings
     return probability_better(new.taste, old.taste) >= settings.gate_confidence
 
 
+def is_open(new: Sampled, old: Sampled, base: Sampled, settings: Settings) -> bool:
+    """Whether replies do no harm, and the taste says neither that they are better nor that they are worse."""
+    if new.taste is None or old.taste is None or find_harms(new, base, settings):
+        return False
+    return 1 - settings.gate_confidence < probability_better(new.taste, old.taste) < settings.gate_confidence
+
+
 def choose_strength(candidates: dict[float, Sampled], base: Sampled, settings: Settings) -> float:
     """The strength whose replies the taste likes best, of those that do no harm; 0 if all do.
 

@@ -6,7 +6,9 @@ what the learned taste makes of them, and whether the text has suffered.
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,22 @@ from storage.errors import InvalidInput
 from storage.examples.filters import is_judged
 from storage.settings import Settings
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.gate.comparison import Sampled, choose_strength, is_good_enough, sampled
+from trainer.gate.comparison import General, Sampled, choose_strength, is_good_enough, is_open, sampled
 from trainer.gate.decision import ReplyEvidence, Verdict, judge_replies
 from trainer.gate.general import read_general
 from trainer.gate.prompts import gate_prompts
 from trainer.judge.asking import ask_preference
 from trainer.model.base_model import BaseModelSource
-from trainer.taste.features import KnownFeatures, Reply
-from trainer.taste.sampler import ReplySampler, Report, called
-from trainer.taste.taste import Abstention
+from trainer.taste.features import Features, KnownFeatures, Reply
+from trainer.taste.sampler import Prompt, ReplySampler, Report, called
+from trainer.taste.taste import Abstention, Taste
 
 log = logging.getLogger(__name__)
 
 CANDIDATE, DEPLOYED = "candidate", "deployed"
 # With a budget, these prompts are replied to first, to know how long one takes; no fewer are judged.
 FIRST = 8
+Version = tuple[str | None, float]  # the name of an adapter, None for the base model, and its strength
 
 
 def judge_sampled(
@@ -63,75 +66,106 @@ def sample_versions(
     """Learn the taste of all `votes`, sample replies to held-out prompts and general ones, choose a strength.
 
     `candidate` and `deployed` are folders of verified adapters; None is the base model. The search goes
-    from the largest strength down and ends at the first that is good enough. Within `gate_seconds` by
-    `clock`, fewer prompts are replied to, and smaller strengths are not tried. `known` is that of
-    `ReplySampler.learn`.
+    from the largest strength down and ends at the first that is good enough. Where one may be better or
+    worse, it goes on with up to `gate_max_prompts` prompts. Within `gate_seconds` by `clock`, fewer prompts
+    are replied to, and smaller strengths are not tried. `known` is that of `ReplySampler.learn`.
     """
     adapters = {CANDIDATE: candidate} | ({DEPLOYED: deployed} if deployed else {})
-    sampler = ReplySampler(source, adapters, settings, report)
-    prompts = gate_prompts(
-        held_out,
-        sampler.tokenizer,
-        count=settings.gate_prompts,
-        longest=sampler.longest_prompt,
-        system_prompt=settings.system_prompt,
-    )
-    taste = sampler.learn(
-        [row for row in votes if settings.judge_in_gate or not is_judged(row.example.origin)], known
-    )
-    log.info("%s", taste.reason if isinstance(taste, Abstention) else taste.sentence)
+    with ReplySampler(source, adapters, settings, report) as sampler:
+        taste = sampler.learn(
+            [row for row in votes if settings.judge_in_gate or not is_judged(row.example.origin)], known
+        )
+        log.info("%s", taste.reason if isinstance(taste, Abstention) else taste.sentence)
+        prompts = gate_prompts(
+            held_out,
+            sampler.tokenizer,
+            count=max(settings.gate_prompts, settings.gate_max_prompts),
+            longest=sampler.longest_prompt,
+            system_prompt=settings.system_prompt,
+        )
+        versions = _Versions(sampler, prompts, taste)
+        began, budget = clock(), settings.gate_seconds
 
-    texts: dict[tuple[str | None, float], list[str]] = {}
-    began, budget = clock(), settings.gate_seconds
-    first: list[Reply] = []
-    if budget and len(prompts) > FIRST:
-        first = sampler.sample(prompts[:FIRST], None)
-        versions = 3 if deployed else 2  # with the base model and the largest strength
-        affordable = int(FIRST * budget / versions / max(clock() - began, 1e-9))
-        if affordable < len(prompts):
-            prompts = prompts[: max(FIRST, affordable)]
-            log.info("There is time for replies to %d prompts in %g s.", len(prompts), budget)
+        def measure(name: str | None, strength: float = 1.0) -> Sampled:
+            return versions.measure(name, strength, number)
 
-    def measure(name: str | None, strength: float = 1.0) -> Sampled:
-        replies = sampler.sample(prompts, name, strength=strength) if name else base_replies()
-        texts[name, strength] = [reply.text for reply in replies]
-        features = sampler.read(replies, called(name))
-        report({"phase": "reading general texts"})
+        def is_over() -> bool:
+            return bool(budget) and clock() - began > budget
+
+        if budget and len(prompts) > FIRST:
+            versions.sample(None, 1.0, FIRST)
+            compared = 3 if deployed else 2  # with the base model and the largest strength
+            affordable = int(FIRST * budget / compared / max(clock() - began, 1e-9))
+            if affordable < len(prompts):
+                prompts = prompts[: max(FIRST, affordable)]
+                log.info("There is time for replies to %d prompts in %g s.", len(prompts), budget)
+
+        number = min(settings.gate_prompts, len(prompts))
+        base, old = measure(None), measure(DEPLOYED if deployed else None)
+        found: dict[float, Sampled] = {}
+        for strength in sorted(strengths, reverse=True):
+            if found and is_over():
+                log.info("There is no time for the strength %g.", strength)
+                break
+            found[strength] = measure(CANDIDATE, strength)
+            more = len(prompts) - number
+            if more and is_open(found[strength], old, base, settings) and not is_over():
+                log.info("Replies to %d prompts leave it open; there are %d more.", number, more)
+                number = len(prompts)
+                base, old = measure(None), measure(DEPLOYED if deployed else None)
+                found = {one: measure(CANDIDATE, one) for one in found}
+            if is_good_enough(found[strength], old, base, settings):
+                break  # less would be less of what the votes ask for
+        strength = choose_strength(found, base, settings)
+        log.info("Strength %g of %s.", strength, ", ".join(f"{one:g}" for one in strengths))
+    evidence = ReplyEvidence(base, old, found, strength, taste)
+    if not settings.gate_judge or not strength:
+        return evidence
+    try:
+        judge = ask_preference(
+            settings.gate_judge,
+            [prompt.messages for prompt in prompts[:number]],
+            versions.texts(CANDIDATE, strength),
+            versions.texts(DEPLOYED if deployed else None, 1.0),
+            lambda done: report({"phase": "asking the judge", "step": done, "steps": number}),
+        )
+    except InvalidInput as error:  # such as a key that stands in a variable which is not set
+        log.warning("The judge was not asked: %s", error.message)
+        return evidence
+    return replace(evidence, judge=judge)
+
+
+class _Versions:
+    """Replies of versions, at a strength, to the first of the prompts; each is sampled and read once."""
+
+    def __init__(self, sampler: ReplySampler, prompts: Sequence[Prompt], taste: Taste | Abstention) -> None:
+        self.sampler, self.prompts, self.taste = sampler, prompts, taste
+        self._replies: dict[Version, list[Reply]] = defaultdict(list)
+        self._features: dict[Version, list[Features]] = defaultdict(list)
+        self._general: dict[Version, General] = {}
+
+    def sample(self, name: str | None, strength: float, number: int) -> list[Reply]:
+        """The replies to the first `number` prompts."""
+        found = self._replies[name, strength]
+        missing = self.prompts[len(found) : number]
+        found += self.sampler.sample(missing, name, strength=strength, first=len(found))
+        return found
+
+    def measure(self, name: str | None, strength: float, number: int) -> Sampled:
+        version = name, strength
+        replies, features = self.sample(*version, number), self._features[version]
+        features += self.sampler.read(replies[len(features) :], called(name))
+        if version not in self._general:
+            self.sampler.report({"phase": "reading general texts"})
+            self._general[version] = read_general(self.sampler, name, strength=strength)
         return sampled(
-            [prompt.text for prompt in prompts],
-            texts[name, strength],
+            [prompt.text for prompt in self.prompts[:number]],
+            self.texts(*version),
             [reply.finished for reply in replies],
             [one.log_probability for one in features],
-            read_general(sampler, name, strength=strength),
-            None if isinstance(taste, Abstention) else taste.score(features),
+            self._general[version],
+            None if isinstance(self.taste, Abstention) else self.taste.score(features),
         )
 
-    def base_replies() -> list[Reply]:
-        rest = prompts[len(first) :]
-        return [*first, *sampler.sample(rest, None)] if rest else first
-
-    base = measure(None)
-    old = measure(DEPLOYED) if deployed else base
-    found: dict[float, Sampled] = {}
-    for strength in sorted(strengths, reverse=True):
-        if found and budget and clock() - began > budget:
-            log.info("There is no time for the strength %g.", strength)
-            break
-        found[strength] = measure(CANDIDATE, strength)
-        if is_good_enough(found[strength], old, base, settings):
-            break  # less would be less of what the votes ask for
-    strength = choose_strength(found, base, settings)
-    log.info("Strength %g of %s.", strength, ", ".join(f"{one:g}" for one in strengths))
-    judge = None
-    if settings.gate_judge and strength:
-        try:
-            judge = ask_preference(
-                settings.gate_judge,
-                [prompt.messages for prompt in prompts],
-                texts[CANDIDATE, strength],
-                texts[DEPLOYED if deployed else None, 1.0],
-                lambda done: report({"phase": "asking the judge", "step": done, "steps": len(prompts)}),
-            )
-        except InvalidInput as error:  # such as a key that stands in a variable which is not set
-            log.warning("The judge was not asked: %s", error.message)
-    return ReplyEvidence(base, old, found, strength, taste, judge)
+    def texts(self, name: str | None, strength: float) -> list[str]:
+        return [reply.text for reply in self._replies[name, strength]]

@@ -13,7 +13,7 @@ from trainer.generation.trial import try_model
 
 # More replies at once share the reading of the weights. More than this gained nothing for the default model.
 AT_ONCE = 32
-SEEDS = 1_000_000  # more than the prompts of one call
+SEEDS = 1_000_000  # more than there are places
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ def generate_replies(
     top_p: float,
     max_new_tokens: int,
     seed: int,
+    first: int = 0,
     progress: Callable[[int], None] = lambda _done: None,
     at_once: int = AT_ONCE,
 ) -> list[SampledReply]:
     """A reply to each prompt, in the order of the prompts.
 
-    The draws of a reply depend on the seed and its place alone, and not on the other replies. `progress`
+    The draws of a reply depend on the seed and its place alone, and not on the other replies; `first` is the
+    place of the first prompt. `progress`
     receives the number of replies that have ended, and may raise to stop. Raises RuntimeError if the model
     fails.
     """
@@ -64,7 +66,7 @@ def generate_replies(
         while len(found) < len(prompts):
             while waiting and len(prompts) - len(found) - len(waiting) < at_once:
                 place = waiting[0]
-                sampler = Sampler(temperature, top_p, seed * SEEDS + place)
+                sampler = Sampler(temperature, top_p, seed * SEEDS + first + place)
                 if not engine.submit(str(place), prompts[place], max_new_tokens, sampler):
                     break
                 del waiting[0]

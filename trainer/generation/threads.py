@@ -13,11 +13,14 @@ SMALL_MATRIX = 4_000_000
 SMALL_PRODUCT = 32_000_000
 
 
+# Tests train models of fewer weights, whose replies are there sooner than a second process.
+TINY_MATRIX = 200_000
+MOST_PROCESSES = 4  # each holds the model
+
+
 def limit_threads(model: Any, available: int = AVAILABLE_THREADS) -> None:
     """Make a small model on the CPU use one thread per forward pass, unless the pass has many tokens."""
-    config = model.config.get_text_config()
-    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    weights = int(config.hidden_size * wide)
+    weights = _largest_matrix(model)
 
     def choose(_model: Any, _arguments: Any, inputs: dict[str, Any]) -> None:
         needed = 1 if inputs["input_ids"].numel() <= SMALL_PRODUCT // weights else available
@@ -26,3 +29,15 @@ def limit_threads(model: Any, available: int = AVAILABLE_THREADS) -> None:
 
     if model.device.type == "cpu" and weights < SMALL_MATRIX and available > 1:
         model.register_forward_pre_hook(choose, with_kwargs=True)
+
+
+def useful_processes(model: Any, available: int = AVAILABLE_THREADS) -> int:
+    """In how many processes to sample many replies: more than one where each keeps one CPU core busy."""
+    small = model.device.type == "cpu" and TINY_MATRIX <= _largest_matrix(model) < SMALL_MATRIX
+    return min(available, MOST_PROCESSES) if small else 1
+
+
+def _largest_matrix(model: Any) -> int:
+    config = model.config.get_text_config()
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return int(config.hidden_size * wide)

@@ -84,15 +84,15 @@ class PointMaker:
             self.check()
             progress(state)
 
-        sampler = ReplySampler(self.source, adapters, self.settings, report)
-        prompts = gate_prompts(
-            self.split.held_out,
-            sampler.tokenizer,
-            count=self.settings.gate_prompts,
-            longest=sampler.longest_prompt,
-            system_prompt=self.settings.system_prompt,
-        )
-        replies = sampler.sample(prompts, POINT if adapter else None)
+        with ReplySampler(self.source, adapters, self.settings, report) as sampler:
+            prompts = gate_prompts(
+                self.split.held_out,
+                sampler.tokenizer,
+                count=self.settings.gate_prompts,
+                longest=sampler.longest_prompt,
+                system_prompt=self.settings.system_prompt,
+            )
+            replies = sampler.sample(prompts, POINT if adapter else None)
         ratings = rate_replies(
             self.judge,
             [prompt.messages for prompt in prompts],

@@ -64,33 +64,35 @@ def sample_liked(
         return SampledRows(
             [], 0, 0, "No replies were sampled to learn from: no fewer votes are up than down."
         )
-    sampler = ReplySampler(source, {DEPLOYED: deployed} if deployed else {}, settings, report)
-    taste = sampler.learn(votes, known)
-    if isinstance(taste, Abstention):
-        return SampledRows([], 0, 0, f"No replies were sampled to learn from. {taste.reason}")
-    waiting = {
-        tuple(row.prompt_ids): row
-        for row in reversed(votes)  # newest first
-        if is_vote(row.example) and len(row.prompt_ids) <= sampler.longest_prompt
-    }
-    waiting = dict(list(waiting.items())[: settings.sampled_prompts])
-    prompts, replies = len(waiting), 0
-    least = least_probability(taste.quality.liked / taste.quality.votes)
-    most = settings.max_repetition
-    rows: list[TokenisedExample] = []
-    for attempt in range(settings.sampled_replies):
-        asked = list(waiting.values())
-        # Seeds other than that of the gate, which samples replies of the same version.
-        seed = settings.seed + 1 + attempt
-        found = sampler.sample([Prompt.of(row) for row in asked], DEPLOYED if deployed else None, seed=seed)
-        replies += len(found)
-        scores = taste.score(sampler.read(found, "sampled replies", log_probabilities=False))
-        for row, reply, score in zip(asked, found, scores, strict=True):
-            if score >= least and reply.text.strip() and not repeats_itself(reply.text, most):
-                rows.append(_liked(row, reply.text, reply.completion_ids))
-                del waiting[tuple(row.prompt_ids)]
-        if not waiting or len(rows) >= missing:
-            break
+    with ReplySampler(source, {DEPLOYED: deployed} if deployed else {}, settings, report) as sampler:
+        taste = sampler.learn(votes, known)
+        if isinstance(taste, Abstention):
+            return SampledRows([], 0, 0, f"No replies were sampled to learn from. {taste.reason}")
+        waiting = {
+            tuple(row.prompt_ids): row
+            for row in reversed(votes)  # newest first
+            if is_vote(row.example) and len(row.prompt_ids) <= sampler.longest_prompt
+        }
+        waiting = dict(list(waiting.items())[: settings.sampled_prompts])
+        prompts, replies = len(waiting), 0
+        least = least_probability(taste.quality.liked / taste.quality.votes)
+        most = settings.max_repetition
+        rows: list[TokenisedExample] = []
+        for attempt in range(settings.sampled_replies):
+            asked = list(waiting.values())
+            # Seeds other than that of the gate, which samples replies of the same version.
+            seed = settings.seed + 1 + attempt
+            found = sampler.sample(
+                [Prompt.of(row) for row in asked], DEPLOYED if deployed else None, seed=seed
+            )
+            replies += len(found)
+            scores = taste.score(sampler.read(found, "sampled replies", log_probabilities=False))
+            for row, reply, score in zip(asked, found, scores, strict=True):
+                if score >= least and reply.text.strip() and not repeats_itself(reply.text, most):
+                    rows.append(_liked(row, reply.text, reply.completion_ids))
+                    del waiting[tuple(row.prompt_ids)]
+            if not waiting or len(rows) >= missing:
+                break
     reason = (
         f"{counted(len(rows), 'sampled reply', 'sampled replies')} of {replies} that people would like "
         f"(probability {least:.2f} or more), to {counted(prompts, 'prompt')}."

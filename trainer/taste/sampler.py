@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from peft import PeftModel
@@ -15,12 +16,15 @@ from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.fast.layers import is_vanilla
 from trainer.engine.fast.lora import lora_forward
 from trainer.generation.replies import generate_replies
-from trainer.generation.threads import limit_threads
+from trainer.generation.threads import limit_threads, useful_processes
 from trainer.model.base_model import BaseModelSource, end_ids, load_model
 from trainer.taste.features import Features, KnownFeatures, Reply, read_features
+from trainer.taste.sampling_workers import SamplingWorker
 from trainer.taste.taste import Abstention, Taste, learn_taste
 
 Report = Callable[[dict[str, object]], None]
+
+LEAST = 8  # replies for which another process is worth while
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,31 @@ class Prompt:
         return self.messages[-1]["content"] if self.messages else ""
 
 
+@dataclass(frozen=True)
+class Share:
+    """The prompts that one process replies to; the arguments of `ReplySampler.sample`."""
+
+    prompts: Sequence[Prompt]
+    name: str | None
+    strength: float
+    seed: int
+    first: int
+
+
 class ReplySampler:
     """The base model with adapters by name. `adapters` are folders of verified adapters.
 
-    `report` receives the progress, and may raise to stop.
+    `report` receives the progress, and may raise to stop. A small model on a CPU samples in several
+    `processes`, by default as many as help; close it to end the others.
     """
 
     def __init__(
-        self, source: BaseModelSource, adapters: dict[str, Path], settings: Settings, report: Report
+        self,
+        source: BaseModelSource,
+        adapters: dict[str, Path],
+        settings: Settings,
+        report: Report,
+        processes: int | None = None,
     ) -> None:
         self.base, self.tokenizer = load_model(source)
         self.model = self.base
@@ -67,6 +88,16 @@ class ReplySampler:
         self.settings, self.report = settings, report
         self.longest_reply = min(settings.max_new_tokens, settings.gate_reply_tokens)
         self.longest_prompt = source.max_context - self.longest_reply
+        others = (processes or useful_processes(self.base)) - 1
+        make = partial(ReplySampler, source, adapters, settings, _ignore, processes=1)
+        self.workers = [SamplingWorker(make) for _ in range(others)]
+
+    def __enter__(self) -> "ReplySampler":
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        for worker in self.workers:
+            worker.end()
 
     def learn(
         self, votes: Sequence[TokenisedExample], known: KnownFeatures | None = None
@@ -94,22 +125,47 @@ class ReplySampler:
         return learn_taste(features, [row.label for row in votes], [row.chat_id for row in votes])
 
     def sample(
-        self, prompts: Sequence[Prompt], name: str | None, *, strength: float = 1.0, seed: int | None = None
+        self,
+        prompts: Sequence[Prompt],
+        name: str | None,
+        *,
+        strength: float = 1.0,
+        seed: int | None = None,
+        first: int = 0,
     ) -> list[Reply]:
         """A reply to each prompt, by an adapter at a strength, or by the base model without a name.
 
-        Equal seeds, by default that of the settings, give equal draws.
+        Equal seeds, by default that of the settings, give equal draws for the same place; `first` is that of
+        the first prompt.
         """
-        with self.version(name, strength):
+        seed = self.settings.seed if seed is None else seed
+        progress = self._progress(f"sampling {called(name)}", len(prompts))
+        count = max(1, min(1 + len(self.workers), len(prompts) // LEAST))
+        starts = [len(prompts) * one // count for one in range(count)]
+        own, *others = [
+            Share(prompts[start:end], name, strength, seed, first + start)
+            for start, end in pairwise([*starts, len(prompts)])
+        ]
+        begun = [worker.begin(share) for worker, share in zip(self.workers, others, strict=False)]
+        found = self.generate(own, lambda done: progress(done + sum(one.look() for one in begun)))
+        for worker, share in zip(begun, others, strict=True):
+            replies = worker.wait(lambda: progress(len(own.prompts) + sum(one.look() for one in begun)))
+            found += self.generate(share, _ignore) if replies is None else replies
+        return found
+
+    def generate(self, share: Share, progress: Callable[[int], None]) -> list[Reply]:
+        """The replies of a share, sampled in this process."""
+        with self.version(share.name, share.strength):
             found = generate_replies(
                 self.base,
-                [prompt.ids for prompt in prompts],
+                [prompt.ids for prompt in share.prompts],
                 end_ids=self.ends,
                 temperature=self.settings.temperature,
                 top_p=self.settings.top_p,
                 max_new_tokens=self.longest_reply,
-                seed=self.settings.seed if seed is None else seed,
-                progress=self._progress(f"sampling {called(name)}", len(prompts)),
+                seed=share.seed,
+                first=share.first,
+                progress=progress,
             )
         return [
             Reply(
@@ -119,7 +175,7 @@ class ReplySampler:
                 self.tokenizer.decode(reply.token_ids, skip_special_tokens=True),
                 reply.finished,
             )
-            for prompt, reply in zip(prompts, found, strict=True)
+            for prompt, reply in zip(share.prompts, found, strict=True)
         ]
 
     @contextmanager
@@ -140,6 +196,10 @@ class ReplySampler:
 
     def _progress(self, phase: str, steps: int) -> Callable[[int], None]:
         return lambda done: self.report({"phase": phase, "step": done, "steps": steps})
+
+
+def _ignore(_state: object) -> None:
+    """Progress that nobody watches."""
 
 
 def called(name: str | None) -> str:

@@ -25,7 +25,9 @@ class Versions(TwoVersions):
 
     def __init__(self, model: Path, folder: Path) -> None:
         harmless = {f"gate_{harm.name}_tolerance": 100 for harm in HARMS}
-        super().__init__(model, folder, general_prompts()[:30], gate_prompts=30, **harmless)
+        super().__init__(
+            model, folder, general_prompts()[:30], gate_prompts=30, gate_max_prompts=0, **harmless
+        )
 
     def judge(self, liked: str | None, **changes: Any) -> tuple[Verdict, float]:
         votes = changes.get("votes") or self.votes(liked)
@@ -66,6 +68,27 @@ def test_a_budget_bounds_prompts_and_strengths(
     )
     assert {len(one.words) for one in (evidence.base, *evidence.candidates.values())} == {prompts}
     assert list(evidence.candidates) == [1.0, 0.5][:strengths]
+
+
+@pytest.mark.parametrize(("strength", "prompts"), [(1.0, 10), (0.01, 30)])
+def test_more_prompts_are_replied_to_where_the_first_leave_it_open(
+    versions: Versions, strength: float, prompts: int
+) -> None:
+    """At a strength of 0.01 the candidate writes nearly what the base model does."""
+    counts = {"gate_prompts": 10, "gate_max_prompts": 30}
+    votes = versions.votes(ADAPTER)
+    given: dict[str, Any] = {
+        "strengths": [strength],
+        "votes": votes,
+        "held_out": votes,
+        "report": versions.report,
+    }
+    places = versions.source, versions.adapter, None
+    found = sample_versions(*places, settings=versions.settings.model_copy(update=counts), **given)
+    assert len(found.base.words) == len(found.candidates[strength].words) == prompts
+    if prompts == 30:  # sampled in two parts, and the same as at once
+        whole = sample_versions(*places, settings=versions.settings, **given)
+        assert (found.base.words == whole.base.words).all()
 
 
 def test_too_few_votes_leave_the_decision_to_an_admin(versions: Versions) -> None:
