@@ -23,7 +23,7 @@ from trainer.gate.prompts import gate_prompts
 from trainer.judge.asking import ask_preference
 from trainer.model.base_model import BaseModelSource
 from trainer.taste.features import Features, KnownFeatures, Reply
-from trainer.taste.sampler import Prompt, ReplySampler, Report, called
+from trainer.taste.sampler import Prompt, ReplySampler, Report, Share, called
 from trainer.taste.taste import Abstention, Taste
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ CANDIDATE, DEPLOYED = "candidate", "deployed"
 # With a budget, these prompts are replied to first, to know how long one takes; no fewer are judged.
 FIRST = 8
 Version = tuple[str | None, float]  # the name of an adapter, None for the base model, and its strength
+BASE: Version = (None, 1.0)
 
 
 def judge_sampled(
@@ -86,14 +87,11 @@ def sample_versions(
         versions = _Versions(sampler, prompts, taste)
         began, budget = clock(), settings.gate_seconds
 
-        def measure(name: str | None, strength: float = 1.0) -> Sampled:
-            return versions.measure(name, strength, number)
-
         def is_over() -> bool:
             return bool(budget) and clock() - began > budget
 
         if budget and len(prompts) > FIRST:
-            versions.sample(None, 1.0, FIRST)
+            versions.sample([BASE], FIRST)
             compared = 3 if deployed else 2  # with the base model and the largest strength
             affordable = int(FIRST * budget / compared / max(clock() - began, 1e-9))
             if affordable < len(prompts):
@@ -101,19 +99,24 @@ def sample_versions(
                 log.info("There is time for replies to %d prompts in %g s.", len(prompts), budget)
 
         number = min(settings.gate_prompts, len(prompts))
-        base, old = measure(None), measure(DEPLOYED if deployed else None)
+        old_version = (DEPLOYED, 1.0) if deployed else BASE
+        tried = [(CANDIDATE, strength) for strength in sorted(strengths, reverse=True)]
+        versions.sample([BASE, old_version, tried[0]], number)
+        base, old = (versions.measure(one, number) for one in (BASE, old_version))
         found: dict[float, Sampled] = {}
-        for strength in sorted(strengths, reverse=True):
+        for version in tried:
+            strength = version[1]
             if found and is_over():
                 log.info("There is no time for the strength %g.", strength)
                 break
-            found[strength] = measure(CANDIDATE, strength)
+            found[strength] = versions.measure(version, number)
             more = len(prompts) - number
             if more and is_open(found[strength], old, base, settings) and not is_over():
                 log.info("Replies to %d prompts leave it open; there are %d more.", number, more)
                 number = len(prompts)
-                base, old = measure(None), measure(DEPLOYED if deployed else None)
-                found = {one: measure(CANDIDATE, one) for one in found}
+                versions.sample([BASE, old_version, *tried[: len(found)]], number)
+                base, old = (versions.measure(one, number) for one in (BASE, old_version))
+                found = {one: versions.measure((CANDIDATE, one), number) for one in found}
             if is_good_enough(found[strength], old, base, settings):
                 break  # less would be less of what the votes ask for
         strength = choose_strength(found, base, settings)
@@ -125,8 +128,8 @@ def sample_versions(
         judge = ask_preference(
             settings.gate_judge,
             [prompt.messages for prompt in prompts[:number]],
-            versions.texts(CANDIDATE, strength),
-            versions.texts(DEPLOYED if deployed else None, 1.0),
+            versions.texts((CANDIDATE, strength)),
+            versions.texts(old_version),
             lambda done: report({"phase": "asking the judge", "step": done, "steps": number}),
         )
     except InvalidInput as error:  # such as a key that stands in a variable which is not set
@@ -144,28 +147,31 @@ class _Versions:
         self._features: dict[Version, list[Features]] = defaultdict(list)
         self._general: dict[Version, General] = {}
 
-    def sample(self, name: str | None, strength: float, number: int) -> list[Reply]:
-        """The replies to the first `number` prompts."""
-        found = self._replies[name, strength]
-        missing = self.prompts[len(found) : number]
-        found += self.sampler.sample(missing, name, strength=strength, first=len(found))
-        return found
+    def sample(self, versions: Sequence[Version], number: int) -> None:
+        """Let those versions reply to the first `number` prompts that have not done so."""
+        shares = {
+            one: Share(self.prompts[len(self._replies[one]) : number], *one, first=len(self._replies[one]))
+            for one in versions
+            if len(self._replies[one]) < number
+        }
+        for one, replies in zip(shares, self.sampler.sample_shares([*shares.values()]), strict=True):
+            self._replies[one] += replies
 
-    def measure(self, name: str | None, strength: float, number: int) -> Sampled:
-        version = name, strength
-        replies, features = self.sample(*version, number), self._features[version]
-        features += self.sampler.read(replies[len(features) :], called(name))
+    def measure(self, version: Version, number: int) -> Sampled:
+        self.sample([version], number)
+        replies, features = self._replies[version], self._features[version]
+        features += self.sampler.read(replies[len(features) :], called(version[0]))
         if version not in self._general:
             self.sampler.report({"phase": "reading general texts"})
-            self._general[version] = read_general(self.sampler, name, strength=strength)
+            self._general[version] = read_general(self.sampler, version[0], strength=version[1])
         return sampled(
             [prompt.text for prompt in self.prompts[:number]],
-            self.texts(*version),
+            self.texts(version),
             [reply.finished for reply in replies],
             [one.log_probability for one in features],
             self._general[version],
             None if isinstance(self.taste, Abstention) else self.taste.score(features),
         )
 
-    def texts(self, name: str | None, strength: float) -> list[str]:
-        return [reply.text for reply in self._replies[name, strength]]
+    def texts(self, version: Version) -> list[str]:
+        return [reply.text for reply in self._replies[version]]

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
@@ -15,8 +16,8 @@ from trainer.dataset.selection import is_vote
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.engine.fast.layers import is_vanilla
 from trainer.engine.fast.lora import lora_forward
-from trainer.generation.replies import generate_replies
-from trainer.generation.threads import limit_threads, useful_processes
+from trainer.generation.replies import AT_ONCE, generate_replies
+from trainer.generation.threads import AVAILABLE_THREADS, limit_threads, useful_processes
 from trainer.model.base_model import BaseModelSource, end_ids, load_model
 from trainer.taste.features import Features, KnownFeatures, Reply, read_features
 from trainer.taste.sampling_workers import SamplingWorker
@@ -46,13 +47,27 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Share:
-    """The prompts that one process replies to; the arguments of `ReplySampler.sample`."""
+    """Prompts to reply to, by an adapter at a strength; the arguments of `ReplySampler.sample`."""
 
     prompts: Sequence[Prompt]
     name: str | None
-    strength: float
-    seed: int
-    first: int
+    strength: float = 1.0
+    seed: int | None = None
+    first: int = 0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether half of it is still as many replies as are sampled at once."""
+        return len(self.prompts) >= 2 * AT_ONCE
+
+    def parts(self, count: int) -> list["Share"]:
+        """At most `count` parts, in order."""
+        count = max(1, min(count, len(self.prompts) // LEAST))
+        ends = [len(self.prompts) * one // count for one in range(count + 1)]
+        return [
+            replace(self, prompts=self.prompts[start:end], first=self.first + start)
+            for start, end in pairwise(ends)
+        ]
 
 
 class ReplySampler:
@@ -138,32 +153,59 @@ class ReplySampler:
         Equal seeds, by default that of the settings, give equal draws for the same place; `first` is that of
         the first prompt.
         """
-        seed = self.settings.seed if seed is None else seed
-        progress = self._progress(f"sampling {called(name)}", len(prompts))
-        count = max(1, min(1 + len(self.workers), len(prompts) // LEAST))
-        starts = [len(prompts) * one // count for one in range(count)]
-        own, *others = [
-            Share(prompts[start:end], name, strength, seed, first + start)
-            for start, end in pairwise([*starts, len(prompts)])
-        ]
-        begun = [worker.begin(share) for worker, share in zip(self.workers, others, strict=False)]
-        found = self.generate(own, lambda done: progress(done + sum(one.look() for one in begun)))
-        for worker, share in zip(begun, others, strict=True):
-            replies = worker.wait(lambda: progress(len(own.prompts) + sum(one.look() for one in begun)))
-            found += self.generate(share, _ignore) if replies is None else replies
+        (found,) = self.sample_shares([Share(prompts, name, strength, seed, first)])
         return found
 
-    def generate(self, share: Share, progress: Callable[[int], None]) -> list[Reply]:
-        """The replies of a share, sampled in this process."""
+    def sample_shares(self, shares: Sequence[Share]) -> list[list[Reply]]:
+        """The replies of each share. Several processes sample at once: a share each, or parts of each share.
+
+        A share of few prompts takes as long as its longest reply, so that parts of it would gain little.
+        """
+        processes = 1 + len(self.workers)
+        parts = [
+            (number, part)
+            for number, share in enumerate(shares)
+            for part in share.parts(processes if len(shares) < processes or share.is_large else 1)
+        ]
+        lanes = [[part for _, part in parts[lane::processes]] for lane in range(processes)]
+        what = " and ".join(dict.fromkeys(called(share.name) for share in shares))
+        progress = self._progress(f"sampling {what}", sum(len(share.prompts) for share in shares))
+        begun = [worker.begin(lane) for worker, lane in zip(self.workers, lanes[1:], strict=True) if lane]
+
+        own = 0
+
+        def note(done: int) -> None:
+            nonlocal own
+            own = done
+            progress(own + sum(worker.look() for worker in begun))
+
+        found = [self.generate(lanes[0], note)]
+        for worker, lane in zip(begun, lanes[1:], strict=False):
+            replies = worker.wait(lambda: note(own))
+            found.append(self.generate(lane, _ignore) if replies is None else replies)
+        together: list[list[Reply]] = [[] for _ in shares]
+        for place, (number, _) in enumerate(parts):
+            together[number] += found[place % processes][place // processes]
+        return together
+
+    def generate(self, shares: Sequence[Share], progress: Callable[[int], None]) -> list[list[Reply]]:
+        """The replies of each share, sampled in this process; `progress` receives how many there are."""
+        found: list[list[Reply]] = []
+        for share in shares:
+            found.append(self._generate(share, partial(_beyond, progress, sum(map(len, found)))))
+        torch.set_num_threads(AVAILABLE_THREADS)  # the engine may have left one
+        return found
+
+    def _generate(self, share: Share, progress: Callable[[int], None]) -> list[Reply]:
         with self.version(share.name, share.strength):
-            found = generate_replies(
+            replies = generate_replies(
                 self.base,
                 [prompt.ids for prompt in share.prompts],
                 end_ids=self.ends,
                 temperature=self.settings.temperature,
                 top_p=self.settings.top_p,
                 max_new_tokens=self.longest_reply,
-                seed=share.seed,
+                seed=self.settings.seed if share.seed is None else share.seed,
                 first=share.first,
                 progress=progress,
             )
@@ -175,7 +217,7 @@ class ReplySampler:
                 self.tokenizer.decode(reply.token_ids, skip_special_tokens=True),
                 reply.finished,
             )
-            for prompt, reply in zip(share.prompts, found, strict=True)
+            for prompt, reply in zip(share.prompts, replies, strict=True)
         ]
 
     @contextmanager
@@ -196,6 +238,10 @@ class ReplySampler:
 
     def _progress(self, phase: str, steps: int) -> Callable[[int], None]:
         return lambda done: self.report({"phase": phase, "step": done, "steps": steps})
+
+
+def _beyond(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
 
 
 def _ignore(_state: object) -> None:

@@ -1,4 +1,4 @@
-"""A process that samples a share of the replies, since one process alone keeps one CPU core busy.
+"""A process that samples a part of the replies, since one process alone keeps one CPU core busy.
 
 Each step of a small model has Python in it, which threads of one process cannot run at once.
 """
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.5
 class Generates(Protocol):
     """What a worker makes of what it is given: a sampler."""
 
-    def generate(self, share: Any, progress: Callable[[int], None], /) -> list[Any]: ...
+    def generate(self, shares: Any, progress: Callable[[int], None], /) -> list[Any]: ...
 
 
 class SamplingWorker:
@@ -32,21 +32,21 @@ class SamplingWorker:
         self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
         self.process.start()
         theirs.close()
-        self.done = 0  # replies of the present share
+        self.done = 0  # replies of the present shares
         self._waits = False
         self._found: list[Any] | Exception | None = None
 
-    def begin(self, share: Any) -> "SamplingWorker":
-        """Let it sample a share, without waiting for it."""
+    def begin(self, shares: Any) -> "SamplingWorker":
+        """Let it sample these shares, without waiting for it."""
         self.done, self._waits, self._found = 0, True, None
         try:
-            self._connection.send(share)
+            self._connection.send(shares)
         except OSError as error:
             self._lose(error)
         return self
 
     def look(self, seconds: float = 0.0) -> int:
-        """How many replies of its share it has; waits up to `seconds` for news."""
+        """How many replies of its shares it has; waits up to `seconds` for news."""
         try:
             while self._waits and self._connection.poll(seconds):
                 news, seconds = self._connection.recv(), 0.0
@@ -74,7 +74,7 @@ class SamplingWorker:
 
     def _lose(self, error: Exception) -> None:
         self._waits = False
-        log.warning("A process that samples replies has ended (%r); this one samples its share.", error)
+        log.warning("A process that samples replies has ended (%r); this one samples its part.", error)
 
 
 def _serve(connection: Connection, make: Callable[[], Generates]) -> None:
@@ -83,9 +83,9 @@ def _serve(connection: Connection, make: Callable[[], Generates]) -> None:
     try:
         sampler = make()
         while True:
-            share = connection.recv()
+            shares = connection.recv()
             try:
-                connection.send(sampler.generate(share, connection.send))
+                connection.send(sampler.generate(shares, connection.send))
             except (RuntimeError, ValueError) as error:
                 connection.send(error)
     except (EOFError, BrokenPipeError):

@@ -147,10 +147,9 @@ def test_progress_names_what_is_done(versions: Versions) -> None:
     versions.judge(ADAPTER, votes=votes)
     assert list(dict.fromkeys(versions.phases)) == [
         "reading votes",
-        "sampling replies of the base model",
+        "sampling replies of the base model and replies of the candidate version",
         "reading replies of the base model",
         "reading general texts",
-        "sampling replies of the candidate version",
         "reading replies of the candidate version",
     ]
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.two_versions import ADAPTER, TwoVersions
 from trainer.gate.prompts import general_prompts
-from trainer.taste.sampler import ReplySampler
+from trainer.taste.sampler import ReplySampler, Share
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,10 @@ def test_two_processes_sample_what_one_does_also_where_one_has_died(
     prompts = versions.prompts(two)
     alone = versions.sampler(processes=1).sample(prompts, ADAPTER, strength=0.5, seed=3)
     assert two.sample(prompts, ADAPTER, strength=0.5, seed=3) == alone
+    shares = [Share(prompts, None), Share(prompts, ADAPTER, 0.5, 3), Share(prompts[:1], None)]
+    both = two.sample_shares(shares)
+    assert both[1] == alone
+    assert both[2] == both[0][:1] != alone[:1]
     later = two.sample(prompts[1:], ADAPTER, strength=0.5, seed=3, first=1)
     assert later == alone[1:], "draws belong to the place"
     two.workers[0].process.kill()
