@@ -187,7 +187,8 @@ class TrainingSettings(BaseSettings):
     and a version that is not worse on held-out votes is deployed."""
     gate_max_prompts: int = RunField(160, ge=0)
     """Prompts to which it samples replies where those to the first `gate_prompts` leave open whether a
-    version is better or worse. As many as these or fewer: an admin decides at once."""
+    version is better or worse; each of the two looks then asks for half of the error that `gate_confidence`
+    allows. As many as the first ones or fewer: an admin decides at once."""
     gate_seconds: float = RunField(0, ge=0)
     """About how long the gate may take to sample replies: it then replies to fewer prompts, at least 8, and
     leaves out smaller strengths. 0: as long as it takes."""

@@ -128,20 +128,30 @@ def find_harms(new: Sampled, base: Sampled, settings: Settings) -> list[str]:
     return found
 
 
-def is_good_enough(new: Sampled, old: Sampled, base: Sampled, settings: Settings) -> bool:
+def needed_confidence(settings: Settings, looks: int) -> float:
+    """The probability that each of so many looks at the evidence asks for.
+
+    Together they are wrong no more often than one that asks for `gate_confidence` (Bonferroni).
+    """
+    return 1 - (1 - settings.gate_confidence) / looks
+
+
+def is_good_enough(
+    new: Sampled, old: Sampled, base: Sampled, settings: Settings, *, confidence: float
+) -> bool:
     """Whether replies do no harm, and the taste, if there is one, surely prefers them to the old ones."""
     if find_harms(new, base, settings):
         return False
     if new.taste is None or old.taste is None:
         return True
-    return probability_better(new.taste, old.taste) >= settings.gate_confidence
+    return probability_better(new.taste, old.taste) >= confidence
 
 
-def is_open(new: Sampled, old: Sampled, base: Sampled, settings: Settings) -> bool:
+def is_open(new: Sampled, old: Sampled, base: Sampled, settings: Settings, *, confidence: float) -> bool:
     """Whether replies do no harm, and the taste says neither that they are better nor that they are worse."""
     if new.taste is None or old.taste is None or find_harms(new, base, settings):
         return False
-    return 1 - settings.gate_confidence < probability_better(new.taste, old.taste) < settings.gate_confidence
+    return 1 - confidence < probability_better(new.taste, old.taste) < confidence
 
 
 def choose_strength(candidates: dict[float, Sampled], base: Sampled, settings: Settings) -> float:

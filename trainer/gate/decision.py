@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from storage.settings import Settings
-from trainer.gate.comparison import Sampled, find_harms, probability_better
+from trainer.gate.comparison import Sampled, find_harms, needed_confidence, probability_better
 from trainer.gate.measures import MEASURES, Evaluation
 from trainer.judge.asking import Preference
 from trainer.taste.taste import Abstention, Taste
@@ -79,6 +79,7 @@ class ReplyEvidence:
     """Sampled replies of three versions to the same prompts; those of the candidate by its strength.
 
     `strength` is the one chosen, 0 if every one does harm. Without a deployed adapter, `deployed` is `base`.
+    `looks` is how often the evidence may be looked at.
     """
 
     base: Sampled
@@ -86,6 +87,7 @@ class ReplyEvidence:
     candidates: dict[float, Sampled]
     strength: float
     taste: Taste | Abstention
+    looks: int = 1
     judge: Preference | None = None  # of the candidate's replies at that strength to the deployed version's
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def _by_taste(evidence: ReplyEvidence, settings: Settings, measures: dict[str, A
         f"{old.mean():.0%}, by what {evidence.taste.quality.votes} votes say (AUC "
         f"{evidence.taste.quality.auc:.2f} on unseen ones)"
     )
-    confidence = settings.gate_confidence
+    confidence = needed_confidence(settings, evidence.looks)
     if sure >= confidence:
         return Verdict("pass", f"Better with probability {sure:.2f}: {found}.", measures)
     if sure <= 1 - confidence:

@@ -16,7 +16,15 @@ from storage.errors import InvalidInput
 from storage.examples.filters import is_judged
 from storage.settings import Settings
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.gate.comparison import General, Sampled, choose_strength, is_good_enough, is_open, sampled
+from trainer.gate.comparison import (
+    General,
+    Sampled,
+    choose_strength,
+    is_good_enough,
+    is_open,
+    needed_confidence,
+    sampled,
+)
 from trainer.gate.decision import ReplyEvidence, Verdict, judge_replies
 from trainer.gate.general import read_general
 from trainer.gate.prompts import gate_prompts
@@ -99,6 +107,8 @@ def sample_versions(
                 log.info("There is time for replies to %d prompts in %g s.", len(prompts), budget)
 
         number = min(settings.gate_prompts, len(prompts))
+        looks = 1 if number == len(prompts) else 2
+        confidence = needed_confidence(settings, looks)
         old_version = (DEPLOYED, 1.0) if deployed else BASE
         tried = [(CANDIDATE, strength) for strength in sorted(strengths, reverse=True)]
         versions.sample([BASE, old_version, tried[0]], number)
@@ -110,18 +120,18 @@ def sample_versions(
                 log.info("There is no time for the strength %g.", strength)
                 break
             found[strength] = versions.measure(version, number)
-            more = len(prompts) - number
-            if more and is_open(found[strength], old, base, settings) and not is_over():
-                log.info("Replies to %d prompts leave it open; there are %d more.", number, more)
+            unsure = is_open(found[strength], old, base, settings, confidence=confidence)
+            if unsure and number < len(prompts) and not is_over():
+                log.info("Replies to %d prompts leave it open; more follow, to %d.", number, len(prompts))
                 number = len(prompts)
                 versions.sample([BASE, old_version, *tried[: len(found)]], number)
                 base, old = (versions.measure(one, number) for one in (BASE, old_version))
                 found = {one: versions.measure((CANDIDATE, one), number) for one in found}
-            if is_good_enough(found[strength], old, base, settings):
+            if is_good_enough(found[strength], old, base, settings, confidence=confidence):
                 break  # less would be less of what the votes ask for
         strength = choose_strength(found, base, settings)
         log.info("Strength %g of %s.", strength, ", ".join(f"{one:g}" for one in strengths))
-    evidence = ReplyEvidence(base, old, found, strength, taste)
+    evidence = ReplyEvidence(base, old, found, strength, taste, looks)
     if not settings.gate_judge or not strength:
         return evidence
     try:

@@ -212,6 +212,14 @@ def test_replies_must_be_better_with_confidence(candidate: float, outcome: str, 
     json.dumps(found.measures)
 
 
+def test_two_looks_err_no_more_often_than_one() -> None:
+    """With a probability of 0.94, one look is enough; of two, each asks for half of the error."""
+    evidence = replies(0.55, 0.5)
+    assert judge_replies(evidence, SETTINGS).outcome == "pass"
+    found = judge_replies(dataclasses.replace(evidence, looks=2), SETTINGS)
+    assert (found.outcome, "0.95 is needed" in found.reason) == ("not_enough_evidence", True)
+
+
 def test_a_version_that_is_probably_better_becomes_a_canary_where_that_is_set() -> None:
     settings = SETTINGS.model_copy(update={"gate_canary_share": 0.1, "gate_canary_confidence": 0.6})
     assert judge_replies(replies(0.525, 0.5), settings).outcome == "canary"
