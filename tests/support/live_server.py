@@ -29,6 +29,7 @@ T = TypeVar("T")
 TEST_SETTINGS: dict[str, object] = {
     "schedule": "",
     "gate_prompts": 0,
+    "gate_max_prompts": 0,
     "sampled_prompts": 0,
     "nll_weight": 0.0,
     "precision": "fp32",
