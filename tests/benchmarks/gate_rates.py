@@ -103,7 +103,7 @@ class Rates(Bench):
         features = read_features(self.sampler.model, pool, log_probabilities=False)
         liked = [self.taste(self.simulated(dataclasses.asdict(reply))) for reply in pool]
         names: list[str | None] = [None, *(name.replace(" ", "-") for name in TRAINED)]
-        general = {name: read_general(self.sampler, name) for name in names}
+        general = dict(zip(names, read_general(self.sampler, *((name, 1.0) for name in names)), strict=True))
         found: dict[tuple[str | None, int], Any] = {}
         shares: dict[str, Any] = {}
         for name in names:

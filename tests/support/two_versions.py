@@ -1,6 +1,7 @@
 """A tiny base model and an adapter that makes it write other texts, with votes for the replies of one."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from storage.settings import Settings
@@ -9,6 +10,7 @@ from tests.support.examples import rated_reply
 from trainer.dataset.template import prompt_ids
 from trainer.dataset.tokenise import TokenisedExample
 from trainer.model.base_model import BaseModelSource, resolve
+from trainer.taste.features import Reply
 from trainer.taste.sampler import Prompt, ReplySampler
 
 ADAPTER = "adapter"
@@ -27,12 +29,17 @@ class TwoVersions:
 
     def votes(self, liked: str | None) -> list[TokenisedExample]:
         """Votes on a reply of both versions to each question; those of `liked`, None for the base, are up."""
-        sampler = self.sampler()
         return [
             rated_reply(reply, name == liked, chat=f"{name} {number}")
-            for name in (None, ADAPTER)
-            for number, reply in enumerate(sampler.sample(self.prompts(sampler), name, seed=100))
+            for name, replies in self._rated.items()
+            for number, reply in enumerate(replies)
         ]
+
+    @cached_property
+    def _rated(self) -> dict[str | None, list[Reply]]:
+        with self.sampler() as sampler:
+            prompts = self.prompts(sampler)
+            return {name: sampler.sample(prompts, name, seed=100) for name in (None, ADAPTER)}
 
     def sampler(self, processes: int | None = None) -> ReplySampler:
         return ReplySampler(

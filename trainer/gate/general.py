@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from trainer.gate.comparison import General
-from trainer.taste.sampler import ReplySampler
+from trainer.taste.sampler import BASE, ReplySampler, Version
 
 TEXTS = Path(__file__).with_name("general_texts.txt")
 MAX_TOKENS = 256  # of a text
@@ -24,15 +24,17 @@ def general_texts() -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def read_general(sampler: ReplySampler, name: str | None, *, strength: float = 1.0) -> General:
-    """How the base model, or an adapter at a strength, reads the general texts."""
-    own, moved = [], []
+def read_general(sampler: ReplySampler, *versions: Version) -> list[General]:
+    """How each of these versions reads the general texts. The base model, which all need, reads them once."""
+    own: list[list[float]] = [[] for _ in versions]
+    moved: list[list[float]] = [[] for _ in versions]
     for ids in _token_ids(sampler):
-        usual = _log_probabilities(sampler, ids, None)
-        found = _log_probabilities(sampler, ids, name, strength) if name else usual
-        own.append(float(found.gather(-1, ids[0, 1:, None]).mean()))
-        moved.append(float((found.exp() * (found - usual)).sum(-1).mean()))
-    return General(np.array(own), np.array(moved))
+        usual = _log_probabilities(sampler, ids, BASE)
+        for number, version in enumerate(versions):
+            found = usual if version[0] is None else _log_probabilities(sampler, ids, version)
+            own[number].append(float(found.gather(-1, ids[0, 1:, None]).mean()))
+            moved[number].append(float((found.exp() * (found - usual)).sum(-1).mean()))
+    return [General(np.array(one), np.array(kl)) for one, kl in zip(own, moved, strict=True)]
 
 
 def _token_ids(sampler: ReplySampler) -> Iterator[torch.Tensor]:
@@ -43,10 +45,8 @@ def _token_ids(sampler: ReplySampler) -> Iterator[torch.Tensor]:
             yield ids.to(sampler.base.device)
 
 
-def _log_probabilities(
-    sampler: ReplySampler, ids: torch.Tensor, name: str | None, strength: float = 1.0
-) -> torch.Tensor:
+def _log_probabilities(sampler: ReplySampler, ids: torch.Tensor, version: Version) -> torch.Tensor:
     """log π of each next token, [tokens − 1, vocabulary], in fp32."""
-    with sampler.version(name, strength):
+    with sampler.version(*version):
         logits = sampler.model(input_ids=ids, use_cache=False).logits
     return torch.log_softmax(logits[0, :-1].float(), -1)

@@ -31,7 +31,7 @@ from trainer.gate.prompts import gate_prompts
 from trainer.judge.asking import ask_preference
 from trainer.model.base_model import BaseModelSource
 from trainer.taste.features import Features, KnownFeatures, Reply
-from trainer.taste.sampler import Prompt, ReplySampler, Report, Share, called
+from trainer.taste.sampler import BASE, Prompt, ReplySampler, Report, Share, Version, called
 from trainer.taste.taste import Abstention, Taste
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 CANDIDATE, DEPLOYED = "candidate", "deployed"
 # With a budget, these prompts are replied to first, to know how long one takes; no fewer are judged.
 FIRST = 8
-Version = tuple[str | None, float]  # the name of an adapter, None for the base model, and its strength
-BASE: Version = (None, 1.0)
 
 
 def judge_sampled(
@@ -173,7 +171,8 @@ class _Versions:
         features += self.sampler.read(replies[len(features) :], called(version[0]))
         if version not in self._general:
             self.sampler.report({"phase": "reading general texts"})
-            self._general[version] = read_general(self.sampler, version[0], strength=version[1])
+            new = [one for one in self._replies if one not in self._general]
+            self._general |= zip(new, read_general(self.sampler, *new), strict=True)
         return sampled(
             [prompt.text for prompt in self.prompts[:number]],
             self.texts(version),

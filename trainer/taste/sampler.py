@@ -25,6 +25,9 @@ from trainer.taste.taste import Abstention, Taste, learn_taste
 
 Report = Callable[[dict[str, object]], None]
 
+Version = tuple[str | None, float]  # the name of an adapter, None for the base model, and its strength
+BASE: Version = (None, 1.0)
+
 LEAST = 8  # replies for which another process is worth while
 
 

@@ -88,5 +88,5 @@ def _serve(connection: Connection, make: Callable[[], Generates]) -> None:
                 connection.send(sampler.generate(shares, connection.send))
             except (RuntimeError, ValueError) as error:
                 connection.send(error)
-    except (EOFError, BrokenPipeError):
-        return  # nobody waits any more
+    except (EOFError, OSError):
+        return  # nobody waits any more, in whatever way the other process went

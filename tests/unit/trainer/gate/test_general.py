@@ -7,7 +7,7 @@ import torch
 
 from tests.support.two_versions import ADAPTER, TwoVersions
 from trainer.gate.general import general_texts, read_general
-from trainer.taste.sampler import ReplySampler
+from trainer.taste.sampler import BASE, ReplySampler
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def sampler(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Reply
 
 
 def test_the_base_model_has_not_moved(sampler: ReplySampler) -> None:
-    found = read_general(sampler, None)
+    (found,) = read_general(sampler, BASE)
     assert len(found.log_probability) == len(found.kl) == len(general_texts())
     assert not found.kl.any()
     text = general_texts()[0]
@@ -28,12 +28,12 @@ def test_the_base_model_has_not_moved(sampler: ReplySampler) -> None:
 
 
 def test_kl_is_that_of_the_definition_and_grows_with_the_strength(sampler: ReplySampler) -> None:
-    half, full = (read_general(sampler, ADAPTER, strength=strength) for strength in (0.5, 1.0))
+    half, full = read_general(sampler, (ADAPTER, 0.5), (ADAPTER, 1.0))
     assert (full.kl > half.kl).all()
     assert (half.kl > 0).all()
-    nothing = read_general(sampler, ADAPTER, strength=0.0)
+    nothing, base = read_general(sampler, (ADAPTER, 0.0), BASE)
     assert nothing.kl == pytest.approx(0.0, abs=1e-6)
-    assert nothing.log_probability == pytest.approx(read_general(sampler, None).log_probability, abs=1e-5)
+    assert nothing.log_probability == pytest.approx(base.log_probability, abs=1e-5)
 
     ids = sampler.tokenizer(general_texts()[3], return_tensors="pt").input_ids[:, :256]
     both = []
