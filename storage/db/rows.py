@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, func, select
 
 from storage.db.ids import is_id, new_id
-from storage.db.tables import Identified
+from storage.db.tables import Identified, Table
 from storage.errors import NotFound
 
 Row = TypeVar("Row", bound=Identified)
@@ -38,6 +38,18 @@ def execute_core(session: Session, statement: Any, values: Any = None) -> sa.Cur
     """Execute a Core statement: much cheaper than by the session, whose pending writes are flushed first."""
     session.flush()
     return session.connection().execute(statement, values)
+
+
+def count_anew(session: Session, *tables: type[Table]) -> None:
+    """Renew the statistics by which PostgreSQL plans, after many rows were added; nothing on SQLite.
+
+    It does so itself, a minute later. Until then it may take these tables for empty, as they were when it last
+    looked, and a join that compares each row with each takes hours.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        quote = session.get_bind().dialect.identifier_preparer.format_table
+        names = ", ".join(quote(Table.metadata.tables[str(table.__tablename__)]) for table in tables)
+        session.connection().execute(sa.text(f"ANALYZE {names}"))
 
 
 # Rows may be of a little after a moment that was read before them. A time further in the future was written

@@ -17,6 +17,8 @@ from sqlmodel import Session
 
 from storage.batches import batches
 from storage.db.database import Database
+from storage.db.rows import count_anew
+from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import NotStored
 from storage.imports.files.records import MIB
 from storage.imports.files.source import open_source
@@ -89,6 +91,8 @@ def _store(
         for batch in grouped:
             _add(session, reading, batch)
             del batch
+        if reading.report.accepted >= BATCH:
+            count_anew(session, Chat, Message, Vote, VoteEvent)
         finish(session, reading.report)
 
 

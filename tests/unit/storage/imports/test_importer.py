@@ -249,6 +249,21 @@ def test_two_imports_of_one_file_at_once_add_it_once(database: Database, skip_ba
     assert len(exported(database)) == BATCH * 2 + 1
 
 
+def test_postgresql_plans_with_what_was_imported(database: Database) -> None:
+    """Its own count, a minute apart, may be of a moment when nothing was there."""
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite plans without statistics")
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE")
+        import_file(database, lines(*numbered(BATCH)))
+        count = "SELECT reltuples FROM pg_class WHERE relname = %s"
+        found = {
+            name: connection.exec_driver_sql(count, (name,)).scalar_one()
+            for name in ("chat", "message", "vote", "vote_event")
+        }
+    assert found == {"chat": BATCH, "message": 2 * BATCH, "vote": BATCH, "vote_event": BATCH}
+
+
 def test_a_file_without_rows_is_no_error_and_leaves_no_trace(database: Database) -> None:
     for nothing in (b"", b"[]", b"\n"):
         assert import_file(database, io.BytesIO(nothing)) == ImportReport()
