@@ -43,8 +43,8 @@ def execute_core(session: Session, statement: Any, values: Any = None) -> sa.Cur
 def count_anew(session: Session, *tables: type[Table]) -> None:
     """Renew the statistics by which PostgreSQL plans, after many rows were added; nothing on SQLite.
 
-    It does so itself, a minute later. Until then it may take these tables for empty, as they were when it last
-    looked, and a join that compares each row with each takes hours.
+    It does so itself, a minute later. Until then it may take these tables for empty, as they were when it
+    last looked, and a join that compares each row with each takes hours.
     """
     if session.get_bind().dialect.name == "postgresql":
         quote = session.get_bind().dialect.identifier_preparer.format_table
