@@ -13,12 +13,22 @@ from torch import Tensor, nn
 
 def lora_forward(layer: Any, x: Tensor) -> Tensor:
     """The `forward` of a vanilla `peft.tuners.lora.Linear`."""
+    if torch.is_autocast_enabled(x.device.type):  # entering the context each time would slow replies
+        with torch.autocast(x.device.type, enabled=False):
+            return _forward(layer, x)
+    return _forward(layer, x)
+
+
+def _forward(layer: Any, x: Tensor) -> Tensor:
     base = layer.base_layer
-    with torch.autocast(x.device.type, enabled=False):
-        if layer.disable_adapters:
-            return nn.functional.linear(x.to(base.weight.dtype), base.weight, base.bias)
-        result: Tensor = _LoraLinear.apply(x, _narrow(x, base.weight.dtype), *_parts(layer))  # type: ignore[no-untyped-call]
-    return result
+    if layer.disable_adapters:
+        return nn.functional.linear(x.to(base.weight.dtype), base.weight, base.bias)
+    narrow = _narrow(x, base.weight.dtype)
+    if not torch.is_grad_enabled():  # autograd's bookkeeping would take as long as the adapter's products
+        result, _ = _with_lora(narrow.reshape(-1, x.shape[-1]), *_parts(layer))
+        return result.view(*x.shape[:-1], -1)
+    trained: Tensor = _LoraLinear.apply(x, narrow, *_parts(layer))  # type: ignore[no-untyped-call]
+    return trained
 
 
 def gated_forward(module: Any, x: Tensor) -> Tensor:

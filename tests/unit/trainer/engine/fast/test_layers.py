@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig
 
 from trainer.engine.fast import attention
-from trainer.engine.fast.layers import fast_layers
+from trainer.engine.fast.layers import fast_layers, is_vanilla
+from trainer.engine.fast.lora import lora_forward
 
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
@@ -173,6 +174,28 @@ def test_what_layers_read_is_converted_once_and_never_mixed_up() -> None:
             found = shared()
         for ours, theirs in zip(found, expected, strict=True):
             assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_computes_the_same_with_and_without_gradients(dtype: torch.dtype, bias: bool) -> None:
+    """A version that replies computes what its training did, in fewer steps, also under autocast."""
+    model = with_lora(LlamaConfig(**SMALL, attention_bias=bias))
+    model.to(dtype)
+    layer = next(module for module in model.modules() if is_vanilla(module))
+    x = torch.randn(2, 3, SMALL["hidden_size"])
+    trained = lora_forward(layer, x)
+    with torch.no_grad():
+        alone = lora_forward(layer, x)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = lora_forward(layer, x)
+        model.disable_adapter_layers()
+        assert not torch.equal(lora_forward(layer, x), alone)
+    assert trained.requires_grad
+    assert not alone.requires_grad
+    assert alone.dtype == dtype
+    assert torch.equal(alone, trained)
+    assert torch.equal(cast, trained)
 
 
 def test_layers_of_two_formats_read_one_input_each_in_its_own() -> None:
