@@ -10,7 +10,8 @@ const localTimes = (root) => {
     const seconds = (moment - Date.now()) / 1000;
     const [unit, length] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
     time.title = moment.toLocaleString([], { dateStyle: "full", timeStyle: "long" });
-    time.textContent = Math.abs(seconds) < 7 * 86400 ? relative.format(Math.round(seconds / length), unit)
+    // "In 2 days" does not say at what time a run begins.
+    time.textContent = seconds > -7 * 86400 && seconds < 86400 ? relative.format(Math.round(seconds / length), unit)
       : moment.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   }
 };
