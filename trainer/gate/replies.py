@@ -16,18 +16,11 @@ from storage.errors import InvalidInput
 from storage.examples.filters import is_judged
 from storage.settings import Settings
 from trainer.dataset.tokenise import TokenisedExample
-from trainer.gate.comparison import (
-    General,
-    Sampled,
-    choose_strength,
-    is_good_enough,
-    is_open,
-    needed_confidence,
-    sampled,
-)
+from trainer.gate.comparison import General, Sampled, sampled
 from trainer.gate.decision import ReplyEvidence, Verdict, judge_replies
 from trainer.gate.general import read_general
 from trainer.gate.prompts import gate_prompts
+from trainer.gate.search import CANDIDATE, search
 from trainer.judge.asking import ask_preference
 from trainer.model.base_model import BaseModelSource
 from trainer.taste.features import Features, KnownFeatures, Reply
@@ -36,7 +29,7 @@ from trainer.taste.taste import Abstention, Taste
 
 log = logging.getLogger(__name__)
 
-CANDIDATE, DEPLOYED = "candidate", "deployed"
+DEPLOYED = "deployed"
 # With a budget, these prompts are replied to first, to know how long one takes; no fewer are judged.
 FIRST = 8
 
@@ -104,41 +97,26 @@ def sample_versions(
                 prompts = prompts[: max(FIRST, affordable)]
                 log.info("There is time for replies to %d prompts in %g s.", len(prompts), budget)
 
-        number = min(settings.gate_prompts, len(prompts))
-        looks = 1 if number == len(prompts) else 2
-        confidence = needed_confidence(settings, looks)
         old_version = (DEPLOYED, 1.0) if deployed else BASE
-        tried = [(CANDIDATE, strength) for strength in sorted(strengths, reverse=True)]
-        versions.sample([BASE, old_version, tried[0]], number)
-        base, old = (versions.measure(one, number) for one in (BASE, old_version))
-        found: dict[float, Sampled] = {}
-        for version in tried:
-            strength = version[1]
-            if found and is_over():
-                log.info("There is no time for the strength %g.", strength)
-                break
-            found[strength] = versions.measure(version, number)
-            unsure = is_open(found[strength], old, base, settings, confidence=confidence)
-            if unsure and number < len(prompts) and not is_over():
-                log.info("Replies to %d prompts leave it open; more follow, to %d.", number, len(prompts))
-                number = len(prompts)
-                versions.sample([BASE, old_version, *tried[: len(found)]], number)
-                base, old = (versions.measure(one, number) for one in (BASE, old_version))
-                found = {one: versions.measure((CANDIDATE, one), number) for one in found}
-            if is_good_enough(found[strength], old, base, settings, confidence=confidence):
-                break  # less would be less of what the votes ask for
-        strength = choose_strength(found, base, settings)
-        log.info("Strength %g of %s.", strength, ", ".join(f"{one:g}" for one in strengths))
-    evidence = ReplyEvidence(base, old, found, strength, taste, looks)
+        found = search(
+            versions,
+            strengths,
+            deployed=old_version,
+            prompts=len(prompts),
+            settings=settings,
+            is_over=is_over,
+        )
+    strength = found.strength
+    evidence = ReplyEvidence(found.base, found.deployed, found.candidates, found.strength, taste, found.looks)
     if not settings.gate_judge or not strength:
         return evidence
     try:
         judge = ask_preference(
             settings.gate_judge,
-            [prompt.messages for prompt in prompts[:number]],
+            [prompt.messages for prompt in prompts[: found.prompts]],
             versions.texts((CANDIDATE, strength)),
             versions.texts(old_version),
-            lambda done: report({"phase": "asking the judge", "step": done, "steps": number}),
+            lambda done: report({"phase": "asking the judge", "step": done, "steps": found.prompts}),
         )
     except InvalidInput as error:  # such as a key that stands in a variable which is not set
         log.warning("The judge was not asked: %s", error.message)
