@@ -49,8 +49,9 @@ def search(
 ) -> Found:
     """Try the candidate from the largest strength down, to the first that is good enough.
 
-    All versions reply to `gate_prompts` of the `prompts` first. Where a strength may be better or worse than
-    the deployed version, they reply to all of them before the next is tried. Not once it `is_over`.
+    All versions first reply to `gate_prompts` of the `prompts`. Where a strength may be better or worse than
+    the deployed version, they reply to all of them before the next is tried. When the time `is_over`, the
+    search ends with what it has.
     """
     number = min(settings.gate_prompts, prompts)
     looks = 1 if number == prompts else 2
