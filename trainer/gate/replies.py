@@ -66,8 +66,8 @@ def sample_versions(
     """Learn the taste of all `votes`, sample replies to held-out prompts and general ones, choose a strength.
 
     `candidate` and `deployed` are folders of verified adapters; None is the base model. The search goes
-    from the largest strength down and ends at the first that is good enough. Where one may be better or
-    worse, it goes on with up to `gate_max_prompts` prompts. Within `gate_seconds` by `clock`, fewer prompts
+    from the largest strength down (`search`), with up to `gate_max_prompts` prompts where one may be better
+    or worse. Within `gate_seconds` by `clock`, fewer prompts
     are replied to, and smaller strengths are not tried. `known` is that of `ReplySampler.learn`.
     """
     adapters = {CANDIDATE: candidate} | ({DEPLOYED: deployed} if deployed else {})

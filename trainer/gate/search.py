@@ -47,11 +47,10 @@ def search(
     settings: Settings,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Found:
-    """Try the candidate from the largest strength down, to the first that is good enough.
+    """Try the candidate from the largest strength down, until one is not worse and does no harm.
 
     All versions first reply to `gate_prompts` of the `prompts`. Where a strength may be better or worse than
-    the deployed version, they reply to all of them before the next is tried. When the time `is_over`, the
-    search ends with what it has.
+    the deployed version, they reply to all of them. Once the time `is_over`, the search tries nothing more.
     """
     number = min(settings.gate_prompts, prompts)
     looks = 1 if number == prompts else 2
@@ -73,8 +72,11 @@ def search(
             replies.sample([BASE, deployed, *tried[: len(found)]], number)
             base, old = (replies.measure(one, number) for one in (BASE, deployed))
             found = {one: replies.measure((CANDIDATE, one), number) for one in found}
-        if is_good_enough(found[strength], old, base, settings, confidence=confidence):
-            break  # less would be less of what the votes ask for
+            unsure = is_open(found[strength], old, base, settings, confidence=confidence)
+        # Less of what is liked better is less of what the votes ask for; of what may be better it is one more
+        # chance to err.
+        if unsure or is_good_enough(found[strength], old, base, settings, confidence=confidence):
+            break
     strength = choose_strength(found, base, settings)
     log.info("Strength %g of %s.", strength, ", ".join(f"{one:g}" for one in strengths))
     return Found(base, old, found, strength, number, looks)
