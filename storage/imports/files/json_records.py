@@ -96,7 +96,7 @@ def _line_record(position: str, done: int, line: bytes) -> Record:
         if end == len(text):
             return _record(position, done, value)
         fault = f"This is not JSON: there is more text after the value, at column {end + 1}."
-    except _Repeated as error:
+    except Repeated as error:
         fault = str(error)
     except UnicodeDecodeError as error:
         fault = f"This is not UTF-8 (byte {error.start})."
@@ -139,7 +139,7 @@ class _Bounded:
         return data
 
 
-class _Repeated(ValueError):
+class Repeated(ValueError):
     """A key occurs twice in one object, so its value is ambiguous."""
 
 
@@ -151,7 +151,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _Repeated(_twice(next(key for key in keys if keys.count(key) > 1)))
+        raise Repeated(_twice(next(key for key in keys if keys.count(key) > 1)))
     return found
 
 

@@ -32,6 +32,10 @@ ARCHIVES = {
     b"7z\xbc\xaf\x27\x1c": "7-Zip",
     b"Rar!": "rar",
 }
+OLD_EXCEL = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+# In the first bytes of the zip archives in which Excel and LibreOffice keep their sheets.
+SPREADSHEETS = (b"[Content_Types].xml", b"mimetypeapplication/vnd.oasis.opendocument")
+POINTER = b"version https://git-lfs.github.com/spec/"
 SEPARATORS = (b",", b";", b"\t")
 # In a folder that `datasets` did not save, the files of the first kind found are read.
 TABLES = (".parquet", ".jsonl", ".ndjson", ".csv", ".tsv")
@@ -89,6 +93,19 @@ def _file(file: IO[bytes], name: str) -> Source:
 def _kind(head: bytes, name: str) -> str:
     suffix = Path(name).suffix.lower()
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    zipped = head.startswith(b"PK\x03\x04") and any(mark in head for mark in SPREADSHEETS)
+    if zipped or head.startswith(OLD_EXCEL):
+        raise InvalidInput(
+            f"{name} is a spreadsheet program's own file; save its sheet as CSV in UTF-8 and import that.",
+            code="spreadsheet",
+            field="file",
+        )
+    if head.startswith(POINTER):
+        raise InvalidInput(
+            f"{name} is the pointer that Git LFS keeps in place of a large file; get the file itself with "
+            "`git lfs pull`.",
+            field="file",
+        )
     for start, archive in ARCHIVES.items():
         if head.startswith(start):
             raise InvalidInput(

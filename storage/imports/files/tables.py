@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from storage.errors import InvalidInput
 from storage.files.spreadsheet_cells import restore_cell
 from storage.imports.files import budget
+from storage.imports.files.json_records import LINE_DECODER
 from storage.imports.files.records import (
     LONGEST_RECORD,
     MIB,
@@ -189,14 +190,18 @@ def _csv_header(lines: _CsvLines) -> tuple[list[str], dict[str, Any]]:
         # Spreadsheets write their separator above the header.
         told = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)
         first = next(lines, "") if told else first
-        separator = told[1] if told else max(",;\t", key=first.count)
+        bare = re.sub(r'"[^"]*"', "", first)  # a quoted name may hold more commas than there are columns
+        separator = told[1] if told else max(",;\t", key=bare.count)
         spaced = f"{separator} " in first
         how: dict[str, Any] = {"delimiter": separator, "strict": True, "skipinitialspace": spaced}
         header = [name.strip() for name in next(csv.reader([first], **how), [])]
     except TooLong as error:
         raise InvalidInput(too_long("first line")) from error
     except csv.Error as error:
-        raise InvalidInput("The first line of the CSV is not a row of column names.") from error
+        raise InvalidInput(
+            "The first line of the CSV is not a row of column names: they stand in one line, which ends "
+            "with a line feed, as in Unix and Windows."
+        ) from error
     _refuse_twice(header)
     return header, how
 
@@ -228,7 +233,7 @@ def _cell(name: str, text: str) -> Any:
         return text.lower() == "true"
     if text[0] in "[{" and not name.endswith(TEXTS):
         try:
-            value = json.loads(text)
+            value = LINE_DECODER.decode(text)
         except (ValueError, RecursionError):
             return text
         messages = value if isinstance(value, list) else [value]

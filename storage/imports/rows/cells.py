@@ -40,10 +40,13 @@ def shown(value: Any) -> str:
 
 
 def read_label(value: Any, name: str, options: ImportOptions = NO_OPTIONS) -> bool:
-    """True for thumbs up: from true or false, a word of the table, or one that the options name."""
-    if value is True or value is False:
-        return value
+    """True for thumbs up: from true or false, a word of the table, or one that the options name.
+
+    Where the options name true or false, as for a column `is_toxic`, they say what it means.
+    """
     up, down = words(options.up_words), words(options.down_words)
+    if isinstance(value, bool) and not (up | down) & {"true", "false"}:
+        return value
     text = str(value).casefold() if isinstance(value, str | int | float) else ""
     if up & down:
         raise InvalidInput(f"up_words and down_words both name {min(up & down)!r}.", field="up_words")

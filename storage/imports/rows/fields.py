@@ -41,6 +41,9 @@ HARMLESS = re.compile(
     r"model|models|num_.*|n_.*|lead_time|metadata|meta|created|updated)|__index_level_0__|Unnamed: \d+|",
     re.IGNORECASE,
 )
+# What a vote is read from: a column that differs from one of them in its case alone may be meant instead.
+VOTES = ("label", "kto_tag", "score", "rating", "chosen", "rejected")
+JUDGED_BY = frozenset((*REPLIES, *CHATS, *VOTES))
 NOTHING = ("[]", "{}", "null", "None")  # as text, in a column of things that the model read
 
 
@@ -136,6 +139,13 @@ class Fields(Mapping[str, Any]):
             if not (is_read(name) and self._record[name] in NOTHING)
         ]
         for name in unread:
+            twin = name.casefold() if isinstance(name, str) else name
+            if twin in JUDGED_BY & self._read and self.has(twin) and self[twin] != self._record[name]:
+                raise InvalidInput(
+                    f"{twin} and {name} may both be meant, and they differ; say which it is with columns, or "
+                    f"leave_out={name}.",
+                    field="columns",
+                )
             repeats = self.whole and name in (*CHATS, *PROMPTS)
             if is_read(name) and not repeats:
                 raise InvalidInput(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from storage.chats.conversation import Turn
 from storage.db.ids import is_id
@@ -19,6 +19,7 @@ from storage.imports.rows.turns import checked, joined, with_system, with_tools
 
 Columns = Mapping[str, Any]
 Rows = Iterator[ImportedRow | Dropped]
+Said = TypeVar("Said")
 
 # Column names in data sets of Argilla, Hugging Face and others; {} is chosen or rejected.
 MODELS = ("{}_model_version", "{}_model", "{}-model", "model_version", "model")
@@ -147,9 +148,9 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
     return ImportedRow(
         checked(with_system(turns, fields[system] if system else None), name),
         label,
-        tags=read_tags(fields.get(f"{side}tags")),
-        comment=read_note(fields.get(f"{side}comment"), "comment"),
-        correction=read_note(fields.get(f"{side}correction"), "correction"),
+        tags=_noted(fields, f"{side}tags", read_tags),
+        comment=_noted(fields, f"{side}comment", lambda value: read_note(value, "comment")),
+        correction=_noted(fields, f"{side}correction", lambda value: read_note(value, "correction")),
         model=read_note(_first(fields, _models(side)), "model"),
         cut=read_cut(_first(fields, (f"{side}finish_reason", *ENDS))),
         judge=judge,
@@ -158,6 +159,16 @@ def rated_row(fields: Fields, turns: list[Turn], name: str, label: bool, side: s
         origin=(str(fields[f"{side}message_id"]), str(fields[f"{side}user_hash"])) if ours else None,
         ballot=ballot,
     )
+
+
+def _noted(fields: Fields, name: str, read: Callable[[Any], Said]) -> Said:
+    """What people said besides the vote; a value of another kind is named as left out."""
+    value = fields.get(name)
+    found = read(value)
+    # NaN is how Parquet files that pandas wrote say that there is nothing.
+    if not found and is_full(value) and value == value:
+        fields.note(name)
+    return found
 
 
 def _with_reasoning(fields: Fields, turns: list[Turn], name: str) -> list[Turn]:

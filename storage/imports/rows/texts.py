@@ -6,12 +6,12 @@ get them twice.
 """
 
 import ast
-import json
 import re
 from typing import Any
 
 from storage.chats.reasoning import apart, written
 from storage.errors import InvalidInput
+from storage.imports.files.json_records import LINE_DECODER, Repeated
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 SPEAKERS = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):", re.ASCII)
@@ -83,9 +83,11 @@ def _extra(text: str) -> list[dict[str, str]]:
 def _written_out(text: str, name: str) -> list[Any] | None:
     """Messages as JSON, or as Python prints them."""
     begins = PRINTED.match(text)
-    for read in (json.loads, ast.literal_eval) if begins else ():
+    for read in (LINE_DECODER.decode, ast.literal_eval) if begins else ():
         try:
             value = read(text)
+        except Repeated as error:
+            raise InvalidInput(f"{name} cannot be read: {error}", field=name) from error
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(value, dict) and len(value) == 1 and value.keys() <= {"messages", "conversations"}:

@@ -124,8 +124,7 @@ def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
 def _turn(message: Any, name: str) -> Turn:
     if not isinstance(message, Mapping):
         raise InvalidInput(f"{name} must be a message, not {kind_of(message)}.", field=name)
-    # In Parquet and Arrow every message has the keys of all messages, null where it lacks one.
-    content = message.get("content")
+    content = _either(message, "content", "value", name)
     for key in MORE_THAN_TEXT:
         if message.get(key):
             raise InvalidInput(f"{name} has {key}, which cannot be imported.", field=f"{name}.{key}")
@@ -134,7 +133,6 @@ def _turn(message: Any, name: str) -> Turn:
         return _tool_turn(message, role, name)
     known = known_role(role, f"{name}.role")
     reasoning = thought(message) if known == "assistant" else ""
-    content = message.get("value") if content is None else content
     if content is None and reasoning:
         content = ""  # the reply was cut off before it began
     return Turn(known, _text(content, f"{name}.content"), reasoning)
@@ -142,7 +140,7 @@ def _turn(message: Any, name: str) -> Turn:
 
 def _tool_turn(message: Mapping[str, Any], role: Any, name: str) -> Turn:
     """A message that calls tools, or what a tool returned."""
-    content = message.get("value") if message.get("content") is None else message["content"]
+    content = _either(message, "content", "value", name)
     try:
         if role in RESULTS:
             return Turn(RESULT, returned(_text(content, f"{name}.content"), message))
@@ -153,6 +151,17 @@ def _tool_turn(message: Mapping[str, Any], role: Any, name: str) -> Turn:
         return Turn(CALL, called(message[key], written(thought(message), said)))
     except ValueError as error:
         raise InvalidInput(f"{name} cannot be imported as tool messages: {error}.", field=name) from error
+
+
+def _either(message: Mapping[str, Any], name: str, other: str, where: str) -> Any:
+    """What the message has under its two possible names; raises InvalidInput if they say two things."""
+    # In Parquet and Arrow every message has the keys of all messages, empty where it lacks one.
+    first, second = message.get(name), message.get(other)
+    if second is None or second == "" or first == second:
+        return second if first is None else first
+    if first is None or first == "":
+        return second
+    raise InvalidInput(f"{where} has both {name} and {other}, which differ; keep one.", field=where)
 
 
 def _text(content: Any, name: str) -> str:

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,16 @@ def test_the_line_after_one_that_is_too_long_is_read() -> None:
     first, second = read(b'{"a": "' + b"x" * LONGEST_RECORD + b'\n{"n": 2}\n', "rows.jsonl")
     assert "longer than" in (first.fault or "")
     assert second.value == {"n": 2}
+
+
+def test_files_of_spreadsheet_programs_and_pointers_are_told_apart() -> None:
+    workbook = BytesIO()
+    with zipfile.ZipFile(workbook, "w") as zipped:
+        zipped.writestr("[Content_Types].xml", "<Types/>")
+    for content, name, remedy in (
+        (workbook.getvalue(), "votes.xlsx", "save its sheet as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "votes.xls", "save its sheet as CSV"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "votes.csv", "`git lfs pull`"),
+    ):
+        with pytest.raises(InvalidInput, match=remedy), open_source(BytesIO(content), name):
+            pass

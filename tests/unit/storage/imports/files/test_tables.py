@@ -15,6 +15,8 @@ import pytest
 
 from storage.errors import InvalidInput
 from storage.imports.files.source import open_source
+from storage.imports.files.tables import read_csv
+from storage.imports.preview import preview_file
 from tests.support.imported import MESSAGES, ROWS, read, values
 
 
@@ -261,3 +263,18 @@ def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     (tmp_path / "set" / "state.json").write_text("{")
     with pytest.raises(InvalidInput, match="data set cannot be read: Expecting property name"):
         read(tmp_path / "set")
+
+
+def test_commas_in_a_quoted_name_separate_nothing() -> None:
+    text = b'prompt;completion;label;"Rating (1,2,3,4,5)"\nQ;A;true;3\n'
+    (found,) = read_csv(io.BytesIO(text))
+    assert found.value == {"prompt": "Q", "completion": "A", "label": True, "Rating (1,2,3,4,5)": "3"}
+
+
+def test_a_key_that_comes_twice_in_a_cell_is_refused() -> None:
+    cell = (
+        '[{""role"":""user"",""content"":""Q"",""content"":""R""},{""role"":""assistant"",""content"":""A""}]'
+    )
+    file = io.BytesIO(f'messages,label\n"{cell}",true\n'.encode())
+    (found,) = preview_file(file, name="a.csv").report.rejections
+    assert "The key 'content' comes twice" in found.reason

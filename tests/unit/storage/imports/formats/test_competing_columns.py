@@ -120,3 +120,49 @@ def test_files_of_a_folder_may_have_these_names_too(tmp_path: Path, name: str) -
     (tmp_path / "README.md").write_text("About.")
     found = preview_file(tmp_path)
     assert (found.up, found.report.notes) == (1, ["not read: README.md"])
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "name", "other"),
+    [
+        (KTO, {}, "Label", False),
+        (KTO, {}, "Completion", "B"),
+        (PAIR, {}, "Rejected", "C"),
+        ({"prompt": "Q", "response": "A", "score": 5}, {"up_from": 4, "down_to": 2}, "Score", 1),
+    ],
+)
+def test_a_column_that_comes_again_in_another_case(
+    record: dict[str, Any], options: dict[str, Any], name: str, other: Any
+) -> None:
+    read_name = name.lower()
+    (found,) = read(record | {name: other}, **options).report.rejections
+    assert f"{read_name} and {name} may both be meant" in found.reason
+    assert read(record | {name: other}, **options, leave_out=name).up == 1
+    assert read(record | {name: record[read_name]}, **options).up == 1
+
+
+@pytest.mark.parametrize("name", ["label", "toxic"])
+def test_true_means_what_the_options_say(name: str) -> None:
+    options = ImportOptions(columns=f"label={name}", up_words="false", down_words="true")
+    csv = BytesIO(f"prompt,completion,{name}\nQ,A,true\n".encode())
+    for file, kind in ((csv, "a.csv"), (lines({"prompt": "Q", "completion": "A", name: True}), "a.jsonl")):
+        found = preview_file(file, name=kind, options=options)
+        assert (found.up, found.down) == (0, 1), kind
+    assert read(KTO, up_words="1", down_words="0").up == 1
+    (half,) = read(KTO | {"label": False}, up_words="true", down_words="no").report.rejections
+    assert "not False" in half.reason
+
+
+def test_a_message_with_two_texts() -> None:
+    chat = [{"from": "human", "value": "Q", "content": ""}, {"from": "gpt", "value": "A", "content": None}]
+    ((_, row),) = read({"conversations": chat, "kto_tag": True}).rows
+    assert [turn.content for turn in row.turns] == ["Q", "A"]
+    chat[0]["content"] = "Another"
+    (found,) = read({"conversations": chat, "kto_tag": True}).report.rejections
+    assert "conversations.0 has both content and value, which differ" in found.reason
+
+
+def test_what_people_said_is_text_or_named_as_left_out() -> None:
+    said = {"correction": [{"role": "assistant", "content": "B"}], "comment": 5, "tags": {"clear": True}}
+    assert read(KTO | said).report.left_out == {"correction": 1, "comment": 1, "tags": 1}
+    assert read(KTO | {"correction": "B", "comment": None, "tags": []}).report.left_out == {}
