@@ -12,7 +12,7 @@ from storage.db.ids import is_id
 from storage.errors import InvalidInput
 from storage.imports.files.records import kind_of
 from storage.imports.rows.cells import read_cut, read_judge, read_note, read_number, read_tags, read_time
-from storage.imports.rows.fields import CHATS, PROMPTS, SYSTEMS, Fields, is_full
+from storage.imports.rows.fields import CHATS, NOTHING, PROMPTS, SYSTEMS, Fields, is_full
 from storage.imports.rows.options import NO_OPTIONS, ImportOptions
 from storage.imports.rows.row import Dropped, ImportedRow
 from storage.imports.rows.turns import checked, joined, with_system, with_tools
@@ -166,7 +166,7 @@ def _noted(fields: Fields, name: str, read: Callable[[Any], Said]) -> Said:
     value = fields.get(name)
     found = read(value)
     # NaN is how Parquet files that pandas wrote say that there is nothing.
-    if not found and is_full(value) and value == value:
+    if not found and is_full(value) and value == value and value not in NOTHING:
         fields.note(name)
     return found
 
