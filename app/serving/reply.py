@@ -38,7 +38,7 @@ class Sampling:
         rules = {
             "temperature": (0 <= self.temperature <= 2, "from 0 to 2"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "max_new_tokens": (1 <= self.max_new_tokens < 2**31, "at least 1"),
+            "max_new_tokens": (1 <= self.max_new_tokens < 2**31, "from 1 to 2147483647"),
             "seed": (-(2**63) <= (self.seed or 0) < 2**63, "a whole number of 64 bits"),
             "stop": (
                 stops_fit and len(self.stop) <= MAX_STOP_STRINGS,

@@ -125,6 +125,8 @@ def install(app: FastAPI) -> None:
         nothing = NotFound("There is nothing at {path}; /docs lists what there is.", path=path)
         if error.status_code == 404:
             message = nothing.message
+            if meant := _meant(app, path):
+                message = f"{message} Did you mean {meant}?"
         elif error.status_code == 405:
             # Starlette lists the methods of one route only; a path may have several routes.
             headers["Allow"] = ", ".join(methods(request.app, path)) or headers.get("Allow", "GET")
@@ -155,6 +157,14 @@ def install(app: FastAPI) -> None:
         message = "The server met an error that it did not expect; its log says more."
         body = {"code": "internal", "message": message}
         return _answer(500, body, request.url.path, {HEADER: request_id()})
+
+
+def _meant(app: FastAPI, path: str) -> str | None:
+    """The route that was missed by a base address without its /v1, with two of them, or with odd slashes."""
+    plain = "/" + "/".join(part for part in path.split("/") if part)
+    route = plain.rpartition("/v1/")[2].lstrip("/")
+    guesses = (plain, f"/v1/{route}", f"/api/v1/{route}")
+    return next((guess for guess in guesses if guess != path and methods(app, guess)), None)
 
 
 def _asked_for(request: Request) -> Language:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 import httpx
+import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
@@ -175,9 +176,27 @@ def test_unknown_addresses_and_methods_are_errors_in_json(client: httpx.Client) 
         answer = client.get(path)
         assert answer.status_code == 404, path
         assert answer.json()["error"]["code"] == "not_found"
+    assert "Did you mean" not in client.get("/api/v1/nothing").text
     answer = client.put("/api/v1/chats")
     assert "does not take PUT; it takes POST, GET" in refused(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST, GET"
+
+
+@pytest.mark.parametrize(
+    ("missed", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/api/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1//models", "/v1/models"),
+        ("/v1/chats", "/api/v1/chats"),
+    ],
+)
+def test_a_wrong_base_address_is_told_the_right_one(client: httpx.Client, missed: str, meant: str) -> None:
+    answer = client.get(missed)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"].endswith(f"Did you mean {meant}?")
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(client: httpx.Client) -> None:

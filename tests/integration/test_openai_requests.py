@@ -43,6 +43,7 @@ READ: dict[str, tuple[dict[str, Any], list[str]]] = {
     "nulls": ({"messages": [{**ASKED[0], "name": None, "tool_calls": None}], **dict.fromkeys(NULLS)}, ["Hi"]),
     "null inside": ({"messages": ASKED, "stream_options": {"include_usage": None}}, ["Hi"]),
     "null metadata": ({"messages": ASKED, "metadata": {"user_id": None, "a": "b"}}, ["Hi"]),
+    "more tokens than any model has": ({"messages": ASKED, "max_completion_tokens": 10**30}, ["Hi"]),
     "two systems": ({"messages": messages("system:A;system:B;user:Hi")}, ["A\n\nB", "Hi"]),
     "a greeting": ({"messages": messages("assistant:Hello!;user:Hi")}, ["Hello!", "Hi"]),
     "an empty reply": ({"messages": messages("user:A;assistant:;user:B")}, ["A", "", "B"]),

@@ -147,7 +147,7 @@ def sampling_of(asked: CompletionRequest, default: Sampling) -> Sampling:
     return Sampling(
         temperature=default.temperature if asked.temperature is None else asked.temperature,
         top_p=default.top_p if asked.top_p is None else asked.top_p,
-        max_new_tokens=default.max_new_tokens if most is None else most,
+        max_new_tokens=default.max_new_tokens if most is None else min(most, default.max_new_tokens),
         seed=asked.seed,
         stop=tuple(stop or ()),
     )

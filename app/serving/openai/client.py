@@ -4,10 +4,12 @@ Error messages never contain the server's address or key, because anyone who cha
 """
 
 import asyncio
+import html
 import math
 import os
+import re
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -15,6 +17,7 @@ import httpx2
 import openai
 
 from app.retry_after import seconds_to_wait
+from storage.chats.conversation import joined_parts
 from storage.errors import Busy, InvalidInput, NotReady, ThumbloopError
 
 FAILED = "model_server_failed"  # another attempt may succeed
@@ -25,6 +28,8 @@ CONNECT_SECONDS = 5.0
 IDLE_SECONDS = 4.0
 RETRY_AFTER_SECONDS = 5
 SHOWN_CHARS = 300
+TEXTS = ("content", "reasoning_content", "reasoning")  # of a delta
+PAGE = re.compile(r"<html\b(?:.*?<title[^>]*>(?P<title>.*?)</title>)?", re.IGNORECASE | re.DOTALL)
 
 
 class ModelServer:
@@ -94,10 +99,10 @@ class ModelServer:
                     stream_cls=openai.AsyncStream[object],
                 )
                 async with stream:
-                    async for chunk in stream:
+                    await self._refuse_whole(stream.response)
+                    async for sent in stream:
                         limit.reschedule(now() + self._silence)
-                        if not isinstance(chunk, dict) or not isinstance(chunk.get("choices"), list):
-                            raise ValueError("not a chunk of a chat completion")
+                        chunk = _checked(sent)
                         finished = finished or any(one.get("finish_reason") for one in chunk["choices"])
                         yield chunk
         if not finished:
@@ -141,11 +146,29 @@ class ModelServer:
         )
 
     def reason(self, response: httpx2.Response) -> str:
-        """The message of an error answer, in any of the shapes that servers use."""
+        """The message of an error answer, in any of the shapes that servers use; of a page, its title."""
         try:
             return self._text(response.json())
         except ValueError:
-            return self._text(response.text)
+            page = PAGE.search(response.text)
+            return self._text(html.unescape(page["title"] or "a web page") if page else response.text)
+
+    async def _refuse_whole(self, response: httpx2.Response) -> None:
+        """Raise the error for an answer with a success status that is no stream: it has no chunks to read."""
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind not in ("application/json", "text/html"):
+            return  # the right type, or none that says anything
+        await response.aread()
+        with suppress(ValueError):
+            body = response.json()
+            if isinstance(body, dict) and body.get("error"):
+                reason = self._text(body)
+                raise Busy("The model server failed ({reason}).", code=FAILED, reason=reason)
+        raise NotReady(
+            f"The model server answered with {kind}, not with a stream: is THUMBLOOP_OPENAI_BASE_URL the "
+            "address of an OpenAI-compatible API, its /v1 included, and does it stream?",
+            code="not_openai",
+        )
 
     def _text(self, body: object) -> str:
         while isinstance(body, dict):
@@ -173,6 +196,27 @@ class ModelServer:
             ) from error
         except ValueError as error:
             raise Busy("The model server's answer is not a chat completion.", code=FAILED) from error
+
+
+def _checked(chunk: object) -> dict[str, Any]:
+    """A chunk of a chat completion, its texts whole; raises ValueError for anything else."""
+    if not isinstance(chunk, dict):
+        raise ValueError("a chunk is no object")
+    choices, usage = chunk.get("choices"), chunk.get("usage")
+    if choices is None and usage:
+        choices = []  # some servers say so in the chunk that has the usage alone
+    if not isinstance(choices, list) or not isinstance(usage, dict | None):
+        raise ValueError("not a chunk of a chat completion")
+    return {**chunk, "choices": [_choice(choice) for choice in choices]}
+
+
+def _choice(choice: Any) -> dict[str, Any]:
+    if not isinstance(choice, dict) or not isinstance(delta := choice.get("delta") or {}, dict):
+        raise ValueError("not a choice of a chat completion")
+    texts = {name: joined_parts(delta.get(name) or "") for name in TEXTS}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError("the text of a choice is none")
+    return {**choice, "delta": texts}
 
 
 def _broken(error: BaseException) -> Busy:

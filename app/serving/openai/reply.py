@@ -30,6 +30,7 @@ class ExternalReply(Reply):
         self.loaded = loaded
         self._pieces = 0
         self._thought: list[str] = []  # as the server keeps it apart
+        self._halves: dict[str, str] = {}  # of surrogate pairs, by the part of the reply that they end
         self._same_prompt = False  # the server read the same prompt ids that training will
         self._usage: dict[str, Any] = {}
 
@@ -74,16 +75,22 @@ class ExternalReply(Reply):
 
     def _take(self, choice: dict[str, Any]) -> None:
         self._token_ids += choice.get("token_ids") or []
-        delta = choice.get("delta") or {}
-        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+        delta = choice["delta"]
+        if reasoning := delta["reasoning_content"] or delta["reasoning"]:
             self._note_token()
             self._pieces += 1
-            self._think(reasoning)
-        text = delta.get("content")
-        if text:
+            self._think(self._paired("reasoning", reasoning))
+        if text := delta["content"]:
             self._note_token()
             self._pieces += 1
-            self._add(text)
+            self._add(self._paired("content", text))
+
+    def _paired(self, part: str, text: str) -> str:
+        """Text that can be stored: a server that counts in UTF-16 may cut a character in two."""
+        text = self._halves.pop(part, "") + text
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._halves[part] = text[:-1], text[-1]
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def _think(self, text: str) -> None:
         """Pass on reasoning that the server itself keeps apart; then no content has any."""
@@ -98,10 +105,14 @@ class ExternalReply(Reply):
 
     def _tokens(self) -> int:
         # Servers that report no usage send one token per chunk.
-        return int(self._usage.get("completion_tokens", len(self._token_ids) or self._pieces))
+        return self._used("completion_tokens", len(self._token_ids) or self._pieces)
 
     def _prompt_tokens(self) -> int:
-        return int(self._usage.get("prompt_tokens", super()._prompt_tokens()))
+        return self._used("prompt_tokens", super()._prompt_tokens())
+
+    def _used(self, name: str, otherwise: int) -> int:
+        count = self._usage.get(name)  # some servers report null
+        return count if isinstance(count, int) else otherwise
 
     def _known_ids(self) -> list[int] | None:
         return self._token_ids if self._same_prompt else None

@@ -1,5 +1,6 @@
 """Replies by an external server that fails, is silent, refuses or goes away."""
 
+import json
 from contextlib import ExitStack
 from typing import Any
 
@@ -133,19 +134,98 @@ def test_a_server_that_keeps_failing_is_left_alone_and_refused_without_a_trace(
     assert len(vllm_server.asked) == asked
 
 
-def test_what_is_no_completion_is_an_error(external: ExternalBackend, vllm_server: Recorded) -> None:
-    def nonsense(text: str) -> Answer:
-        def answer(handler: Any, body: dict[str, Any]) -> None:
-            handler.begin_events()
-            handler.event(chunk(MODEL, {"content": "One"}))
-            handler.event(text)
-            handler.end_events()
+def events(*sent: Any) -> Answer:
+    """A stream of these chunks."""
 
-        return answer
+    def answer(handler: Any, body: dict[str, Any]) -> None:
+        handler.begin_events()
+        for each in sent:
+            handler.event(each)
+        handler.end_events()
 
-    for text in ("{", "[]", '{"object": "pong"}', '{"choices": null}'):
-        vllm_server.script.append(nonsense(text))
+    return answer
+
+
+def test_what_is_no_completion_is_an_error(
+    external: ExternalBackend, vllm_server: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in ("{", "[]", '{"object": "pong"}', '{"choices": null}', '{"choices": ["One"]}'):
+        vllm_server.script.append(events(chunk(MODEL, {"content": "One"}), text))
         assert failure(external).code == "generation_failed"
+    for delta in ({"content": 1}, {"content": [{"type": "image_url"}]}, ["One"]):
+        vllm_server.script += [events(chunk(MODEL, delta))] * 3  # type: ignore[arg-type]
+        assert "is not a chat completion" in failure(external).message
+        assert reply(external).content == WHOLE
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+ONE = chunk(MODEL, {"content": "One"})
+END = chunk(MODEL, {}, "stop")
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (
+            [chunk(MODEL, {"content": "One"}), END, {"choices": None, "usage": {"completion_tokens": 1}}],
+            "One",
+        ),
+        (
+            [chunk(MODEL, {"content": "One"}), END, {"choices": [], "usage": {"completion_tokens": None}}],
+            "One",
+        ),
+        ([chunk(MODEL, {"content": [{"type": "text", "text": "One"}]}), END], "One"),
+        ([chunk(MODEL, {"content": "One "}), r'{"choices": [{"delta": null, "index": 0}]}', END], "One "),
+        (
+            [chunk(MODEL, {"content": "a\ud83d"}), chunk(MODEL, {"content": "\ude00b\ud83d"}), END],
+            "a\N{GRINNING FACE}b",
+        ),
+        ([chunk(MODEL, {"content": "a\ud83d"}), chunk(MODEL, {"content": "b\ude00"}), END], "a�b�"),
+    ],
+    ids=["no choices", "no counts", "parts", "no delta", "a character cut in two", "half a character"],
+)
+def test_the_ways_of_other_servers_are_understood(
+    external: ExternalBackend, vllm_server: Recorded, sent: list[Any], said: str
+) -> None:
+    # In ASCII, as half a surrogate pair cannot be sent otherwise.
+    texts = [each if isinstance(each, str) else json.dumps(each) for each in sent]
+    vllm_server.script.append(events(*texts))
+    end = reply(external)
+    assert end.content == said
+    assert end.timings["tokens"] >= 1
+
+
+PAGE = "<!DOCTYPE html><html><head><title>502 Bad&nbsp;Gateway</title></head><body><h1>Oh</h1></body></html>"
+COMPLETION = {"choices": [{"index": 0, "message": {"content": "One"}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (status(502, PAGE), "model_server_failed", "failed (502: 502 Bad Gateway)."),
+        (status(500, "<html><body>Oh"), "model_server_failed", "failed (500: a web page)."),
+        (
+            status(200, PAGE, Content_Type="text/html; charset=utf-8"),
+            "not_openai",
+            "with text/html, not with a stream: is THUMBLOOP_OPENAI_BASE_URL",
+        ),
+        (status(200, COMPLETION, Content_Type="application/json"), "not_openai", "and does it stream?"),
+        (
+            status(200, {"error": {"message": "No credit."}}, Content_Type="application/json"),
+            "model_server_failed",
+            "failed (No credit).",
+        ),
+    ],
+    ids=["page", "page without a title", "page as an answer", "whole answer", "error as an answer"],
+)
+def test_an_answer_that_is_no_stream_says_what_it_is(
+    external: ExternalBackend, vllm_server: Recorded, answer: Answer, code: str, words: str
+) -> None:
+    vllm_server.script += [answer] * 3
+    refused = failure(external)
+    assert (refused.code, words in refused.message) == (code, True), refused.message
+    vllm_server.script.clear()
+    assert reply(external).content == WHOLE
 
 
 def test_a_server_that_is_not_there_yet_is_waited_for(make_external: MakeBackend, tokenise: Tokenise) -> None:
