@@ -6,6 +6,7 @@ May import storage.errors and .files. Begin with `serving.py` and `training.py`,
 import json
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -122,8 +123,20 @@ def known_setting(text: str) -> str:
     """The field of a setting named as people do, such as THUMBLOOP_BETA or beta; raises BadSetting."""
     name = text.lower().removeprefix("thumbloop_")
     if name not in Settings.model_fields:
-        raise BadSetting(f"{text} is not a setting; `thumbloop settings` lists them all.", field=text)
+        raise _unknown(text)
     return name
+
+
+def _unknown(text: str, *, in_file: bool = False) -> BadSetting:
+    """The error for a name that is no setting's; it says which was probably meant, as one writes it there."""
+    bare = text.lower().removeprefix("thumbloop_")
+    close = get_close_matches(bare, Settings.model_fields, n=1, cutoff=0.8)
+    meant = [name if in_file else variable(name) for name in close]
+    remedy = f"Did you mean {meant[0]}? " if meant else ""
+    where = " in thumbloop.toml" if in_file else ""
+    return BadSetting(
+        f"{text} is not a setting{where}. {remedy}`thumbloop settings` lists them all.", field=text
+    )
 
 
 def frozen_settings(*kinds: Frozen) -> set[str]:
@@ -167,7 +180,7 @@ def load_settings(**overrides: Any) -> Settings:
     known = set(map(variable, Settings.model_fields))
     for name in os.environ:
         if name.startswith("THUMBLOOP_") and name not in known and not name.startswith("THUMBLOOP_TEST_"):
-            raise BadSetting(f"{name} is not a setting; `thumbloop settings` lists them all.", field=name)
+            raise _unknown(name)
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -176,11 +189,13 @@ def load_settings(**overrides: Any) -> Settings:
             raise BadSetting(f"{first['msg'].removeprefix('Value error, ')}.") from error
         # What follows the name is the place in a list, or the alternative of a type that did not fit.
         field, *place = first["loc"]
+        if first["type"] == "extra_forbidden" and str(field) not in Settings.model_fields:
+            raise _unknown(str(field), in_file=True) from error
         inside = [str(part) for part in place if isinstance(part, int) or field in STRUCTURED]
         name = ".".join([str(field), *inside])
         given = "…" if field in SECRETS else repr(first.get("input"))
         raise BadSetting(
-            f"{variable(name)}={given}: {first['msg']}. "
+            f"{variable(name)}={given}: {first['msg'].removeprefix('Value error, ')}. "
             f"`thumbloop settings {variable(str(field))}` explains it.",
             field=name,
         ) from error

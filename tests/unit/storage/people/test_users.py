@@ -120,8 +120,9 @@ def test_all_who_make_the_secret_at_once_get_the_same(tmp_path: Path) -> None:
     [
         ("THUMBLOOP_PORT", "many", "THUMBLOOP_PORT='many'"),
         ("THUMBLOOP_BATCH_SIZE", "1", "greater than or equal to 2"),
-        ("THUMBLOOP_TIMEZONE", "Mars/Base", "Europe/Berlin"),
-        ("THUMBLOOP_AUTHH", "x", "THUMBLOOP_AUTHH is not a setting"),
+        ("THUMBLOOP_TIMEZONE", "Mars/Base", "='Mars/Base': no time zone .* such as Europe/Berlin"),
+        ("THUMBLOOP_port", "1", "THUMBLOOP_port is not a setting. Did you mean THUMBLOOP_PORT"),
+        ("THUMBLOOP_AUTHH", "x", "THUMBLOOP_AUTHH is not a setting. Did you mean THUMBLOOP_AUTH"),
     ],
 )
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:

@@ -54,3 +54,18 @@ def test_a_file_or_a_value_that_is_wrong_is_left_alone() -> None:
         write_settings({"beta": -1.0})
     assert not FILE.exists()
     assert Settings().beta == 0.1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("temprature = 1", "temprature is not a setting in thumbloop.toml. Did you mean temperature?"),
+        ("THUMBLOOP_BETA = 1", "THUMBLOOP_BETA is not a setting in thumbloop.toml. Did you mean beta?"),
+        ("[serving]\nbeta = 1", "serving is not a setting in thumbloop.toml. `thumbloop settings` lists"),
+    ],
+)
+def test_a_line_that_is_no_setting_is_named(line: str, said: str) -> None:
+    FILE.write_text(f"{line}\n")
+    with pytest.raises(BadSetting) as refused:
+        load_settings()
+    assert said in refused.value.message
