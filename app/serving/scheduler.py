@@ -5,6 +5,7 @@ Each backend has a subclass that does the generating.
 
 import asyncio
 import itertools
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -18,6 +19,8 @@ import uvloop
 from app.serving.admission import Admission
 from app.serving.reply import FinishReason, Reply
 from storage.errors import Busy, NotReady, ThumbloopError
+
+log = logging.getLogger("thumbloop.serving")
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
@@ -157,7 +160,11 @@ class Scheduler(ABC, Generic[R]):
         self._running.pop(request.id, None)
         seconds = None if isinstance(outcome, ThumbloopError) else reply.seconds()
         self._admission.release(request.person, request.version_id, seconds)
-        reply.end(outcome)
+        try:
+            reply.end(outcome)
+        except Exception as error:  # whatever it is, a reader must not wait for an end that never comes
+            log.exception("A reply could not be ended.")
+            reply.stream.close(NotReady(f"The reply could not be ended ({error!r}); the log says more."))
 
     def _end_waiting(self, outcome: FinishReason | ThumbloopError, chosen: Callable[[R], bool]) -> None:
         for reply in [one for one in self._waiting if chosen(one)]:
