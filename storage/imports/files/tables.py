@@ -202,7 +202,7 @@ def _csv_header(lines: _CsvLines) -> tuple[list[str], dict[str, Any]]:
             "The first line of the CSV is not a row of column names: they stand in one line, which ends "
             "with a line feed, as in Unix and Windows."
         ) from error
-    _refuse_twice(header)
+    _refuse_twice([name for name in header if name])
     return header, how
 
 
@@ -216,7 +216,14 @@ def _csv_record(position: str, done: int, header: list[str], cells: list[str]) -
         return Record(position, done, fault="This is not UTF-8.")
     if any(has_too_many(cell.encode()) for cell in cells if len(cell) > MOST_VALUES):
         return Record(position, done, fault=too_many("cell"))
-    return Record(position, done, {name: _cell(name, text) for name, text in zip(header, cells, strict=True)})
+    named = list(zip(header, cells, strict=True))
+    if header.count("") > 1:  # spreadsheets save empty columns that were once used
+        unnamed = next((text for name, text in named if text and not name), None)
+        if unnamed is not None:
+            fault = f"{unnamed[:80]!r} is in one of several columns without a name; name the columns."
+            return Record(position, done, fault=fault)
+        named = [(name, text) for name, text in named if name]
+    return Record(position, done, {name: _cell(name, text) for name, text in named})
 
 
 def _without_missing(record: Record) -> Record:

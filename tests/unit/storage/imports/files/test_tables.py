@@ -271,6 +271,13 @@ def test_commas_in_a_quoted_name_separate_nothing() -> None:
     assert found.value == {"prompt": "Q", "completion": "A", "label": True, "Rating (1,2,3,4,5)": "3"}
 
 
+def test_empty_columns_that_a_spreadsheet_saved_are_left_out() -> None:
+    text = b"prompt,completion,label,,\nQ,A,true,,\nR,B,false,,note\n"
+    first, second = read_csv(io.BytesIO(text))
+    assert first.value == {"prompt": "Q", "completion": "A", "label": True}
+    assert second.fault == "'note' is in one of several columns without a name; name the columns."
+
+
 def test_a_key_that_comes_twice_in_a_cell_is_refused() -> None:
     cell = (
         '[{""role"":""user"",""content"":""Q"",""content"":""R""},{""role"":""assistant"",""content"":""A""}]'
