@@ -26,7 +26,8 @@ UP = "true up thumbsup thumbup 👍 good chosen desirable like liked upvote upvo
 DOWN = "false down thumbsdown thumbdown 👎 bad rejected undesirable dislike disliked downvote downvoted"
 UP_WORDS, DOWN_WORDS = set(UP.split()), set(DOWN.split())
 WORDS_HINT = " Say what your words mean with up_words and down_words."
-CUT = ("length", "max_tokens")  # why a reply ended, as OpenAI and others say it
+# Why a reply ended, as OpenAI, Anthropic, Gemini and Mistral say it.
+CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded")
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 JUDGE_NAME = re.compile(r"[\w./-]{1,80}")
 SLACK = timedelta(days=1)  # for wrong clocks and missing time zones

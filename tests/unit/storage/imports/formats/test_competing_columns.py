@@ -67,7 +67,8 @@ def test_what_a_model_may_have_read_or_a_person_withdrawn_under_more_names() -> 
 
 
 def test_what_a_column_says_of_the_reply_alone() -> None:
-    for ended in ({"stop_reason": "max_tokens"}, {"done_reason": "length"}, {"finish_reason": "LENGTH"}):
+    named = {"stop_reason": "max_tokens", "done_reason": "length", "finish_reason": "MODEL_LENGTH"}
+    for ended in ({name: reason} for name, reason in named.items()):
         assert read(KTO | ended).rows[0][1].cut, ended
     ((_, row),) = read(KTO | {"reasoning_content": "Hm.\n"}).rows
     assert row.turns[-1] == ("assistant", "A", "Hm.")
