@@ -327,7 +327,7 @@ def test_a_store_lives_as_its_model_does(database: Database) -> None:
     run_state_machine_as_test(
         life,
         settings=settings(
-            max_examples=16 if database.dialect == "sqlite" else 6,
+            max_examples=30 if database.dialect == "sqlite" else 8,
             stateful_step_count=40,
             derandomize=True,  # the same lives every time
             phases=[
