@@ -15,7 +15,7 @@ import numpy as np
 from storage.settings import Settings
 from tests.benchmarks.report import print_report
 from trainer.gate.comparison import Sampled
-from trainer.gate.decision import ReplyEvidence, judge_replies
+from trainer.gate.decision import judge_replies
 from trainer.gate.search import search
 from trainer.taste.features import Features
 from trainer.taste.sampler import BASE, Version
@@ -77,12 +77,11 @@ def main() -> None:
             prompts = 0
             for seed in range(given.repetitions):
                 scores = Scores(liked, effect, most, seed)
-                found = search(scores, settings.strengths, deployed=BASE, prompts=most, settings=settings)
-                evidence = ReplyEvidence(
-                    found.base, found.deployed, found.candidates, found.strength, taste, found.looks
+                evidence = search(
+                    scores, settings.strengths, deployed=BASE, prompts=most, taste=taste, settings=settings
                 )
                 outcomes[judge_replies(evidence, settings).outcome] += 1
-                prompts += found.prompts
+                prompts += evidence.prompts
             case = f"{name}: {liked:.0%} liked, {100 * effect:+.0f} points"
             figures[case] = {one: count / given.repetitions for one, count in outcomes.items()}
             figures[case]["prompts"] = prompts / given.repetitions

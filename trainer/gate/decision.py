@@ -90,6 +90,11 @@ class ReplyEvidence:
     looks: int = 1
     judge: Preference | None = None  # of the candidate's replies at that strength to the deployed version's
 
+    @property
+    def prompts(self) -> int:
+        """The number of prompts that all versions replied to."""
+        return len(self.base.words)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "strength": self.strength,

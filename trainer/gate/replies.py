@@ -67,8 +67,8 @@ def sample_versions(
 
     `candidate` and `deployed` are folders of verified adapters; None is the base model. The search goes
     from the largest strength down (`search`), with up to `gate_max_prompts` prompts where one may be better
-    or worse. Within `gate_seconds` by `clock`, fewer prompts
-    are replied to, and smaller strengths are not tried. `known` is that of `ReplySampler.learn`.
+    or worse. Within `gate_seconds` by `clock`, fewer prompts are replied to, and smaller strengths are not
+    tried. `known` is that of `ReplySampler.learn`.
     """
     adapters = {CANDIDATE: candidate} | ({DEPLOYED: deployed} if deployed else {})
     with ReplySampler(source, adapters, settings, report) as sampler:
@@ -98,25 +98,24 @@ def sample_versions(
                 log.info("There is time for replies to %d prompts in %g s.", len(prompts), budget)
 
         old_version = (DEPLOYED, 1.0) if deployed else BASE
-        found = search(
+        evidence = search(
             versions,
             strengths,
             deployed=old_version,
             prompts=len(prompts),
+            taste=taste,
             settings=settings,
             is_over=is_over,
         )
-    strength = found.strength
-    evidence = ReplyEvidence(found.base, found.deployed, found.candidates, found.strength, taste, found.looks)
-    if not settings.gate_judge or not strength:
+    if not settings.gate_judge or not evidence.strength:
         return evidence
     try:
         judge = ask_preference(
             settings.gate_judge,
-            [prompt.messages for prompt in prompts[: found.prompts]],
-            versions.texts((CANDIDATE, strength)),
+            [prompt.messages for prompt in prompts[: evidence.prompts]],
+            versions.texts((CANDIDATE, evidence.strength)),
             versions.texts(old_version),
-            lambda done: report({"phase": "asking the judge", "step": done, "steps": found.prompts}),
+            lambda done: report({"phase": "asking the judge", "step": done, "steps": evidence.prompts}),
         )
     except InvalidInput as error:  # such as a key that stands in a variable which is not set
         log.warning("The judge was not asked: %s", error.message)

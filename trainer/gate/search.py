@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from storage.settings import Settings
 from trainer.gate.comparison import Sampled, choose_strength, is_good_enough, is_open, needed_confidence
+from trainer.gate.decision import ReplyEvidence
 from trainer.taste.sampler import BASE, Version
+from trainer.taste.taste import Abstention, Taste
 
 log = logging.getLogger(__name__)
 
@@ -23,30 +24,16 @@ class Replies(Protocol):
     def measure(self, version: Version, number: int, /) -> Sampled: ...
 
 
-@dataclass(frozen=True)
-class Found:
-    """Replies to the first `prompts` prompts; those of the candidate by its strength.
-
-    `strength` is the one chosen, 0 if every one does harm. `looks` is how often one may look at the evidence.
-    """
-
-    base: Sampled
-    deployed: Sampled
-    candidates: dict[float, Sampled]
-    strength: float
-    prompts: int
-    looks: int
-
-
 def search(
     replies: Replies,
     strengths: Sequence[float],
     *,
     deployed: Version,
     prompts: int,
+    taste: Taste | Abstention,
     settings: Settings,
     is_over: Callable[[], bool] = lambda: False,
-) -> Found:
+) -> ReplyEvidence:
     """Try the candidate from the largest strength down, until one is not worse and does no harm.
 
     All versions first reply to `gate_prompts` of the `prompts`. Where a strength may be better or worse than
@@ -79,4 +66,4 @@ def search(
             break
     strength = choose_strength(found, base, settings)
     log.info("Strength %g of %s.", strength, ", ".join(f"{one:g}" for one in strengths))
-    return Found(base, old, found, strength, number, looks)
+    return ReplyEvidence(base, old, found, strength, taste, looks)

@@ -7,8 +7,10 @@ import pytest
 
 from storage.settings import Settings
 from trainer.gate.comparison import Sampled
-from trainer.gate.search import CANDIDATE, Found, search
+from trainer.gate.decision import ReplyEvidence
+from trainer.gate.search import CANDIDATE, search
 from trainer.taste.sampler import BASE, Version
+from trainer.taste.taste import Abstention
 
 SETTINGS = Settings(gate_prompts=40, gate_max_prompts=160)
 BETTER, WORSE, OPEN, HARMFUL = "better", "worse", "open", "harmful"
@@ -35,9 +37,10 @@ class Given:
         return Sampled(*values, distinct_2grams=0.5, taste=taste + other)
 
 
-def tried(kinds: dict[float, str], **given: object) -> tuple[Found, list[tuple[float, int]]]:
+def tried(kinds: dict[float, str], **given: object) -> tuple[ReplyEvidence, list[tuple[float, int]]]:
     replies = Given(kinds)
-    found = search(replies, [*kinds], deployed=BASE, prompts=160, settings=SETTINGS, **given)  # type: ignore[arg-type]
+    same = {"deployed": BASE, "prompts": 160, "taste": Abstention("none"), "settings": SETTINGS}
+    found = search(replies, [*kinds], **same, **given)  # type: ignore[arg-type]
     return found, [(version[1], number) for version, number in replies.asked if version[0] == CANDIDATE]
 
 
