@@ -162,9 +162,9 @@ class Scheduler(ABC, Generic[R]):
         self._admission.release(request.person, request.version_id, seconds)
         try:
             reply.end(outcome)
-        except Exception as error:  # whatever it is, a reader must not wait for an end that never comes
+        except Exception:  # whatever it is, a reader must not wait for an end that never comes
             log.exception("A reply could not be ended.")
-            reply.stream.close(NotReady(f"The reply could not be ended ({error!r}); the log says more."))
+            reply.stream.close(ThumbloopError("The reply could not be ended; see the server's log."))
 
     def _end_waiting(self, outcome: FinishReason | ThumbloopError, chosen: Callable[[R], bool]) -> None:
         for reply in [one for one in self._waiting if chosen(one)]:

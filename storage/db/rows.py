@@ -40,15 +40,14 @@ def execute_core(session: Session, statement: Any, values: Any = None) -> sa.Cur
     return session.connection().execute(statement, values)
 
 
-def count_anew(session: Session, *tables: type[Table]) -> None:
-    """Renew the statistics by which PostgreSQL plans, after many rows were added; nothing on SQLite.
+def refresh_statistics(session: Session, *tables: type[Table]) -> None:
+    """Have PostgreSQL renew what its planner knows of these tables; nothing on SQLite.
 
-    It does so itself, a minute later. Until then it may take these tables for empty, as they were when it
-    last looked, and a join that compares each row with each takes hours.
+    PostgreSQL does so itself about a minute after many rows were added. Until then it may plan for empty
+    tables, and join by comparing every row with every other.
     """
     if session.get_bind().dialect.name == "postgresql":
-        quote = session.get_bind().dialect.identifier_preparer.format_table
-        names = ", ".join(quote(Table.metadata.tables[str(table.__tablename__)]) for table in tables)
+        names = ", ".join(str(table.__tablename__) for table in tables)
         session.connection().execute(sa.text(f"ANALYZE {names}"))
 
 

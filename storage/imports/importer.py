@@ -17,7 +17,7 @@ from sqlmodel import Session
 
 from storage.batches import batches
 from storage.db.database import Database
-from storage.db.rows import count_anew
+from storage.db.rows import refresh_statistics
 from storage.db.tables import Chat, Message, Vote, VoteEvent
 from storage.errors import NotStored
 from storage.imports.files.records import MIB
@@ -92,7 +92,7 @@ def _store(
             _add(session, reading, batch)
             del batch
         if reading.report.accepted >= BATCH:
-            count_anew(session, Chat, Message, Vote, VoteEvent)
+            refresh_statistics(session, Chat, Message, Vote, VoteEvent)
         finish(session, reading.report)
 
 

@@ -194,9 +194,14 @@ def test_what_cannot_be_done_is_refused(
 
 
 def test_what_changes_nothing_is_taken(client: openai.OpenAI) -> None:
-    ask(client, max_tokens=1, n=1, presence_penalty=0, tools=[], tool_choice="auto", store=False)
-    ask(client, max_tokens=1, metadata={"a": "b"}, service_tier="auto", prediction=None, verbosity="low")
-    ask(client, max_tokens=1, extra_body={"top_k": -1, "nobody": "knows"}, user="", parallel_tool_calls=True)
+    taken: list[dict[str, Any]] = [
+        {"n": 1, "presence_penalty": 0, "tools": [], "tool_choice": "auto", "store": False},
+        {"metadata": {"a": "b"}, "service_tier": "auto", "prediction": None, "verbosity": "low"},
+        {"extra_body": {"top_k": -1, "nobody": "knows"}, "user": "", "parallel_tool_calls": True},
+    ]
+    for options in taken:
+        [choice] = ask(client, max_tokens=1, **options).choices
+        assert choice.finish_reason == "length"
 
 
 def test_an_applications_users_are_people_of_their_own(

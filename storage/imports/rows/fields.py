@@ -42,8 +42,8 @@ HARMLESS = re.compile(
     re.IGNORECASE,
 )
 # What a vote is read from: a column that differs from one of them in its case alone may be meant instead.
-VOTES = ("label", "kto_tag", "score", "rating", "chosen", "rejected")
-JUDGED_BY = frozenset((*REPLIES, *CHATS, *VOTES))
+RATINGS = ("label", "kto_tag", "score", "rating", "chosen", "rejected")
+VOTE_COLUMNS = frozenset((*REPLIES, *CHATS, *RATINGS))
 NOTHING = ("[]", "{}", "null", "None")  # as text, in a column of things that the model read
 
 
@@ -140,7 +140,7 @@ class Fields(Mapping[str, Any]):
         ]
         for name in unread:
             twin = name.casefold() if isinstance(name, str) else name
-            if twin in JUDGED_BY & self._read and self.has(twin) and self[twin] != self._record[name]:
+            if twin in VOTE_COLUMNS & self._read and self.has(twin) and self[twin] != self._record[name]:
                 raise InvalidInput(
                     f"{twin} and {name} may both be meant, and they differ; say which it is with columns, or "
                     f"leave_out={name}.",

@@ -124,7 +124,7 @@ def checked(turns: Sequence[Turn], name: str) -> tuple[Turn, ...]:
 def _turn(message: Any, name: str) -> Turn:
     if not isinstance(message, Mapping):
         raise InvalidInput(f"{name} must be a message, not {kind_of(message)}.", field=name)
-    content = _either(message, "content", "value", name)
+    content = _content(message, name)
     for key in MORE_THAN_TEXT:
         if message.get(key):
             raise InvalidInput(f"{name} has {key}, which cannot be imported.", field=f"{name}.{key}")
@@ -140,7 +140,7 @@ def _turn(message: Any, name: str) -> Turn:
 
 def _tool_turn(message: Mapping[str, Any], role: Any, name: str) -> Turn:
     """A message that calls tools, or what a tool returned."""
-    content = _either(message, "content", "value", name)
+    content = _content(message, name)
     try:
         if role in RESULTS:
             return Turn(RESULT, returned(_text(content, f"{name}.content"), message))
@@ -153,15 +153,15 @@ def _tool_turn(message: Mapping[str, Any], role: Any, name: str) -> Turn:
         raise InvalidInput(f"{name} cannot be imported as tool messages: {error}.", field=name) from error
 
 
-def _either(message: Mapping[str, Any], name: str, other: str, where: str) -> Any:
-    """What the message has under its two possible names; raises InvalidInput if they say two things."""
+def _content(message: Mapping[str, Any], name: str) -> Any:
+    """What stands under content or value; raises InvalidInput if both say something, and not the same."""
     # In Parquet and Arrow every message has the keys of all messages, empty where it lacks one.
-    first, second = message.get(name), message.get(other)
-    if second is None or second == "" or first == second:
-        return second if first is None else first
-    if first is None or first == "":
-        return second
-    raise InvalidInput(f"{where} has both {name} and {other}, which differ; keep one.", field=where)
+    content, value = message.get("content"), message.get("value")
+    if value is None or value == "" or content == value:
+        return value if content is None else content
+    if content is None or content == "":
+        return value
+    raise InvalidInput(f"{name} has both content and value, which differ; keep one.", field=name)
 
 
 def _text(content: Any, name: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from app.serving.admission import Admission
 from app.serving.reply import Reply, ReplyStream, Request, Sampling
 from app.serving.scheduler import Scheduler
-from storage.errors import NotReady
+from storage.errors import ThumbloopError
 
 
 class Unfinished(Reply):
@@ -51,7 +51,8 @@ def test_a_reply_that_cannot_be_ended_ends_with_an_error(
         assert list(stream) == []
         return stream
 
-    with pytest.raises(NotReady, match="no number of tokens"):
+    with pytest.raises(ThumbloopError, match=r"could not be ended; see the server's log"):
         ask(Unfinished)
     assert "A reply could not be ended" in caplog.text
+    assert "no number of tokens" in caplog.text
     assert ask(Reply).end.finish_reason == "stop", "the next one has its place"
